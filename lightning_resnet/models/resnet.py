@@ -1,0 +1,142 @@
+"""The paper's networks: CIFAR nets of depth 6n+2 (He et al. 2015, sec. 4.2) and ImageNet nets 18 to 152 (table 1).
+
+`CifarResNet(56, shortcut="none")` is plain-56, `CifarResNet(56)` ResNet-56. Modules have torchvision's names
+(`conv1 bn1 layer1.0.conv1 ... downsample.0 fc`), so its weights load as they are.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_resnet.models.blocks import BasicBlock, Block, Bottleneck, Norm, PreactBlock, Shortcut, make_norm
+from lightning_resnet.models.init import Init, init_parameters
+
+CIFAR_BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck, "preact": PreactBlock}
+IMAGENET_DEPTHS = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+class _ResNet(nn.Module):
+    """Stem, stages of blocks, mean over positions, linear head; each stage doubles the width and halves the size."""
+
+    def __init__(
+        self,
+        conv1: nn.Conv2d,
+        maxpool: nn.Module,
+        block: Callable[..., Block],
+        counts: Sequence[int],
+        width: int,
+        num_classes: int,
+        shortcut: Shortcut,
+        norm: Norm,
+    ) -> None:
+        super().__init__()
+        self.preact = block is PreactBlock  # its blocks bring the norm and ReLU before them: none after the stem
+        self.conv1 = conv1
+        self.bn1 = nn.Identity() if self.preact else make_norm(conv1.out_channels, norm)
+        self.maxpool = maxpool
+        n_in = conv1.out_channels
+        for i, count in enumerate(counts):
+            stage = nn.Sequential()
+            for k in range(count):
+                stage.append(block(n_in, width * 2**i, 2 if i > 0 and k == 0 else 1, shortcut, norm))
+                n_in = width * 2**i * stage[-1].expansion
+            self.add_module(f"layer{i + 1}", stage)
+        self.stages = len(counts)
+        self.bn_last = make_norm(n_in, norm) if self.preact else nn.Identity()
+        self.fc = nn.Linear(n_in, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images [B, 3, H, W] -> logits [B, num_classes]."""
+        x = self.conv1(x)
+        if not self.preact:
+            x = self.maxpool(F.relu(self.bn1(x), inplace=True))
+        for i in range(self.stages):
+            x = self.get_submodule(f"layer{i + 1}")(x)
+        if self.preact:
+            x = F.relu(self.bn_last(x), inplace=True)
+        return self.fc(x.mean((2, 3)))
+
+
+class CifarResNet(_ResNet):
+    """CIFAR net of He et al. 2015, sec. 4.2: 3 stages of n blocks, widths `width` x 1, 2, 4, for images of any size.
+
+    Args:
+        depth: layers with weights: 6n+2 (basic, preact) or 9n+2 (bottleneck); 20, 32, 44, 56, 110 and 1202 in the paper.
+        shortcut: "none" = plain net; "A" identity, zero-padded where shapes change (the paper's choice for CIFAR);
+            "B" 1x1 projection where shapes change; "C" projections everywhere.
+        width: channels of the first stage.
+        num_classes: outputs.
+        block: basic | bottleneck | preact (pre-activation, He et al. 2016).
+        norm: batch | none (then convolutions have a bias, which starts at 0).
+        init: he | xavier | dirac | a gain (times he); see `init_parameters`.
+        zero_last: start residual branches at zero.
+
+    Raises:
+        ValueError: a depth that no n gives, with the nearest that one does.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        shortcut: Shortcut = "A",
+        width: int = 16,
+        num_classes: int = 10,
+        block: Literal["basic", "bottleneck", "preact"] = "basic",
+        norm: Norm = "batch",
+        init: Init = "he",
+        zero_last: bool = False,
+    ) -> None:
+        per_n = 9 if block == "bottleneck" else 6
+        n = max(1, round((depth - 2) / per_n))
+        if depth != per_n * n + 2:
+            raise ValueError(f"depth of a CIFAR net with {block} blocks must be {per_n}n+2, got {depth}; try {per_n * n + 2}")
+        conv1 = nn.Conv2d(3, width, 3, padding=1, bias=norm == "none")
+        super().__init__(conv1, nn.Identity(), CIFAR_BLOCKS[block], [n] * 3, width, num_classes, shortcut, norm)
+        init_parameters(self, init, zero_last)
+
+
+class ImageNetResNet(_ResNet):
+    """ImageNet net of He et al. 2015, table 1: basic blocks at 18 and 34, bottlenecks at 50, 101 and 152.
+
+    Args:
+        depth: 18 | 34 | 50 | 101 | 152.
+        shortcut: "none" = plain net; A, B (torchvision's, and the paper's from 50 on) or C; see `CifarResNet`.
+        num_classes: outputs.
+        norm: batch | none.
+        init: he | xavier | dirac | a gain (times he).
+        zero_last: start residual branches at zero.
+        stride_in_1x1: bottlenecks stride in the first 1x1 as the paper's do, instead of the 3x3 as torchvision's.
+
+    Raises:
+        ValueError: another depth.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        shortcut: Shortcut = "B",
+        num_classes: int = 1000,
+        norm: Norm = "batch",
+        init: Init = "he",
+        zero_last: bool = False,
+        stride_in_1x1: bool = False,
+    ) -> None:
+        if depth not in IMAGENET_DEPTHS:
+            nearest = min(IMAGENET_DEPTHS, key=lambda d: abs(d - depth))
+            raise ValueError(f"depth of an ImageNet net must be one of {[*IMAGENET_DEPTHS]}, got {depth}; try {nearest}")
+        block, counts = IMAGENET_DEPTHS[depth]
+        if stride_in_1x1 and block is not Bottleneck:
+            raise ValueError(f"stride_in_1x1 is about bottlenecks (depth 50 and up); ResNet-{depth} has none: drop it")
+        make = partial(Bottleneck, stride_in_1x1=stride_in_1x1) if block is Bottleneck else block
+        conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=norm == "none")
+        super().__init__(conv1, nn.MaxPool2d(3, 2, 1), make, counts, 64, num_classes, shortcut, norm)
+        init_parameters(self, init, zero_last)
