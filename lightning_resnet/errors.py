@@ -1,5 +1,37 @@
 """Errors a user can cure: the command line prints their one line and exits 2 (no traceback)."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UserError(Exception):
     """What is wrong and how to cure it, in one line."""
+
+
+class Diverged(UserError):
+    """The training loss is not a finite number any more.
+
+    Args:
+        step: optimizer step (the first is 1) whose loss was the first not to be finite.
+        lr: learning rate then.
+    """
+
+    def __init__(self, step: int, lr: float) -> None:
+        super().__init__(
+            f"loss is not finite from step {step} on (learning rate {lr:g}): lower --model.optimizer.lr or add a "
+            "warm-up; the last good checkpoint is kept"
+        )
+
+
+def one_line(error: BaseException) -> str:
+    """The message on one line; of an error that came through a loader's worker process, the original's."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if "Original Traceback" in str(error):
+        return lines[-1].partition(": ")[2]
+    return " ".join(lines) or type(error).__name__
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """`; did you mean X?` where a valid word is near, else nothing."""
+    found = get_close_matches(word, list(valid), 1, 0.5)
+    return f"; did you mean {found[0]}?" if found else ""

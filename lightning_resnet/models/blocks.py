@@ -185,4 +185,3 @@ def _timm_between(block: nn.Module, i: int, x: Tensor) -> Tensor:
     strided = 1 if not hasattr(block, "conv3") else 2
     x = getattr(block, f"act{i}")(block.drop_block(x) if i == strided else x)
     return block.aa(x) if i == strided and block.aa is not None else x
-

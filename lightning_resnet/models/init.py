@@ -62,5 +62,7 @@ def _zero_last(net: nn.Module) -> None:
     for block in net.modules():
         if hasattr(block, "residual"):
             if not block.residual:
-                raise ValueError("zero_last needs a shortcut: in a plain net nothing would pass; drop it or set shortcut")
+                raise ValueError(
+                    "zero_last needs a shortcut: in a plain net nothing would pass; drop it or set shortcut"
+                )
             nn.init.zeros_([m for m in block.children() if hasattr(m, "weight")][-1].weight)

@@ -98,7 +98,9 @@ class CifarResNet(_ResNet):
         per_n = 9 if block == "bottleneck" else 6
         n = max(1, round((depth - 2) / per_n))
         if depth != per_n * n + 2:
-            raise ValueError(f"depth of a CIFAR net with {block} blocks must be {per_n}n+2, got {depth}; try {per_n * n + 2}")
+            raise ValueError(
+                f"depth of a CIFAR net with {block} blocks must be {per_n}n+2, got {depth}; try {per_n * n + 2}"
+            )
         conv1 = nn.Conv2d(3, width, 3, padding=1, bias=norm == "none")
         super().__init__(conv1, nn.Identity(), CIFAR_BLOCKS[block], [n] * 3, width, num_classes, shortcut, norm)
         init_parameters(self, init, zero_last)
@@ -132,7 +134,9 @@ class ImageNetResNet(_ResNet):
     ) -> None:
         if depth not in IMAGENET_DEPTHS:
             nearest = min(IMAGENET_DEPTHS, key=lambda d: abs(d - depth))
-            raise ValueError(f"depth of an ImageNet net must be one of {[*IMAGENET_DEPTHS]}, got {depth}; try {nearest}")
+            raise ValueError(
+                f"depth of an ImageNet net must be one of {[*IMAGENET_DEPTHS]}, got {depth}; try {nearest}"
+            )
         block, counts = IMAGENET_DEPTHS[depth]
         if stride_in_1x1 and block is not Bottleneck:
             raise ValueError(f"stride_in_1x1 is about bottlenecks (depth 50 and up); ResNet-{depth} has none: drop it")

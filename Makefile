@@ -1,0 +1,51 @@
+# make demo   set up, then show the degradation problem on two cores
+# make test   set up, then check and test
+# TORCH=cpu   PyTorch's CPU build instead of the registry's (versions pinned, hashes not)
+PYTHON ?= python3
+BIN = .venv/bin
+INSTALL = $(BIN)/uv pip install --quiet --python .venv
+# what FFCV builds with, and Debian's split-off parts of Python
+DEBIAN = libopencv-dev libturbojpeg0-dev pkg-config g++ python3-dev python3-venv
+ROOT = $(shell [ "$$(id -u)" = 0 ] && echo env || echo sudo -n)
+
+.PHONY: setup demo test test-slow check pins
+
+setup: .venv/done
+
+.venv/done: requirements.txt requirements-ffcv.txt pyproject.toml
+	@command -v apt-get >/dev/null && { dpkg -s $(DEBIAN) >/dev/null 2>&1 \
+	  || { $(ROOT) apt-get update -qq && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; } \
+	  || echo "FFCV's system packages are missing; to have its loader, run: sudo apt-get install $(DEBIAN)"; } || true
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet $$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)
+ifeq ($(TORCH),cpu)
+	sed -n 's/^\([^ ]*==[^ ]*\) \\$$/\1/p' requirements.txt | grep -Ev '^(nvidia|cuda|triton)' > .venv/pins
+	$(INSTALL) --torch-backend cpu -c .venv/pins -e .[dev]
+else
+	$(INSTALL) --require-hashes -r requirements.txt
+	$(INSTALL) --no-deps -e .
+endif
+	$(INSTALL) --no-deps --require-hashes -r requirements-ffcv.txt \
+	  || echo "FFCV could not be built: training uses the torch loader"
+	touch $@
+
+demo: setup
+	$(BIN)/resnet-cli sweep configs/sweeps/digits_degradation.yaml --local -j 2
+	$(BIN)/resnet-cli compare runs/digits_degradation
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+test: check
+	$(BIN)/pytest -m "not slow"
+
+test-slow: setup
+	$(BIN)/pytest -m slow
+
+# Resolve the pin files anew. No addresses are written: they install from whatever index is configured.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-annotate --no-header --extra dev --extra ffcv --group proven pyproject.toml
+pins:
+	$(COMPILE) --no-emit-package ffcv -o requirements.txt
+	$(COMPILE) | sed -n '/^ffcv==/,/[^\\]$$/p' > requirements-ffcv.txt

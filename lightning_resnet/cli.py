@@ -1,0 +1,54 @@
+"""resnet-cli: one table of verbs. Each imports only what it needs: torch is slow to import.
+
+resnet-cli VERB --help
+"""
+
+import os
+import sys
+from importlib import import_module
+
+VERBS = {
+    "fit": ("lightning_resnet.fit", "train a net by a recipe, or continue"),
+    "validate": ("lightning_resnet.fit", "validation metrics of a trained run or checkpoint"),
+    "test": ("lightning_resnet.fit", "test metrics"),
+    "predict": ("lightning_resnet.fit", "write predicted classes of the validation images"),
+    "sweep": ("lightning_resnet.sweep", "list or run the points of a sweep"),
+    "compare": ("lightning_resnet.analysis.report", "tables and figures from runs"),
+    "data": ("lightning_resnet.data.get", "get a data set"),
+}
+
+
+def usage() -> str:
+    """The table of verbs."""
+    lines = [f"  {verb:<10}{help}" for verb, (_, help) in VERBS.items()]
+    return "\n".join(["usage: resnet-cli VERB [options]; resnet-cli VERB --help tells them", "", *lines])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; exit status 0 done, 1 not all done, 2 an error the user can cure, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in argv
+    argv = [a for a in argv if a != "--debug"]
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else 2
+    from lightning_resnet.errors import UserError, nearest, one_line
+
+    try:
+        if argv[0] not in VERBS:
+            raise UserError(f"unknown verb {argv[0]}{nearest(argv[0], VERBS)}; resnet-cli --help lists them")
+        sys.path.insert(0, os.getcwd())  # a user's own net or source is a file next to the recipe
+        module = import_module(VERBS[argv[0]][0])
+        return module.main(argv if argv[0] in ("fit", "validate", "test", "predict") else argv[1:])
+    except UserError as e:
+        if debug:
+            raise
+        print(f"error: {one_line(e)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

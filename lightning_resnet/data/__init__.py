@@ -1,0 +1,1 @@
+"""Order, draws, sources, loaders."""

@@ -1,0 +1,76 @@
+"""Which crop, which flip: pure functions of (seed, epoch, sample id, repeat), whatever the worker, rank or loader.
+
+Boxes are (top, left, height, width) in pixels of the stored image. Draw numbers are part of a run's definition: never
+reuse or renumber them.
+"""
+
+import numpy as np
+
+from lightning_resnet.data.hashing import uniform
+
+FLIP, TOP, LEFT, RESIZED = 0, 1, 2, 16  # draw numbers; a random-resized-crop takes 4 per attempt from RESIZED on
+_ATTEMPTS = 10  # torchvision's
+
+
+def flips(seed: int, epoch: int, ids: np.ndarray, repeat: int = 0) -> np.ndarray:
+    """Which samples to mirror: bool [B], half of them."""
+    return uniform(seed, epoch, ids, repeat, FLIP) < 0.5
+
+
+def pad_crops(seed: int, epoch: int, ids: np.ndarray, pad: int, repeat: int = 0) -> np.ndarray:
+    """Corners of crops of the image's own size out of the image padded by `pad`: (top, left), int64 [B, 2], 0..2 pad.
+
+    He et al. 2015, sec. 4.2: 4 pixels on each side.
+    """
+    u = np.stack([uniform(seed, epoch, ids, repeat, d) for d in (TOP, LEFT)], axis=1)
+    return (u * (2 * pad + 1)).astype(np.int64)
+
+
+def random_resized_crops(
+    seed: int,
+    epoch: int,
+    ids: np.ndarray,
+    heights: np.ndarray,
+    widths: np.ndarray,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    repeat: int = 0,
+) -> np.ndarray:
+    """Boxes of random area and aspect ratio (Szegedy et al. 2015, sec. 6), int64 [B, 4], as torchvision defines them.
+
+    Args:
+        seed: of the run.
+        epoch: 0-based.
+        ids: sample ids [B].
+        heights: of the images [B], in pixels.
+        widths: of the images [B], in pixels.
+        scale: range of the area as a share of the image's, uniform.
+        ratio: range of width / height, uniform in the logarithm.
+        repeat: number of the repeat of a sample within an epoch.
+    """
+    heights, widths = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
+    boxes = _largest_within(heights, widths, ratio)
+    pending = np.ones(len(ids), bool)
+    for attempt in range(_ATTEMPTS):
+        u = [uniform(seed, epoch, ids, repeat, RESIZED + 4 * attempt + k) for k in range(4)]
+        area = heights * widths * (scale[0] + (scale[1] - scale[0]) * u[0])
+        aspect = np.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * u[1])
+        w, h = np.rint(np.sqrt(area * aspect)).astype(np.int64), np.rint(np.sqrt(area / aspect)).astype(np.int64)
+        fits = pending & (0 < w) & (w <= widths) & (0 < h) & (h <= heights)
+        top, left = (u[2] * (heights - h + 1)).astype(np.int64), (u[3] * (widths - w + 1)).astype(np.int64)
+        boxes[fits] = np.stack([top, left, h, w], axis=1)[fits]
+        pending &= ~fits
+    return boxes
+
+
+def center_boxes(heights: np.ndarray, widths: np.ndarray, share: float) -> np.ndarray:
+    """Central squares whose side is `share` of the shorter side: what `resize 256, crop 224` sees with 0.875."""
+    side = np.maximum(1, np.rint(np.minimum(heights, widths) * share)).astype(np.int64)
+    return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)
+
+
+def _largest_within(heights: np.ndarray, widths: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
+    """Torchvision's way out when no attempt fits: the largest central box whose aspect is within `ratio`."""
+    w = np.minimum(widths, np.rint(heights * ratio[1]).astype(np.int64))
+    h = np.minimum(heights, np.rint(widths / ratio[0]).astype(np.int64))
+    return np.stack([(heights - h) // 2, (widths - w) // 2, h, w], axis=1)

@@ -1,0 +1,30 @@
+"""Download a data set, with checksums, where torchvision knows one.
+
+resnet-cli data get cifar10|cifar100|fashion_mnist [--root data]
+"""
+
+import argparse
+
+from lightning_resnet.errors import UserError, one_line
+
+SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
+
+
+def main(argv: list[str]) -> int:
+    """Run `resnet-cli data`."""
+    parser = argparse.ArgumentParser(prog="resnet-cli data", description=__doc__.splitlines()[0])
+    get = parser.add_subparsers(dest="verb", required=True).add_parser("get", help="download, check and unpack")
+    get.add_argument("name", choices=SETS)
+    get.add_argument("--root", default="data", help="folder to put it in (default: %(default)s)")
+    args = parser.parse_args(argv)
+    import torchvision.datasets
+
+    try:
+        getattr(torchvision.datasets, SETS[args.name])(args.root, download=True)  # compares MD5 sums
+    except (OSError, RuntimeError) as e:
+        raise UserError(
+            f"could not get {args.name} ({one_line(e)}): on a machine without network, run this command on one that has "
+            f"it and copy the folder {args.root}"
+        ) from e
+    print(f"{args.name} is in {args.root}: --data.source {SETS[args.name]} --data.source.root {args.root}")
+    return 0

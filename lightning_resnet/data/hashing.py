@@ -1,0 +1,31 @@
+"""Random numbers without state: hashes of what they are for.
+
+Our own, because library generators may change between versions, and because a hash can be asked for any sample in any
+order: results then depend neither on worker count nor on rank, backend or batch.
+"""
+
+import numpy as np
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: the step of splitmix64 (Steele et al. 2014)
+
+
+def mix(x: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
+    """The finaliser of splitmix64, a bijection of 64-bit integers; element by element, modulo 2^64."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def hash64(*parts: int | np.ndarray) -> np.ndarray:
+    """Hash integers (or arrays of them, broadcast) to uint64; each part is absorbed by one round of splitmix64."""
+    state = np.uint64(0)
+    with np.errstate(over="ignore"):
+        for part in parts:
+            state = mix((state ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
+    return state
+
+
+def uniform(*parts: int | np.ndarray) -> np.ndarray:
+    """Hash to float64 in [0, 1), 53 bits."""
+    return (hash64(*parts) >> np.uint64(11)) * 2.0**-53

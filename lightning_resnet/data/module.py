@@ -1,0 +1,148 @@
+"""ImageData: a source, an order, draws and a loader, behind Lightning's hooks."""
+
+import os
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from lightning_resnet.data.order import eval_batches, permutation, train_batches
+from lightning_resnet.data.sources import SPLIT_SEED, Images, Source
+from lightning_resnet.data.torch import Augment, Crop, TorchLoader
+from lightning_resnet.errors import UserError
+
+
+class ImageData(pl.LightningDataModule):
+    """Training, validation and test batches of a source.
+
+    Args:
+        source: where images come from: Digits, FashionMNIST, CIFAR10, CIFAR100, ImageFolder, Synthetic or your own.
+        batch_size: images per optimizer step, over all ranks and accumulation.
+        size: pixels per side that the net sees; null = as stored.
+        crop: of training images. none | pad (their own size out of the padded image: CIFAR) | resized (random area and
+            aspect ratio: ImageNet).
+        pad: pixels on each side for crop `pad`.
+        flip: mirror half of the training images.
+        scale: area range of crop `resized`, as a share of the image's.
+        eval_share: side of the central square that is evaluated, as a share of the shorter side; only with `size`.
+        train_eval_samples: clean training error is measured each epoch on so many training images, always the same.
+        loader: auto | torch.
+        workers: processes that read ahead; auto: none for images in memory, else one per core.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int = 128,
+        size: int | None = None,
+        crop: Crop = "none",
+        pad: int = 4,
+        flip: bool = False,
+        scale: tuple[float, float] = (0.08, 1.0),
+        eval_share: float = 0.875,
+        train_eval_samples: int = 10_000,
+        loader: Literal["auto", "torch"] = "auto",
+        workers: int | Literal["auto"] = "auto",
+    ) -> None:
+        super().__init__()
+        self.source, self.batch_size, self.workers = source, batch_size, workers
+        self.train_eval_samples = train_eval_samples
+        self.seed = torch.initial_seed()  # what --seed_everything set
+        self.train_augment = Augment(crop, size, pad, flip, scale)
+        self.eval_augment = Augment(size=size, share=eval_share)
+        self.splits: dict[str, Images] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the splits, once.
+
+        Raises:
+            UserError: data missing or labels outside the source's classes.
+        """
+        if self.splits:
+            return
+        self.splits = self.source.splits()
+        for name, images in self.splits.items():
+            if len(images) == 0 or images.labels.min() < 0 or images.labels.max() >= self.num_classes:
+                raise UserError(
+                    f"labels of {type(self.source).__name__}'s {name} split must be 0 to {self.num_classes - 1} "
+                    f"({self.num_classes} classes), found {np.unique(images.labels)[[0, -1]].tolist() or 'none'}"
+                )
+        train = self.splits["train"]
+        some = permutation(SPLIT_SEED, 1, len(train))[: self.train_eval_samples]
+        self.splits["train_eval"] = train.take(some)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the source."""
+        return len(self.source.classes)
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what the net sees."""
+        pixels = self.splits["train"].pixels
+        if self.eval_augment.size is None and pixels is None:
+            raise UserError("pictures from files have no common size: set --data.size to the pixels per side")
+        side = (self.eval_augment.size,) * 2 if self.eval_augment.size else pixels.shape[1:3]
+        return (3, *side)
+
+    @property
+    def micro_batch(self) -> int:
+        """Images per forward pass on one rank.
+
+        Raises:
+            UserError: batch_size does not divide, or exceeds the training images.
+        """
+        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        if self.batch_size % parts:
+            nearest = max(1, round(self.batch_size / parts)) * parts
+            raise UserError(
+                f"batch_size {self.batch_size} (images per optimizer step) is not divisible by {self.trainer.world_size} "
+                f"ranks x {self.trainer.accumulate_grad_batches} accumulated batches; try {nearest}"
+            )
+        if self.batch_size > len(self.splits["train"]):
+            raise UserError(f"batch_size {self.batch_size} exceeds the {len(self.splits['train'])} training images")
+        return self.batch_size // parts
+
+    def train_dataloader(self) -> TorchLoader:
+        """The epoch's global batches in the order of contract `order`, this rank's share."""
+        self.micro_batch  # noqa: B018 -- raises where batch_size is impossible
+        n, trainer, parts = len(self.splits["train"]), self.trainer, self.trainer.accumulate_grad_batches
+        batches = partial(
+            train_batches,
+            self.seed,
+            n=n,
+            batch_size=self.batch_size,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+            parts=parts,
+        )
+        return self._loader("train", self.train_augment, batches, n // self.batch_size * parts)
+
+    def val_dataloader(self) -> list[TorchLoader]:
+        """Validation images, then the fixed training images for clean training error: `eval_names`."""
+        return [self._eval_loader(name) for name in self.eval_names]
+
+    eval_names = ("val", "train_eval")
+
+    def test_dataloader(self) -> TorchLoader:
+        """The test split, where the source has one apart from validation, else validation's."""
+        return self._eval_loader("test" if "test" in self.splits else "val")
+
+    def predict_dataloader(self) -> TorchLoader:
+        """Validation images."""
+        return self._eval_loader("val")
+
+    def _eval_loader(self, split: str) -> TorchLoader:
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        batch = 2 * self.micro_batch  # no gradients: twice the training batch fits
+        plan = [*eval_batches(len(self.splits[split]), batch, rank, world)]
+        return self._loader(split, self.eval_augment, lambda epoch: iter(plan), len(plan))
+
+    def _loader(self, split: str, augment: Augment, batches: object, length: int) -> TorchLoader:
+        workers = self.workers
+        if workers == "auto":
+            workers = 0 if self.splits[split].pixels is not None else len(os.sched_getaffinity(0))
+        epoch = lambda: self.trainer.current_epoch  # noqa: E731 -- asked when the pass begins: right after a resume too
+        return TorchLoader(self.splits[split], augment, self.seed, batches, length, epoch, workers)

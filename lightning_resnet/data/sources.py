@@ -1,0 +1,235 @@
+"""Where images come from: one small class per source; its signature is its YAML (`data.source: Digits`).
+
+A source names its classes and reads a split into `Images`. To add one, subclass `Source` in any importable file.
+"""
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lightning_resnet.data.hashing import uniform
+from lightning_resnet.data.order import permutation
+from lightning_resnet.errors import UserError
+
+SPLIT_SEED = 0  # of every split we make: independent of the run's seed, so that runs share their validation set
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass
+class Images:
+    """One split, in order of sample id.
+
+    Attributes:
+        ids: index of each sample in the source, int64 [n], rising; the name by which order and draws know it.
+        labels: int64 [n].
+        pixels: uint8 [n, H, W, C] with C 1 or 3 where the images are in memory.
+        paths: [n] where they are files.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    pixels: np.ndarray | None = None
+    paths: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, positions: np.ndarray) -> "Images":
+        """The samples at `positions`, in order of id."""
+        positions = np.sort(positions)
+        return Images(
+            self.ids[positions],
+            self.labels[positions],
+            None if self.pixels is None else self.pixels[positions],
+            None if self.paths is None else [self.paths[i] for i in positions],
+        )
+
+
+def hold_out(images: Images, n: int) -> tuple[Images, Images]:
+    """Split at random, always the same way: (all but n, n)."""
+    if not 0 < n < len(images):
+        raise UserError(f"cannot hold out {n} of {len(images)} images: choose 1 to {len(images) - 1}")
+    order = permutation(SPLIT_SEED, 0, len(images))
+    return images.take(order[n:]), images.take(order[:n])
+
+
+class Source:
+    """Base of sources.
+
+    Attributes:
+        classes: names, in order of label.
+        mean: of each channel in [0, 1], for normalisation.
+        std: likewise.
+    """
+
+    classes: list[str]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def splits(self) -> dict[str, Images]:
+        """Read the splits: train, val and, where it is another set than val, test."""
+        raise NotImplementedError
+
+
+class Digits(Source):
+    """1,797 handwritten digits of 8x8 grey pixels that ship with scikit-learn; 1,437 train, 360 validate."""
+
+    classes = [str(i) for i in range(10)]
+    mean, std = (0.3051,) * 3, (0.3757,) * 3  # of the 1,437
+
+    def splits(self) -> dict[str, Images]:
+        """Train and val."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        pixels = np.rint(digits.images[..., None] * (255 / 16)).astype(np.uint8)  # stored as 0..16
+        train, val = hold_out(Images(np.arange(1797), digits.target.astype(np.int64), pixels), 360)
+        return {"train": train, "val": val}
+
+
+class Synthetic(Source):
+    """Coloured noise around one mean per class: no files, any size; for smoke tests and benchmarks.
+
+    Args:
+        n: training images.
+        n_val: validation images.
+        size: pixels per side.
+        num_classes: classes.
+    """
+
+    mean, std = (0.5,) * 3, (0.25,) * 3
+
+    def __init__(self, n: int = 512, n_val: int = 128, size: int = 32, num_classes: int = 10) -> None:
+        self.n, self.n_val, self.size = n, n_val, size
+        self.classes = [str(i) for i in range(num_classes)]
+
+    def splits(self) -> dict[str, Images]:
+        """Train and val."""
+        ids = np.arange(self.n + self.n_val)
+        labels = ids % len(self.classes)
+        colours = uniform(1, labels[:, None], np.arange(3))[:, None, None, :]
+        noise = uniform(2, ids[:, None], np.arange(self.size**2 * 3)).reshape(-1, self.size, self.size, 3)
+        images = Images(ids, labels, ((colours + noise) * 127).astype(np.uint8))
+        return {"train": images.take(ids[: self.n]), "val": images.take(ids[self.n :])}
+
+
+class FashionMNIST(Source):
+    """60,000 + 10,000 grey pictures of clothes, 28x28 (Xiao et al. 2017); the 10,000 validate.
+
+    Args:
+        root: folder in which `resnet-cli data get fashion_mnist` put them; Debian's package is found as well.
+        holdout: training images to validate on instead; the 10,000 are then the test set.
+    """
+
+    classes = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+    mean, std = (0.2860,) * 3, (0.3530,) * 3
+
+    def __init__(self, root: str = "data", holdout: int = 0) -> None:
+        self.root, self.holdout = root, holdout
+
+    def splits(self) -> dict[str, Images]:
+        """Train and val, and test with `holdout`."""
+        folders = [Path(self.root, "FashionMNIST", "raw"), Path("/usr/share/datasets/fashion-mnist")]
+        found = [f for f in folders if any(f.glob("train-images-idx3-ubyte*"))]
+        if not found:
+            raise UserError(
+                f"Fashion-MNIST not found in {' nor '.join(map(str, folders))}: run `resnet-cli data get fashion_mnist` "
+                "or `apt-get install dataset-fashion-mnist`, or set --data.source.root"
+            )
+        return _with_holdout(_read_idx(found[0], "train"), _read_idx(found[0], "t10k"), self.holdout)
+
+
+class CIFAR10(Source):
+    """50,000 + 10,000 colour pictures, 32x32, 10 classes (Krizhevsky 2009); the 10,000 validate, as in the paper.
+
+    Args:
+        root: folder in which `resnet-cli data get cifar10` put them.
+        holdout: training images to validate on instead (the paper chose its schedule on 45,000/5,000); the 10,000 are
+            then the test set.
+    """
+
+    reader = "CIFAR10"  # torchvision's
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+    def __init__(self, root: str = "data", holdout: int = 0) -> None:
+        self.root, self.holdout = root, holdout
+
+    def splits(self) -> dict[str, Images]:
+        """Train and val, and test with `holdout`."""
+        import torchvision.datasets
+
+        try:
+            train, test = (getattr(torchvision.datasets, self.reader)(self.root, train=t) for t in (True, False))
+        except RuntimeError as e:
+            name = self.reader.lower()
+            raise UserError(
+                f"{self.reader} not found (or damaged) in {self.root}: run `resnet-cli data get {name} --root {self.root}`"
+            ) from e
+        self.classes = train.classes
+        pair = (Images(np.arange(len(d.data)), np.asarray(d.targets, np.int64), d.data) for d in (train, test))
+        return _with_holdout(*pair, self.holdout)
+
+
+class CIFAR100(CIFAR10):
+    """As CIFAR10, with 100 classes."""
+
+    reader = "CIFAR100"
+    mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+
+
+class ImageFolder(Source):
+    """A folder with one folder of pictures per class, or with `train/` and `val/` of such folders.
+
+    Args:
+        root: the folder. Without `train/` and `val/`, a fifth of the pictures validates.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def splits(self) -> dict[str, Images]:
+        """Train and val."""
+        root = Path(self.root)
+        if not root.is_dir():
+            raise UserError(f"image folder {root} does not exist: set --data.source.root")
+        has_splits = (root / "train").is_dir()
+        train = self._read(root / "train" if has_splits else root)
+        if not has_splits:
+            train, val = hold_out(train, max(1, len(train) // 5))
+            return {"train": train, "val": val}
+        return {"train": train, "val": self._read(root / "val")}
+
+    def _read(self, folder: Path) -> Images:
+        names = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+        files = {n: sorted(str(p) for p in (folder / n).rglob("*") if p.suffix.lower() in SUFFIXES) for n in names}
+        self.classes = getattr(self, "classes", None) or [n for n in names if files[n]]
+        if unknown := [n for n in names if files[n] and n not in self.classes]:
+            raise UserError(f"class folder {folder / unknown[0]} has no counterpart among the training classes")
+        paths = [p for n in self.classes for p in files.get(n, [])]
+        if not paths:
+            raise UserError(f"no pictures in {folder}: it must hold one folder of pictures per class")
+        labels = np.repeat(np.arange(len(self.classes)), [len(files.get(n, [])) for n in self.classes])
+        return Images(np.arange(len(paths)), labels, paths=paths)
+
+
+def _with_holdout(train: Images, test: Images, holdout: int) -> dict[str, Images]:
+    if not holdout:
+        return {"train": train, "val": test}
+    train, val = hold_out(train, holdout)
+    return {"train": train, "val": val, "test": test}
+
+
+def _read_idx(folder: Path, split: str) -> Images:
+    """The format of MNIST: big-endian header of 4 bytes per dimension after the magic number, then bytes."""
+    pixels = _idx_bytes(folder, f"{split}-images-idx3-ubyte", 16).reshape(-1, 28, 28, 1)
+    labels = _idx_bytes(folder, f"{split}-labels-idx1-ubyte", 8).astype(np.int64)
+    return Images(np.arange(len(labels)), labels, pixels)
+
+
+def _idx_bytes(folder: Path, name: str, header: int) -> np.ndarray:
+    path = folder / f"{name}.gz"
+    raw = gzip.decompress(path.read_bytes()) if path.exists() else (folder / name).read_bytes()
+    return np.frombuffer(raw, np.uint8, offset=header)

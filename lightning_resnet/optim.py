@@ -1,0 +1,183 @@
+"""Weight decay by module type and learning rates by the fraction of training.
+
+A schedule maps the fraction of training done (0 at the first optimizer step, below 1 at the last) to a factor of the
+optimizer's learning rate. It holds no state unless it must watch metrics.
+"""
+
+import math
+from typing import Literal
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+
+
+def parameter_groups(net: nn.Module, decay: Literal["weights", "all"] = "weights") -> list[dict]:
+    """Two groups: what the optimizer's weight decay acts on, and what it does not.
+
+    Args:
+        net: the net.
+        decay: "weights": all but biases and the parameters of norm modules, whatever their names; "all": everything,
+            as the paper's own recipe.
+    """
+    exempt = {
+        id(p)
+        for module in net.modules()
+        for name, p in module.named_parameters(recurse=False)
+        if decay == "weights" and (name == "bias" or isinstance(module, NORMS))
+    }
+    trained = [p for p in net.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) not in exempt]},
+        {"params": [p for p in trained if id(p) in exempt], "weight_decay": 0.0},
+    ]
+    return [g for g in groups if g["params"]]
+
+
+class Schedule:
+    """Base of schedules: a constant learning rate."""
+
+    def factor(self, fraction: float) -> float:
+        """Factor of the base learning rate at this fraction of training."""
+        return 1.0
+
+    def observe(self, metrics: dict[str, float]) -> None:
+        """Be told reduced metrics: running ones at each log interval, validation's after each epoch."""
+
+    def state_dict(self) -> dict:
+        """What a checkpoint keeps; empty in a pure function of the fraction."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take it back."""
+
+
+class Steps(Schedule):
+    """Times `gamma` at each fraction (He et al. 2015: 0.1 at 32k and 48k of 64k steps), after a linear warm-up.
+
+    Args:
+        at: fractions of training.
+        gamma: factor at each.
+        warmup: fraction of training over which the rate rises linearly from 0.
+    """
+
+    def __init__(self, at: list[float] = [0.5, 0.75], gamma: float = 0.1, warmup: float = 0.0) -> None:  # noqa: B006
+        self.at, self.gamma, self.warmup = at, gamma, warmup
+
+    def factor(self, fraction: float) -> float:
+        """See `Schedule`."""
+        return _rise(fraction, self.warmup) * self.gamma ** sum(fraction >= a for a in self.at)
+
+
+class Cosine(Schedule):
+    """Half a cosine down to `end` (Loshchilov & Hutter 2017, eq. 5, one cycle), after a linear warm-up.
+
+    Args:
+        warmup: fraction of training over which the rate rises linearly from 0.
+        end: factor reached at the end.
+    """
+
+    def __init__(self, warmup: float = 0.0, end: float = 0.0) -> None:
+        self.warmup, self.end = warmup, end
+
+    def factor(self, fraction: float) -> float:
+        """See `Schedule`."""
+        if fraction < self.warmup:
+            return _rise(fraction, self.warmup)
+        done = (fraction - self.warmup) / (1 - self.warmup)
+        return self.end + (1 - self.end) * (1 + math.cos(math.pi * done)) / 2
+
+
+class Linear(Schedule):
+    """A straight line down to `end`, after a linear warm-up.
+
+    Args:
+        warmup: fraction of training over which the rate rises linearly from 0.
+        end: factor reached at the end.
+    """
+
+    def __init__(self, warmup: float = 0.0, end: float = 0.0) -> None:
+        self.warmup, self.end = warmup, end
+
+    def factor(self, fraction: float) -> float:
+        """See `Schedule`."""
+        if fraction < self.warmup:
+            return _rise(fraction, self.warmup)
+        return 1 + (self.end - 1) * (fraction - self.warmup) / (1 - self.warmup)
+
+
+class Plateau(Schedule):
+    """Times `gamma` whenever `monitor` has not improved for `patience` epochs (He et al. 2015, sec. 3.4).
+
+    Args:
+        monitor: a validation metric; a loss should fall, anything else rise.
+        patience: epochs without improvement that are borne.
+        gamma: factor each time.
+    """
+
+    def __init__(self, monitor: str = "val/acc1", patience: int = 5, gamma: float = 0.1) -> None:
+        self.monitor, self.patience, self.gamma = monitor, patience, gamma
+        self.state = {"best": -math.inf, "waited": 0, "drops": 0}
+
+    def factor(self, fraction: float) -> float:
+        """See `Schedule`."""
+        return self.gamma ** self.state["drops"]
+
+    def observe(self, metrics: dict[str, float]) -> None:
+        """Count epochs without improvement."""
+        if self.monitor not in metrics:
+            return
+        value = metrics[self.monitor] * (-1 if self.monitor.endswith("loss") else 1)
+        if value > self.state["best"]:
+            self.state.update(best=value, waited=0)
+        elif self.state["waited"] < self.patience:
+            self.state["waited"] += 1
+        else:
+            self.state.update(drops=self.state["drops"] + 1, waited=0)
+
+    def state_dict(self) -> dict:
+        """Best value, epochs waited, drops so far."""
+        return dict(self.state)
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take it back."""
+        self.state.update(state)
+
+
+class ErrorWarmup(Schedule):
+    """A low rate until the training error falls below a value, then another schedule (He et al. 2015, sec. 4.2).
+
+    The paper starts ResNet-110 at 0.01 until the training error is below 80 % (about 400 steps), then goes on at 0.1.
+
+    Args:
+        then: the schedule afterwards; it counts from the beginning of training.
+        factor_before: of the learning rate, until then.
+        until_error: running training error in [0, 1], over a log interval.
+    """
+
+    def __init__(self, then: Schedule = Steps(), factor_before: float = 0.1, until_error: float = 0.8) -> None:  # noqa: B008
+        self.then, self.factor_before, self.until_error = then, factor_before, until_error
+        self.warm = False
+
+    def factor(self, fraction: float) -> float:
+        """See `Schedule`."""
+        return self.then.factor(fraction) if self.warm else self.factor_before
+
+    def observe(self, metrics: dict[str, float]) -> None:
+        """Watch train/acc1."""
+        self.warm = self.warm or 1 - metrics.get("train/acc1", 0.0) < self.until_error
+        self.then.observe(metrics)
+
+    def state_dict(self) -> dict:
+        """Whether the warm-up is over, and the other schedule's state."""
+        return {"warm": self.warm, "then": self.then.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take it back."""
+        self.warm = state["warm"]
+        self.then.load_state_dict(state["then"])
+
+
+def _rise(fraction: float, warmup: float) -> float:
+    return min(1.0, fraction / warmup) if warmup else 1.0

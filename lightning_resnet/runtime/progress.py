@@ -1,0 +1,49 @@
+"""How a training shows itself: a bar on a terminal, one line every few seconds in a log file."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+LINE_S = 15.0  # seconds between lines in a log file
+
+
+class Progress:
+    """Progress over optimizer steps."""
+
+    def start(self, step: int, total: int) -> None:
+        """Begin at `step` of `total`."""
+        self.total, self.metrics = total, {}
+        self._first, self._t0 = step, time.monotonic()
+        self._next = self._t0 + LINE_S
+        self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
+
+    def update(self, step: int) -> None:
+        """`step` steps are done."""
+        if self.bar:
+            self.bar.update(step - self.bar.n)
+        elif time.monotonic() >= self._next or step == self.total:
+            self._next = time.monotonic() + LINE_S
+            seconds = (time.monotonic() - self._t0) / max(1, step - self._first) * (self.total - step)
+            eta = f"ETA {int(seconds) // 3600}:{int(seconds) % 3600 // 60:02}:{int(seconds) % 60:02}"
+            print(f"step {step}/{self.total}  {self._text()}  {eta}", flush=True)
+
+    def show(self, metrics: dict[str, float]) -> None:
+        """The newest values, to appear with the next line."""
+        self.metrics |= metrics
+        if self.bar:
+            self.bar.set_postfix_str(self._text())
+
+    def stop(self) -> None:
+        """Leave the terminal in order."""
+        if getattr(self, "bar", None):
+            self.bar.close()
+
+    def _text(self) -> str:
+        shown = {
+            "train/loss": "loss {:.3f}",
+            "train/acc1": "acc {:.3f}",
+            "val/acc1": "val acc {:.4f}",
+            "perf/images_per_s": "{:.0f} images/s",
+        }
+        return "  ".join(text.format(self.metrics[k]) for k, text in shown.items() if k in self.metrics)

@@ -1,0 +1,50 @@
+"""Which code, which versions, which machine: what a number needs beside it."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("lightning_resnet", "torch", "torchvision", "pytorch-lightning", "numpy", "ffcv")
+
+
+def code() -> dict[str, Any]:
+    """Git SHA of the package's source and whether it was changed since; None outside a repository."""
+    sha = _git("rev-parse", "HEAD")
+    return {"git_sha": sha, "git_dirty": bool(_git("status", "--porcelain", "--", ".")) if sha else None}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that decide numbers."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package.replace("-", "_")] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """CPU, cores this process may use, GPU."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).exists():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "gpu": gpu}
+
+
+def _git(*args: str) -> str | None:
+    folder = Path(__file__).parents[1]
+    try:
+        done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

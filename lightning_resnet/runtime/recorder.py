@@ -1,0 +1,81 @@
+"""Recorder: the one place where what a training measures leaves the process.
+
+Rows go to the run directory and to the progress display: `train/loss train/acc1 lr perf/images_per_s
+perf/data_wait_frac` each log interval, `val/* train_eval/*` each evaluation.
+"""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from lightning_resnet.runtime.progress import Progress
+from lightning_resnet.runtime.rundir import RunDir
+
+
+class Recorder(Callback):
+    """Records a training.
+
+    Args:
+        rundir: of the run.
+        progress: display.
+    """
+
+    def __init__(self, rundir: RunDir, progress: Progress) -> None:
+        self.rundir, self.progress = rundir, progress
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clocks."""
+        self._step, self._waited = trainer.global_step, 0.0
+        self._interval_start = self._ready = time.perf_counter()
+        self.progress.start(trainer.global_step, pl_module.total_steps)
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """The time since the last batch ended went into waiting for data."""
+        self._waited += time.perf_counter() - self._ready
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """A row per log interval."""
+        step = trainer.global_step
+        if step > self._step and step % trainer.log_every_n_steps == 0:
+            self._record_training(trainer, pl_module)
+        if trainer.is_global_zero:
+            self.rundir.beat(step)
+            self.progress.update(step)
+        self._ready = time.perf_counter()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the interval: a diverged net is not worth evaluating, nor saving."""
+        if trainer.state.fn == "fit":
+            self._record_training(trainer, pl_module)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Stay alive."""
+        if trainer.is_global_zero:
+            self.rundir.beat(trainer.global_step)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A row per evaluation."""
+        self._record(trainer, pl_module.metrics)
+        if trainer.state.fn == "fit":
+            self._interval_start = self._ready = time.perf_counter()
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A row."""
+        self._record(trainer, pl_module.metrics)
+
+    def _record_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        steps, seconds = trainer.global_step - self._step, time.perf_counter() - self._interval_start
+        metrics = pl_module.take_train_metrics()
+        if not steps:
+            return
+        metrics["perf/images_per_s"] = steps * trainer.datamodule.batch_size / seconds
+        metrics["perf/data_wait_frac"] = self._waited / seconds
+        self._record(trainer, metrics)
+        self._step, self._waited, self._interval_start = trainer.global_step, 0.0, time.perf_counter()
+
+    def _record(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+        if trainer.is_global_zero:
+            self.rundir.record(trainer.global_step, trainer.current_epoch, metrics)
+            self.progress.show(metrics)

@@ -1,0 +1,169 @@
+"""The run directory `<root>/<name>/<run id>/`: who owns it, what it records. It is the truth about a run.
+
+config.yaml        reproduces the run, alone
+meta.json          code, versions, hardware, command
+metrics.jsonl      one row per log interval and per evaluation
+attempts/<n>.json  one file per start of the run: how far it came, how it ended
+checkpoints/       last, prev, best
+"""
+
+import hashlib
+import json
+import math
+import os
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lightning_resnet.errors import UserError
+from lightning_resnet.runtime.status import last_attempt, status
+
+HEARTBEAT_S = 10.0  # seconds between signs of life
+
+# What decides a run's result; the rest of the trainer is about where and how to run.
+TRAINER_KEYS = (
+    "max_epochs",
+    "max_steps",
+    "precision",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "limit_train_batches",
+    "overfit_batches",
+    "sync_batchnorm",
+    "log_every_n_steps",  # the interval over which ErrorWarmup watches the training error
+)
+DATA_KEYS_WITHOUT_EFFECT = ("workers",)
+
+
+def decisive(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a resolved configuration that decides the result; of paths only the last component."""
+    trainer = config.get("trainer", {})
+    data = {k: v for k, v in config["data"].items() if k not in DATA_KEYS_WITHOUT_EFFECT}
+    run = config.get("run", {})
+    return {
+        "seed_everything": config["seed_everything"],
+        "model": config["model"],
+        "data": _without_folders(data),
+        "trainer": {k: trainer[k] for k in TRAINER_KEYS if trainer.get(k) is not None},
+        **({"init_from": _digest_file(run["init_from"])} if run.get("init_from") else {}),
+    }
+
+
+def run_id(config: dict[str, Any]) -> str:
+    """Ten hexadecimal digits: a hash of what decides the result."""
+    text = json.dumps(decisive(config), sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings -> one level with dotted keys."""
+    flat = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Lines `key: a -> b` for each key on which two configurations differ."""
+    a, b = flatten(a), flatten(b)
+    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a | b) if a.get(k) != b.get(k)]
+
+
+class RunDir:
+    """One attempt at a run.
+
+    Args:
+        path: the directory; made where it does not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.attempt: dict[str, Any] = {}
+        self._last_beat = 0.0
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are."""
+        return self.path / "checkpoints"
+
+    def resume_from(self) -> Path | None:
+        """The newest checkpoint, if there is one."""
+        return next((p for p in (self.checkpoints / "last.ckpt", self.checkpoints / "prev.ckpt") if p.exists()), None)
+
+    def claim(self) -> None:
+        """Begin an attempt.
+
+        Raises:
+            UserError: another process is at this run, or the directory cannot be written.
+        """
+        if status(self.path) == "running":
+            owner = last_attempt(self.path)
+            raise UserError(
+                f"run {self.path} is being trained by attempt {owner['attempt']} on {owner['host']} since {owner['start']}; "
+                "wait for it, stop it, or add --run.new for a replicate"
+            )
+        try:
+            (self.path / "attempts").mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            n = 1 + max((int(p.stem) for p in (self.path / "attempts").glob("*.json")), default=0)
+            (self.path / "attempts" / f"{n}.json").open("x").close()  # two starts at once: only one makes the file
+        except OSError as e:
+            raise UserError(
+                f"cannot begin a run in {self.path}: {e.strerror}; set --run.root to a folder you can write"
+            ) from e
+        self.attempt = {
+            "attempt": n,
+            "start": datetime.now(UTC).isoformat(timespec="seconds"),
+            "end": None,
+            "seconds": 0.0,
+            "reason": "running",
+            "last_step": 0,
+            "job_id": os.environ.get("SLURM_JOB_ID"),
+            "host": socket.gethostname(),
+            "error": None,
+        }
+        self._t0 = time.monotonic()
+        self.beat(0, force=True)
+
+    def beat(self, step: int, force: bool = False) -> None:
+        """Show that the attempt is alive and how far it has come; writes at most every `HEARTBEAT_S`."""
+        if force or time.monotonic() - self._last_beat > HEARTBEAT_S:
+            self._last_beat = time.monotonic()
+            self.attempt.update(last_step=step, seconds=round(self._last_beat - self._t0, 3), heartbeat=time.time())
+            write_json(self.path / "attempts" / f"{self.attempt['attempt']}.json", self.attempt)
+
+    def end(self, step: int, reason: str, error: str | None = None) -> None:
+        """Record how far the attempt came and how it ended."""
+        self.attempt.update(reason=reason, error=error, end=datetime.now(UTC).isoformat(timespec="seconds"))
+        self.beat(step, force=True)
+
+    def record(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
+        """Append one row to metrics.jsonl: `step` = optimizer steps done, `epoch` 0-based; not finite = null."""
+        row = {"step": step, "epoch": epoch, "attempt": self.attempt["attempt"], "time": round(time.time(), 3)}
+        row |= {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(data, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def _without_folders(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {k: Path(v).name if k == "root" else _without_folders(v) for k, v in data.items()}
+    return data
+
+
+def _digest_file(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()[:20]
+    except OSError as e:
+        raise UserError(f"cannot read --run.init_from {path}: {e.strerror}") from e

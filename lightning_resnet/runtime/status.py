@@ -1,0 +1,32 @@
+"""What a run directory tells about its run, without torch."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+DEAD_S = 120.0  # a running attempt that has not shown itself for so many seconds was killed
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's mapping, None where there is none or it is torn."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def last_attempt(run_dir: Path) -> dict[str, Any] | None:
+    """The attempt with the highest number."""
+    files = sorted((run_dir / "attempts").glob("*.json"), key=lambda p: int(p.stem))
+    return read_json(files[-1]) if files else None
+
+
+def status(run_dir: Path) -> str:
+    """New, running, dead (killed), or the reason why the last attempt ended: finished, failed, diverged, ..."""
+    attempt = last_attempt(run_dir)
+    if attempt is None:
+        return "new"
+    if attempt["reason"] == "running" and time.time() - attempt["heartbeat"] > DEAD_S:
+        return "dead"
+    return attempt["reason"]

@@ -1,0 +1,193 @@
+"""ClassificationTask: the LightningModule around a net it is given; loss, metrics, learning rate.
+
+It knows nothing of files, plots or clusters. Sums stay on the device between log intervals, so a step waits for nothing.
+"""
+
+import math
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_resnet.errors import Diverged, UserError
+from lightning_resnet.optim import Schedule, Steps, parameter_groups
+
+Batch = tuple[Tensor, Tensor]
+
+
+class ClassificationTask(pl.LightningModule):
+    """Cross entropy on a net's logits.
+
+    Args:
+        net: images [B, 3, H, W] -> logits [B, classes]; any importable class.
+        optimizer: any of torch.optim; its learning rate is for the global batch.
+        schedule: factor of the learning rate over the fraction of training.
+        label_smoothing: share of the target spread over all classes (training loss only).
+        decay: what weight decay acts on: weights (all but biases and norms) | all.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: OptimizerCallable = lambda p: torch.optim.SGD(
+            p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4
+        ),
+        schedule: Schedule = Steps(),  # noqa: B008 -- jsonargparse reads it as the default of the YAML
+        label_smoothing: float = 0.0,
+        decay: Literal["weights", "all"] = "weights",
+    ) -> None:
+        super().__init__()
+        self.net = net.to(memory_format=torch.channels_last)
+        self.make_optimizer, self.schedule, self.decay = optimizer, schedule, decay
+        self.label_smoothing = label_smoothing
+        self.register_buffer("mean", torch.zeros(3, 1, 1))
+        self.register_buffer("std", torch.ones(3, 1, 1))
+        self.metrics: dict[str, float] = {}  # of the last evaluation, over all ranks
+        self._train_sums: Tensor | None = None  # loss x images, correct, finite losses
+        self._train_images = 0
+        self._eval_sums: dict[str, Tensor] = {}
+        self._last_taken = 0  # optimizer steps done when training sums were last taken
+
+    def setup(self, stage: str) -> None:
+        """Take the normalisation from the data; a checkpoint's own replaces it."""
+        source = self.trainer.datamodule.source
+        self.mean.copy_(torch.tensor(source.mean).view(3, 1, 1) * 255)
+        self.std.copy_(torch.tensor(source.std).view(3, 1, 1) * 255)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images uint8 [B, 3, H, W] -> logits [B, classes]."""
+        return self.net((images.to(self.mean.dtype) - self.mean) / self.std)
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer, with weight decay off biases and norms."""
+        optimizer = self.make_optimizer(parameter_groups(self.net, self.decay))
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]  # the schedule's base, under torch's own name for it
+        return optimizer
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        t = self.trainer
+        steps = t.max_epochs * math.ceil(t.num_training_batches / t.accumulate_grad_batches)
+        return min(s for s in (steps, t.max_steps) if s > 0)
+
+    def on_train_start(self) -> None:
+        """Remember where this attempt begins."""
+        self._last_taken = self.global_step
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate of the coming optimizer step."""
+        factor = self.schedule.factor(self.global_step / self.total_steps)
+        for group in self.optimizers().param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one micro-batch."""
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        with torch.no_grad():
+            correct = (logits.argmax(1) == labels).sum()
+            sums = torch.stack([loss * len(labels), correct, torch.isfinite(loss)]).to(self._sum_dtype)
+            self._train_sums = sums if self._train_sums is None else self._train_sums + sums
+            self._train_images += len(labels)
+        return loss
+
+    def take_train_metrics(self) -> dict[str, float]:
+        """Means since the last call, over all ranks; all ranks must call it at the same step.
+
+        Raises:
+            Diverged: a loss was not finite.
+        """
+        if self._train_sums is None:
+            return {}
+        sums = self._reduce(torch.cat([self._train_sums, self._train_sums.new_tensor([self._train_images])]))
+        loss, correct, finite, n = sums.tolist()
+        self._train_sums, self._train_images = None, 0
+        lr = self.optimizers().param_groups[0]["lr"]
+        if not math.isfinite(loss):
+            finite_steps = finite / self.trainer.world_size / self.trainer.accumulate_grad_batches
+            raise Diverged(self._last_taken + int(finite_steps) + 1, lr)
+        self._last_taken = self.global_step
+        metrics = {"train/loss": loss / n, "train/acc1": correct / n, "lr": lr}
+        self.schedule.observe(metrics)
+        return metrics
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add to the sums of `val` or `train_eval`."""
+        self._evaluate(batch, self.trainer.datamodule.eval_names[dataloader_idx])
+
+    def on_validation_epoch_end(self) -> None:
+        """Metrics of `val` and `train_eval`."""
+        self._finish_evaluation(self.trainer.val_dataloaders, self.trainer.limit_val_batches)
+        if self.trainer.state.fn == "fit":
+            self.schedule.observe(self.metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add to the sums of `test`."""
+        self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Metrics of `test`."""
+        self._finish_evaluation([self.trainer.test_dataloaders], self.trainer.limit_test_batches)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Class probabilities [B, classes]."""
+        return self(batch[0]).softmax(1)
+
+    def _evaluate(self, batch: Batch, name: str) -> None:
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        sums = torch.stack([loss, hits[:, 0].sum(), hits.sum(), loss.new_tensor(len(labels))]).to(self._sum_dtype)
+        self._eval_sums[name] = self._eval_sums[name] + sums if name in self._eval_sums else sums
+
+    def _finish_evaluation(self, loaders: list[Any], limit: float) -> None:
+        """Reduce once, and make sure that every sample was seen once."""
+        self.metrics = {}
+        names = ["test"] if self.trainer.testing else self.trainer.datamodule.eval_names
+        for name, loader in zip(names, loaders, strict=True):
+            sums = self._eval_sums.pop(name, torch.zeros(4, dtype=self._sum_dtype, device=self.device))
+            loss, top1, top5, n = self._reduce(sums).tolist()
+            if limit == 1.0 and n != len(loader.images):
+                raise RuntimeError(f"evaluated {n:.0f} of {len(loader.images)} {name} samples")
+            values = {"loss": loss / n, "acc1": top1 / n, "acc5": top5 / n}
+            self.metrics.update({f"{name}/{k}": v for k, v in values.items()})
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the schedule's state."""
+        checkpoint["schedule"] = self.schedule.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the schedule's state back; refuse the weights of another net, naming the first tensor that differs."""
+        check_same_tensors(self.state_dict(), checkpoint["state_dict"])
+        self.schedule.load_state_dict(checkpoint.get("schedule", {}))
+
+    @property
+    def _sum_dtype(self) -> torch.dtype:
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
+    def _reduce(self, sums: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(sums, reduce_op="sum")
+
+
+def check_same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """Raise UserError naming the first tensor that is missing, unknown or of another shape."""
+    for name in [*ours, *theirs]:
+        shapes = [tuple(d[name].shape) if name in d else "absent" for d in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"the checkpoint is of another net: {name} is {shapes[1]} there and {shapes[0]} here; "
+                "give the --model.net options it was trained with"
+            )
