@@ -68,7 +68,7 @@ class ResNetCLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults=TRAINER_DEFAULTS,
-            parser_kwargs={"exit_on_error": False, "prog": f"resnet-cli {verb}"},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": f"resnet-cli {verb}"},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
@@ -88,8 +88,6 @@ class ResNetCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except ArgumentError as e:
             raise UserError(explain(one_line(e), parser)) from e
-        if "net" not in self.config.model:
-            raise UserError("no net to train: give a recipe, such as --config configs/digits.yaml, or --model.net")
         if self.config.run.name is None:
             self.config.run.name = recipes[0].stem if recipes else "run"
 
@@ -125,6 +123,8 @@ def configs_first(args: list[str]) -> list[str]:
 def explain(message: str, parser: LightningArgumentParser) -> str:
     """A parser's message, with the nearest valid name for a key that does not exist."""
     unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: (\S+)", message)
+    if "are required" in message:
+        return f"{message}: give a recipe, such as --config configs/digits.yaml"
     if not unknown:
         return re.sub(r'Parser key "([^"]+)":', r"\1:", message)
     key = (unknown[1] or unknown[2]).partition("=")[0].removeprefix("--")

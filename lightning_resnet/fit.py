@@ -189,32 +189,36 @@ def measure(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[int, int]
 
 
 def _init_from(task: nn.Module, path: str) -> None:
-    """Take weights and normalisation; a head for other classes stays new."""
+    """Take the weights; a head for other classes stays new."""
     theirs, ours = load_checkpoint(path)["state_dict"], task.state_dict()
     head = [n for n, m in task.net.named_modules() if isinstance(m, nn.Linear)][-1:]
     for name in [f"net.{h}.{kind}" for h in head for kind in ("weight", "bias")]:
         if name in theirs and name in ours and theirs[name].shape != ours[name].shape:
             print(f"{name} is new: {tuple(ours[name].shape)}, {tuple(theirs[name].shape)} in {path}")
             theirs[name] = ours[name]
-    check_same_tensors(ours, theirs)
-    task.load_state_dict(theirs)
+    _load(task, theirs)
+
+
+def _load(task: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    check_same_tensors(task.state_dict(), state)
+    task.load_state_dict(state)
 
 
 def _evaluate(cli: _CLI) -> int:
     path = cli.config.ckpt_path or cli.rundir.resume_from()
     if path is None:
         raise UserError(f"run {cli.rundir.path} has no checkpoint: train it with `resnet-cli fit`, or give --ckpt_path")
-    load_checkpoint(path)
+    _load(cli.model, load_checkpoint(path)["state_dict"])
     if cli.verb == "predict":
-        return _predict(cli, path)
+        return _predict(cli)
     evaluate = cli.trainer.validate if cli.verb == "validate" else cli.trainer.test
-    evaluate(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False)
+    evaluate(cli.model, datamodule=cli.datamodule, verbose=False)
     print(json.dumps({"checkpoint": str(path), **cli.model.metrics}, indent=1))
     return 0
 
 
-def _predict(cli: _CLI, path: Path) -> int:
-    batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path)
+def _predict(cli: _CLI) -> int:
+    batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule)
     images, classes = cli.datamodule.splits["val"], cli.datamodule.source.classes
     probability, predicted = torch.cat(batches).max(1)
     writer = csv.writer(sys.stdout, lineterminator="\n")

@@ -1,6 +1,6 @@
 """ClassificationTask: the LightningModule around a net it is given; loss, metrics, learning rate.
 
-It knows nothing of files, plots or clusters. Sums stay on the device between log intervals, so a step waits for nothing.
+It knows nothing of files, plots or clusters. Sums stay on the device between log intervals: no step waits for them.
 """
 
 import math
@@ -52,7 +52,9 @@ class ClassificationTask(pl.LightningModule):
         self._last_taken = 0  # optimizer steps done when training sums were last taken
 
     def setup(self, stage: str) -> None:
-        """Take the normalisation from the data; a checkpoint's own replaces it."""
+        """A training takes the normalisation from its data; from then on it belongs to the weights."""
+        if stage != "fit":
+            return
         source = self.trainer.datamodule.source
         self.mean.copy_(torch.tensor(source.mean).view(3, 1, 1) * 255)
         self.std.copy_(torch.tensor(source.std).view(3, 1, 1) * 255)

@@ -34,7 +34,7 @@ def make_run(path, *, depth=20, shortcut="A", seed=0, errors=(50, 10), reason="f
             "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "betas": [0.9, 0.99]}},
         },
         "data": {
-            "source": {"class_path": "lightning_resnet.data.sources.Digits", "init_args": {}},
+            "source": {"class_path": "lightning_resnet.data.sources.Digits", "init_args": {"root": f"{path}/data"}},
             "batch_size": other.get("batch_size", 64),
             "workers": seed,
         },
@@ -100,8 +100,9 @@ def test_one_seed_has_no_std_and_one_depth_no_gap(tmp_path):
     assert first.startswith("none,1,10.0000,,10.0000,5.0000,,") and second.startswith("A,1,10.0000,,")
 
 
-def test_a_run_on_its_own_is_named_by_its_net(tmp_path):
-    assert list(summary(load_runs(make_run(tmp_path / "d" / "a"))).frame)[:3] == ["depth", "shortcut", "n"]
+def test_a_run_on_its_own_has_a_table(tmp_path):
+    table = summary(load_runs(make_run(tmp_path / "d" / "a")))
+    assert to_csv(table).splitlines() == [HEADER, "20,A,1,10.0000,,10.0000,5.0000,,272494,30.0"]  # one depth: no gap
 
 
 def test_later_attempt_hides_older_rows_from_its_first_step_on(tmp_path):
@@ -142,6 +143,7 @@ def test_unfinished_runs_are_counted_and_not_averaged(sweep):
     assert table.notes[2] == "Not averaged, depth 110, residual (A): 1 interrupted (x5)."
     assert to_csv(table).splitlines()[-1] == "110,A,0,,,,,,,"
     assert table.notes[1] in to_markdown(table)
+    assert table.notes[-1] == "Made with: code aaaaaaaaaa, torch 2.13.0, lightning_resnet 0.1.0, hardware x."
 
 
 def test_broken_runs_are_named_and_not_fatal(sweep):
@@ -149,6 +151,9 @@ def test_broken_runs_are_named_and_not_fatal(sweep):
     (make_run(sweep / "list") / "meta.json").write_text("[]")
     (make_run(sweep / "bare") / "config.yaml").unlink()
     (sweep / "notes").mkdir()  # foreign: no run
+    (sweep / "20A0" / "wandb").mkdir()  # what lies inside a run is not another one
+    (sweep / "20A0" / "wandb" / "metrics.jsonl").touch()
+    (sweep / "loop").symlink_to(sweep)
     runs, _ = load_runs([sweep, sweep.parent])  # paths may overlap
     assert runs["status"].value_counts().to_dict() == {"finished": 12, "unreadable": 3}
     table = summary(load_runs(sweep))
@@ -256,7 +261,7 @@ def test_report_writes_a_page_that_needs_nothing_else(sweep, capsys):
     printed = capsys.readouterr().out
     assert (out / "table.md").read_text() in printed and str(out / "index.html") in printed
     page = (out / "index.html").read_text()
-    assert "A &amp; B" in page and "data:image/svg+xml;base64," in page and "12 runs: 12 finished." in page
+    assert "<h1>A &amp; B</h1>" in page and "data:image/svg+xml;base64," in page and "12 runs: 12 finished." in page
     assert f"resnet-cli compare {sweep} --title" in page and 'src="http' not in page
     before = {name: (out / name).read_bytes() for name in names}
     main([str(sweep), "--title", "A & B"])  # its own report is no run; same runs, same bytes

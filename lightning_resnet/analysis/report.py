@@ -133,8 +133,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str]) -> None:
-    """Write the report, print its table and where it lies."""
+def main(argv: Sequence[str]) -> int:
+    """Write the report, print its table and where it lies; 0, or an error the user can cure."""
     args = make_parser().parse_args(argv)
     command = shlex.join(["resnet-cli", "compare", *argv])
     made = report(args.runs, args.out, args.rows, args.title, command)
@@ -143,3 +143,4 @@ def main(argv: Sequence[str]) -> None:
     print(to_markdown(made.table))
     for file in made.files:
         print(file)
+    return 0

@@ -7,17 +7,17 @@ The run directory is the truth: nothing here needs a network, a GPU or the code 
 import json
 import math
 import os
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
 
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.runtime.rundir import flatten
+from lightning_resnet.runtime.status import last_attempt, read_json, status
 
-DEAD_AFTER_S = 120  # a live run renews its heartbeat well within this
 NET_ARGS = "model.net.init_args."
 SHORT = {  # config keys with a short column of their own, beside the arguments of the net
     "seed_everything": "seed",
@@ -94,45 +94,41 @@ def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One row of `runs` and its rows of `history`."""
     row: dict[str, Any] = {"run_id": path.name, "name": path.absolute().parent.name, "path": str(path)}
     try:
-        row |= _config(path / "config.yaml") | _meta(path / "meta.json") | _attempts(path / "attempts")
+        row |= _config(path / "config.yaml") | _meta(path / "meta.json") | _attempts(path)
         history, row["unreadable_lines"] = _metrics(path / "metrics.jsonl")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        return row | {"status": "unreadable", "error": reason}, []
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # any content, any shape
+        return row | {"status": "unreadable", "error": one_line(error)}, []
     row["steps"] = max((line["step"] for line in history), default=0)
     return row, [{"run_id": row["run_id"], "path": row["path"], **line} for line in history]
+
+
+def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        value = parse(file.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file.name}: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{file.name} is not a mapping")
+    return value
 
 
 def _config(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise ValueError("no config.yaml")
-    config = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C: ten times faster
-    if not isinstance(config, dict):
-        raise ValueError("config.yaml is not a config")
-    return {key: value for key, value in flatten(config) if "." in key or key in SHORT}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C: ten times faster
+    config = _mapping(file, lambda text: yaml.load(text, loader))
+    return {key: _scalar(key, value) for key, value in flatten(config).items() if "." in key or key in SHORT}
 
 
-def flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as (dotted key, value); a list is one value, as JSON text."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from flatten(inner, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, json.dumps(value, default=str) if isinstance(value, list) else value
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file.name}: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{file.name} is not a JSON object")
-    return value
+def _scalar(key: str, value: Any) -> Any:
+    """One cell: lists as JSON text; of a data folder its name, so that copies of one data set compare equal."""
+    if key.startswith("data.") and key.endswith(".root"):
+        return Path(value).name
+    return json.dumps(value, default=str) if isinstance(value, list) else value
 
 
 def _meta(file: Path) -> dict[str, Any]:
-    meta = _json(file) if file.exists() else {}
+    meta = _mapping(file, json.loads) if file.exists() else {}
     versions, hardware = meta.get("versions") or {}, meta.get("hardware") or {}
     sha, dirty = meta.get("git_sha"), meta.get("git_dirty")
     return {key: meta[key] for key in ("run_id", "git_sha", *IN_META) if key in meta} | {
@@ -144,17 +140,12 @@ def _meta(file: Path) -> dict[str, Any]:
     }
 
 
-def _attempts(folder: Path) -> dict[str, Any]:
-    """Status and cost; an attempt that says it runs but has stopped beating was killed."""
-    files = sorted((file for file in folder.glob("*.json") if file.stem.isdigit()), key=lambda file: int(file.stem))
-    if not files:
-        return {"status": "new", "attempts": 0, "seconds": 0.0}
-    attempts = [_json(file) for file in files]
-    status = attempts[-1].get("reason", "running")
-    if status == "running" and time.time() - (attempts[-1].get("heartbeat") or 0) > DEAD_AFTER_S:
-        status = "dead"
+def _attempts(path: Path) -> dict[str, Any]:
+    """Status and cost over all attempts."""
+    attempts = [read_json(file) or {} for file in (path / "attempts").glob("*.json")]
     seconds = float(sum(attempt.get("seconds") or 0 for attempt in attempts))
-    return {"status": status, "attempts": len(attempts), "seconds": seconds, "error": attempts[-1].get("error")}
+    error = (last_attempt(path) or {}).get("error")
+    return {"status": status(path), "attempts": len(attempts), "seconds": seconds, "error": error}
 
 
 def _metrics(file: Path) -> tuple[list[dict[str, Any]], int]:

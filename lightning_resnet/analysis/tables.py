@@ -7,26 +7,17 @@ although they were not made alike (code, or a setting that is no row) are named 
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from lightning_resnet.analysis.runs import NET_ARGS, STATISTICS, Runs, short_names
-from lightning_resnet.errors import UserError
+from lightning_resnet.analysis.runs import STATISTICS, Runs, short_names
+from lightning_resnet.errors import UserError, nearest
+from lightning_resnet.runtime.rundir import DATA_KEYS_WITHOUT_EFFECT, TRAINER_KEYS
 
 CODE = ("code", "torch", "lightning_resnet")  # columns of `runs` that say which code ran
 DATA = ("train_samples", "val_samples")
-TRAINER_DECIDES = (
-    "max_epochs",
-    "max_steps",
-    "precision",
-    "accumulate_grad_batches",
-    "gradient_clip",
-    "limit_",
-    "overfit",
-)
-DATA_IGNORES = {"workers", "path", "root", "dir", "file", "folder", "prefetch", "pin"}  # words in names of settings
+TRAINER = {*TRAINER_KEYS, "limit_val_batches"}  # what makes the result, and what measures it
 LEGEND = (
     "Errors in percent, over finished runs: mean and sample standard deviation (std) of n runs. final = last epoch; "
     "best = best epoch; train = clean training error after the last epoch; gap_points = final minus that of the "
@@ -65,22 +56,21 @@ def choose_rows(runs: pd.DataFrame, rows: Sequence[str] | None = None) -> list[s
         rows = [names.get(key, key) for key in varying(runs, [key for key in runs if decides(key)])]
         rows = rows or [key for key in ("depth", "shortcut") if key in runs] or ["net" if "net" in runs else "name"]
         return sorted(rows, key=lambda row: {"net": 0, "depth": 1, "shortcut": 2}.get(row, 3))
+    valid = [name for name in runs if name not in STATISTICS]
     for row in rows:
-        if row not in runs or row in STATISTICS:
-            near = get_close_matches(row, map(str, runs.columns), 1)
-            hint = f"did you mean {near[0]}" if near else f"a setting by its dotted name, such as {NET_ARGS}depth"
-            raise UserError(f"--rows {row}: the runs have no such setting; {hint}")
+        if row not in valid:
+            hint = nearest(row, valid) or "; name it as in config.yaml with dots, such as data.batch_size"
+            raise UserError(f"--rows {row}: the runs have no such setting{hint}")
     return list(dict.fromkeys(rows))
 
 
 def decides(key: str) -> bool:
     """Whether a config key decides the result: not the seed, nor where and on what the run was made."""
     section, _, name = key.partition(".")
-    leaf = name.rpartition(".")[2]
     if section == "trainer":
-        return name.startswith(TRAINER_DECIDES)
+        return name in TRAINER
     if section == "data":
-        return leaf == "class_path" or not DATA_IGNORES & set(leaf.split("_"))
+        return name not in DATA_KEYS_WITHOUT_EFFECT
     return bool(name) and (section != "run" or name == "init_from")
 
 
@@ -156,7 +146,7 @@ def _line(part: pd.DataFrame, results: pd.DataFrame) -> dict[str, Any]:
 
 def _gaps(table: pd.DataFrame, rows: Sequence[str]) -> list[float]:
     """Final error above that of the shallowest depth with the same other keys, in points."""
-    if "depth" not in rows or table["depth"].nunique() < 1:
+    if "depth" not in rows or table["depth"].nunique() < 2:
         return [math.nan] * len(table)
     others = [tuple(row) for row in table[[row for row in rows if row != "depth"]].to_numpy()]
     error, shallowest = table["val_err_final_mean"], {}
@@ -173,7 +163,8 @@ def _notes(runs: pd.DataFrame, parts: Parts, rows: Sequence[str]) -> list[str]:
             notes.append(f"Not averaged, {describe(rows, key)}: {_statuses(rest)} ({', '.join(rest['run_id'])}).")
     for run in runs[runs["status"] == "unreadable"].itertuples():
         notes.append(f"Unreadable: {run.path} ({run.error}).")
-    return notes
+    made = {key: " and ".join(sorted(filter(None, set(runs[key].map(text))))) for key in (*CODE, "hardware")}
+    return [*notes, "Made with: " + ", ".join(f"{key} {value or 'unknown'}" for key, value in made.items()) + "."]
 
 
 def _flags(parts: Parts, rows: Sequence[str], results: pd.DataFrame) -> list[str]:

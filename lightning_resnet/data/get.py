@@ -23,8 +23,8 @@ def main(argv: list[str]) -> int:
         getattr(torchvision.datasets, SETS[args.name])(args.root, download=True)  # compares MD5 sums
     except (OSError, RuntimeError) as e:
         raise UserError(
-            f"could not get {args.name} ({one_line(e)}): on a machine without network, run this command on one that has "
-            f"it and copy the folder {args.root}"
+            f"could not get {args.name} ({one_line(e)}): where there is no network, run this elsewhere and copy "
+            f"the folder {args.root}"
         ) from e
     print(f"{args.name} is in {args.root}: --data.source {SETS[args.name]} --data.source.root {args.root}")
     return 0

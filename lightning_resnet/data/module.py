@@ -64,10 +64,11 @@ class ImageData(pl.LightningDataModule):
             return
         self.splits = self.source.splits()
         for name, images in self.splits.items():
-            if len(images) == 0 or images.labels.min() < 0 or images.labels.max() >= self.num_classes:
+            found = np.unique(images.labels).tolist()
+            if not found or found[0] < 0 or found[-1] >= self.num_classes:
                 raise UserError(
                     f"labels of {type(self.source).__name__}'s {name} split must be 0 to {self.num_classes - 1} "
-                    f"({self.num_classes} classes), found {np.unique(images.labels)[[0, -1]].tolist() or 'none'}"
+                    f"({self.num_classes} classes), found {f'{found[0]} to {found[-1]}' if found else 'none'}"
                 )
         train = self.splits["train"]
         some = permutation(SPLIT_SEED, 1, len(train))[: self.train_eval_samples]
@@ -98,8 +99,9 @@ class ImageData(pl.LightningDataModule):
         if self.batch_size % parts:
             nearest = max(1, round(self.batch_size / parts)) * parts
             raise UserError(
-                f"batch_size {self.batch_size} (images per optimizer step) is not divisible by {self.trainer.world_size} "
-                f"ranks x {self.trainer.accumulate_grad_batches} accumulated batches; try {nearest}"
+                f"batch_size {self.batch_size} (images per optimizer step) is not divisible by "
+                f"{self.trainer.world_size} ranks x {self.trainer.accumulate_grad_batches} accumulated batches; "
+                f"try {nearest}"
             )
         if self.batch_size > len(self.splits["train"]):
             raise UserError(f"batch_size {self.batch_size} exceeds the {len(self.splits['train'])} training images")

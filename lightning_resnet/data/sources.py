@@ -14,6 +14,7 @@ from lightning_resnet.data.order import permutation
 from lightning_resnet.errors import UserError
 
 SPLIT_SEED = 0  # of every split we make: independent of the run's seed, so that runs share their validation set
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -132,12 +133,12 @@ class FashionMNIST(Source):
 
     def splits(self) -> dict[str, Images]:
         """Train and val, and test with `holdout`."""
-        folders = [Path(self.root, "FashionMNIST", "raw"), Path("/usr/share/datasets/fashion-mnist")]
+        folders = [Path(self.root, "FashionMNIST", "raw"), DEBIAN_FASHION]
         found = [f for f in folders if any(f.glob("train-images-idx3-ubyte*"))]
         if not found:
             raise UserError(
-                f"Fashion-MNIST not found in {' nor '.join(map(str, folders))}: run `resnet-cli data get fashion_mnist` "
-                "or `apt-get install dataset-fashion-mnist`, or set --data.source.root"
+                f"Fashion-MNIST not found in {' nor '.join(map(str, folders))}: run `resnet-cli data get "
+                "fashion_mnist` or `apt-get install dataset-fashion-mnist`, or set --data.source.root"
             )
         return _with_holdout(_read_idx(found[0], "train"), _read_idx(found[0], "t10k"), self.holdout)
 
@@ -166,7 +167,8 @@ class CIFAR10(Source):
         except RuntimeError as e:
             name = self.reader.lower()
             raise UserError(
-                f"{self.reader} not found (or damaged) in {self.root}: run `resnet-cli data get {name} --root {self.root}`"
+                f"{self.reader} not found (or damaged) in folder {self.root}: run `resnet-cli data get {name} "
+                f"--root {self.root}`, or set --data.source.root"
             ) from e
         self.classes = train.classes
         pair = (Images(np.arange(len(d.data)), np.asarray(d.targets, np.int64), d.data) for d in (train, test))

@@ -70,7 +70,7 @@ class CifarResNet(_ResNet):
     """CIFAR net of He et al. 2015, sec. 4.2: 3 stages of n blocks, widths `width` x 1, 2, 4, for images of any size.
 
     Args:
-        depth: layers with weights: 6n+2 (basic, preact) or 9n+2 (bottleneck); 20, 32, 44, 56, 110 and 1202 in the paper.
+        depth: layers with weights: 6n+2 (basic, preact) or 9n+2 (bottleneck); the paper has 20, 32, 44, 56, 110, 1202.
         shortcut: "none" = plain net; "A" identity, zero-padded where shapes change (the paper's choice for CIFAR);
             "B" 1x1 projection where shapes change; "C" projections everywhere.
         width: channels of the first stage.

@@ -11,12 +11,17 @@ LINE_S = 15.0  # seconds between lines in a log file
 class Progress:
     """Progress over optimizer steps."""
 
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+        self.bar: tqdm | None = None
+
     def start(self, step: int, total: int) -> None:
         """Begin at `step` of `total`."""
-        self.total, self.metrics = total, {}
+        self.total = total
         self._first, self._t0 = step, time.monotonic()
         self._next = self._t0 + LINE_S
-        self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True)
 
     def update(self, step: int) -> None:
         """`step` steps are done."""
@@ -36,7 +41,7 @@ class Progress:
 
     def stop(self) -> None:
         """Leave the terminal in order."""
-        if getattr(self, "bar", None):
+        if self.bar:
             self.bar.close()
 
     def _text(self) -> str:

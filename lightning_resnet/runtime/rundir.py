@@ -102,8 +102,8 @@ class RunDir:
         if status(self.path) == "running":
             owner = last_attempt(self.path)
             raise UserError(
-                f"run {self.path} is being trained by attempt {owner['attempt']} on {owner['host']} since {owner['start']}; "
-                "wait for it, stop it, or add --run.new for a replicate"
+                f"run {self.path} is being trained by attempt {owner['attempt']} on {owner['host']} since "
+                f"{owner['start']}; wait for it, stop it, or add --run.new for a replicate"
             )
         try:
             (self.path / "attempts").mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,241 @@
+"""Order and draws are pure functions; the loader only carries them out."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import RandomResizedCrop
+
+from lightning_resnet.data import draws
+from lightning_resnet.data.hashing import hash64, uniform
+from lightning_resnet.data.module import ImageData
+from lightning_resnet.data.order import eval_batches, permutation, train_batches
+from lightning_resnet.data.sources import CIFAR10, Digits, FashionMNIST, ImageFolder, Images, Source, Synthetic
+from lightning_resnet.errors import UserError
+
+
+def test_hash_is_fixed():
+    """Runs are defined by these numbers: a change would silently make every old run another one."""
+    assert hash64(0, 0, np.arange(3)).tolist() == [2558736989570252433, 3400964856525257824, 12865742008072950574]
+    assert permutation(0, 0, 10).tolist() == [0, 9, 1, 6, 3, 5, 4, 2, 8, 7]
+    assert permutation(0, 1, 10).tolist() == [8, 3, 0, 1, 5, 2, 7, 4, 9, 6]
+
+
+def test_uniform_is_uniform_and_independent_of_company():
+    u = uniform(5, 2, np.arange(100_000), 0, 1)
+    assert np.histogram(u, 20, (0, 1))[0] == pytest.approx(5000, abs=350)  # 5 standard deviations
+    assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 0.02
+    assert uniform(5, 2, np.array([77]), 0, 1)[0] == u[77]
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_global_batches_do_not_depend_on_world_size(world, parts):
+    n, size = 103, 16
+    per_rank = [list(train_batches(7, 3, n, size, r, world, parts=parts)) for r in range(world)]
+    batches = [
+        np.concatenate([per_rank[r][b * parts + p] for r in range(world) for p in range(parts)]) for b in range(6)
+    ]
+    assert np.array_equal(np.concatenate(batches), permutation(7, 3, n)[:96])
+    assert len(set(np.concatenate(batches))) == 96
+    resumed = list(train_batches(7, 3, n, size, 0, world, offset=3, parts=parts))
+    assert all(np.array_equal(a, b) for a, b in zip(resumed, per_rank[0][3:], strict=True))
+
+
+@pytest.mark.parametrize(("n", "world"), [(360, 1), (360, 2), (7, 2), (7, 4), (2, 3), (10_000, 3)])
+def test_evaluation_sees_every_sample_once(n, world):
+    seen = [i for r in range(world) for batch in eval_batches(n, 64, r, world) for i in batch]
+    assert sorted(seen) == list(range(n))
+
+
+def test_random_resized_crops_follow_torchvisions_definition():
+    ids, h, w = np.arange(10_000), 375, 500
+    boxes = draws.random_resized_crops(0, 0, ids, np.full(10_000, h), np.full(10_000, w))
+    torch.manual_seed(0)
+    image = torch.empty(3, h, w)
+    theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(10_000)])
+    assert (
+        (boxes[:, :2] >= 0).all() and (boxes[:, 0] + boxes[:, 2] <= h).all() and (boxes[:, 1] + boxes[:, 3] <= w).all()
+    )
+    for ours, reference in zip(boxes.T, theirs.T, strict=True):
+        assert np.quantile(ours, [0.1, 0.5, 0.9]) == pytest.approx(np.quantile(reference, [0.1, 0.5, 0.9]), abs=8)
+
+
+def test_random_resized_crop_of_an_extreme_shape_falls_back_to_the_centre():
+    box = draws.random_resized_crops(0, 0, np.arange(1), [10], [1000], scale=(1.0, 1.0))[0]
+    assert box.tolist() == [0, 493, 10, 13]
+
+
+def test_pad_crops_and_flips_cover_all_choices_evenly():
+    ids = np.arange(81_000)
+    corners = draws.pad_crops(1, 0, ids, 4)
+    assert np.bincount(corners[:, 0] * 9 + corners[:, 1], minlength=81) == pytest.approx(1000, abs=160)
+    assert draws.flips(1, 0, ids).mean() == pytest.approx(0.5, abs=0.01)
+    assert not np.array_equal(draws.flips(1, 0, ids), draws.flips(1, 1, ids))
+
+
+def data_of(source, epoch=0, rank=0, world=1, accumulate=1, **kwargs):
+    torch.manual_seed(0)
+    data = ImageData(source, **kwargs)
+    data.trainer = SimpleNamespace(
+        global_rank=rank, world_size=world, accumulate_grad_batches=accumulate, current_epoch=epoch
+    )
+    data.setup()
+    return data
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Twelve pictures of several sizes and modes in three classes."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 4), ("val", 2)):
+        for c, name in enumerate(("cat", "dog", "eel")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 256, (20 + 3 * i, 24 + c, 3), np.uint8)
+                Image.fromarray(pixels).convert("L" if i == 3 else "RGB").save(root / split / name / f"{i}.png")
+    return root
+
+
+AUGMENTED = [
+    (lambda _: Synthetic(64, 8), {"crop": "pad", "flip": True}),
+    (lambda _: Synthetic(64, 8), {"crop": "resized", "flip": True, "size": 24}),
+    (lambda folder: ImageFolder(str(folder)), {"crop": "resized", "flip": True, "size": 16}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize(("make", "options"), AUGMENTED)
+def test_batches_do_not_depend_on_workers_ranks_or_accumulation(make, options, folder):
+    def images(**how):
+        loader = data_of(make(folder), epoch=2, batch_size=8, **options, **how).train_dataloader()
+        return [tuple(t.clone() for t in b) for b in loader]
+
+    alone = images(workers=0)
+    for x, y in alone:
+        assert (x.dtype, y.dtype, len(x)) == (torch.uint8, torch.int64, 8)
+        assert x.shape[1] == 3 and x.is_contiguous(memory_format=torch.channels_last)
+    for workers in (1, 4):
+        assert all(
+            torch.equal(a, b)
+            for p, q in zip(alone, images(workers=workers), strict=True)
+            for a, b in zip(p, q, strict=True)
+        )
+    for world, accumulate in ((2, 1), (4, 1), (2, 2)):
+        ranks = [images(workers=0, rank=r, world=world, accumulate=accumulate) for r in range(world)]
+        for b, (x, y) in enumerate(alone):
+            mine = [ranks[r][b * accumulate + a] for r in range(world) for a in range(accumulate)]
+            assert torch.equal(torch.cat([m[0] for m in mine]), x) and torch.equal(torch.cat([m[1] for m in mine]), y)
+
+
+def test_epochs_differ_and_repeat(folder):
+    first, again, later = (
+        torch.cat([x for x, _ in data_of(Synthetic(64, 8), epoch=e, batch_size=8, crop="pad").train_dataloader()])
+        for e in (0, 0, 1)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, later)
+
+
+def test_pad_crop_and_flip_move_pixels_as_told():
+    pixels = np.arange(2 * 4 * 4 * 1, dtype=np.uint8).reshape(2, 4, 4, 1) + 1
+    source = Source()
+    source.classes = ["a", "b"]
+    source.splits = lambda: {s: Images(np.array([10, 20]), np.array([0, 1]), pixels) for s in ("train", "val")}
+    data = data_of(source, batch_size=2, crop="pad", pad=2, flip=True)
+    (x, y), *rest = data.train_dataloader()
+    assert not rest
+    for image, label in zip(x, y, strict=True):
+        sample = np.array([10, 20])[label : label + 1]
+        (top, left), flip = draws.pad_crops(0, 0, sample, 2)[0], draws.flips(0, 0, sample)[0]
+        expected = np.pad(pixels[label, :, :, 0], 2)[top : top + 4, left : left + 4]
+        for channel in image:
+            assert np.array_equal(channel, expected[:, ::-1] if flip else expected)
+
+
+def test_each_validation_sample_once_in_order_of_id():
+    data = data_of(Digits(), batch_size=64)
+    val, train_eval = data.val_dataloader()
+    labels = torch.cat([y for _, y in val])
+    assert torch.equal(labels, torch.from_numpy(data.splits["val"].labels)) and len(labels) == 360
+    assert len(torch.cat([y for _, y in train_eval])) == 1437
+
+
+def test_digits_split_is_fixed():
+    splits = Digits().splits()
+    assert {name: len(s) for name, s in splits.items()} == {"train": 1437, "val": 360}
+    assert not set(splits["train"].ids) & set(splits["val"].ids)
+    assert splits["val"].ids[:5].tolist() == [0, 1, 9, 11, 15]
+    pixels = splits["train"].pixels / 255
+    assert (pixels.mean(), pixels.std()) == (
+        pytest.approx(Digits.mean[0], abs=1e-4),
+        pytest.approx(Digits.std[0], abs=1e-4),
+    )
+
+
+def test_fashion_mnist_holdout(tmp_path):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split, n in (("train", 50), ("t10k", 10)):
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(bytes(16) + bytes(range(n)) * 784)
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(bytes(8) + bytes(i % 10 for i in range(n)))
+    assert {k: len(v) for k, v in FashionMNIST(str(tmp_path)).splits().items()} == {"train": 50, "val": 10}
+    held = FashionMNIST(str(tmp_path), holdout=5).splits()
+    assert {k: len(v) for k, v in held.items()} == {"train": 45, "val": 5, "test": 10}
+    with pytest.raises(UserError, match="cannot hold out 50 of 50"):
+        FashionMNIST(str(tmp_path), holdout=50).splits()
+
+
+def test_image_folder(folder, tmp_path):
+    source = ImageFolder(str(folder))
+    splits = source.splits()
+    assert source.classes == ["cat", "dog", "eel"]
+    assert {k: len(v) for k, v in splits.items()} == {"train": 12, "val": 6}
+    assert splits["train"].labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    one_level = ImageFolder(str(folder / "train")).splits()
+    assert {k: len(v) for k, v in one_level.items()} == {"train": 10, "val": 2}
+
+
+def bad(labels, classes=2):
+    source = Source()
+    source.classes = [str(i) for i in range(classes)]
+    images = Images(np.arange(len(labels)), np.array(labels, np.int64), np.zeros((len(labels), 4, 4, 3), np.uint8))
+    source.splits = lambda: {"train": images, "val": images}
+    return source
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda p: data_of(bad([0, 1, 2])), r"must be 0 to 1 \(2 classes\), found 0 to 2"),
+        (lambda p: data_of(bad([-1, 1])), r"found -1 to 1"),
+        (lambda p: data_of(bad([])), "found none"),
+        (lambda p: data_of(bad([0, 1]), batch_size=4).train_dataloader(), "batch_size 4 exceeds the 2 training images"),
+        (lambda p: data_of(bad([0, 1]), batch_size=5, world=2).micro_batch, "not divisible by 2 ranks .* try 4"),
+        (lambda p: ImageFolder(str(p / "none")).splits(), "does not exist: set --data.source.root"),
+        (lambda p: ImageFolder(str(p)).splits(), "no pictures in"),
+        (lambda p: CIFAR10(str(p)).splits(), "CIFAR10 not found .* `resnet-cli data get cifar10"),
+        (lambda p: FashionMNIST(str(p)).splits(), "data get fashion_mnist"),
+    ],
+)
+def test_bad_data_is_named_with_its_cure(act, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_resnet.data.sources.DEBIAN_FASHION", tmp_path / "absent")
+    with pytest.raises(UserError, match=message) as e:
+        act(tmp_path)
+    assert "\n" not in str(e.value)
+
+
+def test_unreadable_picture_is_named_even_from_a_worker(folder, tmp_path):
+    from shutil import copytree
+
+    from lightning_resnet.errors import one_line
+
+    copytree(folder, tmp_path / "f")
+    (tmp_path / "f/train/dog/0.png").write_bytes(b"not a picture")
+    for workers in (0, 2):
+        loader = data_of(ImageFolder(str(tmp_path / "f")), batch_size=4, size=16, workers=workers).train_dataloader()
+        with pytest.raises(UserError) as e:
+            list(loader)
+        assert one_line(e.value).startswith("cannot read picture") and "dog/0.png (sample 4)" in one_line(e.value)

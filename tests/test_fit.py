@@ -1,0 +1,335 @@
+"""The command line trains, records, resumes, repeats itself bit by bit, and tells users what is wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY, TINY, only_run
+
+from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.runtime.rundir import run_id
+
+SHORT = [*TINY, "--trainer.max_epochs", "2"]
+
+
+def rows(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(path):
+    return load_checkpoint(path / "checkpoints/last.ckpt")["state_dict"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_fit_writes_the_run_directory(cli):
+    code, out, _ = cli("fit", *SHORT)
+    assert code == 0
+    path = only_run()
+    assert path.parent == Path("runs/digits")
+    assert {p.name for p in (path / "checkpoints").iterdir()} == {"last.ckpt", "prev.ckpt", "best.ckpt"}
+    attempt = json.loads((path / "attempts/1.json").read_text())
+    assert (attempt["reason"], attempt["last_step"], attempt["error"]) == ("finished", 44, None)
+    meta = json.loads((path / "meta.json").read_text())
+    assert (meta["run_id"], meta["steps_per_epoch"], meta["val_samples"], meta["threads"]) == (path.name, 22, 360, 1)
+    train = [r for r in rows(path) if "train/loss" in r]
+    val = [r for r in rows(path) if "val/loss" in r]
+    assert [r["step"] for r in train] == [11, 22, 33, 44]
+    assert [(r["step"], r["epoch"]) for r in val] == [(22, 0), (44, 1)]
+    assert set(val[0]) >= {f"{s}/{m}" for s in ("val", "train_eval") for m in ("loss", "acc1", "acc5")}
+    assert set(train[0]) >= {"train/acc1", "lr", "perf/images_per_s", "perf/data_wait_frac"}
+    assert [r["lr"] for r in train] == pytest.approx([0.02, 0.02, 2e-3, 2e-4])  # steps 10, 21, 32, 43 of 44
+    assert "24 M" not in out and f"{meta['params']:,} parameters" in out
+    assert "weight decay 0.0001: 8 tensors" in out and "weight decay 0: 15 tensors" in out
+
+
+def test_metrics_are_those_of_the_saved_net(cli):
+    """train_eval and val, recomputed by hand from the checkpoint: eval mode, all images, no augmentation."""
+    cli("fit", *SHORT, "--data.crop", "pad")
+    path = only_run()
+    from lightning_resnet.data.sources import Digits
+    from lightning_resnet.models import CifarResNet
+
+    state = weights(path)
+    net = CifarResNet(8, width=4)
+    net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
+    last = rows(path)[-1]
+    for name, split in (("val", "val"), ("train_eval", "train")):
+        images = Digits().splits()[split]
+        x = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).expand(-1, 3, -1, -1) / 255
+        x = (x - torch.tensor(Digits.mean).view(3, 1, 1)) / torch.tensor(Digits.std).view(3, 1, 1)
+        with torch.no_grad():
+            logits, y = net.eval()(x), torch.from_numpy(images.labels)
+        assert last[f"{name}/acc1"] == pytest.approx((logits.argmax(1) == y).double().mean().item(), abs=1e-9)
+        assert last[f"{name}/loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, y).item(), rel=1e-4)
+
+
+def test_same_command_again_returns_and_replicates_are_bitwise_equal(cli):
+    cli("fit", *SHORT)
+    path = only_run()
+    code, out, _ = cli("fit", *SHORT)
+    assert code == 0 and "is finished" in out
+    assert len(list(path.glob("attempts/*"))) == 1
+    assert cli("fit", *SHORT, "--run.new", "true")[0] == 0
+    assert cli("fit", *SHORT, "--seed_everything", "1")[0] == 0
+    replicate = path.with_name(path.name + "-2")
+    assert same(weights(path), weights(replicate))
+    (other,) = set(path.parent.iterdir()) - {path, replicate}
+    assert not same(weights(path), weights(other))
+
+
+def test_config_yaml_alone_reproduces_the_run(cli):
+    cli("fit", *SHORT, "--model.schedule", "Cosine", "--model.schedule.warmup", "0.2", "--model.optimizer.lr", "0.05")
+    path = only_run()
+    assert yaml.safe_load((path / "config.yaml").read_text())["run"]["threads"] == 1
+    assert "is finished" in cli("fit", "--config", path / "config.yaml")[1]
+    shutil.copy(path / "config.yaml", "other.yaml")
+    assert cli("fit", "--config", "other.yaml", "--run.root", "again")[0] == 0
+    assert same(weights(path), weights(only_run(Path("again"))))
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("schedule", ["Steps", "Plateau", "ErrorWarmup"])
+def test_a_run_that_died_continues_bitwise(cli, monkeypatch, schedule):
+    """Killed in the third epoch, its last checkpoint is the second's; what comes after is as if nothing had been."""
+    from lightning_resnet.task import ClassificationTask
+
+    args = [*TINY, "--trainer.max_epochs", "4", "--data.crop", "pad", "--data.pad", "1", "--model.schedule", schedule]
+    if schedule == "Plateau":
+        args += ["--model.schedule.patience", "0"]
+    cli("fit", *args)
+    path = only_run()
+    whole = weights(path)
+    expected = {(r["step"], k): r[k] for r in rows(path) for k in r if k.split("/")[0] in ("train", "val", "lr")}
+    shutil.rmtree("runs")
+
+    original = ClassificationTask.training_step
+
+    def dying(self, batch, batch_idx):
+        if self.global_step == 50:
+            raise Stop
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", dying)
+    with pytest.raises(Stop):
+        cli("fit", *args)
+    assert json.loads((only_run() / "attempts/1.json").read_text())["reason"] == "failed"
+    monkeypatch.setattr(ClassificationTask, "training_step", original)
+    code, out, _ = cli("fit", *args)
+    assert code == 0 and "continued from last.ckpt" in out
+    assert same(whole, weights(path))
+    second = [r for r in rows(path) if r["attempt"] == 2]
+    assert second[0]["step"] == 55 and second[-1]["step"] == 88
+    merged = [r for r in rows(path) if r["attempt"] == 1 and r["step"] < second[0]["step"]] + second
+    assert {(r["step"], k): r[k] for r in merged for k in r if k.split("/")[0] in ("train", "val", "lr")} == expected
+
+
+def test_validate_and_predict_use_the_runs_checkpoint(cli):
+    cli("fit", *SHORT)
+    path = only_run()
+    code, out, _ = cli("validate", *SHORT)
+    assert code == 0
+    printed, last = json.loads(out), rows(path)[-1]
+    assert printed["val/acc1"] == last["val/acc1"] and printed["train_eval/loss"] == pytest.approx(
+        last["train_eval/loss"]
+    )
+    code, out, _ = cli("predict", *SHORT)
+    table = [line.split(",") for line in out.splitlines()]
+    assert table[0] == ["sample", "label", "predicted", "probability"] and len(table) == 361
+    assert np.mean([r[1] == r[2] for r in table[1:]]) == pytest.approx(last["val/acc1"])
+    assert cli("test", *SHORT, "--ckpt_path", path / "checkpoints/best.ckpt")[0] == 0
+
+
+def test_users_net_and_foreign_nets_train(cli):
+    shutil.copy(REPOSITORY / "tests/gated.py", "gated.py")
+    args = ["--trainer.max_epochs", "1", "--run.threads", "1"]
+    recipe = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
+    recipe["model"]["net"] = {"class_path": "gated.GatedNet", "init_args": {"depth": 3}}
+    Path("gated.yaml").write_text(yaml.safe_dump(recipe))
+    assert cli("fit", "--config", "gated.yaml", *args, "--model.net.depth", "2")[0] == 0
+    assert json.loads((only_run() / "meta.json").read_text())["net"] == "GatedNet"
+    recipe["model"]["net"] = {"class_path": "torchvision.models.resnet18", "init_args": {"num_classes": 10}}
+    recipe["model"]["optimizer"] = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
+    Path("foreign.yaml").write_text(yaml.safe_dump(recipe))
+    assert cli("fit", "--config", "foreign.yaml", *args, "--trainer.limit_train_batches", "2")[0] == 0
+
+
+def test_holdout_is_tested_once_at_the_end(cli):
+    raw = Path("data/FashionMNIST/raw")
+    raw.mkdir(parents=True)
+    for split, n in (("train", 160), ("t10k", 30)):
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(bytes(16) + bytes(i % 256 for i in range(n * 784)))
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(bytes(8) + bytes(i % 10 for i in range(n)))
+    assert cli("fit", *SHORT, "--data.source", "FashionMNIST", "--data.source.holdout", "20")[0] == 0
+    tests = [r for r in rows(only_run()) if "test/acc1" in r]
+    assert len(tests) == 1 and tests[0]["step"] == 4
+    assert json.loads((only_run() / "meta.json").read_text())["val_samples"] == 20
+
+
+def test_init_from_takes_weights_and_remakes_the_head(cli):
+    cli("fit", *SHORT)
+    checkpoint = only_run() / "checkpoints/last.ckpt"
+    code, out, _ = cli("fit", *SHORT, "--run.name", "fine", "--run.init_from", checkpoint, "--trainer.max_epochs", "1")
+    assert code == 0 and "is new" not in out
+    before, after = (
+        max(r.get("val/acc1", 0) for r in rows(p)) for p in (checkpoint.parents[1], *Path("runs/fine").iterdir())
+    )
+    assert after > before
+    code, out, _ = cli(
+        "fit", *SHORT, "--run.name", "head", "--run.init_from", checkpoint, "--model.net.num_classes", 12
+    )
+    assert code == 0 and "net.fc.weight is new: (12, 16), (10, 16) in" in out
+
+
+def test_run_id_depends_on_what_decides_the_result_only():
+    config = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
+    config["data"] |= {"source": {"class_path": "ImageFolder", "init_args": {"root": "/a/pets"}}, "workers": 1}
+    base = run_id(config)
+
+    def changed(path, value):
+        copy = json.loads(json.dumps(config))
+        node = copy
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = value
+        return run_id(copy) != base
+
+    for path, value in [
+        (("seed_everything",), 1),
+        (("model", "net", "init_args", "depth"), 56),
+        (("model", "optimizer", "init_args", "lr"), 0.1),
+        (("data", "batch_size"), 32),
+        (("data", "source", "init_args", "root"), "/a/cars"),
+        (("trainer", "max_epochs"), 1),
+        (("trainer", "precision"), "bf16-mixed"),
+    ]:
+        assert changed(path, value), path
+    for path, value in [
+        (("data", "workers"), 9),
+        (("data", "source", "init_args", "root"), "/b/pets"),
+        (("trainer", "devices"), 8),
+        (("trainer", "num_nodes"), 4),
+        (("trainer", "accelerator"), "gpu"),
+        (("run", "root"), "/scratch"),
+        (("run", "threads"), 7),
+    ]:
+        assert not changed(path, value), path
+
+
+DIGITS = ["--config", REPOSITORY / "configs/digits.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([*DIGITS, "--model.net.depth", "21"], "must be 6n+2, got 21; try 20"),
+        ([*DIGITS, "--model.net.shortcut", "D"], "['none', 'A', 'B', 'C']. Got value: D"),
+        ([*DIGITS, "--model.net.dpth", "56"], "unknown option dpth of CifarResNet; did you mean depth?"),
+        ([*DIGITS, "--model.optimzer.lr", "1"], "unknown option model.optimzer.lr; did you mean model.optimizer"),
+        ([*DIGITS, "--data.btch_size", "8"], "unknown option data.btch_size; did you mean data.batch_size?"),
+        ([*DIGITS, "--trainer.max_epoch", "8"], "did you mean trainer.max_epochs?"),
+        (
+            [*DIGITS, "--trainer.accumulate_grad_batches", "3"],
+            "batch_size 64 (images per optimizer step) is not divisible",
+        ),
+        ([*DIGITS, "--model.net.num_classes", "9"], "add --model.net.num_classes 10"),
+        (
+            [*DIGITS, "--model.net", "torchvision.models.vgg11", "--data.size", "16"],
+            "VGG cannot take images of (3, 16, 16)",
+        ),
+        ([*DIGITS, "--data.source", "ImageFolder", "--data.source.root", "nowhere"], "nowhere does not exist"),
+        ([*DIGITS, "--data.source", "ImageFolder", "--data.source.root", "."], "no pictures in"),
+        ([*DIGITS, "--data.source", "CIFAR10"], "`resnet-cli data get cifar10"),
+        ([*DIGITS, "--run.init_from", "no.ckpt"], "cannot read --run.init_from no.ckpt"),
+        ([*DIGITS, "--run.root", "/proc/1/nowhere"], "set --run.root to a folder you can write"),
+        (["--config", "list.yaml"], "recipe list.yaml is not a mapping (lines `key: value`) but a list"),
+        (["--config", "torn.yaml"], "recipe torn.yaml is not YAML"),
+        (["--config", "typo.yaml"], "unknown option modle.net; did you mean model"),
+        (["--config", "absent.yaml"], "cannot read recipe absent.yaml"),
+        ([], "give a recipe, such as --config configs/digits.yaml"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(cli, args, message):
+    Path("list.yaml").write_text("- a\n")
+    Path("torn.yaml").write_text("a: [1\nb: }")
+    Path("typo.yaml").write_text("modle: {net: 3}")
+    code, _, err = cli("fit", *args)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    assert message in err
+    assert not Path("runs").exists() or not list(Path("runs").rglob("attempts/*"))
+
+
+def test_unknown_verb_names_the_nearest(cli):
+    assert "unknown verb fti; did you mean fit?" in cli("fti")[2]
+
+
+def test_a_checkpoint_of_another_net_names_the_first_tensor(cli):
+    cli("fit", *SHORT)
+    checkpoint = only_run() / "checkpoints/last.ckpt"
+    code, _, err = cli("validate", *SHORT, "--model.net.width", 8, "--ckpt_path", checkpoint)
+    assert code == 2 and "net.conv1.weight is (4, 3, 3, 3) there and (8, 3, 3, 3) here" in err
+    code, _, err = cli("fit", *SHORT, "--model.net.depth", 14, "--run.init_from", checkpoint)
+    assert code == 2 and "net.layer1.1.conv1.weight is absent there" in err
+    code, _, err = cli("validate", *SHORT, "--model.net.depth", 14)
+    assert code == 2 and "has no checkpoint" in err
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_damaged_checkpoints_are_refused(cli, content, tmp_path):
+    if content is None:
+        torch.save({"state_dict": {}, "code": Path("x")}, "bad.ckpt")  # a pickle of more than tensors
+    else:
+        Path("bad.ckpt").write_bytes(content)
+    code, _, err = cli("validate", *SHORT, "--ckpt_path", "bad.ckpt")
+    assert code == 2 and "bad.ckpt cannot be read" in err and err.count("\n") == 1
+
+
+def test_divergence_stops_with_step_and_rate_and_keeps_the_last_good_checkpoint(cli, monkeypatch):
+    from lightning_resnet.models import CifarResNet
+
+    original, calls = CifarResNet.forward, []
+
+    def forward(self, x):
+        calls.append(self.training)
+        return original(self, x) * (float("nan") if sum(calls) == 30 else 1)
+
+    monkeypatch.setattr(CifarResNet, "forward", forward)
+    code, _, err = cli("fit", *SHORT)
+    assert code == 2 and "loss is not finite from step 30 on (learning rate 0.002)" in err and err.count("\n") == 1
+    path = only_run()
+    assert json.loads((path / "attempts/1.json").read_text())["reason"] == "diverged"
+    assert load_checkpoint(path / "checkpoints/last.ckpt")["global_step"] == 22
+    assert all(torch.isfinite(t).all() for t in weights(path).values())
+
+
+def test_a_run_directory_whose_config_differs_shows_the_keys(cli):
+    cli("fit", *SHORT)
+    path = only_run()
+    attempt = json.loads((path / "attempts/1.json").read_text()) | {"reason": "failed"}
+    (path / "attempts/1.json").write_text(json.dumps(attempt))
+    text = (path / "config.yaml").read_text()
+    (path / "config.yaml").write_text(text.replace("lr: 0.02", "lr: 0.5"))
+    code, _, err = cli("fit", *SHORT)
+    assert code == 2 and "model.optimizer.init_args.lr: 0.5 -> 0.02" in err and err.count("\n") == 1
+
+
+def test_a_live_run_is_refused_naming_its_owner(cli):
+    cli("fit", *SHORT)
+    path = only_run()
+    attempt = json.loads((path / "attempts/1.json").read_text()) | {"reason": "running", "host": "node7"}
+    (path / "attempts/1.json").write_text(json.dumps(attempt))
+    code, _, err = cli("fit", *SHORT)
+    assert code == 2 and "attempt 1 on node7" in err
+    attempt["heartbeat"] -= 1000  # killed long ago
+    (path / "attempts/1.json").write_text(json.dumps(attempt))
+    assert cli("fit", *SHORT)[0] == 0

@@ -1,0 +1,204 @@
+"""The networks are the paper's: counted, compared with torchvision's, and equal to their twins where they should be."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from lightning_resnet.fit import measure
+from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
+
+# (depth, shortcut): parameters, multiply-adds at 32x32 (in M). Table 6 of He et al. 2015 rounds them: 0.27M ... 19.4M.
+CIFAR = {
+    (20, "none"): (269_722, 40.551),
+    (20, "A"): (269_722, 40.551),
+    (20, "B"): (272_474, 40.813),
+    (20, "C"): (283_962, 42.648),
+    (32, "A"): (464_154, 68.863),
+    (32, "B"): (466_906, 69.125),
+    (32, "C"): (489_594, 72.533),
+    (44, "A"): (658_586, 97.174),
+    (44, "B"): (661_338, 97.436),
+    (44, "C"): (695_226, 102.417),
+    (56, "none"): (853_018, 125.486),
+    (56, "A"): (853_018, 125.486),
+    (56, "B"): (855_770, 125.748),
+    (56, "C"): (900_858, 132.301),
+    (110, "none"): (1_727_962, 252.888),
+    (110, "A"): (1_727_962, 252.888),
+    (110, "B"): (1_730_714, 253.150),
+    (110, "C"): (1_826_202, 266.781),
+    (1202, "A"): (19_421_274, 2829.239),
+    (1202, "B"): (19_424_026, 2829.501),
+    (1202, "C"): (20_538_714, 2986.263),
+}
+# at 224x224 (in G). Table 1 rounds: 1.8, 3.6, 3.8 (stride in the 1x1), 7.6, 11.3.
+IMAGENET = {
+    (18, "none"): (11_515_688, 1.795),
+    (18, "A"): (11_515_688, 1.795),
+    (18, "B"): (11_689_512, 1.814),
+    (18, "C"): (12_043_816, 1.878),
+    (34, "none"): (21_623_848, 3.644),
+    (34, "B"): (21_797_672, 3.664),
+    (34, "C"): (22_716_840, 3.831),
+    (50, "none"): (22_780_456, 3.730),
+    (50, "B"): (25_557_032, 4.089),
+    (50, "C"): (40_128_552, 6.555),
+    (101, "none"): (41_772_584, 7.442),
+    (101, "B"): (44_549_160, 7.801),
+    (101, "C"): (76_981_288, 13.762),
+    (152, "none"): (57_416_232, 11.154),
+    (152, "B"): (60_192_808, 11.514),
+    (152, "C"): (107_335_720, 20.968),
+}
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize(("depth", "shortcut"), CIFAR)
+def test_cifar_counts(depth, shortcut):
+    net = CifarResNet(depth, shortcut)
+    outputs, macs = measure(net, (3, 32, 32))
+    assert (outputs, count(net), round(macs / 1e6, 3)) == (10, *CIFAR[depth, shortcut])
+
+
+@pytest.mark.parametrize(("depth", "shortcut"), IMAGENET)
+def test_imagenet_counts(depth, shortcut):
+    net = ImageNetResNet(depth, shortcut)
+    outputs, macs = measure(net, (3, 224, 224))
+    assert (outputs, count(net), round(macs / 1e9, 3)) == (1000, *IMAGENET[depth, shortcut])
+
+
+@pytest.mark.parametrize(("depth", "gmacs"), [(50, 3.858), (101, 7.570), (152, 11.282)])
+def test_the_papers_stride_in_the_1x1(depth, gmacs):
+    net = ImageNetResNet(depth, stride_in_1x1=True)
+    assert (count(net), round(measure(net, (3, 224, 224))[1] / 1e9, 3)) == (IMAGENET[depth, "B"][0], gmacs)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_logits_equal_torchvisions_with_its_weights(depth):
+    theirs = torchvision.models.get_model(f"resnet{depth}").eval()
+    ours = ImageNetResNet(depth).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [CifarResNet, ImageNetResNet])
+def test_twins_start_equal(make):
+    depth = 56 if make is CifarResNet else 34
+    nets = {}
+    for shortcut in ("none", "A", "B", "C"):
+        torch.manual_seed(3)
+        torch.rand(len(nets))  # what was drawn before must not matter
+        nets[shortcut] = make(depth, shortcut).state_dict()
+    assert set(nets["none"]) == set(nets["A"]) < set(nets["B"]) < set(nets["C"])
+    for other in "ABC":
+        assert all(torch.equal(t, nets[other][name]) for name, t in nets["none"].items())
+    torch.manual_seed(4)
+    assert not torch.equal(make(depth).state_dict()["conv1.weight"], nets["A"]["conv1.weight"])
+
+
+def test_option_a_pads_equally_on_both_sides():
+    net = CifarResNet(20)
+    x = torch.randn(2, 16, 8, 8)
+    y = net.layer2[0].shortcut(x)
+    assert y.shape == (2, 32, 4, 4)
+    assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
+    assert not y[:, :8].any() and not y[:, 24:].any()
+
+
+FOREIGN = [torchvision.models.resnet18, torchvision.models.resnet50]
+FOREIGN += [lambda name=name: timm.create_model(name) for name in ("resnet18", "resnet50d", "seresnet18", "resnetaa50")]
+OURS = [
+    lambda s=s, b=b: CifarResNet(29 if b == "bottleneck" else 20, s, block=b)
+    for s in ("none", "A", "B", "C")
+    for b in ("basic", "bottleneck", "preact")
+]
+
+
+@pytest.mark.parametrize("make", [*OURS, *FOREIGN, lambda: ImageNetResNet(50, stride_in_1x1=True)])
+def test_branch_plus_shortcut_is_the_block(make):
+    net = make().eval()
+    seen = []
+    for name, branch, shortcut in blocks(net):
+        net.get_submodule(name).register_forward_hook(
+            lambda _, x, y, b=branch, s=shortcut: seen.append((x[0].clone(), y.clone(), b, s))
+        )
+    with torch.no_grad():
+        net(torch.randn(1, 3, 64, 64))
+        assert len(seen) == len(list(blocks(net))) >= 8
+        for module in net.modules():
+            module._forward_hooks.clear()
+        for x, y, branch, shortcut in seen:
+            total = branch(x) + shortcut(x) if shortcut else branch(x)
+            preact = getattr(net, "preact", False)
+            torch.testing.assert_close(total if preact else total.relu(), y, rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_of_a_net_that_lists_its_own():
+    class Own(nn.Module):
+        def blocks(self):
+            yield "a", torch.sin, None
+
+    assert list(blocks(Own())) == [("a", torch.sin, None)]
+
+
+@pytest.mark.parametrize("init", ["he", "xavier", 0.5])
+def test_init_scales(init):
+    weight = CifarResNet(20, init=init, norm="none").layer3[1].conv1.weight
+    he = (2 / (64 * 9)) ** 0.5
+    expected = {"he": he, "xavier": (2 / (64 * 9 + 64 * 9)) ** 0.5, 0.5: he / 2}[init]
+    assert weight.std().item() == pytest.approx(expected, rel=0.02)
+
+
+def test_dirac_convolutions_start_as_identity():
+    net = CifarResNet(20, "none", init="dirac", norm="none")
+    x = torch.rand(2, 16, 8, 8)
+    torch.testing.assert_close(net.layer1(x), x)  # x >= 0, as after a ReLU
+    torch.testing.assert_close(net.layer2[0].branch(x)[:, :16], x[:, :, ::2, ::2])
+    assert net.conv1.weight.std() > 0.1  # the stem is drawn
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck", "preact"])
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_zero_last_makes_residual_blocks_identity(block, norm):
+    net = CifarResNet(29 if block == "bottleneck" else 20, block=block, norm=norm, zero_last=True)
+    x = torch.rand(2, 16 if block != "bottleneck" else 64, 8, 8)
+    torch.testing.assert_close(net.layer1[1](x), x)
+    with pytest.raises(ValueError, match="zero_last needs a shortcut"):
+        CifarResNet(20, "none", zero_last=True)
+
+
+def test_norm_none_has_zero_biases_instead():
+    net = CifarResNet(20, "B", norm="none")
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    biases = [m.bias for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert len(biases) == 21 and not any(b.any() for b in biases)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CifarResNet(21), r"6n\+2, got 21; try 20"),
+        (lambda: CifarResNet(2), r"got 2; try 8"),
+        (lambda: CifarResNet(56 + 3, block="bottleneck"), r"9n\+2, got 59; try 56"),
+        (lambda: ImageNetResNet(49), r"got 49; try 50"),
+        (lambda: ImageNetResNet(18, stride_in_1x1=True), "has none"),
+    ],
+)
+def test_impossible_nets_name_a_possible_one(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_every_conv_and_linear_learns():
+    """Plain and residual: no layer is cut off from the loss."""
+    for shortcut in ("none", "A", "B", "C"):
+        net = CifarResNet(20, shortcut)
+        net(torch.randn(4, 3, 16, 16)).square().sum().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())

@@ -1,0 +1,90 @@
+"""Schedules give the published values at the steps that matter; weight decay acts on what it should."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from lightning_resnet.models import CifarResNet, ImageNetResNet
+from lightning_resnet.optim import Cosine, ErrorWarmup, Linear, Plateau, Schedule, Steps, parameter_groups
+
+TOTAL = 64_000  # the paper's CIFAR schedule
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        (Steps(), {0: 1, 31_999: 1, 32_000: 0.1, 47_999: 0.1, 48_000: 0.01, 63_999: 0.01}),
+        (Steps([0.5], 0.2, warmup=0.1), {0: 0, 3_200: 0.5, 6_400: 1, 31_999: 1, 32_000: 0.2, 63_999: 0.2}),
+        (Cosine(), {0: 1, 16_000: (1 + math.sqrt(0.5)) / 2, 32_000: 0.5, 64_000: 0}),
+        (Cosine(warmup=0.25, end=0.1), {0: 0, 8_000: 0.5, 16_000: 1, 40_000: 0.55, 64_000: 0.1}),
+        (Linear(warmup=0.125), {0: 0, 4_000: 0.5, 8_000: 1, 36_000: 0.5, 64_000: 0}),
+        (Linear(end=0.5), {0: 1, 32_000: 0.75, 64_000: 0.5}),
+        (Schedule(), {0: 1, 63_999: 1}),
+    ],
+)
+def test_schedule_values(schedule, factors):
+    for step, factor in factors.items():
+        assert schedule.factor(step / TOTAL) == pytest.approx(factor, abs=1e-12), step
+
+
+def test_cosine_at_its_last_step_is_torchs():
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
+    for step in range(100):
+        assert Cosine().factor(step / 100) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+        optimizer.step()
+        reference.step()
+
+
+def observe(schedule, **metrics):
+    schedule.observe({k.replace("_", "/"): v for k, v in metrics.items()})
+    return schedule.factor(0.5)
+
+
+def test_plateau_waits_for_its_patience_and_keeps_its_state():
+    schedule = Plateau(patience=2)
+    assert [observe(schedule, val_acc1=a) for a in (0.1, 0.2, 0.2, 0.1)] == [1] * 4
+    copy = Plateau(patience=2)
+    copy.load_state_dict(schedule.state_dict())
+    for s in (schedule, copy):
+        assert observe(s, val_acc1=0.2) == pytest.approx(0.1)
+        assert [observe(s, val_acc1=0.2) for _ in range(3)] == pytest.approx([0.1, 0.1, 0.01])
+    falling = Plateau("val/loss", patience=0)
+    assert [observe(falling, val_loss=x) for x in (2.0, 1.0, 1.5)] == pytest.approx([1, 1, 0.1])
+
+
+def test_paper_warmup_ends_when_the_training_error_falls_below_80_percent():
+    """He et al. 2015, sec. 4.2: 0.01 until then, afterwards 0.1 and the usual schedule."""
+    schedule = ErrorWarmup()
+    assert [observe(schedule, train_acc1=a) for a in (0.1, 0.15, 0.19)] == pytest.approx([0.1] * 3)
+    assert observe(schedule, train_acc1=0.21) == pytest.approx(0.1)  # of 0.1: half of training is over
+    assert schedule.factor(0.1) == 1
+    copy = ErrorWarmup()
+    copy.load_state_dict(schedule.state_dict())
+    assert copy.factor(0.1) == observe(copy, train_acc1=0.1) * 10 == 1
+
+
+@pytest.mark.parametrize(
+    ("net", "exempt"),
+    [
+        (CifarResNet(20), 19 * 2 + 1),
+        (CifarResNet(20, "B"), 21 * 2 + 1),
+        (CifarResNet(20, norm="none"), 20),
+        (ImageNetResNet(18), 20 * 2 + 1),
+        (torchvision.models.resnet18(), 20 * 2 + 1),  # a filter on the name `bn` misses 6 of these
+        (nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.GroupNorm(1, 3)), 1 + 2 + 2),
+    ],
+)
+def test_decay_spares_norms_and_biases_by_type(net, exempt):
+    groups = parameter_groups(net)
+    optimizer = torch.optim.SGD(groups, lr=0.1, weight_decay=5e-4)
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [5e-4, 0.0]
+    assert len(groups[1]["params"]) == exempt
+    assert all(p.ndim > 1 for p in groups[0]["params"]) and all(p.ndim == 1 for p in groups[1]["params"])
+    assert sum(len(g["params"]) for g in groups) == len(list(net.parameters()))
+    (everything,) = parameter_groups(net, "all")
+    assert len(everything["params"]) == len(list(net.parameters()))
