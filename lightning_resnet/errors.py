@@ -1,7 +1,9 @@
 """Errors a user can cure: the command line prints their one line and exits 2 (no traceback)."""
 
+import argparse
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -21,6 +23,14 @@ class Diverged(UserError):
             f"loss is not finite from step {step} on (learning rate {lr:g}): lower --model.optimizer.lr or add a "
             "warm-up; the last good checkpoint is kept"
         )
+
+
+class Parser(argparse.ArgumentParser):
+    """Of the verbs without a recipe: what is wrong is a UserError, in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Instead of the usage and exit."""
+        raise UserError(f"{message}; {self.prog} --help tells the options")
 
 
 def one_line(error: BaseException) -> str:

@@ -6,7 +6,6 @@ resnet-cli fit --config configs/digits.yaml --model.net.depth 56 --model.net.sho
 import csv
 import json
 import logging
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -24,7 +23,7 @@ from lightning_resnet.runtime.progress import Progress
 from lightning_resnet.runtime.provenance import code, hardware, versions
 from lightning_resnet.runtime.recorder import Recorder
 from lightning_resnet.runtime.rundir import RunDir, decisive, differences, run_id, write_json
-from lightning_resnet.runtime.status import read_json, status
+from lightning_resnet.runtime.status import cores, read_json, status
 from lightning_resnet.task import check_same_tensors
 
 
@@ -48,7 +47,7 @@ class _CLI(ResNetCLI):
         if self.verb == "fit":
             self._check_stored(config)
         stored = read_json(path / "meta.json") or {}
-        run.threads = run.threads or stored.get("threads") or len(os.sched_getaffinity(0))
+        run.threads = run.threads or stored.get("threads") or cores()
         torch.set_num_threads(run.threads)
 
     def _check_stored(self, config: dict[str, Any]) -> None:

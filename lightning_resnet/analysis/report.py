@@ -3,7 +3,6 @@
 `resnet-cli compare runs/digits`, or of several sweeps: `resnet-cli compare runs/a runs/b --rows net depth --out ab`.
 """
 
-import argparse
 import base64
 import html
 import os
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import Parser, UserError
 
 if TYPE_CHECKING:  # pandas and matplotlib take seconds to import: only once there is something to read
     import pandas as pd
@@ -121,9 +120,9 @@ def _write(file: Path, content: bytes) -> Path:
     return file
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """The flags of `resnet-cli compare`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="resnet-cli compare", description="Error curves and a table of mean and spread over seeds, from runs."
     )
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="run directories, sweeps or roots, such as runs/digits")

@@ -3,16 +3,14 @@
 resnet-cli data get cifar10|cifar100|fashion_mnist [--root data]
 """
 
-import argparse
-
-from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.errors import Parser, UserError, one_line
 
 SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
 
 
 def main(argv: list[str]) -> int:
     """Run `resnet-cli data`."""
-    parser = argparse.ArgumentParser(prog="resnet-cli data", description=__doc__.splitlines()[0])
+    parser = Parser(prog="resnet-cli data", description=__doc__.splitlines()[0])
     get = parser.add_subparsers(dest="verb", required=True).add_parser("get", help="download, check and unpack")
     get.add_argument("name", choices=SETS)
     get.add_argument("--root", default="data", help="folder to put it in (default: %(default)s)")

@@ -1,6 +1,5 @@
 """ImageData: a source, an order, draws and a loader, behind Lightning's hooks."""
 
-import os
 from functools import partial
 from typing import Literal
 
@@ -12,6 +11,7 @@ from lightning_resnet.data.order import eval_batches, permutation, train_batches
 from lightning_resnet.data.sources import SPLIT_SEED, Images, Source
 from lightning_resnet.data.torch import Augment, Crop, TorchLoader
 from lightning_resnet.errors import UserError
+from lightning_resnet.runtime.status import cores
 
 
 class ImageData(pl.LightningDataModule):
@@ -145,6 +145,6 @@ class ImageData(pl.LightningDataModule):
     def _loader(self, split: str, augment: Augment, batches: object, length: int) -> TorchLoader:
         workers = self.workers
         if workers == "auto":
-            workers = 0 if self.splits[split].pixels is not None else len(os.sched_getaffinity(0))
+            workers = 0 if self.splits[split].pixels is not None else cores()
         epoch = lambda: self.trainer.current_epoch  # noqa: E731 -- asked when the pass begins: right after a resume too
         return TorchLoader(self.splits[split], augment, self.seed, batches, length, epoch, workers)

@@ -1,11 +1,12 @@
 """Which code, which versions, which machine: what a number needs beside it."""
 
-import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from lightning_resnet.runtime.status import cores
 
 PACKAGES = ("lightning_resnet", "torch", "torchvision", "pytorch-lightning", "numpy", "ffcv")
 
@@ -38,7 +39,7 @@ def hardware() -> dict[str, Any]:
         ]
         cpu = names[0] if names else cpu
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "gpu": gpu}
+    return {"cpu": cpu, "cores": cores(), "gpu": gpu}
 
 
 def _git(*args: str) -> str | None:

@@ -110,6 +110,7 @@ class RunDir:
             self.checkpoints.mkdir(exist_ok=True)
             n = 1 + max((int(p.stem) for p in (self.path / "attempts").glob("*.json")), default=0)
             (self.path / "attempts" / f"{n}.json").open("x").close()  # two starts at once: only one makes the file
+            _end_torn_line(self.path / "metrics.jsonl")
         except OSError as e:
             raise UserError(
                 f"cannot begin a run in {self.path}: {e.strerror}; set --run.root to a folder you can write"
@@ -146,6 +147,13 @@ class RunDir:
         row |= {k: v if math.isfinite(v) else None for k, v in metrics.items()}
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def _end_torn_line(path: Path) -> None:
+    """A killed attempt may have left half a line: what follows must begin a new one."""
+    if path.exists() and (text := path.read_bytes()) and not text.endswith(b"\n"):
+        with path.open("a") as file:
+            file.write("\n")
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

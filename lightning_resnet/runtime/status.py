@@ -1,6 +1,7 @@
-"""What a run directory tells about its run, without torch."""
+"""What a run directory tells about its run, read without torch."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -30,3 +31,20 @@ def status(run_dir: Path) -> str:
     if attempt["reason"] == "running" and time.time() - attempt["heartbeat"] > DEAD_S:
         return "dead"
     return attempt["reason"]
+
+
+def final_row(run_dir: Path, metric: str) -> dict[str, Any] | None:
+    """The last row of metrics.jsonl that has this metric."""
+    try:
+        lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        if f'"{metric}"' in line and line.endswith("}"):
+            return json.loads(line)
+    return None
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
