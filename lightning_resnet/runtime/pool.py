@@ -16,7 +16,7 @@ from pathlib import Path
 from lightning_resnet.runtime.status import cores, status
 from lightning_resnet.sweep import Point, Sweep, find_runs, validation_error
 
-PRELOAD = ["lightning_resnet.fit"]
+PRELOAD = ["lightning_resnet.fit", "sklearn.datasets"]  # the latter for the digits
 GRACE_S = 30.0  # seconds between asking a run to stop and making it
 
 
