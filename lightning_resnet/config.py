@@ -64,7 +64,7 @@ class ResNetCLI(LightningCLI):
             ClassificationTask,
             ImageData,
             run=False,
-            args=configs_first(args),
+            args=normalise(args),
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults=TRAINER_DEFAULTS,
@@ -107,17 +107,21 @@ class ResNetCLI(LightningCLI):
         return self.parser.dump(config)
 
 
-def configs_first(args: list[str]) -> list[str]:
-    """Move `--config FILE` before all flags, because flags win whatever their place."""
-    first, rest, rest_of = [], [], iter(args)
-    for arg in rest_of:
+def normalise(args: list[str]) -> list[str]:
+    """Move `--config FILE` before all flags, because flags win whatever their place; let `--run.new` stand alone."""
+    recipes, flags, rest = [], [], list(args)
+    while rest:
+        arg = rest.pop(0)
         if arg in ("-c", "--config"):
-            first += [arg, next(rest_of, "")]
+            recipes += ["--config", *rest[:1]]
+            rest = rest[1:]
         elif arg.startswith("--config="):
-            first += ["--config", arg.removeprefix("--config=")]
+            recipes += ["--config", arg.removeprefix("--config=")]
+        elif arg == "--run.new" and rest[:1] not in (["true"], ["false"]):
+            flags.append("--run.new=true")
         else:
-            rest.append(arg)
-    return first + rest
+            flags.append(arg)
+    return recipes + flags
 
 
 def explain(message: str, parser: LightningArgumentParser) -> str:

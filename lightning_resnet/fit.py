@@ -8,11 +8,13 @@ import json
 import logging
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,6 +65,9 @@ class _CLI(ResNetCLI):
                 )
 
 
+say = rank_zero_only(partial(print, flush=True))
+
+
 def main(argv: list[str]) -> int:
     """Run `argv` = [verb, options...]; returns the exit status."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
@@ -97,7 +102,7 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         Recorder(rundir, progress),
         Checkpoints(rundir.checkpoints, {"id": rundir.path.name, "config": cli.resolved}),
     ]
-    print(f"run {rundir.path}" + (f", continued from {resume.name}" if resume else ""), flush=True)
+    say(f"run {rundir.path}" + (f", continued from {resume.name}" if resume else ""))
     reason, error = "failed", None
     try:
         trainer.fit(task, datamodule=data, ckpt_path=resume)
@@ -114,7 +119,7 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         progress.stop()
         if trainer.is_global_zero:
             rundir.end(trainer.global_step, reason, error)
-    print(_text(progress.metrics))
+    say(_text(progress.metrics))
     return 0
 
 
@@ -146,14 +151,14 @@ def _describe(cli: _CLI) -> dict[str, Any]:
     options = cli.config.model.net.get("init_args", {})
     text = " ".join(f"{k}={options[k]}" for k in ("depth", "shortcut", "block", "norm", "init") if k in options)
     name = type(task.net).__name__
-    print(f"{name} {text}: {params:,} parameters, {macs / 1e6:,.1f} M multiply-adds at {data.input_size}")
-    print(
+    say(f"{name} {text}: {params:,} parameters, {macs / 1e6:,.1f} M multiply-adds at {data.input_size}")
+    say(
         f"{n:,} training images, {steps} steps per epoch; batch {data.batch_size} = {trainer.world_size} ranks x "
         f"{trainer.accumulate_grad_batches} accumulated x {micro}"
     )
     for group in task.configure_optimizers().param_groups:
         numel = sum(p.numel() for p in group["params"])
-        print(f"weight decay {group.get('weight_decay', 0):g}: {len(group['params'])} tensors, {numel:,} parameters")
+        say(f"weight decay {group.get('weight_decay', 0):g}: {len(group['params'])} tensors, {numel:,} parameters")
     return {
         "net": name,
         "params": params,
@@ -193,7 +198,7 @@ def _init_from(task: nn.Module, path: str) -> None:
     head = [n for n, m in task.net.named_modules() if isinstance(m, nn.Linear)][-1:]
     for name in [f"net.{h}.{kind}" for h in head for kind in ("weight", "bias")]:
         if name in theirs and name in ours and theirs[name].shape != ours[name].shape:
-            print(f"{name} is new: {tuple(ours[name].shape)}, {tuple(theirs[name].shape)} in {path}")
+            say(f"{name} is new: {tuple(ours[name].shape)}, {tuple(theirs[name].shape)} in {path}")
             theirs[name] = ours[name]
     _load(task, theirs)
 
