@@ -46,9 +46,11 @@ class _CLI(ResNetCLI):
                 k += 1
             path = path.with_name(f"{path.name}-{k}")
         self.rundir = RunDir(path)
-        if self.verb == "fit":
-            self._check_stored(config)
         stored = read_json(path / "meta.json") or {}
+        if self.verb == "fit":
+            if stored and run.point and run.point != stored.get("point"):  # the sweep was edited without effect on it
+                rank_zero_only(write_json)(path / "meta.json", stored | {"point": run.point})
+            self._check_stored(config)
         run.threads = run.threads or stored.get("threads") or cores()
         torch.set_num_threads(run.threads)
 

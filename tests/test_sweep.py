@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from datetime import date
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import REPOSITORY
+from stand_in import train, write
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime import pool
@@ -62,7 +65,7 @@ def test_random_points_are_the_same_every_time_and_follow_their_distribution(swe
     }
     drawn = points(sweep_file(parameters, method="random", run_cap=2000, name="r"))
     assert drawn == points("s.yaml") and len(drawn) == 2000
-    assert [round(p["lr"], 6) for p in drawn[:3]] == [0.052289, 0.0001, 0.069528]
+    assert [p["lr"] for p in drawn[:3]] == [0.0522887, 0.000100054, 0.0695283]
     column = {k: [p[k] for p in drawn] for k in parameters}
     assert sum(v < 0.01 for v in column["lr"]) == pytest.approx(1000, abs=110)
     assert [column["n"].count(i) for i in range(10)] == pytest.approx([200] * 10, abs=70)
@@ -72,28 +75,71 @@ def test_random_points_are_the_same_every_time_and_follow_their_distribution(swe
     assert set(column["q"]) == {0, 0.25, 0.5, 0.75, 1.0} and set(column["k"]) == {7}
 
 
+def test_a_higher_run_cap_only_adds_points_and_repetitions_are_drawn_anew(sweep_file):
+    small = {"a": {"values": [1, 2, 3]}, "b": {"values": [True, None]}}
+    few = points(sweep_file(small, method="random", run_cap=3))
+    assert points(sweep_file(small, method="random", run_cap=6))[:3] == few
+    assert len({json.dumps(p) for p in points("s.yaml")}) == 6  # all there are
+    assert len(points(sweep_file(small, run_cap=4))) == 4  # a grid's first
+
+
+def test_numbers_as_people_write_them(sweep_file):
+    text = (
+        Path(sweep_file())
+        .read_text()
+        .replace("[1, 2]", "X")
+        .replace("\n    - 1\n    - 2", " [1e-3, 2E+5, 1.5e2, 1e-3x]")
+    )
+    Path("s.yaml").write_text(text)
+    assert [p["a"] for p in points("s.yaml")] == [1e-3, 2e5, 150.0, "1e-3x"]
+
+
+def test_grid_steps(sweep_file):
+    steps = {"distribution": "q_uniform", "min": 0.1, "max": 0.4, "q": 0.1}
+    assert [p["a"] for p in points(sweep_file({"a": steps}))] == [0.1, 0.2, 0.3]  # W&B's leaves max out
+
+
 @pytest.mark.parametrize(
     ("parameters", "top", "message"),
     [
-        ({"a": {"vals": [1]}}, {}, "parameter a has no key vals; did you mean values?"),
-        ({"a": 3}, {}, "parameter a must say value, values or min and max"),
-        ({"a": {"min": 1, "max": 2.5}}, {}, "both int or both float"),
-        ({"a": {"min": 0.0, "max": 2.5}}, {}, "no finite list of values for a grid"),
-        ({"a": {"values": []}}, {}, "has no points"),
-        ({"a": {"distribution": "beta"}}, {"method": "random", "run_cap": 1}, "distribution beta is not known here"),
-        ({"a": {"distribution": "uniform"}}, {"method": "random", "run_cap": 1}, "cannot be drawn from"),
+        ({"a": {"vals": [1]}}, {}, "parameter a: unknown key vals; did you mean values?"),
+        ({"a": 3}, {}, "parameter a is not a mapping: write a: {value: 3}"),
+        ({"a": {}}, {}, "parameter a: give value, values, min and max"),
+        ({"a": {"min": 1, "max": 2.5}}, {}, "min 1 and max 2.5 are an integer and a float"),
+        ({"a": {"min": "x", "max": "y"}}, {}, "min is 'x', not a number"),
+        ({"a": {"min": 3, "max": 2}}, {}, "min 3 is above max 2"),
+        ({"a": {"min": 0.0, "max": 2.5}}, {}, "parameter a: a grid cannot list uniform: give values"),
+        ({"a": {"values": []}}, {}, "values is not a list of at least one"),
+        ({"a": {"values": [date(2020, 1, 1)]}}, {}, "date is not JSON serializable; quote it"),
+        ({"a": {"value": 1, "values": [2]}}, {}, "unknown key values"),
+        ({"a": {"values": [1, 2], "probabilities": [0.5, 0.1]}}, {}, "one number per value that sum to 1"),
+        ({"a": {"distribution": "log_unifrm_values"}}, {}, "did you mean log_uniform_values?"),
+        ({"a": {"distribution": "uniform", "max": 1}}, {}, "uniform needs min"),
+        ({"a": {"distribution": "log_uniform_values", "min": 0, "max": 1}}, {}, "must be above 0, got 0"),
+        ({"a": {"parameters": {"b": {"value": 1}}, "value": 1}}, {}, "has nested parameters, so no other key"),
+        ({"a": {"parameters": {"b": {"value": 1}}}, "a.b": {"value": 1}}, {}, "parameter a.b is given twice"),
+        ({"a": {"parameters": {}}}, {}, "a.parameters has no points"),
+        ([1], {}, "parameters has no points"),
         (None, {"method": "bayes"}, "needs the W&B server"),
         (None, {"method": "gird"}, "got gird; did you mean grid?"),
         (None, {"method": "random"}, "needs run_cap"),
+        (None, {"method": "random", "run_cap": 0}, "run_cap is 0, not a number of points"),
+        (None, {"method": "random", "run_cap": 200_000}, "has 200,000 points; add --yes"),
+        (None, {"name": "../a"}, "name ../a cannot be a folder's"),
         (None, {"paramters": {}}, "no key paramters; did you mean parameters?"),
         (None, {"command": None}, "needs a command"),
-        (None, {"command": [*COMMAND[:4], "absent.yaml"]}, "names recipe absent.yaml, which is not there"),
+        (None, {"command": [*COMMAND[:4], "absent.yaml", *COMMAND[5:]]}, "cannot read absent.yaml: No such file"),
+        (None, {"command": COMMAND[:5]}, "command lacks the parameters"),
+        (None, {"command": ["fit", *COMMAND[5:]]}, "command lacks a recipe"),
+        (None, {"command": [*COMMAND, "${args_no_hyphens}"]}, "${args_no_hyphens} does not work here"),
+        (None, {"command": [*COMMAND, "--a", 3]}, "--a is in command and in parameters, and a flag wins"),
         ({k: {"min": 1, "max": 500} for k in "ab"}, {}, "has 250,000 points; add --yes"),
+        ({"a": {"min": 1, "max": 10**9}}, {}, "has 1,000,000,000 points; add --yes"),
     ],
 )
 def test_faults_are_named_in_one_line(sweep_file, parameters, top, message):
     file = sweep_file(parameters, **top)
-    with pytest.raises(UserError, match=message.replace("?", r"\?").replace("(", r"\(")) as e:
+    with pytest.raises(UserError, match=re.escape(message)) as e:
         read(file)
     assert "\n" not in str(e.value)
 
@@ -121,38 +167,10 @@ def test_a_point_is_known_by_recipe_flags_and_parameters(sweep_file):
     sweep_file(command=[*COMMAND, "--data.batch_size", "8"])
     assert not first & keys()
     sweep_file()
+    Path("recipe.yaml").write_text("# a comment changes nothing\nseed_everything: 0\n")
+    assert keys() == first
     Path("recipe.yaml").write_text("seed_everything: 1\n")
     assert not first & keys()
-
-
-def train(arguments):
-    """Stands in for the command line: a run of one row, or a failure, as its parameters say."""
-    options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
-    parameters = json.loads(Path(arguments[arguments.index("recipe.yaml") + 2]).read_text())
-    print("parameters", parameters, "threads", options["--run.threads"], flush=True)
-    if parameters["a"] == "fails":
-        print("error: no luck")
-        return 2
-    if parameters["a"] == "dies":
-        os.kill(os.getpid(), signal.SIGKILL)
-    run = Path(options["--run.root"], options["--run.name"], f"run{parameters['a']}")
-    (run / "attempts").mkdir(parents=True)
-    attempt = {"reason": "running", "attempt": 1, "last_step": 9, "seconds": 30.0, "heartbeat": time.time()}
-    write(run / "meta.json", {"point": options["--run.point"]})
-    write(run / "attempts/1.json", attempt)
-    if parameters["a"] == "waits":
-        try:
-            time.sleep(60)
-        except KeyboardInterrupt:
-            write(run / "attempts/1.json", attempt | {"reason": "interrupted"})
-            return 130
-    (run / "metrics.jsonl").write_text('{"val/acc1": 0.5}\n{"val/acc1": 0.75}\n{"train/loss": 1}\n{"val/a')
-    write(run / "attempts/1.json", attempt | {"reason": "finished"})
-    return 0
-
-
-def write(path, content):
-    path.write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -174,6 +192,7 @@ def test_local_runs_each_point_once_and_adds_new_ones(sweep_file, light, capfd):
     assert "next: resnet-cli compare runs/s" in out
     logs = [p.read_text() for p in Path("runs/s/points").glob("*.log")]
     assert any("{'a': 1, 'nothing': None} threads" in text for text in logs)
+    assert all("own session True" in text for text in logs)  # Ctrl-C in the terminal is the sweep's to handle
     sweep_file({"a": {"values": [1, 2, 3]}, "nothing": {"value": None}})
     assert run(file) == 0
     assert "1 finished, 0 not, 2 finished before" in capfd.readouterr().out
@@ -182,13 +201,39 @@ def test_local_runs_each_point_once_and_adds_new_ones(sweep_file, light, capfd):
     assert "3 points, 3 finished" in listing(sweep) and "finished, val error 25.00 %" in listing(sweep)
 
 
+def test_the_list_is_aligned_and_tells_short_names_apart(sweep_file):
+    file = sweep_file({"a.lr": {"values": [1, 100]}, "b.lr": {"values": [None, "x"]}, "c.d": {"value": [1]}})
+    assert listing(read(file)).splitlines()[:3] == [
+        "1  new  a.lr=1    b.lr=null  d=[1]",
+        "2  new  a.lr=1    b.lr=x     d=[1]",
+        "3  new  a.lr=100  b.lr=null  d=[1]",
+    ]
+
+
+def test_the_list_tells_how_far_unfinished_runs_are(sweep_file, light):
+    file = sweep_file({"a": {"values": [1, 2]}})
+    run(file)
+    write(Path("runs/s/run2/meta.json"), read_meta(2) | {"steps_per_epoch": 6, "epochs": 3})
+    attempt = json.loads(Path("runs/s/run2/attempts/1.json").read_text())
+    write(Path("runs/s/run2/attempts/1.json"), attempt | {"reason": "interrupted"})
+    write(Path("runs/s/run2/attempts/2.json"), attempt | {"reason": "failed", "last_step": 0})
+    sweep = read(file)
+    find_runs(sweep, "runs")
+    assert "2  failed at step 9/18, val error 25.00 %  a=2" in listing(sweep)
+    assert forecast(sweep) == (15.0, 1)  # half of it is done
+
+
+def read_meta(a):
+    return json.loads(Path(f"runs/s/run{a}/meta.json").read_text())
+
+
 def test_forecast_goes_by_finished_runs(sweep_file, light):
     file = sweep_file({"a": {"values": [1]}})
-    assert "no finished run yet" in forecast(read(file))
+    assert "no finished run yet to forecast from" in listing(read(file))
     run(file)
     sweep = read(sweep_file({"a": {"values": [1, 2, 3]}}))
     find_runs(sweep, "runs")
-    assert forecast(sweep) == "about 1.0 minutes of run time left, by 1 finished"
+    assert forecast(sweep) == (60.0, 1) and "about 1 min 00 s of run time left, by 1 finished" in listing(sweep)
 
 
 def test_failures_are_told_and_do_not_stop_the_others(sweep_file, light, capfd):
@@ -196,6 +241,87 @@ def test_failures_are_told_and_do_not_stop_the_others(sweep_file, light, capfd):
     out = capfd.readouterr().out
     assert "a=fails  failed: no luck (log: runs/s/points/" in out
     assert "a=dies  killed by SIGKILL" in out and "1 finished, 2 not" in out
+
+
+def test_a_run_that_is_live_elsewhere_is_not_called_failed(sweep_file, light, capfd):
+    file = sweep_file({"a": {"values": ["elsewhere"]}})
+    attempt = {"reason": "running", "attempt": 1, "last_step": 9, "seconds": 30.0, "heartbeat": time.time()}
+    Path("runs/s/theirs/attempts").mkdir(parents=True)
+    write(Path("runs/s/theirs/meta.json"), {"point": read(file).points[0].key})
+    write(Path("runs/s/theirs/attempts/1.json"), attempt)
+    assert run(file) == 1
+    assert "a=elsewhere  running elsewhere (runs/s/theirs)" in capfd.readouterr().out
+
+
+def test_a_continued_run_keeps_its_threads(sweep_file):
+    sweep = read(sweep_file())
+    assert "--run.threads" in pool._command(sweep, sweep.points[0], Path("runs"), 2)[0]
+    sweep.points[0].run = Path("runs/s/begun")
+    assert "--run.threads" not in pool._command(sweep, sweep.points[0], Path("runs"), 2)[0]
+
+
+def test_exit_codes_are_never_mixed_up(sweep_file, light, capfd):
+    """Runs that end while others start: from several threads, multiprocessing took some codes for 255."""
+    assert run(sweep_file({"a": {"min": 1, "max": 40}}), jobs=8) == 0
+    assert "40 finished, 0 not" in capfd.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written(sweep_file):
+    with pytest.raises(UserError, match="cannot write .*set --root to a folder you can write"):
+        main([sweep_file(), "--local", "--root", "/proc/1/nowhere"])
+
+
+WAITS = {"a": {"value": "waits"}}
+PARENT = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from pathlib import Path
+from lightning_resnet.runtime import pool
+from lightning_resnet.sweep import read
+from stand_in import train
+pool.PRELOAD = sys.argv[1:]
+print("ready", flush=True)
+sys.exit(pool.run_points(read("s.yaml"), Path("runs"), 1, main=train))
+"""
+
+
+def start(*preload):
+    Path("imports_slowly.py").write_text("import time; time.sleep(4)")
+    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY}/tests:{Path.cwd()}"}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, *preload],
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment},
+        start_new_session=True,
+    )
+    assert parent.stdout.readline() == "ready\n"
+    return parent
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_runs_end_when_the_sweep_is_killed(sweep_file):
+    sweep_file(WAITS)
+    with start() as parent:
+        wait_for(lambda: status(Path("runs/s/runwaits")) == "running")
+        parent.kill()
+    wait_for(lambda: status(Path("runs/s/runwaits")) == "interrupted")
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_ctrl_c_during_the_first_imports_ends_at_once(sweep_file, group):
+    """From the terminal it reaches the importing server too; from `kill` or `timeout` the parent alone."""
+    sweep_file(WAITS)
+    with start("imports_slowly") as parent:
+        time.sleep(1.5)
+        (os.killpg if group else os.kill)(parent.pid, signal.SIGINT)
+        assert parent.wait(2) == 130
+        assert "Traceback" not in parent.stdout.read()
+    assert not Path("runs/s/runwaits").exists()
 
 
 def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(sweep_file, light, capfd):

@@ -4,23 +4,28 @@ The processes are forked from one that has torch and Lightning imported already:
 """
 
 import json
-import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from multiprocessing import Process, connection, forkserver, get_context, parent_process
 from pathlib import Path
 
-from lightning_resnet.runtime.status import cores, status
-from lightning_resnet.sweep import Point, Sweep, find_runs, validation_error
+from lightning_resnet.errors import UserError
+from lightning_resnet.points import Point, Sweep
+from lightning_resnet.runtime.status import cores
+from lightning_resnet.sweep import clock, find_runs, forecast, validation_error
 
 PRELOAD = ["lightning_resnet.fit", "sklearn.datasets"]  # the latter for the digits
 GRACE_S = 30.0  # seconds between asking a run to stop and making it
 
+Main = Callable[[list[str]], int]
 
-def run_points(sweep: Sweep, root: Path, jobs: int, main: Callable[[list[str]], int] | None = None) -> int:
+
+def run_points(sweep: Sweep, root: Path, jobs: int, main: Main | None = None) -> int:
     """Run what is not finished.
 
     Args:
@@ -32,64 +37,86 @@ def run_points(sweep: Sweep, root: Path, jobs: int, main: Callable[[list[str]], 
     Returns:
         Exit status: 0 if all points are finished now, 1 if not, 130 if interrupted.
     """
-    waiting = [p for p in sweep.points if p.state != "finished"]
+    numbers = [n for n, point in enumerate(sweep.points) if point.state != "finished"]
+    before, failed, ended = len(sweep.points) - len(numbers), 0, 0
     threads = max(1, cores() // jobs)
-    print(f"{sweep.name}: {len(sweep.points)} points, {len(sweep.points) - len(waiting)} finished before", flush=True)
-    print(f"{min(jobs, len(waiting))} runs at a time, {threads} threads each", flush=True)
-    folder = root / sweep.name / "points"
-    folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    live: list[multiprocessing.Process] = []
-
-    def run(point: Point) -> tuple[int, float]:
-        """Exit code and seconds of one run."""
-        start = time.monotonic()
-        arguments = _arguments(sweep, point, root, folder, threads)
-        process = context.Process(
-            target=_child, args=(main or _command_line, arguments, str(folder / f"{point.key}.log"))
-        )
-        process.start()
-        live.append(process)
-        process.join()
-        live.remove(process)
-        return process.exitcode, time.monotonic() - start
-
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    begun, failed = time.monotonic(), 0
-    pool = ThreadPoolExecutor(jobs)
+    print(f"{sweep.name}: {len(sweep.points)} points, {before} finished before", flush=True)
+    if numbers:
+        print(f"{min(jobs, len(numbers))} runs at a time, {threads} threads each", flush=True)
+    commands = [_command(sweep, sweep.points[n], root, threads) for n in numbers]
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        futures = {pool.submit(run, point): point for point in waiting}
-        for i, future in enumerate(as_completed(futures), 1):
-            point, (code, seconds) = futures[future], future.result()
-            outcome = _outcome(sweep, root, point, code, folder)
-            failed += code != 0
-            left = (time.monotonic() - begun) / i * (len(waiting) - i)
-            print(
-                f"[{i:>{len(str(len(waiting)))}}/{len(waiting)}] {point.text()}  {outcome}  {seconds:.0f} s"
-                + (f", about {left:.0f} s left" if i < len(waiting) else ""),
-                flush=True,
-            )
+        with closing(_run(main or _command_line, commands, jobs)) as events:
+            for i, code, seconds in events:
+                point = sweep.points[numbers[i]]
+                line = f"[{numbers[i] + 1:>{len(str(len(sweep.points)))}}/{len(sweep.points)}] {sweep.text(point)}"
+                if code is None:
+                    print(f"{line}  started", flush=True)
+                    continue
+                find_runs(sweep, root)
+                ended, failed = ended + 1, failed + (code != 0)
+                left, by = forecast(sweep)
+                left = f", about {clock(left / jobs)} left" if by and ended < len(numbers) else ""
+                print(f"{line}  {_outcome(point, code, commands[i][1])}  {clock(seconds)}{left}", flush=True)
     except KeyboardInterrupt:
-        pool.shutdown(wait=False, cancel_futures=True)
-        _stop(live)
         print("interrupted; the same command continues", file=sys.stderr)
         return 130
     finally:
-        signal.signal(signal.SIGTERM, before)
-        pool.shutdown()
-    print(f"{len(waiting) - failed} finished, {failed} not, {len(sweep.points) - len(waiting)} finished before")
+        signal.signal(signal.SIGTERM, handler)
+    print(f"{ended - failed} finished, {failed} not, {before} finished before")
     print(f"next: resnet-cli compare {root / sweep.name}")
     return 1 if failed else 0
 
 
-def _arguments(sweep: Sweep, point: Point, root: Path, folder: Path, threads: int) -> list[str]:
-    """The command line of a point's run; its parameters go through a file, as W&B's `${args_json_file}`."""
-    file = folder / f"{point.key}.json"
-    file.write_text(json.dumps(point.parameters, indent=1) + "\n")
+def _command(sweep: Sweep, point: Point, root: Path, threads: int) -> tuple[list[str], Path]:
+    """Arguments of a point's run, and its log; its parameters go through a file, as W&B's `${args_json_file}`."""
+    file = root / sweep.name / "points" / f"{point.key}.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(point.parameters, indent=1) + "\n")
+    except OSError as e:
+        raise UserError(f"cannot write {file}: {e.strerror}; set --root to a folder you can write") from e
     configs = [a for recipe in [*sweep.recipes, str(file)] for a in ("--config", recipe)]
     where = ["--run.root", str(root), "--run.name", sweep.name, "--run.point", point.key]
-    return ["fit", *configs, *sweep.flags, *where, "--run.threads", str(threads)]
+    begun_with = [] if point.run else ["--run.threads", str(threads)]  # a run continues with what it began with
+    return ["fit", *configs, *sweep.flags, *where, *begun_with], file.with_suffix(".log")
+
+
+def _run(main: Main, commands: list[tuple[list[str], Path]], jobs: int) -> Iterator[tuple[int, int | None, float]]:
+    """Yield (position, None, 0) when a command starts, (position, exit code, seconds) when it has ended.
+
+    One thread only: with more, starting a process can steal another's exit code (multiprocessing's clean-up).
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    waiting = list(enumerate(commands))
+    live: dict[Process, tuple[int, float]] = {}
+    if waiting:
+        _start_server()
+    try:
+        while waiting or live:
+            while waiting and len(live) < jobs:
+                i, (arguments, log) = waiting.pop(0)
+                yield i, None, 0.0
+                process = context.Process(target=_child, args=(main, arguments, str(log)))
+                live[process] = i, time.monotonic()  # before it starts: Ctrl-C may come any time
+                process.start()
+            ended = connection.wait([process.sentinel for process in live])
+            for process in [p for p in live if p.sentinel in ended]:
+                process.join()
+                i, start = live.pop(process)
+                yield i, process.exitcode, time.monotonic() - start
+    finally:
+        _stop([process for process in live if process.pid])
+
+
+def _start_server() -> None:
+    """Deaf to Ctrl-C from birth: it would die of it while it imports; the runs listen again."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _command_line(arguments: list[str]) -> int:
@@ -98,34 +125,43 @@ def _command_line(arguments: list[str]) -> int:
     return main(arguments)
 
 
-def _child(main: Callable[[list[str]], int], arguments: list[str], log: str) -> None:
+def _child(main: Main, arguments: list[str], log: str) -> None:
     """In the process: everything it prints goes to a file; Ctrl-C in the terminal reaches the parent only."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(log, "a") as file, open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    if not parent_process().is_alive():  # interrupted while the imports were still going on
+        sys.exit(130)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.exit(main(arguments))
 
 
-def _outcome(sweep: Sweep, root: Path, point: Point, code: int, folder: Path) -> str:
-    find_runs(sweep, root)
+def _end_with_parent() -> None:
+    """A run must not go on unseen when the sweep was killed or its terminal closed."""
+    connection.wait([parent_process().sentinel])
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _outcome(point: Point, code: int, log: Path) -> str:
     if code == 0:
         error = validation_error(point)
         return f"val error {error:.2f} %" if error is not None else "finished"
-    if point.run and status(point.run) == "running" and code == 2:
+    if point.state == "running" and code == 2:
         return f"running elsewhere ({point.run})"
-    log = folder / f"{point.key}.log"
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else "failed"
     return f"{how}: {lines[-1].removeprefix('error: ') if lines else 'no output'} (log: {log})"
 
 
-def _stop(processes: list[multiprocessing.Process]) -> None:
-    """Ask once, wait, then insist."""
+def _stop(processes: list[Process]) -> None:
+    """Ask, wait, insist; Ctrl-C again does not wait."""
     for ask, patience in ((signal.SIGINT, GRACE_S), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-        for process in [p for p in processes if p.is_alive()]:
-            os.kill(process.pid, ask)
         deadline = time.monotonic() + patience
-        while any(p.is_alive() for p in processes) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        with suppress(KeyboardInterrupt):
+            for process in [p for p in processes if p.is_alive()]:
+                os.kill(process.pid, ask)
+            for process in processes:
+                process.join(max(0, deadline - time.monotonic()))

@@ -17,6 +17,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def attempts(run_dir: Path) -> list[dict[str, Any]]:
+    """All attempts, the first first."""
+    files = sorted((run_dir / "attempts").glob("*.json"), key=lambda p: int(p.stem))
+    return [attempt for file in files if (attempt := read_json(file))]
+
+
 def last_attempt(run_dir: Path) -> dict[str, Any] | None:
     """The attempt with the highest number."""
     files = sorted((run_dir / "attempts").glob("*.json"), key=lambda p: int(p.stem))
