@@ -8,13 +8,18 @@ from lightning_resnet.errors import Parser, UserError, one_line
 SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
 
 
-def main(argv: list[str]) -> int:
-    """Run `resnet-cli data`."""
-    parser = Parser(prog="resnet-cli data", description=__doc__.splitlines()[0])
+def make_parser() -> Parser:
+    """The flags of `resnet-cli data`."""
+    parser = Parser(prog="resnet-cli data", description="Get a data set.")
     get = parser.add_subparsers(dest="verb", required=True).add_parser("get", help="download, check and unpack")
     get.add_argument("name", choices=SETS)
     get.add_argument("--root", default="data", help="folder to put it in (default: %(default)s)")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run `resnet-cli data`."""
+    args = make_parser().parse_args(argv)
     import torchvision.datasets
 
     try:

@@ -1,0 +1,51 @@
+"""Every command that README and recipes show is one that the program understands."""
+
+import re
+import shlex
+
+import pytest
+from conftest import REPOSITORY
+
+from lightning_resnet.analysis import report
+from lightning_resnet.cli import VERBS, main
+from lightning_resnet.config import ResNetCLI
+from lightning_resnet.data.get import make_parser
+from lightning_resnet.sweep import read
+
+TEXTS = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("configs/**/*.yaml"))]
+COMMANDS = [c.strip() for t in TEXTS for c in re.findall(r"^(?: {4}|# ?)(resnet-cli [^\n#(]+)", t.read_text(), re.M)]
+
+
+class Parsed(ResNetCLI):
+    """Goes no further than the configuration."""
+
+    def instantiate_classes(self):
+        pass
+
+
+@pytest.mark.parametrize("command", [part for c in COMMANDS for part in c.split(" && ")])
+def test_command_is_understood(command, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.syspath_prepend(REPOSITORY / "tests")  # gated.py
+    program, verb, *args = shlex.split(command)
+    assert program == "resnet-cli" and verb in VERBS
+    if verb == "sweep":
+        assert read(args[0]).points
+    elif verb == "compare":
+        report.make_parser().parse_args(args)
+    elif verb == "data":
+        make_parser().parse_args(args)
+    else:
+        Parsed(verb, args)
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 10 and {c.split()[1] for c in COMMANDS} >= {"fit", "validate", "sweep", "compare", "data"}
+
+
+@pytest.mark.parametrize("verb", [None, *VERBS])
+def test_help_answers(verb, capsys):
+    with pytest.raises(SystemExit) if verb else pytest.MonkeyPatch.context() as stop:
+        assert main([verb, "--help"] if verb else ["--help"]) == 0
+    assert not verb or stop.value.code == 0
+    assert "usage: resnet-cli" in capsys.readouterr().out
