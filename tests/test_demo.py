@@ -1,21 +1,28 @@
 """What `make demo` shows, and what a user's own net must go through, with the real processes."""
 
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY
+
+from lightning_resnet.runtime.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
+RESNET_CLI = str(Path(sys.executable).with_name("resnet-cli"))
+
+
 def resnet_cli(*args):
-    command = [str(Path(sys.executable).with_name("resnet-cli")), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=800, check=True).stdout
+    return subprocess.run([RESNET_CLI, *map(str, args)], capture_output=True, text=True, timeout=800, check=True).stdout
 
 
 def test_degradation_on_digits(tmp_path, monkeypatch):
@@ -61,3 +68,32 @@ def test_a_net_from_a_file_outside_the_package_sweeps_and_compares(tmp_path, mon
     table = resnet_cli("compare", "runs/gates")
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:4]] == ["2", "4"]
     assert "0 finished before" not in resnet_cli("sweep", "gates.yaml", "--local")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_continues_at_once_with_the_same_command(tmp_path, monkeypatch, how):
+    """Bit by bit as the run that was not stopped."""
+    monkeypatch.chdir(tmp_path)
+    args = [
+        "fit",
+        "--config",
+        str(REPOSITORY / "configs/digits.yaml"),
+        "--run.threads",
+        "1",
+        "--trainer.max_epochs",
+        "8",
+    ]
+    resnet_cli(*args, "--run.root", "whole")
+    process = subprocess.Popen([RESNET_CLI, *args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(Path("runs").rglob("prev.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert process.returncode == 130 and "the same command continues" in err and "Traceback" not in err
+    out = resnet_cli(*args)
+    assert "continued from" in out  # last, or prev where the kill hit the moment between
+    (run,), (whole,) = (list(Path(root).glob("*/*/checkpoints/last.ckpt")) for root in ("runs", "whole"))
+    ours, theirs = load_checkpoint(run)["state_dict"], load_checkpoint(whole)["state_dict"]
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)

@@ -12,6 +12,7 @@ from conftest import REPOSITORY, TINY, only_run
 
 from lightning_resnet.runtime.checkpoint import load_checkpoint
 from lightning_resnet.runtime.rundir import run_id
+from lightning_resnet.runtime.status import status
 
 SHORT = [*TINY, "--trainer.max_epochs", "2"]
 
@@ -338,7 +339,15 @@ def test_a_live_run_is_refused_naming_its_owner(cli):
     (path / "attempts/1.json").write_text(json.dumps(attempt))
     code, _, err = cli("fit", *SHORT)
     assert code == 2 and "attempt 1 on node7" in err
-    attempt["heartbeat"] -= 1000  # killed long ago
+    (path / "attempts/2.json").touch()  # another start, an instant ago
+    code, _, err = cli("fit", *SHORT)
+    assert code == 2 and "attempt 2 on ?" in err
+    (path / "attempts/2.json").unlink()
+    assert status(path) == "running"
+    (path / "attempts/1.json").write_text(json.dumps(attempt | {"process": attempt["process"] | {"start": "1"}}))
+    assert status(path) == "dead"  # its pid is another process by now
+    attempt["heartbeat"] -= 1000  # on another machine, killed long ago
+    attempt["process"]["where"] = "elsewhere"
     (path / "attempts/1.json").write_text(json.dumps(attempt))
     assert cli("fit", *SHORT)[0] == 0
 

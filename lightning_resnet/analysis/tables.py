@@ -17,7 +17,6 @@ from lightning_resnet.runtime.rundir import DATA_KEYS_WITHOUT_EFFECT, TRAINER_KE
 
 CODE = ("code", "torch", "lightning_resnet")  # columns of `runs` that say which code ran
 DATA = ("train_samples", "val_samples")
-TRAINER = {*TRAINER_KEYS, "limit_val_batches"}  # what makes the result, and what measures it
 LEGEND = (
     "Errors in percent, over finished runs: mean and sample standard deviation (std) of n runs. final = last epoch; "
     "best = best epoch; train = clean training error after the last epoch; gap_points = final minus that of the "
@@ -68,7 +67,7 @@ def decides(key: str) -> bool:
     """Whether a config key decides the result: not the seed, nor where and on what the run was made."""
     section, _, name = key.partition(".")
     if section == "trainer":
-        return name in TRAINER
+        return name in TRAINER_KEYS
     if section == "data":
         return name not in DATA_KEYS_WITHOUT_EFFECT
     return bool(name) and (section != "run" or name == "init_from")

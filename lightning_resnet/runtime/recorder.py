@@ -50,6 +50,10 @@ class Recorder(Callback):
         if trainer.state.fn == "fit":
             self._record_training(trainer, pl_module)
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Likewise before a checkpoint, where this epoch had no validation."""
+        self._record_training(trainer, pl_module)
+
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Stay alive."""
         if trainer.is_global_zero:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime.status import last_attempt, status
+from lightning_resnet.runtime.status import last_attempt, process_name, status
 
 HEARTBEAT_S = 10.0  # seconds between signs of life
 
@@ -31,6 +31,9 @@ TRAINER_KEYS = (
     "gradient_clip_val",
     "gradient_clip_algorithm",
     "limit_train_batches",
+    "limit_val_batches",
+    "check_val_every_n_epoch",
+    "fast_dev_run",
     "overfit_batches",
     "sync_batchnorm",
     "log_every_n_steps",  # the interval over which ErrorWarmup watches the training error
@@ -100,17 +103,15 @@ class RunDir:
             UserError: another process is at this run, or the directory cannot be written.
         """
         if status(self.path) == "running":
-            owner = last_attempt(self.path)
-            raise UserError(
-                f"run {self.path} is being trained by attempt {owner['attempt']} on {owner['host']} since "
-                f"{owner['start']}; wait for it, stop it, or add --run.new for a replicate"
-            )
+            raise self._owned()
         try:
             (self.path / "attempts").mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
             n = 1 + max((int(p.stem) for p in (self.path / "attempts").glob("*.json")), default=0)
-            (self.path / "attempts" / f"{n}.json").open("x").close()  # two starts at once: only one makes the file
+            (self.path / "attempts" / f"{n}.json").open("x").close()
             _end_torn_line(self.path / "metrics.jsonl")
+        except FileExistsError:  # two starts at once: only one makes the file
+            raise self._owned() from None
         except OSError as e:
             raise UserError(
                 f"cannot begin a run in {self.path}: {e.strerror}; set --run.root to a folder you can write"
@@ -124,10 +125,18 @@ class RunDir:
             "last_step": 0,
             "job_id": os.environ.get("SLURM_JOB_ID"),
             "host": socket.gethostname(),
+            "process": process_name(),
             "error": None,
         }
         self._t0 = time.monotonic()
         self.beat(0, force=True)
+
+    def _owned(self) -> UserError:
+        owner = last_attempt(self.path)
+        return UserError(
+            f"run {self.path} is being trained by attempt {owner['attempt']} on {owner['host']} since "
+            f"{owner['start']}; wait for it, stop it, or add --run.new for a replicate"
+        )
 
     def beat(self, step: int, force: bool = False) -> None:
         """Show that the attempt is alive and how far it has come; writes at most every `HEARTBEAT_S`."""
