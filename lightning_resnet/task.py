@@ -46,8 +46,7 @@ class ClassificationTask(pl.LightningModule):
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
         self.metrics: dict[str, float] = {}  # of the last evaluation, over all ranks
-        self._train_sums: Tensor | None = None  # loss x images, correct, finite losses
-        self._train_images = 0
+        self._train_sums: Tensor | None = None  # loss x images, correct, finite losses, images
         self._eval_sums: dict[str, Tensor] = {}
         self._last_taken = 0  # optimizer steps done when training sums were last taken
 
@@ -96,9 +95,9 @@ class ClassificationTask(pl.LightningModule):
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
-            sums = torch.stack([loss * len(labels), correct, torch.isfinite(loss)]).to(self._sum_dtype)
+            n = (labels >= 0).sum()  # others are damaged pictures
+            sums = torch.stack([loss * n, correct, torch.isfinite(loss), n]).to(self._sum_dtype)
             self._train_sums = sums if self._train_sums is None else self._train_sums + sums
-            self._train_images += len(labels)
         return loss
 
     def take_train_metrics(self) -> dict[str, float]:
@@ -109,9 +108,8 @@ class ClassificationTask(pl.LightningModule):
         """
         if self._train_sums is None:
             return {}
-        sums = self._reduce(torch.cat([self._train_sums, self._train_sums.new_tensor([self._train_images])]))
-        loss, correct, finite, n = sums.tolist()
-        self._train_sums, self._train_images = None, 0
+        loss, correct, finite, n = self._reduce(self._train_sums).tolist()
+        self._train_sums = None
         lr = self.optimizers().param_groups[0]["lr"]
         if not math.isfinite(loss):
             finite_steps = finite / self.trainer.world_size / self.trainer.accumulate_grad_batches
@@ -150,7 +148,7 @@ class ClassificationTask(pl.LightningModule):
         logits = self(images)
         loss = F.cross_entropy(logits, labels, reduction="sum")
         hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        sums = torch.stack([loss, hits[:, 0].sum(), hits.sum(), loss.new_tensor(len(labels))]).to(self._sum_dtype)
+        sums = torch.stack([loss, hits[:, 0].sum(), hits.sum(), (labels >= 0).sum()]).to(self._sum_dtype)
         self._eval_sums[name] = self._eval_sums[name] + sums if name in self._eval_sums else sums
 
     def _finish_evaluation(self, loaders: list[Any], limit: float) -> None:

@@ -1,4 +1,4 @@
-"""FFCV's file format (.beton, version 2), read without FFCV: header, fields, one metadata row per sample, pages of data.
+"""FFCV's file format (.beton, version 2), read without FFCV: header, fields, one row per sample, pages of data.
 
 A file that `resnet-cli data write` made has a manifest beside it, `F.beton.json`: classes, count, how pictures were
 resized, CRC-32 of each sample. Files by FFCV's own writer have none; then classes are counted and nothing is checked.

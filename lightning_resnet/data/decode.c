@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include <jpeglib.h>
+#include <jerror.h>
 #include <zlib.h>
 #ifdef __SSE2__
 #include <emmintrin.h>
@@ -159,17 +160,45 @@ done:
     return rc;
 }
 
+/* -- crop without resize ------------------------------------------------------------------------------------------ */
+
+typedef struct { int y0, y1, x0, x1; } region;   /* whole pixels of the picture that a box touches */
+
+static region clip(const item *t, int shrink, int rows, int cols) {
+    region r = {(int)floor(t->top / shrink), (int)ceil((t->top + t->height) / shrink),
+                (int)floor(t->left / shrink), (int)ceil((t->left + t->width) / shrink)};
+    if (r.y0 < 0) r.y0 = 0;
+    if (r.x0 < 0) r.x0 = 0;
+    if (r.y1 > rows) r.y1 = rows;
+    if (r.x1 > cols) r.x1 = cols;
+    return r;
+}
+
+/* Copy the region to where the box has it; what of the box lies outside the picture is 0. */
+static void place(const uint8_t *in, size_t stride, int pixel, region r, const item *t, int size, uint8_t *out) {
+    int dy = r.y0 - (int)t->top, dx = r.x0 - (int)t->left, n_rows = r.y1 - r.y0, n_cols = r.x1 - r.x0;
+    if (n_rows < size || n_cols < size) memset(out, 0, (size_t)size * size * 3);
+    for (int y = 0; y < n_rows; y++) {
+        const uint8_t *p = in + y * stride;
+        uint8_t *q = out + (size_t)(y + dy) * size * 3;
+        if (pixel == 3 && !t->flip && n_cols > 0) memcpy(q + 3 * dx, p, (size_t)n_cols * 3);
+        else for (int x = 0; x < n_cols; x++) memcpy(q + 3 * (t->flip ? size - 1 - x - dx : x + dx), p + x * pixel, 3);
+    }
+}
+
 /* -- JPEG --------------------------------------------------------------------------------------------------------- */
 
-struct trap { struct jpeg_error_mgr base; jmp_buf back; int fatal; };
+struct trap { struct jpeg_error_mgr base; jmp_buf back; int damaged; };
 static void on_error(j_common_ptr c) { longjmp(((struct trap *)c->err)->back, 1); }
-/* Warnings: a decoder that has lost its place in the data tells it here and goes on with grey. */
+
+/* libjpeg goes on with made-up pixels after these; its other warnings (odd markers, stray bytes) cost no pixel. */
 static void on_message(j_common_ptr c, int level) {
-    if (level < 0) {
-        int code = c->err->msg_code;
-        c->err->num_warnings++;
-        if (code != 0 && ((struct trap *)c->err)->fatal >= 0) ((struct trap *)c->err)->fatal = code;
-    }
+    static const int damage[] = {JWRN_BOGUS_PROGRESSION, JWRN_HIT_MARKER, JWRN_HUFF_BAD_CODE, JWRN_JPEG_EOF,
+                                 JWRN_MUST_RESYNC, JWRN_TOO_MUCH_DATA};
+    if (level >= 0) return;
+    c->err->num_warnings++;
+    for (size_t i = 0; i < sizeof damage / sizeof *damage; i++)
+        if (c->err->msg_code == damage[i]) ((struct trap *)c->err)->damaged = 1;
 }
 static void on_output(j_common_ptr c) { (void)c; }
 
@@ -180,7 +209,7 @@ static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *o
     e.base.error_exit = on_error;
     e.base.emit_message = on_message;
     e.base.output_message = on_output;
-    e.fatal = 0;
+    e.damaged = 0;
     if (setjmp(e.back)) { jpeg_destroy_decompress(&c); return BAD_JPEG; }
     jpeg_create_decompress(&c);
     jpeg_mem_src(&c, bytes, t->size);
@@ -193,53 +222,49 @@ static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *o
     c.scale_num = 8 / shrink;
     c.scale_denom = 8;
     jpeg_start_decompress(&c);
-    double top = t->top / shrink, left = t->left / shrink, height = t->height / shrink, width = t->width / shrink;
-    int y0 = (int)floor(top), y1 = (int)ceil(top + height), x0 = (int)floor(left), x1 = (int)ceil(left + width);
-    if (y1 > (int)c.output_height) y1 = c.output_height;
-    if (x1 > (int)c.output_width) x1 = c.output_width;
-    JDIMENSION x = x0, w = x1 - x0;
+    region r = clip(t, shrink, c.output_height, c.output_width);
+    int n_rows = r.y1 - r.y0;
+    JDIMENSION x = r.x0, w = r.x1 - r.x0;
     if (w < c.output_width) jpeg_crop_scanline(&c, &x, &w);
-    if (y0 > 0) jpeg_skip_scanlines(&c, y0);
+    if (r.y0 > 0) jpeg_skip_scanlines(&c, r.y0);
     size_t stride = (size_t)c.output_width * 4;
-    if (!grow((void **)&s->decoded, &s->decoded_size, stride * (y1 - y0) + 8)) { jpeg_destroy_decompress(&c); return NO_MEMORY; }
-    for (int y = 0; y < y1 - y0;) {
+    if (!grow((void **)&s->decoded, &s->decoded_size, stride * n_rows + 8)) { jpeg_destroy_decompress(&c); return NO_MEMORY; }
+    for (int y = 0; y < n_rows;) {
         JSAMPROW row[4];
-        int m = y1 - y0 - y < 4 ? y1 - y0 - y : 4;
+        int m = n_rows - y < 4 ? n_rows - y : 4;
         for (int i = 0; i < m; i++) row[i] = s->decoded + stride * (y + i);
         int got = jpeg_read_scanlines(&c, row, m);
         if (got == 0) break;
         y += got;
     }
-    int n_cols = c.output_width, bad = e.fatal != 0;
+    int n_cols = c.output_width, bad = e.damaged;
     jpeg_abort_decompress(&c);
     jpeg_destroy_decompress(&c);
     if (bad) return BAD_JPEG;
-    return resize(s->decoded, y1 - y0, n_cols, top - y0, left - x, height, width, t->flip, size, out, s);
+    if (t->height == size && t->width == size) {
+        place(s->decoded + 4 * (r.x0 - (int)x), stride, 4, r, t, size, out);
+        return OK;
+    }
+    return resize(s->decoded, n_rows, n_cols, t->top / shrink - r.y0, t->left / shrink - x, t->height / shrink,
+                  t->width / shrink, t->flip, size, out, s);
 }
 
 /* -- raw ---------------------------------------------------------------------------------------------------------- */
 
 static int copy_raw(const uint8_t *bytes, const item *t, int size, uint8_t *out, scratch *s) {
     if (t->size < (uint64_t)t->rows * t->cols * 3) return BAD_SIZE;
-    int y0 = (int)floor(t->top), y1 = (int)ceil(t->top + t->height);
-    int x0 = (int)floor(t->left), x1 = (int)ceil(t->left + t->width);
-    if (y1 > (int)t->rows) y1 = t->rows;
-    if (x1 > (int)t->cols) x1 = t->cols;
-    if (y1 - y0 == size && x1 - x0 == size) {
-        for (int y = 0; y < size; y++) {
-            const uint8_t *p = bytes + ((size_t)(y0 + y) * t->cols + x0) * 3;
-            uint8_t *q = out + (size_t)y * size * 3;
-            if (!t->flip) memcpy(q, p, (size_t)size * 3);
-            else for (int x = 0; x < size; x++) memcpy(q + 3 * (size - 1 - x), p + 3 * x, 3);
-        }
+    region r = clip(t, 1, t->rows, t->cols);
+    const uint8_t *first = bytes + ((size_t)r.y0 * t->cols + r.x0) * 3;
+    if (t->height == size && t->width == size) {
+        place(first, (size_t)t->cols * 3, 3, r, t, size, out);
         return OK;
     }
-    int n_cols = x1 - x0;
-    if (!grow((void **)&s->decoded, &s->decoded_size, (size_t)n_cols * (y1 - y0) * 4 + 8)) return NO_MEMORY;
-    for (int y = y0; y < y1; y++)
-        for (int x = x0; x < x1; x++)
-            memcpy(s->decoded + ((size_t)(y - y0) * n_cols + x - x0) * 4, bytes + ((size_t)y * t->cols + x) * 3, 3);
-    return resize(s->decoded, y1 - y0, n_cols, t->top - y0, t->left - x0, t->height, t->width, t->flip, size, out, s);
+    int n_rows = r.y1 - r.y0, n_cols = r.x1 - r.x0;
+    if (!grow((void **)&s->decoded, &s->decoded_size, (size_t)n_cols * n_rows * 4 + 8)) return NO_MEMORY;
+    for (int y = 0; y < n_rows; y++)
+        for (int x = 0; x < n_cols; x++)
+            memcpy(s->decoded + ((size_t)y * n_cols + x) * 4, first + ((size_t)y * t->cols + x) * 3, 3);
+    return resize(s->decoded, n_rows, n_cols, t->top - r.y0, t->left - r.x0, t->height, t->width, t->flip, size, out, s);
 }
 
 /* -- a batch ------------------------------------------------------------------------------------------------------ */
@@ -270,8 +295,14 @@ static int make_one(const job *b, int i, scratch *s) {
     uint8_t *out = b->out + (size_t)i * b->size * b->size * 3;
     int rc = fetch(b->fd, t, s);
     if (rc != OK) return rc;
-    if (t->rows == 0 || t->cols == 0 || t->top < 0 || t->left < 0 || !(t->height > 0) || !(t->width > 0) ||
-        t->top + t->height > t->rows || t->left + t->width > t->cols) return BAD_SIZE;
+    int inside = t->top >= 0 && t->left >= 0 && t->top + t->height <= t->rows && t->left + t->width <= t->cols;
+    int touches = t->top < t->rows && t->left < t->cols && t->top + t->height > 0 && t->left + t->width > 0;
+    int whole = t->height == b->size && t->width == b->size;     /* a crop without resize may reach out */
+    if (t->rows == 0 || t->cols == 0 || !(t->height > 0) || !(t->width > 0) || !(inside || whole)) return BAD_SIZE;
+    if (!touches) {
+        memset(out, 0, (size_t)b->size * b->size * 3);
+        return OK;
+    }
     return t->jpeg ? decode_jpeg(s->bytes, t, b->size, out, s) : copy_raw(s->bytes, t, b->size, out, s);
 }
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from lightning_resnet.data.augment import Augment, Crop
+from lightning_resnet.data.ffcv import FFCVLoader, OnBad
 from lightning_resnet.data.order import eval_batches, permutation, train_batches
 from lightning_resnet.data.sources import SPLIT_SEED, Images, Source
-from lightning_resnet.data.torch import Augment, Crop, TorchLoader
+from lightning_resnet.data.torch import TorchLoader
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.status import cores
 
@@ -28,8 +30,9 @@ class ImageData(pl.LightningDataModule):
         scale: area range of crop `resized`, as a share of the image's.
         eval_share: side of the central square that is evaluated, as a share of the shorter side; only with `size`.
         train_eval_samples: clean training error is measured each epoch on so many training images, always the same.
-        loader: auto | torch.
-        workers: processes that read ahead; auto: none for images in memory, else one per core.
+        loader: ffcv | torch | auto (ffcv for .beton files, else torch); the same order and draws.
+        workers: threads (ffcv) or processes (torch) that read ahead; auto: one per core, none for images in memory.
+        on_bad: a damaged picture in a .beton: raise | count (a grey one instead, left out of loss and metrics).
     """
 
     def __init__(
@@ -43,11 +46,13 @@ class ImageData(pl.LightningDataModule):
         scale: tuple[float, float] = (0.08, 1.0),
         eval_share: float = 0.875,
         train_eval_samples: int = 10_000,
-        loader: Literal["auto", "torch"] = "auto",
+        loader: Literal["auto", "ffcv", "torch"] = "auto",
         workers: int | Literal["auto"] = "auto",
+        on_bad: OnBad = "raise",
     ) -> None:
         super().__init__()
-        self.source, self.batch_size, self.workers = source, batch_size, workers
+        self.source, self.batch_size, self.loader, self.workers = source, batch_size, loader, workers
+        self.on_bad = on_bad
         self.train_eval_samples = train_eval_samples
         self.seed = torch.initial_seed()  # what --seed_everything set
         self.train_augment = Augment(crop, size, pad, flip, scale)
@@ -82,11 +87,15 @@ class ImageData(pl.LightningDataModule):
     @property
     def input_size(self) -> tuple[int, int, int]:
         """(channels, height, width) of what the net sees."""
-        pixels = self.splits["train"].pixels
-        if self.eval_augment.size is None and pixels is None:
-            raise UserError("pictures from files have no common size: set --data.size to the pixels per side")
-        side = (self.eval_augment.size,) * 2 if self.eval_augment.size else pixels.shape[1:3]
-        return (3, *side)
+        train = self.splits["train"]
+        if self.eval_augment.size:
+            return (3, self.eval_augment.size, self.eval_augment.size)
+        if train.pixels is not None:
+            return (3, *train.pixels.shape[1:3])
+        if train.file is not None:
+            first = train.file.images[train.positions[0]]
+            return (3, int(first["height"]), int(first["width"]))
+        raise UserError("pictures from files have no common size: set --data.size to the pixels per side")
 
     @property
     def micro_batch(self) -> int:
@@ -107,7 +116,7 @@ class ImageData(pl.LightningDataModule):
             raise UserError(f"batch_size {self.batch_size} exceeds the {len(self.splits['train'])} training images")
         return self.batch_size // parts
 
-    def train_dataloader(self) -> TorchLoader:
+    def train_dataloader(self) -> TorchLoader | FFCVLoader:
         """The epoch's global batches in the order of contract `order`, this rank's share."""
         self.micro_batch  # noqa: B018 -- raises where batch_size is impossible
         n, trainer, parts = len(self.splits["train"]), self.trainer, self.trainer.accumulate_grad_batches
@@ -122,29 +131,31 @@ class ImageData(pl.LightningDataModule):
         )
         return self._loader("train", self.train_augment, batches, n // self.batch_size * parts)
 
-    def val_dataloader(self) -> list[TorchLoader]:
+    def val_dataloader(self) -> list[TorchLoader | FFCVLoader]:
         """Validation images, then the fixed training images for clean training error: `eval_names`."""
         return [self._eval_loader(name) for name in self.eval_names]
 
     eval_names = ("val", "train_eval")
 
-    def test_dataloader(self) -> TorchLoader:
+    def test_dataloader(self) -> TorchLoader | FFCVLoader:
         """The test split, where the source has one apart from validation, else validation's."""
         return self._eval_loader("test" if "test" in self.splits else "val")
 
-    def predict_dataloader(self) -> TorchLoader:
+    def predict_dataloader(self) -> TorchLoader | FFCVLoader:
         """Validation images."""
         return self._eval_loader("val")
 
-    def _eval_loader(self, split: str) -> TorchLoader:
+    def _eval_loader(self, split: str) -> TorchLoader | FFCVLoader:
         rank, world = self.trainer.global_rank, self.trainer.world_size
         batch = 2 * self.micro_batch  # no gradients: twice the training batch fits
         plan = [*eval_batches(len(self.splits[split]), batch, rank, world)]
         return self._loader(split, self.eval_augment, lambda epoch: iter(plan), len(plan))
 
-    def _loader(self, split: str, augment: Augment, batches: object, length: int) -> TorchLoader:
+    def _loader(self, split: str, augment: Augment, batches: object, length: int) -> TorchLoader | FFCVLoader:
+        images = self.splits[split]
         workers = self.workers
         if workers == "auto":
-            workers = 0 if self.splits[split].pixels is not None else cores()
+            workers = 0 if images.pixels is not None else cores()
         epoch = lambda: self.trainer.current_epoch  # noqa: E731 -- asked when the pass begins: right after a resume too
-        return TorchLoader(self.splits[split], augment, self.seed, batches, length, epoch, workers)
+        make = FFCVLoader if images.file is not None and self.loader != "torch" else TorchLoader
+        return make(images, lambda epoch: augment, self.seed, batches, length, epoch, workers, self.on_bad)

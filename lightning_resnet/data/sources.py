@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_resnet.data.beton import Beton
 from lightning_resnet.data.hashing import uniform
 from lightning_resnet.data.order import permutation
 from lightning_resnet.errors import UserError
@@ -28,12 +29,16 @@ class Images:
         labels: int64 [n].
         pixels: uint8 [n, H, W, C] with C 1 or 3 where the images are in memory.
         paths: [n] where they are files.
+        file: where they are in a .beton,
+        positions: and where in it, int64 [n].
     """
 
     ids: np.ndarray
     labels: np.ndarray
     pixels: np.ndarray | None = None
     paths: list[str] | None = None
+    file: Beton | None = None
+    positions: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -46,6 +51,8 @@ class Images:
             self.labels[positions],
             None if self.pixels is None else self.pixels[positions],
             None if self.paths is None else [self.paths[i] for i in positions],
+            self.file,
+            None if self.positions is None else self.positions[positions],
         )
 
 
@@ -215,6 +222,32 @@ class ImageFolder(Source):
             raise UserError(f"no pictures in {folder}: it must hold one folder of pictures per class")
         labels = np.repeat(np.arange(len(self.classes)), [len(files.get(n, [])) for n in self.classes])
         return Images(np.arange(len(paths)), labels, paths=paths)
+
+
+class BetonFiles(Source):
+    """Files that `resnet-cli data write`, or FFCV's own writer, made.
+
+    Args:
+        train: of the training images.
+        val: of the validation images.
+        test: of the test images, where they are others.
+    """
+
+    def __init__(self, train: str, val: str, test: str | None = None) -> None:
+        self.files = {"train": train, "val": val} | ({"test": test} if test else {})
+
+    def splits(self) -> dict[str, Images]:
+        """Of each file."""
+        opened = {name: Beton(path) for name, path in self.files.items()}
+        self.classes = max((b.classes for b in opened.values()), key=len)
+        return {name: images_of(beton) for name, beton in opened.items()}
+
+
+def images_of(beton: Beton) -> Images:
+    """A file's samples in order of their ids."""
+    ids = np.asarray(beton.ids)
+    order = np.argsort(ids, kind="stable")
+    return Images(ids[order], np.asarray(beton.labels)[order], file=beton, positions=order)
 
 
 def _with_holdout(train: Images, test: Images, holdout: int) -> dict[str, Images]:

@@ -4,43 +4,17 @@ Yields `(uint8 images [B, 3, H, W] channels_last, int64 labels [B])`, grey repli
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_resnet.data import draws
+from lightning_resnet.data.augment import Augment, draw
+from lightning_resnet.data.ffcv import Batch, OnBad, read
 from lightning_resnet.data.sources import Images
 from lightning_resnet.errors import UserError
-
-Crop = Literal["none", "pad", "resized"]
-Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Augment:
-    """What happens to a picture between disk and batch.
-
-    Attributes:
-        crop: "none": the whole image, or at `size` its central square; "pad": a crop of its own size out of the image
-            padded by `pad`; "resized": random area and aspect ratio, resized to `size`.
-        size: pixels per side of the result; None as stored.
-        pad: pixels on each side.
-        flip: mirror half of the images.
-        scale: range of the area of "resized", as a share of the image's.
-        share: side of the central square as a share of the shorter side.
-    """
-
-    crop: Crop = "none"
-    size: int | None = None
-    pad: int = 4
-    flip: bool = False
-    scale: tuple[float, float] = (0.08, 1.0)
-    share: float = 0.875
 
 
 class TorchLoader:
@@ -48,26 +22,28 @@ class TorchLoader:
 
     Args:
         images: the split.
-        augment: of the pictures.
+        augment: epoch -> what happens to the pictures.
         seed: of the run.
         batches: epoch -> positions of each batch of this rank.
         length: number of batches.
         epoch: asked at the first `next` of each pass.
         workers: processes that read ahead; 0 reads in this one.
+        on_bad: of a .beton; see `FFCVLoader`.
     """
 
     def __init__(
         self,
         images: Images,
-        augment: Augment,
+        augment: Callable[[int], Augment],
         seed: int,
         batches: Callable[[int], Iterator[np.ndarray]],
         length: int,
         epoch: Callable[[], int] = lambda: 0,
         workers: int = 0,
+        on_bad: OnBad = "raise",
     ) -> None:
         self.images, self.batches, self.length, self.epoch = images, batches, length, epoch
-        self._reader = _Reader(images, augment, seed)
+        self._reader = _Reader(images, augment, seed, on_bad)
         self._plan: list[tuple[int, np.ndarray]] = []  # the epoch's batches, as the workers' sampler
         self._pool = self._make_pool(workers) if workers else None
 
@@ -93,19 +69,23 @@ class TorchLoader:
 class _Reader(Dataset):
     """(epoch, positions) -> batch."""
 
-    def __init__(self, images: Images, augment: Augment, seed: int) -> None:
-        self.images, self.augment, self.seed = images, augment, seed
+    def __init__(self, images: Images, augment: Callable[[int], Augment], seed: int, on_bad: OnBad) -> None:
+        self.images, self.augment, self.seed, self.on_bad = images, augment, seed, on_bad
 
     def __getitem__(self, item: tuple[int, np.ndarray]) -> Batch:
         epoch, at = item
+        augment = self.augment(epoch)
+        if self.images.file is not None:
+            return read(self.images, augment, self.seed, epoch, at, on_bad=self.on_bad)
         labels = torch.from_numpy(self.images.labels[at])
-        in_memory = self.images.pixels is not None and self.augment.size in (None, self.images.pixels.shape[1])
-        pixels = self._gather(epoch, at) if in_memory and self.augment.crop != "resized" else self._decode(epoch, at)
+        in_memory = self.images.pixels is not None and augment.size in (None, self.images.pixels.shape[1])
+        gather = in_memory and augment.crop != "resized"
+        pixels = self._gather(augment, epoch, at) if gather else self._decode(augment, epoch, at)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), labels
 
-    def _gather(self, epoch: int, at: np.ndarray) -> np.ndarray:
+    def _gather(self, a: Augment, epoch: int, at: np.ndarray) -> np.ndarray:
         """Images in memory at their own size: pad-crop and flip by indexing, the batch at once."""
-        a, x, ids = self.augment, self.images.pixels[at], self.images.ids[at]
+        x, ids = self.images.pixels[at], self.images.ids[at]
         b, h, w, c = x.shape
         rows, cols = np.arange(h)[None], np.arange(w)[None]
         if a.crop == "pad":
@@ -117,40 +97,27 @@ class _Reader(Dataset):
         x = x[np.arange(b)[:, None, None], rows[:, :, None], cols[:, None, :]]
         return np.broadcast_to(x, (b, h, w, 3)).copy() if c == 1 else x
 
-    def _decode(self, epoch: int, at: np.ndarray) -> np.ndarray:
+    def _decode(self, augment: Augment, epoch: int, at: np.ndarray) -> np.ndarray:
         """Files, or images that change size: one by one through Pillow, bilinear with antialiasing."""
-        a, ids = self.augment, self.images.ids[at]
         pictures = [self._open(i) for i in at]
         heights, widths = np.array([(p.height, p.width) for p in pictures]).T
-        if a.size is None:
-            raise UserError("pictures from files have no common size: set --data.size to the pixels per side")
-        if a.crop == "pad":
-            raise UserError(
-                "crop `pad` is for images of their stored size: drop --data.size or use --data.crop resized"
-            )
-        if a.crop == "resized":
-            boxes = draws.random_resized_crops(self.seed, epoch, ids, heights, widths, a.scale)
-        else:
-            boxes = draws.center_boxes(heights, widths, a.share)
-        flips = draws.flips(self.seed, epoch, ids) if a.flip else np.zeros(len(ids), bool)
-        return np.stack([_resize(*args, a.size) for args in zip(pictures, boxes, flips, strict=True)])
+        boxes, flips, size = draw(augment, self.seed, epoch, self.images.ids[at], heights, widths)
+        if augment.crop == "pad":
+            raise UserError("crop `pad` is for images in memory or in a .beton: use --data.crop resized")
+        return np.stack([_resize(*args, size) for args in zip(pictures, boxes, flips, strict=True)])
 
     def _open(self, i: int) -> Image.Image:
-        if self.images.paths is None:
-            return Image.fromarray(
-                self.images.pixels[i].squeeze(-1) if self.images.pixels.shape[-1] == 1 else self.images.pixels[i]
-            )
+        if self.images.pixels is not None:
+            return Image.fromarray(np.broadcast_to(self.images.pixels[i], (*self.images.pixels.shape[1:3], 3)))
         try:
             with Image.open(self.images.paths[i]) as picture:
                 return picture.convert("RGB")
         except (UnidentifiedImageError, OSError) as e:
-            raise UserError(
-                f"cannot read picture {self.images.paths[i]} (sample {self.images.ids[i]}): {e}; remove it"
-            ) from e
+            path, sample = self.images.paths[i], self.images.ids[i]
+            raise UserError(f"cannot read picture {path} (sample {sample}): {e}; remove it") from e
 
 
 def _resize(picture: Image.Image, box: Sequence[int], flip: bool, size: int) -> np.ndarray:
     top, left, h, w = (int(v) for v in box)
-    picture = picture.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
-    x = np.asarray(picture.convert("RGB"))
+    x = np.asarray(picture.crop((left, top, left + w, top + h)).resize((size, size), Image.Resampling.BILINEAR))
     return x[:, ::-1] if flip else x

@@ -1,0 +1,62 @@
+"""What happens to a picture between disk and batch, as data: the crop box, the flip, the size."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lightning_resnet.data import draws
+from lightning_resnet.errors import UserError
+
+Crop = Literal["none", "pad", "resized"]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Choices for a split.
+
+    Attributes:
+        crop: "none": the whole image, or at `size` its central square; "pad": a crop of its own size out of the image
+            padded by `pad`; "resized": random area and aspect ratio, resized to `size`.
+        size: pixels per side of the result; None as stored.
+        pad: pixels on each side.
+        flip: mirror half of the images.
+        scale: range of the area of "resized", as a share of the image's.
+        share: side of the central square as a share of the shorter side.
+    """
+
+    crop: Crop = "none"
+    size: int | None = None
+    pad: int = 4
+    flip: bool = False
+    scale: tuple[float, float] = (0.08, 1.0)
+    share: float = 0.875
+
+
+def draw(
+    augment: Augment, seed: int, epoch: int, ids: np.ndarray, heights: np.ndarray, widths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Boxes (top, left, height, width) in pixels of the stored pictures [B, 4], flips [B], side of the result.
+
+    A box of crop `pad` may reach out of the picture, where pixels are 0.
+
+    Raises:
+        UserError: the pictures have no common square size and none is asked for.
+    """
+    heights, widths = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
+    flips = draws.flips(seed, epoch, ids) if augment.flip else np.zeros(len(ids), bool)
+    if augment.crop == "resized":
+        boxes = draws.random_resized_crops(seed, epoch, ids, heights, widths, augment.scale)
+    elif augment.size is not None and augment.crop == "none":
+        boxes = draws.center_boxes(heights, widths, augment.share)
+    else:
+        boxes = np.stack([np.zeros_like(heights), np.zeros_like(heights), heights, widths], axis=1)
+    if augment.size is not None and augment.crop != "pad":
+        return boxes, flips, augment.size
+    if augment.size is not None:
+        raise UserError("crop `pad` is for pictures of their stored size: drop --data.size or use --data.crop resized")
+    if len({*heights.tolist(), *widths.tolist()}) != 1:
+        raise UserError("these pictures have no common square size: set --data.size to the pixels per side")
+    if augment.crop == "pad":
+        boxes[:, :2] += draws.pad_crops(seed, epoch, ids, augment.pad) - augment.pad
+    return boxes, flips, int(heights[0])
