@@ -148,7 +148,8 @@ class ClassificationTask(pl.LightningModule):
         logits = self(images)
         loss = F.cross_entropy(logits, labels, reduction="sum")
         hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        sums = torch.stack([loss, hits[:, 0].sum(), hits.sum(), (labels >= 0).sum()]).to(self._sum_dtype)
+        seen = loss.new_tensor(len(labels))
+        sums = torch.stack([loss, hits[:, 0].sum(), hits.sum(), (labels >= 0).sum(), seen]).to(self._sum_dtype)
         self._eval_sums[name] = self._eval_sums[name] + sums if name in self._eval_sums else sums
 
     def _finish_evaluation(self, loaders: list[Any], limit: float) -> None:
@@ -156,10 +157,10 @@ class ClassificationTask(pl.LightningModule):
         self.metrics = {}
         names = ["test"] if self.trainer.testing else self.trainer.datamodule.eval_names
         for name, loader in zip(names, loaders, strict=True):
-            sums = self._eval_sums.pop(name, torch.zeros(4, dtype=self._sum_dtype, device=self.device))
-            loss, top1, top5, n = self._reduce(sums).tolist()
-            if limit == 1.0 and n != len(loader.images):
-                raise RuntimeError(f"evaluated {n:.0f} of {len(loader.images)} {name} samples")
+            sums = self._eval_sums.pop(name, torch.zeros(5, dtype=self._sum_dtype, device=self.device))
+            loss, top1, top5, n, seen = self._reduce(sums).tolist()
+            if limit == 1.0 and seen != len(loader.images):
+                raise RuntimeError(f"evaluated {seen:.0f} of {len(loader.images)} {name} samples")
             values = {"loss": loss / n, "acc1": top1 / n, "acc5": top5 / n}
             self.metrics.update({f"{name}/{k}": v for k, v in values.items()})
 

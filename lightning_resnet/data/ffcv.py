@@ -1,8 +1,8 @@
 """The loader of .beton files: FFCV's format, the order and draws of the torch loader, a decoder of our own.
 
 Nothing runs until the first batch is asked for, and however an epoch ends (exhausted, broken off, an exception on
-either side) its one thread has ended with it. A batch on the CPU belongs to the caller: its memory is used again only once the
-caller has let go of it.
+either side) its one thread ends with it. A batch on the CPU is the caller's own: its memory is used again only once
+the caller has let go of it.
 """
 
 import sys
