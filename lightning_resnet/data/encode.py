@@ -132,8 +132,12 @@ def _encode(task: Task, options: Options) -> Sample:
     if isinstance(task.picture, str):
         data = read_bytes(task.picture)
         with Image.open(io.BytesIO(data)) as picture:
-            if picture.format == "JPEG" and (problem := jpeg_problem(data, *picture.size)):
-                raise ValueError(problem)  # Pillow would give grey blocks, and no word
+            if (
+                picture.format == "JPEG"
+                and picture.mode in ("RGB", "L")
+                and (problem := jpeg_problem(data, *picture.size))
+            ):
+                raise ValueError(problem)  # Pillow would give grey blocks, and no word (as it does for CMYK)
             if task.jpeg and _as_it_is(picture, options):
                 return _sample(JPEG, *picture.size, data)
             picture = to_rgb(picture)
@@ -148,7 +152,8 @@ def _encode(task: Task, options: Options) -> Sample:
 
 def _as_it_is(picture: Image.Image, options: Options) -> bool:
     """Grey JPEGs too: every decoder to RGB gives three equal channels."""
-    return picture.mode in ("RGB", "L") and _orientation(picture) == 1 and options.size(*picture.size) == picture.size
+    plain = picture.format == "JPEG" and picture.mode in ("RGB", "L") and _orientation(picture) == 1
+    return plain and options.size(*picture.size) == picture.size
 
 
 def _bytes(picture: Image.Image, jpeg: bool, quality: int) -> bytes:

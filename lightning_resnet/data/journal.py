@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_resnet.data.beton import ALLOCATION, FIELD, FIELD_TYPES, HEADER, IMAGE_TYPE, INT_TYPE, VERSION
-from lightning_resnet.data.encode import Sample
+from lightning_resnet.data.encode import MAX_BYTES, Sample
 from lightning_resnet.errors import UserError
 
 PAGE = 1 << 23  # bytes, FFCV's default; no sample crosses a page
@@ -131,10 +131,12 @@ class Unfinished:
             print(f"{self.temp}: {self.done:,} of {len(self.records):,} are there, continuing", flush=True)
 
     def _is_there(self, record: np.void) -> bool:
-        size, at = int(record["size"]), int(record["ptr"])
-        if at != self._place(size):
-            return False
-        return zlib.crc32(os.pread(self._data, size, at)) == record["crc"]
+        size, before = int(record["size"]), (self.page_size, self._end)
+        if size <= MAX_BYTES and self._place(size) == record["ptr"]:
+            if zlib.crc32(os.pread(self._data, size, int(record["ptr"]))) == record["crc"]:
+                return True
+        self.page_size, self._end = before
+        return False
 
 
 def _field_table() -> np.ndarray:

@@ -231,8 +231,8 @@ def _digest(images: Images, order: np.ndarray, names: dict[str, Any]) -> str:
 
 
 def _disk_error(out: Path, error: OSError, unfinished: Unfinished) -> str:
-    done, n = max(1, unfinished.done), len(unfinished.records)
-    gigabytes = float(unfinished.records["size"].sum()) / done * n / 1e9
+    sizes = unfinished.records["size"]
+    gigabytes = float(sizes.sum()) / max(1, np.count_nonzero(sizes)) * len(sizes) / 1e9
     return (
         f"no space for {out} ({error.strerror}): it takes about {gigabytes:.2g} GB; nothing was left of it; free some, "
         "choose another --out, or make it smaller with --max-side or --quality"
