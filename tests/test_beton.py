@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zlib
 from pathlib import Path
@@ -13,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from lightning_resnet.data import journal
 from lightning_resnet.data.beton import HEADER, JPEG, RAW, Beton, manifest_path
 from lightning_resnet.data.encode import open_rgb
 from lightning_resnet.data.hashing import uniform
+from lightning_resnet.data.imagenet import ImageNet
 from lightning_resnet.data.sources import Images
 from lightning_resnet.data.verify import info, verify
 from lightning_resnet.data.write import write_beton
@@ -215,7 +218,9 @@ def test_odd_pictures_become_upright_rgb(tmp_path, mode):
     assert verify(beton.path) == []
     for i, x in enumerate(wanted):
         assert pixels(beton, i).shape == x.shape, paths[i]
-        assert np.abs(pixels(beton, i).astype(int) - x).mean() < 8, paths[i]  # a wrong turn, clipped or inverted: over 50
+        assert np.abs(pixels(beton, i).astype(int) - x).mean() < 8, paths[
+            i
+        ]  # a wrong turn, clipped or inverted: over 50
 
 
 def bad_pictures(folder):
@@ -257,6 +262,7 @@ import sys, time
 import numpy as np
 from pathlib import Path
 from lightning_resnet.data import write
+from lightning_resnet.data.imagenet import ImageNet
 from lightning_resnet.data.sources import Images
 
 if __name__ == "__main__":
@@ -329,6 +335,7 @@ import os, signal, threading, time
 import numpy as np
 from concurrent.futures import process
 from lightning_resnet.data import pool, write
+from lightning_resnet.data.imagenet import ImageNet
 from lightning_resnet.data.sources import Images
 from lightning_resnet.errors import UserError
 
@@ -483,3 +490,71 @@ def test_help_does_not_import_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.endswith("False\n")
+
+
+# -- ImageNet as it is downloaded --------------------------------------------------------------------------------------
+
+
+def add(archive, name, data):
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
+
+
+def fake_imagenet(root):
+    """Three classes, eight training and four validation pictures, in archives like ImageNet's; the pictures by name."""
+    files = {f"{i:03}": Path(p).read_bytes() for i, p in enumerate(jpegs(root, 12).paths)}
+    wnids = ["n03", "n01", "n02"]  # in the order of the devkit's numbers, which is not sorted
+    with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as outer:
+        for c, wnid in enumerate(wnids):
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as archive:
+                for i in range(c, 8, 3):
+                    add(archive, f"{wnid}_{i:03}.JPEG", files[f"{i:03}"])
+            add(outer, f"{wnid}.tar", inner.getvalue())
+    with tarfile.open(root / "ILSVRC2012_img_val.tar", "w") as archive:
+        for i in range(8, 12):
+            add(archive, f"ILSVRC2012_val_{i:08}.JPEG", files[f"{i:03}"])
+    meta = io.BytesIO()
+    rows = np.array([(i + 1, w) for i, w in enumerate(wnids)], [("ILSVRC2012_ID", "O"), ("WNID", "O")])
+    savemat(meta, {"synsets": rows})
+    with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as archive:
+        add(archive, "ILSVRC2012_devkit_t12/data/meta.mat", meta.getvalue())
+        add(archive, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", b"1\n3\n2\n1\n")
+    return files
+
+
+def test_imagenet_is_read_from_its_archives(tmp_path):
+    files = fake_imagenet(tmp_path)
+    source = ImageNet(str(tmp_path), expect=False)
+    splits = source.splits()
+    assert source.classes == ["n01", "n02", "n03"]
+    assert splits["train"].labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+    assert splits["val"].labels.tolist() == [2, 1, 0, 2]
+    for split, names in (("train", "1 4 7 2 5 0 3 6"), ("val", "8 9 10 11")):
+        out = write_beton(splits[split], tmp_path / f"{split}.beton", classes=source.classes, workers=1, shuffle=False)
+        beton = Beton(out)
+        assert [content(beton, i) for i in range(len(beton))] == [files[f"{int(k):03}"] for k in names.split()]
+    with pytest.raises(UserError, match="has 8 train pictures, ImageNet 1,281,167"):
+        ImageNet(str(tmp_path)).splits()
+
+
+def test_imagenet_in_folders_with_numbers(tmp_path):
+    for split, n in (("train", 2), ("val", 1)):
+        for name in ("10", "9", "0"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(n):
+                Image.new("RGB", (4, 4)).save(tmp_path / split / name / f"{i}.JPEG")
+    source = ImageNet(str(tmp_path), expect=False)
+    assert source.splits()["train"].labels.tolist() == [0, 0, 1, 1, 2, 2] and source.classes == ["0", "9", "10"]
+
+
+@pytest.mark.parametrize("damaged", ["ILSVRC2012_img_train.tar", "ILSVRC2012_devkit_t12.tar.gz"])
+def test_damaged_archives_are_one_line(tmp_path, damaged):
+    fake_imagenet(tmp_path)
+    (tmp_path / damaged).write_bytes(b"x" * 2000)
+    with pytest.raises(UserError, match=f"{damaged} is damaged"):
+        ImageNet(str(tmp_path), expect=False).splits()
+    (tmp_path / damaged).unlink()
+    with pytest.raises(UserError, match=f"holds neither train/ and val/ nor {damaged}"):
+        ImageNet(str(tmp_path), expect=False).splits()

@@ -66,13 +66,13 @@ def _get(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace) -> int:
-    from lightning_resnet.data import sources
+    from lightning_resnet.data import imagenet, sources
     from lightning_resnet.data.write import write_beton
 
     name = SOURCES[args.source]
     if args.root is None and name in ("ImageFolder", "ImageNet"):
         raise UserError(f"{args.source} needs --root, the folder its pictures are in")
-    make = getattr(sources, name)
+    make = getattr(imagenet if name == "ImageNet" else sources, name)
     source = make(**({"root": args.root} if args.root else {}))
     splits = source.splits()
     if args.split not in splits:

@@ -203,6 +203,8 @@ def _finish(out: Path, unfinished: Unfinished, manifest: dict[str, Any]) -> None
 
 
 def _check(images: Images, classes: list[str], options: Options, mode: Mode) -> None:
+    if images.pixels is None and images.paths is None:
+        raise UserError("these pictures are in a .beton already: write from where they came from")
     found = np.unique(images.labels)
     if not len(found) or found[0] < 0 or found[-1] >= len(classes):
         raise UserError(f"labels must be 0 to {len(classes) - 1} ({len(classes)} classes), found {found.tolist()[:9]}")
