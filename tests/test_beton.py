@@ -473,6 +473,7 @@ def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
         ("write digits --out d.beton --short-side 0", "--short-side must be at least 1 pixel"),
         ("write image_folder --out d.beton", "needs --root"),
         ("write nothing --out d.beton", "invalid choice"),
+        ("write digits --out /proc/none/d.beton", "cannot write /proc/none/d.beton: No such file"),
         ("verify none.beton", "no file none.beton"),
         ("info none.beton", "cannot read none.beton"),
     ],

@@ -53,9 +53,11 @@ class Unfinished:
         self._notes = os.open(self.journal, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self._notes, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
+        except BlockingIOError as e:
             os.close(self._notes)
             raise UserError(f"another process is writing {out}: wait for it, or choose another --out") from e
+        except OSError:  # a file system without locks
+            pass
         self._data = os.open(self.temp, os.O_RDWR | os.O_CREAT, 0o666)
         self.page_size, self._end = (
             PAGE,

@@ -7,6 +7,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def header_hash(beton: Beton) -> str:
     """Of all that is not samples: before the first of them, and the allocation table."""
     digest, table = hashlib.blake2b(digest_size=32), int(beton.header["alloc_table_ptr"])
     first = min(int(beton.images["data_ptr"].min(initial=2**64 - 1)), table)
-    for block in (*_blocks(beton.fd, 0, first), *_blocks(beton.fd, table, beton.size)):
+    for block in chain(_blocks(beton.fd, 0, first), _blocks(beton.fd, table, beton.size)):
         digest.update(block)
     return digest.hexdigest()
 

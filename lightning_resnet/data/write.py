@@ -11,15 +11,12 @@ import errno
 import hashlib
 import json
 import os
-import sys
-import time
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from lightning_resnet.data.beton import Beton, manifest_path
 from lightning_resnet.data.encode import Bad, Options, Task, encode
@@ -30,7 +27,7 @@ from lightning_resnet.data.pool import Encoded, encode_chunks
 from lightning_resnet.data.sources import SPLIT_SEED, Images
 from lightning_resnet.data.verify import file_hash, header_hash
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime.progress import LINE_S
+from lightning_resnet.runtime.progress import Meter
 from lightning_resnet.runtime.provenance import versions
 from lightning_resnet.runtime.status import cores, read_json
 
@@ -85,8 +82,7 @@ def write_beton(
     if out.exists() and (read_json(manifest_path(out)) or {}).get("request") == request:
         print(f"{out} is written already; remove it to write it again")
         return out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Unfinished(out, bytes.fromhex(request), len(images))
+    unfinished = _open(out, request, len(images))
     done = False
     try:
         skipped = _Job(images, order, unfinished, options, mode, skip_bad).run(workers or cores(), progress)
@@ -98,6 +94,14 @@ def write_beton(
     finally:
         unfinished.close(remove=done)
     return out
+
+
+def _open(out: Path, request: str, n: int) -> Unfinished:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return Unfinished(out, bytes.fromhex(request), n)
+    except OSError as e:
+        raise UserError(f"cannot write {out}: {e.strerror}; choose another --out") from e
 
 
 class _Job:
@@ -117,7 +121,7 @@ class _Job:
             self._skip(i, again.why if isinstance(again, Bad) else "it was bad when the write began")
         spans = [self.order[i : i + self._chunk()] for i in range(first, len(self.order), self._chunk())]
         tasks = ([self._task(i) for i in span] for span in spans)
-        meter = _Meter(first, len(self.order), progress)
+        meter = Meter(first, len(self.order), progress)
         with closing(encode_chunks(tasks, self.options, min(workers, len(spans)))) as encoded, closing(meter):
             for span, samples in zip(spans, encoded, strict=True):
                 self._append(span, samples)
@@ -157,32 +161,6 @@ class _Job:
         if self.images.paths:
             return CHUNK_FILES
         return max(1, CHUNK_BYTES // max(1, self.images.pixels[0].nbytes))
-
-
-class _Meter:
-    """A bar on a terminal, else a line every few seconds."""
-
-    def __init__(self, first: int, total: int, show: bool) -> None:
-        bar = show and sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=first, unit=" images", dynamic_ncols=True) if bar else None
-        self._show, self._first, self._done, self._total = show, first, first, total
-        self._start = self._last = time.monotonic()
-
-    def update(self, n: int) -> None:
-        """So many more are done."""
-        self._done += n
-        if self._bar:
-            self._bar.update(n)
-        elif self._show and (time.monotonic() - self._last >= LINE_S or self._done == self._total):
-            self._last = time.monotonic()
-            rate = (self._done - self._first) / max(1e-3, self._last - self._start)
-            eta = f"ETA {(self._total - self._done) / rate / 60:.1f} min"
-            print(f"{self._done:,} of {self._total:,} images  {rate:,.0f} images/s  {eta}", flush=True)
-
-    def close(self) -> None:
-        """Leave the terminal in order."""
-        if self._bar:
-            self._bar.close()
 
 
 def _finish(out: Path, unfinished: Unfinished, manifest: dict[str, Any]) -> None:
