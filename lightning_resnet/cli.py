@@ -14,7 +14,7 @@ VERBS = {
     "predict": ("lightning_resnet.fit", "write predicted classes of the validation images"),
     "sweep": ("lightning_resnet.sweep", "list or run the points of a sweep"),
     "compare": ("lightning_resnet.analysis.report", "tables and figures from runs"),
-    "data": ("lightning_resnet.data.get", "get a data set"),
+    "data": ("lightning_resnet.data.cli", "get a data set; write, check and describe .beton files"),
 }
 
 

@@ -9,7 +9,7 @@ from conftest import REPOSITORY
 from lightning_resnet.analysis import report
 from lightning_resnet.cli import VERBS, main
 from lightning_resnet.config import ResNetCLI
-from lightning_resnet.data.get import make_parser
+from lightning_resnet.data.cli import make_parser
 from lightning_resnet.sweep import read
 
 TEXTS = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("configs/**/*.yaml"))]

@@ -1,4 +1,4 @@
-"""FFCV's file format (.beton, version 2), read without FFCV: header, fields, one row per sample, pages of data.
+"""FFCV's file format (.beton, version 2), read without FFCV: header, fields, one row of metadata per sample, pages.
 
 A file that `resnet-cli data write` made has a manifest beside it, `F.beton.json`: classes, count, how pictures were
 resized, CRC-32 of each sample. Files by FFCV's own writer have none; then classes are counted and nothing is checked.
@@ -77,8 +77,7 @@ class Beton:
         )
         self._sort_allocations()
         self.manifest = self._read_manifest(n)
-        crcs = self.manifest.get("crc32")
-        self.crcs = np.frombuffer(base64.b64decode(crcs), "<u4") if crcs else None
+        self.crcs = self.manifest.get("crc32")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -164,11 +163,13 @@ class Beton:
         if not path.exists():
             return {}
         try:
-            manifest = json.loads(path.read_text())
-        except (OSError, ValueError) as e:
+            manifest = dict(json.loads(path.read_text()))
+            crcs = np.frombuffer(base64.b64decode(manifest.get("crc32") or ""), "<u4")
+        except (OSError, ValueError, TypeError) as e:
             raise UserError(f"manifest {path} cannot be read ({e}); remove it to go without its checks") from e
-        if manifest.get("count") != n:
+        if manifest.get("count") != n or len(crcs) not in (0, n):
             raise UserError(f"manifest {path} is of another file: it counts {manifest.get('count')} samples, not {n}")
+        manifest["crc32"] = crcs if len(crcs) else None
         return manifest
 
     def _refuse(self, why: str) -> None:

@@ -1,4 +1,4 @@
-"""How a training shows itself: a bar on a terminal, one line every few seconds in a log file."""
+"""How a training, or other long work, shows itself: a bar on a terminal, one line every few seconds in a log file."""
 
 import sys
 import time
@@ -52,3 +52,29 @@ class Progress:
             "perf/images_per_s": "{:.0f} images/s",
         }
         return "  ".join(text.format(self.metrics[k]) for k, text in shown.items() if k in self.metrics)
+
+
+class Meter:
+    """Images dealt with: a bar on a terminal, else a line every few seconds."""
+
+    def __init__(self, first: int, total: int, show: bool) -> None:
+        bar = show and sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=first, unit=" images", dynamic_ncols=True) if bar else None
+        self._show, self._first, self._done, self._total = show, first, first, total
+        self._start = self._last = time.monotonic()
+
+    def update(self, n: int) -> None:
+        """So many more are done."""
+        self._done += n
+        if self._bar:
+            self._bar.update(n)
+        elif self._show and (time.monotonic() - self._last >= LINE_S or self._done == self._total):
+            self._last = time.monotonic()
+            rate = (self._done - self._first) / max(1e-3, self._last - self._start)
+            eta = f"ETA {(self._total - self._done) / rate / 60:.1f} min"
+            print(f"{self._done:,} of {self._total:,} images  {rate:,.0f} images/s  {eta}", flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal in order."""
+        if self._bar:
+            self._bar.close()
