@@ -4,15 +4,15 @@
 PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/uv pip install --quiet --python .venv
-# what FFCV builds with, and Debian's split-off parts of Python
-DEBIAN = libopencv-dev libturbojpeg0-dev pkg-config g++ python3-dev python3-venv
+# what FFCV and our decoder build with, and Debian's split-off parts of Python
+DEBIAN = libopencv-dev libturbojpeg0-dev pkg-config g++ libjpeg-dev zlib1g-dev python3-dev python3-venv
 ROOT = $(shell [ "$$(id -u)" = 0 ] && echo env || echo sudo -n)
 
 .PHONY: setup demo test test-slow check pins
 
 setup: .venv/done
 
-.venv/done: requirements.txt requirements-ffcv.txt pyproject.toml
+.venv/done: requirements.txt requirements-ffcv.txt pyproject.toml lightning_resnet/data/decode.c
 	@command -v apt-get >/dev/null && { dpkg -s $(DEBIAN) >/dev/null 2>&1 \
 	  || { $(ROOT) apt-get update -qq && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; } \
 	  || echo "FFCV's system packages are missing; to have its loader, run: sudo apt-get install $(DEBIAN)"; } || true

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+import lightning_resnet.data.imagenet
 import lightning_resnet.data.sources
 import lightning_resnet.models  # noqa: F401 -- short class names are those of imported classes
 from lightning_resnet.data.module import ImageData

@@ -4,17 +4,20 @@ import gc
 import io
 import shutil
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 
 from lightning_resnet.data import kernel
 from lightning_resnet.data.beton import Beton
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.data.sources import BetonFiles, Synthetic
 from lightning_resnet.errors import UserError
+from lightning_resnet.runtime.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(kernel.library() is None, reason="the kernel was not built: no libjpeg-turbo headers")
 
@@ -244,3 +247,14 @@ def test_resize_is_closer_to_the_definition_than_ffcvs(tmp_path):
             items = kernel.make_items(file, np.array([position]), np.array([[top, left, h, w]]), np.array([False]))
             assert kernel.decode(file, items, ours, 1).tolist() == [0]
             assert psnr(ours[0], reference) >= psnr(theirs, reference)
+
+
+def test_fit_ends_with_the_same_weights_through_either_loader(cli, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = [*TINY, "--trainer.max_epochs", "2", "--data.crop", "pad", "--data.pad", "1", "--data.flip", "true"]
+    for loader in ("ffcv", "torch"):
+        code, _, err = cli("fit", *options, "--data.loader", loader, "--run.root", loader)
+        assert code == 0, err
+    assert live() == 0 and len(list((tmp_path / "cache").rglob("*.beton"))) == 2
+    ours, theirs = (load_checkpoint(next(Path(root).rglob("last.ckpt")))["state_dict"] for root in ("ffcv", "torch"))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_resnet.data.augment import Augment, Crop
+from lightning_resnet.data.cache import as_beton
 from lightning_resnet.data.ffcv import FFCVLoader, OnBad
 from lightning_resnet.data.order import eval_batches, permutation, train_batches
 from lightning_resnet.data.sources import SPLIT_SEED, Images, Source
@@ -75,6 +76,11 @@ class ImageData(pl.LightningDataModule):
                     f"labels of {type(self.source).__name__}'s {name} split must be 0 to {self.num_classes - 1} "
                     f"({self.num_classes} classes), found {f'{found[0]} to {found[-1]}' if found else 'none'}"
                 )
+        if self.loader == "ffcv":
+            self.splits = {
+                name: images if images.file else as_beton(images, self.source, name)
+                for name, images in self.splits.items()
+            }
         train = self.splits["train"]
         some = permutation(SPLIT_SEED, 1, len(train))[: self.train_eval_samples]
         self.splits["train_eval"] = train.take(some)

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_resnet.data import draws
 from lightning_resnet.data.augment import Augment, draw
+from lightning_resnet.data.encode import open_rgb
 from lightning_resnet.data.ffcv import Batch, OnBad, read
 from lightning_resnet.data.sources import Images
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, one_line
 
 
 class TorchLoader:
@@ -110,11 +111,10 @@ class _Reader(Dataset):
         if self.images.pixels is not None:
             return Image.fromarray(np.broadcast_to(self.images.pixels[i], (*self.images.pixels.shape[1:3], 3)))
         try:
-            with Image.open(self.images.paths[i]) as picture:
-                return picture.convert("RGB")
-        except (UnidentifiedImageError, OSError) as e:
+            return open_rgb(self.images.paths[i])
+        except (ValueError, OSError) as e:
             path, sample = self.images.paths[i], self.images.ids[i]
-            raise UserError(f"cannot read picture {path} (sample {sample}): {e}; remove it") from e
+            raise UserError(f"cannot read picture {path} (sample {sample}): {one_line(e)}; remove it") from e
 
 
 def _resize(picture: Image.Image, box: Sequence[int], flip: bool, size: int) -> np.ndarray:

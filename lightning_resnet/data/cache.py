@@ -1,0 +1,43 @@
+"""A .beton of any split, written once on this machine: what `--data.loader ffcv` reads where the source has no file."""
+
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+
+from lightning_resnet.data.beton import Beton
+from lightning_resnet.data.sources import Images, Source, images_of
+from lightning_resnet.errors import UserError
+
+
+def as_beton(images: Images, source: Source, split: str) -> Images:
+    """The same samples, out of a file in the user's cache folder (XDG_CACHE_HOME, ~/.cache by default).
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    from lightning_resnet.data.write import write_beton
+
+    name = type(source).__name__
+    path = _folder() / f"{name}-{split}-{_digest(images)}.beton"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # other runs wait until the file is there
+            if not path.exists():
+                write_beton(images, path, classes=source.classes, source=name, split=split)
+    except OSError as e:
+        raise UserError(f"cannot write {path}: {e.strerror}; set XDG_CACHE_HOME, or use --data.loader torch") from e
+    return images_of(Beton(path))
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lightning_resnet")
+
+
+def _digest(images: Images) -> str:
+    """Of what the file will hold."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(images.ids.tobytes() + images.labels.tobytes())
+    digest.update("\n".join(map(os.path.abspath, images.paths)).encode() if images.paths else images.pixels.tobytes())
+    return digest.hexdigest()
