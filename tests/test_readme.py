@@ -6,6 +6,7 @@ import shlex
 import pytest
 from conftest import REPOSITORY
 
+from lightning_resnet import bench
 from lightning_resnet.analysis import report
 from lightning_resnet.cli import VERBS, main
 from lightning_resnet.config import ResNetCLI
@@ -35,6 +36,8 @@ def test_command_is_understood(command, monkeypatch):
         report.make_parser().parse_args(args)
     elif verb == "data":
         make_parser().parse_args(args)
+    elif verb == "bench":
+        bench.make_parser().parse_args(args)
     else:
         Parsed(verb, args)
 
