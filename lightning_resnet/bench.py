@@ -135,8 +135,9 @@ def _table(rows: dict[str, dict[str, Any]], args: Any, argv: list[str]) -> str:
         "",
         f"`resnet-cli bench {' '.join(argv)}` on {where['cpu']}, {os.cpu_count()} cores, {platform.platform()}; "
         + ", ".join(f"{k} {v}" for k, v in versions().items())
-        + f"; code {(code()['git_sha'] or '?')[:10]}. First batch: from making the loader to its first batch, imports "
-        "excluded. Resident: of the process after the first batch, less its imports; torchvision's workers not counted.",
+        + f"; code {(code()['git_sha'] or '?')[:10]}.",
+        "First batch: from making the loader to its first batch, imports excluded. Resident: of the process after the "
+        "first batch, less its imports; torchvision's workers not counted.",
         "",
     ]
     return "\n".join(lines)

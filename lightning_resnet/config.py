@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import lightning_resnet.data.imagenet
 import lightning_resnet.data.sources
@@ -89,6 +90,8 @@ class ResNetCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except ArgumentError as e:
             raise UserError(explain(one_line(e), parser)) from e
+        if self.config.seed_everything < 0 or self.config.trainer.log_every_n_steps == 0:
+            raise UserError("--seed_everything must be 0 or more, --trainer.log_every_n_steps 1 or more")
         if self.config.run.name is None:
             self.config.run.name = recipes[0].stem if recipes else "run"
 
@@ -96,7 +99,7 @@ class ResNetCLI(LightningCLI):
         """Build the data, the task and the trainer; what their constructors refuse is the user's to cure."""
         try:
             super().instantiate_classes()
-        except ValueError as e:
+        except (ValueError, RuntimeError, TypeError, MisconfigurationException) as e:
             raise UserError(one_line(e)) from e
 
     @property

@@ -21,7 +21,7 @@ class Diverged(UserError):
     def __init__(self, step: int, lr: float) -> None:
         super().__init__(
             f"loss is not finite from step {step} on (learning rate {lr:g}): lower --model.optimizer.lr or add a "
-            "warm-up; the last good checkpoint is kept"
+            "warm-up; checkpoints of earlier epochs are kept"
         )
 
 

@@ -52,6 +52,8 @@ class _CLI(ResNetCLI):
                 rank_zero_only(write_json)(path / "meta.json", stored | {"point": run.point})
             self._check_stored(config)
         run.threads = run.threads or stored.get("threads") or cores()
+        if run.threads < 1:
+            raise UserError(f"--run.threads {run.threads}: at least one")
         torch.set_num_threads(run.threads)
 
     def _check_stored(self, config: dict[str, Any]) -> None:
@@ -90,13 +92,14 @@ def main(argv: list[str]) -> int:
 def _fit(cli: _CLI, argv: list[str]) -> int:
     trainer, task, data, rundir = cli.trainer, cli.model, cli.datamodule, cli.rundir
     data.trainer = trainer
-    data.setup("fit")
-    facts = _describe(cli)
+    try:
+        data.setup("fit")
+        facts = _describe(cli)
+    except (ValueError, ZeroDivisionError) as e:  # what an optimizer or a source refuses
+        raise UserError(one_line(e)) from e
     if cli.config.run.init_from:
         _init_from(task, cli.config.run.init_from)
-    resume = rundir.resume_from()
-    if resume:
-        load_checkpoint(resume)  # damaged or of another make: say so before the run is claimed
+    resume = _newest_good(rundir)
     progress = Progress()
     if trainer.is_global_zero:
         _open_rundir(cli, facts, argv)
@@ -123,6 +126,17 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
             rundir.end(trainer.global_step, reason, error)
     say(_text(progress.metrics))
     return 0
+
+
+def _newest_good(rundir: RunDir) -> Path | None:
+    """The checkpoint to continue from; a damaged one is told and passed over."""
+    for path in rundir.candidates():
+        try:
+            load_checkpoint(path)
+            return path
+        except UserError as e:
+            say(f"{e}; looking for the one before it")
+    return None
 
 
 def _open_rundir(cli: _CLI, facts: dict[str, Any], argv: list[str]) -> None:
@@ -211,7 +225,7 @@ def _load(task: nn.Module, state: dict[str, torch.Tensor]) -> None:
 
 
 def _evaluate(cli: _CLI) -> int:
-    path = cli.config.ckpt_path or cli.rundir.resume_from()
+    path = cli.config.ckpt_path or _newest_good(cli.rundir)
     if path is None:
         raise UserError(f"run {cli.rundir.path} has no checkpoint: train it with `resnet-cli fit`, or give --ckpt_path")
     _load(cli.model, load_checkpoint(path)["state_dict"])
@@ -219,17 +233,19 @@ def _evaluate(cli: _CLI) -> int:
         return _predict(cli)
     evaluate = cli.trainer.validate if cli.verb == "validate" else cli.trainer.test
     evaluate(cli.model, datamodule=cli.datamodule, verbose=False)
-    print(json.dumps({"checkpoint": str(path), **cli.model.metrics}, indent=1))
+    say(json.dumps({"checkpoint": str(path), **cli.model.metrics}, indent=1))
     return 0
 
 
 def _predict(cli: _CLI) -> int:
+    if cli.trainer.world_size > 1:
+        raise UserError("predict runs on one device: add --trainer.devices 1")
     batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule)
     images, classes = cli.datamodule.splits["val"], cli.datamodule.source.classes
-    probability, predicted = torch.cat(batches).max(1)
+    probability, predicted = torch.cat(batches)[:, : len(classes)].max(1)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["sample", "label", "predicted", "probability"])
-    for row in zip(images.ids, images.labels, predicted.tolist(), probability.tolist(), strict=True):
+    for row in zip(images.ids, images.labels, predicted.tolist(), probability.tolist(), strict=False):
         writer.writerow([row[0], classes[row[1]], classes[row[2]], f"{row[3]:.4f}"])
     return 0
 

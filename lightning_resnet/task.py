@@ -6,12 +6,14 @@ It knows nothing of files, plots or clusters. Sums stay on the device between lo
 import math
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_resnet.data.hashing import hash64
 from lightning_resnet.errors import Diverged, UserError
 from lightning_resnet.optim import Schedule, Steps, parameter_groups
 
@@ -45,6 +47,7 @@ class ClassificationTask(pl.LightningModule):
         self.label_smoothing = label_smoothing
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
+        self.seed = torch.initial_seed()  # what --seed_everything set
         self.metrics: dict[str, float] = {}  # of the last evaluation, over all ranks
         self._train_sums: Tensor | None = None  # loss x images, correct, finite losses, images
         self._eval_sums: dict[str, Tensor] = {}
@@ -82,6 +85,10 @@ class ClassificationTask(pl.LightningModule):
         """Remember where this attempt begins."""
         self._last_taken = self.global_step
 
+    def on_train_epoch_start(self) -> None:
+        """Nets that draw (dropout) draw by seed, epoch and rank: a run that continues repeats itself."""
+        torch.manual_seed(int(hash64(self.seed, self.current_epoch, self.global_rank) >> np.uint64(1)))
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate of the coming optimizer step."""
         factor = self.schedule.factor(self.global_step / self.total_steps)
@@ -96,7 +103,7 @@ class ClassificationTask(pl.LightningModule):
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
             n = (labels >= 0).sum()  # others are damaged pictures
-            sums = torch.stack([loss * n, correct, torch.isfinite(loss), n]).to(self._sum_dtype)
+            sums = torch.stack([t.to(self._sum_dtype) for t in (loss * n, correct, torch.isfinite(loss), n)])
             self._train_sums = sums if self._train_sums is None else self._train_sums + sums
         return loss
 
@@ -112,8 +119,9 @@ class ClassificationTask(pl.LightningModule):
         self._train_sums = None
         lr = self.optimizers().param_groups[0]["lr"]
         if not math.isfinite(loss):
-            finite_steps = finite / self.trainer.world_size / self.trainer.accumulate_grad_batches
-            raise Diverged(self._last_taken + int(finite_steps) + 1, lr)
+            step = self._last_taken + int(finite / self.trainer.world_size / self.trainer.accumulate_grad_batches)
+            base = self.optimizers().param_groups[0]["initial_lr"]
+            raise Diverged(step + 1, base * self.schedule.factor(step / self.total_steps))
         self._last_taken = self.global_step
         metrics = {"train/loss": loss / n, "train/acc1": correct / n, "lr": lr}
         self.schedule.observe(metrics)
@@ -148,8 +156,9 @@ class ClassificationTask(pl.LightningModule):
         logits = self(images)
         loss = F.cross_entropy(logits, labels, reduction="sum")
         hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        seen = loss.new_tensor(len(labels))
-        sums = torch.stack([loss, hits[:, 0].sum(), hits.sum(), (labels >= 0).sum(), seen]).to(self._sum_dtype)
+        seen = torch.tensor(len(labels), device=self.device)
+        parts = (loss, hits[:, 0].sum(), hits.sum(), (labels >= 0).sum(), seen)
+        sums = torch.stack([t.to(self._sum_dtype) for t in parts])
         self._eval_sums[name] = self._eval_sums[name] + sums if name in self._eval_sums else sums
 
     def _finish_evaluation(self, loaders: list[Any], limit: float) -> None:
@@ -159,7 +168,12 @@ class ClassificationTask(pl.LightningModule):
         for name, loader in zip(names, loaders, strict=True):
             sums = self._eval_sums.pop(name, torch.zeros(5, dtype=self._sum_dtype, device=self.device))
             loss, top1, top5, n, seen = self._reduce(sums).tolist()
-            if limit == 1.0 and seen != len(loader.images):
+            if (
+                limit == 1.0
+                and isinstance(limit, float)
+                and not self.trainer.overfit_batches
+                and seen != len(loader.images)
+            ):
                 raise RuntimeError(f"evaluated {seen:.0f} of {len(loader.images)} {name} samples")
             values = {"loss": loss / n, "acc1": top1 / n, "acc5": top5 / n}
             self.metrics.update({f"{name}/{k}": v for k, v in values.items()})

@@ -80,7 +80,7 @@ def data_of(source, epoch=0, rank=0, world=1, accumulate=1, **kwargs):
     torch.manual_seed(0)
     data = ImageData(source, **kwargs)
     data.trainer = SimpleNamespace(
-        global_rank=rank, world_size=world, accumulate_grad_batches=accumulate, current_epoch=epoch
+        global_rank=rank, world_size=world, num_devices=world, accumulate_grad_batches=accumulate, current_epoch=epoch
     )
     data.setup()
     return data

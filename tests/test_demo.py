@@ -1,5 +1,6 @@
 """What `make demo` shows, and what a user's own net must go through, with the real processes."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -70,6 +71,11 @@ def test_a_net_from_a_file_outside_the_package_sweeps_and_compares(tmp_path, mon
     assert "0 finished before" not in resnet_cli("sweep", "gates.yaml", "--local")
 
 
+def hear_interrupts():
+    """Whoever started the tests may have set SIGINT to be ignored, as shells do in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_continues_at_once_with_the_same_command(tmp_path, monkeypatch, how):
     """Bit by bit as the run that was not stopped."""
@@ -84,7 +90,9 @@ def test_a_stopped_run_continues_at_once_with_the_same_command(tmp_path, monkeyp
         "8",
     ]
     resnet_cli(*args, "--run.root", "whole")
-    process = subprocess.Popen([RESNET_CLI, *args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [RESNET_CLI, *args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+    )
     deadline = time.monotonic() + 120
     while not list(Path("runs").rglob("prev.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -97,3 +105,21 @@ def test_a_stopped_run_continues_at_once_with_the_same_command(tmp_path, monkeyp
     (run,), (whole,) = (list(Path(root).glob("*/*/checkpoints/last.ckpt")) for root in ("runs", "whole"))
     ours, theirs = load_checkpoint(run)["state_dict"], load_checkpoint(whole)["state_dict"]
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
+def test_two_ranks_measure_and_train_as_one(tmp_path, monkeypatch):
+    """Without a norm, which sees the rank's batch, two ranks differ from one by rounding; all samples count once."""
+    monkeypatch.chdir(tmp_path)
+    recipe = str(REPOSITORY / "configs/digits.yaml")
+    args = ["fit", "--config", recipe, "--run.threads", "1", "--trainer.max_epochs", "1", "--model.net.norm", "none"]
+    args += ["--model.net.depth", "8", "--model.optimizer.lr", "0.01"]
+    resnet_cli(*args, "--run.root", "one")
+    resnet_cli(*args, "--run.root", "two", "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    one, two = (
+        [json.loads(line) for line in next(Path(root).rglob("metrics.jsonl")).read_text().splitlines()]
+        for root in ("one", "two")
+    )
+    for a, b in zip(one, two, strict=True):
+        for key in a.keys() - {"time"} - {k for k in a if k.startswith("perf/")}:
+            tolerance = 2.5 / 360 if "acc" in key else 1e-4  # a picture or two on the edge between two classes
+            assert b[key] == pytest.approx(a[key], rel=1e-4, abs=tolerance), key

@@ -54,7 +54,9 @@ def files(tmp_path_factory):
 def data_of(source, epoch=1, rank=0, world=1, **kwargs):
     torch.manual_seed(0)
     data = ImageData(source, batch_size=32, **kwargs)
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, accumulate_grad_batches=1, current_epoch=epoch)
+    data.trainer = SimpleNamespace(
+        global_rank=rank, world_size=world, num_devices=1, accumulate_grad_batches=1, current_epoch=epoch
+    )
     data.setup()
     return data
 

@@ -46,7 +46,7 @@ def test_fit_writes_the_run_directory(cli):
     assert set(val[0]) >= {f"{s}/{m}" for s in ("val", "train_eval") for m in ("loss", "acc1", "acc5")}
     assert set(train[0]) >= {"train/acc1", "lr", "perf/images_per_s", "perf/data_wait_frac"}
     assert [r["lr"] for r in train] == pytest.approx([0.02, 0.02, 2e-3, 2e-4])  # steps 10, 21, 32, 43 of 44
-    assert "24 M" not in out and f"{meta['params']:,} parameters" in out
+    assert f"{meta['params']:,} parameters" in out
     assert "weight decay 0.0001: 8 tensors" in out and "weight decay 0: 15 tensors" in out
 
 
@@ -140,6 +140,86 @@ def test_a_run_that_died_continues_bitwise(cli, monkeypatch, schedule):
     assert second[0]["step"] == 55 and second[-1]["step"] == 88
     merged = [r for r in rows(path) if r["attempt"] == 1 and r["step"] < second[0]["step"]] + second
     assert {(r["step"], k): r[k] for r in merged for k in r if k.split("/")[0] in ("train", "val", "lr")} == expected
+
+
+def test_a_net_that_draws_continues_bitwise(cli, monkeypatch):
+    """Dropout draws by seed, epoch and rank."""
+    from lightning_resnet.task import ClassificationTask
+
+    Path("drop.py").write_text(
+        "from torch import nn\n\nclass Drop(nn.Sequential):\n    def __init__(self, p: float = 0.3):\n"
+        "        super().__init__(nn.Conv2d(3, 4, 3), nn.Dropout(p), nn.Flatten(), nn.Linear(144, 10))\n"
+    )
+    recipe = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
+    recipe["model"]["net"] = {"class_path": "drop.Drop"}
+    Path("drop.yaml").write_text(yaml.safe_dump(recipe))
+    args = ["--config", "drop.yaml", "--run.threads", "1", "--trainer.max_epochs", "3"]
+    assert cli("fit", *args)[0] == 0
+    whole = weights(only_run())
+    shutil.rmtree("runs")
+    original = ClassificationTask.training_step
+
+    def dying(self, batch, batch_idx):
+        if self.global_step == 50:
+            raise Stop
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", dying)
+    with pytest.raises(Stop):
+        cli("fit", *args)
+    monkeypatch.setattr(ClassificationTask, "training_step", original)
+    assert cli("fit", *args)[0] == 0
+    assert same(whole, weights(only_run()))
+
+
+def test_learning_rate_at_every_step(cli, monkeypatch):
+    from lightning_resnet.task import ClassificationTask
+
+    seen, original = [], ClassificationTask.training_step
+
+    def step(self, batch, batch_idx):
+        seen.append(self.optimizers().param_groups[0]["lr"])
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", step)
+    cli("fit", *SHORT)
+    assert seen == pytest.approx([0.02] * 22 + [2e-3] * 11 + [2e-4] * 11)
+
+
+def test_a_damaged_last_checkpoint_is_told_and_the_one_before_taken(cli):
+    cli("fit", *SHORT)
+    path = only_run()
+    attempt = json.loads((path / "attempts/1.json").read_text()) | {"reason": "failed"}
+    (path / "attempts/1.json").write_text(json.dumps(attempt))
+    expected, last = weights(path), path / "checkpoints/last.ckpt"
+    damaged = bytearray(last.read_bytes())
+    damaged[len(damaged) // 2] ^= 1  # torch.load would not notice
+    last.write_bytes(damaged)
+    code, out, _ = cli("fit", *SHORT)
+    assert code == 0 and "last.ckpt cannot be read" in out and "continued from prev.ckpt" in out
+    assert same(expected, weights(path))
+
+
+def test_best_is_the_highest_val_acc1_even_after_a_kill_before_it_was_written(cli, monkeypatch):
+    from lightning_resnet.runtime.checkpoint import Checkpoints
+
+    original = Checkpoints._copy_to_best
+
+    def dying(self, checkpoint):
+        if self.best_step == 44:
+            raise Stop
+        original(self, checkpoint)
+
+    monkeypatch.setattr(Checkpoints, "_copy_to_best", dying)
+    args = [*TINY, "--trainer.max_epochs", "3"]
+    with pytest.raises(Stop):
+        cli("fit", *args)
+    best = only_run() / "checkpoints/best.ckpt"
+    assert load_checkpoint(best)["global_step"] == 22
+    monkeypatch.setattr(Checkpoints, "_copy_to_best", original)
+    assert cli("fit", *args)[0] == 0
+    accuracy = {r["step"]: r["val/acc1"] for r in rows(only_run()) if "val/acc1" in r}
+    assert load_checkpoint(best)["global_step"] == min(accuracy, key=lambda s: (-accuracy[s], s))
 
 
 def test_validate_and_predict_use_the_runs_checkpoint(cli):
@@ -264,6 +344,12 @@ DIGITS = ["--config", REPOSITORY / "configs/digits.yaml"]
         (["--config", "torn.yaml"], "recipe torn.yaml is not YAML"),
         (["--config", "typo.yaml"], "unknown option modle.net; did you mean model"),
         (["--config", "absent.yaml"], "cannot read recipe absent.yaml"),
+        ([*DIGITS, "--data.batch_size", "0"], "--data.batch_size must be 1 or more"),
+        ([*DIGITS, "--model.net.width", "-1"], "error:"),
+        ([*DIGITS, "--model.optimizer.lr", "-1"], "Invalid learning rate"),
+        ([*DIGITS, "--trainer.accelerator", "gpu"], "error:"),
+        ([*DIGITS, "--run.threads", "-1"], "--run.threads -1: at least one"),
+        ([*DIGITS, "--seed_everything", "-1"], "--seed_everything must be 0 or more"),
         ([], "give a recipe, such as --config configs/digits.yaml"),
     ],
 )

@@ -52,11 +52,22 @@ class ImageData(pl.LightningDataModule):
         on_bad: OnBad = "raise",
     ) -> None:
         super().__init__()
+        for name, value, low in (
+            ("batch_size", batch_size, 1),
+            ("size", size, 1),
+            ("pad", pad, 0),
+            ("train_eval_samples", train_eval_samples, 1),
+            ("workers", None if workers == "auto" else workers, 0),
+        ):
+            if value is not None and value < low:
+                raise ValueError(f"--data.{name} must be {low} or more, got {value}")
+        if not 0 < eval_share <= 1:
+            raise ValueError(f"--data.eval_share must be above 0 and at most 1, got {eval_share}")
         self.source, self.batch_size, self.loader, self.workers = source, batch_size, loader, workers
         self.on_bad = on_bad
         self.train_eval_samples = train_eval_samples
         self.seed = torch.initial_seed()  # what --seed_everything set
-        self.train_augment = Augment(crop, size, pad, flip, scale)
+        self.train_augment = Augment(crop, size, pad, flip, scale, eval_share)
         self.eval_augment = Augment(size=size, share=eval_share)
         self.splits: dict[str, Images] = {}
 
@@ -161,7 +172,7 @@ class ImageData(pl.LightningDataModule):
         images = self.splits[split]
         workers = self.workers
         if workers == "auto":
-            workers = 0 if images.pixels is not None else cores()
+            workers = 0 if images.pixels is not None else max(1, cores() // self.trainer.num_devices)
         epoch = lambda: self.trainer.current_epoch  # noqa: E731 -- asked when the pass begins: right after a resume too
         make = FFCVLoader if images.file is not None and self.loader != "torch" else TorchLoader
         return make(images, lambda epoch: augment, self.seed, batches, length, epoch, workers, self.on_bad)

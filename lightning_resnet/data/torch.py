@@ -79,7 +79,9 @@ class _Reader(Dataset):
         if self.images.file is not None:
             return read(self.images, augment, self.seed, epoch, at, on_bad=self.on_bad)
         labels = torch.from_numpy(self.images.labels[at])
-        in_memory = self.images.pixels is not None and augment.size in (None, self.images.pixels.shape[1])
+        in_memory = self.images.pixels is not None and (
+            augment.size is None or self.images.pixels.shape[1:3] == (augment.size, augment.size)
+        )
         gather = in_memory and augment.crop != "resized"
         pixels = self._gather(augment, epoch, at) if gather else self._decode(augment, epoch, at)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), labels

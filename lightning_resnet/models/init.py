@@ -54,7 +54,7 @@ def _init_conv(weight: Tensor, init: Init, name: str, g: torch.Generator) -> Non
     nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=g)
     if init == "dirac" and name != "conv1.weight":  # the stem maps 3 colours: no identity to start from
         nn.init.dirac_(weight[: weight.shape[1]])
-    elif isinstance(init, float):
+    elif isinstance(init, (int, float)):
         weight.data.mul_(init)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime.status import last_attempt, process_name, status
+from lightning_resnet.runtime.status import attempts, last_attempt, process_name, status
 
 HEARTBEAT_S = 10.0  # seconds between signs of life
 
@@ -92,9 +92,9 @@ class RunDir:
         """Where checkpoints are."""
         return self.path / "checkpoints"
 
-    def resume_from(self) -> Path | None:
-        """The newest checkpoint, if there is one."""
-        return next((p for p in (self.checkpoints / "last.ckpt", self.checkpoints / "prev.ckpt") if p.exists()), None)
+    def candidates(self) -> list[Path]:
+        """Checkpoints to continue from, the newest first."""
+        return [p for p in (self.checkpoints / "last.ckpt", self.checkpoints / "prev.ckpt") if p.exists()]
 
     def claim(self) -> None:
         """Begin an attempt.
@@ -102,12 +102,12 @@ class RunDir:
         Raises:
             UserError: another process is at this run, or the directory cannot be written.
         """
+        n = 1 + max((a["attempt"] for a in attempts(self.path)), default=0)  # before looking who runs: see below
         if status(self.path) == "running":
             raise self._owned()
         try:
             (self.path / "attempts").mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
-            n = 1 + max((int(p.stem) for p in (self.path / "attempts").glob("*.json")), default=0)
             (self.path / "attempts" / f"{n}.json").open("x").close()
             _end_torn_line(self.path / "metrics.jsonl")
         except FileExistsError:  # two starts at once: only one makes the file
@@ -141,6 +141,8 @@ class RunDir:
     def beat(self, step: int, force: bool = False) -> None:
         """Show that the attempt is alive and how far it has come; writes at most every `HEARTBEAT_S`."""
         if force or time.monotonic() - self._last_beat > HEARTBEAT_S:
+            if (self.path / "attempts" / f"{self.attempt['attempt'] + 1}.json").exists():
+                raise UserError(f"run {self.path} was taken over by a newer attempt; this one stops")
             self._last_beat = time.monotonic()
             self.attempt.update(last_step=step, seconds=round(self._last_beat - self._t0, 3), heartbeat=time.time())
             write_json(self.path / "attempts" / f"{self.attempt['attempt']}.json", self.attempt)
@@ -174,7 +176,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 def _without_folders(data: Any) -> Any:
     if isinstance(data, dict):
-        return {k: Path(v).name if k == "root" else _without_folders(v) for k, v in data.items()}
+        return {k: Path(v).name if k == "root" and v else _without_folders(v) for k, v in data.items()}
     return data
 
 
