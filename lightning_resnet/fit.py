@@ -172,6 +172,8 @@ def _describe(cli: _CLI) -> dict[str, Any]:
         f"{n:,} training images, {steps} steps per epoch; batch {data.batch_size} = {trainer.world_size} ranks x "
         f"{trainer.accumulate_grad_batches} accumulated x {micro}"
     )
+    if micro < 16 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in task.net.modules()):
+        say(f"careful: batch norm sees {micro} images per rank; below 16 its statistics are noisy")
     for group in task.configure_optimizers().param_groups:
         numel = sum(p.numel() for p in group["params"])
         say(f"weight decay {group.get('weight_decay', 0):g}: {len(group['params'])} tensors, {numel:,} parameters")

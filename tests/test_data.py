@@ -23,6 +23,14 @@ def test_hash_is_fixed():
     assert permutation(0, 1, 10).tolist() == [8, 3, 0, 1, 5, 2, 7, 4, 9, 6]
 
 
+def test_draws_are_fixed():
+    ids = np.arange(4)
+    assert draws.flips(1, 2, np.arange(8)).tolist() == [False, True, False, False, True, True, True, True]
+    assert draws.pad_crops(1, 2, ids, 4).tolist() == [[1, 4], [3, 4], [3, 2], [0, 5]]
+    boxes = [[141, 172, 230, 234], [11, 11, 363, 355], [124, 104, 227, 200], [52, 52, 309, 258]]
+    assert draws.random_resized_crops(1, 2, ids, [375] * 4, [500] * 4).tolist() == boxes
+
+
 def test_uniform_is_uniform_and_independent_of_company():
     u = uniform(5, 2, np.arange(100_000), 0, 1)
     assert np.histogram(u, 20, (0, 1))[0] == pytest.approx(5000, abs=350)  # 5 standard deviations

@@ -172,6 +172,15 @@ def test_a_net_that_draws_continues_bitwise(cli, monkeypatch):
     assert same(whole, weights(only_run()))
 
 
+def test_decay_all_smoothing_and_small_batches_reach_the_task(cli):
+    code, out, _ = cli("fit", *SHORT, "--model.decay", "all", "--data.batch_size", 8, "--model.label_smoothing", 0.5)
+    assert code == 0 and "weight decay 0.0001: 23 tensors" in out and "weight decay 0:" not in out
+    assert "batch norm sees 8 images per rank" in out
+    smooth = min(r["train/loss"] for r in rows(only_run()) if "train/loss" in r)
+    # of ten classes, the target with half of its mass spread: its entropy is the least loss there can be
+    assert smooth > -(0.55 * np.log(0.55) + 9 * 0.05 * np.log(0.05)) > 1.6
+
+
 def test_learning_rate_at_every_step(cli, monkeypatch):
     from lightning_resnet.task import ClassificationTask
 
