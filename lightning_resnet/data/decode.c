@@ -35,7 +35,7 @@ typedef struct {
 
 typedef struct {
     uint8_t *bytes; size_t bytes_size;       /* of the sample in the file */
-    uint8_t *decoded; size_t decoded_size;   /* RGBX rows */
+    uint8_t *decoded; size_t decoded_size;   /* RGB rows  */
     uint8_t *rows; size_t rows_size;         /* after the vertical pass */
 } scratch;
 
@@ -115,43 +115,43 @@ static void mix_rows(const uint8_t *in, size_t stride, const int16_t *weight, in
     }
 }
 
-/* One RGB pixel from `count` RGBX pixels side by side; may read (not use) one pixel more. */
+/* One pixel from `count` pixels side by side; may read (not use) 5 bytes more. */
 static inline void mix_pixels(const uint8_t *in, const int16_t *weight, int count, uint8_t *out) {
 #ifdef __SSE2__
     const __m128i zero = _mm_setzero_si128();
     __m128i sum = _mm_set1_epi32(1 << (PRECISION - 1));
     for (int k = 0; k < count; k += 2) {
-        __m128i two = _mm_loadl_epi64((const __m128i *)(in + 4 * k));
-        __m128i pairs = _mm_unpacklo_epi8(_mm_unpacklo_epi8(two, _mm_srli_si128(two, 4)), zero);
+        __m128i two = _mm_loadl_epi64((const __m128i *)(in + 3 * k));
+        __m128i pairs = _mm_unpacklo_epi8(_mm_unpacklo_epi8(two, _mm_srli_si128(two, 3)), zero);
         sum = _mm_add_epi32(sum, _mm_madd_epi16(pairs, _mm_set1_epi32(pair(weight + k))));
     }
     sum = _mm_srai_epi32(sum, PRECISION);
     sum = _mm_packus_epi16(_mm_packs_epi32(sum, sum), zero);
-    uint32_t rgbx = (uint32_t)_mm_cvtsi128_si32(sum);
-    memcpy(out, &rgbx, 3);
+    uint32_t rgb = (uint32_t)_mm_cvtsi128_si32(sum);
+    memcpy(out, &rgb, 3);
 #else
     for (int c = 0; c < 3; c++) {
         int sum = 1 << (PRECISION - 1);
-        for (int k = 0; k < count; k++) sum += weight[k] * in[4 * k + c];
+        for (int k = 0; k < count; k++) sum += weight[k] * in[3 * k + c];
         out[c] = sum >> PRECISION;
     }
 #endif
 }
 
-/* RGBX rows [n_rows, n_cols] -> RGB [size, size]; the box is in coordinates of these rows. */
-static int resize(const uint8_t *in, int n_rows, int n_cols, double top, double left, double height, double width,
+/* RGB rows [n_rows, n_cols], stride bytes apart -> RGB [size, size]; the box is in coordinates of these rows. */
+static int resize(const uint8_t *in, size_t stride, int n_rows, int n_cols, double top, double left, double height, double width,
                   int flip, int size, uint8_t *out, scratch *s) {
     filter y = {0}, x = {0};
     int rc = NO_MEMORY;
     if (!make_filter(&y, top, height, n_rows, size) || !make_filter(&x, left, width, n_cols, size)) goto done;
-    int from = x.first[0], n = (x.first[size - 1] + x.count[size - 1] - from) * 4;
+    int from = x.first[0], n = (x.first[size - 1] + x.count[size - 1] - from) * 3;
     if (!grow((void **)&s->rows, &s->rows_size, n + 8)) goto done;
     for (int i = 0; i < size; i++) {
-        const uint8_t *row = in + ((size_t)y.first[i] * n_cols + from) * 4;
-        mix_rows(row, (size_t)n_cols * 4, y.weight + (size_t)i * y.taps, y.count[i], s->rows, n);
+        const uint8_t *row = in + (size_t)y.first[i] * stride + 3 * (size_t)from;
+        mix_rows(row, stride, y.weight + (size_t)i * y.taps, y.count[i], s->rows, n);
         uint8_t *o = out + (size_t)i * size * 3;
         for (int j = 0; j < size; j++)
-            mix_pixels(s->rows + (x.first[j] - from) * 4, x.weight + (size_t)j * x.taps, x.count[j],
+            mix_pixels(s->rows + (x.first[j] - from) * 3, x.weight + (size_t)j * x.taps, x.count[j],
                        o + 3 * (flip ? size - 1 - j : j));
     }
     rc = OK;
@@ -175,14 +175,14 @@ static region clip(const item *t, int shrink, int rows, int cols) {
 }
 
 /* Copy the region to where the box has it; what of the box lies outside the picture is 0. */
-static void place(const uint8_t *in, size_t stride, int pixel, region r, const item *t, int size, uint8_t *out) {
+static void place(const uint8_t *in, size_t stride, region r, const item *t, int size, uint8_t *out) {
     int dy = r.y0 - (int)t->top, dx = r.x0 - (int)t->left, n_rows = r.y1 - r.y0, n_cols = r.x1 - r.x0;
     if (n_rows < size || n_cols < size) memset(out, 0, (size_t)size * size * 3);
     for (int y = 0; y < n_rows; y++) {
         const uint8_t *p = in + y * stride;
         uint8_t *q = out + (size_t)(y + dy) * size * 3;
-        if (pixel == 3 && !t->flip && n_cols > 0) memcpy(q + 3 * dx, p, (size_t)n_cols * 3);
-        else for (int x = 0; x < n_cols; x++) memcpy(q + 3 * (t->flip ? size - 1 - x - dx : x + dx), p + x * pixel, 3);
+        if (!t->flip && n_cols > 0) memcpy(q + 3 * dx, p, (size_t)n_cols * 3);
+        else for (int x = 0; x < n_cols; x++) memcpy(q + 3 * (size - 1 - x - dx), p + 3 * x, 3);
     }
 }
 
@@ -215,7 +215,7 @@ static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *o
     jpeg_mem_src(&c, bytes, t->size);
     jpeg_read_header(&c, TRUE);
     if (c.image_height != t->rows || c.image_width != t->cols) { jpeg_destroy_decompress(&c); return BAD_SIZE; }
-    c.out_color_space = JCS_EXT_RGBX;
+    c.out_color_space = JCS_RGB;
     c.dct_method = JDCT_ISLOW;
     int shrink = 1;
     while (shrink < 8 && t->height / (2 * shrink) >= size && t->width / (2 * shrink) >= size) shrink *= 2;
@@ -227,7 +227,7 @@ static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *o
     JDIMENSION x = r.x0, w = r.x1 - r.x0;
     if (w < c.output_width) jpeg_crop_scanline(&c, &x, &w);
     if (r.y0 > 0) jpeg_skip_scanlines(&c, r.y0);
-    size_t stride = (size_t)c.output_width * 4;
+    size_t stride = (size_t)c.output_width * 3;
     if (!grow((void **)&s->decoded, &s->decoded_size, stride * n_rows + 8)) { jpeg_destroy_decompress(&c); return NO_MEMORY; }
     for (int y = 0; y < n_rows;) {
         JSAMPROW row[4];
@@ -242,10 +242,10 @@ static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *o
     jpeg_destroy_decompress(&c);
     if (bad) return BAD_JPEG;
     if (t->height == size && t->width == size) {
-        place(s->decoded + 4 * (r.x0 - (int)x), stride, 4, r, t, size, out);
+        place(s->decoded + 3 * (r.x0 - (int)x), stride, r, t, size, out);
         return OK;
     }
-    return resize(s->decoded, n_rows, n_cols, t->top / shrink - r.y0, t->left / shrink - x, t->height / shrink,
+    return resize(s->decoded, stride, n_rows, n_cols, t->top / shrink - r.y0, t->left / shrink - x, t->height / shrink,
                   t->width / shrink, t->flip, size, out, s);
 }
 
@@ -255,16 +255,13 @@ static int copy_raw(const uint8_t *bytes, const item *t, int size, uint8_t *out,
     if (t->size < (uint64_t)t->rows * t->cols * 3) return BAD_SIZE;
     region r = clip(t, 1, t->rows, t->cols);
     const uint8_t *first = bytes + ((size_t)r.y0 * t->cols + r.x0) * 3;
+    size_t stride = (size_t)t->cols * 3;
     if (t->height == size && t->width == size) {
-        place(first, (size_t)t->cols * 3, 3, r, t, size, out);
+        place(first, stride, r, t, size, out);
         return OK;
     }
-    int n_rows = r.y1 - r.y0, n_cols = r.x1 - r.x0;
-    if (!grow((void **)&s->decoded, &s->decoded_size, (size_t)n_cols * n_rows * 4 + 8)) return NO_MEMORY;
-    for (int y = 0; y < n_rows; y++)
-        for (int x = 0; x < n_cols; x++)
-            memcpy(s->decoded + ((size_t)y * n_cols + x) * 4, first + ((size_t)y * t->cols + x) * 3, 3);
-    return resize(s->decoded, n_rows, n_cols, t->top - r.y0, t->left - r.x0, t->height, t->width, t->flip, size, out, s);
+    return resize(first, stride, r.y1 - r.y0, r.x1 - r.x0, t->top - r.y0, t->left - r.x0, t->height, t->width, t->flip,
+                  size, out, s);
 }
 
 /* -- a batch ------------------------------------------------------------------------------------------------------ */
