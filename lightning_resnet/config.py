@@ -153,3 +153,9 @@ def _check_mapping(recipe: Path) -> None:
         raise UserError(f"recipe {recipe} is not YAML: {one_line(e)}") from e
     if not isinstance(content, dict):
         raise UserError(f"recipe {recipe} is not a mapping (lines `key: value`) but a {type(content).__name__}")
+    for key in content:  # jsonargparse would build the recipe's class, or lose the arguments, without a word
+        if isinstance(content[key], str) and (arguments := [k for k in content if str(k).startswith(f"{key}.")]):
+            raise UserError(
+                f"{recipe} gives the class {key} and its argument {arguments[0]} as flat keys: write {key}.class_path "
+                f"and {key}.init_args.{arguments[0].removeprefix(f'{key}.')} (in a sweep's parameters too)"
+            )

@@ -352,6 +352,7 @@ DIGITS = ["--config", REPOSITORY / "configs/digits.yaml"]
         (["--config", "list.yaml"], "recipe list.yaml is not a mapping (lines `key: value`) but a list"),
         (["--config", "torn.yaml"], "recipe torn.yaml is not YAML"),
         (["--config", "typo.yaml"], "unknown option modle.net; did you mean model"),
+        ([*DIGITS, "--config", "flat.json"], "write model.net.class_path and model.net.init_args.depth"),
         (["--config", "absent.yaml"], "cannot read recipe absent.yaml"),
         ([*DIGITS, "--data.batch_size", "0"], "--data.batch_size must be 1 or more"),
         ([*DIGITS, "--model.net.width", "-1"], "error:"),
@@ -364,6 +365,7 @@ DIGITS = ["--config", REPOSITORY / "configs/digits.yaml"]
 )
 def test_bad_input_is_one_line_and_exit_2(cli, args, message):
     Path("list.yaml").write_text("- a\n")
+    Path("flat.json").write_text('{"model.net": "gated.GatedNet", "model.net.depth": 8}')
     Path("torn.yaml").write_text("a: [1\nb: }")
     Path("typo.yaml").write_text("modle: {net: 3}")
     code, _, err = cli("fit", *args)
