@@ -7,7 +7,7 @@ the caller has let go of it.
 
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable
 from queue import Empty, Full, Queue
 from typing import Any
 
@@ -17,13 +17,12 @@ from torch import Tensor
 
 from lightning_resnet.data import kernel
 from lightning_resnet.data.augment import Augment, draw
-from lightning_resnet.data.loader import Batch, Loader, OnBad
+from lightning_resnet.data.loader import IGNORED, Batch, Loader, OnBad
 from lightning_resnet.data.sources import Images
 from lightning_resnet.errors import UserError
 
 AHEAD = 3  # batches decoded before they are asked for
 HANG_S = 300.0  # seconds without a batch after which storage is taken to hang
-IGNORED = -100  # label of a picture that could not be read: cross entropy's ignore_index
 
 
 class FFCVLoader(Loader):
@@ -33,7 +32,7 @@ class FFCVLoader(Loader):
         super().__init__(*args, **kwargs)
         self._buffers: list[np.ndarray] = []
 
-    def _read(self, epoch: int, plan: Iterator[np.ndarray]) -> Generator[Batch, None, None]:
+    def _read(self, epoch: int, plan: Iterable[np.ndarray]) -> Generator[Batch, None, None]:
         queue: Queue = Queue(AHEAD)
         stop = threading.Event()
         thread = threading.Thread(target=self._produce, args=(epoch, plan, queue, stop), name="FFCVLoader", daemon=True)
@@ -57,7 +56,7 @@ class FFCVLoader(Loader):
                 "the storage does not answer"
             ) from None
 
-    def _produce(self, epoch: int, plan: Iterator[np.ndarray], queue: Queue, stop: threading.Event) -> None:
+    def _produce(self, epoch: int, plan: Iterable[np.ndarray], queue: Queue, stop: threading.Event) -> None:
         """In the thread: batches, then None; or the exception that ended it."""
         last: BaseException | None = None
         try:
@@ -101,7 +100,7 @@ def read(
         augment: of the pictures.
         seed: of the run.
         epoch: 0-based.
-        at: which of the split [B].
+        at: which of the split [B]; n more is another repeat.
         threads: to decode on.
         on_bad: see `Loader`.
         empty: gives a uint8 tensor of a shape; default: a new one.
@@ -111,9 +110,10 @@ def read(
     """
     file = images.file
     file.check_unchanged()
+    repeats, at = np.divmod(at, len(images))
     positions = images.positions[at]
     stored = file.images[positions]
-    boxes, flips, size = draw(augment, seed, epoch, images.ids[at], stored["height"], stored["width"])
+    boxes, flips, size = draw(augment, seed, epoch, images.ids[at], stored["height"], stored["width"], repeats)
     shape = (len(at), size, size, 3)
     out = empty(*shape) if empty else torch.empty(shape, dtype=torch.uint8)
     status = kernel.decode(file, kernel.make_items(file, positions, boxes, flips), out.numpy(), threads)
