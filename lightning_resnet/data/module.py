@@ -126,7 +126,10 @@ class ImageData(pl.LightningDataModule):
         """In the file that shall be read, if any."""
         if images.file is None and self.loader == "ffcv":
             images = as_beton(images, self.source, name)
-        if images.file is not None and self.stage:
+        if self.stage:
+            if images.file is None:
+                source = type(self.source).__name__
+                raise UserError(f"stage copies .beton files, of which {source} has none: add --data.loader ffcv")
             images = replace(images, file=storage.stage(images.file, self.stage))
         return images
 
