@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lightning_resnet import bench_train
 from lightning_resnet.errors import Parser, UserError
 from lightning_resnet.runtime.status import cores
 
@@ -27,7 +28,9 @@ PEERS = {
 def make_parser() -> Parser:
     """The flags of `resnet-cli bench`."""
     parser = Parser(prog="resnet-cli bench", description="Measure beside peers.")
-    loader = parser.add_subparsers(dest="what", required=True).add_parser("loader", help="pictures per second")
+    what = parser.add_subparsers(dest="what", required=True)
+    bench_train.add_arguments(what.add_parser("train", help="steps per second beside a bare PyTorch loop"))
+    loader = what.add_parser("loader", help="pictures per second")
     loader.add_argument("--images", type=int, default=2000, help="photo-like JPEGs of 500 px (default: %(default)s)")
     loader.add_argument("--size", type=int, default=224, help="of random-resized-crop + flip (default: %(default)s)")
     loader.add_argument("--threads", type=int, default=cores(), help="threads or processes (default: all cores)")
@@ -40,14 +43,34 @@ def make_parser() -> Parser:
 def main(argv: list[str]) -> int:
     """Run `resnet-cli bench`."""
     args = make_parser().parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder:
-        _make_input(Path(folder), args.images)
-        rows = _measure(args, folder)
-    text = _table(rows, args, argv)
+    if args.what == "train":
+        text = _train(args, argv)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            _make_input(Path(folder), args.images)
+            rows = _measure(args, folder)
+        text = _table(rows, args, argv)
     print(text)
     if args.out:
         Path(args.out).write_text(text)
     return 0
+
+
+def _train(args: Any, argv: list[str]) -> str:
+    intro = f"{args.processes} ranks (gloo), one thread each; medians of {args.repeat} trainings of each kind in turn, "
+    intro += f"{args.steps} steps each, lowest and highest in brackets."
+    return "\n".join(["# Training step", "", intro, "", *bench_train.table(args), "", _provenance(argv), ""])
+
+
+def _provenance(argv: list[str]) -> str:
+    """The command, and where and with what it ran."""
+    from lightning_resnet.runtime.provenance import code, hardware, versions
+
+    return (
+        f"`resnet-cli bench {' '.join(argv)}` on {hardware()['cpu']}, {os.cpu_count()} cores, {platform.platform()}; "
+        + ", ".join(f"{k} {v}" for k, v in versions().items())
+        + f"; code {(code()['git_sha'] or '?')[:10]}."
+    )
 
 
 def _make_input(folder: Path, n: int) -> None:
@@ -111,8 +134,6 @@ class _Peer:
 
 
 def _table(rows: dict[str, dict[str, Any]], args: Any, argv: list[str]) -> str:
-    from lightning_resnet.runtime.provenance import code, hardware, versions
-
     first = next(iter(rows.values()))
     lines = [
         "# Loader",
@@ -130,12 +151,9 @@ def _table(rows: dict[str, dict[str, Any]], args: Any, argv: list[str]) -> str:
             f"| {PEERS[name]} | {rate:,.0f} ({min(r['rates']):,.0f} to {max(r['rates']):,.0f}) | {ratio:.2f} "
             f"| {r['first']:.2f} | {1000 * statistics.median(r['cpu']):.2f} | {r['rss'] / 1e6:,.0f} |"
         )
-    where = hardware()
     lines += [
         "",
-        f"`resnet-cli bench {' '.join(argv)}` on {where['cpu']}, {os.cpu_count()} cores, {platform.platform()}; "
-        + ", ".join(f"{k} {v}" for k, v in versions().items())
-        + f"; code {(code()['git_sha'] or '?')[:10]}.",
+        _provenance(argv),
         "First batch: from making the loader to its first batch, imports excluded. Resident: of the process after the "
         "first batch, less its imports; torchvision's workers not counted.",
         "",

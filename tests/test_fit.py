@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -458,3 +460,65 @@ def test_every_recipe_trains(cli, recipe):
     limits = "--trainer.limit_train_batches 2 --trainer.limit_val_batches 1 --trainer.accelerator cpu"
     code, out, err = cli("fit", "--config", recipe, *small.split(), *limits.split())
     assert code == 0, err
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB, where we may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"cannot mount a small file system: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_disk, monkeypatch):
+    from lightning_resnet.runtime.recorder import Recorder
+
+    args = [*TINY, "--trainer.max_epochs", "4", "--run.root", small_disk]
+    ballast, original = small_disk / "ballast", Recorder.on_train_epoch_end
+
+    def fill(self, trainer, *rest):
+        """In the second epoch the disk fills up; the next attempt finds room before its last save."""
+        original(self, trainer, *rest)
+        if trainer.current_epoch == 1:
+            checkpoints._wait()
+            with suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+        elif trainer.current_epoch == 3 and mended:
+            ballast.unlink()
+
+    def init(self, *rest):
+        nonlocal checkpoints
+        checkpoints = self
+        begin(self, *rest)
+
+    from lightning_resnet.runtime.checkpoint import Checkpoints
+
+    checkpoints, begin = None, Checkpoints.__init__
+    monkeypatch.setattr(Checkpoints, "__init__", init)
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", fill)
+    mended = False
+    code, out, err = cli("fit", *args)
+    assert code == 2 and "No space left on device; training goes on" in out
+    assert "last good checkpoint: the same command continues" in err and err.count("\n") == 1
+    (path,) = small_disk.glob("digits/*")
+    assert load_checkpoint(path / "checkpoints/last.ckpt")["global_step"] == 22
+    assert not list((path / "checkpoints").glob("*.tmp"))
+    ballast.unlink()
+    killed = json.loads((path / "attempts/1.json").read_text())  # the end found no room either; its process is gone
+    (path / "attempts/1.json").write_text(json.dumps(killed | {"process": killed["process"] | {"start": "1"}}))
+    mended = True
+    code, out, err = cli("fit", *args)
+    assert code == 0 and "continued from last.ckpt" in out, err
+    assert load_checkpoint(path / "checkpoints/last.ckpt")["global_step"] == 88
+    assert same(weights(path), weights_of_the_undisturbed(cli, args, monkeypatch))
+
+
+def weights_of_the_undisturbed(cli, args, monkeypatch):
+    monkeypatch.undo()
+    assert cli("fit", *args[:-1], "undisturbed")[0] == 0
+    return weights(only_run(Path("undisturbed")))

@@ -66,5 +66,6 @@ class Agreement:
             return NOTHING
         self._work.wait()
         self._work = None
-        self._interval = max(1, int(self._wishes[1] * PERIOD_S))
+        # at most twice as many as before: a few calls in a row, as after an evaluation, say little of the speed
+        self._interval = max(1, min(2 * self._interval, int(self._wishes[1] * PERIOD_S)))
         return int(self._wishes[0])

@@ -132,7 +132,7 @@ def supervise(argv: list[str], size: int, nodes: int = 1) -> int:
     MASTER_PORT set.
     """
     env = os.environ | {"LOCAL_WORLD_SIZE": str(size), "WORLD_SIZE": str(size * nodes)}
-    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"} | env
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"} | env
     lifeline, held = os.pipe()
     command = [sys.executable, "-m", "lightning_resnet.cli", *argv]
     ranks: list[subprocess.Popen] = []
@@ -180,7 +180,8 @@ def _wait(ranks: list[subprocess.Popen]) -> int:
     return 128 - status if status < 0 else status
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody uses now."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]

@@ -1,0 +1,47 @@
+"""The training that `resnet-cli bench train` measures ours against: a bare PyTorch DDP loop, as short as it can be.
+
+python -m lightning_resnet.bare '{"net": "CifarResNet", "init_args": {"depth": 20}, "size": 8, "batch": 32, "steps": 200}'
+"""
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from lightning_resnet import models
+
+
+def main(net: str, init_args: dict[str, Any], size: int, batch: int, steps: int) -> None:
+    """Train for `steps` on random images of `size` pixels, `batch` per rank; the first prints steps per second."""
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    torch.set_num_threads(int(os.environ.get("THREADS", 1)))
+    model = getattr(models, net)(**init_args).to(memory_format=torch.channels_last)
+    if world > 1:
+        dist.init_process_group("gloo", rank=rank, world_size=world)
+        model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, nesterov=True, weight_decay=1e-4)
+    images = torch.randint(0, 256, (8, batch, 3, size, size), dtype=torch.uint8)
+    labels, warm = torch.randint(0, 10, (8, batch)), steps // 5
+    for step in range(steps):
+        if step == warm:
+            start = time.perf_counter()
+        x = images[step % 8].contiguous(memory_format=torch.channels_last)
+        loss = F.cross_entropy(model((x.float() - 128) / 64), labels[step % 8])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    seconds = time.perf_counter() - start
+    if rank == 0:
+        print(json.dumps({"steps_per_s": (steps - warm) / seconds}))
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))
