@@ -1,6 +1,6 @@
 """Batches of pictures from a file, by the C kernel beside this file: read, check, decode, crop, resize, flip.
 
-Where it could not be built (no compiler, no libjpeg-turbo headers) .beton files cannot be read; the rest works.
+Where it could not be built (no compiler, no libjpeg-turbo headers) `fallback` does the same, more slowly.
 """
 
 import ctypes
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_resnet.data import fallback
 from lightning_resnet.data.beton import JPEG, Beton
-from lightning_resnet.errors import UserError
 
 ITEM = np.dtype(
     [
@@ -41,6 +41,16 @@ def library() -> ctypes.CDLL | None:
     lib.decode_batch.argtypes = [ctypes.c_int, pointer, ctypes.c_int, ctypes.c_int, ctypes.c_int, pointer, pointer]
     lib.decode_batch.restype = None
     return lib
+
+
+def complaint() -> str:
+    """One line where there is no kernel, else nothing."""
+    if library():
+        return ""
+    return (
+        f"careful: {'FFCV' if fallback.ffcv_decoder() else 'Pillow'} decodes .beton files, slowly: our decoder was not "
+        "built: install a C compiler, libjpeg-dev and zlib1g-dev and run `pip install --no-deps -e .` again"
+    )
 
 
 def make_items(beton: Beton, positions: np.ndarray, boxes: np.ndarray, flips: np.ndarray) -> np.ndarray:
@@ -74,18 +84,12 @@ def decode(beton: Beton, items: np.ndarray, out: np.ndarray, threads: int) -> np
 
     Returns:
         Status of each, uint8 [B]: index into `PROBLEMS`.
-
-    Raises:
-        UserError: there is no kernel.
     """
-    status = np.empty(len(items), np.uint8)
+    assert out.flags.c_contiguous and out.shape[:1] == items.shape and out.shape[1] == out.shape[2]
     lib = library()
     if lib is None:
-        raise UserError(
-            "the decoder of .beton files was not built: install a C compiler, libjpeg-dev and zlib1g-dev and run "
-            "`pip install --no-deps -e .` again, or use another --data.source with --data.loader torch"
-        )
-    assert out.flags.c_contiguous and out.shape[:1] == items.shape and out.shape[1] == out.shape[2]
+        return fallback.decode(beton.fd, items, out, threads)
+    status = np.empty(len(items), np.uint8)
     lib.decode_batch(
         beton.fd, items.ctypes.data, len(items), out.shape[1], threads, out.ctypes.data, status.ctypes.data
     )

@@ -7,9 +7,10 @@ from typing import Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
+from lightning_resnet.data import kernel, storage
 from lightning_resnet.data import order as orders
-from lightning_resnet.data import storage
 from lightning_resnet.data.augment import Augment, Crop, Progressive
 from lightning_resnet.data.cache import as_beton
 from lightning_resnet.data.ffcv import FFCVLoader
@@ -117,6 +118,8 @@ class ImageData(pl.LightningDataModule):
                 )
         self.splits = {name: self._located(name, images) for name, images in self.splits.items()}
         train = self.splits["train"]
+        if train.file is not None and (line := kernel.complaint()):
+            rank_zero_only(print)(line, flush=True)
         if self.order == "pages" and train.file is None:
             raise UserError("order `pages` is that of a .beton: add --data.loader ffcv, or use --data.order global")
         some = orders.permutation(SPLIT_SEED, 1, len(train))[: self.train_eval_samples]
