@@ -49,6 +49,9 @@ class StandIn:
         me = {"id": "VXNlcjox", "entity": "me", "username": "me", "email": "me@x", "flags": "{}", "admin": False}
         return {"viewer": {**me, "teams": {"edges": []}}}
 
+    def GetDefaultEntity(self, v):
+        return self.Viewer(v)
+
     def UpsertBucket(self, v):
         run = self.run(v.get("name") or v.get("id"))
         run |= {k: v[k] for k in v if k not in ("config", "summaryMetrics", "name", "id") and v[k] is not None}
@@ -84,6 +87,33 @@ class StandIn:
     def CreateRunFiles(self, v):
         files = [{"name": f, "uploadUrl": f"{self.url}/storage/{v['run']}/{f}"} for f in v["files"]]
         return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}
+
+    def Runs(self, v):
+        nodes = [self.full(run) for run in self.runs.values()]
+        runs = {"edges": [{"node": node, "cursor": "c"} for node in nodes], "pageInfo": {"hasNextPage": False}}
+        runs["pageInfo"]["endCursor"] = None
+        return {"project": {"internalId": "1", "runCount": len(nodes), "readOnly": False, "runs": runs}}
+
+    def Run(self, v):
+        return {"project": {"run": self.full(self.runs[v["name"]])}}
+
+    def RunHistoryKeys(self, v):
+        last = max(self.runs[v["name"]]["history"], default=-1)
+        return {"project": {"run": {"historyKeys": {"lastStep": last, "sets": [], "keys": {}}}}}
+
+    def RunParquetHistory(self, v):
+        return {"project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": self.rows(v["runName"])}}}}
+
+    def HistoryPage(self, v):
+        rows = [json.dumps(row) for row in self.rows(v["run"]) if v["minStep"] <= row["_step"] < v["maxStep"]]
+        return {"project": {"run": {"history": rows}}}
+
+    def full(self, run):
+        state = {None: "running", 0: "finished"}.get(run["exitcode"], "failed")
+        texts = {"config": json.dumps(run["config"]), "summaryMetrics": json.dumps(run["summary"])}
+        facts = {"projectId": "1", "state": state, "historyLineCount": len(run["history"]), "user": {"name": "me"}}
+        facts |= {"group": run.get("groupName"), "heartbeatAt": "2026-01-01T00:00:00", "systemMetrics": "{}"}
+        return {"commit": None, "tags": []} | run | facts | texts | {"history": None}
 
     def RunStoppedStatus(self, v):
         return {"project": {"run": {"stopped": False}}}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import yaml
 
+from lightning_resnet.analysis.foreign import SCHEME, find_offline, read_offline, read_project
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.runtime.rows import merge, read_rows
 from lightning_resnet.runtime.rundir import flatten
@@ -51,13 +52,21 @@ class Runs(NamedTuple):
 
 
 def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Runs:
-    """Read every run in or under `paths`: run directories, sweeps or whole roots.
+    """Read every run in or under `paths`: run directories, sweeps, whole roots, runs that only W&B wrote.
+
+    Args:
+        paths: folders, or `wandb://entity/project`.
 
     Raises:
         UserError: a path does not exist, or there is no readable run.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    found = [read_run(path) for path in find_runs(Path(path) for path in paths)]
+    folders = [Path(path) for path in paths if not str(path).startswith(SCHEME)]
+    found = [read_run(path) for path in find_runs(folders)]
+    if offline := find_offline(folders):
+        found += read_offline(offline)
+    for address in (str(path) for path in paths if str(path).startswith(SCHEME)):
+        found += read_project(address)
     rows = [row for row, _ in found]
     if not any(row["status"] != "unreadable" for row in rows):
         broken = "".join(f"; {row['path']}: {row['error']}" for row in rows[:3])
