@@ -27,7 +27,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; exit status 0 done, 1 not all done, 2 an error the user can cure, 130 interrupted."""
+    """Run one verb; exit 0 done, 1 not all, 2 an error the user can cure, 130 interrupted, 143 preempted."""
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
@@ -35,13 +35,20 @@ def main(argv: list[str] | None = None) -> int:
         print(usage())
         return 0 if argv else 2
     from lightning_resnet.errors import UserError, nearest, one_line
+    from lightning_resnet.runtime.preemption import Stopped, armed
 
     try:
         if argv[0] not in VERBS:
             raise UserError(f"unknown verb {argv[0]}{nearest(argv[0], VERBS)}; resnet-cli --help lists them")
         sys.path.insert(0, os.getcwd())  # a user's own net or source is a file next to the recipe
-        module = import_module(VERBS[argv[0]][0])
-        return module.main(argv if argv[0] in ("fit", "validate", "test", "predict") else argv[1:])
+        if argv[0] != "fit":
+            module = import_module(VERBS[argv[0]][0])
+            return module.main(argv if argv[0] in ("validate", "test", "predict") else argv[1:])
+        with armed():  # before the imports, which take seconds
+            return import_module(VERBS["fit"][0]).main(argv)
+    except Stopped as e:
+        print(e, file=sys.stderr)
+        return e.exit_status
     except UserError as e:
         if debug:
             raise

@@ -4,22 +4,32 @@ The signatures of ClassificationTask, ImageData, Trainer and RunOptions are the 
 """
 
 import inspect
+import os
 import re
 from argparse import ArgumentError
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import yaml
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.nn.parallel import DistributedDataParallel
 
 import lightning_resnet.data.imagenet
 import lightning_resnet.data.sources
 import lightning_resnet.models  # noqa: F401 -- short class names are those of imported classes
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, nearest, one_line
+from lightning_resnet.runtime.launch import Launcher, Place, meeting_point, place, resolve
 from lightning_resnet.task import ClassificationTask
 
 TRAINER_DEFAULTS = {  # ours does these
@@ -28,6 +38,18 @@ TRAINER_DEFAULTS = {  # ours does these
     "enable_model_summary": False,
     "enable_checkpointing": False,
     "num_sanity_val_steps": 0,  # would validate before the first step, on batches that it then forgets
+}
+# torch 2.13's new name for it
+_SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel.__init__).parameters
+)
+OTHER_WAYS = {  # trainer options that our loop does not have, and what to use instead
+    "max_time": "it would cut the schedule; let SIGUSR1 end the job in time, and the same command continue",
+    "val_check_interval": "use --trainer.check_val_every_n_epoch",
+    "reload_dataloaders_every_n_epochs": "the loaders know the epoch",
+    "strategy": "ranks exchange gradients by ddp",
 }
 
 
@@ -38,17 +60,28 @@ class RunOptions:
     Args:
         root: folder of all runs.
         name: folder of this one's kind; default: the recipe's file name.
-        new: begin a numbered replicate instead of continuing.
+        new: begin the next replicate instead of continuing.
+        replicate: number of the replicate to begin or continue; the first is the run itself.
+        must_resume: refuse to begin a run: there must be a checkpoint to continue from.
         init_from: checkpoint to take the weights from, and nothing else.
-        threads: of torch on the CPU; default: all cores, or what the run began with.
+        threads: of torch on the CPU, per rank; default: all cores, or what the run began with.
+        save_minutes: between two checkpoints within an epoch.
+        keep: checkpoints of a finished run: all (last, prev, best) | weights (last and best, without what only a
+            continuation needs) | none.
+        hang_s: seconds without a step after which a rank is taken to hang, tells where, and ends the run.
         point: key of the sweep point that this run is.
     """
 
     root: str = "runs"
     name: str | None = None
     new: bool = False
+    replicate: int = 1
+    must_resume: bool = False
     init_from: str | None = None
     threads: int | None = None
+    save_minutes: float = 10.0
+    keep: Literal["all", "weights", "none"] = "all"
+    hang_s: float = 600.0
     point: str | None = None
 
 
@@ -78,6 +111,7 @@ class ResNetCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run, and the checkpoint to evaluate."""
         parser.add_class_arguments(RunOptions, "run")
+        parser.add_argument("--launcher", type=Launcher, default="auto", help="what started, or starts, the ranks")
         if self.verb != "fit":
             parser.add_argument("--ckpt_path", type=str | None, default=None, help="default: the run's last checkpoint")
 
@@ -90,10 +124,51 @@ class ResNetCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except ArgumentError as e:
             raise UserError(explain(one_line(e), parser)) from e
-        if self.config.seed_everything < 0 or self.config.trainer.log_every_n_steps == 0:
-            raise UserError("--seed_everything must be 0 or more, --trainer.log_every_n_steps 1 or more")
+        check(self.config)
+        self.asked = {key: self.config.trainer[key] for key in ("devices", "num_nodes")}
         if self.config.run.name is None:
             self.config.run.name = recipes[0].stem if recipes else "run"
+
+    def before_instantiate_classes(self) -> None:
+        """Find this process's place among the ranks.
+
+        Raises:
+            Launch: there is none yet: the ranks are to be started.
+        """
+        launcher = resolve(self.config.launcher, os.environ)
+        here = place(launcher, os.environ)
+        if here is None:
+            size, nodes = local_devices(self.config.trainer), self.config.trainer.num_nodes
+            if size * nodes > 1:
+                raise Launch(size, nodes, self.config.run.replicate)
+            here = Place(0, 1, 0, 1)
+        elif self.config.run.new and launcher != "local" and here.local_size * here.nodes > 1:
+            raise UserError("--run.new: ranks started by others cannot agree on a number; give --run.replicate N")
+        self.here, asked = here, self.config.trainer.devices
+        if here == Place(0, 1, 0, 1):
+            return
+        if isinstance(asked, int) and asked not in (-1, here.local_size):
+            raise UserError(f"{launcher} runs {here.local_size} ranks per node, --trainer.devices is {asked}: drop it")
+        os.environ |= meeting_point(launcher, os.environ)
+        os.environ |= {"LOCAL_RANK": str(here.local_rank), "NODE_RANK": str(here.node)}
+        rank_zero_only.rank = here.rank
+        if not isinstance(asked, (str, list)) or asked == "auto":
+            self.config.trainer.devices = here.local_size
+        self.config.trainer.num_nodes = here.nodes
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """With a strategy of ours for several ranks: nothing is sent in a step but gradients."""
+        trainer, environment = self.config.trainer, LightningEnvironment()
+        if local_devices(trainer) * trainer.num_nodes == 1:
+            return super().instantiate_trainer(plugins=environment, **kwargs)
+        strategy = DDPStrategy(
+            cluster_environment=environment,
+            timeout=timedelta(seconds=self.config.run.hang_s + 60),  # the rank that hangs shall be the first to tell
+            **{_SYNC_BUFFERS: False},  # in every step; we do before each evaluation
+            gradient_as_bucket_view=True,
+            find_unused_parameters=trainer.strategy == "ddp_find_unused_parameters_true",
+        )
+        return super().instantiate_trainer(strategy=strategy, **kwargs)
 
     def instantiate_classes(self) -> None:
         """Build the data, the task and the trainer; what their constructors refuse is the user's to cure."""
@@ -106,9 +181,64 @@ class ResNetCLI(LightningCLI):
     def resolved(self) -> str:
         """The whole configuration as YAML."""
         config = self.config.clone()
-        config.pop("ckpt_path", None)
-        config.run.new = False
+        for key in ("ckpt_path", "launcher"):
+            config.pop(key, None)
+        config.run.new = config.run.must_resume = False
+        for key in ("devices", "num_nodes"):  # of this attempt
+            config.trainer[key] = self.asked[key]
         return self.parser.dump(config)
+
+
+class Launch(Exception):  # noqa: N818 -- no error
+    """The ranks of this node are to be started by this process.
+
+    Args:
+        size: ranks on this node.
+        nodes: number of nodes.
+        replicate: that the run is.
+    """
+
+    def __init__(self, size: int, nodes: int, replicate: int) -> None:
+        super().__init__(size, nodes)
+        self.size, self.nodes, self.replicate = size, nodes, replicate
+
+    def argv(self, argv: list[str]) -> list[str]:
+        """The command line of the ranks: they must not each look for a new replicate."""
+        return [a for a in argv if a not in ("--run.new", "--run.new=true")] + [f"--run.replicate={self.replicate}"]
+
+
+def local_devices(trainer: Namespace) -> int:
+    """Ranks on this node, as the trainer's configuration asks for: one per device."""
+    devices, gpus = trainer.devices, trainer.accelerator in ("auto", "gpu", "cuda")
+    if isinstance(devices, str) and devices.isdigit():
+        return int(devices)
+    if devices in ("auto", "-1", -1):
+        return max(1, torch.cuda.device_count()) if gpus else 1
+    if isinstance(devices, str):
+        return len([d for d in devices.split(",") if d])
+    return devices if isinstance(devices, int) else len(devices)
+
+
+def check(config: Namespace) -> None:
+    """Refuse what would end in a traceback, or what our training loop has another way for."""
+    run, trainer = config.run, config.trainer
+    for name, value, low in (
+        ("seed_everything", config.seed_everything, 0),
+        ("trainer.log_every_n_steps", trainer.log_every_n_steps, 1),
+        ("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1),
+        ("run.replicate", run.replicate, 1),
+        ("run.save_minutes", run.save_minutes, 0),
+        ("run.hang_s", run.hang_s, 1),
+    ):
+        if value is not None and value < low:
+            raise UserError(f"--{name} must be {low} or more, got {value}")
+    if (trainer.max_epochs is None or trainer.max_epochs < 1) and (trainer.max_steps is None or trainer.max_steps < 1):
+        raise UserError("--trainer.max_epochs must be 1 or more: schedules are fractions of the whole training")
+    for key, cure in OTHER_WAYS.items():
+        if trainer.get(key) not in (None, 0, 1.0, "auto", "ddp", "ddp_find_unused_parameters_true"):
+            raise UserError(f"--trainer.{key} {trainer[key]} does not work here: {cure}")
+    if trainer.sync_batchnorm and config.model.bn_batch:
+        raise UserError("--trainer.sync_batchnorm and --model.bn_batch exclude each other")
 
 
 def normalise(args: list[str]) -> list[str]:
@@ -121,8 +251,8 @@ def normalise(args: list[str]) -> list[str]:
             rest = rest[1:]
         elif arg.startswith("--config="):
             recipes += ["--config", arg.removeprefix("--config=")]
-        elif arg == "--run.new" and rest[:1] not in (["true"], ["false"]):
-            flags.append("--run.new=true")
+        elif arg in ("--run.new", "--run.must_resume") and rest[:1] not in (["true"], ["false"]):
+            flags.append(f"{arg}=true")
         else:
             flags.append(arg)
     return recipes + flags

@@ -25,6 +25,17 @@ class Diverged(UserError):
         )
 
 
+class Superseded(UserError):
+    """A newer attempt has taken over the run: this one must write no more.
+
+    Args:
+        path: of the run.
+    """
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"run {path} was taken over by a newer attempt; this one stops")
+
+
 class Parser(argparse.ArgumentParser):
     """Of the verbs without a recipe: what is wrong is a UserError, in one line."""
 

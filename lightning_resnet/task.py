@@ -11,10 +11,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional as F
 
 from lightning_resnet.data.hashing import hash64
 from lightning_resnet.errors import Diverged, UserError
+from lightning_resnet.models.ghost import ghost_batch_norm
 from lightning_resnet.optim import Schedule, Steps, parameter_groups
 
 Batch = tuple[Tensor, Tensor]
@@ -29,6 +31,8 @@ class ClassificationTask(pl.LightningModule):
         schedule: factor of the learning rate over the fraction of training.
         label_smoothing: share of the target spread over all classes (training loss only).
         decay: what weight decay acts on: weights (all but biases and norms) | all.
+        bn_batch: images that batch norm takes statistics of together; null: all that a rank has. With the rank's batch
+            of a recipe for more devices, fewer devices give that recipe's results.
     """
 
     def __init__(
@@ -40,17 +44,25 @@ class ClassificationTask(pl.LightningModule):
         schedule: Schedule = Steps(),  # noqa: B008 -- jsonargparse reads it as the default of the YAML
         label_smoothing: float = 0.0,
         decay: Literal["weights", "all"] = "weights",
+        bn_batch: int | None = None,
     ) -> None:
         super().__init__()
+        if bn_batch is not None:
+            if bn_batch < 2:
+                raise ValueError(f"--model.bn_batch must be 2 or more, got {bn_batch}")
+            ghost_batch_norm(net, bn_batch)
+        self.bn_batch = bn_batch
         self.net = net.to(memory_format=torch.channels_last)
         self.make_optimizer, self.schedule, self.decay = optimizer, schedule, decay
         self.label_smoothing = label_smoothing
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer samples than ranks
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
         self.seed = torch.initial_seed()  # what --seed_everything set
         self.metrics: dict[str, float] = {}  # of the last evaluation, over all ranks
         self._train_sums: Tensor | None = None  # loss x images, correct, finite losses, images
         self._eval_sums: dict[str, Tensor] = {}
+        self.extra_metrics: dict[str, float] = {}  # of callbacks, for the next training row
         self._last_taken = 0  # optimizer steps done when training sums were last taken
 
     def setup(self, stage: str) -> None:
@@ -82,18 +94,22 @@ class ClassificationTask(pl.LightningModule):
         return min(s for s in (steps, t.max_steps) if s > 0)
 
     def on_train_start(self) -> None:
-        """Remember where this attempt begins."""
-        self._last_taken = self.global_step
-
-    def on_train_epoch_start(self) -> None:
-        """Nets that draw (dropout) draw by seed, epoch and rank: a run that continues repeats itself."""
-        torch.manual_seed(int(hash64(self.seed, self.current_epoch, self.global_rank) >> np.uint64(1)))
+        """What a checkpoint held of the running sums moves to the device."""
+        if self._train_sums is not None:
+            self._train_sums = self._train_sums.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate of the coming optimizer step."""
+        """Set the learning rate of the coming optimizer step, and the generators that a net may draw from (dropout).
+
+        They are seeded by seed, epoch, batch and rank: a run that continues repeats itself, and nothing need be kept.
+        """
         factor = self.schedule.factor(self.global_step / self.total_steps)
-        for group in self.optimizers().param_groups:
+        for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * factor
+        seed = int(hash64(self.seed, self.current_epoch, batch_idx, self.global_rank) >> np.uint64(1))
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index].manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one micro-batch."""
@@ -107,6 +123,11 @@ class ClassificationTask(pl.LightningModule):
             self._train_sums = sums if self._train_sums is None else self._train_sums + sums
         return loss
 
+    @property
+    def has_train_metrics(self) -> bool:
+        """Whether there were steps since the last call of `take_train_metrics`."""
+        return self._train_sums is not None
+
     def take_train_metrics(self) -> dict[str, float]:
         """Means since the last call, over all ranks; all ranks must call it at the same step.
 
@@ -117,15 +138,16 @@ class ClassificationTask(pl.LightningModule):
             return {}
         loss, correct, finite, n = self._reduce(self._train_sums).tolist()
         self._train_sums = None
-        lr = self.optimizers().param_groups[0]["lr"]
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         if not math.isfinite(loss):
             step = self._last_taken + int(finite / self.trainer.world_size / self.trainer.accumulate_grad_batches)
-            base = self.optimizers().param_groups[0]["initial_lr"]
+            base = self.trainer.optimizers[0].param_groups[0]["initial_lr"]
             raise Diverged(step + 1, base * self.schedule.factor(step / self.total_steps))
         self._last_taken = self.global_step
         metrics = {"train/loss": loss / n, "train/acc1": correct / n, "lr": lr}
         self.schedule.observe(metrics)
-        return metrics
+        extra, self.extra_metrics = self.extra_metrics, {}
+        return metrics | extra
 
     # -- evaluation ------------------------------------------------------------------------------------------------
 
@@ -181,20 +203,34 @@ class ClassificationTask(pl.LightningModule):
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the schedule's state."""
+        """Keep the schedule's state, and what was measured since the last row, over all ranks.
+
+        Raises:
+            Diverged: a loss was not finite; such a net is not worth saving.
+        """
         checkpoint["schedule"] = self.schedule.state_dict()
+        sums = self._reduce(self._train_sums) if self.has_train_metrics else None
+        if sums is not None and not math.isfinite(sums[0]):
+            self.take_train_metrics()
+        checkpoint["train_sums"], checkpoint["last_taken"] = sums, self._last_taken
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the schedule's state back; refuse the weights of another net, naming the first tensor that differs."""
+        """Take it back; refuse the weights of another net, naming the first tensor that differs."""
         check_same_tensors(self.state_dict(), checkpoint["state_dict"])
         self.schedule.load_state_dict(checkpoint.get("schedule", {}))
+        sums, self._last_taken = checkpoint.get("train_sums"), checkpoint.get("last_taken", checkpoint["global_step"])
+        self._train_sums = sums if sums is None or self.global_rank == 0 else torch.zeros_like(sums)
 
     @property
     def _sum_dtype(self) -> torch.dtype:
         return torch.float32 if self.device.type == "mps" else torch.float64
 
     def _reduce(self, sums: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(sums, reduce_op="sum")
+        """Over all ranks; the rank's own sums stay as they are."""
+        total = sums.clone()
+        if self.trainer.world_size > 1:
+            dist.all_reduce(total)
+        return total
 
 
 def check_same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -206,3 +242,9 @@ def check_same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> No
                 f"the checkpoint is of another net: {name} is {shapes[1]} there and {shapes[0]} here; "
                 "give the --model.net options it was trained with"
             )
+
+
+def load_weights(task: ClassificationTask, state: dict[str, Tensor]) -> None:
+    """Load a checkpoint's `state_dict`; raise UserError naming the first tensor that does not fit."""
+    check_same_tensors(task.state_dict(), state)
+    task.load_state_dict(state)

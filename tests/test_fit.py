@@ -175,7 +175,7 @@ def test_a_net_that_draws_continues_bitwise(cli, monkeypatch):
 def test_decay_all_smoothing_and_small_batches_reach_the_task(cli):
     code, out, _ = cli("fit", *SHORT, "--model.decay", "all", "--data.batch_size", 8, "--model.label_smoothing", 0.5)
     assert code == 0 and "weight decay 0.0001: 23 tensors" in out and "weight decay 0:" not in out
-    assert "batch norm sees 8 images per rank" in out
+    assert "careful: batch norm sees 8 images at a time" in out
     smooth = min(r["train/loss"] for r in rows(only_run()) if "train/loss" in r)
     # of ten classes, the target with half of its mass spread: its entropy is the least loss there can be
     assert smooth > -(0.55 * np.log(0.55) + 9 * 0.05 * np.log(0.05)) > 1.6
@@ -209,23 +209,24 @@ def test_a_damaged_last_checkpoint_is_told_and_the_one_before_taken(cli):
     assert same(expected, weights(path))
 
 
-def test_best_is_the_highest_val_acc1_even_after_a_kill_before_it_was_written(cli, monkeypatch):
-    from lightning_resnet.runtime.checkpoint import Checkpoints
+def test_best_is_the_highest_val_acc1_even_after_a_kill_right_after_it_was_written(cli, monkeypatch):
+    from lightning_resnet.runtime import checkpoint
 
-    original = Checkpoints._copy_to_best
+    original = checkpoint.link
 
-    def dying(self, checkpoint):
-        if self.best_step == 44:
-            raise Stop
-        original(self, checkpoint)
+    def dying(source, target):
+        original(source, target)
+        if torch.load(source)["global_step"] == 44:
+            raise Stop("cannot give it its name")
 
-    monkeypatch.setattr(Checkpoints, "_copy_to_best", dying)
-    args = [*TINY, "--trainer.max_epochs", "3"]
-    with pytest.raises(Stop):
-        cli("fit", *args)
+    monkeypatch.setattr(checkpoint, "link", dying)
+    args = [*TINY, "--trainer.max_epochs", "2"]
+    code, out, err = cli("fit", *args)
+    assert code == 2 and "careful: cannot save" in out and "the same command continues" in err
     best = only_run() / "checkpoints/best.ckpt"
-    assert load_checkpoint(best)["global_step"] == 22
-    monkeypatch.setattr(Checkpoints, "_copy_to_best", original)
+    assert load_checkpoint(best)["global_step"] == 44
+    assert load_checkpoint(only_run() / "checkpoints/last.ckpt")["global_step"] == 22
+    monkeypatch.setattr(checkpoint, "link", original)
     assert cli("fit", *args)[0] == 0
     accuracy = {r["step"]: r["val/acc1"] for r in rows(only_run()) if "val/acc1" in r}
     assert load_checkpoint(best)["global_step"] == min(accuracy, key=lambda s: (-accuracy[s], s))

@@ -1,39 +1,84 @@
-"""Checkpoints: whole or not at all, and loaded without running code from the file.
+"""Checkpoints: whole or not at all, written beside the training, and loaded without running code from the file.
 
-`last.ckpt` after every epoch, the one before it as `prev.ckpt`, and `best.ckpt` = highest val/acc1, earliest wins.
+`last.ckpt` after every epoch, every few minutes and when a signal asks for it; the one before as `prev.ckpt`;
+`best.ckpt` = highest val/acc1, earliest wins. Training waits only until the tensors are copied to host memory.
 """
 
 import math
 import os
 import shutil
+import threading
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch.utils._pytree import tree_map_only
 
-from lightning_resnet.errors import Diverged, UserError
+from lightning_resnet.errors import Diverged, UserError, one_line
+
+HANG_S = 300.0  # seconds after which a write is taken to hang
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary file in the target's directory and renames it once it is on disk."""
+    """For what Lightning itself saves and loads, such as a user's ModelCheckpoint."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Save."""
-        path = Path(path)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_whole(checkpoint, Path(path))
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load onto the CPU; tensors and plain values only."""
         return load_checkpoint(path)
+
+
+def write_whole(
+    checkpoint: dict[str, Any], path: Path, before: Callable[[Path], None] = lambda temporary: None
+) -> None:
+    """Write to a temporary file in the target's directory, see that it is on disk and whole, then rename it.
+
+    Args:
+        checkpoint: to write.
+        path: of the file.
+        before: called with the temporary file once it is good, before it takes the name.
+    """
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("wb") as file:  # a Python file: torch lets other threads run between its pieces
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        check_archive(temporary)
+        before(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Make sure that a file, or the names in a directory, outlive the machine's power."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def check_archive(path: str | Path) -> None:
+    """Compare the checksums in the archive: torch.load reads flipped bits as they are.
+
+    Raises:
+        ValueError: a part that does not match.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} does not match its checksum")
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -43,9 +88,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing, damaged or holds code.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # torch.load reads flipped bits as they are
-                raise ValueError(f"{damaged} does not match its checksum")
+        check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as e:
         raise UserError(f"checkpoint {path} does not exist") from e
@@ -58,25 +101,43 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def newest_good(candidates: list[Path], say: Callable[[str], None]) -> Path | None:
+    """The first that can be read; a damaged one is told and passed over."""
+    for path in candidates:
+        try:
+            load_checkpoint(path)
+            return path
+        except UserError as e:
+            say(f"{e}; looking for the one before it")
+    return None
+
+
 class Checkpoints(Callback):
     """Saves last, prev and best in a directory.
 
     Args:
         folder: of the checkpoints.
         origin: what each checkpoint tells of its run: id and configuration.
+        minutes: between two saves within an epoch.
+        may_write: asked before a file takes its name: is the run still ours?
     """
 
-    def __init__(self, folder: Path, origin: dict[str, str]) -> None:
-        self.folder, self.origin = folder, origin
-        self.best, self.best_step = -1.0, 0
+    def __init__(
+        self, folder: Path, origin: dict[str, str], minutes: float = 10.0, may_write: Callable[[], bool] = lambda: True
+    ) -> None:
+        self.folder, self.origin, self.seconds, self.may_write = folder, origin, 60 * minutes, may_write
+        self.best, self.error = -1.0, ""
+        self._step = -1  # of the newest snapshot
+        self._saved_at = time.monotonic()
+        self._writer: threading.Thread | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The best val/acc1 so far, and after which step it was."""
-        return {"best": self.best, "best_step": self.best_step}
+        """The best val/acc1 so far."""
+        return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
-        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self.best = state_dict["best"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -85,28 +146,100 @@ class Checkpoints(Callback):
         checkpoint["run"] = self.origin
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A kill may have come between last and best."""
-        if trainer.is_global_zero and trainer.global_step and trainer.global_step == self.best_step:
-            self._copy_to_best(trainer.ckpt_path)
+        """What was loaded need not be saved."""
+        self._step, self._saved_at, self._better = trainer.global_step, time.monotonic(), False
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save; validation is done by now."""
+        """Is this the best net so far? The loop saves it next."""
         if not math.isfinite(pl_module.metrics.get("val/loss", 0.0)):
             raise Diverged(trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"])
         accuracy = pl_module.metrics.get("val/acc1", -1.0)
-        better = accuracy > self.best
-        if better:
-            self.best, self.best_step = accuracy, trainer.global_step
-        last, prev = self.folder / "last.ckpt", self.folder / "prev.ckpt"
-        if trainer.is_global_zero and last.exists():
-            last.replace(prev)
-        trainer.save_checkpoint(last)
-        if trainer.is_global_zero and better:
-            self._copy_to_best(last)
+        self._better = accuracy > self.best
+        self.best = max(self.best, accuracy)
+        self._step = -1  # the same weights as at the last step, but evaluated
 
-    def _copy_to_best(self, checkpoint: str | Path) -> None:
-        temporary = self.folder / "best.tmp"
-        shutil.copyfile(checkpoint, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(self.folder / "best.ckpt")
+    @property
+    def due(self) -> bool:
+        """Whether the last save is long ago."""
+        return time.monotonic() - self._saved_at > self.seconds
+
+    def save(self, trainer: pl.Trainer) -> bool:
+        """Copy everything to host memory and let a thread write it; all ranks must call it at the same step.
+
+        Returns:
+            False if nothing was done since the last one.
+        """
+        if trainer.global_step == self._step:
+            return False
+        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        self._step, self._saved_at, better, self._better = trainer.global_step, time.monotonic(), self._better, False
+        if trainer.is_global_zero:
+            state = tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), state)
+            self._wait()
+            self._writer = threading.Thread(target=self._write, args=(state, better), name="Checkpoints", daemon=True)
+            self._writer.start()
+        return True
+
+    def finish(self, must: bool = True) -> bool:
+        """Wait until all is on disk; whether it is.
+
+        Raises:
+            UserError: the last state of the training could not be saved, and `must`.
+        """
+        self._wait()
+        if self.error and must:
+            raise UserError(f"{self.error}; the run is kept up to its last good checkpoint: the same command continues")
+        return not self.error
+
+    def keep(self, what: Literal["all", "weights", "none"]) -> None:
+        """What stays of a finished run."""
+        if what == "all":
+            return
+        for name in ("prev", "last", "best"):
+            path = self.folder / f"{name}.ckpt"
+            if what == "none" or name == "prev" or not path.exists():
+                path.unlink(missing_ok=True)
+                continue
+            whole = load_checkpoint(path)
+            write_whole({k: whole[k] for k in ("state_dict", "epoch", "global_step", "run")}, path)
+
+    def _wait(self) -> None:
+        if self._writer is not None:
+            self._writer.join(HANG_S)
+            if self._writer.is_alive():
+                raise UserError(
+                    f"{self.folder}: the storage has not answered for {HANG_S:.0f} s; the run goes no further"
+                )
+
+    def _write(self, state: dict[str, Any], better: bool) -> None:
+        """In the thread; an error is told at once, and does not end the training."""
+        try:
+            write_whole(state, self.folder / "last.ckpt", lambda temporary: self._make_room(temporary, better))
+            self.error = ""
+        except Exception as e:  # noqa: BLE001 -- disk full, no permission, folder gone, another attempt
+            why = e.strerror if isinstance(e, OSError) and e.strerror else one_line(e)
+            self.error = f"cannot save {self.folder / 'last.ckpt'}: {why}"
+            print(f"careful: {self.error}; training goes on and tries again", flush=True)
+
+    def _make_room(self, temporary: Path, better: bool) -> None:
+        """The new file is good: it may replace what it replaces."""
+        if not self.may_write():
+            raise UserError("a newer attempt has the run")
+        if (rows := self.folder.parent / "metrics.jsonl").exists():
+            sync(rows)  # what was recorded before a checkpoint must not be younger than it
+        if better:
+            link(temporary, self.folder / "best.ckpt")
+        if (last := self.folder / "last.ckpt").exists():
+            last.replace(self.folder / "prev.ckpt")
+
+
+def link(source: Path, target: Path) -> None:
+    """Another name for the same file, or a copy where the file system has no links."""
+    temporary = target.with_suffix(".link")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+        sync(temporary)
+    temporary.replace(target)

@@ -28,6 +28,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Code and versions that differ between two records: `torch 2.12.0 -> 2.13.0`; empty if none does."""
+    a, b = before.get("versions") or {}, now["versions"]
+    pairs = [(name, a.get(name), b.get(name)) for name in sorted(a | b)]
+    pairs.append(("code", (before.get("git_sha") or "")[:10], (now["git_sha"] or "")[:10]))
+    return ", ".join(f"{name} {x or '?'} -> {y or '?'}" for name, x, y in pairs if x != y)
+
+
 def hardware() -> dict[str, Any]:
     """CPU, cores this process may use, GPU."""
     import torch

@@ -24,10 +24,20 @@ class Recorder(Callback):
 
     def __init__(self, rundir: RunDir, progress: Progress) -> None:
         self.rundir, self.progress = rundir, progress
+        self.last: dict[str, Any] = {"step": -1, "metrics": {}}  # the newest training row
+
+    def state_dict(self) -> dict[str, Any]:
+        """The newest training row."""
+        return dict(self.last)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.last = dict(state_dict)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clocks."""
-        self._step, self._waited = trainer.global_step, 0.0
+        self._first = self._step = trainer.global_step
+        self._waited = 0.0
         self._interval_start = self._ready = time.perf_counter()
         self.progress.start(trainer.global_step, pl_module.total_steps)
 
@@ -47,8 +57,12 @@ class Recorder(Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the interval: a diverged net is not worth evaluating, nor saving."""
-        if trainer.state.fn == "fit":
-            self._record_training(trainer, pl_module)
+        if trainer.state.fn != "fit":
+            return
+        again = trainer.global_step == self._first == self.last["step"] and not pl_module.has_train_metrics
+        self._record_training(trainer, pl_module)
+        if again:  # the row stood in an attempt that ended in this evaluation, and this attempt's first row hides it
+            self._record(trainer, self.last["metrics"])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Likewise before a checkpoint, where this epoch had no validation."""
@@ -56,7 +70,7 @@ class Recorder(Callback):
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Stay alive."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and trainer.state.fn == "fit":
             self.rundir.beat(trainer.global_step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -70,13 +84,15 @@ class Recorder(Callback):
         self._record(trainer, pl_module.metrics)
 
     def _record_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        steps, seconds = trainer.global_step - self._step, time.perf_counter() - self._interval_start
         metrics = pl_module.take_train_metrics()
-        if not steps:
+        if not metrics:
             return
-        metrics["perf/images_per_s"] = steps * trainer.datamodule.batch_size / seconds
-        metrics["perf/data_wait_frac"] = self._waited / seconds
+        steps, seconds = trainer.global_step - self._step, time.perf_counter() - self._interval_start
+        if steps:  # of this attempt
+            metrics["perf/images_per_s"] = steps * trainer.datamodule.batch_size / seconds
+            metrics["perf/data_wait_frac"] = self._waited / seconds
         self._record(trainer, metrics)
+        self.last = {"step": trainer.global_step, "metrics": metrics}
         self._step, self._waited, self._interval_start = trainer.global_step, 0.0, time.perf_counter()
 
     def _record(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:

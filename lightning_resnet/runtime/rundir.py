@@ -7,12 +7,14 @@ attempts/<n>.json  one file per start of the run: how far it came, how it ended
 checkpoints/       last, prev, best
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
 import socket
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,11 @@ def run_id(config: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
 
+def replicate(path: Path, k: int) -> Path:
+    """Directory of the k-th run of one id; the first has no number."""
+    return path.with_name(f"{path.name}-{k}") if k > 1 else path
+
+
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings -> one level with dotted keys."""
     flat = {}
@@ -85,7 +92,10 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.attempt: dict[str, Any] = {}
+        self.superseded = False  # a newer attempt has the run
         self._last_beat = 0.0
+        self._unwritten: list[str] = []  # rows
+        self._complained = False
 
     @property
     def checkpoints(self) -> Path:
@@ -103,7 +113,7 @@ class RunDir:
             UserError: another process is at this run, or the directory cannot be written.
         """
         n = 1 + max((a["attempt"] for a in attempts(self.path)), default=0)  # before looking who runs: see below
-        if status(self.path) == "running":
+        if status(self.path) == "running" and not self._is_predecessor(last_attempt(self.path)):
             raise self._owned()
         try:
             (self.path / "attempts").mkdir(parents=True, exist_ok=True)
@@ -124,9 +134,11 @@ class RunDir:
             "reason": "running",
             "last_step": 0,
             "job_id": os.environ.get("SLURM_JOB_ID"),
+            "restart_count": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
             "host": socket.gethostname(),
             "process": process_name(),
             "error": None,
+            "signal": None,
         }
         self._t0 = time.monotonic()
         self.beat(0, force=True)
@@ -138,26 +150,58 @@ class RunDir:
             f"{owner['start']}; wait for it, stop it, or add --run.new for a replicate"
         )
 
+    def _is_predecessor(self, owner: dict[str, Any]) -> bool:
+        """A requeued job takes over from itself: what it was before the requeue has ended, or is about to."""
+        job, restarts = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+        return job is not None and owner.get("job_id") == job and owner.get("restart_count", 0) < restarts
+
     def beat(self, step: int, force: bool = False) -> None:
         """Show that the attempt is alive and how far it has come; writes at most every `HEARTBEAT_S`."""
         if force or time.monotonic() - self._last_beat > HEARTBEAT_S:
-            if (self.path / "attempts" / f"{self.attempt['attempt'] + 1}.json").exists():
-                raise UserError(f"run {self.path} was taken over by a newer attempt; this one stops")
+            self.look()
             self._last_beat = time.monotonic()
             self.attempt.update(last_step=step, seconds=round(self._last_beat - self._t0, 3), heartbeat=time.time())
-            write_json(self.path / "attempts" / f"{self.attempt['attempt']}.json", self.attempt)
+            self._try(lambda: write_json(self.path / "attempts" / f"{self.attempt['attempt']}.json", self.attempt))
 
-    def end(self, step: int, reason: str, error: str | None = None) -> None:
+    def look(self) -> bool:
+        """Whether the run is still this attempt's."""
+        self.superseded |= (self.path / "attempts" / f"{self.attempt['attempt'] + 1}.json").exists()
+        return not self.superseded
+
+    def end(self, step: int, reason: str, error: str | None = None, signal: str | None = None) -> None:
         """Record how far the attempt came and how it ended."""
-        self.attempt.update(reason=reason, error=error, end=datetime.now(UTC).isoformat(timespec="seconds"))
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        self.attempt.update(reason=reason, error=error, signal=signal, end=ended)
         self.beat(step, force=True)
 
     def record(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Append one row to metrics.jsonl: `step` = optimizer steps done, `epoch` 0-based; not finite = null."""
         row = {"step": step, "epoch": epoch, "attempt": self.attempt["attempt"], "time": round(time.time(), 3)}
         row |= {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self._unwritten.append(json.dumps(row) + "\n")
+        self._try(self._append)
+
+    def _append(self) -> None:
+        """All rows or none, so that a disk that was full for a while leaves no torn line."""
+        path, rows = self.path / "metrics.jsonl", "".join(self._unwritten).encode()
+        with path.open("ab", buffering=0) as file:
+            before = file.tell()
+            if file.write(rows) != len(rows):
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._unwritten.clear()
+
+    def _try(self, write: Callable[[], None]) -> None:
+        """Write; where that fails say so once, and let the training go on."""
+        try:
+            write()
+            self._complained = False
+        except OSError as e:
+            if not self._complained:
+                print(
+                    f"careful: cannot write to {self.path}: {e.strerror}; training goes on and tries again", flush=True
+                )
+            self._complained = True
 
 
 def _end_torn_line(path: Path) -> None:

@@ -1,0 +1,276 @@
+"""The training loop: Lightning's plugins and hooks, a position that can be resumed exactly, no wait in the step.
+
+Lightning 2.6's own loop broadcasts and waits for the device in every step under DDP, replays or skips batches when it
+resumes in the middle of an epoch, and hangs where a rank has nothing to evaluate. This one counts optimizer steps:
+its position is (epoch, steps done in it, evaluated?), and ranks talk only through gradients and `Agreement`.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loops.evaluation_loop import _EvaluationLoop
+from pytorch_lightning.loops.fit_loop import _FitLoop
+from pytorch_lightning.loops.progress import _ProcessedTracker
+from pytorch_lightning.loops.utilities import _block_parallel_sync_behavior
+from pytorch_lightning.trainer import call
+from pytorch_lightning.trainer.connectors.data_connector import _parse_num_batches
+from pytorch_lightning.trainer.states import RunningStage, TrainerFn
+from pytorch_lightning.utilities import CombinedLoader
+from torch import distributed as dist
+
+from lightning_resnet.errors import Superseded
+from lightning_resnet.runtime.agreement import NOTHING, SAVE, STOP, SUPERSEDED, Agreement
+from lightning_resnet.runtime.checkpoint import Checkpoints
+from lightning_resnet.runtime.preemption import Stopped, deferring, request
+from lightning_resnet.runtime.rundir import RunDir
+
+
+def install(trainer: pl.Trainer, rundir: RunDir, checkpoints: Checkpoints, hang_s: float) -> None:
+    """Give the trainer this loop, and keep Lightning's signal handlers, which run collectives, away."""
+    trainer.fit_loop = FitLoop(trainer, rundir, checkpoints, hang_s)
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    install_evaluation(trainer)
+
+
+def install_evaluation(trainer: pl.Trainer) -> None:
+    """For the verbs that only evaluate."""
+    for name, fn, stage in (
+        ("validate_loop", TrainerFn.VALIDATING, RunningStage.VALIDATING),
+        ("test_loop", TrainerFn.TESTING, RunningStage.TESTING),
+    ):
+        setattr(trainer, name, EvaluationLoop(trainer, fn, stage, inference_mode=True))
+
+
+class EvaluationLoop(_EvaluationLoop):
+    """Also where a rank has no sample: it takes part in the sums all the same."""
+
+    tick = None  # called after each batch
+
+    @property
+    def skip(self) -> bool:
+        """Only where nothing is to be evaluated on any rank."""
+        return not self._max_batches
+
+    def on_iteration_done(self) -> None:
+        """Between two batches."""
+        super().on_iteration_done()
+        if self.tick is not None:
+            self.tick()
+
+
+class FitLoop(_FitLoop):
+    """See the file.
+
+    Args:
+        trainer: whose loop it becomes.
+        rundir: of the run.
+        checkpoints: save what this loop and the net are.
+        hang_s: seconds after which a rank that does not answer ends the others.
+    """
+
+    def __init__(self, trainer: pl.Trainer, rundir: RunDir, checkpoints: Checkpoints, hang_s: float) -> None:
+        former = trainer.fit_loop
+        super().__init__(trainer, former.min_epochs, former.max_epochs)
+        self.epoch_loop = former.epoch_loop
+        self.epoch_loop.val_loop = EvaluationLoop(
+            trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False
+        )
+        self.rundir, self.checkpoints, self.hang_s = rundir, checkpoints, hang_s
+        self.epoch, self.steps, self.evaluated = 0, 0, False
+
+    # -- position --------------------------------------------------------------------------------------------------
+
+    def state_dict(self, destination: dict | None = None, prefix: str = "") -> dict[str, Any]:
+        """The position: `steps` optimizer steps of `epoch` are done, `global_step` in all; is that evaluated?."""
+        return {
+            "epoch": self.epoch,
+            "steps": self.steps,
+            "global_step": self.epoch_loop.global_step,
+            "evaluated": self.evaluated,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
+        """Take it back; an evaluated epoch is over."""
+        over = state_dict["evaluated"]
+        self.epoch, self.steps = state_dict["epoch"] + over, 0 if over else state_dict["steps"]
+        self._tell(state_dict["global_step"])
+
+    def _tell(self, global_step: int) -> None:
+        """Lightning's counters, which hooks and `trainer.current_epoch` read."""
+        self.epoch_progress.current = _ProcessedTracker(*[self.epoch] * 4)
+        self.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = global_step
+
+    @property
+    def done(self) -> bool:
+        """Trained as long as was asked for."""
+        return self.epoch >= self.max_epochs >= 0 or self.trainer.should_stop or self._steps_are_up
+
+    @property
+    def _steps_are_up(self) -> bool:
+        return self.epoch_loop.global_step >= self.max_steps >= 0
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def setup_data(self) -> None:
+        """The training loader and its length in whole optimizer steps."""
+        if self._combined_loader is not None:
+            return
+        trainer = self.trainer
+        self.loader = trainer.datamodule.train_dataloader()
+        self._combined_loader = CombinedLoader(self.loader)  # what trainer.train_dataloader shows
+        self.parts = trainer.accumulate_grad_batches
+        batches = _parse_num_batches(RunningStage.TRAINING, len(self.loader), trainer.limit_train_batches)
+        self.max_batches = batches // self.parts * self.parts
+
+    def run(self) -> None:
+        """Train from where the checkpoint was; signals wait for the end of a step.
+
+        Raises:
+            Stopped: by a signal to any rank, after saving.
+            Superseded: a newer attempt has the run.
+        """
+        self.setup_data()
+        with deferring():
+            self.agreement = Agreement(self.hang_s)
+            if self.agreement.now(self.trainer.global_step) != self.trainer.global_step:
+                raise RuntimeError("ranks continue from different checkpoints: do they see the same folder?")
+            self._setup_evaluation()
+            call._call_callback_hooks(self.trainer, "on_train_start")
+            call._call_lightning_module_hook(self.trainer, "on_train_start")
+            self._grant(self.agreement.now(self._wish()))
+            while not self.done:
+                self._train_epoch()
+                self._evaluate()
+                self._end_epoch()
+            self.agreement.close()
+            self.checkpoints.finish()
+            call._call_callback_hooks(self.trainer, "on_train_end")
+            call._call_lightning_module_hook(self.trainer, "on_train_end")
+
+    def _train_epoch(self) -> None:
+        """What is left of it."""
+        trainer, steps = self.trainer, self.max_batches // self.parts
+        trainer.training = True
+        torch.set_grad_enabled(True)
+        call._call_callback_hooks(trainer, "on_train_epoch_start")
+        call._call_lightning_module_hook(trainer, "on_train_epoch_start")
+        if self.steps >= steps:
+            return
+        if hasattr(self.loader, "load_state_dict"):
+            self.loader.load_state_dict({"epoch": self.epoch, "batch": self.steps * self.parts})
+        batches = iter(self.loader)
+        try:
+            while self.steps < steps and not self._steps_are_up:
+                self._step(batches)
+                self._grant(self.agreement.check(self._wish()))
+        finally:
+            batches.close()  # its threads end with it
+
+    def _step(self, batches: Iterator[Any]) -> None:
+        """One optimizer step: `parts` forward and backward passes; ranks add their gradients in the last."""
+        trainer, strategy, task = self.trainer, self.trainer.strategy, self.trainer.lightning_module
+        optimizer = trainer.optimizers[0]
+        for part in range(self.parts):
+            i, last = self.steps * self.parts + part, part == self.parts - 1
+            batch = trainer.precision_plugin.convert_input(next(batches))
+            batch = strategy.batch_to_device(batch, dataloader_idx=0)
+            trainer._logger_connector.on_batch_start(batch)
+            self._call("on_train_batch_start", batch, i)
+
+            closure = partial(self._pass, batch, i, optimizer if part == 0 else None)
+            if last:
+                strategy.optimizer_step(optimizer, closure)
+                self.steps += 1
+                self._tell(trainer.global_step + 1)
+            else:
+                with _block_parallel_sync_behavior(strategy):
+                    closure()
+            self._call("on_train_batch_end", {"loss": self._loss}, batch, i)
+        task._current_fx_name = None
+
+    def _pass(self, batch: Any, i: int, fresh: torch.optim.Optimizer | None) -> torch.Tensor:
+        """Forward and backward; with `fresh` its gradients begin anew."""
+        strategy = self.trainer.strategy
+        with torch.enable_grad():
+            loss = strategy.training_step(batch, i)
+            if fresh is not None:
+                fresh.zero_grad()
+            strategy.backward(loss / self.parts, None)
+        self._loss = loss.detach()
+        return loss
+
+    def _call(self, hook: str, *args: Any) -> None:
+        """A hook of every batch: Lightning's own way to call it costs more than the hooks."""
+        trainer, task = self.trainer, self.trainer.lightning_module
+        task._current_fx_name = hook
+        for callback in trainer.callbacks:
+            getattr(callback, hook)(trainer, task, *args)
+        getattr(task, hook)(*args)
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+
+    @property
+    def _val_loop(self) -> EvaluationLoop:
+        return self.epoch_loop.val_loop
+
+    def _setup_evaluation(self) -> None:
+        self.trainer.validating = True
+        self._val_loop.setup_data()
+        self.trainer.training = True
+
+    def _evaluate(self) -> None:
+        """After every n-th epoch and the last; all ranks evaluate the first one's norm statistics."""
+        trainer, every = self.trainer, self.trainer.check_val_every_n_epoch
+        last = self._steps_are_up or self.epoch + 1 == self.max_epochs
+        if not trainer.enable_validation or self._val_loop.skip or (every and (self.epoch + 1) % every and not last):
+            return
+        if trainer.world_size > 1:
+            for buffer in trainer.lightning_module.buffers():
+                dist.broadcast(buffer, 0)
+        batches = 1 + sum(self._val_loop.max_batches)
+        left = self.agreement.now(batches)  # ranks with fewer batches agree as often as the others
+
+        def tick() -> None:
+            nonlocal left
+            left -= 1
+            self._grant(self.agreement.check(self._wish()), training=False)
+
+        self._val_loop.tick = tick
+        trainer.validating = True
+        self._val_loop.run()
+        while left:
+            tick()
+        trainer.training = True
+        metrics = trainer.lightning_module.metrics
+        trainer._logger_connector._callback_metrics.update({k: torch.tensor(v) for k, v in metrics.items()})
+
+    def _end_epoch(self) -> None:
+        self.evaluated = True
+        call._call_callback_hooks(self.trainer, "on_train_epoch_end", monitoring_callbacks=False)
+        call._call_lightning_module_hook(self.trainer, "on_train_epoch_end")
+        call._call_callback_hooks(self.trainer, "on_train_epoch_end", monitoring_callbacks=True)
+        self.checkpoints.save(self.trainer)
+        self.epoch, self.steps, self.evaluated = self.epoch + 1, 0, False
+        self._tell(self.trainer.global_step)
+
+    # -- agreement -------------------------------------------------------------------------------------------------
+
+    def _wish(self) -> int:
+        if request.signum:
+            return STOP + request.signum
+        if self.rundir.superseded:
+            return SUPERSEDED
+        return SAVE if self.checkpoints.due else NOTHING
+
+    def _grant(self, wish: int, training: bool = True) -> None:
+        """What all ranks agreed on; during an evaluation, a save can wait."""
+        if wish == SUPERSEDED:
+            raise Superseded(self.rundir.path)
+        if wish == NOTHING or (wish == SAVE and not training):
+            return
+        saved = self.checkpoints.save(self.trainer)
+        if wish > SAVE:
+            raise Stopped(wish - STOP, self.checkpoints.finish(must=False) and saved)

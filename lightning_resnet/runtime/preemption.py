@@ -1,0 +1,84 @@
+"""Signals that ask a training to end: they only leave a mark, which the training loop reads between two steps.
+
+SIGTERM, SIGUSR1, SIGUSR2: save, exit 143. Ctrl-C (SIGINT): save at the next batch, exit 130; a second one ends at once.
+Outside the loop there is nothing to save, and they end the process where it is. Imports nothing slow: the command line
+arms it before torch is imported, because a signal in those seconds would otherwise kill without a word.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+
+
+class Stopped(BaseException):
+    """The training ends here and can be continued; no Exception, so that nobody's handler swallows it.
+
+    Args:
+        signum: of the signal that asked for it.
+        saved: whether a checkpoint holds everything up to here.
+    """
+
+    def __init__(self, signum: int, saved: bool = False) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum, self.saved = signum, saved
+
+    @property
+    def reason(self) -> str:
+        """As the attempt records it."""
+        return "interrupted" if self.signum == signal.SIGINT else "preempted"
+
+    @property
+    def exit_status(self) -> int:
+        """130 after Ctrl-C, else 143."""
+        return 130 if self.signum == signal.SIGINT else 143
+
+    def __str__(self) -> str:
+        done = "saved" if self.saved else "nothing new to save"
+        return f"{self.reason} by {signal.Signals(self.signum).name}, {done}; the same command continues"
+
+
+class _Request:
+    """The mark. There is one in a process, as signals are the process's."""
+
+    signum = 0  # of the first signal since the loop began
+    deferred = False  # in the loop: wait for the end of the step
+
+    def hear(self, signum: int, frame: FrameType | None = None) -> None:
+        """The handler."""
+        if not self.deferred:
+            raise Stopped(signum)
+        if signum == signal.SIGINT == self.signum:
+            os._exit(130)  # a rank that waits in a collective would not see an exception
+        self.signum = self.signum or signum
+
+
+request = _Request()
+
+
+@contextmanager
+def armed() -> Iterator[None]:
+    """Listen; afterwards the former handlers are back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python allows handlers in the main thread only
+        return
+    former = {s: signal.signal(s, request.hear) for s in SIGNALS}
+    try:
+        yield
+    finally:
+        for s, handler in former.items():
+            signal.signal(s, handler)
+
+
+@contextmanager
+def deferring() -> Iterator[None]:
+    """Signals wait in `request.signum`."""
+    request.signum, request.deferred = 0, True
+    try:
+        yield
+    finally:
+        request.deferred = False
