@@ -42,6 +42,11 @@ def main(argv: list[str] | None = None) -> int:
         if argv[0] not in VERBS:
             raise UserError(f"unknown verb {argv[0]}{nearest(argv[0], VERBS)}; resnet-cli --help lists them")
         sys.path.insert(0, os.getcwd())  # a user's own net or source is a file next to the recipe
+        if argv[0] in ("fit", "validate", "test"):
+            from lightning_resnet.runtime.launch import plainly_asked, supervise
+
+            if ranks := plainly_asked(argv):
+                return supervise(argv, *ranks)
         if argv[0] != "fit":
             module = import_module(VERBS[argv[0]][0])
             return module.main(argv if argv[0] in ("validate", "test", "predict") else argv[1:])

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 import yaml
 from pytorch_lightning.utilities import rank_zero_only
@@ -21,7 +22,7 @@ from lightning_resnet.describe import describe, say
 from lightning_resnet.errors import Diverged, Superseded, UserError, one_line
 from lightning_resnet.evaluate import evaluate
 from lightning_resnet.runtime.checkpoint import AtomicCheckpointIO, Checkpoints, load_checkpoint, newest_good
-from lightning_resnet.runtime.crash import Watchdog, first_failure, report
+from lightning_resnet.runtime.crash import Watchdog, cause, is_consequence, report
 from lightning_resnet.runtime.launch import end_with_parent, supervise
 from lightning_resnet.runtime.loop import install
 from lightning_resnet.runtime.preemption import Stopped
@@ -121,8 +122,10 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         say(e)
         return e.exit_status
     except BaseException as e:
-        end = _failure(e, rundir, trainer.global_rank, trainer.world_size, trainer.global_step)
-        raise (UserError(one_line(e)) if isinstance(e, MisconfigurationException) else e) from None
+        told = _told(e, rundir, trainer)
+        reason = {Diverged: "diverged", Superseded: "superseded"}.get(type(e), "failed")
+        end = {"reason": reason, "error": one_line(told)}
+        raise told from None
     finally:
         progress.stop()
         watchdog.close()
@@ -136,13 +139,15 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
     return 0
 
 
-def _failure(e: BaseException, rundir: RunDir, rank: int, size: int, step: int) -> dict[str, Any]:
-    """What the attempt records; a report beside it unless the error says all."""
-    if isinstance(e, UserError):
-        reason = {Diverged: "diverged", Superseded: "superseded"}.get(type(e), "failed")
-        return {"reason": reason, "error": one_line(e)}
-    report(rundir.path, rank, step, e)
-    return {"reason": "failed", "error": (rank == 0 and first_failure(rundir.path, size)) or one_line(e)}
+def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer) -> BaseException:
+    """The error as users shall see it; what is nobody's mistake leaves a report in the run directory."""
+    if isinstance(e, MisconfigurationException):
+        return UserError(one_line(e))
+    if is_consequence(e):
+        return UserError(cause(rundir.path, trainer.world_size))
+    if not isinstance(e, UserError):
+        report(rundir.path, trainer.global_rank, trainer.global_step, e)
+    return e
 
 
 def _open_rundir(cli: _CLI, facts: dict[str, Any], argv: list[str]) -> None:

@@ -33,3 +33,12 @@ def only_run(root=Path("runs")):
     """The one run directory there is."""
     (path,) = (p.parent for p in root.glob("*/*/meta.json"))
     return path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder for runs of real processes, which find what stands in tests/."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "tests"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path

@@ -11,9 +11,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
+from torch import distributed as dist
 
 from lightning_resnet.runtime.provenance import versions
 from lightning_resnet.runtime.status import last_attempt
+
+WRITE_S = 1.0  # for the rank that failed to write its report
+FIRST_S = 5.0  # that the first rank waits longer: it sees the others end, and records it
 
 
 def report_path(run: Path, rank: int) -> Path:
@@ -32,12 +36,18 @@ def report(run: Path, rank: int, step: int, error: BaseException) -> None:
         pass
 
 
-def first_failure(run: Path, size: int) -> str:
-    """The error of a rank other than the first, if one wrote a report; the first's is then only its consequence."""
-    for rank in range(1, size):
+def is_consequence(error: BaseException) -> bool:
+    """Whether it only says that another rank is gone."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+
+
+def cause(run: Path, size: int) -> str:
+    """In a rank that lost another: which one, and why, as far as it wrote it down."""
+    time.sleep(WRITE_S)
+    for rank in range(size):
         if (path := report_path(run, rank)).exists() and (text := path.read_text().strip()):
-            return f"rank {rank}: {text.splitlines()[-1]} ({path})"
-    return ""
+            return f"rank {rank} failed: {text.splitlines()[-1]} ({path}); the same command continues"
+    return "another rank ended without a word, as when it is killed; the same command continues"
 
 
 class Watchdog(Callback):
@@ -53,6 +63,8 @@ class Watchdog(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
         """Begin."""
+        if trainer.is_global_zero:
+            self.hang_s += FIRST_S
         self.path = report_path(self.run, trainer.global_rank)
         self._file, self._armed = self.path.open("w"), 0.0
         self.alive()

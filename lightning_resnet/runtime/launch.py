@@ -13,7 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.preemption import SIGNALS
@@ -99,6 +102,29 @@ def first_host(nodes: str) -> str:
     return prefix + re.split("[-,]", inside)[0] + suffix.partition(",")[0]
 
 
+def plainly_asked(argv: list[str]) -> tuple[int, int] | None:
+    """(ranks per node, nodes) where the command line or its recipes give more than one rank as a number.
+
+    Then the ranks are started before anything slow is imported. None: the whole configuration must be parsed to know.
+    """
+    if resolve("auto", os.environ) != "local" or "LOCAL_RANK" in os.environ or any("--run.new" in a for a in argv):
+        return None
+    found: dict[str, Any] = {}
+    words = [w for a in argv for w in (a.split("=", 1) if a.startswith("--") else [a])]
+    for flag, value in zip(words, words[1:], strict=False):
+        if flag in ("-c", "--config"):
+            try:
+                found |= yaml.safe_load(Path(value).read_text())["trainer"]
+            except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+                continue
+    pairs = {flag: value for flag, value in zip(words, words[1:], strict=False) if flag.startswith("--")}
+    asked = [pairs.get(f"--trainer.{key}", found.get(key, "1")) for key in ("devices", "num_nodes")]
+    if pairs.get("--launcher", "local") not in ("auto", "local") or not all(str(x).isdigit() for x in asked):
+        return None
+    size, nodes = map(int, asked)
+    return (size, nodes) if size * nodes > 1 else None
+
+
 def supervise(argv: list[str], size: int, nodes: int = 1) -> int:
     """Run `resnet-cli ARGV` in `size` processes, the ranks of this node; returns their exit status.
 
@@ -144,16 +170,13 @@ def _pass_on(ranks: list[subprocess.Popen], signum: int) -> None:
 def _wait(ranks: list[subprocess.Popen]) -> int:
     """Until all have ended; the first exit status that is not 0 counts, and its rank's fellows get `GRACE_S`."""
     status, deadline = 0, None
-    while any(rank.poll() is None for rank in ranks):
-        failed = [rank.returncode for rank in ranks if rank.returncode]
-        if failed and deadline is None:
-            status, deadline = failed[0], time.monotonic() + GRACE_S
-            if status not in (130, 143):  # those have agreed to stop, and one waits until the other has saved
-                _pass_on(ranks, signal.SIGKILL)
+    while None in (codes := [rank.poll() for rank in ranks]):
+        if deadline is None and any(codes):
+            status, deadline = next(filter(None, codes)), time.monotonic() + GRACE_S
         if deadline and time.monotonic() > deadline:
             _pass_on(ranks, signal.SIGKILL)
         time.sleep(0.05)
-    status = status or next((rank.returncode for rank in ranks if rank.returncode), 0)
+    status = status or next(filter(None, codes), 0)
     return 128 - status if status < 0 else status
 
 

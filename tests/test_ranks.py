@@ -1,0 +1,279 @@
+"""Several ranks train and measure as one, stop together, and never wait for a dead one (gloo, real processes)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import TINY
+from ranks import Ranks, the_run, wait_for, weights
+
+from lightning_resnet.data.sources import Digits
+from lightning_resnet.errors import UserError
+from lightning_resnet.runtime.launch import Place, first_host, place, plainly_asked, resolve
+
+LONG = [*TINY, "--trainer.max_epochs", "500"]
+
+
+class Few(Digits):
+    """Seven samples to validate."""
+
+    def splits(self):
+        splits = super().splits()
+        return splits | {"val": splits["val"].take(np.arange(7))}
+
+
+def log():
+    return "".join(p.read_text() for p in sorted(Path().glob("log*.txt")))
+
+
+def history(root, key):
+    rows = [json.loads(line) for line in (the_run(root) / "metrics.jsonl").read_text().splitlines()]
+    return [row[key] for row in rows if key in row]
+
+
+def attempt(n=1, root="runs"):
+    return json.loads((the_run(root) / f"attempts/{n}.json").read_text())
+
+
+def test_two_ranks_train_as_one(here):
+    """Without a norm, which sees the rank's own images; float64, so that rounding does not hide a difference."""
+    args = ["fit", *TINY, "--trainer.max_epochs", "3", "--trainer.max_steps", "50", "--trainer.log_every_n_steps", "1"]
+    args += ["--model.net.norm", "none", "--model.optimizer.lr", "0.01", "--trainer.precision", "64-true"]
+    for world in (1, 2):
+        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, log()
+    one, two = history("w1", "train/loss"), history("w2", "train/loss")
+    assert len(one) == 50 and one == pytest.approx(two, abs=1e-9)
+
+
+@pytest.mark.parametrize("source", ["Digits", "test_ranks.Few"])
+def test_every_number_of_ranks_measures_the_same(here, source):
+    assert Ranks(["fit", *TINY, "--trainer.max_epochs", "1"], 1).wait(100) == [0], log()
+    checkpoint = str(the_run("runs") / "checkpoints/last.ckpt")
+    found = []
+    for world in (1, 2, 3):
+        Path("log0.txt").unlink()
+        args = ["validate", *TINY, "--data.source", source, "--ckpt_path", checkpoint, "--data.batch_size", "48"]
+        assert Ranks(args, world).wait(100) == [0] * world, log()
+        found.append(json.loads(Path("log0.txt").read_text()))
+    for other in found[1:]:
+        assert other["val/acc1"] == found[0]["val/acc1"] and other["val/acc5"] == found[0]["val/acc5"]
+        assert other["val/loss"] == pytest.approx(found[0]["val/loss"], abs=1e-6)
+
+
+def test_ghost_batches_follow_the_recipe_of_two_ranks(here):
+    args = ["fit", *TINY, "--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1"]
+    args += ["--trainer.precision", "64-true", "--model.bn_batch", "32"]
+    for world in (1, 2):
+        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, log()
+    assert history("w1", "train/loss") == pytest.approx(history("w2", "train/loss"), abs=1e-9)
+    assert history("w1", "val/loss") == pytest.approx(history("w2", "val/loss"), abs=1e-9)
+
+
+@pytest.mark.parametrize("how", ["SIGTERM to one rank", "SIGUSR1 to both, 3 s apart", "SIGINT to both"])
+def test_signals_stop_all_ranks_at_the_same_step(here, how):
+    ranks = Ranks(["fit", *LONG], 2)
+    wait_for(lambda: list(Path("runs").rglob("prev.ckpt")), ranks)
+    start = time.monotonic()
+    if "USR1" in how:
+        ranks.send(signal.SIGUSR1, [1])
+        time.sleep(3)
+        ranks.send(signal.SIGUSR1, [0])
+    else:
+        ranks.send(signal.SIGTERM if "TERM" in how else signal.SIGINT, [1] if "one" in how else None)
+    codes = ranks.wait(20)
+    # the second signal of a pair may find its rank on the way out already, where signals have their usual effect
+    status = 130 if "INT" in how else 143
+    assert codes[1] == status and codes[0] in (status, -signal.SIGUSR1), (codes, log())
+    assert time.monotonic() - start < 20
+    assert attempt()["reason"] == ("interrupted" if "INT" in how else "preempted")
+    assert attempt()["signal"] == how.split()[0]
+    saved = torch.load(the_run("runs") / "checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == attempt()["last_step"] > 0 and "saved; the same command continues" in log()
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_training_starts_ends_at_once(here):
+    process = subprocess.Popen([sys.executable, "-m", "lightning_resnet.cli", "fit", *LONG], stderr=subprocess.PIPE)
+    time.sleep(1)  # in the imports
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 143 and b"nothing new to save" in err and not Path("runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["Raises", "Dies", "Hangs"])
+def test_the_fault_of_one_rank_ends_all_and_is_told(here, fault):
+    Path("fault.yaml").write_text(
+        yaml.safe_dump(
+            {"trainer": {"callbacks": [{"class_path": f"faults.{fault}", "init_args": {"rank": 1, "step": 30}}]}}
+        )
+    )
+    args = [*LONG, "--config", "fault.yaml", "--trainer.devices", "2", "--run.hang_s", "4"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_resnet.cli", "fit", *args], capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == {"Raises": 1, "Dies": 17, "Hangs": 1}[fault], done.stderr
+    assert done.stderr.count("Traceback") == (fault == "Raises") and attempt()["reason"] == "failed"
+    text = "".join(p.read_text() for p in (the_run("runs") / "attempts").glob("1.rank1.txt"))
+    if fault == "Raises":
+        assert "rank 1 failed after step 30" in text and "torch 2" in text
+        assert "rank 1 failed: RuntimeError: a fault of this rank alone" in attempt()["error"]
+    elif fault == "Hangs":
+        assert "in act" in text and "Timeout" in text
+    else:
+        assert "another rank ended without a word" in attempt()["error"]
+    assert Ranks(["fit", *TINY, "--trainer.max_epochs", "500", "--trainer.max_steps", "40"], 2).wait(60) == [0, 0], (
+        log()
+    )
+
+
+@pytest.mark.slow
+def test_ranks_end_with_their_parent(here):
+    command = [sys.executable, "-m", "lightning_resnet.cli", "fit", *LONG, "--trainer.devices", "2"]
+    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(Path("runs").rglob("prev.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ranks = children(parent.pid)
+    assert len(ranks) == 2
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while any(running(pid) for pid in ranks) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(running(pid) for pid in ranks)
+
+
+def children(pid):
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_another_number_of_ranks_continues_the_same_batches(here):
+    import numbered
+    from test_kills import recipe
+
+    args = [*recipe(here / "r.yaml", "torch"), "--trainer.max_epochs", "6"]
+    assert Ranks([*args, "--run.root", "whole"], 1).wait(60) == [0], log()
+    whole = numbered.read("ids", 1)
+    Path("ids").rename("whole_ids")
+    ranks = Ranks(args, 2)
+    wait_for(
+        lambda: len(Path("ids/rank1-of-2.jsonl").read_text().splitlines()) > 13 if Path("ids").exists() else 0, ranks
+    )
+    ranks.send(signal.SIGTERM)
+    assert ranks.wait(20) == [143, 143], log()
+    stopped = attempt()["last_step"]
+    assert stopped % 10 and Ranks(args, 1).wait(60) == [0], log()
+    steps = numbered.read("ids", 2) | numbered.read("ids", 1)
+    assert min(numbered.read("ids", 1)) == stopped + 1
+    assert steps == whole
+    assert weights("runs").keys() == weights("whole").keys()
+
+
+# -- who is which rank -------------------------------------------------------------------------------------------------
+
+STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"}
+STEP |= {"SLURM_LOCALID": "1", "SLURM_NODEID": "1"}
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "x",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
+    "WORLD_SIZE": "8",
+    "GROUP_RANK": "1",
+}
+
+
+def test_places():
+    assert (
+        resolve("auto", STEP) == "slurm" and place("slurm", STEP) == Place(1, 4, 1, 2) and Place(1, 4, 1, 2).rank == 5
+    )
+    assert resolve("auto", TORCHRUN) == "torchrun" and place("torchrun", TORCHRUN) == Place(1, 4, 1, 2)
+    assert resolve("auto", {}) == "local" and place("local", {}) is None
+    assert resolve("auto", STEP | {"SLURM_STEP_ID": "4294967291"}) == "local"  # the batch script itself
+    assert resolve("auto", {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == "local"  # in salloc, without srun
+    with pytest.raises(UserError, match="was not started by srun"):
+        resolve("slurm", {})
+    with pytest.raises(UserError, match="give --ntasks-per-node"):
+        place("slurm", STEP | {"SLURM_STEP_NUM_TASKS": "7"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu07", "gpu07"),
+        ("gpu[07-09,12],login", "gpu07"),
+        ("a,b", "a"),
+        ("127.0.0.[1-2]", "127.0.0.1"),
+        ("n[3]x", "n3x"),
+    ],
+)
+def test_first_host(nodes, first):
+    assert first_host(nodes) == first
+
+
+def test_a_requeued_job_takes_over_from_itself(cli, monkeypatch):
+    cli("fit", *TINY, "--trainer.max_epochs", "1")
+    path = next(Path("runs/digits").iterdir()) / "attempts/1.json"
+    live = json.loads(path.read_text()) | {"reason": "running", "job_id": "77", "restart_count": 0}
+    path.write_text(json.dumps(live))
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    assert cli("fit", *TINY, "--trainer.max_epochs", "1")[0] == 2
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert cli("fit", *TINY, "--trainer.max_epochs", "1")[0] == 0
+    assert json.loads(path.with_name("2.json").read_text())["restart_count"] == 1
+
+
+def test_an_older_attempt_that_sees_a_newer_one_stops_and_writes_no_more(cli, monkeypatch):
+    from lightning_resnet.runtime import rundir
+    from lightning_resnet.task import ClassificationTask
+
+    monkeypatch.setattr(rundir, "HEARTBEAT_S", 0.0)
+    original = ClassificationTask.training_step
+
+    def step(self, batch, batch_idx):
+        if self.global_step == 30:
+            path = next(Path("runs/digits").iterdir()) / "attempts/2.json"
+            path.write_text(json.dumps({"attempt": 2, "reason": "running", "heartbeat": time.time()}))
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", step)
+    code, _, err = cli("fit", *LONG)
+    assert code == 2 and "was taken over by a newer attempt" in err
+    run = next(Path("runs/digits").iterdir())
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 22
+    assert json.loads((run / "attempts/2.json").read_text())["reason"] == "running"
+    assert os.path.getmtime(run / "attempts/2.json") >= os.path.getmtime(run / "checkpoints/last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("args", "asked"),
+    [
+        ("--trainer.devices 2", (2, 1)),
+        ("--trainer.devices=4 --trainer.num_nodes 2", (4, 2)),
+        ("--config two.yaml", (2, 1)),
+        ("--config two.yaml --trainer.devices 1", None),
+        ("--trainer.devices auto", None),
+        ("--trainer.devices 2 --launcher torchrun", None),
+        ("--config absent.yaml", None),
+        ("--run.new --trainer.devices 2", None),
+    ],
+)
+def test_ranks_that_are_plainly_asked_for_need_no_imports(args, asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("two.yaml").write_text("trainer: {devices: 2}")
+    assert plainly_asked(["fit", *args.split()]) == asked
