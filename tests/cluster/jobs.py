@@ -11,7 +11,16 @@ from lightning_resnet.runtime.checkpoint import load_checkpoint
 SHAPES = {"2 nodes x 1 task": "--nodes=2 --ntasks-per-node=1", "1 node x 2 tasks": "--nodes=1 --ntasks-per-node=2"}
 NET = "--config configs/digits.yaml --model.net.depth 8 --model.net.width 4 --run.threads 1"
 SHORT = f"{NET} --trainer.max_epochs 2"
-LONG = f"{NET} --trainer.max_epochs 20 --trainer.check_val_every_n_epoch 5"  # seconds of training
+LONG = f"{NET} --trainer.max_epochs 15 --trainer.check_val_every_n_epoch 5"  # 330 steps
+SLOWLY = "--trainer.callbacks+=slow.Slow"  # without effect on the result
+SLOW = """
+import time
+from pytorch_lightning.callbacks import Callback
+
+class Slow(Callback):
+    def on_train_batch_end(self, *args):
+        time.sleep(0.03)
+"""
 
 
 def submit(slurm, shape, fit, options=""):

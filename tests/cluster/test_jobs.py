@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.jobs import LONG, SHAPES, SHORT, attempts, local, log, same, step, submit, the_run, weights
+from cluster.jobs import LONG, SHAPES, SHORT, SLOW, SLOWLY, attempts, local, log, same, step, submit, the_run, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -22,7 +22,8 @@ def undisturbed(slurm, tmp_path_factory):
 
 def begin(slurm, options="", shape=SHAPES["2 nodes x 1 task"]):
     """Submit LONG; it has trained a while."""
-    job = submit(slurm, shape, LONG, options)
+    Path("slow.py").write_text(SLOW)
+    job = submit(slurm, shape, f"{LONG} {SLOWLY}", options)
     slurm.until(
         lambda: step() > 40, 120, lambda: f"{slurm.state(job)} {log(job) if Path(f'log-{job}.txt').exists() else ''}"
     )
@@ -53,10 +54,9 @@ def test_the_time_limits_signal_requeues(slurm, undisturbed):
     assert f"step 0 to {first['last_step']}; requeued for the 1. time" in log(job)
 
 
-def test_a_real_time_limit(slurm, undisturbed):
+def test_a_real_time_limit(slurm):
     """Slurm looks every 30 s who is near the limit."""
-    fit = LONG.replace("epochs 60", "epochs 600")
-    job = submit(slurm, SHAPES["1 node x 2 tasks"], fit, "--time=1 --signal=USR1@45")
+    job = begin(slurm, "--time=1 --signal=USR1@50")
     slurm.until(lambda: slurm.show(job)["Restarts"] == "1", 120, lambda: log(job))
     assert attempts()[0]["reason"] == "preempted" and "requeued for the 1. time" in log(job)
 
