@@ -85,8 +85,6 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("command", nargs="...", help="fit ARGS, or table FILE")
     args = parser.parse_args(argv)
-    if args.status == 0:
-        return 0
     env = dict(os.environ)
     made = [pair for folder in folders(args.command) for pair in of_this_job(folder, env)]
     what, why = decide(made, args.status, int(env.get("SLURM_RESTART_COUNT") or 0), args.limit)
