@@ -59,7 +59,9 @@ def decide(made: list[tuple[dict[str, Any], int]], status: int, restarts: int, l
         restarts: of this job.
         limit: of restarts.
     """
-    if any(attempt["signal"] == "SIGTERM" for attempt, _ in made) or (status == STOPPED and not made):
+    if status == STOPPED and not made:
+        return "stay", "stopped before training began; Slurm will end this job"
+    if any(attempt["signal"] == "SIGTERM" for attempt, _ in made):
         return "stay", "Slurm sent SIGTERM and will end this job: it is requeued if it was preempted"
     unfinished = [
         (attempt, before)

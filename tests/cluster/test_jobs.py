@@ -20,10 +20,10 @@ def undisturbed(slurm, tmp_path_factory):
     return weights(local(slurm, LONG, root))
 
 
-def begin(slurm, options="", shape=SHAPES["2 nodes x 1 task"]):
+def begin(slurm, options="", shape=SHAPES["2 nodes x 1 task"], fit=LONG):
     """Submit LONG; it has trained a while."""
     Path("slow.py").write_text(SLOW)
-    job = submit(slurm, shape, f"{LONG} {SLOWLY}", options)
+    job = submit(slurm, shape, f"{fit} {SLOWLY}", options)
     slurm.until(
         lambda: step() > 40, 120, lambda: f"{slurm.state(job)} {log(job) if Path(f'log-{job}.txt').exists() else ''}"
     )
@@ -56,7 +56,7 @@ def test_the_time_limits_signal_requeues(slurm, undisturbed):
 
 def test_a_real_time_limit(slurm):
     """Slurm looks every 30 s who is near the limit."""
-    job = begin(slurm, "--time=1 --signal=USR1@50")
+    job = begin(slurm, "--time=2 --signal=USR1@60", fit=LONG.replace("epochs 15", "epochs 150"))
     slurm.until(lambda: slurm.show(job)["Restarts"] == "1", 120, lambda: log(job))
     assert attempts()[0]["reason"] == "preempted" and "requeued for the 1. time" in log(job)
 
