@@ -14,7 +14,8 @@ have=$(getconf GNU_LIBC_VERSION | cut -d' ' -f2)
 
 [ "$TORCH" = none ] && theirs=--system-site-packages || theirs=
 "$python" -m venv --without-pip $theirs "$prefix"
-"$prefix/bin/python" wheels/pip-*.whl/pip install --quiet --no-index --no-deps wheels/*.whl
+pip=(wheels/pip-*.whl)
+"$prefix/bin/python" "$pip/pip" install --quiet --no-index --no-deps wheels/*.whl
 mkdir -p "$prefix/share/lightning_resnet"
 cp -r source/configs source/slurm source/README.md "$prefix/share/lightning_resnet/"
 echo "installed in $prefix, from commit $SHA; recipes and batch scripts are in $prefix/share/lightning_resnet"

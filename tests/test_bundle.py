@@ -18,7 +18,8 @@ NOBODY = 65534
 HIDE = """
 set -e
 for folder in /usr/include /root; do mount -t tmpfs none $folder; done
-for file in /usr/lib/x86_64-linux-gnu/lib{opencv_core,opencv_imgproc,turbojpeg,jpeg}.so.* /usr/bin/{,x86_64-linux-gnu-}{gcc,g++,cpp}; do
+for file in /usr/lib/x86_64-linux-gnu/lib{opencv_core,opencv_imgproc,turbojpeg,jpeg}.so.* \\
+            /usr/bin/{,x86_64-linux-gnu-}{gcc,g++,cpp}; do
   [ ! -e $file ] || mount --bind /dev/null $file
 done
 exec setpriv --reuid 65534 --regid 65534 --clear-groups bash -ec "$1"
@@ -29,8 +30,9 @@ export HOME=$PWD PATH=$PWD/prefix/bin:/usr/bin:/bin PYTHONNOUSERSITE=1
 lightning_resnet-bundle/install.sh $PWD/prefix
 echo $PWD/torch > prefix/lib/python3.11/site-packages/torch.pth
 cd prefix/share/lightning_resnet
-resnet-cli fit --config configs/digits.yaml --model.net.depth 8 --trainer.max_epochs 1 --data.loader ffcv --run.root $HOME/runs
-python -c 'import ffcv, lightning_resnet.data._decode, wandb; print(lightning_resnet.__file__)'
+resnet-cli fit --config configs/digits.yaml --model.net.depth 8 --trainer.max_epochs 1 --data.loader ffcv \\
+  --run.root $HOME/runs
+python -c 'import ffcv, wandb, lightning_resnet.data.kernel as k; assert k.library(); print(k.__file__)'
 """
 
 
