@@ -33,8 +33,41 @@ class Augment:
     share: float = 0.875
 
 
+@dataclass(frozen=True)
+class Progressive:
+    """Training on smaller pictures first, which is cheaper: a size per epoch, as ffcv-imagenet has it (160 to 192).
+
+    Args:
+        start_size: pixels per side at first; `data.size` is the last.
+        start: share of the epochs that end before the size begins to rise.
+        end: share of the epochs that end when it is the last.
+        step: between, sizes are multiples of so many pixels.
+    """
+
+    start_size: int
+    start: float = 0.75
+    end: float = 0.875
+    step: int = 32
+
+    def size(self, epoch: int, epochs: int, last: int) -> int:
+        """Pixels per side in an epoch (0-based) of so many; in proportion to the epochs done at its end."""
+        done = (epoch + 1) / epochs
+        if done <= self.start:
+            return self.start_size
+        if done >= self.end:
+            return last
+        between = self.start_size + (last - self.start_size) * (done - self.start) / (self.end - self.start)
+        return min(last, max(self.start_size, round(between / self.step) * self.step))
+
+
 def draw(
-    augment: Augment, seed: int, epoch: int, ids: np.ndarray, heights: np.ndarray, widths: np.ndarray
+    augment: Augment,
+    seed: int,
+    epoch: int,
+    ids: np.ndarray,
+    heights: np.ndarray,
+    widths: np.ndarray,
+    repeats: int | np.ndarray = 0,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Boxes (top, left, height, width) in pixels of the stored pictures [B, 4], flips [B], side of the result.
 
@@ -44,9 +77,9 @@ def draw(
         UserError: the pictures have no common square size and none is asked for.
     """
     heights, widths = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
-    flips = draws.flips(seed, epoch, ids) if augment.flip else np.zeros(len(ids), bool)
+    flips = draws.flips(seed, epoch, ids, repeats) if augment.flip else np.zeros(len(ids), bool)
     if augment.crop == "resized":
-        boxes = draws.random_resized_crops(seed, epoch, ids, heights, widths, augment.scale)
+        boxes = draws.random_resized_crops(seed, epoch, ids, heights, widths, augment.scale, repeat=repeats)
     elif augment.size is not None and augment.crop == "none":
         boxes = draws.center_boxes(heights, widths, augment.share)
     else:
@@ -58,5 +91,5 @@ def draw(
     if len({*heights.tolist(), *widths.tolist()}) != 1:
         raise UserError("these pictures have no common square size: set --data.size to the pixels per side")
     if augment.crop == "pad":
-        boxes[:, :2] += draws.pad_crops(seed, epoch, ids, augment.pad) - augment.pad
+        boxes[:, :2] += draws.pad_crops(seed, epoch, ids, augment.pad, repeats) - augment.pad
     return boxes, flips, int(heights[0])

@@ -50,6 +50,7 @@ class Beton:
         images: metadata of the pictures [n]: mode, width, height, data_ptr.
         manifest: what the writer noted; empty without one.
         crcs: CRC-32 of each sample, uint32 [n]; None without a manifest.
+        identity: size in bytes and time of the last change, in ns.
 
     Raises:
         UserError: not a .beton, or a damaged one.
@@ -61,8 +62,8 @@ class Beton:
             self.fd = os.open(self.path, os.O_RDONLY)
         except OSError as e:
             raise UserError(f"cannot read {self.path}: {e.strerror}; make it with `resnet-cli data write`") from e
-        self._stat = self._identity()
-        self.size = self._stat[0]
+        self.identity = self._stat()
+        self.size = self.identity[0]
         self.header = self._table(HEADER, 1, 0, "header")[0]
         n, k = int(self.header["num_samples"]), int(self.header["num_fields"])
         if self.header["version"] != VERSION or not 0 < k < 256 or self.size < HEADER.itemsize + k * FIELD.itemsize:
@@ -115,10 +116,10 @@ class Beton:
 
     def check_unchanged(self) -> None:
         """Raise UserError where the file was written to since it was opened."""
-        if self._identity() != self._stat:
+        if self._stat() != self.identity:
             raise UserError(f"{self.path} was changed while in use; start again with a file that stays as it is")
 
-    def _identity(self) -> tuple[int, int]:
+    def _stat(self) -> tuple[int, int]:
         status = os.fstat(self.fd)
         return status.st_size, status.st_mtime_ns
 

@@ -43,6 +43,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def pages(self) -> np.ndarray:
+        """The page of the file in which each sample lies, int64 [n]."""
+        return (self.file.images["data_ptr"][self.positions] // self.file.page_size).astype(np.int64)
+
     def take(self, positions: np.ndarray) -> "Images":
         """The samples at `positions`, in order of id."""
         positions = np.sort(positions)

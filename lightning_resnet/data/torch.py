@@ -3,7 +3,8 @@
 Yields `(uint8 images [B, 3, H, W] channels_last, int64 labels [B])`, grey replicated.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,47 +14,23 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_resnet.data import draws
 from lightning_resnet.data.augment import Augment, draw
 from lightning_resnet.data.encode import open_rgb
-from lightning_resnet.data.ffcv import Batch, OnBad, read
+from lightning_resnet.data.ffcv import read
+from lightning_resnet.data.loader import Batch, Loader, OnBad
 from lightning_resnet.data.sources import Images
 from lightning_resnet.errors import UserError, one_line
 
 
-class TorchLoader:
-    """One epoch per `iter`, begun at the first `next`; what it yields is a function of (seed, epoch) alone.
+class TorchLoader(Loader):
+    """See `Loader`; `workers` are processes that live as long as it does; 0 reads in this one."""
 
-    Args:
-        images: the split.
-        augment: epoch -> what happens to the pictures.
-        seed: of the run.
-        batches: epoch -> positions of each batch of this rank.
-        length: number of batches.
-        epoch: asked at the first `next` of each pass.
-        workers: processes that read ahead; 0 reads in this one.
-        on_bad: of a .beton; see `FFCVLoader`.
-    """
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reader = _Reader(self.images, self.augment, self.seed, self.on_bad)
+        self._plan: list[tuple[int, np.ndarray]] = []  # the pass's batches, as the workers' sampler
+        self._pool = self._make_pool(self.workers) if self.workers else None
 
-    def __init__(
-        self,
-        images: Images,
-        augment: Callable[[int], Augment],
-        seed: int,
-        batches: Callable[[int], Iterator[np.ndarray]],
-        length: int,
-        epoch: Callable[[], int] = lambda: 0,
-        workers: int = 0,
-        on_bad: OnBad = "raise",
-    ) -> None:
-        self.images, self.batches, self.length, self.epoch = images, batches, length, epoch
-        self._reader = _Reader(images, augment, seed, on_bad)
-        self._plan: list[tuple[int, np.ndarray]] = []  # the epoch's batches, as the workers' sampler
-        self._pool = self._make_pool(workers) if workers else None
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[Batch]:
-        epoch = self.epoch()
-        self._plan[:] = [(epoch, positions) for positions in self.batches(epoch)]
+    def _read(self, epoch: int, plan: Iterable[np.ndarray]) -> Generator[Batch, None, None]:
+        self._plan[:] = [(epoch, positions) for positions in plan]
         yield from self._pool or map(self._reader.__getitem__, self._plan)
 
     def _make_pool(self, workers: int) -> DataLoader:
@@ -78,33 +55,34 @@ class _Reader(Dataset):
         augment = self.augment(epoch)
         if self.images.file is not None:
             return read(self.images, augment, self.seed, epoch, at, on_bad=self.on_bad)
+        repeats, at = np.divmod(at, len(self.images))
         labels = torch.from_numpy(self.images.labels[at])
         in_memory = self.images.pixels is not None and (
             augment.size is None or self.images.pixels.shape[1:3] == (augment.size, augment.size)
         )
         gather = in_memory and augment.crop != "resized"
-        pixels = self._gather(augment, epoch, at) if gather else self._decode(augment, epoch, at)
+        pixels = (self._gather if gather else self._decode)(augment, epoch, at, repeats)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), labels
 
-    def _gather(self, a: Augment, epoch: int, at: np.ndarray) -> np.ndarray:
+    def _gather(self, a: Augment, epoch: int, at: np.ndarray, repeats: np.ndarray) -> np.ndarray:
         """Images in memory at their own size: pad-crop and flip by indexing, the batch at once."""
         x, ids = self.images.pixels[at], self.images.ids[at]
         b, h, w, c = x.shape
         rows, cols = np.arange(h)[None], np.arange(w)[None]
         if a.crop == "pad":
             x = np.pad(x, ((0, 0), (a.pad, a.pad), (a.pad, a.pad), (0, 0)))
-            corners = draws.pad_crops(self.seed, epoch, ids, a.pad)
+            corners = draws.pad_crops(self.seed, epoch, ids, a.pad, repeats)
             rows, cols = rows + corners[:, :1], cols + corners[:, 1:]
         if a.flip:
-            cols = np.where(draws.flips(self.seed, epoch, ids)[:, None], cols[:, ::-1], cols)
+            cols = np.where(draws.flips(self.seed, epoch, ids, repeats)[:, None], cols[:, ::-1], cols)
         x = x[np.arange(b)[:, None, None], rows[:, :, None], cols[:, None, :]]
         return np.broadcast_to(x, (b, h, w, 3)).copy() if c == 1 else x
 
-    def _decode(self, augment: Augment, epoch: int, at: np.ndarray) -> np.ndarray:
+    def _decode(self, augment: Augment, epoch: int, at: np.ndarray, repeats: np.ndarray) -> np.ndarray:
         """Files, or images that change size: one by one through Pillow, bilinear with antialiasing."""
         pictures = [self._open(i) for i in at]
         heights, widths = np.array([(p.height, p.width) for p in pictures]).T
-        boxes, flips, size = draw(augment, self.seed, epoch, self.images.ids[at], heights, widths)
+        boxes, flips, size = draw(augment, self.seed, epoch, self.images.ids[at], heights, widths, repeats)
         if augment.crop == "pad":
             raise UserError("crop `pad` is for images in memory or in a .beton: use --data.crop resized")
         return np.stack([_resize(*args, size) for args in zip(pictures, boxes, flips, strict=True)])
