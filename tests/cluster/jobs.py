@@ -12,6 +12,7 @@ SHAPES = {"2 nodes x 1 task": "--nodes=2 --ntasks-per-node=1", "1 node x 2 tasks
 NET = "--config configs/digits.yaml --model.net.depth 8 --model.net.width 4 --run.threads 1"
 SHORT = f"{NET} --trainer.max_epochs 2"
 LONG = f"{NET} --trainer.max_epochs 15 --trainer.check_val_every_n_epoch 5"  # 330 steps
+ENDLESS = LONG.replace("epochs 15", "epochs 300")
 SLOWLY = "--trainer.callbacks+=slow.Slow"  # without effect on the result
 SLOW = """
 import time

@@ -7,7 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from cluster.jobs import LONG, SHAPES, SHORT, SLOW, SLOWLY, attempts, local, log, same, step, submit, the_run, weights
+from cluster.jobs import (
+    ENDLESS,
+    LONG,
+    SHAPES,
+    SHORT,
+    SLOW,
+    SLOWLY,
+    attempts,
+    local,
+    log,
+    same,
+    step,
+    submit,
+    the_run,
+    weights,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -56,7 +71,7 @@ def test_the_time_limits_signal_requeues(slurm, undisturbed):
 
 def test_a_real_time_limit(slurm):
     """Slurm looks every 30 s who is near the limit."""
-    job = begin(slurm, "--time=2 --signal=USR1@60", fit=LONG.replace("epochs 15", "epochs 150"))
+    job = begin(slurm, "--time=2 --signal=USR1@60", fit=ENDLESS)
     slurm.until(lambda: slurm.show(job)["Restarts"] == "1", 120, lambda: log(job))
     assert attempts()[0]["reason"] == "preempted" and "requeued for the 1. time" in log(job)
 
@@ -118,8 +133,8 @@ def test_a_cancelled_job_stays_cancelled_and_one_submitted_by_hand_continues(slu
 
 
 def test_of_two_identical_submissions_one_trains(slurm):
-    job = begin(slurm, shape="--nodes=1 --ntasks-per-node=2")
-    twin = submit(slurm, "--nodes=1 --ntasks-per-node=2", LONG)
+    job = begin(slurm, shape=SHAPES["1 node x 2 tasks"], fit=ENDLESS)
+    twin = submit(slurm, SHAPES["1 node x 2 tasks"], ENDLESS)
     assert slurm.wait(twin, "COMPLETED", "FAILED") == "FAILED"
     assert f"error: run {the_run()} is being trained by attempt 1" in log(twin)
     assert len(attempts()) == 1 and slurm.state(job) == "RUNNING"
