@@ -108,7 +108,7 @@ def main(argv: list[str]) -> int:
     if args.every <= 0:
         raise UserError(f"--every {args.every:g}: a number of seconds above 0")
     if not find_spec("wandb"):
-        raise UserError("sync needs wandb: pip install 'lightning_resnet[wandb]'")
+        raise UserError("sync needs wandb: pip install 'wandb>=0.31,<0.32'")
     mode, why = choose_mode("online")
     if mode != "online":
         raise UserError(f"W&B cannot be reached: {why}")

@@ -1,4 +1,4 @@
-"""Our sweep YAML drives `resnet-cli fit` through W&B's own `wandb sweep` and `wandb agent`, beside a stand-in server."""
+"""Our sweep YAML drives `resnet-cli fit` through W&B's own `wandb sweep` and `wandb agent`, server: a stand-in."""
 
 import os
 import subprocess

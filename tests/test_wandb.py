@@ -225,7 +225,7 @@ def test_without_key_or_wandb_training_goes_on(run, monkeypatch):
     mirror(run, [row(1)], "finished", said)
     assert len(said) == 1
     mirror(run, [row(1)], "finished", said, mode="online")
-    assert said[1] == "W&B: disabled (not installed: pip install 'lightning_resnet[wandb]')"
+    assert said[1] == "W&B: disabled (not installed: pip install 'wandb>=0.31,<0.32')"
 
 
 def test_the_death_of_wandbs_process_is_told_once(run):

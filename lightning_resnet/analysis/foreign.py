@@ -61,7 +61,7 @@ def read_project(address: str) -> list[Found]:
 def need_wandb(what: str) -> None:
     """Raise where wandb is not installed."""
     if not find_spec("wandb"):
-        raise UserError(f"reading {what} needs wandb: pip install 'lightning_resnet[wandb]'")
+        raise UserError(f"reading {what} needs wandb: pip install 'wandb>=0.31,<0.32'")
 
 
 def patiently(request: Callable[[], T]) -> T:

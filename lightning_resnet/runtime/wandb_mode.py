@@ -14,7 +14,7 @@ def choose_mode(wanted: str) -> tuple[str, str]:
     if mode == "disabled":
         return mode, ""
     if not find_spec("wandb"):
-        return "disabled", "" if wanted == "auto" else "not installed: pip install 'lightning_resnet[wandb]'"
+        return "disabled", "" if wanted == "auto" else "not installed: pip install 'wandb>=0.31,<0.32'"
     if mode in ("offline", "dryrun"):
         return "offline", ""
     url = _server()
