@@ -159,8 +159,7 @@ class FitLoop(_FitLoop):
         call._call_lightning_module_hook(trainer, "on_train_epoch_start")
         if self.steps >= steps:
             return
-        if hasattr(self.loader, "load_state_dict"):
-            self.loader.load_state_dict({"epoch": self.epoch, "batch": self.steps * self.parts})
+        self.loader.load_state_dict({"epoch": self.epoch, "batch": self.steps * self.parts})
         batches = iter(self.loader)
         try:
             while self.steps < steps and not self._steps_are_up:
