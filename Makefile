@@ -1,5 +1,6 @@
 # make demo   set up, then show the degradation problem on two cores
 # make test   set up, then check and test
+# make bundle  one tar for machines without a network; TORCH=none leaves PyTorch out
 # TORCH=cpu   PyTorch's CPU build instead of the registry's (versions pinned, hashes not)
 PYTHON ?= python3
 BIN = .venv/bin
@@ -8,7 +9,7 @@ INSTALL = $(BIN)/uv pip install --quiet --python .venv
 DEBIAN = libopencv-dev libturbojpeg0-dev pkg-config g++ libjpeg-dev zlib1g-dev python3-dev python3-venv
 ROOT = $(shell [ "$$(id -u)" = 0 ] && echo env || echo sudo -n)
 
-.PHONY: setup demo test test-slow check pins
+.PHONY: setup demo test test-slow check bundle pins
 
 setup: .venv/done
 
@@ -20,7 +21,7 @@ setup: .venv/done
 	$(BIN)/pip install --quiet $$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)
 ifeq ($(TORCH),cpu)
 	sed -n 's/^\([^ ]*==[^ ]*\) \\$$/\1/p' requirements.txt | grep -Ev '^(nvidia|cuda|triton)' > .venv/pins
-	$(INSTALL) --torch-backend cpu -c .venv/pins -e .[dev]
+	$(INSTALL) --torch-backend cpu -c .venv/pins -e .[dev,wandb]
 else
 	$(INSTALL) --require-hashes -r requirements.txt
 	$(INSTALL) --no-deps -e .
@@ -43,9 +44,12 @@ test: check
 test-slow: setup
 	$(BIN)/pytest -m slow
 
+bundle: setup
+	TORCH=$(TORCH) slurm/bundle.sh
+
 # Resolve the pin files anew. No addresses are written: they install from whatever index is configured.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-  --no-annotate --no-header --extra dev --extra ffcv --group proven pyproject.toml
+  --no-annotate --no-header --extra dev --extra ffcv --extra wandb --group proven pyproject.toml
 pins:
 	$(COMPILE) --no-emit-package ffcv -o requirements.txt
 	$(COMPILE) | sed -n '/^ffcv==/,/[^\\]$$/p' > requirements-ffcv.txt

@@ -13,6 +13,8 @@ VERBS = {
     "test": ("lightning_resnet.fit", "test metrics"),
     "predict": ("lightning_resnet.fit", "write predicted classes of the validation images"),
     "sweep": ("lightning_resnet.sweep", "list or run the points of a sweep"),
+    "requeue": ("lightning_resnet.requeue", "at the end of a SLURM job: requeue it, or not"),
+    "sync": ("lightning_resnet.sync", "upload runs to Weights & Biases, from where it can be reached"),
     "compare": ("lightning_resnet.analysis.report", "tables and figures from runs"),
     "data": ("lightning_resnet.data.cli", "get a data set; write, check and describe .beton files"),
     "bench": ("lightning_resnet.bench", "measure our loader beside its peers"),

@@ -2,10 +2,12 @@
 
 resnet-cli sweep configs/sweeps/digits_degradation.yaml --list
 resnet-cli sweep configs/sweeps/digits_degradation.yaml --local -j 2
+resnet-cli sweep configs/sweeps/digits_degradation.yaml --submit --throttle 2 -- --time 30
 """
 
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from lightning_resnet.errors import Parser, UserError
@@ -44,34 +46,70 @@ def clock(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def main(argv: list[str]) -> int:
-    """Run `resnet-cli sweep`."""
+def command(sweep: Sweep, point: Point, root: Path, threads: str) -> tuple[list[str], Path]:
+    """Arguments of a point's run, and its log; its parameters go through a file, as W&B's `${args_json_file}`."""
+    file = root / sweep.name / "points" / f"{point.key}.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(point.parameters, indent=1) + "\n")
+    except OSError as e:
+        raise UserError(f"cannot write {file}: {e.strerror}; set --root to a folder you can write") from e
+    configs = [a for recipe in [*sweep.recipes, str(file)] for a in ("--config", recipe)]
+    where = ["--run.root", str(root), "--run.name", sweep.name, "--run.point", point.key]
+    begun_with = [] if point.run else ["--run.threads", threads]  # a run continues with what it began with
+    return ["fit", *configs, *sweep.flags, *where, *begun_with], file.with_suffix(".log")
+
+
+def make_parser() -> Parser:
+    """The flags of `resnet-cli sweep`."""
     parser = Parser(prog="resnet-cli sweep", description="List or run the points of a sweep.")
     parser.add_argument("file", help="YAML in W&B's sweep format, such as configs/sweeps/digits_degradation.yaml")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--list", action="store_true", help="print the points and do nothing (the default)")
     how.add_argument("--local", action="store_true", help="run here what is not finished")
+    how.add_argument(
+        "--submit", action="store_true", help="as one SLURM array: what is not finished, running or queued"
+    )
+    how.add_argument("--retry-failed", action="store_true", help="submit only what failed or was stopped")
+    how.add_argument("--status", action="store_true", help="how far each point is, and what waits in SLURM's queue")
+    how.add_argument("--cancel", action="store_true", help="cancel this sweep's jobs")
     parser.add_argument("-j", type=int, default=1, metavar="N", help="runs at a time; each gets cores / N threads")
+    parser.add_argument("--throttle", type=int, metavar="N", help="tasks of the array at a time (default: all)")
+    parser.add_argument("--pack", type=int, default=1, metavar="K", help="runs per task, which share its GPU")
+    parser.add_argument(
+        "--chain", type=int, default=1, metavar="N", help="N arrays, each after the other: no requeueing"
+    )
     parser.add_argument("--root", default="runs", help="folder of all runs (default: %(default)s)")
     parser.add_argument("--yes", action="store_true", help="more than 100,000 points are meant")
-    args = parser.parse_args(argv)
-    if args.j < 1:
-        raise UserError(f"-j {args.j}: at least one run at a time")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run `resnet-cli sweep`; what follows `--` are options of sbatch."""
+    cut = argv.index("--") if "--" in argv else len(argv)
+    args = make_parser().parse_args(argv[:cut])
+    for flag, value in (("-j", args.j), ("--pack", args.pack), ("--chain", args.chain), ("--throttle", args.throttle)):
+        if value is not None and value < 1:
+            raise UserError(f"{flag} {value}: at least one{' run at a time' if flag == '-j' else ''}")
     sweep = read(args.file, args.yes)
     find_runs(sweep, args.root)
     if args.local:
         from lightning_resnet.runtime.pool import run_points
 
         return run_points(sweep, Path(args.root), args.j)
+    if args.submit or args.retry_failed or args.status or args.cancel:
+        from lightning_resnet import submit
+
+        return submit.run(sweep, args, argv[cut + 1 :])
     print(listing(sweep))
     if not args.list:
-        print(f"run them here: resnet-cli sweep {args.file} --local -j 2")
+        print(f"run them here: resnet-cli sweep {args.file} --local -j 2; on a cluster: --submit")
     return 0
 
 
-def listing(sweep: Sweep) -> str:
+def listing(sweep: Sweep, describe: Callable[[Point], str] | None = None) -> str:
     """A line per point, then the totals."""
-    rows = [[f"{i}", describe_state(p), *sweep.cells(p)] for i, p in enumerate(sweep.points, 1)]
+    rows = [[f"{i}", (describe or describe_state)(p), *sweep.cells(p)] for i, p in enumerate(sweep.points, 1)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     finished = sum(p.state == "finished" for p in sweep.points)

@@ -6,12 +6,12 @@ import shlex
 import pytest
 from conftest import REPOSITORY
 
-from lightning_resnet import bench
+from lightning_resnet import bench, sweep, sync
 from lightning_resnet.analysis import report
 from lightning_resnet.cli import VERBS, main
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.data.cli import make_parser
-from lightning_resnet.sweep import read
+from lightning_resnet.points import read
 
 TEXTS = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("configs/**/*.yaml"))]
 COMMANDS = [c.strip() for t in TEXTS for c in re.findall(r"^(?: {4}|# ?)(resnet-cli [^\n#(]+)", t.read_text(), re.M)]
@@ -31,7 +31,10 @@ def test_command_is_understood(command, monkeypatch):
     program, verb, *args = shlex.split(command)
     assert program == "resnet-cli" and verb in VERBS
     if verb == "sweep":
+        sweep.make_parser().parse_args(args[: args.index("--")] if "--" in args else args)
         assert read(args[0]).points
+    elif verb == "sync":
+        sync.make_parser().parse_args(args)
     elif verb == "compare":
         report.make_parser().parse_args(args)
     elif verb == "data":

@@ -19,7 +19,7 @@ from stand_in import train, write
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime import pool
 from lightning_resnet.runtime.status import final_row, status
-from lightning_resnet.sweep import find_runs, forecast, listing, main, read
+from lightning_resnet.sweep import command, find_runs, forecast, listing, main, read
 
 COMMAND = ["${env}", "resnet-cli", "fit", "--config", "recipe.yaml", "--config", "${args_json_file}"]
 
@@ -255,9 +255,9 @@ def test_a_run_that_is_live_elsewhere_is_not_called_failed(sweep_file, light, ca
 
 def test_a_continued_run_keeps_its_threads(sweep_file):
     sweep = read(sweep_file())
-    assert "--run.threads" in pool._command(sweep, sweep.points[0], Path("runs"), 2)[0]
+    assert "--run.threads" in command(sweep, sweep.points[0], Path("runs"), "2")[0]
     sweep.points[0].run = Path("runs/s/begun")
-    assert "--run.threads" not in pool._command(sweep, sweep.points[0], Path("runs"), 2)[0]
+    assert "--run.threads" not in command(sweep, sweep.points[0], Path("runs"), "2")[0]
 
 
 def test_exit_codes_are_never_mixed_up(sweep_file, light, capfd):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from lightning_resnet.analysis.foreign import SCHEME
 from lightning_resnet.errors import Parser, UserError
 
 if TYPE_CHECKING:  # pandas and matplotlib take seconds to import: only once there is something to read
@@ -86,6 +87,8 @@ def report(
 
 def _beside(runs: "pd.DataFrame") -> Path:
     readable = runs[runs["status"] != "unreadable"]
+    if any(path.startswith(SCHEME) for path in readable["path"]):
+        raise UserError("runs of a server lie in no folder: say --out DIR")
     first, *others = sorted({Path(os.path.abspath(path)).parent for path in readable["path"]})
     if others:
         raise UserError(f"the runs lie in {1 + len(others)} folders ({first}, {others[0]}, ...): say --out DIR")
@@ -125,7 +128,9 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="resnet-cli compare", description="Error curves and a table of mean and spread over seeds, from runs."
     )
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run directories, sweeps or roots, such as runs/digits")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUNS", help="folders of runs, such as runs/digits; wandb://entity/project"
+    )
     parser.add_argument("--rows", nargs="+", metavar="K", help="settings that make the rows (default: those that vary)")
     parser.add_argument("--out", metavar="DIR", help="where to write (default: report/ beside the runs)")
     parser.add_argument("--title", default="", metavar="T", help="of the page and the figure")

@@ -5,7 +5,6 @@ The run directory is the truth: nothing here needs a network, a GPU or the code 
 """
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 import yaml
 
+from lightning_resnet.analysis.foreign import SCHEME, find_offline, read_offline, read_project
 from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.runtime.rows import merge, read_rows
 from lightning_resnet.runtime.rundir import flatten
 from lightning_resnet.runtime.status import last_attempt, read_json, status
 
@@ -51,13 +52,21 @@ class Runs(NamedTuple):
 
 
 def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Runs:
-    """Read every run in or under `paths`: run directories, sweeps or whole roots.
+    """Read every run in or under `paths`: run directories, sweeps, whole roots, runs that only W&B wrote.
+
+    Args:
+        paths: folders, or `wandb://entity/project`.
 
     Raises:
         UserError: a path does not exist, or there is no readable run.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    found = [read_run(path) for path in find_runs(Path(path) for path in paths)]
+    folders = [Path(path) for path in paths if not str(path).startswith(SCHEME)]
+    found = [read_run(path) for path in find_runs(folders)]
+    if offline := find_offline(folders):
+        found += read_offline(offline)
+    for address in (str(path) for path in paths if str(path).startswith(SCHEME)):
+        found += read_project(address)
     rows = [row for row, _ in found]
     if not any(row["status"] != "unreadable" for row in rows):
         broken = "".join(f"; {row['path']}: {row['error']}" for row in rows[:3])
@@ -95,7 +104,8 @@ def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     row: dict[str, Any] = {"run_id": path.name, "name": path.absolute().parent.name, "path": str(path)}
     try:
         row |= _config(path / "config.yaml") | _meta(path / "meta.json") | _attempts(path)
-        history, row["unreadable_lines"] = _metrics(path / "metrics.jsonl")
+        rows, row["unreadable_lines"] = read_rows(path / "metrics.jsonl")
+        history = merge(rows)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # any content, any shape
         return row | {"status": "unreadable", "error": one_line(error)}, []
     row["steps"] = max((line["step"] for line in history), default=0)
@@ -146,38 +156,6 @@ def _attempts(path: Path) -> dict[str, Any]:
     seconds = float(sum(attempt.get("seconds") or 0 for attempt in attempts))
     error = (last_attempt(path) or {}).get("error")
     return {"status": status(path), "attempts": len(attempts), "seconds": seconds, "error": error}
-
-
-def _metrics(file: Path) -> tuple[list[dict[str, Any]], int]:
-    """The rows that hold, by step, and the number of lines that are no rows (a kill can tear one per attempt)."""
-    lines = file.read_text(errors="replace").splitlines() if file.exists() else []
-    rows = [row for line in lines if (row := _row(line))]
-    return merge(rows), sum(1 for line in lines if line.strip()) - len(rows)
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-        return None
-    kind = next((kind for kind in ("val", "test") if any(key.startswith(f"{kind}/") for key in row)), "train")
-    values = {key: math.nan if value is None else value for key, value in row.items()}  # null = not finite
-    return {"kind": kind, "attempt": 1, **values}
-
-
-def merge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Hide what a later attempt did again: older rows from its first step on, in order of steps.
-
-    Test rows hide nothing: a run killed between its last validation and its test resumes with the test alone.
-    """
-    first: dict[int, int] = {}
-    for row in rows:
-        if row["kind"] != "test":
-            first[row["attempt"]] = min(row["step"], first.get(row["attempt"], row["step"]))
-    end = {a: min((step for later, step in first.items() if later > a), default=math.inf) for a in first}
-    return sorted((row for row in rows if row["step"] < end.get(row["attempt"], math.inf)), key=lambda row: row["step"])
 
 
 def short_names(columns: Iterable[str]) -> dict[str, str]:

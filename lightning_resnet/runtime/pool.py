@@ -3,7 +3,6 @@
 The processes are forked from one that has torch and Lightning imported already: importing them takes seconds.
 """
 
-import json
 import os
 import signal
 import sys
@@ -14,10 +13,9 @@ from contextlib import closing, suppress
 from multiprocessing import Process, connection, forkserver, get_context, parent_process
 from pathlib import Path
 
-from lightning_resnet.errors import UserError
 from lightning_resnet.points import Point, Sweep
 from lightning_resnet.runtime.status import cores
-from lightning_resnet.sweep import clock, find_runs, forecast, validation_error
+from lightning_resnet.sweep import clock, command, find_runs, forecast, validation_error
 
 PRELOAD = ["lightning_resnet.fit", "sklearn.datasets"]  # the latter for the digits
 GRACE_S = 30.0  # seconds between asking a run to stop and making it
@@ -43,7 +41,7 @@ def run_points(sweep: Sweep, root: Path, jobs: int, main: Main | None = None) ->
     print(f"{sweep.name}: {len(sweep.points)} points, {before} finished before", flush=True)
     if numbers:
         print(f"{min(jobs, len(numbers))} runs at a time, {threads} threads each", flush=True)
-    commands = [_command(sweep, sweep.points[n], root, threads) for n in numbers]
+    commands = [command(sweep, sweep.points[n], root, str(threads)) for n in numbers]
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with closing(_run(main or _command_line, commands, jobs)) as events:
@@ -66,20 +64,6 @@ def run_points(sweep: Sweep, root: Path, jobs: int, main: Main | None = None) ->
     print(f"{ended - failed} finished, {failed} not, {before} finished before")
     print(f"next: resnet-cli compare {root / sweep.name}")
     return 1 if failed else 0
-
-
-def _command(sweep: Sweep, point: Point, root: Path, threads: int) -> tuple[list[str], Path]:
-    """Arguments of a point's run, and its log; its parameters go through a file, as W&B's `${args_json_file}`."""
-    file = root / sweep.name / "points" / f"{point.key}.json"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(point.parameters, indent=1) + "\n")
-    except OSError as e:
-        raise UserError(f"cannot write {file}: {e.strerror}; set --root to a folder you can write") from e
-    configs = [a for recipe in [*sweep.recipes, str(file)] for a in ("--config", recipe)]
-    where = ["--run.root", str(root), "--run.name", sweep.name, "--run.point", point.key]
-    begun_with = [] if point.run else ["--run.threads", str(threads)]  # a run continues with what it began with
-    return ["fit", *configs, *sweep.flags, *where, *begun_with], file.with_suffix(".log")
 
 
 def _run(main: Main, commands: list[tuple[list[str], Path]], jobs: int) -> Iterator[tuple[int, int | None, float]]:

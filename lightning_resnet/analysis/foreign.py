@@ -1,0 +1,155 @@
+"""Runs that only Weights & Biases wrote -> the same rows as our run directories give.
+
+Offline files (*.wandb) are read by W&B's own local reader; `wandb://entity/project` is read from the server, once.
+"""
+
+import json
+import math
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.runtime.rows import Row, kind, merge
+from lightning_resnet.runtime.rundir import flatten
+from lightning_resnet.runtime.status import cores
+
+SCHEME = "wandb://"
+STEPS = ("step", "trainer/global_step", "global_step", "_step")  # the first there is: ours, Lightning's, W&B's counter
+SILENT_S = 600.0  # seconds without a write after which W&B too calls a run crashed
+READ_S = 300.0  # for one file
+TRIES = 8  # of a request the server calls too many: 1 + 2 + 4 + ... s apart, about 2 minutes
+BUSY = ("429", "rate limit")
+
+Found = tuple[dict[str, Any], list[Row]]
+T = TypeVar("T")
+
+
+def find_offline(paths: Iterable[Path]) -> list[list[Path]]:
+    """Files of the same run, each list in order of time; those inside our run directories are mirrors of them."""
+    runs: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for path in paths:
+        for file in sorted(path.rglob("run-*.wandb")):
+            folder = file.parents[1]
+            ours = (folder.parent / "attempts").is_dir() or (folder.parent / "metrics.jsonl").exists()
+            if not ours and not file.parent.is_symlink() and file not in runs[folder, file.stem]:
+                runs[folder, file.stem].append(file)
+    return [files for files in runs.values() if files]
+
+
+def read_offline(runs: list[list[Path]]) -> list[Found]:
+    """Read the files of each run; starting the reader takes half a second, so several at a time."""
+    need_wandb("offline runs of Weights & Biases")
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(_read_run, runs))
+
+
+def read_project(address: str) -> list[Found]:
+    """All runs of `wandb://entity/project`; what does not grow any more is asked for once and kept in the cache."""
+    need_wandb(address)
+    from lightning_resnet.analysis.online import read
+
+    return read(address)
+
+
+def need_wandb(what: str) -> None:
+    """Raise where wandb is not installed."""
+    if not find_spec("wandb"):
+        raise UserError(f"reading {what} needs wandb: pip install 'wandb>=0.31,<0.32'")
+
+
+def patiently(request: Callable[[], T]) -> T:
+    """Ask again, ever later, while the server says that there are too many requests.
+
+    Raises:
+        UserError: it still says so, or anything else is wrong.
+    """
+    for attempt in range(TRIES):
+        try:
+            return request()
+        except Exception as error:  # of many types: wandb's, requests' and its own service's
+            text = one_line(error)
+            if attempt == TRIES - 1 or not any(sign in text.lower() for sign in BUSY):
+                raise UserError(f"Weights & Biases: {text}") from error
+            time.sleep(2**attempt)
+    raise AssertionError
+
+
+def row_of(run_id: str, path: str, config: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    """A row of `runs`; a config of our own mirror gives the columns that its run directory would give."""
+    meta = config.get("meta") if isinstance(config.get("meta"), dict) else {}
+    flat = flatten({key: value for key, value in config.items() if key not in ("meta", "_wandb")})
+    cells = {key: json.dumps(value, default=str) if isinstance(value, list) else value for key, value in flat.items()}
+    known = {key: value for key, value in meta.items() if isinstance(value, int | float | str)}
+    return {**known, **cells, "run_id": run_id, "path": path, "error": None, "unreadable_lines": 0, **facts}
+
+
+def history_row(item: dict[str, Any], attempt: int) -> Row | None:
+    """A row of `history`, of the numbers alone; None without any step."""
+    values = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+    numbers = {key: values.get(value, value) if isinstance(value, str) else value for key, value in item.items()}
+    numbers = {key: value for key, value in numbers.items() if isinstance(value, int | float)}
+    step = next((numbers[key] for key in STEPS if key in numbers), None)
+    if step is None:
+        return None
+    plain = {key: value for key, value in numbers.items() if key[0] != "_" and key not in STEPS}
+    plain = {"attempt": attempt, "time": numbers.get("_timestamp")} | plain | {"step": int(step)}
+    return {"kind": kind(plain), **plain}
+
+
+def finish(row: dict[str, Any], rows: list[Row]) -> Found:
+    """The newest attempt wins from its first step on; each row of `history` tells its run."""
+    history = merge(rows)
+    row["steps"] = max((each["step"] for each in history), default=0)
+    return row, [{"run_id": row["run_id"], "path": row["path"], **each} for each in history]
+
+
+def _read_run(files: list[Path]) -> Found:
+    run_id, path = files[0].stem.removeprefix("run-"), str(files[0].parent)
+    try:
+        attempts = sorted((list(_records(file)) for file in files), key=_start)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return {"run_id": run_id, "name": files[0].parents[1].name, "path": path} | _unreadable(error), []
+    config: dict[str, Any] = {}
+    facts: dict[str, Any] = {"status": _ended(attempts[-1], files[-1]), "attempts": len(files), "seconds": 0.0}
+    rows: list[Row] = []
+    for number, records in enumerate(attempts, 1):
+        run = next((record["run"] for record in records if record["type"] == "run"), {})
+        facts |= {"name": run.get("run_group") or run.get("project") or "wandb"}
+        facts |= {"git_sha": run["git"].get("commit")} if run.get("git") else {}
+        for update in [run.get("config"), *(record["config"] for record in records if record["type"] == "config")]:
+            config |= (update or {}).get("update") or {}
+        items = [record["history"]["item"] for record in records if record["type"] == "history"]
+        facts["seconds"] += max((item.get("_runtime", 0) for item in items), default=0)
+        rows += [row for item in items if (row := history_row(item, number))]
+    return finish(row_of(run_id, path, config, **facts), rows)
+
+
+def _unreadable(error: Exception) -> dict[str, Any]:
+    return {"status": "unreadable", "error": one_line(error)}
+
+
+def _records(file: Path) -> Iterator[dict[str, Any]]:
+    """Of a killed run: those before the tear."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=READ_S, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise ValueError(done.stderr.strip() or f"wandb leet inspect: exit code {done.returncode}")
+    yield from map(json.loads, done.stdout.splitlines())
+
+
+def _start(records: list[dict[str, Any]]) -> str:
+    return next((r["run"].get("start_time", "") for r in records if r["type"] == "run"), "")
+
+
+def _ended(records: list[dict[str, Any]], file: Path) -> str:
+    code = next((record["exit"].get("exit_code", 0) for record in records if record["type"] == "exit"), None)
+    if code is not None:
+        return "failed" if code else "finished"
+    return "dead" if time.time() - file.stat().st_mtime > SILENT_S else "running"

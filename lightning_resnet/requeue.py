@@ -1,0 +1,112 @@
+"""resnet-cli requeue: what a SLURM job does once its training has left; the last line of slurm/*.sbatch.
+
+The time limit's signal, or a kill, requeues the job if it came further than the attempts before it. After SIGTERM the
+job waits to be killed: Slurm then requeues it if it was preempted, and does not if it was cancelled.
+resnet-cli requeue --status 143 fit --config configs/digits.yaml
+"""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_resnet.errors import Parser
+from lightning_resnet.runtime.status import attempts
+
+LIMIT = 20  # times a job requeues itself
+STAY_S = 900.0  # seconds to wait to be killed; no site's KillWait is longer
+KILLED = 128 + signal.SIGKILL
+STOPPED = 128 + signal.SIGTERM
+
+
+def folders(argv: list[str]) -> set[Path]:
+    """Where the runs of `fit ARGS`, or of the command lines of `table FILE`, are kept."""
+    if argv[0] == "table":
+        lines = Path(argv[1]).read_text().splitlines()
+        return {folder for line in lines for folder in folders(shlex.split(line)[1:])}
+    tokens = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    recipes = [Path(b) for a, b in zip(tokens, tokens[1:], strict=False) if a in ("-c", "--config")]
+    run = {"root": "runs", "name": recipes[0].stem if recipes else "run"}
+    for recipe in recipes:
+        content = yaml.safe_load(recipe.read_text())
+        run |= content.get("run") or {}
+    run |= {a[6:]: b for a, b in zip(tokens, tokens[1:], strict=False) if a in ("--run.root", "--run.name")}
+    return {Path(run["root"], run["name"])}
+
+
+def of_this_job(folder: Path, env: dict[str, str]) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield each attempt that this start of the job made, with the steps that earlier ones of its run had done."""
+    mine = (env["SLURM_JOB_ID"], int(env.get("SLURM_RESTART_COUNT") or 0))
+    for run in folder.glob("*/attempts"):
+        *before, last = attempts(run.parent) or [{}]
+        if (last.get("job_id"), last.get("restart_count", 0)) == mine:
+            yield last, max((attempt["last_step"] for attempt in before), default=0)
+
+
+def decide(made: list[tuple[dict[str, Any], int]], status: int, restarts: int, limit: int) -> tuple[str, str]:
+    """`requeue`, `stay` to be killed or `end`, and why.
+
+    Args:
+        made: attempts of this job, each with the steps done before it.
+        status: exit status of the training.
+        restarts: of this job.
+        limit: of restarts.
+    """
+    if status == STOPPED and not made:
+        return "stay", "stopped before training began; Slurm will end this job"
+    if any(attempt["signal"] == "SIGTERM" for attempt, _ in made):
+        return "stay", "Slurm sent SIGTERM and will end this job: it is requeued if it was preempted"
+    unfinished = [
+        (attempt, before)
+        for attempt, before in made
+        if attempt["signal"] in ("SIGUSR1", "SIGUSR2") or attempt["reason"] == "running" or status == KILLED
+    ]
+    if not unfinished:
+        return "end", ""
+    done = ", ".join(f"step {before} to {attempt['last_step']}" for attempt, before in unfinished[:3])
+    if all(attempt["last_step"] <= before for attempt, before in unfinished):
+        return "end", f"not requeued: it came no further ({done}); the same command continues"
+    if restarts >= limit:
+        return "end", f"not requeued: {restarts} times is the limit; the same command continues"
+    return "requeue", f"{done}; requeued for the {restarts + 1}. time"
+
+
+def main(argv: list[str]) -> int:
+    """Run `resnet-cli requeue`; returns the training's status, or the site's code for requeueing."""
+    parser = Parser(prog="resnet-cli requeue", description="In a batch script: requeue the job, wait, or end.")
+    parser.add_argument("--status", type=int, required=True, metavar="N", help="exit status of the training")
+    parser.add_argument(
+        "--limit", type=int, default=LIMIT, metavar="N", help="requeues of a job (default: %(default)s)"
+    )
+    parser.add_argument("command", nargs="...", help="fit ARGS, or table FILE")
+    args = parser.parse_args(argv)
+    env = dict(os.environ)
+    made = [pair for folder in folders(args.command) for pair in of_this_job(folder, env)]
+    what, why = decide(made, args.status, int(env.get("SLURM_RESTART_COUNT") or 0), args.limit)
+    if why:
+        print(why, flush=True)
+    if what == "stay":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(STAY_S)
+    return _requeue(env, args.status) if what == "requeue" else args.status
+
+
+def _requeue(env: dict[str, str], status: int) -> int:
+    """By scontrol; in a container without it, or where users may not, by the site's exit code, if it has one."""
+    if scontrol := shutil.which("scontrol"):
+        done = subprocess.run([scontrol, "requeue", env["SLURM_JOB_ID"]], capture_output=True, text=True, timeout=60)
+        if done.returncode == 0:
+            time.sleep(60)  # until Slurm ends this job
+            return status
+        print(done.stderr.strip(), flush=True)
+    if code := env.get("REQUEUE_EXIT"):
+        return int(code)
+    print("cannot requeue here: submit the same command again, or begin with --chain", flush=True)
+    return status

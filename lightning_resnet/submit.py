@@ -1,0 +1,195 @@
+"""Sweeps on SLURM: one array job over a frozen table of commands; what became of each point its run directory tells.
+
+<root>/<sweep>/submitted/<n>/ holds table.txt, a command per line, and about.json: code, points, sbatch line, jobs.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from lightning_resnet.errors import UserError
+from lightning_resnet.points import Point, Sweep
+from lightning_resnet.runtime.status import read_json
+from lightning_resnet.secrets import refuse_secret_exports
+from lightning_resnet.sweep import clock, command, describe_state, forecast, listing
+
+RETRY = ("failed", "diverged", "interrupted", "preempted", "dead", "superseded")
+WORDS = {"finished": "done", "new": "waiting", "dead": "failed", "diverged": "failed", "interrupted": "failed"}
+
+
+def run(sweep: Sweep, args: Namespace, options: list[str]) -> int:
+    """What `resnet-cli sweep` was asked for, where it concerns SLURM.
+
+    Args:
+        sweep: with the state of its points.
+        args: the parsed command line.
+        options: further ones for sbatch.
+    """
+    home = Path(args.root, sweep.name, "submitted")
+    queue = queued(home)
+    if args.status:
+        print(listing(sweep, lambda point: describe(point, queue)))
+        print(totals(sweep, queue))
+        return 0
+    if args.cancel:
+        return cancel(home)
+    states = RETRY if args.retry_failed else ("new", *RETRY)
+    points = [p for p in sweep.points if p.state in states and p.key not in queue]
+    if not points:
+        print(f"{totals(sweep, queue)}: nothing to submit")
+        return 0
+    check(sweep, points)
+    folder = freeze(sweep, points, Path(args.root), home)
+    return submit(sweep, points, args, options, folder)
+
+
+def check(sweep: Sweep, points: list[Point]) -> None:
+    """Parse each value of each parameter once, as the run will: a wrong key shall not cost a place in the queue."""
+    from lightning_resnet.config import ResNetCLI
+
+    class Parsed(ResNetCLI):
+        def instantiate_classes(self) -> None:
+            pass
+
+    recipes = [arg for recipe in sweep.recipes for arg in ("--config", recipe)]
+    seen: set[str] = set()
+    for point in points:
+        values = {f"{key}={json.dumps(value)}" for key, value in point.parameters.items()}
+        if values <= seen:
+            continue
+        seen |= values
+        flags = [f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in point.parameters.items()]
+        try:
+            Parsed("fit", [*recipes, *sweep.flags, *flags])
+        except UserError as e:
+            raise UserError(f"sweep {sweep.name}, point {sweep.text(point)}: {e}") from e
+
+
+def freeze(sweep: Sweep, points: list[Point], root: Path, home: Path) -> Path:
+    """Write the table of commands and what code it is for, into a new folder."""
+    from lightning_resnet.runtime.provenance import code
+
+    lines = [shlex.join(["resnet-cli", *command(sweep, p, root, "THREADS")[0]]) for p in points]
+    n = 1 + max((int(p.name) for p in home.glob("*") if p.name.isdigit()), default=0)
+    folder = home / str(n)
+    folder.mkdir(parents=True)
+    (folder / "table.txt").write_text("".join(line.replace(" THREADS", " $THREADS") + "\n" for line in lines))
+    about = {**code(), "points": [p.key for p in points], "jobs": []}
+    if about["git_dirty"]:
+        print(
+            "careful: the code has changes that are in no commit; the table is for the code as it is when a job starts"
+        )
+    (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+    return folder
+
+
+def submit(sweep: Sweep, points: list[Point], args: Namespace, options: list[str], folder: Path) -> int:
+    """Hand the table to sbatch; where there is none, print it."""
+    table, tasks = folder / "table.txt", -(-len(points) // args.pack)
+    print(f"{len(points)} of {len(sweep.points)} points, in {table}")
+    print(_forecast(sweep, args, options))
+    if not shutil.which("sbatch"):
+        commands = table.read_text().replace(" --run.threads $THREADS", "")
+        print(f"there is no sbatch here; these are the commands:\n{commands}", end="")
+        return 0
+    throttle = f"%{args.throttle}" if args.throttle else ""
+    call = ["sbatch", "--parsable", f"--array=0-{tasks - 1}{throttle}", f"--job-name={sweep.name}"]
+    call += [f"--output={folder}/%a.log", *options, str(_script()), str(table), str(args.pack)]
+    jobs: list[str] = []
+    for _ in range(args.chain):
+        after = [f"--dependency=afterany:{jobs[-1]}"] if jobs else []
+        line = [*call[:2], *after, *call[2:]]
+        print(shlex.join(line), flush=True)
+        jobs.append(_sbatch(line))
+        about = read_json(folder / "about.json") | {"pack": args.pack, "sbatch": shlex.join(call), "jobs": jobs}
+        (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+    print(f"submitted as job {' then '.join(jobs)}; watch: resnet-cli sweep {args.file} --status; logs: {folder}/*.log")
+    return 0
+
+
+def queued(home: Path) -> dict[str, str]:
+    """Key of each point that SLURM still has to run -> `PENDING`, `RUNNING`, ..."""
+    ours = {job: about for about in _submissions(home) for job in about["jobs"]}
+    if not ours or not shutil.which("squeue"):
+        return {}
+    done = subprocess.run(["squeue", "-h", "-r", "-o", "%F %K %T"], capture_output=True, text=True, timeout=60)
+    states: dict[str, str] = {}
+    for job, task, state in (line.split() for line in done.stdout.splitlines()):
+        if job in ours and task.isdigit():
+            k = ours[job].get("pack", 1)
+            for key in ours[job]["points"][int(task) * k : (int(task) + 1) * k]:
+                states[key] = state if states.get(key) != "RUNNING" else "RUNNING"
+    return states
+
+
+def describe(point: Point, queue: dict[str, str]) -> str:
+    """`done, val error 1.94 %`, `preempted at step 120/330, waits`, `waiting`."""
+    state, _, rest = describe_state(point).partition(" ") if point.run else (point.state, "", "")
+    bare = state.rstrip(",")
+    text = (WORDS.get(bare, bare) + state[len(bare) :] + f" {rest}").strip()
+    if point.state not in ("new", "finished", "running") and queue.get(point.key) == "PENDING":
+        text += ", waits in the queue"
+    return "not submitted" if point.state == "new" and point.key not in queue else text
+
+
+def totals(sweep: Sweep, queue: dict[str, str]) -> str:
+    """`digits: 4 done, 2 running, 6 waiting`."""
+    words = Counter(describe(p, queue).split(",")[0].split(" at ")[0] for p in sweep.points)
+    return f"{sweep.name}: " + ", ".join(f"{n} {word}" for word, n in words.items())
+
+
+def cancel(home: Path) -> int:
+    """Cancel what is in the queue."""
+    jobs = [job for about in _submissions(home) for job in about["jobs"]]
+    if not jobs:
+        raise UserError(f"nothing was submitted from {home.parent}: --submit does it")
+    if not shutil.which("scancel"):
+        raise UserError("there is no scancel here: do this where you submitted")
+    subprocess.run(["scancel", *jobs], timeout=60, check=False)
+    print(f"cancelled {', '.join(jobs)}; runs are kept, and --submit continues them")
+    return 0
+
+
+def _submissions(home: Path) -> list[dict[str, Any]]:
+    files = sorted(home.glob("*/about.json"), key=lambda file: int(file.parent.name))
+    return [about for file in files if (about := read_json(file))]
+
+
+def _sbatch(line: list[str]) -> str:
+    """The job's number; slurm/site.env is sourced first, where there is one."""
+    site = Path(os.environ.get("SITE_ENV", "slurm/site.env"))
+    if site.exists():
+        refuse_secret_exports(site)
+        line = ["bash", "-c", 'set -a; . "$0"; exec "$@"', str(site.absolute()), *line]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        raise UserError(f"sbatch: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'failed'}")
+    return done.stdout.strip().split(";")[0]
+
+
+def _script() -> Path:
+    """Beside where you are, else of the checkout or of the installation."""
+    places = [Path("slurm"), Path(__file__).parents[1] / "slurm", Path(sys.prefix, "share/lightning_resnet/slurm")]
+    for place in places:
+        if (place / "sweep.sbatch").exists():
+            return place / "sweep.sbatch"
+    raise UserError("slurm/sweep.sbatch is missing: go to the repository's root")
+
+
+def _forecast(sweep: Sweep, args: Namespace, options: list[str]) -> str:
+    seconds, by = forecast(sweep)
+    if not by:
+        return "no finished run yet to forecast from"
+    given = dict(pair for option in options if len(pair := option.lstrip("-").split("=", 1)) == 2)
+    given |= {a.lstrip("-"): b for a, b in zip(options, options[1:], strict=False) if a.startswith("--")}
+    gpus = given.get("gpus-per-node") or os.environ.get("SBATCH_GPUS_PER_NODE") or "1"
+    count = int(gpus.rpartition(":")[2]) * int(given.get("nodes", "1").partition("-")[0])
+    hours = seconds * count / args.pack / 3600
+    return f"about {clock(seconds)} of run time left, by {by} finished: {hours:.2g} GPU-hours on {count} per run"

@@ -1,0 +1,127 @@
+"""resnet-cli sync: upload runs to Weights & Biases from where it can be reached, such as a login node.
+
+What is sent is metrics.jsonl: each step once however often a run was killed, and only what W&B does not have yet.
+resnet-cli sync runs/digits_degradation
+resnet-cli sync --watch runs
+"""
+
+import time
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from lightning_resnet.errors import Parser, UserError, one_line
+from lightning_resnet.runtime.status import read_json, status
+from lightning_resnet.runtime.wandb import MEMORY, Mirror, WandbOptions
+from lightning_resnet.runtime.wandb_mode import choose_mode
+
+PATIENT = {"init_timeout": 60.0, "finish_timeout": 300.0, "finish_timeout_raises": True}  # seconds; nothing waits here
+
+
+class Uploader:
+    """Uploads runs, and keeps those that still grow open between two looks.
+
+    Args:
+        folder: for wandb's own files.
+        every: seconds between looks; 0: there is only one.
+    """
+
+    def __init__(self, folder: Path, every: float = 0.0) -> None:
+        self.folder, self.every = folder, every
+        self.settings = PATIENT | ({"x_file_stream_transmit_interval": min(max(every, 1.0), 15.0)} if every else {})
+        self.open: dict[Path, Mirror] = {}
+        self.seen: dict[Path, Any] = {}
+
+    def look(self, runs: Iterable[Path]) -> int:
+        """Upload what is new in each run; returns how many could not be."""
+        failed = 0
+        for run in runs:
+            try:
+                self._upload(run)
+            except Exception as error:  # one run's trouble, of any kind, must not keep the others
+                self.open.pop(run, None)
+                failed += 1
+                print(f"{run}: not uploaded ({one_line(error)})", flush=True)
+        return failed
+
+    def close(self) -> None:
+        """End what is open: these runs are to be continued."""
+        for run, mirror in self.open.items():
+            mirror.finish(status(run))
+
+    def _upload(self, run: Path) -> None:
+        metrics = run / "metrics.jsonl"
+        state = status(run)
+        stamp = (state, metrics.stat().st_size if metrics.exists() else 0)
+        if self.seen.get(run) == stamp:
+            return
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        options = WandbOptions(**(config.get("wandb") or {}))
+        if why := _why_not(run, state, options):
+            print(f"{run}: {why}", flush=True)
+        else:
+            sent, url = self._send(run, state, options, config)
+            print(f"{run}: {sent} rows sent to {url}", flush=True)
+        self.seen[run] = stamp
+
+    def _send(self, run: Path, state: str, options: WandbOptions, config: dict[str, Any]) -> tuple[int, str]:
+        mirror, sent = self.open.pop(run, None), 0
+        if mirror is None:
+            mirror = Mirror(options)
+            meta = read_json(run / "meta.json") or {}
+            sent = mirror.open("online", run, meta, config, self.folder, **self.settings)
+        url = mirror.run.url
+        sent += mirror.catch_up(run)
+        if self.every and state == "running":
+            self.open[run] = mirror
+        else:
+            mirror.close(state)
+            for file in run.glob("wandb/offline-run-*/*.wandb"):
+                file.with_name(f"{file.name}.synced").touch()  # else `wandb sync` would append it all once more
+        return sent, url
+
+
+def _why_not(run: Path, state: str, options: WandbOptions) -> str:
+    if options.mode == "disabled":
+        return "wandb.mode is disabled, so nothing is sent"
+    if state == "running" and (read_json(run / MEMORY) or {}).get("mode") == "online":
+        return "sends its rows itself"
+    return ""
+
+
+def make_parser() -> Parser:
+    """The flags of `resnet-cli sync`."""
+    parser = Parser(prog="resnet-cli sync", description="Upload runs to Weights & Biases; nothing is ever deleted.")
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run directories, sweeps or roots, such as runs/digits")
+    parser.add_argument("--watch", action="store_true", help="go on until Ctrl-C: what grows or begins is sent too")
+    parser.add_argument("--every", type=float, default=20, metavar="S", help="seconds between two looks (%(default)s)")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run `resnet-cli sync`; 0, or 1 if a run could not be uploaded."""
+    args = make_parser().parse_args(argv)
+    if args.every <= 0:
+        raise UserError(f"--every {args.every:g}: a number of seconds above 0")
+    if not find_spec("wandb"):
+        raise UserError("sync needs wandb: pip install 'wandb>=0.31,<0.32'")
+    mode, why = choose_mode("online")
+    if mode != "online":
+        raise UserError(f"W&B cannot be reached: {why}")
+    from lightning_resnet.analysis.runs import find_runs
+
+    paths = [Path(path) for path in args.runs]
+    with TemporaryDirectory() as folder:
+        uploader = Uploader(Path(folder), args.every if args.watch else 0.0)
+        try:
+            failed = uploader.look(find_runs(paths))
+            while args.watch:
+                time.sleep(args.every)
+                failed = uploader.look(find_runs(paths))
+        finally:
+            uploader.close()
+    return 1 if failed else 0

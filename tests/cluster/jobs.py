@@ -1,0 +1,64 @@
+"""What the tests of jobs share: submit, look at the one run there is, compare weights."""
+
+import json
+import shlex
+from pathlib import Path
+
+import torch
+
+from lightning_resnet.runtime.checkpoint import load_checkpoint
+
+SHAPES = {"2 nodes x 1 task": "--nodes=2 --ntasks-per-node=1", "1 node x 2 tasks": "--nodes=1 --ntasks-per-node=2"}
+NET = "--config configs/digits.yaml --model.net.depth 8 --model.net.width 4 --run.threads 1"
+SHORT = f"{NET} --trainer.max_epochs 2"
+LONG = f"{NET} --trainer.max_epochs 15 --trainer.check_val_every_n_epoch 5"  # 330 steps
+ENDLESS = LONG.replace("epochs 15", "epochs 300")
+SLOWLY = "--trainer.callbacks+=slow.Slow"  # without effect on the result
+SLOW = """
+import time
+from pytorch_lightning.callbacks import Callback
+
+class Slow(Callback):
+    def on_train_batch_end(self, *args):
+        time.sleep(0.03)
+"""
+
+
+def submit(slurm, shape, fit, options=""):
+    command = f"sbatch --parsable --output=log-%j.txt {shape} {options} slurm/fit.sbatch {fit}"
+    return slurm.run(command).strip()
+
+
+def the_run(root="runs"):
+    """None before it begins."""
+    return next((path.parent for path in Path(root).glob("*/*/meta.json")), None)
+
+
+def step(root="runs"):
+    """Optimizer steps of the newest row."""
+    run = the_run(root)
+    lines = (run / "metrics.jsonl").read_text().splitlines() if run and (run / "metrics.jsonl").exists() else []
+    return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else 0
+
+
+def attempts(root="runs"):
+    files = (the_run(root) / "attempts").glob("*.json")
+    return [json.loads(file.read_text()) for file in sorted(files, key=lambda file: int(file.stem))]
+
+
+def weights(root):
+    return load_checkpoint(the_run(root) / "checkpoints/last.ckpt")["state_dict"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def log(job):
+    return Path(f"log-{job}.txt").read_text()
+
+
+def local(slurm, fit, root, ranks=2):
+    """The same training without Slurm."""
+    slurm.run(f"resnet-cli fit {fit} --trainer.devices {ranks} --run.root {shlex.quote(str(root))}", timeout=240)
+    return root

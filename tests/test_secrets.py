@@ -1,0 +1,55 @@
+"""No key or token reaches a file: what sets one is refused, naming the key and never its value."""
+
+import pytest
+
+from lightning_resnet.errors import UserError
+from lightning_resnet.secrets import refuse_secret_exports, refuse_secret_flags, refuse_secrets
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def no_netrc(tmp_path, monkeypatch):
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+def refused(function, *args):
+    with pytest.raises(UserError, match="~/.netrc") as e:
+        function(*args)
+    assert KEY not in str(e.value) and "\n" not in str(e.value)
+    return str(e.value)
+
+
+@pytest.mark.parametrize("name", ["api_key", "token", "secret", "password", "hub_token", "API_KEY", "aws.secret"])
+def test_a_configuration_that_sets_a_secret(name):
+    assert f"r.yaml sets wandb.{name}" in refused(refuse_secrets, {"wandb": {name: KEY}}, "r.yaml")
+    assert f"sets a.{name}" in refused(refuse_secrets, {f"a.{name}": [KEY]})
+
+
+def test_what_only_looks_like_one():
+    refuse_secrets({"num_tokens": 4, "net": {"class_token": True, "pool": "token"}, "api_key": None, "token": ""})
+    refuse_secret_flags(["--model.net.tokens", "4", "--data.source", "Tokens"])
+
+
+@pytest.mark.parametrize("args", [["--wandb.api_key", KEY], [f"--token={KEY}"], ["--x", "1", "--a.password", "p"]])
+def test_a_flag_that_sets_a_secret(args):
+    refused(refuse_secret_flags, args)
+
+
+def test_the_live_key_under_any_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert "sets run.name" in refused(refuse_secrets, {"run": {"name": f"x-{KEY}"}})
+    refused(refuse_secret_flags, ["--run.name", KEY])
+    monkeypatch.delenv("WANDB_API_KEY")
+    refuse_secrets({"run": {"name": KEY}})
+    (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")
+    refused(refuse_secrets, {"run": {"name": KEY}})
+
+
+def test_a_site_file_that_sets_a_secret(tmp_path):
+    site = tmp_path / "site.env"
+    site.write_text("# export WANDB_API_KEY=x\nexport SBATCH_ACCOUNT=a\n")
+    refuse_secret_exports(site)
+    for line in ("export WANDB_API_KEY=x", "  TOKEN=x", "export A=1 MY_SECRET=x", "readonly DB_PASSWORD=$(cat f)"):
+        site.write_text(f"export SBATCH_ACCOUNT=a\n{line}\n")
+        refused(refuse_secret_exports, site)

@@ -1,0 +1,148 @@
+"""Sweeps and jobs on SLURM, as far as no Slurm is needed; tests/cluster/ has a real one."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from lightning_resnet import submit
+from lightning_resnet.errors import UserError
+from lightning_resnet.points import read
+from lightning_resnet.requeue import decide, folders, of_this_job
+from lightning_resnet.sweep import main
+
+SWEEP = """
+name: s
+method: grid
+command: ["${env}", resnet-cli, fit, --config, configs/digits.yaml, --config, "${args_json_file}"]
+parameters:
+  model.net.depth: {values: [8, 20]}
+  %s: {values: [0, 1]}
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """Write the sweep into a folder that holds the recipes; there is no Slurm."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    Path("configs").symlink_to(REPOSITORY / "configs")
+
+    def write(key="seed_everything"):
+        Path("s.yaml").write_text(SWEEP % key)
+        return "s.yaml"
+
+    return write
+
+
+def test_without_sbatch_the_commands_are_printed(sweep, capsys):
+    assert main([sweep(), "--submit"]) == 0
+    out = capsys.readouterr().out
+    assert "4 of 4 points, in runs/s/submitted/1/table.txt" in out and "there is no sbatch here" in out
+    table = Path("runs/s/submitted/1/table.txt").read_text().splitlines()
+    assert out.splitlines()[-4:] == [line.removesuffix(" --run.threads $THREADS") for line in table]
+    point = read("s.yaml").points[0]
+    assert table[0] == (
+        f"resnet-cli fit --config configs/digits.yaml --config runs/s/points/{point.key}.json --run.root runs "
+        f"--run.name s --run.point {point.key} --run.threads $THREADS"
+    )
+    about = json.loads(Path("runs/s/submitted/1/about.json").read_text())
+    assert len(about["git_sha"]) == 40 and about["points"] == [p.key for p in read("s.yaml").points]
+
+
+def test_wrong_keys_and_values_are_found_before_anything_is_queued(sweep):
+    with pytest.raises(UserError, match="point depht=0 depth=8: unknown option depht of .*; did you mean depth"):
+        main([sweep("model.net.depht"), "--submit"])
+    Path("s.yaml").write_text((SWEEP % "seed_everything").replace("[0, 1]", "[0, -1]"))
+    with pytest.raises(UserError, match="seed=-1: --seed_everything must be 0 or more"):
+        main(["s.yaml", "--submit"])
+    assert not Path("runs").exists()
+
+
+def test_a_site_file_with_a_key_is_refused(sweep, monkeypatch):
+    Path("slurm").mkdir()
+    Path("slurm/site.env").write_text("export WANDB_API_KEY=abc\n")
+    with pytest.raises(UserError, match="slurm/site.env sets WANDB_API_KEY"):
+        submit._sbatch(["true"])
+    Path("slurm/site.env").write_text("export SBATCH_ACCOUNT=physics\n")
+    assert submit._sbatch(["bash", "-c", "echo $SBATCH_ACCOUNT"]) == "physics"
+    with pytest.raises(UserError, match="sbatch: no such partition"):
+        submit._sbatch(["bash", "-c", "echo no such partition >&2; exit 1"])
+
+
+def make_run(point, reason, last_step=120, job="1"):
+    run = Path("runs/s", point.key)
+    (run / "attempts").mkdir(parents=True, exist_ok=True)
+    (run / "meta.json").write_text(json.dumps({"point": point.key, "steps_per_epoch": 22, "epochs": 15}))
+    attempt = {"attempt": 1, "reason": reason, "last_step": last_step, "seconds": 60.0, "heartbeat": time.time()}
+    (run / "attempts/1.json").write_text(json.dumps(attempt | {"job_id": job, "restart_count": 0, "signal": None}))
+    (run / "metrics.jsonl").write_text('{"step": 100, "val/acc1": 0.75}\n')
+
+
+def test_status_and_what_is_submitted_again(sweep, capsys, monkeypatch):
+    points = read(sweep()).points
+    for point, reason in zip(points, ("finished", "running", "preempted"), strict=False):
+        make_run(point, reason)
+    monkeypatch.setattr(submit, "queued", lambda home: {points[2].key: "PENDING", points[3].key: "PENDING"})
+    assert main(["s.yaml", "--status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("1  done, val error 25.00 % ")
+    assert lines[1].startswith("2  running at step 120/330, val error 25.00 % ")
+    assert lines[2].startswith("3  preempted at step 120/330, val error 25.00 %, waits in the queue")
+    assert lines[3].startswith("4  waiting ") and lines[-1] == "s: 1 done, 1 running, 1 preempted, 1 waiting"
+    assert main(["s.yaml", "--submit"]) == 0 and "nothing to submit" in capsys.readouterr().out
+    make_run(points[1], "failed")
+    monkeypatch.setattr(submit, "queued", lambda home: {})
+    assert main(["s.yaml", "--retry-failed", "--", "--nodes", "2", "--gpus-per-node=4"]) == 0
+    out = capsys.readouterr().out
+    assert "2 of 4 points" in out and "by 1 finished: 0.3 GPU-hours on 8 per run" in out
+    assert "--run.threads" not in Path("runs/s/submitted/1/table.txt").read_text()  # begun runs go on with theirs
+    main(["s.yaml", "--submit"])
+    assert "3 of 4 points" in capsys.readouterr().out
+
+
+def test_cancel_needs_a_submission(sweep):
+    with pytest.raises(UserError, match="nothing was submitted from runs/s: --submit does it"):
+        main([sweep(), "--cancel"])
+    with pytest.raises(UserError, match="--pack 0: at least one"):
+        main(["s.yaml", "--pack", "0"])
+
+
+def attempt(signal=None, last_step=100, reason="preempted"):
+    return {"signal": signal, "last_step": last_step, "reason": reason}
+
+
+@pytest.mark.parametrize(
+    ("made", "status", "restarts", "expected", "why"),
+    [
+        ([(attempt("SIGUSR1"), 0)], 143, 0, "requeue", "step 0 to 100; requeued for the 1. time"),
+        ([(attempt("SIGUSR1"), 100)], 143, 0, "end", "it came no further (step 100 to 100)"),
+        ([(attempt("SIGUSR1"), 0)], 143, 20, "end", "20 times is the limit"),
+        ([(attempt("SIGTERM"), 0)], 143, 0, "stay", "Slurm sent SIGTERM"),
+        ([], 143, 0, "stay", "stopped before training began"),
+        ([(attempt(reason="running"), 50)], 1, 3, "requeue", "step 50 to 100"),  # killed without a word
+        ([(attempt(reason="failed"), 0)], 137, 0, "requeue", "step 0 to 100"),  # its peer was killed
+        ([(attempt(reason="failed"), 0)], 1, 0, "end", ""),
+        ([(attempt(reason="finished"), 0)], 0, 0, "end", ""),
+        ([(attempt("SIGUSR1"), 100), (attempt("SIGUSR1", 120), 90)], 143, 0, "requeue", "step 90 to 120"),  # packed
+    ],
+)
+def test_a_job_requeues_itself_only_for_progress(made, status, restarts, expected, why):
+    what, text = decide(made, status, restarts, 20)
+    assert what == expected and why in text
+
+
+def test_attempts_of_a_job_are_found_where_its_command_says(sweep):
+    sweep()
+    assert folders(["fit", "--config", "configs/digits.yaml"]) == {Path("runs/digits")}
+    assert folders(["fit", "-c", "configs/digits.yaml", "--run.root=a", "--run.name", "b"]) == {Path("a/b")}
+    Path("table.txt").write_text("resnet-cli fit --config configs/digits.yaml --run.name s\n" * 2)
+    assert folders(["table", "table.txt"]) == {Path("runs/s")}
+    points = read("s.yaml").points
+    make_run(points[0], "preempted", job="7")
+    make_run(points[1], "preempted", job="8")
+    ((found, before),) = of_this_job(Path("runs/s"), {"SLURM_JOB_ID": "7"})
+    assert (found["last_step"], before) == (120, 0)
+    assert not list(of_this_job(Path("runs/s"), {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}))

@@ -1,0 +1,309 @@
+"""W&B mirrors a run, through the real client; its server is a stand-in on loopback, and never costs a run anything."""
+
+import gc
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import wandb
+import yaml
+from conftest import REPOSITORY
+from wandb_standin import StandIn
+
+from lightning_resnet import sync
+from lightning_resnet.runtime import wandb_mode
+from lightning_resnet.runtime.wandb import Mirror, WandbOptions
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+META = {"name": "study", "git_sha": "f" * 40, "source": "Digits", "command": ["resnet-cli", "fit", "typed"]}
+CONFIG = {"seed_everything": 3, "data": {"size": None, "mean": [0.5, 0.5]}}
+CONFIG |= {"model": {"net": {"class_path": "CifarResNet", "init_args": {"depth": 20, "shortcut": "none"}}}}
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """Nothing of the developer's own W&B: no key, no settings; and no process of wandb's survives a test."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    yield
+    wandb.teardown()
+    os.environ.pop("WANDB_SERVICE", None)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = StandIn()
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    yield server
+    server.close()
+    assert not server.unknown
+
+
+@pytest.fixture
+def run():
+    return new_run("abcdef0123")
+
+
+def new_run(name, reason="running", **config):
+    run = Path("runs/study", name)
+    (run / "attempts").mkdir(parents=True)
+    (run / "config.yaml").write_text(yaml.safe_dump(CONFIG | config))
+    (run / "meta.json").write_text(json.dumps(META))
+    end_attempt(run, 1, reason)
+    return run
+
+
+def end_attempt(run, number, reason):
+    content = {"attempt": number, "reason": reason, "heartbeat": time.time()}
+    (run / f"attempts/{number}.json").write_text(json.dumps(content))
+
+
+def row(step, attempt=1, **metrics):
+    row.time += 1
+    metrics = {name.replace("_", "/"): value for name, value in (metrics or {"train_loss": 1 / step}).items()}
+    return {"step": step, "epoch": 0, "attempt": attempt, "time": row.time, **metrics}
+
+
+row.time = time.time()
+
+
+def write(run, *rows):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def mirror(run, rows, reason, said=None, **options):
+    """One attempt."""
+    mirror = Mirror(WandbOptions(**options), (said if said is not None else []).append)
+    mirror.start(run, META, CONFIG)
+    for each in rows:
+        write(run, each)
+        mirror.record(each)
+    mirror.finish(reason)
+
+
+def leet(folder, *options):
+    command = [BIN / "wandb", "leet", "inspect", *options, "--json", folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    lines = [done.stdout] if "--summary" in options else done.stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_an_offline_run_tells_what_it_was_and_nothing_private(run, monkeypatch, capfd):
+    monkeypatch.setenv("SLURM_JOB_ACCOUNT", "astrophysics")
+    said = []
+    rows = [row(11), row(22, val_loss=0.4, val_acc1=0.9), row(33, val_loss=None, val_acc1=0.8)]
+    mirror(run, rows, "finished", said, mode="offline")
+    assert said == [f"W&B: offline; to upload it: resnet-cli sync {run}"]
+    assert capfd.readouterr() == ("", "")
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    (told,) = leet(file.parent, "--summary")
+    assert (told["run_id"], told["name"]) == ("abcdef0123", "depth=20 shortcut=none seed=3")
+    assert (told["project"], told["state"], told["exit_code"]) == ("lightning_resnet", "finished", 0)
+    assert sorted(told["tags"]) == ["data=Digits", "depth=20", "shortcut=none"]
+    assert told["config"] == CONFIG | {"meta": {k: v for k, v in META.items() if k != "command"}}
+    assert told["summary"]["val/loss"] == {"min": 0.4} and told["summary"]["val/acc1"] == {"last": 0.8, "max": 0.9}
+    record = next(r["run"] for r in leet(file) if r["type"] == "run")
+    assert (record["run_group"], record["job_type"], record["git"]["commit"]) == ("study", "fit", META["git_sha"])
+    assert record["host"] == "private"
+    everything = b"".join(path.read_bytes() for path in run.glob("wandb/**/*") if path.is_file())
+    for private in ("astrophysics", "typed", "github.com", "pytest==", sys.executable):
+        assert private.encode() not in everything
+    history = [r["history"]["item"] for r in leet(file) if r["type"] == "history"]
+    assert [h["step"] for h in history] == [11, 22, 33] and "val/loss" not in history[2]
+
+
+ENDLESS = """
+import json, sys, time
+from pathlib import Path
+from lightning_resnet.runtime.wandb import Mirror, WandbOptions
+run, meta, config = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
+mirror = Mirror(WandbOptions("offline"))
+mirror.start(run, meta, config)
+for step in range(1, 10_000):
+    mirror.record({"step": step, "time": time.time(), "train/loss": 1 / step})
+    print(step, flush=True)
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_readable_up_to_the_last_flush(run):
+    command = [sys.executable, "-c", ENDLESS, str(run), json.dumps(META), json.dumps(CONFIG)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        process.stdout.readline()  # said by the mirror
+        start = time.monotonic()
+        for line in process.stdout:
+            last = int(line)
+            if time.monotonic() - start > 5:
+                break
+        (core,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[:1]
+        os.kill(int(core), signal.SIGKILL)
+        process.kill()
+    history = [r["history"]["item"]["step"] for r in leet(run / "wandb/latest-run") if r["type"] == "history"]
+    assert history == list(range(1, len(history) + 1)) and last - len(history) < 2.5 / 0.02
+
+
+def test_online_all_attempts_are_one_run_with_every_step_once(server, run):
+    said = []
+    mirror(run, [row(11), row(22), row(22, val_loss=0.5), row(33)], "preempted", said)
+    assert server.runs["abcdef0123"]["exitcode"] == 1 and server.runs["abcdef0123"]["preempting"]
+    write(run, row(44, 2))  # by an attempt that could not reach W&B
+    mirror(run, [row(33, 3), row(44, 3), row(55, 3)], "finished", said)
+    assert said == [f"W&B: online, {server.url}/me/lightning_resnet/runs/abcdef0123"] * 2
+    rows = server.rows("abcdef0123")
+    assert [(r["step"], "val/loss" in r) for r in rows] == [
+        *((11, False), (22, False), (22, True), (33, False), (44, False), (55, False)),
+    ]
+    sent = server.runs.pop("abcdef0123")
+    assert not server.runs and sent["exitcode"] == 0 and sent["commit"] == META["git_sha"]
+    assert sent["config"]["data"]["value"] == CONFIG["data"] and sent["groupName"] == "study"
+
+
+def test_the_key_is_in_no_file(server, run):
+    Path("home").mkdir()
+    Path("home/.netrc").write_text(f"machine {server.url.removeprefix('http://')} login user password {KEY}\n")
+    mirror(run, [row(1)], "finished", mode="online", details=True)
+    mirror(run, [row(2)], "finished", mode="offline", details=True)
+    files = [path for path in Path("runs").rglob("*") if path.is_file()]
+    assert len(files) > 10 and not any(KEY.encode() in path.read_bytes() for path in files)
+    assert not any(KEY.encode() in body for body in server.bodies)
+
+
+def test_details_only_where_asked(server, run):
+    mirror(run, [row(1)], "finished", details=True)
+    sent = server.runs["abcdef0123"]
+    assert sent["host"] == socket.gethostname() and sent["config"]["meta"]["value"]["command"] == META["command"]
+
+
+@pytest.fixture
+def deaf(monkeypatch):
+    """A server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield
+
+
+@pytest.mark.parametrize("mode", ["auto", "online"])
+def test_a_server_that_does_not_answer_costs_seconds(deaf, run, mode):
+    said, start = [], time.monotonic()
+    mirror(run, [row(1)], "finished", said, mode=mode)
+    assert time.monotonic() - start < 10
+    assert len(said) == 1 and "W&B: offline (" in said[0] and "does not answer within 3 s)" in said[0]
+    assert leet(run / "wandb/latest-run", "--summary")[0]["summary"]["step"] == 1
+
+
+@pytest.mark.slow
+def test_a_server_that_takes_no_runs_costs_seconds(server, run, monkeypatch):
+    monkeypatch.setattr(server, "UpsertBucket", lambda v: time.sleep(8), raising=False)
+    said, start = [], time.monotonic()
+    mirror(run, [row(1)], "finished", said)
+    assert time.monotonic() - start < 12 and len(said) == 1 and said[0].startswith("W&B: offline (")
+    assert leet(run / "wandb/latest-run", "--summary")[0]["summary"]["step"] == 1
+
+
+def test_without_key_or_wandb_training_goes_on(run, monkeypatch):
+    said = []
+    mirror(run, [row(1)], "finished", said)
+    assert len(said) == 1 and said[0].startswith("W&B: offline (no key for https://")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    mirror(run, [row(1)], "finished", said)
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setattr(wandb_mode, "find_spec", lambda name: None)
+    mirror(run, [row(1)], "finished", said)
+    assert len(said) == 1
+    mirror(run, [row(1)], "finished", said, mode="online")
+    assert said[1] == "W&B: disabled (not installed: pip install 'wandb>=0.31,<0.32')"
+
+
+def test_the_death_of_wandbs_process_is_told_once(run):
+    said = []
+    dying = Mirror(WandbOptions("offline"), said.append)
+    dying.start(run, META, CONFIG)
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    (core,) = [pid for pid in children if b"wandb-core" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(int(core), signal.SIGTERM)  # SLURM signals all processes of a job
+    time.sleep(0.5)
+    for step in range(1, 6):
+        dying.record(row(step))
+    dying.finish("preempted")
+    for process in gc.get_objects():
+        if type(process) is subprocess.Popen:
+            process.wait(10)  # wandb does not
+    assert len(said) == 2 and said[1].startswith("W&B stopped (")
+
+
+def test_sync_uploads_each_step_once_and_again_nothing(server, run, capsys):
+    mirror(run, [row(11), row(22), row(33)], "preempted", mode="offline")
+    mirror(run, [row(22, 2), row(33, 2), row(44, 2)], "failed", mode="offline")
+    end_attempt(run, 2, "failed")
+    files = {path for path in run.rglob("*") if path.is_file()}
+    other = new_run("finished01", "finished")
+    write(other, row(5))
+    new_run("private001", "finished", wandb={"mode": "disabled"})
+    new_run("broken0001").joinpath("config.yaml").write_text("a: [")
+    assert sync.main(["runs"]) == 1
+    out = capsys.readouterr().out
+    assert f"{run}: 4 rows sent to {server.url}/me/lightning_resnet/runs/abcdef0123" in out
+    assert "broken0001: not uploaded (" in out and "private001: wandb.mode is disabled" in out
+    assert set(server.runs) == {"abcdef0123", "finished01"}
+    assert [(r["step"], r["attempt"]) for r in server.rows("abcdef0123")] == [(11, 1), (22, 2), (33, 2), (44, 2)]
+    assert [server.runs[name]["exitcode"] for name in ("abcdef0123", "finished01")] == [1, 0]
+    assert files < set(run.rglob("*")) and len(list(run.rglob("*.synced"))) == 2
+    write(other, row(6))
+    shutil.rmtree("runs/study/broken0001")
+    assert sync.main(["runs"]) == 0
+    assert "abcdef0123: 0 rows sent" in capsys.readouterr().out
+    assert [r["step"] for r in server.rows("finished01")] == [5, 6] and len(server.rows("abcdef0123")) == 4
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_sync_watch_follows_growing_and_killed_runs(server, run):
+    write(run, row(1), row(2))
+    command = [BIN / "resnet-cli", "sync", "--watch", "--every", "1", "runs"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as watch:
+        try:
+            wait_for(lambda: "abcdef0123" in server.runs and len(server.rows("abcdef0123")) == 2)
+            write(run, row(3))
+            with (run / "metrics.jsonl").open("a") as file:
+                file.write('{"step": 4, "tr')  # killed here
+            other = new_run("begun00001")
+            write(other, row(7))
+            wait_for(lambda: len(server.rows("abcdef0123")) == 3 and server.runs.get("begun00001", {}).get("history"))
+            write(run, {}, row(3, 2), row(4, 2))
+            end_attempt(run, 2, "finished")
+            wait_for(lambda: server.runs["abcdef0123"]["exitcode"] == 0)
+            assert server.runs["begun00001"]["exitcode"] is None
+        finally:
+            watch.send_signal(signal.SIGINT)
+        assert watch.wait(30) == 130
+    assert [r["step"] for r in server.rows("abcdef0123")] == [1, 2, 3, 4]
+    assert server.runs["begun00001"]["preempting"]
+
+
+def test_sync_says_what_it_needs(deaf, run, monkeypatch):
+    with pytest.raises(sync.UserError, match="W&B cannot be reached: .* does not answer"):
+        sync.main(["runs"])
+    monkeypatch.delenv("WANDB_API_KEY")
+    with pytest.raises(sync.UserError, match="W&B cannot be reached: no key for .*: wandb login"):
+        sync.main(["runs"])
