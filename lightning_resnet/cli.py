@@ -14,6 +14,7 @@ VERBS = {
     "predict": ("lightning_resnet.fit", "write predicted classes of the validation images"),
     "sweep": ("lightning_resnet.sweep", "list or run the points of a sweep"),
     "compare": ("lightning_resnet.analysis.report", "tables and figures from runs"),
+    "inspect": ("lightning_resnet.analysis.inspect", "gradients, responses, lesions, ... of a net, block by block"),
     "data": ("lightning_resnet.data.cli", "get a data set; write, check and describe .beton files"),
     "bench": ("lightning_resnet.bench", "measure our loader beside its peers"),
 }

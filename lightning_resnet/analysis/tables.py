@@ -88,7 +88,7 @@ def groups(runs: pd.DataFrame, rows: Sequence[str]) -> Parts:
     found: dict[tuple[str, ...], list[int]] = {}
     for i, values in enumerate(runs[list(rows)].itertuples(index=False, name=None)):
         found.setdefault(tuple(map(text, values)), []).append(i)
-    return [(key, runs.iloc[found[key]]) for key in sorted(found, key=lambda key: [_natural(value) for value in key])]
+    return [(key, runs.iloc[found[key]]) for key in sorted(found, key=lambda key: [natural(value) for value in key])]
 
 
 def text(value: Any) -> str:
@@ -100,7 +100,7 @@ def text(value: Any) -> str:
     return str(value)
 
 
-def _natural(value: str) -> tuple[int, float, str]:
+def natural(value: str) -> tuple[int, float, str]:
     """Numbers by size, then none, then words, then what is unset."""
     try:
         return 0, float(value), ""
@@ -149,7 +149,7 @@ def _gaps(table: pd.DataFrame, rows: Sequence[str]) -> list[float]:
         return [math.nan] * len(table)
     others = [tuple(row) for row in table[[row for row in rows if row != "depth"]].to_numpy()]
     error, shallowest = table["val_err_final_mean"], {}
-    for i in sorted(table.index, key=lambda i: _natural(table["depth"][i])):
+    for i in sorted(table.index, key=lambda i: natural(table["depth"][i])):
         shallowest.setdefault(others[i], error[i])
     return [error[i] - shallowest[others[i]] if table["depth"][i] else math.nan for i in table.index]
 
