@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_resnet.analysis.derivation import sentence
-from lightning_resnet.analysis.panels import panels
+from lightning_resnet.analysis.panels import Panel, panels
 from lightning_resnet.analysis.subjects import Subject
 from lightning_resnet.models.observe import Batch, Seen, observe, train_mode
 
@@ -108,5 +108,6 @@ def remarks(frame: pd.DataFrame) -> list[str]:
 
 def figure(frame: pd.DataFrame) -> Figure:
     """The norms of dE/dx and dE/dw over depth, a colour for each net."""
+    x = ("index", "block, in order of depth")
     titles = {"grad_x": "norm of dE/dx at the block's input", "grad_w": "norm of dE/dw"}
-    return panels(frame, titles, "index", "block, in order of depth", log=True)
+    return panels(frame, [Panel(y, title, *x, log=True) for y, title in titles.items()])

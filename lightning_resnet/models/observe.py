@@ -113,18 +113,6 @@ def _module(net: nn.Module, name: str) -> nn.Module:
         raise UserError(f"block {name} of {type(net).__name__}.blocks() is no submodule: name it as it is one") from e
 
 
-@contextmanager
-def replaced(modules: dict[nn.Module, Function]) -> Iterator[None]:
-    """Inside, each module computes the function given for it; afterwards its own again."""
-    for module, function in modules.items():
-        module.forward = function
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.forward
-
-
 @torch.no_grad()
 def error(net: nn.Module, batches: list[Batch]) -> float:
     """Percent of images classified wrongly, in the mode the net is in."""
