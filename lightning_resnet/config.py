@@ -15,6 +15,7 @@ import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+import lightning_resnet.analysis.callbacks
 import lightning_resnet.data.imagenet
 import lightning_resnet.data.sources
 import lightning_resnet.models  # noqa: F401 -- short class names are those of imported classes

@@ -4,19 +4,16 @@
 """
 
 from argparse import Namespace
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import nn
 
 from lightning_resnet.analysis.panels import Panel, panels
 from lightning_resnet.analysis.subjects import Subject
-from lightning_resnet.models.observe import Batch, observe, train_mode
+from lightning_resnet.models.observe import Batch, observe, train_mode, watch_responses
 
 LEGEND = (
     "Train mode (batch statistics), mean over batches. std: standard deviation of a 3x3 layer's response over images, "
@@ -25,34 +22,6 @@ LEGEND = (
     "block; weight_norm: of all convolution weights of that block. In the summary: std over layers, the rest over "
     "blocks. Under batch norm std is about the norm's weights, 1 at the start: short runs hardly move it."
 )
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
-
-
-@contextmanager
-def watch_responses(net: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Inside, each forward pass appends the std of each 3x3 layer's response, a scalar, under the layer's name."""
-    stds: dict[str, list[Tensor]] = defaultdict(list)
-    last: list[tuple[str, Tensor]] = []  # the newest response, and the layer it is of
-
-    def after_conv(name: str, response: Tensor) -> None:
-        last[:] = [(name, response)]
-        stds[name].append(response.detach().float().std())
-
-    def after_norm(x: Tensor, response: Tensor) -> None:
-        if last and x is last[0][1]:
-            stds[last[0][0]][-1] = response.detach().float().std()
-
-    handles = []
-    for name, module in net.named_modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
-            handles.append(module.register_forward_hook(lambda m, x, y, name=name: after_conv(name, y)))
-        elif isinstance(module, NORMS):
-            handles.append(module.register_forward_hook(lambda m, x, y: after_norm(x[0], y)))
-    try:
-        yield stds
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()

@@ -148,20 +148,28 @@ def _runs(root: Path, folder: Path, at: str) -> Iterator[Found]:
             continue
         some = True
         state = None if at == "init" else load_checkpoint(checkpoint)["state_dict"]
-        yield run, ["--config", str(run / "config.yaml")], state, at
+        yield run, _recipe(config_of(run), folder), state, at
     if not some:
         raise UserError(f"no run to inspect in {root}: train one with `resnet-cli fit`, or give a recipe")
 
 
 def _checkpoint(file: Path, folder: Path) -> Found:
-    checkpoint = load_checkpoint(file)
+    return file, _recipe(config_of(file), folder), load_checkpoint(file)["state_dict"], file.stem
+
+
+def _recipe(config: str, folder: Path) -> list[str]:
+    (folder / "recipe.yaml").write_text(config)
+    return ["--config", str(folder / "recipe.yaml")]
+
+
+def config_of(path: Path) -> str:
+    """The resolved configuration, as YAML, that a run or checkpoint was made with."""
+    if path.is_dir():
+        return (path / "config.yaml").read_text()
     try:
-        config = checkpoint["run"]["config"]
+        return load_checkpoint(path)["run"]["config"]
     except (KeyError, TypeError) as e:
-        raise UserError(f"{file} does not tell its net: give the recipe too, as in --config RECIPE {file}") from e
-    recipe = folder / "checkpoint.yaml"
-    recipe.write_text(config)
-    return file, ["--config", str(recipe)], checkpoint["state_dict"], file.stem
+        raise UserError(f"{path} does not tell what net it is of: give a checkpoint that `resnet-cli fit` wrote") from e
 
 
 def _build(arguments: list[str]) -> ResNetCLI:

@@ -3,16 +3,19 @@
 All inspections stand on `blocks(net)` and these: ours, torchvision's, timm's and a user's nets look alike from here.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.models.blocks import Function, blocks
 
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 Batch = tuple[Tensor, Tensor]  # normalised images [B, 3, H, W], labels [B]
 
 
@@ -111,6 +114,33 @@ def _module(net: nn.Module, name: str) -> nn.Module:
         return net.get_submodule(name)
     except AttributeError as e:
         raise UserError(f"block {name} of {type(net).__name__}.blocks() is no submodule: name it as it is one") from e
+
+
+@contextmanager
+def watch_responses(net: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Inside, each forward pass appends the std of each 3x3 layer's response, a scalar, under the layer's name."""
+    stds: dict[str, list[Tensor]] = defaultdict(list)
+    last: list[tuple[str, Tensor]] = []  # the newest response, and the layer it is of
+
+    def after_conv(name: str, response: Tensor) -> None:
+        last[:] = [(name, response)]
+        stds[name].append(response.detach().float().std())
+
+    def after_norm(x: Tensor, response: Tensor) -> None:
+        if last and x is last[0][1]:
+            stds[last[0][0]][-1] = response.detach().float().std()
+
+    handles = []
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+            handles.append(module.register_forward_hook(lambda m, x, y, name=name: after_conv(name, y)))
+        elif isinstance(module, NORMS):
+            handles.append(module.register_forward_hook(lambda m, x, y: after_norm(x[0], y)))
+    try:
+        yield stds
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()
