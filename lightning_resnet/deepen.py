@@ -62,7 +62,7 @@ def describe(shallow: "Subject", deep: "Subject", added: list[str], arm: str) ->
     """What was added, and the error of both nets before the first step."""
     from torch import nn
 
-    from lightning_resnet.analysis.inspect import to_markdown
+    from lightning_resnet.analysis.tables import markdown
     from lightning_resnet.models.observe import error, train_mode
 
     layers = [m for name in added for m in deep.net.get_submodule(name).modules() if isinstance(m, nn.Conv2d)]
@@ -72,7 +72,7 @@ def describe(shallow: "Subject", deep: "Subject", added: list[str], arm: str) ->
         with train_mode(subject.net):
             rows.append([name, f"{evaluated:.2f}", f"{error(subject.net, shallow.train):.2f}"])
     how = "as identity" if arm == "keep" else "at random"
-    return f"{len(added)} blocks added {how}, {len(layers)} convolutions: {', '.join(added)}\n\n{to_markdown(rows)}\n"
+    return f"{len(added)} blocks added {how}, {len(layers)} convolutions: {', '.join(added)}\n\n{markdown(rows)}\n"
 
 
 def write(args: Namespace, config: str, deep: "Subject", added: list[str]) -> None:

@@ -122,10 +122,10 @@ def _labels(settings: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]
 
 def write(what: str, frame: "pd.DataFrame", folder: Path) -> str:
     """Write WHAT.md, .csv, .png and .svg; returns the Markdown and the files' names."""
-    from lightning_resnet.analysis import figures, report
+    from lightning_resnet.analysis import figures, report, tables
 
     module = import_module(f"lightning_resnet.analysis.{what}")
-    markdown = "\n\n".join([to_markdown(summary(module, frame)), *module.remarks(frame)]) + "\n"
+    markdown = "\n\n".join([tables.markdown(summary(module, frame)), *module.remarks(frame)]) + "\n"
     figure = module.figure(frame)
     contents = {"md": markdown.encode(), "csv": frame.to_csv(index=False, lineterminator="\n").encode()}
     contents |= {kind: figures.render(figure, kind) for kind in ("png", "svg")}
@@ -148,10 +148,3 @@ def summary(module: Any, frame: "pd.DataFrame") -> list[list[str]]:
         rows.append({"net": net, "n": str(len(values)), **cells})
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return [columns, *([row.get(key, "") for key in columns] for row in rows)]
-
-
-def to_markdown(rows: list[list[str]]) -> str:
-    """A table, header first."""
-    width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.rjust(w) for cell, w in zip(row, width, strict=True)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 1) + ":" for w in width) + "|", *lines[1:]])
