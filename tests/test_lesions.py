@@ -1,6 +1,8 @@
 """Lesions, paths, probes, shortcuts and responses, each against a calculation by hand."""
 
+import json
 from itertools import product
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -157,6 +159,17 @@ def test_command_line(cli, what):
     frame = pd.read_csv(f"here/{what}.csv")
     assert frame["net"].unique().tolist() == ["depth 8, residual (A)"] and len(frame) > 2
     assert f"here/{what}.svg" in out and "depth 8, residual (A) | 1 |" in out
+
+
+def test_nets_with_nothing_of_the_kind_are_passed_over(cli):
+    tiny = ["--run.threads", 1, "--model.net.depth", 8, "--model.net.width", 4, "--batches", 1]
+    sweep = {"method": "grid", "parameters": {"model.net.shortcut": {"values": ["none", "B"]}}}
+    sweep["command"] = ["resnet-cli", "fit", "--config", DIGITS, "--config", "${args_json_file}"]
+    Path("s.yaml").write_text(json.dumps(sweep))
+    code, out, _ = cli("inspect", "shortcuts", "s.yaml", *tiny)
+    assert code == 0 and "passed over s.yaml: no shortcut" in out and "residual (B)" in out
+    code, _, err = cli("inspect", "shortcuts", DIGITS, *tiny, "--model.net.shortcut", "none")
+    assert code == 2 and "no shortcut of this net changes x" in err and err.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -88,13 +88,19 @@ def inspect(args: Namespace, found: "Iterable[Subject]") -> "tuple[pd.DataFrame,
 
     module = import_module(f"lightning_resnet.analysis.{args.what}")
     settings, tables, folder = [], [], Path(args.out or "report")
+    problem = UserError(f"nothing to inspect in {' '.join(args.targets)}")
     for subject in found:
+        try:
+            tables.append(module.measure(subject, args))
+        except UserError as e:  # of many nets, some may have nothing of the kind
+            print(f"passed over {subject.path}: {e}")
+            problem = e
+            continue
         folder = Path(args.out) if args.out else _beside(subject, len(args.targets))
         settings.append(subject.settings)
-        tables.append(module.measure(subject, args))
         print(f"inspected {len(tables)}: {subject.path} ({subject.at})", flush=True)
     if not tables:
-        raise UserError(f"nothing to inspect in {' '.join(args.targets)}")
+        raise problem
     rows, labels = _labels(settings)
     for label, setting, table in zip(labels, settings, tables, strict=True):
         table.insert(0, "net", describe(rows, label))
