@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 def make_parser() -> Parser:
     """The flags of `resnet-cli deepen`."""
     parser = Parser(prog="resnet-cli deepen", description="Add blocks to a trained net; write checkpoint and recipe.")
-    parser.add_argument(
-        "checkpoint", metavar="CKPT", help="a run, of which the last checkpoint is taken, or a checkpoint"
-    )
+    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint, or a run or the folder of one: its last")
     parser.add_argument("--depth", type=int, required=True, metavar="D", help="of the new net")
     parser.add_argument(
         "--out", required=True, metavar="NEW.ckpt", help="checkpoint to write; the recipe stands beside it"
@@ -44,10 +42,13 @@ def main(argv: Sequence[str]) -> int:
     from lightning_resnet.analysis.subjects import config_of, subjects
     from lightning_resnet.models.surgery import deepen, take_over
 
-    (shallow,) = subjects([args.checkpoint], [], batches=args.batches)
+    found = list(subjects([args.checkpoint], [], batches=args.batches))
+    if len(found) > 1:
+        raise UserError(f"{args.checkpoint} holds {len(found)} runs: give one of them")
+    shallow = found[0]
     with TemporaryDirectory() as folder:
         recipe = Path(folder, "recipe.yaml")
-        recipe.write_text(config := config_of(Path(args.checkpoint)))
+        recipe.write_text(config := config_of(shallow.path))
         (deep,) = subjects([str(recipe)], ["--model.net.depth", str(args.depth)], batches=args.batches)
     added = take_over(shallow.net, deep.net)
     if args.arm == "keep":
