@@ -16,6 +16,8 @@ VERBS = {
     "requeue": ("lightning_resnet.requeue", "at the end of a SLURM job: requeue it, or not"),
     "sync": ("lightning_resnet.sync", "upload runs to Weights & Biases, from where it can be reached"),
     "compare": ("lightning_resnet.analysis.report", "tables and figures from runs"),
+    "inspect": ("lightning_resnet.analysis.inspect", "gradients, responses, lesions, ... of a net, block by block"),
+    "deepen": ("lightning_resnet.deepen", "add blocks to a trained net, as identity or at random"),
     "data": ("lightning_resnet.data.cli", "get a data set; write, check and describe .beton files"),
     "bench": ("lightning_resnet.bench", "measure our loader beside its peers"),
 }

@@ -24,8 +24,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.nn.parallel import DistributedDataParallel
 
+import lightning_resnet.analysis.callbacks
 import lightning_resnet.data.imagenet
 import lightning_resnet.data.sources
+import lightning_resnet.data.subset
 import lightning_resnet.models  # noqa: F401 -- short class names are those of imported classes
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, nearest, one_line

@@ -256,7 +256,7 @@ def test_caption_says_what_few_steps_cannot_show(sweep):
 def test_report_writes_a_page_that_needs_nothing_else(sweep, capsys):
     main([str(sweep), "--title", "A & B"])
     out = sweep / "report"
-    names = ["curves.png", "curves.svg", "index.html", "table.csv", "table.md"]
+    names = ["curves.png", "curves.svg", "index.html", "table.csv", "table.md", "table.tex"]
     assert sorted(file.name for file in out.iterdir()) == names
     printed = capsys.readouterr().out
     assert (out / "table.md").read_text() in printed and str(out / "index.html") in printed

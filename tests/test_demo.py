@@ -33,7 +33,14 @@ def test_degradation_on_digits(tmp_path, monkeypatch):
     resnet_cli("sweep", "configs/sweeps/digits_degradation.yaml", "--local", "-j", 2)
     resnet_cli("compare", "runs/digits_degradation")
     report = Path("runs/digits_degradation/report")
-    assert {p.name for p in report.iterdir()} == {"curves.png", "curves.svg", "table.md", "table.csv", "index.html"}
+    assert {p.name for p in report.iterdir()} == {
+        "curves.png",
+        "curves.svg",
+        "table.md",
+        "table.csv",
+        "table.tex",
+        "index.html",
+    }
     table = pd.read_csv(report / "table.csv", keep_default_na=False).set_index(["depth", "shortcut"])
     columns = "depth,shortcut,n,val_err_final_mean,val_err_final_std,val_err_best_mean,train_err_mean,gap_points"
     assert (report / "table.csv").read_text().splitlines()[0] == columns + ",params,seconds"

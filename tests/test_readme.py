@@ -6,14 +6,14 @@ import shlex
 import pytest
 from conftest import REPOSITORY
 
-from lightning_resnet import bench, sweep, sync
-from lightning_resnet.analysis import report
+from lightning_resnet import bench, deepen, sweep, sync
+from lightning_resnet.analysis import inspect, report
 from lightning_resnet.cli import VERBS, main
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.data.cli import make_parser
 from lightning_resnet.points import read
 
-TEXTS = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("configs/**/*.yaml"))]
+TEXTS = [REPOSITORY / "README.md", REPOSITORY / "docs/science.md", *sorted(REPOSITORY.glob("configs/**/*.yaml"))]
 COMMANDS = [c.strip() for t in TEXTS for c in re.findall(r"^(?: {4}|# ?)(resnet-cli [^\n#(]+)", t.read_text(), re.M)]
 
 
@@ -41,6 +41,15 @@ def test_command_is_understood(command, monkeypatch):
         make_parser().parse_args(args)
     elif verb == "bench":
         bench.make_parser().parse_args(args)
+    elif verb == "deepen":
+        deepen.make_parser().parse_args(args)
+    elif verb == "inspect":
+        ours, recipe = inspect.split(args)
+        targets = inspect.make_parser().parse_args(ours).targets
+        recipes = [target for target in targets if target.endswith(".yaml") and "sweeps" not in target]
+        assert recipes or not recipe
+        for target in recipes:
+            Parsed("fit", ["--config", target, *recipe])
     else:
         Parsed(verb, args)
 

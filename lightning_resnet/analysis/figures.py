@@ -17,6 +17,7 @@ from lightning_resnet.analysis.tables import describe, groups, text
 
 SHORT_RUN_STEPS = 5_000
 PANELS_PER_LINE = 4
+X_LABELS = {"step": "iterations (optimizer steps)", "epoch": "epochs", "time": "seconds since the first training row"}
 # Okabe & Ito 2008, told apart by colour-blind readers; without yellow, too pale for a line, and black, kept for text
 COLOURS = ["#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"]
 STYLE = [
@@ -37,8 +38,8 @@ STYLE = [
 ]
 
 
-def curves(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], title: str = "") -> Figure:
-    """Error (%) against optimizer steps of the finished runs: solid = validation, dashed = clean training error.
+def curves(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], title: str = "", x: str = "step") -> Figure:
+    """Error (%) of the finished runs against a column of `history`: solid = validation, dashed = clean training error.
 
     One colour per row: a line for the mean over its runs, a band from the lowest to the highest. When `rows` are depth
     and one other key, each value of the other has its panel.
@@ -50,17 +51,24 @@ def curves(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], title
     keys = ["depth"] if by_panel else list(rows)
     colours = _colours([key for key, _ in groups(done, keys)])
     with matplotlib.style.context(STYLE):
-        figure, axes = _grid(len(panels), title)
+        figure, axes = _grid(len(panels), title, x)
         for ax, (value, part) in zip(axes, panels, strict=True):
             ax.set_title(describe(other, value) if by_panel else "")
             for key, group in groups(part, keys):
-                _draw(ax, history[history["path"].isin(group["path"])], colours[key])
+                _draw(ax, history[history["path"].isin(group["path"])], colours[key], x)
         _limits(axes)
         _legend(figure, keys, colours)
     return figure
 
 
-def _grid(n: int, title: str) -> tuple[Figure, list[Axes]]:
+def with_x(history: pd.DataFrame, x: str) -> pd.DataFrame:
+    """For `curves`: epochs done instead of their numbers, seconds since the run's first row instead of the date."""
+    if x == "time":
+        return history.assign(time=history["time"] - history.groupby("path")["time"].transform("min"))
+    return history.assign(epoch=history["epoch"] + 1) if x == "epoch" else history
+
+
+def _grid(n: int, title: str, x: str) -> tuple[Figure, list[Axes]]:
     """`n` panels that share both axes; only the outer ones are labelled."""
     columns = max(1, min(n, PANELS_PER_LINE))
     lines = max(1, -(-n // columns))
@@ -68,7 +76,7 @@ def _grid(n: int, title: str) -> tuple[Figure, list[Axes]]:
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for ax in grid.flat[n:]:
         ax.remove()
-    figure.supxlabel("iterations (optimizer steps)", fontsize=12)
+    figure.supxlabel(X_LABELS[x], fontsize=12)
     figure.supylabel("error (%)", fontsize=12)
     if title:
         figure.suptitle(title, fontsize=14)
@@ -83,16 +91,17 @@ def _colours(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
     return {key: mpl.colors.to_hex(ramp(0.9 * i / (len(keys) - 1))) for i, key in enumerate(keys)}
 
 
-def _draw(ax: Axes, history: pd.DataFrame, colour: str) -> None:
-    """Mean and range over runs, for both errors."""
+def _draw(ax: Axes, history: pd.DataFrame, colour: str, x: str) -> None:
+    """Mean and range over runs, for both errors; of time, the mean over runs at each step."""
     for metric, line, width in (("train_eval/acc1", "--", 1.3), ("val/acc1", "-", 2.0)):
         error = error_by_step(history, metric)
         if error.empty:
             continue
         mark = {"marker": "o", "fillstyle": "full" if line == "-" else "none"} if len(error) == 1 else {}  # no line yet
-        ax.plot(error.index, error.mean(axis=1), line, color=colour, linewidth=width, **mark)
+        at = history.groupby("step")[x].mean()[error.index] if x != "step" else error.index
+        ax.plot(at, error.mean(axis=1), line, color=colour, linewidth=width, **mark)
         if error.shape[1] > 1:
-            ax.fill_between(error.index, error.min(axis=1), error.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+            ax.fill_between(at, error.min(axis=1), error.max(axis=1), color=colour, alpha=0.15, linewidth=0)
 
 
 def error_by_step(history: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -6,19 +6,26 @@ The run directory is the truth: nothing here needs a network, a GPU or the code 
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
 
+from lightning_resnet.analysis.cache import Cache
 from lightning_resnet.analysis.foreign import SCHEME, find_offline, read_offline, read_project
 from lightning_resnet.errors import UserError, one_line
-from lightning_resnet.runtime.rows import merge, read_rows
+from lightning_resnet.runtime.rows import merge, row_of
 from lightning_resnet.runtime.rundir import flatten
 from lightning_resnet.runtime.status import last_attempt, read_json, status
 
+REFERENCE = Path(__file__).parents[2] / "reference"  # runs that we measured and ship
+TRAIN_ROW = re.compile(
+    r'\{"step": (\d+), "epoch": \d+, "attempt": (\d+), "time": [\d.]+, "train/.*\}$'
+)  # as we write them
 NET_ARGS = "model.net.init_args."
 SHORT = {  # config keys with a short column of their own, beside the arguments of the net
     "seed_everything": "seed",
@@ -51,18 +58,20 @@ class Runs(NamedTuple):
     history: pd.DataFrame
 
 
-def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Runs:
+def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], train: bool = True) -> Runs:
     """Read every run in or under `paths`: run directories, sweeps, whole roots, runs that only W&B wrote.
 
     Args:
-        paths: folders, or `wandb://entity/project`.
+        paths: folders, `wandb://entity/project`, or `reference:digits`, which is one of ours.
+        train: with the rows of training; without them, finished runs are read once and then from a cache.
 
     Raises:
         UserError: a path does not exist, or there is no readable run.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    folders = [Path(path) for path in paths if not str(path).startswith(SCHEME)]
-    found = [read_run(path) for path in find_runs(folders)]
+    folders = [locate(path) for path in paths if not str(path).startswith(SCHEME)]
+    read = read_run if train else Cache(partial(read_run, train=False)).read
+    found = [read(path) for path in find_runs(folders)]
     if offline := find_offline(folders):
         found += read_offline(offline)
     for address in (str(path) for path in paths if str(path).startswith(SCHEME)):
@@ -79,6 +88,12 @@ def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) 
     columns = list(dict.fromkeys([*first, *(key for line in history for key in line)]))
     history = pd.DataFrame(history, columns=columns).astype({"val/acc1": float, "train_eval/acc1": float})
     return Runs(_add_short_names(runs), history)
+
+
+def locate(path: str | os.PathLike[str]) -> Path:
+    """The folder; `reference:digits` lies in the repository."""
+    kind, _, name = str(path).partition(":")
+    return REFERENCE / name if kind == "reference" else Path(path)
 
 
 def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
@@ -99,16 +114,14 @@ def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
         yield from locked
 
 
-def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def read_run(path: Path, train: bool = True) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One row of `runs` and its rows of `history`."""
     row: dict[str, Any] = {"run_id": path.name, "name": path.absolute().parent.name, "path": str(path)}
     try:
         row |= _config(path / "config.yaml") | _meta(path / "meta.json") | _attempts(path)
-        rows, row["unreadable_lines"] = read_rows(path / "metrics.jsonl")
-        history = merge(rows)
+        history, row["unreadable_lines"], row["steps"] = _metrics(path / "metrics.jsonl", train)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # any content, any shape
         return row | {"status": "unreadable", "error": one_line(error)}, []
-    row["steps"] = max((line["step"] for line in history), default=0)
     return row, [{"run_id": row["run_id"], "path": row["path"], **line} for line in history]
 
 
@@ -156,6 +169,27 @@ def _attempts(path: Path) -> dict[str, Any]:
     seconds = float(sum(attempt.get("seconds") or 0 for attempt in attempts))
     error = (last_attempt(path) or {}).get("error")
     return {"status": status(path), "attempts": len(attempts), "seconds": seconds, "error": error}
+
+
+def _metrics(file: Path, train: bool) -> tuple[list[dict[str, Any]], int, int]:
+    """The rows that hold, by step; the number of lines that are no rows (a kill can tear one per attempt); steps."""
+    lines = file.read_text(errors="replace").splitlines() if file.exists() else []
+    rows: list[dict[str, Any]] = []
+    whole, last, attempt = 0, 0, None
+    for line in lines:
+        skimmed = None if train else TRAIN_ROW.match(line)
+        if skimmed:  # most rows: of each attempt only the first is needed, by which `merge` goes
+            whole, last = whole + 1, int(skimmed[1])
+            if skimmed[2] != attempt:
+                rows.append({"kind": "train", "step": last, "attempt": int(skimmed[2])})
+            attempt = skimmed[2]
+        elif row := row_of(line):
+            whole, last = whole + 1, row["step"]
+            rows.append(row)
+    merged = merge(rows)
+    steps = max([last if lines else 0, *(row["step"] for row in merged[-1:])])
+    kept = merged if train else [row for row in merged if row["kind"] != "train"]
+    return kept, sum(1 for line in lines if line.strip()) - whole, steps
 
 
 def short_names(columns: Iterable[str]) -> dict[str, str]:

@@ -88,7 +88,7 @@ def groups(runs: pd.DataFrame, rows: Sequence[str]) -> Parts:
     found: dict[tuple[str, ...], list[int]] = {}
     for i, values in enumerate(runs[list(rows)].itertuples(index=False, name=None)):
         found.setdefault(tuple(map(text, values)), []).append(i)
-    return [(key, runs.iloc[found[key]]) for key in sorted(found, key=lambda key: [_natural(value) for value in key])]
+    return [(key, runs.iloc[found[key]]) for key in sorted(found, key=lambda key: [natural(value) for value in key])]
 
 
 def text(value: Any) -> str:
@@ -100,7 +100,7 @@ def text(value: Any) -> str:
     return str(value)
 
 
-def _natural(value: str) -> tuple[int, float, str]:
+def natural(value: str) -> tuple[int, float, str]:
     """Numbers by size, then none, then words, then what is unset."""
     try:
         return 0, float(value), ""
@@ -149,7 +149,7 @@ def _gaps(table: pd.DataFrame, rows: Sequence[str]) -> list[float]:
         return [math.nan] * len(table)
     others = [tuple(row) for row in table[[row for row in rows if row != "depth"]].to_numpy()]
     error, shallowest = table["val_err_final_mean"], {}
-    for i in sorted(table.index, key=lambda i: _natural(table["depth"][i])):
+    for i in sorted(table.index, key=lambda i: natural(table["depth"][i])):
         shallowest.setdefault(others[i], error[i])
     return [error[i] - shallowest[others[i]] if table["depth"][i] else math.nan for i in table.index]
 
@@ -210,12 +210,36 @@ def to_csv(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """The table as Markdown, with its legend, notes and flags."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in to_cells(table)]
+    remarks = [LEGEND, *table.notes, *(f"**Careful:** {flag}." for flag in table.flags)]
+    return markdown(to_cells(table)) + "\n\n" + "\n\n".join(remarks) + "\n"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a Markdown table, header first."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     width = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["| " + " | ".join(cell.rjust(w) for cell, w in zip(row, width, strict=True)) + " |" for row in cells]
     lines.insert(1, "|" + "|".join("-" * (w + 1) + ":" for w in width) + "|")
-    remarks = [LEGEND, *table.notes, *(f"**Careful:** {flag}." for flag in table.flags)]
-    return "\n".join(lines) + "\n\n" + "\n\n".join(remarks) + "\n"
+    return "\n".join(lines)
+
+
+def to_latex(table: Table) -> str:
+    """The table as a LaTeX tabular with booktabs rules."""
+    special = str.maketrans(
+        {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "~": r"\textasciitilde{}", "\\": r"\textbackslash{}"}
+    )
+    head, *rows = (" & ".join(cell.translate(special) for cell in row) + r" \\" for row in to_cells(table))
+    columns = "l" * sum(name not in STATISTICS for name in table.frame) + "r" * len(STATISTICS)
+    lines = [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def to_cells(table: Table) -> list[list[str]]:
@@ -232,5 +256,7 @@ def _as_text(frame: pd.DataFrame, decimals: int, thousands: str) -> pd.DataFrame
         number = 0.0 if pd.isna(value) else round(float(value), digits.get(name, decimals)) + 0.0  # no -0.0
         return "" if pd.isna(value) else f"{number:{thousands}.{digits.get(name, decimals)}f}"
 
-    shown = {name: [cell(value, name) for value in frame[name]] for name in STATISTICS}
-    return pd.DataFrame({**{name: frame[name] for name in frame if name not in STATISTICS}, **shown}, dtype=str)
+    shown = {
+        name: [cell(value, name) for value in frame[name]] if name in STATISTICS else frame[name] for name in frame
+    }
+    return pd.DataFrame(shown, dtype=str)

@@ -11,7 +11,7 @@ Row = dict[str, Any]
 def read_rows(file: Path) -> tuple[list[Row], int]:
     """All rows in the order they were written, and how many lines are none (a kill can tear one per attempt)."""
     lines = file.read_text(errors="replace").splitlines() if file.exists() else []
-    rows = [row for line in lines if (row := _row(line))]
+    rows = [row for line in lines if (row := row_of(line))]
     return rows, sum(1 for line in lines if line.strip()) - len(rows)
 
 
@@ -33,7 +33,8 @@ def merge(rows: list[Row]) -> list[Row]:
     return sorted((row for row in rows if row["step"] < end.get(row["attempt"], math.inf)), key=lambda row: row["step"])
 
 
-def _row(line: str) -> Row | None:
+def row_of(line: str) -> Row | None:
+    """A line as a row; None where it is none."""
     try:
         row = json.loads(line)
     except ValueError:

@@ -1,0 +1,53 @@
+"""What `compare` read of finished runs, kept in the user's cache folder: the second time, only what changed is read."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Read = tuple[dict[str, Any], list[dict[str, Any]]]  # one row of `runs`, its rows of `history`
+VERSION = 1  # of what is kept; higher when `read_run` gives other columns
+
+
+class Cache:
+    """Reads runs, each through its own file in XDG_CACHE_HOME (~/.cache by default).
+
+    Args:
+        read: reads a run directory.
+    """
+
+    def __init__(self, read: Callable[[Path], Read]) -> None:
+        self._read = read
+        self._folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lightning_resnet", "runs")
+
+    def read(self, path: Path) -> Read:
+        """As kept, if none of the run's files has changed since; else anew."""
+        signature = [VERSION, str(path), *_files(path)]
+        file = self._folder / f"{path.absolute().as_posix().strip('/').replace('/', '%')[-200:]}.json"
+        try:
+            kept = json.loads(file.read_text())
+            if kept["signature"] == signature:
+                return kept["row"], kept["history"]
+        except (OSError, ValueError, LookupError, TypeError):
+            pass  # none, or torn
+        row, history = self._read(path)
+        if row.get("status") == "finished":  # of the others, the state depends on the time
+            self._keep(file, {"signature": signature, "row": row, "history": history})
+        return row, history
+
+    def _keep(self, file: Path, content: dict[str, Any]) -> None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(content, default=str))
+            temporary.replace(file)
+        except OSError:
+            pass  # a full or read-only home slows the next time down, nothing else
+
+
+def _files(path: Path) -> list[list[Any]]:
+    """Name, size and time of what a run is read from."""
+    names = [path / name for name in ("config.yaml", "meta.json", "metrics.jsonl")]
+    stats = [(file.name, file.stat()) for file in (*names, *sorted(path.glob("attempts/*.json"))) if file.exists()]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]

@@ -1,0 +1,187 @@
+"""What an inspection looks at: a net with its batches, out of a run, a checkpoint, a recipe or a sweep.
+
+A run or checkpoint brings its weights; a recipe or a sweep is looked at where training would start. The recipe's own
+language says the rest: `--model.net torchvision.models.resnet50 --data.size 64` is any other net on other data.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from lightning_resnet.analysis.runs import find_runs, short_names
+from lightning_resnet.config import ResNetCLI
+from lightning_resnet.errors import UserError
+from lightning_resnet.models.observe import Batch
+from lightning_resnet.points import read
+from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.runtime.rundir import flatten
+from lightning_resnet.runtime.status import cores
+from lightning_resnet.task import check_same_tensors
+
+ALONE = "--trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto --trainer.accelerator cpu".split()
+
+
+@dataclass
+class Subject:
+    """A net to inspect.
+
+    Attributes:
+        cli: its parsed configuration and what was built of it.
+        path: of the run or file it comes from.
+        at: init | last | best, or the checkpoint's name.
+        batches: how many batches of each split are looked at.
+        device: of net and batches.
+    """
+
+    cli: ResNetCLI
+    path: Path
+    at: str
+    batches: int
+    device: str
+
+    @property
+    def net(self) -> nn.Module:
+        """In eval mode."""
+        return self.cli.model.net.to(self.device).eval()
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Short names, as in `compare`: net, depth, shortcut, seed, ...; and `at`."""
+        flat = flatten(yaml.safe_load(self.cli.resolved))
+        named = {short: flat[key] for key, short in short_names(flat).items()}
+        return named | {"net": type(self.cli.model.net).__name__, "at": self.at}
+
+    @cached_property
+    def train(self) -> list[Batch]:
+        """The first training batches of epoch 0, normalised, augmented as in training."""
+        return self._take(self.cli.datamodule.train_dataloader(), self.batches)
+
+    @cached_property
+    def train_eval(self) -> list[Batch]:
+        """Training images as they are: all of those on which the clean training error is measured."""
+        return self._take(self.cli.datamodule.val_dataloader()[1], None)
+
+    @cached_property
+    def val(self) -> list[Batch]:
+        """All validation images."""
+        return self._take(self.cli.datamodule.val_dataloader()[0], None)
+
+    def _take(self, loader: Any, n: int | None) -> list[Batch]:
+        task = self.cli.model
+        taken = islice(iter(loader), n)
+        return [(((x - task.mean) / task.std).to(self.device), y.to(self.device)) for x, y in taken]
+
+
+def subjects(
+    targets: Sequence[str], flags: list[str], at: str = "last", batches: int = 4, device: str = "cpu"
+) -> Iterator[Subject]:
+    """Each target's nets, one after the other.
+
+    Args:
+        targets: run directories, folders of them, checkpoints, recipes or sweeps (.yaml); none: `flags` have --config.
+        flags: keys of a recipe that override the target's.
+        at: of runs: last | best checkpoint, or init.
+        batches: to look at.
+        device: cpu | cuda.
+
+    Raises:
+        UserError: a target is none of these, or has no checkpoint.
+    """
+    with TemporaryDirectory() as folder:
+        for path, arguments, state, name in _all(targets, Path(folder), at):
+            cli = _build([*arguments, *flags])
+            if state:
+                check_same_tensors(cli.model.state_dict(), state)
+                cli.model.load_state_dict(state)
+            yield Subject(cli, path, name, batches, device)
+        if not targets:
+            yield Subject(_build(flags), Path("recipe"), "init", batches, device)
+
+
+Found = tuple[Path, list[str], dict[str, torch.Tensor] | None, str]  # where, arguments, weights, `at`
+
+
+def _all(targets: Sequence[str], folder: Path, at: str) -> Iterator[Found]:
+    for target in map(Path, targets):
+        if target.suffix == ".yaml":
+            yield from ((target, arguments, None, "init") for arguments in _recipes(target, folder))
+        elif target.is_dir():
+            yield from _runs(target, folder, at)
+        else:
+            yield _checkpoint(target, folder)
+
+
+def _recipes(file: Path, folder: Path) -> Iterator[list[str]]:
+    """Arguments of a recipe, or of each point of a sweep."""
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as e:
+        raise UserError(f"cannot read {file}; give a recipe, a sweep, a run or a checkpoint") from e
+    if not isinstance(content, dict) or "parameters" not in content:
+        yield ["--config", str(file)]
+        return
+    sweep = read(file)
+    for point in sweep.points:
+        parameters = folder / "point.json"
+        parameters.write_text(json.dumps(point.parameters))
+        yield [a for recipe in [*sweep.recipes, str(parameters)] for a in ("--config", recipe)] + sweep.flags
+
+
+def _runs(root: Path, folder: Path, at: str) -> Iterator[Found]:
+    """Those that have what is asked for; the others are named."""
+    some = False
+    for run in find_runs([root]):
+        checkpoint = run / "checkpoints" / f"{at}.ckpt"
+        if not (run / "config.yaml").exists() or (at != "init" and not checkpoint.exists()):
+            print(f"passed over {run}: no {'config.yaml' if at == 'init' else checkpoint.relative_to(run)}")
+            continue
+        some = True
+        state = None if at == "init" else load_checkpoint(checkpoint)["state_dict"]
+        yield run, _recipe(config_of(run), folder), state, at
+    if not some:
+        raise UserError(f"no run to inspect in {root}: train one with `resnet-cli fit`, or give a recipe")
+
+
+def _checkpoint(file: Path, folder: Path) -> Found:
+    return file, _recipe(config_of(file), folder), load_checkpoint(file)["state_dict"], file.stem
+
+
+def _recipe(config: str, folder: Path) -> list[str]:
+    (folder / "recipe.yaml").write_text(config)
+    return ["--config", str(folder / "recipe.yaml")]
+
+
+def config_of(path: Path) -> str:
+    """The resolved configuration, as YAML, that a run or checkpoint was made with."""
+    if path.is_dir():
+        return (path / "config.yaml").read_text()
+    try:
+        return load_checkpoint(path)["run"]["config"]
+    except (KeyError, TypeError) as e:
+        raise UserError(f"{path} does not tell what net it is of: give a checkpoint that `resnet-cli fit` wrote") from e
+
+
+def _build(arguments: list[str]) -> ResNetCLI:
+    """Net, task and data, on this machine alone; the data's splits are read."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
+    cli = ResNetCLI("fit", [*arguments, *ALONE, "--trainer.callbacks", "null"])
+    torch.set_num_threads(cli.config.run.threads or cores())
+    task, data = cli.model, cli.datamodule
+    data.trainer = cli.trainer
+    data.setup("fit")
+    for ours, its in ((task.mean, data.source.mean), (task.std, data.source.std)):
+        ours.copy_(torch.tensor(its).view(3, 1, 1) * 255)
+    return cli

@@ -1,0 +1,97 @@
+"""`resnet-cli deepen`: a deeper net out of a trained shallower one, and the recipe that goes on training it (S5).
+
+`resnet-cli deepen runs/digits/RUN --depth 32 --out keep.ckpt && resnet-cli fit --config keep.yaml`
+
+keep: the added blocks start as identity; is that kept, lost or improved? find: they start at random; is it found?
+"""
+
+import io
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_resnet.errors import Parser, UserError
+
+if TYPE_CHECKING:
+    from lightning_resnet.analysis.subjects import Subject
+
+
+def make_parser() -> Parser:
+    """The flags of `resnet-cli deepen`."""
+    parser = Parser(prog="resnet-cli deepen", description="Add blocks to a trained net; write checkpoint and recipe.")
+    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint, or a run or the folder of one: its last")
+    parser.add_argument("--depth", type=int, required=True, metavar="D", help="of the new net")
+    parser.add_argument(
+        "--out", required=True, metavar="NEW.ckpt", help="checkpoint to write; the recipe stands beside it"
+    )
+    parser.add_argument("--arm", choices=["keep", "find"], default="keep", help="added blocks: identity | random")
+    parser.add_argument("--freeze", action="store_true", help="only the added blocks will learn")
+    parser.add_argument("--batches", type=int, default=20, metavar="N", help="to calibrate on (default: %(default)s)")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Deepen, print the error before the first step and how to go on; 0, or an error the user can cure."""
+    args = make_parser().parse_args(argv)
+    out = Path(args.out)
+    if out.suffix != ".ckpt" or args.batches < 1:
+        raise UserError("--out must end in .ckpt and --batches be 1 or more")
+    from tempfile import TemporaryDirectory
+
+    from lightning_resnet.analysis.subjects import config_of, subjects
+    from lightning_resnet.models.surgery import deepen, take_over
+
+    found = list(subjects([args.checkpoint], [], batches=args.batches))
+    if len(found) > 1:
+        raise UserError(f"{args.checkpoint} holds {len(found)} runs: give one of them")
+    shallow = found[0]
+    with TemporaryDirectory() as folder:
+        recipe = Path(folder, "recipe.yaml")
+        recipe.write_text(config := config_of(shallow.path))
+        (deep,) = subjects([str(recipe)], ["--model.net.depth", str(args.depth)], batches=args.batches)
+    added = take_over(shallow.net, deep.net)
+    if args.arm == "keep":
+        deepen(shallow.net, deep.net, shallow.train)
+    print(describe(shallow, deep, added, args.arm))
+    write(args, config, deep, added)
+    print(f"{out}\ngo on training: resnet-cli fit --config {out.with_suffix('.yaml')}")
+    return 0
+
+
+def describe(shallow: "Subject", deep: "Subject", added: list[str], arm: str) -> str:
+    """What was added, and the error of both nets before the first step."""
+    from torch import nn
+
+    from lightning_resnet.analysis.tables import markdown
+    from lightning_resnet.models.observe import error, train_mode
+
+    layers = [m for name in added for m in deep.net.get_submodule(name).modules() if isinstance(m, nn.Conv2d)]
+    rows = [["net", "validation error, %, eval mode", "training error, %, train mode"]]
+    for name, subject in (("shallow", shallow), ("deep", deep)):
+        evaluated = error(subject.net, shallow.val)
+        with train_mode(subject.net):
+            rows.append([name, f"{evaluated:.2f}", f"{error(subject.net, shallow.train):.2f}"])
+    how = "as identity" if arm == "keep" else "at random"
+    return f"{len(added)} blocks added {how}, {len(layers)} convolutions: {', '.join(added)}\n\n{markdown(rows)}\n"
+
+
+def write(args: Namespace, config: str, deep: "Subject", added: list[str]) -> None:
+    """The checkpoint, and the recipe that starts from it and logs the added blocks' distance from identity."""
+    import torch
+    import yaml
+
+    from lightning_resnet.analysis.report import _write
+
+    recipe, out = yaml.safe_load(config), Path(args.out)
+    recipe["model"]["net"]["init_args"]["depth"] = args.depth
+    recipe["run"] = {"name": out.stem, "init_from": str(out), "threads": recipe["run"].get("threads")}
+    text = yaml.safe_dump(recipe, sort_keys=False)
+    origin = {"from": args.checkpoint, "added": added, "arm": args.arm, "freeze": args.freeze}
+    state = {name: tensor.cpu() for name, tensor in deep.cli.model.state_dict().items()}
+    file = io.BytesIO()
+    torch.save({"state_dict": state, "run": {"id": out.stem, "config": text}, "deepen": origin}, file)
+    _write(out, file.getvalue())
+    callback = {"class_path": "AddedBlocks", "init_args": {"checkpoint": str(out)}}
+    recipe["trainer"]["callbacks"] = [*(recipe["trainer"].get("callbacks") or []), callback]
+    _write(out.with_suffix(".yaml"), yaml.safe_dump(recipe, sort_keys=False).encode())

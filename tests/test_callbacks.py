@@ -1,0 +1,52 @@
+"""Callbacks put what they measure into the training rows of the steps that are logged, and change nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, only_run
+from pytorch_lightning.callbacks import Callback
+
+from lightning_resnet.runtime.checkpoint import load_checkpoint
+
+SHORT = [*TINY, "--trainer.max_epochs", "1"]
+BOTH = ["--trainer.callbacks+=GradientNorms", "--trainer.callbacks+=ResponseStds"]
+
+
+class Keep(Callback):
+    """Stands in for the recorder: takes the values at the end of each step, and measures by hand."""
+
+    taken, norms = {}, {}
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        grads = [p.grad.norm() for p in pl_module.net.layer2[0].parameters()]
+        self.norms[trainer.global_step + 1] = torch.stack(grads).norm().item()
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        self.taken.setdefault(trainer.global_step, {}).update(getattr(pl_module, "extra_metrics", {}))
+        pl_module.extra_metrics = {}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_values_of_logged_steps(cli, accumulate):
+    args = [*SHORT, *BOTH, "--trainer.callbacks+=test_callbacks.Keep", "--trainer.accumulate_grad_batches", accumulate]
+    Keep.taken.clear()
+    code, _, err = cli("fit", *args)
+    assert code == 0, err
+    logged = {step: values for step, values in Keep.taken.items() if values}
+    assert list(logged) == [11, 22]
+    for step, values in logged.items():
+        assert values["grad_norm/layer2.0"] == pytest.approx(Keep.norms[step], rel=1e-5)
+        assert [k for k in values if k.startswith("grad_norm")] == [f"grad_norm/layer{i}.0" for i in (1, 2, 3)]
+        stds = {k: v for k, v in values.items() if k.startswith("response_std/")}
+        assert len(stds) == 7 and stds["response_std/layer3.0.conv2"] == pytest.approx(1, abs=0.2)
+
+
+def test_they_do_not_change_the_run(cli):
+    cli("fit", *SHORT)
+    weights = load_checkpoint(only_run() / "checkpoints/last.ckpt")["state_dict"]
+    assert "is finished" in cli("fit", *SHORT, *BOTH)[1]  # the same run id
+    cli("fit", *SHORT, *BOTH, "--run.new")
+    (again,) = Path("runs/digits").glob("*-2")
+    watched = load_checkpoint(again / "checkpoints/last.ckpt")["state_dict"]
+    assert all(torch.equal(weights[k], watched[k]) for k in weights)

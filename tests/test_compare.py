@@ -1,0 +1,241 @@
+"""What `compare` can be asked: selections, columns, twins, effects, differences, and a page that reacts."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from test_analysis import epoch_rows, make_run, sweep  # noqa: F401 -- a fixture
+
+from lightning_resnet.analysis import load_runs
+from lightning_resnet.analysis.columns import add_metric, add_paper, pivot
+from lightning_resnet.analysis.effects import effects, gaps
+from lightning_resnet.analysis.pairs import paired
+from lightning_resnet.analysis.report import View, diff, main, report, select
+from lightning_resnet.analysis.tables import summary, to_latex
+from lightning_resnet.errors import UserError
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_where_selects_runs(sweep):  # noqa: F811
+    runs = select(load_runs(sweep), "depth == 56 and shortcut != 'none'")
+    assert len(runs.runs) == 3 and set(runs.history["path"]) == set(runs.runs["path"])
+    for where, message in (("depth = 56", "write it as in"), ("depht == 56", "depht"), ("depth == 57", "no run is")):
+        with pytest.raises(UserError, match=message):
+            select(load_runs(sweep), where)
+
+
+def test_averages_over_more_than_seeds_and_side_by_side(sweep, capsys):  # noqa: F811
+    made = report([sweep], view=View(over=["shortcut"]))
+    assert made.table.frame["n"].tolist() == [6, 6] and "mixes shortcut" in made.table.flags[0]
+    main([str(sweep), "--cols", "shortcut"])
+    assert "41.00 ± 1.00 (n = 3)" in capsys.readouterr().out
+    table = summary(load_runs(sweep)).frame
+    assert pivot(table, ["depth", "shortcut"], "shortcut") == [
+        ["depth", "shortcut none", "shortcut A"],
+        ["20", "5.00 ± 1.00 (n = 3)", "3.00 ± 1.00 (n = 3)"],
+        ["56", "41.00 ± 1.00 (n = 3)", "2.00 ± 1.00 (n = 3)"],
+    ]
+    with pytest.raises(UserError, match="--cols width is none of the rows"):
+        report([sweep], view=View(cols="width"))
+
+
+def test_any_metric_last_or_at_the_best_epoch(tmp_path):
+    rows = [row for epoch, error in enumerate((50, 10, 30)) for row in epoch_rows(epoch, error)]
+    rows[3] |= {"val/loss": 0.5}
+    rows[5] |= {"val/loss": 0.7}
+    make_run(tmp_path / "d" / "a", rows=rows)
+    runs = load_runs(tmp_path)
+    table = summary(runs).frame
+    assert add_metric(table, runs, ["depth"], "val/loss@best")["val/loss@best"].tolist() == ["0.5 (n = 1)"]
+    assert add_metric(table, runs, ["depth"], "val/loss")["val/loss@last"].tolist() == ["0.7 (n = 1)"]
+    error = add_metric(table, runs, ["depth"], "train_eval/acc1@best")
+    assert error["train_eval/acc1@best error"].tolist() == ["5 (n = 1)"]
+    for metric, message in (("val/los", "did you mean val/loss"), ("val/loss@first", "METRIC@best")):
+        with pytest.raises(UserError, match=message):
+            add_metric(table, runs, ["depth"], metric)
+
+
+@pytest.mark.parametrize("x", ["step", "epoch", "time"])
+def test_axis_of_the_figure(tmp_path, x):
+    rows = [row | {"time": 100.0 + row["step"]} for epoch in range(2) for row in epoch_rows(epoch, 50)]
+    make_run(tmp_path / "d" / "a", rows=rows)
+    made = report([tmp_path / "d"], view=View(x=x))
+    data = json.loads(re.search(r'application/json">(.*?)</script>', made.files[-1].read_text())[1])
+    assert data["runs"][0]["x"] == {"step": [10, 20], "epoch": [1, 2], "time": [5, 15]}[x]
+    assert data["runs"][0]["val"] == [50, 50] and data["runs"][0]["train"] == [25, 25]
+
+
+def test_twins_are_paired_by_seed(tmp_path):
+    plain, residual = [10, 12, 17], [9, 10, 13]
+    for seed in range(3):
+        make_run(tmp_path / "d" / f"p{seed}", shortcut="none", seed=seed, errors=(50, plain[seed]))
+        make_run(tmp_path / "d" / f"r{seed}", shortcut="A", seed=seed, errors=(50, residual[seed]))
+    make_run(tmp_path / "d" / "alone", shortcut="A", seed=7)
+    (line,) = paired(load_runs(tmp_path), "shortcut=none").to_dict("records")
+    test = stats.ttest_rel(residual, plain)
+    assert (line["setting"], line["baseline"], line["n"]) == ("residual (A)", "plain", 3)
+    assert line["difference"] == pytest.approx(-7 / 3) and line["p"] == pytest.approx(test.pvalue)
+    assert (line["low"], line["high"]) == pytest.approx(tuple(test.confidence_interval()))
+
+
+def test_one_run_is_called_one_run(tmp_path, capsys):
+    make_run(tmp_path / "d" / "a", shortcut="A")
+    make_run(tmp_path / "d" / "b", shortcut="none", errors=(50, 12))
+    main([str(tmp_path), "--baseline", "shortcut=none"])
+    assert re.search(r"\| +1 \| +-2.00 \| +one run \| one run \|", capsys.readouterr().out)
+    for baseline, message in (("shortcut=B", "no finished run has that"), ("depth=20", "no run has a twin")):
+        with pytest.raises(UserError, match=message):
+            report([tmp_path], view=View(baseline=baseline))
+
+
+def test_effects_are_recovered(tmp_path):
+    """Runs made of known effects: gap = 6 + 2 classes - 3 width + 1 classes x width, in points, from low to high."""
+    for i, (classes, width, depth, seed) in enumerate(np.ndindex(2, 2, 2, 3)):
+        a, b = 2 * classes - 1, 2 * width - 1
+        error = 10 + (6 + a - 1.5 * b + 0.5 * a * b + 0.01 * (seed - 1)) * depth
+        net_args = {"depth": (20, 56)[depth], "shortcut": "A", "width": (8, 16)[width], "num_classes": (5, 10)[classes]}
+        make_run(tmp_path / "d" / str(i), seed=seed, errors=(50, error), net_args=net_args)
+    runs = load_runs(tmp_path)
+    frame, factors = gaps(runs)
+    assert len(frame) == 12 and sorted(factors) == ["num_classes", "width"]
+    found = effects(runs).set_index("effect")
+    assert found["points"].round(4).to_dict() == {"mean": 6, "num_classes": 2, "width": -3, "width x num_classes": 1}
+    assert (found["points_low"] < found["points"]).all() and (found["points_high"] - found["points"] < 0.05).all()
+    assert found.loc["mean", "relative"] == pytest.approx(0.6) and found.loc["mean", "chance"] == pytest.approx(
+        np.mean([6 / 70, 6 / 80]), abs=0.01
+    )
+    with pytest.raises(UserError, match="two depths"):
+        gaps(select(runs, "depth == 56"))
+
+
+def cifar(path, depth, shortcut, batch_size=128, steps=64_000):
+    make_run(
+        path, depth=depth, shortcut=shortcut, batch_size=batch_size, rows=[{**epoch_rows(0, 10)[1], "step": steps}]
+    )
+    config = json.loads((path / "config.yaml").read_text())
+    config["model"]["net"]["init_args"] |= {"block": "basic", "norm": "batch"}
+    config["model"]["optimizer"]["init_args"] |= {"lr": 0.1, "weight_decay": 1e-4}
+    config["data"] |= {"crop": "pad", "pad": 4, "flip": True}
+    config["data"]["source"] = {"class_path": "lightning_resnet.data.sources.CIFAR10", "init_args": {"holdout": 0}}
+    (path / "config.yaml").write_text(json.dumps(config))
+
+
+def test_papers_values_stand_beside_its_protocol_only(tmp_path):
+    cifar(tmp_path / "d" / "a", 20, "A")
+    cifar(tmp_path / "d" / "b", 56, "none", steps=63_960)
+    cifar(tmp_path / "d" / "c", 56, "A", steps=10_000)
+    cifar(tmp_path / "d" / "e", 32, "A", batch_size=256)
+    runs = load_runs(tmp_path)
+    table = add_paper(summary(runs, ["depth", "shortcut"]).frame, runs.runs, ["depth", "shortcut"])
+    assert table["paper"].tolist() == ["8.75", "", "about 13 (figure)", ""]
+    few = select(runs, "depth == 32")
+    assert "paper" not in add_paper(summary(few).frame, few.runs, ["depth"])
+
+
+def test_diff_of_two_configurations(sweep):  # noqa: F811
+    text = diff(sweep / "20A0", sweep / "56A0")
+    assert "model.net.init_args.depth: 20 -> 56" in text and "shortcut" not in text
+    assert diff(sweep / "20A0", sweep / "20A0") == "no setting differs"
+    with pytest.raises(UserError, match="--diff takes two run directories"):
+        diff(sweep, sweep)
+
+
+def test_latex(sweep):  # noqa: F811
+    text = to_latex(summary(load_runs(sweep)))
+    assert r"depth & shortcut & n & val\_err\_final\_mean" in text and text.count(r"\\") == 5
+    assert r"56 & none & 3 & 41.00" in text
+
+
+def test_training_rows_can_be_left_out(sweep):  # noqa: F811
+    whole, part = load_runs(sweep), load_runs(sweep, train=False)
+    assert (part.history["kind"] == "val").all() and len(part.history) == (whole.history["kind"] == "val").sum()
+    assert part.runs["steps"].tolist() == whole.runs["steps"].tolist()
+    assert summary(part).frame.equals(summary(whole).frame) and summary(part)[1:] == summary(whole)[1:]
+
+
+def test_finished_runs_are_read_once(sweep, monkeypatch):  # noqa: F811
+    first = load_runs(sweep, train=False)
+    monkeypatch.setattr("lightning_resnet.analysis.runs._metrics", lambda *a: pytest.fail("read again"))
+    again = load_runs(sweep, train=False)
+    pd.testing.assert_frame_equal(first.history, again.history)
+    pd.testing.assert_frame_equal(first.runs, again.runs)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(sweep / "other"))
+    with (sweep / "20A0" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 40, "epoch": 3, "attempt": 1, "time": 0.0, "val/acc1": 0.5}) + "\n")
+    assert load_runs(sweep, train=False).runs["steps"].max() == 40
+
+
+def test_reference_runs_are_found_by_name():
+    runs = load_runs("reference:digits").runs
+    assert (runs["status"] == "finished").all() and runs.groupby(["depth", "shortcut"]).size().tolist() == [3] * 4
+    with pytest.raises(UserError, match="is not a folder"):
+        load_runs("reference:nothing")
+
+
+def test_nan_and_half_finished_runs_have_a_page(tmp_path):
+    make_run(tmp_path / "d" / "a", seed=0, errors=(50, None))
+    make_run(tmp_path / "d" / "b", seed=1, reason="running", heartbeat=time.time())
+    make_run(tmp_path / "d" / "c", seed=2, rows=[])
+    page = report([tmp_path / "d"], view=View(x="epoch")).files[-1].read_text()
+    data = json.loads(re.search(r'application/json">(.*?)</script>', page)[1])
+    assert [run["val"] for run in data["runs"]] == [[50, None], [50, 10]]
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium")
+def test_the_page_sorts_toggles_and_tells_values(sweep, tmp_path):  # noqa: F811
+    page = report([sweep]).files[-1].read_text()
+    clicks = """<script>
+    const count = () => document.querySelectorAll('#curves polyline').length, out = [count()];
+    const column = i => [...document.querySelectorAll('table tr td:nth-child(' + i + ')')].map(td => td.textContent);
+    const th = document.querySelectorAll('th')[3];
+    th.click(); out.push(column(4)); th.click(); out.push(column(4));
+    document.querySelector('#keys input').click(); out.push(count());
+    const box = document.getElementById('curves').getBoundingClientRect(), p = shown[0];
+    svg.onmousemove({clientX: box.left + p.x, clientY: box.top + p.y});
+    out.push(document.getElementById('value').textContent);
+    document.body.append(Object.assign(document.createElement('pre'), {id: 'out', textContent: JSON.stringify(out)}));
+    </script>"""
+    (tmp_path / "page.html").write_text(page.replace("</html>", clicks + "</html>"))
+    flags = "--headless --no-sandbox --disable-gpu --window-size=1100,1400 --user-data-dir=" + str(tmp_path / "profile")
+    done = subprocess.run(
+        [CHROMIUM, *flags.split(), "--dump-dom", (tmp_path / "page.html").as_uri()],
+        **{"capture_output": True, "text": True, "timeout": 120},
+    )
+    before, up, down, after, value = json.loads(re.search(r'<pre id="out">(.*?)</pre>', done.stdout)[1])
+    assert (before, after) == (24, 18)  # two lines a run; one of four rows of three runs is switched off
+    assert up == ["2.00", "3.00", "5.00", "41.00"] and down == up[::-1]
+    assert re.fullmatch(r"depth 20, residual \(A\), run 20A0: val error 80.00 % at step 10", value), value
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_thousand_long_runs(tmp_path):
+    """1,000 runs of 10,000 rows: under a minute at first, ten seconds again."""
+    train = "".join(
+        json.dumps({"step": s, "epoch": s // 100, "attempt": 1, "time": 1.5 + s, "train/loss": 0.123456789, "lr": 0.1})
+        + "\n"
+        for s in range(1, 10_001)
+    )
+    val = json.dumps({**epoch_rows(0, 10)[1], "step": 10_000}) + "\n"
+    for i in range(1000):
+        path = make_run(tmp_path / "d" / f"r{i}", seed=i // 2, shortcut=("none", "A")[i % 2])
+        (path / "metrics.jsonl").write_text(train + val)
+    for limit in (60, 10):
+        start = time.monotonic()
+        made = report([tmp_path / "d"])
+        assert time.monotonic() - start < limit
+    assert made.table.frame["n"].tolist() == [500, 500] and math.isclose(made.table.frame["val_err_final_mean"][0], 10)

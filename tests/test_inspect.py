@@ -1,0 +1,186 @@
+"""Inspections measure what they say, on any net with blocks, and leave the net as it was."""
+
+import math
+
+import pandas as pd
+import pytest
+import timm
+import torch
+import torchvision
+from conftest import REPOSITORY, TINY, only_run
+from sklearn.datasets import load_digits
+from torch import nn
+
+from lightning_resnet.analysis.derivation import derivation, sentence
+from lightning_resnet.analysis.gradients import gradients, summarise
+from lightning_resnet.errors import UserError
+from lightning_resnet.models import CifarResNet, ImageNetResNet
+from lightning_resnet.models.observe import observe
+
+DIGITS = str(REPOSITORY / "configs/digits.yaml")
+
+
+def digits(n=32, size=8):
+    """Normalised digits and labels."""
+    images, labels = load_digits(return_X_y=True)
+    x = (torch.tensor(images[:n], dtype=torch.float32).view(n, 1, 8, 8) / 16 - 0.3) / 0.38
+    return nn.functional.interpolate(x.expand(-1, 3, -1, -1), size=(size, size)), torch.tensor(labels[:n])
+
+
+class Half(nn.Module):
+    """A user's block: half of x goes around."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def branch(self, x):
+        return self.conv(x)
+
+    def shortcut(self, x):
+        return x / 2
+
+    def forward(self, x):
+        return torch.relu(self.branch(x) + self.shortcut(x))
+
+
+class Own(nn.Module):
+    """A user's net, outside the package."""
+
+    def __init__(self, lists=False):
+        super().__init__()
+        self.stem, self.body, self.head = nn.Conv2d(3, 8, 3), nn.Sequential(Half(8), Half(8)), nn.Linear(8, 10)
+        if lists:
+            self.blocks = lambda: ((f"body.{i}", b.branch, b.shortcut) for i, b in enumerate(self.body))
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x)).mean((2, 3)))
+
+
+NETS = {
+    f"{s} {b}": lambda s=s, b=b: CifarResNet(20, s, block=b)
+    for s in ("none", "A", "B", "C")
+    for b in ("basic", "preact")
+}
+NETS |= {
+    "no norm": lambda: CifarResNet(20, norm="none"),
+    "preact no norm": lambda: CifarResNet(20, block="preact", norm="none"),
+    "bottleneck": lambda: CifarResNet(29, block="bottleneck"),
+    "torchvision": lambda: torchvision.models.resnet50(num_classes=10),
+    "timm": lambda: timm.create_model("resnet50", num_classes=10),
+    "own": Own,
+    "own, listed": lambda: Own(lists=True),
+}
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_derivation_holds_and_needs_the_one(residual):
+    for depth in range(1, 51):  # 50 random stacks
+        assert derivation(depth, residual, seed=depth) < 1e-12
+        assert not residual or derivation(depth, residual, seed=depth, add_one=False) > 0.1
+
+
+def test_derivation_is_told_in_one_line():
+    assert "56 stacks each in float64" in sentence() and "\n" not in sentence()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_shortcut_and_branch_make_the_whole_gradient(name):
+    torch.manual_seed(0)
+    net = NETS[name]()
+    table = gradients(net, [digits(4, 32)])
+    assert len(table) >= 2 and (table["sum_error"] < 1e-5).all()
+    assert (table["shortcut"] > 0).all() != name.startswith("none")
+    preact = "preact" in name
+    assert (table["gate"] == 1).all() if preact else (table["gate"] < 1).any()
+
+
+def test_gradients_are_autograds_and_the_net_is_left_alone():
+    net, (images, labels) = CifarResNet(20).eval(), digits()
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    table = gradients(net, [(images, labels)]).set_index("block")
+    assert not net.training and not net.layer2[1].bn1.training and all(p.grad is None for p in net.parameters())
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+    inputs = []
+    net.layer2[1].register_forward_pre_hook(lambda _, x: inputs.append(x[0]) or x[0].retain_grad())
+    nn.functional.cross_entropy(net.train()(images), labels).backward()
+    row = table.loc["layer2.1"]
+    assert row["grad_x"] == pytest.approx(inputs[0].grad.norm().item(), rel=1e-4)
+    norms = [p.grad.norm() for p in net.layer2[1].parameters()]
+    assert row["grad_w"] == pytest.approx(torch.stack(norms).norm().item(), rel=1e-4)
+
+
+def test_a_block_of_zero_branches_passes_the_gradient_through_the_shortcut_alone():
+    net = CifarResNet(20, zero_last=True)
+    table = gradients(net, [digits()]).set_index("block")
+    assert (table["branch"] == 0).all()
+    row = table.loc["layer1.1"]  # its x >= 0 passes as it is: what the gate lets through is all there is
+    assert row["shortcut"] == pytest.approx(row["grad_x"]) and row["gain"] == pytest.approx(row["gate"] ** 0.5)
+
+
+def first_last(seed, **options):
+    torch.manual_seed(seed)
+    return summarise(gradients(CifarResNet(56, **options), [digits()]))["first_last"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_vanishing_and_exploding_gradients_at_initialisation(seed):
+    """S3, the lines that are certain."""
+    assert first_last(seed, shortcut="none", norm="none", init=0.5) < 1e-6
+    assert first_last(seed, shortcut="none", norm="none", init=2.0) > 1e6
+    assert first_last(seed, shortcut="none", norm="none", init="xavier") < 1e-6
+    assert 1e-2 < first_last(seed, norm="none", init="xavier") < 1e2
+    assert first_last(seed, shortcut="none") > 10 * first_last(seed)
+
+
+def test_nets_without_blocks_say_what_to_do():
+    class Wrong(Own):
+        def blocks(self):
+            yield "elsewhere", torch.sin, None
+
+    class Silent(Own):
+        def forward(self, x):
+            return self.head(self.body[0](self.stem(x)).mean((2, 3)))
+
+    for net, message in (
+        (nn.Conv2d(3, 3, 1), "has no blocks"),
+        (Wrong(), "is no submodule"),
+        (Silent(), "body.1 was not"),
+    ):
+        with pytest.raises(UserError, match=message):
+            observe(net, digits(2)[0])
+
+
+def test_command_line_inspects_runs_recipes_and_sweeps(cli):
+    cli("fit", *TINY, "--trainer.max_epochs", 1)
+    code, out, _ = cli("inspect", "gradients", "runs", DIGITS, "--batches", 1, *TINY[2:], "--data.batch_size", 16)
+    assert code == 0 and "at last" in out and "at init" in out and "Derivation" in out
+    frame = pd.read_csv("report/gradients.csv")
+    assert frame["net"].nunique() == 2 and len(frame) == 6 and math.isfinite(frame["grad_w"].sum())
+    assert {p.suffix for p in (only_run() / "..").resolve().parents[1].glob("report/gradients.*")} == {
+        *(".csv", ".md", ".png", ".svg")
+    }
+    checkpoint = only_run() / "checkpoints/best.ckpt"
+    code, out, _ = cli("inspect", "gradients", checkpoint, "--batches", 1)
+    assert code == 0 and str(only_run() / "report/gradients.md") in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["gradient"], "invalid choice"),
+        (["gradients"], "inspect what?"),
+        (["gradients", "nowhere"], "does not exist"),
+        (["gradients", "nowhere.yaml"], "cannot read"),
+        (["gradients", "."], "no run to inspect in ."),
+        (["gradients", DIGITS, "--batches", "0"], "--batches"),
+        (["gradients", DIGITS, "--model.net.dept", "20"], "did you mean depth"),
+    ],
+)
+def test_mistakes_are_one_line(cli, args, message):
+    code, _, err = cli("inspect", *args)
+    assert code == 2 and message in err and err.count("\n") == 1
+
+
+def test_imagenet_nets_are_inspected_too():
+    assert (gradients(ImageNetResNet(18, num_classes=10), [digits(4, 64)])["sum_error"] < 1e-5).all()

@@ -1,0 +1,185 @@
+"""Lesions, paths, probes, shortcuts and responses, each against a calculation by hand."""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from test_inspect import DIGITS, NETS, digits
+from torch.nn import functional as F
+
+from lightning_resnet.analysis.lesions import lesions, summarise
+from lightning_resnet.analysis.paths import _steps, effective, paths
+from lightning_resnet.analysis.probes import probes
+from lightning_resnet.analysis.responses import responses
+from lightning_resnet.analysis.shortcuts import shortcuts
+from lightning_resnet.errors import UserError
+from lightning_resnet.models import CifarResNet
+from lightning_resnet.models.observe import error, observe, train_mode
+from lightning_resnet.models.surgery import alike, anatomy, drop, droppable, permute
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_dropped_blocks_pass_their_shortcut_and_come_back(name):
+    torch.manual_seed(0)
+    net, images = NETS[name]().eval(), digits(2, 32)[0]
+    with torch.no_grad():
+        whole = net(images)
+        seen = anatomy(net, images)
+        block = droppable(seen)[-1]
+        with drop([block]):
+            _, without = observe(net, images)
+        expected = block.shortcut(block.x) if block.shortcut else block.x
+        expected = expected if "preact" in name else expected.relu()
+        torch.testing.assert_close(without[seen.index(block)].y, expected)
+        assert torch.equal(net(images), whole)
+    assert name.startswith("none") == (len(droppable(seen)) < len(seen))  # plain nets cannot lose a change of shape
+
+
+def test_exchanged_blocks_compute_with_each_others_weights():
+    net, images = CifarResNet(20).eval(), digits(4)[0]
+    seen = anatomy(net, images)
+    assert [[block.name for block in group] for group in alike(seen)] == [
+        ["layer1.0", "layer1.1", "layer1.2"],
+        ["layer2.1", "layer2.2"],
+        ["layer3.1", "layer3.2"],
+    ]
+    swapped = CifarResNet(20).eval()
+    swapped.load_state_dict(net.state_dict())
+    swapped.layer2[1], swapped.layer2[2] = swapped.layer2[2], swapped.layer2[1]
+    group = alike(seen)[1]
+    with torch.no_grad(), permute(group, group[::-1]):
+        assert torch.equal(net(images), swapped(images)) and not torch.equal(net(images), CifarResNet(20)(images))
+
+
+def test_lesions_of_blocks_that_do_nothing_cost_nothing():
+    net = CifarResNet(20, zero_last=True).eval()
+    table = lesions(net, [digits(64)], draws=2)
+    changes_shape = table["block"].isin(["layer2.0", "layer3.0"])
+    assert table["error"].nunique() == 1 and changes_shape.sum() == 2
+    assert table["lesion"].value_counts().to_dict() == {"delete": 16, "one": 9, "permute": 12, "none": 1}
+    assert table["changed"][table["lesion"] == "delete"].max() == 9
+    assert summarise(table)["one_worst"] == error(net, [digits(64)])
+
+
+def test_paths_add_up_to_the_gradient():
+    """All 2^n of them, summed as vectors."""
+    net, (images, labels) = CifarResNet(8, "B"), digits()
+    with train_mode(net):
+        logits, seen = observe(net, images)
+        whole, start = torch.autograd.grad(F.cross_entropy(logits, labels), [seen[0].x, seen[-1].y])
+        steps = [_steps(block) for block in reversed(seen)]
+        total = torch.zeros_like(whole)
+        for way in product((0, 1), repeat=3):
+            at = start
+            for step, side in zip(steps, way, strict=True):
+                at = step[side](at)
+            total += at
+    assert (total - whole).norm() < 1e-5 * whole.norm()
+
+
+def test_path_shares():
+    table = paths(CifarResNet(20, zero_last=True), digits())
+    assert table["share"].tolist() == pytest.approx([1] + [0] * 9) and effective(table) == (0, 0)
+    plain = paths(CifarResNet(20, "none"), digits())
+    assert plain["length"].tolist() == [9] and plain["share"].tolist() == [1]
+    assert paths(CifarResNet(20), digits())["share"].sum() == pytest.approx(1)
+    shares = pd.DataFrame({"length": range(5), "share": [0.01, 0.5, 0.3, 0.16, 0.03]})
+    assert effective(shares) == (1, 3)
+
+
+def test_probes_are_fitted_on_pooled_outputs():
+    net, train, val = CifarResNet(20).eval(), digits(200), digits(400)
+    table = probes(net, [train], [val]).set_index("block")
+    assert list(table.index)[:2] == ["input", "layer1.0"] and len(table) == 10
+    with torch.no_grad():
+        x, x_val = (observe(net, images)[1][4].y.mean((2, 3)).numpy() for images, _ in (train, val))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(x, train[1])
+    assert table.loc["layer2.1", "val"] == pytest.approx(100 * (1 - probe.score(x_val, val[1])))
+    assert table.loc["layer2.1", "channels"] == 32 and table.loc["layer2.1", "train"] < table.loc["layer2.1", "val"]
+
+
+def test_shortcuts_are_seen_as_matrices():
+    net = CifarResNet(20, "C").eval()
+    with torch.no_grad():
+        net.layer1[0].downsample[0].weight.zero_()[range(16), range(16)] = torch.linspace(1, 2, 16)[:, None, None]
+    table = shortcuts(net, [digits()])
+    first = table[table["block"] == "layer1.0"]
+    assert first["singular"].tolist() == pytest.approx(torch.linspace(2, 1, 16).tolist(), rel=1e-4)
+    assert first["spread"].iloc[0] == pytest.approx(2, rel=1e-4) and first["positions"].iloc[0] == 1
+    assert first["kept"].iloc[0] == pytest.approx(1) and first["from_identity"].iloc[0] == pytest.approx(0.59, abs=0.01)
+    second = table[table["block"] == "layer2.0"].iloc[0]
+    assert second["positions"] == 0.25 and 0 < second["kept"] < second["visible"] + 1e-9 < 0.5
+    padded = shortcuts(CifarResNet(20).eval(), [digits()])
+    assert padded["block"].unique().tolist() == ["layer2.0", "layer3.0"]
+    assert padded["singular"].tolist() == pytest.approx([1] * 48) and padded["kept"].tolist() == pytest.approx(
+        padded["visible"].tolist()
+    )
+    with pytest.raises(UserError, match="--model.net.shortcut B or C"):
+        shortcuts(CifarResNet(20, "none"), [digits()])
+
+
+@pytest.mark.parametrize("block", ["basic", "preact"])
+def test_responses_are_taken_after_the_norm_and_before_the_activation(block):
+    net, (images, labels) = CifarResNet(20, block=block), digits()
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    table = responses(net.eval(), [(images, labels)]).set_index("layer")
+    assert len(table) == 19 and all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+    with train_mode(net), torch.no_grad():
+        seen = observe(net, images)[1][4]
+        module, x = seen.module, seen.x
+        h = module.conv1(x if block == "basic" else module.bn1(x).relu())
+        first = module.bn1(h) if block == "basic" else module.bn2(h)
+        last = module.conv2((module.bn1(h) if block == "basic" else module.bn2(h)).relu())
+        last = module.bn2(last) if block == "basic" else last
+    assert table.loc["layer2.1.conv1", "std"] == pytest.approx(first.std().item(), rel=1e-5)
+    assert table.loc["layer2.1.conv2", "std"] == pytest.approx(last.std().item(), rel=1e-5)
+    assert table.loc["layer2.1.conv1", "ratio"] == pytest.approx((last.norm() / x.norm()).item(), rel=1e-5)
+    assert sorted(table["rank"]) == list(range(19)) and table["std"].idxmax() == table["rank"].idxmin()
+    norm = sum(module.get_submodule(f"conv{i}").weight.square().sum() for i in (1, 2)).sqrt()
+    assert table.loc["layer2.1.conv2", "weight_norm"] == pytest.approx(norm.item())
+
+
+def test_only_3x3_layers_respond():
+    assert len(responses(torchvision.models.resnet50(num_classes=10), [digits(2, 64)])) == 16
+    assert (responses(CifarResNet(20, zero_last=True), [digits()]).dropna()["ratio"] == 0).all()
+
+
+@pytest.mark.parametrize("what", ["responses", "lesions", "paths", "probes", "shortcuts"])
+def test_command_line(cli, what):
+    tiny = ["--run.threads", 1, "--model.net.depth", 8, "--model.net.width", 4, "--data.train_eval_samples", 50]
+    code, out, err = cli("inspect", what, DIGITS, *tiny, "--batches", 1, "--draws", 1, "--out", "here")
+    assert code == 0, err
+    frame = pd.read_csv(f"here/{what}.csv")
+    assert frame["net"].unique().tolist() == ["depth 8, residual (A)"] and len(frame) > 2
+    assert f"here/{what}.svg" in out and "depth 8, residual (A) | 1 |" in out
+
+
+def test_nets_with_nothing_of_the_kind_are_passed_over(cli):
+    tiny = ["--run.threads", 1, "--model.net.depth", 8, "--model.net.width", 4, "--batches", 1]
+    sweep = {"method": "grid", "parameters": {"model.net.shortcut": {"values": ["none", "B"]}}}
+    sweep["command"] = ["resnet-cli", "fit", "--config", DIGITS, "--config", "${args_json_file}"]
+    Path("s.yaml").write_text(json.dumps(sweep))
+    code, out, _ = cli("inspect", "shortcuts", "s.yaml", *tiny)
+    assert code == 0 and "passed over s.yaml: no shortcut" in out and "residual (B)" in out
+    code, _, err = cli("inspect", "shortcuts", DIGITS, *tiny, "--model.net.shortcut", "none")
+    assert code == 2 and "no shortcut of this net changes x" in err and err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_block_less_hurts_plain_nets_only(cli):
+    """S11 on digits: Veit et al. 2016, fig. 3, in small."""
+    for depth, shortcut in ((20, "none"), (56, "A")):
+        cli("fit", "--config", DIGITS, "--run.threads", 1, "--model.net.depth", depth, "--model.net.shortcut", shortcut)
+    assert cli("inspect", "lesions", "runs", "--run.threads", 1, "--draws", 1)[0] == 0
+    result = {net: summarise(part) for net, part in pd.read_csv("report/lesions.csv").groupby("net")}
+    plain, residual = result["depth 20, plain"], result["depth 56, residual (A)"]
+    assert plain["unharmed"] < 5 and residual["unharmed"] < 5
+    assert plain["one_middle"] > 60 and residual["one_middle"] < residual["unharmed"] + 5
