@@ -32,6 +32,8 @@ import lightning_resnet.models  # noqa: F401 -- short class names are those of i
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, nearest, one_line
 from lightning_resnet.runtime.launch import Launcher, Place, meeting_point, place, resolve
+from lightning_resnet.runtime.wandb import WandbOptions
+from lightning_resnet.secrets import refuse_secret_flags, refuse_secrets
 from lightning_resnet.task import ClassificationTask
 
 TRAINER_DEFAULTS = {  # ours does these
@@ -113,6 +115,7 @@ class ResNetCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run, and the checkpoint to evaluate."""
         parser.add_class_arguments(RunOptions, "run")
+        parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_argument("--launcher", type=Launcher, default="auto", help="what started, or starts, the ranks")
         if self.verb != "fit":
             parser.add_argument("--ckpt_path", type=str | None, default=None, help="default: the run's last checkpoint")
@@ -122,11 +125,13 @@ class ResNetCLI(LightningCLI):
         recipes = [Path(b) for a, b in zip(args, args[1:], strict=False) if a in ("-c", "--config")]
         for recipe in recipes:
             _check_mapping(recipe)
+        refuse_secret_flags(args)
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as e:
             raise UserError(explain(one_line(e), parser)) from e
         check(self.config)
+        refuse_secrets(yaml.safe_load(parser.dump(self.config)))
         self.asked = {key: self.config.trainer[key] for key in ("devices", "num_nodes")}
         if self.config.run.name is None:
             self.config.run.name = recipes[0].stem if recipes else "run"

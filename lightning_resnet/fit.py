@@ -31,6 +31,7 @@ from lightning_resnet.runtime.provenance import changes, code, hardware, version
 from lightning_resnet.runtime.recorder import Recorder
 from lightning_resnet.runtime.rundir import RunDir, decisive, differences, replicate, run_id, write_json
 from lightning_resnet.runtime.status import cores, read_json, status
+from lightning_resnet.runtime.wandb import Mirror, WandbOptions
 from lightning_resnet.task import load_weights
 
 
@@ -131,6 +132,7 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         watchdog.close()
         if trainer.is_global_zero and rundir.look():
             rundir.end(trainer.global_step, **end)
+            rundir.mirror.finish(end["reason"])
         if dist.is_initialized() and end["reason"] in ("finished", "preempted", "interrupted"):
             dist.destroy_process_group()
     if trainer.is_global_zero:
@@ -158,11 +160,17 @@ def _open_rundir(cli: _CLI, facts: dict[str, Any], argv: list[str]) -> None:
     if stored := read_json(rundir.path / "meta.json"):
         if differing := changes(stored, now):
             say(f"careful: this run began with other software: {differing}; it may not end with the same weights")
-        return
-    run = cli.config.run
+    else:
+        stored = _meta(cli, facts, argv, now)
+        write_json(rundir.path / "meta.json", stored)
+    rundir.mirror = Mirror(WandbOptions(**cli.config.wandb.as_dict()), say)
+    rundir.mirror.start(rundir.path, stored, yaml.safe_load(cli.resolved))
+
+
+def _meta(cli: _CLI, facts: dict[str, Any], argv: list[str], now: dict[str, Any]) -> dict[str, Any]:
+    run, rundir = cli.config.run, cli.rundir
     meta = {"run_id": rundir.path.name, "name": run.name, "point": run.point, "threads": run.threads}
-    meta |= now | {"command": ["resnet-cli", *argv], "created": rundir.attempt["start"], **facts}
-    write_json(rundir.path / "meta.json", meta)
+    return meta | now | {"command": ["resnet-cli", *argv], "created": rundir.attempt["start"], **facts}
 
 
 def _init_from(task: nn.Module, path: str) -> None:

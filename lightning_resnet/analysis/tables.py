@@ -70,7 +70,7 @@ def decides(key: str) -> bool:
         return name in TRAINER_KEYS
     if section == "data":
         return name not in DATA_KEYS_WITHOUT_EFFECT
-    return bool(name) and (section != "run" or name == "init_from")
+    return bool(name) and section != "wandb" and (section != "run" or name == "init_from")
 
 
 def varying(runs: pd.DataFrame, keys: Iterable[str]) -> list[str]:

@@ -92,6 +92,7 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.attempt: dict[str, Any] = {}
+        self.mirror: Any = None  # of the rows, outside the directory; set before the first
         self.superseded = False  # a newer attempt has the run
         self._last_beat = 0.0
         self._unwritten: list[str] = []  # rows
@@ -180,6 +181,8 @@ class RunDir:
         row |= {k: v if math.isfinite(v) else None for k, v in metrics.items()}
         self._unwritten.append(json.dumps(row) + "\n")
         self._try(self._append)
+        if self.mirror:
+            self.mirror.record(row)
 
     def _append(self) -> None:
         """All rows or none, so that a disk that was full for a while leaves no torn line."""
