@@ -1,6 +1,7 @@
 """Lesions, paths, probes, shortcuts and responses, each against a calculation by hand."""
 
 import json
+import math
 from itertools import product
 from pathlib import Path
 
@@ -89,7 +90,9 @@ def test_path_shares():
     assert table["share"].tolist() == pytest.approx([1] + [0] * 9) and effective(table) == (0, 0)
     plain = paths(CifarResNet(20, "none"), digits())
     assert plain["length"].tolist() == [9] and plain["share"].tolist() == [1]
-    assert paths(CifarResNet(20), digits())["share"].sum() == pytest.approx(1)
+    usual = paths(CifarResNet(20), digits())
+    weighted = usual["norm"] * [math.comb(9, k) for k in range(10)]  # Veit et al. 2016: single path x number of paths
+    assert usual["share"].tolist() == pytest.approx((weighted / weighted.sum()).tolist())
     shares = pd.DataFrame({"length": range(5), "share": [0.01, 0.5, 0.3, 0.16, 0.03]})
     assert effective(shares) == (1, 3)
 
