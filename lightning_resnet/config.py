@@ -7,15 +7,12 @@ import inspect
 import os
 import re
 from argparse import ArgumentError
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Literal
+from typing import Any
 
-import torch
 import yaml
-from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.environments import LightningEnvironment
@@ -31,6 +28,7 @@ import lightning_resnet.data.subset
 import lightning_resnet.models  # noqa: F401 -- short class names are those of imported classes
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, nearest, one_line
+from lightning_resnet.options import Launch, RunOptions, check, local_devices
 from lightning_resnet.runtime.launch import Launcher, Place, meeting_point, place, resolve
 from lightning_resnet.runtime.wandb import WandbOptions
 from lightning_resnet.secrets import refuse_secret_flags, refuse_secrets
@@ -49,44 +47,6 @@ _SYNC_BUFFERS = next(
     for name in ("forward_sync_buffers", "broadcast_buffers")
     if name in inspect.signature(DistributedDataParallel.__init__).parameters
 )
-OTHER_WAYS = {  # trainer options that our loop does not have, and what to use instead
-    "max_time": "it would cut the schedule; let SIGUSR1 end the job in time, and the same command continue",
-    "val_check_interval": "use --trainer.check_val_every_n_epoch",
-    "reload_dataloaders_every_n_epochs": "the loaders know the epoch",
-    "strategy": "ranks exchange gradients by ddp",
-}
-
-
-@dataclass
-class RunOptions:
-    """Where a run is kept and how it starts.
-
-    Args:
-        root: folder of all runs.
-        name: folder of this one's kind; default: the recipe's file name.
-        new: begin the next replicate instead of continuing.
-        replicate: number of the replicate to begin or continue; the first is the run itself.
-        must_resume: refuse to begin a run: there must be a checkpoint to continue from.
-        init_from: checkpoint to take the weights from, and nothing else.
-        threads: of torch on the CPU, per rank; default: all cores, or what the run began with.
-        save_minutes: between two checkpoints within an epoch.
-        keep: checkpoints of a finished run: all (last, prev, best) | weights (last and best, without what only a
-            continuation needs) | none.
-        hang_s: seconds without a step after which a rank is taken to hang, tells where, and ends the run.
-        point: key of the sweep point that this run is.
-    """
-
-    root: str = "runs"
-    name: str | None = None
-    new: bool = False
-    replicate: int = 1
-    must_resume: bool = False
-    init_from: str | None = None
-    threads: int | None = None
-    save_minutes: float = 10.0
-    keep: Literal["all", "weights", "none"] = "all"
-    hang_s: float = 600.0
-    point: str | None = None
 
 
 class ResNetCLI(LightningCLI):
@@ -122,16 +82,15 @@ class ResNetCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse; the run's name is by default the first recipe's."""
+        refuse_secret_flags(args)
         recipes = [Path(b) for a, b in zip(args, args[1:], strict=False) if a in ("-c", "--config")]
         for recipe in recipes:
-            _check_mapping(recipe)
-        refuse_secret_flags(args)
+            refuse_secrets(_check_mapping(recipe), str(recipe))
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as e:
             raise UserError(explain(one_line(e), parser)) from e
         check(self.config)
-        refuse_secrets(yaml.safe_load(parser.dump(self.config)))
         self.asked = {key: self.config.trainer[key] for key in ("devices", "num_nodes")}
         if self.config.run.name is None:
             self.config.run.name = recipes[0].stem if recipes else "run"
@@ -196,58 +155,6 @@ class ResNetCLI(LightningCLI):
         return self.parser.dump(config)
 
 
-class Launch(Exception):  # noqa: N818 -- no error
-    """The ranks of this node are to be started by this process.
-
-    Args:
-        size: ranks on this node.
-        nodes: number of nodes.
-        replicate: that the run is.
-    """
-
-    def __init__(self, size: int, nodes: int, replicate: int) -> None:
-        super().__init__(size, nodes)
-        self.size, self.nodes, self.replicate = size, nodes, replicate
-
-    def argv(self, argv: list[str]) -> list[str]:
-        """The command line of the ranks: they must not each look for a new replicate."""
-        return [a for a in argv if a not in ("--run.new", "--run.new=true")] + [f"--run.replicate={self.replicate}"]
-
-
-def local_devices(trainer: Namespace) -> int:
-    """Ranks on this node, as the trainer's configuration asks for: one per device."""
-    devices, gpus = trainer.devices, trainer.accelerator in ("auto", "gpu", "cuda")
-    if isinstance(devices, str) and devices.isdigit():
-        return int(devices)
-    if devices in ("auto", "-1", -1):
-        return max(1, torch.cuda.device_count()) if gpus else 1
-    if isinstance(devices, str):
-        return len([d for d in devices.split(",") if d])
-    return devices if isinstance(devices, int) else len(devices)
-
-
-def check(config: Namespace) -> None:
-    """Refuse what would end in a traceback, or what our training loop has another way for."""
-    run, trainer = config.run, config.trainer
-    for name, value, low in (
-        ("seed_everything", config.seed_everything, 0),
-        ("trainer.log_every_n_steps", trainer.log_every_n_steps, 1),
-        ("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1),
-        ("run.replicate", run.replicate, 1),
-        ("run.save_minutes", run.save_minutes, 0),
-        ("run.hang_s", run.hang_s, 1),
-    ):
-        if value is not None and value < low:
-            raise UserError(f"--{name} must be {low} or more, got {value}")
-    if (trainer.max_epochs is None or trainer.max_epochs < 1) and (trainer.max_steps is None or trainer.max_steps < 1):
-        raise UserError("--trainer.max_epochs must be 1 or more: schedules are fractions of the whole training")
-    for key, cure in OTHER_WAYS.items():
-        if trainer.get(key) not in (None, 0, 1.0, "auto", "ddp", "ddp_find_unused_parameters_true"):
-            raise UserError(f"--trainer.{key} {trainer[key]} does not work here: {cure}")
-    if trainer.sync_batchnorm and config.model.bn_batch:
-        raise UserError("--trainer.sync_batchnorm and --model.bn_batch exclude each other")
-
-
 def normalise(args: list[str]) -> list[str]:
     """Move `--config FILE` before all flags, because flags win whatever their place; let `--run.new` stand alone."""
     recipes, flags, rest = [], [], list(args)
@@ -281,7 +188,7 @@ def explain(message: str, parser: LightningArgumentParser) -> str:
     return f"unknown option {key}{nearest(key, valid)}"
 
 
-def _check_mapping(recipe: Path) -> None:
+def _check_mapping(recipe: Path) -> dict[str, Any]:
     try:
         content: Any = yaml.safe_load(recipe.read_text())
     except OSError as e:
@@ -296,3 +203,4 @@ def _check_mapping(recipe: Path) -> None:
                 f"{recipe} gives the class {key} and its argument {arguments[0]} as flat keys: write {key}.class_path "
                 f"and {key}.init_args.{arguments[0].removeprefix(f'{key}.')} (in a sweep's parameters too)"
             )
+    return content

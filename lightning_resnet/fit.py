@@ -17,10 +17,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import distributed as dist
 from torch import nn
 
-from lightning_resnet.config import Launch, ResNetCLI
+from lightning_resnet.config import ResNetCLI
 from lightning_resnet.describe import describe, say
 from lightning_resnet.errors import Diverged, Superseded, UserError, one_line
 from lightning_resnet.evaluate import evaluate
+from lightning_resnet.options import Launch
 from lightning_resnet.runtime.checkpoint import AtomicCheckpointIO, Checkpoints, load_checkpoint, newest_good
 from lightning_resnet.runtime.crash import Watchdog, cause, is_consequence, report
 from lightning_resnet.runtime.launch import end_with_parent, supervise

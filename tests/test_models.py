@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_resnet.fit import measure
+from lightning_resnet.describe import measure
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
 
 # (depth, shortcut): parameters, multiply-adds at 32x32 (in M). Table 6 of He et al. 2015 rounds them: 0.27M ... 19.4M.
