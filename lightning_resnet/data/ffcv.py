@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from queue import Empty, Full, Queue
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,54 +17,27 @@ from torch import Tensor
 
 from lightning_resnet.data import kernel
 from lightning_resnet.data.augment import Augment, draw
+from lightning_resnet.data.loader import Batch, Loader, OnBad
 from lightning_resnet.data.sources import Images
 from lightning_resnet.errors import UserError
 
-Batch = tuple[Tensor, Tensor]
-OnBad = Literal["raise", "count"]
+NAME = "FFCVLoader"  # of the threads
 AHEAD = 3  # batches decoded before they are asked for
 HANG_S = 300.0  # seconds without a batch after which storage is taken to hang
 IGNORED = -100  # label of a picture that could not be read: cross entropy's ignore_index
 
 
-class FFCVLoader:
-    """One epoch per `iter`, begun at the first `next`; what it yields is a function of (seed, epoch) alone.
+class FFCVLoader(Loader):
+    """See `Loader`; the images are in a .beton, the workers are threads that decode."""
 
-    Args:
-        images: a split in a .beton.
-        augment: epoch -> what happens to the pictures.
-        seed: of the run.
-        batches: epoch -> positions of each batch of this rank.
-        length: number of batches.
-        epoch: asked at the first `next` of each pass.
-        workers: threads that decode.
-        on_bad: raise, or count: a grey picture whose label is -100, which loss and metrics leave out.
-    """
-
-    def __init__(
-        self,
-        images: Images,
-        augment: Callable[[int], Augment],
-        seed: int,
-        batches: Callable[[int], Iterator[np.ndarray]],
-        length: int,
-        epoch: Callable[[], int] = lambda: 0,
-        workers: int = 1,
-        on_bad: OnBad = "raise",
-    ) -> None:
-        self.images, self.augment, self.seed, self.batches = images, augment, seed, batches
-        self.length, self.epoch, self.workers, self.on_bad = length, epoch, max(1, workers), on_bad
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._buffers: list[np.ndarray] = []
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[Batch]:
+    def _pass(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
         queue: Queue = Queue(AHEAD)
         stop = threading.Event()
-        thread = threading.Thread(
-            target=self._produce, args=(self.epoch(), queue, stop), name="FFCVLoader", daemon=True
-        )
+        thread = threading.Thread(target=self._produce, args=(epoch, plan, queue, stop), name=NAME, daemon=True)
         thread.start()
         try:
             while (item := self._next(queue, thread)) is not None:
@@ -85,11 +58,11 @@ class FFCVLoader:
                 "the storage does not answer"
             ) from None
 
-    def _produce(self, epoch: int, queue: Queue, stop: threading.Event) -> None:
+    def _produce(self, epoch: int, plan: Iterator[np.ndarray], queue: Queue, stop: threading.Event) -> None:
         """In the thread: batches, then None; or the exception that ended it."""
         last: BaseException | None = None
         try:
-            for at in self.batches(epoch):
+            for at in plan:
                 if not _put(queue, self._make(epoch, at), stop):
                     return
         except BaseException as e:  # noqa: BLE001 -- raised again in the training loop
@@ -97,7 +70,8 @@ class FFCVLoader:
         _put(queue, last, stop)
 
     def _make(self, epoch: int, at: np.ndarray) -> Batch:
-        return read(self.images, self.augment(epoch), self.seed, epoch, at, self.workers, self.on_bad, self._buffer)
+        augment, threads = self.augment(epoch), max(1, self.workers)
+        return read(self.images, augment, self.seed, epoch, at, threads, self.on_bad, self._buffer)
 
     def _buffer(self, *shape: int) -> Tensor:
         """Memory for a batch: pinned for a GPU, else some that nobody refers to any more."""
@@ -130,7 +104,7 @@ def read(
         epoch: 0-based.
         at: which of the split [B].
         threads: to decode on.
-        on_bad: see `FFCVLoader`.
+        on_bad: see `Loader`.
         empty: gives a uint8 tensor of a shape; default: a new one.
 
     Raises:

@@ -9,7 +9,8 @@ import torch
 
 from lightning_resnet.data.augment import Augment, Crop
 from lightning_resnet.data.cache import as_beton
-from lightning_resnet.data.ffcv import FFCVLoader, OnBad
+from lightning_resnet.data.ffcv import FFCVLoader
+from lightning_resnet.data.loader import Loader, OnBad
 from lightning_resnet.data.order import eval_batches, permutation, train_batches
 from lightning_resnet.data.sources import SPLIT_SEED, Images, Source
 from lightning_resnet.data.torch import TorchLoader
@@ -133,7 +134,7 @@ class ImageData(pl.LightningDataModule):
             raise UserError(f"batch_size {self.batch_size} exceeds the {len(self.splits['train'])} training images")
         return self.batch_size // parts
 
-    def train_dataloader(self) -> TorchLoader | FFCVLoader:
+    def train_dataloader(self) -> Loader:
         """The epoch's global batches in the order of contract `order`, this rank's share."""
         self.micro_batch  # noqa: B018 -- raises where batch_size is impossible
         n, trainer, parts = len(self.splits["train"]), self.trainer, self.trainer.accumulate_grad_batches
@@ -148,27 +149,27 @@ class ImageData(pl.LightningDataModule):
         )
         return self._loader("train", self.train_augment, batches, n // self.batch_size * parts)
 
-    def val_dataloader(self) -> list[TorchLoader | FFCVLoader]:
+    def val_dataloader(self) -> list[Loader]:
         """Validation images, then the fixed training images for clean training error: `eval_names`."""
         return [self._eval_loader(name) for name in self.eval_names]
 
     eval_names = ("val", "train_eval")
 
-    def test_dataloader(self) -> TorchLoader | FFCVLoader:
+    def test_dataloader(self) -> Loader:
         """The test split, where the source has one apart from validation, else validation's."""
         return self._eval_loader("test" if "test" in self.splits else "val")
 
-    def predict_dataloader(self) -> TorchLoader | FFCVLoader:
+    def predict_dataloader(self) -> Loader:
         """Validation images."""
         return self._eval_loader("val")
 
-    def _eval_loader(self, split: str) -> TorchLoader | FFCVLoader:
+    def _eval_loader(self, split: str) -> Loader:
         rank, world = self.trainer.global_rank, self.trainer.world_size
         batch = 2 * self.micro_batch  # no gradients: twice the training batch fits
         plan = [*eval_batches(len(self.splits[split]), batch, rank, world)]
         return self._loader(split, self.eval_augment, lambda epoch: iter(plan), len(plan))
 
-    def _loader(self, split: str, augment: Augment, batches: object, length: int) -> TorchLoader | FFCVLoader:
+    def _loader(self, split: str, augment: Augment, batches: object, length: int) -> Loader:
         images = self.splits[split]
         workers = self.workers
         if workers == "auto":

@@ -4,6 +4,7 @@ Yields `(uint8 images [B, 3, H, W] channels_last, int64 labels [B])`, grey repli
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,47 +14,23 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_resnet.data import draws
 from lightning_resnet.data.augment import Augment, draw
 from lightning_resnet.data.encode import open_rgb
-from lightning_resnet.data.ffcv import Batch, OnBad, read
+from lightning_resnet.data.ffcv import read
+from lightning_resnet.data.loader import Batch, Loader, OnBad
 from lightning_resnet.data.sources import Images
 from lightning_resnet.errors import UserError, one_line
 
 
-class TorchLoader:
-    """One epoch per `iter`, begun at the first `next`; what it yields is a function of (seed, epoch) alone.
+class TorchLoader(Loader):
+    """See `Loader`; the workers are processes, 0 reads in this one."""
 
-    Args:
-        images: the split.
-        augment: epoch -> what happens to the pictures.
-        seed: of the run.
-        batches: epoch -> positions of each batch of this rank.
-        length: number of batches.
-        epoch: asked at the first `next` of each pass.
-        workers: processes that read ahead; 0 reads in this one.
-        on_bad: of a .beton; see `FFCVLoader`.
-    """
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reader = _Reader(self.images, self.augment, self.seed, self.on_bad)
+        self._plan: list[tuple[int, np.ndarray]] = []  # the pass's batches, as the workers' sampler
+        self._pool = self._make_pool(self.workers) if self.workers else None
 
-    def __init__(
-        self,
-        images: Images,
-        augment: Callable[[int], Augment],
-        seed: int,
-        batches: Callable[[int], Iterator[np.ndarray]],
-        length: int,
-        epoch: Callable[[], int] = lambda: 0,
-        workers: int = 0,
-        on_bad: OnBad = "raise",
-    ) -> None:
-        self.images, self.batches, self.length, self.epoch = images, batches, length, epoch
-        self._reader = _Reader(images, augment, seed, on_bad)
-        self._plan: list[tuple[int, np.ndarray]] = []  # the epoch's batches, as the workers' sampler
-        self._pool = self._make_pool(workers) if workers else None
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[Batch]:
-        epoch = self.epoch()
-        self._plan[:] = [(epoch, positions) for positions in self.batches(epoch)]
+    def _pass(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
+        self._plan[:] = [(epoch, positions) for positions in plan]
         yield from self._pool or map(self._reader.__getitem__, self._plan)
 
     def _make_pool(self, workers: int) -> DataLoader:

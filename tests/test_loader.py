@@ -1,0 +1,79 @@
+"""Both loaders: a pass that was stopped goes on where it stood."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lightning_resnet.data import kernel
+from lightning_resnet.data.module import ImageData
+from lightning_resnet.data.sources import BetonFiles, Synthetic
+from lightning_resnet.data.write import write_beton
+
+BUILT = pytest.mark.skipif(kernel.library() is None, reason="the kernel was not built: no libjpeg-turbo headers")
+LOADERS = ["torch", pytest.param("ffcv", marks=BUILT)]
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    """192 + 40 pictures in files, JPEG and raw mixed."""
+    folder, synthetic = tmp_path_factory.mktemp("loader"), Synthetic(192, 40, 32)
+    for split, images in synthetic.splits().items():
+        write_beton(images, folder / split, classes=synthetic.classes, mode=0.5, workers=1, progress=False)
+    return BetonFiles(str(folder / "train"), str(folder / "val"))
+
+
+def data_of(source, epoch=1, rank=0, world=1, **options):
+    torch.manual_seed(0)
+    data = ImageData(source, **({"batch_size": 32, "crop": "resized", "size": 24, "flip": True} | options))
+    data.trainer = SimpleNamespace(
+        global_rank=rank,
+        world_size=world,
+        num_devices=1,
+        accumulate_grad_batches=1,
+        current_epoch=epoch,
+        max_epochs=4,
+    )
+    data.setup()
+    return data
+
+
+def copies(batches):
+    return [(x.clone(), y.clone()) for x, y in batches]
+
+
+def same(a, b):
+    return len(a) == len(b) and all(
+        torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(a, b, strict=True)
+    )
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_stopped_at_any_batch_and_resumed(source, loader, workers, rank):
+    where = {} if rank is None else {"rank": rank, "world": 2}
+    first, other = (data_of(source, loader=loader, workers=workers, **where).train_dataloader() for _ in range(2))
+    whole = copies(first)
+    assert first.state_dict() == {"epoch": 1, "batch": 6}
+    for stop in range(7):
+        begun = iter(first)
+        head = copies(next(begun) for _ in range(stop))
+        state = first.state_dict() if stop else {"epoch": 1, "batch": 0}
+        begun.close()
+        assert state == {"epoch": 1, "batch": stop}
+        other.load_state_dict(state)
+        assert other.state_dict() == state and len(other) == 6
+        assert same(head + copies(other), whole)
+    assert same(copies(other), whole)  # only the next pass is cut
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_state_is_for_its_epoch_and_reads_nothing_before_it(source, loader, monkeypatch):
+    ours = data_of(source, loader=loader, workers=0).train_dataloader()
+    ours.load_state_dict({"epoch": 0, "batch": 4})
+    assert len(copies(ours)) == 6 == len(copies(ours))
+    read = []
+    monkeypatch.setattr(kernel, "decode", lambda *args: read.append(1) or kernel.np.zeros(len(args[1]), "u1"))
+    ours.load_state_dict({"epoch": 1, "batch": 4})
+    assert len(list(ours)) == len(read) == 2
