@@ -21,14 +21,14 @@ def ours(folder: str, size: int, threads: int, check: bool = True) -> Callable[[
     from lightning_resnet.data.augment import Augment
     from lightning_resnet.data.beton import Beton
     from lightning_resnet.data.ffcv import FFCVLoader
-    from lightning_resnet.data.order import train_batches
+    from lightning_resnet.data.order import permutation, train_batches
     from lightning_resnet.data.sources import images_of
 
     def make() -> FFCVLoader:
         beton = Beton(f"{folder}/f.beton")
         beton.crcs = beton.crcs if check else None
         images, augment = images_of(beton), Augment("resized", size, flip=True)
-        batches = partial(train_batches, 0, n=len(images), batch_size=BATCH)
+        batches = lambda epoch: train_batches(permutation(0, epoch, len(images)), BATCH)  # noqa: E731
         return FFCVLoader(images, lambda epoch: augment, 0, batches, len(images) // BATCH, workers=threads)
 
     return make

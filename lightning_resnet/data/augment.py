@@ -34,7 +34,13 @@ class Augment:
 
 
 def draw(
-    augment: Augment, seed: int, epoch: int, ids: np.ndarray, heights: np.ndarray, widths: np.ndarray
+    augment: Augment,
+    seed: int,
+    epoch: int,
+    ids: np.ndarray,
+    heights: np.ndarray,
+    widths: np.ndarray,
+    repeat: int | np.ndarray = 0,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Boxes (top, left, height, width) in pixels of the stored pictures [B, 4], flips [B], side of the result.
 
@@ -44,9 +50,9 @@ def draw(
         UserError: the pictures have no common square size and none is asked for.
     """
     heights, widths = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
-    flips = draws.flips(seed, epoch, ids) if augment.flip else np.zeros(len(ids), bool)
+    flips = draws.flips(seed, epoch, ids, repeat) if augment.flip else np.zeros(len(ids), bool)
     if augment.crop == "resized":
-        boxes = draws.random_resized_crops(seed, epoch, ids, heights, widths, augment.scale)
+        boxes = draws.random_resized_crops(seed, epoch, ids, heights, widths, augment.scale, repeat=repeat)
     elif augment.size is not None and augment.crop == "none":
         boxes = draws.center_boxes(heights, widths, augment.share)
     else:
@@ -58,5 +64,5 @@ def draw(
     if len({*heights.tolist(), *widths.tolist()}) != 1:
         raise UserError("these pictures have no common square size: set --data.size to the pixels per side")
     if augment.crop == "pad":
-        boxes[:, :2] += draws.pad_crops(seed, epoch, ids, augment.pad) - augment.pad
+        boxes[:, :2] += draws.pad_crops(seed, epoch, ids, augment.pad, repeat) - augment.pad
     return boxes, flips, int(heights[0])

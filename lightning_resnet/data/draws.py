@@ -12,12 +12,12 @@ FLIP, TOP, LEFT, RESIZED = 0, 1, 2, 16  # draw numbers; a random-resized-crop ta
 _ATTEMPTS = 10  # torchvision's
 
 
-def flips(seed: int, epoch: int, ids: np.ndarray, repeat: int = 0) -> np.ndarray:
+def flips(seed: int, epoch: int, ids: np.ndarray, repeat: int | np.ndarray = 0) -> np.ndarray:
     """Which samples to mirror: bool [B], half of them."""
     return uniform(seed, epoch, ids, repeat, FLIP) < 0.5
 
 
-def pad_crops(seed: int, epoch: int, ids: np.ndarray, pad: int, repeat: int = 0) -> np.ndarray:
+def pad_crops(seed: int, epoch: int, ids: np.ndarray, pad: int, repeat: int | np.ndarray = 0) -> np.ndarray:
     """Corners of crops of the image's own size out of the image padded by `pad`: (top, left), int64 [B, 2], 0..2 pad.
 
     He et al. 2015, sec. 4.2: 4 pixels on each side.
@@ -34,7 +34,7 @@ def random_resized_crops(
     widths: np.ndarray,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    repeat: int = 0,
+    repeat: int | np.ndarray = 0,
 ) -> np.ndarray:
     """Boxes of random area and aspect ratio (Szegedy et al. 2015, sec. 6), int64 [B, 4], as torchvision defines them.
 
@@ -46,7 +46,7 @@ def random_resized_crops(
         widths: of the images [B], in pixels.
         scale: range of the area as a share of the image's, uniform.
         ratio: range of width / height, uniform in the logarithm.
-        repeat: number of the repeat of a sample within an epoch.
+        repeat: number of the repeat of a sample within an epoch, of all or of each [B].
     """
     heights, widths = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
     boxes = _largest_within(heights, widths, ratio)

@@ -102,7 +102,7 @@ def read(
         augment: of the pictures.
         seed: of the run.
         epoch: 0-based.
-        at: which of the split [B].
+        at: visits of the split [B], see `order`.
         threads: to decode on.
         on_bad: see `Loader`.
         empty: gives a uint8 tensor of a shape; default: a new one.
@@ -112,9 +112,10 @@ def read(
     """
     file = images.file
     file.check_unchanged()
+    repeat, at = np.divmod(at, len(images))
     positions = images.positions[at]
     stored = file.images[positions]
-    boxes, flips, size = draw(augment, seed, epoch, images.ids[at], stored["height"], stored["width"])
+    boxes, flips, size = draw(augment, seed, epoch, images.ids[at], stored["height"], stored["width"], repeat)
     shape = (len(at), size, size, 3)
     out = empty(*shape) if empty else torch.empty(shape, dtype=torch.uint8)
     status = kernel.decode(file, kernel.make_items(file, positions, boxes, flips), out.numpy(), threads)

@@ -22,7 +22,7 @@ class Loader:
         images: a split.
         augment: epoch -> what happens to the pictures.
         seed: of the run.
-        batches: epoch -> positions of each batch of this rank.
+        batches: epoch -> visits of each batch of this rank, see `order`.
         length: number of batches.
         epoch: asked at the first `next` of each pass.
         workers: threads or processes that read ahead.
@@ -61,7 +61,7 @@ class Loader:
                 yield batch
 
     def _pass(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
-        """A generator of the batches at these positions, which ends cleanly when it is closed."""
+        """A generator of the batches of these visits, which ends cleanly when it is closed."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """ImageData: a source, an order, draws and a loader, behind Lightning's hooks."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -11,7 +12,7 @@ from lightning_resnet.data.augment import Augment, Crop
 from lightning_resnet.data.cache import as_beton
 from lightning_resnet.data.ffcv import FFCVLoader
 from lightning_resnet.data.loader import Loader, OnBad
-from lightning_resnet.data.order import eval_batches, permutation, train_batches
+from lightning_resnet.data.order import Order, eval_batches, page_order, permutation, repeat_order, train_batches
 from lightning_resnet.data.sources import SPLIT_SEED, Images, Source
 from lightning_resnet.data.torch import TorchLoader
 from lightning_resnet.errors import UserError
@@ -32,6 +33,9 @@ class ImageData(pl.LightningDataModule):
         scale: area range of crop `resized`, as a share of the image's.
         eval_share: side of the central square that is evaluated, as a share of the shorter side; only with `size`.
         train_eval_samples: clean training error is measured each epoch on so many training images, always the same.
+        order: global (every sample once, anywhere) | pages (likewise, but 64 pages of a .beton at a time, for files
+            larger than memory) | repeat (repeated augmentation: a part of the samples, each `repeats` times).
+        repeats: visits of a sample in an epoch with order `repeat`.
         loader: ffcv | torch | auto (ffcv for .beton files, else torch); the same order and draws.
         workers: threads (ffcv) or processes (torch) that read ahead; auto: one per core, none for images in memory.
         on_bad: a damaged picture in a .beton: raise | count (a grey one instead, left out of loss and metrics).
@@ -48,6 +52,8 @@ class ImageData(pl.LightningDataModule):
         scale: tuple[float, float] = (0.08, 1.0),
         eval_share: float = 0.875,
         train_eval_samples: int = 10_000,
+        order: Order = "global",
+        repeats: int = 3,
         loader: Literal["auto", "ffcv", "torch"] = "auto",
         workers: int | Literal["auto"] = "auto",
         on_bad: OnBad = "raise",
@@ -58,6 +64,7 @@ class ImageData(pl.LightningDataModule):
             ("size", size, 1),
             ("pad", pad, 0),
             ("train_eval_samples", train_eval_samples, 1),
+            ("repeats", repeats, 1),
             ("workers", None if workers == "auto" else workers, 0),
         ):
             if value is not None and value < low:
@@ -65,7 +72,7 @@ class ImageData(pl.LightningDataModule):
         if not 0 < eval_share <= 1:
             raise ValueError(f"--data.eval_share must be above 0 and at most 1, got {eval_share}")
         self.source, self.batch_size, self.loader, self.workers = source, batch_size, loader, workers
-        self.on_bad = on_bad
+        self.order, self.repeats, self.on_bad = order, repeats, on_bad
         self.train_eval_samples = train_eval_samples
         self.seed = torch.initial_seed()  # what --seed_everything set
         self.train_augment = Augment(crop, size, pad, flip, scale, eval_share)
@@ -137,17 +144,25 @@ class ImageData(pl.LightningDataModule):
     def train_dataloader(self) -> Loader:
         """The epoch's global batches in the order of contract `order`, this rank's share."""
         self.micro_batch  # noqa: B018 -- raises where batch_size is impossible
-        n, trainer, parts = len(self.splits["train"]), self.trainer, self.trainer.accumulate_grad_batches
-        batches = partial(
-            train_batches,
-            self.seed,
-            n=n,
-            batch_size=self.batch_size,
-            rank=trainer.global_rank,
-            world=trainer.world_size,
-            parts=parts,
+        order, trainer, parts = self._order(), self.trainer, self.trainer.accumulate_grad_batches
+        share = partial(train_batches, rank=trainer.global_rank, world=trainer.world_size, parts=parts)
+        length = len(self.splits["train"]) // self.batch_size * parts
+        return self._loader(
+            "train", self.train_augment, lambda epoch: share(order(self.seed, epoch), self.batch_size), length
         )
-        return self._loader("train", self.train_augment, batches, n // self.batch_size * parts)
+
+    def _order(self) -> Callable[[int, int], np.ndarray]:
+        """(seed, epoch) -> visits of the training images."""
+        train, batch_size = self.splits["train"], self.batch_size
+        if self.order == "global":
+            return partial(permutation, n=len(train))
+        if self.order == "repeat":
+            return partial(repeat_order, n=len(train), batch_size=batch_size, repeats=self.repeats)
+        if train.file is None:
+            raise UserError("--data.order pages is for .beton files: add --data.loader ffcv, or leave the order global")
+        pointers = train.file.images["data_ptr"][train.positions]
+        pages = np.unique(pointers // max(1, train.file.page_size), return_inverse=True)[1]
+        return partial(page_order, pages=pages, batch_size=batch_size)
 
     def val_dataloader(self) -> list[Loader]:
         """Validation images, then the fixed training images for clean training error: `eval_names`."""
