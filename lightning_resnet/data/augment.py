@@ -33,6 +33,31 @@ class Augment:
     share: float = 0.875
 
 
+@dataclass(frozen=True)
+class Progressive:
+    """Side of the training images by epoch, a function of (epoch, epochs); the defaults are ffcv-imagenet's 16 epochs.
+
+    Attributes:
+        low: pixels up to the share `start` of the epochs.
+        high: pixels from the share `end` on; between them linear, rounded to a multiple of 32.
+        start: 0 to 1.
+        end: 0 to 1.
+    """
+
+    low: int = 160
+    high: int = 192
+    start: float = 11 / 16
+    end: float = 13 / 16
+
+    def size(self, epoch: int, epochs: int) -> int:
+        """Pixels per side in `epoch` (0-based) of `epochs`."""
+        if epoch <= self.start * epochs:
+            return self.low
+        if epoch >= self.end * epochs:
+            return self.high
+        return round(float(np.interp(epoch / epochs, (self.start, self.end), (self.low, self.high))) / 32) * 32
+
+
 def draw(
     augment: Augment,
     seed: int,

@@ -1,6 +1,7 @@
 """ImageData: a source, an order, draws and a loader, behind Lightning's hooks."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from lightning_resnet.data.augment import Augment, Crop
+from lightning_resnet.data.augment import Augment, Crop, Progressive
 from lightning_resnet.data.cache import as_beton
 from lightning_resnet.data.ffcv import FFCVLoader
 from lightning_resnet.data.loader import Loader, OnBad
@@ -26,6 +27,7 @@ class ImageData(pl.LightningDataModule):
         source: where images come from: Digits, FashionMNIST, CIFAR10, CIFAR100, ImageFolder, Synthetic or your own.
         batch_size: images per optimizer step, over all ranks and accumulation.
         size: pixels per side that the net sees; null = as stored.
+        progressive: training images of another size than `size`, growing with the epochs.
         crop: of training images. none | pad (their own size out of the padded image: CIFAR) | resized (random area and
             aspect ratio: ImageNet).
         pad: pixels on each side for crop `pad`.
@@ -46,6 +48,7 @@ class ImageData(pl.LightningDataModule):
         source: Source,
         batch_size: int = 128,
         size: int | None = None,
+        progressive: Progressive | None = None,
         crop: Crop = "none",
         pad: int = 4,
         flip: bool = False,
@@ -71,6 +74,12 @@ class ImageData(pl.LightningDataModule):
                 raise ValueError(f"--data.{name} must be {low} or more, got {value}")
         if not 0 < eval_share <= 1:
             raise ValueError(f"--data.eval_share must be above 0 and at most 1, got {eval_share}")
+        p = progressive
+        if p and not (0 <= p.start <= p.end <= 1 <= min(p.low, p.high)):
+            raise ValueError(f"--data.progressive needs 0 <= start <= end <= 1 and sizes in pixels, got {p}")
+        if progressive and crop == "pad":
+            raise ValueError("--data.progressive resizes, crop `pad` does not: use --data.crop resized")
+        self.progressive = progressive
         self.source, self.batch_size, self.loader, self.workers = source, batch_size, loader, workers
         self.order, self.repeats, self.on_bad = order, repeats, on_bad
         self.train_eval_samples = train_eval_samples
@@ -147,9 +156,17 @@ class ImageData(pl.LightningDataModule):
         order, trainer, parts = self._order(), self.trainer, self.trainer.accumulate_grad_batches
         share = partial(train_batches, rank=trainer.global_rank, world=trainer.world_size, parts=parts)
         length = len(self.splits["train"]) // self.batch_size * parts
-        return self._loader(
-            "train", self.train_augment, lambda epoch: share(order(self.seed, epoch), self.batch_size), length
-        )
+        batches = lambda epoch: share(order(self.seed, epoch), self.batch_size)  # noqa: E731
+        return self._loader("train", self._augment_by_epoch(), batches, length)
+
+    def _augment_by_epoch(self) -> Callable[[int], Augment]:
+        """Of the training images."""
+        augment, progressive = self.train_augment, self.progressive
+        if progressive is None:
+            return lambda epoch: augment
+        if (epochs := self.trainer.max_epochs or 0) < 1:
+            raise UserError("--data.progressive goes by the number of epochs: set --trainer.max_epochs")
+        return lambda epoch: replace(augment, size=progressive.size(epoch, epochs))
 
     def _order(self) -> Callable[[int, int], np.ndarray]:
         """(seed, epoch) -> visits of the training images."""
@@ -182,13 +199,13 @@ class ImageData(pl.LightningDataModule):
         rank, world = self.trainer.global_rank, self.trainer.world_size
         batch = 2 * self.micro_batch  # no gradients: twice the training batch fits
         plan = [*eval_batches(len(self.splits[split]), batch, rank, world)]
-        return self._loader(split, self.eval_augment, lambda epoch: iter(plan), len(plan))
+        return self._loader(split, lambda epoch: self.eval_augment, lambda epoch: iter(plan), len(plan))
 
-    def _loader(self, split: str, augment: Augment, batches: object, length: int) -> Loader:
+    def _loader(self, split: str, augment: Callable, batches: Callable, length: int) -> Loader:
         images = self.splits[split]
         workers = self.workers
         if workers == "auto":
             workers = 0 if images.pixels is not None else max(1, cores() // self.trainer.num_devices)
         epoch = lambda: self.trainer.current_epoch  # noqa: E731 -- asked when the pass begins: right after a resume too
         make = FFCVLoader if images.file is not None and self.loader != "torch" else TorchLoader
-        return make(images, lambda epoch: augment, self.seed, batches, length, epoch, workers, self.on_bad)
+        return make(images, augment, self.seed, batches, length, epoch, workers, self.on_bad)
