@@ -1,53 +1,11 @@
 """Both loaders: a pass that was stopped goes on where it stood."""
 
-from types import SimpleNamespace
-
 import pytest
-import torch
+from loaders import LOADERS, copies, data_of, same
 
 from lightning_resnet.data import kernel
 from lightning_resnet.data.augment import Progressive
-from lightning_resnet.data.module import ImageData
-from lightning_resnet.data.sources import BetonFiles, Synthetic
-from lightning_resnet.data.write import write_beton
 from lightning_resnet.errors import UserError
-
-BUILT = pytest.mark.skipif(kernel.library() is None, reason="the kernel was not built: no libjpeg-turbo headers")
-LOADERS = ["torch", pytest.param("ffcv", marks=BUILT)]
-
-
-@pytest.fixture(scope="session")
-def source(tmp_path_factory):
-    """192 + 40 pictures in files, JPEG and raw mixed."""
-    folder, synthetic = tmp_path_factory.mktemp("loader"), Synthetic(192, 40, 32)
-    for split, images in synthetic.splits().items():
-        write_beton(images, folder / split, classes=synthetic.classes, mode=0.5, workers=1, progress=False)
-    return BetonFiles(str(folder / "train"), str(folder / "val"))
-
-
-def data_of(source, epoch=1, rank=0, world=1, **options):
-    torch.manual_seed(0)
-    data = ImageData(source, **({"batch_size": 32, "crop": "resized", "size": 24, "flip": True} | options))
-    data.trainer = SimpleNamespace(
-        global_rank=rank,
-        world_size=world,
-        num_devices=1,
-        accumulate_grad_batches=1,
-        current_epoch=epoch,
-        max_epochs=4,
-    )
-    data.setup()
-    return data
-
-
-def copies(batches):
-    return [(x.clone(), y.clone()) for x, y in batches]
-
-
-def same(a, b):
-    return len(a) == len(b) and all(
-        torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(a, b, strict=True)
-    )
 
 
 @pytest.mark.parametrize("loader", LOADERS)

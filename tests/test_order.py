@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from test_loader import LOADERS, copies, data_of, same, source  # noqa: F401 -- a fixture
+from loaders import LOADERS, copies, data_of, same
 
-from lightning_resnet.data import draws, journal
+from lightning_resnet.data import draws
 from lightning_resnet.data.order import page_order, permutation, repeat_order, train_batches
-from lightning_resnet.data.sources import BetonFiles, Synthetic
-from lightning_resnet.data.write import write_beton
+from lightning_resnet.data.sources import Synthetic
 from lightning_resnet.errors import UserError
 
 PAGES = np.arange(1000) // 10  # 100 pages of 10 samples
@@ -51,17 +50,6 @@ def test_repeats_are_visits_of_few_samples_on_different_ranks():
             assert all(len(set(b % 999)) == len(b) for b in batches)
     partners = order[:960].reshape(-1, 2) % 999
     assert (partners[:, 0] != partners[:, 1]).all()
-
-
-@pytest.fixture(scope="module")
-def paged(tmp_path_factory):
-    """192 pictures of 16x16 on pages of 8 KB."""
-    folder, synthetic = tmp_path_factory.mktemp("paged"), Synthetic(192, 40, 16)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal, "PAGE", 1 << 13)
-        for split, images in synthetic.splits().items():
-            write_beton(images, folder / split, classes=synthetic.classes, workers=1, progress=False)
-    return BetonFiles(str(folder / "train"), str(folder / "val"))
 
 
 @pytest.mark.parametrize("loader", LOADERS)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_resnet.data import kernel
+from lightning_resnet.data.ahead import read_ahead
 from lightning_resnet.data.augment import Augment, draw
 from lightning_resnet.data.loader import Batch, Loader, OnBad
 from lightning_resnet.data.sources import Images
@@ -28,10 +29,15 @@ IGNORED = -100  # label of a picture that could not be read: cross entropy's ign
 
 
 class FFCVLoader(Loader):
-    """See `Loader`; the images are in a .beton, the workers are threads that decode."""
+    """See `Loader`; the images are in a .beton, the workers are threads that decode.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        by_process: read pages ahead, see `ahead`.
+    """
+
+    def __init__(self, *args: Any, by_process: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.by_process = by_process
         self._buffers: list[np.ndarray] = []
 
     def _pass(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
@@ -62,7 +68,7 @@ class FFCVLoader(Loader):
         """In the thread: batches, then None; or the exception that ended it."""
         last: BaseException | None = None
         try:
-            for at in plan:
+            for at in read_ahead(self.images, plan) if self.by_process else plan:
                 if not _put(queue, self._make(epoch, at), stop):
                     return
         except BaseException as e:  # noqa: BLE001 -- raised again in the training loop

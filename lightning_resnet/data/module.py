@@ -9,15 +9,18 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from lightning_resnet.data.ahead import Cache, by_process
 from lightning_resnet.data.augment import Augment, Crop, Progressive
+from lightning_resnet.data.beton import Beton
 from lightning_resnet.data.cache import as_beton
 from lightning_resnet.data.ffcv import FFCVLoader
 from lightning_resnet.data.loader import Loader, OnBad
+from lightning_resnet.data.machine import workers
 from lightning_resnet.data.order import Order, eval_batches, page_order, permutation, repeat_order, train_batches
 from lightning_resnet.data.sources import SPLIT_SEED, Images, Source
+from lightning_resnet.data.stage import staged
 from lightning_resnet.data.torch import TorchLoader
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime.status import cores
 
 
 class ImageData(pl.LightningDataModule):
@@ -39,7 +42,11 @@ class ImageData(pl.LightningDataModule):
             larger than memory) | repeat (repeated augmentation: a part of the samples, each `repeats` times).
         repeats: visits of a sample in an epoch with order `repeat`.
         loader: ffcv | torch | auto (ffcv for .beton files, else torch); the same order and draws.
-        workers: threads (ffcv) or processes (torch) that read ahead; auto: one per core, none for images in memory.
+        workers: threads (ffcv) or processes (torch) that read ahead; auto: one per core that this process has, none for
+            images in memory.
+        cache: of .beton files: os (the system's) | process (by page, with order `pages`) | auto: what the file's size
+            and the job's memory ask for.
+        stage: folder on each machine's own disk to copy .beton files to, once; variables such as $TMPDIR are known.
         on_bad: a damaged picture in a .beton: raise | count (a grey one instead, left out of loss and metrics).
     """
 
@@ -59,6 +66,8 @@ class ImageData(pl.LightningDataModule):
         repeats: int = 3,
         loader: Literal["auto", "ffcv", "torch"] = "auto",
         workers: int | Literal["auto"] = "auto",
+        cache: Cache = "auto",
+        stage: str | None = None,
         on_bad: OnBad = "raise",
     ) -> None:
         super().__init__()
@@ -81,7 +90,7 @@ class ImageData(pl.LightningDataModule):
             raise ValueError("--data.progressive resizes, crop `pad` does not: use --data.crop resized")
         self.progressive = progressive
         self.source, self.batch_size, self.loader, self.workers = source, batch_size, loader, workers
-        self.order, self.repeats, self.on_bad = order, repeats, on_bad
+        self.order, self.repeats, self.on_bad, self.cache, self.stage = order, repeats, on_bad, cache, stage
         self.train_eval_samples = train_eval_samples
         self.seed = torch.initial_seed()  # what --seed_everything set
         self.train_augment = Augment(crop, size, pad, flip, scale, eval_share)
@@ -109,6 +118,10 @@ class ImageData(pl.LightningDataModule):
                 name: images if images.file else as_beton(images, self.source, name)
                 for name, images in self.splits.items()
             }
+        if self.stage:
+            for name, images in self.splits.items():
+                if images.file:
+                    self.splits[name] = replace(images, file=Beton(staged(images.file.path, self.stage)))
         train = self.splits["train"]
         some = permutation(SPLIT_SEED, 1, len(train))[: self.train_eval_samples]
         self.splits["train_eval"] = train.take(some)
@@ -203,9 +216,12 @@ class ImageData(pl.LightningDataModule):
 
     def _loader(self, split: str, augment: Callable, batches: Callable, length: int) -> Loader:
         images = self.splits[split]
-        workers = self.workers
-        if workers == "auto":
-            workers = 0 if images.pixels is not None else max(1, cores() // self.trainer.num_devices)
+        count = self.workers
+        if count == "auto":
+            count = 0 if images.pixels is not None else workers(self.trainer.num_devices)
         epoch = lambda: self.trainer.current_epoch  # noqa: E731 -- asked when the pass begins: right after a resume too
-        make = FFCVLoader if images.file is not None and self.loader != "torch" else TorchLoader
-        return make(images, augment, self.seed, batches, length, epoch, workers, self.on_bad)
+        make = TorchLoader
+        if images.file is not None and self.loader != "torch":
+            ahead = split == "train" and by_process(self.cache, images.file.size, self.order)
+            make = partial(FFCVLoader, by_process=ahead)
+        return make(images, augment, self.seed, batches, length, epoch, count, self.on_bad)
