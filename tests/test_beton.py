@@ -395,7 +395,7 @@ def test_verify_finds_every_fault(sound, tmp_path):
 @pytest.mark.parametrize("kernel", [True, False])
 def test_verify_names_the_damaged_sample(sound, tmp_path, kernel, monkeypatch):
     if not kernel:
-        monkeypatch.setattr("lightning_resnet.data.verify.library", lambda: None)
+        monkeypatch.setattr("lightning_resnet.data.kernel.library", lambda: None)
         monkeypatch.setattr("lightning_resnet.data.encode.library", lambda: None)
         assert verify(sound) == []
     out = copy_of(sound, tmp_path)

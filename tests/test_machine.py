@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from loaders import BUILT, copies, data_of, same
+from loaders import copies, data_of, same
 
 from lightning_resnet.data import ahead, machine, stage
 from lightning_resnet.data.beton import Beton, manifest_path
@@ -72,7 +72,6 @@ def test_workers_are_the_cores_that_this_process_has(fake, files, processes, slu
     assert machine.workers(processes) == expected
 
 
-@BUILT
 def test_torchs_threads_are_left_alone(paged):
     before = torch.get_num_threads()
     for workers in ("auto", 2, 64):
@@ -94,7 +93,6 @@ def test_who_looks_after_pages_follows_from_size_and_memory(monkeypatch, capsys)
         ahead.by_process("process", 1, "global")
 
 
-@BUILT
 def test_pages_are_read_early_once_and_dropped_when_done(paged, monkeypatch):
     log, options = [], {"size": 16, "order": "pages", "batch_size": 8}
     monkeypatch.setattr(os, "posix_fadvise", lambda fd, at, n, advice: log.append((advice, at // n)))
@@ -192,7 +190,6 @@ def test_a_copy_that_cannot_be_made_is_one_line_and_leaves_nothing(original, mon
     assert "\n" not in str(e.value) and not [*original[1].glob("*.beton"), *original[1].glob("*.half")]
 
 
-@BUILT
 def test_training_reads_the_copy(paged, tmp_path):
     data = data_of(paged, size=16, stage=str(tmp_path))
     assert {s.file.path.parent for s in data.splits.values()} == {tmp_path}

@@ -1,6 +1,6 @@
 """Batches of pictures from a file, by the C kernel beside this file: read, check, decode, crop, resize, flip.
 
-Where it could not be built (no compiler, no libjpeg-turbo headers) .beton files cannot be read; the rest works.
+Where it could not be built (no compiler, no libjpeg-turbo headers) `fallback` does its work.
 """
 
 import ctypes
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_resnet.data import fallback
 from lightning_resnet.data.beton import JPEG, Beton
-from lightning_resnet.errors import UserError
 
 ITEM = np.dtype(
     [
@@ -74,18 +74,11 @@ def decode(beton: Beton, items: np.ndarray, out: np.ndarray, threads: int) -> np
 
     Returns:
         Status of each, uint8 [B]: index into `PROBLEMS`.
-
-    Raises:
-        UserError: there is no kernel.
     """
-    status = np.empty(len(items), np.uint8)
-    lib = library()
-    if lib is None:
-        raise UserError(
-            "the decoder of .beton files was not built: install a C compiler, libjpeg-dev and zlib1g-dev and run "
-            "`pip install --no-deps -e .` again, or use another --data.source with --data.loader torch"
-        )
     assert out.flags.c_contiguous and out.shape[:1] == items.shape and out.shape[1] == out.shape[2]
+    lib, status = library(), np.empty(len(items), np.uint8)
+    if lib is None:
+        return fallback.decode_batch(beton.fd, items, out, threads)
     lib.decode_batch(
         beton.fd, items.ctypes.data, len(items), out.shape[1], threads, out.ctypes.data, status.ctypes.data
     )

@@ -8,7 +8,9 @@ from typing import Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
+from lightning_resnet.data import fallback, kernel
 from lightning_resnet.data.ahead import Cache, by_process
 from lightning_resnet.data.augment import Augment, Crop, Progressive
 from lightning_resnet.data.beton import Beton
@@ -118,6 +120,8 @@ class ImageData(pl.LightningDataModule):
                 name: images if images.file else as_beton(images, self.source, name)
                 for name, images in self.splits.items()
             }
+        if any(images.file for images in self.splits.values()) and kernel.library() is None:
+            rank_zero_only(print)(fallback.notice())
         if self.stage:
             for name, images in self.splits.items():
                 if images.file:

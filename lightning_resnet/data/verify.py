@@ -5,7 +5,6 @@ resnet-cli data info F.beton; resnet-cli data verify F.beton
 
 import hashlib
 import os
-import zlib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -13,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_resnet.data.beton import FIELD, HEADER, JPEG, RAW, Beton
-from lightning_resnet.data.encode import jpeg_problem
-from lightning_resnet.data.kernel import PROBLEMS, decode, library, make_items
+from lightning_resnet.data.kernel import PROBLEMS, decode, make_items
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.runtime.status import cores
 
@@ -137,41 +135,17 @@ def _samples(beton: Beton) -> Iterator[str]:
     """Read all of each: range, CRC, and the whole picture through the decoder."""
     for start in range(0, len(beton), BATCH):
         at = np.arange(start, min(start + BATCH, len(beton)))
-        for i, status in zip(at, _check_fast(beton, at) if library() else _check_slow(beton, at), strict=True):
+        for i, status in zip(at, _check(beton, at), strict=True):
             if status:
                 yield f"{_name(beton, i)}: {PROBLEMS[status]}"
 
 
-def _check_fast(beton: Beton, at: np.ndarray) -> np.ndarray:
+def _check(beton: Beton, at: np.ndarray) -> np.ndarray:
     """Each picture as a whole, made into one pixel: all of its data is decoded, and the memory stays small."""
     boxes = np.zeros((len(at), 4))
     boxes[:, 2], boxes[:, 3] = beton.images["height"][at], beton.images["width"][at]
     items = make_items(beton, at, boxes, np.zeros(len(at), bool))
     return decode(beton, items, np.empty((len(at), 1, 1, 3), np.uint8), cores())
-
-
-def _check_slow(beton: Beton, at: np.ndarray) -> Iterator[int]:
-    """Without the kernel."""
-    for i, size in zip(at, beton.sizes(at), strict=True):
-        image, size = beton.images[i], int(size)
-        start = int(image["data_ptr"])
-        data = os.pread(beton.fd, size, start) if 0 < size <= beton.size and start <= beton.size else b""
-        height, width = int(image["height"]), int(image["width"])
-        if len(data) != size or not size:
-            yield 3
-        elif beton.crcs is not None and zlib.crc32(data) != beton.crcs[i]:
-            yield 4
-        elif image["mode"] == JPEG:
-            yield _jpeg_status(data, width, height)
-        else:
-            yield 0 if size >= height * width * 3 > 0 else 2
-
-
-def _jpeg_status(data: bytes, width: int, height: int) -> int:
-    try:
-        return PROBLEMS.index(jpeg_problem(data, width, height) or "ok")
-    except Exception:  # noqa: BLE001 -- decoders meet damage in many ways
-        return 1
 
 
 def _hashes(beton: Beton) -> Iterator[str]:

@@ -1,0 +1,91 @@
+"""Without the C kernel: the same boxes and flips, pixels within a tolerance, damage still told."""
+
+import shutil
+
+import numpy as np
+import pytest
+from loaders import copies, data_of, same
+
+from lightning_resnet.data import fallback, kernel
+from lightning_resnet.data.beton import IMAGE, Beton, manifest_path
+from lightning_resnet.data.sources import BetonFiles, Synthetic
+from lightning_resnet.errors import UserError
+
+TOLERANCE = 1.0  # levels of 255, mean of a batch
+
+
+@pytest.fixture(params=["ffcv", "pillow"])
+def without(request, monkeypatch):
+    """No kernel from now on."""
+    if request.param == "ffcv":
+        pytest.importorskip("ffcv.libffcv")
+
+    def act():
+        monkeypatch.setattr(kernel, "library", lambda: None)
+        if request.param == "pillow":
+            monkeypatch.setattr(fallback, "ffcv", lambda: None)
+        return request.param
+
+    return act
+
+
+@pytest.mark.parametrize("options", [{"flip": True}, {"crop": "pad", "pad": 40, "flip": True}])
+def test_raw_batches_without_resize_are_the_same_bits(paged, without, options):
+    without()
+    options = {"crop": "none", "size": None} | options
+    expected = copies(data_of(Synthetic(192, 40, 16), **options).train_dataloader())
+    assert same(expected, copies(data_of(paged, workers=2, **options).train_dataloader()))
+
+
+def test_jpegs_are_the_same_but_for_a_tolerance(source, without, capsys):
+    options = {"scale": (0.5, 1.0)}
+    expected = copies(data_of(source, **options).train_dataloader())
+    assert capsys.readouterr().out == ""
+    name = without()
+    got = copies(data_of(source, workers=2, **options).train_dataloader())
+    for (x, y), (u, v) in zip(expected, got, strict=True):
+        assert (y == v).all() and (x.float() - u.float()).abs().mean() < TOLERANCE
+    assert f"our decoder was not built, {'FFCV' if name == 'ffcv' else 'Pillow'}'s is" in (
+        out := capsys.readouterr().out
+    )
+    assert out.count("\n") == 1
+
+
+def damage(beton, position, how):
+    """Overwrite bytes of a sample, its size in the metadata, or its address."""
+    with beton.path.open("r+b") as file:
+        if how in ("header", "pixels"):
+            file.seek(int(beton.images["data_ptr"][position]) + (4 if how == "header" else 800))
+            file.write(bytes(300))
+        else:
+            row = beton.images[position : position + 1].copy()
+            row["data_ptr" if how == "address" else "width"] += 1 << (62 if how == "address" else 0)
+            file.seek(beton.rows.offset + position * beton.rows.dtype.itemsize + beton.rows.dtype.fields["f0"][1])
+            file.write(row.astype(IMAGE).tobytes())
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("header", "CRC differs|damaged JPEG"),
+        ("pixels", "CRC differs|damaged JPEG"),
+        ("address", "outside the file"),
+        ("size", "size differs"),
+    ],
+)
+def test_a_damaged_sample_is_named(source, without, tmp_path, manifest, how, told):
+    path = tmp_path / "f.beton"
+    shutil.copy(source.files["train"], path)
+    if manifest:
+        shutil.copy(f"{source.files['train']}.json", manifest_path(path))
+    beton = Beton(path)
+    position = int(np.flatnonzero(beton.images["mode"] == 0)[3])
+    damage(beton, position, how)
+    if without() == "pillow" and how == "pixels" and not manifest:
+        pytest.skip("Pillow does not tell")
+    files = BetonFiles(str(path), source.files["val"])
+    with pytest.raises(UserError, match=rf"sample {beton.ids[position]} \(position {position}\): ({told})"):
+        copies(data_of(files).train_dataloader())
+    batches = copies(data_of(files, on_bad="count").train_dataloader())
+    assert sum(int((y < 0).sum()) for _, y in batches) == 1
