@@ -88,5 +88,5 @@ def decode(beton: Beton, items: np.ndarray, out: np.ndarray, threads: int) -> np
 def describe(beton: Beton, positions: Sequence[int], status: np.ndarray) -> str:
     """`sample 17 (position 3): damaged JPEG`, for the first few that are not ok."""
     bad = np.flatnonzero(status)
-    text = [f"sample {beton.ids[positions[i]]} (position {positions[i]}): {PROBLEMS[status[i]]}" for i in bad[:3]]
+    text = [f"{beton.name(positions[i])}: {PROBLEMS[status[i]]}" for i in bad[:3]]
     return ", ".join(text) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")

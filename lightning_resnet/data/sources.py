@@ -12,6 +12,7 @@ import numpy as np
 from lightning_resnet.data.beton import Beton
 from lightning_resnet.data.hashing import uniform
 from lightning_resnet.data.order import permutation
+from lightning_resnet.data.verify import header_hash
 from lightning_resnet.errors import UserError
 
 SPLIT_SEED = 0  # of every split we make: independent of the run's seed, so that runs share their validation set
@@ -244,10 +245,29 @@ class BetonFiles(Source):
 
 
 def images_of(beton: Beton) -> Images:
-    """A file's samples in order of their ids."""
-    ids = np.asarray(beton.ids)
-    order = np.argsort(ids, kind="stable")
-    return Images(ids[order], np.asarray(beton.labels)[order], file=beton, positions=order)
+    """A file's samples in order of their ids.
+
+    Raises:
+        UserError: labels, sizes or addresses are not those that the manifest vouches for.
+    """
+    if (noted := beton.manifest.get("header_hash")) and header_hash(beton) != noted:
+        raise UserError(
+            f"{beton.path}: header, metadata or table are not what was written: `resnet-cli data verify` tells more"
+        )
+    ids = beton.ids
+    order = _order_of(ids)
+    return Images(ids[order], beton.labels[order], file=beton, positions=order)
+
+
+def _order_of(ids: np.ndarray) -> np.ndarray:
+    """Positions in order of id; of 0 to n - 1, the usual case, without a sort."""
+    n = len(ids)
+    if n and ids.min() == 0 and ids.max() == n - 1:
+        order = np.full(n, -1)
+        order[ids] = np.arange(n)
+        if order.min() == 0:
+            return order
+    return np.argsort(ids, kind="stable")
 
 
 def _with_holdout(train: Images, test: Images, holdout: int) -> dict[str, Images]:
