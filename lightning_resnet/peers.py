@@ -20,9 +20,9 @@ def ours(folder: str, size: int, threads: int, check: bool = True) -> Callable[[
     """Ours."""
     from lightning_resnet.data.augment import Augment
     from lightning_resnet.data.beton import Beton
+    from lightning_resnet.data.betonfiles import images_of
     from lightning_resnet.data.ffcv import FFCVLoader
     from lightning_resnet.data.order import permutation, train_batches
-    from lightning_resnet.data.sources import images_of
 
     def make() -> FFCVLoader:
         beton = Beton(f"{folder}/f.beton")

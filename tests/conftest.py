@@ -9,7 +9,8 @@ import torch
 
 from lightning_resnet.cli import main
 from lightning_resnet.data import journal
-from lightning_resnet.data.sources import BetonFiles, Synthetic
+from lightning_resnet.data.betonfiles import BetonFiles
+from lightning_resnet.data.sources import Synthetic
 from lightning_resnet.data.write import write_beton
 
 REPOSITORY = Path(__file__).parents[1]

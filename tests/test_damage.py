@@ -14,7 +14,8 @@ from PIL import Image
 
 from lightning_resnet.data import journal
 from lightning_resnet.data.beton import JPEG, Beton, manifest_path
-from lightning_resnet.data.sources import BetonFiles, Images, Synthetic
+from lightning_resnet.data.betonfiles import BetonFiles
+from lightning_resnet.data.sources import Images, Synthetic
 from lightning_resnet.data.verify import verify
 from lightning_resnet.data.write import write_beton
 from lightning_resnet.errors import UserError
@@ -26,7 +27,7 @@ import torch
 from loaders import copies, data_of, same
 from lightning_resnet.data.beton import Beton
 from lightning_resnet.data.hashing import uniform
-from lightning_resnet.data.sources import BetonFiles
+from lightning_resnet.data.betonfiles import BetonFiles
 from lightning_resnet.data.verify import verify
 from lightning_resnet.errors import UserError
 

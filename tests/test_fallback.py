@@ -8,8 +8,9 @@ from loaders import copies, data_of, same
 
 from lightning_resnet.data import fallback, kernel
 from lightning_resnet.data.beton import IMAGE, Beton, manifest_path
+from lightning_resnet.data.betonfiles import BetonFiles
 from lightning_resnet.data.journal import ROW
-from lightning_resnet.data.sources import BetonFiles, Synthetic
+from lightning_resnet.data.sources import Synthetic
 from lightning_resnet.errors import UserError
 
 TOLERANCE = 1.0  # levels of 255, mean of a batch

@@ -12,12 +12,15 @@ import pytest
 import torch
 from conftest import TINY
 
-from lightning_resnet.data import kernel
+from lightning_resnet.data import ffcv, kernel
+from lightning_resnet.data.augment import draw
 from lightning_resnet.data.beton import Beton
+from lightning_resnet.data.betonfiles import BetonFiles
 from lightning_resnet.data.module import ImageData
-from lightning_resnet.data.sources import BetonFiles, Synthetic
+from lightning_resnet.data.sources import Synthetic
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.task import ClassificationTask
 
 pytestmark = pytest.mark.skipif(kernel.library() is None, reason="the kernel was not built: no libjpeg-turbo headers")
 
@@ -137,6 +140,32 @@ def test_no_thread_outlives_its_epoch(files):
     with pytest.raises(ZeroDivisionError):
         next(iter(loader))
     assert live() == 0
+
+
+@pytest.mark.parametrize("end", ["limit", KeyboardInterrupt, ZeroDivisionError, "transform"])
+def test_no_thread_outlives_a_fit(cli, monkeypatch, tmp_path, end):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = [*TINY, "--trainer.max_epochs", "2", "--data.loader", "ffcv", "--data.train_eval_samples", "8"]
+    seen, inner = [], ClassificationTask.training_step
+
+    def step(task, *args):
+        seen.append(live())
+        if isinstance(end, type) and len(seen) == 3:
+            raise end
+        return inner(task, *args)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", step)
+    if end == "transform":
+        monkeypatch.setattr(ffcv, "draw", lambda *args: draw(*args) if len(seen) < 3 else 1 / 0)
+    if end == "limit":
+        assert cli("fit", *options, "--trainer.limit_train_batches", "2")[0] == 0
+        assert len(seen) == 4
+    elif end is KeyboardInterrupt:
+        assert cli("fit", *options)[0] == 130
+    else:
+        with pytest.raises(ZeroDivisionError):
+            cli("fit", *options)
+    assert live() == 0 and max(seen) == 1
 
 
 def test_a_batch_is_the_callers_own_while_held_and_reused_after(files):

@@ -12,7 +12,6 @@ import numpy as np
 from lightning_resnet.data.beton import Beton
 from lightning_resnet.data.hashing import uniform
 from lightning_resnet.data.order import permutation
-from lightning_resnet.data.verify import header_hash
 from lightning_resnet.errors import UserError
 
 SPLIT_SEED = 0  # of every split we make: independent of the run's seed, so that runs share their validation set
@@ -221,53 +220,12 @@ class ImageFolder(Source):
         paths = [p for n in self.classes for p in files.get(n, [])]
         if not paths:
             raise UserError(f"no pictures in {folder}: it must hold one folder of pictures per class")
+        if len(self.classes) == 1:
+            raise UserError(f"{folder} has pictures of one class only, {self.classes[0]}: there is nothing to learn")
+        if empty := [n for n in names if not files[n]]:
+            print(f"careful: no pictures in class folder {folder / empty[0]} ({len(empty)} such): left out")
         labels = np.repeat(np.arange(len(self.classes)), [len(files.get(n, [])) for n in self.classes])
         return Images(np.arange(len(paths)), labels, paths=paths)
-
-
-class BetonFiles(Source):
-    """Files that `resnet-cli data write`, or FFCV's own writer, made.
-
-    Args:
-        train: of the training images.
-        val: of the validation images.
-        test: of the test images, where they are others.
-    """
-
-    def __init__(self, train: str, val: str, test: str | None = None) -> None:
-        self.files = {"train": train, "val": val} | ({"test": test} if test else {})
-
-    def splits(self) -> dict[str, Images]:
-        """Of each file."""
-        opened = {name: Beton(path) for name, path in self.files.items()}
-        self.classes = max((b.classes for b in opened.values()), key=len)
-        return {name: images_of(beton) for name, beton in opened.items()}
-
-
-def images_of(beton: Beton) -> Images:
-    """A file's samples in order of their ids.
-
-    Raises:
-        UserError: labels, sizes or addresses are not those that the manifest vouches for.
-    """
-    if (noted := beton.manifest.get("header_hash")) and header_hash(beton) != noted:
-        raise UserError(
-            f"{beton.path}: header, metadata or table are not what was written: `resnet-cli data verify` tells more"
-        )
-    ids = beton.ids
-    order = _order_of(ids)
-    return Images(ids[order], beton.labels[order], file=beton, positions=order)
-
-
-def _order_of(ids: np.ndarray) -> np.ndarray:
-    """Positions in order of id; of 0 to n - 1, the usual case, without a sort."""
-    n = len(ids)
-    if n and ids.min() == 0 and ids.max() == n - 1:
-        order = np.full(n, -1)
-        order[ids] = np.arange(n)
-        if order.min() == 0:
-            return order
-    return np.argsort(ids, kind="stable")
 
 
 def _with_holdout(train: Images, test: Images, holdout: int) -> dict[str, Images]:
