@@ -20,17 +20,16 @@ def ours(folder: str, size: int, threads: int, check: bool = True) -> Callable[[
     """Ours."""
     from lightning_resnet.data.augment import Augment
     from lightning_resnet.data.beton import Beton
+    from lightning_resnet.data.betonfiles import images_of
     from lightning_resnet.data.ffcv import FFCVLoader
     from lightning_resnet.data.order import permutation, train_batches
-    from lightning_resnet.data.sources import images_of
 
     def make() -> FFCVLoader:
         beton = Beton(f"{folder}/f.beton")
         beton.crcs = beton.crcs if check else None
         images, augment = images_of(beton), Augment("resized", size, flip=True)
-        n = len(images)
-        plan = lambda epoch, start: train_batches(permutation(0, epoch, n), BATCH, start=start)  # noqa: E731
-        return FFCVLoader(images, lambda epoch: augment, 0, plan, n // BATCH, workers=threads)
+        batches = lambda epoch: train_batches(permutation(0, epoch, len(images)), BATCH)  # noqa: E731
+        return FFCVLoader(images, lambda epoch: augment, 0, batches, len(images) // BATCH, workers=threads)
 
     return make
 

@@ -60,7 +60,7 @@ class ClassificationTask(pl.LightningModule):
         self.register_buffer("std", torch.ones(3, 1, 1))
         self.seed = torch.initial_seed()  # what --seed_everything set
         self.metrics: dict[str, float] = {}  # of the last evaluation, over all ranks
-        self._train_sums: Tensor | None = None  # loss x images, correct, finite losses, images
+        self._train_sums: Tensor | None = None  # loss x images, correct, finite losses, images, damaged ones
         self._eval_sums: dict[str, Tensor] = {}
         self.extra_metrics: dict[str, float] = {}  # of callbacks, for the next training row
         self._last_taken = 0  # optimizer steps done when training sums were last taken
@@ -119,7 +119,8 @@ class ClassificationTask(pl.LightningModule):
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
             n = (labels >= 0).sum()  # others are damaged pictures
-            sums = torch.stack([t.to(self._sum_dtype) for t in (loss * n, correct, torch.isfinite(loss), n)])
+            parts = (loss * n, correct, torch.isfinite(loss), n, (labels < 0).sum())
+            sums = torch.stack([t.to(self._sum_dtype) for t in parts])
             self._train_sums = sums if self._train_sums is None else self._train_sums + sums
         return loss
 
@@ -136,7 +137,7 @@ class ClassificationTask(pl.LightningModule):
         """
         if self._train_sums is None:
             return {}
-        loss, correct, finite, n = self._reduce(self._train_sums).tolist()
+        loss, correct, finite, n, bad = self._reduce(self._train_sums).tolist()
         self._train_sums = None
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         if not math.isfinite(loss):
@@ -145,6 +146,8 @@ class ClassificationTask(pl.LightningModule):
             raise Diverged(step + 1, base * self.schedule.factor(step / self.total_steps))
         self._last_taken = self.global_step
         metrics = {"train/loss": loss / n, "train/acc1": correct / n, "lr": lr}
+        if bad:
+            metrics["data/bad_images"] = bad
         self.schedule.observe(metrics)
         extra, self.extra_metrics = self.extra_metrics, {}
         return metrics | extra

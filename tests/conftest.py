@@ -1,12 +1,17 @@
 """Shared by all tests: the command line, in process."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_resnet.cli import main
+from lightning_resnet.data import journal
+from lightning_resnet.data.betonfiles import BetonFiles
+from lightning_resnet.data.sources import Synthetic
+from lightning_resnet.data.write import write_beton
 
 REPOSITORY = Path(__file__).parents[1]
 torch.set_num_threads(1)  # two threads beside another busy process can be 20 times slower than one
@@ -42,3 +47,23 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "tests"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
+
+
+def files_of(synthetic, folder, mode="auto"):
+    """Its splits as .beton files."""
+    write = partial(write_beton, classes=synthetic.classes, mode=mode, workers=1, progress=False)
+    return BetonFiles(*(str(write(images, folder / f"{split}.beton")) for split, images in synthetic.splits().items()))
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    """192 + 40 pictures in files, JPEG and raw mixed."""
+    return files_of(Synthetic(192, 40, 32), tmp_path_factory.mktemp("mixed"), 0.5)
+
+
+@pytest.fixture(scope="session")
+def paged(tmp_path_factory):
+    """192 + 40 pictures of 16x16 in files, raw, ten on a page."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "PAGE", 1 << 13)
+        return files_of(Synthetic(192, 40, 16), tmp_path_factory.mktemp("paged"))

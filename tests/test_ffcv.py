@@ -12,12 +12,15 @@ import pytest
 import torch
 from conftest import TINY
 
-from lightning_resnet.data import kernel
+from lightning_resnet.data import ffcv, kernel
+from lightning_resnet.data.augment import draw
 from lightning_resnet.data.beton import Beton
+from lightning_resnet.data.betonfiles import BetonFiles
 from lightning_resnet.data.module import ImageData
-from lightning_resnet.data.sources import BetonFiles, Synthetic
+from lightning_resnet.data.sources import Synthetic
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.task import ClassificationTask
 
 pytestmark = pytest.mark.skipif(kernel.library() is None, reason="the kernel was not built: no libjpeg-turbo headers")
 
@@ -102,7 +105,7 @@ def test_jpeg_and_raw_mixed_are_near_the_pictures(files):
 
 
 @pytest.mark.parametrize("mode", ["raw", "proportion"])
-def test_threads_ranks_and_stops_do_not_matter(files, mode):
+def test_threads_and_ranks_do_not_matter(files, mode):
     options = {"crop": "resized", "size": 24, "flip": True}
     alone = batches(beton(files, mode), workers=1, **options)
     for workers in (2, 4):
@@ -110,9 +113,6 @@ def test_threads_ranks_and_stops_do_not_matter(files, mode):
     ranks = [batches(beton(files, mode), workers=2, rank=r, world=2, **options) for r in (0, 1)]
     joined = [tuple(torch.cat(parts) for parts in zip(a, b, strict=True)) for a, b in zip(*ranks, strict=True)]
     assert same(alone, joined)
-    loader = data_of(beton(files, mode), **options).train_dataloader()
-    loader.load_state_dict({"epoch": 1, "batch": 3})
-    assert same(alone[3:], [(x.clone(), y.clone()) for x, y in loader])
 
 
 def live():
@@ -140,6 +140,32 @@ def test_no_thread_outlives_its_epoch(files):
     with pytest.raises(ZeroDivisionError):
         next(iter(loader))
     assert live() == 0
+
+
+@pytest.mark.parametrize("end", ["limit", KeyboardInterrupt, ZeroDivisionError, "transform"])
+def test_no_thread_outlives_a_fit(cli, monkeypatch, tmp_path, end):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = [*TINY, "--trainer.max_epochs", "2", "--data.loader", "ffcv", "--data.train_eval_samples", "8"]
+    seen, inner = [], ClassificationTask.training_step
+
+    def step(task, *args):
+        seen.append(live())
+        if isinstance(end, type) and len(seen) == 3:
+            raise end
+        return inner(task, *args)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", step)
+    if end == "transform":
+        monkeypatch.setattr(ffcv, "draw", lambda *args: draw(*args) if len(seen) < 3 else 1 / 0)
+    if end == "limit":
+        assert cli("fit", *options, "--trainer.limit_train_batches", "2")[0] == 0
+        assert len(seen) == 4
+    elif end is KeyboardInterrupt:
+        assert cli("fit", *options)[0] == 130
+    else:
+        with pytest.raises(ZeroDivisionError):
+            cli("fit", *options)
+    assert live() == 0 and max(seen) == 1
 
 
 def test_a_batch_is_the_callers_own_while_held_and_reused_after(files):

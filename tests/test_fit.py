@@ -309,6 +309,7 @@ def test_run_id_depends_on_what_decides_the_result_only():
         (("model", "net", "init_args", "depth"), 56),
         (("model", "optimizer", "init_args", "lr"), 0.1),
         (("data", "batch_size"), 32),
+        (("data", "order"), "pages"),
         (("data", "source", "init_args", "root"), "/a/cars"),
         (("trainer", "max_epochs"), 1),
         (("trainer", "precision"), "bf16-mixed"),
@@ -316,6 +317,8 @@ def test_run_id_depends_on_what_decides_the_result_only():
         assert changed(path, value), path
     for path, value in [
         (("data", "workers"), 9),
+        (("data", "cache"), "process"),
+        (("data", "stage"), "/local"),
         (("data", "source", "init_args", "root"), "/b/pets"),
         (("trainer", "devices"), 8),
         (("trainer", "num_nodes"), 4),

@@ -35,29 +35,27 @@ class Augment:
 
 @dataclass(frozen=True)
 class Progressive:
-    """Training on smaller pictures first, which is cheaper: a size per epoch, as ffcv-imagenet has it (160 to 192).
+    """Side of the training images by epoch, a function of (epoch, epochs); the defaults are ffcv-imagenet's 16 epochs.
 
-    Args:
-        start_size: pixels per side at first; `data.size` is the last.
-        start: share of the epochs that end before the size begins to rise.
-        end: share of the epochs that end when it is the last.
-        step: between, sizes are multiples of so many pixels.
+    Attributes:
+        low: pixels up to the share `start` of the epochs.
+        high: pixels from the share `end` on; between them linear, rounded to a multiple of 32.
+        start: 0 to 1.
+        end: 0 to 1.
     """
 
-    start_size: int
-    start: float = 0.75
-    end: float = 0.875
-    step: int = 32
+    low: int = 160
+    high: int = 192
+    start: float = 11 / 16
+    end: float = 13 / 16
 
-    def size(self, epoch: int, epochs: int, last: int) -> int:
-        """Pixels per side in an epoch (0-based) of so many; in proportion to the epochs done at its end."""
-        done = (epoch + 1) / epochs
-        if done <= self.start:
-            return self.start_size
-        if done >= self.end:
-            return last
-        between = self.start_size + (last - self.start_size) * (done - self.start) / (self.end - self.start)
-        return min(last, max(self.start_size, round(between / self.step) * self.step))
+    def size(self, epoch: int, epochs: int) -> int:
+        """Pixels per side in `epoch` (0-based) of `epochs`."""
+        if epoch <= self.start * epochs:
+            return self.low
+        if epoch >= self.end * epochs:
+            return self.high
+        return round(float(np.interp(epoch / epochs, (self.start, self.end), (self.low, self.high))) / 32) * 32
 
 
 def draw(
@@ -67,7 +65,7 @@ def draw(
     ids: np.ndarray,
     heights: np.ndarray,
     widths: np.ndarray,
-    repeats: int | np.ndarray = 0,
+    repeat: int | np.ndarray = 0,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Boxes (top, left, height, width) in pixels of the stored pictures [B, 4], flips [B], side of the result.
 
@@ -77,9 +75,9 @@ def draw(
         UserError: the pictures have no common square size and none is asked for.
     """
     heights, widths = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
-    flips = draws.flips(seed, epoch, ids, repeats) if augment.flip else np.zeros(len(ids), bool)
+    flips = draws.flips(seed, epoch, ids, repeat) if augment.flip else np.zeros(len(ids), bool)
     if augment.crop == "resized":
-        boxes = draws.random_resized_crops(seed, epoch, ids, heights, widths, augment.scale, repeat=repeats)
+        boxes = draws.random_resized_crops(seed, epoch, ids, heights, widths, augment.scale, repeat=repeat)
     elif augment.size is not None and augment.crop == "none":
         boxes = draws.center_boxes(heights, widths, augment.share)
     else:
@@ -91,5 +89,5 @@ def draw(
     if len({*heights.tolist(), *widths.tolist()}) != 1:
         raise UserError("these pictures have no common square size: set --data.size to the pixels per side")
     if augment.crop == "pad":
-        boxes[:, :2] += draws.pad_crops(seed, epoch, ids, augment.pad, repeats) - augment.pad
+        boxes[:, :2] += draws.pad_crops(seed, epoch, ids, augment.pad, repeat) - augment.pad
     return boxes, flips, int(heights[0])

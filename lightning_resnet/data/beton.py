@@ -34,23 +34,21 @@ FIELD_TYPES = {
     INT_TYPE: np.dtype("<i8"),
     IMAGE_TYPE: IMAGE,
 }  # type_id -> its part of a metadata row
+PIECE = 1 << 15  # rows read at once
 JPEG, RAW = 0, 1  # modes of an image
 
 
 class Beton:
-    """An open file. Arrays are in order of position in the file; the big ones are mapped, not read.
+    """An open file. Arrays are in order of position in the file. Nothing is mapped: a file cut short cannot kill us.
 
     Args:
         path: the file.
 
     Attributes:
         fd: file descriptor: stays on the same data where the file is replaced by another of its name.
-        labels: int64 [n].
-        ids: sample ids int64 [n]: the field `id`, or the position.
         images: metadata of the pictures [n]: mode, width, height, data_ptr.
         manifest: what the writer noted; empty without one.
         crcs: CRC-32 of each sample, uint32 [n]; None without a manifest.
-        identity: size in bytes and time of the last change, in ns.
 
     Raises:
         UserError: not a .beton, or a damaged one.
@@ -62,26 +60,22 @@ class Beton:
             self.fd = os.open(self.path, os.O_RDONLY)
         except OSError as e:
             raise UserError(f"cannot read {self.path}: {e.strerror}; make it with `resnet-cli data write`") from e
-        self.identity = self._stat()
-        self.size = self.identity[0]
+        self._stat = self._identity()
+        self.size = self._stat[0]
         self.header = self._table(HEADER, 1, 0, "header")[0]
         n, k = int(self.header["num_samples"]), int(self.header["num_fields"])
         if self.header["version"] != VERSION or not 0 < k < 256 or self.size < HEADER.itemsize + k * FIELD.itemsize:
             self._refuse("it does not begin like a .beton of version 2")
         self.fields = self._table(FIELD, k, HEADER.itemsize, "fields")
-        self.rows = self._metadata(n, k)
-        table = int(self.header["alloc_table_ptr"])
-        if table > self.size or (self.size - table) % ALLOCATION.itemsize:
-            self._refuse("its allocation table lies outside the file")
-        self.allocations = self._table(
-            ALLOCATION, (self.size - table) // ALLOCATION.itemsize, table, "allocation table"
-        )
-        self._sort_allocations()
+        self._row = self._row_type()
+        self._count, self._start = n, HEADER.itemsize + k * FIELD.itemsize
+        self.images = self._column(self.fields["type_id"].tolist().index(IMAGE_TYPE))
+        self._sizes = self._sample_sizes()
         self.manifest = self._read_manifest(n)
         self.crcs = self.manifest.get("crc32")
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self._count
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
@@ -89,13 +83,25 @@ class Beton:
 
     @property
     def labels(self) -> np.ndarray:
-        """See the class."""
-        return self._int_field("label")
+        """Read anew, int64 [n]."""
+        return self._column(self.names.index(self._label))
 
     @property
     def ids(self) -> np.ndarray:
-        """See the class."""
-        return self._int_field("id") if "id" in self.names else np.arange(len(self))
+        """Of the samples, read anew, int64 [n]: the field `id`, or the position."""
+        return self._column(self.names.index("id")) if "id" in self.names else np.arange(len(self))
+
+    def name(self, position: int) -> str:
+        """Of a sample, for people."""
+        if "id" not in self.names:
+            return f"sample {position} (position {position})"
+        row = self._table(self._row, 1, self._start + int(position) * self._row.itemsize, "metadata")[0]
+        return f"sample {row[self.names.index('id')]} (position {position})"
+
+    @property
+    def allocations(self) -> np.ndarray:
+        """The table of what is where, read anew."""
+        return self._table(ALLOCATION, *self._allocation_table(), "allocation table")
 
     @property
     def classes(self) -> list[str]:
@@ -107,57 +113,75 @@ class Beton:
         """Bytes."""
         return int(self.header["page_size"])
 
+    @property
+    def header_bytes(self) -> int:
+        """Of header, fields and metadata."""
+        return self._start + self._count * self._row.itemsize
+
     def sizes(self, positions: np.ndarray) -> np.ndarray:
-        """Bytes of the samples at these positions, uint64; 0 where the file has no such data."""
-        pointers = self.images["data_ptr"][positions]
-        at = np.searchsorted(self._pointers, pointers)
-        at[at == len(self._pointers)] = 0
-        return np.where(self._pointers[at] == pointers, self._sizes[at], 0).astype(np.uint64)
+        """Bytes of the samples at these positions, uint32; 0 where the file has no such data."""
+        return self._sizes[positions]
 
     def check_unchanged(self) -> None:
         """Raise UserError where the file was written to since it was opened."""
-        if self._stat() != self.identity:
+        if self._identity() != self._stat:
             raise UserError(f"{self.path} was changed while in use; start again with a file that stays as it is")
 
-    def _stat(self) -> tuple[int, int]:
+    def _identity(self) -> tuple[int, int]:
         status = os.fstat(self.fd)
         return status.st_size, status.st_mtime_ns
 
     def _table(self, dtype: np.dtype, count: int, offset: int, what: str) -> np.ndarray:
-        """Map part of the file."""
+        """Read part of the file."""
+        self._check_fits(dtype, count, offset, what)
+        with os.fdopen(os.dup(self.fd), "rb") as file:
+            file.seek(offset)
+            return np.fromfile(file, dtype, count)
+
+    def _check_fits(self, dtype: np.dtype, count: int, offset: int, what: str) -> None:
         if count * dtype.itemsize + offset > self.size:
             self._refuse(f"its {what} does not fit into its {self.size:,} bytes: it is cut off, or no .beton")
-        if count == 0:
-            return np.empty(0, dtype)
-        return (
-            np.memmap(f"/proc/self/fd/{self.fd}", dtype, "r", offset, count)
-            if os.path.exists("/proc/self/fd")
-            else (np.memmap(self.path, dtype, "r", offset, count))
-        )
 
-    def _metadata(self, n: int, k: int) -> np.ndarray:
+    def _column(self, field: int) -> np.ndarray:
+        """One field of all samples."""
+        return self._part(self._row, self._count, self._start, f"f{field}", "metadata")
+
+    def _part(self, dtype: np.dtype, count: int, offset: int, field: str, what: str) -> np.ndarray:
+        """One field of a table, read piece by piece: large memory, once freed, is not always given back."""
+        self._check_fits(dtype, count, offset, what)
+        out = np.empty(count, dtype[field])
+        for i in range(0, count, PIECE):
+            rows = self._table(dtype, min(PIECE, count - i), offset + i * dtype.itemsize, what)
+            out[i : i + PIECE] = rows[field]
+        return out
+
+    def _allocation_table(self) -> tuple[int, int]:
+        """(entries, offset)."""
+        table = int(self.header["alloc_table_ptr"])
+        if table > self.size or (self.size - table) % ALLOCATION.itemsize:
+            self._refuse("its allocation table lies outside the file")
+        return (self.size - table) // ALLOCATION.itemsize, table
+
+    def _row_type(self) -> np.dtype:
         types = self.fields["type_id"].tolist()
         self.names = [bytes(f["name"]).split(b"\0")[0].decode("ascii", "replace") for f in self.fields]
         if unknown := [name for name, t in zip(self.names, types, strict=True) if t not in FIELD_TYPES]:
             self._refuse(f"its field {unknown[0]} is of a kind that is not read here (images, integers, floats are)")
         if types.count(IMAGE_TYPE) != 1 or INT_TYPE not in types:
             self._refuse(f"it must hold one image and a label per sample, and has fields {', '.join(self.names)}")
-        dtype = np.dtype([("", FIELD_TYPES[t]) for t in types], align=True)
-        rows = self._table(dtype, n, HEADER.itemsize + k * FIELD.itemsize, "metadata")
-        self.images = rows[f"f{types.index(IMAGE_TYPE)}"]
         self._label = "label" if "label" in self.names else self.names[types.index(INT_TYPE)]
-        return rows
+        return np.dtype([("", FIELD_TYPES[t]) for t in types], align=True)
 
-    def _int_field(self, name: str) -> np.ndarray:
-        return self.rows[f"f{self.names.index(self._label if name == 'label' else name)}"]
-
-    def _sort_allocations(self) -> None:
-        """Pointers rise in our files; FFCV's workers write theirs in any order."""
-        pointers, sizes = self.allocations["ptr"], self.allocations["size"]
-        if len(pointers) and (pointers[1:] <= pointers[:-1]).any():
-            order = np.argsort(pointers)
-            pointers, sizes = pointers[order], sizes[order]
-        self._pointers, self._sizes = pointers, sizes
+    def _sample_sizes(self) -> np.ndarray:
+        """See `sizes`. Our table is in order of position; FFCV's workers write theirs in any."""
+        pointers = self.images["data_ptr"]
+        of, sizes = (self._part(ALLOCATION, *self._allocation_table(), f, "allocation table") for f in ("ptr", "size"))
+        sizes = sizes.clip(max=2**32 - 1).astype(np.uint32)  # more are refused by the decoder
+        if np.array_equal(of, pointers):
+            return sizes
+        order = np.argsort(of)
+        at = np.searchsorted(of[order], pointers).clip(max=len(of) - 1)
+        return np.where(of[order[at]] == pointers, sizes[order[at]], 0) if len(of) else np.zeros(len(self), np.uint32)
 
     def _read_manifest(self, n: int) -> dict[str, Any]:
         path = manifest_path(self.path)

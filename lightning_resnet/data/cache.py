@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from lightning_resnet.data.beton import Beton
-from lightning_resnet.data.sources import Images, Source, images_of
+from lightning_resnet.data.betonfiles import images_of
+from lightning_resnet.data.sources import Images, Source
 from lightning_resnet.errors import UserError
 
 

@@ -46,7 +46,7 @@ def random_resized_crops(
         widths: of the images [B], in pixels.
         scale: range of the area as a share of the image's, uniform.
         ratio: range of width / height, uniform in the logarithm.
-        repeat: number of the repeat of a sample within an epoch, or of each [B].
+        repeat: number of the repeat of a sample within an epoch, of all or of each [B].
     """
     heights, widths = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
     boxes = _largest_within(heights, widths, ratio)

@@ -1,86 +1,98 @@
-"""Pictures of a .beton without the compiled kernel: JPEGs by FFCV's decoder where it is installed, else by Pillow.
+"""Batches of pictures where the C kernel could not be built: slower, the same boxes and flips, nearly the same pixels.
 
-The same boxes and flips. Pixels differ by rounding where nothing is decoded, and on photos by less than 2 of 255 on
-average: the kernel scales large crops down in the DCT domain, and FFCV's decoder uses a faster, coarser transform.
+FFCV decodes where it is installed (its fast DCT: a few levels off), else Pillow (which notices less damage where there
+is no manifest); Pillow resizes, by the kernel's definition but without its scaling in the DCT domain.
 """
 
 import io
 import os
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
-BAD_JPEG, BAD_SIZE, BAD_RANGE, BAD_CRC = 1, 2, 3, 4  # as decode.c numbers them
+DAMAGED, BAD_SIZE, BAD_RANGE, BAD_CRC = 1, 2, 3, 4  # the kernel's numbers, see `kernel.PROBLEMS`
 
 
 @cache
-def ffcv_decoder() -> Callable[..., int] | None:
-    """FFCV's `imdecode`, or None."""
+def ffcv() -> ModuleType | None:
+    """FFCV's library; None where it is not installed."""
     try:
-        from ffcv.libffcv import imdecode
+        import ffcv.libffcv
     except (ImportError, OSError):
         return None
-    return imdecode
+    return ffcv.libffcv
 
 
-def decode(fd: int, items: np.ndarray, out: np.ndarray, threads: int) -> np.ndarray:
-    """See `kernel.decode`."""
-    make = partial(_make, fd)
-    statuses = _pool(threads).map(make, items, out) if threads > 1 else map(make, items, out)
-    return np.fromiter(statuses, np.uint8, len(items))
+def notice() -> str:
+    """What to tell the user."""
+    return (
+        f"careful: our decoder was not built, {'FFCV' if ffcv() else 'Pillow'}'s is used, which is slower: install a C "
+        "compiler, libjpeg-dev and zlib1g-dev, then run `pip install --no-deps -e .`"
+    )
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Kept: FFCV's decoder leaves memory behind in each thread that ends."""
-    return ThreadPoolExecutor(threads, "decode")
+def decode_batch(fd: int, items: np.ndarray, out: np.ndarray, threads: int) -> np.ndarray:
+    """As `kernel.decode`."""
+    with ThreadPoolExecutor(threads) as pool:
+        return np.fromiter(pool.map(lambda item, o: _make(fd, item, o), items, out), np.uint8, len(items))
 
 
 def _make(fd: int, item: np.void, out: np.ndarray) -> int:
-    out[:] = 127
-    size, rows, cols = int(item["size"]), int(item["rows"]), int(item["cols"])
-    try:
-        data = os.pread(fd, size, int(item["offset"])) if 0 < size <= 2**31 else b""
-    except (OSError, OverflowError):  # an offset that no file has
-        data = b""
-    if len(data) != size or not size:
-        return BAD_RANGE
-    if item["check"] and zlib.crc32(data) != item["crc"]:
-        return BAD_CRC
-    top, left, height, width = (int(item[k]) for k in ("top", "left", "height", "width"))
-    inside = 0 <= top and 0 <= left and top + height <= rows and left + width <= cols
-    whole = (height, width) == out.shape[:2]  # a crop without resize may reach out of the picture
-    if min(rows, cols, height, width) < 1 or not (inside or whole) or not item["jpeg"] and size < rows * cols * 3:
-        return BAD_SIZE
-    try:
-        picture = _jpeg(data, rows, cols, bool(item["check"])) if item["jpeg"] else _raw(data, rows, cols)
-    except Exception:  # noqa: BLE001 -- decoders meet damage in many ways
-        return BAD_JPEG
-    if picture is None:
-        return BAD_SIZE
-    box = picture.crop((left, top, left + width, top + height))  # 0 outside the picture
-    pixels = np.asarray(box if whole else box.resize(out.shape[1::-1], Image.Resampling.BILINEAR))
-    out[:] = pixels[:, ::-1] if item["flip"] else pixels
-    return 0
+    """One picture, [size, size, 3]; returns its status."""
+    size, offset = int(item["size"]), int(item["offset"])
+    status, data = BAD_RANGE, b""
+    if 0 < size < 1 << 31 and offset < 1 << 63:
+        data = os.pread(fd, size, offset)
+    if len(data) == size > 0:
+        try:
+            intact = bool(item["check"]) and zlib.crc32(data) == item["crc"]
+            status = BAD_CRC if item["check"] and not intact else _fill(_pixels(data, item, intact), item, out)
+        except ValueError:
+            status = BAD_SIZE
+        except Exception:  # noqa: BLE001 -- decoders meet damage in many ways
+            status = DAMAGED
+    if status:
+        out[:] = 127
+    return status
 
 
-def _raw(data: bytes, rows: int, cols: int) -> Image.Image:
-    return Image.frombuffer("RGB", (cols, rows), data[: rows * cols * 3], "raw", "RGB", 0, 1)
-
-
-def _jpeg(data: bytes, rows: int, cols: int, checked: bool) -> Image.Image | None:
-    """None where it is of another size."""
+def _pixels(data: bytes, item: np.void, intact: bool) -> np.ndarray:
+    """[rows, cols, 3]."""
+    rows, cols = int(item["rows"]), int(item["cols"])
+    if not item["jpeg"]:
+        return np.frombuffer(data, np.uint8, rows * cols * 3).reshape(rows, cols, 3)
     with Image.open(io.BytesIO(data)) as picture:
         if picture.size != (cols, rows):
-            return None
-        if imdecode := ffcv_decoder():
-            pixels = np.empty((rows, cols, 3), np.uint8)
-            if imdecode(np.frombuffer(data, np.uint8), pixels, rows, cols, rows, cols, 0, 0, 1, 1, False, False) == 0:
-                return Image.fromarray(pixels)
-            if not checked:  # it tells warnings from failures no more than Pillow does: take it for damage
-                raise ValueError("damaged")
-        return picture.convert("RGB")
+            raise ValueError
+        if ffcv() is None:
+            return np.asarray(picture.convert("RGB"))
+    full = np.empty((rows, cols, 3), np.uint8)
+    warned = ffcv().imdecode(np.frombuffer(data, np.uint8), full, rows, cols, rows, cols)
+    if warned and not intact:  # of any oddity: bytes that are as they were written were looked at then
+        raise OSError
+    return full
+
+
+def _fill(x: np.ndarray, item: np.void, out: np.ndarray) -> int:
+    """Crop, resize, flip."""
+    box = [float(item[k]) for k in ("top", "left", "height", "width")]
+    if not all(v.is_integer() for v in box) or min(box[2:]) < 1:
+        return BAD_SIZE
+    top, left, height, width = map(int, box)
+    y0, y1 = np.clip((top, top + height), 0, len(x))
+    x0, x1 = np.clip((left, left + width), 0, x.shape[1])
+    part = x[y0:y1, x0:x1]
+    if out.shape[:2] == (height, width):  # may reach out of the picture
+        out[:] = 0
+        out[y0 - top : y1 - top, x0 - left : x1 - left] = part
+    elif part.shape[:2] != (height, width):
+        return BAD_SIZE
+    else:
+        out[:] = Image.fromarray(part).resize(out.shape[1::-1], Image.Resampling.BILINEAR)
+    if item["flip"]:
+        out[:] = out[:, ::-1].copy()
+    return 0

@@ -7,7 +7,7 @@ the caller has let go of it.
 
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterator
 from queue import Empty, Full, Queue
 from typing import Any
 
@@ -16,26 +16,34 @@ import torch
 from torch import Tensor
 
 from lightning_resnet.data import kernel
+from lightning_resnet.data.ahead import read_ahead
 from lightning_resnet.data.augment import Augment, draw
-from lightning_resnet.data.loader import IGNORED, Batch, Loader, OnBad
+from lightning_resnet.data.loader import Batch, Loader, OnBad
 from lightning_resnet.data.sources import Images
 from lightning_resnet.errors import UserError
 
+NAME = "FFCVLoader"  # of the threads
 AHEAD = 3  # batches decoded before they are asked for
 HANG_S = 300.0  # seconds without a batch after which storage is taken to hang
+IGNORED = -100  # label of a picture that could not be read: cross entropy's ignore_index
 
 
 class FFCVLoader(Loader):
-    """See `Loader`; `workers` are the threads that decode."""
+    """See `Loader`; the images are in a .beton, the workers are threads that decode.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        by_process: read pages ahead, see `ahead`.
+    """
+
+    def __init__(self, *args: Any, by_process: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.by_process = by_process
         self._buffers: list[np.ndarray] = []
 
-    def _read(self, epoch: int, plan: Iterable[np.ndarray]) -> Generator[Batch, None, None]:
+    def _pass(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
         queue: Queue = Queue(AHEAD)
         stop = threading.Event()
-        thread = threading.Thread(target=self._produce, args=(epoch, plan, queue, stop), name="FFCVLoader", daemon=True)
+        thread = threading.Thread(target=self._produce, args=(epoch, plan, queue, stop), name=NAME, daemon=True)
         thread.start()
         try:
             while (item := self._next(queue, thread)) is not None:
@@ -56,11 +64,11 @@ class FFCVLoader(Loader):
                 "the storage does not answer"
             ) from None
 
-    def _produce(self, epoch: int, plan: Iterable[np.ndarray], queue: Queue, stop: threading.Event) -> None:
+    def _produce(self, epoch: int, plan: Iterator[np.ndarray], queue: Queue, stop: threading.Event) -> None:
         """In the thread: batches, then None; or the exception that ended it."""
         last: BaseException | None = None
         try:
-            for at in plan:
+            for at in read_ahead(self.images, plan) if self.by_process else plan:
                 if not _put(queue, self._make(epoch, at), stop):
                     return
         except BaseException as e:  # noqa: BLE001 -- raised again in the training loop
@@ -68,8 +76,8 @@ class FFCVLoader(Loader):
         _put(queue, last, stop)
 
     def _make(self, epoch: int, at: np.ndarray) -> Batch:
-        threads = max(1, self.workers)
-        return read(self.images, self.augment(epoch), self.seed, epoch, at, threads, self.on_bad, self._buffer)
+        augment, threads = self.augment(epoch), max(1, self.workers)
+        return read(self.images, augment, self.seed, epoch, at, threads, self.on_bad, self._buffer)
 
     def _buffer(self, *shape: int) -> Tensor:
         """Memory for a batch: pinned for a GPU, else some that nobody refers to any more."""
@@ -100,7 +108,7 @@ def read(
         augment: of the pictures.
         seed: of the run.
         epoch: 0-based.
-        at: which of the split [B]; n more is another repeat.
+        at: visits of the split [B], see `order`.
         threads: to decode on.
         on_bad: see `Loader`.
         empty: gives a uint8 tensor of a shape; default: a new one.
@@ -110,10 +118,10 @@ def read(
     """
     file = images.file
     file.check_unchanged()
-    repeats, at = np.divmod(at, len(images))
+    repeat, at = np.divmod(at, len(images))
     positions = images.positions[at]
     stored = file.images[positions]
-    boxes, flips, size = draw(augment, seed, epoch, images.ids[at], stored["height"], stored["width"], repeats)
+    boxes, flips, size = draw(augment, seed, epoch, images.ids[at], stored["height"], stored["width"], repeat)
     shape = (len(at), size, size, 3)
     out = empty(*shape) if empty else torch.empty(shape, dtype=torch.uint8)
     status = kernel.decode(file, kernel.make_items(file, positions, boxes, flips), out.numpy(), threads)

@@ -1,6 +1,6 @@
 """Batches of pictures from a file, by the C kernel beside this file: read, check, decode, crop, resize, flip.
 
-Where it could not be built (no compiler, no libjpeg-turbo headers) `fallback` does the same, more slowly.
+Where it could not be built (no compiler, no libjpeg-turbo headers) `fallback` does its work.
 """
 
 import ctypes
@@ -43,16 +43,6 @@ def library() -> ctypes.CDLL | None:
     return lib
 
 
-def complaint() -> str:
-    """One line where there is no kernel, else nothing."""
-    if library():
-        return ""
-    return (
-        f"careful: {'FFCV' if fallback.ffcv_decoder() else 'Pillow'} decodes .beton files, slowly: our decoder was not "
-        "built: install a C compiler, libjpeg-dev and zlib1g-dev and run `pip install --no-deps -e .` again"
-    )
-
-
 def make_items(beton: Beton, positions: np.ndarray, boxes: np.ndarray, flips: np.ndarray) -> np.ndarray:
     """What `decode` shall make.
 
@@ -86,10 +76,9 @@ def decode(beton: Beton, items: np.ndarray, out: np.ndarray, threads: int) -> np
         Status of each, uint8 [B]: index into `PROBLEMS`.
     """
     assert out.flags.c_contiguous and out.shape[:1] == items.shape and out.shape[1] == out.shape[2]
-    lib = library()
+    lib, status = library(), np.empty(len(items), np.uint8)
     if lib is None:
-        return fallback.decode(beton.fd, items, out, threads)
-    status = np.empty(len(items), np.uint8)
+        return fallback.decode_batch(beton.fd, items, out, threads)
     lib.decode_batch(
         beton.fd, items.ctypes.data, len(items), out.shape[1], threads, out.ctypes.data, status.ctypes.data
     )
@@ -99,5 +88,5 @@ def decode(beton: Beton, items: np.ndarray, out: np.ndarray, threads: int) -> np
 def describe(beton: Beton, positions: Sequence[int], status: np.ndarray) -> str:
     """`sample 17 (position 3): damaged JPEG`, for the first few that are not ok."""
     bad = np.flatnonzero(status)
-    text = [f"sample {beton.ids[positions[i]]} (position {positions[i]}): {PROBLEMS[status[i]]}" for i in bad[:3]]
+    text = [f"{beton.name(positions[i])}: {PROBLEMS[status[i]]}" for i in bad[:3]]
     return ", ".join(text) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")

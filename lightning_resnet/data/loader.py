@@ -1,7 +1,8 @@
-"""What both loaders have in common: one epoch per pass, which may begin where an earlier process was stopped."""
+"""What the loaders share: a pass per epoch whose batches are a function of (seed, epoch) alone, and where it stands."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -12,24 +13,21 @@ from lightning_resnet.data.sources import Images
 
 Batch = tuple[Tensor, Tensor]
 OnBad = Literal["raise", "count"]
-IGNORED = -100  # label of a picture that could not be read: cross entropy's ignore_index
 
 
 class Loader:
-    """One epoch per `iter`, begun at the first `next`; what it yields is a function of (seed, epoch) alone.
+    """One epoch per `iter`, begun at the first `next`; yields `(uint8 images [B, 3, H, W], int64 labels [B])`.
 
     Args:
         images: a split.
         augment: epoch -> what happens to the pictures.
         seed: of the run.
-        batches: (epoch, number of the first batch) -> positions of each batch of this rank; n more is another repeat.
+        batches: epoch -> visits of each batch of this rank, see `order`.
         length: number of batches.
         epoch: asked at the first `next` of each pass.
         workers: threads or processes that read ahead.
-        on_bad: of a .beton: raise, or count: a grey picture whose label is -100, which loss and metrics leave out.
-
-    Attributes:
-        bad: pictures handed out so far that could not be read.
+        on_bad: a damaged picture of a .beton: raise, or count: a grey picture whose label is -100, which loss and
+            metrics leave out.
     """
 
     def __init__(
@@ -37,7 +35,7 @@ class Loader:
         images: Images,
         augment: Callable[[int], Augment],
         seed: int,
-        batches: Callable[[int, int], Iterable[np.ndarray]],
+        batches: Callable[[int], Iterator[np.ndarray]],
         length: int,
         epoch: Callable[[], int] = lambda: 0,
         workers: int = 0,
@@ -45,34 +43,31 @@ class Loader:
     ) -> None:
         self.images, self.augment, self.seed, self.batches = images, augment, seed, batches
         self.length, self.epoch, self.workers, self.on_bad = length, epoch, workers, on_bad
-        self.bad = 0
         self._state = {"epoch": 0, "batch": 0}
-        self._resumed: dict[str, int] | None = None
+        self._loaded = False
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, wherever the next pass begins."""
         return self.length
 
-    def __iter__(self) -> Generator[Batch, None, None]:
+    def __iter__(self) -> Iterator[Batch]:
         epoch = self.epoch()
-        resumed, self._resumed = self._resumed, None
-        start = resumed["batch"] if resumed and resumed["epoch"] == epoch else 0
-        state = self._state = {"epoch": epoch, "batch": start}
-        with closing(self._read(epoch, self.batches(epoch, start))) as batches:
+        if not self._loaded or self._state["epoch"] != epoch:
+            self._state = {"epoch": epoch, "batch": 0}
+        self._loaded = False
+        plan = islice(self.batches(epoch), self._state["batch"], None)
+        with closing(self._pass(epoch, plan)) as batches:
             for batch in batches:
-                state["batch"] += 1
-                if self.on_bad == "count":
-                    self.bad += int((batch[1] == IGNORED).sum())
+                self._state["batch"] += 1
                 yield batch
 
+    def _pass(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
+        """A generator of the batches of these visits, which ends cleanly when it is closed."""
+        raise NotImplementedError
+
     def state_dict(self) -> dict[str, int]:
-        """Epoch of the last pass that began, and how many of its batches were handed out."""
+        """Epoch of the pass that was begun last, and how many of its batches were handed out."""
         return dict(self._state)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next pass, if it is of that epoch, begins at that batch without reading those before it."""
-        self._state = self._resumed = {"epoch": state["epoch"], "batch": state["batch"]}
-
-    def _read(self, epoch: int, plan: Iterable[np.ndarray]) -> Generator[Batch, None, None]:
-        """The batches at these positions; whatever works at them ends when this is closed."""
-        raise NotImplementedError
+        """Let the next pass, if it is of this epoch, begin at this batch, without reading those before."""
+        self._state, self._loaded = dict(state), True

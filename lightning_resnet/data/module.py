@@ -1,7 +1,8 @@
 """ImageData: a source, an order, draws and a loader, behind Lightning's hooks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -9,14 +10,17 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_resnet.data import kernel, storage
-from lightning_resnet.data import order as orders
+from lightning_resnet.data import fallback, kernel
+from lightning_resnet.data.ahead import Cache, by_process
 from lightning_resnet.data.augment import Augment, Crop, Progressive
+from lightning_resnet.data.beton import Beton
 from lightning_resnet.data.cache import as_beton
 from lightning_resnet.data.ffcv import FFCVLoader
-from lightning_resnet.data.limits import threads
 from lightning_resnet.data.loader import Loader, OnBad
+from lightning_resnet.data.machine import workers
+from lightning_resnet.data.order import Order, eval_batches, page_order, permutation, repeat_order, train_batches
 from lightning_resnet.data.sources import SPLIT_SEED, Images, Source
+from lightning_resnet.data.stage import staged
 from lightning_resnet.data.torch import TorchLoader
 from lightning_resnet.errors import UserError
 
@@ -28,8 +32,7 @@ class ImageData(pl.LightningDataModule):
         source: where images come from: Digits, FashionMNIST, CIFAR10, CIFAR100, ImageFolder, Synthetic or your own.
         batch_size: images per optimizer step, over all ranks and accumulation.
         size: pixels per side that the net sees; null = as stored.
-        eval_size: likewise in evaluation; null = `size`.
-        progressive: smaller training images first, up to `size`; null = `size` throughout.
+        progressive: training images of another size than `size`, growing with the epochs.
         crop: of training images. none | pad (their own size out of the padded image: CIFAR) | resized (random area and
             aspect ratio: ImageNet).
         pad: pixels on each side for crop `pad`.
@@ -37,16 +40,16 @@ class ImageData(pl.LightningDataModule):
         scale: area range of crop `resized`, as a share of the image's.
         eval_share: side of the central square that is evaluated, as a share of the shorter side; only with `size`.
         train_eval_samples: clean training error is measured each epoch on so many training images, always the same.
-        order: of training images. global (all shuffled) | pages (of a .beton, each read in one stretch: for files
-            larger than memory) | repeat (`repeats` augmentations of an image in a batch, of fewer images).
-        repeats: times that an image appears, with order `repeat`.
+        order: global (every sample once, anywhere) | pages (likewise, but 64 pages of a .beton at a time, for files
+            larger than memory) | repeat (repeated augmentation: a part of the samples, each `repeats` times).
+        repeats: visits of a sample in an epoch with order `repeat`.
         loader: ffcv | torch | auto (ffcv for .beton files, else torch); the same order and draws.
-        workers: threads (ffcv) or processes (torch) that read ahead; auto: one per core of the job, none for images in
-            memory.
+        workers: threads (ffcv) or processes (torch) that read ahead; auto: one per core that this process has, none for
+            images in memory.
+        cache: of .beton files: os (the system's) | process (by page, with order `pages`) | auto: what the file's size
+            and the job's memory ask for.
+        stage: folder on each machine's own disk to copy .beton files to, once; variables such as $TMPDIR are known.
         on_bad: a damaged picture in a .beton: raise | count (a grey one instead, left out of loss and metrics).
-        cache: with order `pages`: os (the system keeps what it can) | process (pages are read ahead and dropped after
-            use) | auto (process if the file exceeds the job's memory).
-        stage: folder on the node's own disk to copy .beton files to before training; null = read them where they are.
     """
 
     def __init__(
@@ -54,7 +57,6 @@ class ImageData(pl.LightningDataModule):
         source: Source,
         batch_size: int = 128,
         size: int | None = None,
-        eval_size: int | None = None,
         progressive: Progressive | None = None,
         crop: Crop = "none",
         pad: int = 4,
@@ -62,43 +64,40 @@ class ImageData(pl.LightningDataModule):
         scale: tuple[float, float] = (0.08, 1.0),
         eval_share: float = 0.875,
         train_eval_samples: int = 10_000,
-        order: orders.Order = "global",
+        order: Order = "global",
         repeats: int = 3,
         loader: Literal["auto", "ffcv", "torch"] = "auto",
         workers: int | Literal["auto"] = "auto",
-        on_bad: OnBad = "raise",
-        cache: storage.Cache = "auto",
+        cache: Cache = "auto",
         stage: str | None = None,
+        on_bad: OnBad = "raise",
     ) -> None:
         super().__init__()
         for name, value, low in (
             ("batch_size", batch_size, 1),
             ("size", size, 1),
-            ("eval_size", eval_size, 1),
-            ("repeats", repeats, 1),
             ("pad", pad, 0),
             ("train_eval_samples", train_eval_samples, 1),
+            ("repeats", repeats, 1),
             ("workers", None if workers == "auto" else workers, 0),
         ):
             if value is not None and value < low:
                 raise ValueError(f"--data.{name} must be {low} or more, got {value}")
         if not 0 < eval_share <= 1:
             raise ValueError(f"--data.eval_share must be above 0 and at most 1, got {eval_share}")
-        if progressive and (crop != "resized" or size is None or size < progressive.start_size):
-            raise ValueError(
-                "--data.progressive needs --data.crop resized and a --data.size of at least its start_size"
-            )
-        if cache == "process" and (order != "pages" or loader == "torch"):
-            raise ValueError("--data.cache process reads page by page: use --data.order pages and --data.loader ffcv")
+        p = progressive
+        if p and not (0 <= p.start <= p.end <= 1 <= min(p.low, p.high)):
+            raise ValueError(f"--data.progressive needs 0 <= start <= end <= 1 and sizes in pixels, got {p}")
+        if progressive and crop == "pad":
+            raise ValueError("--data.progressive resizes, crop `pad` does not: use --data.crop resized")
+        self.progressive = progressive
         self.source, self.batch_size, self.loader, self.workers = source, batch_size, loader, workers
-        self.progressive, self.order, self.repeats = progressive, order, repeats
-        self.on_bad, self.cache, self.stage = on_bad, cache, stage
+        self.order, self.repeats, self.on_bad, self.cache, self.stage = order, repeats, on_bad, cache, stage
         self.train_eval_samples = train_eval_samples
         self.seed = torch.initial_seed()  # what --seed_everything set
         self.train_augment = Augment(crop, size, pad, flip, scale, eval_share)
-        self.eval_augment = Augment(size=eval_size or size, share=eval_share)
+        self.eval_augment = Augment(size=size, share=eval_share)
         self.splits: dict[str, Images] = {}
-        self._training: Loader | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Read the splits, once.
@@ -116,30 +115,20 @@ class ImageData(pl.LightningDataModule):
                     f"labels of {type(self.source).__name__}'s {name} split must be 0 to {self.num_classes - 1} "
                     f"({self.num_classes} classes), found {f'{found[0]} to {found[-1]}' if found else 'none'}"
                 )
-        self.splits = {name: self._located(name, images) for name, images in self.splits.items()}
-        train = self.splits["train"]
-        if train.file is not None and (line := kernel.complaint()):
-            rank_zero_only(print)(line, flush=True)
-        if self.order == "pages" and train.file is None:
-            raise UserError("order `pages` is that of a .beton: add --data.loader ffcv, or use --data.order global")
-        some = orders.permutation(SPLIT_SEED, 1, len(train))[: self.train_eval_samples]
-        self.splits["train_eval"] = train.take(some)
-
-    def _located(self, name: str, images: Images) -> Images:
-        """In the file that shall be read, if any."""
-        if images.file is None and self.loader == "ffcv":
-            images = as_beton(images, self.source, name)
+        if self.loader == "ffcv":
+            self.splits = {
+                name: images if images.file else as_beton(images, self.source, name)
+                for name, images in self.splits.items()
+            }
+        if any(images.file for images in self.splits.values()) and kernel.library() is None:
+            rank_zero_only(print)(fallback.notice())
         if self.stage:
-            if images.file is None:
-                source = type(self.source).__name__
-                raise UserError(f"stage copies .beton files, of which {source} has none: add --data.loader ffcv")
-            images = replace(images, file=storage.stage(images.file, self.stage))
-        return images
-
-    @property
-    def bad_images(self) -> int:
-        """Pictures that this process could not read in training so far."""
-        return self._training.bad if self._training else 0
+            for name, images in self.splits.items():
+                if images.file:
+                    self.splits[name] = replace(images, file=Beton(staged(images.file.path, self.stage)))
+        train = self.splits["train"]
+        some = permutation(SPLIT_SEED, 1, len(train))[: self.train_eval_samples]
+        self.splits["train_eval"] = train.take(some)
 
     @property
     def num_classes(self) -> int:
@@ -181,34 +170,33 @@ class ImageData(pl.LightningDataModule):
     def train_dataloader(self) -> Loader:
         """The epoch's global batches in the order of contract `order`, this rank's share."""
         self.micro_batch  # noqa: B018 -- raises where batch_size is impossible
-        if self.progressive and (self.trainer.max_epochs or -1) < 1:
-            raise UserError("--data.progressive goes by the share of the epochs: set --trainer.max_epochs")
-        n, trainer, parts = len(self.splits["train"]), self.trainer, self.trainer.accumulate_grad_batches
-        images, size = self.splits["train"], self.batch_size
-        ahead = self.loader != "torch" and storage.reads_ahead(self.cache, images, self.order)
+        order, trainer, parts = self._order(), self.trainer, self.trainer.accumulate_grad_batches
+        share = partial(train_batches, rank=trainer.global_rank, world=trainer.world_size, parts=parts)
+        length = len(self.splits["train"]) // self.batch_size * parts
+        batches = lambda epoch: share(order(self.seed, epoch), self.batch_size)  # noqa: E731
+        return self._loader("train", self._augment_by_epoch(), batches, length)
 
-        def batches(epoch: int, start: int) -> Iterable[np.ndarray]:
-            order = self._order(epoch)
-            plan = orders.train_batches(order, size, trainer.global_rank, trainer.world_size, start, parts)
-            return storage.read_ahead(images, plan) if ahead else plan
+    def _augment_by_epoch(self) -> Callable[[int], Augment]:
+        """Of the training images."""
+        augment, progressive = self.train_augment, self.progressive
+        if progressive is None:
+            return lambda epoch: augment
+        if (epochs := self.trainer.max_epochs or 0) < 1:
+            raise UserError("--data.progressive goes by the number of epochs: set --trainer.max_epochs")
+        return lambda epoch: replace(augment, size=progressive.size(epoch, epochs))
 
-        self._training = self._loader("train", self._augment, batches, n // size * parts)
-        return self._training
-
-    def _order(self, epoch: int) -> np.ndarray:
-        images = self.splits["train"]
-        if self.order == "pages":
-            return orders.by_pages(self.seed, epoch, images.pages)
+    def _order(self) -> Callable[[int, int], np.ndarray]:
+        """(seed, epoch) -> visits of the training images."""
+        train, batch_size = self.splits["train"], self.batch_size
+        if self.order == "global":
+            return partial(permutation, n=len(train))
         if self.order == "repeat":
-            return orders.repeated(self.seed, epoch, len(images), self.batch_size, self.repeats)
-        return orders.permutation(self.seed, epoch, len(images))
-
-    def _augment(self, epoch: int) -> Augment:
-        """Of training pictures."""
-        if not self.progressive:
-            return self.train_augment
-        size = self.progressive.size(epoch, self.trainer.max_epochs, self.train_augment.size)
-        return replace(self.train_augment, size=size)
+            return partial(repeat_order, n=len(train), batch_size=batch_size, repeats=self.repeats)
+        if train.file is None:
+            raise UserError("--data.order pages is for .beton files: add --data.loader ffcv, or leave the order global")
+        pointers = train.file.images["data_ptr"][train.positions]
+        pages = np.unique(pointers // max(1, train.file.page_size), return_inverse=True)[1]
+        return partial(page_order, pages=pages, batch_size=batch_size)
 
     def val_dataloader(self) -> list[Loader]:
         """Validation images, then the fixed training images for clean training error: `eval_names`."""
@@ -227,20 +215,17 @@ class ImageData(pl.LightningDataModule):
     def _eval_loader(self, split: str) -> Loader:
         rank, world = self.trainer.global_rank, self.trainer.world_size
         batch = 2 * self.micro_batch  # no gradients: twice the training batch fits
-        plan = [*orders.eval_batches(len(self.splits[split]), batch, rank, world)]
-        return self._loader(split, lambda epoch: self.eval_augment, lambda epoch, start: plan[start:], len(plan))
+        plan = [*eval_batches(len(self.splits[split]), batch, rank, world)]
+        return self._loader(split, lambda epoch: self.eval_augment, lambda epoch: iter(plan), len(plan))
 
-    def _loader(
-        self,
-        split: str,
-        augment: Callable[[int], Augment],
-        batches: Callable[[int, int], Iterable[np.ndarray]],
-        length: int,
-    ) -> Loader:
+    def _loader(self, split: str, augment: Callable, batches: Callable, length: int) -> Loader:
         images = self.splits[split]
-        workers = self.workers
-        if workers == "auto":
-            workers = 0 if images.pixels is not None else threads(self.trainer.num_devices)
+        count = self.workers
+        if count == "auto":
+            count = 0 if images.pixels is not None else workers(self.trainer.num_devices)
         epoch = lambda: self.trainer.current_epoch  # noqa: E731 -- asked when the pass begins: right after a resume too
-        make = FFCVLoader if images.file is not None and self.loader != "torch" else TorchLoader
-        return make(images, augment, self.seed, batches, length, epoch, workers, self.on_bad)
+        make = TorchLoader
+        if images.file is not None and self.loader != "torch":
+            ahead = split == "train" and by_process(self.cache, images.file.size, self.order)
+            make = partial(FFCVLoader, by_process=ahead)
+        return make(images, augment, self.seed, batches, length, epoch, count, self.on_bad)

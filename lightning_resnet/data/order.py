@@ -1,8 +1,7 @@
-"""Which sample, when: pure functions of (seed, epoch) and the number of samples, of a file's pages or of repeats.
+"""Which sample, when: pure functions of (seed, epoch, ...).
 
-An order lists the samples of an epoch as positions in the split 0..n-1; k n more means the k-th repeat of that sample,
-with other draws. The sequence of global batches does not depend on the world size: rank r takes the r-th of `world`
-equal contiguous slices of each.
+An epoch is a sequence of visits, int64: the position of a sample, plus n times the number of the repeat. The sequence
+of global batches does not depend on the world size: rank r takes the r-th of `world` equal contiguous slices of each.
 """
 
 from collections.abc import Iterator
@@ -13,71 +12,62 @@ import numpy as np
 from lightning_resnet.data.hashing import hash64
 
 Order = Literal["global", "pages", "repeat"]
-WINDOW = 64  # pages that are shuffled together, 512 MiB of our files; part of a run's definition
-_PAGES = 1  # makes the pages' random numbers others than the samples'
+WINDOW = 64  # pages that are mixed: 512 MiB of FFCV's
+_PAGES = 1  # tells hashes of pages from those of samples
 
 
 def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    """Order `global`: all n samples shuffled; positions [n], int64."""
+    """Order `global`: the n samples [n], each place as likely for each."""
     return np.argsort(hash64(seed, epoch, np.arange(n)), kind="stable")
 
 
-def by_pages(seed: int, epoch: int, pages: np.ndarray, window: int = WINDOW) -> np.ndarray:
-    """Order `pages`: every page of the file is read in one stretch, for files larger than memory.
+def page_order(seed: int, epoch: int, pages: np.ndarray, batch_size: int, window: int = WINDOW) -> np.ndarray:
+    """Order `pages`, for files larger than memory: every sample once, read from few pages at a time.
 
-    Each epoch deals the pages at random into groups of `window`; samples are shuffled evenly within a group and never
-    leave it. So any two samples of different pages may meet in a batch, in some epoch; those of a page stay within
-    window / pages of the epoch, where `global` spreads them over all of it. Write files shuffled (the default).
+    Pages come in random order, new each epoch; the samples of each `window` of them are shuffled. A batch so mixes up
+    to `window` pages, less random than `global` by how alike the samples of a page are (`data write` shuffles them).
+    Within a global batch samples stand by page: ranks read from different pages, and Mixup's partners often share one.
 
     Args:
         seed: of the run.
         epoch: 0-based.
-        pages: of the file in which each sample lies [n].
-        window: pages in a group.
-
-    Returns:
-        Positions [n], int64: each sample once.
+        pages: on which page each sample is, counted from 0 [n].
+        batch_size: images per optimizer step.
+        window: number of pages.
     """
-    kinds, page = np.unique(pages, return_inverse=True)
-    turn = np.argsort(np.argsort(hash64(seed, epoch, np.arange(len(kinds)), _PAGES), kind="stable"))
-    return np.lexsort((hash64(seed, epoch, np.arange(len(pages))), turn[page] // window))
+    turn = np.argsort(np.argsort(hash64(seed, epoch, _PAGES, np.arange(pages.max() + 1)), kind="stable"))[pages]
+    order = np.lexsort((hash64(seed, epoch, np.arange(len(pages))), turn // window))
+    return _within_batches(order, turn[order], batch_size)
 
 
-def repeated(seed: int, epoch: int, n: int, batch_size: int, repeats: int) -> np.ndarray:
-    """Order `repeat`: 1 / `repeats` of the samples, each `repeats` times in a global batch (Hoffer et al. 2020).
+def repeat_order(seed: int, epoch: int, n: int, batch_size: int, repeats: int) -> np.ndarray:
+    """Order `repeat` (repeated augmentation, Hoffer et al. 2020): n visits, of n / `repeats` samples drawn anew.
 
-    As torchvision's RASampler, an epoch is as long as without. A batch holds its samples once each, then again: the
-    copies of one sample go to different ranks where there are as many.
-
-    Returns:
-        Positions + n * number of the repeat [n], int64.
+    The repeats of a sample are in one global batch (or two, where one ends), as far apart as can be: on different
+    ranks, as torchvision's RASampler has them, and no partners of one another for Mixup.
     """
-    place = np.arange(n)
-    place = place[np.lexsort((place % repeats, place // batch_size))]
-    return permutation(seed, epoch, n)[place // repeats] + n * (place % repeats)
+    sample, repeat = np.divmod(np.arange(n), repeats)
+    return _within_batches(permutation(seed, epoch, n)[sample] + n * repeat, repeat, batch_size)
 
 
 def train_batches(
-    order: np.ndarray, batch_size: int, rank: int = 0, world: int = 1, start: int = 0, parts: int = 1
+    order: np.ndarray, batch_size: int, rank: int = 0, world: int = 1, parts: int = 1
 ) -> Iterator[np.ndarray]:
-    """This rank's share of each global batch; the ragged tail of the epoch is dropped.
+    """This rank's share of each global batch of an epoch; the ragged tail is dropped.
 
     Args:
-        order: of the epoch [n].
+        order: visits of the epoch [n].
         batch_size: images per optimizer step over all ranks and accumulation.
         rank: this process's.
         world: number of ranks.
-        start: in micro-batches: how many of this rank's were taken already.
         parts: micro-batches per optimizer step (accumulation).
 
     Yields:
-        A slice of the order [batch_size / world / parts].
+        Visits [batch_size / world / parts].
     """
     share = batch_size // world
-    for i in range(start, len(order) // batch_size * parts):
-        batch, part = divmod(i, parts)
-        first = batch * batch_size + rank * share
-        yield order[first : first + share].reshape(parts, -1)[part]
+    for start in range(rank * share, len(order) // batch_size * batch_size, batch_size):
+        yield from order[start : start + share].reshape(parts, -1)
 
 
 def eval_batches(n: int, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[np.ndarray]:
@@ -85,3 +75,8 @@ def eval_batches(n: int, batch_size: int, rank: int = 0, world: int = 1) -> Iter
     start, end = n * rank // world, n * (rank + 1) // world
     for i in range(start, end, batch_size):
         yield np.arange(i, min(i + batch_size, end))
+
+
+def _within_batches(order: np.ndarray, key: np.ndarray, batch_size: int) -> np.ndarray:
+    """Each global batch sorted by `key`, of equal ones as they came."""
+    return order[np.lexsort((key, np.arange(len(order)) // batch_size))]

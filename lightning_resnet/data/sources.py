@@ -43,11 +43,6 @@ class Images:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
-    def pages(self) -> np.ndarray:
-        """The page of the file in which each sample lies, int64 [n]."""
-        return (self.file.images["data_ptr"][self.positions] // self.file.page_size).astype(np.int64)
-
     def take(self, positions: np.ndarray) -> "Images":
         """The samples at `positions`, in order of id."""
         positions = np.sort(positions)
@@ -225,34 +220,12 @@ class ImageFolder(Source):
         paths = [p for n in self.classes for p in files.get(n, [])]
         if not paths:
             raise UserError(f"no pictures in {folder}: it must hold one folder of pictures per class")
+        if len(self.classes) == 1:
+            raise UserError(f"{folder} has pictures of one class only, {self.classes[0]}: there is nothing to learn")
+        if empty := [n for n in names if not files[n]]:
+            print(f"careful: no pictures in class folder {folder / empty[0]} ({len(empty)} such): left out")
         labels = np.repeat(np.arange(len(self.classes)), [len(files.get(n, [])) for n in self.classes])
         return Images(np.arange(len(paths)), labels, paths=paths)
-
-
-class BetonFiles(Source):
-    """Files that `resnet-cli data write`, or FFCV's own writer, made.
-
-    Args:
-        train: of the training images.
-        val: of the validation images.
-        test: of the test images, where they are others.
-    """
-
-    def __init__(self, train: str, val: str, test: str | None = None) -> None:
-        self.files = {"train": train, "val": val} | ({"test": test} if test else {})
-
-    def splits(self) -> dict[str, Images]:
-        """Of each file."""
-        opened = {name: Beton(path) for name, path in self.files.items()}
-        self.classes = max((b.classes for b in opened.values()), key=len)
-        return {name: images_of(beton) for name, beton in opened.items()}
-
-
-def images_of(beton: Beton) -> Images:
-    """A file's samples in order of their ids."""
-    ids = np.asarray(beton.ids)
-    order = np.argsort(ids, kind="stable")
-    return Images(ids[order], np.asarray(beton.labels)[order], file=beton, positions=order)
 
 
 def _with_holdout(train: Images, test: Images, holdout: int) -> dict[str, Images]:

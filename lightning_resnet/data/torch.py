@@ -3,7 +3,7 @@
 Yields `(uint8 images [B, 3, H, W] channels_last, int64 labels [B])`, grey replicated.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from lightning_resnet.errors import UserError, one_line
 
 
 class TorchLoader(Loader):
-    """See `Loader`; `workers` are processes that live as long as it does; 0 reads in this one."""
+    """See `Loader`; the workers are processes, 0 reads in this one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -29,7 +29,7 @@ class TorchLoader(Loader):
         self._plan: list[tuple[int, np.ndarray]] = []  # the pass's batches, as the workers' sampler
         self._pool = self._make_pool(self.workers) if self.workers else None
 
-    def _read(self, epoch: int, plan: Iterable[np.ndarray]) -> Generator[Batch, None, None]:
+    def _pass(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
         self._plan[:] = [(epoch, positions) for positions in plan]
         yield from self._pool or map(self._reader.__getitem__, self._plan)
 
@@ -45,7 +45,7 @@ class TorchLoader(Loader):
 
 
 class _Reader(Dataset):
-    """(epoch, positions) -> batch."""
+    """(epoch, visits) -> batch."""
 
     def __init__(self, images: Images, augment: Callable[[int], Augment], seed: int, on_bad: OnBad) -> None:
         self.images, self.augment, self.seed, self.on_bad = images, augment, seed, on_bad
@@ -55,34 +55,31 @@ class _Reader(Dataset):
         augment = self.augment(epoch)
         if self.images.file is not None:
             return read(self.images, augment, self.seed, epoch, at, on_bad=self.on_bad)
-        repeats, at = np.divmod(at, len(self.images))
+        repeat, at = np.divmod(at, len(self.images))
         labels = torch.from_numpy(self.images.labels[at])
-        in_memory = self.images.pixels is not None and (
-            augment.size is None or self.images.pixels.shape[1:3] == (augment.size, augment.size)
-        )
-        gather = in_memory and augment.crop != "resized"
-        pixels = (self._gather if gather else self._decode)(augment, epoch, at, repeats)
+        gather = self.images.pixels is not None and augment.size is None and augment.crop != "resized"
+        pixels = (self._gather if gather else self._decode)(augment, epoch, at, repeat)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), labels
 
-    def _gather(self, a: Augment, epoch: int, at: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+    def _gather(self, a: Augment, epoch: int, at: np.ndarray, repeat: np.ndarray) -> np.ndarray:
         """Images in memory at their own size: pad-crop and flip by indexing, the batch at once."""
         x, ids = self.images.pixels[at], self.images.ids[at]
         b, h, w, c = x.shape
         rows, cols = np.arange(h)[None], np.arange(w)[None]
         if a.crop == "pad":
             x = np.pad(x, ((0, 0), (a.pad, a.pad), (a.pad, a.pad), (0, 0)))
-            corners = draws.pad_crops(self.seed, epoch, ids, a.pad, repeats)
+            corners = draws.pad_crops(self.seed, epoch, ids, a.pad, repeat)
             rows, cols = rows + corners[:, :1], cols + corners[:, 1:]
         if a.flip:
-            cols = np.where(draws.flips(self.seed, epoch, ids, repeats)[:, None], cols[:, ::-1], cols)
+            cols = np.where(draws.flips(self.seed, epoch, ids, repeat)[:, None], cols[:, ::-1], cols)
         x = x[np.arange(b)[:, None, None], rows[:, :, None], cols[:, None, :]]
         return np.broadcast_to(x, (b, h, w, 3)).copy() if c == 1 else x
 
-    def _decode(self, augment: Augment, epoch: int, at: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+    def _decode(self, augment: Augment, epoch: int, at: np.ndarray, repeat: np.ndarray) -> np.ndarray:
         """Files, or images that change size: one by one through Pillow, bilinear with antialiasing."""
         pictures = [self._open(i) for i in at]
         heights, widths = np.array([(p.height, p.width) for p in pictures]).T
-        boxes, flips, size = draw(augment, self.seed, epoch, self.images.ids[at], heights, widths, repeats)
+        boxes, flips, size = draw(augment, self.seed, epoch, self.images.ids[at], heights, widths, repeat)
         if augment.crop == "pad":
             raise UserError("crop `pad` is for images in memory or in a .beton: use --data.crop resized")
         return np.stack([_resize(*args, size) for args in zip(pictures, boxes, flips, strict=True)])

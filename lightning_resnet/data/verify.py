@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_resnet.data.beton import FIELD, HEADER, JPEG, RAW, Beton
+from lightning_resnet.data.beton import JPEG, RAW, Beton
 from lightning_resnet.data.kernel import PROBLEMS, decode, make_items
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.runtime.status import cores
 
 BATCH = 1024  # samples checked at once
-BLOCK = 1 << 24  # bytes hashed at once
+BLOCK = 1 << 20  # bytes hashed at once
 
 
 def info(path: str | Path) -> str:
@@ -100,10 +100,10 @@ def _layout(beton: Beton) -> Iterator[str]:
         page = 1 << 63
     if not n:
         yield "header: there are no samples"
-    if len(beton.allocations) != n:
-        yield f"allocation table: it has {len(beton.allocations):,} entries for {n:,} samples"
-    start = HEADER.itemsize + len(beton.fields) * FIELD.itemsize + beton.rows.nbytes
-    ptr, size = (beton.allocations[k].astype(np.uint64) for k in ("ptr", "size"))
+    start, allocations = beton.header_bytes, beton.allocations
+    if len(allocations) != n:
+        yield f"allocation table: it has {len(allocations):,} entries for {n:,} samples"
+    ptr, size = (allocations[k].astype(np.uint64) for k in ("ptr", "size"))
     inside = (ptr >= start) & (ptr <= table) & (size <= np.maximum(np.uint64(table), ptr) - ptr)
     yield from _rows("lies outside the data", beton, np.flatnonzero(~inside))
     crossing = inside & (size > 0) & (ptr // np.uint64(page) != (ptr + size - np.uint64(1)) // np.uint64(page))
@@ -115,20 +115,21 @@ def _layout(beton: Beton) -> Iterator[str]:
 
 
 def _rows(what: str, beton: Beton, entries: np.ndarray) -> Iterator[str]:
+    of = beton.allocations["sample_id"]
     for i in entries:
-        yield f"allocation table: entry {i} (of position {beton.allocations['sample_id'][i]}) {what}"
+        yield f"allocation table: entry {i} (of position {of[i]}) {what}"
 
 
 def _metadata(beton: Beton) -> Iterator[str]:
     ids, labels, modes = beton.ids, beton.labels, beton.images["mode"]
     high = len(beton.manifest.get("classes", [])) or 2**31
     for i in np.flatnonzero((labels < 0) | (labels >= high)):
-        yield f"{_name(beton, i)}: label {labels[i]} is not of 0 to {high - 1}"
+        yield f"{beton.name(i)}: label {labels[i]} is not of 0 to {high - 1}"
     for i in np.flatnonzero((modes != JPEG) & (modes != RAW)):
-        yield f"{_name(beton, i)}: image mode {modes[i]} is neither JPEG (0) nor raw (1)"
+        yield f"{beton.name(i)}: image mode {modes[i]} is neither JPEG (0) nor raw (1)"
     _, first = np.unique(ids, return_index=True)
     for i in np.setdiff1d(np.arange(len(beton)), first):
-        yield f"{_name(beton, i)}: another sample has the same id"
+        yield f"{beton.name(i)}: another sample has the same id"
 
 
 def _samples(beton: Beton) -> Iterator[str]:
@@ -137,7 +138,7 @@ def _samples(beton: Beton) -> Iterator[str]:
         at = np.arange(start, min(start + BATCH, len(beton)))
         for i, status in zip(at, _check(beton, at), strict=True):
             if status:
-                yield f"{_name(beton, i)}: {PROBLEMS[status]}"
+                yield f"{beton.name(i)}: {PROBLEMS[status]}"
 
 
 def _check(beton: Beton, at: np.ndarray) -> np.ndarray:
@@ -155,7 +156,3 @@ def _hashes(beton: Beton) -> Iterator[str]:
     ):
         if (noted := beton.manifest.get(name)) and compute(beton) != noted:
             yield f"{of}: not the bytes that were written ({name} differs)"
-
-
-def _name(beton: Beton, i: int) -> str:
-    return f"sample {beton.ids[i]} (position {i})"

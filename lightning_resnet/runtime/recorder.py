@@ -91,8 +91,6 @@ class Recorder(Callback):
         if steps:  # of this attempt
             metrics["perf/images_per_s"] = steps * trainer.datamodule.batch_size / seconds
             metrics["perf/data_wait_frac"] = self._waited / seconds
-        if bad := trainer.datamodule.bad_images:  # so far, on this rank
-            metrics["data/bad_images"] = bad
         self._record(trainer, metrics)
         self.last = {"step": trainer.global_step, "metrics": metrics}
         self._step, self._waited, self._interval_start = trainer.global_step, 0.0, time.perf_counter()

@@ -40,7 +40,7 @@ TRAINER_KEYS = (
     "sync_batchnorm",
     "log_every_n_steps",  # the interval over which ErrorWarmup watches the training error
 )
-DATA_KEYS_WITHOUT_EFFECT = ("workers",)
+DATA_KEYS_WITHOUT_EFFECT = ("workers", "cache", "stage")
 
 
 def decisive(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""The source whose pictures are in .beton files."""
+
+import numpy as np
+
+from lightning_resnet.data.beton import Beton
+from lightning_resnet.data.sources import Images, Source
+from lightning_resnet.data.verify import header_hash
+from lightning_resnet.errors import UserError
+
+
+class BetonFiles(Source):
+    """Files that `resnet-cli data write`, or FFCV's own writer, made.
+
+    Args:
+        train: of the training images.
+        val: of the validation images.
+        test: of the test images, where they are others.
+    """
+
+    def __init__(self, train: str, val: str, test: str | None = None) -> None:
+        self.files = {"train": train, "val": val} | ({"test": test} if test else {})
+
+    def splits(self) -> dict[str, Images]:
+        """Of each file."""
+        opened = {name: Beton(path) for name, path in self.files.items()}
+        self.classes = max((b.classes for b in opened.values()), key=len)
+        return {name: images_of(beton) for name, beton in opened.items()}
+
+
+def images_of(beton: Beton) -> Images:
+    """A file's samples in order of their ids.
+
+    Raises:
+        UserError: labels, sizes or addresses are not those that the manifest vouches for.
+    """
+    if (noted := beton.manifest.get("header_hash")) and header_hash(beton) != noted:
+        raise UserError(
+            f"{beton.path}: header, metadata or table are not what was written: `resnet-cli data verify` tells more"
+        )
+    ids = beton.ids
+    order = _order_of(ids)
+    return Images(ids[order], beton.labels[order], file=beton, positions=order)
+
+
+def _order_of(ids: np.ndarray) -> np.ndarray:
+    """Positions in order of id; of 0 to n - 1, the usual case, without a sort."""
+    n = len(ids)
+    if n and ids.min() == 0 and ids.max() == n - 1:
+        order = np.full(n, -1)
+        order[ids] = np.arange(n)
+        if order.min() == 0:
+            return order
+    return np.argsort(ids, kind="stable")

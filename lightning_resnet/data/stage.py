@@ -1,0 +1,80 @@
+"""A .beton on the node's own disk: copied once, checked, used again by later starts."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+from pathlib import Path
+
+from lightning_resnet.data.beton import Beton, manifest_path
+from lightning_resnet.errors import UserError
+
+BLOCK = 1 << 24  # bytes copied at once
+
+
+def staged(path: Path, folder: str) -> Path:
+    """A copy of a .beton in a folder of this machine, made once: by one process, while the others wait.
+
+    A copy is made under another name, checked (its size, and the hash in the manifest), and renamed; one that has the
+    size and time of its original is used again.
+
+    Raises:
+        UserError: no such folder, no space, or the copy is not what the manifest says.
+    """
+    where = Path(os.path.expandvars(folder))
+    if not where.is_dir():
+        raise UserError(f"--data.stage {where} is no folder on {socket.gethostname()}: make it, or leave the flag out")
+    name = hashlib.blake2b(str(path.absolute()).encode(), digest_size=4).hexdigest()
+    copy = where / f"{path.stem}-{name}.beton"
+    try:
+        with copy.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_copy(copy, path):
+                _copy(path, copy)
+    except OSError as e:
+        raise UserError(f"cannot copy {path} to {where}: {e.strerror}; give another --data.stage, or none") from e
+    return copy
+
+
+def _is_copy(copy: Path, path: Path) -> bool:
+    return all(
+        b.exists() == a.exists() and (not a.exists() or _mark(a) == _mark(b))
+        for a, b in ((path, copy), (manifest_path(path), manifest_path(copy)))
+    )
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _copy(path: Path, copy: Path) -> None:
+    copy.unlink(missing_ok=True)
+    manifest_path(copy).unlink(missing_ok=True)
+    free, size = shutil.disk_usage(copy.parent).free, path.stat().st_size
+    if free < size:
+        raise UserError(f"--data.stage {copy.parent} has {free / 1e9:.2f} GB left, {path} takes {size / 1e9:.2f} GB")
+    half = copy.with_suffix(".half")
+    try:
+        noted, found = Beton(path).manifest.get("file_hash"), _copy_bytes(path, half)
+        if half.stat().st_size != size or noted not in (None, found):
+            raise UserError(f"the copy of {path} is not what was written: `resnet-cli data verify {path}` tells more")
+        if manifest_path(path).exists():
+            shutil.copy2(manifest_path(path), manifest_path(copy))
+        half.replace(copy)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _copy_bytes(path: Path, out: Path) -> str:
+    """Copy, with the time of change; returns the hash of what was read."""
+    digest, status = hashlib.blake2b(digest_size=32), path.stat()
+    with path.open("rb") as source, out.open("wb") as target:
+        while block := source.read(BLOCK):
+            digest.update(block)
+            target.write(block)
+        target.flush()
+        os.fsync(target.fileno())
+    os.utime(out, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return digest.hexdigest()

@@ -1,0 +1,70 @@
+"""Both loaders: a pass that was stopped goes on where it stood."""
+
+import pytest
+from loaders import LOADERS, copies, data_of, same
+
+from lightning_resnet.data import kernel
+from lightning_resnet.data.augment import Progressive
+from lightning_resnet.errors import UserError
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_stopped_at_any_batch_and_resumed(source, loader, workers, rank):
+    where = {} if rank is None else {"rank": rank, "world": 2}
+    first, other = (data_of(source, loader=loader, workers=workers, **where).train_dataloader() for _ in range(2))
+    whole = copies(first)
+    assert first.state_dict() == {"epoch": 1, "batch": 6}
+    for stop in range(7):
+        begun = iter(first)
+        head = copies(next(begun) for _ in range(stop))
+        state = first.state_dict() if stop else {"epoch": 1, "batch": 0}
+        begun.close()
+        assert state == {"epoch": 1, "batch": stop}
+        other.load_state_dict(state)
+        assert other.state_dict() == state and len(other) == 6
+        assert same(head + copies(other), whole)
+    assert same(copies(other), whole)  # only the next pass is cut
+
+
+def test_progressive_is_the_schedule_of_ffcv_imagenet():
+    sixteen = [Progressive().size(epoch, 16) for epoch in range(16)]
+    assert sixteen == [160] * 12 + [192] * 4  # rn50_16_epochs.yaml: 11 to 13, its `<=` and its rounding
+    eight = [Progressive(128, 224, 0.25, 0.75).size(epoch, 12) for epoch in range(12)]
+    assert eight == [128] * 4 + [128, 160, 192, 192, 192, 224, 224, 224]
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_size_grows_with_the_epochs_of_one_loader(source, loader, workers):
+    options = {"loader": loader, "workers": workers, "progressive": Progressive(8, 32, 0.25, 0.5)}
+    data = data_of(source, epoch=0, **options)
+    train, sizes = data.train_dataloader(), []
+    for data.trainer.current_epoch in range(4):  # noqa: B020
+        sizes.append({x.shape[-1] for x, _ in train})
+    assert sizes == [{8}, {8}, {32}, {32}] and data.input_size == (3, 24, 24)
+    assert {x.shape[-1] for val in data.val_dataloader() for x, _ in val} == {24}
+    data.trainer.current_epoch = 2
+    assert same(copies(train), copies(data_of(source, epoch=2, size=32, loader=loader).train_dataloader()))
+
+
+def test_a_size_that_cannot_grow_is_refused(source):
+    for progressive, crop in ((Progressive(start=0.9), "none"), (Progressive(low=0), "none"), (Progressive(), "pad")):
+        with pytest.raises(ValueError, match="--data.progressive"):
+            data_of(source, progressive=progressive, crop=crop)
+    data = data_of(source, progressive=Progressive())
+    data.trainer.max_epochs = -1
+    with pytest.raises(UserError, match="set --trainer.max_epochs"):
+        data.train_dataloader()
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_state_is_for_its_epoch_and_reads_nothing_before_it(source, loader, monkeypatch):
+    ours = data_of(source, loader=loader, workers=0).train_dataloader()
+    ours.load_state_dict({"epoch": 0, "batch": 4})
+    assert len(copies(ours)) == 6 == len(copies(ours))
+    read = []
+    monkeypatch.setattr(kernel, "decode", lambda *args: read.append(1) or kernel.np.zeros(len(args[1]), "u1"))
+    ours.load_state_dict({"epoch": 1, "batch": 4})
+    assert len(list(ours)) == len(read) == 2
