@@ -181,8 +181,11 @@ def test_the_key_is_in_no_file(server, run):
     assert not any(KEY.encode() in body for body in server.bodies)
 
 
-def test_details_only_where_asked(server, run):
+def test_details_only_where_asked(server, run, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ACCOUNT", "astrophysics")
+    monkeypatch.setattr("sys.argv", ["fit", "as-typed"])
     mirror(run, [row(1)], "finished", details=True)
+    assert not any(b"astrophysics" in body or b"as-typed" in body for body in server.bodies)
     sent = server.runs["abcdef0123"]
     assert sent["host"] == socket.gethostname() and sent["config"]["meta"]["value"]["command"] == META["command"]
 
