@@ -10,18 +10,30 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lightning_resnet.errors import Parser, UserError
 from lightning_resnet.runtime.status import cores
 
-PEERS = {
-    "ours": "lightning_resnet, .beton",
-    "ours-noverify": "lightning_resnet, the same without CRC checks",
-    "ffcv": "stock FFCV 1.0.2, the same .beton",
-    "torchvision": "torchvision DataLoader, the source JPEGs",
+GROUPS = {  # input: {peer: what it is}
+    "photos": {
+        "ours": "lightning_resnet, .beton",
+        "ours-noverify": "lightning_resnet, the same without CRC checks",
+        "ffcv": "stock FFCV 1.0.2, the same .beton",
+        "torchvision": "torchvision DataLoader, the source JPEGs",
+        "dali": "DALI on the CPU, the source JPEGs",
+    },
+    "raw": {
+        "ours-raw": "lightning_resnet, .beton",
+        "ffcv-raw": "stock FFCV 1.0.2, the same .beton",
+        "torchvision-raw": "torchvision DataLoader, an array in memory",
+    },
+    "tables": {"ours-tables": "lightning_resnet", "ffcv-tables": "stock FFCV 1.0.2"},
 }
+PACKAGES = {"ffcv": "ffcv", "dali": "nvidia.dali"}  # peers that are left out where their package is not installed
 
 
 def make_parser() -> Parser:
@@ -32,53 +44,47 @@ def make_parser() -> Parser:
     loader.add_argument("--size", type=int, default=224, help="of random-resized-crop + flip (default: %(default)s)")
     loader.add_argument("--threads", type=int, default=cores(), help="threads or processes (default: all cores)")
     loader.add_argument("--repeat", type=int, default=5, help="epochs each, in turn (default: %(default)s)")
-    loader.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    peers = [name for group in GROUPS.values() for name in group]
+    loader.add_argument("--peers", nargs="+", choices=peers, default=[p for p in peers if _installed(p)])
     loader.add_argument("--out", help="Markdown file to write the table to")
     return parser
 
 
 def main(argv: list[str]) -> int:
     """Run `resnet-cli bench`."""
+    from lightning_resnet.bench_input import make_photos, make_raw, make_tables
+
     args = make_parser().parse_args(argv)
+    groups = {g: [p for p in peers if p in args.peers] for g, peers in GROUPS.items()}
     with tempfile.TemporaryDirectory() as folder:
-        _make_input(Path(folder), args.images)
-        rows = _measure(args, folder)
-    text = _table(rows, args, argv)
+        make = {
+            "photos": lambda: make_photos(Path(folder), args.images),
+            "raw": lambda: make_raw(Path(folder)),
+            "tables": lambda: make_tables(Path(folder, "tables.beton")),
+        }
+        rows: dict[str, dict[str, Any]] = {}
+        for group, peers in groups.items():
+            if peers:
+                make[group]()
+                rows |= _measure(peers, args, folder)
+    text = _report(groups, rows, args, argv)
     print(text)
     if args.out:
         Path(args.out).write_text(text)
     return 0
 
 
-def _make_input(folder: Path, n: int) -> None:
-    """Random crops of photos that packages ship, as JPEGs of quality 92, in two classes; and a .beton of them."""
-    import numpy as np
-    from PIL import Image
-    from sklearn.datasets import load_sample_images
-
-    from lightning_resnet.data.sources import ImageFolder
-    from lightning_resnet.data.write import write_beton
-
-    photos = [Image.fromarray(x) for x in load_sample_images().images]
-    rng = np.random.default_rng(0)
-    for i in range(n):
-        photo = photos[i % len(photos)]
-        w, h = (500, 375) if rng.random() < 0.7 else (375, 500)
-        width = int(min(photo.width, photo.height * w / h) * rng.uniform(0.6, 1))
-        height = int(width * h / w)
-        x, y = rng.integers(photo.width - width + 1), rng.integers(photo.height - height + 1)
-        file = folder / "jpeg" / "ab"[i // 2 % 2] / f"{i:06}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        photo.crop((x, y, x + width, y + height)).resize((w, h), Image.Resampling.BICUBIC).save(file, quality=92)
-    source = ImageFolder(str(folder / "jpeg"))
-    splits = source.splits()
-    images = splits["train"]
-    write_beton(images, folder / "f.beton", classes=source.classes, progress=False)
+def _installed(peer: str) -> bool:
+    package = PACKAGES.get(peer.partition("-")[0])
+    try:
+        return package is None or find_spec(package) is not None
+    except ImportError:
+        return False
 
 
-def _measure(args: Any, folder: str) -> dict[str, dict[str, Any]]:
+def _measure(names: list[str], args: Any, folder: str) -> dict[str, dict[str, Any]]:
     """Each peer in a process of its own, which waits while the others have their turn."""
-    peers = {name: _Peer(name, folder, args) for name in args.peers}
+    peers = {name: _Peer(name, folder, args) for name in names}
     try:
         for _ in range(args.repeat):
             for peer in peers.values():
@@ -94,14 +100,14 @@ class _Peer:
     def __init__(self, name: str, folder: str, args: Any) -> None:
         command = [sys.executable, "-m", "lightning_resnet.peers", name, folder, str(args.size), str(args.threads)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.name, self.facts = name, self._read() | {"rates": [], "cpu": []}
+        self.name, self.facts = name, self._read()
 
     def epoch(self) -> None:
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         answer = self._read()
-        self.facts["rates"].append(answer["rate"])
-        self.facts["cpu"].append(answer["cpu"])
+        for key, value in answer.items():
+            self.facts.setdefault(key, []).append(value)
 
     def _read(self) -> dict[str, Any]:
         for line in self.process.stdout:
@@ -110,26 +116,21 @@ class _Peer:
         raise UserError(f"peer {self.name} ended ({self.process.wait()}): is its package installed?")
 
 
-def _table(rows: dict[str, dict[str, Any]], args: Any, argv: list[str]) -> str:
+def _report(groups: dict[str, list[str]], rows: dict[str, dict[str, Any]], args: Any, argv: list[str]) -> str:
+    from lightning_resnet.bench_input import IMAGENET, RAW
     from lightning_resnet.runtime.provenance import code, hardware, versions
 
-    first = next(iter(rows.values()))
-    lines = [
-        "# Loader",
-        "",
-        f"{args.images} photo-like JPEGs of 500 px (q92), random-resized-crop {args.size} + flip, {args.threads} "
-        f"threads or processes; medians of {args.repeat} epochs taken in turn, lowest and highest in brackets.",
-        "",
-        "| loader | images/s | ours is x times | first batch, s | CPU s per 1,000 | resident, MB |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    for name, r in rows.items():
-        rate = statistics.median(r["rates"])
-        ratio = statistics.median(a / b for a, b in zip(first["rates"], r["rates"], strict=True))
-        lines.append(
-            f"| {PEERS[name]} | {rate:,.0f} ({min(r['rates']):,.0f} to {max(r['rates']):,.0f}) | {ratio:.2f} "
-            f"| {r['first']:.2f} | {1000 * statistics.median(r['cpu']):.2f} | {r['rss'] / 1e6:,.0f} |"
-        )
+    inputs = {
+        "photos": f"{args.images} photo-like JPEGs of 500 px (q92), random-resized-crop {args.size} + flip",
+        "raw": f"{RAW:,} raw pictures of 32x32, crop out of the picture padded by 4 + flip",
+        "tables": f"making the loader of a file with {IMAGENET:,} samples",
+    }
+    turns = f"{args.threads} threads or processes; medians of {args.repeat} turns, peers in turn"
+    lines = ["# Loader", "", f"{turns}; lowest and highest in brackets."]
+    for group, peers in groups.items():
+        if peers:
+            table = _construction if group == "tables" else _rates
+            lines += ["", f"## {inputs[group][0].upper()}{inputs[group][1:]}", "", *table(GROUPS[group], peers, rows)]
     where = hardware()
     lines += [
         "",
@@ -137,7 +138,28 @@ def _table(rows: dict[str, dict[str, Any]], args: Any, argv: list[str]) -> str:
         + ", ".join(f"{k} {v}" for k, v in versions().items())
         + f"; code {(code()['git_sha'] or '?')[:10]}.",
         "First batch: from making the loader to its first batch, imports excluded. Resident: of the process after the "
-        "first batch, less its imports; torchvision's workers not counted.",
+        "first batch (or after making the loader), less its imports; torchvision's workers not counted.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _rates(names: dict[str, str], peers: list[str], rows: dict[str, dict[str, Any]]) -> Iterator[str]:
+    yield "| loader | images/s | ours is x times | first batch, s | CPU s per 1,000 | resident, MB |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for name in peers:
+        r = rows[name]
+        ratio = statistics.median(a / b for a, b in zip(rows[peers[0]]["rate"], r["rate"], strict=True))
+        measured = f"{ratio:.2f} | {r['first']:.2f} | {1000 * statistics.median(r['cpu']):.2f} | {r['rss'] / 1e6:,.0f}"
+        yield f"| {names[name]} | {_median(r['rate'])} | {measured} |"
+
+
+def _construction(names: dict[str, str], peers: list[str], rows: dict[str, dict[str, Any]]) -> Iterator[str]:
+    yield "| loader | s | resident, MB |"
+    yield "|---|--:|--:|"
+    for name in peers:
+        yield f"| {names[name]} | {_median(rows[name]['seconds'], '.2f')} | {rows[name]['rss'] / 1e6:,.0f} |"
+
+
+def _median(values: list[float], form: str = ",.0f") -> str:
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
