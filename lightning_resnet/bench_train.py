@@ -34,9 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="Markdown file to write the table to")
 
 
-def table(args: argparse.Namespace) -> list[str]:
-    """Measure; the lines of a Markdown table."""
-    lines = ["| net | fit, steps/s | bare DDP loop, steps/s | fit / bare |", "|---|--:|--:|--:|"]
+def report(args: argparse.Namespace) -> list[str]:
+    """Measure; the lines of the Markdown report."""
+    intro = f"{args.processes} ranks (gloo), one thread each; medians of {args.repeat} trainings of each kind in turn, "
+    lines = ["# Training step", "", intro + f"{args.steps} steps each, lowest and highest in brackets.", ""]
+    lines += ["| net | fit, steps/s | bare DDP loop, steps/s | fit / bare |", "|---|--:|--:|--:|"]
     for name in args.nets:
         pairs = [(_ours(name, args), _bare(name, args)) for _ in range(args.repeat)]
         ours, bare = zip(*pairs, strict=True)

@@ -1,74 +1,146 @@
 """A loader that `resnet-cli bench loader` measures, in a process of its own: answers each line on stdin by an epoch.
 
-python -m lightning_resnet.peers ours|ours-noverify|ffcv|torchvision FOLDER SIZE THREADS
+python -m lightning_resnet.peers ours|ffcv|torchvision|dali|ours-raw|... FOLDER SIZE THREADS
 """
 
 import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import psutil
 
 BATCH = 256
+Make = Callable[[], Iterable[Any]]
 
 
-def ours(folder: str, size: int, threads: int, check: bool = True) -> Callable[[], Iterable[Any]]:
-    """Ours."""
+def ours(file: str, size: int, threads: int, check: bool = True, raw: bool = False) -> Make:
+    """Ours; `raw` pictures are padded, cropped and flipped, photos cropped and resized."""
     from lightning_resnet.data.augment import Augment
     from lightning_resnet.data.beton import Beton
     from lightning_resnet.data.betonfiles import images_of
     from lightning_resnet.data.ffcv import FFCVLoader
     from lightning_resnet.data.order import permutation, train_batches
 
+    augment = Augment("pad", flip=True) if raw else Augment("resized", size, flip=True)
+
     def make() -> FFCVLoader:
-        beton = Beton(f"{folder}/f.beton")
+        beton = Beton(file)
         beton.crcs = beton.crcs if check else None
-        images, augment = images_of(beton), Augment("resized", size, flip=True)
+        images = images_of(beton)
         batches = lambda epoch: train_batches(permutation(0, epoch, len(images)), BATCH)  # noqa: E731
         return FFCVLoader(images, lambda epoch: augment, 0, batches, len(images) // BATCH, workers=threads)
 
     return make
 
 
-def ffcv(folder: str, size: int, threads: int) -> Callable[[], Iterable[Any]]:
+def ffcv(file: str, size: int, threads: int, raw: bool = False) -> Make:
     """FFCV's own."""
-    from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
+    from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
-    from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
+    from ffcv.transforms import RandomHorizontalFlip, RandomTranslate, Squeeze, ToTensor, ToTorchImage
 
     def make() -> Loader:
-        image = [RandomResizedCropRGBImageDecoder((size, size)), RandomHorizontalFlip(), ToTensor(), ToTorchImage()]
+        first = (
+            [SimpleRGBImageDecoder(), RandomTranslate(4)] if raw else [RandomResizedCropRGBImageDecoder((size, size))]
+        )
+        image = [*first, RandomHorizontalFlip(), ToTensor(), ToTorchImage()]
         pipelines = {"image": image, "label": [IntDecoder(), ToTensor(), Squeeze()], "id": None}
-        file = f"{folder}/f.beton"
         return Loader(file, BATCH, threads, order=OrderOption.RANDOM, seed=0, pipelines=pipelines)
 
     return make
 
 
-def torchvision(folder: str, size: int, threads: int) -> Callable[[], Iterable[Any]]:
+def torchvision(folder: str, size: int, threads: int, raw: bool = False) -> Make:
     """Torchvision's, with its fastest decoder."""
+    import numpy as np
+    import torch
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
     from torchvision.io import ImageReadMode, decode_image
-    from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomResizedCrop
+    from torchvision.transforms.v2 import Compose, RandomCrop, RandomHorizontalFlip, RandomResizedCrop
 
-    transform = Compose([RandomResizedCrop(size, antialias=True), RandomHorizontalFlip()])
-    images = ImageFolder(f"{folder}/jpeg", transform, loader=partial(decode_image, mode=ImageReadMode.RGB))
+    if raw:
+        transform = Compose([RandomCrop(32, padding=4), RandomHorizontalFlip()])
+        pixels = torch.from_numpy(np.load(f"{folder}/raw.npy")).permute(0, 3, 1, 2)
+        images = _Mapped(pixels, transform)
+    else:
+        transform = Compose([RandomResizedCrop(size, antialias=True), RandomHorizontalFlip()])
+        images = ImageFolder(f"{folder}/jpeg", transform, loader=partial(decode_image, mode=ImageReadMode.RGB))
     options = {"shuffle": True, "num_workers": threads, "persistent_workers": True, "drop_last": True}
     return lambda: DataLoader(images, BATCH, **options)
 
 
+class _Mapped:
+    """Pixels in memory and a transform, as a data set."""
+
+    def __init__(self, pixels: Any, transform: Callable) -> None:
+        self.pixels, self.transform = pixels, transform
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        return self.transform(self.pixels[i]), i % 10
+
+
+def dali(folder: str, size: int, threads: int) -> Make:
+    """NVIDIA's, on the CPU."""
+    import numpy as np
+    from nvidia.dali import fn, pipeline_def
+
+    @pipeline_def(batch_size=BATCH, num_threads=threads, device_id=None, seed=0)
+    def pipeline() -> tuple[Any, Any]:
+        files, labels = fn.readers.file(file_root=f"{folder}/jpeg", random_shuffle=True, name="files")
+        images = fn.decoders.image_random_crop(files, random_area=(0.08, 1), random_aspect_ratio=(3 / 4, 4 / 3))
+        images = fn.resize(images, size=(size, size), antialias=True)
+        return fn.flip(images, horizontal=fn.random.coin_flip()), labels
+
+    class Epochs:
+        def __init__(self) -> None:
+            self.pipe = pipeline()
+            self.pipe.build()
+
+        def __iter__(self) -> Iterator[Any]:
+            for _ in range(self.pipe.epoch_size("files") // BATCH):
+                yield tuple(np.asarray(part.as_tensor()) for part in self.pipe.run())
+
+    return Epochs
+
+
+def make_of(name: str, folder: str, size: int, threads: int) -> Make:
+    """What makes the loader of this name."""
+    photos, raw, tables = (f"{folder}/{file}.beton" for file in ("photos", "raw", "tables"))
+    return {
+        "ours": lambda: ours(photos, size, threads),
+        "ours-noverify": lambda: ours(photos, size, threads, check=False),
+        "ffcv": lambda: ffcv(photos, size, threads),
+        "torchvision": lambda: torchvision(folder, size, threads),
+        "dali": lambda: dali(folder, size, threads),
+        "ours-raw": lambda: ours(raw, size, threads, raw=True),
+        "ffcv-raw": lambda: ffcv(raw, size, threads, raw=True),
+        "torchvision-raw": lambda: torchvision(folder, size, threads, raw=True),
+        "ours-tables": lambda: ours(tables, size, threads),
+        "ffcv-tables": lambda: ffcv(tables, size, threads),
+    }[name]()
+
+
 def main(name: str, folder: str, size: str, threads: str) -> None:
-    """Make the loader, tell of the first batch, then run an epoch per line."""
-    peers = {"ours": ours, "ours-noverify": partial(ours, check=False), "ffcv": ffcv, "torchvision": torchvision}
-    make = peers[name](folder, int(size), int(threads))
-    process, start = psutil.Process(), time.perf_counter()
-    before = process.memory_info().rss
+    """Make the loader, tell of the first batch, then run an epoch per line; of tables, make it once per line."""
+    make, process = make_of(name, folder, int(size), int(threads)), psutil.Process()
+    before, start = process.memory_info().rss, time.perf_counter()
     loader = make()
+    if name.endswith("-tables"):
+        print(json.dumps({"rss": process.memory_info().rss - before}), flush=True)
+        for _ in sys.stdin:
+            del loader
+            start = time.perf_counter()
+            loader = make()
+            print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+        return
     batches = iter(loader)
     next(batches)
     first = time.perf_counter() - start

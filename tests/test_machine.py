@@ -1,16 +1,23 @@
 """What the job has of the machine, and how files are read there."""
 
+import gc
 import os
 import shutil
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from loaders import copies, data_of, same
 
+from lightning_resnet.bench_input import IMAGENET, make_tables
 from lightning_resnet.data import ahead, machine, stage
+from lightning_resnet.data.augment import Augment
 from lightning_resnet.data.beton import Beton, manifest_path
+from lightning_resnet.data.betonfiles import images_of
+from lightning_resnet.data.ffcv import FFCVLoader
+from lightning_resnet.data.order import permutation, train_batches
 from lightning_resnet.data.stage import staged
 from lightning_resnet.errors import UserError
 
@@ -194,3 +201,27 @@ def test_training_reads_the_copy(paged, tmp_path):
     data = data_of(paged, size=16, stage=str(tmp_path))
     assert {s.file.path.parent for s in data.splits.values()} == {tmp_path}
     assert same(copies(data.train_dataloader()), copies(data_of(paged, size=16).train_dataloader()))
+
+
+def rss():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def loader_of(path):
+    images, augment = images_of(Beton(path)), Augment("resized", 32)
+    batches = lambda epoch: train_batches(permutation(0, epoch, len(images)), 64)  # noqa: E731
+    return FFCVLoader(images, lambda epoch: augment, 0, batches, len(images) // 64, on_bad="count")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+def test_a_loader_of_imagenets_size_takes_100_mb(tmp_path):
+    for n in (2000, IMAGENET):  # the small one loads libraries
+        make_tables(tmp_path / f"{n}", n)
+        gc.collect()
+        before = rss()
+        loader = loader_of(tmp_path / f"{n}")
+        begun = iter(loader)
+        assert len(next(begun)[0]) == 64 and len(loader) == n // 64
+        used = rss() - before
+        begun.close()
+    assert 30e6 < used < 100e6

@@ -1,0 +1,150 @@
+"""Pictures per second of our loader beside its peers on the same input, in turn, medians.
+
+resnet-cli bench loader --images 2000 --out benchmarks/loader.md
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lightning_resnet.errors import UserError
+from lightning_resnet.runtime.status import cores
+
+GROUPS = {  # input: {peer: what it is}
+    "photos": {
+        "ours": "lightning_resnet, .beton",
+        "ours-noverify": "lightning_resnet, the same without CRC checks",
+        "ffcv": "stock FFCV 1.0.2, the same .beton",
+        "torchvision": "torchvision DataLoader, the source JPEGs",
+        "dali": "DALI on the CPU, the source JPEGs",
+    },
+    "raw": {
+        "ours-raw": "lightning_resnet, .beton",
+        "ffcv-raw": "stock FFCV 1.0.2, the same .beton",
+        "torchvision-raw": "torchvision DataLoader, an array in memory",
+    },
+    "tables": {"ours-tables": "lightning_resnet", "ffcv-tables": "stock FFCV 1.0.2"},
+}
+PACKAGES = {"ffcv": "ffcv", "dali": "nvidia.dali"}  # peers that are left out where their package is not installed
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `resnet-cli bench loader`."""
+    parser.add_argument("--images", type=int, default=2000, help="photo-like JPEGs of 500 px (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="of random-resized-crop + flip (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=cores(), help="threads or processes (default: all cores)")
+    parser.add_argument("--repeat", type=int, default=5, help="epochs each, in turn (default: %(default)s)")
+    peers = [name for group in GROUPS.values() for name in group]
+    parser.add_argument("--peers", nargs="+", choices=peers, default=[p for p in peers if _installed(p)])
+    parser.add_argument("--out", help="Markdown file to write the tables to")
+
+
+def report(args: argparse.Namespace) -> list[str]:
+    """Measure; the lines of the Markdown report."""
+    from lightning_resnet.bench_input import make_photos, make_raw, make_tables
+
+    groups = {g: [p for p in peers if p in args.peers] for g, peers in GROUPS.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        make = {
+            "photos": lambda: make_photos(Path(folder), args.images),
+            "raw": lambda: make_raw(Path(folder)),
+            "tables": lambda: make_tables(Path(folder, "tables.beton")),
+        }
+        rows: dict[str, dict[str, Any]] = {}
+        for group, peers in groups.items():
+            if peers:
+                make[group]()
+                rows |= _measure(peers, args, folder)
+    return _report(groups, rows, args)
+
+
+def _installed(peer: str) -> bool:
+    package = PACKAGES.get(peer.partition("-")[0])
+    try:
+        return package is None or find_spec(package) is not None
+    except ImportError:
+        return False
+
+
+def _measure(names: list[str], args: Any, folder: str) -> dict[str, dict[str, Any]]:
+    """Each peer in a process of its own, which waits while the others have their turn."""
+    peers = {name: _Peer(name, folder, args) for name in names}
+    try:
+        for _ in range(args.repeat):
+            for peer in peers.values():
+                peer.epoch()
+    finally:
+        for peer in peers.values():
+            peer.process.kill()
+            peer.process.wait()
+    return {name: peer.facts for name, peer in peers.items()}
+
+
+class _Peer:
+    def __init__(self, name: str, folder: str, args: Any) -> None:
+        command = [sys.executable, "-m", "lightning_resnet.peers", name, folder, str(args.size), str(args.threads)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.name, self.facts = name, self._read()
+
+    def epoch(self) -> None:
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        answer = self._read()
+        for key, value in answer.items():
+            self.facts.setdefault(key, []).append(value)
+
+    def _read(self) -> dict[str, Any]:
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise UserError(f"peer {self.name} ended ({self.process.wait()}): is its package installed?")
+
+
+def _report(groups: dict[str, list[str]], rows: dict[str, dict[str, Any]], args: Any) -> list[str]:
+    from lightning_resnet.bench_input import IMAGENET, RAW
+
+    inputs = {
+        "photos": f"{args.images} photo-like JPEGs of 500 px (q92), random-resized-crop {args.size} + flip",
+        "raw": f"{RAW:,} raw pictures of 32x32, crop out of the picture padded by 4 + flip",
+        "tables": f"making the loader of a file with {IMAGENET:,} samples",
+    }
+    turns = f"{args.threads} threads or processes; medians of {args.repeat} turns, peers in turn"
+    lines = ["# Loader", "", f"{turns}; lowest and highest in brackets."]
+    for group, peers in groups.items():
+        if peers:
+            table = _construction if group == "tables" else _rates
+            lines += ["", f"## {inputs[group][0].upper()}{inputs[group][1:]}", "", *table(GROUPS[group], peers, rows)]
+    return [
+        *lines,
+        "",
+        "First batch: from making the loader to its first batch, imports excluded. Resident: of the process after the "
+        "first batch (or after making the loader), less its imports; torchvision's workers not counted.",
+    ]
+
+
+def _rates(names: dict[str, str], peers: list[str], rows: dict[str, dict[str, Any]]) -> Iterator[str]:
+    yield "| loader | images/s | ours is x times | first batch, s | CPU s per 1,000 | resident, MB |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for name in peers:
+        r = rows[name]
+        ratio = statistics.median(a / b for a, b in zip(rows[peers[0]]["rate"], r["rate"], strict=True))
+        measured = f"{ratio:.2f} | {r['first']:.2f} | {1000 * statistics.median(r['cpu']):.2f} | {r['rss'] / 1e6:,.0f}"
+        yield f"| {names[name]} | {_median(r['rate'])} | {measured} |"
+
+
+def _construction(names: dict[str, str], peers: list[str], rows: dict[str, dict[str, Any]]) -> Iterator[str]:
+    yield "| loader | s | resident, MB |"
+    yield "|---|--:|--:|"
+    for name in peers:
+        yield f"| {names[name]} | {_median(rows[name]['seconds'], '.2f')} | {rows[name]['rss'] / 1e6:,.0f} |"
+
+
+def _median(values: list[float], form: str = ",.0f") -> str:
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
