@@ -182,7 +182,7 @@ def test_a_block_less_hurts_plain_nets_only(cli):
     for depth, shortcut in ((20, "none"), (56, "A")):
         cli("fit", "--config", DIGITS, "--run.threads", 1, "--model.net.depth", depth, "--model.net.shortcut", shortcut)
     assert cli("inspect", "lesions", "runs", "--run.threads", 1, "--draws", 1)[0] == 0
-    result = {net: summarise(part) for net, part in pd.read_csv("report/lesions.csv").groupby("net")}
+    result = {net: summarise(part) for net, part in pd.read_csv("runs/report/lesions.csv").groupby("net")}
     plain, residual = result["depth 20, plain"], result["depth 56, residual (A)"]
     assert plain["unharmed"] < 5 and residual["unharmed"] < 5
     assert plain["one_middle"] > 60 and residual["one_middle"] < residual["unharmed"] + 5

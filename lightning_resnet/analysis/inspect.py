@@ -87,7 +87,7 @@ def inspect(args: Namespace, found: "Iterable[Subject]") -> "tuple[pd.DataFrame,
     from lightning_resnet.analysis.tables import describe, natural
 
     module = import_module(f"lightning_resnet.analysis.{args.what}")
-    settings, tables, folder = [], [], Path(args.out or "report")
+    settings, tables, folder = [], [], Path(args.out or _beside(args.targets))
     problem = UserError(f"nothing to inspect in {' '.join(args.targets)}")
     for subject in found:
         try:
@@ -96,7 +96,6 @@ def inspect(args: Namespace, found: "Iterable[Subject]") -> "tuple[pd.DataFrame,
             print(f"passed over {subject.path}: {e}")
             problem = e
             continue
-        folder = Path(args.out) if args.out else _beside(subject, len(args.targets))
         settings.append(subject.settings)
         print(f"inspected {len(tables)}: {subject.path} ({subject.at})", flush=True)
     if not tables:
@@ -109,10 +108,14 @@ def inspect(args: Namespace, found: "Iterable[Subject]") -> "tuple[pd.DataFrame,
     return pd.concat([tables[i] for i in order], ignore_index=True), folder
 
 
-def _beside(subject: "Subject", targets: int) -> Path:
-    """A run's own report folder; of a checkpoint in a run, that run's; else ./report."""
-    run = subject.path.parent.parent if subject.path.suffix == ".ckpt" else subject.path
-    return run / "report" if targets == 1 and (run / "config.yaml").exists() else Path("report")
+def _beside(targets: Sequence[str]) -> Path:
+    """`report` in the one run, the folder of runs, or the run whose checkpoint it is; else in the working directory."""
+    if len(targets) != 1:
+        return Path("report")
+    target = Path(targets[0])
+    run = target.parent.parent
+    folder = run if target.suffix == ".ckpt" and (run / "config.yaml").exists() else target
+    return folder / "report" if folder.is_dir() else Path("report")
 
 
 def _labels(settings: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

@@ -225,21 +225,11 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 def to_latex(table: Table) -> str:
     """The table as a LaTeX tabular with booktabs rules."""
-    special = str.maketrans(
-        {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "~": r"\textasciitilde{}", "\\": r"\textbackslash{}"}
-    )
+    special = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "~": r"\textasciitilde{}"})
     head, *rows = (" & ".join(cell.translate(special) for cell in row) + r" \\" for row in to_cells(table))
     columns = "l" * sum(name not in STATISTICS for name in table.frame) + "r" * len(STATISTICS)
-    lines = [
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        head,
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
+    begin, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
+    return "\n".join([begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", end]) + "\n"
 
 
 def to_cells(table: Table) -> list[list[str]]:
