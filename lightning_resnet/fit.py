@@ -6,6 +6,7 @@ resnet-cli fit --config configs/digits.yaml --model.net.depth 56 --model.net.sho
 import logging
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         end = {"reason": "finished"}
     except Stopped as e:
         end = {"reason": e.reason, "signal": str(e.args[0])}
-        say(e)
+        say(f"{e} (with --run.replicate {run.replicate} instead of --run.new)" if run.new else e)
         return e.exit_status
     except BaseException as e:
         told = _told(e, rundir, trainer)
@@ -130,6 +131,8 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         raise told from None
     finally:
         progress.stop()
+        with suppress(UserError):
+            checkpoints.finish(must=False)  # a write under way is worth waiting for
         watchdog.close()
         if trainer.is_global_zero and rundir.look():
             rundir.end(trainer.global_step, **end)
