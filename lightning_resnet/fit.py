@@ -124,6 +124,9 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         end = {"reason": e.reason, "signal": str(e.args[0])}
         say(f"{e} (with --run.replicate {run.replicate} instead of --run.new)" if run.new else e)
         return e.exit_status
+    except SystemExit:  # how Lightning ends on a KeyboardInterrupt of anybody else's
+        end = {"reason": "interrupted"}
+        raise KeyboardInterrupt from None
     except BaseException as e:
         told = _told(e, rundir, trainer)
         reason = {Diverged: "diverged", Superseded: "superseded"}.get(type(e), "failed")
