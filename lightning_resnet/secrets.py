@@ -33,7 +33,7 @@ def refuse_secrets(config: dict[str, Any], where: str = "the configuration") -> 
 
 def refuse_secret_flags(args: list[str]) -> None:
     """Refuse a command line with a secret: every user of the machine can read it, and logs keep it."""
-    for flag, following in zip(args, [*args[1:], ""], strict=True):
+    for flag, following in zip(args, [*args[1:], ""], strict=False):
         name, _, value = flag.partition("=")
         if name.startswith("--") and NAME.search(name) and (value or following):
             raise UserError(f"{name} on the command line ends in files and logs: remove it and {CURE}")
