@@ -11,8 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -137,22 +135,13 @@ def _report(groups: dict[str, list[str]], rows: dict[str, dict[str, Any]], args:
     lines += [
         "",
         f"`resnet-cli bench {' '.join(argv)}` on {where['cpu']}, {os.cpu_count()} cores, {platform.platform()}; "
-        + ", ".join(f"{k} {v}" for k, v in (versions() | _versions_of_peers()).items())
+        + ", ".join(f"{k} {v}" for k, v in versions().items())
         + f"; code {(code()['git_sha'] or '?')[:10]}.",
         "First batch: from making the loader to its first batch, imports excluded. Resident: of the process after the "
         "first batch (or after making the loader), less its imports; torchvision's workers not counted.",
         "",
     ]
     return "\n".join(lines)
-
-
-def _versions_of_peers() -> dict[str, str]:
-    """Of packages that are not ours to need."""
-    found = {}
-    for package in ("nvidia-dali-cuda120", "scikit-image"):
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 def _rates(names: dict[str, str], peers: list[str], rows: dict[str, dict[str, Any]]) -> Iterator[str]:
