@@ -49,11 +49,10 @@ def main(argv: list[str] | None = None) -> int:
 
             if ranks := plainly_asked(argv):
                 return supervise(argv, *ranks)
-        if argv[0] != "fit":
-            module = import_module(VERBS[argv[0]][0])
-            return module.main(argv if argv[0] in ("validate", "test", "predict") else argv[1:])
+        if argv[0] not in ("fit", "validate", "test", "predict"):
+            return import_module(VERBS[argv[0]][0]).main(argv[1:])
         with armed():  # before the imports, which take seconds
-            return import_module(VERBS["fit"][0]).main(argv)
+            return import_module(VERBS[argv[0]][0]).main(argv)
     except Stopped as e:
         print(e, file=sys.stderr)
         return e.exit_status

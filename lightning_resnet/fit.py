@@ -31,7 +31,16 @@ from lightning_resnet.runtime.preemption import Stopped
 from lightning_resnet.runtime.progress import Progress
 from lightning_resnet.runtime.provenance import changes, code, hardware, versions
 from lightning_resnet.runtime.recorder import Recorder
-from lightning_resnet.runtime.rundir import RunDir, decisive, differences, replicate, run_id, write_json
+from lightning_resnet.runtime.rundir import (
+    RunDir,
+    decisive,
+    differences,
+    read_config,
+    replicate,
+    run_id,
+    write_json,
+    write_text,
+)
 from lightning_resnet.runtime.status import cores, read_json, status
 from lightning_resnet.runtime.wandb import Mirror, WandbOptions
 from lightning_resnet.task import load_weights
@@ -66,8 +75,7 @@ class _CLI(ResNetCLI):
         path = self.rundir.path
         if status(path) == "finished":
             raise _Finished(path)
-        if (path / "config.yaml").exists():
-            stored = yaml.safe_load((path / "config.yaml").read_text())
+        if stored := read_config(path):
             if differing := differences(decisive(stored), decisive(config)):
                 raise UserError(
                     f"{path}/config.yaml is not this run's any more ({'; '.join(differing)}): "
@@ -84,13 +92,13 @@ def main(argv: list[str]) -> int:
     end_with_parent()
     try:
         cli = _CLI(argv[0], argv[1:])
+        cli.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return _fit(cli, argv) if cli.verb == "fit" else evaluate(cli, cli.rundir)
     except _Finished as e:
         say(f"run {e} is finished; nothing to do (--run.new trains a replicate)")
         return 0
     except Launch as e:
         return supervise(e.argv(argv), e.size, e.nodes)
-    cli.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-    return _fit(cli, argv) if cli.verb == "fit" else evaluate(cli, cli.rundir)
 
 
 def _fit(cli: _CLI, argv: list[str]) -> int:
@@ -103,11 +111,15 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         raise UserError(one_line(e)) from e
     if run.init_from:
         _init_from(task, run.init_from)
-    resume = newest_good(rundir.candidates(), say)
-    if run.must_resume and resume is None:
+    if run.must_resume and not rundir.candidates():
         raise UserError(f"run {rundir.path} has no checkpoint to continue from: drop --run.must_resume to begin it")
     if trainer.is_global_zero:
         _open_rundir(cli, facts, argv)
+    resume = newest_good(rundir.candidates(), say)
+    if run.must_resume and resume is None:
+        raise UserError(
+            f"run {rundir.path} has no good checkpoint to continue from: drop --run.must_resume to begin anew"
+        )
     origin = {"id": rundir.path.name, "config": cli.resolved}
     checkpoints = Checkpoints(rundir.checkpoints, origin, run.save_minutes, rundir.look)
     progress, watchdog = Progress(), Watchdog(rundir.path, run.hang_s)
@@ -134,9 +146,9 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         raise told from None
     finally:
         progress.stop()
+        watchdog.close()
         with suppress(UserError):
             checkpoints.finish(must=False)  # a write under way is worth waiting for
-        watchdog.close()
         if trainer.is_global_zero and rundir.look():
             rundir.end(trainer.global_step, **end)
             rundir.mirror.finish(end["reason"])
@@ -161,8 +173,10 @@ def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer) -> BaseExceptio
 
 def _open_rundir(cli: _CLI, facts: dict[str, Any], argv: list[str]) -> None:
     rundir = cli.rundir
+    if status(rundir.path) == "finished":  # meanwhile; as an error, because other ranks wait for this one
+        raise UserError(f"run {rundir.path} has just been finished by another process; nothing is left to do")
     rundir.claim()
-    (rundir.path / "config.yaml").write_text(cli.resolved)
+    write_text(rundir.path / "config.yaml", cli.resolved)
     now = code() | {"versions": versions(), "hardware": hardware()}
     if stored := read_json(rundir.path / "meta.json"):
         if differing := changes(stored, now):

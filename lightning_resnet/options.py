@@ -63,7 +63,7 @@ class Launch(Exception):  # noqa: N818 -- no error
 
     def argv(self, argv: list[str]) -> list[str]:
         """The command line of the ranks: they must not each look for a new replicate."""
-        return [a for a in argv if a not in ("--run.new", "--run.new=true")] + [f"--run.replicate={self.replicate}"]
+        return [*argv, "--run.new=false", f"--run.replicate={self.replicate}"]  # the last flag wins
 
 
 def local_devices(trainer: Namespace) -> int:
@@ -91,8 +91,13 @@ def check(config: Namespace) -> None:
     ):
         if value is not None and value < low:
             raise UserError(f"--{name} must be {low} or more, got {value}")
-    if (trainer.max_epochs is None or trainer.max_epochs < 1) and (trainer.max_steps is None or trainer.max_steps < 1):
+    unlimited = trainer.max_epochs in (None, -1) and trainer.max_steps is not None and trainer.max_steps > 0
+    if not unlimited and (trainer.max_epochs or 0) < 1:
         raise UserError("--trainer.max_epochs must be 1 or more: schedules are fractions of the whole training")
+    if isinstance(trainer.val_check_interval, int) or trainer.num_sanity_val_steps:
+        raise UserError(
+            "--trainer.val_check_interval N and num_sanity_val_steps do not work here: validation is by epoch"
+        )
     for key, cure in OTHER_WAYS.items():
         if trainer.get(key) not in (None, 0, 1.0, "auto", "ddp", "ddp_find_unused_parameters_true"):
             raise UserError(f"--trainer.{key} {trainer[key]} does not work here: {cure}")

@@ -20,15 +20,14 @@ Make = Callable[[], Iterable[Any]]
 def ours(file: str, size: int, threads: int, check: bool = True, raw: bool = False) -> Make:
     """Ours; `raw` pictures are padded, cropped and flipped, photos cropped and resized."""
     from lightning_resnet.data.augment import Augment
-    from lightning_resnet.data.beton import Beton
-    from lightning_resnet.data.betonfiles import images_of
+    from lightning_resnet.data.betonfiles import images_of, open_beton
     from lightning_resnet.data.ffcv import FFCVLoader
     from lightning_resnet.data.order import permutation, train_batches
 
     augment = Augment("pad", flip=True) if raw else Augment("resized", size, flip=True)
 
     def make() -> FFCVLoader:
-        beton = Beton(file)
+        beton = open_beton(file)
         beton.crcs = beton.crcs if check else None
         images = images_of(beton)
         batches = lambda epoch: train_batches(permutation(0, epoch, len(images)), BATCH)  # noqa: E731

@@ -521,3 +521,51 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_dis
     monkeypatch.setattr(Recorder, "on_train_epoch_end", original)
     assert cli("fit", *args[:-1], "undisturbed")[0] == 0
     assert same(weights(path), weights(only_run(Path("undisturbed"))))
+
+
+def test_a_torn_config_does_not_end_a_run(cli):
+    """As a kill, or a full disk, at start-up could have left it in a version that did not rename."""
+    cli("fit", *SHORT)
+    path = only_run()
+    attempt = json.loads((path / "attempts/1.json").read_text()) | {"reason": "failed"}
+    (path / "attempts/1.json").write_text(json.dumps(attempt))
+    (path / "config.yaml").write_text("")
+    assert cli("fit", *SHORT)[0] == 0
+    assert yaml.safe_load((path / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
+
+
+def test_the_last_evaluation_is_made_up_for(cli, monkeypatch):
+    """A run of --max_steps that was stopped after its last step still owes its evaluation."""
+    from lightning_resnet.runtime.preemption import request
+    from lightning_resnet.task import ClassificationTask
+
+    args = [*TINY, "--trainer.max_epochs", "-1", "--trainer.max_steps", "3"]
+    original = ClassificationTask.validation_step
+
+    def stopped(self, *rest):
+        request.signum = 15
+        return original(self, *rest)
+
+    monkeypatch.setattr(ClassificationTask, "validation_step", stopped)
+    assert cli("fit", *args)[0] == 143
+    assert not [r for r in rows(only_run()) if "val/acc1" in r]
+    monkeypatch.setattr(ClassificationTask, "validation_step", original)
+    assert cli("fit", *args)[0] == 0
+    assert [r["step"] for r in rows(only_run()) if "val/acc1" in r] == [3]
+    assert (only_run() / "checkpoints/best.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--trainer.num_sanity_val_steps 2", "validation is by epoch"),
+        ("--trainer.limit_train_batches 0", "no optimizer step is left"),
+        ("--trainer.max_epochs 0 --trainer.max_steps 3", "max_epochs must be 1 or more"),
+        ("--trainer.max_time 00:01:00:00", "let SIGUSR1 end the job in time"),
+        ("--trainer.strategy fsdp", "ranks exchange gradients by ddp"),
+        ("--run.must_resume", "no checkpoint to continue from"),
+    ],
+)
+def test_what_the_loop_does_not_do_is_refused(cli, args, message):
+    code, _, err = cli("fit", *TINY, *args.split())
+    assert code == 2 and message in err and err.count("\n") == 1

@@ -32,6 +32,7 @@ def test_progressive_is_the_schedule_of_ffcv_imagenet():
     sixteen = [Progressive().size(epoch, 16) for epoch in range(16)]
     assert sixteen == [160] * 12 + [192] * 4  # rn50_16_epochs.yaml: 11 to 13, its `<=` and its rounding
     eight = [Progressive(128, 224, 0.25, 0.75).size(epoch, 12) for epoch in range(12)]
+    assert {Progressive(8, 16, 0, 1).size(epoch, 10) for epoch in range(10)} == {8}
     assert eight == [128] * 4 + [128, 160, 192, 192, 192, 224, 224, 224]
 
 

@@ -39,7 +39,8 @@ class Progressive:
 
     Attributes:
         low: pixels up to the share `start` of the epochs.
-        high: pixels from the share `end` on; between them linear, rounded to a multiple of 32.
+        high: pixels from the share `end` on; between them linear, rounded to a multiple of 32 where one is
+            between them.
         start: 0 to 1.
         end: 0 to 1.
     """
@@ -55,7 +56,8 @@ class Progressive:
             return self.low
         if epoch >= self.end * epochs:
             return self.high
-        return round(float(np.interp(epoch / epochs, (self.start, self.end), (self.low, self.high))) / 32) * 32
+        exact = float(np.interp(epoch / epochs, (self.start, self.end), (self.low, self.high)))
+        return int(np.clip(round(exact / 32) * 32, *sorted((self.low, self.high))))
 
 
 def draw(

@@ -134,9 +134,10 @@ class Beton:
     def _table(self, dtype: np.dtype, count: int, offset: int, what: str) -> np.ndarray:
         """Read part of the file."""
         self._check_fits(dtype, count, offset, what)
-        with os.fdopen(os.dup(self.fd), "rb") as file:
-            file.seek(offset)
-            return np.fromfile(file, dtype, count)
+        data = os.pread(self.fd, count * dtype.itemsize, offset)
+        if len(data) != count * dtype.itemsize:
+            self._refuse(f"its {what} was cut off while it was read")
+        return np.frombuffer(data, dtype)
 
     def _check_fits(self, dtype: np.dtype, count: int, offset: int, what: str) -> None:
         if count * dtype.itemsize + offset > self.size:

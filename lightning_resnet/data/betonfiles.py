@@ -1,5 +1,7 @@
 """The source whose pictures are in .beton files."""
 
+from pathlib import Path
+
 import numpy as np
 
 from lightning_resnet.data.beton import Beton
@@ -22,21 +24,27 @@ class BetonFiles(Source):
 
     def splits(self) -> dict[str, Images]:
         """Of each file."""
-        opened = {name: Beton(path) for name, path in self.files.items()}
+        opened = {name: open_beton(path) for name, path in self.files.items()}
         self.classes = max((b.classes for b in opened.values()), key=len)
         return {name: images_of(beton) for name, beton in opened.items()}
 
 
-def images_of(beton: Beton) -> Images:
-    """A file's samples in order of their ids.
+def open_beton(path: str | Path) -> Beton:
+    """Open a file to train on.
 
     Raises:
-        UserError: labels, sizes or addresses are not those that the manifest vouches for.
+        UserError: it is no .beton, or labels, sizes or addresses are not those that the manifest vouches for.
     """
+    beton = Beton(path)
     if (noted := beton.manifest.get("header_hash")) and header_hash(beton) != noted:
         raise UserError(
-            f"{beton.path}: header, metadata or table are not what was written: `resnet-cli data verify` tells more"
+            f"{path}: header, metadata or table are not what was written: `resnet-cli data verify` tells more"
         )
+    return beton
+
+
+def images_of(beton: Beton) -> Images:
+    """A file's samples in order of their ids."""
     ids = beton.ids
     order = _order_of(ids)
     return Images(ids[order], beton.labels[order], file=beton, positions=order)

@@ -5,8 +5,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from lightning_resnet.data.beton import Beton
-from lightning_resnet.data.betonfiles import images_of
+from lightning_resnet.data.betonfiles import images_of, open_beton
 from lightning_resnet.data.sources import Images, Source
 from lightning_resnet.errors import UserError
 
@@ -29,7 +28,7 @@ def as_beton(images: Images, source: Source, split: str) -> Images:
                 write_beton(images, path, classes=source.classes, source=name, split=split)
     except OSError as e:
         raise UserError(f"cannot write {path}: {e.strerror}; set XDG_CACHE_HOME, or use --data.loader torch") from e
-    return images_of(Beton(path))
+    return images_of(open_beton(path))
 
 
 def _folder() -> Path:

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from lightning_resnet.data import fallback, kernel
 from lightning_resnet.data.ahead import Cache, by_process
 from lightning_resnet.data.augment import Augment, Crop, Progressive
-from lightning_resnet.data.beton import Beton
+from lightning_resnet.data.betonfiles import open_beton
 from lightning_resnet.data.cache import as_beton
 from lightning_resnet.data.ffcv import FFCVLoader
 from lightning_resnet.data.loader import Loader, OnBad
@@ -125,7 +125,7 @@ class ImageData(pl.LightningDataModule):
         if self.stage:
             for name, images in self.splits.items():
                 if images.file:
-                    self.splits[name] = replace(images, file=Beton(staged(images.file.path, self.stage)))
+                    self.splits[name] = replace(images, file=open_beton(staged(images.file.path, self.stage)))
         train = self.splits["train"]
         some = permutation(SPLIT_SEED, 1, len(train))[: self.train_eval_samples]
         self.splits["train_eval"] = train.take(some)

@@ -47,7 +47,7 @@ def write_whole(
         path: of the file.
         before: called with the temporary file once it is good, before it takes the name.
     """
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # never another attempt's
     try:
         with temporary.open("wb") as file:  # a Python file: torch lets other threads run between its pieces
             torch.save(checkpoint, file)
@@ -129,6 +129,7 @@ class Checkpoints(Callback):
         self.best, self.error = -1.0, ""
         self._step = -1  # of the newest snapshot
         self._saved_at = time.monotonic()
+        self._missed_best: dict[str, Any] | None = None  # could not be written when it was
         self._writer: threading.Thread | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,6 +149,8 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What was loaded need not be saved."""
         self._step, self._saved_at, self._better = trainer.global_step, time.monotonic(), False
+        for left in self.folder.glob("*.tmp") if trainer.is_global_zero else ():
+            left.unlink(missing_ok=True)  # by attempts that were killed while they wrote
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Is this the best net so far? The loop saves it next."""
@@ -214,9 +217,13 @@ class Checkpoints(Callback):
     def _write(self, state: dict[str, Any], better: bool) -> None:
         """In the thread; an error is told at once, and does not end the training."""
         try:
+            if self._missed_best and not better:
+                write_whole(self._missed_best, self.folder / "best.ckpt")
+            self._missed_best = None
             write_whole(state, self.folder / "last.ckpt", lambda temporary: self._make_room(temporary, better))
             self.error = ""
         except Exception as e:  # noqa: BLE001 -- disk full, no permission, folder gone, another attempt
+            self._missed_best = state if better else self._missed_best
             why = e.strerror if isinstance(e, OSError) and e.strerror else one_line(e)
             self.error = f"cannot save {self.folder / 'last.ckpt'}: {why}"
             print(f"careful: {self.error}; training goes on and tries again", flush=True)

@@ -75,7 +75,7 @@ class Watchdog(Callback):
             self._armed = time.monotonic()
             faulthandler.dump_traceback_later(self.hang_s, exit=True, file=self._file)
 
-    on_train_batch_end = on_validation_batch_end = on_train_epoch_end = alive
+    on_train_batch_end = on_validation_batch_end = on_test_batch_end = on_train_epoch_end = alive
 
     def close(self) -> None:
         """The training has ended, one way or another."""

@@ -22,7 +22,8 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.preemption import SIGNALS
 
 Launcher = Literal["auto", "slurm", "torchrun", "local"]
-GRACE_S = 10.0  # for the other ranks to end by themselves once one has ended
+GRACE_S = 10.0  # for the other ranks to end by themselves once one has failed
+SAVE_S = 320.0  # once one has stopped: the first may still be writing the checkpoint, for at most 300 s
 LIFELINE = "LIGHTNING_RESNET_LIFELINE"  # read end of a pipe that the parent never writes to: it ends with the parent
 
 
@@ -172,7 +173,8 @@ def _wait(ranks: list[subprocess.Popen]) -> int:
     status, deadline = 0, None
     while None in (codes := [rank.poll() for rank in ranks]):
         if deadline is None and any(codes):
-            status, deadline = next(filter(None, codes)), time.monotonic() + GRACE_S
+            status = next(filter(None, codes))
+            deadline = time.monotonic() + (SAVE_S if status in (130, 143) else GRACE_S)
         if deadline and time.monotonic() > deadline:
             _pass_on(ranks, signal.SIGKILL)
         time.sleep(0.05)

@@ -21,7 +21,7 @@ from pytorch_lightning.trainer.states import RunningStage, TrainerFn
 from pytorch_lightning.utilities import CombinedLoader
 from torch import distributed as dist
 
-from lightning_resnet.errors import Superseded
+from lightning_resnet.errors import Superseded, UserError
 from lightning_resnet.runtime.agreement import NOTHING, SAVE, STOP, SUPERSEDED, Agreement
 from lightning_resnet.runtime.checkpoint import Checkpoints
 from lightning_resnet.runtime.preemption import Stopped, deferring, request
@@ -29,14 +29,14 @@ from lightning_resnet.runtime.rundir import RunDir
 
 
 def install(trainer: pl.Trainer, rundir: RunDir, checkpoints: Checkpoints, hang_s: float) -> None:
-    """Give the trainer this loop, and keep Lightning's signal handlers, which run collectives, away."""
+    """Give the trainer this loop; Lightning's signal handlers, which run collectives, stay away."""
     trainer.fit_loop = FitLoop(trainer, rundir, checkpoints, hang_s)
-    trainer._signal_connector.register_signal_handlers = lambda: None
     install_evaluation(trainer)
 
 
 def install_evaluation(trainer: pl.Trainer) -> None:
     """For the verbs that only evaluate."""
+    trainer._signal_connector.register_signal_handlers = lambda: None
     for name, fn, stage in (
         ("validate_loop", TrainerFn.VALIDATING, RunningStage.VALIDATING),
         ("test_loop", TrainerFn.TESTING, RunningStage.TESTING),
@@ -47,7 +47,8 @@ def install_evaluation(trainer: pl.Trainer) -> None:
 class EvaluationLoop(_EvaluationLoop):
     """Also where a rank has no sample: it takes part in the sums all the same."""
 
-    tick = None  # called after each batch
+    tick = None  # called after each batch, `ticks` times in all: as often as on the rank with the most batches
+    ticks = 0
 
     @property
     def skip(self) -> bool:
@@ -57,7 +58,17 @@ class EvaluationLoop(_EvaluationLoop):
     def on_iteration_done(self) -> None:
         """Between two batches."""
         super().on_iteration_done()
-        if self.tick is not None:
+        self._tick()
+
+    def on_run_end(self) -> list[Any]:
+        """Before the sums are added up over the ranks: from there on no rank answers another."""
+        while self.ticks > 0:
+            self._tick()
+        return super().on_run_end()
+
+    def _tick(self) -> None:
+        if self.ticks > 0:
+            self.ticks -= 1
             self.tick()
 
 
@@ -90,11 +101,13 @@ class FitLoop(_FitLoop):
             "steps": self.steps,
             "global_step": self.epoch_loop.global_step,
             "evaluated": self.evaluated,
+            "should_stop": self.trainer.should_stop,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         """Take it back; an evaluated epoch is over."""
         over = state_dict["evaluated"]
+        self.trainer.should_stop = state_dict["should_stop"]
         self.epoch, self.steps = state_dict["epoch"] + over, 0 if over else state_dict["steps"]
         self._tell(state_dict["global_step"])
 
@@ -106,7 +119,8 @@ class FitLoop(_FitLoop):
     @property
     def done(self) -> bool:
         """Trained as long as was asked for."""
-        return self.epoch >= self.max_epochs >= 0 or self.trainer.should_stop or self._steps_are_up
+        ended = self.trainer.should_stop or self._steps_are_up
+        return self.epoch >= self.max_epochs >= 0 or (ended and not self.steps)  # else it is still to be evaluated
 
     @property
     def _steps_are_up(self) -> bool:
@@ -124,6 +138,10 @@ class FitLoop(_FitLoop):
         self.parts = trainer.accumulate_grad_batches
         batches = _parse_num_batches(RunningStage.TRAINING, len(self.loader), trainer.limit_train_batches)
         self.max_batches = batches // self.parts * self.parts
+        if not self.max_batches:
+            raise UserError(
+                f"no optimizer step is left of {len(self.loader)} batches: raise trainer.limit_train_batches"
+            )
 
     def run(self) -> None:
         """Train from where the checkpoint was; signals wait for the end of a step.
@@ -136,7 +154,9 @@ class FitLoop(_FitLoop):
         with deferring():
             self.agreement = Agreement(self.hang_s)
             if self.agreement.now(self.trainer.global_step) != self.trainer.global_step:
-                raise RuntimeError("ranks continue from different checkpoints: do they see the same folder?")
+                raise UserError(
+                    "ranks found different checkpoints: do they see the same folder? the same command continues"
+                )
             self._setup_evaluation()
             call._call_callback_hooks(self.trainer, "on_train_start")
             call._call_lightning_module_hook(self.trainer, "on_train_start")
@@ -223,25 +243,16 @@ class FitLoop(_FitLoop):
     def _evaluate(self) -> None:
         """After every n-th epoch and the last; all ranks evaluate the first one's norm statistics."""
         trainer, every = self.trainer, self.trainer.check_val_every_n_epoch
-        last = self._steps_are_up or self.epoch + 1 == self.max_epochs
+        last = trainer.should_stop or self._steps_are_up or self.epoch + 1 == self.max_epochs
         if not trainer.enable_validation or self._val_loop.skip or (every and (self.epoch + 1) % every and not last):
             return
         if trainer.world_size > 1:
             for buffer in trainer.lightning_module.buffers():
                 dist.broadcast(buffer, 0)
-        batches = 1 + sum(self._val_loop.max_batches)
-        left = self.agreement.now(batches)  # ranks with fewer batches agree as often as the others
-
-        def tick() -> None:
-            nonlocal left
-            left -= 1
-            self._grant(self.agreement.check(self._wish()), training=False)
-
-        self._val_loop.tick = tick
+        self._val_loop.ticks = self.agreement.now(1 + sum(self._val_loop.max_batches))
+        self._val_loop.tick = lambda: self._grant(self.agreement.check(self._wish()), training=False)
         trainer.validating = True
         self._val_loop.run()
-        while left:
-            tick()
         trainer.training = True
         metrics = trainer.lightning_module.metrics
         trainer._logger_connector._callback_metrics.update({k: torch.tensor(v) for k, v in metrics.items()})

@@ -70,8 +70,10 @@ class Recorder(Callback):
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Stay alive."""
-        if trainer.is_global_zero and trainer.state.fn == "fit":
+        if trainer.is_global_zero:
             self.rundir.beat(trainer.global_step)
+
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A row per evaluation."""

@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.status import attempts, last_attempt, process_name, status
 
@@ -179,6 +181,8 @@ class RunDir:
         """Append one row to metrics.jsonl: `step` = optimizer steps done, `epoch` 0-based; not finite = null."""
         row = {"step": step, "epoch": epoch, "attempt": self.attempt["attempt"], "time": round(time.time(), 3)}
         row |= {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        if not self.look():
+            return
         self._unwritten.append(json.dumps(row) + "\n")
         self._try(self._append)
         if self.mirror:
@@ -216,9 +220,23 @@ def _end_torn_line(path: Path) -> None:
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write whole or not at all."""
+    write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write whole or not at all."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(data, indent=1) + "\n")
+    temporary.write_text(text)
     temporary.replace(path)
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """A run's config.yaml; None where there is none that can be read."""
+    try:
+        content = yaml.safe_load((path / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return content if isinstance(content, dict) and {"data", "model", "seed_everything"} <= content.keys() else None
 
 
 def _without_folders(data: Any) -> Any:
