@@ -91,7 +91,8 @@ class _Peer:
     def __init__(self, name: str, folder: str, args: Any) -> None:
         command = [sys.executable, "-m", "lightning_resnet.peers", name, folder, str(args.size), str(args.threads)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.name, self.facts = name, self._read()
+        self.name = name
+        self.facts = self._read()
 
     def epoch(self) -> None:
         self.process.stdin.write("go\n")

@@ -37,8 +37,13 @@ def notice() -> str:
 
 def decode_batch(fd: int, items: np.ndarray, out: np.ndarray, threads: int) -> np.ndarray:
     """As `kernel.decode`."""
-    with ThreadPoolExecutor(threads) as pool:
-        return np.fromiter(pool.map(lambda item, o: _make(fd, item, o), items, out), np.uint8, len(items))
+    return np.fromiter(_pool(threads).map(lambda item, o: _make(fd, item, o), items, out), np.uint8, len(items))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """One for the process: FFCV's decoder keeps memory for each thread that ever used it."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="fallback")
 
 
 def _make(fd: int, item: np.void, out: np.ndarray) -> int:
@@ -68,13 +73,12 @@ def _pixels(data: bytes, item: np.void, intact: bool) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as picture:
         if picture.size != (cols, rows):
             raise ValueError
-        if ffcv() is None:
-            return np.asarray(picture.convert("RGB"))
-    full = np.empty((rows, cols, 3), np.uint8)
-    warned = ffcv().imdecode(np.frombuffer(data, np.uint8), full, rows, cols, rows, cols)
-    if warned and not intact:  # of any oddity: bytes that are as they were written were looked at then
-        raise OSError
-    return full
+        full = np.empty((rows, cols, 3), np.uint8)
+        if ffcv() and not ffcv().imdecode(np.frombuffer(data, np.uint8), full, rows, cols, rows, cols):
+            return full
+        if ffcv() and not intact:  # it warns of any oddity; bytes that are as they were written were looked at then
+            raise OSError
+        return np.asarray(picture.convert("RGB"))
 
 
 def _fill(x: np.ndarray, item: np.void, out: np.ndarray) -> int:
