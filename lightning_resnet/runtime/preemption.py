@@ -8,10 +8,12 @@ arms it before torch is imported, because a signal in those seconds would otherw
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+DEAF_S = 3.0  # seconds after which a process that has not reacted to a signal is ended; there is nothing to save
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 
@@ -46,10 +48,12 @@ class _Request:
     """The mark. There is one in a process, as signals are the process's."""
 
     signum = 0  # of the first signal since the loop began
+    heard = False  # Python's handler has run: it cannot while the main thread waits in C code
     deferred = False  # in the loop: wait for the end of the step
 
     def hear(self, signum: int, frame: FrameType | None = None) -> None:
         """The handler."""
+        self.heard = True
         if not self.deferred:
             raise Stopped(signum)
         if signum == signal.SIGINT == self.signum:
@@ -66,12 +70,29 @@ def armed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # Python allows handlers in the main thread only
         return
+    request.heard = False
     former = {s: signal.signal(s, request.hear) for s in SIGNALS}
+    out, into = os.pipe()
+    os.set_blocking(into, False)
+    former_fd = signal.set_wakeup_fd(into, warn_on_full_buffer=False)  # written to from C, whatever Python does
+    threading.Thread(target=_insist, args=(out,), daemon=True).start()
     try:
         yield
     finally:
+        signal.set_wakeup_fd(former_fd)
+        os.close(into)
         for s, handler in former.items():
             signal.signal(s, handler)
+
+
+def _insist(pipe: int) -> None:
+    """In a thread: a rank that waits for another before the training starts ends too, though it does not hear."""
+    while number := os.read(pipe, 1):
+        if number[0] in SIGNALS:
+            time.sleep(DEAF_S)
+            if not (request.heard or request.deferred):
+                os._exit(130 if number[0] == signal.SIGINT else 143)
+    os.close(pipe)
 
 
 @contextmanager
