@@ -134,7 +134,8 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         end = {"reason": "finished"}
     except Stopped as e:
         end = {"reason": e.reason, "signal": str(e.args[0])}
-        say(f"{e} (with --run.replicate {run.replicate} instead of --run.new)" if run.new else e)
+        hint = f" (with --run.replicate {run.replicate} instead of --run.new)" if run.new else ""
+        say(f"{e}{hint}", file=sys.stderr)
         return e.exit_status
     except SystemExit:  # how Lightning ends on a KeyboardInterrupt of anybody else's
         end = {"reason": "interrupted"}
