@@ -62,7 +62,7 @@ def _ours(name: str, args: argparse.Namespace) -> float:
         "model": {"net": {"class_path": net, "init_args": init_args}},
         "data": {"source": source, "batch_size": batch, "train_eval_samples": 10, "workers": 0},
         "run": {"threads": 1},
-        "wandb": {"mode": "disabled"},  # its service starts beside the first steps, for longer than they last
+        "wandb": {"mode": "disabled"},  # the loop is measured, not a service's start
     }
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "r.yaml").write_text(yaml.safe_dump(recipe))
