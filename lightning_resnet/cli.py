@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         print(usage())
         return 0 if argv else 2
     from lightning_resnet.errors import UserError, nearest, one_line
-    from lightning_resnet.runtime.preemption import Stopped, armed
+    from lightning_resnet.runtime.preemption import Stopped, armed, importing
 
     try:
         if argv[0] not in VERBS:
@@ -51,8 +51,10 @@ def main(argv: list[str] | None = None) -> int:
                 return supervise(argv, *ranks)
         if argv[0] not in ("fit", "validate", "test", "predict"):
             return import_module(VERBS[argv[0]][0]).main(argv[1:])
-        with armed():  # before the imports, which take seconds
-            return import_module(VERBS[argv[0]][0]).main(argv)
+        with armed():
+            with importing():  # takes seconds
+                verb = import_module(VERBS[argv[0]][0])
+            return verb.main(argv)
     except Stopped as e:
         print(e, file=sys.stderr)
         return e.exit_status

@@ -1,12 +1,14 @@
 """Signals that ask a training to end: they only leave a mark, which the training loop reads between two steps.
 
 SIGTERM, SIGUSR1, SIGUSR2: save, exit 143. Ctrl-C (SIGINT): save at the next batch, exit 130; a second one ends at once.
-Outside the loop there is nothing to save, and they end the process where it is. Imports nothing slow: the command line
-arms it before torch is imported, because a signal in those seconds would otherwise kill without a word.
+Outside the loop there is nothing to save: an exception ends the process where it is, or in the imports a plain exit,
+as C code that imports a module swallows exceptions. Imports nothing slow: the command line arms it before torch is
+imported, because a signal in those seconds would otherwise kill without a word.
 """
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -49,11 +51,16 @@ class _Request:
 
     signum = 0  # of the first signal since the loop began
     heard = False  # Python's handler has run: it cannot while the main thread waits in C code
+    importing = False  # the process is still in its imports
     deferred = False  # in the loop: wait for the end of the step
 
     def hear(self, signum: int, frame: FrameType | None = None) -> None:
         """The handler."""
         self.heard = True
+        if self.importing:
+            stopped = Stopped(signum)
+            print(stopped, file=sys.stderr, flush=True)
+            os._exit(stopped.exit_status)
         if not self.deferred:
             raise Stopped(signum)
         if signum == signal.SIGINT == self.signum:
@@ -103,3 +110,13 @@ def deferring() -> Iterator[None]:
         yield
     finally:
         request.deferred = False
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Signals end the process at once."""
+    request.importing = True
+    try:
+        yield
+    finally:
+        request.importing = False
