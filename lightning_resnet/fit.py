@@ -6,7 +6,8 @@ resnet-cli fit --config configs/digits.yaml --model.net.depth 56 --model.net.sho
 import logging
 import sys
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,17 +127,31 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
     trainer.callbacks += [Recorder(rundir, progress), checkpoints, watchdog]
     install(trainer, rundir, checkpoints, run.hang_s)
     say(f"run {rundir.path}" + (f", continued from {resume.name}" if resume else ""))
-    end = {"reason": "failed"}
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-        if "test" in data.splits:
-            trainer.test(task, datamodule=data, verbose=False)
-        end = {"reason": "finished"}
+        with _attempt(cli, checkpoints, progress, watchdog):
+            trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+            if "test" in data.splits:
+                trainer.test(task, datamodule=data, verbose=False)
     except Stopped as e:
-        end = {"reason": e.reason, "signal": str(e.args[0])}
         hint = f" (with --run.replicate {run.replicate} instead of --run.new)" if run.new else ""
         say(f"{e}{hint}", file=sys.stderr)
         return e.exit_status
+    if trainer.is_global_zero:
+        checkpoints.keep(run.keep)
+    say(_text(progress.metrics))
+    return 0
+
+
+@contextmanager
+def _attempt(cli: _CLI, checkpoints: Checkpoints, progress: Progress, watchdog: Watchdog) -> Iterator[None]:
+    """Record how it ends, and end what it began."""
+    trainer, rundir, end = cli.trainer, cli.rundir, {"reason": "failed"}
+    try:
+        yield
+        end = {"reason": "finished"}
+    except Stopped as e:
+        end = {"reason": e.reason, "signal": str(e.args[0])}
+        raise
     except SystemExit:  # how Lightning ends on a KeyboardInterrupt of anybody else's
         end = {"reason": "interrupted"}
         raise KeyboardInterrupt from None
@@ -155,10 +170,6 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
             rundir.mirror.finish(end["reason"])
         if dist.is_initialized() and end["reason"] in ("finished", "preempted", "interrupted"):
             dist.destroy_process_group()
-    if trainer.is_global_zero:
-        checkpoints.keep(run.keep)
-    say(_text(progress.metrics))
-    return 0
 
 
 def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer) -> BaseException:

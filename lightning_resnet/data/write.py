@@ -11,7 +11,8 @@ import errno
 import hashlib
 import json
 import os
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -82,26 +83,29 @@ def write_beton(
     if out.exists() and (read_json(manifest_path(out)) or {}).get("request") == request:
         print(f"{out} is written already; remove it to write it again")
         return out
-    unfinished = _open(out, request, len(images))
-    done = False
-    try:
+    with _unfinished(out, request, len(images)) as unfinished:
         skipped = _Job(images, order, unfinished, options, mode, skip_bad).run(workers or cores(), progress)
         _finish(out, unfinished, {"format": FORMAT, **names, "request": request, "skipped": skipped})
+    return out
+
+
+@contextmanager
+def _unfinished(out: Path, request: str, n: int) -> Iterator[Unfinished]:
+    """What a killed write left, or a new one; it stays unless the write is done or the disk is full."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Unfinished(out, bytes.fromhex(request), n)
+    except OSError as e:
+        raise UserError(f"cannot write {out}: {e.strerror}; choose another --out") from e
+    done = False
+    try:
+        yield unfinished
         done = True
     except OSError as e:
         done = e.errno in (errno.ENOSPC, errno.EDQUOT)  # no half file stays on a full disk
         raise UserError(_disk_error(out, e, unfinished) if done else f"cannot write {out}: {e}") from e
     finally:
         unfinished.close(remove=done)
-    return out
-
-
-def _open(out: Path, request: str, n: int) -> Unfinished:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return Unfinished(out, bytes.fromhex(request), n)
-    except OSError as e:
-        raise UserError(f"cannot write {out}: {e.strerror}; choose another --out") from e
 
 
 class _Job:

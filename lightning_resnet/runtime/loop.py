@@ -11,7 +11,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loops.evaluation_loop import _EvaluationLoop
 from pytorch_lightning.loops.fit_loop import _FitLoop
 from pytorch_lightning.loops.progress import _ProcessedTracker
 from pytorch_lightning.loops.utilities import _block_parallel_sync_behavior
@@ -24,6 +23,7 @@ from torch import distributed as dist
 from lightning_resnet.errors import Superseded, UserError
 from lightning_resnet.runtime.agreement import NOTHING, SAVE, STOP, SUPERSEDED, Agreement
 from lightning_resnet.runtime.checkpoint import Checkpoints
+from lightning_resnet.runtime.evaluation import EvaluationLoop, install_evaluation
 from lightning_resnet.runtime.preemption import Stopped, deferring, request
 from lightning_resnet.runtime.rundir import RunDir
 
@@ -32,44 +32,6 @@ def install(trainer: pl.Trainer, rundir: RunDir, checkpoints: Checkpoints, hang_
     """Give the trainer this loop; Lightning's signal handlers, which run collectives, stay away."""
     trainer.fit_loop = FitLoop(trainer, rundir, checkpoints, hang_s)
     install_evaluation(trainer)
-
-
-def install_evaluation(trainer: pl.Trainer) -> None:
-    """For the verbs that only evaluate."""
-    trainer._signal_connector.register_signal_handlers = lambda: None
-    for name, fn, stage in (
-        ("validate_loop", TrainerFn.VALIDATING, RunningStage.VALIDATING),
-        ("test_loop", TrainerFn.TESTING, RunningStage.TESTING),
-    ):
-        setattr(trainer, name, EvaluationLoop(trainer, fn, stage, inference_mode=True))
-
-
-class EvaluationLoop(_EvaluationLoop):
-    """Also where a rank has no sample: it takes part in the sums all the same."""
-
-    tick = None  # called after each batch, `ticks` times in all: as often as on the rank with the most batches
-    ticks = 0
-
-    @property
-    def skip(self) -> bool:
-        """Only where nothing is to be evaluated on any rank."""
-        return not self._max_batches
-
-    def on_iteration_done(self) -> None:
-        """Between two batches."""
-        super().on_iteration_done()
-        self._tick()
-
-    def on_run_end(self) -> list[Any]:
-        """Before the sums are added up over the ranks: from there on no rank answers another."""
-        while self.ticks > 0:
-            self._tick()
-        return super().on_run_end()
-
-    def _tick(self) -> None:
-        if self.ticks > 0:
-            self.ticks -= 1
-            self.tick()
 
 
 class FitLoop(_FitLoop):

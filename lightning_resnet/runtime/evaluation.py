@@ -1,0 +1,45 @@
+"""The evaluation loop: Lightning's, also where a rank has no sample, with ranks that talk between two batches."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loops.evaluation_loop import _EvaluationLoop
+from pytorch_lightning.trainer.states import RunningStage, TrainerFn
+
+
+def install_evaluation(trainer: pl.Trainer) -> None:
+    """For the verbs that only evaluate."""
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    for name, fn, stage in (
+        ("validate_loop", TrainerFn.VALIDATING, RunningStage.VALIDATING),
+        ("test_loop", TrainerFn.TESTING, RunningStage.TESTING),
+    ):
+        setattr(trainer, name, EvaluationLoop(trainer, fn, stage, inference_mode=True))
+
+
+class EvaluationLoop(_EvaluationLoop):
+    """Also where a rank has no sample: it takes part in the sums all the same."""
+
+    tick = None  # called after each batch, `ticks` times in all: as often as on the rank with the most batches
+    ticks = 0
+
+    @property
+    def skip(self) -> bool:
+        """Only where nothing is to be evaluated on any rank."""
+        return not self._max_batches
+
+    def on_iteration_done(self) -> None:
+        """Between two batches."""
+        super().on_iteration_done()
+        self._tick()
+
+    def on_run_end(self) -> list[Any]:
+        """Before the sums are added up over the ranks: from there on no rank answers another."""
+        while self.ticks > 0:
+            self._tick()
+        return super().on_run_end()
+
+    def _tick(self) -> None:
+        if self.ticks > 0:
+            self.ticks -= 1
+            self.tick()
