@@ -1,16 +1,20 @@
 """Without the C kernel: the same boxes and flips, pixels within a tolerance, damage still told."""
 
+import io
 import shutil
 
 import numpy as np
 import pytest
 from loaders import copies, data_of, same
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from lightning_resnet.data import fallback, kernel
 from lightning_resnet.data.beton import IMAGE, Beton, manifest_path
 from lightning_resnet.data.betonfiles import BetonFiles
 from lightning_resnet.data.journal import ROW
-from lightning_resnet.data.sources import Synthetic
+from lightning_resnet.data.sources import Images, Synthetic
+from lightning_resnet.data.write import write_beton
 from lightning_resnet.errors import UserError
 
 TOLERANCE = 1.0  # levels of 255, mean of a batch
@@ -95,3 +99,22 @@ def test_a_damaged_sample_is_named(source, without, tmp_path, manifest, how, tol
         copies(data_of(files).train_dataloader())
     batches = copies(data_of(files, on_bad="count").train_dataloader())
     assert sum(int((y < 0).sum()) for _, y in batches) == 1
+
+
+@pytest.mark.parametrize("with_kernel", [True, False])
+def test_a_harmless_warning_of_libjpeg_is_no_damage(tmp_path, monkeypatch, with_kernel):
+    """Stray bytes between two segments: `Corrupt JPEG data: 3 extraneous bytes before marker`, and no pixel lost."""
+    clean = io.BytesIO()
+    Image.fromarray(load_sample_images().images[0][:200, :300]).save(clean, "JPEG", quality=90)
+    header, rest = clean.getvalue()[:20], clean.getvalue()[20:]
+    assert header[:4] == b"\xff\xd8\xff\xe0" and rest[:2] == b"\xff\xdb"
+    paths = [tmp_path / "0.jpg", tmp_path / "1.jpg"]
+    paths[0].write_bytes(header + rest)
+    paths[1].write_bytes(header + b"\1\2\3" + rest)
+    images = Images(np.arange(2), np.arange(2), paths=[*map(str, paths)])
+    out = write_beton(images, tmp_path / "f.beton", classes=["a", "b"], workers=1, progress=False)
+    if not with_kernel:
+        monkeypatch.setattr(kernel, "library", lambda: None)
+    data = data_of(BetonFiles(str(out), str(out)), batch_size=2, size=64, on_bad="count")
+    (_, y), *_ = data.train_dataloader()
+    assert sorted(y.tolist()) == [0, 1]

@@ -313,6 +313,7 @@ def test_run_id_depends_on_what_decides_the_result_only():
         (("data", "source", "init_args", "root"), "/a/cars"),
         (("trainer", "max_epochs"), 1),
         (("trainer", "precision"), "bf16-mixed"),
+        (("trainer", "callbacks"), [{"class_path": "pytorch_lightning.callbacks.EarlyStopping", "init_args": {}}]),
     ]:
         assert changed(path, value), path
     for path, value in [
@@ -325,8 +326,14 @@ def test_run_id_depends_on_what_decides_the_result_only():
         (("trainer", "accelerator"), "gpu"),
         (("run", "root"), "/scratch"),
         (("run", "threads"), 7),
+        (("trainer", "callbacks"), [{"class_path": "lightning_resnet.analysis.callbacks.GradientNorms"}]),
+        (("model", "net", "init_args", "option_of_a_later_release"), None),
     ]:
         assert not changed(path, value), path
+    config["data"]["source"] = {"class_path": "BetonFiles", "init_args": {"train": "/a/t.beton", "val": "/a/v.beton"}}
+    base = run_id(config)
+    assert not changed(("data", "source", "init_args", "train"), "/local/t.beton")
+    assert changed(("data", "source", "init_args", "train"), "/a/u.beton")
 
 
 DIGITS = ["--config", REPOSITORY / "configs/digits.yaml"]

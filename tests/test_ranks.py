@@ -100,6 +100,20 @@ def test_signals_stop_all_ranks_at_the_same_step(here, how):
 
 
 @pytest.mark.slow
+def test_three_ranks_continue_as_if_never_stopped(here):
+    """From three on, the order in which a gradient is summed depends on its place in DDP's buckets."""
+    args = ["fit", *TINY, "--trainer.max_epochs", "30", "--data.batch_size", "66"]
+    assert Ranks([*args, "--run.root", "whole"], 3).wait(100) == [0] * 3, log()
+    ranks = Ranks(args, 3)
+    wait_for(lambda: list(Path("runs").rglob("prev.ckpt")), ranks)
+    ranks.send(signal.SIGTERM)
+    assert ranks.wait(20) == [143] * 3, log()
+    assert Ranks(args, 3).wait(100) == [0] * 3, log()
+    whole, cut = weights("whole"), weights("runs")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.6, 0.8, 1.0, 1.2, 2.0])  # at about 1 s, torch's C code imports numpy
 def test_a_signal_before_the_training_starts_ends_at_once(here, seconds):
     process = subprocess.Popen([sys.executable, "-m", "lightning_resnet.cli", "fit", *LONG], stderr=subprocess.PIPE)

@@ -22,6 +22,7 @@ from torch import distributed as dist
 
 from lightning_resnet.errors import Superseded, UserError
 from lightning_resnet.runtime.agreement import NOTHING, SAVE, STOP, SUPERSEDED, Agreement
+from lightning_resnet.runtime.buckets import settle_buckets
 from lightning_resnet.runtime.checkpoint import Checkpoints
 from lightning_resnet.runtime.evaluation import EvaluationLoop, install_evaluation
 from lightning_resnet.runtime.preemption import Stopped, deferring, request
@@ -120,6 +121,8 @@ class FitLoop(_FitLoop):
                     "ranks found different checkpoints: do they see the same folder? the same command continues"
                 )
             self._setup_evaluation()
+            if not self.done:
+                settle_buckets(self.trainer, self.loader, self.epoch)
             call._call_callback_hooks(self.trainer, "on_train_start")
             call._call_lightning_module_hook(self.trainer, "on_train_start")
             self._grant(self.agreement.now(self._wish()))

@@ -43,20 +43,27 @@ TRAINER_KEYS = (
     "log_every_n_steps",  # the interval over which ErrorWarmup watches the training error
 )
 DATA_KEYS_WITHOUT_EFFECT = ("workers", "cache", "stage")
+OBSERVERS = "lightning_resnet.analysis.callbacks."  # other callbacks may change the training, such as EarlyStopping
 
 
 def decisive(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a resolved configuration that decides the result; of paths only the last component."""
+    """The part of a resolved configuration that decides the result; of paths only the last component.
+
+    What is null is left out: an option that joins later is null by default, and leaves the ids of older runs alone.
+    """
     trainer = config.get("trainer", {})
     data = {k: v for k, v in config["data"].items() if k not in DATA_KEYS_WITHOUT_EFFECT}
+    callbacks = [c for c in trainer.get("callbacks") or [] if not c["class_path"].startswith(OBSERVERS)]
     run = config.get("run", {})
-    return {
-        "seed_everything": config["seed_everything"],
-        "model": config["model"],
-        "data": _without_folders(data),
-        "trainer": {k: trainer[k] for k in TRAINER_KEYS if trainer.get(k) is not None},
-        **({"init_from": _digest_file(run["init_from"])} if run.get("init_from") else {}),
-    }
+    return _given(
+        {
+            "seed_everything": config["seed_everything"],
+            "model": config["model"],
+            "data": _without_folders(data),
+            "trainer": {k: trainer.get(k) for k in TRAINER_KEYS} | {"callbacks": callbacks or None},
+            "init_from": _digest_file(run["init_from"]) if run.get("init_from") else None,
+        }
+    )
 
 
 def run_id(config: dict[str, Any]) -> str:
@@ -239,10 +246,15 @@ def read_config(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and {"data", "model", "seed_everything"} <= content.keys() else None
 
 
-def _without_folders(data: Any) -> Any:
+def _given(tree: Any) -> Any:
+    """Without what is null."""
+    return {k: _given(v) for k, v in tree.items() if v is not None} if isinstance(tree, dict) else tree
+
+
+def _without_folders(data: Any, key: str = "") -> Any:
     if isinstance(data, dict):
-        return {k: Path(v).name if k == "root" and v else _without_folders(v) for k, v in data.items()}
-    return data
+        return {k: _without_folders(v, k) for k, v in data.items()}
+    return Path(data).name if isinstance(data, str) and (key == "root" or data.endswith(".beton")) else data
 
 
 def _digest_file(path: str) -> str:
