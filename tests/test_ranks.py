@@ -192,8 +192,8 @@ def test_another_number_of_ranks_continues_the_same_batches(here):
     )
     ranks.send(signal.SIGTERM)
     assert ranks.wait(20) == [143, 143], log()
-    stopped = attempt()["last_step"]
-    assert stopped % 10 and Ranks(args, 1).wait(60) == [0], log()
+    stopped = attempt()["last_step"]  # in nine of ten runs within an epoch
+    assert stopped < 60 and Ranks(args, 1).wait(60) == [0], log()
     steps = numbered.read("ids", 2) | numbered.read("ids", 1)
     assert min(numbered.read("ids", 1)) == stopped + 1
     assert steps == whole
