@@ -1,8 +1,11 @@
 """The command line trains, records, resumes, repeats itself bit by bit, and tells users what is wrong."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import yaml
 from conftest import REPOSITORY, TINY, only_run
 
 from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.runtime.preemption import Stopped
 from lightning_resnet.runtime.rundir import run_id
 from lightning_resnet.runtime.status import status
 
@@ -560,6 +564,24 @@ def test_the_last_evaluation_is_made_up_for(cli, monkeypatch):
     assert cli("fit", *args)[0] == 0
     assert [r["step"] for r in rows(only_run()) if "val/acc1" in r] == [3]
     assert (only_run() / "checkpoints/best.ckpt").exists()
+
+
+def test_a_signal_whose_exception_is_swallowed_stops_the_training_all_the_same(cli, monkeypatch):
+    """Before the loop a signal is an exception, which C code may drop."""
+    from lightning_resnet.task import ClassificationTask
+
+    original = ClassificationTask.setup
+
+    def dropped(self, stage):
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        original(self, stage)
+
+    monkeypatch.setattr(ClassificationTask, "setup", dropped)
+    assert cli("fit", *SHORT)[0] == 143
+    assert json.loads((only_run() / "attempts/1.json").read_text())["reason"] == "preempted"
+    assert not (only_run() / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize(

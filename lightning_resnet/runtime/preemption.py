@@ -49,7 +49,7 @@ class Stopped(BaseException):
 class _Request:
     """The mark. There is one in a process, as signals are the process's."""
 
-    signum = 0  # of the first signal since the loop began
+    signum = 0  # of the first signal
     heard = False  # Python's handler has run: it cannot while the main thread waits in C code
     importing = False  # the process is still in its imports
     deferred = False  # in the loop: wait for the end of the step
@@ -61,11 +61,12 @@ class _Request:
             stopped = Stopped(signum)
             print(stopped, file=sys.stderr, flush=True)
             os._exit(stopped.exit_status)
+        again = signum == signal.SIGINT == self.signum
+        self.signum = self.signum or signum
         if not self.deferred:
             raise Stopped(signum)
-        if signum == signal.SIGINT == self.signum:
+        if again:
             os._exit(130)  # a rank that waits in a collective would not see an exception
-        self.signum = self.signum or signum
 
 
 request = _Request()
@@ -77,7 +78,7 @@ def armed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # Python allows handlers in the main thread only
         return
-    request.heard = False
+    request.heard, request.signum = False, 0
     former = {s: signal.signal(s, request.hear) for s in SIGNALS}
     out, into = os.pipe()
     os.set_blocking(into, False)
@@ -104,8 +105,8 @@ def _insist(pipe: int) -> None:
 
 @contextmanager
 def deferring() -> Iterator[None]:
-    """Signals wait in `request.signum`."""
-    request.signum, request.deferred = 0, True
+    """Signals wait in `request.signum`, as does one whose exception somebody has swallowed before."""
+    request.deferred = True
     try:
         yield
     finally:
