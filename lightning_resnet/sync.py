@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--every {args.every:g}: a number of seconds above 0")
     if not find_spec("wandb"):
         raise UserError("sync needs wandb: pip install 'wandb>=0.31,<0.32'")
-    mode, why = choose_mode("online")
+    mode, why = choose_mode("online", patient=True)
     if mode != "online":
         raise UserError(f"W&B cannot be reached: {why}")
     from lightning_resnet.analysis.runs import find_runs

@@ -7,6 +7,7 @@ import base64
 import itertools
 import json
 import re
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 
@@ -18,7 +19,12 @@ def project(name):
 
 
 class StandIn:
-    """A server at `url`; what came in: `runs` by id, `bodies` of all requests, `unknown` operations."""
+    """A server at `url`; what came in: `runs` by id, `bodies` of all requests, `unknown` operations.
+
+    It answers `late` seconds after it was asked; while `broken`, it is there but takes no runs.
+    """
+
+    late, broken = 0.0, False
 
     def __init__(self):
         self.runs, self.sweeps, self.bodies, self.unknown, self.lock = {}, {}, [], [], Lock()
@@ -173,6 +179,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        time.sleep(self.state.late)
+        if self.state.broken and self.path.startswith("/graphql"):
+            self.send_response(500)
+            self.send_header("content-length", "0")
+            self.end_headers()
+            return
         with self.state.lock:
             self.state.bodies.append(body)
             content = self.content(body)

@@ -6,10 +6,12 @@ All attempts of a run are one W&B run, whose id is ours; x is the optimizer step
 
 import json
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal
 
 from lightning_resnet.errors import one_line
@@ -19,8 +21,9 @@ from lightning_resnet.runtime.wandb_mode import choose_mode
 
 PROJECT = "lightning_resnet"
 MEMORY = "wandb/mirror.json"  # in the run directory: what W&B calls the run, and whether it was online
-INIT_S = 6.0  # seconds the server has to accept the run: then training goes on offline
+START_S = 7.0  # seconds, imports among them, until the server must have taken the run: then training goes on offline
 FINISH_S = 10.0  # and to take the rest at the end: a preempted job has little more before it is killed
+FORGET_S = 1.0  # and wandb's process to end, once it is of no use
 FLUSH_S = 2.0  # seconds of rows that a killed offline attempt may lose; W&B's own is 15
 SUMMARY = {"loss": "min", "acc1": "last,max", "acc5": "last,max"}
 SPLITS = ("val", "val_ema", "train_eval")
@@ -64,13 +67,15 @@ class Mirror:
             meta: content of meta.json.
             config: the whole resolved configuration.
         """
+        begun = time.monotonic()
         try:
             mode, why = choose_mode(self.options.mode)
         except Exception as error:  # W&B must never cost a run, whatever goes wrong in it
             mode, why = "disabled", one_line(error)
-        if mode == "online" and (fault := self._try(mode, run_dir, meta, config)):
+        left = max(2.0, START_S - (time.monotonic() - begun))
+        if mode == "online" and (fault := self._try(mode, run_dir, meta, config, left)):
             mode, why = "offline", fault
-        if mode == "offline" and (fault := self._try(mode, run_dir, meta, config)):
+        if mode == "offline" and (fault := self._try(mode, run_dir, meta, config, START_S)):
             mode, why = "disabled", fault
         note = f", {self.run.url}" if mode == "online" else f" ({why})" if why else ""
         later = f"; to upload it: resnet-cli sync {run_dir}" if mode == "offline" else ""
@@ -144,10 +149,10 @@ class Mirror:
             self.run.finish(exit_code=0 if reason == "finished" else 1)
             self.run = None
 
-    def _try(self, mode: str, run_dir: Path, meta: dict[str, Any], config: dict[str, Any]) -> str:
-        """Open; what went wrong, else nothing."""
+    def _try(self, mode: str, run_dir: Path, meta: dict[str, Any], config: dict[str, Any], seconds: float) -> str:
+        """Open within so many seconds; what went wrong, else nothing."""
         try:
-            self.open(mode, run_dir, meta, config)
+            self.open(mode, run_dir, meta, config, init_timeout=seconds)
             names = {"id": self.run.id, "project": self.run.project, "entity": self.run.entity or None}
             (run_dir / MEMORY).write_text(json.dumps({"mode": mode, **names}) + "\n")
             return ""
@@ -179,7 +184,6 @@ def _settings(mode: str, meta: dict[str, Any], details: bool) -> dict[str, Any]:
         "mode": mode,
         "silent": True,
         "program": "resnet-cli",  # not the path of it
-        "init_timeout": INIT_S,
         "finish_timeout": FINISH_S,
         "x_transaction_log_flush_interval": FLUSH_S,
         "git_commit": meta.get("git_sha"),
@@ -219,8 +223,16 @@ def _key(row: Row) -> tuple[Any, ...]:
 
 
 def _forget() -> None:
-    """Part with wandb's process, which may be dead: its own exit handler would print tracebacks."""
+    """Part with wandb's process, which may be dead: its own exit handler would print tracebacks.
+
+    In a thread: wandb waits without a limit until what the server did not take is sent.
+    """
     import wandb
 
-    with suppress(Exception):
-        wandb.teardown()
+    def part() -> None:
+        with suppress(Exception):
+            wandb.teardown()
+
+    thread = Thread(target=part, daemon=True)
+    thread.start()
+    thread.join(FORGET_S)

@@ -1,15 +1,21 @@
 """Online or offline: decided within seconds, before wandb would wait for a minute and then fail."""
 
 import os
-from contextlib import suppress
 from importlib.util import find_spec
 from threading import Thread
 
-PROBE_S = 3.0  # seconds the server has to answer: then training goes on offline
+CONNECT_S = 3.0  # seconds until the server takes a connection: then training goes on offline
+GLANCE_S = 0.5  # and in which a refusal is heeded; a server that is only slow needs the seconds to take the run
+PATIENCE_S = 15.0  # to wait for an answer where no training waits
 
 
-def choose_mode(wanted: str) -> tuple[str, str]:
-    """The mode, and why it is not online where it might have been; WANDB_MODE decides what the user left to us."""
+def choose_mode(wanted: str, patient: bool = False) -> tuple[str, str]:
+    """The mode, and why it is not online where it might have been; WANDB_MODE decides what the user left to us.
+
+    Args:
+        wanted: auto | online | offline | disabled.
+        patient: insist on an answer, and wait for it.
+    """
     mode = os.environ.get("WANDB_MODE") or wanted if wanted == "auto" else wanted
     if mode == "disabled":
         return mode, ""
@@ -20,7 +26,7 @@ def choose_mode(wanted: str) -> tuple[str, str]:
     url = _server()
     if not _key_for(url):
         return "offline", f"no key for {url}: wandb login"
-    return ("online", "") if _answers(url) else ("offline", f"{url} does not answer within {PROBE_S:.0f} s")
+    return ("online", "") if _answers(url, patient) else ("offline", f"{url} does not answer")
 
 
 def _server() -> str:
@@ -40,17 +46,22 @@ def _key_for(url: str) -> bool:
         return False
 
 
-def _answers(url: str) -> bool:
-    """Whether anything comes back; in a thread, because looking up a name can hang for longer than any timeout."""
+def _answers(url: str, patient: bool) -> bool:
+    """Whether it takes a connection and refuses nothing; in a thread: looking up a name may hang beyond any timeout."""
     import requests
 
+    wait = PATIENCE_S if patient else GLANCE_S
+
     def ask() -> None:
-        with suppress(requests.RequestException):
-            if requests.get(url, timeout=PROBE_S).status_code < 500:
-                answers.append(True)
+        try:
+            answers.append(requests.get(url, timeout=(CONNECT_S, wait)).status_code < 500)
+        except requests.ReadTimeout:
+            answers.append(not patient)
+        except requests.RequestException:
+            answers.append(False)
 
     answers: list[bool] = []
     thread = Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(PROBE_S)
-    return bool(answers)
+    thread.join(CONNECT_S + wait)
+    return any(answers)
