@@ -15,7 +15,7 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.checkpoint import load_checkpoint, newest_good
 from lightning_resnet.runtime.loop import install_evaluation
 from lightning_resnet.runtime.rundir import RunDir
-from lightning_resnet.task import load_weights
+from lightning_resnet.weights import load_weights
 
 
 def evaluate(cli: ResNetCLI, rundir: RunDir) -> int:

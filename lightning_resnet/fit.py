@@ -44,7 +44,9 @@ from lightning_resnet.runtime.rundir import (
 )
 from lightning_resnet.runtime.status import cores, read_json, status
 from lightning_resnet.runtime.wandb import Mirror, WandbOptions
-from lightning_resnet.task import load_weights
+from lightning_resnet.weights import load_weights
+
+SHOWN = ("val", "val_ema", "train_eval", "test", "test_ema")
 
 
 class _Finished(Exception):
@@ -214,8 +216,8 @@ def _init_from(task: nn.Module, path: str) -> None:
         if name in theirs and name in ours and theirs[name].shape != ours[name].shape:
             say(f"{name} is new: {tuple(ours[name].shape)}, {tuple(theirs[name].shape)} in {path}")
             theirs[name] = ours[name]
-    load_weights(task, theirs)
+    load_weights(task, theirs, fresh_average=True)
 
 
 def _text(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.split("/")[0] in ("val", "train_eval", "test"))
+    return "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.split("/")[0] in SHOWN)

@@ -15,9 +15,11 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from lightning_resnet.data.hashing import hash64
-from lightning_resnet.errors import Diverged, UserError
+from lightning_resnet.ema import EMA, average_of
+from lightning_resnet.errors import Diverged
 from lightning_resnet.models.ghost import ghost_batch_norm
 from lightning_resnet.optim import Schedule, Steps, parameter_groups
+from lightning_resnet.weights import check_same_tensors
 
 Batch = tuple[Tensor, Tensor]
 
@@ -33,6 +35,7 @@ class ClassificationTask(pl.LightningModule):
         decay: what weight decay acts on: weights (all but biases and norms) | all.
         bn_batch: images that batch norm takes statistics of together; null: all that a rank has. With the rank's batch
             of a recipe for more devices, fewer devices give that recipe's results.
+        ema: a moving average of the net, evaluated beside it.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class ClassificationTask(pl.LightningModule):
         label_smoothing: float = 0.0,
         decay: Literal["weights", "all"] = "weights",
         bn_batch: int | None = None,
+        ema: EMA | None = None,
     ) -> None:
         super().__init__()
         if bn_batch is not None:
@@ -53,6 +57,7 @@ class ClassificationTask(pl.LightningModule):
             ghost_batch_norm(net, bn_batch)
         self.bn_batch = bn_batch
         self.net = net.to(memory_format=torch.channels_last)
+        self.averaging, self.ema = ema, average_of(self.net) if ema else None
         self.make_optimizer, self.schedule, self.decay = optimizer, schedule, decay
         self.label_smoothing = label_smoothing
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer samples than ranks
@@ -75,7 +80,11 @@ class ClassificationTask(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images uint8 [B, 3, H, W] -> logits [B, classes]."""
-        return self.net((images.to(self.mean.dtype) - self.mean) / self.std)
+        return self.net(self.normalise(images))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images uint8 [B, 3, H, W] -> what the net takes."""
+        return (images.to(self.mean.dtype) - self.mean) / self.std
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -123,6 +132,11 @@ class ClassificationTask(pl.LightningModule):
             sums = torch.stack([t.to(self._sum_dtype) for t in parts])
             self._train_sums = sums if self._train_sums is None else self._train_sums + sums
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Let the average follow after each optimizer step."""
+        if self.averaging and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            self.averaging.follow(self.ema, self.net, self.global_step, self.total_steps)
 
     @property
     def has_train_metrics(self) -> bool:
@@ -177,8 +191,12 @@ class ClassificationTask(pl.LightningModule):
         return self(batch[0]).softmax(1)
 
     def _evaluate(self, batch: Batch, name: str) -> None:
-        images, labels = batch
-        logits = self(images)
+        x, labels = self.normalise(batch[0]), batch[1]
+        self._add(name, self.net(x), labels)
+        if self.ema is not None and name != "train_eval":
+            self._add(f"{name}_ema", self.ema(x), labels)
+
+    def _add(self, name: str, logits: Tensor, labels: Tensor) -> None:
         loss = F.cross_entropy(logits, labels, reduction="sum")
         hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         seen = torch.tensor(len(labels), device=self.device)
@@ -190,7 +208,10 @@ class ClassificationTask(pl.LightningModule):
         """Reduce once, and make sure that every sample was seen once."""
         self.metrics = {}
         names = ["test"] if self.trainer.testing else self.trainer.datamodule.eval_names
-        for name, loader in zip(names, loaders, strict=True):
+        evaluated = [*zip(names, loaders, strict=True)]
+        if self.ema is not None:
+            evaluated += [(f"{name}_ema", loader) for name, loader in evaluated if name != "train_eval"]
+        for name, loader in evaluated:
             sums = self._eval_sums.pop(name, torch.zeros(5, dtype=self._sum_dtype, device=self.device))
             loss, top1, top5, n, seen = self._reduce(sums).tolist()
             if (
@@ -234,20 +255,3 @@ class ClassificationTask(pl.LightningModule):
         if self.trainer.world_size > 1:
             dist.all_reduce(total)
         return total
-
-
-def check_same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    """Raise UserError naming the first tensor that is missing, unknown or of another shape."""
-    for name in [*ours, *theirs]:
-        shapes = [tuple(d[name].shape) if name in d else "absent" for d in (ours, theirs)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"the checkpoint is of another net: {name} is {shapes[1]} there and {shapes[0]} here; "
-                "give the --model.net options it was trained with"
-            )
-
-
-def load_weights(task: ClassificationTask, state: dict[str, Tensor]) -> None:
-    """Load a checkpoint's `state_dict`; raise UserError naming the first tensor that does not fit."""
-    check_same_tensors(task.state_dict(), state)
-    task.load_state_dict(state)
