@@ -18,6 +18,7 @@ VERBS = {
     "compare": ("lightning_resnet.analysis.report", "tables and figures from runs"),
     "inspect": ("lightning_resnet.analysis.inspect", "gradients, responses, lesions, ... of a net, block by block"),
     "deepen": ("lightning_resnet.deepen", "add blocks to a trained net, as identity or at random"),
+    "convert": ("lightning_resnet.convert", "weights of torchvision, timm, akamaster into ours; ours into ONNX, ..."),
     "data": ("lightning_resnet.data.cli", "get a data set; write, check and describe .beton files"),
     "bench": ("lightning_resnet.bench", "measure our loader beside its peers"),
 }
