@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +39,14 @@ class Trained:
     def task(self) -> ClassificationTask:
         """In eval mode, on the CPU."""
         return self.cli.model.eval()
+
+    def class_names(self) -> list[str]:
+        """As the checkpoint tells, else as its source does (which may be read for it); else empty."""
+        source = self.cli.datamodule.source
+        if not self.classes and not hasattr(source, "classes"):
+            with suppress(UserError):
+                source.splits()
+        return self.classes or list(getattr(source, "classes", []))
 
     @property
     def options(self) -> dict[str, Any]:
