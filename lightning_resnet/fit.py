@@ -123,7 +123,7 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         raise UserError(
             f"run {rundir.path} has no good checkpoint to continue from: drop --run.must_resume to begin anew"
         )
-    origin = {"id": rundir.path.name, "config": cli.resolved}
+    origin = {"id": rundir.path.name, "config": cli.resolved, "classes": data.source.classes}
     checkpoints = Checkpoints(rundir.checkpoints, origin, run.save_minutes, rundir.look)
     progress, watchdog = Progress(), Watchdog(rundir.path, run.hang_s)
     trainer.callbacks += [Recorder(rundir, progress), checkpoints, watchdog]

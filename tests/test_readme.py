@@ -6,7 +6,7 @@ import shlex
 import pytest
 from conftest import REPOSITORY
 
-from lightning_resnet import bench, deepen, sweep, sync
+from lightning_resnet import bench, convert, deepen, predict, sweep, sync
 from lightning_resnet.analysis import inspect, report
 from lightning_resnet.cli import VERBS, main
 from lightning_resnet.config import ResNetCLI
@@ -45,6 +45,10 @@ def test_command_is_understood(command, monkeypatch):
         bench.make_parser().parse_args(args)
     elif verb == "deepen":
         deepen.make_parser().parse_args(args)
+    elif verb == "convert":
+        convert.make_parser().parse_args(args)
+    elif verb == "predict" and not args[0].startswith("-"):
+        predict.make_parser().parse_args(inspect.split(args)[0])
     elif verb == "inspect":
         ours, recipe = inspect.split(args)
         targets = inspect.make_parser().parse_args(ours).targets

@@ -5,8 +5,6 @@ language says the rest: `--model.net torchvision.models.resnet50 --data.size 64`
 """
 
 import json
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,9 +25,7 @@ from lightning_resnet.points import read
 from lightning_resnet.runtime.checkpoint import load_checkpoint
 from lightning_resnet.runtime.rundir import flatten
 from lightning_resnet.runtime.status import cores
-from lightning_resnet.task import check_same_tensors
-
-ALONE = "--trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto --trainer.accelerator cpu".split()
+from lightning_resnet.trained import build, config_in, take_weights
 
 
 @dataclass
@@ -102,8 +98,7 @@ def subjects(
         for path, arguments, state, name in _all(targets, Path(folder), at):
             cli = _build([*arguments, *flags])
             if state:
-                check_same_tensors(cli.model.state_dict(), state)
-                cli.model.load_state_dict(state)
+                take_weights(cli.model, state)
             yield Subject(cli, path, name, batches, device)
         if not targets:
             yield Subject(_build(flags), Path("recipe"), "init", batches, device)
@@ -166,22 +161,16 @@ def config_of(path: Path) -> str:
     """The resolved configuration, as YAML, that a run or checkpoint was made with."""
     if path.is_dir():
         return (path / "config.yaml").read_text()
-    try:
-        return load_checkpoint(path)["run"]["config"]
-    except (KeyError, TypeError) as e:
-        raise UserError(f"{path} does not tell what net it is of: give a checkpoint that `resnet-cli fit` wrote") from e
+    return config_in(load_checkpoint(path), path)
 
 
 def _build(arguments: list[str]) -> ResNetCLI:
     """Net, task and data, on this machine alone; the data's splits are read."""
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
-    cli = ResNetCLI("fit", [*arguments, *ALONE, "--trainer.callbacks", "null"])
+    cli = build(arguments)
     torch.set_num_threads(cli.config.run.threads or cores())
     task, data = cli.model, cli.datamodule
     data.trainer = cli.trainer
-    data.setup("fit")
+    data.setup()
     for ours, its in ((task.mean, data.source.mean), (task.std, data.source.std)):
         ours.copy_(torch.tensor(its).view(3, 1, 1) * 255)
     return cli

@@ -25,7 +25,7 @@ class TorchLoader(Loader):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._reader = _Reader(self.images, self.augment, self.seed, self.on_bad)
+        self._reader = Reader(self.images, self.augment, self.seed, self.on_bad)
         self._plan: list[tuple[int, np.ndarray]] = []  # the pass's batches, as the workers' sampler
         self._pool = self._make_pool(self.workers) if self.workers else None
 
@@ -44,7 +44,7 @@ class TorchLoader(Loader):
         )
 
 
-class _Reader(Dataset):
+class Reader(Dataset):
     """(epoch, visits) -> batch."""
 
     def __init__(self, images: Images, augment: Callable[[int], Augment], seed: int, on_bad: OnBad) -> None:

@@ -117,13 +117,13 @@ class Checkpoints(Callback):
 
     Args:
         folder: of the checkpoints.
-        origin: what each checkpoint tells of its run: id and configuration.
+        origin: what each checkpoint tells of its run: id, configuration, names of the classes.
         minutes: between two saves within an epoch.
         may_write: asked before a file takes its name: is the run still ours?
     """
 
     def __init__(
-        self, folder: Path, origin: dict[str, str], minutes: float = 10.0, may_write: Callable[[], bool] = lambda: True
+        self, folder: Path, origin: dict[str, Any], minutes: float = 10.0, may_write: Callable[[], bool] = lambda: True
     ) -> None:
         self.folder, self.origin, self.seconds, self.may_write = folder, origin, 60 * minutes, may_write
         self.best, self.error = -1.0, ""

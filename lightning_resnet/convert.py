@@ -1,0 +1,172 @@
+"""`resnet-cli convert`: weights in and out; the file's ending says what is made.
+
+`resnet-cli convert resnet50-11ad3fa6.pth --out resnet50.ckpt`: torchvision's, timm's or akamaster's -> ours, for
+`--run.init_from`, `validate`, `predict` and `inspect`. `resnet-cli convert runs/digits/RUN --out net.onnx`: ours (or
+theirs) -> .pth or .safetensors in torchvision's names, or .onnx with the normalisation inside, checked in onnxruntime.
+"""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_resnet.errors import Parser, UserError
+
+if TYPE_CHECKING:
+    from lightning_resnet.models.layouts import Known, State
+
+CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+KINDS = (".ckpt", ".pth", ".safetensors", ".onnx")
+TORCHVISION_DEPTHS = (18, 34, 50, 101, 152)
+
+
+def make_parser() -> Parser:
+    """The flags of `resnet-cli convert`."""
+    parser = Parser(prog="resnet-cli convert", description="Weights of torchvision, timm or akamaster in; ours out.")
+    parser.add_argument("file", metavar="FILE", help="theirs (.pth .th .bin .safetensors), or our checkpoint or run")
+    parser.add_argument("--out", required=True, metavar="FILE", help=f"what to write: {' | '.join(KINDS)}")
+    parser.add_argument(
+        "--shortcut", choices=["none", "A", "B", "C"], help="none: weights without projections are plain"
+    )
+    parser.add_argument(
+        "--classes", metavar="FILE", help="names, one on a line (default: ImageNet's where there are 1000)"
+    )
+    parser.add_argument("--weights", choices=["net", "ema"], default="net", help="of ours: as trained | their average")
+    parser.add_argument("--size", type=int, metavar="N", help="pixels per side of .onnx (default: the recipe's)")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Convert, and say what was made; 0, or an error the user can cure."""
+    args = make_parser().parse_args(argv)
+    out = Path(args.out)
+    if out.suffix not in KINDS:
+        raise UserError(f"--out {out}: its ending says what to write, one of {' '.join(KINDS)}")
+    from lightning_resnet.analysis.report import _write
+    from lightning_resnet.runtime.checkpoint import write_whole
+    from lightning_resnet.trained import restore
+
+    checkpoint, path = read(args)
+    trained = restore(checkpoint, path, weights=args.weights)
+    net = trained.task.net
+    print(f"{path}: {describe(net, trained.options)}, {len(trained.classes) or 'no'} class names")
+    state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".ckpt":
+        normalisation = {name: checkpoint["state_dict"][name] for name in ("mean", "std")}
+        net_state = {f"net.{name}": tensor for name, tensor in state.items()}
+        write_whole({"state_dict": normalisation | net_state, "run": checkpoint["run"]}, out)
+    elif out.suffix == ".onnx":
+        from lightning_resnet.onnx import export
+
+        print(export(trained, out, args.size))
+    else:
+        from safetensors.torch import save
+
+        print(whose(type(net).__name__, trained.options))
+        write_whole(state, out) if out.suffix == ".pth" else _write(out, save(state))
+    print(out)
+    return 0
+
+
+def read(args: Namespace) -> tuple[dict[str, Any], Path]:
+    """A checkpoint in our form, made of theirs where the file is one; and the file."""
+    from lightning_resnet.models.layouts import recognise, unwrap
+
+    path = Path(args.file)
+    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    content = read_file(path)
+    names = Path(args.classes).read_text().split("\n") if args.classes else []
+    classes = [name.strip() for name in names if name.strip()]
+    if isinstance(content, dict) and "config" in (content.get("run") or {}):
+        content["run"] |= {"classes": classes} if classes else {}
+        return content, path
+    try:
+        known = recognise(unwrap(content), args.shortcut)
+    except UserError as e:
+        raise UserError(f"{path}: {e}") from e
+    classes = classes or _usual_classes(known)
+    if classes and len(classes) != known.options["num_classes"]:
+        raise UserError(f"{args.classes} names {len(classes)} classes, the net has {known.options['num_classes']}")
+    return ours(known, path.stem, classes), path
+
+
+def read_file(path: Path) -> Any:
+    """What weights or a checkpoint of anyone's hold; no code in them is run.
+
+    Raises:
+        UserError: it is missing, damaged, or holds more than tensors and plain values.
+    """
+    import zipfile
+
+    import torch
+    from safetensors.torch import load_file
+
+    from lightning_resnet.runtime.checkpoint import check_archive
+
+    if not path.is_file():
+        raise UserError(f"weights {path} do not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if zipfile.is_zipfile(path):  # not before torch 1.6
+            check_archive(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # damaged files fail in many ways
+        raise UserError(
+            f"{path} cannot be read as weights ({type(e).__name__}): it is damaged, or holds more than tensors; save "
+            "net.state_dict() alone"
+        ) from e
+
+
+def ours(known: "Known", name: str, classes: list[str]) -> dict[str, Any]:
+    """A checkpoint of ours: the weights, ImageNet's normalisation (all three peers' on any data), and a recipe."""
+    import torch
+    import yaml
+
+    from lightning_resnet.data.sources import IMAGENET_MEAN, IMAGENET_STD
+
+    options = known.options
+    n, imagenet = options["num_classes"], "ImageNet" in known.kind.__name__
+    source = {(True, 1000): "ImageNet", (False, 10): "CIFAR10", (False, 100): "CIFAR100"}.get(
+        (imagenet, n), "ImageFolder"
+    )
+    root = "data" if source.startswith("CIFAR") else f"data/{name}" if source == "ImageFolder" else "data/imagenet"
+    augmented = {"size": 224, "crop": "resized"} if imagenet else {"crop": "pad"}
+    if not imagenet and source == "ImageFolder":
+        augmented = {"size": 32, "crop": "resized"}
+    config = {
+        "trainer": {"max_epochs": 1},
+        "model": {"net": {"class_path": known.kind.__name__, "init_args": options}},
+        "data": {"source": {"class_path": source, "init_args": {"root": root}}, "flip": True, **augmented},
+        "run": {"name": name},
+    }
+    constants = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    state: State = {k: torch.tensor(v).view(3, 1, 1) * 255 for k, v in constants.items()}
+    state |= {f"net.{k}": t for k, t in known.net.state_dict().items()}
+    return {"state_dict": state, "run": {"id": name, "config": yaml.safe_dump(config), "classes": classes}}
+
+
+def _usual_classes(known: "Known") -> list[str]:
+    """ImageNet's and CIFAR-10's names, where the net has as many outputs and its kind's form."""
+    imagenet, n = "ImageNet" in known.kind.__name__, known.options["num_classes"]
+    if imagenet and n == 1000:
+        from torchvision.models import ResNet18_Weights
+
+        return list(ResNet18_Weights.DEFAULT.meta["categories"])
+    return CIFAR_CLASSES if not imagenet and n == 10 else []
+
+
+def describe(net: Any, options: dict[str, Any]) -> str:
+    """`ImageNetResNet depth=50 shortcut=B num_classes=1000, 25,557,032 parameters`."""
+    text = " ".join(f"{k}={options[k]}" for k in ("depth", "shortcut", "block", "num_classes") if k in options)
+    return f"{type(net).__name__} {text}, {sum(p.numel() for p in net.parameters()):,} parameters"
+
+
+def whose(kind: str, options: dict[str, Any]) -> str:
+    """Whether torchvision has this net."""
+    same = kind == "ImageNetResNet" and options.get("shortcut", "B") == "B" and options.get("norm", "batch") == "batch"
+    if same and not options.get("stride_in_1x1"):
+        return f"torchvision.models.resnet{options['depth']}(num_classes={options.get('num_classes', 1000)}) loads it"
+    why = "its bottlenecks stride elsewhere" if same else "no projections where shapes change, or another form"
+    return f"careful: in torchvision's names, but no net of torchvision's computes it ({why})"

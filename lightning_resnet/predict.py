@@ -1,0 +1,150 @@
+"""`resnet-cli predict`: the likeliest classes of pictures, or (without pictures) of a recipe's validation images.
+
+`resnet-cli predict photos/ cat.jpg --ckpt_path runs/fine/RUN/checkpoints/best.ckpt --format csv`
+
+Pictures are read, cut and scaled as the recipe in the checkpoint evaluates: `--data.size 256` asks for another size.
+"""
+
+import csv
+import io
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_resnet.errors import Parser, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightning_resnet.trained import Trained
+
+BATCH = 32
+Prediction = tuple[str, list[tuple[str, float]]]  # picture, its likeliest (class, probability)
+
+
+def make_parser() -> Parser:
+    """The flags of `resnet-cli predict PICTURES`."""
+    parser = Parser(
+        prog="resnet-cli predict",
+        description="The likeliest classes of pictures. Without pictures: of a recipe's validation images, as CSV.",
+        usage="resnet-cli predict PICTURE... --ckpt_path CKPT [options] | resnet-cli predict --config R.yaml [options]",
+        epilog="Any key of a recipe is a flag too, such as --data.size 256.",
+    )
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, or folders of them; before all options")
+    parser.add_argument("--ckpt_path", required=True, metavar="CKPT", help="checkpoint, or a run: its last")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes of each (default: %(default)s)")
+    parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="default: %(default)s")
+    parser.add_argument("--weights", choices=["net", "ema"], default="net", help="as trained, or their moving average")
+    parser.add_argument("--device", help="cpu | cuda (default: cuda where there is one)")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `argv` = [predict, pictures..., options...]; 0, 1 if a picture could not be read, or an error."""
+    from lightning_resnet.analysis.inspect import split
+    from lightning_resnet.runtime.preemption import importing
+
+    pictures = list(takewhile(lambda word: not word.startswith("-"), argv[1:]))
+    if not pictures and "--help" not in argv and "-h" not in argv:
+        with importing():  # takes seconds
+            from lightning_resnet.fit import main
+        return main(list(argv))
+    own, recipe = split(argv[1 + len(pictures) :])
+    args = make_parser().parse_args([*pictures, *own])
+    if args.top < 1:
+        raise UserError("--top must be 1 or more")
+    files = find(args.pictures)
+    from lightning_resnet.trained import load
+
+    trained = load(args.ckpt_path, recipe, args.weights)
+    done = predict(trained, files, args)
+    sys.stdout.write(FORMATS[args.format](done))
+    return 0 if len(done) == len(files) else 1
+
+
+def find(paths: Sequence[str]) -> list[str]:
+    """The pictures among files and folders, each folder's sorted by name."""
+    from lightning_resnet.data.sources import SUFFIXES
+
+    files: list[str] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"picture {path} does not exist")
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"no pictures in {path}: files that end in {' '.join(sorted(SUFFIXES))} are looked for")
+        files += map(str, inside)
+    return files
+
+
+def predict(trained: "Trained", files: list[str], args: Namespace) -> list[Prediction]:
+    """Those that can be read; the others are named on stderr."""
+    import torch
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    task, names = trained.task.to(device), trained.class_names()
+    done: list[Prediction] = []
+    for part in (files[i : i + BATCH] for i in range(0, len(files), BATCH)):
+        read = [(file, image) for file in part if (image := _image(trained, file)) is not None]
+        if not read:
+            continue
+        with torch.inference_mode():
+            images = torch.cat([image for _, image in read]).to(device)
+            chances = task(images).softmax(1).cpu()
+        names = names or [str(label) for label in range(chances.shape[1])]
+        chances = chances[:, : len(names)]
+        best = chances.topk(min(args.top, len(names)))
+        for (file, _), values, labels in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
+            done.append((file, [(names[label], value) for label, value in zip(labels, values, strict=True)]))
+    return done
+
+
+def _image(trained: "Trained", file: str) -> "Tensor | None":
+    """As evaluation sees it, uint8 [1, 3, S, S]."""
+    import numpy as np
+
+    from lightning_resnet.data.sources import Images
+    from lightning_resnet.data.torch import Reader
+
+    data, one = trained.cli.datamodule, np.zeros(1, np.int64)
+    if data.eval_augment.size is None:
+        raise UserError(
+            "the recipe takes pictures as they are: say --data.size to the pixels per side it was trained on"
+        )
+    try:
+        reader = Reader(Images(one, one, paths=[file]), lambda epoch: data.eval_augment, 0, "raise")
+        return reader[0, one][0]
+    except UserError as e:
+        print(f"passed over: {e}", file=sys.stderr)
+        return None
+
+
+def _table(done: list[Prediction]) -> str:
+    from lightning_resnet.analysis.tables import markdown
+
+    places = max((len(best) for _, best in done), default=0)
+    rows = [[picture, *(f"{name} {value:.1%}" for name, value in best)] for picture, best in done]
+    return markdown([["picture", *map(str, range(1, places + 1))], *rows]) + "\n"
+
+
+def _csv(done: list[Prediction]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["picture", "rank", "class", "probability"])
+    for picture, best in done:
+        writer.writerows([picture, rank, name, f"{value:.6f}"] for rank, (name, value) in enumerate(best, 1))
+    return text.getvalue()
+
+
+def _json(done: list[Prediction]) -> str:
+    named = [
+        {"picture": p, "top": [{"class": name, "probability": round(v, 6)} for name, v in best]} for p, best in done
+    ]
+    return json.dumps(named, indent=1, ensure_ascii=False) + "\n"
+
+
+FORMATS = {"table": _table, "csv": _csv, "json": _json}

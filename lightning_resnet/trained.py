@@ -1,0 +1,110 @@
+"""A trained net out of a checkpoint or run, and what its numbers mean, without its data."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+
+from lightning_resnet.config import ResNetCLI
+from lightning_resnet.errors import UserError
+from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.task import ClassificationTask, check_same_tensors
+
+ALONE = "--trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto --trainer.accelerator cpu".split()
+EMA = "ema."  # a checkpoint's averaged weights: this instead of `net.`
+Weights = Literal["net", "ema"]
+
+
+@dataclass
+class Trained:
+    """A net with the weights of a checkpoint.
+
+    Attributes:
+        path: of the checkpoint.
+        cli: what its configuration gives.
+        classes: their names, in order of label; empty in checkpoints that do not tell.
+    """
+
+    path: Path
+    cli: ResNetCLI
+    classes: list[str]
+
+    @property
+    def task(self) -> ClassificationTask:
+        """In eval mode, on the CPU."""
+        return self.cli.model.eval()
+
+    def class_names(self) -> list[str]:
+        """As the checkpoint tells, else as its source does (which may be read for it); else empty."""
+        source = self.cli.datamodule.source
+        if not self.classes and not hasattr(source, "classes"):
+            with suppress(UserError):
+                source.splits()
+        return self.classes or list(getattr(source, "classes", []))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The net's arguments, as its recipe has them."""
+        return dict(self.cli.config.model.net.get("init_args") or {})
+
+
+def build(arguments: Sequence[str]) -> ResNetCLI:
+    """Net, task and data of a recipe, for this process alone; no data are read."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
+    return ResNetCLI("fit", [*arguments, *ALONE, "--trainer.callbacks", "null"])
+
+
+def load(path: str | Path, flags: Sequence[str] = (), weights: Weights = "net") -> Trained:
+    """Read a checkpoint, or a run's last; see `restore`."""
+    path = Path(path, "checkpoints", "last.ckpt") if Path(path).is_dir() else Path(path)
+    return restore(load_checkpoint(path), path, flags, weights)
+
+
+def restore(checkpoint: dict[str, Any], path: Path, flags: Sequence[str] = (), weights: Weights = "net") -> Trained:
+    """The net that a checkpoint is of, by the recipe in it.
+
+    Args:
+        checkpoint: its content.
+        path: where it was.
+        flags: keys of a recipe that override the checkpoint's.
+        weights: as trained, or their moving average.
+
+    Raises:
+        UserError: it tells no net, is of another than it tells, or holds no average.
+    """
+    with TemporaryDirectory() as folder:
+        recipe = Path(folder, "recipe.yaml")
+        recipe.write_text(config_in(checkpoint, path))
+        cli = build(["--config", str(recipe), *flags])
+    take_weights(cli.model, checkpoint["state_dict"], weights)
+    return Trained(path, cli, list(checkpoint["run"].get("classes") or []))
+
+
+def config_in(checkpoint: dict[str, Any], path: Path) -> str:
+    """The resolved configuration, as YAML, that a checkpoint was made with."""
+    try:
+        return checkpoint["run"]["config"]
+    except (KeyError, TypeError) as e:
+        raise UserError(
+            f"{path} does not tell what net it is of: give a checkpoint that `resnet-cli fit` or `convert` wrote"
+        ) from e
+
+
+def take_weights(task: ClassificationTask, state: dict[str, torch.Tensor], weights: Weights = "net") -> None:
+    """Load a checkpoint's net, raw or averaged, and its normalisation."""
+    prefix = EMA if weights == "ema" else "net."
+    net = {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
+    if weights == "ema" and not net:
+        raise UserError("the checkpoint holds no averaged weights (ema): the run had none; leave --weights out")
+    check_same_tensors(task.net.state_dict(), net)
+    task.net.load_state_dict(net)
+    for name in ("mean", "std"):
+        getattr(task, name).copy_(state[name])

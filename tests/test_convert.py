@@ -1,0 +1,190 @@
+"""Weights in and out: the nets on both sides give the same logits."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import timm
+import torch
+import torchvision
+import yaml
+from akamaster import Akamaster
+from conftest import TINY, only_run
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torchvision.models.resnet import Bottleneck
+
+from lightning_resnet.models.layouts import recognise, unwrap
+from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
+from lightning_resnet.trained import load
+
+PIXELS = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+MEAN, STD = (torch.tensor(v).view(3, 1, 1) * 255 for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+IMAGES = (PIXELS - MEAN) / STD
+
+
+def shaken(net, seed=0):
+    """Norms as after a training: no statistic or parameter at its start."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (module.running_mean, -0.2, 0.2),
+                (module.running_var, 0.5, 2),
+                (module.weight.data, 0.3, 1),
+                (module.bias.data, -0.2, 0.2),
+            ):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+    return net.eval()
+
+
+def same(ours, theirs, images=IMAGES):
+    with torch.no_grad():
+        wanted, got = theirs.eval()(images), ours.eval()(images)
+    assert wanted.std() > 1e-2, "logits that say nothing"
+    return (wanted - got).abs().max() <= 1e-4 * max(1.0, wanted.abs().max())
+
+
+PEERS = {
+    "torchvision50": lambda: torchvision.models.resnet50(num_classes=7),
+    "timm18": lambda: timm.create_model("resnet18"),
+}
+SLOW = {
+    "torchvision18": lambda: torchvision.models.resnet18(),
+    "torchvision152": lambda: torchvision.models.resnet152(),
+    "timm34": lambda: timm.create_model("resnet34", num_classes=12),
+    "timm50": lambda: timm.create_model("resnet50"),
+    "timm101": lambda: timm.create_model("resnet101"),
+}
+
+
+@pytest.mark.parametrize("name", [*PEERS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_torchvision_and_timm_come_in_and_go_out(cli, name):
+    theirs = shaken((PEERS | SLOW)[name]())
+    if "timm" in name:
+        save_file(theirs.state_dict(), "theirs.safetensors")
+    else:
+        torch.save(theirs.state_dict(), "theirs.pth")
+    file = "theirs.safetensors" if "timm" in name else "theirs.pth"
+    code, out, err = cli("convert", file, "--out", "ours.ckpt")
+    assert code == 0, err
+    assert f"depth={re.sub('[a-z]', '', name)} shortcut=B" in out
+    trained = load("ours.ckpt")
+    assert same(trained.task.net, theirs) and torch.equal(trained.task(PIXELS), trained.task.net(IMAGES))
+    back = "back.safetensors" if "timm" in name else "back.pth"
+    code, out, err = cli("convert", "ours.ckpt", "--out", back)
+    assert code == 0 and f"torchvision.models.resnet{trained.options['depth']}(" in out, err
+    state = load_file(back) if "timm" in name else torch.load(back, weights_only=True)
+    fresh = getattr(torchvision.models, f"resnet{trained.options['depth']}")(num_classes=trained.options["num_classes"])
+    fresh.load_state_dict(state, strict=True)
+    assert same(fresh, theirs)
+
+
+@pytest.mark.parametrize("option", ["A", "B"])
+def test_akamaster(cli, option):
+    theirs = shaken(Akamaster(3, option))
+    state = {f"module.{k}": v for k, v in theirs.state_dict().items() if "num_batches" not in k}  # as old torch wrote
+    torch.save({"state_dict": state, "best_prec1": 91.7}, "resnet20.th", _use_new_zipfile_serialization=False)
+    code, out, err = cli("convert", "resnet20.th", "--out", "aka.ckpt")
+    assert code == 0 and f"CifarResNet depth=20 shortcut={option} block=basic num_classes=10" in out, err
+    trained = load("aka.ckpt")
+    assert trained.classes[3] == "cat" and same(trained.task.net, theirs, IMAGES[:, :, :32, :32])
+
+
+def test_a_plain_net_is_told_by_hand_and_others_are_refused(cli):
+    plain = shaken(CifarResNet(8, "none"))
+    torch.save(plain.state_dict(), "plain.pth")
+    assert cli("convert", "plain.pth", "--out", "plain.ckpt", "--shortcut", "none")[0] == 0
+    assert same(load("plain.ckpt").task.net, plain)
+    code, _, err = cli("convert", "plain.pth", "--out", "plain.ckpt", "--shortcut", "B")
+    assert code == 2 and "option A" in err
+    for net, word in (
+        (torchvision.models.ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=128), "stages of [1, 1, 1, 1] blocks"),
+        (timm.create_model("resnet18d"), "conv1.weight"),
+        (timm.create_model("seresnet18"), "has no layer1.0.se"),
+    ):
+        torch.save(net.state_dict(), "other.pth")
+        code, _, err = cli("convert", "other.pth", "--out", "other.ckpt")
+        assert code == 2 and word in err and "Traceback" not in err, err
+    torch.save(plain.state_dict() | {"layer1.0.conv1.weight": torch.zeros(4, 16, 3, 3)}, "other.pth")
+    code, _, err = cli("convert", "other.pth", "--out", "other.ckpt")
+    assert code == 2 and "layer1.0.conv1.weight is (4, 16, 3, 3), in CifarResNet" in err
+    Path("junk.pth").write_bytes(b"junk" * 99)
+    for file, word in (("none.pth", "do not exist"), ("junk.pth", "cannot be read as weights"), ("x.ckpt", "exist")):
+        code, _, err = cli("convert", file, "--out", "new.ckpt")
+        assert code == 2 and word in err
+    assert cli("convert", "plain.pth", "--out", "new.tar")[0] == 2
+
+
+@pytest.mark.parametrize("depth", [20, 29])
+@pytest.mark.parametrize("shortcut", ["A", "B", "C"])
+def test_the_form_is_read_off_the_tensors(depth, shortcut):
+    block = "bottleneck" if depth == 29 else "basic"
+    net = shaken(CifarResNet(depth, shortcut, width=8, num_classes=3, block=block))
+    known = recognise(unwrap({"model": net.state_dict()}))
+    assert known.options["shortcut"] == shortcut and known.options["depth"] == depth and same(known.net, net)
+    assert recognise(ImageNetResNet(18, shortcut).state_dict()).options["shortcut"] == shortcut
+
+
+def test_a_run_starts_from_converted_weights_and_says_that_the_head_is_new(cli, tmp_path):
+    theirs = shaken(Akamaster(1, num_classes=7))
+    torch.save({"state_dict": theirs.state_dict()}, "theirs.th")
+    assert cli("convert", "theirs.th", "--out", "ours.ckpt")[0] == 0
+    flags = [*TINY, "--model.net.width", 16, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 1]
+    code, out, err = cli("fit", *flags, "--run.init_from", "ours.ckpt")
+    assert code == 0 and "net.fc.weight is new: (10, 64), (7, 64) in ours.ckpt" in out, err
+    run = only_run()
+    code, out, err = cli("convert", run, "--out", "weights.ckpt")
+    assert code == 0 and "10 class names" in out
+    shapes = [*TINY, "--model.net.width", 16]
+    a = cli("validate", *shapes, "--ckpt_path", "weights.ckpt")[1]
+    b = cli("validate", *shapes, "--ckpt_path", run / "checkpoints" / "last.ckpt")[1]
+    assert json.loads(a)["val/acc1"] == json.loads(b)["val/acc1"]
+
+
+def test_averaged_weights_by_convention(cli):
+    net, average = shaken(CifarResNet(8), 1), shaken(CifarResNet(8), 2)
+    torch.save(net.state_dict(), "net.pth")
+    assert cli("convert", "net.pth", "--out", "net.ckpt")[0] == 0
+    assert cli("convert", "net.ckpt", "--out", "ema.pth", "--weights", "ema")[0] == 2
+    content = torch.load("net.ckpt")
+    content["state_dict"] |= {f"ema.{k}": v for k, v in average.state_dict().items()}
+    torch.save(content, "both.ckpt")
+    assert cli("convert", "both.ckpt", "--out", "ema.ckpt", "--weights", "ema")[0] == 0
+    assert same(load("ema.ckpt").task.net, average) and same(load("both.ckpt").task.net, net)
+
+
+@pytest.mark.slow  # the exporter alone takes 15 s
+def test_onnx_gives_the_same_logits_on_batches_of_any_size(cli):
+    theirs = shaken(CifarResNet(8, "B", width=4, num_classes=3))
+    torch.save(theirs.state_dict(), "theirs.pth")
+    Path("names.txt").write_text("ant\nbee\ncat\n")
+    code, out, err = cli("convert", "theirs.pth", "--out", "net.onnx", "--size", 64, "--classes", "names.txt")
+    assert code == 0 and "within" in out, err
+    session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == ["ant", "bee", "cat"]
+    for images in (PIXELS, PIXELS[:1]):
+        (got,) = session.run(["logits"], {"images": images.numpy()})
+        with torch.no_grad():
+            wanted = theirs((images - MEAN) / STD)
+        assert (torch.from_numpy(got) - wanted).abs().max() < 1e-4 * max(1, wanted.abs().max())
+
+
+def test_onnx_is_an_extra(cli, monkeypatch):
+    torch.save(CifarResNet(8).state_dict(), "theirs.pth")
+    monkeypatch.setattr("lightning_resnet.onnx.find_spec", lambda name: None)
+    code, _, err = cli("convert", "theirs.pth", "--out", "none.onnx")
+    assert code == 2 and "pip install" in err and not Path("none.onnx").exists()
+
+
+def test_a_converted_file_tells_its_recipe(cli):
+    torch.save(shaken(CifarResNet(8, num_classes=100)).state_dict(), "c100.pth")
+    assert cli("convert", "c100.pth", "--out", "c100.ckpt")[0] == 0
+    recipe = yaml.safe_load(torch.load("c100.ckpt")["run"]["config"])
+    assert recipe["data"]["source"]["class_path"] == "CIFAR100" and "lightning_resnet.onnx" in sys.modules
+    flags = "--data.source Synthetic --data.source.num_classes 100 --data.size null --trainer.max_epochs 1".split()
+    code, out, err = cli("inspect", "responses", "c100.ckpt", *flags, "--out", "report")
+    assert code == 0 and "c100" in out, err

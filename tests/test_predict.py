@@ -1,0 +1,77 @@
+"""`predict` on pictures: what validation sees of the same pictures, with the classes' names."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lightning_resnet.trained import load
+
+RECIPE = """
+trainer: {max_epochs: 1, accelerator: cpu}
+model: {net: {class_path: CifarResNet, init_args: {depth: 8, width: 4, num_classes: 7}}}
+data: {source: {class_path: ImageFolder, init_args: {root: photos}}, size: 24, crop: resized, batch_size: 8}
+wandb: {mode: disabled}
+"""
+CLASSES = [f"kind{i}" for i in range(7)]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(28):
+        h, w = rng.integers(30, 60, 2)
+        file = tmp_path / "photos" / CLASSES[i % 7] / f"{i:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (h, w, 3), np.uint8)).save(file)
+    (tmp_path / "R.yaml").write_text(RECIPE)
+    return tmp_path / "photos"
+
+
+def test_pictures_get_the_classes_that_validation_gives_them(cli, photos):
+    code, _, err = cli("fit", "--config", "R.yaml", "--run.threads", 1)
+    assert code == 0, err
+    checkpoint = next(photos.parent.glob("runs/*/*/checkpoints/last.ckpt"))
+    code, out, err = cli("predict", "photos", "--ckpt_path", checkpoint, "--format", "csv", "--top", 7)
+    assert code == 0, err
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert len(rows) == 28 * 7 and {row["class"] for row in rows} == set(CLASSES)
+    code, out, _ = cli("predict", "--config", "R.yaml", "--run.threads", 1, "--ckpt_path", checkpoint)
+    validated = list(csv.DictReader(io.StringIO(out)))
+    first = {row["picture"]: row for row in rows if row["rank"] == "1"}
+    files = sorted(first)
+    assert len(validated) == 5
+    for row in validated:
+        ours = first[files[int(row["sample"])]]
+        assert ours["class"] == row["predicted"]
+        assert float(ours["probability"]) == pytest.approx(float(row["probability"]), abs=1e-4)
+    run = checkpoint.parents[1]
+    (photos / "kind0" / "00.png").write_bytes(b"no picture")
+    code, out, err = cli(
+        "predict", photos / "kind0", photos / "kind1" / "01.png", "--ckpt_path", run, "--format", "json"
+    )
+    done = json.loads(out)
+    assert code == 1 and "cannot read picture" in err and len(done) == 4
+    assert [len(each["top"]) for each in done] == [5] * 4
+    values = [best["probability"] for best in done[0]["top"]]
+    assert values == sorted(values, reverse=True)
+    code, out, _ = cli("predict", photos / "kind1", "--ckpt_path", run)
+    assert code == 0 and out.startswith("|") and f"{done[3]['top'][0]['class']} " in out and "%" in out
+    assert load(run).class_names() == CLASSES
+
+
+def test_what_cannot_be_predicted(cli, photos):
+    torch.save({"state_dict": {}}, "bare.ckpt")
+    for args, word in (
+        (["none.jpg", "--ckpt_path", "bare.ckpt"], "none.jpg does not exist"),
+        (["photos", "--ckpt_path", "bare.ckpt"], "does not tell what net"),
+        (["photos"], "--ckpt_path"),
+        (["photos", "--ckpt_path", "bare.ckpt", "--top", "0"], "--top"),
+        ([".venv"], "--ckpt_path"),
+    ):
+        code, _, err = cli("predict", *args)
+        assert code == 2 and word in err and "Traceback" not in err, err
