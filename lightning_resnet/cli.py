@@ -19,7 +19,7 @@ VERBS = {
     "inspect": ("lightning_resnet.analysis.inspect", "gradients, responses, lesions, ... of a net, block by block"),
     "deepen": ("lightning_resnet.deepen", "add blocks to a trained net, as identity or at random"),
     "data": ("lightning_resnet.data.cli", "get a data set; write, check and describe .beton files"),
-    "bench": ("lightning_resnet.bench", "measure our loader beside its peers"),
+    "bench": ("lightning_resnet.bench", "measure our parts beside their peers"),
 }
 
 
