@@ -20,7 +20,7 @@ VERBS = {
     "deepen": ("lightning_resnet.deepen", "add blocks to a trained net, as identity or at random"),
     "convert": ("lightning_resnet.convert", "weights of torchvision, timm, akamaster into ours; ours into ONNX, ..."),
     "data": ("lightning_resnet.data.cli", "get a data set; write, check and describe .beton files"),
-    "bench": ("lightning_resnet.bench", "measure our loader beside its peers"),
+    "bench": ("lightning_resnet.bench", "measure our parts beside their peers"),
 }
 
 

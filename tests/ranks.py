@@ -17,7 +17,7 @@ class Ranks:
 
     def __init__(self, arguments, world, **env):
         context = get_context("forkserver")
-        context.set_forkserver_preload(["lightning_resnet.fit", "sklearn.datasets"])
+        context.set_forkserver_preload(["lightning_resnet.fit"])
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = str(s.getsockname()[1])

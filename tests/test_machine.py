@@ -13,7 +13,7 @@ import pytest
 import torch
 from loaders import copies, data_of, same
 
-from lightning_resnet.bench_input import IMAGENET, make_tables
+from lightning_resnet.bench.inputs import IMAGENET, make_tables
 from lightning_resnet.data import ahead, machine, stage
 from lightning_resnet.data.augment import Augment
 from lightning_resnet.data.beton import Beton, manifest_path

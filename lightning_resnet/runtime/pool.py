@@ -17,7 +17,7 @@ from lightning_resnet.points import Point, Sweep
 from lightning_resnet.runtime.status import cores
 from lightning_resnet.sweep import clock, command, find_runs, forecast, validation_error
 
-PRELOAD = ["lightning_resnet.fit", "sklearn.datasets"]  # the latter for the digits
+PRELOAD = ["lightning_resnet.fit"]
 GRACE_S = 30.0  # seconds between asking a run to stop and making it
 
 Main = Callable[[list[str]], int]

@@ -1,6 +1,6 @@
 """A loader that `resnet-cli bench loader` measures, in a process of its own: answers each line on stdin by an epoch.
 
-python -m lightning_resnet.peers ours|ffcv|torchvision|dali|ours-raw|... FOLDER SIZE THREADS
+python -m lightning_resnet.bench.peers ours|ffcv|torchvision|dali|ours-raw|... FOLDER SIZE THREADS
 """
 
 import json

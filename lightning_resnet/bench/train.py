@@ -6,7 +6,6 @@ resnet-cli bench train --processes 2 --out benchmarks/train.md
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from lightning_resnet.bench.text import ratios, spread
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.launch import free_port
 
@@ -31,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=2, help="ranks, one thread each (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=200, help="of each training (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="trainings of each kind, in turn (default: %(default)s)")
-    parser.add_argument("--out", help="Markdown file to write the table to")
 
 
 def report(args: argparse.Namespace) -> list[str]:
@@ -42,14 +41,8 @@ def report(args: argparse.Namespace) -> list[str]:
     for name in args.nets:
         pairs = [(_ours(name, args), _bare(name, args)) for _ in range(args.repeat)]
         ours, bare = zip(*pairs, strict=True)
-        ratio = [a / b for a, b in pairs]
-        lines.append(f"| {name} | {_text(ours, 1)} | {_text(bare, 1)} | {_text(ratio, 3)} |")
+        lines.append(f"| {name} | {spread(ours, '.1f')} | {spread(bare, '.1f')} | {ratios(ours, bare)} |")
     return lines
-
-
-def _text(values: Any, digits: int) -> str:
-    middle, low, high = (f"{f(values):.{digits}f}" for f in (statistics.median, min, max))
-    return f"{middle} ({low} to {high})"
 
 
 def _ours(name: str, args: argparse.Namespace) -> float:
@@ -77,7 +70,7 @@ def _bare(name: str, args: argparse.Namespace) -> float:
     net, init_args, size, batch = NETS[name]
     options = {"net": net, "init_args": init_args, "size": size, "batch": batch // args.processes, "steps": args.steps}
     env = os.environ | {"WORLD_SIZE": str(args.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, "-m", "lightning_resnet.bare", json.dumps(options)]
+    command = [sys.executable, "-m", "lightning_resnet.bench.bare", json.dumps(options)]
     ranks = [
         subprocess.Popen(command, env=env | {"LOCAL_RANK": str(r)}, stdout=subprocess.PIPE, text=True)
         for r in range(args.processes)

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lightning_resnet.bench.text import spread
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.status import cores
 
@@ -43,12 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", type=int, default=5, help="epochs each, in turn (default: %(default)s)")
     peers = [name for group in GROUPS.values() for name in group]
     parser.add_argument("--peers", nargs="+", choices=peers, default=[p for p in peers if _installed(p)])
-    parser.add_argument("--out", help="Markdown file to write the tables to")
 
 
 def report(args: argparse.Namespace) -> list[str]:
     """Measure; the lines of the Markdown report."""
-    from lightning_resnet.bench_input import make_photos, make_raw, make_tables
+    from lightning_resnet.bench.inputs import make_photos, make_raw, make_tables
 
     groups = {g: [p for p in peers if p in args.peers] for g, peers in GROUPS.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def _measure(names: list[str], args: Any, folder: str) -> dict[str, dict[str, An
 
 class _Peer:
     def __init__(self, name: str, folder: str, args: Any) -> None:
-        command = [sys.executable, "-m", "lightning_resnet.peers", name, folder, str(args.size), str(args.threads)]
+        command = [sys.executable, "-m", "lightning_resnet.bench.peers", name, folder, str(args.size), str(args.threads)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.name = name
         self.facts = self._read()
@@ -109,7 +109,7 @@ class _Peer:
 
 
 def _report(groups: dict[str, list[str]], rows: dict[str, dict[str, Any]], args: Any) -> list[str]:
-    from lightning_resnet.bench_input import IMAGENET, RAW
+    from lightning_resnet.bench.inputs import IMAGENET, RAW
 
     inputs = {
         "photos": f"{args.images} photo-like JPEGs of 500 px (q92), random-resized-crop {args.size} + flip",
@@ -137,15 +137,11 @@ def _rates(names: dict[str, str], peers: list[str], rows: dict[str, dict[str, An
         r = rows[name]
         ratio = statistics.median(a / b for a, b in zip(rows[peers[0]]["rate"], r["rate"], strict=True))
         measured = f"{ratio:.2f} | {r['first']:.2f} | {1000 * statistics.median(r['cpu']):.2f} | {r['rss'] / 1e6:,.0f}"
-        yield f"| {names[name]} | {_median(r['rate'])} | {measured} |"
+        yield f"| {names[name]} | {spread(r['rate'], ',.0f')} | {measured} |"
 
 
 def _construction(names: dict[str, str], peers: list[str], rows: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield "| loader | s | resident, MB |"
     yield "|---|--:|--:|"
     for name in peers:
-        yield f"| {names[name]} | {_median(rows[name]['seconds'], '.2f')} | {rows[name]['rss'] / 1e6:,.0f} |"
-
-
-def _median(values: list[float], form: str = ",.0f") -> str:
-    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+        yield f"| {names[name]} | {spread(rows[name]['seconds'])} | {rows[name]['rss'] / 1e6:,.0f} |"

@@ -1,0 +1,53 @@
+"""Benchmarks: our parts beside their peers on the same input, in turn, medians; one Markdown table per command.
+
+resnet-cli bench startup --out benchmarks/startup.md; resnet-cli bench loader --images 2000 --out benchmarks/loader.md
+"""
+
+import os
+import platform
+from importlib import import_module
+from pathlib import Path
+
+from lightning_resnet.errors import Parser
+
+KINDS = {
+    "startup": "seconds from the keystroke to an answer, and to the first optimizer step",
+    "loader": "pictures per second",
+    "train": "steps per second beside a bare loop",
+}
+
+
+def make_parser() -> Parser:
+    """The flags of `resnet-cli bench`."""
+    parser = Parser(prog="resnet-cli bench", description="Measure beside peers.")
+    what = parser.add_subparsers(dest="what", required=True)
+    for kind, text in KINDS.items():
+        one = what.add_parser(kind, help=text, description=text)
+        import_module(f"{__name__}.{kind}").add_arguments(one)
+        one.add_argument("--out", help="Markdown file to write the tables to")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run `resnet-cli bench`."""
+    args = make_parser().parse_args(argv)
+    module = import_module(f"{__name__}.{args.what}")
+    text = "\n".join([*module.report(args), "", _provenance(argv), ""])
+    print(text)
+    if args.out:
+        Path(args.out).write_text(text)
+    return 0
+
+
+def _provenance(argv: list[str]) -> str:
+    """The command, and where and with what it ran."""
+    from lightning_resnet.runtime.provenance import code, hardware, versions
+
+    where, now = hardware(), code()
+    gpu = f", {where['gpu']}" if where["gpu"] else ""
+    return (
+        f"`resnet-cli bench {' '.join(argv)}` on {where['cpu']}, {os.cpu_count()} cores{gpu}, "
+        f"{platform.platform()}; "
+        + ", ".join(f"{k} {v}" for k, v in versions().items())
+        + f"; code {(now['git_sha'] or '?')[:10]}{' with changes' if now['git_dirty'] else ''}."
+    )

@@ -1,0 +1,105 @@
+"""Seconds from the keystroke until a command answers, and until a training's first optimizer step is done.
+
+resnet-cli bench startup --out benchmarks/startup.md
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lightning_resnet.bench.text import spread, table
+from lightning_resnet.errors import UserError
+
+HANG_S = 300.0  # seconds after which a command is given up
+MARKS = ["--trainer.callbacks+=lightning_resnet.bench.stock.Marks", "--trainer.callbacks.at=[0]"]
+ONE_EPOCH = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+RECIPE = """\
+data: {source: Digits, batch_size: 64}
+model:
+  net: {class_path: CifarResNet, init_args: {depth: 20}}
+  optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.02, momentum: 0.9, nesterov: true, weight_decay: 1.0e-4}}
+"""
+SWEEP = """\
+method: grid
+command: ["${env}", resnet-cli, fit, --config, recipe.yaml, --config, "${args_json_file}"]
+parameters: {model.net.depth: {values: [20, 32, 44, 56]}, model.net.shortcut: {values: [none, A]}}
+"""
+ANSWERS = {  # arguments of `resnet-cli` that must answer at once
+    "--help": ["--help"],
+    "sweep --list": ["sweep", "sweep.yaml", "--list"],
+    "sweep --status": ["sweep", "sweep.yaml", "--status"],
+    "compare --help": ["compare", "--help"],
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `resnet-cli bench startup`."""
+    parser.add_argument("--repeat", type=int, default=5, help="of each command, in turn (default: %(default)s)")
+
+
+def report(args: argparse.Namespace) -> list[str]:
+    """Measure; the lines of the Markdown report."""
+    ours, stock = [sys.executable, "-m", "lightning_resnet.cli"], [sys.executable, "-m", "lightning_resnet.bench.stock"]
+    fit = ["fit", "--config", "recipe.yaml", *ONE_EPOCH, "--run.threads=1", *MARKS]
+    commands = {
+        "import torch": [sys.executable, "-c", "import torch"],
+        "import pytorch_lightning": [sys.executable, "-c", "import pytorch_lightning"],
+        "Lightning's CLI, fit --help": [*stock, "fit", "--help"],
+        "Lightning's CLI, fit to the first step": [*stock, "fit", *ONE_EPOCH, *MARKS],
+        **{f"resnet-cli {name}": [*ours, *arguments] for name, arguments in ANSWERS.items()},
+        "resnet-cli fit --help": [*ours, "fit", "--help"],
+        "resnet-cli fit to the first step": [*ours, *fit, "--wandb.mode=disabled"],
+        "the same with W&B, offline": [*ours, *fit, "--wandb.mode=offline"],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "recipe.yaml").write_text(RECIPE)
+        Path(folder, "sweep.yaml").write_text(SWEEP)
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        for turn in range(args.repeat + 1):
+            for name, command in commands.items():
+                value = _seconds(command, Path(folder), "mark " if MARKS[0] in command else "")
+                if turn:  # the first writes byte code and fills the page cache
+                    seconds[name].append(value)
+    return _lines(seconds, args.repeat)
+
+
+def _lines(seconds: dict[str, list[float]], repeat: int) -> list[str]:
+    alone = seconds["import pytorch_lightning"]
+    rows = []
+    for name, values in seconds.items():
+        beyond = [a - b for a, b in zip(values, alone, strict=True)]
+        rows.append([name, spread(values), spread(beyond) if "first step" in name or "W&B" in name else ""])
+    return [
+        "# Start-up",
+        "",
+        f"Seconds from the keystroke, byte code and page cache warm; medians of {repeat} turns, commands in turn; lowest "
+        "and highest in brackets. ResNet-20 on digits, batch 64, one thread; the first step ends with its optimizer step.",
+        "",
+        *table(["command", "s", "beyond `import pytorch_lightning`, s"], rows),
+    ]
+
+
+def _seconds(command: list[str], folder: Path, mark: str) -> float:
+    """Until the command has ended or, with `mark`, until the time it prints, whereupon it is ended."""
+    env = os.environ | {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    start, runs = time.monotonic(), ["--run.root", tempfile.mkdtemp(dir=folder)] if "--config" in command else []
+    process = subprocess.Popen(
+        [*command, *runs], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    lines = []
+    try:
+        for line in process.stdout:
+            lines.append(line.strip())
+            if mark and mark in line:  # Lightning's bar may stand before it
+                return float(line.rpartition(mark)[2].split()[0]) - start
+        if process.wait(HANG_S) or mark:
+            raise UserError(f"{' '.join(command)} ended with {process.returncode}: {' '.join(lines[-3:])}")
+        return time.monotonic() - start
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,89 @@
+"""Lightning as it comes, which ours is measured beside: its CLI and its Trainer with their defaults, on digits.
+
+python -m lightning_resnet.bench.stock fit --trainer.max_epochs 1
+"""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_resnet.models import CifarResNet
+
+
+class Marks(Callback):
+    """Prints `mark` and the system's monotonic clock in seconds after these batches.
+
+    Args:
+        at: numbers of batches of an epoch, from 0.
+    """
+
+    def __init__(self, at: list[int]) -> None:
+        self.at = set(at)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Print."""
+        if batch_idx in self.at:
+            print("mark", time.monotonic(), flush=True)
+
+
+class Stock(pl.LightningModule):
+    """A training as Lightning's guide writes one: it logs loss and accuracy in every step.
+
+    Args:
+        net: images [B, 3, H, W] -> logits [B, classes]; default: ResNet-20.
+    """
+
+    def __init__(self, net: torch.nn.Module | None = None) -> None:
+        super().__init__()
+        self.net = net or CifarResNet(20)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Loss."""
+        images, labels = batch
+        logits = self.net((images.float() - 128) / 64)
+        loss = F.cross_entropy(logits, labels)
+        self.log("train/loss", loss)
+        self.log("train/acc1", (logits.argmax(1) == labels).float().mean())
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Loss."""
+        images, labels = batch
+        self.log("val/loss", F.cross_entropy(self.net((images.float() - 128) / 64), labels))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """As configs/digits.yaml."""
+        return torch.optim.SGD(self.parameters(), 0.02, 0.9, nesterov=True, weight_decay=1e-4)
+
+
+class StockData(pl.LightningDataModule):
+    """The digits, through scikit-learn and torch's DataLoader."""
+
+    def setup(self, stage: str) -> None:
+        """Read."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        images = torch.from_numpy(digits.images * 16).to(torch.uint8)[:, None].expand(-1, 3, -1, -1).contiguous()
+        self.data = torch.utils.data.TensorDataset(images, torch.from_numpy(digits.target))
+
+    def train_dataloader(self) -> torch.utils.data.DataLoader:
+        """All but 360."""
+        return torch.utils.data.DataLoader(torch.utils.data.Subset(self.data, range(1437)), 64, shuffle=True)
+
+    def val_dataloader(self) -> torch.utils.data.DataLoader:
+        """The rest."""
+        return torch.utils.data.DataLoader(torch.utils.data.Subset(self.data, range(1437, 1797)), 128)
+
+
+if __name__ == "__main__":
+    from pytorch_lightning.cli import LightningCLI
+
+    LightningCLI(Stock, StockData)
