@@ -32,7 +32,7 @@ class RunOptions:
         keep: checkpoints of a finished run: all (last, prev, best) | weights (last and best, without what only a
             continuation needs) | none.
         hang_s: seconds without a step after which a rank is taken to hang, tells where, and ends the run.
-        point: key of the sweep point that this run is.
+        point: key of the sweep point that this run is; then a run of another name that has the same id is continued.
     """
 
     root: str = "runs"
