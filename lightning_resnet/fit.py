@@ -30,7 +30,7 @@ from lightning_resnet.runtime.launch import end_with_parent, supervise
 from lightning_resnet.runtime.loop import install
 from lightning_resnet.runtime.preemption import Stopped
 from lightning_resnet.runtime.progress import Progress
-from lightning_resnet.runtime.provenance import changes, code, hardware, versions
+from lightning_resnet.runtime.provenance import changes, code, code_name, hardware, versions
 from lightning_resnet.runtime.recorder import Recorder
 from lightning_resnet.runtime.rundir import (
     RunDir,
@@ -195,6 +195,9 @@ def _open_rundir(cli: _CLI, facts: dict[str, Any], argv: list[str]) -> None:
     rundir.claim()
     write_text(rundir.path / "config.yaml", cli.resolved)
     now = code() | {"versions": versions(), "hardware": hardware()}
+    rundir.attempt["code"] = here = code_name(now)
+    if here and cli.config.run.code not in (None, here):
+        say(f"careful: the sweep was submitted with code {cli.config.run.code}, but this is {here}")
     if stored := read_json(rundir.path / "meta.json"):
         if differing := changes(stored, now):
             say(f"careful: this run began with other software: {differing}; it may not end with the same weights")

@@ -9,7 +9,7 @@ from conftest import TINY
 from stand_in import write
 from test_sweep import light, run, sweep_file  # noqa: F401 -- fixtures
 
-from lightning_resnet import submit
+from lightning_resnet import fit, submit
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.runtime.shared import share
 from lightning_resnet.sweep import find_runs, listing, main, read
@@ -89,3 +89,21 @@ def test_a_sweep_counts_and_shows_what_others_have_trained(sweep_file, light, ca
     assert main([file, "--submit"]) == 0
     assert "1 of 2 points" in capfd.readouterr().out
     assert Path("runs/second/run2").resolve() == Path("runs/first/run2").resolve()
+
+
+def test_a_job_of_a_sweep_tells_when_other_code_runs(cli, monkeypatch):
+    def tell(frozen, here, *flags):
+        monkeypatch.setattr(fit, "code", lambda: {"git_sha": here, "git_dirty": False})
+        flags = [*TINY, "--trainer.max_epochs", "1", "--run.new", "--run.code", frozen, *flags]
+        code, out, _ = cli("fit", *flags)
+        assert code == 0
+        return [line for line in out.splitlines() if line.startswith("careful: the sweep")]
+
+    assert tell("a" * 40, "b" * 40) == [
+        f"careful: the sweep was submitted with code {'a' * 40}, but this is {'b' * 40}"
+    ]
+    (run,) = Path("runs/digits").iterdir()
+    assert json.loads((run / "attempts/1.json").read_text())["code"] == "b" * 40
+    assert "code:" not in (run / "config.yaml").read_text()  # the run again, by itself, is no sweep's
+    assert not tell("a" * 40, "a" * 40) and not tell("a" * 40, None)  # installed from wheels: unknown
+    assert len(tell("a" * 40 + "+changes", "a" * 40)) == 1
