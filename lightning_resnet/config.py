@@ -150,6 +150,7 @@ class ResNetCLI(LightningCLI):
         for key in ("ckpt_path", "launcher"):
             config.pop(key, None)
         config.run.new = config.run.must_resume = False
+        config.run.code = None
         for key in ("devices", "num_nodes"):  # of this attempt
             config.trainer[key] = self.asked[key]
         return self.parser.dump(config)

@@ -30,7 +30,7 @@ from lightning_resnet.runtime.launch import end_with_parent, supervise
 from lightning_resnet.runtime.loop import install
 from lightning_resnet.runtime.preemption import Stopped
 from lightning_resnet.runtime.progress import Progress
-from lightning_resnet.runtime.provenance import changes, code, hardware, versions
+from lightning_resnet.runtime.provenance import changes, code, code_name, hardware, versions
 from lightning_resnet.runtime.recorder import Recorder
 from lightning_resnet.runtime.rundir import (
     RunDir,
@@ -42,6 +42,7 @@ from lightning_resnet.runtime.rundir import (
     write_json,
     write_text,
 )
+from lightning_resnet.runtime.shared import points, share
 from lightning_resnet.runtime.status import cores, read_json, status
 from lightning_resnet.runtime.wandb import Mirror, WandbOptions
 from lightning_resnet.weights import load_weights
@@ -63,10 +64,14 @@ class _CLI(ResNetCLI):
         if run.new and self.verb == "fit":
             run.replicate = next(k for k in range(2, sys.maxsize) if not replicate(first, k).exists())
         self.rundir = RunDir(replicate(first, run.replicate))
+        linked = run.point and self.verb == "fit" and run.replicate == 1 and share(Path(run.root), run.name, first.name)
         stored = read_json(self.rundir.path / "meta.json") or {}
+        if linked and stored:
+            run.threads = stored.get("threads")  # with what another sweep began
         if self.verb == "fit":
-            if stored and run.point and run.point != stored.get("point"):  # the sweep was edited without effect on it
-                rank_zero_only(write_json)(self.rundir.path / "meta.json", stored | {"point": run.point})
+            if stored and run.point and run.point not in points(stored):  # another sweep's, or edited without effect
+                keys = [*points(stored), run.point]
+                rank_zero_only(write_json)(self.rundir.path / "meta.json", stored | {"point": keys})
             self._check_stored(config)
         super().before_instantiate_classes()
         run.threads = run.threads or stored.get("threads") or max(1, cores() // self.here.local_size)
@@ -192,6 +197,9 @@ def _open_rundir(cli: _CLI, facts: dict[str, Any], argv: list[str]) -> None:
     rundir.claim()
     write_text(rundir.path / "config.yaml", cli.resolved)
     now = code() | {"versions": versions(), "hardware": hardware()}
+    rundir.attempt["code"] = here = code_name(now)
+    if here and cli.config.run.code not in (None, here):
+        say(f"careful: the sweep was submitted with code {cli.config.run.code}, but this is {here}")
     if stored := read_json(rundir.path / "meta.json"):
         if differing := changes(stored, now):
             say(f"careful: this run began with other software: {differing}; it may not end with the same weights")
@@ -204,7 +212,12 @@ def _open_rundir(cli: _CLI, facts: dict[str, Any], argv: list[str]) -> None:
 
 def _meta(cli: _CLI, facts: dict[str, Any], argv: list[str], now: dict[str, Any]) -> dict[str, Any]:
     run, rundir = cli.config.run, cli.rundir
-    meta = {"run_id": rundir.path.name, "name": run.name, "point": run.point, "threads": run.threads}
+    meta = {
+        "run_id": rundir.path.name,
+        "name": run.name,
+        "point": [run.point] if run.point else [],
+        "threads": run.threads,
+    }
     return meta | now | {"command": ["resnet-cli", *argv], "created": rundir.attempt["start"], **facts}
 
 

@@ -32,7 +32,8 @@ class RunOptions:
         keep: checkpoints of a finished run: all (last, prev, best) | weights (last and best, without what only a
             continuation needs) | none.
         hang_s: seconds without a step after which a rank is taken to hang, tells where, and ends the run.
-        point: key of the sweep point that this run is.
+        point: key of the sweep point that this run is; then a run of another name that has the same id is continued.
+        code: commit that a sweep was submitted with; where another one runs, that is said and recorded.
     """
 
     root: str = "runs"
@@ -46,6 +47,7 @@ class RunOptions:
     keep: Literal["all", "weights", "none"] = "all"
     hang_s: float = 600.0
     point: str | None = None
+    code: str | None = None
 
 
 class Launch(Exception):  # noqa: N818 -- no error

@@ -74,14 +74,15 @@ def check(sweep: Sweep, points: list[Point]) -> None:
 
 def freeze(sweep: Sweep, points: list[Point], root: Path, home: Path) -> Path:
     """Write the table of commands and what code it is for, into a new folder."""
-    from lightning_resnet.runtime.provenance import code
+    from lightning_resnet.runtime.provenance import code, code_name
 
-    lines = [shlex.join(["resnet-cli", *command(sweep, p, root, "THREADS")[0]]) for p in points]
+    about = {**code(), "points": [p.key for p in points], "jobs": []}
+    frozen = ["--run.code", name] if (name := code_name(about)) else []
+    lines = [shlex.join(["resnet-cli", *command(sweep, p, root, "THREADS")[0], *frozen]) for p in points]
     n = 1 + max((int(p.name) for p in home.glob("*") if p.name.isdigit()), default=0)
     folder = home / str(n)
     folder.mkdir(parents=True)
     (folder / "table.txt").write_text("".join(line.replace(" THREADS", " $THREADS") + "\n" for line in lines))
-    about = {**code(), "points": [p.key for p in points], "jobs": []}
     if about["git_dirty"]:
         print(
             "careful: the code has changes that are in no commit; the table is for the code as it is when a job starts"

@@ -7,21 +7,36 @@ resnet-cli sweep configs/sweeps/digits_degradation.yaml --submit --throttle 2 --
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lightning_resnet.errors import Parser, UserError
 from lightning_resnet.points import SEED, Point, Sweep, read
+from lightning_resnet.runtime.shared import points, share
 from lightning_resnet.runtime.status import attempts, final_row, read_json, status
 
 
 def find_runs(sweep: Sweep, root: str | Path) -> None:
-    """Fill in the state of each point from the run directories."""
-    points = {p.key: p for p in sweep.points}
-    for meta in Path(root, sweep.name).glob("*/meta.json"):
-        point = points.get((read_json(meta) or {}).get("point"))
-        if point and point.state != "finished":
-            point.run, point.state = meta.parent, status(meta.parent)
+    """Fill in the state of each point from the run directories: the sweep's own, then those of other names."""
+    own = Path(root, sweep.name)
+    _find_in(own.glob("*/meta.json"), sweep.points)
+    if missing := [point for point in sweep.points if not point.run]:
+        _find_in((meta for meta in Path(root).glob("*/*/meta.json") if meta.parents[1] != own), missing)
+
+
+def _find_in(metas: Iterable[Path], wanted: list[Point]) -> None:
+    by_key = {point.key: point for point in wanted}
+    for meta in metas:
+        for point in [by_key[key] for key in points(read_json(meta)) if key in by_key]:
+            if point.state != "finished":
+                point.run, point.state = meta.parent, status(meta.parent)
+
+
+def link_shared(sweep: Sweep, root: Path) -> None:
+    """Let the sweep's folder show the runs of its points that were begun under other names."""
+    for point in sweep.points:
+        if point.run and point.run.parent.name != sweep.name and share(root, sweep.name, point.run.name):
+            point.run = root / sweep.name / point.run.name
 
 
 def forecast(sweep: Sweep) -> tuple[float, int]:
@@ -93,6 +108,8 @@ def main(argv: list[str]) -> int:
             raise UserError(f"{flag} {value}: at least one{' run at a time' if flag == '-j' else ''}")
     sweep = read(args.file, args.yes)
     find_runs(sweep, args.root)
+    if args.local or args.submit or args.retry_failed:
+        link_shared(sweep, Path(args.root))
     if args.local:
         from lightning_resnet.runtime.pool import run_points
 

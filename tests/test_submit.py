@@ -11,6 +11,7 @@ from lightning_resnet import submit
 from lightning_resnet.errors import UserError
 from lightning_resnet.points import read
 from lightning_resnet.requeue import decide, folders, of_this_job
+from lightning_resnet.runtime.provenance import code_name
 from lightning_resnet.sweep import main
 
 SWEEP = """
@@ -42,13 +43,14 @@ def test_without_sbatch_the_commands_are_printed(sweep, capsys):
     out = capsys.readouterr().out
     assert "4 of 4 points, in runs/s/submitted/1/table.txt" in out and "there is no sbatch here" in out
     table = Path("runs/s/submitted/1/table.txt").read_text().splitlines()
-    assert out.splitlines()[-4:] == [line.removesuffix(" --run.threads $THREADS") for line in table]
+    assert out.splitlines()[-4:] == [line.replace(" --run.threads $THREADS", "") for line in table]
+    about = json.loads(Path("runs/s/submitted/1/about.json").read_text())
     point = read("s.yaml").points[0]
     assert table[0] == (
         f"resnet-cli fit --config configs/digits.yaml --config runs/s/points/{point.key}.json --run.root runs "
-        f"--run.name s --run.point {point.key} --run.threads $THREADS"
+        f"--run.name s --run.point {point.key} --run.threads $THREADS "
+        f"--run.code {code_name(about)}"
     )
-    about = json.loads(Path("runs/s/submitted/1/about.json").read_text())
     assert len(about["git_sha"]) == 40 and about["points"] == [p.key for p in read("s.yaml").points]
 
 

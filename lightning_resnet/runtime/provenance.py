@@ -17,6 +17,11 @@ def code() -> dict[str, Any]:
     return {"git_sha": sha, "git_dirty": bool(_git("status", "--porcelain", "--", ".")) if sha else None}
 
 
+def code_name(code: dict[str, Any]) -> str:
+    """The SHA, `+changes` where some are in no commit; empty outside a repository."""
+    return (code["git_sha"] or "") + ("+changes" if code["git_dirty"] else "")
+
+
 def versions() -> dict[str, str]:
     """Of Python and the packages that decide numbers."""
     found = {"python": platform.python_version()}
