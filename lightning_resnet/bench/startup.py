@@ -85,7 +85,11 @@ def _lines(seconds: dict[str, list[float]], repeat: int) -> list[str]:
 
 def _seconds(command: list[str], folder: Path, mark: str) -> float:
     """Until the command has ended or, with `mark`, until the time it prints, whereupon it is ended."""
-    env = os.environ | {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    env = os.environ | {
+        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     start, runs = time.monotonic(), ["--run.root", tempfile.mkdtemp(dir=folder)] if "--config" in command else []
     process = subprocess.Popen(
