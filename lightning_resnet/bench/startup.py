@@ -76,8 +76,8 @@ def _lines(seconds: dict[str, list[float]], repeat: int) -> list[str]:
     return [
         "# Start-up",
         "",
-        f"Seconds from the keystroke, byte code and page cache warm; medians of {repeat} turns, commands in turn; lowest "
-        "and highest in brackets. ResNet-20 on digits, batch 64, one thread; the first step ends with its optimizer step.",
+        f"Seconds from the keystroke, byte code and page cache warm; medians of {repeat} turns, commands in turn; "
+        "lowest and highest in brackets. ResNet-20 on digits, batch 64, one thread; the first step ends with its optimizer's.",
         "",
         *table(["command", "s", "beyond `import pytorch_lightning`, s"], rows),
     ]
