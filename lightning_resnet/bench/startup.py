@@ -77,7 +77,7 @@ def _lines(seconds: dict[str, list[float]], repeat: int) -> list[str]:
         "# Start-up",
         "",
         f"Seconds from the keystroke, byte code and page cache warm; medians of {repeat} turns, commands in turn; "
-        "lowest and highest in brackets. ResNet-20 on digits, batch 64, one thread; the first step ends with its optimizer's.",
+        "lowest and highest in brackets. ResNet-20 on digits, batch 64, one thread.",
         "",
         *table(["command", "s", "beyond `import pytorch_lightning`, s"], rows),
     ]

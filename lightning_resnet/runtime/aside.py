@@ -7,11 +7,10 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from lightning_resnet.runtime.wandb import FINISH_S, INIT_S, Mirror
-from lightning_resnet.runtime.wandb_mode import PROBE_S
+from lightning_resnet.runtime.wandb import FINISH_S, FORGET_S, START_S, Mirror
 
 PATIENCE_S = 5.0  # beyond what the mirror's own limits allow
-LIMIT_S = PROBE_S + INIT_S + FINISH_S + PATIENCE_S
+LIMIT_S = 2 * START_S + FINISH_S + FORGET_S + PATIENCE_S  # online, then offline
 
 
 class Aside:
