@@ -28,6 +28,7 @@ else
 endif
 	$(INSTALL) --no-deps --require-hashes -r requirements-ffcv.txt \
 	  || echo "FFCV could not be built: training uses the torch loader"
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import lightning_resnet.fit, lightning_resnet.analysis.figures" # byte code
 	touch $@
 
 demo: setup

@@ -24,6 +24,7 @@ from lightning_resnet.describe import describe, say
 from lightning_resnet.errors import Diverged, Superseded, UserError, one_line
 from lightning_resnet.evaluate import evaluate
 from lightning_resnet.options import Launch
+from lightning_resnet.runtime.aside import Aside
 from lightning_resnet.runtime.checkpoint import AtomicCheckpointIO, Checkpoints, load_checkpoint, newest_good
 from lightning_resnet.runtime.crash import Watchdog, cause, is_consequence, report
 from lightning_resnet.runtime.launch import end_with_parent, supervise
@@ -206,7 +207,7 @@ def _open_rundir(cli: _CLI, facts: dict[str, Any], argv: list[str]) -> None:
     else:
         stored = _meta(cli, facts, argv, now)
         write_json(rundir.path / "meta.json", stored)
-    rundir.mirror = Mirror(WandbOptions(**cli.config.wandb.as_dict()), say)
+    rundir.mirror = Aside(Mirror(WandbOptions(**cli.config.wandb.as_dict()), say))
     rundir.mirror.start(rundir.path, stored, yaml.safe_load(cli.resolved))
 
 

@@ -12,6 +12,7 @@ from lightning_resnet.errors import Parser
 
 KINDS = {
     "startup": "seconds from the keystroke to an answer, and to the first optimizer step",
+    "overhead": "microseconds that a training loop adds to a step",
     "loader": "pictures per second",
     "train": "steps per second beside a bare loop",
 }

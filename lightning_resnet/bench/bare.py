@@ -1,6 +1,7 @@
-"""The training that `resnet-cli bench train` measures ours against: a bare PyTorch DDP loop, as short as it can be.
+r"""The training that `resnet-cli bench train` measures ours against: a bare PyTorch DDP loop, as short as it can be.
 
-python -m lightning_resnet.bench.bare '{"net": "CifarResNet", "init_args": {"depth": 20}, "size": 8, "batch": 32, "steps": 9}'
+python -m lightning_resnet.bench.bare \
+  '{"net": "CifarResNet", "init_args": {"depth": 20}, "size": 8, "batch": 8, "steps": 9}'
 """
 
 import json

@@ -89,7 +89,15 @@ def _measure(names: list[str], args: Any, folder: str) -> dict[str, dict[str, An
 
 class _Peer:
     def __init__(self, name: str, folder: str, args: Any) -> None:
-        command = [sys.executable, "-m", "lightning_resnet.bench.peers", name, folder, str(args.size), str(args.threads)]
+        command = [
+            sys.executable,
+            "-m",
+            "lightning_resnet.bench.peers",
+            name,
+            folder,
+            str(args.size),
+            str(args.threads),
+        ]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.name = name
         self.facts = self._read()

@@ -76,8 +76,8 @@ def _lines(seconds: dict[str, list[float]], repeat: int) -> list[str]:
     return [
         "# Start-up",
         "",
-        f"Seconds from the keystroke, byte code and page cache warm; medians of {repeat} turns, commands in turn; lowest "
-        "and highest in brackets. ResNet-20 on digits, batch 64, one thread; the first step ends with its optimizer step.",
+        f"Seconds from the keystroke, byte code and page cache warm; medians of {repeat} turns, commands in turn; "
+        "lowest and highest in brackets. ResNet-20 on digits, batch 64, one thread.",
         "",
         *table(["command", "s", "beyond `import pytorch_lightning`, s"], rows),
     ]
@@ -85,7 +85,11 @@ def _lines(seconds: dict[str, list[float]], repeat: int) -> list[str]:
 
 def _seconds(command: list[str], folder: Path, mark: str) -> float:
     """Until the command has ended or, with `mark`, until the time it prints, whereupon it is ended."""
-    env = os.environ | {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    env = os.environ | {
+        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     start, runs = time.monotonic(), ["--run.root", tempfile.mkdtemp(dir=folder)] if "--config" in command else []
     process = subprocess.Popen(

@@ -1,0 +1,40 @@
+"""A mirror's work goes on beside the training, in order, and never for ever."""
+
+import time
+from threading import Event
+from types import SimpleNamespace
+
+from lightning_resnet.runtime import aside
+
+
+def mirror_of(done, gate=None, mode="disabled"):
+    def start(*args):
+        if gate:
+            gate.wait(60)
+        done.append("start")
+
+    record = lambda row: done.append(row)  # noqa: E731
+    return SimpleNamespace(options=SimpleNamespace(mode=mode), start=start, record=record, finish=done.append)
+
+
+def test_rows_wait_for_the_start_and_the_training_does_not():
+    done, gate = [], Event()
+    beside = aside.Aside(mirror_of(done, gate))
+    beside.start("run", {}, {})
+    beside.record(1)
+    beside.record(2)
+    assert done == []  # and we are here
+    gate.set()
+    beside.finish("finished")
+    assert done == ["start", 1, 2, "finished"]
+
+
+def test_a_start_that_hangs_does_not_keep_the_end(monkeypatch):
+    monkeypatch.setattr(aside, "LIMIT_S", 0.1)
+    done, gate = [], Event()
+    beside = aside.Aside(mirror_of(done, gate))
+    beside.start()
+    begin = time.monotonic()
+    beside.finish("preempted")
+    assert done == [] and time.monotonic() - begin < 30
+    gate.set()

@@ -1,0 +1,60 @@
+"""What a user waits for: the quick verbs import nothing slow, and a training no more than it needs."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from sklearn.datasets import load_digits
+
+from lightning_resnet.data.sources import Digits
+
+SLOW = {"torch", "numpy", "pandas", "matplotlib", "scipy", "sklearn", "torchvision", "lightning_fabric", "wandb"}
+SLOW |= {"pytorch_lightning", "torchmetrics", "jsonargparse", "PIL"}
+SCRIPT = """
+import sys
+from lightning_resnet.cli import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as e:
+    code = e.code
+print("imported", code, *sys.modules)
+"""
+
+
+def imported(*argv, cwd):
+    """Exit status and modules of a process that ran the verb."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *argv], cwd=cwd, capture_output=True, text=True, check=True)
+    code, *modules = done.stdout.rpartition("imported ")[2].split()
+    return code, {name.partition(".")[0] for name in modules}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "--help",
+        "sweep configs/sweeps/digits_degradation.yaml --list",
+        "sweep configs/sweeps/digits_degradation.yaml --status",
+        *(f"{verb} --help" for verb in ("sweep", "compare", "inspect", "deepen", "bench", "data", "sync")),
+    ],
+)
+def test_a_quick_verb_imports_nothing_slow(argv, tmp_path):
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    code, modules = imported(*argv.split(), cwd=tmp_path)
+    assert code == "0" and not modules & SLOW
+
+
+def test_digits_import_no_scikit_learn():
+    script = "import sys; from lightning_resnet.data.sources import Digits; Digits().splits(); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert "numpy" in modules and not {"sklearn", "pandas", "torch"} & set(modules)
+
+
+def test_digits_are_those_of_scikit_learn():
+    theirs, ours = load_digits(), Digits().splits()
+    pixels = np.rint(theirs.images[..., None] * (255 / 16)).astype(np.uint8)
+    assert sorted(np.concatenate([s.ids for s in ours.values()])) == list(range(1797))
+    for split in ours.values():
+        assert split.pixels.dtype == np.uint8 and np.array_equal(split.pixels, pixels[split.ids])
+        assert split.labels.dtype == np.int64 and np.array_equal(split.labels, theirs.target[split.ids])
