@@ -21,7 +21,7 @@ setup: .venv/done
 	$(BIN)/pip install --quiet $$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)
 ifeq ($(TORCH),cpu)
 	sed -n 's/^\([^ ]*==[^ ]*\) \\$$/\1/p' requirements.txt | grep -Ev '^(nvidia|cuda|triton)' > .venv/pins
-	$(INSTALL) --torch-backend cpu -c .venv/pins -e .[dev,wandb,onnx]
+	$(INSTALL) --torch-backend cpu -c .venv/pins -e .[dev,wandb,onnx,parquet]
 else
 	$(INSTALL) --require-hashes -r requirements.txt
 	$(INSTALL) --no-deps -e .
@@ -50,7 +50,7 @@ bundle: setup
 
 # Resolve the pin files anew. No addresses are written: they install from whatever index is configured.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-  --no-annotate --no-header --extra dev --extra ffcv --extra wandb --extra onnx --group proven pyproject.toml
+  --no-annotate --no-header --extra dev --extra ffcv --extra wandb --extra onnx --extra parquet --group proven pyproject.toml
 pins:
 	$(COMPILE) --no-emit-package ffcv -o requirements.txt
 	$(COMPILE) | sed -n '/^ffcv==/,/[^\\]$$/p' > requirements-ffcv.txt

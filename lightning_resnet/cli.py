@@ -15,7 +15,7 @@ VERBS = {
     "sweep": ("lightning_resnet.sweep", "list or run the points of a sweep"),
     "requeue": ("lightning_resnet.requeue", "at the end of a SLURM job: requeue it, or not"),
     "sync": ("lightning_resnet.sync", "upload runs to Weights & Biases, from where it can be reached"),
-    "compare": ("lightning_resnet.analysis.report", "tables and figures from runs"),
+    "compare": ("lightning_resnet.analysis.compare", "tables and figures from runs"),
     "inspect": ("lightning_resnet.analysis.inspect", "gradients, responses, lesions, ... of a net, block by block"),
     "deepen": ("lightning_resnet.deepen", "add blocks to a trained net, as identity or at random"),
     "convert": ("lightning_resnet.convert", "weights of torchvision, timm, akamaster into ours; ours into ONNX, ..."),

@@ -195,7 +195,8 @@ def _open_rundir(cli: _CLI, facts: dict[str, Any], argv: list[str]) -> None:
     rundir = cli.rundir
     if status(rundir.path) == "finished":  # meanwhile; as an error, because other ranks wait for this one
         raise UserError(f"run {rundir.path} has just been finished by another process; nothing is left to do")
-    rundir.claim()
+    on_gpu = cli.trainer.strategy.root_device.type == "cuda"
+    rundir.claim(cli.trainer.world_size if on_gpu else 0)
     write_text(rundir.path / "config.yaml", cli.resolved)
     now = code() | {"versions": versions(), "hardware": hardware()}
     rundir.attempt["code"] = here = code_name(now)

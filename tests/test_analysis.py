@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from lightning_resnet.analysis import load_runs
+from lightning_resnet.analysis.compare import main
 from lightning_resnet.analysis.figures import caption, curves, error_by_step
-from lightning_resnet.analysis.report import main, report
+from lightning_resnet.analysis.report import report
 from lightning_resnet.analysis.tables import summary, to_csv, to_markdown
 from lightning_resnet.errors import UserError
 
-HEADER = (
-    "depth,shortcut,n,val_err_final_mean,val_err_final_std,val_err_best_mean,train_err_mean,gap_points,params,seconds"
-)
+HEADER = "depth,shortcut,n,val_err_final_mean,val_err_final_std,val_err_best_mean,train_err_mean,gap_points,params,"
+HEADER += "macs,seconds"
 
 
 def make_run(path, *, depth=20, shortcut="A", seed=0, errors=(50, 10), reason="finished", rows=None, **other):
@@ -102,7 +102,7 @@ def test_one_seed_has_no_std_and_one_depth_no_gap(tmp_path):
 
 def test_a_run_on_its_own_has_a_table(tmp_path):
     table = summary(load_runs(make_run(tmp_path / "d" / "a")))
-    assert to_csv(table).splitlines() == [HEADER, "20,A,1,10.0000,,10.0000,5.0000,,272494,30.0"]  # one depth: no gap
+    assert to_csv(table).splitlines() == [HEADER, "20,A,1,10.0000,,10.0000,5.0000,,272494,10,30.0"]  # one depth: no gap
 
 
 def test_later_attempt_hides_older_rows_from_its_first_step_on(tmp_path):
@@ -141,7 +141,7 @@ def test_unfinished_runs_are_counted_and_not_averaged(sweep):
         "Not averaged, depth 20, residual (A): 1 failed, 1 diverged, 1 running, 1 dead, 1 new (x0, x1, x2, x3, x4)."
     )
     assert table.notes[2] == "Not averaged, depth 110, residual (A): 1 interrupted (x5)."
-    assert to_csv(table).splitlines()[-1] == "110,A,0,,,,,,,"
+    assert to_csv(table).splitlines()[-1] == "110,A,0,,,,,,,,"
     assert table.notes[1] in to_markdown(table)
     assert table.notes[-1] == "Made with: code aaaaaaaaaa, torch 2.13.0, lightning_resnet 0.1.0, hardware x."
 
@@ -285,7 +285,7 @@ def test_report_before_anything_has_finished(tmp_path):
 def test_help_is_immediate_and_nothing_imports_torch(sweep):
     code = (
         "import sys\n"
-        "from lightning_resnet.analysis.report import main\n"
+        "from lightning_resnet.analysis.compare import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'pandas', 'matplotlib', 'torch'} & set(sys.modules)\n"

@@ -15,9 +15,12 @@ from test_analysis import epoch_rows, make_run, sweep  # noqa: F401 -- a fixture
 
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.analysis.columns import add_metric, add_paper, pivot
+from lightning_resnet.analysis.compare import diff, main
+from lightning_resnet.analysis.during import logged
 from lightning_resnet.analysis.effects import effects, gaps
 from lightning_resnet.analysis.pairs import paired
-from lightning_resnet.analysis.report import View, diff, main, report, select
+from lightning_resnet.analysis.report import View, report, select
+from lightning_resnet.analysis.runs import Runs
 from lightning_resnet.analysis.tables import summary, to_latex
 from lightning_resnet.errors import UserError
 
@@ -68,14 +71,83 @@ def test_any_metric_last_or_at_the_best_epoch(tmp_path):
             add_metric(table, runs, ["depth"], metric)
 
 
+def data_of(made):
+    return json.loads(re.search(r'application/json">(.*?)</script>', made.files[-1].read_text())[1])
+
+
+def timed(attempts=(1, 1)):
+    """Two epochs; a row a second from the second 100 on."""
+    both = zip(range(2), attempts, strict=True)
+    return [row | {"time": 100.0 + row["step"], "attempt": a} for epoch, a in both for row in epoch_rows(epoch, 50)]
+
+
 @pytest.mark.parametrize("x", ["step", "epoch", "time"])
 def test_axis_of_the_figure(tmp_path, x):
-    rows = [row | {"time": 100.0 + row["step"]} for epoch in range(2) for row in epoch_rows(epoch, 50)]
-    make_run(tmp_path / "d" / "a", rows=rows)
-    made = report([tmp_path / "d"], view=View(x=x))
-    data = json.loads(re.search(r'application/json">(.*?)</script>', made.files[-1].read_text())[1])
-    assert data["runs"][0]["x"] == {"step": [10, 20], "epoch": [1, 2], "time": [5, 15]}[x]
-    assert data["runs"][0]["val"] == [50, 50] and data["runs"][0]["train"] == [25, 25]
+    make_run(tmp_path / "d" / "a", rows=timed())
+    for _ in range(2):  # the second time from the cache
+        data = data_of(report([tmp_path / "d"], view=View(x=x)))
+        assert data["runs"][0]["x"] == {"step": [10, 20], "epoch": [1, 2], "time": [5, 15]}[x]
+        assert data["runs"][0]["val"] == [50, 50] and data["runs"][0]["train"] == [25, 25]
+
+
+def test_gpu_hours_count_all_attempts_and_no_pause(tmp_path, capsys):
+    first = {"attempt": 1, "start": "1970-01-01T00:01:40+00:00", "seconds": 18.0, "gpus": 2, "reason": "preempted"}
+    second = {"attempt": 2, "start": "1970-01-01T00:01:56+00:00", "seconds": 5.0, "gpus": 8, "reason": "finished"}
+    make_run(tmp_path / "d" / "a", rows=timed((1, 2)), attempts=[first, second])
+    make_run(tmp_path / "d" / "b", seed=1, rows=timed())  # tells of no GPU
+    with pytest.raises(UserError, match="1 of the finished runs used no GPU"):
+        report([tmp_path / "d"], view=View(x="gpu_h"))
+    for _ in range(2):
+        made = report([tmp_path / "d"], view=View(x="gpu_h", where="gpu_h > 0"))
+        (run,) = data_of(made)["runs"]
+        assert [3600 * x for x in run["x"]] == pytest.approx([10 * 2, 18 * 2 + 4 * 8])
+    assert made.runs.runs["gpu_h"].tolist() == pytest.approx([(36 + 40) / 3600])
+    main([str(tmp_path / "d"), "--x", "gpu_h", "--where", "gpu_h > 0"])
+    assert "index.html" in capsys.readouterr().out
+
+
+def test_steps_to_an_error(tmp_path):
+    for seed, errors in enumerate([(50, 10, 4), (4, 3, 10), (50, 40, 30)]):
+        make_run(tmp_path / "d" / str(seed), seed=seed, errors=errors)
+    make_run(tmp_path / "d" / "deep", depth=56, errors=(90, 80, 70))
+    runs = load_runs(tmp_path)
+    table = summary(runs).frame
+    for metric, cells in (("steps_to:4", ["20 ± 14 (2 of 3)", "never (0 of 1)"]), ("train_steps_to:20", None)):
+        found = add_metric(table, runs, ["depth"], metric)[metric].tolist()
+        assert found == (cells or ["17 ± 6 (3 of 3)", "never (0 of 1)"])
+    with pytest.raises(UserError, match="write an error in percent, as in steps_to:5"):
+        add_metric(table, runs, ["depth"], "steps_to:few")
+
+
+def test_panels_of_what_callbacks_logged(tmp_path):
+    for seed in range(2):
+        rows = [row for epoch in range(2) for row in epoch_rows(epoch, 50)]
+        for row in rows[::2]:  # of training
+            row |= {f"grad_norm/layer1.{i}": 10.0**i * row["step"] * (seed + 1) for i in (0, 10, 2)}
+        make_run(tmp_path / "d" / str(seed), seed=seed, rows=rows)
+    frame = logged(load_runs(tmp_path), ["depth"], "grad_norm")
+    end = frame[frame["run"].str.endswith("d/1")].dropna(subset="index")
+    assert end["block"].tolist() == ["layer1.0", "layer1.2", "layer1.10"]
+    assert end["value"].tolist() == [30, 3000, 30e10]  # the last fifth of two rows: one
+    made = report([tmp_path / "d"], view=View(panels=["grad_norm"]))
+    assert {"grad_norm.png", "grad_norm.svg", "grad_norm.csv"} <= {file.name for file in made.files}
+    assert made.files[-1].read_text().count("<figure>") == 2
+    with pytest.raises(UserError, match="callbacks\\+=ResponseStds"):
+        report([tmp_path / "d"], view=View(panels=["response_std"]))
+
+
+def test_parquet(sweep, capsys, monkeypatch):  # noqa: F811
+    main([str(sweep), "--parquet"])
+    whole, kept = load_runs(sweep), [pd.read_parquet(sweep / f"report/{name}.parquet") for name in Runs._fields]
+    assert kept[0]["run_id"].tolist() == whole.runs["run_id"].tolist() and len(kept[1]) == len(whole.history)
+    assert kept[1]["val/acc1"].equals(whole.history["val/acc1"])
+
+    def refuse(*args):
+        raise ImportError
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", refuse)
+    with pytest.raises(UserError, match="--parquet needs pyarrow: pip install"):
+        main([str(sweep), "--parquet"])
 
 
 def test_twins_are_paired_by_seed(tmp_path):

@@ -77,6 +77,8 @@ def test_a_project_is_read_from_the_server_once(server, cache, tmp_path):  # noq
     with pytest.raises(UserError, match="say --out DIR"):
         report(["wandb://me/p"])
     assert report(["wandb://me/p"], tmp_path / "out").files[-1].exists()
+    server.runs["theirs"]["jobType"] = "compare"  # as what `compare --wandb` publishes
+    assert load_runs("wandb://me/p").runs["run_id"].tolist() == ["abcdef0123"]
 
 
 def test_too_many_requests_are_asked_again_ever_later(monkeypatch):

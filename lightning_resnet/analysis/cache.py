@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 Read = tuple[dict[str, Any], list[dict[str, Any]]]  # one row of `runs`, its rows of `history`
-VERSION = 1  # of what is kept; higher when `read_run` gives other columns
+VERSION = 2  # of what is kept; higher when `read_run` gives other columns
 
 
 class Cache:

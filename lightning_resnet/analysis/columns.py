@@ -25,6 +25,7 @@ PROTOCOL = {
     "model.optimizer.init_args.weight_decay": "0.0001",
 }
 STEPS = 64_000
+STEPS_TO = {"steps_to:": "val/acc1", "train_steps_to:": "train_eval/acc1"}  # S13
 
 
 def paper(run: pd.Series) -> str:
@@ -52,7 +53,7 @@ def add_paper(table: pd.DataFrame, runs: pd.DataFrame, rows: list[str]) -> pd.Da
 
 
 def add_metric(table: pd.DataFrame, runs: Runs, rows: list[str], metric: str) -> pd.DataFrame:
-    """With a column for `test/acc1@last` or `@best`: mean ± std over finished runs.
+    """With a column for `test/acc1@last` or `@best`: mean ± std over finished runs; or for `steps_to:5`.
 
     `@best` is the value at the epoch of the highest val/acc1, the earliest of equal ones. Accuracies become errors
     in percent.
@@ -60,6 +61,8 @@ def add_metric(table: pd.DataFrame, runs: Runs, rows: list[str], metric: str) ->
     Raises:
         UserError: no run has that metric.
     """
+    if metric.startswith(tuple(STEPS_TO)):
+        return _add_steps_to(table, runs, rows, metric)
     name, _, when = metric.partition("@")
     if name not in runs.history or when not in ("", "last", "best"):
         hint = nearest(name, runs.history.columns)
@@ -69,6 +72,30 @@ def add_metric(table: pd.DataFrame, runs: Runs, rows: list[str], metric: str) ->
     parts = {key: values.reindex(part["path"]).dropna() for key, part in groups(done, rows)}
     cells = [_cell(parts.get(tuple(row), pd.Series(dtype=float))) for row in table[rows].to_numpy()]
     return table.assign(**{f"{name}@{when or 'last'}" + (" error" if _is_accuracy(name) else ""): cells})
+
+
+def _add_steps_to(table: pd.DataFrame, runs: Runs, rows: list[str], metric: str) -> pd.DataFrame:
+    """The mean is over those runs that get there; how many do is said."""
+    kind, _, percent = metric.partition(":")
+    try:
+        reached = steps_to(runs.history, STEPS_TO[f"{kind}:"], float(percent))
+    except ValueError as e:
+        raise UserError(f"--metric {metric}: write an error in percent, as in {kind}:5") from e
+    done = runs.runs[runs.runs["status"] == "finished"]
+    parts = {key: reached.reindex(part["path"]) for key, part in groups(done, rows)}
+    cells = []
+    for row in table[rows].to_numpy():
+        all_runs = parts.get(tuple(row), pd.Series(dtype=float))
+        some = all_runs.dropna()
+        spread = f" ± {some.std(ddof=1):.0f}" if len(some) > 1 else ""
+        cells.append(f"{f'{some.mean():.0f}{spread}' if len(some) else 'never'} ({len(some)} of {len(all_runs)})")
+    return table.assign(**{metric: cells})
+
+
+def steps_to(history: pd.DataFrame, accuracy: str, percent: float) -> pd.Series:
+    """By `path`: the first step at which the error was at most `percent`; evaluations are an epoch apart."""
+    rows = history[100 * (1 - history[accuracy]) <= percent + 1e-9]
+    return rows.groupby("path")["step"].min()
 
 
 def per_run(history: pd.DataFrame, name: str, when: str) -> pd.Series:

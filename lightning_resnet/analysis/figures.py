@@ -14,10 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightning_resnet.analysis.tables import describe, groups, text
+from lightning_resnet.errors import UserError
 
 SHORT_RUN_STEPS = 5_000
 PANELS_PER_LINE = 4
-X_LABELS = {"step": "iterations (optimizer steps)", "epoch": "epochs", "time": "seconds since the first training row"}
+X_LABELS = {
+    "step": "iterations (optimizer steps)",
+    "epoch": "epochs",
+    "time": "seconds since the first training row",
+    "gpu_h": "GPU hours (hours x GPUs)",
+}
 # Okabe & Ito 2008, told apart by colour-blind readers; without yellow, too pale for a line, and black, kept for text
 COLOURS = ["#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"]
 STYLE = [
@@ -61,10 +67,20 @@ def curves(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], title
     return figure
 
 
-def with_x(history: pd.DataFrame, x: str) -> pd.DataFrame:
-    """For `curves`: epochs done instead of their numbers, seconds since the run's first row instead of the date."""
+def with_x(runs: pd.DataFrame, history: pd.DataFrame, x: str) -> pd.DataFrame:
+    """History for `curves`: epochs done instead of their numbers, seconds since a run's first row instead of the date.
+
+    Raises:
+        UserError: GPU hours of runs that used no GPU, or do not tell.
+    """
+    if x == "gpu_h" and (missing := int(runs[runs["status"] == "finished"]["gpu_h"].isna().sum())):
+        raise UserError(
+            f"--x gpu_h: {missing} of the finished runs used no GPU or do not tell how many; say --x time, or leave "
+            "them out with --where 'gpu_h > 0'"
+        )
     if x == "time":
-        return history.assign(time=history["time"] - history.groupby("path")["time"].transform("min"))
+        began = history["path"].map(runs.set_index("path")["began"])
+        return history.assign(time=history["time"] - began.fillna(history.groupby("path")["time"].transform("min")))
     return history.assign(epoch=history["epoch"] + 1) if x == "epoch" else history
 
 

@@ -21,6 +21,7 @@ from lightning_resnet.runtime.rundir import flatten
 from lightning_resnet.runtime.status import cores
 
 SCHEME = "wandb://"
+REPORT = "compare"  # `job_type` of what `compare --wandb` publishes: no run of a net
 STEPS = ("step", "trainer/global_step", "global_step", "_step")  # the first there is: ours, Lightning's, W&B's counter
 SILENT_S = 600.0  # seconds without a write after which W&B too calls a run crashed
 READ_S = 300.0  # for one file
@@ -38,6 +39,7 @@ def find_offline(paths: Iterable[Path]) -> list[list[Path]]:
         for file in sorted(path.rglob("run-*.wandb")):
             folder = file.parents[1]
             ours = (folder.parent / "attempts").is_dir() or (folder.parent / "metrics.jsonl").exists()
+            ours |= (folder.parent / "index.html").exists()  # what `compare --wandb` published is no run
             if not ours and not file.parent.is_symlink() and file not in runs[folder, file.stem]:
                 runs[folder, file.stem].append(file)
     return [files for files in runs.values() if files]

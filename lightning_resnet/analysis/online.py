@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet.analysis.foreign import SCHEME, Found, finish, history_row, patiently, row_of
+from lightning_resnet.analysis.foreign import REPORT, SCHEME, Found, finish, history_row, patiently, row_of
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.rows import Row
 
@@ -29,6 +29,7 @@ def read(address: str) -> list[Found]:
         raise UserError(f"{address} is no project: write wandb://entity/project")
     api = patiently(lambda: wandb.Api(timeout=30))
     runs = patiently(lambda: list(api.runs(f"{entity}/{project}", per_page=100, order="+created_at")))
+    runs = [run for run in runs if getattr(run, "jobType", None) != REPORT]
     found = [_read(run, f"{address.rstrip('/')}/{run.id}", _cache() / entity / project) for run in runs]
     if not found:
         raise UserError(f"{address} has no runs")

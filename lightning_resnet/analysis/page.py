@@ -89,30 +89,32 @@ draw(); window.onresize = draw;
 """
 
 
-def page(title: str, figure: bytes, caption: str, body: Sequence[str], data: dict[str, Any], command: str) -> str:
+def page(title: str, body: Sequence[str], data: dict[str, Any], command: str) -> str:
     """The whole file.
 
     Args:
         title: heading.
-        figure: as SVG.
-        caption: of it.
-        body: pieces of HTML that follow the curves, from `table`, `note` and `flag`.
+        body: pieces of HTML before the curves, from `picture`, `table`, `note` and `flag`.
         data: from `curves`.
         command: that made it.
     """
-    picture = base64.b64encode(figure).decode()
     content = json.dumps(data, allow_nan=False).replace("</", "<\\/")
     pieces = [
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8"><meta name="viewport" content="width=device-width">',
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n<h1>{html.escape(title)}</h1>",
-        f'<figure><img alt="{html.escape(caption)}" src="data:image/svg+xml;base64,{picture}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>",
         *body,
         '<h2>Runs</h2>\n<div id="keys"></div>\n<svg id="curves"></svg>\n<p id="value" class="small"></p>',
         note(f"Made by {command}"),
         f'<script id="data" type="application/json">{content}</script>\n<script>{SCRIPT}</script>\n</html>\n',
     ]
     return "\n".join(pieces)
+
+
+def picture(svg: bytes, caption: str) -> str:
+    """A figure with what it shows, inside the file."""
+    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    text = html.escape(caption)
+    return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
 def table(cells: Sequence[Sequence[str]]) -> str:

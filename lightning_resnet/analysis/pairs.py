@@ -61,7 +61,8 @@ def interval(difference: pd.Series) -> dict[str, float]:
     """Mean with the 95 % interval and p of Student's t; no interval from one value, nor from equal ones a p."""
     n, mean = len(difference), difference.mean()
     half = stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
-    p = stats.ttest_1samp(difference, 0).pvalue if n > 1 and half > 0 else math.nan
+    unequal = n > 1 and np.ptp(difference) > 1e-9  # beyond rounding: errors are in percent
+    p = stats.ttest_1samp(difference, 0).pvalue if unequal else math.nan
     return {"n": n, "difference": mean, "low": mean - half, "high": mean + half, "p": p}
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +19,13 @@ import yaml
 from lightning_resnet.analysis.cache import Cache
 from lightning_resnet.analysis.foreign import SCHEME, find_offline, read_offline, read_project
 from lightning_resnet.errors import UserError, one_line
-from lightning_resnet.runtime.rows import merge, row_of
+from lightning_resnet.runtime.rows import Row, merge, row_of
 from lightning_resnet.runtime.rundir import flatten
-from lightning_resnet.runtime.status import last_attempt, read_json, status
+from lightning_resnet.runtime.status import attempts, last_attempt, read_json, status
 
 REFERENCE = Path(__file__).parents[2] / "reference"  # runs that we measured and ship
 TRAIN_ROW = re.compile(
-    r'\{"step": (\d+), "epoch": \d+, "attempt": (\d+), "time": [\d.]+, "train/.*\}$'
+    r'\{"step": (\d+), "epoch": \d+, "attempt": (\d+), "time": ([\d.]+), "train/.*\}$'
 )  # as we write them
 NET_ARGS = "model.net.init_args."
 SHORT = {  # config keys with a short column of their own, beside the arguments of the net
@@ -35,14 +36,14 @@ SHORT = {  # config keys with a short column of their own, beside the arguments 
     "trainer.max_epochs": "epochs",
 }
 IN_META = ["params", "macs", "steps_per_epoch", "train_samples", "val_samples"]
-NUMBERS = ["attempts", "seconds", "steps", "unreadable_lines", *IN_META]
+NUMBERS = ["attempts", "seconds", "gpu_h", "began", "steps", "unreadable_lines", *IN_META]
 FACTS = [  # columns of `runs` that are not config
     *("run_id", "name", "path", "status", "error", *NUMBERS),
     *("git_sha", "dirty", "code", "torch", "lightning_resnet", "hardware"),
 ]
 STATISTICS = (  # columns of the summary table; like FACTS, no argument of a net takes their names
     *("n", "val_err_final_mean", "val_err_final_std", "val_err_best_mean", "train_err_mean"),
-    *("gap_points", "params", "seconds"),
+    *("gap_points", "params", "macs", "seconds"),
 )
 
 
@@ -50,8 +51,10 @@ class Runs(NamedTuple):
     """Two tables, joined by `path` (run ids repeat when a run is copied).
 
     `runs`: one row per run: FACTS, the config under dotted keys, short names for the common ones (`depth`, `seed`).
-    A folder that cannot be read is a row with status "unreadable" and the reason in `error`.
-    `history`: one row per line of metrics.jsonl that holds after the merge, with `kind` train | val | test.
+    A folder that cannot be read is a row with status "unreadable" and the reason in `error`. `began`: `time` of the
+    first row; `gpu_h`: hours times GPUs over all attempts, nan on CPUs.
+    `history`: one row per line of metrics.jsonl that holds after the merge, with `kind` train | val | test, and the
+    `gpu_h` spent until then.
     """
 
     runs: pd.DataFrame
@@ -84,7 +87,7 @@ def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], 
     runs = pd.DataFrame(rows, columns=list(dict.fromkeys([*FACTS, *(key for row in rows for key in row)])))
     runs[NUMBERS] = runs[NUMBERS].apply(pd.to_numeric, errors="coerce")
     history = [line for _, lines in found for line in lines]
-    first = ["run_id", "path", "kind", "step", "epoch", "attempt", "time", "val/acc1", "train_eval/acc1"]
+    first = ["run_id", "path", "kind", "step", "epoch", "attempt", "time", "gpu_h", "val/acc1", "train_eval/acc1"]
     columns = list(dict.fromkeys([*first, *(key for line in history for key in line)]))
     history = pd.DataFrame(history, columns=columns).astype({"val/acc1": float, "train_eval/acc1": float})
     return Runs(_add_short_names(runs), history)
@@ -119,10 +122,12 @@ def read_run(path: Path, train: bool = True) -> tuple[dict[str, Any], list[dict[
     row: dict[str, Any] = {"run_id": path.name, "name": path.absolute().parent.name, "path": str(path)}
     try:
         row |= _config(path / "config.yaml") | _meta(path / "meta.json") | _attempts(path)
-        history, row["unreadable_lines"], row["steps"] = _metrics(path / "metrics.jsonl", train)
+        history, facts = _metrics(path / "metrics.jsonl", train)
+        spent, row["gpu_h"] = gpu_hours(path)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # any content, any shape
         return row | {"status": "unreadable", "error": one_line(error)}, []
-    return row, [{"run_id": row["run_id"], "path": row["path"], **line} for line in history]
+    names = {"run_id": row["run_id"], "path": row["path"]}
+    return row | facts, [names | line | ({"gpu_h": spent(line)} if row["gpu_h"] else {}) for line in history]
 
 
 def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
@@ -165,31 +170,50 @@ def _meta(file: Path) -> dict[str, Any]:
 
 def _attempts(path: Path) -> dict[str, Any]:
     """Status and cost over all attempts."""
-    attempts = [read_json(file) or {} for file in (path / "attempts").glob("*.json")]
-    seconds = float(sum(attempt.get("seconds") or 0 for attempt in attempts))
+    found = [read_json(file) or {} for file in (path / "attempts").glob("*.json")]
+    seconds = float(sum(attempt.get("seconds") or 0 for attempt in found))
     error = (last_attempt(path) or {}).get("error")
-    return {"status": status(path), "attempts": len(attempts), "seconds": seconds, "error": error}
+    return {"status": status(path), "attempts": len(found), "seconds": seconds, "error": error}
 
 
-def _metrics(file: Path, train: bool) -> tuple[list[dict[str, Any]], int, int]:
-    """The rows that hold, by step; the number of lines that are no rows (a kill can tear one per attempt); steps."""
+def gpu_hours(path: Path) -> tuple[Callable[[Row], float], float | None]:
+    """From a row to the GPU hours spent until then, and those of the whole run; None where no GPU is known of.
+
+    Time between attempts costs nothing; what a killed attempt did in vain costs.
+    """
+    done = {a["attempt"]: a for a in attempts(path) if a.get("gpus")}
+    cost = {n: a["seconds"] * a["gpus"] / 3600 for n, a in done.items()}
+
+    def spent(row: Row) -> float:
+        before = sum(hours for n, hours in cost.items() if n < row["attempt"])
+        if row["attempt"] not in done or "time" not in row:
+            return before
+        own = done[row["attempt"]]
+        return before + max(0.0, row["time"] - datetime.fromisoformat(own["start"]).timestamp()) * own["gpus"] / 3600
+
+    return spent, sum(cost.values()) or None
+
+
+def _metrics(file: Path, train: bool) -> tuple[list[Row], dict[str, Any]]:
+    """The rows that hold, by step; and `began`, `steps`, and the lines that are no rows (a kill can tear one each)."""
     lines = file.read_text(errors="replace").splitlines() if file.exists() else []
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     whole, last, attempt = 0, 0, None
     for line in lines:
         skimmed = None if train else TRAIN_ROW.match(line)
         if skimmed:  # most rows: of each attempt only the first is needed, by which `merge` goes
             whole, last = whole + 1, int(skimmed[1])
             if skimmed[2] != attempt:
-                rows.append({"kind": "train", "step": last, "attempt": int(skimmed[2])})
+                rows.append({"kind": "train", "step": last, "attempt": int(skimmed[2]), "time": float(skimmed[3])})
             attempt = skimmed[2]
         elif row := row_of(line):
             whole, last = whole + 1, row["step"]
             rows.append(row)
     merged = merge(rows)
-    steps = max([last if lines else 0, *(row["step"] for row in merged[-1:])])
-    kept = merged if train else [row for row in merged if row["kind"] != "train"]
-    return kept, sum(1 for line in lines if line.strip()) - whole, steps
+    facts = {"unreadable_lines": sum(1 for line in lines if line.strip()) - whole}
+    facts["steps"] = max([last if lines else 0, *(row["step"] for row in merged[-1:])])
+    facts["began"] = next((row["time"] for row in merged if "time" in row), None)
+    return merged if train else [row for row in merged if row["kind"] != "train"], facts
 
 
 def short_names(columns: Iterable[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ DATA = ("train_samples", "val_samples")
 LEGEND = (
     "Errors in percent, over finished runs: mean and sample standard deviation (std) of n runs. final = last epoch; "
     "best = best epoch; train = clean training error after the last epoch; gap_points = final minus that of the "
-    "shallowest depth; seconds = mean wall-clock time of a run."
+    "shallowest depth; macs = multiply-adds of one image; seconds = mean wall-clock time of a run."
 )
 
 
@@ -139,6 +139,7 @@ def _line(part: pd.DataFrame, results: pd.DataFrame) -> dict[str, Any]:
         "val_err_best_mean": mean["best"],
         "train_err_mean": mean["train"],
         "params": part["params"].mean(),
+        "macs": part["macs"].mean(),
         "seconds": part["seconds"].mean(),
     }
 
@@ -240,7 +241,7 @@ def to_cells(table: Table) -> list[list[str]]:
 
 def _as_text(frame: pd.DataFrame, decimals: int, thousands: str) -> pd.DataFrame:
     """Each cell as text: counts whole, seconds to a tenth, errors to `decimals`."""
-    digits = {"n": 0, "params": 0, "seconds": 1}
+    digits = {"n": 0, "params": 0, "macs": 0, "seconds": 1}
 
     def cell(value: Any, name: str) -> str:
         number = 0.0 if pd.isna(value) else round(float(value), digits.get(name, decimals)) + 0.0  # no -0.0

@@ -116,8 +116,11 @@ class RunDir:
         """Checkpoints to continue from, the newest first."""
         return [p for p in (self.checkpoints / "last.ckpt", self.checkpoints / "prev.ckpt") if p.exists()]
 
-    def claim(self) -> None:
+    def claim(self, gpus: int = 0) -> None:
         """Begin an attempt.
+
+        Args:
+            gpus: that all ranks together train on.
 
         Raises:
             UserError: another process is at this run, or the directory cannot be written.
@@ -145,6 +148,7 @@ class RunDir:
             "last_step": 0,
             "job_id": os.environ.get("SLURM_JOB_ID"),
             "restart_count": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+            "gpus": gpus,
             "host": socket.gethostname(),
             "process": process_name(),
             "error": None,

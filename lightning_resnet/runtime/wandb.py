@@ -115,7 +115,7 @@ class Mirror:
             dir=folder or run_dir,
             resume="allow",
             reinit="create_new",
-            settings=wandb.Settings(**{**_settings(mode, meta, self.options.details), **settings}),
+            settings=wandb.Settings(**{**settings_for(mode, meta, self.options.details), **settings}),
         )
         _define(self.run)
         return self._catch_up_from_server(run_dir) if mode == "online" else 0
@@ -179,7 +179,8 @@ class Mirror:
         _forget()
 
 
-def _settings(mode: str, meta: dict[str, Any], details: bool) -> dict[str, Any]:
+def settings_for(mode: str, meta: dict[str, Any], details: bool) -> dict[str, Any]:
+    """Of a W&B run, so that nothing private is sent unless `details` are wanted."""
     return {
         "mode": mode,
         "silent": True,
