@@ -9,6 +9,7 @@ import numpy as np
 from lightning_resnet.data.hashing import uniform
 
 FLIP, TOP, LEFT, RESIZED = 0, 1, 2, 16  # draw numbers; a random-resized-crop takes 4 per attempt from RESIZED on
+MIX = 64  # of a pair, in place of a sample
 _ATTEMPTS = 10  # torchvision's
 
 
