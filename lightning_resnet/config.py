@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import lightning_resnet.analysis.callbacks
 import lightning_resnet.data.imagenet
+import lightning_resnet.data.policy
 import lightning_resnet.data.sources
 import lightning_resnet.data.subset
 import lightning_resnet.models  # noqa: F401 -- short class names are those of imported classes

@@ -60,6 +60,11 @@ def _say_batches(trainer: pl.Trainer, task: ClassificationTask, data: ImageData)
         f"{n:,} training images, {n // data.batch_size} steps per epoch; batch {data.batch_size} = "
         f"{trainer.world_size} ranks x {trainer.accumulate_grad_batches} accumulated x {micro}"
     )
+    if task.mix and micro % 2:
+        raise UserError(
+            f"--model.mix pairs neighbours, and a rank's batch of {micro} images would part a pair: choose a "
+            "--data.batch_size that gives each an even number"
+        )
     if not batch_norms(task.net):
         return
     shared = trainer.world_size if getattr(trainer.strategy, "_layer_sync", None) else 1  # sync_batchnorm

@@ -4,19 +4,20 @@ It knows nothing of files, plots or clusters. Sums stay on the device between lo
 """
 
 import math
+from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.nn import functional as F
 
-from lightning_resnet.data.hashing import hash64
+from lightning_resnet.data.hashing import seed_generators
 from lightning_resnet.ema import EMA, average_of
 from lightning_resnet.errors import Diverged
+from lightning_resnet.loss import Loss, evaluation_sums, training_loss, training_sums
+from lightning_resnet.mix import Mix, heavier, mix, pair_numbers
 from lightning_resnet.models.ghost import ghost_batch_norm
 from lightning_resnet.optim import Schedule, Steps, parameter_groups
 from lightning_resnet.weights import check_same_tensors
@@ -35,6 +36,9 @@ class ClassificationTask(pl.LightningModule):
         decay: what weight decay acts on: weights (all but biases and norms) | all.
         bn_batch: images that batch norm takes statistics of together; null: all that a rank has. With the rank's batch
             of a recipe for more devices, fewer devices give that recipe's results.
+        loss: cross_entropy | bce (each class its own binary decision, mean over classes).
+        bce_threshold: `bce` takes targets above it as 1 and others as 0; null: as they are.
+        mix: Mixup and CutMix of neighbours in the global batch.
         ema: a moving average of the net, evaluated beside it.
     """
 
@@ -48,18 +52,20 @@ class ClassificationTask(pl.LightningModule):
         label_smoothing: float = 0.0,
         decay: Literal["weights", "all"] = "weights",
         bn_batch: int | None = None,
+        loss: Loss = "cross_entropy",
+        bce_threshold: float | None = None,
+        mix: Mix | None = None,
         ema: EMA | None = None,
     ) -> None:
         super().__init__()
         if bn_batch is not None:
-            if bn_batch < 2:
-                raise ValueError(f"--model.bn_batch must be 2 or more, got {bn_batch}")
             ghost_batch_norm(net, bn_batch)
         self.bn_batch = bn_batch
         self.net = net.to(memory_format=torch.channels_last)
         self.averaging, self.ema = ema, average_of(self.net) if ema else None
         self.make_optimizer, self.schedule, self.decay = optimizer, schedule, decay
-        self.label_smoothing = label_smoothing
+        self.mix = mix
+        self.loss = partial(training_loss, loss=loss, smoothing=label_smoothing, threshold=bce_threshold)
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer samples than ranks
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
@@ -115,22 +121,21 @@ class ClassificationTask(pl.LightningModule):
         factor = self.schedule.factor(self.global_step / self.total_steps)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * factor
-        seed = int(hash64(self.seed, self.current_epoch, batch_idx, self.global_rank) >> np.uint64(1))
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.default_generators[self.device.index].manual_seed(seed)
+        seed_generators(self.device, self.seed, self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one micro-batch."""
-        images, labels = batch
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        with torch.no_grad():
-            correct = (logits.argmax(1) == labels).sum()
-            n = (labels >= 0).sum()  # others are damaged pictures
-            parts = (loss * n, correct, torch.isfinite(loss), n, (labels < 0).sum())
-            sums = torch.stack([t.to(self._sum_dtype) for t in parts])
-            self._train_sums = sums if self._train_sums is None else self._train_sums + sums
+        x, labels = self.normalise(batch[0]), batch[1]
+        partners = share = None
+        if self.mix:
+            at = pair_numbers(batch_idx, len(x), self.trainer)
+            x, partners, share = mix(x, labels, *self.mix.draw(self.seed, self.current_epoch, at, *x.shape[2:]))
+        logits = self.net(x)
+        loss = self.loss(logits, labels, partners, share)
+        sums = training_sums(
+            loss, logits, labels if share is None else heavier(labels, partners, share), self._sum_dtype
+        )
+        self._train_sums = sums if self._train_sums is None else self._train_sums + sums
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -197,16 +202,13 @@ class ClassificationTask(pl.LightningModule):
             self._add(f"{name}_ema", self.ema(x), labels)
 
     def _add(self, name: str, logits: Tensor, labels: Tensor) -> None:
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        seen = torch.tensor(len(labels), device=self.device)
-        parts = (loss, hits[:, 0].sum(), hits.sum(), (labels >= 0).sum(), seen)
-        sums = torch.stack([t.to(self._sum_dtype) for t in parts])
+        sums = evaluation_sums(logits, labels, self._sum_dtype)
         self._eval_sums[name] = self._eval_sums[name] + sums if name in self._eval_sums else sums
 
     def _finish_evaluation(self, loaders: list[Any], limit: float) -> None:
         """Reduce once, and make sure that every sample was seen once."""
         self.metrics = {}
+        whole = limit == 1.0 and isinstance(limit, float) and not self.trainer.overfit_batches
         names = ["test"] if self.trainer.testing else self.trainer.datamodule.eval_names
         evaluated = [*zip(names, loaders, strict=True)]
         if self.ema is not None:
@@ -214,12 +216,7 @@ class ClassificationTask(pl.LightningModule):
         for name, loader in evaluated:
             sums = self._eval_sums.pop(name, torch.zeros(5, dtype=self._sum_dtype, device=self.device))
             loss, top1, top5, n, seen = self._reduce(sums).tolist()
-            if (
-                limit == 1.0
-                and isinstance(limit, float)
-                and not self.trainer.overfit_batches
-                and seen != len(loader.images)
-            ):
+            if whole and seen != len(loader.images):
                 raise RuntimeError(f"evaluated {seen:.0f} of {len(loader.images)} {name} samples")
             values = {"loss": loss / n, "acc1": top1 / n, "acc5": top5 / n}
             self.metrics.update({f"{name}/{k}": v for k, v in values.items()})

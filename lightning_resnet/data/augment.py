@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lightning_resnet.data import draws
+from lightning_resnet.data.policy import Policy
 from lightning_resnet.errors import UserError
 
 Crop = Literal["none", "pad", "resized"]
@@ -23,6 +26,9 @@ class Augment:
         flip: mirror half of the images.
         scale: range of the area of "resized", as a share of the image's.
         share: side of the central square as a share of the shorter side.
+        policy: changes of colour and shape.
+        erase: share of the pictures of which a box is erased.
+        grey: what is put there, of each channel.
     """
 
     crop: Crop = "none"
@@ -31,6 +37,9 @@ class Augment:
     flip: bool = False
     scale: tuple[float, float] = (0.08, 1.0)
     share: float = 0.875
+    policy: Policy | None = None
+    erase: float = 0.0
+    grey: tuple[int, ...] = (128, 128, 128)
 
 
 @dataclass(frozen=True)
@@ -93,3 +102,23 @@ def draw(
     if augment.crop == "pad":
         boxes[:, :2] += draws.pad_crops(seed, epoch, ids, augment.pad, repeat) - augment.pad
     return boxes, flips, int(heights[0])
+
+
+def finish(
+    augment: Augment,
+    images: Tensor,
+    seed: int,
+    epoch: int,
+    ids: np.ndarray,
+    repeat: int | np.ndarray = 0,
+    threads: int = 1,
+) -> None:
+    """What happens to pictures once they have their size, in place: the policy, then erasing; uint8 [B, 3, H, W]."""
+    if augment.policy is not None:
+        augment.policy(images, seed, epoch, ids, repeat, threads)
+    if not augment.erase:
+        return
+    grey = torch.tensor(augment.grey, dtype=torch.uint8)[:, None, None]
+    boxes = draws.erasing_boxes(seed, epoch, ids, *images.shape[2:], augment.erase, repeat)
+    for image, (top, left, h, w) in zip(images, boxes.tolist(), strict=True):
+        image[:, top : top + h, left : left + w] = grey

@@ -9,6 +9,7 @@ import numpy as np
 from lightning_resnet.data.hashing import uniform
 
 FLIP, TOP, LEFT, RESIZED = 0, 1, 2, 16  # draw numbers; a random-resized-crop takes 4 per attempt from RESIZED on
+MIX, POLICY, ERASE = 64, 128, 192  # of a pair in place of a sample; 4 per operation; 1 and 4 per attempt
 _ATTEMPTS = 10  # torchvision's
 
 
@@ -58,6 +59,40 @@ def random_resized_crops(
         w, h = np.rint(np.sqrt(area * aspect)).astype(np.int64), np.rint(np.sqrt(area / aspect)).astype(np.int64)
         fits = pending & (0 < w) & (w <= widths) & (0 < h) & (h <= heights)
         top, left = (u[2] * (heights - h + 1)).astype(np.int64), (u[3] * (widths - w + 1)).astype(np.int64)
+        boxes[fits] = np.stack([top, left, h, w], axis=1)[fits]
+        pending &= ~fits
+    return boxes
+
+
+def erasing_boxes(
+    seed: int,
+    epoch: int,
+    ids: np.ndarray,
+    height: int,
+    width: int,
+    share: float,
+    repeat: int | np.ndarray = 0,
+) -> np.ndarray:
+    """Boxes to erase (Zhong et al. 2020, algorithm 1, with torchvision's ranges), int64 [B, 4]; empty in the others.
+
+    Args:
+        seed: of the run.
+        epoch: 0-based.
+        ids: sample ids [B].
+        height: of the pictures, in pixels.
+        width: of the pictures, in pixels.
+        share: of the pictures that lose a box: of 0.02 to 0.33 of the area, width to height log-uniform in 0.3 to 3.3.
+        repeat: see above.
+    """
+    boxes = np.zeros((len(ids), 4), np.int64)
+    pending = uniform(seed, epoch, ids, repeat, ERASE) < share
+    for attempt in range(_ATTEMPTS):
+        u = [uniform(seed, epoch, ids, repeat, ERASE + 1 + 4 * attempt + k) for k in range(4)]
+        area = height * width * (0.02 + 0.31 * u[0])
+        aspect = np.exp(np.log(0.3) + np.log(3.3 / 0.3) * u[1])
+        h, w = np.rint(np.sqrt(area * aspect)).astype(np.int64), np.rint(np.sqrt(area / aspect)).astype(np.int64)
+        fits = pending & (h < height) & (w < width)
+        top, left = (u[2] * (height - h + 1)).astype(np.int64), (u[3] * (width - w + 1)).astype(np.int64)
         boxes[fits] = np.stack([top, left, h, w], axis=1)[fits]
         pending &= ~fits
     return boxes

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_resnet.data import kernel
 from lightning_resnet.data.ahead import read_ahead
-from lightning_resnet.data.augment import Augment, draw
+from lightning_resnet.data.augment import Augment, draw, finish
 from lightning_resnet.data.loader import Batch, Loader, OnBad
 from lightning_resnet.data.sources import Images
 from lightning_resnet.errors import UserError
@@ -133,7 +133,9 @@ def read(
                 "--data.on_bad count goes on without them"
             )
         labels[torch.from_numpy(status != 0)] = IGNORED
-    return out.permute(0, 3, 1, 2), labels
+    pictures = out.permute(0, 3, 1, 2)
+    finish(augment, pictures, seed, epoch, images.ids[at], repeat, threads)
+    return pictures, labels
 
 
 def _put(queue: Queue, item: object, stop: threading.Event) -> bool:

@@ -5,6 +5,7 @@ order: results then depend neither on worker count nor on rank, backend or batch
 """
 
 import numpy as np
+import torch
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: the step of splitmix64 (Steele et al. 2014)
 
@@ -29,3 +30,11 @@ def hash64(*parts: int | np.ndarray) -> np.ndarray:
 def uniform(*parts: int | np.ndarray) -> np.ndarray:
     """Hash to float64 in [0, 1), 53 bits."""
     return (hash64(*parts) >> np.uint64(11)) * 2.0**-53
+
+
+def seed_generators(device: torch.device, *parts: int) -> None:
+    """Seed torch's generators, on which a net may draw (dropout), with a hash."""
+    seed = int(hash64(*parts) >> np.uint64(1))
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)

@@ -19,6 +19,7 @@ from lightning_resnet.data.ffcv import FFCVLoader
 from lightning_resnet.data.loader import Loader, OnBad
 from lightning_resnet.data.machine import workers
 from lightning_resnet.data.order import Order, eval_batches, page_order, permutation, repeat_order, train_batches
+from lightning_resnet.data.policy import Policy
 from lightning_resnet.data.sources import SPLIT_SEED, Images, Source
 from lightning_resnet.data.stage import staged
 from lightning_resnet.data.torch import TorchLoader
@@ -38,6 +39,8 @@ class ImageData(pl.LightningDataModule):
         pad: pixels on each side for crop `pad`.
         flip: mirror half of the training images.
         scale: area range of crop `resized`, as a share of the image's.
+        policy: changes of colour and shape of training images: TrivialAugment, RandAugment, IncreasingRandAugment.
+        erase: share of the training images of which a box is erased (takes the mean colour).
         eval_share: side of the central square that is evaluated, as a share of the shorter side; only with `size`.
         train_eval_samples: clean training error is measured each epoch on so many training images, always the same.
         order: global (every sample once, anywhere) | pages (likewise, but 64 pages of a .beton at a time, for files
@@ -62,6 +65,8 @@ class ImageData(pl.LightningDataModule):
         pad: int = 4,
         flip: bool = False,
         scale: tuple[float, float] = (0.08, 1.0),
+        policy: Policy | None = None,
+        erase: float = 0.0,
         eval_share: float = 0.875,
         train_eval_samples: int = 10_000,
         order: Order = "global",
@@ -85,6 +90,8 @@ class ImageData(pl.LightningDataModule):
                 raise ValueError(f"--data.{name} must be {low} or more, got {value}")
         if not 0 < eval_share <= 1:
             raise ValueError(f"--data.eval_share must be above 0 and at most 1, got {eval_share}")
+        if not 0 <= erase <= 1:
+            raise ValueError(f"--data.erase must be 0 to 1, got {erase}")
         p = progressive
         if p and not (0 <= p.start <= p.end <= 1 <= min(p.low, p.high)):
             raise ValueError(f"--data.progressive needs 0 <= start <= end <= 1 and sizes in pixels, got {p}")
@@ -95,7 +102,9 @@ class ImageData(pl.LightningDataModule):
         self.order, self.repeats, self.on_bad, self.cache, self.stage = order, repeats, on_bad, cache, stage
         self.train_eval_samples = train_eval_samples
         self.seed = torch.initial_seed()  # what --seed_everything set
-        self.train_augment = Augment(crop, size, pad, flip, scale, eval_share)
+        self.train_augment = Augment(
+            crop, size, pad, flip, scale, eval_share, policy, erase, tuple(round(255 * m) for m in source.mean)
+        )
         self.eval_augment = Augment(size=size, share=eval_share)
         self.splits: dict[str, Images] = {}
 

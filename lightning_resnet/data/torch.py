@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_resnet.data import draws
-from lightning_resnet.data.augment import Augment, draw
+from lightning_resnet.data.augment import Augment, draw, finish
 from lightning_resnet.data.encode import open_rgb
 from lightning_resnet.data.ffcv import read
 from lightning_resnet.data.loader import Batch, Loader, OnBad
@@ -59,7 +59,9 @@ class Reader(Dataset):
         labels = torch.from_numpy(self.images.labels[at])
         gather = self.images.pixels is not None and augment.size is None and augment.crop != "resized"
         pixels = (self._gather if gather else self._decode)(augment, epoch, at, repeat)
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2), labels
+        pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        finish(augment, pictures, self.seed, epoch, self.images.ids[at], repeat)
+        return pictures, labels
 
     def _gather(self, a: Augment, epoch: int, at: np.ndarray, repeat: np.ndarray) -> np.ndarray:
         """Images in memory at their own size: pad-crop and flip by indexing, the batch at once."""

@@ -34,7 +34,12 @@ def ghost_batch_norm(net: nn.Module, bn_batch: int) -> None:
     Args:
         net: any net.
         bn_batch: images per part.
+
+    Raises:
+        ValueError: one image has no statistics.
     """
+    if bn_batch < 2:
+        raise ValueError(f"--model.bn_batch must be 2 or more, got {bn_batch}")
     for module in net.modules():
         if isinstance(module, _BatchNorm):
             kind = type(module)

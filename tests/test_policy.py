@@ -1,0 +1,172 @@
+"""TrivialAugment, RandAugment and erasing: torchvision's and timm's definitions, with each sample's own draws."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import TINY, only_run
+from loaders import copies, data_of, same
+from timm.data import auto_augment as timms
+from torchvision.transforms import RandomErasing, v2
+
+from lightning_resnet.data import draws, pixels
+from lightning_resnet.data.hashing import uniform
+from lightning_resnet.data.policy import (
+    BINS,
+    IncreasingRandAugment,
+    RandAugment,
+    TrivialAugment,
+    increasing_step,
+    rand_space,
+    wide_space,
+)
+from lightning_resnet.data.sources import Synthetic
+from lightning_resnet.runtime.rundir import run_id
+
+N, SIZE = 10_000, 32
+IDS = np.arange(N)
+
+
+def steps_of(policy, epoch=0):
+    return policy.choose(lambda k: uniform(0, epoch, IDS, 0, draws.POLICY + k), SIZE)
+
+
+def picture(size=SIZE):
+    return torch.randint(0, 256, (3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(wide_space(), v2.TrivialAugmentWide), (rand_space(SIZE), v2.RandAugment)]
+)
+def test_every_operation_is_torchvisions_at_every_strength(ours, theirs):
+    reference, image = theirs(interpolation=v2.InterpolationMode.BILINEAR), picture()
+    assert [*ours] == [*reference._AUGMENTATION_SPACE]
+    for name, (make, signed) in reference._AUGMENTATION_SPACE.items():
+        magnitudes = make(BINS, SIZE, SIZE)
+        assert ours[name][1] == signed
+        for b in range(0, BINS, 3):
+            for sign in (1, -1) if signed else (1,):
+                value = 0.0 if magnitudes is None else sign * float(magnitudes[b])
+                expected = reference._apply_image_or_video_transform(
+                    image, name, value, reference.interpolation, reference._fill
+                )
+                assert torch.equal(pixels.apply(image, name, sign * ours[name][0][b]), expected), (name, b)
+
+
+def test_trivial_augment_is_uniform_over_operations_strengths_and_signs():
+    steps = [step for (step,) in steps_of(TrivialAugment())]
+    counts = Counter(name for name, _ in steps)
+    assert len(counts) == 14 and [*counts.values()] == pytest.approx([N / 14] * 14, abs=130)  # 5 standard deviations
+    rotations = np.array([m for name, m in steps if name == "Rotate"])
+    assert np.histogram(np.abs(rotations) / 135 * 30, BINS, (-0.5, 30.5))[0] == pytest.approx(
+        [len(rotations) / BINS] * BINS, abs=25
+    )
+    assert (rotations[rotations != 0] > 0).mean() == pytest.approx(0.5, abs=0.1)
+    assert steps != [step for (step,) in steps_of(TrivialAugment(), epoch=1)]
+
+
+def test_rand_augment_draws_each_operation_on_its_own():
+    steps = steps_of(RandAugment(ops=2, magnitude=9))
+    first, second = ([names[k][0] for names in steps] for k in (0, 1))
+    assert [*Counter(first).values()] == pytest.approx([N / 14] * 14, abs=130)
+    assert np.mean([a == b for a, b in zip(first, second, strict=True)]) == pytest.approx(1 / 14, abs=0.015)
+    assert {abs(m) for names in steps for name, m in names if name == "Rotate"} == {9.0}
+
+
+def test_increasing_rand_augment_is_timms():
+    """rand-m6-mstd0.5-inc1: operations, magnitudes, left out half of the time."""
+    steps = steps_of(IncreasingRandAugment())
+    assert np.bincount([len(s) for s in steps]) / N == pytest.approx([0.25, 0.5, 0.25], abs=0.025)
+    counts = Counter(name for s in steps for name, _ in s)
+    assert [*counts.values()] == pytest.approx([N / 15] * 15, abs=130)
+    level = np.array([abs(m) / 3 for s in steps for name, m in s if name == "Rotate"])
+    assert (level.mean(), level.std()) == (pytest.approx(6, abs=0.1), pytest.approx(0.5, abs=0.07))
+    names = {n.replace("Increasing", "").replace("Rel", "") for n in timms._RAND_INCREASING_TRANSFORMS}
+    assert names == set(increasing_step(1, 1, SIZE))
+    for level in np.linspace(0, 10, 41):
+        ours = increasing_step(level, 1, SIZE)
+        for name in timms._RAND_INCREASING_TRANSFORMS:
+            make = timms.LEVEL_TO_ARG[name]
+            if make is None:
+                continue
+            (value,) = make(level, {})
+            mine = ours[name.replace("Increasing", "").replace("Rel", "")]
+            if name.startswith(("Rotate", "Shear")) or name.endswith("Rel"):
+                assert mine == pytest.approx(abs(value) * (SIZE if name.endswith("Rel") else 1))
+            elif name.endswith(
+                ("ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing")
+            ):
+                assert abs(mine) == pytest.approx(abs(value - 1), abs=1e-9)
+            else:
+                assert mine == value, name
+
+
+@pytest.mark.parametrize(
+    ("name", "magnitude"), [("Solarize", 100), ("Solarize", 256), ("SolarizeAdd", 66), ("Invert", 0)]
+)
+def test_timms_own_operations_do_what_pillow_does(name, magnitude):
+    from PIL import Image
+
+    image = picture()
+    pil = Image.fromarray(image.permute(1, 2, 0).numpy())
+    key = {"Solarize": "SolarizeIncreasing"}.get(name, name)
+    expected = timms.NAME_TO_OP[key](pil, *([] if name == "Invert" else [magnitude]))
+    assert torch.equal(pixels.apply(image, name, magnitude).permute(1, 2, 0), torch.from_numpy(np.array(expected)))
+
+
+def test_erasing_follows_torchvisions_definition():
+    boxes = draws.erasing_boxes(0, 0, IDS, 64, 64, 0.25)
+    erased = boxes[:, 2] > 0
+    assert erased.mean() == pytest.approx(0.25, abs=0.022)
+    assert (boxes[:, :2] + boxes[:, 2:] <= 64).all()
+    torch.manual_seed(0)
+    image = torch.empty(3, 64, 64)
+    theirs = [RandomErasing.get_params(image, (0.02, 0.33), (0.3, 3.3), [0.0])[:4] for _ in range(N)]
+    everywhere = draws.erasing_boxes(0, 0, IDS, 64, 64, 1.0)
+    for ours, reference in zip(everywhere.T, np.array(theirs).T, strict=True):
+        assert np.quantile(ours, [0.1, 0.5, 0.9]) == pytest.approx(np.quantile(reference, [0.1, 0.5, 0.9]), abs=2)
+    area = everywhere[:, 2] * everywhere[:, 3] / 64**2
+    assert area.mean() == pytest.approx(np.mean([h * w for _, _, h, w in theirs]) / 64**2, abs=0.005)
+
+
+POLICIES = [TrivialAugment(), IncreasingRandAugment(), None]
+
+
+@pytest.mark.parametrize("loader", ["torch", "ffcv"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_same_sample_seed_and_epoch_give_the_same_picture(paged, loader, policy):
+    """On any number of ranks and workers, from files and from memory."""
+    how = {"size": None, "crop": "pad", "policy": policy, "erase": 0.5, "loader": loader}
+    alone = copies(data_of(paged, workers=0, **how).train_dataloader())
+    assert same(alone, copies(data_of(paged, workers=2, **how).train_dataloader()))
+    ranks = [copies(data_of(paged, rank=r, world=2, **how).train_dataloader()) for r in (0, 1)]
+    assert same(alone, [tuple(torch.cat(t) for t in zip(a, b, strict=True)) for a, b in zip(*ranks, strict=True)])
+    source = Synthetic(192, 40, 16)
+    source.mean = paged.mean  # what is erased takes the mean colour
+    in_memory = data_of(source, **how | {"loader": "torch"})
+    assert same(alone, copies(in_memory.train_dataloader()))
+    plain = copies(data_of(paged, size=None, crop="pad", loader=loader).train_dataloader())
+    assert not same(alone, plain)
+    for a, b in zip(
+        in_memory.val_dataloader()[0], data_of(paged, size=None, crop="pad").val_dataloader()[0], strict=True
+    ):
+        assert torch.equal(a[0], b[0])  # of training images only
+
+
+def test_what_is_erased_takes_the_mean_colour():
+    data = data_of(Synthetic(192, 40, 16), size=None, crop="none", flip=False, erase=1.0)
+    (x, _), *_ = data.train_dataloader()
+    top, left, h, w = draws.erasing_boxes(0, 1, data.splits["train"].ids, 16, 16, 1.0)[data._order()(0, 1)[0]]
+    assert (x[0, :, top : top + h, left : left + w] == 128).all()
+
+
+def test_policies_are_flags_and_part_of_the_run(cli):
+    small = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--data.train_eval_samples", "8"]
+    assert cli("fit", *TINY, *small, "--data.policy", "TrivialAugment", "--data.erase", "0.1")[0] == 0
+    config = yaml.safe_load((only_run() / "config.yaml").read_text())
+    without = config | {"data": config["data"] | {"policy": None, "erase": 0.0}}
+    assert run_id(config) == only_run().name != run_id(without)
+    code, _, err = cli("fit", *TINY, "--data.policy", "RandAugment", "--data.policy.magnitude", "31")
+    assert code == 2 and "magnitude of 0 to 30" in err and err.count("\n") == 1
