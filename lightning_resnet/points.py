@@ -18,6 +18,7 @@ import yaml
 
 from lightning_resnet.distributions import Spec, axis, check, draw
 from lightning_resnet.errors import UserError, nearest, one_line
+from lightning_resnet.secrets import refuse_secret_flags, refuse_secrets
 
 TOP = (  # W&B's; what is not read here is for `wandb sweep`
     "method parameters metric metrics name description project entity program command run_cap early_terminate "
@@ -91,8 +92,10 @@ def read(file: str | Path, many: bool = False) -> Sweep:
         if "/" in name or name[0] in ".-":
             raise UserError(f"name {name} cannot be a folder's: no / in it, no . or - before it")
         recipes, flags = _read_command(content.get("command"))
-        origin = json.dumps([[_load(Path(r)) for r in recipes], flags], sort_keys=True, default=str)
+        contents = [_load(Path(r)) for r in recipes]
+        origin = json.dumps([contents, flags], sort_keys=True, default=str)
         specs = dict(sorted(_flatten(content.get("parameters")).items()))
+        _refuse_secrets(dict(zip(recipes, contents, strict=True)), flags, specs)
         if both := [flag for flag in flags if flag.partition("=")[0].removeprefix("--") in specs]:
             raise UserError(f"{both[0]} is in command and in parameters, and a flag wins: remove one")
         count, candidates = _expand(content, specs, name)
@@ -101,6 +104,14 @@ def read(file: str | Path, many: bool = False) -> Sweep:
     except UserError as e:
         raise UserError(f"sweep {file}: {e}") from e
     return Sweep(name, recipes, flags, _points(candidates, count, origin))
+
+
+def _refuse_secrets(recipes: dict[str, Any], flags: list[str], specs: dict[str, Spec]) -> None:
+    """Before any of it is written to a file of the sweep."""
+    refuse_secret_flags(flags)
+    refuse_secrets({key: list(spec.values()) for key, spec in specs.items()}, "parameters")
+    for recipe, content in recipes.items():
+        refuse_secrets(content, recipe)
 
 
 class _Loader(yaml.SafeLoader):

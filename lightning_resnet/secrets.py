@@ -37,7 +37,9 @@ def refuse_secret_flags(args: list[str]) -> None:
         name, _, value = flag.partition("=")
         if name.startswith("--") and NAME.search(name) and (value or following):
             raise UserError(f"{name} on the command line ends in files and logs: remove it and {CURE}")
-        if _is_live(flag):
+        if _is_live(flag) or SHELL.search(
+            value if name.startswith("--") else flag
+        ):  # such as --export=ALL,WANDB_API_KEY=...
             raise UserError(f"the command line holds a key: remove it and {CURE}")
 
 

@@ -81,6 +81,15 @@ def test_a_project_is_read_from_the_server_once(server, cache, tmp_path):  # noq
     assert load_runs("wandb://me/p").runs["run_id"].tolist() == ["abcdef0123"]
 
 
+def test_a_busy_server_and_a_torn_cache_are_no_obstacle(server, cache, tmp_path):  # noqa: F811
+    mirror(new_run("abcdef0123"), [row(1, val_acc1=0.9)], "finished")
+    server.busy = 2
+    assert len(load_runs("wandb://me/p").history) == 1 and server.busy == 0
+    (kept,) = (tmp_path / "cache").rglob("abcdef0123.json")
+    kept.write_text(kept.read_text()[:40])
+    assert len(load_runs("wandb://me/p").history) == 1
+
+
 def test_too_many_requests_are_asked_again_ever_later(monkeypatch):
     waited, answers = [], iter([ValueError("HTTP 429 encountered"), RuntimeError("Rate limit exceeded"), 7])
     monkeypatch.setattr(foreign.time, "sleep", waited.append)

@@ -1,6 +1,10 @@
 """No key or token reaches a file: what sets one is refused, naming the key and never its value."""
 
+from pathlib import Path
+
 import pytest
+import yaml
+from conftest import REPOSITORY, TINY
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.secrets import refuse_secret_exports, refuse_secret_flags, refuse_secrets
@@ -53,3 +57,44 @@ def test_a_site_file_that_sets_a_secret(tmp_path):
     for line in ("export WANDB_API_KEY=x", "  TOKEN=x", "export A=1 MY_SECRET=x", "readonly DB_PASSWORD=$(cat f)"):
         site.write_text(f"export SBATCH_ACCOUNT=a\n{line}\n")
         refused(refuse_secret_exports, site)
+
+
+def holding(key):
+    """Files that hold it, under this folder."""
+    return [path for path in Path().rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
+
+
+def test_no_file_of_a_run_holds_the_key(cli, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("NETRC", str(tmp_path.parent / f"{tmp_path.name}-netrc"))
+    theirs = KEY[::-1]
+    Path(tmp_path.parent, f"{tmp_path.name}-netrc").write_text(f"machine a.b login user password {theirs}\n")
+    flags = [*TINY, "--trainer.max_epochs", "1", "--wandb.mode", "offline", "--wandb.details", "true"]
+    assert cli("fit", *flags)[0] == 0
+    assert list(Path().rglob("*.wandb")) and not holding(KEY) and not holding(theirs)
+    for secret in (KEY, theirs):
+        Path("r.yaml").write_text(f"run: {{name: x{secret}}}\n")
+        for args in (["--config", "r.yaml"], ["--run.name", secret], [f"--wandb.api_key={secret}"]):
+            code, out, err = cli("fit", *flags, *args)
+            assert code == 2 and secret not in out + err and "remove it" in err
+        assert [path.name for path in holding(secret)] == ["r.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "option"),
+    [
+        ("a.token", "--x=1", "--time=1"),
+        ("a.b", f"--secret={KEY}", "--time=1"),
+        ("a.b", "--x=1", f"--export=API_KEY={KEY}"),
+        ("a.b", "--x=1", f"--export ALL,API_KEY={KEY}"),
+    ],
+)
+@pytest.mark.parametrize("how", ["--list", "--local", "--submit"])
+def test_no_file_of_a_sweep_holds_a_secret(cli, name, flag, option, how):
+    command = ["fit", "--config", f"{REPOSITORY}/configs/digits.yaml", flag, "--config", "${args_json_file}"]
+    value = KEY if name == "a.token" else 1
+    Path("s.yaml").write_text(
+        yaml.safe_dump({"method": "grid", "command": command, "parameters": {name: {"value": value}}})
+    )
+    code, out, err = cli("sweep", "s.yaml", how, "--", *option.split())
+    assert code == 2 and "remove it" in err and KEY not in out + err and not Path("runs").exists()

@@ -21,10 +21,11 @@ def project(name):
 class StandIn:
     """A server at `url`; what came in: `runs` by id, `bodies` of all requests, `unknown` operations.
 
-    It answers `late` seconds after it was asked; while `broken`, it is there but takes no runs.
+    It answers `late` seconds after it was asked; while `broken`, it is there but takes no runs; of the next questions
+    it finds `busy` too many.
     """
 
-    late, broken = 0.0, False
+    late, broken, busy = 0.0, False, 0
 
     def __init__(self):
         self.runs, self.sweeps, self.bodies, self.unknown, self.lock = {}, {}, [], [], Lock()
@@ -180,8 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         time.sleep(self.state.late)
-        if self.state.broken and self.path.startswith("/graphql"):
-            self.send_response(500)
+        if self.path.startswith("/graphql") and (self.state.broken or self.state.busy):
+            self.send_response(500 if self.state.broken else 429)
+            self.state.busy -= self.state.busy > 0
             self.send_header("content-length", "0")
             self.end_headers()
             return

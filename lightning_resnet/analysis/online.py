@@ -11,6 +11,7 @@ from typing import Any
 from lightning_resnet.analysis.foreign import REPORT, SCHEME, Found, finish, history_row, patiently, row_of
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.rows import Row
+from lightning_resnet.runtime.status import read_json
 
 PAGE = 1000  # rows per request
 STATES = {"finished": "finished", "running": "running", "failed": "failed", "preempted": "preempted"}
@@ -39,7 +40,7 @@ def read(address: str) -> list[Found]:
 def _read(run: Any, path: str, folder: Path) -> Found:
     file = folder / f"{run.id}.json"
     stamp = [run.state, getattr(run, "heartbeatAt", None), getattr(run, "historyLineCount", None)]
-    content = json.loads(file.read_text()) if file.exists() else {}
+    content = read_json(file) or {}
     if content.get("stamp") != stamp:
         content = {"stamp": stamp} | patiently(lambda: _ask(run))
         _keep(file, content)

@@ -2,11 +2,14 @@
 
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
 from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.runtime.rows import merge, read_rows, row_of
 
 SHAPES = {"2 nodes x 1 task": "--nodes=2 --ntasks-per-node=1", "1 node x 2 tasks": "--nodes=1 --ntasks-per-node=2"}
 NET = "--config configs/digits.yaml --model.net.depth 8 --model.net.width 4 --run.threads 1"
@@ -48,6 +51,24 @@ def attempts(root="runs"):
 
 def weights(root):
     return load_checkpoint(the_run(root) / "checkpoints/last.ckpt")["state_dict"]
+
+
+def histories():
+    """(step, kind) of the rows that hold: of metrics.jsonl, and of what W&B wrote, whose attempts are one run."""
+    run = the_run()
+    rows = merge(read_rows(run / "metrics.jsonl")[0])
+    records = [record for file in run.glob("wandb/offline-run-*/*.wandb") for record in leet(file)]
+    assert {record["run"]["run_id"] for record in records if record["type"] == "run"} == {run.name}
+    items = [json.dumps(record["history"]["item"]) for record in records if record["type"] == "history"]
+    mirrored = merge(sorted(map(row_of, items), key=lambda row: row["attempt"]))
+    return [[(row["step"], row["kind"]) for row in some] for some in (rows, mirrored)]
+
+
+def leet(file):
+    """Records of a .wandb file, by W&B's own reader."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return list(map(json.loads, done.stdout.splitlines()))
 
 
 def same(a, b):

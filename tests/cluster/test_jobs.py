@@ -15,6 +15,7 @@ from cluster.jobs import (
     SLOW,
     SLOWLY,
     attempts,
+    histories,
     local,
     log,
     same,
@@ -24,7 +25,7 @@ from cluster.jobs import (
     weights,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +41,14 @@ def begin(slurm, options="", shape=SHAPES["2 nodes x 1 task"], fit=LONG):
     Path("slow.py").write_text(SLOW)
     job = submit(slurm, shape, f"{fit} {SLOWLY}", options)
     slurm.until(
-        lambda: step() > 40, 120, lambda: f"{slurm.state(job)} {log(job) if Path(f'log-{job}.txt').exists() else ''}"
+        lambda: step() > 40, 300, lambda: f"{slurm.state(job)} {log(job) if Path(f'log-{job}.txt').exists() else ''}"
     )
     return job
 
 
 def end(slurm, job, undisturbed, reasons):
     """The job completes; its run is one, and what it would have been."""
-    assert slurm.wait(job, "COMPLETED", "FAILED", "TIMEOUT", timeout=200) == "COMPLETED", log(job)
+    assert slurm.wait(job, "COMPLETED", "FAILED", "TIMEOUT", timeout=300) == "COMPLETED", log(job)
     assert [attempt["reason"] for attempt in attempts()] == reasons
     assert same(weights("runs"), undisturbed)
 
@@ -77,11 +78,19 @@ def test_a_real_time_limit(slurm):
 
 
 def test_a_job_of_higher_priority_preempts(slurm, undisturbed):
-    job = begin(slurm, "--partition=low --exclusive")
+    job = begin(slurm, "--partition=low --exclusive", fit=f"{LONG} --wandb.mode offline")
     higher = slurm.run("sbatch --parsable --partition=high --nodes=2 --exclusive --wrap 'sleep 1'").strip()
     slurm.wait(higher, "COMPLETED")
     end(slurm, job, undisturbed, ["preempted", "finished"])
     assert attempts()[0]["signal"] in ("SIGTERM", "SIGUSR1")
+    every_step_once()
+
+
+def every_step_once():
+    """In metrics.jsonl and on W&B, where all attempts are one run."""
+    rows, mirrored = histories()
+    assert [step for step, kind in rows if kind == "train"] == list(range(11, 331, 11))
+    assert mirrored == rows
 
 
 def test_scontrol_requeue(slurm, undisturbed):
@@ -96,7 +105,7 @@ def test_a_task_that_is_killed(slurm, undisturbed):
     rank = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if rank_of(pid, slurm) == "1"]
     os.kill(rank[0], signal.SIGKILL)
     slurm.until(lambda: slurm.show(job)["Restarts"] == "1", 90, lambda: log(job))
-    assert slurm.wait(job, "COMPLETED", timeout=200) and same(weights("runs"), undisturbed)
+    assert slurm.wait(job, "COMPLETED", timeout=300) and same(weights("runs"), undisturbed)
 
 
 def rank_of(pid, slurm):
@@ -116,7 +125,7 @@ def test_a_lost_node(slurm, undisturbed):
     slurm.run("scontrol update NodeName=127.0.0.2 State=DOWN Reason=lost")
     slurm.until(lambda: slurm.state(job) == "PENDING", 90)
     slurm.run("scontrol update NodeName=127.0.0.2 State=RESUME || true")  # unless it came back by itself
-    assert slurm.wait(job, "COMPLETED", timeout=200) and same(weights("runs"), undisturbed)
+    assert slurm.wait(job, "COMPLETED", timeout=300) and same(weights("runs"), undisturbed)
 
 
 def test_a_cancelled_job_stays_cancelled_and_one_submitted_by_hand_continues(slurm, undisturbed):
@@ -135,7 +144,7 @@ def test_a_cancelled_job_stays_cancelled_and_one_submitted_by_hand_continues(slu
 def test_of_two_identical_submissions_one_trains(slurm):
     job = begin(slurm, shape=SHAPES["1 node x 2 tasks"], fit=ENDLESS)
     twin = submit(slurm, SHAPES["1 node x 2 tasks"], ENDLESS)
-    assert slurm.wait(twin, "COMPLETED", "FAILED", timeout=200) == "FAILED"
+    assert slurm.wait(twin, "COMPLETED", "FAILED", timeout=300) == "FAILED"
     assert f"error: run {the_run()} is being trained by attempt 1" in log(twin)
     assert len(attempts()) == 1 and slurm.state(job) == "RUNNING"
 
