@@ -154,7 +154,12 @@ class ResNetCLI(LightningCLI):
         config.run.code = None
         for key in ("devices", "num_nodes"):  # of this attempt
             config.trainer[key] = self.asked[key]
-        return self.parser.dump(config)
+        return quoted(self.parser.dump(config))
+
+
+def quoted(text: str) -> str:
+    """YAML in which a hash such as 3e69836295 stays a string: jsonargparse reads a number there, PyYAML does not."""
+    return re.sub(r"(?m)^(\s*(?:[^\s:]+:|-) )(\d+e\d+)$", r"\1'\2'", text)
 
 
 def normalise(args: list[str]) -> list[str]:

@@ -165,6 +165,14 @@ def test_command_line_inspects_runs_recipes_and_sweeps(cli):
     assert code == 0 and str(only_run() / "report/gradients.md") in out
 
 
+def test_a_hash_that_looks_like_a_number_stays_one(cli):
+    cli("fit", *TINY, "--trainer.max_epochs", 1, "--run.point", "3e69836295")
+    assert "is finished" in cli("fit", "--config", only_run() / "config.yaml")[1]
+    text = (only_run() / "config.yaml").read_text()
+    (only_run() / "config.yaml").write_text(text.replace("'3e69836295'", "3e69836295"))  # as they were written before
+    assert cli("inspect", "gradients", "runs", "--batches", 1)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -21,7 +21,8 @@ figcaption, .small { color: #555; font-size: 0.9rem }
 .table { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1.5rem 0 }
 th, td { padding: 0.3rem 0.7rem; text-align: right; border-bottom: 1px solid #ddd }
-th { font-weight: 600; border-bottom: 2px solid #888; cursor: pointer }
+td { white-space: nowrap }
+th { font-weight: 600; vertical-align: bottom; border-bottom: 2px solid #888; cursor: pointer }
 th[aria-sort=ascending]::after { content: " \\25B2" }
 th[aria-sort=descending]::after { content: " \\25BC" }
 .flag { border-left: 4px solid #D55E00; padding-left: 0.7rem }
@@ -31,6 +32,7 @@ code { background: #f4f4f4; padding: 0.1rem 0.3rem }
 #curves polyline.train { stroke-dasharray: 5 4 }
 #curves text { font-size: 12px; fill: #555 }
 #keys label { margin-right: 1rem; white-space: nowrap }
+#keys i { display: inline-block; width: 1.2em; height: 0.3em; margin: 0 0.4em; vertical-align: middle }
 #value { min-height: 1.5rem }
 """
 SCRIPT = """
@@ -61,8 +63,8 @@ const draw = () => {
   const px = v => 50 + v / right * (w - 70), py = v => h - 30 - v / top * (h - 50);
   for (let i = 0; i <= 4; i++) {
     make('line', { x1: 50, x2: w - 20, y1: py(top * i / 4), y2: py(top * i / 4), stroke: '#e5e5e5' });
-    make('text', { x: 44, y: py(top * i / 4) + 4, 'text-anchor': 'end' }, (top * i / 4).toPrecision(3));
-    make('text', { x: px(right * i / 4), y: h - 12, 'text-anchor': 'middle' }, (right * i / 4).toPrecision(4));
+    make('text', { x: 44, y: py(top * i / 4) + 4, 'text-anchor': 'end' }, +(top * i / 4).toPrecision(3));
+    make('text', { x: px(right * i / 4), y: h - 12, 'text-anchor': 'middle' }, +(right * i / 4).toPrecision(4));
   }
   make('text', { x: 50, y: 14 }, 'error (%) against ' + x + '; solid: validation, dashed: training');
   shown = [];
@@ -80,10 +82,10 @@ svg.onmousemove = e => {
   document.getElementById('value').textContent = near && far(near) < 40 ? near.text : '';
 };
 for (const row in colours) {
-  const [label, box, name] = ['label', 'input', 'span'].map(tag => document.createElement(tag));
-  box.type = 'checkbox'; box.checked = true; name.textContent = ' ' + row; name.style.color = colours[row];
+  const [label, box, line] = ['label', 'input', 'i'].map(tag => document.createElement(tag));
+  box.type = 'checkbox'; box.checked = true; line.style.background = colours[row];
   box.onchange = () => { box.checked ? off.delete(row) : off.add(row); draw() };
-  label.append(box, name); keys.append(label);
+  label.append(box, line, row); keys.append(label);
 }
 draw(); window.onresize = draw;
 """
@@ -120,6 +122,7 @@ def picture(svg: bytes, caption: str) -> str:
 def table(cells: Sequence[Sequence[str]]) -> str:
     """A table, header first; a click on a heading sorts."""
     head, *rows = ([html.escape(str(cell)) for cell in row] for row in cells)
+    head = [cell.replace("_", "_<wbr>") for cell in head]  # long names may break there
     body = "".join("\n<tr><td>" + "<td>".join(row) for row in rows)
     return f'<div class="table"><table>\n<tr><th>{"<th>".join(head)}{body}\n</table></div>'
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from lightning_resnet.analysis.figures import COLOURS, STYLE
 
@@ -41,7 +42,9 @@ def panels(frame: pd.DataFrame, each: Sequence[Panel]) -> Figure:
             if panel.log:
                 ax.set_yscale("log")
             else:
-                ax.set_ylim(bottom=0)
+                ax.set_ylim(0, 1.05 * max((line.get_ydata().max(initial=0) for line in ax.get_lines()), default=1) or 1)
+            if panel.x != "step":
+                ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles = [Line2D([], [], color=colour, linewidth=3, label=net) for net, colour in colours.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), max(2, 2 * len(each) - 1)))
     return figure

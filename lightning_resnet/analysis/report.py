@@ -138,7 +138,7 @@ def _columns(table: "Table", runs: "Runs", keys: list[str], view: View) -> "Tabl
 
 
 def _extras(table: "Table", runs: "Runs", keys: list[str], view: View) -> "Extras":
-    from lightning_resnet.analysis import columns, effects, pairs
+    from lightning_resnet.analysis import columns
 
     extras: Extras = {}
     if view.cols:
@@ -146,8 +146,12 @@ def _extras(table: "Table", runs: "Runs", keys: list[str], view: View) -> "Extra
             raise UserError(f"--cols {view.cols} is none of the rows: {', '.join(keys)}")
         extras["cols"] = columns.pivot(table.frame, keys, view.cols), "Final validation error, %: mean ± std."
     if view.baseline:
+        from lightning_resnet.analysis import pairs  # scipy.stats takes seconds to import
+
         extras["pairs"] = pairs.to_cells(pairs.paired(runs, view.baseline, view.rows)), pairs.LEGEND
     if view.effects:
+        from lightning_resnet.analysis import effects
+
         extras["effects"] = effects.to_cells(effects.effects(runs)), effects.LEGEND
     return extras
 

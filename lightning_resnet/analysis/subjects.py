@@ -18,7 +18,7 @@ import yaml
 from torch import nn
 
 from lightning_resnet.analysis.runs import find_runs, short_names
-from lightning_resnet.config import ResNetCLI
+from lightning_resnet.config import ResNetCLI, quoted
 from lightning_resnet.errors import UserError
 from lightning_resnet.models.observe import Batch
 from lightning_resnet.points import read
@@ -160,8 +160,8 @@ def _recipe(config: str, folder: Path) -> list[str]:
 def config_of(path: Path) -> str:
     """The resolved configuration, as YAML, that a run or checkpoint was made with."""
     if path.is_dir():
-        return (path / "config.yaml").read_text()
-    return config_in(load_checkpoint(path), path)
+        return quoted((path / "config.yaml").read_text())
+    return quoted(config_in(load_checkpoint(path), path))
 
 
 def _build(arguments: list[str]) -> ResNetCLI:

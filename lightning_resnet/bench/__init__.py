@@ -15,6 +15,7 @@ KINDS = {
     "overhead": "microseconds that a training loop adds to a step",
     "loader": "pictures per second",
     "train": "steps per second beside a bare loop",
+    "compare": "seconds and memory of comparing many runs",
 }
 
 

@@ -154,5 +154,3 @@ def _per_step(output: str, steps: int) -> float:
     """Microseconds, from what `Marks` printed."""
     first, last = (float(part.split()[0]) for part in output.split("mark ")[1:])
     return 1e6 * (last - first) / (steps - 1 - int(WARM * steps))
-
-

@@ -1,0 +1,81 @@
+"""Seconds and memory of `resnet-cli compare` on many long runs: the first time, and again.
+
+resnet-cli bench compare --out benchmarks/compare.md
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lightning_resnet.errors import UserError
+
+EVALUATIONS = 100  # of each run; its other rows are of training
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `resnet-cli bench compare`."""
+    parser.add_argument("--runs", type=int, default=1000, help="copies of the reference runs (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=10_000, help="of each run's metrics.jsonl (default: %(default)s)")
+    parser.add_argument("--repeat", type=int, default=3, help="times it is asked again (default: %(default)s)")
+
+
+def report(args: argparse.Namespace) -> list[str]:
+    """Measure; the lines of the Markdown report."""
+    lines = [
+        "# Comparing many runs",
+        "",
+        f"{args.runs:,} runs of {args.rows:,} rows, {EVALUATIONS} of them evaluations.",
+    ]
+    lines += ["", "| time | seconds | of them on the CPU | peak memory, GB | load of the machine before |"]
+    lines += ["|---|--:|--:|--:|--:|"]
+    with tempfile.TemporaryDirectory() as folder:
+        make_runs(Path(folder, "runs/many"), args.runs, args.rows)
+        for i in range(1 + args.repeat):
+            load = os.getloadavg()[0]
+            seconds, cpu, memory = measure(Path(folder))
+            lines.append(f"| {'again' if i else 'first'} | {seconds:.1f} | {cpu:.1f} | {memory:.2f} | {load:.1f} |")
+    return lines
+
+
+def make_runs(root: Path, runs: int, rows: int) -> None:
+    """Copies of the reference runs with seeds of their own and long metrics.jsonl."""
+    from lightning_resnet.analysis.runs import REFERENCE
+
+    templates = sorted(path.parent for path in REFERENCE.glob("digits/*/config.yaml"))
+    train, val = (_row(templates[0], key) for key in ("train/", "val/"))
+    every = max(1, rows // EVALUATIONS)
+    lines = [json.dumps((train if s % every else val) | {"step": s, "epoch": s // every}) for s in range(1, rows + 1)]
+    text = "\n".join(lines) + "\n"
+    for i in range(runs):
+        template, path = templates[i % len(templates)], root / f"{i:010d}"
+        (path / "attempts").mkdir(parents=True)
+        for name in ("meta.json", "attempts/1.json"):
+            (path / name).write_text((template / name).read_text())
+        config = (template / "config.yaml").read_text()
+        (path / "config.yaml").write_text(re.sub(r"(?m)^seed_everything: .*", f"seed_everything: {i}", config))
+        (path / "metrics.jsonl").write_text(text)
+
+
+def _row(run: Path, prefix: str) -> dict[str, float]:
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return next(row for row in rows if any(key.startswith(prefix) for key in row))
+
+
+def measure(folder: Path) -> tuple[float, float, float]:
+    """Seconds, CPU seconds and GB (1e9 bytes) at most of one process, from its start to its end."""
+    command = [sys.executable, "-m", "lightning_resnet.cli", "compare", "runs/many", "--out", "report"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
+    begin = time.monotonic()
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # else Popen thinks that it still runs
+    if process.returncode:
+        raise UserError("`resnet-cli compare` failed, see above: nothing was measured")
+    seconds = time.monotonic() - begin
+    return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9  # Linux counts in KiB
