@@ -1,10 +1,12 @@
 """Shipped recipes train by flags alone, and their curves are those that were published."""
 
+import re
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY
 from PIL import Image
@@ -32,25 +34,48 @@ def photos(tmp_path_factory):
     return root
 
 
+def small(args, photos):
+    """The flags that make a command small: two steps on noise, or on the folder where the net is ImageNet's."""
+    path = REPOSITORY / args[args.index("--config") + 1]
+    flags = "--data.workers 0 --trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 2"
+    flags += " --trainer.accelerator cpu --run.threads 1 --run.keep none --data.batch_size 4"
+    if path.parent.name != "imagenet":
+        return path, shlex.split(f"{flags} --data.source Synthetic --data.source.size 16")
+    flags += f" --data.source ImageFolder --data.source.root {photos} --data.size 64 --model.net.num_classes 2"
+    if "progressive" in yaml.safe_load(path.read_text())["data"]:
+        flags += " --data.progressive '{low: 32, high: 64}'"
+    return path, shlex.split(flags)
+
+
 @pytest.mark.parametrize("path", IMAGENET, ids=lambda p: p.stem)
 def test_imagenet_recipes_train_on_a_folder_by_flags_only(cli, photos, path):
     """The command on the file's first line, with the flags that make it small."""
     first, *rest = path.read_text().splitlines()
-    command = shlex.split(first.removeprefix("# "))
-    assert command[:4] == ["resnet-cli", "fit", "--config", f"configs/imagenet/{path.name}"]
+    program, verb, *args = shlex.split(first.removeprefix("# "))
+    assert (program, verb, *args[:2]) == ("resnet-cli", "fit", "--config", f"configs/imagenet/{path.name}")
     header = "\n".join(line for line in rest if line.startswith("#"))
     assert all(word in header for word in ("Published", "Cost: ", "Tested: ", "Not run on ImageNet here"))
-    small = f"--data.source ImageFolder --data.source.root {photos} --data.size 64 --data.batch_size 4 --data.workers 0"
-    small += " --trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.accelerator cpu --run.threads 1"
-    small += " --model.net.num_classes 2 --run.keep none"
-    if "progressive" in recipe(f"imagenet/{path.stem}")["data"]:
-        small += " --data.progressive '{low: 32, high: 64}'"
-    code, out, err = cli("fit", "--config", path, *command[4:], *shlex.split(small))
+    code, out, err = cli("fit", "--config", path, *args[2:], *small(args, photos)[1])
     assert code == 0, err
     if path.stem == "resnet50":  # of two classes
         assert "weight decay 3.05176e-05: 54 tensors, 23,459,008 parameters" in out
         assert "weight decay 0: 107 tensors, 53,122 parameters" in out
     assert "val/acc1" in out and ("val_ema/acc1" in out) == (path.stem == "torchvision_v2")
+
+
+DOCUMENTED = re.findall(r"^    resnet-cli fit (.+)$", (REPOSITORY / "docs/recipes.md").read_text(), re.M)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", DOCUMENTED)
+def test_documented_commands_train(cli, photos, command):
+    args = shlex.split(command)
+    path, flags = small(args, photos)
+    try:
+        code, out, err = cli("fit", "--config", path, *args[2:], *flags)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert code == 0 and "val/acc1" in out, err
 
 
 def rates(name, epochs, **options):
