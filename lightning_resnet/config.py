@@ -163,7 +163,7 @@ def quoted(text: str) -> str:
 
 
 def normalise(args: list[str]) -> list[str]:
-    """Move `--config FILE` before all flags, because flags win whatever their place; let `--run.new` stand alone."""
+    """Move `--config FILE` before all flags, because flags win whatever their place; let some flags stand alone."""
     recipes, flags, rest = [], [], list(args)
     while rest:
         arg = rest.pop(0)
@@ -174,6 +174,8 @@ def normalise(args: list[str]) -> list[str]:
             recipes += ["--config", arg.removeprefix("--config=")]
         elif arg in ("--run.new", "--run.must_resume") and rest[:1] not in (["true"], ["false"]):
             flags.append(f"{arg}=true")
+        elif arg == "--deterministic":
+            flags.append("--trainer.deterministic=true")
         else:
             flags.append(arg)
     return recipes + flags

@@ -38,6 +38,12 @@ def parameter_groups(net: nn.Module, decay: Literal["weights", "all"] = "weights
 class Schedule:
     """Base of schedules: a constant learning rate."""
 
+    epochs = 1.0  # of the whole training; the task tells
+
+    def begin(self, epochs: float) -> None:
+        """Be told how many epochs the whole training has."""
+        self.epochs = epochs
+
     def factor(self, fraction: float) -> float:
         """Factor of the base learning rate at this fraction of training."""
         return 1.0
@@ -74,18 +80,23 @@ class Cosine(Schedule):
     """Half a cosine down to `end` (Loshchilov & Hutter 2017, eq. 5, one cycle), after a linear warm-up.
 
     Args:
-        warmup: fraction of training over which the rate rises linearly from 0.
+        warmup: fraction of training over which the rate rises linearly from `start`.
         end: factor reached at the end.
+        start: factor at the first step, where there is a warm-up.
+        warmup_epochs: length of the warm-up in epochs, instead.
     """
 
-    def __init__(self, warmup: float = 0.0, end: float = 0.0) -> None:
-        self.warmup, self.end = warmup, end
+    def __init__(
+        self, warmup: float = 0.0, end: float = 0.0, start: float = 0.0, warmup_epochs: float | None = None
+    ) -> None:
+        self.warmup, self.end, self.start, self.warmup_epochs = warmup, end, start, warmup_epochs
 
     def factor(self, fraction: float) -> float:
         """See `Schedule`."""
-        if fraction < self.warmup:
-            return _rise(fraction, self.warmup)
-        done = (fraction - self.warmup) / (1 - self.warmup)
+        warmup = self.warmup if self.warmup_epochs is None else self.warmup_epochs / self.epochs
+        if fraction < warmup:
+            return self.start + (1 - self.start) * _rise(fraction, warmup)
+        done = (fraction - warmup) / (1 - warmup)
         return self.end + (1 - self.end) * (1 + math.cos(math.pi * done)) / 2
 
 
@@ -93,18 +104,23 @@ class Linear(Schedule):
     """A straight line down to `end`, after a linear warm-up.
 
     Args:
-        warmup: fraction of training over which the rate rises linearly from 0.
+        warmup: fraction of training over which the rate rises linearly from `start`.
         end: factor reached at the end.
+        start: factor at the first step, where there is a warm-up.
+        warmup_epochs: length of the warm-up in epochs, instead.
     """
 
-    def __init__(self, warmup: float = 0.0, end: float = 0.0) -> None:
-        self.warmup, self.end = warmup, end
+    def __init__(
+        self, warmup: float = 0.0, end: float = 0.0, start: float = 0.0, warmup_epochs: float | None = None
+    ) -> None:
+        self.warmup, self.end, self.start, self.warmup_epochs = warmup, end, start, warmup_epochs
 
     def factor(self, fraction: float) -> float:
         """See `Schedule`."""
-        if fraction < self.warmup:
-            return _rise(fraction, self.warmup)
-        return 1 + (self.end - 1) * (fraction - self.warmup) / (1 - self.warmup)
+        warmup = self.warmup if self.warmup_epochs is None else self.warmup_epochs / self.epochs
+        if fraction < warmup:
+            return self.start + (1 - self.start) * _rise(fraction, warmup)
+        return 1 + (self.end - 1) * (fraction - warmup) / (1 - warmup)
 
 
 class Plateau(Schedule):
@@ -159,6 +175,10 @@ class ErrorWarmup(Schedule):
     def __init__(self, then: Schedule = Steps(), factor_before: float = 0.1, until_error: float = 0.8) -> None:  # noqa: B008
         self.then, self.factor_before, self.until_error = then, factor_before, until_error
         self.warm = False
+
+    def begin(self, epochs: float) -> None:
+        """Pass on."""
+        self.then.begin(epochs)
 
     def factor(self, fraction: float) -> float:
         """See `Schedule`."""

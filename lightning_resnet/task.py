@@ -7,25 +7,22 @@ import math
 from functools import partial
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from lightning_resnet.data.hashing import seed_generators
 from lightning_resnet.ema import EMA, average_of
 from lightning_resnet.errors import Diverged
-from lightning_resnet.loss import Loss, evaluation_sums, training_loss, training_sums
+from lightning_resnet.evaluated import Batch, Evaluated
+from lightning_resnet.loss import Loss, training_loss, training_sums
 from lightning_resnet.mix import Mix, heavier, mix, pair_numbers
 from lightning_resnet.models.ghost import ghost_batch_norm
 from lightning_resnet.optim import Schedule, Steps, parameter_groups
 from lightning_resnet.weights import check_same_tensors
 
-Batch = tuple[Tensor, Tensor]
 
-
-class ClassificationTask(pl.LightningModule):
+class ClassificationTask(Evaluated):
     """Cross entropy on a net's logits.
 
     Args:
@@ -40,6 +37,9 @@ class ClassificationTask(pl.LightningModule):
         bce_threshold: `bce` takes targets above it as 1 and others as 0; null: as they are.
         mix: Mixup and CutMix of neighbours in the global batch.
         ema: a moving average of the net, evaluated beside it.
+        precise_bn: optimizer steps' worth of training images, over which batch norm's statistics are measured anew
+            before each evaluation; 0: their moving averages.
+        compile: by torch.compile, in place.
     """
 
     def __init__(
@@ -56,23 +56,20 @@ class ClassificationTask(pl.LightningModule):
         bce_threshold: float | None = None,
         mix: Mix | None = None,
         ema: EMA | None = None,
+        precise_bn: int = 0,
+        compile: bool = False,
     ) -> None:
-        super().__init__()
         if bn_batch is not None:
             ghost_batch_norm(net, bn_batch)
+        net = net.to(memory_format=torch.channels_last)
+        super().__init__(net, average_of(net) if ema else None, precise_bn)
         self.bn_batch = bn_batch
-        self.net = net.to(memory_format=torch.channels_last)
-        self.averaging, self.ema = ema, average_of(self.net) if ema else None
         self.make_optimizer, self.schedule, self.decay = optimizer, schedule, decay
-        self.mix = mix
+        self.averaging, self.mix, self.compiled = ema, mix, compile
         self.loss = partial(training_loss, loss=loss, smoothing=label_smoothing, threshold=bce_threshold)
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer samples than ranks
-        self.register_buffer("mean", torch.zeros(3, 1, 1))
-        self.register_buffer("std", torch.ones(3, 1, 1))
         self.seed = torch.initial_seed()  # what --seed_everything set
-        self.metrics: dict[str, float] = {}  # of the last evaluation, over all ranks
         self._train_sums: Tensor | None = None  # loss x images, correct, finite losses, images, damaged ones
-        self._eval_sums: dict[str, Tensor] = {}
         self.extra_metrics: dict[str, float] = {}  # of callbacks, for the next training row
         self._last_taken = 0  # optimizer steps done when training sums were last taken
 
@@ -84,13 +81,10 @@ class ClassificationTask(pl.LightningModule):
         self.mean.copy_(torch.tensor(source.mean).view(3, 1, 1) * 255)
         self.std.copy_(torch.tensor(source.std).view(3, 1, 1) * 255)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images uint8 [B, 3, H, W] -> logits [B, classes]."""
-        return self.net(self.normalise(images))
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Images uint8 [B, 3, H, W] -> what the net takes."""
-        return (images.to(self.mean.dtype) - self.mean) / self.std
+    def on_fit_start(self) -> None:
+        """Compile, each size of images for itself: progressive resizing has few."""
+        for net in self.nets if self.compiled else ():
+            net.compile(dynamic=False)
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -109,7 +103,9 @@ class ClassificationTask(pl.LightningModule):
         return min(s for s in (steps, t.max_steps) if s > 0)
 
     def on_train_start(self) -> None:
-        """What a checkpoint held of the running sums moves to the device."""
+        """Tell the schedule; what a checkpoint held of the running sums moves to the device."""
+        steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        self.schedule.begin(self.total_steps / steps)
         if self._train_sums is not None:
             self._train_sums = self._train_sums.to(self.device)
 
@@ -171,56 +167,6 @@ class ClassificationTask(pl.LightningModule):
         extra, self.extra_metrics = self.extra_metrics, {}
         return metrics | extra
 
-    # -- evaluation ------------------------------------------------------------------------------------------------
-
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add to the sums of `val` or `train_eval`."""
-        self._evaluate(batch, self.trainer.datamodule.eval_names[dataloader_idx])
-
-    def on_validation_epoch_end(self) -> None:
-        """Metrics of `val` and `train_eval`."""
-        self._finish_evaluation(self.trainer.val_dataloaders, self.trainer.limit_val_batches)
-        if self.trainer.state.fn == "fit":
-            self.schedule.observe(self.metrics)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add to the sums of `test`."""
-        self._evaluate(batch, "test")
-
-    def on_test_epoch_end(self) -> None:
-        """Metrics of `test`."""
-        self._finish_evaluation([self.trainer.test_dataloaders], self.trainer.limit_test_batches)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Class probabilities [B, classes]."""
-        return self(batch[0]).softmax(1)
-
-    def _evaluate(self, batch: Batch, name: str) -> None:
-        x, labels = self.normalise(batch[0]), batch[1]
-        self._add(name, self.net(x), labels)
-        if self.ema is not None and name != "train_eval":
-            self._add(f"{name}_ema", self.ema(x), labels)
-
-    def _add(self, name: str, logits: Tensor, labels: Tensor) -> None:
-        sums = evaluation_sums(logits, labels, self._sum_dtype)
-        self._eval_sums[name] = self._eval_sums[name] + sums if name in self._eval_sums else sums
-
-    def _finish_evaluation(self, loaders: list[Any], limit: float) -> None:
-        """Reduce once, and make sure that every sample was seen once."""
-        self.metrics = {}
-        whole = limit == 1.0 and isinstance(limit, float) and not self.trainer.overfit_batches
-        names = ["test"] if self.trainer.testing else self.trainer.datamodule.eval_names
-        evaluated = [*zip(names, loaders, strict=True)]
-        if self.ema is not None:
-            evaluated += [(f"{name}_ema", loader) for name, loader in evaluated if name != "train_eval"]
-        for name, loader in evaluated:
-            sums = self._eval_sums.pop(name, torch.zeros(5, dtype=self._sum_dtype, device=self.device))
-            loss, top1, top5, n, seen = self._reduce(sums).tolist()
-            if whole and seen != len(loader.images):
-                raise RuntimeError(f"evaluated {seen:.0f} of {len(loader.images)} {name} samples")
-            values = {"loss": loss / n, "acc1": top1 / n, "acc5": top5 / n}
-            self.metrics.update({f"{name}/{k}": v for k, v in values.items()})
-
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -241,14 +187,3 @@ class ClassificationTask(pl.LightningModule):
         self.schedule.load_state_dict(checkpoint.get("schedule", {}))
         sums, self._last_taken = checkpoint.get("train_sums"), checkpoint.get("last_taken", checkpoint["global_step"])
         self._train_sums = sums if sums is None or self.global_rank == 0 else torch.zeros_like(sums)
-
-    @property
-    def _sum_dtype(self) -> torch.dtype:
-        return torch.float32 if self.device.type == "mps" else torch.float64
-
-    def _reduce(self, sums: Tensor) -> Tensor:
-        """Over all ranks; the rank's own sums stay as they are."""
-        total = sums.clone()
-        if self.trainer.world_size > 1:
-            dist.all_reduce(total)
-        return total

@@ -1,5 +1,6 @@
 """Both loaders: a pass that was stopped goes on where it stood."""
 
+import numpy as np
 import pytest
 from loaders import LOADERS, copies, data_of, same
 
@@ -28,12 +29,25 @@ def test_stopped_at_any_batch_and_resumed(source, loader, workers, rank):
     assert same(copies(other), whole)  # only the next pass is cut
 
 
-def test_progressive_is_the_schedule_of_ffcv_imagenet():
-    sixteen = [Progressive().size(epoch, 16) for epoch in range(16)]
-    assert sixteen == [160] * 12 + [192] * 4  # rn50_16_epochs.yaml: 11 to 13, its `<=` and its rounding
-    eight = [Progressive(128, 224, 0.25, 0.75).size(epoch, 12) for epoch in range(12)]
-    assert {Progressive(8, 16, 0, 1).size(epoch, 10) for epoch in range(10)} == {8}
-    assert eight == [128] * 4 + [128, 160, 192, 192, 192, 224, 224, 224]
+# start_ramp and end_ramp of libffcv/ffcv-imagenet's rn50_configs and rn18_configs
+RAMPS = {16: (11, 13), 24: (17, 20), 32: (23, 27), 40: (29, 34), 56: (41, 48), 88: (65, 76)}
+
+
+@pytest.mark.parametrize("epochs", RAMPS)
+def test_progressive_is_the_schedule_of_ffcv_imagenet(epochs):
+    """Its get_resolution, of every published length, by the number of epochs alone."""
+    start, end = RAMPS[epochs]
+    for epoch in range(epochs):
+        exact = np.interp(epoch, [start, end], [160, 192])
+        expected = 160 if epoch <= start else 192 if epoch >= end else int(np.round(exact / 32)) * 32
+        assert Progressive().size(epoch, epochs) == expected
+
+
+def test_progressive_sizes():
+    assert [Progressive().size(epoch, 16) for epoch in range(16)] == [160] * 12 + [192] * 4
+    twelve = [Progressive(128, 224, 0.25, 0.75).size(epoch, 12) for epoch in range(12)]
+    assert twelve == [128] * 4 + [160, 192, 192, 192, 224, 224, 224, 224]
+    assert [Progressive(8, 16, 0, 1).size(epoch, 10) for epoch in range(10)] == [8] * 9 + [16]
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -44,7 +58,7 @@ def test_the_size_grows_with_the_epochs_of_one_loader(source, loader, workers):
     train, sizes = data.train_dataloader(), []
     for data.trainer.current_epoch in range(4):  # noqa: B020
         sizes.append({x.shape[-1] for x, _ in train})
-    assert sizes == [{8}, {8}, {32}, {32}] and data.input_size == (3, 24, 24)
+    assert sizes == [{8}, {32}, {32}, {32}] and data.input_size == (3, 24, 24)
     assert {x.shape[-1] for val in data.val_dataloader() for x, _ in val} == {24}
     data.trainer.current_epoch = 2
     assert same(copies(train), copies(data_of(source, epoch=2, size=32, loader=loader).train_dataloader()))

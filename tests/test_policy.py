@@ -131,11 +131,21 @@ def test_erasing_follows_torchvisions_definition():
     assert area.mean() == pytest.approx(np.mean([h * w for _, _, h, w in theirs]) / 64**2, abs=0.005)
 
 
-POLICIES = [TrivialAugment(), IncreasingRandAugment(), None]
+def test_scaled_crops_are_the_papers():
+    """224 pixels of a picture whose shorter side is 256 to 480 (He et al. 2015, sec. 3.4), anywhere in it."""
+    boxes = draws.scaled_crops(0, 0, IDS, np.full(N, 375), np.full(N, 500))
+    scale = 224 * 375 / boxes[:, 2]
+    assert (boxes[:, 2] == boxes[:, 3]).all() and 255 < scale.min() and scale.max() < 482
+    assert np.quantile(scale, [0.25, 0.5, 0.75]) == pytest.approx([312, 368, 424], abs=5)
+    for corner, room in ((boxes[:, 0], 375 - boxes[:, 2]), (boxes[:, 1], 500 - boxes[:, 3])):
+        assert corner.min() >= 0 and (corner <= room).all()
+        assert np.mean(corner / room) == pytest.approx(0.5, abs=0.02)
+    assert draws.scaled_crops(0, 0, IDS[:3], [1, 9, 9], [9, 1, 9])[:, 2:].min() == 1
 
 
-@pytest.mark.parametrize("loader", ["torch", "ffcv"])
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    ("loader", "policy"), [("torch", TrivialAugment()), ("ffcv", TrivialAugment()), ("ffcv", IncreasingRandAugment())]
+)
 def test_the_same_sample_seed_and_epoch_give_the_same_picture(paged, loader, policy):
     """On any number of ranks and workers, from files and from memory."""
     how = {"size": None, "crop": "pad", "policy": policy, "erase": 0.5, "loader": loader}

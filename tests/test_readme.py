@@ -13,7 +13,8 @@ from lightning_resnet.config import ResNetCLI
 from lightning_resnet.data.cli import make_parser
 from lightning_resnet.points import read
 
-TEXTS = [REPOSITORY / "README.md", REPOSITORY / "docs/science.md", *sorted(REPOSITORY.glob("configs/**/*.yaml"))]
+DOCS = [REPOSITORY / "README.md", REPOSITORY / "docs/science.md", REPOSITORY / "docs/recipes.md"]
+TEXTS = [*DOCS, *sorted(REPOSITORY.glob("configs/**/*.yaml"))]
 COMMANDS = [c.strip() for t in TEXTS for c in re.findall(r"^(?: {4}|# ?)(resnet-cli [^\n#(]+)", t.read_text(), re.M)]
 
 

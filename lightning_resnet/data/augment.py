@@ -11,7 +11,7 @@ from lightning_resnet.data import draws
 from lightning_resnet.data.policy import Policy
 from lightning_resnet.errors import UserError
 
-Crop = Literal["none", "pad", "resized"]
+Crop = Literal["none", "pad", "resized", "scaled"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Augment:
 
     Attributes:
         crop: "none": the whole image, or at `size` its central square; "pad": a crop of its own size out of the image
-            padded by `pad`; "resized": random area and aspect ratio, resized to `size`.
+            padded by `pad`; "resized": random area and aspect ratio, resized to `size`; "scaled": a square of `size`
+            pixels, anywhere, of the picture at a random scale.
         size: pixels per side of the result; None as stored.
         pad: pixels on each side.
         flip: mirror half of the images.
@@ -44,28 +45,31 @@ class Augment:
 
 @dataclass(frozen=True)
 class Progressive:
-    """Side of the training images by epoch, a function of (epoch, epochs); the defaults are ffcv-imagenet's 16 epochs.
+    """Side of the training images by epoch; the defaults are ffcv-imagenet's, of whatever number of epochs.
+
+    Its files for 16 to 88 epochs name the epochs 3/4 n - 1 and 7/8 n - 1.
 
     Attributes:
-        low: pixels up to the share `start` of the epochs.
-        high: pixels from the share `end` on; between them linear, rounded to a multiple of 32 where one is
-            between them.
+        low: pixels up to the end of the epoch with which the share `start` of training is done.
+        high: pixels from the one on with which `end` is done; between them linear, rounded to a multiple of 32 where
+            one is between them. The same as `low` for a training size that is not `size`.
         start: 0 to 1.
         end: 0 to 1.
     """
 
     low: int = 160
     high: int = 192
-    start: float = 11 / 16
-    end: float = 13 / 16
+    start: float = 3 / 4
+    end: float = 7 / 8
 
     def size(self, epoch: int, epochs: int) -> int:
         """Pixels per side in `epoch` (0-based) of `epochs`."""
-        if epoch <= self.start * epochs:
+        done = (epoch + 1) / epochs
+        if done <= self.start:
             return self.low
-        if epoch >= self.end * epochs:
+        if done >= self.end:
             return self.high
-        exact = float(np.interp(epoch / epochs, (self.start, self.end), (self.low, self.high)))
+        exact = float(np.interp(done, (self.start, self.end), (self.low, self.high)))
         return int(np.clip(round(exact / 32) * 32, *sorted((self.low, self.high))))
 
 
@@ -89,6 +93,8 @@ def draw(
     flips = draws.flips(seed, epoch, ids, repeat) if augment.flip else np.zeros(len(ids), bool)
     if augment.crop == "resized":
         boxes = draws.random_resized_crops(seed, epoch, ids, heights, widths, augment.scale, repeat=repeat)
+    elif augment.crop == "scaled":
+        boxes = draws.scaled_crops(seed, epoch, ids, heights, widths, repeat)
     elif augment.size is not None and augment.crop == "none":
         boxes = draws.center_boxes(heights, widths, augment.share)
     else:

@@ -8,7 +8,8 @@ import numpy as np
 
 from lightning_resnet.data.hashing import uniform
 
-FLIP, TOP, LEFT, RESIZED = 0, 1, 2, 16  # draw numbers; a random-resized-crop takes 4 per attempt from RESIZED on
+# draw numbers; a random-resized-crop takes 4 per attempt from RESIZED on
+FLIP, TOP, LEFT, SCALED, RESIZED = 0, 1, 2, 3, 16
 MIX, POLICY, ERASE = 64, 128, 192  # of a pair in place of a sample; 4 per operation; 1 and 4 per attempt
 _ATTEMPTS = 10  # torchvision's
 
@@ -62,6 +63,25 @@ def random_resized_crops(
         boxes[fits] = np.stack([top, left, h, w], axis=1)[fits]
         pending &= ~fits
     return boxes
+
+
+def scaled_crops(
+    seed: int,
+    epoch: int,
+    ids: np.ndarray,
+    heights: np.ndarray,
+    widths: np.ndarray,
+    repeat: int | np.ndarray = 0,
+) -> np.ndarray:
+    """Squares anywhere in the picture at a random scale, int64 [B, 4]; arguments as above.
+
+    He et al. 2015, sec. 3.4: 224 pixels of the picture whose shorter side is drawn from 256 to 480.
+    """
+    scale, down, right = (uniform(seed, epoch, ids, repeat, d) for d in (SCALED, TOP, LEFT))
+    shorter = np.minimum(heights, widths)
+    side = np.clip(np.rint(shorter * 224 / np.floor(256 + 225 * scale)), 1, shorter).astype(np.int64)
+    top, left = (down * (heights - side + 1)).astype(np.int64), (right * (widths - side + 1)).astype(np.int64)
+    return np.stack([top, left, side, side], axis=1)
 
 
 def erasing_boxes(

@@ -1,8 +1,10 @@
 """ImageData: a source, an order, draws and a loader, behind Lightning's hooks."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -35,7 +37,7 @@ class ImageData(pl.LightningDataModule):
         size: pixels per side that the net sees; null = as stored.
         progressive: training images of another size than `size`, growing with the epochs.
         crop: of training images. none | pad (their own size out of the padded image: CIFAR) | resized (random area and
-            aspect ratio: ImageNet).
+            aspect ratio: ImageNet) | scaled (a square of the picture at a random scale: ImageNet in He et al. 2015).
         pad: pixels on each side for crop `pad`.
         flip: mirror half of the training images.
         scale: area range of crop `resized`, as a share of the image's.
@@ -176,13 +178,13 @@ class ImageData(pl.LightningDataModule):
             raise UserError(f"batch_size {self.batch_size} exceeds the {len(self.splits['train'])} training images")
         return self.batch_size // parts
 
-    def train_dataloader(self) -> Loader:
-        """The epoch's global batches in the order of contract `order`, this rank's share."""
+    def train_dataloader(self, steps: int | None = None) -> Loader:
+        """The epoch's global batches in the order `order`, or the first `steps` of them; this rank's share."""
         self.micro_batch  # noqa: B018 -- raises where batch_size is impossible
         order, trainer, parts = self._order(), self.trainer, self.trainer.accumulate_grad_batches
         share = partial(train_batches, rank=trainer.global_rank, world=trainer.world_size, parts=parts)
-        length = len(self.splits["train"]) // self.batch_size * parts
-        batches = lambda epoch: share(order(self.seed, epoch), self.batch_size)  # noqa: E731
+        length = min(len(self.splits["train"]) // self.batch_size, steps or sys.maxsize) * parts
+        batches = lambda epoch: islice(share(order(self.seed, epoch), self.batch_size), length)  # noqa: E731
         return self._loader("train", self._augment_by_epoch(), batches, length)
 
     def _augment_by_epoch(self) -> Callable[[int], Augment]:

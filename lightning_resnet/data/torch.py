@@ -57,7 +57,7 @@ class Reader(Dataset):
             return read(self.images, augment, self.seed, epoch, at, on_bad=self.on_bad)
         repeat, at = np.divmod(at, len(self.images))
         labels = torch.from_numpy(self.images.labels[at])
-        gather = self.images.pixels is not None and augment.size is None and augment.crop != "resized"
+        gather = self.images.pixels is not None and augment.size is None and augment.crop in ("none", "pad")
         pixels = (self._gather if gather else self._decode)(augment, epoch, at, repeat)
         pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         finish(augment, pictures, self.seed, epoch, self.images.ids[at], repeat)

@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_resnet.models import blur
 from lightning_resnet.models.blocks import BasicBlock, Block, Bottleneck, Norm, PreactBlock, Shortcut, make_norm
 from lightning_resnet.models.init import Init, init_parameters
 
@@ -117,6 +118,7 @@ class ImageNetResNet(_ResNet):
         init: he | xavier | dirac | a gain (times he).
         zero_last: start residual branches at zero.
         stride_in_1x1: bottlenecks stride in the first 1x1 as the paper's do, instead of the 3x3 as torchvision's.
+        blur_pool: blur before each strided convolution but the stem; see `blur`.
 
     Raises:
         ValueError: another depth.
@@ -131,6 +133,7 @@ class ImageNetResNet(_ResNet):
         init: Init = "he",
         zero_last: bool = False,
         stride_in_1x1: bool = False,
+        blur_pool: bool = False,
     ) -> None:
         if depth not in IMAGENET_DEPTHS:
             nearest = min(IMAGENET_DEPTHS, key=lambda d: abs(d - depth))
@@ -144,3 +147,5 @@ class ImageNetResNet(_ResNet):
         conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=norm == "none")
         super().__init__(conv1, nn.MaxPool2d(3, 2, 1), make, counts, 64, num_classes, shortcut, norm)
         init_parameters(self, init, zero_last)
+        if blur_pool:
+            blur.blur_pool(self)

@@ -31,6 +31,7 @@ TRAINER_KEYS = (
     "max_epochs",
     "max_steps",
     "precision",
+    "deterministic",
     "accumulate_grad_batches",
     "gradient_clip_val",
     "gradient_clip_algorithm",

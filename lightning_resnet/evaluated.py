@@ -1,0 +1,115 @@
+"""Evaluated: how a task measures its net, and its moving average: every sample once, added up over all ranks."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from lightning_resnet.loss import evaluation_sums
+from lightning_resnet.models.precise import measure_norms
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Evaluated(pl.LightningModule):
+    """The evaluating half of ClassificationTask.
+
+    Args:
+        net: as trained.
+        ema: its moving average, measured beside it on `val` and `test`.
+        precise_bn: see ClassificationTask.
+    """
+
+    def __init__(self, net: nn.Module, ema: nn.Module | None, precise_bn: int) -> None:
+        super().__init__()
+        self.net, self.ema, self.precise_bn = net, ema, precise_bn
+        self.register_buffer("mean", torch.zeros(3, 1, 1))
+        self.register_buffer("std", torch.ones(3, 1, 1))
+        self.metrics: dict[str, float] = {}  # of the last evaluation, over all ranks
+        self._eval_sums: dict[str, Tensor] = {}
+        self._measured: Any = None  # the loader for precise_bn
+
+    @property
+    def nets(self) -> list[nn.Module]:
+        """The net, and its average where it has one."""
+        return [self.net] if self.ema is None else [self.net, self.ema]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images uint8 [B, 3, H, W] -> logits [B, classes]."""
+        return self.net(self.normalise(images))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images uint8 [B, 3, H, W] -> what the net takes."""
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+    def on_validation_start(self) -> None:
+        """Measure the statistics of batch norm, on the images that the epoch began with, the same for all ranks."""
+        if not self.precise_bn or self.trainer.state.fn != "fit":
+            return
+        if self._measured is None:
+            self._measured = self.trainer.datamodule.train_dataloader(self.precise_bn)
+        for net in self.nets:
+            batches = map(self.trainer.strategy.batch_to_device, self._measured)
+            with self.trainer.precision_plugin.forward_context():
+                measure_norms(net, (self.normalise(images) for images, _ in batches), self._reduce)
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add to the sums of `val` or `train_eval`."""
+        self._evaluate(batch, self.trainer.datamodule.eval_names[dataloader_idx])
+
+    def on_validation_epoch_end(self) -> None:
+        """Metrics of `val` and `train_eval`."""
+        self._finish_evaluation(self.trainer.val_dataloaders, self.trainer.limit_val_batches)
+        if self.trainer.state.fn == "fit":
+            self.schedule.observe(self.metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add to the sums of `test`."""
+        self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Metrics of `test`."""
+        self._finish_evaluation([self.trainer.test_dataloaders], self.trainer.limit_test_batches)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Class probabilities [B, classes]."""
+        return self(batch[0]).softmax(1)
+
+    def _evaluate(self, batch: Batch, name: str) -> None:
+        x, labels = self.normalise(batch[0]), batch[1]
+        self._add(name, self.net(x), labels)
+        if self.ema is not None and name != "train_eval":
+            self._add(f"{name}_ema", self.ema(x), labels)
+
+    def _add(self, name: str, logits: Tensor, labels: Tensor) -> None:
+        sums = evaluation_sums(logits, labels, self._sum_dtype)
+        self._eval_sums[name] = self._eval_sums[name] + sums if name in self._eval_sums else sums
+
+    def _finish_evaluation(self, loaders: list[Any], limit: float) -> None:
+        """Reduce once, and make sure that every sample was seen once."""
+        self.metrics = {}
+        whole = limit == 1.0 and isinstance(limit, float) and not self.trainer.overfit_batches
+        names = ["test"] if self.trainer.testing else self.trainer.datamodule.eval_names
+        evaluated = [*zip(names, loaders, strict=True)]
+        if self.ema is not None:
+            evaluated += [(f"{name}_ema", loader) for name, loader in evaluated if name != "train_eval"]
+        for name, loader in evaluated:
+            sums = self._eval_sums.pop(name, torch.zeros(5, dtype=self._sum_dtype, device=self.device))
+            loss, top1, top5, n, seen = self._reduce(sums).tolist()
+            if whole and seen != len(loader.images):
+                raise RuntimeError(f"evaluated {seen:.0f} of {len(loader.images)} {name} samples")
+            values = {"loss": loss / n, "acc1": top1 / n, "acc5": top5 / n}
+            self.metrics.update({f"{name}/{k}": v for k, v in values.items()})
+
+    @property
+    def _sum_dtype(self) -> torch.dtype:
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
+    def _reduce(self, sums: Tensor) -> Tensor:
+        """Over all ranks; the rank's own sums stay as they are."""
+        total = sums.clone()
+        if self.trainer.world_size > 1:
+            dist.all_reduce(total)
+        return total

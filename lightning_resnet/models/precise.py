@@ -1,0 +1,52 @@
+"""Precise batch norm: statistics of the net as it is, not averages over what it was (Wu & Johnson 2021, sec. 3)."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@torch.no_grad()
+def measure_norms(
+    net: nn.Module, batches: Iterable[Tensor], reduce: Callable[[Tensor], Tensor] = lambda sums: sums
+) -> None:
+    """Set the running mean and variance of each batch norm to those over all positions of all batches.
+
+    Norms normalise by the batch meanwhile, as in training; the rest of the net is in eval mode and left as it was.
+
+    Args:
+        net: in place.
+        batches: normalised images [B, 3, H, W] of this rank.
+        reduce: adds up over ranks, of a float64 tensor.
+    """
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    modes, counters = {m: m.training for m in net.modules()}, [m.num_batches_tracked.clone() for m in norms]
+    sums: dict[nn.Module, Any] = dict.fromkeys(norms, 0)
+    net.eval()
+    handles = []
+    for norm in norms:
+        norm.train()
+        handles.append(norm.register_forward_pre_hook(lambda m, x: _add(sums, m, x[0])))
+    try:
+        for x in batches:
+            net(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    for norm, counter in zip(norms, counters, strict=True):
+        n, total, squares = reduce(sums[norm])
+        mean = total / n
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_((squares / n - mean**2) * n / (n - 1))
+        norm.num_batches_tracked.copy_(counter)
+
+
+def _add(sums: dict[nn.Module, Any], norm: nn.Module, x: Tensor) -> None:
+    """Positions, sum and sum of squares of each channel [3, C]."""
+    values = x.transpose(0, 1).flatten(1).double()
+    n = torch.full_like(values[:, 0], values.shape[1])
+    sums[norm] = sums[norm] + torch.stack([n, values.sum(1), (values**2).sum(1)])

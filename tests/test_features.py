@@ -1,0 +1,222 @@
+"""Each feature that a recipe may name does what its definition says, and only that."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from conftest import TINY, only_run
+from pytorch_lightning.plugins.precision import MixedPrecision
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_resnet.models import CifarResNet, ImageNetResNet
+from lightning_resnet.models.precise import measure_norms
+from lightning_resnet.optim import parameter_groups
+from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.task import ClassificationTask
+
+FEW = [*TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "8", "--data.train_eval_samples", "8"]
+
+
+def losses(path):
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [r[k] for r in rows for k in ("train/loss", "val/loss", "val/acc1") if k in r]
+
+
+def state(path):
+    return load_checkpoint(path / "checkpoints/last.ckpt")["state_dict"]
+
+
+def fit(cli, root, *args):
+    code, out, err = cli("fit", *FEW, "--run.root", root, *args)
+    assert code == 0, err
+    return only_run(Path(root))
+
+
+@pytest.mark.parametrize(
+    ("depth", "decayed", "exempt", "missed_by_names"),
+    [(18, (21, 11_678_912), (41, 10_600), 1_792), (50, (54, 25_502_912), (107, 54_120), 7_680)],
+)
+def test_weight_decay_audit(depth, decayed, exempt, missed_by_names):
+    """No norm or bias decays; a filter on the name `bn` misses the shortcuts' norms."""
+    for net in (ImageNetResNet(depth), getattr(torchvision.models, f"resnet{depth}")()):
+        groups = parameter_groups(net)
+        assert [(len(g["params"]), sum(p.numel() for p in g["params"])) for g in groups] == [decayed, exempt]
+        norms = {id(p) for m in net.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+        biases = {id(p) for name, p in net.named_parameters() if name.endswith("bias")}
+        assert {id(p) for p in groups[1]["params"]} == norms | biases
+        by_name = [p for name, p in net.named_parameters() if "bn" not in name and id(p) in norms]
+        assert sum(p.numel() for p in by_name) == missed_by_names
+
+
+def test_blur_pool_is_ffcv_imagenets():
+    """Every strided convolution but the stem sees the input convolved with [1 2 1] x [1 2 1] / 16; names stay."""
+    blurred, plain = ImageNetResNet(50, num_classes=10, blur_pool=True), ImageNetResNet(50, num_classes=10)
+    assert blurred.state_dict().keys() == plain.state_dict().keys()
+    changed = [n for n, m in blurred.named_modules() if type(m).__name__ == "BlurConv2d"]
+    assert set(changed) == {f"layer{k}.0.{name}" for k in (2, 3, 4) for name in ("conv2", "downsample.0")}
+    assert all(torch.equal(a, b) for a, b in zip(blurred.parameters(), plain.parameters(), strict=True))
+    x, conv = torch.randn(2, 128, 9, 9), blurred.layer2[0].conv2
+    kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).div(16).repeat(128, 1, 1, 1)
+    expected = F.conv2d(F.conv2d(x, kernel, padding=1, groups=128), conv.weight, stride=2, padding=1)
+    torch.testing.assert_close(conv(x), expected)
+    tone = torch.arange(32).remainder(2).float().mul(2).sub(1).expand(1, 128, 32, 32)  # the finest there is
+    assert F.conv2d(tone, kernel, groups=128).abs().max() < 1e-6 < blurred(torch.randn(1, 3, 64, 64)).abs().max()
+
+
+def test_precise_statistics_are_those_of_all_images():
+    torch.manual_seed(0)
+    net = CifarResNet(8, width=4).double()
+    net.bn1.momentum, batches = 0.5, [torch.randn(16, 3, 8, 8).double() for _ in range(5)]
+    before = net.bn1.num_batches_tracked.clone()
+    measure_norms(net, batches)
+    with torch.no_grad():
+        seen = net.conv1(torch.cat(batches)).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(net.bn1.running_mean, seen.mean(1))
+    torch.testing.assert_close(net.bn1.running_var, seen.var(1))
+    assert net.training and net.bn1.num_batches_tracked == before
+    halves = []
+    for part in (batches[:2], batches[2:]):  # two ranks: each asks for the sum over both
+        measure_norms(net, part, lambda sums, seen=halves: (seen.append(sums.clone()), sums)[1])
+    n = len(halves) // 2
+    both = [a + b for a, b in zip(halves[:n], halves[n:], strict=True)]
+    measure_norms(net, batches, lambda sums, both=both: both.pop(0) if both else sums)
+    torch.testing.assert_close(net.bn1.running_var, seen.var(1))
+
+
+def test_precise_statistics_are_measured_before_an_evaluation_and_change_no_weight(cli):
+    one, other = fit(cli, "a"), fit(cli, "b", "--model.precise_bn", "4", "--model.ema", "{decay: 0.5}")
+    a, b = state(one), state(other)
+    assert all(torch.equal(a[k], b[k]) for k in a if "running" not in k)
+    assert not torch.equal(a["net.bn1.running_var"], b["net.bn1.running_var"])
+    assert losses(one)[0] == losses(other)[0] and losses(one)[1] != losses(other)[1]
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped(cli, monkeypatch, algorithm):
+    """By Lightning's own flags, before the optimizer sees them, over accumulated batches."""
+    seen, original = [], torch.optim.SGD.step
+
+    def step(self, closure=None):
+        loss = closure()
+        grads = [p.grad for g in self.param_groups for p in g["params"]]
+        seen.append(torch.stack([g.norm() if algorithm == "norm" else g.abs().max() for g in grads]))
+        return original(self) or loss
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    fit(cli, "free", "--trainer.accumulate_grad_batches", "2")
+    free, seen[:] = list(seen), []
+    fit(cli, "clipped", "--trainer.gradient_clip_val", "0.01", "--trainer.gradient_clip_algorithm", algorithm)
+    size = torch.linalg.norm if algorithm == "norm" else torch.max
+    assert all(size(s) > 0.02 for s in free) and all(size(s) <= 0.01 * 1.0001 for s in seen)
+    assert len(seen) == 8
+
+
+def test_lamb_of_timm_trains(cli):
+    path = fit(cli, "lamb", "--model.optimizer", "timm.optim.Lamb", "--model.optimizer.lr", "0.02")
+    assert all(math.isfinite(x) for x in losses(path))
+    assert len(load_checkpoint(path / "checkpoints/last.ckpt")["optimizer_states"][0]["param_groups"]) == 2
+
+
+def test_accumulation_is_one_batch(cli):
+    """1 x 128 against 4 x 32, without a norm, in float64: losses and weights to rounding."""
+    args = "--model.net.norm none --model.optimizer.lr 0.01 --trainer.precision 64-true --data.batch_size 128".split()
+    args += [
+        "--model.mix",
+        "{mixup: 0.2, cutmix: 1.0}",
+        "--model.ema",
+        "{decay: 0.9}",
+        "--model.label_smoothing",
+        "0.1",
+    ]
+    one = fit(cli, "one", *args)
+    four = fit(cli, "four", *args, "--trainer.accumulate_grad_batches", "4", "--trainer.limit_train_batches", "32")
+    assert losses(one) == pytest.approx(losses(four), abs=1e-12)
+    for name, tensor in state(one).items():
+        torch.testing.assert_close(tensor, state(four)[name], rtol=0, atol=1e-13)
+
+
+def test_channels_last_is_a_layout_only():
+    net = ClassificationTask(ImageNetResNet(18, num_classes=10)).net.double().eval()
+    assert net.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 64, 64).double()
+    expected = net.to(memory_format=torch.contiguous_format)(x)
+    got = net.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+def test_bf16_computes_in_bf16_and_keeps_float32_weights(cli, monkeypatch):
+    seen, original = set(), nn.Conv2d.forward
+
+    def forward(self, x):
+        y = original(self, x)
+        seen.add(y.dtype)
+        return y
+
+    monkeypatch.setattr(nn.Conv2d, "forward", forward)
+    args = [
+        "--model.mix",
+        "{mixup: 0.2}",
+        "--model.loss",
+        "bce",
+        "--model.precise_bn",
+        "2",
+        "--model.ema",
+        "{decay: 0.5}",
+    ]
+    path = fit(cli, "bf16", "--trainer.precision", "bf16-mixed", *args)
+    assert torch.bfloat16 in seen and all(math.isfinite(x) for x in losses(path))
+    assert all(t.dtype == torch.float32 for t in state(path).values() if t.is_floating_point() and t.ndim)
+
+
+def test_fp16_scales_its_loss_and_keeps_its_scaler(cli, monkeypatch):
+    """On the CPU Lightning gives bf16 instead; so its fp16 plugin is put in by hand."""
+    from lightning_resnet import fit as module
+
+    scaler, original = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=4), module.install
+
+    def install(trainer, *args):
+        trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        original(trainer, *args)
+
+    monkeypatch.setattr(module, "install", install)
+    path = fit(cli, "fp16", "--trainer.gradient_clip_val", "1.0")
+    assert all(math.isfinite(x) for x in losses(path))
+    assert scaler.get_scale() == 2.0**12  # grew twice in eight steps
+    kept = load_checkpoint(path / "checkpoints/last.ckpt")["MixedPrecision"]
+    assert kept["scale"] == 2.0**12
+    full = fit(cli, "full", "--trainer.gradient_clip_val", "1.0", "--trainer.precision", "32")
+    assert losses(path) == pytest.approx(losses(full), rel=0.05)
+
+
+def test_deterministic_is_a_flag_and_part_of_the_run(cli):
+    try:
+        path = fit(cli, "d", "--deterministic")
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    plain = fit(cli, "p")
+    assert path.name != plain.name
+    assert all(torch.equal(t, state(plain)[k]) for k, t in state(path).items())  # a CPU is deterministic anyway
+
+
+@pytest.mark.slow
+def test_compiled_nets_train_alike_under_the_same_names(cli):
+    plain, compiled = (fit(cli, name, "--model.compile", name == "compiled") for name in ("plain", "compiled"))
+    a, b = state(plain), state(compiled)
+    assert a.keys() == b.keys()
+    assert losses(plain) == pytest.approx(losses(compiled), abs=1e-4)
+    for name, tensor in a.items():
+        torch.testing.assert_close(tensor, b[name], rtol=1e-3, atol=1e-4)
+    code, out, _ = cli("validate", *FEW, "--ckpt_path", compiled / "checkpoints/last.ckpt")
+    assert code == 0 and json.loads(out)["val/acc1"] == pytest.approx(losses(compiled)[-1], abs=0.01)
+
+
+def test_compilation_reaches_both_nets_in_place(cli, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compiled.append((self, how)))
+    fit(cli, "c", "--model.compile", "true", "--model.ema", "{decay: 0.9}")
+    assert len(compiled) == 2 and all(type(net) is CifarResNet and how == {"dynamic": False} for net, how in compiled)

@@ -1,0 +1,169 @@
+"""Shipped recipes train by flags alone, and their curves are those that were published."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY
+from PIL import Image
+
+from lightning_resnet import optim
+from lightning_resnet.data.augment import Progressive
+
+IMAGENET = sorted((REPOSITORY / "configs/imagenet").glob("*.yaml"))
+STEPS = 5004  # of 256 images in 1,281,167
+
+
+def recipe(name):
+    return yaml.safe_load((REPOSITORY / f"configs/{name}.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 6), ("val", 2)):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(n):
+                Image.fromarray(rng.integers(0, 256, (40 + i, 50, 3), np.uint8)).save(root / split / name / f"{i}.jpg")
+    return root
+
+
+def small(args, photos):
+    """The flags that make a command small: two steps on noise, or on the folder where the net is ImageNet's."""
+    path = REPOSITORY / args[args.index("--config") + 1]
+    flags = "--data.workers 0 --trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 2"
+    flags += " --trainer.accelerator cpu --run.threads 1 --run.keep none --data.batch_size 4"
+    if path.parent.name != "imagenet":
+        return path, shlex.split(f"{flags} --data.source Synthetic --data.source.size 16")
+    flags += f" --data.source ImageFolder --data.source.root {photos} --data.size 64 --model.net.num_classes 2"
+    if "progressive" in yaml.safe_load(path.read_text())["data"]:
+        flags += " --data.progressive '{low: 32, high: 64}'"
+    return path, shlex.split(flags)
+
+
+@pytest.mark.parametrize("path", IMAGENET, ids=lambda p: p.stem)
+def test_imagenet_recipes_train_on_a_folder_by_flags_only(cli, photos, path):
+    """The command on the file's first line, with the flags that make it small."""
+    first, *rest = path.read_text().splitlines()
+    program, verb, *args = shlex.split(first.removeprefix("# "))
+    assert (program, verb, *args[:2]) == ("resnet-cli", "fit", "--config", f"configs/imagenet/{path.name}")
+    header = "\n".join(line for line in rest if line.startswith("#"))
+    assert all(word in header for word in ("Published", "Cost: ", "Tested: ", "Not run on ImageNet here"))
+    code, out, err = cli("fit", "--config", path, *args[2:], *small(args, photos)[1])
+    assert code == 0, err
+    if path.stem == "resnet50":  # of two classes
+        assert "weight decay 3.05176e-05: 54 tensors, 23,459,008 parameters" in out
+        assert "weight decay 0: 107 tensors, 53,122 parameters" in out
+    assert "val/acc1" in out and ("val_ema/acc1" in out) == (path.stem == "torchvision_v2")
+
+
+DOCUMENTED = re.findall(r"^    resnet-cli fit (.+)$", (REPOSITORY / "docs/recipes.md").read_text(), re.M)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", DOCUMENTED)
+def test_documented_commands_train(cli, photos, command):
+    args = shlex.split(command)
+    path, flags = small(args, photos)
+    try:
+        code, out, err = cli("fit", "--config", path, *args[2:], *flags)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert code == 0 and "val/acc1" in out, err
+
+
+def rates(name, epochs, **options):
+    """The learning rate at the first step of each epoch."""
+    model = recipe(name)["model"]
+    schedule = model["schedule"]
+    made = getattr(optim, schedule["class_path"])(**schedule["init_args"] | options)
+    made.begin(epochs)
+    base = model["optimizer"]["init_args"]["lr"]
+    return lambda epoch: base * made.factor(epoch / epochs)
+
+
+def test_papers_rates():
+    """He et al. 2015, sec. 3.4, in torchvision's 90 epochs: 0.1, divided by 10 after 30 and 60."""
+    rate = rates("imagenet/paper", 90)
+    for epoch, lr in {0: 0.1, 29: 0.1, 30: 0.01, 59: 0.01, 60: 0.001, 89: 0.001}.items():
+        assert rate(epoch) == pytest.approx(lr) == rate(epoch + (STEPS - 1) / STEPS)
+
+
+# get_cyclic_lr of ffcv-imagenet at lr 1.7: epoch -> rate, for two of its numbers of epochs
+CYCLIC = {
+    16: {0: 0.00017, 0.5: 0.4251275, 1: 0.850085, 2: 1.7, 9: 0.85, 15: 0.1214286},
+    88: {0: 0.00017, 1: 0.850085, 2: 1.7, 45: 0.85, 65: 0.4546512, 87: 0.0197674},
+}
+
+
+@pytest.mark.parametrize("epochs", CYCLIC)
+def test_ffcvs_rates_and_sizes(epochs):
+    rate = rates("imagenet/ffcv", epochs)
+    assert {e: rate(e) for e in CYCLIC[epochs]} == pytest.approx(CYCLIC[epochs], abs=1e-6)
+    data = recipe("imagenet/ffcv")["data"]
+    sizes = [Progressive(**data["progressive"]).size(epoch, epochs) for epoch in range(epochs)]
+    assert sizes == {16: [160] * 12 + [192] * 4, 88: [160] * 71 + [192] * 17}[epochs]
+    assert (data["size"], data.get("eval_share", 0.875), data["batch_size"]) == (256, 224 / 256, 8 * 512)
+
+
+def test_a3s_rates_and_sizes():
+    """Wightman et al. 2021, table 2, in mmpretrain's form: 5 epochs up from 1e-4 of 0.008, a cosine to 1e-6."""
+    rate = rates("imagenet/a3", 100)
+    table = {0: 8e-7, 2.5: 0.0040004, 5: 0.008, 10: 0.007945452, 25: 0.0071566675, 50: 0.0043307761}
+    table |= {75: 0.0012917124, 99: 3.1867e-06}
+    assert {e: rate(e) for e in table} == pytest.approx(table, abs=1e-9)
+    data = recipe("imagenet/a3")["data"]
+    assert {Progressive(**data["progressive"]).size(epoch, 100) for epoch in range(100)} == {160}
+    assert (data["size"], data["eval_share"], data["batch_size"]) == (224, 0.95, 2048)
+
+
+def test_torchvisions_second_recipe():
+    """Its LinearLR from 0.01 over 5 epochs, then a cosine of 595 to 0; the average's decay for each 32 steps."""
+    rate = rates("imagenet/torchvision_v2", 600)
+    assert [rate(e) for e in (0, 5, 302.5)] == pytest.approx([0.005, 0.5, 0.25])
+    ema = recipe("imagenet/torchvision_v2")["model"]["ema"]
+    assert ema["decay"] == pytest.approx(1 - (1 - 0.99998) * 1024 * 32 / 600, abs=1e-8)
+    assert (ema["every"], ema["start"] * 600) == (32, pytest.approx(5, abs=0.01))
+
+
+def test_nvidias_rates():
+    """8 epochs of warm-up to 0.256 for 256 images, cosine to 0, whatever the length."""
+    for epochs in (90, 250):
+        rate = rates("imagenet/resnet50", epochs)
+        assert [rate(e) for e in (4, 8, (epochs + 8) / 2)] == pytest.approx([1.024, 2.048, 1.024])
+
+
+def test_cifar_rates():
+    """64k steps of 128 images, 0.1 divided by 10 at 32k and 48k; 110 layers begin with 0.01 (sec. 4.2)."""
+    rate = rates("cifar10", 164)
+    steps = 164 * 390
+    assert [rate(s / 390) for s in (0, 31_979, 31_981, 47_969, 47_971)] == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
+    assert abs(steps - 64_000) < 64
+    warmup = optim.ErrorWarmup(
+        optim.Steps(**recipe("cifar10_preact")["model"]["schedule"]["init_args"]["then"]["init_args"])
+    )
+    assert 0.1 * warmup.factor(0) == pytest.approx(0.01)
+    warmup.observe({"train/acc1": 0.21})
+    assert 0.1 * warmup.factor(0) == pytest.approx(0.1)
+
+
+def test_epochs_of_warmup_follow_the_length_of_training(cli):
+    """The task tells the schedule: 11 steps of 22 of each epoch are half an epoch."""
+    from conftest import TINY, only_run
+    from test_fit import rows
+
+    args = ["--model.schedule", "Linear", "--model.schedule.warmup_epochs", "0.5", "--trainer.log_every_n_steps", "1"]
+    code, _, err = cli("fit", *TINY, "--trainer.max_epochs", "1", *args)
+    assert code == 0, err
+    lrs = [r["lr"] for r in rows(only_run()) if "lr" in r]
+    assert lrs[:3] == pytest.approx([0, 0.02 / 11, 0.04 / 11]) and max(lrs) == pytest.approx(0.02) == lrs[11]
+
+
+def test_no_file_names_a_folder_of_this_machine():
+    assert not [p for p in Path(REPOSITORY / "configs").rglob("*.yaml") if "/tmp/" in p.read_text()]
