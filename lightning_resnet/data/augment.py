@@ -23,6 +23,7 @@ class Augment:
         flip: mirror half of the images.
         scale: range of the area of "resized", as a share of the image's.
         share: side of the central square as a share of the shorter side.
+        corner: where the square lies instead: (0, 0) top left to (1, 1) bottom right; (0.5, 0.5) is the centre.
     """
 
     crop: Crop = "none"
@@ -31,6 +32,7 @@ class Augment:
     flip: bool = False
     scale: tuple[float, float] = (0.08, 1.0)
     share: float = 0.875
+    corner: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def draw(
         boxes = draws.random_resized_crops(seed, epoch, ids, heights, widths, augment.scale, repeat=repeat)
     elif augment.size is not None and augment.crop == "none":
         boxes = draws.center_boxes(heights, widths, augment.share)
+        if augment.corner is not None:
+            boxes[:, :2] = augment.corner * (np.stack([heights, widths], axis=1) - boxes[:, 2:])
     else:
         boxes = np.stack([np.zeros_like(heights), np.zeros_like(heights), heights, widths], axis=1)
     if augment.size is not None and augment.crop != "pad":
