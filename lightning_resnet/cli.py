@@ -21,6 +21,7 @@ VERBS = {
     "deepen": ("lightning_resnet.deepen", "add blocks to a trained net, as identity or at random"),
     "convert": ("lightning_resnet.convert", "weights of torchvision, timm, akamaster into ours; ours into ONNX, ..."),
     "data": ("lightning_resnet.data.cli", "get a data set; write, check and describe .beton files"),
+    "doctor": ("lightning_resnet.doctor", "will training run here? each problem with its cure"),
     "bench": ("lightning_resnet.bench", "measure our loader beside its peers"),
 }
 
