@@ -11,6 +11,7 @@ VERBS = {
     "fit": ("lightning_resnet.fit", "train a net by a recipe, or continue"),
     "validate": ("lightning_resnet.fit", "validation metrics of a trained run or checkpoint"),
     "test": ("lightning_resnet.fit", "test metrics"),
+    "evaluate": ("lightning_resnet.analysis.matrix", "accuracy by crops, resolution, norm statistics, weights"),
     "predict": ("lightning_resnet.predict", "the likeliest classes of pictures, or of the validation images"),
     "sweep": ("lightning_resnet.sweep", "list or run the points of a sweep"),
     "requeue": ("lightning_resnet.requeue", "at the end of a SLURM job: requeue it, or not"),
@@ -20,6 +21,7 @@ VERBS = {
     "deepen": ("lightning_resnet.deepen", "add blocks to a trained net, as identity or at random"),
     "convert": ("lightning_resnet.convert", "weights of torchvision, timm, akamaster into ours; ours into ONNX, ..."),
     "data": ("lightning_resnet.data.cli", "get a data set; write, check and describe .beton files"),
+    "doctor": ("lightning_resnet.doctor", "will training run here? each problem with its cure"),
     "bench": ("lightning_resnet.bench", "measure our parts beside their peers"),
 }
 

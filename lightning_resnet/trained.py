@@ -56,10 +56,15 @@ class Trained:
 
 def build(arguments: Sequence[str]) -> ResNetCLI:
     """Net, task and data of a recipe, for this process alone; no data are read."""
+    hush()
+    return ResNetCLI("fit", [*arguments, *ALONE, "--trainer.callbacks", "null"])
+
+
+def hush() -> None:
+    """Lightning's greetings and its own use of torch's older names say nothing about the net."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
-    return ResNetCLI("fit", [*arguments, *ALONE, "--trainer.callbacks", "null"])
 
 
 def load(path: str | Path, flags: Sequence[str] = (), weights: Weights = "net") -> Trained:

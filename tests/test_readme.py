@@ -6,8 +6,8 @@ import shlex
 import pytest
 from conftest import REPOSITORY
 
-from lightning_resnet import bench, convert, deepen, predict, sweep, sync
-from lightning_resnet.analysis import inspect, report
+from lightning_resnet import bench, convert, deepen, doctor, predict, sweep, sync
+from lightning_resnet.analysis import inspect, matrix, report
 from lightning_resnet.cli import VERBS, main
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.data.cli import make_parser
@@ -46,6 +46,11 @@ def test_command_is_understood(command, monkeypatch):
         bench.make_parser().parse_args(args)
     elif verb == "deepen":
         deepen.make_parser().parse_args(args)
+    elif verb == "evaluate":
+        matrix.make_parser().parse_args(inspect.split(args)[0])
+    elif verb == "doctor":
+        own, recipe = inspect.split(args)
+        assert doctor.make_parser().parse_args(own) and (not recipe or Parsed("fit", recipe))
     elif verb == "convert":
         convert.make_parser().parse_args(args)
     elif verb == "predict" and not args[0].startswith("-"):

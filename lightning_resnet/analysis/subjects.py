@@ -38,6 +38,7 @@ class Subject:
         at: init | last | best, or the checkpoint's name.
         batches: how many batches of each split are looked at.
         device: of net and batches.
+        state: the checkpoint's tensors; None before training.
     """
 
     cli: ResNetCLI
@@ -45,6 +46,7 @@ class Subject:
     at: str
     batches: int
     device: str
+    state: dict[str, torch.Tensor] | None = None
 
     @property
     def net(self) -> nn.Module:
@@ -99,7 +101,7 @@ def subjects(
             cli = _build([*arguments, *flags])
             if state:
                 take_weights(cli.model, state)
-            yield Subject(cli, path, name, batches, device)
+            yield Subject(cli, path, name, batches, device, state)
         if not targets:
             yield Subject(_build(flags), Path("recipe"), "init", batches, device)
 

@@ -30,6 +30,7 @@ class Augment:
         policy: changes of colour and shape.
         erase: share of the pictures of which a box is erased.
         grey: what is put there, of each channel.
+        corner: where the square lies instead: (0, 0) top left to (1, 1) bottom right; (0.5, 0.5) is the centre.
     """
 
     crop: Crop = "none"
@@ -41,6 +42,7 @@ class Augment:
     policy: Policy | None = None
     erase: float = 0.0
     grey: tuple[int, ...] = (128, 128, 128)
+    corner: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def draw(
         boxes = draws.scaled_crops(seed, epoch, ids, heights, widths, repeat)
     elif augment.size is not None and augment.crop == "none":
         boxes = draws.center_boxes(heights, widths, augment.share)
+        if augment.corner is not None:
+            boxes[:, :2] = augment.corner * (np.stack([heights, widths], axis=1) - boxes[:, 2:])
     else:
         boxes = np.stack([np.zeros_like(heights), np.zeros_like(heights), heights, widths], axis=1)
     if augment.size is not None and augment.crop != "pad":

@@ -1,11 +1,12 @@
 """Data sets and .beton files.
 
-resnet-cli data get cifar10|cifar100|fashion_mnist [--root data]
+resnet-cli data get cifar10|cifar100|fashion_mnist|photos [--root data]
 resnet-cli data write SOURCE --out F.beton [--split train] [--root DIR] [--short-side 400 ...]
 resnet-cli data info|verify F.beton
 """
 
 import argparse
+from pathlib import Path
 
 from lightning_resnet.errors import Parser, UserError, nearest, one_line
 
@@ -24,7 +25,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="resnet-cli data", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     get = verbs.add_parser("get", help="download, check and unpack")
-    get.add_argument("name", choices=SETS)
+    get.add_argument("name", choices=[*SETS, "photos"], help="photos: ten classes, made of two that packages ship")
     get.add_argument("--root", default="data", help="folder to put it in (default: %(default)s)")
     write = verbs.add_parser("write", help="write a source's split to a .beton file; continues one that was killed")
     write.add_argument("source", choices=SOURCES)
@@ -53,6 +54,8 @@ def _mode(text: str) -> str | float:
 
 
 def _get(args: argparse.Namespace) -> int:
+    if args.name == "photos":
+        return _get_photos(Path(args.root, "photos"))
     import torchvision.datasets
 
     try:
@@ -63,6 +66,14 @@ def _get(args: argparse.Namespace) -> int:
             f"the folder {args.root}"
         ) from e
     print(f"{args.name} is in {args.root}: --data.source {SETS[args.name]} --data.source.root {args.root}")
+    return 0
+
+
+def _get_photos(root: Path) -> int:
+    from lightning_resnet.data.photos import make_photos
+
+    make_photos(root)
+    print(f"photos are in {root}: --data.source ImageFolder --data.source.root {root}")
     return 0
 
 

@@ -70,6 +70,23 @@ class ImageNet(ImageFolder):
         return Images(np.arange(len(labels)), labels, paths=[_address(path, m) for m in members])
 
 
+class ImageNetV2(ImageFolder):
+    """10,000 new pictures of ImageNet's classes to validate on (Recht et al. 2019); there are no training images.
+
+    Args:
+        root: folder with a folder of pictures per class, 0 to 999: the place of its WordNet id among the sorted ones.
+        num_classes: how many classes the net knows, of some of which there may be no picture.
+    """
+
+    def __init__(self, root: str, num_classes: int = 1000) -> None:
+        super().__init__(root)
+        self.classes = [str(i) for i in range(num_classes)]
+
+    def splits(self) -> dict[str, Images]:
+        """Val alone."""
+        return {"val": self._read(Path(self.root))}
+
+
 def _number_or_name(name: str) -> tuple[int, str]:
     """Folders 0 to 999 by number, wnids by name."""
     return (int(name) if name.isdigit() else -1, name)

@@ -137,9 +137,16 @@ class ImageData(pl.LightningDataModule):
             for name, images in self.splits.items():
                 if images.file:
                     self.splits[name] = replace(images, file=open_beton(staged(images.file.path, self.stage)))
-        train = self.splits["train"]
+        if stage == "fit":
+            self._need_training_images()
+        if (train := self.splits.get("train")) is None:
+            return
         some = permutation(SPLIT_SEED, 1, len(train))[: self.train_eval_samples]
         self.splits["train_eval"] = train.take(some)
+
+    def _need_training_images(self) -> None:
+        if "train" not in self.splits:
+            raise UserError(f"{type(self.source).__name__} has no training images: it is to validate on")
 
     @property
     def num_classes(self) -> int:
@@ -149,9 +156,9 @@ class ImageData(pl.LightningDataModule):
     @property
     def input_size(self) -> tuple[int, int, int]:
         """(channels, height, width) of what the net sees."""
-        train = self.splits["train"]
         if self.eval_augment.size:
             return (3, self.eval_augment.size, self.eval_augment.size)
+        train = self.splits.get("train", self.splits["val"])
         if train.pixels is not None:
             return (3, *train.pixels.shape[1:3])
         if train.file is not None:
@@ -174,12 +181,13 @@ class ImageData(pl.LightningDataModule):
                 f"{self.trainer.world_size} ranks x {self.trainer.accumulate_grad_batches} accumulated batches; "
                 f"try {nearest}"
             )
-        if self.batch_size > len(self.splits["train"]):
+        if "train" in self.splits and self.batch_size > len(self.splits["train"]):
             raise UserError(f"batch_size {self.batch_size} exceeds the {len(self.splits['train'])} training images")
         return self.batch_size // parts
 
     def train_dataloader(self, steps: int | None = None) -> Loader:
         """The epoch's global batches in the order `order`, or the first `steps` of them; this rank's share."""
+        self._need_training_images()
         self.micro_batch  # noqa: B018 -- raises where batch_size is impossible
         order, trainer, parts = self._order(), self.trainer, self.trainer.accumulate_grad_batches
         share = partial(train_batches, rank=trainer.global_rank, world=trainer.world_size, parts=parts)
@@ -211,23 +219,28 @@ class ImageData(pl.LightningDataModule):
 
     def val_dataloader(self) -> list[Loader]:
         """Validation images, then the fixed training images for clean training error: `eval_names`."""
-        return [self._eval_loader(name) for name in self.eval_names]
+        return [self.eval_loader(name) for name in self.eval_names]
 
-    eval_names = ("val", "train_eval")
+    @property
+    def eval_names(self) -> tuple[str, ...]:
+        """Of the validation loaders."""
+        return ("val", "train_eval") if "train" in self.splits else ("val",)
 
     def test_dataloader(self) -> Loader:
         """The test split, where the source has one apart from validation, else validation's."""
-        return self._eval_loader("test" if "test" in self.splits else "val")
+        return self.eval_loader("test" if "test" in self.splits else "val")
 
     def predict_dataloader(self) -> Loader:
         """Validation images."""
-        return self._eval_loader("val")
+        return self.eval_loader("val")
 
-    def _eval_loader(self, split: str) -> Loader:
+    def eval_loader(self, split: str, augment: Augment | None = None) -> Loader:
+        """Every sample of a split once, over all ranks, cut and scaled as asked for, else as the recipe evaluates."""
+        augment = augment or self.eval_augment
         rank, world = self.trainer.global_rank, self.trainer.world_size
         batch = 2 * self.micro_batch  # no gradients: twice the training batch fits
         plan = [*eval_batches(len(self.splits[split]), batch, rank, world)]
-        return self._loader(split, lambda epoch: self.eval_augment, lambda epoch: iter(plan), len(plan))
+        return self._loader(split, lambda epoch: augment, lambda epoch: iter(plan), len(plan))
 
     def _loader(self, split: str, augment: Callable, batches: Callable, length: int) -> Loader:
         images = self.splits[split]

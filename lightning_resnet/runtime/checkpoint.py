@@ -97,7 +97,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"checkpoint {path} cannot be read ({type(e).__name__}): it is damaged or not a checkpoint"
         ) from e
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"checkpoint {path} has no state_dict: it was not written by resnet-cli")
+        raise UserError(f"checkpoint {path} has no state_dict: make it one of ours with `resnet-cli convert`")
     return checkpoint
 
 

@@ -1,0 +1,197 @@
+"""`resnet-cli evaluate`: one checkpoint, evaluated in every way that figures are published.
+
+`resnet-cli evaluate runs/imagenet/RUN --crops centre,ten,flip --sizes 224,256 --bn moving,precise`
+
+Figures of two papers compare only within a row: crops, resolution and statistics are worth up to 2 points.
+"""
+
+import csv
+from argparse import Namespace
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from lightning_resnet.errors import Parser, UserError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+    from lightning_resnet.analysis.subjects import Subject
+    from lightning_resnet.analysis.views import Score
+
+BN, BN_SAMPLES = ("moving", "precise"), 8192  # so many training images, as mmpretrain's PreciseBNHook takes
+WEIGHTS = ("net", "ema")
+COLUMNS = ["weights", "bn", "crops", "size", "N", "top-1, %", "95 % interval", "top-5, %", "95 % interval"]
+
+
+class Row(NamedTuple):
+    """One way to evaluate: its settings, and for each sample the likeliest classes [n, 5] and the label [n]."""
+
+    settings: tuple[str, str, str, str]
+    best: "Tensor"
+    labels: "Tensor"
+
+
+def make_parser() -> Parser:
+    """The flags of `resnet-cli evaluate`."""
+    parser = Parser(
+        prog="resnet-cli evaluate",
+        description="Top-1 and top-5 accuracy of one checkpoint by crops, resolution, norm statistics and weights.",
+        epilog="Any key of a recipe is a flag too, such as --data.source ImageNetV2 --data.source.root DIR.",
+    )
+    parser.add_argument("target", metavar="CKPT", help="a checkpoint, or a run: its last")
+    parser.add_argument("--at", choices=["last", "best"], default="last", help="of a run (default: %(default)s)")
+    parser.add_argument("--crops", default="centre,ten,flip", help="of centre,ten,flip (default: all that apply)")
+    parser.add_argument("--sizes", metavar="N,...", help="pixels per side (default: the recipe's and 8/7 of it)")
+    parser.add_argument("--bn", default="moving", help="of moving,precise (default: %(default)s)")
+    parser.add_argument("--weights", help="of net,ema (default: what the checkpoint holds)")
+    parser.add_argument("--split", default="val", help="val | test (default: %(default)s)")
+    parser.add_argument("--labels", metavar="FILE.json", help="several right labels per picture (ReaL), see README")
+    parser.add_argument("--per-class", action="store_true", help="also each class's accuracy, of the first row")
+    parser.add_argument("--confusion", metavar="FILE.csv", help="write label against prediction, of the first row")
+    parser.add_argument("--device", help="cpu | cuda (default: cuda where there is one)")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate and print the table; 0, or an error the user can cure."""
+    from lightning_resnet.analysis.inspect import split
+
+    own, recipe = split(argv)
+    args = make_parser().parse_args(own)
+    _check(args, recipe)
+    from lightning_resnet.analysis.reallabels import hits_of, read_labels
+    from lightning_resnet.analysis.subjects import subjects
+    from lightning_resnet.analysis.tables import markdown
+
+    found = list(subjects([args.target], recipe, args.at, device=_device(args)))
+    if len(found) > 1:
+        raise UserError(f"{args.target} holds {len(found)} runs: give one of them")
+    subject, names = found[0], found[0].cli.datamodule.source.classes
+    if args.split not in subject.cli.datamodule.splits:
+        raise UserError(f"--split {args.split}: the source has {', '.join(subject.cli.datamodule.splits)}")
+    right = read_labels(args.labels, subject.cli.datamodule.splits[args.split], names) if args.labels else None
+    rows = [COLUMNS]
+    for k, row in enumerate(measure(subject, args)):
+        rows.append([*row.settings, *_shares(hits_of(row.best, row.labels, right))])
+        print(f"evaluated: {' '.join(row.settings)}", flush=True)
+        if k == 0 and args.per_class:
+            classes = [["class", "N", "top-1, %", "95 % interval", "most often taken for"], *per_class(row, names)]
+        if k == 0 and args.confusion:
+            write_confusion(row, names, Path(args.confusion))
+    print(f"\n{subject.path}, {args.split} images of {type(subject.cli.datamodule.source).__name__}\n")
+    print(markdown(rows))
+    if args.per_class:
+        print(f"\n{' '.join(rows[1][:4])}:\n\n{markdown(classes)}")
+    return 0
+
+
+def measure(subject: "Subject", args: Namespace) -> "Iterator[Row]":
+    """Each way that was asked for."""
+    from lightning_resnet.analysis.views import top5
+
+    task, data = subject.cli.model, subject.cli.datamodule
+    mean, std = task.mean.to(subject.device), task.std.to(subject.device)
+    normalise = lambda pixels: (pixels.to(subject.device) - mean) / std  # noqa: E731
+    own = data.eval_augment.size
+    sizes = args.sizes or ([own, round(own * 8 / 7)] if own else [None])
+    crops = [c for c in args.crops if c != "ten" or sizes != [None] or args.crops == ["ten"]]
+    for weights, bn in product(args.weights or _held(subject), args.bn):
+        net = _net(subject, weights, bn, normalise)
+        for crop, size in product(crops, sizes):
+            settings = ("raw" if weights == "net" else weights, bn, crop, str(size or "stored"))
+            yield Row(settings, *top5(net, normalise, data, crop, size, args.split))
+
+
+def _net(subject: "Subject", weights: str, bn: str, normalise: "Score") -> "nn.Module":
+    from lightning_resnet.analysis.views import training_batches, with_precise_statistics
+    from lightning_resnet.trained import take_weights
+
+    data = subject.cli.datamodule
+    if subject.state is not None:
+        take_weights(subject.cli.model, subject.state, weights)
+    if bn == "moving":
+        return subject.net
+    return with_precise_statistics(subject.net, training_batches(data, normalise, BN_SAMPLES))
+
+
+def _held(subject: "Subject") -> list[str]:
+    """Raw weights, and averaged ones where there are any."""
+    return [w for w in WEIGHTS if w == "net" or any(k.startswith("ema.") for k in subject.state or {})]
+
+
+def _shares(hits: "tuple[Tensor, Tensor]") -> list[str]:
+    """N, top-1 and top-5 with their intervals, in percent."""
+    from lightning_resnet.analysis.views import wilson
+
+    n = len(hits[0])
+    cells = [str(n)]
+    for hit in hits:
+        low, high = wilson(int(hit.sum()), n)
+        cells += [f"{100 * float(hit.float().mean()):.2f}", f"{100 * low:.2f} to {100 * high:.2f}"]
+    return cells
+
+
+def per_class(row: Row, names: Sequence[str]) -> list[list[str]]:
+    """Class, N, accuracy with interval, and the wrong class that is predicted most often; the worst class first."""
+    from lightning_resnet.analysis.views import wilson
+
+    lines = []
+    for label, name in enumerate(names):
+        predicted = row.best[row.labels == label, 0]
+        if not len(predicted):
+            continue
+        wrong = predicted[predicted != label]
+        low, high = wilson(len(predicted) - len(wrong), len(predicted))
+        often = f"{names[int(wrong.mode().values)]}, {int((wrong == wrong.mode().values).sum())}" if len(wrong) else ""
+        share = 1 - len(wrong) / len(predicted)
+        cells = [name, str(len(predicted)), f"{100 * share:.2f}", f"{100 * low:.2f} to {100 * high:.2f}", often]
+        lines.append((share, cells))
+    return [cells for _, cells in sorted(lines, key=lambda line: line[0])]
+
+
+def write_confusion(row: Row, names: Sequence[str], path: Path) -> None:
+    """Rows are labels, columns predictions, cells how many samples."""
+    import torch
+
+    known = row.labels >= 0
+    n = max(len(names), int(row.best[:, 0].max()) + 1)
+    counts = torch.bincount(row.labels[known] * n + row.best[known, 0], minlength=n * n).view(n, n).tolist()
+    heads = [*names, *map(str, range(len(names), n))]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["label", *heads])
+        writer.writerows([head, *line] for head, line in zip(heads, counts, strict=True))
+
+
+def _check(args: Namespace, recipe: Sequence[str]) -> None:
+    """Lists out of the flags' text; what is no word of theirs, and several ranks, are refused."""
+    import os
+
+    from lightning_resnet.runtime.launch import place, resolve
+
+    here = place(resolve("auto", os.environ), os.environ)
+    if (here and here.local_size * here.nodes > 1) or any(
+        a.startswith("--trainer.") and "devices" in a for a in recipe
+    ):
+        raise UserError("evaluate runs on one device: start one process, and drop --trainer.devices")
+    for name, words in (("crops", ("centre", "ten", "flip")), ("bn", BN), ("weights", WEIGHTS)):
+        given = (getattr(args, name) or "").replace("center", "centre").split(",") if getattr(args, name) else None
+        if bad := [word for word in given or [] if word not in words]:
+            raise UserError(f"--{name} {bad[0]}: choose among {', '.join(words)}{nearest(bad[0], words)}")
+        setattr(args, name, given)
+    if args.sizes:
+        if not all(part.isdigit() and int(part) for part in args.sizes.split(",")):
+            raise UserError(f"--sizes {args.sizes}: pixels per side, such as 224,256")
+        args.sizes = [int(part) for part in args.sizes.split(",")]
+    if args.labels and (args.per_class or args.confusion):
+        raise UserError("--per-class and --confusion go by one label per picture: leave --labels out")
+
+
+def _device(args: Namespace) -> str:
+    import torch
+
+    return args.device or ("cuda" if torch.cuda.is_available() else "cpu")

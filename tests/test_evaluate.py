@@ -1,0 +1,198 @@
+"""The evaluation matrix against straightforward implementations, on 50 pictures."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import binomtest
+from sklearn.datasets import load_sample_images
+from torchvision.transforms import functional as T  # noqa: N812
+
+from lightning_resnet.analysis.subjects import subjects
+from lightning_resnet.analysis.views import top5, wilson, with_precise_statistics
+from lightning_resnet.models.resnet import CifarResNet
+from lightning_resnet.trained import load, take_weights
+
+RECIPE = """
+trainer: {max_epochs: 1, accelerator: cpu}
+model: {net: {class_path: CifarResNet, init_args: {depth: 8, width: 8, num_classes: 7}}}
+data: {source: {class_path: ImageFolder, init_args: {root: photos}}, size: 28, crop: resized, batch_size: 16}
+run: {threads: 1}
+"""
+N, CLASSES = 50, [f"kind{i}" for i in range(7)]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Crops of two photos, shorter side 32, in photos/val; some more to train on; and a checkpoint net.ckpt."""
+    rng, sources = np.random.default_rng(0), load_sample_images().images
+    for i in range(N + 28):
+        h, w = rng.permutation([32, 32 + 2 * int(rng.integers(0, 16))])
+        y, x = rng.integers(0, 427 - h), rng.integers(0, 640 - w)
+        file = tmp_path / "photos" / ("val" if i < N else "train") / CLASSES[i % 7] / f"ILSVRC2012_val_{i + 1:08}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sources[i % 2][y : y + h, x : x + w]).save(file)
+    (tmp_path / "R.yaml").write_text(RECIPE)
+    torch.manual_seed(0)
+    pictures = torch.stack([T.center_crop(T.pil_to_tensor(Image.open(f)), 28) for f in tmp_path.rglob("val/*/*.png")])
+    nets = [shaken(CifarResNet(8, width=8, num_classes=7), seed, pictures) for seed in (1, 2)]
+    state, averaged = (net.state_dict() for net in nets)
+    state = {f"net.{k}": v for k, v in state.items()} | {f"ema.{k}": v for k, v in averaged.items()}
+    constants = {"mean": torch.full((3, 1, 1), 110.0), "std": torch.full((3, 1, 1), 60.0)}
+    torch.save({"state_dict": state | constants, "run": {"config": RECIPE, "classes": CLASSES}}, tmp_path / "net.ckpt")
+    return sorted((tmp_path / "photos" / "val").rglob("*.png"))
+
+
+def shaken(net, seed, pictures):
+    """Norms as after a training, and logits that are all over the classes."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
+            module.running_mean.copy_(torch.rand(module.running_mean.shape, generator=generator) - 0.5)
+    net.eval().fc.weight.data.copy_(torch.randn(net.fc.weight.shape, generator=generator))
+    with torch.no_grad():
+        net.fc.bias -= net((pictures - 110) / 60).mean(0)
+    return net
+
+
+def by_hand(net, files, crops):
+    """The five likeliest classes, picture by picture: torchvision's own crops, one forward pass each."""
+    best = []
+    for file in files:
+        with Image.open(file) as picture:
+            pieces = {"ten": lambda p: T.ten_crop(p, 28), "centre": lambda p: [T.center_crop(p, 28)]}
+            pieces["flip"] = lambda p: [T.center_crop(p, 28), T.hflip(T.center_crop(p, 28))]
+            x = torch.stack([T.pil_to_tensor(piece) for piece in pieces[crops](picture)])
+        with torch.no_grad():
+            logits = net((x.float() - 110) / 60)
+        scores = logits.softmax(1).mean(0) if crops == "ten" else logits.mean(0)
+        best.append(scores.argsort(descending=True)[:5].tolist())
+    return best
+
+
+def accuracy(files, best):
+    labels = [CLASSES.index(file.parent.name) for file in files]
+    top1 = np.mean([row[0] == label for row, label in zip(best, labels, strict=True)])
+    top5 = np.mean([label in row for row, label in zip(best, labels, strict=True)])
+    return [f"{100 * top1:.2f}", f"{100 * top5:.2f}"]
+
+
+def table(out):
+    """Rows of the first table: cells by settings."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line[:1] == "|"]
+    return {tuple(line[:4]): line[4:] for line in lines[2:]}
+
+
+def test_crops_and_weights_agree_with_one_picture_at_a_time(cli, photos):
+    code, out, err = cli("evaluate", "net.ckpt", "--sizes", "28")
+    assert code == 0, err
+    rows = table(out)
+    assert len(rows) == 6 and {row[0] for row in rows.values()} == {str(N)}
+    (subject,), wanted = subjects(["net.ckpt"], []), []
+    normalise = lambda pixels: (pixels - 110.0) / 60  # noqa: E731
+    for name, weights in (("raw", "net"), ("ema", "ema")):
+        take_weights(subject.cli.model, subject.state, weights)
+        for crops in ("centre", "ten", "flip"):
+            cells = rows[name, "moving", crops, "28"]
+            best = by_hand(subject.net, photos, crops)
+            assert [cells[1], cells[3]] == accuracy(photos, best), (crops, name)
+            assert best not in wanted, "all alike: the test could not fail"
+            wanted.append(best)
+            assert top5(subject.net, normalise, subject.cli.datamodule, crops, 28)[0].tolist() == best
+    ffcv = table(cli("evaluate", "net.ckpt", "--sizes", "28", "--weights", "net", "--data.loader", "ffcv")[1])
+    assert {key for key in rows if key[0] == "raw"} == set(ffcv)
+    for key, cells in ffcv.items():  # PNGs are JPEGs there: a picture or two may be taken for another class
+        assert cells[0] == str(N) and abs(float(cells[1]) - float(rows[key][1])) <= 4
+
+
+def test_precise_statistics_classes_and_confusion(cli, photos):
+    flags = ["--crops", "centre", "--weights", "net", "--per-class", "--confusion", "confusion.csv"]
+    code, out, err = cli("evaluate", "net.ckpt", "--bn", "moving,precise", *flags)
+    assert code == 0, err
+    rows = table(out.partition("\n\nraw")[0])
+    assert set(rows) == {("raw", bn, "centre", size) for bn in ("moving", "precise") for size in ("28", "32")}
+    counts = [
+        [int(v) for v in line[1:]] for line in list(csv.reader(Path("confusion.csv").read_text().splitlines()))[1:]
+    ]
+    assert np.sum(counts) == N and f"{100 * np.trace(counts) / N:.2f}" == rows["raw", "moving", "centre", "28"][1]
+    shares = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in out.splitlines() if "kind" in line[:9]}
+    assert len(shares) == 7
+    for i, name in enumerate(CLASSES):
+        assert shares[name] == f"{100 * counts[i][i] / sum(counts[i]):.2f}"
+
+
+def test_precise_statistics_are_means_over_batches():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Dropout(0.5))
+    net[1].running_mean += 5
+    batches = [torch.randn(8, 3, 6, 6) * k for k in (1, 2, 3)]
+    precise = with_precise_statistics(net, batches)
+    with torch.no_grad():
+        outputs = [net[0](batch).transpose(0, 1).flatten(1) for batch in batches]
+    torch.testing.assert_close(precise[1].running_mean, torch.stack([y.mean(1) for y in outputs]).mean(0))
+    torch.testing.assert_close(precise[1].running_var, torch.stack([y.var(1) for y in outputs]).mean(0))
+    assert net[1].running_mean.mean() > 4 and not precise.training and not precise[2].training
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 50), (1, 50), (37, 50), (50, 50), (38_000, 50_000)])
+def test_intervals(hits, n):
+    assert wilson(hits, n) == pytest.approx(tuple(binomtest(hits, n).proportion_ci(0.95, "wilson")), abs=1e-9)
+
+
+def test_several_right_labels(cli, photos):
+    pairs = zip(photos, by_hand(load("net.ckpt").task.net, photos, "centre"), strict=True)
+    right = [CLASSES[best[0]] == file.parent.name for file, best in pairs]
+    # ReaL's form: a list by the number in the file name; every right picture also has another label, some have none
+    labels = [[] for _ in range(N)]
+    for file, is_right in zip(photos, right, strict=True):
+        label = CLASSES.index(file.parent.name)
+        number = int(file.stem[-8:]) - 1
+        labels[number] = [(label + 1) % 7, label] if is_right else [label] if number % 2 else []
+    Path("real.json").write_text(json.dumps(labels))
+    flags = ["--crops", "centre", "--sizes", "28", "--weights", "net"]
+    code, out, err = cli("evaluate", "net.ckpt", *flags, "--labels", "real.json")
+    assert code == 0, err
+    n = sum(map(bool, labels))
+    assert table(out)["raw", "moving", "centre", "28"][:2] == [str(n), f"{100 * sum(right) / n:.2f}"] and n < N
+    named = {file.name: [file.parent.name] for file in photos}
+    Path("own.json").write_text(json.dumps(named))
+    plain = cli("evaluate", "net.ckpt", *flags)[1]
+    assert table(cli("evaluate", "net.ckpt", *flags, "--labels", "own.json")[1]) == table(plain)
+    named.pop(photos[0].name)
+    Path("own.json").write_text(json.dumps(named))
+    for args, word in (
+        (["--labels", "own.json"], "has nothing for"),
+        (["--labels", "R.yaml"], "no label file"),
+        (["--labels", "real.json", "--data.loader", "ffcv"], "pictures' names"),
+        (["--labels", "real.json", "--per-class"], "leave --labels out"),
+        (["--crops", "twelve"], "choose among centre, ten, flip"),
+        (["--sizes", "big"], "pixels per side"),
+        (["--trainer.devices", "2"], "one device"),
+        (["--split", "test"], "the source has train, val"),
+    ):
+        code, _, err = cli("evaluate", "net.ckpt", *args)
+        assert code == 2 and word in err and "Traceback" not in err, (args, err)
+
+
+def test_imagenet_v2_folders(cli, photos):
+    """Classes are numbered by folder, and 10 comes after 2; folders of some classes may be missing."""
+    for file in photos:
+        target = Path("v2", str(CLASSES.index(file.parent.name)), file.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    source = "--data.source ImageNetV2 --data.source.root v2 --data.source.num_classes 7".split()
+    flags = ["--crops", "centre", "--sizes", "28", "--weights", "net"]
+    assert table(cli("evaluate", "net.ckpt", *flags, *source)[1]) == table(cli("evaluate", "net.ckpt", *flags)[1])
+    code, out, err = cli("validate", "--config", "R.yaml", *source, "--ckpt_path", "raw.ckpt")
+    assert code == 2 and "raw.ckpt does not exist" in err
+    assert cli("convert", "net.ckpt", "--out", "raw.ckpt")[0] == 0
+    code, out, err = cli("validate", "--config", "R.yaml", *source, "--ckpt_path", "raw.ckpt")
+    top1 = table(cli("evaluate", "net.ckpt", *flags)[1])["raw", "moving", "centre", "28"][1]
+    assert code == 0 and f"{100 * json.loads(out)['val/acc1']:.2f}" == top1, err
+    assert "has no training images" in cli("evaluate", "net.ckpt", "--bn", "precise", *source)[2]
+    code, _, err = cli("fit", "--config", "R.yaml", *source)
+    assert code == 2 and "no training images" in err
