@@ -70,6 +70,7 @@ def test_auto_takes_it_where_it_fits(raw, monkeypatch):
     assert kind(Synthetic(192, 40, 16)) is DeviceLoader
     assert kind(Synthetic(192, 40, 16), loader="torch") is TorchLoader
     assert kind(Synthetic(192, 40, 16), crop="resized", size=8) is TorchLoader
+    assert kind(Synthetic(192, 40, 16), erase=0.5) is TorchLoader
     assert kind(raw) is not DeviceLoader  # a file may be of any size: only by name
     monkeypatch.setattr(device, "memory", lambda: 4 * 192 * 22 * 22 * 3)
     assert kind(Synthetic(192, 40, 16)) is TorchLoader

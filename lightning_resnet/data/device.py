@@ -68,9 +68,10 @@ class DeviceLoader(Loader):
 
 
 def suits(images: Images, augment: Augment) -> bool:
-    """Whether the pictures have one size, which nothing changes."""
+    """Whether the pictures have one size, which nothing changes, and are only shifted and mirrored."""
     in_memory = images.pixels is not None
-    return (in_memory or images.file is not None) and augment.size is None and augment.crop != "resized"
+    plain = augment.size is None and augment.crop != "resized" and augment.policy is None and not augment.erase
+    return (in_memory or images.file is not None) and plain
 
 
 def fits(images: Images, device: torch.device, pad: int) -> bool:
@@ -90,8 +91,8 @@ def make(images: Images, augment: Callable[[int], Augment], *args: Any, device: 
     """
     if not suits(images, augment(0)):
         raise UserError(
-            "--data.loader device is for pictures of one size in memory or in a .beton, without --data.size and crop "
-            "`resized`: use --data.loader auto"
+            "--data.loader device is for pictures of one size in memory or in a .beton, without size, policy, erase "
+            "and crop `resized`: use --data.loader auto"
         )
     return DeviceLoader(images, augment, *args, device=device)
 
