@@ -1,9 +1,14 @@
 """Benchmarks measure what they say: the same nets, every kind's table, shares that add up."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+from lightning_resnet.bench import train
 from lightning_resnet.bench.plain import PlainScriptResNet
+from lightning_resnet.bench.scaling import moved
 from lightning_resnet.models import CifarResNet
 from lightning_resnet.optim import fuse
 
@@ -44,3 +49,24 @@ def test_an_optimizer_is_fused_on_a_gpu_only():
     assert fuse(chosen, torch.device("cuda")).param_groups[0]["fused"] is None
     other = torch.optim.Rprop(torch.nn.Linear(2, 2).parameters(), 0.1)
     assert "fused" not in fuse(other, torch.device("cuda")).param_groups[0]
+
+
+def test_the_largest_share_is_the_bottleneck():
+    one = {"steps_per_s": 10.0, "images_per_s": 640.0, "data": 0.5, "step": 0.4, "loop": 0.1}
+    row = train._row("net", [one, one | {"data": 0.7, "step": 0.2}, one], [20.0, 20.0, 20.0])
+    assert row[4].startswith("0.500") and row[5:] == ["decode and copy", "50.0 %", "40.0 %", "10.0 %"]
+
+
+def test_bytes_of_a_ring():
+    assert [moved(1000, n) for n in (1, 2, 4)] == [0, 4000, 6000]
+
+
+@pytest.mark.slow
+def test_train_and_scaling_measure_real_runs(cli):
+    code, out, err = cli("bench", "train", "--processes", "1", "--steps", "20", "--repeat", "1", "--json", "rows.jsonl")
+    assert code == 0 and "| digits |" in out, err
+    (row,) = map(json.loads, Path("rows.jsonl").read_text().splitlines())
+    (fit,) = row["fit"]
+    assert fit["data"] + fit["step"] + fit["loop"] == pytest.approx(1) and fit["images_per_s"] > 0 and row["git_sha"]
+    code, out, err = cli("bench", "scaling", "--net", "digits", "--steps", "10", "--repeat", "1")
+    assert code == 0 and "| 2 | " in out, err

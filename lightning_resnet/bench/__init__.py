@@ -15,7 +15,8 @@ KINDS = {
     "overhead": "microseconds that a training loop adds to a step",
     "loader": "pictures per second",
     "step": "a training step of our nets beside those of torchvision, timm and a plain script",
-    "train": "steps per second beside a bare loop",
+    "train": "a whole training: its bottleneck, and its speed beside a bare loop",
+    "scaling": "images per second on 1 to N ranks",
 }
 
 
