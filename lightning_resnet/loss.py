@@ -54,9 +54,9 @@ def one_hot(labels: Tensor, like: Tensor) -> Tensor:
 @torch.no_grad()
 def training_sums(loss: Tensor, logits: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
     """[5]: loss x images, correct, finite losses, images, damaged ones (label below 0)."""
-    n = (labels >= 0).sum()
-    parts = (loss * n, (logits.argmax(1) == labels).sum(), torch.isfinite(loss), n, (labels < 0).sum())
-    return torch.stack([t.to(dtype) for t in parts])
+    n, loss = (labels >= 0).sum(), loss.to(torch.promote_types(loss.dtype, torch.float32))
+    parts = (loss * n, (logits.argmax(1) == labels).sum(), torch.isfinite(loss), n, len(labels) - n)
+    return torch.stack(parts).to(dtype)  # counts of a batch are exact in float32
 
 
 def evaluation_sums(logits: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:

@@ -18,7 +18,7 @@ from lightning_resnet.evaluated import Batch, Evaluated
 from lightning_resnet.loss import Loss, training_loss, training_sums
 from lightning_resnet.mix import Mix, heavier, mix, pair_numbers
 from lightning_resnet.models.ghost import ghost_batch_norm
-from lightning_resnet.optim import Schedule, Steps, parameter_groups
+from lightning_resnet.optim import Schedule, Steps, fuse, parameter_groups
 from lightning_resnet.weights import check_same_tensors
 
 
@@ -93,7 +93,7 @@ class ClassificationTask(Evaluated):
         optimizer = self.make_optimizer(parameter_groups(self.net, self.decay))
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]  # the schedule's base, under torch's own name for it
-        return optimizer
+        return fuse(optimizer, self.device)
 
     @property
     def total_steps(self) -> int:

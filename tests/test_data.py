@@ -24,6 +24,12 @@ def test_hash_is_fixed():
     assert permutation(0, 1, 10).tolist() == [8, 3, 0, 1, 5, 2, 7, 4, 9, 6]
 
 
+def test_integers_hash_as_arrays_do():
+    for parts in ((0,), (1, 2, 3), (-1, 5), (2**64 - 1, 7, 0)):
+        arrays = [np.array([part % 2**64], np.uint64) for part in parts]
+        assert hash64(*parts) == hash64(*arrays)[0] and isinstance(hash64(*parts), np.uint64)
+
+
 def test_draws_are_fixed():
     ids = np.arange(4)
     assert draws.flips(1, 2, np.arange(8)).tolist() == [False, True, False, False, True, True, True, True]

@@ -14,7 +14,9 @@ KINDS = {
     "startup": "seconds from the keystroke to an answer, and to the first optimizer step",
     "overhead": "microseconds that a training loop adds to a step",
     "loader": "pictures per second",
-    "train": "steps per second beside a bare loop",
+    "step": "a training step of our nets beside those of torchvision, timm and a plain script",
+    "train": "a whole training: its bottleneck, and its speed beside a bare loop",
+    "scaling": "images per second on 1 to N ranks",
     "compare": "seconds and memory of comparing many runs",
 }
 

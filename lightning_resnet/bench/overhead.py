@@ -2,7 +2,8 @@
 
 resnet-cli bench overhead --out benchmarks/overhead.md
 
-All in one process, on one thread, in turn: the same tiny net, batches from the same loader, the same loss and optimizer.
+All in one process, on one thread, in turn: the same tiny net, batches from the same loader, the same loss (with
+normalisation) and optimizer (with parameter groups).
 """
 
 import argparse
@@ -50,8 +51,9 @@ def report(args: argparse.Namespace) -> list[str]:
     return [
         "# Overhead of a step",
         "",
-        f"A net of one convolution, {args.batch} images of {SIZE}x{SIZE}, one thread, SGD; {args.steps} steps a training, "
-        f"the first quarter not counted; medians of {args.repeat} trainings in turn, lowest and highest in brackets. "
+        f"A net of one convolution, {args.batch} images of {SIZE}x{SIZE}, one thread, SGD; {args.steps} steps a "
+        f"training, the first quarter not counted; medians of {args.repeat} trainings in turn, lowest and highest in "
+        "brackets. "
         "`fit` with metrics, progress, rows every 50 steps and checks for signals; W&B off.",
         "",
         *table(["loop", "microseconds per step", "beyond the bare loop"], rows),
@@ -98,12 +100,14 @@ def _bare(steps: int, batch: int) -> float:
     from torch.nn import functional as F
 
     from lightning_resnet.bench.stock import Tiny
+    from lightning_resnet.optim import parameter_groups
 
     net, loader = Tiny().to(memory_format=torch.channels_last), _loader(steps, batch)
-    optimizer = torch.optim.SGD(net.parameters(), 0.1, 0.9, nesterov=True, weight_decay=1e-4)
+    mean, std = torch.full((3, 1, 1), 127.5), torch.full((3, 1, 1), 63.75)
+    optimizer = torch.optim.SGD(parameter_groups(net), 0.1, 0.9, nesterov=True, weight_decay=1e-4)
     warm, start = int(WARM * steps), 0.0
     for step, (images, labels) in enumerate(loader):
-        loss = F.cross_entropy(net((images.float() - 128) / 64), labels)
+        loss = F.cross_entropy(net((images.float() - mean) / std), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

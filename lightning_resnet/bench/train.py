@@ -1,6 +1,7 @@
-"""Steps per second of `resnet-cli fit`, with all that it does in a step, beside a bare PyTorch DDP loop, in turn.
+"""`resnet-cli fit` with all that it does in a step: its bottleneck, and its speed beside a bare PyTorch DDP loop.
 
 resnet-cli bench train --processes 2 --out benchmarks/train.md
+resnet-cli bench train --recipe configs/digits.yaml --processes 1 --json benchmarks/train.jsonl
 """
 
 import argparse
@@ -10,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from lightning_resnet.bench.text import ratios, spread
+from lightning_resnet.bench.text import ratios, spread, table
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.launch import free_port
 
@@ -21,48 +23,101 @@ NETS = {  # name -> net, its arguments, pixels, images per optimizer step
     "digits": ("CifarResNet", {"depth": 20}, 8, 64),
     "resnet18-64": ("ImageNetResNet", {"depth": 18, "num_classes": 10}, 64, 32),
 }
+PARTS = {"data": "decode and copy", "step": "step", "loop": "logging and loop"}
 HANG_S = 900  # seconds after which a measurement is given up
+TIMELINE = "lightning_resnet.bench.stock.Timeline"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `resnet-cli bench train`."""
     parser.add_argument("--nets", nargs="+", choices=NETS, default=["digits"])
+    parser.add_argument("--recipe", help="instead of --nets: what it trains, one epoch of it, by its own loader")
     parser.add_argument("--processes", type=int, default=2, help="ranks, one thread each (default: %(default)s)")
+    parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--steps", type=int, default=200, help="of each training (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="trainings of each kind, in turn (default: %(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="also append a row for each net")
 
 
 def report(args: argparse.Namespace) -> list[str]:
     """Measure; the lines of the Markdown report."""
-    intro = f"{args.processes} ranks (gloo), one thread each; medians of {args.repeat} trainings of each kind in turn, "
+    intro = f"{args.processes} ranks, one thread each; medians of {args.repeat} trainings of each kind in turn, "
     lines = ["# Training step", "", intro + f"{args.steps} steps each, lowest and highest in brackets.", ""]
-    lines += ["| net | fit, steps/s | bare DDP loop, steps/s | fit / bare |", "|---|--:|--:|--:|"]
-    for name in args.nets:
-        pairs = [(_ours(name, args), _bare(name, args)) for _ in range(args.repeat)]
-        ours, bare = zip(*pairs, strict=True)
-        lines.append(f"| {name} | {spread(ours, '.1f')} | {spread(bare, '.1f')} | {ratios(ours, bare)} |")
-    return lines
+    rows, shown = [], args.nets if not args.recipe else [args.recipe]
+    for name in shown:
+        recipe = yaml.safe_load(Path(name).read_text()) if args.recipe else make_recipe(name, args.steps)
+        ours, bare = [], []
+        for _ in range(args.repeat):
+            ours.append(measure(recipe, args.processes, args.steps, args.accelerator))
+            bare += [_bare(name, args)] if not args.recipe else []
+        rows.append(_row(name, ours, bare))
+        _append(args, name, ours, bare)
+    head = ["net", "fit, images/s", "fit, steps/s", "bare DDP loop, steps/s", "fit / bare", "bottleneck"]
+    return [
+        *lines,
+        *table([*head, *PARTS.values()], rows),
+        "",
+        "Shares of a step's time: waiting for data (decoding and copying that the step does not hide), the step from "
+        "its first hook to its last, and what is left.",
+    ]
 
 
-def _ours(name: str, args: argparse.Namespace) -> float:
-    """From the rows of a run: one epoch, so that nothing but steps lies between the first row and the last."""
+def _row(name: str, ours: list[dict[str, float]], bare: list[float]) -> list[str]:
+    rate, images = [o["steps_per_s"] for o in ours], [o["images_per_s"] for o in ours]
+    shares = {part: sorted(o[part] for o in ours)[len(ours) // 2] for part in PARTS}
+    beside = [spread(bare, ".1f"), ratios(rate, bare)] if bare else ["", ""]
+    bottleneck = PARTS[max(shares, key=shares.get)]
+    return [
+        name,
+        spread(images, ",.0f"),
+        spread(rate, ".1f"),
+        *beside,
+        bottleneck,
+        *(f"{100 * s:.1f} %" for s in shares.values()),
+    ]
+
+
+def _append(args: argparse.Namespace, name: str, ours: list[dict[str, float]], bare: list[float]) -> None:
+    from lightning_resnet.runtime.provenance import code, hardware, versions
+
+    if args.json:
+        facts = {"hardware": hardware(), "versions": versions(), **code(), "processes": args.processes}
+        with Path(args.json).open("a") as file:
+            file.write(json.dumps({"net": name, "fit": ours, "bare_steps_per_s": bare, **facts}) + "\n")
+
+
+def make_recipe(name: str, steps: int, ranks: int = 1) -> dict[str, Any]:
+    """A recipe that trains a net of `NETS` for one epoch of `steps`, its batch times `ranks`."""
     net, init_args, size, batch = NETS[name]
-    every = max(1, args.steps // 5)
-    source = {"class_path": "Synthetic", "init_args": {"n": batch * args.steps, "n_val": 10, "size": size}}
-    recipe = {
-        "trainer": {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": every, "devices": args.processes},
+    batch *= ranks
+    source = {"class_path": "Synthetic", "init_args": {"n": batch * steps, "n_val": 10 * ranks, "size": size}}
+    return {
         "model": {"net": {"class_path": net, "init_args": init_args}},
-        "data": {"source": source, "batch_size": batch, "train_eval_samples": 10, "workers": 0},
-        "run": {"threads": 1},
-        "wandb": {"mode": "disabled"},  # the loop is measured, not a service's start
+        "data": {"source": source, "batch_size": batch, "train_eval_samples": 10 * ranks, "workers": 0},
     }
+
+
+def measure(recipe: dict[str, Any], processes: int, steps: int, accelerator: str = "cpu") -> dict[str, float]:
+    """Steps and images per second of one epoch, and the shares of a step's time (`PARTS`)."""
+    every = max(1, steps // 5)
+    trainer = {"max_epochs": 1, "accelerator": accelerator, "log_every_n_steps": every, "devices": processes}
+    trainer["limit_train_batches"] = steps
+    trainer["callbacks"] = [{"class_path": TIMELINE}]
+    recipe = recipe | {"trainer": recipe.get("trainer", {}) | trainer, "run": {"threads": 1}}
+    recipe["wandb"] = {"mode": "disabled"}  # the loop is measured, not a service
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "r.yaml").write_text(yaml.safe_dump(recipe))
         command = ["-m", "lightning_resnet.cli", "fit", "--config", f"{folder}/r.yaml", "--run.root", folder]
-        _wait([subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)])
+        (output,) = _wait([subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)])
         rows = [json.loads(line) for line in next(Path(folder).rglob("metrics.jsonl")).read_text().splitlines()]
-    first, *_, last = [row for row in rows if "train/loss" in row]
-    return (last["step"] - first["step"]) / (last["time"] - first["time"])
+    first, *rest = [row for row in rows if "perf/images_per_s" in row]
+    seconds = rest[-1]["time"] - first["time"]
+    rate = (rest[-1]["step"] - first["step"]) / seconds
+    timeline = next(json.loads(line)["timeline"] for line in output.splitlines() if line.startswith('{"timeline"'))
+    data = sum(row["perf/data_wait_frac"] for row in rest) / len(rest)
+    step = min(1 - data, timeline["busy"] / timeline["all"])
+    images = rate * recipe["data"]["batch_size"]
+    return {"steps_per_s": rate, "images_per_s": images, "data": data, "step": step, "loop": 1 - data - step}
 
 
 def _bare(name: str, args: argparse.Namespace) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: the step of splitmix64 (Steele et al. 2014)
+_MASK = (1 << 64) - 1
 
 
 def mix(x: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
@@ -20,11 +21,23 @@ def mix(x: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
 
 def hash64(*parts: int | np.ndarray) -> np.ndarray:
     """Hash integers (or arrays of them, broadcast) to uint64; each part is absorbed by one round of splitmix64."""
+    if all(type(part) is int for part in parts):
+        return _hash_ints(parts)  # in every step of a training: a fifth of numpy's time
     state = np.uint64(0)
     with np.errstate(over="ignore"):
         for part in parts:
             state = mix((state ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
     return state
+
+
+def _hash_ints(parts: tuple[int, ...]) -> np.uint64:
+    state = 0
+    for part in parts:
+        state = ((state ^ (part & _MASK)) + int(_GOLDEN)) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return np.uint64(state)
 
 
 def uniform(*parts: int | np.ndarray) -> np.ndarray:

@@ -12,11 +12,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
+from lightning_resnet.data import device as resident
 from lightning_resnet.data import fallback, kernel
 from lightning_resnet.data.ahead import Cache, by_process
 from lightning_resnet.data.augment import Augment, Crop, Progressive
 from lightning_resnet.data.betonfiles import open_beton
 from lightning_resnet.data.cache import as_beton
+from lightning_resnet.data.device import DeviceLoader
 from lightning_resnet.data.ffcv import FFCVLoader
 from lightning_resnet.data.loader import Loader, OnBad
 from lightning_resnet.data.machine import workers
@@ -48,7 +50,8 @@ class ImageData(pl.LightningDataModule):
         order: global (every sample once, anywhere) | pages (likewise, but 64 pages of a .beton at a time, for files
             larger than memory) | repeat (repeated augmentation: a part of the samples, each `repeats` times).
         repeats: visits of a sample in an epoch with order `repeat`.
-        loader: ffcv | torch | auto (ffcv for .beton files, else torch); the same order and draws.
+        loader: ffcv | torch | device (pictures stay on the device) | auto (device for few in memory, ffcv for .beton
+            files, else torch); the same order and draws.
         workers: threads (ffcv) or processes (torch) that read ahead; auto: one per core that this process has, none for
             images in memory.
         cache: of .beton files: os (the system's) | process (by page, with order `pages`) | auto: what the file's size
@@ -73,7 +76,7 @@ class ImageData(pl.LightningDataModule):
         train_eval_samples: int = 10_000,
         order: Order = "global",
         repeats: int = 3,
-        loader: Literal["auto", "ffcv", "torch"] = "auto",
+        loader: Literal["auto", "ffcv", "torch", "device"] = "auto",
         workers: int | Literal["auto"] = "auto",
         cache: Cache = "auto",
         stage: str | None = None,
@@ -249,7 +252,12 @@ class ImageData(pl.LightningDataModule):
             count = 0 if images.pixels is not None else workers(self.trainer.num_devices)
         epoch = lambda: self.trainer.current_epoch  # noqa: E731 -- asked when the pass begins: right after a resume too
         make = TorchLoader
-        if images.file is not None and self.loader != "torch":
+        device = getattr(getattr(self.trainer, "strategy", None), "root_device", torch.device("cpu"))
+        if self.loader == "device":
+            make = partial(resident.make, device=device)
+        elif self.loader == "auto" and resident.suits(images, a := augment(0)) and resident.fits(images, device, a.pad):
+            make = partial(DeviceLoader, device=device)
+        elif images.file is not None and self.loader != "torch":
             ahead = split == "train" and by_process(self.cache, images.file.size, self.order)
             make = partial(FFCVLoader, by_process=ahead)
         return make(images, augment, self.seed, batches, length, epoch, count, self.on_bad)

@@ -5,15 +5,12 @@ resumes in the middle of an epoch, and hangs where a rank has nothing to evaluat
 its position is (epoch, steps done in it, evaluated?), and ranks talk only through gradients and `Agreement`.
 """
 
-from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loops.fit_loop import _FitLoop
 from pytorch_lightning.loops.progress import _ProcessedTracker
-from pytorch_lightning.loops.utilities import _block_parallel_sync_behavior
 from pytorch_lightning.trainer import call
 from pytorch_lightning.trainer.connectors.data_connector import _parse_num_batches
 from pytorch_lightning.trainer.states import RunningStage, TrainerFn
@@ -27,6 +24,8 @@ from lightning_resnet.runtime.checkpoint import Checkpoints
 from lightning_resnet.runtime.evaluation import EvaluationLoop, install_evaluation
 from lightning_resnet.runtime.preemption import Stopped, deferring, request
 from lightning_resnet.runtime.rundir import RunDir
+from lightning_resnet.runtime.step import Step
+from lightning_resnet.runtime.transfer import on_device
 
 
 def install(trainer: pl.Trainer, rundir: RunDir, checkpoints: Checkpoints, hang_s: float) -> None:
@@ -145,54 +144,17 @@ class FitLoop(_FitLoop):
         if self.steps >= steps:
             return
         self.loader.load_state_dict({"epoch": self.epoch, "batch": self.steps * self.parts})
-        batches = iter(self.loader)
+        batches, step = on_device(iter(self.loader), trainer.strategy.root_device), Step(trainer, self.parts)
         try:
             while self.steps < steps and not self._steps_are_up:
-                self._step(batches)
+                step(batches, self.steps * self.parts, self._step_done)
                 self._grant(self.agreement.check(self._wish()))
         finally:
             batches.close()  # its threads end with it
 
-    def _step(self, batches: Iterator[Any]) -> None:
-        """One optimizer step: `parts` forward and backward passes; ranks add their gradients in the last."""
-        trainer, strategy, task = self.trainer, self.trainer.strategy, self.trainer.lightning_module
-        optimizer = trainer.optimizers[0]
-        for part in range(self.parts):
-            i, last = self.steps * self.parts + part, part == self.parts - 1
-            batch = trainer.precision_plugin.convert_input(next(batches))
-            batch = strategy.batch_to_device(batch, dataloader_idx=0)
-            trainer._logger_connector.on_batch_start(batch)
-            self._call("on_train_batch_start", batch, i)
-
-            closure = partial(self._pass, batch, i, optimizer if part == 0 else None)
-            if last:
-                strategy.optimizer_step(optimizer, closure)
-                self.steps += 1
-                self._tell(trainer.global_step + 1)
-            else:
-                with _block_parallel_sync_behavior(strategy):
-                    closure()
-            self._call("on_train_batch_end", {"loss": self._loss}, batch, i)
-        task._current_fx_name = None
-
-    def _pass(self, batch: Any, i: int, fresh: torch.optim.Optimizer | None) -> torch.Tensor:
-        """Forward and backward; with `fresh` its gradients begin anew."""
-        strategy = self.trainer.strategy
-        with torch.enable_grad():
-            loss = strategy.training_step(batch, i)
-            if fresh is not None:
-                fresh.zero_grad()
-            strategy.backward(loss / self.parts, None)
-        self._loss = loss.detach()
-        return loss
-
-    def _call(self, hook: str, *args: Any) -> None:
-        """A hook of every batch: Lightning's own way to call it costs more than the hooks."""
-        trainer, task = self.trainer, self.trainer.lightning_module
-        task._current_fx_name = hook
-        for callback in trainer.callbacks:
-            getattr(callback, hook)(trainer, task, *args)
-        getattr(task, hook)(*args)
+    def _step_done(self) -> None:
+        self.steps += 1
+        self._tell(self.trainer.global_step + 1)
 
     # -- evaluation ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,114 @@
+"""One optimizer step, without what Lightning's way to call hooks and plugins costs: as much as a small net's own step.
+
+Only hooks that somebody overrides are called. Precisions that scale the loss or convert the batch (16-mixed, 64, ...)
+go through Lightning's plugins as before.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loops.utilities import _block_parallel_sync_behavior
+from pytorch_lightning.plugins.precision import MixedPrecision, Precision
+from torch import Tensor
+
+HOOKS = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
+
+
+class Step:
+    """Forward and backward passes and the optimizer's step.
+
+    Args:
+        trainer: whose callbacks, strategy and optimizer are set up.
+        parts: micro-batches per step; ranks add their gradients in the last.
+    """
+
+    def __init__(self, trainer: pl.Trainer, parts: int) -> None:
+        self.trainer, self.strategy, self.task, self.parts = trainer, trainer.strategy, trainer.lightning_module, parts
+        self.optimizer = trainer.optimizers[0]
+        self.hooks = {hook: self._overriding(hook) for hook in HOOKS}
+        precision = trainer.precision_plugin
+        self.plain = type(precision) is Precision or (type(precision) is MixedPrecision and precision.scaler is None)
+        self.plain &= not isinstance(self.optimizer, torch.optim.LBFGS)  # which calls the pass itself
+
+    def _overriding(self, hook: str) -> list[Callable[..., Any]]:
+        """The callbacks' and the task's own versions of a hook."""
+        found = [
+            partial(getattr(callback, hook), self.trainer, self.task)
+            for callback in self.trainer.callbacks
+            if getattr(type(callback), hook) is not getattr(Callback, hook)
+        ]
+        if getattr(type(self.task), hook) is not getattr(pl.LightningModule, hook):
+            found.append(getattr(self.task, hook))
+        return found
+
+    def __call__(self, batches: Iterator[Any], i: int, done: Callable[[], None]) -> None:
+        """Take `parts` batches.
+
+        Args:
+            batches: on the device.
+            i: number of the first in its epoch.
+            done: called once the optimizer has made its step, before the hooks of the last batch's end.
+        """
+        for part in range(self.parts):
+            last = part == self.parts - 1
+            batch = next(batches)
+            if not self.plain:
+                batch = self.trainer.precision_plugin.convert_input(batch)
+            self.trainer._logger_connector.on_batch_start(batch)
+            self._call("on_train_batch_start", batch, i + part)
+            with nullcontext() if last else _block_parallel_sync_behavior(self.strategy):
+                self._pass_and_step(batch, i + part, part == 0, last)
+            if last:
+                done()
+            self._call("on_train_batch_end", {"loss": self._loss}, batch, i + part)
+        self.task.__dict__["_current_fx_name"] = None
+
+    def _pass_and_step(self, batch: Any, i: int, first: bool, last: bool) -> None:
+        closure = partial(self._pass, batch, i, first)
+        if not last:
+            closure()
+        elif not self.plain:
+            self.strategy.optimizer_step(self.optimizer, closure)
+        else:
+            closure()
+            self._call("on_before_optimizer_step", self.optimizer)
+            if clip := self.trainer.gradient_clip_val:
+                how = self.trainer.gradient_clip_algorithm
+                self.task.configure_gradient_clipping(self.optimizer, clip, how)
+            self.optimizer.step()
+
+    def _pass(self, batch: Any, i: int, first: bool) -> Tensor:
+        """Forward and backward; the first of a step begins its gradients anew."""
+        with torch.enable_grad():
+            loss = self.strategy.training_step(batch, i)
+            if first:
+                self._call("on_before_zero_grad", self.optimizer)
+                self.optimizer.zero_grad()
+            share = loss / self.parts if self.parts > 1 else loss
+            if self.plain:
+                self._call("on_before_backward", share)
+                share.backward()
+                self._call("on_after_backward")
+            else:
+                self.strategy.backward(share, None)
+        self._loss = loss.detach()
+        return loss
+
+    def _call(self, hook: str, *args: Any) -> None:
+        """A hook of every batch."""
+        if found := self.hooks[hook]:
+            self.task.__dict__["_current_fx_name"] = hook  # a module's own way to set it costs more than most hooks
+            for function in found:
+                function(*args)

@@ -1,0 +1,72 @@
+"""Benchmarks measure what they say: the same nets, every kind's table, shares that add up."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_resnet.bench import train
+from lightning_resnet.bench.plain import PlainScriptResNet
+from lightning_resnet.bench.scaling import moved
+from lightning_resnet.models import CifarResNet
+from lightning_resnet.optim import fuse
+
+
+def test_the_plain_script_is_the_same_net():
+    ours, script = CifarResNet(14), PlainScriptResNet(14)
+    with torch.no_grad():
+        for a, b in zip(script.parameters(), ours.parameters(), strict=True):
+            a.copy_(b)
+    x = torch.randn(4, 3, 16, 16)
+    assert torch.allclose(ours(x), script(x), atol=1e-5)
+
+
+def test_step_prints_a_row_for_each_net(cli):
+    small = "--size 16 --batch 2 --steps 1 --repeat 2 --threads 1 --out step.md".split()
+    code, out, _ = cli("bench", "step", "--net", "cifar-8", "imagenet-18", *small)
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in out.splitlines() if line.startswith("| ")]
+    assert code == 0 and rows == ["net", "---", "ours", "script", "net", "---", "ours", "torchvision", "timm"]
+    assert "`resnet-cli bench step" in out and "torch 2" in out
+    assert cli("bench", "step", "--vs", "keras")[0] == 2 == cli("bench", "step", "--net", "vgg")[0]
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own, of the Trainer that is measured beside
+def test_overhead_measures_all_loops(cli):
+    code, out, err = cli("bench", "overhead", "--steps", "8", "--repeat", "1")
+    assert code == 0, err
+    cells = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")][2:]
+    assert len(cells) == 4 and cells[0][2] == "0 (0 to 0)"
+    assert all(float(cell[1].split()[0].replace(",", "")) > 0 for cell in cells)
+
+
+def test_an_optimizer_is_fused_on_a_gpu_only():
+    for device, fused in (("cpu", None), ("cuda", True)):
+        optimizer = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), 0.1)
+        assert fuse(optimizer, torch.device(device)) is optimizer
+        assert [group["fused"] for group in optimizer.param_groups] == [fused]
+    chosen = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), 0.1, foreach=True)
+    assert fuse(chosen, torch.device("cuda")).param_groups[0]["fused"] is None
+    other = torch.optim.Rprop(torch.nn.Linear(2, 2).parameters(), 0.1)
+    assert "fused" not in fuse(other, torch.device("cuda")).param_groups[0]
+
+
+def test_the_largest_share_is_the_bottleneck():
+    one = {"steps_per_s": 10.0, "images_per_s": 640.0, "data": 0.5, "step": 0.4, "loop": 0.1}
+    row = train._row("net", [one, one | {"data": 0.7, "step": 0.2}, one], [20.0, 20.0, 20.0])
+    assert row[4].startswith("0.500") and row[5:] == ["decode and copy", "50.0 %", "40.0 %", "10.0 %"]
+
+
+def test_bytes_of_a_ring():
+    assert [moved(1000, n) for n in (1, 2, 4)] == [0, 4000, 6000]
+
+
+@pytest.mark.slow
+def test_train_and_scaling_measure_real_runs(cli):
+    code, out, err = cli("bench", "train", "--processes", "1", "--steps", "20", "--repeat", "1", "--json", "rows.jsonl")
+    assert code == 0 and "| digits |" in out, err
+    (row,) = map(json.loads, Path("rows.jsonl").read_text().splitlines())
+    (fit,) = row["fit"]
+    assert fit["data"] + fit["step"] + fit["loop"] == pytest.approx(1) and fit["images_per_s"] > 0 and row["git_sha"]
+    code, out, err = cli("bench", "scaling", "--net", "digits", "--steps", "10", "--repeat", "1")
+    assert code == 0 and "| 2 | " in out, err
