@@ -50,7 +50,8 @@ bundle: setup
 
 # Resolve the pin files anew. No addresses are written: they install from whatever index is configured.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-  --no-annotate --no-header --extra dev --extra ffcv --extra wandb --extra onnx --extra parquet --group proven pyproject.toml
+  --no-annotate --no-header --extra dev --extra ffcv --extra wandb \
+  --extra onnx --extra parquet --group proven pyproject.toml
 pins:
 	$(COMPILE) --no-emit-package ffcv -o requirements.txt
 	$(COMPILE) | sed -n '/^ffcv==/,/[^\\]$$/p' > requirements-ffcv.txt
