@@ -27,22 +27,14 @@ from lightning_resnet.options import Launch
 from lightning_resnet.runtime.aside import Aside
 from lightning_resnet.runtime.checkpoint import AtomicCheckpointIO, Checkpoints, load_checkpoint, newest_good
 from lightning_resnet.runtime.crash import Watchdog, cause, is_consequence, report
+from lightning_resnet.runtime.identity import decisive, differences, replicate, run_id
 from lightning_resnet.runtime.launch import end_with_parent, supervise
 from lightning_resnet.runtime.loop import install
 from lightning_resnet.runtime.preemption import Stopped
 from lightning_resnet.runtime.progress import Progress
 from lightning_resnet.runtime.provenance import changes, code, code_name, hardware, versions
 from lightning_resnet.runtime.recorder import Recorder
-from lightning_resnet.runtime.rundir import (
-    RunDir,
-    decisive,
-    differences,
-    read_config,
-    replicate,
-    run_id,
-    write_json,
-    write_text,
-)
+from lightning_resnet.runtime.rundir import RunDir, read_config, write_json, write_text
 from lightning_resnet.runtime.shared import points, share
 from lightning_resnet.runtime.status import cores, read_json, status
 from lightning_resnet.runtime.wandb import Mirror, WandbOptions

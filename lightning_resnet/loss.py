@@ -18,7 +18,7 @@ def training_loss(
     smoothing: float = 0.0,
     threshold: float | None = None,
 ) -> Tensor:
-    """Mean over the images whose label is not below 0.
+    """Mean over the images whose label is not below 0, which are damaged ones; 0 where all are.
 
     Args:
         logits: [B, C].
@@ -29,10 +29,11 @@ def training_loss(
         smoothing: share of the target that is spread evenly over all classes.
         threshold: "bce" takes targets above it as 1 and others as 0; None: as they are.
     """
-    if loss == "cross_entropy" and partners is None:
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     valid = labels >= 0
+    n = valid.sum().clamp(min=1)
+    if loss == "cross_entropy" and partners is None:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum") / n
     targets = one_hot(labels, logits)
     if partners is not None:
         share = share[:, None].to(logits.dtype)
@@ -43,7 +44,7 @@ def training_loss(
     else:
         hard = targets if threshold is None else (targets > threshold).to(targets.dtype)
         rows = F.binary_cross_entropy_with_logits(logits, hard, reduction="none").mean(1)
-    return (rows * valid).sum() / valid.sum()
+    return (rows * valid).sum() / n
 
 
 def one_hot(labels: Tensor, like: Tensor) -> Tensor:

@@ -160,7 +160,7 @@ class ClassificationTask(Evaluated):
             base = self.trainer.optimizers[0].param_groups[0]["initial_lr"]
             raise Diverged(step + 1, base * self.schedule.factor(step / self.total_steps))
         self._last_taken = self.global_step
-        metrics = {"train/loss": loss / n, "train/acc1": correct / n, "lr": lr}
+        metrics = {"train/loss": loss / n, "train/acc1": correct / n, "lr": lr} if n else {"lr": lr}
         if bad:
             metrics["data/bad_images"] = bad
         self.schedule.observe(metrics)

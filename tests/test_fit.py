@@ -16,8 +16,8 @@ import yaml
 from conftest import REPOSITORY, TINY, only_run
 
 from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.runtime.identity import run_id
 from lightning_resnet.runtime.preemption import Stopped
-from lightning_resnet.runtime.rundir import run_id
 from lightning_resnet.runtime.status import status
 
 SHORT = [*TINY, "--trainer.max_epochs", "2"]

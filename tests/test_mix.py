@@ -109,6 +109,8 @@ def test_losses_are_torchs_and_timms():
     for kind in ("cross_entropy", "bce"):
         without = training_loss(logits[labels == damaged], labels[labels == damaged], loss=kind)
         torch.testing.assert_close(training_loss(logits, damaged, loss=kind), without)
+        none = training_loss(logits.requires_grad_(), torch.full((8,), -100), loss=kind)
+        assert none == 0 and not torch.autograd.grad(none, logits)[0].any()
 
 
 @pytest.mark.slow

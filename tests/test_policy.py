@@ -23,7 +23,7 @@ from lightning_resnet.data.policy import (
     wide_space,
 )
 from lightning_resnet.data.sources import Synthetic
-from lightning_resnet.runtime.rundir import run_id
+from lightning_resnet.runtime.identity import run_id
 
 N, SIZE = 10_000, 32
 IDS = np.arange(N)

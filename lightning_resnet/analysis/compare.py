@@ -76,7 +76,7 @@ def diff(a: Path, b: Path) -> str:
     import yaml
 
     from lightning_resnet.analysis.runs import locate
-    from lightning_resnet.runtime.rundir import differences
+    from lightning_resnet.runtime.identity import differences
 
     configs = []
     for path in map(locate, (a, b)):

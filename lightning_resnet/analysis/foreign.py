@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.runtime.identity import flatten
 from lightning_resnet.runtime.rows import Row, kind, merge
-from lightning_resnet.runtime.rundir import flatten
 from lightning_resnet.runtime.status import cores
 
 SCHEME = "wandb://"

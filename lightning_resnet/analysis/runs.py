@@ -19,8 +19,8 @@ import yaml
 from lightning_resnet.analysis.cache import Cache
 from lightning_resnet.analysis.foreign import SCHEME, find_offline, read_offline, read_project
 from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.runtime.identity import flatten
 from lightning_resnet.runtime.rows import Row, merge, row_of
-from lightning_resnet.runtime.rundir import flatten
 from lightning_resnet.runtime.status import attempts, last_attempt, read_json, status
 
 REFERENCE = Path(__file__).parents[2] / "reference"  # runs that we measured and ship

@@ -23,7 +23,7 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.models.observe import Batch
 from lightning_resnet.points import read
 from lightning_resnet.runtime.checkpoint import load_checkpoint
-from lightning_resnet.runtime.rundir import flatten
+from lightning_resnet.runtime.identity import flatten
 from lightning_resnet.runtime.status import cores
 from lightning_resnet.trained import build, config_in, take_weights
 

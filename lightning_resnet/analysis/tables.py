@@ -13,7 +13,7 @@ import pandas as pd
 
 from lightning_resnet.analysis.runs import STATISTICS, Runs, short_names
 from lightning_resnet.errors import UserError, nearest
-from lightning_resnet.runtime.rundir import DATA_KEYS_WITHOUT_EFFECT, TRAINER_KEYS
+from lightning_resnet.runtime.identity import DATA_KEYS_WITHOUT_EFFECT, TRAINER_KEYS
 
 CODE = ("code", "torch", "lightning_resnet")  # columns of `runs` that say which code ran
 DATA = ("train_samples", "val_samples")

@@ -8,7 +8,6 @@ checkpoints/       last, prev, best
 """
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -25,71 +24,6 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.status import attempts, last_attempt, process_name, status
 
 HEARTBEAT_S = 10.0  # seconds between signs of life
-
-# What decides a run's result; the rest of the trainer is about where and how to run.
-TRAINER_KEYS = (
-    "max_epochs",
-    "max_steps",
-    "precision",
-    "deterministic",
-    "accumulate_grad_batches",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-    "limit_train_batches",
-    "limit_val_batches",
-    "check_val_every_n_epoch",
-    "fast_dev_run",
-    "overfit_batches",
-    "sync_batchnorm",
-    "log_every_n_steps",  # the interval over which ErrorWarmup watches the training error
-)
-DATA_KEYS_WITHOUT_EFFECT = ("workers", "cache", "stage")
-OBSERVERS = "lightning_resnet.analysis.callbacks."  # other callbacks may change the training, such as EarlyStopping
-
-
-def decisive(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a resolved configuration that decides the result; of paths only the last component.
-
-    What is null is left out: an option that joins later is null by default, and leaves the ids of older runs alone.
-    """
-    trainer = config.get("trainer", {})
-    data = {k: v for k, v in config["data"].items() if k not in DATA_KEYS_WITHOUT_EFFECT}
-    callbacks = [c for c in trainer.get("callbacks") or [] if not c["class_path"].startswith(OBSERVERS)]
-    run = config.get("run", {})
-    return _given(
-        {
-            "seed_everything": config["seed_everything"],
-            "model": config["model"],
-            "data": _without_folders(data),
-            "trainer": {k: trainer.get(k) for k in TRAINER_KEYS} | {"callbacks": callbacks or None},
-            "init_from": _digest_file(run["init_from"]) if run.get("init_from") else None,
-        }
-    )
-
-
-def run_id(config: dict[str, Any]) -> str:
-    """Ten hexadecimal digits: a hash of what decides the result."""
-    text = json.dumps(decisive(config), sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
-
-
-def replicate(path: Path, k: int) -> Path:
-    """Directory of the k-th run of one id; the first has no number."""
-    return path.with_name(f"{path.name}-{k}") if k > 1 else path
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings -> one level with dotted keys."""
-    flat = {}
-    for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
-
-
-def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """Lines `key: a -> b` for each key on which two configurations differ."""
-    a, b = flatten(a), flatten(b)
-    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a | b) if a.get(k) != b.get(k)]
 
 
 class RunDir:
@@ -249,22 +183,3 @@ def read_config(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, yaml.YAMLError):
         return None
     return content if isinstance(content, dict) and {"data", "model", "seed_everything"} <= content.keys() else None
-
-
-def _given(tree: Any) -> Any:
-    """Without what is null."""
-    return {k: _given(v) for k, v in tree.items() if v is not None} if isinstance(tree, dict) else tree
-
-
-def _without_folders(data: Any, key: str = "") -> Any:
-    if isinstance(data, dict):
-        return {k: _without_folders(v, k) for k, v in data.items()}
-    return Path(data).name if isinstance(data, str) and (key == "root" or data.endswith(".beton")) else data
-
-
-def _digest_file(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "blake2b").hexdigest()[:20]
-    except OSError as e:
-        raise UserError(f"cannot read --run.init_from {path}: {e.strerror}") from e
