@@ -252,8 +252,9 @@ def test_finished_runs_are_read_once(sweep, monkeypatch):  # noqa: F811
     assert load_runs(sweep, train=False).runs["steps"].max() == 40
 
 
-def test_reference_runs_are_found_by_name():
-    runs = load_runs("reference:digits").runs
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist"])
+def test_reference_runs_are_found_by_name(name):
+    runs = load_runs(f"reference:{name}").runs
     assert (runs["status"] == "finished").all() and runs.groupby(["depth", "shortcut"]).size().tolist() == [3] * 4
     with pytest.raises(UserError, match="is not a folder"):
         load_runs("reference:nothing")
