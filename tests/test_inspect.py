@@ -1,5 +1,6 @@
 """Inspections measure what they say, on any net with blocks, and leave the net as it was."""
 
+import json
 import math
 
 import pandas as pd
@@ -168,6 +169,7 @@ def test_command_line_inspects_runs_recipes_and_sweeps(cli):
 def test_a_hash_that_looks_like_a_number_stays_one(cli):
     cli("fit", *TINY, "--trainer.max_epochs", 1, "--run.point", "3e69836295")
     assert "is finished" in cli("fit", "--config", only_run() / "config.yaml")[1]
+    assert json.loads((only_run() / "attempts/1.json").read_text())["gpus"] == 0  # for `compare --x gpu_h`
     text = (only_run() / "config.yaml").read_text()
     (only_run() / "config.yaml").write_text(text.replace("'3e69836295'", "3e69836295"))  # as they were written before
     assert cli("inspect", "gradients", "runs", "--batches", 1)[0] == 0
