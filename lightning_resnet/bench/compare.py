@@ -68,7 +68,10 @@ def _row(run: Path, prefix: str) -> dict[str, float]:
 
 
 def measure(folder: Path) -> tuple[float, float, float]:
-    """Seconds, CPU seconds and GB (1e9 bytes) at most of one process, from its start to its end."""
+    """Seconds, CPU seconds and peak GB (1e9 bytes) of one process, from its start to its end.
+
+    The peak is an upper bound: Linux counts what this process had when it started the other.
+    """
     command = [sys.executable, "-m", "lightning_resnet.cli", "compare", "runs/many", "--out", "report"]
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
     begin = time.monotonic()
