@@ -21,7 +21,7 @@ from lightning_resnet.runtime.wandb_mode import choose_mode
 
 PROJECT = "lightning_resnet"
 MEMORY = "wandb/mirror.json"  # in the run directory: what W&B calls the run, and whether it was online
-START_S = 7.0  # seconds, imports among them, until the server must have taken the run: then training goes on offline
+START_S = 6.5  # seconds, imports among them, until the server must have taken the run: then training goes on offline
 FINISH_S = 10.0  # and to take the rest at the end: a preempted job has little more before it is killed
 FORGET_S = 1.0  # and wandb's process to end, once it is of no use
 FLUSH_S = 2.0  # seconds of rows that a killed offline attempt may lose; W&B's own is 15

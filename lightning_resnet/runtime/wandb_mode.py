@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from threading import Thread
 
 CONNECT_S = 3.0  # seconds until the server takes a connection: then training goes on offline
-GLANCE_S = 0.5  # and in which a refusal is heeded; a server that is only slow needs the seconds to take the run
+GLANCE_S = 0.2  # and in which a refusal is heeded; a server that is only slow needs the seconds to take the run
 PATIENCE_S = 15.0  # to wait for an answer where no training waits
 
 
