@@ -7,7 +7,7 @@ import pytest
 from conftest import REPOSITORY
 
 from lightning_resnet import bench, convert, deepen, doctor, predict, sweep, sync
-from lightning_resnet.analysis import inspect, matrix, report
+from lightning_resnet.analysis import compare, inspect, matrix
 from lightning_resnet.cli import VERBS, main
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.data.cli import make_parser
@@ -39,7 +39,7 @@ def test_command_is_understood(command, monkeypatch):
     elif verb == "sync":
         sync.make_parser().parse_args(args)
     elif verb == "compare":
-        report.make_parser().parse_args(args)
+        compare.make_parser().parse_args(args)
     elif verb == "data":
         make_parser().parse_args(args)
     elif verb == "bench":
