@@ -203,16 +203,30 @@ def test_deterministic_is_a_flag_and_part_of_the_run(cli):
     assert all(torch.equal(t, state(plain)[k]) for k, t in state(path).items())  # a CPU is deterministic anyway
 
 
-@pytest.mark.slow
-def test_compiled_nets_train_alike_under_the_same_names(cli):
+def test_compiled_nets_train_alike_under_the_same_names(cli, monkeypatch):
+    """Traced and differentiated by torch.compile, without its code generator, which takes minutes."""
+    original = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: original(self, backend="aot_eager", **how))
     plain, compiled = (fit(cli, name, "--model.compile", name == "compiled") for name in ("plain", "compiled"))
     a, b = state(plain), state(compiled)
-    assert a.keys() == b.keys()
-    assert losses(plain) == pytest.approx(losses(compiled), abs=1e-4)
+    assert a.keys() == b.keys() and plain.name != compiled.name
+    assert losses(plain) == pytest.approx(losses(compiled), abs=1e-5)
     for name, tensor in a.items():
-        torch.testing.assert_close(tensor, b[name], rtol=1e-3, atol=1e-4)
-    code, out, _ = cli("validate", *FEW, "--ckpt_path", compiled / "checkpoints/last.ckpt")
-    assert code == 0 and json.loads(out)["val/acc1"] == pytest.approx(losses(compiled)[-1], abs=0.01)
+        torch.testing.assert_close(tensor, b[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, in its own compiler
+def test_generated_code_computes_the_same():
+    torch.manual_seed(0)
+    net, x = CifarResNet(8, width=4), torch.randn(8, 3, 8, 8)
+    expected = torch.autograd.grad(net(x).square().sum(), net.parameters())
+    names = net.state_dict().keys()
+    net.compile(dynamic=False)
+    found = torch.autograd.grad(net(x).square().sum(), net.parameters())
+    assert net.state_dict().keys() == names
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
 def test_compilation_reaches_both_nets_in_place(cli, monkeypatch):

@@ -165,6 +165,11 @@ def test_the_same_sample_seed_and_epoch_give_the_same_picture(paged, loader, pol
         assert torch.equal(a[0], b[0])  # of training images only
 
 
+def test_more_than_all_cannot_be_erased():
+    with pytest.raises(ValueError, match="--data.erase must be 0 to 1, got 1.5"):
+        data_of(Synthetic(192, 40, 16), erase=1.5)
+
+
 def test_what_is_erased_takes_the_mean_colour():
     data = data_of(Synthetic(192, 40, 16), size=None, crop="none", flip=False, erase=1.0)
     (x, _), *_ = data.train_dataloader()

@@ -42,6 +42,11 @@ class Augment:
     policy: Policy | None = None
     erase: float = 0.0
     grey: tuple[int, ...] = (128, 128, 128)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.erase <= 1:
+            raise ValueError(f"--data.erase must be 0 to 1, got {self.erase}")
+
     corner: tuple[float, float] | None = None
 
 

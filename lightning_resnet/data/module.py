@@ -95,17 +95,14 @@ class ImageData(pl.LightningDataModule):
                 raise ValueError(f"--data.{name} must be {low} or more, got {value}")
         if not 0 < eval_share <= 1:
             raise ValueError(f"--data.eval_share must be above 0 and at most 1, got {eval_share}")
-        if not 0 <= erase <= 1:
-            raise ValueError(f"--data.erase must be 0 to 1, got {erase}")
         p = progressive
         if p and not (0 <= p.start <= p.end <= 1 <= min(p.low, p.high)):
             raise ValueError(f"--data.progressive needs 0 <= start <= end <= 1 and sizes in pixels, got {p}")
         if progressive and crop == "pad":
             raise ValueError("--data.progressive resizes, crop `pad` does not: use --data.crop resized")
-        self.progressive = progressive
         self.source, self.batch_size, self.loader, self.workers = source, batch_size, loader, workers
         self.order, self.repeats, self.on_bad, self.cache, self.stage = order, repeats, on_bad, cache, stage
-        self.train_eval_samples = train_eval_samples
+        self.train_eval_samples, self.progressive = train_eval_samples, progressive
         self.seed = torch.initial_seed()  # what --seed_everything set
         self.train_augment = Augment(
             crop, size, pad, flip, scale, eval_share, policy, erase, tuple(round(255 * m) for m in source.mean)
