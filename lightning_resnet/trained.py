@@ -14,10 +14,10 @@ import torch
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.checkpoint import load_checkpoint
-from lightning_resnet.task import ClassificationTask, check_same_tensors
+from lightning_resnet.task import ClassificationTask
+from lightning_resnet.weights import EMA, check_same_tensors
 
 ALONE = "--trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto --trainer.accelerator cpu".split()
-EMA = "ema."  # a checkpoint's averaged weights: this instead of `net.`
 Weights = Literal["net", "ema"]
 
 

@@ -5,6 +5,7 @@
 Figures of two papers compare only within a row: crops, resolution and statistics are worth up to 2 points.
 """
 
+import copy
 import csv
 from argparse import Namespace
 from collections.abc import Sequence
@@ -107,20 +108,25 @@ def measure(subject: "Subject", args: Namespace) -> "Iterator[Row]":
 
 
 def _net(subject: "Subject", weights: str, bn: str, normalise: "Score") -> "nn.Module":
-    from lightning_resnet.analysis.views import training_batches, with_precise_statistics
+    """In eval mode; precise: a copy with statistics of training images as augmented in the last epoch."""
+    from lightning_resnet.analysis.views import training_batches
+    from lightning_resnet.models.precise import measure_norms
     from lightning_resnet.trained import take_weights
 
-    data = subject.cli.datamodule
     if subject.state is not None:
         take_weights(subject.cli.model, subject.state, weights)
     if bn == "moving":
         return subject.net
-    return with_precise_statistics(subject.net, training_batches(data, normalise, BN_SAMPLES))
+    net = copy.deepcopy(subject.net)
+    measure_norms(net, training_batches(subject.cli.datamodule, normalise, BN_SAMPLES))
+    return net
 
 
 def _held(subject: "Subject") -> list[str]:
     """Raw weights, and averaged ones where there are any."""
-    return [w for w in WEIGHTS if w == "net" or any(k.startswith("ema.") for k in subject.state or {})]
+    from lightning_resnet.weights import EMA
+
+    return [w for w in WEIGHTS if w == "net" or any(k.startswith(EMA) for k in subject.state or {})]
 
 
 def _shares(hits: "tuple[Tensor, Tensor]") -> list[str]:

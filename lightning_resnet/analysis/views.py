@@ -5,15 +5,13 @@
 logits added (ffcv-imagenet's figures, at 256 pixels).
 """
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError
@@ -73,27 +71,6 @@ def top5(
         found.append(scores.topk(min(5, scores.shape[1])).indices.cpu())
         labels.append(batches[0][1].clone())
     return torch.cat(found), torch.cat(labels)
-
-
-def with_precise_statistics(net: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """A copy whose batch norms evaluate with means over whole batches, all alike, not with moving averages.
-
-    As He et al.'s released models have them; each norm's mean and variance is that of the batches' own.
-
-    Args:
-        net: any net.
-        batches: normalised training images [B, 3, H, W].
-    """
-    net = copy.deepcopy(net).eval()
-    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's word for the mean over all
-        norm.train()
-    with torch.no_grad():
-        for batch in batches:
-            net(batch)
-    return net.eval()
 
 
 def training_batches(data: ImageData, normalise: Score, n: int) -> Iterator[Tensor]:
