@@ -13,7 +13,7 @@ from lightning_resnet.config import ResNetCLI
 from lightning_resnet.data.cli import make_parser
 from lightning_resnet.points import read
 
-DOCS = [REPOSITORY / "README.md", REPOSITORY / "docs/science.md", REPOSITORY / "docs/recipes.md"]
+DOCS = [REPOSITORY / "README.md", *(REPOSITORY / f"docs/{name}.md" for name in ("science", "recipes", "cluster"))]
 TEXTS = [*DOCS, *sorted(REPOSITORY.glob("configs/**/*.yaml"))]
 COMMANDS = [c.strip() for t in TEXTS for c in re.findall(r"^(?: {4}|# ?)(resnet-cli [^\n#(]+)", t.read_text(), re.M)]
 
