@@ -24,6 +24,7 @@ VERBS = {
     "doctor": ("lightning_resnet.doctor", "will training run here? each problem with its cure"),
     "bench": ("lightning_resnet.bench", "measure our parts beside their peers"),
 }
+RESUMABLE = ("fit", "sweep", "sync")  # and `data write`
 
 
 def usage() -> str:
@@ -72,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {e.strerror or e}: {e.filename or ''}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        how = "continues" if argv[0] in RESUMABLE or argv[:2] == ["data", "write"] else "begins anew"
+        print(f"interrupted; the same command {how}", file=sys.stderr)
         return 130
 
 

@@ -51,6 +51,14 @@ def test_the_same_batches_as_the_ffcv_loader(raw):
         assert isinstance(a, DeviceLoader) and same(copies(a), copies(b))
 
 
+def test_tensors_are_gathered_as_arrays_are(monkeypatch):
+    data = data_of(Grey(192, 40, 16), loader="device", **OWN_SIZE)
+    whole = copies(data.train_dataloader())
+    monkeypatch.setattr(device, "windows", lambda pixels, pad, of=device.windows: of(torch.tensor(pixels), pad))
+    other = data.train_dataloader()
+    assert same(copies(other), whole) and isinstance(other._windows, torch.Tensor)  # as on a GPU
+
+
 def test_stopped_at_any_batch_and_resumed():
     data = data_of(Synthetic(192, 40, 16), loader="device", **OWN_SIZE)
     first, other = data.train_dataloader(), data.train_dataloader()
@@ -72,7 +80,7 @@ def test_auto_takes_it_where_it_fits(raw, monkeypatch):
     assert kind(Synthetic(192, 40, 16), crop="resized", size=8) is TorchLoader
     assert kind(Synthetic(192, 40, 16), erase=0.5) is TorchLoader
     assert kind(raw) is not DeviceLoader  # a file may be of any size: only by name
-    monkeypatch.setattr(device, "memory", lambda: 4 * 192 * 22 * 22 * 3)
+    monkeypatch.setattr(device, "memory", lambda: 4 * 192 * 22 * 22 * 3 * 2)
     assert kind(Synthetic(192, 40, 16)) is TorchLoader
 
 

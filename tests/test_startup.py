@@ -34,6 +34,7 @@ def imported(*argv, cwd):
     "argv",
     [
         "--help",
+        "doctor --help",
         "sweep configs/sweeps/digits_degradation.yaml --list",
         "sweep configs/sweeps/digits_degradation.yaml --status",
         *(f"{verb} --help" for verb in ("sweep", "compare", "inspect", "deepen", "bench", "data", "sync")),

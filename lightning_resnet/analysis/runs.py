@@ -20,6 +20,7 @@ from lightning_resnet.analysis.cache import Cache
 from lightning_resnet.analysis.foreign import SCHEME, find_offline, read_offline, read_project
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.runtime.identity import flatten
+from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.rows import Row, merge, row_of
 from lightning_resnet.runtime.status import attempts, last_attempt, read_json, status
 
@@ -74,7 +75,8 @@ def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], 
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     folders = [locate(path) for path in paths if not str(path).startswith(SCHEME)]
     read = read_run if train else Cache(partial(read_run, train=False)).read
-    found = [read(path) for path in find_runs(folders)]
+    folders_of_runs = [*find_runs(folders)]
+    found = [read(path) for path in metered(folders_of_runs, len(folders_of_runs), "runs")]
     if offline := find_offline(folders):
         found += read_offline(offline)
     for address in (str(path) for path in paths if str(path).startswith(SCHEME)):

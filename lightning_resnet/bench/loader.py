@@ -16,6 +16,7 @@ from typing import Any
 
 from lightning_resnet.bench.text import spread
 from lightning_resnet.errors import UserError
+from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.status import cores
 
 GROUPS = {  # input: {peer: what it is}
@@ -28,6 +29,7 @@ GROUPS = {  # input: {peer: what it is}
     },
     "raw": {
         "ours-raw": "lightning_resnet, .beton",
+        "device-raw": "lightning_resnet, `--data.loader device`: all in memory",
         "ffcv-raw": "stock FFCV 1.0.2, the same .beton",
         "torchvision-raw": "torchvision DataLoader, an array in memory",
     },
@@ -77,7 +79,7 @@ def _measure(names: list[str], args: Any, folder: str) -> dict[str, dict[str, An
     """Each peer in a process of its own, which waits while the others have their turn."""
     peers = {name: _Peer(name, folder, args) for name in names}
     try:
-        for _ in range(args.repeat):
+        for _ in metered(range(args.repeat), args.repeat, "turns"):
             for peer in peers.values():
                 peer.epoch()
     finally:

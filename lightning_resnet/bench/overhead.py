@@ -23,6 +23,7 @@ import yaml
 
 from lightning_resnet.bench.text import spread, table
 from lightning_resnet.errors import UserError
+from lightning_resnet.runtime.progress import metered
 
 WARM = 0.25  # share of the steps before the clock starts
 SIZE = 8  # pixels per side
@@ -71,7 +72,7 @@ def measure(steps: int, batch: int, repeat: int) -> dict[str, list[float]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for turn in range(repeat + 1):
+        for turn in metered(range(repeat + 1), repeat + 1, "turns"):
             for arm, run in arms.items():
                 with tempfile.TemporaryDirectory() as folder, chdir(folder), warnings.catch_warnings():
                     warnings.simplefilter("ignore")

@@ -36,6 +36,26 @@ def ours(file: str, size: int, threads: int, check: bool = True, raw: bool = Fal
     return make
 
 
+def device(file: str) -> Make:
+    """Ours, with all pictures in memory."""
+    import torch
+
+    from lightning_resnet.data.augment import Augment
+    from lightning_resnet.data.betonfiles import images_of, open_beton
+    from lightning_resnet.data.device import DeviceLoader
+    from lightning_resnet.data.order import permutation, train_batches
+
+    augment = Augment("pad", flip=True)
+
+    def make() -> DeviceLoader:
+        images = images_of(open_beton(file))
+        batches = lambda epoch: train_batches(permutation(0, epoch, len(images)), BATCH)  # noqa: E731
+        where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return DeviceLoader(images, lambda epoch: augment, 0, batches, len(images) // BATCH, device=where)
+
+    return make
+
+
 def ffcv(file: str, size: int, threads: int, raw: bool = False) -> Make:
     """FFCV's own."""
     from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder, SimpleRGBImageDecoder
@@ -120,6 +140,7 @@ def make_of(name: str, folder: str, size: int, threads: int) -> Make:
         "torchvision": lambda: torchvision(folder, size, threads),
         "dali": lambda: dali(folder, size, threads),
         "ours-raw": lambda: ours(raw, size, threads, raw=True),
+        "device-raw": lambda: device(raw),
         "ffcv-raw": lambda: ffcv(raw, size, threads, raw=True),
         "torchvision-raw": lambda: torchvision(folder, size, threads, raw=True),
         "ours-tables": lambda: ours(tables, size, threads),

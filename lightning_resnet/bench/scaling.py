@@ -7,6 +7,7 @@ import argparse
 
 from lightning_resnet.bench.text import spread, table
 from lightning_resnet.bench.train import NETS, make_recipe, measure
+from lightning_resnet.runtime.progress import metered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,7 @@ def report(args: argparse.Namespace) -> list[str]:
     net, init_args, _, batch = NETS[args.net]
     parameters = sum(p.numel() for p in getattr(models, net)(**init_args).parameters())
     rates: dict[int, list[float]] = {n: [] for n in args.ranks}
-    for _ in range(args.repeat):
+    for _ in metered(range(args.repeat), args.repeat, "turns"):
         for n in args.ranks:
             recipe = make_recipe(args.net, args.steps, n)
             rates[n].append(measure(recipe, n, args.steps, args.accelerator)["images_per_s"])

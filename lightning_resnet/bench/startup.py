@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lightning_resnet.bench.text import spread, table
 from lightning_resnet.errors import UserError
+from lightning_resnet.runtime.progress import metered
 
 HANG_S = 300.0  # seconds after which a command is given up
 MARKS = ["--trainer.callbacks+=lightning_resnet.bench.stock.Marks", "--trainer.callbacks.at=[0]"]
@@ -59,7 +60,7 @@ def report(args: argparse.Namespace) -> list[str]:
         Path(folder, "recipe.yaml").write_text(RECIPE)
         Path(folder, "sweep.yaml").write_text(SWEEP)
         seconds: dict[str, list[float]] = {name: [] for name in commands}
-        for turn in range(args.repeat + 1):
+        for turn in metered(range(args.repeat + 1), args.repeat + 1, "turns"):
             for name, command in commands.items():
                 value = _seconds(command, Path(folder), "mark " if MARKS[0] in command else "")
                 if turn:  # the first writes byte code and fills the page cache

@@ -16,6 +16,7 @@ from typing import Any
 
 from lightning_resnet.bench.text import ratios, spread, table
 from lightning_resnet.errors import UserError
+from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.status import cores
 
 PEERS = ("torchvision", "timm", "script")
@@ -71,7 +72,7 @@ def _measure(name: str, peers: list[str], args: argparse.Namespace, device: Any,
     _, macs = measure(nets["ours"], (3, size, size))
     arms = {arm: Arm(net, size, batch, device, args.precision, args.compile) for arm, net in nets.items()}
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
-    for turn in range(args.repeat):
+    for turn in metered(range(args.repeat), args.repeat, "turns"):
         for arm in (*arms,) if turn % 2 else reversed((*arms,)):
             seconds[arm].append(arms[arm].run(args.steps))
     rows = []

@@ -18,6 +18,7 @@ import yaml
 from lightning_resnet.bench.text import ratios, spread, table
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.launch import free_port
+from lightning_resnet.runtime.progress import metered
 
 NETS = {  # name -> net, its arguments, pixels, images per optimizer step
     "digits": ("CifarResNet", {"depth": 20}, 8, 64),
@@ -47,7 +48,7 @@ def report(args: argparse.Namespace) -> list[str]:
     for name in shown:
         recipe = yaml.safe_load(Path(name).read_text()) if args.recipe else make_recipe(name, args.steps)
         ours, bare = [], []
-        for _ in range(args.repeat):
+        for _ in metered(range(args.repeat), args.repeat, "turns"):
             ours.append(measure(recipe, args.processes, args.steps, args.accelerator))
             bare += [_bare(name, args)] if not args.recipe else []
         rows.append(_row(name, ours, bare))

@@ -14,6 +14,7 @@ import numpy as np
 from lightning_resnet.data.beton import JPEG, RAW, Beton
 from lightning_resnet.data.kernel import PROBLEMS, decode, make_items
 from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.status import cores
 
 BATCH = 1024  # samples checked at once
@@ -134,7 +135,8 @@ def _metadata(beton: Beton) -> Iterator[str]:
 
 def _samples(beton: Beton) -> Iterator[str]:
     """Read all of each: range, CRC, and the whole picture through the decoder."""
-    for start in range(0, len(beton), BATCH):
+    starts = range(0, len(beton), BATCH)
+    for start in metered(starts, len(starts), f"batches of {BATCH:,} pictures"):
         at = np.arange(start, min(start + BATCH, len(beton)))
         for i, status in zip(at, _check(beton, at), strict=True):
             if status:

@@ -2,10 +2,14 @@
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from tqdm import tqdm
 
 LINE_S = 15.0  # seconds between lines in a log file
+BAR_S = 1.0  # after which the bar of what may be short appears
+Item = TypeVar("Item")
 
 
 class Progress:
@@ -78,3 +82,24 @@ class Meter:
         """Leave the terminal in order."""
         if self._bar:
             self._bar.close()
+
+
+def metered(items: Iterable[Item], total: int, unit: str) -> Iterator[Item]:
+    """The same items; what takes long shows on stderr how far it is: a passing bar on a terminal, else lines.
+
+    Args:
+        items: to deal with one by one.
+        total: number of them.
+        unit: what they are, in the plural.
+    """
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, unit=f" {unit}", dynamic_ncols=True, delay=BAR_S, leave=False)
+        return
+    start = last = time.monotonic()
+    for done, item in enumerate(items):
+        if done and time.monotonic() - last >= LINE_S:
+            last = time.monotonic()
+            eta = (last - start) / done * (total - done) / 60
+            rate = done / (last - start)
+            print(f"{done:,} of {total:,} {unit}  {rate:,.1f}/s  ETA {eta:.1f} min", file=sys.stderr, flush=True)
+        yield item
