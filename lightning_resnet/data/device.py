@@ -58,11 +58,14 @@ class DeviceLoader(Loader):
 
     def _load(self, augment: Augment) -> None:
         pixels = self.images.pixels if self.images.file is None else _read(self.images)
-        pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
-        pixels = np.concatenate([pixels, pixels[:, :, ::-1]]) if augment.flip else pixels
-        pad = augment.pad if augment.crop == "pad" else 0
-        pixels = np.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        self._windows = windows(pixels if self.device.type == "cpu" else torch.tensor(pixels, device=self.device), pad)
+        pad, (n, h, w, _) = augment.pad if augment.crop == "pad" else 0, pixels.shape
+        inside = slice(pad, pad + h), slice(pad, pad + w)
+        padded = np.zeros((n * (1 + augment.flip), h + 2 * pad, w + 2 * pad, 3), np.uint8)
+        padded[:n, *inside] = pixels
+        if augment.flip:
+            padded[n:, *inside] = pixels[:, :, ::-1]
+        on_cpu = self.device.type == "cpu"
+        self._windows = windows(padded if on_cpu else torch.from_numpy(padded).to(self.device), pad)
         self._labels = torch.tensor(self.images.labels, device=self.device)
 
 
