@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -83,22 +82,23 @@ def armed() -> Iterator[None]:
     out, into = os.pipe()
     os.set_blocking(into, False)
     former_fd = signal.set_wakeup_fd(into, warn_on_full_buffer=False)  # written to from C, whatever Python does
-    threading.Thread(target=_insist, args=(out,), daemon=True).start()
+    over = threading.Event()
+    threading.Thread(target=_insist, args=(out, over), daemon=True).start()
     try:
         yield
     finally:
+        over.set()
         signal.set_wakeup_fd(former_fd)
         os.close(into)
         for s, handler in former.items():
             signal.signal(s, handler)
 
 
-def _insist(pipe: int) -> None:
+def _insist(pipe: int, over: threading.Event) -> None:
     """In a thread: a rank that waits for another before the training starts ends too, though it does not hear."""
     while number := os.read(pipe, 1):
         if number[0] in SIGNALS:
-            time.sleep(DEAF_S)
-            if not (request.heard or request.deferred):
+            if not (over.wait(DEAF_S) or request.heard or request.deferred):
                 os._exit(130 if number[0] == signal.SIGINT else 143)
     os.close(pipe)
 
