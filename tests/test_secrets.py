@@ -1,8 +1,10 @@
 """No key or token reaches a file: what sets one is refused, naming the key and never its value."""
 
+import os
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 from conftest import REPOSITORY, TINY
 
@@ -64,7 +66,15 @@ def holding(key):
     return [path for path in Path().rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
 
 
-def test_no_file_of_a_run_holds_the_key(cli, monkeypatch, tmp_path):
+@pytest.fixture
+def no_wandb_left():
+    """Its process works in the folder where it began."""
+    yield
+    wandb.teardown()
+    os.environ.pop("WANDB_SERVICE", None)
+
+
+def test_no_file_of_a_run_holds_the_key(cli, monkeypatch, tmp_path, no_wandb_left):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("NETRC", str(tmp_path.parent / f"{tmp_path.name}-netrc"))
     theirs = KEY[::-1]
