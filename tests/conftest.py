@@ -1,6 +1,7 @@
 """Shared by all tests: the command line, in process."""
 
 import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lightning_resnet.data.write import write_beton
 REPOSITORY = Path(__file__).parents[1]
 torch.set_num_threads(1)  # two threads beside another busy process can be 20 times slower than one
 os.environ.setdefault("WANDB_MODE", "disabled")  # but where a test is about it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started with it ignored
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what the tests promise, they promise on the CPU
 
 TINY = f"--config {REPOSITORY}/configs/digits.yaml --run.threads 1 --model.net.depth 8 --model.net.width 4".split()
