@@ -187,9 +187,8 @@ def test_another_number_of_ranks_continues_the_same_batches(here):
     whole = numbered.read("ids", 1)
     Path("ids").rename("whole_ids")
     ranks = Ranks(args, 2)
-    wait_for(
-        lambda: len(Path("ids/rank1-of-2.jsonl").read_text().splitlines()) > 13 if Path("ids").exists() else 0, ranks
-    )
+    file = Path("ids/rank1-of-2.jsonl")
+    wait_for(lambda: file.exists() and len(file.read_text().splitlines()) > 13, ranks)
     ranks.send(signal.SIGTERM)
     assert ranks.wait(20) == [143, 143], log()
     stopped = attempt()["last_step"]  # in nine of ten runs within an epoch
