@@ -10,7 +10,7 @@ from lightning_resnet.points import read
 
 COMMANDS = re.findall(r"^ {4}resnet-cli (.+)$", (REPOSITORY / "docs/science.md").read_text(), re.M)
 SMALL = "--run.threads 1 --model.net.width 4 --trainer.max_epochs 1".split()
-KEYS = ("model.net.depth", "model.net.shortcut", "model.net.init_args", "run.init_from")
+KEYS = ("model.net.depth", "model.net.width", "model.net.shortcut", "model.net.init_args", "run.init_from")
 
 
 def small_sweep(cli, file):
@@ -18,6 +18,8 @@ def small_sweep(cli, file):
     sweep = read(file)
     nets = {}
     for point in sweep.points:
+        if point.parameters.get("model.net.width", 0) > 8:
+            continue
         chosen = {key: point.parameters[key] for key in KEYS if key in point.parameters}
         nets.setdefault(str(chosen), chosen)
     for chosen in nets.values():
