@@ -43,7 +43,7 @@ def test_degradation_on_digits(tmp_path, monkeypatch):
     }
     table = pd.read_csv(report / "table.csv", keep_default_na=False).set_index(["depth", "shortcut"])
     columns = "depth,shortcut,n,val_err_final_mean,val_err_final_std,val_err_best_mean,train_err_mean,gap_points"
-    assert (report / "table.csv").read_text().splitlines()[0] == columns + ",params,seconds"
+    assert (report / "table.csv").read_text().splitlines()[0] == columns + ",params,macs,seconds"
     error = table["val_err_final_mean"].astype(float)
     assert (table["n"] == 3).all()
     assert error[56, "A"] <= error[20, "A"] + 1
