@@ -16,7 +16,7 @@ NET = "--config configs/digits.yaml --model.net.depth 8 --model.net.width 4 --ru
 SHORT = f"{NET} --trainer.max_epochs 2"
 LONG = f"{NET} --trainer.max_epochs 15 --trainer.check_val_every_n_epoch 5"  # 330 steps
 ENDLESS = LONG.replace("epochs 15", "epochs 300")
-SLOWLY = "--trainer.callbacks+=slow.Slow"  # without effect on the result
+SLOWLY = "--trainer.callbacks+=slow.Slow"  # a callback may change the result, so it is part of the run id
 SLOW = """
 import time
 from pytorch_lightning.callbacks import Callback

@@ -130,15 +130,15 @@ def test_a_cancelled_job_stays_cancelled_and_one_submitted_by_hand_continues(slu
     assert attempts()[0]["reason"] == "preempted" and attempts()[0]["last_step"] > 40
     time.sleep(8)  # a requeued job would be back
     assert slurm.state(job) == "CANCELLED"
-    again = submit(slurm, SHAPES["1 node x 2 tasks"], LONG)
+    again = submit(slurm, SHAPES["1 node x 2 tasks"], f"{LONG} {SLOWLY}")
     end(slurm, again, undisturbed, ["preempted", "finished"])
-    third = submit(slurm, SHAPES["1 node x 2 tasks"], LONG)
+    third = submit(slurm, SHAPES["1 node x 2 tasks"], f"{LONG} {SLOWLY}")
     assert slurm.wait(third, "COMPLETED", "FAILED") == "COMPLETED" and "is finished; nothing to do" in log(third)
 
 
 def test_of_two_identical_submissions_one_trains(slurm):
     job = begin(slurm, shape=SHAPES["1 node x 2 tasks"], fit=ENDLESS)
-    twin = submit(slurm, SHAPES["1 node x 2 tasks"], ENDLESS)
+    twin = submit(slurm, SHAPES["1 node x 2 tasks"], f"{ENDLESS} {SLOWLY}")
     assert slurm.wait(twin, "COMPLETED", "FAILED", timeout=300) == "FAILED"
     assert f"error: run {the_run()} is being trained by attempt 1" in log(twin)
     assert len(attempts()) == 1 and slurm.state(job) == "RUNNING"
