@@ -225,7 +225,7 @@ def data() -> Iterator[Finding]:
         "ImageNet": _first("data/imagenet"),
         ".beton files": next(iter([*Path().glob("*.beton"), *Path("data").glob("*.beton")]), None),
     }
-    found = [f"{name}" for name, place in places.items() if place]
+    found = [name for name, place in places.items() if place]
     missing = ", ".join(name for name, place in places.items() if not place)
     text = f"{', '.join(found) or 'none'} in {Path().absolute()}" + (f"; not found: {missing}" if missing else "")
     yield Finding("ok", "data", text)

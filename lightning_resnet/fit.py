@@ -3,9 +3,7 @@
 resnet-cli fit --config configs/digits.yaml --model.net.depth 56 --model.net.shortcut none
 """
 
-import logging
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +36,7 @@ from lightning_resnet.runtime.rundir import RunDir, read_config, write_json, wri
 from lightning_resnet.runtime.shared import points, share
 from lightning_resnet.runtime.status import cores, read_json, status
 from lightning_resnet.runtime.wandb import Mirror, WandbOptions
+from lightning_resnet.trained import hush
 from lightning_resnet.weights import load_weights
 
 SHOWN = ("val", "val_ema", "train_eval", "test", "test_ema")
@@ -86,10 +85,7 @@ class _CLI(ResNetCLI):
 
 def main(argv: list[str]) -> int:
     """Run `argv` = [verb, options...]; returns the exit status."""
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # their greetings say nothing about the run
-    # Lightning 2.6 calls torch's older name; nothing a user can do
-    warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
+    hush()
     end_with_parent()
     try:
         cli = _CLI(argv[0], argv[1:])

@@ -85,8 +85,8 @@ class Steps(Schedule):
         return _rise(fraction, self.warmup) * self.gamma ** sum(fraction >= a for a in self.at)
 
 
-class Cosine(Schedule):
-    """Half a cosine down to `end` (Loshchilov & Hutter 2017, eq. 5, one cycle), after a linear warm-up.
+class Annealed(Schedule):
+    """Base of schedules that go down to `end` in one sweep, after a linear warm-up.
 
     Args:
         warmup: fraction of training over which the rate rises linearly from `start`.
@@ -105,31 +105,27 @@ class Cosine(Schedule):
         warmup = self.warmup if self.warmup_epochs is None else self.warmup_epochs / self.epochs
         if fraction < warmup:
             return self.start + (1 - self.start) * _rise(fraction, warmup)
-        done = (fraction - warmup) / (1 - warmup)
-        return self.end + (1 - self.end) * (1 + math.cos(math.pi * done)) / 2
+        return self.fall(fraction - warmup, 1 - warmup)
+
+    def fall(self, done: float, whole: float) -> float:
+        """Factor when `done` of the `whole` way down is covered, both in fractions of training."""
+        raise NotImplementedError
 
 
-class Linear(Schedule):
-    """A straight line down to `end`, after a linear warm-up.
+class Cosine(Annealed):
+    """Half a cosine (Loshchilov & Hutter 2017, eq. 5, one cycle); see `Annealed`."""
 
-    Args:
-        warmup: fraction of training over which the rate rises linearly from `start`.
-        end: factor reached at the end.
-        start: factor at the first step, where there is a warm-up.
-        warmup_epochs: length of the warm-up in epochs, instead.
-    """
+    def fall(self, done: float, whole: float) -> float:
+        """See `Annealed`."""
+        return self.end + (1 - self.end) * (1 + math.cos(math.pi * (done / whole))) / 2
 
-    def __init__(
-        self, warmup: float = 0.0, end: float = 0.0, start: float = 0.0, warmup_epochs: float | None = None
-    ) -> None:
-        self.warmup, self.end, self.start, self.warmup_epochs = warmup, end, start, warmup_epochs
 
-    def factor(self, fraction: float) -> float:
-        """See `Schedule`."""
-        warmup = self.warmup if self.warmup_epochs is None else self.warmup_epochs / self.epochs
-        if fraction < warmup:
-            return self.start + (1 - self.start) * _rise(fraction, warmup)
-        return 1 + (self.end - 1) * (fraction - warmup) / (1 - warmup)
+class Linear(Annealed):
+    """A straight line; see `Annealed`."""
+
+    def fall(self, done: float, whole: float) -> float:
+        """See `Annealed`."""
+        return 1 + (self.end - 1) * done / whole
 
 
 class Plateau(Schedule):

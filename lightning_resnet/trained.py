@@ -61,7 +61,7 @@ def build(arguments: Sequence[str]) -> ResNetCLI:
 
 
 def hush() -> None:
-    """Lightning's greetings and its own use of torch's older names say nothing about the net."""
+    """Lightning's greetings and its own use of torch's older names are nothing that a user can act on."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")

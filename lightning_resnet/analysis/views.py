@@ -5,12 +5,12 @@
 logits added (ffcv-imagenet's figures, at 256 pixels).
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from lightning_resnet.data.module import ImageData
@@ -88,7 +88,5 @@ def training_batches(data: ImageData, normalise: Score, n: int) -> Iterator[Tens
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927): right where the share is near 0 or 1 too."""
-    z = 1.959963984540054
-    share, width = hits / n, z * math.sqrt(hits / n * (1 - hits / n) / n + z * z / (4 * n * n))
-    middle = share + z * z / (2 * n)
-    return (middle - width) / (1 + z * z / n), (middle + width) / (1 + z * z / n)
+    interval = binomtest(hits, n).proportion_ci(0.95, "wilson")
+    return float(interval.low), float(interval.high)

@@ -1,6 +1,5 @@
 """Does a mirror's work in a thread: a training waits neither for W&B's start, which takes seconds, nor for its rows."""
 
-import os
 from importlib import import_module
 from importlib.util import find_spec
 from queue import SimpleQueue
@@ -8,6 +7,7 @@ from threading import Thread
 from typing import Any
 
 from lightning_resnet.runtime.wandb import FINISH_S, FORGET_S, START_S, Mirror
+from lightning_resnet.runtime.wandb_mode import asked_for
 
 PATIENCE_S = 5.0  # beyond what the mirror's own limits allow
 LIMIT_S = 2 * START_S + FINISH_S + FORGET_S + PATIENCE_S  # online, then offline
@@ -26,9 +26,7 @@ class Aside:
 
     def start(self, *args: Any) -> None:
         """As `Mirror.start`; returns before it has."""
-        mode = self._mirror.options.mode
-        mode = os.environ.get("WANDB_MODE") or mode if mode == "auto" else mode
-        if mode != "disabled" and find_spec("wandb"):
+        if asked_for(self._mirror.options.mode) != "disabled" and find_spec("wandb"):
             import_module("wandb")  # here: a loader's worker that is forked meanwhile would have it half imported
         self._todo.put((self._mirror.start, args))
         self._thread.start()

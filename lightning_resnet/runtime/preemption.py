@@ -97,9 +97,8 @@ def armed() -> Iterator[None]:
 def _insist(pipe: int, over: threading.Event) -> None:
     """In a thread: a rank that waits for another before the training starts ends too, though it does not hear."""
     while number := os.read(pipe, 1):
-        if number[0] in SIGNALS:
-            if not (over.wait(DEAF_S) or request.heard or request.deferred):
-                os._exit(130 if number[0] == signal.SIGINT else 143)
+        if number[0] in SIGNALS and not (over.wait(DEAF_S) or request.heard or request.deferred):
+            os._exit(130 if number[0] == signal.SIGINT else 143)
     os.close(pipe)
 
 

@@ -16,7 +16,7 @@ def choose_mode(wanted: str, patient: bool = False) -> tuple[str, str]:
         wanted: auto | online | offline | disabled.
         patient: insist on an answer, and wait for it.
     """
-    mode = os.environ.get("WANDB_MODE") or wanted if wanted == "auto" else wanted
+    mode = asked_for(wanted)
     if mode == "disabled":
         return mode, ""
     if not find_spec("wandb"):
@@ -27,6 +27,11 @@ def choose_mode(wanted: str, patient: bool = False) -> tuple[str, str]:
     if not _key_for(url):
         return "offline", f"no key for {url}: wandb login"
     return ("online", "") if _answers(url, patient) else ("offline", f"{url} does not answer")
+
+
+def asked_for(wanted: str) -> str:
+    """The mode, where WANDB_MODE may decide; auto: to be found out."""
+    return os.environ.get("WANDB_MODE") or wanted if wanted == "auto" else wanted
 
 
 def _server() -> str:
