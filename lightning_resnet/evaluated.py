@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from lightning_resnet.loss import evaluation_sums
+from lightning_resnet.loss import evaluation_sums, sum_dtype
+from lightning_resnet.mix import mixed
 from lightning_resnet.models.precise import measure_norms
 
 Batch = tuple[Tensor, Tensor]
@@ -38,11 +39,23 @@ class Evaluated(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images uint8 [B, 3, H, W] -> logits [B, classes]."""
-        return self.net(self.normalise(images))
+        return self.logits(self.net, images)
+
+    def logits(self, net: nn.Module, images: Tensor, own: Tensor | None = None) -> Tensor:
+        """Images uint8 [B, 3, H, W] -> logits [B, classes] of this net: what is compiled, normalisation included.
+
+        Args:
+            net: one of `nets`.
+            images: of a batch.
+            own: see `mixed`.
+        """
+        x = self.normalise(images)
+        return net(x if own is None else mixed(x, own))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images uint8 [B, 3, H, W] -> what the net takes."""
-        return (images.to(self.mean.dtype) - self.mean) / self.std
+        mean = self.mean
+        return (images.to(mean.dtype) - mean) / self.std
 
     def on_validation_start(self) -> None:
         """Measure the statistics of batch norm, on the images that the epoch began with, the same for all ranks."""
@@ -78,13 +91,13 @@ class Evaluated(pl.LightningModule):
         return self(batch[0]).softmax(1)
 
     def _evaluate(self, batch: Batch, name: str) -> None:
-        x, labels = self.normalise(batch[0]), batch[1]
-        self._add(name, self.net(x), labels)
+        images, labels = batch
+        self._add(name, self.logits(self.net, images), labels)
         if self.ema is not None and name != "train_eval":
-            self._add(f"{name}_ema", self.ema(x), labels)
+            self._add(f"{name}_ema", self.logits(self.ema, images), labels)
 
     def _add(self, name: str, logits: Tensor, labels: Tensor) -> None:
-        sums = evaluation_sums(logits, labels, self._sum_dtype)
+        sums = evaluation_sums(logits, labels)
         self._eval_sums[name] = self._eval_sums[name] + sums if name in self._eval_sums else sums
 
     def _finish_evaluation(self, loaders: list[Any], limit: float) -> None:
@@ -96,16 +109,12 @@ class Evaluated(pl.LightningModule):
         if self.ema is not None:
             evaluated += [(f"{name}_ema", loader) for name, loader in evaluated if name != "train_eval"]
         for name, loader in evaluated:
-            sums = self._eval_sums.pop(name, torch.zeros(5, dtype=self._sum_dtype, device=self.device))
+            sums = self._eval_sums.pop(name, torch.zeros(5, dtype=sum_dtype(self.device), device=self.device))
             loss, top1, top5, n, seen = self._reduce(sums).tolist()
             if whole and seen != len(loader.images):
                 raise RuntimeError(f"evaluated {seen:.0f} of {len(loader.images)} {name} samples")
             values = {"loss": loss / n, "acc1": top1 / n, "acc5": top5 / n}
             self.metrics.update({f"{name}/{k}": v for k, v in values.items()})
-
-    @property
-    def _sum_dtype(self) -> torch.dtype:
-        return torch.float32 if self.device.type == "mps" else torch.float64
 
     def _reduce(self, sums: Tensor) -> Tensor:
         """Over all ranks; the rank's own sums stay as they are."""

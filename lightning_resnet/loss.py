@@ -18,7 +18,7 @@ def training_loss(
     smoothing: float = 0.0,
     threshold: float | None = None,
 ) -> Tensor:
-    """Mean over the images whose label is not below 0, which are damaged ones; 0 where all are.
+    """Mean over the images whose label is not -100, which are damaged ones; of none 0 or NaN, with gradients of 0.
 
     Args:
         logits: [B, C].
@@ -30,10 +30,8 @@ def training_loss(
         threshold: "bce" takes targets above it as 1 and others as 0; None: as they are.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    valid = labels >= 0
-    n = valid.sum().clamp(min=1)
     if loss == "cross_entropy" and partners is None:
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum") / n
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
     targets = one_hot(labels, logits)
     if partners is not None:
         share = share[:, None].to(logits.dtype)
@@ -44,7 +42,8 @@ def training_loss(
     else:
         hard = targets if threshold is None else (targets > threshold).to(targets.dtype)
         rows = F.binary_cross_entropy_with_logits(logits, hard, reduction="none").mean(1)
-    return (rows * valid).sum() / n
+    valid = labels >= 0
+    return (rows * valid).sum() / valid.sum().clamp(min=1)
 
 
 def one_hot(labels: Tensor, like: Tensor) -> Tensor:
@@ -52,18 +51,61 @@ def one_hot(labels: Tensor, like: Tensor) -> Tensor:
     return F.one_hot(labels.clamp(min=0), like.shape[1]).to(like.dtype) * (labels >= 0)[:, None]
 
 
-@torch.no_grad()
-def training_sums(loss: Tensor, logits: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
-    """[5]: loss x images, correct, finite losses, images, damaged ones (label below 0)."""
-    n, loss = (labels >= 0).sum(), loss.to(torch.promote_types(loss.dtype, torch.float32))
-    parts = (loss * n, (logits.argmax(1) == labels).sum(), torch.isfinite(loss), n, len(labels) - n)
-    return torch.stack(parts).to(dtype)  # counts of a batch are exact in float32
+class TrainingSums:
+    """Loss x images, correct, finite losses, images, damaged ones (label below 0): [5], one step after the other.
+
+    A step only leaves its outcome here. It is added up `KEPT` steps at once, without waiting for the device: a dozen
+    small operations in each step are a tenth of a small net's own.
+
+    Args:
+        total: [5], of earlier steps.
+    """
+
+    KEPT = 64
+
+    def __init__(self, total: Tensor | None = None) -> None:
+        self._total = total
+        self._steps: list[tuple[Tensor, ...]] = []
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, predicted: Tensor) -> None:
+        """One micro-batch; all have the same size.
+
+        Args:
+            loss: scalar.
+            logits: [B, C].
+            labels: [B].
+            predicted: the labels that count as correct [B].
+        """
+        self._steps.append((loss.detach(), labels, logits.argmax(1) == predicted))
+        if len(self._steps) == self.KEPT:
+            self.total()
+
+    @torch.no_grad()
+    def total(self) -> Tensor | None:
+        """[5] of all steps so far, the same whenever it was asked for between them; None where there were none."""
+        if self._steps:
+            losses, labels, correct = (torch.stack(column) for column in zip(*self._steps, strict=True))
+            self._steps.clear()
+            valid = labels >= 0
+            n = valid.sum(1)
+            losses = torch.where(n > 0, losses, 0).to(sum_dtype(n.device))  # the mean of no image is no divergence
+            parts = (losses * n, correct.sum(1), torch.isfinite(losses), n, (~valid).sum(1))
+            rows = torch.stack([part.to(losses.dtype) for part in parts], 1)
+            before = [] if self._total is None else [self._total.to(rows)[None]]
+            self._total = torch.cat([*before, rows]).cumsum(0)[-1]  # in order; `sum` adds in pairs
+        return self._total
 
 
-def evaluation_sums(logits: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Of sums over many images; counts of a batch are exact in float32, all that Apple's GPUs have."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def evaluation_sums(logits: Tensor, labels: Tensor) -> Tensor:
     """[5]: loss, correct, within the best five, images, those seen with the damaged ones."""
     loss = F.cross_entropy(logits, labels, reduction="sum")
     hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
     seen = torch.tensor(len(labels), device=logits.device)
     parts = (loss, hits[:, 0].sum(), hits.sum(), (labels >= 0).sum(), seen)
-    return torch.stack([t.to(dtype) for t in parts])
+    return torch.stack([t.to(sum_dtype(t.device)) for t in parts])

@@ -78,29 +78,44 @@ def pair_numbers(batch_idx: int, n: int, trainer: pl.Trainer) -> np.ndarray:
     return before // 2 + np.arange(n // 2)
 
 
-def mix(x: Tensor, labels: Tensor, shares: np.ndarray, boxes: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix pairs; a damaged picture (label below 0) and its partner stay as they are.
+def own_parts(
+    labels: Tensor, shares: np.ndarray, boxes: np.ndarray, height: int, width: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of which image each pixel is; a damaged picture (label below 0) and its partner stay as they are.
 
     Args:
-        x: normalised images [B, 3, H, W].
         labels: [B].
         shares: see `Mix.draw` [B / 2].
         boxes: [B / 2, 4].
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        dtype: of the normalised images.
 
     Returns:
-        (images [B, 3, H, W], labels of the partners [B], each image's share of itself [B]).
+        (own part of each pixel [B, 1, H, W], labels of the partners [B], share of each image in its mixture [B]).
     """
-    partner = torch.arange(len(x), device=x.device) ^ 1
-    whole = torch.minimum(labels, labels[partner]) >= 0
-    share = torch.from_numpy(shares.repeat(2)).to(x.device, torch.promote_types(x.dtype, torch.float32))
-    top, left, bottom, right = torch.from_numpy(boxes.repeat(2, 0)).to(x.device).T[..., None]
-    rows, columns = torch.arange(x.shape[2], device=x.device), torch.arange(x.shape[3], device=x.device)
+    device = labels.device
+    partners = labels[partner(len(labels), device)]
+    whole = torch.minimum(labels, partners) >= 0
+    share = torch.from_numpy(shares.repeat(2)).to(device, torch.promote_types(dtype, torch.float32))
+    top, left, bottom, right = torch.from_numpy(boxes.repeat(2, 0)).to(device).T[..., None]
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
     inside = ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None, :]
     # Mixup's pixels are shared; of CutMix, whose box is not empty, all others are the image's own
     own = torch.where(inside.flatten(1).any(1), 1.0, share)[:, None, None] * ~inside
-    own = torch.where(whole[:, None, None], own, 1.0)[:, None].to(x.dtype)
-    mixed = own * x + (1 - own) * x[partner]
-    return mixed.contiguous(memory_format=torch.channels_last), labels[partner], torch.where(whole, share, 1.0)
+    own = torch.where(whole[:, None, None], own, 1.0)[:, None].to(dtype)
+    return own, partners, torch.where(whole, share, 1.0)
+
+
+def mixed(x: Tensor, own: Tensor) -> Tensor:
+    """Normalised images [B, 3, H, W], `own` of each pixel from itself and the rest from its partner's."""
+    mixture = own * x + (1 - own) * x[partner(len(x), x.device)]
+    return mixture.contiguous(memory_format=torch.channels_last)
+
+
+def partner(n: int, device: torch.device) -> Tensor:
+    """Number of each image's partner in its batch [n]."""
+    return torch.arange(n, device=device) ^ 1
 
 
 def heavier(labels: Tensor, partners: Tensor, share: Tensor) -> Tensor:

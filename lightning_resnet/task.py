@@ -15,8 +15,8 @@ from lightning_resnet.data.hashing import seed_generators
 from lightning_resnet.ema import EMA, average_of
 from lightning_resnet.errors import Diverged
 from lightning_resnet.evaluated import Batch, Evaluated
-from lightning_resnet.loss import Loss, training_loss, training_sums
-from lightning_resnet.mix import Mix, heavier, mix, pair_numbers
+from lightning_resnet.loss import Loss, TrainingSums, training_loss
+from lightning_resnet.mix import Mix, heavier, own_parts, pair_numbers
 from lightning_resnet.models.ghost import ghost_batch_norm
 from lightning_resnet.optim import Schedule, Steps, fuse, parameter_groups
 from lightning_resnet.weights import check_same_tensors
@@ -39,7 +39,7 @@ class ClassificationTask(Evaluated):
         ema: a moving average of the net, evaluated beside it.
         precise_bn: optimizer steps' worth of training images, over which batch norm's statistics are measured anew
             before each evaluation; 0: their moving averages.
-        compile: by torch.compile, in place.
+        compile: by torch.compile, normalisation and net as one; a mode of its, or true: its default.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ClassificationTask(Evaluated):
         mix: Mix | None = None,
         ema: EMA | None = None,
         precise_bn: int = 0,
-        compile: bool = False,
+        compile: bool | Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
     ) -> None:
         if bn_batch is not None:
             ghost_batch_norm(net, bn_batch)
@@ -69,7 +69,7 @@ class ClassificationTask(Evaluated):
         self.loss = partial(training_loss, loss=loss, smoothing=label_smoothing, threshold=bce_threshold)
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer samples than ranks
         self.seed = torch.initial_seed()  # what --seed_everything set
-        self._train_sums: Tensor | None = None  # loss x images, correct, finite losses, images, damaged ones
+        self._train_sums = TrainingSums()  # since the last row
         self.extra_metrics: dict[str, float] = {}  # of callbacks, for the next training row
         self._last_taken = 0  # optimizer steps done when training sums were last taken
 
@@ -82,9 +82,11 @@ class ClassificationTask(Evaluated):
         self.std.copy_(torch.tensor(source.std).view(3, 1, 1) * 255)
 
     def on_fit_start(self) -> None:
-        """Compile, each size of images for itself: progressive resizing has few."""
-        for net in self.nets if self.compiled else ():
-            net.compile(dynamic=False)
+        """Compile, each size of images and each net for itself: progressive resizing has few."""
+        if self.compiled:
+            torch._dynamo.config.recompile_limit = 64  # sizes x last batches x training or not x net or average
+            mode = None if self.compiled is True else self.compiled
+            self.logits = torch.compile(self.logits, dynamic=False, mode=mode)
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -103,35 +105,34 @@ class ClassificationTask(Evaluated):
         return min(s for s in (steps, t.max_steps) if s > 0)
 
     def on_train_start(self) -> None:
-        """Tell the schedule; what a checkpoint held of the running sums moves to the device."""
+        """Tell the schedule."""
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        self.schedule.begin(self.total_steps / steps)
-        if self._train_sums is not None:
-            self._train_sums = self._train_sums.to(self.device)
+        self._all_steps = self.total_steps  # asked for in each step
+        self.schedule.begin(self._all_steps / steps)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate of the coming optimizer step, and the generators that a net may draw from (dropout).
 
         They are seeded by seed, epoch, batch and rank: a run that continues repeats itself, and nothing need be kept.
         """
-        factor = self.schedule.factor(self.global_step / self.total_steps)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = group["initial_lr"] * factor
-        seed_generators(self.device, self.seed, self.current_epoch, batch_idx, self.global_rank)
+        trainer = self.trainer
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            factor = self.schedule.factor(trainer.global_step / self._all_steps)
+            for group in trainer.optimizers[0].param_groups:
+                group["lr"] = group["initial_lr"] * factor
+        seed_generators(self.device, self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one micro-batch."""
-        x, labels = self.normalise(batch[0]), batch[1]
-        partners = share = None
+        images, labels = batch
+        own = partners = share = None
         if self.mix:
-            at = pair_numbers(batch_idx, len(x), self.trainer)
-            x, partners, share = mix(x, labels, *self.mix.draw(self.seed, self.current_epoch, at, *x.shape[2:]))
-        logits = self.net(x)
+            at, size = pair_numbers(batch_idx, len(labels), self.trainer), images.shape[2:]
+            draws = self.mix.draw(self.seed, self.current_epoch, at, *size)
+            own, partners, share = own_parts(labels, *draws, *size, self.mean.dtype)
+        logits = self.logits(self.net, images, own)
         loss = self.loss(logits, labels, partners, share)
-        sums = training_sums(
-            loss, logits, labels if share is None else heavier(labels, partners, share), self._sum_dtype
-        )
-        self._train_sums = sums if self._train_sums is None else self._train_sums + sums
+        self._train_sums.add(loss, logits, labels, labels if share is None else heavier(labels, partners, share))
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -142,7 +143,7 @@ class ClassificationTask(Evaluated):
     @property
     def has_train_metrics(self) -> bool:
         """Whether there were steps since the last call of `take_train_metrics`."""
-        return self._train_sums is not None
+        return self._train_sums.total() is not None
 
     def take_train_metrics(self) -> dict[str, float]:
         """Means since the last call, over all ranks; all ranks must call it at the same step.
@@ -150,10 +151,10 @@ class ClassificationTask(Evaluated):
         Raises:
             Diverged: a loss was not finite.
         """
-        if self._train_sums is None:
+        if (sums := self._train_sums.total()) is None:
             return {}
-        loss, correct, finite, n, bad = self._reduce(self._train_sums).tolist()
-        self._train_sums = None
+        loss, correct, finite, n, bad = self._reduce(sums).tolist()
+        self._train_sums = TrainingSums()
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         if not math.isfinite(loss):
             step = self._last_taken + int(finite / self.trainer.world_size / self.trainer.accumulate_grad_batches)
@@ -176,7 +177,8 @@ class ClassificationTask(Evaluated):
             Diverged: a loss was not finite; such a net is not worth saving.
         """
         checkpoint["schedule"] = self.schedule.state_dict()
-        sums = self._reduce(self._train_sums) if self.has_train_metrics else None
+        sums = self._train_sums.total()
+        sums = None if sums is None else self._reduce(sums)
         if sums is not None and not math.isfinite(sums[0]):
             self.take_train_metrics()
         checkpoint["train_sums"], checkpoint["last_taken"] = sums, self._last_taken
@@ -186,4 +188,4 @@ class ClassificationTask(Evaluated):
         check_same_tensors(self.state_dict(), checkpoint["state_dict"])
         self.schedule.load_state_dict(checkpoint.get("schedule", {}))
         sums, self._last_taken = checkpoint.get("train_sums"), checkpoint.get("last_taken", checkpoint["global_step"])
-        self._train_sums = sums if sums is None or self.global_rank == 0 else torch.zeros_like(sums)
+        self._train_sums = TrainingSums(sums if sums is None or self.global_rank == 0 else torch.zeros_like(sums))

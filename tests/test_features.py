@@ -204,9 +204,10 @@ def test_deterministic_is_a_flag_and_part_of_the_run(cli):
 
 def test_compiled_nets_train_alike_under_the_same_names(cli, monkeypatch):
     """Traced and differentiated by torch.compile, without its code generator, which takes minutes."""
-    original = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: original(self, backend="aot_eager", **how))
-    plain, compiled = (fit(cli, name, "--model.compile", name == "compiled") for name in ("plain", "compiled"))
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, mode, **how: compile(f, backend="aot_eager", **how))
+    more = ["--model.mix", "{mixup: 0.2}", "--model.ema", "{decay: 0.9}"]
+    plain, compiled = (fit(cli, name, *more, "--model.compile", name == "compiled") for name in ("plain", "compiled"))
     a, b = state(plain), state(compiled)
     assert a.keys() == b.keys() and plain.name != compiled.name
     assert losses(plain) == pytest.approx(losses(compiled), abs=1e-5)
@@ -228,8 +229,14 @@ def test_generated_code_computes_the_same():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
-def test_compilation_reaches_both_nets_in_place(cli, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compiled.append((self, how)))
-    fit(cli, "c", "--model.compile", "true", "--model.ema", "{decay: 0.9}")
-    assert len(compiled) == 2 and all(type(net) is CifarResNet and how == {"dynamic": False} for net, how in compiled)
+def test_compilation_is_of_the_whole_way_from_pixels_to_logits(cli, monkeypatch):
+    asked, calls = [], []
+
+    def compile(f, **how):
+        asked.append(how)
+        return lambda net, *args: calls.append((net, args[0].dtype)) or f(net, *args)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    fit(cli, "c", "--model.compile", "max-autotune", "--model.ema", "{decay: 0.9}")
+    assert asked == [{"dynamic": False, "mode": "max-autotune"}]
+    assert len({id(net) for net, _ in calls}) == 2 and {dtype for _, dtype in calls} == {torch.uint8}

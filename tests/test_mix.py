@@ -1,5 +1,6 @@
 """Mixup, CutMix and the losses are those of their definitions, the same on any number of ranks."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +12,8 @@ from test_ranks import history, log
 from timm.loss import BinaryCrossEntropy
 from torch.nn import functional as F
 
-from lightning_resnet.loss import training_loss
-from lightning_resnet.mix import Mix, mix, pair_numbers
+from lightning_resnet.loss import TrainingSums, training_loss
+from lightning_resnet.mix import Mix, mixed, own_parts, pair_numbers
 
 N, SIDE = 10_000, 64
 PAIRS = np.arange(N)
@@ -70,13 +71,15 @@ def test_draws_are_fixed():
 def test_pixels_and_shares_of_a_pair():
     torch.manual_seed(0)
     x, labels = torch.randn(6, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 4, -100])
-    mixed, partners, share = mix(x, labels, np.array([0.3, 0.75, 0.5]), np.array([[4, 4, 4, 4], [0, 2, 4, 6], [0] * 4]))
+    shares, boxes = np.array([0.3, 0.75, 0.5]), np.array([[4, 4, 4, 4], [0, 2, 4, 6], [0] * 4])
+    own, partners, share = own_parts(labels, shares, boxes, 8, 8, x.dtype)
+    result = mixed(x, own)
     assert partners.tolist() == [1, 0, 3, 2, -100, 4] and share.tolist() == [0.3, 0.3, 0.75, 0.75, 1, 1]
-    torch.testing.assert_close(mixed[0], 0.3 * x[0] + 0.7 * x[1])
-    torch.testing.assert_close(mixed[1], 0.3 * x[1] + 0.7 * x[0])
+    torch.testing.assert_close(result[0], 0.3 * x[0] + 0.7 * x[1])
+    torch.testing.assert_close(result[1], 0.3 * x[1] + 0.7 * x[0])
     expected = x[2].clone()
     expected[:, 0:4, 2:6] = x[3, :, 0:4, 2:6]
-    assert torch.equal(mixed[2], expected) and torch.equal(mixed[4:], x[4:])  # a damaged one, and its partner
+    assert torch.equal(result[2], expected) and torch.equal(result[4:], x[4:])  # a damaged one, and its partner
 
 
 @pytest.mark.parametrize(("world", "parts"), [(2, 1), (1, 4), (2, 2), (4, 1)])
@@ -109,8 +112,30 @@ def test_losses_are_torchs_and_timms():
     for kind in ("cross_entropy", "bce"):
         without = training_loss(logits[labels == damaged], labels[labels == damaged], loss=kind)
         torch.testing.assert_close(training_loss(logits, damaged, loss=kind), without)
-        none = training_loss(logits.requires_grad_(), torch.full((8,), -100), loss=kind)
-        assert none == 0 and not torch.autograd.grad(none, logits)[0].any()
+        for smoothing in (0.0, 0.1):
+            none = training_loss(logits.requires_grad_(), torch.full((8,), -100), loss=kind, smoothing=smoothing)
+            assert not torch.autograd.grad(none, logits)[0].any()
+
+
+def test_training_sums_are_those_of_each_step_whenever_they_are_asked_for():
+    torch.manual_seed(0)
+    often, once = TrainingSums(), TrainingSums()
+    expected = torch.zeros(5, dtype=torch.float64)
+    assert once.total() is None
+    for step in range(2 * TrainingSums.KEPT + 5):
+        logits, labels = torch.randn(6, 10) * 10.0 ** (step % 7), torch.randint(10, (6,))
+        labels[: step % 7] = -100
+        loss = F.cross_entropy(logits, labels)  # in every seventh step of no image
+        for sums in (often, once):
+            sums.add(loss, logits, labels, labels)
+        n = int((labels >= 0).sum())
+        hits = int((logits.argmax(1) == labels).sum())
+        expected += torch.tensor([loss.double() * n if n else 0, hits, 1, n, 6 - n], dtype=torch.float64)
+        if step % 3 == 0:
+            often = TrainingSums(often.total().clone())  # as after a continuation
+    assert torch.equal(once.total(), often.total()) and torch.equal(once.total(), expected)
+    once.add(torch.tensor(math.nan), logits, labels.clamp(min=0), labels)
+    assert once.total()[0].isnan() and once.total()[2] == expected[2]
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ def mix(x: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
 def hash64(*parts: int | np.ndarray) -> np.ndarray:
     """Hash integers (or arrays of them, broadcast) to uint64; each part is absorbed by one round of splitmix64."""
     if all(type(part) is int for part in parts):
-        return _hash_ints(parts)  # in every step of a training: a fifth of numpy's time
+        return np.uint64(_hash_ints(parts))
     state = np.uint64(0)
     with np.errstate(over="ignore"):
         for part in parts:
@@ -30,14 +30,15 @@ def hash64(*parts: int | np.ndarray) -> np.ndarray:
     return state
 
 
-def _hash_ints(parts: tuple[int, ...]) -> np.uint64:
+def _hash_ints(parts: tuple[int, ...]) -> int:
+    """In every step of a training: a fifth of numpy's time."""
     state = 0
     for part in parts:
         state = ((state ^ (part & _MASK)) + int(_GOLDEN)) & _MASK
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
         state ^= state >> 31
-    return np.uint64(state)
+    return state
 
 
 def uniform(*parts: int | np.ndarray) -> np.ndarray:
@@ -47,7 +48,7 @@ def uniform(*parts: int | np.ndarray) -> np.ndarray:
 
 def seed_generators(device: torch.device, *parts: int) -> None:
     """Seed torch's generators, on which a net may draw (dropout), with a hash."""
-    seed = int(hash64(*parts) >> np.uint64(1))
+    seed = _hash_ints(parts) >> 1
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index].manual_seed(seed)

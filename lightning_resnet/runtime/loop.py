@@ -76,7 +76,11 @@ class FitLoop(_FitLoop):
     def _tell(self, global_step: int) -> None:
         """Lightning's counters, which hooks and `trainer.current_epoch` read."""
         self.epoch_progress.current = _ProcessedTracker(*[self.epoch] * 4)
-        self.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = global_step
+        self._counter.completed = global_step
+
+    @property
+    def _counter(self) -> Any:
+        return self.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
 
     @property
     def done(self) -> bool:
@@ -86,7 +90,7 @@ class FitLoop(_FitLoop):
 
     @property
     def _steps_are_up(self) -> bool:
-        return self.epoch_loop.global_step >= self.max_steps >= 0
+        return self.max_steps >= 0 and self.epoch_loop.global_step >= self.max_steps
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -154,7 +158,7 @@ class FitLoop(_FitLoop):
 
     def _step_done(self) -> None:
         self.steps += 1
-        self._tell(self.trainer.global_step + 1)
+        self._counter.completed += 1
 
     # -- evaluation ------------------------------------------------------------------------------------------------
 

@@ -36,11 +36,28 @@ class Step:
 
     def __init__(self, trainer: pl.Trainer, parts: int) -> None:
         self.trainer, self.strategy, self.task, self.parts = trainer, trainer.strategy, trainer.lightning_module, parts
-        self.optimizer = trainer.optimizers[0]
+        self.optimizer, self.logging, self.results = trainer.optimizers[0], trainer._logger_connector, trainer._results
         self.hooks = {hook: self._overriding(hook) for hook in HOOKS}
         precision = trainer.precision_plugin
         self.plain = type(precision) is Precision or (type(precision) is MixedPrecision and precision.scaler is None)
         self.plain &= not isinstance(self.optimizer, torch.optim.LBFGS)  # which calls the pass itself
+        bare = type(precision) is Precision and self.strategy.model is self.task
+        self.forward = self.task.training_step if bare else self.strategy.training_step
+
+    def _tell_logging(self, batch: Any) -> None:
+        """What `self.log` of a callback or task needs; Lightning's own way asks which loop runs, in every batch."""
+        if self.logging._first_loop_iter is not False:
+            self.logging.on_batch_start(batch)
+        self.results.batch, self.results.batch_size = batch, None
+
+    def _zero_grad(self) -> None:
+        """As the optimizer's own, which also asks for hooks, profilers and kernels: more than the work itself."""
+        if type(self.optimizer).zero_grad is not torch.optim.Optimizer.zero_grad:
+            self.optimizer.zero_grad()
+            return
+        for group in self.optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = None
 
     def _overriding(self, hook: str) -> list[Callable[..., Any]]:
         """The callbacks' and the task's own versions of a hook."""
@@ -66,7 +83,7 @@ class Step:
             batch = next(batches)
             if not self.plain:
                 batch = self.trainer.precision_plugin.convert_input(batch)
-            self.trainer._logger_connector.on_batch_start(batch)
+            self._tell_logging(batch)
             self._call("on_train_batch_start", batch, i + part)
             with nullcontext() if last else _block_parallel_sync_behavior(self.strategy):
                 self._pass_and_step(batch, i + part, part == 0, last)
@@ -76,33 +93,35 @@ class Step:
         self.task.__dict__["_current_fx_name"] = None
 
     def _pass_and_step(self, batch: Any, i: int, first: bool, last: bool) -> None:
-        closure = partial(self._pass, batch, i, first)
-        if not last:
-            closure()
-        elif not self.plain:
-            self.strategy.optimizer_step(self.optimizer, closure)
-        else:
-            closure()
+        if not self.plain and last:
+            self.strategy.optimizer_step(self.optimizer, partial(self._called_pass, batch, i, first))
+            return
+        self._pass(batch, i, first)
+        if last:
             self._call("on_before_optimizer_step", self.optimizer)
             if clip := self.trainer.gradient_clip_val:
                 how = self.trainer.gradient_clip_algorithm
                 self.task.configure_gradient_clipping(self.optimizer, clip, how)
             self.optimizer.step()
 
+    @torch.enable_grad()
+    def _called_pass(self, batch: Any, i: int, first: bool) -> Tensor:
+        """The same for an optimizer that calls it."""
+        return self._pass(batch, i, first)
+
     def _pass(self, batch: Any, i: int, first: bool) -> Tensor:
         """Forward and backward; the first of a step begins its gradients anew."""
-        with torch.enable_grad():
-            loss = self.strategy.training_step(batch, i)
-            if first:
-                self._call("on_before_zero_grad", self.optimizer)
-                self.optimizer.zero_grad()
-            share = loss / self.parts if self.parts > 1 else loss
-            if self.plain:
-                self._call("on_before_backward", share)
-                share.backward()
-                self._call("on_after_backward")
-            else:
-                self.strategy.backward(share, None)
+        loss = self.forward(batch, i)
+        if first:
+            self._call("on_before_zero_grad", self.optimizer)
+            self._zero_grad()
+        share = loss / self.parts if self.parts > 1 else loss
+        if self.plain:
+            self._call("on_before_backward", share)
+            share.backward()
+            self._call("on_after_backward")
+        else:
+            self.strategy.backward(share, None)
         self._loss = loss.detach()
         return loss
 
