@@ -123,7 +123,7 @@ def test_training_sums_are_those_of_each_step_whenever_they_are_asked_for():
     expected = torch.zeros(5, dtype=torch.float64)
     assert once.total() is None
     for step in range(2 * TrainingSums.KEPT + 5):
-        logits, labels = torch.randn(6, 10) * 10.0 ** (step % 7), torch.randint(10, (6,))
+        logits, labels = torch.randn(6, 10) * 10.0 ** (3 * (step % 7)), torch.randint(10, (6,))
         labels[: step % 7] = -100
         loss = F.cross_entropy(logits, labels)  # in every seventh step of no image
         for sums in (often, once):
