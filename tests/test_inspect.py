@@ -61,7 +61,7 @@ class Own(nn.Module):
 NETS = {
     f"{s} {b}": lambda s=s, b=b: CifarResNet(20, s, block=b)
     for s in ("none", "A", "B", "C")
-    for b in ("basic", "preact")
+    for b in ("basic", "preact", "preact_bottleneck")
 }
 NETS |= {
     "no norm": lambda: CifarResNet(20, norm="none"),

@@ -124,8 +124,11 @@ def test_shortcuts_are_seen_as_matrices():
     assert padded["singular"].tolist() == pytest.approx([1] * 48) and padded["kept"].tolist() == pytest.approx(
         padded["visible"].tolist()
     )
-    with pytest.raises(UserError, match="--model.net.shortcut B or C"):
-        shortcuts(CifarResNet(20, "none"), [digits()])
+    for net in (CifarResNet(20, "none"), CifarResNet(20, "B", block="preact_bottleneck")):  # these follow a ReLU
+        with pytest.raises(UserError, match="--model.net.shortcut B or C"):
+            shortcuts(net.eval(), [digits()])
+    found = shortcuts(CifarResNet(29, "C", block="preact_bottleneck").eval(), [digits()])["block"].unique().tolist()
+    assert found == [f"layer{i}.{k}" for i in (1, 2, 3) for k in (1, 2)]
 
 
 @pytest.mark.parametrize("block", ["basic", "preact"])

@@ -1,10 +1,13 @@
 """The networks are the paper's: counted, compared with torchvision's, and equal to their twins where they should be."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
 import torchvision
 from torch import nn
+from torch.nn import functional as F
 
 from lightning_resnet.describe import measure
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
@@ -54,6 +57,9 @@ IMAGENET = {
 }
 
 
+PREACT_BOTTLENECKS = partial(CifarResNet, block="preact_bottleneck")
+
+
 def count(net):
     return sum(p.numel() for p in net.parameters())
 
@@ -88,9 +94,65 @@ def test_logits_equal_torchvisions_with_its_weights(depth):
         torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [CifarResNet, ImageNetResNet])
+# (block, depth, shortcut): parameters; and those of convolutions and head alone, which He et al. 2016 seem to count:
+# 1.7M and 10.2M (10.3M with the norms').
+BOTTLENECKS = {
+    ("bottleneck", 164, "B"): (1_704_154, 1_679_034),
+    ("preact_bottleneck", 164, "none"): (1_661_274, 1_637_050),
+    ("preact_bottleneck", 164, "A"): (1_661_274, 1_637_050),
+    ("preact_bottleneck", 164, "B"): (1_703_258, 1_679_034),
+    ("preact_bottleneck", 164, "C"): (3_165_530, 3_141_306),
+    ("bottleneck", 1001, "B"): (10_328_602, 10_178_490),
+    ("preact_bottleneck", 1001, "B"): (10_327_706, 10_178_490),
+}
+
+
+def bottlenecks_by_hand(block, depth, shortcut):
+    """All, and without norms: 16 channels in, n blocks of 16, 32 and 64 wide channels that give 64, 128 and 256."""
+    weights, norms, x = 3 * 9 * 16 + 256 * 10 + 10, 32 if block == "bottleneck" else 512, 16
+    for width in (16, 32, 64):
+        for k in range((depth - 2) // 9):
+            weights += x * width + 9 * width * width + width * 4 * width
+            norms += 2 * (2 * width + (4 * width if block == "bottleneck" else x))
+            if shortcut == "C" or (shortcut == "B" and k == 0):
+                weights += x * 4 * width
+                norms += 2 * 4 * width if block == "bottleneck" else 0
+            x = 4 * width
+    return weights + norms, weights
+
+
+@pytest.mark.parametrize(("block", "depth", "shortcut"), BOTTLENECKS)
+def test_nets_of_164_and_1001_layers(block, depth, shortcut):
+    net = CifarResNet(depth, shortcut, block=block)
+    layers = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    found = count(net), sum(p.numel() for m in layers for p in m.parameters())
+    assert found == BOTTLENECKS[block, depth, shortcut] == bottlenecks_by_hand(block, depth, shortcut)
+    assert len([name for name, m in net.named_modules() if m in layers and "downsample" not in name]) == depth
+
+
+@pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
+def test_preact_bottleneck_is_the_papers(shortcut):
+    """Norm, ReLU, convolution, three times; projections share the first activation where shapes change."""
+    block = CifarResNet(20, shortcut, block="preact_bottleneck").layer2
+    for k, module in enumerate(block):
+        x, changes = torch.randn(4, 64 if k == 0 else 128, 8, 8), k == 0
+        active = F.relu(F.batch_norm(x, None, None, training=True))
+        h = F.conv2d(active, module.conv1.weight)
+        h = F.relu(F.batch_norm(h, None, None, training=True))
+        h = F.conv2d(h, module.conv2.weight, stride=2 if changes else 1, padding=1)
+        h = F.conv2d(F.relu(F.batch_norm(h, None, None, training=True)), module.conv3.weight)
+        if shortcut in "BC" and (changes or shortcut == "C"):
+            (projection,) = module.downsample  # no norm
+            h = h + F.conv2d(active if changes else x, projection.weight, stride=2 if changes else 1)
+        elif shortcut != "none":
+            h = h + (F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 32, 32)) if changes else x)
+        torch.testing.assert_close(module(x), h, rtol=1e-4, atol=1e-4)
+        assert module.bn1.num_batches_tracked == 1  # also where two share it
+
+
+@pytest.mark.parametrize("make", [CifarResNet, ImageNetResNet, PREACT_BOTTLENECKS])
 def test_twins_start_equal(make):
-    depth = 56 if make is CifarResNet else 34
+    depth = {CifarResNet: 56, ImageNetResNet: 34}.get(make, 29)
     nets = {}
     for shortcut in ("none", "A", "B", "C"):
         torch.manual_seed(3)
@@ -115,9 +177,9 @@ def test_option_a_pads_equally_on_both_sides():
 FOREIGN = [torchvision.models.resnet18, torchvision.models.resnet50]
 FOREIGN += [lambda name=name: timm.create_model(name) for name in ("resnet18", "resnet50d", "seresnet18", "resnetaa50")]
 OURS = [
-    lambda s=s, b=b: CifarResNet(29 if b == "bottleneck" else 20, s, block=b)
+    lambda s=s, b=b: CifarResNet(29 if "bottleneck" in b else 20, s, block=b)
     for s in ("none", "A", "B", "C")
-    for b in ("basic", "bottleneck", "preact")
+    for b in ("basic", "bottleneck", "preact", "preact_bottleneck")
 ]
 
 
@@ -164,12 +226,14 @@ def test_dirac_convolutions_start_as_identity():
     assert net.conv1.weight.std() > 0.1  # the stem is drawn
 
 
-@pytest.mark.parametrize("block", ["basic", "bottleneck", "preact"])
+@pytest.mark.parametrize("block", ["basic", "bottleneck", "preact", "preact_bottleneck"])
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_zero_last_makes_residual_blocks_identity(block, norm):
-    net = CifarResNet(29 if block == "bottleneck" else 20, block=block, norm=norm, zero_last=True)
-    x = torch.rand(2, 16 if block != "bottleneck" else 64, 8, 8)
+    net = CifarResNet(29 if "bottleneck" in block else 20, block=block, norm=norm, zero_last=True)
+    x = torch.rand(2, 64 if "bottleneck" in block else 16, 8, 8)
     torch.testing.assert_close(net.layer1[1](x), x)
+    net.layer1[1](x).sum().backward()  # and leaves it: behind a zeroed norm and a ReLU no layer would ever learn
+    assert any(p.grad.any() for p in net.layer1[1].parameters())
     with pytest.raises(ValueError, match="zero_last needs a shortcut"):
         CifarResNet(20, "none", zero_last=True)
 
@@ -187,6 +251,7 @@ def test_norm_none_has_zero_biases_instead():
         (lambda: CifarResNet(21), r"6n\+2, got 21; try 20"),
         (lambda: CifarResNet(2), r"got 2; try 8"),
         (lambda: CifarResNet(56 + 3, block="bottleneck"), r"9n\+2, got 59; try 56"),
+        (lambda: CifarResNet(1000, block="preact_bottleneck"), r"9n\+2, got 1000; try 1001"),
         (lambda: ImageNetResNet(49), r"got 49; try 50"),
         (lambda: ImageNetResNet(18, stride_in_1x1=True), "has none"),
     ],
@@ -196,9 +261,10 @@ def test_impossible_nets_name_a_possible_one(make, message):
         make()
 
 
-def test_every_conv_and_linear_learns():
+@pytest.mark.parametrize("block", ["basic", "preact_bottleneck"])
+def test_every_conv_and_linear_learns(block):
     """Plain and residual: no layer is cut off from the loss."""
     for shortcut in ("none", "A", "B", "C"):
-        net = CifarResNet(20, shortcut)
+        net = CifarResNet(20, shortcut, block=block)
         net(torch.randn(4, 3, 16, 16)).square().sum().backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())

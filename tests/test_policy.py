@@ -1,4 +1,4 @@
-"""TrivialAugment, RandAugment and erasing: torchvision's and timm's definitions, with each sample's own draws."""
+"""Policies of colour and shape, and erasing: the definitions of others, with each sample's own draws."""
 
 from collections import Counter
 
@@ -16,6 +16,7 @@ from lightning_resnet.data.hashing import uniform
 from lightning_resnet.data.policy import (
     BINS,
     IncreasingRandAugment,
+    Lighting,
     RandAugment,
     TrivialAugment,
     increasing_step,
@@ -23,6 +24,7 @@ from lightning_resnet.data.policy import (
     wide_space,
 )
 from lightning_resnet.data.sources import Synthetic
+from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.identity import run_id
 
 N, SIZE = 10_000, 32
@@ -116,6 +118,48 @@ def test_timms_own_operations_do_what_pillow_does(name, magnitude):
     assert torch.equal(pixels.apply(image, name, magnitude).permute(1, 2, 0), torch.from_numpy(np.array(expected)))
 
 
+def test_lighting_is_krizhevskys():
+    """Mean 0 and covariance P diag((0.1 l)^2) P^T over pictures, normal along each component, in levels of 255."""
+    components = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    scale = 255 * 0.1 * np.array([0.2175, 0.0188, 0.0045])
+    steps = steps_of(Lighting())
+    assert {name for ((name, _),) in steps} == {"Shift"}
+    colours = np.array([colour for ((_, colour),) in steps])
+    expected = components @ np.diag(scale**2) @ components.T
+    assert colours.mean(0) == pytest.approx([0] * 3, abs=5 * (expected.diagonal().max() / N) ** 0.5)
+    assert np.cov(colours.T) == pytest.approx(expected, rel=0.07)  # 5 standard deviations
+    a = np.linalg.solve(components * scale, colours.T)  # back: one normal for each component
+    assert np.corrcoef(a) == pytest.approx(np.eye(3), abs=0.05)
+    for row in a:
+        assert np.quantile(row, [0.023, 0.159, 0.5, 0.841, 0.977]) == pytest.approx([-2, -1, 0, 1, 2], abs=0.15)
+    assert np.array(steps_of(Lighting(0.2))[0][0][1]) == pytest.approx(2 * colours[0])
+    assert steps != steps_of(Lighting(), epoch=1)
+    with pytest.raises(ValueError, match="std of 0 or more, got -0.1"):
+        Lighting(-0.1)
+
+
+def test_lighting_adds_one_colour_to_all_pixels_and_stays_in_range():
+    images = torch.randint(60, 190, (64, 3, 8, 8), dtype=torch.uint8)
+    dark, light = torch.zeros_like(images), torch.full_like(images, 255)
+    before, ids = images.clone(), np.arange(64)
+    for pictures in (images, dark, light):
+        Lighting(1.0)(pictures, 0, 0, ids)
+    added = images.int() - before.int()
+    assert (added == added[:, :, :1, :1]).all()
+    steps = Lighting(1.0).choose(lambda k: uniform(0, 0, ids, 0, draws.POLICY + k), 8)
+    colours = np.array([colour for ((_, colour),) in steps])
+    assert added[:, :, 0, 0].tolist() == np.rint(colours).tolist() and np.abs(colours).max() > 20
+    assert torch.equal(dark.int(), added.clamp(min=0)) and torch.equal(light.int(), 255 + added.clamp(max=0))
+
+
+def test_the_device_loader_refuses_colours_and_auto_avoids_it():
+    how = {"size": None, "crop": "pad", "policy": Lighting()}
+    small = Synthetic(192, 40, 16)
+    with pytest.raises(UserError, match="without size, policy"):
+        data_of(small, loader="device", **how).train_dataloader()
+    assert type(data_of(small, loader="auto", **how).train_dataloader()).__name__ == "TorchLoader"
+
+
 def test_erasing_follows_torchvisions_definition():
     boxes = draws.erasing_boxes(0, 0, IDS, 64, 64, 0.25)
     erased = boxes[:, 2] > 0
@@ -144,7 +188,14 @@ def test_scaled_crops_are_the_papers():
 
 
 @pytest.mark.parametrize(
-    ("loader", "policy"), [("torch", TrivialAugment()), ("ffcv", TrivialAugment()), ("ffcv", IncreasingRandAugment())]
+    ("loader", "policy"),
+    [
+        ("torch", TrivialAugment()),
+        ("ffcv", TrivialAugment()),
+        ("ffcv", IncreasingRandAugment()),
+        ("torch", Lighting()),
+        ("ffcv", Lighting()),
+    ],
 )
 def test_the_same_sample_seed_and_epoch_give_the_same_picture(paged, loader, policy):
     """On any number of ranks and workers, from files and from memory."""

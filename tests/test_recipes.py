@@ -13,6 +13,7 @@ from PIL import Image
 
 from lightning_resnet import optim
 from lightning_resnet.data.augment import Progressive
+from lightning_resnet.data.policy import Lighting
 
 IMAGENET = sorted((REPOSITORY / "configs/imagenet").glob("*.yaml"))
 STEPS = 5004  # of 256 images in 1,281,167
@@ -93,6 +94,13 @@ def test_papers_rates():
     rate = rates("imagenet/paper", 90)
     for epoch, lr in {0: 0.1, 29: 0.1, 30: 0.01, 59: 0.01, 60: 0.001, 89: 0.001}.items():
         assert rate(epoch) == pytest.approx(lr) == rate(epoch + (STEPS - 1) / STEPS)
+
+
+def test_papers_pictures():
+    """The same section: a crop of 224 at a random scale, mirrored or not, with Krizhevsky et al.'s colours."""
+    data = recipe("imagenet/paper")["data"]
+    assert [data[k] for k in ("size", "crop", "flip", "policy")] == [224, "scaled", True, "Lighting"]
+    assert Lighting().std == 0.1
 
 
 # get_cyclic_lr of ffcv-imagenet at lr 1.7: epoch -> rate, for two of its numbers of epochs

@@ -32,6 +32,8 @@ def trained(net, batches, steps=20):
 CASES = [(CifarResNet, (20, 32, 56), s, {}) for s in ("none", "A", "B", "C")]
 CASES += [(CifarResNet, (20, 32), s, {"norm": "none", "init": 0.7}) for s in ("none", "A", "C")]
 CASES += [(CifarResNet, (20, 32), "C", {"block": "preact"}), (CifarResNet, (29, 38), "B", {"block": "bottleneck"})]
+CASES += [(CifarResNet, (20, 29), s, {"block": "preact_bottleneck"}) for s in "ABC"]
+CASES += [(CifarResNet, (20, 29), "C", {"block": "preact_bottleneck", "norm": "none", "init": 0.7})]
 CASES += [(ImageNetResNet, (18, 34), s, {"num_classes": 10}) for s in ("none", "B")]
 
 
@@ -83,7 +85,9 @@ def test_nets_that_are_not_deeper_are_refused(deep, message):
         take_over(CifarResNet(20, "none"), deep())
 
 
-@pytest.mark.parametrize(("block", "depths"), [("preact", (20, 32)), ("bottleneck", (20, 29))])
+@pytest.mark.parametrize(
+    ("block", "depths"), [("preact", (20, 32)), ("bottleneck", (20, 29)), ("preact_bottleneck", (20, 29))]
+)
 def test_plain_blocks_that_cannot_be_identity_are_refused(block, depths):
     shallow, deep = (CifarResNet(depth, "none", block=block) for depth in depths)
     with pytest.raises(UserError, match="cannot be identity"):

@@ -20,7 +20,8 @@ from lightning_resnet.models.observe import Batch, Seen, observe
 
 LEGEND = (
     "Eval mode, mean over batches, of the shortcuts that are not x itself, as linear maps of the channels (a norm "
-    "after the convolution included). singular: singular values, rank 0 the largest; positions: share of those seen; "
+    "after the convolution included; behind an activation, as in preact_bottleneck, there is no such map). singular: "
+    "singular values, rank 0 the largest; positions: share of those seen; "
     "visible: share of x's energy (sum of squares) at those; kept: share of x's energy within the channel directions "
     "that the map does not shrink below 1/10 of its largest, at those positions; spread: largest over smallest "
     "singular value (an orthogonal map, which changes x least, has 1); from_identity: norm of map - identity over norm "
@@ -36,7 +37,10 @@ def shortcuts(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
         rows = [row for block in observe(net, images)[1] if block.shortcut for row in _rows(block)]
         frames.append(pd.DataFrame(rows))
     if frames[0].empty:
-        raise UserError("no shortcut of this net changes x: inspect one with --model.net.shortcut B or C")
+        raise UserError(
+            "no shortcut of this net changes x by a linear map: inspect one with --model.net.shortcut B or C, of "
+            "preact_bottleneck C"
+        )
     return pd.concat(frames).groupby(["block", "rank"], sort=False).mean().reset_index()
 
 
@@ -63,13 +67,16 @@ def _rows(block: Seen) -> list[dict[str, float | str]]:
 
 
 def linear_map(block: Seen) -> tuple[Tensor, int] | None:
-    """The shortcut as a matrix [C', C] on the channels of every `stride`-th position; None where it is x itself.
+    """The shortcut as a matrix [C', C] on the channels of every `stride`-th position; None for x itself or no such map.
 
     Found by asking: constant images of one channel each, less the answer to none.
     """
     channels, side = block.x.shape[1], block.x.shape[2]
     probe = torch.eye(channels, dtype=block.x.dtype, device=block.x.device)[:, :, None, None].expand(-1, -1, side, side)
-    y = block.shortcut(probe) - block.shortcut(torch.zeros_like(probe))
+    nothing = block.shortcut(torch.zeros_like(probe))
+    y, opposite = block.shortcut(probe) - nothing, block.shortcut(-probe) - nothing
+    if (y + opposite).norm() > 1e-3 * y.norm():  # an activation
+        return None
     weight = y[:, :, 0, 0].T.contiguous()
     if block.same_shape and torch.equal(weight, torch.eye(channels, dtype=weight.dtype, device=weight.device)):
         return None

@@ -43,7 +43,8 @@ class ImageData(pl.LightningDataModule):
         pad: pixels on each side for crop `pad`.
         flip: mirror half of the training images.
         scale: area range of crop `resized`, as a share of the image's.
-        policy: changes of colour and shape of training images: TrivialAugment, RandAugment, IncreasingRandAugment.
+        policy: changes of colour and shape of training images: Lighting (noise along principal components),
+            TrivialAugment, RandAugment, IncreasingRandAugment.
         erase: share of the training images of which a box is erased (takes the mean colour).
         eval_share: side of the central square that is evaluated, as a share of the shorter side; only with `size`.
         train_eval_samples: clean training error is measured each epoch on so many training images, always the same.

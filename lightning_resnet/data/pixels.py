@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 
-def apply(image: Tensor, name: str, magnitude: float) -> Tensor:
+def apply(image: Tensor, name: str, magnitude: float | tuple[float, ...]) -> Tensor:
     """Picture uint8 [3, H, W] -> another of its size.
 
     Args:
@@ -16,7 +16,7 @@ def apply(image: Tensor, name: str, magnitude: float) -> Tensor:
         name: of the operation.
         magnitude: tangent of the shear, pixels of the translation, degrees of the rotation; what is added to the factor
             1 of Brightness, Color, Contrast and Sharpness; bits that Posterize keeps; the value from which Solarize
-            inverts; what SolarizeAdd adds to values below 128.
+            inverts; what SolarizeAdd adds to values below 128; what Shift adds to red, green, blue, in levels of 255.
     """
     if name in ("ShearX", "ShearY", "TranslateX", "TranslateY"):
         return _affine(image, name, magnitude)
@@ -30,6 +30,8 @@ def apply(image: Tensor, name: str, magnitude: float) -> Tensor:
         return F.solarize(image, threshold=magnitude) if magnitude <= 255 else image
     if name == "SolarizeAdd":
         return torch.where(image < 128, (image.int() + int(magnitude)).clamp(max=255).to(image.dtype), image)
+    if name == "Shift":  # rounded before it is added: every pixel changes alike
+        return (image.short() + torch.tensor(magnitude).round().short()[:, None, None]).clamp(0, 255).to(image.dtype)
     return _PLAIN[name](image)
 
 

@@ -1,4 +1,4 @@
-"""Changes of colour and shape: TrivialAugment, RandAugment; choices by our draws, pixels by torchvision.
+"""Changes of colour and shape: Lighting, TrivialAugment, RandAugment; choices by our draws, pixels by torchvision.
 
 resnet-cli fit --config configs/fashion_mnist.yaml --data.policy TrivialAugment
 
@@ -19,9 +19,13 @@ from lightning_resnet.data.draws import POLICY
 from lightning_resnet.data.hashing import uniform
 from lightning_resnet.data.pixels import apply
 
-Step = tuple[str, float]  # an operation of `pixels` and its magnitude
+Step = tuple[str, float | tuple[float, ...]]  # an operation of `pixels` and its magnitude
 BINS = 31  # torchvision's number of magnitudes
 _DRAWS = 4  # per operation
+# Principal components of the colours of ImageNet's training pixels in [0, 1], as fb.resnet.torch has them: rows red,
+# green, blue, a column for each component; then what that code multiplies them by.
+COMPONENTS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 
 
 class Policy:
@@ -57,6 +61,29 @@ class Policy:
             return
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(len(images))))
+
+
+class Lighting(Policy):
+    """One colour for all pixels of a picture: noise along ImageNet's principal components (Krizhevsky et al. 2012).
+
+    Their sec. 4.1: each pixel gets [p1 p2 p3] [a1 l1, a2 l2, a3 l3]^T. He et al. 2015, sec. 3.4, use it. Pixels stay
+    uint8: the colour is rounded to whole levels of 255, the sum cut at 0 and 255.
+
+    Args:
+        std: standard deviation of a1, a2 and a3.
+    """
+
+    def __init__(self, std: float = 0.1) -> None:
+        if std < 0:
+            raise ValueError(f"Lighting needs a std of 0 or more, got {std}")
+        self.std = std
+
+    def choose(self, draw: Callable[[int], np.ndarray], size: int) -> list[list[Step]]:
+        """See `Policy`."""
+        a = self.std * np.stack([_normal(draw(k)) for k in range(3)], axis=1)
+        # summed by hand: a matrix product's last bit may depend on how many pictures there are
+        colours = sum(255 * (a * EIGENVALUES)[:, k, None] * COMPONENTS[:, k] for k in range(3))
+        return [[("Shift", tuple(colour))] for colour in colours.tolist()]
 
 
 class TrivialAugment(Policy):
@@ -111,15 +138,20 @@ class IncreasingRandAugment(Policy):
 
     def choose(self, draw: Callable[[int], np.ndarray], size: int) -> list[list[Step]]:
         """See `Policy`."""
-        from scipy.special import ndtri
-
         names, columns = [*increasing_step(0, 1, size)], []
         for k in range(self.ops):
             op, left_out, sign, normal = (draw(_DRAWS * k + i) for i in range(_DRAWS))
-            level = np.clip(self.magnitude + self.std * ndtri(np.maximum(normal, 2.0**-54)), 0, 10)
+            level = np.clip(self.magnitude + self.std * _normal(normal), 0, 10)
             choices = zip(op, left_out, sign, level, strict=True)
             columns.append([_increasing(names, *choice, size=size) for choice in choices])
         return [[step for step in steps if step] for steps in zip(*columns, strict=True)]
+
+
+def _normal(u: np.ndarray) -> np.ndarray:
+    """Uniform in [0, 1) -> standard normal, by the inverse of its distribution function."""
+    from scipy.special import ndtri
+
+    return ndtri(np.maximum(u, 2.0**-54))
 
 
 def _increasing(names: list[str], op: float, left_out: float, sign: float, level: float, size: int) -> Step | None:

@@ -124,16 +124,24 @@ class Bottleneck(Block):
         return self.bn3(self.conv3(x))
 
 
-class PreactBlock(Block):
-    """Two 3x3 convolutions, each after its norm and ReLU: nothing gates the sum (He et al. 2016, fig. 1b).
-
-    Projections act on x itself (that paper's eq. 1) and carry no norm.
-    """
+class Preact(Block):
+    """What pre-activation blocks share: nothing gates the sum, projections carry no norm (He et al. 2016, eq. 1)."""
 
     def __init__(self, n_in: int, width: int, stride: int, shortcut: Shortcut, norm: Norm) -> None:
         super().__init__(n_in, width, stride, shortcut, norm)
         if isinstance(self.downsample, nn.Sequential):
             self.downsample = self.downsample[:1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """F(x) + shortcut(x), or F(x) in a plain net."""
+        return self.branch(x) + self.shortcut(x) if self.residual else self.branch(x)
+
+
+class PreactBlock(Preact):
+    """Two 3x3 convolutions, each after its norm and ReLU (He et al. 2016, fig. 1b); every shortcut acts on x itself."""
+
+    def __init__(self, n_in: int, width: int, stride: int, shortcut: Shortcut, norm: Norm) -> None:
+        super().__init__(n_in, width, stride, shortcut, norm)
         self.bn1 = make_norm(n_in, norm)
         self.conv1 = conv(n_in, width, 3, stride, norm)
         self.bn2 = make_norm(width, norm)
@@ -144,9 +152,47 @@ class PreactBlock(Block):
         x = self.conv1(F.relu(self.bn1(x)))  # not in place: x also takes the shortcut
         return self.conv2(F.relu(self.bn2(x)))
 
+
+class PreactBottleneck(Preact):
+    """1x1, 3x3, 1x1 convolutions, each after its norm and ReLU: He et al. 2016's blocks of 164 and 1001 layers.
+
+    A projection that changes the shape takes the branch's first activation, relu(bn1(x)), in place of x (that paper's
+    appendix and its authors' code). All else acts on x itself: identity, zero padding, option C's other projections.
+    Strides in the 3x3 as `Bottleneck` does, so that the two differ in their order alone; the authors' code strides in
+    the first 1x1.
+    """
+
+    expansion = 4
+
+    def __init__(self, n_in: int, width: int, stride: int, shortcut: Shortcut, norm: Norm) -> None:
+        super().__init__(n_in, width, stride, shortcut, norm)
+        self.bn1 = make_norm(n_in, norm)
+        self.conv1 = conv(n_in, width, 1, 1, norm)
+        self.bn2 = make_norm(width, norm)
+        self.conv2 = conv(width, width, 3, stride, norm)
+        self.bn3 = make_norm(width, norm)
+        self.conv3 = conv(width, width * self.expansion, 1, 1, norm)
+        changes = n_in != width * self.expansion or stride > 1
+        self.shares = changes and isinstance(self.downsample, nn.Sequential)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """F(x) = conv3(relu(bn3(conv2(relu(bn2(conv1(relu(bn1(x)))))))))."""
+        return self._convolve(F.relu(self.bn1(x)))
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """See `Block`; downsample(relu(bn1(x))) where the activation is shared."""
+        return super().shortcut(F.relu(self.bn1(x)) if self.shares else x)
+
     def forward(self, x: Tensor) -> Tensor:
         """F(x) + shortcut(x), or F(x) in a plain net."""
-        return self.branch(x) + self.shortcut(x) if self.residual else self.branch(x)
+        if not self.shares:
+            return super().forward(x)
+        active = F.relu(self.bn1(x))  # once: a norm in train mode counts what it sees
+        return self._convolve(active) + self.downsample(active)
+
+    def _convolve(self, active: Tensor) -> Tensor:
+        x = F.relu(self.bn2(self.conv1(active)))
+        return self.conv3(F.relu(self.bn3(self.conv2(x))))
 
 
 def blocks(net: nn.Module) -> Iterator[tuple[str, Function, Function | None]]:

@@ -12,10 +12,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_resnet.models import blur
-from lightning_resnet.models.blocks import BasicBlock, Block, Bottleneck, Norm, PreactBlock, Shortcut, make_norm
+from lightning_resnet.models.blocks import (
+    BasicBlock,
+    Block,
+    Bottleneck,
+    Norm,
+    PreactBlock,
+    PreactBottleneck,
+    Shortcut,
+    make_norm,
+)
 from lightning_resnet.models.init import Init, init_parameters
 
-CIFAR_BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck, "preact": PreactBlock}
+CIFAR_BLOCKS = {
+    "basic": BasicBlock,
+    "bottleneck": Bottleneck,
+    "preact": PreactBlock,
+    "preact_bottleneck": PreactBottleneck,
+}
 IMAGENET_DEPTHS = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
@@ -40,7 +54,8 @@ class _ResNet(nn.Module):
         norm: Norm,
     ) -> None:
         super().__init__()
-        self.preact = block is PreactBlock  # its blocks bring the norm and ReLU before them: none after the stem
+        # these blocks bring the norm and ReLU before them: none after the stem
+        self.preact = block in (PreactBlock, PreactBottleneck)
         self.conv1 = conv1
         self.bn1 = nn.Identity() if self.preact else make_norm(conv1.out_channels, norm)
         self.maxpool = maxpool
@@ -71,12 +86,13 @@ class CifarResNet(_ResNet):
     """CIFAR net of He et al. 2015, sec. 4.2: 3 stages of n blocks, widths `width` x 1, 2, 4, for images of any size.
 
     Args:
-        depth: layers with weights: 6n+2 (basic, preact) or 9n+2 (bottleneck); the paper has 20, 32, 44, 56, 110, 1202.
+        depth: layers with weights: 6n+2 (basic, preact; the paper has 20, 32, 44, 56, 110, 1202) or 9n+2 (bottleneck,
+            preact_bottleneck; He et al. 2016 has 164, 1001).
         shortcut: "none" = plain net; "A" identity, zero-padded where shapes change (the paper's choice for CIFAR);
             "B" 1x1 projection where shapes change; "C" projections everywhere.
         width: channels of the first stage.
         num_classes: outputs.
-        block: basic | bottleneck | preact (pre-activation, He et al. 2016).
+        block: basic | bottleneck | preact | preact_bottleneck (pre-activation, He et al. 2016).
         norm: batch | none (then convolutions have a bias, which starts at 0).
         init: he | xavier | dirac | a gain (times he); see `init_parameters`.
         zero_last: start residual branches at zero.
@@ -91,12 +107,12 @@ class CifarResNet(_ResNet):
         shortcut: Shortcut = "A",
         width: int = 16,
         num_classes: int = 10,
-        block: Literal["basic", "bottleneck", "preact"] = "basic",
+        block: Literal["basic", "bottleneck", "preact", "preact_bottleneck"] = "basic",
         norm: Norm = "batch",
         init: Init = "he",
         zero_last: bool = False,
     ) -> None:
-        per_n = 9 if block == "bottleneck" else 6
+        per_n = 9 if block.endswith("bottleneck") else 6
         n = max(1, round((depth - 2) / per_n))
         if depth != per_n * n + 2:
             raise ValueError(
