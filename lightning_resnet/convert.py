@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     out = Path(args.out)
     if out.suffix not in KINDS:
         raise UserError(f"--out {out}: its ending says what to write, one of {' '.join(KINDS)}")
-    from lightning_resnet.analysis.report import _write
+    from lightning_resnet.analysis.report import write_file
     from lightning_resnet.runtime.checkpoint import write_whole
     from lightning_resnet.trained import restore
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         from safetensors.torch import save
 
         print(whose(type(net).__name__, trained.options))
-        write_whole(state, out) if out.suffix == ".pth" else _write(out, save(state))
+        write_whole(state, out) if out.suffix == ".pth" else write_file(out, save(state))
     print(out)
     return 0
 

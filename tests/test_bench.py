@@ -70,3 +70,10 @@ def test_train_and_scaling_measure_real_runs(cli):
     assert fit["data"] + fit["step"] + fit["loop"] == pytest.approx(1) and fit["images_per_s"] > 0 and row["git_sha"]
     code, out, err = cli("bench", "scaling", "--net", "digits", "--steps", "10", "--repeat", "1")
     assert code == 0 and "| 2 | " in out, err
+
+
+@pytest.mark.slow
+def test_evaluation_measures_ours_and_the_peer(cli):
+    code, out, err = cli("bench", "evaluation", "--images", "8", "--size", "32", "--threads", "1", "--repeat", "1")
+    rates = [line.split(" | ")[1] for line in out.splitlines() if line.startswith("| ")][2:]
+    assert code == 0 and len(rates) == 2 and all(float(rate.split()[0].replace(",", "")) > 0 for rate in rates), err

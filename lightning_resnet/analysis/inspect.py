@@ -138,7 +138,7 @@ def write(what: str, frame: "pd.DataFrame", folder: Path) -> str:
     figure = module.figure(frame)
     contents = {"md": markdown.encode(), "csv": frame.to_csv(index=False, lineterminator="\n").encode()}
     contents |= {kind: figures.render(figure, kind) for kind in ("png", "svg")}
-    files = [report._write(folder / f"{what}.{kind}", content) for kind, content in contents.items()]
+    files = [report.write_file(folder / f"{what}.{kind}", content) for kind, content in contents.items()]
     return "\n".join([markdown, *map(str, files)])
 
 

@@ -94,9 +94,8 @@ def measure(subject: "Subject", args: Namespace) -> "Iterator[Row]":
     """Each way that was asked for."""
     from lightning_resnet.analysis.views import top5
 
-    task, data = subject.cli.model, subject.cli.datamodule
-    mean, std = task.mean.to(subject.device), task.std.to(subject.device)
-    normalise = lambda pixels: (pixels.to(subject.device) - mean) / std  # noqa: E731
+    task, data = subject.cli.model.to(subject.device), subject.cli.datamodule
+    normalise = lambda pixels: task.normalise(pixels.to(subject.device))  # noqa: E731
     own = data.eval_augment.size
     sizes = args.sizes or ([own, round(own * 8 / 7)] if own else [None])
     crops = [c for c in args.crops if c != "ten" or sizes != [None] or args.crops == ["ten"]]

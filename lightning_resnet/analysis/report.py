@@ -88,7 +88,7 @@ def report(
     title, data = view.title or ", ".join(runs.runs["name"].unique()), page.curves(runs.runs, history, keys, view.x)
     body = [pictures[0], *_body(table, extras), *pictures[1:]]
     contents["index.html"] = page.page(title, body, data, command).encode()
-    return Report(table, extras, [_write(folder / name, content) for name, content in contents.items()], runs)
+    return Report(table, extras, [write_file(folder / name, content) for name, content in contents.items()], runs)
 
 
 def _pictures(runs: "Runs", history: "pd.DataFrame", keys: list[str], view: View) -> tuple[dict[str, bytes], list[str]]:
@@ -177,7 +177,7 @@ def _beside(runs: "pd.DataFrame") -> Path:
     return (first.relative_to(Path.cwd()) if first.is_relative_to(Path.cwd()) else first) / "report"
 
 
-def _write(file: Path, content: bytes) -> Path:
+def write_file(file: Path, content: bytes) -> Path:
     """Whole or not at all: a reader never meets half a file."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:

@@ -16,6 +16,7 @@ KINDS = {
     "loader": "pictures per second",
     "step": "a training step of our nets beside those of torchvision, timm and a plain script",
     "train": "a whole training: its bottleneck, and its speed beside a bare loop",
+    "evaluation": "pictures per second of an evaluation, from files to accuracy",
     "scaling": "images per second on 1 to N ranks",
     "compare": "seconds and memory of comparing many runs",
 }

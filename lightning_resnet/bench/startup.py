@@ -34,6 +34,7 @@ ANSWERS = {  # arguments of `resnet-cli` that must answer at once
     "sweep --list": ["sweep", "sweep.yaml", "--list"],
     "sweep --status": ["sweep", "sweep.yaml", "--status"],
     "compare --help": ["compare", "--help"],
+    "doctor --quick": ["doctor", "--quick"],
 }
 
 

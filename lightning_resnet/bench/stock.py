@@ -69,6 +69,18 @@ class Timeline(Callback):
             torch.cuda.synchronize()
 
 
+class ValidationClock(Callback):
+    """Prints, as JSON, the seconds of a validation, its metrics included."""
+
+    def on_validation_start(self, *args: Any) -> None:
+        """Begin."""
+        self._start = time.perf_counter()
+
+    def on_validation_end(self, *args: Any) -> None:
+        """Print."""
+        print(json.dumps({"seconds": time.perf_counter() - self._start}), flush=True)
+
+
 class Tiny(torch.nn.Sequential):
     """A net whose step costs little beside the loop around it.
 
