@@ -81,7 +81,7 @@ def write(args: Namespace, config: str, deep: "Subject", added: list[str]) -> No
     import torch
     import yaml
 
-    from lightning_resnet.analysis.report import _write
+    from lightning_resnet.analysis.report import write_file
 
     recipe, out = yaml.safe_load(config), Path(args.out)
     recipe["model"]["net"]["init_args"]["depth"] = args.depth
@@ -91,7 +91,7 @@ def write(args: Namespace, config: str, deep: "Subject", added: list[str]) -> No
     state = {name: tensor.cpu() for name, tensor in deep.cli.model.state_dict().items()}
     file = io.BytesIO()
     torch.save({"state_dict": state, "run": {"id": out.stem, "config": text}, "deepen": origin}, file)
-    _write(out, file.getvalue())
+    write_file(out, file.getvalue())
     callback = {"class_path": "AddedBlocks", "init_args": {"checkpoint": str(out)}}
     recipe["trainer"]["callbacks"] = [*(recipe["trainer"].get("callbacks") or []), callback]
-    _write(out.with_suffix(".yaml"), yaml.safe_dump(recipe, sort_keys=False).encode())
+    write_file(out.with_suffix(".yaml"), yaml.safe_dump(recipe, sort_keys=False).encode())

@@ -74,6 +74,6 @@ def test_train_and_scaling_measure_real_runs(cli):
 
 @pytest.mark.slow
 def test_evaluation_measures_ours_and_the_peer(cli):
-    code, out, err = cli("bench", "evaluation", "--images", "8", "--size", "32", "--threads", "1", "--repeat", "1")
+    code, out, err = cli("bench", "evaluation", "--images", "64", "--size", "32", "--threads", "1", "--repeat", "1")
     rates = [line.split(" | ")[1] for line in out.splitlines() if line.startswith("| ")][2:]
     assert code == 0 and len(rates) == 2 and all(float(rate.split()[0].replace(",", "")) > 0 for rate in rates), err
