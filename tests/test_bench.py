@@ -28,7 +28,11 @@ def test_step_prints_a_row_for_each_net(cli):
     rows = [line.split(" | ")[0].removeprefix("| ") for line in out.splitlines() if line.startswith("| ")]
     assert code == 0 and rows == ["net", "---", "ours", "script", "net", "---", "ours", "torchvision", "timm"]
     assert "`resnet-cli bench step" in out and "torch 2" in out
-    assert cli("bench", "step", "--vs", "keras")[0] == 2 == cli("bench", "step", "--net", "vgg")[0]
+    wrong = ["--vs keras", "--net vgg", "--net imagenet-20", "--repeat 0", "--compile nonsense"]
+    wrong += [] if torch.cuda.is_available() else ["--device cuda"]
+    for words in wrong:
+        code, _, err = cli("bench", "step", *words.split())
+        assert code == 2 and len(err.strip().splitlines()) == 1 and "Traceback" not in err, err
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's own, of the Trainer that is measured beside
@@ -54,7 +58,7 @@ def test_an_optimizer_is_fused_on_a_gpu_only():
 def test_the_largest_share_is_the_bottleneck():
     one = {"steps_per_s": 10.0, "images_per_s": 640.0, "data": 0.5, "step": 0.4, "loop": 0.1}
     row = train._row("net", [one, one | {"data": 0.7, "step": 0.2}, one], [20.0, 20.0, 20.0])
-    assert row[4].startswith("0.500") and row[5:] == ["decode and copy", "50.0 %", "40.0 %", "10.0 %"]
+    assert row[5].startswith("0.500") and row[6:] == ["decode and copy", "50.0 %", "40.0 %", "10.0 %"]
 
 
 def test_bytes_of_a_ring():
@@ -65,6 +69,9 @@ def test_bytes_of_a_ring():
 def test_train_and_scaling_measure_real_runs(cli):
     code, out, err = cli("bench", "train", "--processes", "1", "--steps", "20", "--repeat", "1", "--json", "rows.jsonl")
     assert code == 0 and "| digits |" in out, err
+    two = "--nets digits --loaders device torch --processes 1 --steps 20 --repeat 1".split()
+    code, out, err = cli("bench", "train", *two)
+    assert code == 0 and "| digits, device |" in out and "| digits, torch |" in out, err
     (row,) = map(json.loads, Path("rows.jsonl").read_text().splitlines())
     (fit,) = row["fit"]
     assert fit["data"] + fit["step"] + fit["loop"] == pytest.approx(1) and fit["images_per_s"] > 0 and row["git_sha"]

@@ -18,25 +18,33 @@ from torch.nn.parallel import DistributedDataParallel
 from lightning_resnet import models
 
 
-def main(net: str, init_args: dict[str, Any], size: int, batch: int, steps: int) -> None:
+def main(
+    net: str, init_args: dict[str, Any], size: int, batch: int, steps: int, threads: int = 1, gpu: bool = False
+) -> None:
     """Train for `steps` on random images of `size` pixels, `batch` per rank; the first prints steps per second."""
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    torch.set_num_threads(int(os.environ.get("THREADS", 1)))
-    model = getattr(models, net)(**init_args).to(memory_format=torch.channels_last)
+    torch.set_num_threads(threads)
+    device = torch.device("cuda", rank) if gpu else torch.device("cpu")
+    wait = torch.cuda.synchronize if gpu else lambda: None
+    model = getattr(models, net)(**init_args).to(device, memory_format=torch.channels_last)
     if world > 1:
-        dist.init_process_group("gloo", rank=rank, world_size=world)
+        dist.init_process_group("nccl" if gpu else "gloo", rank=rank, world_size=world)
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, nesterov=True, weight_decay=1e-4)
-    images = torch.randint(0, 256, (8, batch, 3, size, size), dtype=torch.uint8)
-    labels, warm = torch.randint(0, 10, (8, batch)), steps // 5
+    optimizer = torch.optim.SGD(
+        model.parameters(), 0.01, 0.9, nesterov=True, weight_decay=1e-4, fused=True if gpu else None
+    )
+    images = torch.randint(0, 256, (8, batch, 3, size, size), dtype=torch.uint8).to(device)
+    labels, warm = torch.randint(0, 10, (8, batch)).to(device), steps // 5
     for step in range(steps):
         if step == warm:
+            wait()
             start = time.perf_counter()
         x = images[step % 8].contiguous(memory_format=torch.channels_last)
         loss = F.cross_entropy(model((x.float() - 128) / 64), labels[step % 8])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    wait()
     seconds = time.perf_counter() - start
     if rank == 0:
         print(json.dumps({"steps_per_s": (steps - warm) / seconds}))

@@ -12,7 +12,7 @@ from lightning_resnet.runtime.progress import metered
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `resnet-cli bench scaling`."""
-    parser.add_argument("--net", choices=NETS, default="resnet18-64")
+    parser.add_argument("--net", choices=["digits", "resnet18-64"], default="resnet18-64")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="on this machine (default: 1 2)")
     parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--steps", type=int, default=40, help="of each training (default: %(default)s)")
@@ -23,7 +23,7 @@ def report(args: argparse.Namespace) -> list[str]:
     """Measure; the lines of the Markdown report."""
     from lightning_resnet import models
 
-    net, init_args, _, batch = NETS[args.net]
+    net, init_args, _, batch, _ = NETS[args.net]
     parameters = sum(p.numel() for p in getattr(models, net)(**init_args).parameters())
     rates: dict[int, list[float]] = {n: [] for n in args.ranks}
     for _ in metered(range(args.repeat), args.repeat, "turns"):

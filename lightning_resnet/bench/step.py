@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, help="pixels per side (default: cifar 32, imagenet 64)")
     parser.add_argument("--batch", type=int, help="images (default: cifar 128, imagenet 16)")
     parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="bf16: autocast")
-    parser.add_argument("--compile", metavar="MODE", help="torch.compile's mode, such as default")
+    modes = ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+    parser.add_argument("--compile", choices=modes, help="torch.compile's mode (default: not compiled)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--threads", type=int, default=cores(), help="on the CPU (default: all cores)")
     parser.add_argument("--steps", type=int, default=5, help="of a turn (default: %(default)s)")
@@ -46,6 +47,8 @@ def report(args: argparse.Namespace) -> list[str]:
     if unknown := set(peers) - set(PEERS):
         raise UserError(f"--vs {unknown.pop()}: one or more of {', '.join(PEERS)}, with commas")
     found = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.device == "cuda" != found:
+        raise UserError("--device cuda: no NVIDIA GPU with a driver is here; drop it, or say cpu")
     device = torch.device(found if args.device == "auto" else args.device)
     torch.set_num_threads(args.threads)
     rate = matmul_rate(device, args.precision)
@@ -68,7 +71,10 @@ def _measure(name: str, peers: list[str], args: argparse.Namespace, device: Any,
         raise UserError(f"--net {name}: cifar-DEPTH or imagenet-DEPTH, such as imagenet-50")
     size, batch, _ = FAMILIES[family]
     size, batch = args.size or size, args.batch or batch
-    nets = make_nets(family, int(depth), peers)
+    try:
+        nets = make_nets(family, int(depth), peers)
+    except ValueError as e:
+        raise UserError(f"--net {name}: {e}") from e
     _, macs = measure(nets["ours"], (3, size, size))
     arms = {arm: Arm(net, size, batch, device, args.precision, args.compile) for arm, net in nets.items()}
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
@@ -116,7 +122,8 @@ class Arm:
     def __init__(self, net: Any, size: int, batch: int, device: Any, precision: str, compile: str | None) -> None:
         import torch
 
-        self.device, self.peak = device, 0
+        self.device, self.peak, self.own = device, 0, 0
+        before = torch.cuda.memory_allocated() if device.type == "cuda" else 0  # of the other arms
         self.net = net.to(device, memory_format=torch.channels_last).train()
         fused = {"fused": True} if device.type == "cuda" else {}
         self.optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9, nesterov=True, weight_decay=1e-4, **fused)
@@ -129,6 +136,8 @@ class Arm:
             self.context = partial(torch.autocast, device.type, torch.bfloat16)
         self.loss = torch.compile(self._loss, mode=compile) if compile else self._loss
         self.run(WARM)
+        if device.type == "cuda":
+            self.peak, self.own = 0, torch.cuda.memory_allocated() - before
 
     def _loss(self) -> Any:
         from torch.nn import functional as F
@@ -144,6 +153,7 @@ class Arm:
         if cuda:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
+            others = torch.cuda.memory_allocated() - self.own
         start = time.perf_counter()
         for _ in range(steps):
             loss = self.loss()
@@ -152,7 +162,7 @@ class Arm:
             self.optimizer.step()
         if cuda:
             torch.cuda.synchronize()
-            self.peak = max(self.peak, torch.cuda.max_memory_allocated())
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated() - others)
         return (time.perf_counter() - start) / steps
 
 

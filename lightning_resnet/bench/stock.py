@@ -93,6 +93,17 @@ class Tiny(torch.nn.Sequential):
         super().__init__(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), *pool)
 
 
+class Pooled(torch.nn.Sequential):
+    """One linear layer on the means of 7x7 pixels of a 28x28 image: all but nothing beside normalising it.
+
+    Args:
+        num_classes: outputs.
+    """
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(torch.nn.AvgPool2d(7), torch.nn.Flatten(), torch.nn.Linear(48, num_classes))
+
+
 class Stock(pl.LightningModule):
     """A training as Lightning's guide writes one: it logs loss and accuracy in every step.
 
