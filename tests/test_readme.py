@@ -13,7 +13,8 @@ from lightning_resnet.config import ResNetCLI
 from lightning_resnet.data.cli import make_parser
 from lightning_resnet.points import read
 
-DOCS = [REPOSITORY / "README.md", *(REPOSITORY / f"docs/{name}.md" for name in ("science", "recipes", "cluster"))]
+PAGES = ("README", "docs/science", "docs/recipes", "docs/cluster", "benchmarks/gpu")
+DOCS = [REPOSITORY / f"{page}.md" for page in PAGES]
 TEXTS = [*DOCS, *sorted(REPOSITORY.glob("configs/**/*.yaml"))]
 COMMANDS = [c.strip() for t in TEXTS for c in re.findall(r"^(?: {4}|# ?)(resnet-cli [^\n#(]+)", t.read_text(), re.M)]
 
