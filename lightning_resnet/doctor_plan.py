@@ -17,7 +17,9 @@ from lightning_resnet.options import local_devices
 from lightning_resnet.trained import build, hush
 
 # torch's words on the CPU, CUDA's, its libraries', numpy's and the system's
-NO_MEMORY = re.compile(r"(out of|not enough) memory|MemoryError|(can.t|cannot|unable to) allocate|ALLOC_FAILED|bad_alloc", re.I)
+NO_MEMORY = re.compile(
+    r"(out of|not enough) memory|MemoryError|(can.t|cannot|unable to) allocate|ALLOC_FAILED|bad_alloc", re.I
+)
 
 
 class _Configured(ResNetCLI):
@@ -93,8 +95,8 @@ def _batches(cli: ResNetCLI, ranks: int) -> Iterator[Finding]:
     if rest or not micro:
         yield Finding("fails", "batch", text, f"a multiple of {ranks * accumulated}: --data.batch_size")
         return
-    steps, epochs = length(cli)
-    yield Finding("ok" if steps else "fails", "steps", f"{steps:,} per epoch, {steps * epochs:,} in {epochs} epochs")
+    steps, total, epochs = length(cli)
+    yield Finding("ok" if steps else "fails", "steps", f"{steps:,} per epoch, {total:,} in {epochs} epochs")
     if task.mix and micro % 2:
         cure = "a --data.batch_size that gives each an even number"
         yield Finding("fails", "mix", f"a rank's batch of {micro} images would part a pair", cure)
@@ -109,7 +111,7 @@ def _batches(cli: ResNetCLI, ranks: int) -> Iterator[Finding]:
 
 def _time(cli: ResNetCLI, ranks: int, callbacks: bool) -> Iterator[Finding]:
     """Epochs and device-hours from a trial of one rank's work."""
-    found, (steps, epochs) = trial(cli, ranks), length(cli)
+    found, whole = trial(cli, ranks), length(cli)
     images = cli.datamodule.batch_size // ranks
     rates = ", ".join(
         f"{images / p.seconds:,.0f} images/s" + (f" at {p.size} px ({p.epochs} epochs)" * (len(found.paces) > 1))
@@ -119,8 +121,8 @@ def _time(cli: ResNetCLI, ranks: int, callbacks: bool) -> Iterator[Finding]:
     micro = images // cli.trainer.accumulate_grad_batches
     text = f"{rates} with batches of {micro}, {how}, on one {found.device}; {found.peak}"
     yield Finding("ok", "trial", text + "; the recipe's callbacks were left out" * callbacks)
-    epoch = steps * found.step + found.evaluation
-    hours, on_gpu = epoch * epochs * ranks / 3600, cli.trainer.strategy.root_device.type == "cuda"
-    unit = "GPU-hours" if on_gpu else "rank-hours on this CPU"
-    text = f"{epoch:,.1f} s an epoch, {epoch * epochs / 3600:.2f} h for {epochs} epochs, {hours:.2f} {unit}"
+    epoch = whole.steps * found.step + found.evaluation
+    hours = epoch * whole.total / whole.steps / 3600
+    unit = "GPU-hours" if cli.trainer.strategy.root_device.type == "cuda" else "rank-hours on this CPU"
+    text = f"{epoch:,.1f} s an epoch, {hours:.2f} h for {whole.epochs} epochs, {hours * ranks:.2f} {unit}"
     yield Finding("ok", "forecast", text + (f" on {ranks} ranks, if they do not wait for one another" * (ranks > 1)))

@@ -6,6 +6,7 @@ The step is `fit`'s own (runtime/step.py), with precision, compilation, mixing, 
 average. What ranks say to one another and the recipe's callbacks have no part in it.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -63,14 +64,28 @@ class Trial(NamedTuple):
         return sum(p.epochs * p.seconds for p in self.paces) / sum(p.epochs for p in self.paces)
 
 
-def length(cli: ResNetCLI) -> tuple[int, int]:
-    """(optimizer steps of an epoch, epochs), limits counted in."""
+class Length(NamedTuple):
+    """How long a training is, limits counted in.
+
+    Attributes:
+        steps: optimizer steps of an epoch.
+        total: optimizer steps.
+        epochs: the last may be cut short.
+    """
+
+    steps: int
+    total: int
+    epochs: int
+
+
+def length(cli: ResNetCLI) -> Length:
+    """Of a recipe whose data are set up."""
     data, trainer = cli.datamodule, cli.trainer
     parts = trainer.accumulate_grad_batches
     batches = len(data.splits["train"]) // data.batch_size * parts
     steps = _parse_num_batches(RunningStage.TRAINING, batches, trainer.limit_train_batches) // parts
-    epochs = (trainer.max_epochs, -(-trainer.max_steps // max(1, steps)))
-    return steps, min(e for e in epochs if e > 0)
+    total = min(n for n in (steps * trainer.max_epochs, trainer.max_steps, sys.maxsize) if n >= 0)
+    return Length(steps, total, -(-total // max(1, steps)))
 
 
 def trial(cli: ResNetCLI, ranks: int) -> Trial:
@@ -103,7 +118,7 @@ def _begin(cli: ResNetCLI) -> FitLoop:
     trainer, task, data = cli.trainer, cli.model, cli.datamodule
     trainer.fit_loop = loop = FitLoop(trainer, None, None, 0)
     loop.parts = trainer.accumulate_grad_batches
-    loop.max_batches = length(cli)[0] * loop.parts
+    loop.max_batches = length(cli).steps * loop.parts
     trainer.state.fn, trainer.training = TrainerFn.FITTING, True
     trainer.datamodule, task.trainer = data, trainer
     trainer.strategy.connect(task)
@@ -117,7 +132,7 @@ def _begin(cli: ResNetCLI) -> FitLoop:
 def _sizes(cli: ResNetCLI) -> dict[int | None, list[int]]:
     """Epochs of each size of the training images."""
     augment, sizes = cli.datamodule._augment_by_epoch(), {}
-    for epoch in range(length(cli)[1]):
+    for epoch in range(length(cli).epochs):
         sizes.setdefault(augment(epoch).size, []).append(epoch)
     return sizes
 
