@@ -49,10 +49,14 @@ def plan(recipe: list[str]) -> Iterator[Finding]:
     except (UserError, ValueError, ZeroDivisionError, MisconfigurationException) as e:
         yield Finding("fails", "recipe", *_halves(one_line(e)))
     except (RuntimeError, MemoryError, OSError) as e:
-        if not NO_MEMORY.search(f"{type(e).__name__} {e}"):
-            raise
-        cure = "--trainer.accumulate_grad_batches 2 (or twice what it is), --trainer.precision bf16-mixed, "
-        yield Finding("fails", "trial", f"out of memory: {one_line(e)[:200]}", cure + "or a smaller --data.batch_size")
+        yield _no_memory("recipe", e, "ask for more (--mem, docker --memory), or keep the pictures in .beton files")
+
+
+def _no_memory(what: str, error: Exception, cure: str) -> Finding:
+    """Of an error that says so; any other is raised again."""
+    if not NO_MEMORY.search(f"{type(error).__name__} {error}"):
+        raise error
+    return Finding("fails", what, f"out of memory: {one_line(error)[:200]}", cure)
 
 
 def _halves(message: str) -> tuple[str, str]:
@@ -111,7 +115,12 @@ def _batches(cli: ResNetCLI, ranks: int) -> Iterator[Finding]:
 
 def _time(cli: ResNetCLI, ranks: int, callbacks: bool) -> Iterator[Finding]:
     """Epochs and device-hours from a trial of one rank's work."""
-    found, whole = trial(cli, ranks), length(cli)
+    try:
+        found, whole = trial(cli, ranks), length(cli)
+    except (RuntimeError, MemoryError, OSError) as e:
+        cure = "--trainer.accumulate_grad_batches 2 (or twice what it is), --trainer.precision bf16-mixed, "
+        yield _no_memory("trial", e, cure + "or a smaller --data.batch_size")
+        return
     images = cli.datamodule.batch_size // ranks
     rates = ", ".join(
         f"{images / p.seconds:,.0f} images/s" + (f" at {p.size} px ({p.epochs} epochs)" * (len(found.paces) > 1))

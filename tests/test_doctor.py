@@ -229,6 +229,15 @@ def test_too_little_memory_is_a_line_with_its_cure(cli, monkeypatch, error):
     assert code == 1 and "FAILS trial" in out and "out of memory" in out and "accumulate_grad_batches 2" in out, err
 
 
+def test_data_too_large_for_memory_are_not_cured_by_a_smaller_batch(cli, monkeypatch):
+    def fail(*args):
+        raise MemoryError("Unable to allocate 4.63 GiB for an array")
+
+    monkeypatch.setattr("lightning_resnet.data.sources.Synthetic.splits", fail)
+    found = plan()["recipe"]
+    assert found.level == "fails" and "4.63 GiB" in found.found and "--mem" in found.cure
+
+
 def test_other_errors_of_the_trial_are_not_called_lack_of_memory(cli, monkeypatch):
     def fail(*args):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
