@@ -160,7 +160,10 @@ def _evaluate(cli: ResNetCLI, ranks: int) -> float:
             def once(i: int) -> None:
                 trainer.strategy.validation_step(precision.convert_input(next(batches)), i, k)  # noqa: B023
 
-            lap = _pace(once, 1, EVALUATED, LIMIT_S / 4, "trial batches of an evaluation", bool(task.compiled))
+            warm = (
+                len(loader) if len(loader) <= 1 + EVALUATED else 1
+            )  # the last batch has a shape of its own to compile
+            lap = _pace(once, warm, EVALUATED, LIMIT_S / 4, "trial batches of an evaluation", bool(task.compiled))
         mine = -(-len(loader) // ranks)
         seconds += lap * _parse_num_batches(RunningStage.VALIDATING, mine, trainer.limit_val_batches)
     # batches of an evaluation are twice as large as those of training, over which precise_bn measures

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,21 @@ def test_sizes_and_evaluations_count_by_their_epochs():
     assert found.step == pytest.approx((12 * 0.1 + 4 * 0.3) / 16)
 
 
+def test_what_the_first_batch_of_each_shape_takes_does_not_count(cli, monkeypatch):
+    own, shapes, trial, trials = ClassificationTask.validation_step, set(), doctor_plan.trial, []
+
+    def step(task, batch, *args):
+        if len(batch[0]) not in shapes:  # as if it were compiled
+            shapes.add(len(batch[0]))
+            time.sleep(1)
+        return own(task, batch, *args)
+
+    monkeypatch.setattr(ClassificationTask, "validation_step", step)
+    monkeypatch.setattr(doctor_plan, "trial", lambda *args: trials.append(trial(*args)) or trials[-1])
+    plan("--data.batch_size", 48)
+    assert shapes == {32, 96, 64} and trials[0].evaluation < 0.5
+
+
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_the_trial_goes_through_the_precision_plugin(cli, monkeypatch, precision):
     types, own = set(), ClassificationTask.training_step
@@ -201,6 +217,12 @@ def test_the_trial_scales_the_loss_where_the_precision_does(cli, monkeypatch):
 
     monkeypatch.setattr(doctor_plan, "build", with_scaler)
     assert plan()["forecast"].level == "ok" and scaler.state_dict()["_growth_tracker"] > 0
+
+
+def test_callbacks_that_the_trial_leaves_out_are_told(cli):
+    callbacks = '[{"class_path": "pytorch_lightning.callbacks.Timer"}]'
+    assert "callbacks were left out" in plan("--trainer.callbacks", callbacks)["trial"].found
+    assert "callbacks" not in plan()["trial"].found
 
 
 @pytest.mark.parametrize(
