@@ -42,6 +42,7 @@ TRAINER_DEFAULTS = {  # ours does these
     "enable_checkpointing": False,
     "num_sanity_val_steps": 0,  # would validate before the first step, on batches that it then forgets
 }
+COUNTS = ["trainer.overfit_batches", *(f"trainer.limit_{s}_batches" for s in ("train", "val", "test", "predict"))]
 # torch 2.13's new name for it
 _SYNC_BUFFERS = next(
     name
@@ -74,7 +75,13 @@ class ResNetCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The run, and the checkpoint to evaluate."""
+        """The run, and the checkpoint to evaluate; 1 is one batch.
+
+        Typing takes Lightning's `int | float` for any older union of these, float first: 1 would be 1.0, all batches.
+        """
+        for action in parser._actions:
+            if action.dest in COUNTS:
+                action._typehint = int | float | None
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_argument("--launcher", type=Launcher, default="auto", help="what started, or starts, the ranks")

@@ -218,16 +218,16 @@ def slurm() -> Iterator[Finding]:
 def data() -> Iterator[Finding]:
     """Data sets where recipes look for them."""
     places = {
-        "digits": Path(spec.origin).parent if (spec := importlib.util.find_spec("sklearn")) else None,
+        "digits": "scikit-learn's package" if importlib.util.find_spec("sklearn") else None,
         "Fashion-MNIST": _first("data/FashionMNIST/raw", "/usr/share/datasets/fashion-mnist"),
         "CIFAR-10": _first("data/cifar-10-batches-py"),
         "CIFAR-100": _first("data/cifar-100-python"),
         "ImageNet": _first("data/imagenet"),
         ".beton files": next(iter([*Path().glob("*.beton"), *Path("data").glob("*.beton")]), None),
     }
-    found = [name for name, place in places.items() if place]
+    found = ", ".join(f"{name} in {place}" for name, place in places.items() if place)
     missing = ", ".join(name for name, place in places.items() if not place)
-    text = f"{', '.join(found) or 'none'} in {Path().absolute()}" + (f"; not found: {missing}" if missing else "")
+    text = (found or "none") + (f"; not in {Path().absolute()}: {missing}" if missing else "")
     yield Finding("ok", "data", text)
 
 
@@ -237,13 +237,17 @@ def _first(*folders: str) -> Path | None:
 
 def driver() -> Finding:
     """NVIDIA's kernel module and the devices it knows, without asking any."""
-    try:
-        line = (DRIVER / "version").read_text().splitlines()[0]
-    except OSError:
+    if not (version := driver_version()):
         return Finding("ok", "GPU", "no NVIDIA driver: training would use the CPU")
-    return Finding(
-        "ok", "GPU", f"{len(list((DRIVER / 'gpus').glob('*')))} devices, driver {line.partition(':')[2].strip()}"
-    )
+    return Finding("ok", "GPU", f"{len(list((DRIVER / 'gpus').glob('*')))} devices, driver {version}")
+
+
+def driver_version() -> str:
+    """As the kernel module tells; empty without."""
+    try:
+        return (DRIVER / "version").read_text().splitlines()[0].partition(":")[2].strip()
+    except OSError:
+        return ""
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from importlib import import_module
 
-from lightning_resnet.doctor import GB, Finding, driver
+from lightning_resnet.doctor import GB, Finding, driver, driver_version
 from lightning_resnet.errors import one_line
 
 CPU_BUILD = (
@@ -27,9 +27,9 @@ def gpu() -> Iterator[Finding]:
     """Whether torch sees the devices that the driver has, and one computes."""
     import torch
 
-    there = driver()
+    there, version = driver(), driver_version()
     if not torch.cuda.is_available():
-        if "driver" in there.found and "no NVIDIA" not in there.found:
+        if version:
             cure = "nvidia-smi tells more; torch needs a driver at least as new as its CUDA, and a visible device"
             yield Finding("careful", "GPU", f"{there.found}, but torch (CUDA {torch.version.cuda}) cannot use it", cure)
         else:
@@ -41,6 +41,7 @@ def gpu() -> Iterator[Finding]:
             torch.ones(8, 8, device=f"cuda:{i}").mm(torch.ones(8, 8, device=f"cuda:{i}")).sum().item()
             free = torch.cuda.mem_get_info(i)[0] / GB
             text = f"{i}: {about.name}, {free:.1f} of {about.total_memory / GB:.1f} GB free, CUDA {torch.version.cuda}"
+            text += f", driver {version or 'of unknown version'}"
             low = free < 0.5 * about.total_memory / GB
             yield Finding("careful" if low else "ok", "GPU", text, low * "another process holds memory: nvidia-smi")
     except RuntimeError as e:

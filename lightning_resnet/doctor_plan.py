@@ -1,24 +1,25 @@
-"""What a recipe asks of this machine: checked, and its time forecast from 20 steps."""
+"""What a recipe asks of this machine: checked, and its time forecast from a trial (doctor_trial.py)."""
 
-import time
+import re
 from collections.abc import Iterator
-from itertools import chain, islice
-from typing import Any
+from itertools import chain
 
-import torch
-from torch.nn import functional as F
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.data import machine
 from lightning_resnet.describe import measure
 from lightning_resnet.doctor import GB, Finding
+from lightning_resnet.doctor_trial import length, trial
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.models.ghost import batch_norms
 from lightning_resnet.options import local_devices
-from lightning_resnet.runtime.status import cores
 from lightning_resnet.trained import build, hush
 
-WARM, STEPS, LIMIT_S = 3, 20, 60.0
+# torch's words on the CPU, CUDA's, its libraries', numpy's and the system's
+NO_MEMORY = re.compile(
+    r"(out of|not enough) memory|MemoryError|(can.t|cannot|unable to) allocate|ALLOC_FAILED|bad_alloc", re.I
+)
 
 
 class _Configured(ResNetCLI):
@@ -37,15 +38,25 @@ def plan(recipe: list[str]) -> Iterator[Finding]:
     try:
         config = _Configured("fit", recipe).config
         ranks = local_devices(config.trainer) * config.trainer.num_nodes
-        cli = build(recipe)
+        callbacks = bool(config.trainer.callbacks)
+        cli = build(recipe, accelerator=None)
         cli.datamodule.trainer = cli.trainer
         cli.datamodule.setup("fit")
-        for finding in chain(_data(cli), _net(cli), _batches(cli, ranks), _time(cli, ranks)):
+        for finding in chain(_data(cli), _net(cli), _batches(cli, ranks), _time(cli, ranks, callbacks)):
             yield finding
             if finding.level == "fails":
                 return
-    except (UserError, ValueError, ZeroDivisionError) as e:
+    except (UserError, ValueError, ZeroDivisionError, MisconfigurationException) as e:
         yield Finding("fails", "recipe", *_halves(one_line(e)))
+    except (RuntimeError, MemoryError, OSError) as e:
+        yield _no_memory("recipe", e, "ask for more (--mem, docker --memory), or keep the pictures in .beton files")
+
+
+def _no_memory(what: str, error: Exception, cure: str) -> Finding:
+    """Of an error that says so; any other is raised again."""
+    if not NO_MEMORY.search(f"{type(error).__name__} {error}"):
+        raise error
+    return Finding("fails", what, f"out of memory: {one_line(error)[:200]}", cure)
 
 
 def _halves(message: str) -> tuple[str, str]:
@@ -82,88 +93,45 @@ def _net(cli: ResNetCLI) -> Iterator[Finding]:
 
 
 def _batches(cli: ResNetCLI, ranks: int) -> Iterator[Finding]:
-    data, trainer, task = cli.datamodule, cli.trainer, cli.model
-    accumulated, epochs = trainer.accumulate_grad_batches, trainer.max_epochs
+    data, accumulated, task = cli.datamodule, cli.trainer.accumulate_grad_batches, cli.model
     micro, rest = divmod(data.batch_size, ranks * accumulated)
     text = f"{data.batch_size} = {ranks} ranks x {accumulated} accumulated x {micro}"
     if rest or not micro:
         yield Finding("fails", "batch", text, f"a multiple of {ranks * accumulated}: --data.batch_size")
         return
-    steps = len(data.splits["train"]) // data.batch_size
-    yield Finding("ok" if steps else "fails", "steps", f"{steps:,} per epoch, {steps * epochs:,} in {epochs} epochs")
+    steps, total, epochs = length(cli)
+    yield Finding("ok" if steps else "fails", "steps", f"{steps:,} per epoch, {total:,} in {epochs} epochs")
+    if task.mix and micro % 2:
+        cure = "a --data.batch_size that gives each an even number"
+        yield Finding("fails", "mix", f"a rank's batch of {micro} images would part a pair", cure)
+    if micro % (task.bn_batch or 1):
+        text = f"of {task.bn_batch} images does not divide the {micro} of a rank's batch"
+        yield Finding("fails", "bn_batch", text, "--model.bn_batch null, or a divisor")
     if batch_norms(task.net):
         seen = task.bn_batch or micro
         cure = "a larger --data.batch_size, --trainer.sync_batchnorm true, or fewer ranks" if seen < 16 else ""
         yield Finding("careful" if cure else "ok", "batch norm", f"sees {seen} images at a time; batch {text}", cure)
 
 
-def _time(cli: ResNetCLI, ranks: int) -> Iterator[Finding]:
+def _time(cli: ResNetCLI, ranks: int, callbacks: bool) -> Iterator[Finding]:
     """Epochs and device-hours from a trial of one rank's work."""
-    data, trainer = cli.datamodule, cli.trainer
-    device = "cuda" if torch.cuda.is_available() and cli.config.trainer.accelerator != "cpu" else "cpu"
-    seconds, evaluation, peak = trial(cli, ranks, device)
-    steps, epochs = len(data.splits["train"]) // data.batch_size, trainer.max_epochs
-    epoch = steps * trainer.accumulate_grad_batches * seconds + evaluation
-    name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    micro = data.batch_size // ranks // trainer.accumulate_grad_batches
-    yield Finding("ok", "trial", f"{micro / seconds:,.0f} images/s with batches of {micro} on one {name}; {peak}")
-    hours = epoch * epochs * ranks / 3600
-    unit = "GPU-hours" if device == "cuda" else "rank-hours on this CPU"
-    text = f"{epoch:,.1f} s an epoch, {epoch * epochs / 3600:.2f} h for {epochs} epochs, {hours:.2f} {unit}"
-    yield Finding("ok", "forecast", text + (f" on {ranks} ranks, if they do not wait for one another" * (ranks > 1)))
-
-
-def trial(cli: ResNetCLI, ranks: int, device: str) -> tuple[float, float, str]:
-    """Seconds of a forward and backward pass with its batch, of an evaluation, and what memory they took."""
-    data, task = cli.datamodule, cli.model.to(device).train()
-    torch.set_num_threads(cli.config.run.threads or cores())
-    for ours, its in ((task.mean, data.source.mean), (task.std, data.source.std)):
-        ours.copy_(torch.tensor(its).view(3, 1, 1) * 255)
-    whole, data.batch_size = data.batch_size, data.batch_size // ranks
     try:
-        optimizer = task.configure_optimizers()
-        batches = iter(data.train_dataloader())
-        marks = [time.perf_counter()]
-        for images, labels in islice(batches, WARM + STEPS):
-            loss = F.cross_entropy(task(images.to(device)), labels.to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            _wait(device)
-            marks.append(time.perf_counter())
-            if marks[-1] - marks[0] > LIMIT_S:
-                break
-        batches.close()
-        laps = [b - a for a, b in zip(marks, marks[1:], strict=False)]
-        counted = laps[WARM:] or laps
-        return sum(counted) / len(counted), _evaluation(data, task.eval(), device) / ranks, _peak(device)
-    finally:
-        data.batch_size = whole
-
-
-def _evaluation(data: Any, task: Any, device: str) -> float:
-    """Seconds for the validation and clean training images, from a few batches."""
-    total = 0.0
-    for name, loader in zip(data.eval_names, data.val_dataloader(), strict=True):
-        seen, batches, start = 0, iter(loader), time.perf_counter()
-        with torch.inference_mode():
-            for images, _ in islice(batches, 5):
-                task(images.to(device))
-                seen += len(images)
-        _wait(device)
-        batches.close()
-        total += (time.perf_counter() - start) * len(data.splits[name]) / seen
-    return total
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def _peak(device: str) -> str:
-    if device == "cuda":
-        return f"{torch.cuda.max_memory_allocated() / GB:.2f} GB of the GPU's memory"
-    import resource
-
-    return f"the process took {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
+        found, whole = trial(cli, ranks), length(cli)
+    except (RuntimeError, MemoryError, OSError) as e:
+        cure = "--trainer.accumulate_grad_batches 2 (or twice what it is), --trainer.precision bf16-mixed, "
+        yield _no_memory("trial", e, cure + "or a smaller --data.batch_size")
+        return
+    images = cli.datamodule.batch_size // ranks
+    rates = ", ".join(
+        f"{images / p.seconds:,.0f} images/s" + (f" at {p.size} px ({p.epochs} epochs)" * (len(found.paces) > 1))
+        for p in found.paces
+    )
+    how = f"{cli.trainer.precision}{', compiled' * bool(cli.model.compiled)}"
+    micro = images // cli.trainer.accumulate_grad_batches
+    text = f"{rates} with batches of {micro}, {how}, on one {found.device}; {found.peak}"
+    yield Finding("ok", "trial", text + "; the recipe's callbacks were left out" * callbacks)
+    epoch = whole.steps * found.step + found.evaluation
+    hours = epoch * whole.total / whole.steps / 3600
+    unit = "GPU-hours" if cli.trainer.strategy.root_device.type == "cuda" else "rank-hours on this CPU"
+    text = f"{epoch:,.1f} s an epoch, {hours:.2f} h for {whole.epochs} epochs, {hours * ranks:.2f} {unit}"
+    yield Finding("ok", "forecast", text + (f" on {ranks} ranks, if they do not wait for one another" * (ranks > 1)))

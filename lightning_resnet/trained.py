@@ -17,7 +17,7 @@ from lightning_resnet.runtime.checkpoint import load_checkpoint
 from lightning_resnet.task import ClassificationTask
 from lightning_resnet.weights import EMA, check_same_tensors
 
-ALONE = "--trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto --trainer.accelerator cpu".split()
+ALONE = "--trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto --trainer.callbacks null".split()
 Weights = Literal["net", "ema"]
 
 
@@ -54,10 +54,16 @@ class Trained:
         return dict(self.cli.config.model.net.get("init_args") or {})
 
 
-def build(arguments: Sequence[str]) -> ResNetCLI:
-    """Net, task and data of a recipe, for this process alone; no data are read."""
+def build(arguments: Sequence[str], accelerator: str | None = "cpu") -> ResNetCLI:
+    """Net, task and data of a recipe, for this process alone; no data are read.
+
+    Args:
+        arguments: of `fit`.
+        accelerator: instead of the recipe's; None: the recipe's.
+    """
     hush()
-    return ResNetCLI("fit", [*arguments, *ALONE, "--trainer.callbacks", "null"])
+    device = [f"--trainer.accelerator={accelerator}"] if accelerator else []
+    return ResNetCLI("fit", [*arguments, *ALONE, *device])
 
 
 def hush() -> None:

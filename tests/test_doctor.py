@@ -3,11 +3,16 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 
-from lightning_resnet import doctor, doctor_plan
+from lightning_resnet import config, doctor, doctor_deep, doctor_plan, doctor_trial, ema
+from lightning_resnet.doctor_trial import Pace, Trial
+from lightning_resnet.task import ClassificationTask
 
 CODE = """
 import json, sys
@@ -78,6 +83,7 @@ model: {net: {class_path: CifarResNet, init_args: {depth: 8, width: 4}}}
 data: {source: {class_path: Synthetic, init_args: {n: 256, n_val: 32, size: 8}}, batch_size: 64}
 run: {threads: 1}
 """
+TRIAL = Trial([Pace(None, 3, 0.5)], 2.0, "CPU", "little memory")
 
 
 def plan(*flags):
@@ -92,7 +98,7 @@ def test_a_recipe_is_checked_and_forecast(cli, monkeypatch):
     assert (
         found["steps"].found.startswith("4 per epoch, 12 in 3 epochs") and "sees 64 images" in found["batch norm"].found
     )
-    monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks, device: (0.5, 2.0, "little memory"))
+    monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks: TRIAL)
     assert "4.0 s an epoch" in plan()["forecast"].found  # 4 steps of 0.5 s, 2 s of evaluation
     found = plan("--trainer.devices", 8)
     assert found["batch norm"].level == "careful" and "8 images" in found["batch norm"].found
@@ -106,7 +112,7 @@ def test_a_recipe_is_checked_and_forecast(cli, monkeypatch):
 
 
 def test_betons_larger_than_memory(cli, monkeypatch):
-    monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks, device: (0.5, 2.0, ""))
+    monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks: TRIAL)
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     assert plan("--data.loader", "ffcv")[".beton files"].level == "ok"
     monkeypatch.setattr(doctor_plan.machine, "memory", lambda: 1000)
@@ -122,8 +128,6 @@ def test_options(cli):
 
 @pytest.mark.parametrize("missing", [True, False])
 def test_imports_that_do_not_fit_end_the_examination(monkeypatch, missing, capsys):
-    from lightning_resnet import doctor_deep
-
     def broken(name):
         raise RuntimeError("operator torchvision::nms does not exist")
 
@@ -133,3 +137,200 @@ def test_imports_that_do_not_fit_end_the_examination(monkeypatch, missing, capsy
     assert levels == (["fails"] if missing else ["ok"])
     if missing:
         assert doctor.main([]) == 1 and "install both anew" in capsys.readouterr().out
+
+
+def test_the_trial_is_the_recipes_own_step_at_each_size(cli, monkeypatch):
+    own, seen, averaged, compiled, optimizers = ClassificationTask.training_step, [], [], [], []
+    update, configure, loss = ema.update, ClassificationTask.configure_optimizers, []
+
+    def step(task, batch, i):
+        seen.append((task.current_epoch, batch[0].shape[-1], len(batch[0]), torch.is_autocast_enabled("cpu")))
+        loss.append(task.loss.keywords)
+        return own(task, batch, i)
+
+    def compile_(function, **options):
+        compiled.append(options["mode"])
+        return function
+
+    monkeypatch.setattr(ClassificationTask, "training_step", step)
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(ema, "update", lambda *args: averaged.append(args[2]) or update(*args))
+    monkeypatch.setattr(
+        ClassificationTask, "configure_optimizers", lambda task: optimizers.append(configure(task)) or optimizers[-1]
+    )
+    flags = "--trainer.precision bf16-mixed --trainer.accumulate_grad_batches 2 --model.loss bce --model.compile true"
+    flags += " --data.crop resized --data.size 8 --trainer.max_epochs 8 --trainer.devices 2"
+    mix, sizes = "{mixup: 0.2, cutmix: 1.0}", "{low: 8, high: 16}"
+    found = plan(
+        *flags.split(), "--model.mix", mix, "--model.ema", "{decay: 0.9, every: 2}", "--data.progressive", sizes
+    )
+    assert found["forecast"].level == "ok", found
+    assert {row[:2] for row in seen} == {(3, 8), (7, 16)}  # the middle of epochs 0 to 5, and of 6 and 7
+    assert {row[2:] for row in seen} == {(16, True)}  # 64 images over 2 ranks and 2 micro-batches
+    steps = 2 * (doctor_trial.WARM + doctor_trial.STEPS // 2)
+    assert len(seen) == 2 * steps and compiled == [None] and all(words["loss"] == "bce" for words in loss)
+    assert len(averaged) == 2 * (steps // 4)  # every second optimizer step, at each of two sizes
+    assert [len(optimizer.param_groups) for optimizer in optimizers] == [2]
+    assert all(text in found["trial"].found for text in ("8 px (6 epochs)", "16 px (2 epochs)", "bf16-mixed, compiled"))
+
+
+def test_sizes_and_evaluations_count_by_their_epochs():
+    found = Trial([Pace(160, 12, 0.1), Pace(192, 4, 0.3)], 0.0, "CPU", "")
+    assert found.step == pytest.approx((12 * 0.1 + 4 * 0.3) / 16)
+
+
+def test_what_the_first_batch_of_each_shape_takes_does_not_count(cli, monkeypatch):
+    own, shapes, trial, trials = ClassificationTask.validation_step, set(), doctor_plan.trial, []
+
+    def step(task, batch, *args):
+        if len(batch[0]) not in shapes:  # as if it were compiled
+            shapes.add(len(batch[0]))
+            time.sleep(1)
+        return own(task, batch, *args)
+
+    monkeypatch.setattr(ClassificationTask, "validation_step", step)
+    monkeypatch.setattr(doctor_plan, "trial", lambda *args: trials.append(trial(*args)) or trials[-1])
+    plan("--data.batch_size", 48)
+    assert shapes == {32, 96, 64} and trials[0].evaluation < 0.5
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_the_trial_goes_through_the_precision_plugin(cli, monkeypatch, precision):
+    types, own = set(), ClassificationTask.training_step
+    monkeypatch.setattr(
+        ClassificationTask,
+        "training_step",
+        lambda task, *args: types.add(next(task.parameters()).dtype) or own(task, *args),
+    )
+    found = plan("--trainer.precision", precision, "--model.precise_bn", 2, "--trainer.max_steps", 5)
+    assert found["forecast"].level == "ok" and "5 in 2 epochs" in found["steps"].found, found
+    assert types == {{"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]}
+
+
+def test_the_trial_scales_the_loss_where_the_precision_does(cli, monkeypatch):
+    scaler, build = torch.amp.GradScaler("cpu"), doctor_plan.build
+
+    def with_scaler(*args, **kwargs):
+        cli = build(*args, **kwargs)
+        cli.trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        return cli
+
+    monkeypatch.setattr(doctor_plan, "build", with_scaler)
+    assert plan()["forecast"].level == "ok" and scaler.state_dict()["_growth_tracker"] > 0
+
+
+def test_callbacks_that_the_trial_leaves_out_are_told(cli):
+    callbacks = '[{"class_path": "pytorch_lightning.callbacks.Timer"}]'
+    assert "callbacks were left out" in plan("--trainer.callbacks", callbacks)["trial"].found
+    assert "callbacks" not in plan()["trial"].found
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 10 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: not enough memory: you tried to allocate 8"
+        ),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("std::bad_alloc"),
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_too_little_memory_is_a_line_with_its_cure(cli, monkeypatch, error):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(doctor_trial.Step, "__call__", fail)
+    Path("R.yaml").write_text(RECIPE)
+    code, out, err = cli("doctor", "--config", "R.yaml")
+    assert code == 1 and "FAILS trial" in out and "out of memory" in out and "accumulate_grad_batches 2" in out, err
+
+
+def test_data_too_large_for_memory_are_not_cured_by_a_smaller_batch(cli, monkeypatch):
+    def fail(*args):
+        raise MemoryError("Unable to allocate 4.63 GiB for an array")
+
+    monkeypatch.setattr("lightning_resnet.data.sources.Synthetic.splits", fail)
+    found = plan()["recipe"]
+    assert found.level == "fails" and "4.63 GiB" in found.found and "--mem" in found.cure
+
+
+def test_other_errors_of_the_trial_are_not_called_lack_of_memory(cli, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(doctor_trial.Step, "__call__", fail)
+    with pytest.raises(RuntimeError, match="mat1"):
+        plan()
+
+
+def test_the_trial_shows_its_progress_and_ends_cleanly_when_interrupted(cli, monkeypatch, capsys):
+    monkeypatch.setattr("lightning_resnet.runtime.progress.BAR_S", 0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    plan()
+    assert "trial steps" in capsys.readouterr().err
+    closed, endless, calls = [], doctor_trial._endless, []
+
+    def watched(loader):
+        try:
+            yield from endless(loader)
+        finally:
+            closed.append(loader)
+
+    def interrupted(step, batches, i, done):
+        calls.append(next(batches))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor_trial, "_endless", watched)
+    monkeypatch.setattr(doctor_trial.Step, "__call__", interrupted)
+    code, out, err = cli("doctor", "--config", "R.yaml")
+    assert code == 130 and closed and "interrupted" in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_a_gpu_is_shown_with_its_driver(monkeypatch, tmp_path):
+    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  999.1\nGCC\n")
+    monkeypatch.setattr(doctor, "DRIVER", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    about = type("About", (), {"name": "Card", "total_memory": 10**10})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: about)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda i: (9 * 10**9, 10**10))
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *size, device: ones(*size))
+    found = findings(doctor_deep.gpu)["GPU"]
+    assert (
+        found.level == "ok"
+        and "Card" in found.found
+        and "driver NVIDIA UNIX x86_64 Kernel Module  999.1" in found.found
+    )
+
+
+def test_each_data_set_is_shown_where_it_is(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("data/cifar-10-batches-py").mkdir(parents=True)
+    found = findings(doctor.data)["data"].found
+    assert "digits in scikit-learn's package" in found and "CIFAR-10 in data/cifar-10-batches-py" in found
+    assert "CIFAR-100" in found.partition(f"not in {tmp_path}")[2]
+
+
+@pytest.mark.parametrize("as_flag", [True, False])
+def test_1_is_one_batch_and_1_0_all(cli, as_flag):
+    key = {True: "trainer.limit_{}_batches", False: "limit_{}_batches"}[as_flag]
+    for text, is_one in (("1", True), ("1.0", False)):
+        limits = {key.format(stage): text for stage in ("train", "val", "test", "predict")}
+        recipe = RECIPE
+        if not as_flag:
+            recipe = recipe.replace("max_epochs: 3", ", ".join(["max_epochs: 3", *map(": ".join, limits.items())]))
+        Path("R.yaml").write_text(recipe)
+        flags = [word for key, value in limits.items() for word in (f"--{key}", value)] if as_flag else []
+        trainer = config.ResNetCLI("fit", ["--config", "R.yaml", *flags]).trainer
+        for stage in ("train", "val", "test", "predict"):
+            assert isinstance(getattr(trainer, f"limit_{stage}_batches"), int) == is_one
+    found = plan("--trainer.limit_train_batches", 1)
+    assert found["steps"].found.startswith("1 per epoch")
