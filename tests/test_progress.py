@@ -124,7 +124,6 @@ def test_real_verbs_show_progress_and_leave_at_once(trained, source):
         (["predict", "photos", *checkpoint, "--format", "csv"], "pictures"),
         (["predict", *recipe], "batches"),
         (["validate", *recipe], "batches"),
-        (["validate", *recipe, "--data.loader", "torch", "--data.workers", "2"], "batches"),
         (["test", *recipe], "batches"),
         (["inspect", "lesions", str(trained), "--out", "out"], "lesions"),
         (["inspect", "probes", str(trained), "--out", "out"], "batches"),
