@@ -5,6 +5,7 @@ resnet-cli VERB --help
 
 import os
 import sys
+from contextlib import nullcontext
 from importlib import import_module
 
 VERBS = {
@@ -24,7 +25,7 @@ VERBS = {
     "doctor": ("lightning_resnet.doctor", "will training run here? each problem with its cure"),
     "bench": ("lightning_resnet.bench", "measure our parts beside their peers"),
 }
-RESUMABLE = ("fit", "sweep", "sync")  # and `data write`
+ARMED = ("fit", "validate", "test", "predict")  # signals leave a mark, or raise Stopped
 
 
 def usage() -> str:
@@ -33,16 +34,31 @@ def usage() -> str:
     return "\n".join(["usage: resnet-cli VERB [options]; resnet-cli VERB --help tells them", "", *lines])
 
 
+def continues(argv: list[str]) -> bool:
+    """Whether the same command goes on where it was interrupted."""
+    return argv[:1] in (["fit"], ["sweep"], ["sync"]) or argv[:2] == ["data", "write"]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; exit 0 done, 1 not all, 2 an error the user can cure, 130 interrupted, 143 preempted."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is not None:
+        return _run(argv)
+    status = _run(sys.argv[1:])
+    if status in (130, 143) and not continues(sys.argv[1:]):
+        from lightning_resnet.runtime.preemption import leave
+
+        leave(status)
+    return status
+
+
+def _run(argv: list[str]) -> int:
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if argv else 2
     from lightning_resnet.errors import UserError, nearest, one_line
-    from lightning_resnet.runtime.preemption import Stopped, armed, importing
+    from lightning_resnet.runtime.preemption import Stopped, armed, importing, insisting
 
     try:
         if argv[0] not in VERBS:
@@ -53,9 +69,10 @@ def main(argv: list[str] | None = None) -> int:
 
             if ranks := plainly_asked(argv):
                 return supervise(argv, *ranks)
-        if argv[0] not in ("fit", "validate", "test", "predict"):
-            return import_module(VERBS[argv[0]][0]).main(argv[1:])
-        with armed():
+        if argv[0] not in ARMED:
+            with nullcontext() if continues(argv) else insisting(False):
+                return import_module(VERBS[argv[0]][0]).main(argv[1:])
+        with armed(continues(argv)):
             with importing():  # takes seconds
                 verb = import_module(VERBS[argv[0]][0])
             return verb.main(argv)
@@ -73,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {e.strerror or e}: {e.filename or ''}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        how = "continues" if argv[0] in RESUMABLE or argv[:2] == ["data", "write"] else "begins anew"
+        how = "continues" if continues(argv) else "begins anew"
         print(f"interrupted; the same command {how}", file=sys.stderr)
         return 130
 

@@ -6,14 +6,18 @@ resnet-cli validate --config configs/digits.yaml --ckpt_path runs/digits/0123456
 import csv
 import json
 import sys
+from typing import Any
 
-import torch
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
 
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.describe import say
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.checkpoint import load_checkpoint, newest_good
 from lightning_resnet.runtime.loop import install_evaluation
+from lightning_resnet.runtime.progress import Meter
 from lightning_resnet.runtime.rundir import RunDir
 from lightning_resnet.weights import load_weights
 
@@ -36,11 +40,38 @@ def evaluate(cli: ResNetCLI, rundir: RunDir) -> int:
 def _predict(cli: ResNetCLI) -> int:
     if cli.trainer.world_size > 1:
         raise UserError("predict runs on one device: add --trainer.devices 1")
-    batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule)
-    images, classes = cli.datamodule.splits["val"], cli.datamodule.source.classes
-    probability, predicted = torch.cat(batches)[:, : len(classes)].max(1)
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["sample", "label", "predicted", "probability"])
-    for row in zip(images.ids, images.labels, predicted.tolist(), probability.tolist(), strict=False):
-        writer.writerow([row[0], classes[row[1]], classes[row[2]], f"{row[3]:.4f}"])
+    cli.trainer.callbacks.append(_Rows())
+    cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
     return 0
+
+
+class _Rows(Callback):
+    """CSV of the predictions, batch by batch: an interruption loses nothing."""
+
+    meter: Meter | None = None
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The head; rows on a terminal are progress enough."""
+        images, self.classes = trainer.datamodule.splits["val"], trainer.datamodule.source.classes
+        self.images = zip(images.ids, images.labels, strict=True)
+        self.meter = Meter(sum(trainer.num_predict_batches), "batches", show=not sys.stdout.isatty())
+        self.writer = csv.writer(sys.stdout, lineterminator="\n")
+        self.writer.writerow(["sample", "label", "predicted", "probability"])
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Tensor, *_: Any
+    ) -> None:
+        """A row per image."""
+        probability, predicted = outputs[:, : len(self.classes)].max(1)
+        for label, value in zip(predicted.tolist(), probability.tolist(), strict=True):
+            sample, truth = next(self.images)
+            self.writer.writerow([sample, self.classes[truth], self.classes[label], f"{value:.4f}"])
+        sys.stdout.flush()
+        self.meter.update(1)
+
+    def on_predict_end(self, *args: Any) -> None:
+        """Leave the terminal in order."""
+        if self.meter:
+            self.meter.close()
+
+    on_exception = on_predict_end

@@ -10,6 +10,7 @@ from torch import distributed as dist
 from lightning_resnet.loss import evaluation_sums, sum_dtype
 from lightning_resnet.mix import mixed
 from lightning_resnet.models.precise import measure_norms
+from lightning_resnet.runtime.progress import metered
 
 Batch = tuple[Tensor, Tensor]
 
@@ -64,7 +65,9 @@ class Evaluated(pl.LightningModule):
         if self._measured is None:
             self._measured = self.trainer.datamodule.train_dataloader(self.precise_bn)
         for net in self.nets:
-            batches = map(self.trainer.strategy.batch_to_device, self._measured)
+            first, n = self.trainer.is_global_zero, len(self._measured)
+            batches = metered(self._measured, n, "batches for batch norm", first)
+            batches = map(self.trainer.strategy.batch_to_device, batches)
             with self.trainer.precision_plugin.forward_context():
                 measure_norms(net, (self.normalise(images) for images, _ in batches), self._reduce)
 

@@ -6,16 +6,17 @@ Pictures are read, cut and scaled as the recipe in the checkpoint evaluates: `--
 """
 
 import csv
-import io
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_resnet.errors import Parser, UserError
+from lightning_resnet.errors import Parser, UserError, one_line
+from lightning_resnet.runtime.progress import Meter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,12 +59,11 @@ def main(argv: Sequence[str]) -> int:
     if args.top < 1:
         raise UserError("--top must be 1 or more")
     files = find(args.pictures)
-    from lightning_resnet.trained import load
+    with importing():
+        from lightning_resnet.trained import load
 
     trained = load(args.ckpt_path, recipe, args.weights)
-    done = predict(trained, files, args)
-    sys.stdout.write(FORMATS[args.format](done))
-    return 0 if len(done) == len(files) else 1
+    return 0 if FORMATS[args.format](predict(trained, files, args)) == len(files) else 1
 
 
 def find(paths: Sequence[str]) -> list[str]:
@@ -81,31 +81,36 @@ def find(paths: Sequence[str]) -> list[str]:
     return files
 
 
-def predict(trained: "Trained", files: list[str], args: Namespace) -> list[Prediction]:
+def predict(trained: "Trained", files: list[str], args: Namespace) -> Iterator[Prediction]:
     """Those that can be read; the others are named on stderr."""
+    shown = args.format != "csv" or not sys.stdout.isatty()  # rows on a terminal are progress enough
+    with closing(Meter(len(files), "pictures", show=shown)) as meter:
+        for part in (files[i : i + BATCH] for i in range(0, len(files), BATCH)):
+            yield from _batch(trained, part, args)
+            meter.update(len(part))
+
+
+def _batch(trained: "Trained", files: list[str], args: Namespace) -> list[Prediction]:
     import torch
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    task, names = trained.task.to(device), trained.class_names()
-    done: list[Prediction] = []
-    for part in (files[i : i + BATCH] for i in range(0, len(files), BATCH)):
-        read = [(file, image) for file in part if (image := _image(trained, file)) is not None]
-        if not read:
-            continue
-        with torch.inference_mode():
-            images = torch.cat([image for _, image in read]).to(device)
-            chances = task(images).softmax(1).cpu()
-        names = names or [str(label) for label in range(chances.shape[1])]
-        chances = chances[:, : len(names)]
-        best = chances.topk(min(args.top, len(names)))
-        for (file, _), values, labels in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
-            done.append((file, [(names[label], value) for label, value in zip(labels, values, strict=True)]))
-    return done
+    read = [(file, image) for file in files if (image := _image(trained, file)) is not None]
+    if not read:
+        return []
+    with torch.inference_mode():
+        images = torch.cat([image for _, image in read]).to(device)
+        chances = trained.task.to(device)(images).softmax(1).cpu()
+    names = trained.class_names() or [str(label) for label in range(chances.shape[1])]
+    best = chances[:, : len(names)].topk(min(args.top, len(names)))
+    tops = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    likeliest = [[(names[label], value) for value, label in zip(*top, strict=True)] for top in tops]
+    return [(file, top) for (file, _), top in zip(read, likeliest, strict=True)]
 
 
 def _image(trained: "Trained", file: str) -> "Tensor | None":
     """As evaluation sees it, uint8 [1, 3, S, S]."""
     import numpy as np
+    from PIL import UnidentifiedImageError
 
     from lightning_resnet.data.sources import Images
     from lightning_resnet.data.torch import Reader
@@ -119,32 +124,39 @@ def _image(trained: "Trained", file: str) -> "Tensor | None":
         reader = Reader(Images(one, one, paths=[file]), lambda epoch: data.eval_augment, 0, "raise")
         return reader[0, one][0]
     except UserError as e:
-        print(f"passed over: {e}", file=sys.stderr)
+        why = e.__cause__ or e
+        text = "it is no picture" if isinstance(why, UnidentifiedImageError) else one_line(why)
+        print(f"cannot read {file}: {text}; leave it out", file=sys.stderr)
         return None
 
 
-def _table(done: list[Prediction]) -> str:
+def _table(found: Iterable[Prediction]) -> int:
+    """Write all at the end, as columns have to fit; like the others, returns how many."""
     from lightning_resnet.analysis.tables import markdown
 
+    done = list(found)
     places = max((len(best) for _, best in done), default=0)
     rows = [[picture, *(f"{name} {value:.1%}" for name, value in best)] for picture, best in done]
-    return markdown([["picture", *map(str, range(1, places + 1))], *rows]) + "\n"
+    print(markdown([["picture", *map(str, range(1, places + 1))], *rows]))
+    return len(done)
 
 
-def _csv(done: list[Prediction]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def _csv(found: Iterable[Prediction]) -> int:
+    """Write each at once: an interruption loses nothing."""
+    writer, n = csv.writer(sys.stdout, lineterminator="\n"), 0
     writer.writerow(["picture", "rank", "class", "probability"])
-    for picture, best in done:
+    for n, (picture, best) in enumerate(found, 1):  # noqa: B007 -- the last is how many
         writer.writerows([picture, rank, name, f"{value:.6f}"] for rank, (name, value) in enumerate(best, 1))
-    return text.getvalue()
+        sys.stdout.flush()
+    return n
 
 
-def _json(done: list[Prediction]) -> str:
+def _json(found: Iterable[Prediction]) -> int:
     named = [
-        {"picture": p, "top": [{"class": name, "probability": round(v, 6)} for name, v in best]} for p, best in done
+        {"picture": p, "top": [{"class": name, "probability": round(v, 6)} for name, v in best]} for p, best in found
     ]
-    return json.dumps(named, indent=1, ensure_ascii=False) + "\n"
+    print(json.dumps(named, indent=1, ensure_ascii=False))
+    return len(named)
 
 
 FORMATS = {"table": _table, "csv": _csv, "json": _json}

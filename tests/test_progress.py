@@ -1,9 +1,16 @@
 """Long work shows how far it is, and Ctrl-C ends it with a word on how to go on."""
 
+import os
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import REPOSITORY, TINY
+from PIL import Image
 from tqdm import tqdm
 
 from lightning_resnet.data import verify
@@ -26,6 +33,23 @@ def test_a_bar_on_a_terminal(monkeypatch, capsys):
     assert "3/3" in capsys.readouterr().err
 
 
+def test_bytes_are_told_in_megabytes(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_S", 0.0)
+    meter = progress.Meter(4_000_000, "B")
+    meter.update(1_000_000)
+    progress.Meter(2, "ranks", show=False).update(1)
+    assert capsys.readouterr().err.startswith("1 of 4 MB  ")
+
+
+def test_an_evaluation_within_a_training_shows_itself(cli, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_S", 0.0)
+    code, out, err = cli("fit", *TINY, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2)
+    lines = [line for line in err.splitlines() if " batches  " in line]
+    assert code == 0 and lines[0].startswith("1 of ") and "step 2/2" in out and " batches" not in out
+    n = int(lines[0].split()[2])
+    assert [int(line.split()[0]) for line in lines] == [*range(1, n)]
+
+
 def test_what_is_short_says_nothing(capsys):
     assert list(progress.metered(range(3), 3, "runs")) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
@@ -45,6 +69,8 @@ def test_an_interrupted_check_says_that_it_begins_anew(cli, source, monkeypatch)
         (["compare", "runs"], "begins anew"),
         (["inspect", "gradients"], "begins anew"),
         (["bench", "step"], "begins anew"),
+        (["validate", "--config", "R.yaml"], "begins anew"),
+        (["predict", "photos"], "begins anew"),
     ],
 )
 def test_every_long_verb_ends_with_a_word(cli, monkeypatch, argv, how):
@@ -56,3 +82,79 @@ def test_every_long_verb_ends_with_a_word(cli, monkeypatch, argv, how):
     monkeypatch.setattr("lightning_resnet.cli.import_module", lambda name: Verb)
     code, _, err = cli(*argv)
     assert code == 130 and err == f"interrupted; the same command {how}\n"
+
+
+RECIPE = """
+trainer: {max_epochs: 1, accelerator: cpu}
+model: {net: {class_path: CifarResNet, init_args: {depth: 20, width: 16}}}
+data: {source: {class_path: Synthetic, init_args: {n: 1024, n_val: 4000, size: 32}}, size: 32, batch_size: 8}
+run: {threads: 1}
+"""
+LONG = """
+import sys
+from lightning_resnet.cli import main
+from lightning_resnet.data import verify
+from lightning_resnet.runtime import progress
+progress.LINE_S, verify.BATCH = 0.0, 1
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def trained(cli):
+    """A run in a folder of its own, which `source` names."""
+    Path("R.yaml").write_text(RECIPE)
+    short = ["--trainer.limit_train_batches", 1, "--trainer.limit_val_batches", 1]
+    code, _, err = cli("fit", "--config", "R.yaml", *short)
+    assert code == 0, err
+    Path("photos").mkdir()
+    for i in range(160):
+        Image.fromarray(np.full((500, 500, 3), i % 256, np.uint8)).save(f"photos/{i:03}.png")
+    return next(Path("runs").glob("*/*/meta.json")).parent
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_real_verbs_show_progress_and_leave_at_once(trained, source):
+    checkpoint = ["--ckpt_path", str(trained / "checkpoints" / "last.ckpt")]
+    recipe = ["--config", "R.yaml", *checkpoint]
+    for argv, unit in (
+        (["evaluate", str(trained), "--crops", "centre"], "batches"),
+        (["evaluate", str(trained), "--crops", "centre", "--bn", "precise"], "training batches"),
+        (["predict", "photos", *checkpoint, "--format", "csv"], "pictures"),
+        (["predict", *recipe], "batches"),
+        (["validate", *recipe], "batches"),
+        (["test", *recipe], "batches"),
+        (["inspect", "lesions", str(trained), "--out", "out"], "lesions"),
+        (["inspect", "probes", str(trained), "--out", "out"], "batches"),
+        (["inspect", "paths", str(trained), "--out", "out", "--draws", "99"], "path lengths"),
+        (["inspect", "gradients", str(trained), "--out", "out", "--batches", "128"], "batches"),
+        (["inspect", "responses", str(trained), "--out", "out", "--batches", "128"], "batches"),
+        (["data", "verify", source.files["train"]], "batches of 1 pictures"),
+    ):
+        code, out, err, seconds = interrupted(argv, f" {unit}  ")
+        print(f"{' '.join(argv[:2])}: {seconds:.2f} s from Ctrl-C to the end")
+        last = err.splitlines()[-1]
+        assert code == 130 and last == "interrupted; the same command begins anew", (argv, code, err)
+        assert "Traceback" not in err and err.count("interrupted") == 1 and seconds < 10
+        if argv[0] == "predict":
+            assert len(out.splitlines()) > 8 and out.endswith("\n")
+
+
+def interrupted(argv, sign):
+    """Status, stdout, stderr and the seconds that a verb takes to end, interrupted once stderr shows the sign."""
+    command, env = [sys.executable, "-c", LONG, *map(str, argv)], os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    pipe, err = subprocess.PIPE, ""
+    with (
+        open("out.txt", "w") as out,
+        subprocess.Popen(command, stdout=out, stderr=pipe, text=True, env=env) as process,
+    ):
+        for line in process.stderr:
+            err += line
+            if sign in line:
+                break
+        os.kill(process.pid, signal.SIGINT)
+        start = time.monotonic()
+        err += process.stderr.read()
+        code = process.wait(30)
+    return code, Path("out.txt").read_text(), err, time.monotonic() - start

@@ -21,6 +21,7 @@ from lightning_resnet.analysis.derivation import sentence
 from lightning_resnet.analysis.panels import Panel, panels
 from lightning_resnet.analysis.subjects import Subject
 from lightning_resnet.models.observe import Batch, Seen, observe, train_mode
+from lightning_resnet.runtime.progress import metered
 
 LEGEND = (
     "Train mode, mean over batches of one loss gradient each. grad_x, grad_w: norm of dE/dx at the block's input, of "
@@ -33,7 +34,8 @@ LEGEND = (
 
 def gradients(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
     """One row per block, in order of depth: see LEGEND; the net is as before afterwards."""
-    frame = pd.concat([_one_batch(net, images, labels) for images, labels in batches])
+    each = metered(batches, len(batches), "batches")
+    frame = pd.concat([_one_batch(net, images, labels) for images, labels in each])
     grouped = frame.groupby("block", sort=False)
     table = grouped.mean()
     table["sum_error"] = grouped["sum_error"].max()

@@ -4,7 +4,8 @@
 """
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from lightning_resnet.analysis.panels import Panel, panels
 from lightning_resnet.analysis.subjects import Subject
 from lightning_resnet.models.observe import Batch, Seen, error
 from lightning_resnet.models.surgery import alike, anatomy, drop, droppable, permute
+from lightning_resnet.runtime.progress import metered
 
 COUNTS = 8  # numbers of blocks to delete or move, spread over what is possible
 LEGEND = (
@@ -38,23 +40,25 @@ def lesions(net: nn.Module, batches: Sequence[Batch], draws: int = 10, seed: int
     Returns:
         Columns lesion (none | one | delete | permute), block (of `one`), index, changed (number of blocks), error.
     """
-    seen = anatomy(net, batches[0][0][:2])
-    rng, can = np.random.default_rng(seed), droppable(seen)
-    rows = [{"lesion": "none", "changed": 0, "error": error(net, batches)}]
-    for block in can:
-        with drop([block]):
-            result = {"lesion": "one", "changed": 1, "error": error(net, batches)}
-        rows.append(result | {"block": block.name, "index": seen.index(block)})
-    for k in _spread(1, len(can)):
-        for _ in range(draws):
-            with drop([can[i] for i in rng.choice(len(can), k, replace=False)]):
-                rows.append({"lesion": "delete", "changed": k, "error": error(net, batches)})
-    flat = [block for group in alike(seen) for block in group]
-    for k in _spread(2, len(flat)):
-        for _ in range(draws):
-            with permute(*_cycles([flat[i] for i in rng.permutation(len(flat))[:k]])):
-                rows.append({"lesion": "permute", "changed": k, "error": error(net, batches)})
+    plan, rows = [*_plan(anatomy(net, batches[0][0][:2]), draws, np.random.default_rng(seed))], []
+    for row, lesion in metered(plan, len(plan), "lesions"):
+        with lesion:
+            rows.append(row | {"error": error(net, batches)})
     return pd.DataFrame(rows)
+
+
+def _plan(seen: list[Seen], draws: int, rng: np.random.Generator) -> Iterator[tuple[dict, AbstractContextManager]]:
+    """Each lesion: what its row says, and the lesion itself."""
+    can, flat = droppable(seen), [block for group in alike(seen) for block in group]
+    yield {"lesion": "none", "changed": 0}, nullcontext()
+    for block in can:
+        yield {"lesion": "one", "changed": 1, "block": block.name, "index": seen.index(block)}, drop([block])
+    for k in [k for k in _spread(1, len(can)) for _ in range(draws)]:
+        chosen = [can[i] for i in rng.choice(len(can), k, replace=False)]
+        yield {"lesion": "delete", "changed": k}, drop(chosen)
+    for k in [k for k in _spread(2, len(flat)) for _ in range(draws)]:
+        chosen = [flat[i] for i in rng.permutation(len(flat))[:k]]
+        yield {"lesion": "permute", "changed": k}, permute(*_cycles(chosen))
 
 
 def _cycles(chosen: Sequence[Seen]) -> tuple[list[Seen], list[Seen]]:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from lightning_resnet.analysis.panels import Panel, panels
 from lightning_resnet.analysis.subjects import Subject
 from lightning_resnet.models.observe import Batch, Seen, observe, train_mode
+from lightning_resnet.runtime.progress import metered
 
 CARRIES = 0.95  # of the gradient, by the effective depth
 LEGEND = (
@@ -40,7 +41,8 @@ def paths(net: nn.Module, batch: Batch, draws: int = 10, seed: int = 0) -> pd.Da
         steps = [_steps(block) for block in reversed(seen)]
         free = [i for i, (_, around) in enumerate(steps) if around]
         fixed = len(steps) - len(free)
-        norms = {fixed + k: _mean_norm(steps, free, start, k, draws, rng) for k in range(len(free) + 1)}
+        taken = metered(range(len(free) + 1), len(free) + 1, "path lengths")
+        norms = {fixed + k: _mean_norm(steps, free, start, k, draws, rng) for k in taken}
     table = pd.DataFrame({"length": list(norms), "norm": list(norms.values())})
     total = table["norm"] * [float(math.comb(len(free), k)) for k in range(len(free) + 1)]
     return table.assign(share=total / total.sum())

@@ -22,6 +22,7 @@ from torch import nn
 from lightning_resnet.analysis.panels import Panel, panels
 from lightning_resnet.analysis.subjects import Subject
 from lightning_resnet.models.observe import Batch, observe
+from lightning_resnet.runtime.progress import metered
 
 C = 1.0  # inverse L2 penalty of the probes, on standardised features
 LEGEND = (
@@ -36,7 +37,7 @@ def probes(net: nn.Module, train: Sequence[Batch], val: Sequence[Batch]) -> pd.D
     """One row per block, and one for the input: errors (%) of the probe; `channels` it sees."""
     (x, labels), (x_val, labels_val) = (_features(net, batches) for batches in (train, val))
     rows = []
-    for i, name in enumerate(x):
+    for i, name in enumerate(metered(x, len(x), "probes")):
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the error hardly moves after 2,000 iterations
@@ -51,7 +52,7 @@ def probes(net: nn.Module, train: Sequence[Batch], val: Sequence[Batch]) -> pd.D
 def _features(net: nn.Module, batches: Sequence[Batch]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Block -> [images, channels]; labels [images]."""
     parts = []
-    for images, _ in batches:
+    for images, _ in metered(batches, len(batches), "batches"):
         seen = observe(net, images)[1]
         parts.append({"input": images.mean((2, 3))} | {block.name: block.y.mean((2, 3)) for block in seen})
     features = {name: torch.cat([part[name] for part in parts]).cpu().double().numpy() for name in parts[0]}

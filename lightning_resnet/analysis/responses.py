@@ -14,6 +14,7 @@ from torch import nn
 from lightning_resnet.analysis.panels import Panel, panels
 from lightning_resnet.analysis.subjects import Subject
 from lightning_resnet.models.observe import Batch, observe, train_mode, watch_responses
+from lightning_resnet.runtime.progress import metered
 
 LEGEND = (
     "Train mode (batch statistics), mean over batches. std: standard deviation of a 3x3 layer's response over images, "
@@ -29,7 +30,7 @@ def responses(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
     """One row per 3x3 layer, in order of depth: see LEGEND; layers of no block (the stem) have no ratio."""
     stds, ratios = [], []
     with train_mode(net):
-        for images, _ in batches:
+        for images, _ in metered(batches, len(batches), "batches"):
             with watch_responses(net) as found:
                 _, seen = observe(net, images)
             stds.append({layer: values[0].item() for layer, values in found.items()})

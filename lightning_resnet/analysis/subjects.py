@@ -24,6 +24,7 @@ from lightning_resnet.models.observe import Batch
 from lightning_resnet.points import read
 from lightning_resnet.runtime.checkpoint import load_checkpoint
 from lightning_resnet.runtime.identity import flatten
+from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.status import cores
 from lightning_resnet.trained import build, config_in, take_weights
 
@@ -77,7 +78,8 @@ class Subject:
 
     def _take(self, loader: Any, n: int | None) -> list[Batch]:
         task = self.cli.model
-        taken = islice(iter(loader), n)
+        n = min(len(loader), n or len(loader))
+        taken = metered(islice(iter(loader), n), n, "batches read")
         return [(((x - task.mean) / task.std).to(self.device), y.to(self.device)) for x, y in taken]
 
 

@@ -5,8 +5,11 @@
 logits added (ffcv-imagenet's figures, at 256 pixels).
 """
 
+import math
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError
+from lightning_resnet.runtime.progress import metered
 
 CENTRE = (0.5, 0.5)
 Score = Callable[[Tensor], Tensor]
@@ -61,7 +65,7 @@ def top5(
     augments = [replace(data.eval_augment, size=size, corner=corner) for corner in view.corners]
     loaders = [data.eval_loader(split, augment) for augment in augments]
     found, labels = [], []
-    for batches in zip(*loaders, strict=True):
+    for batches in metered(zip(*loaders, strict=True), len(loaders[0]), "batches"):
         scores = 0
         for pixels, _ in batches:
             x = normalise(pixels)
@@ -77,13 +81,10 @@ def training_batches(data: ImageData, normalise: Score, n: int) -> Iterator[Tens
     """Enough batches for n training images (or all), as augmented in the last epoch."""
     loader = data.train_dataloader()
     loader.epoch = lambda: max(0, (data.trainer.max_epochs or 1) - 1)
-    seen, batches = 0, iter(loader)
-    for pixels, _ in batches:
-        yield normalise(pixels)
-        seen += len(pixels)
-        if seen >= n:
-            break
-    batches.close()
+    enough = min(len(loader), math.ceil(n / data.micro_batch))
+    with closing(iter(loader)) as batches:
+        for pixels, _ in metered(islice(batches, enough), enough, "training batches"):
+            yield normalise(pixels)
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:

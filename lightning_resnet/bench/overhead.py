@@ -147,7 +147,10 @@ def _lightning(steps: int, batch: int, barebones: bool = False) -> float:
     options = {"barebones": True} if barebones else {"default_root_dir": os.getcwd()}
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()):
         trainer = pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[Marks(_marks(steps))], **options)
-        trainer.fit(Stock(Tiny()), _loader(steps, batch))
+        try:
+            trainer.fit(Stock(Tiny()), _loader(steps, batch))
+        except SystemExit:  # how Lightning ends on Ctrl-C
+            raise KeyboardInterrupt from None
     return _per_step(out.getvalue(), steps)
 
 

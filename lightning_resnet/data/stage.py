@@ -5,10 +5,12 @@ import hashlib
 import os
 import shutil
 import socket
+from contextlib import closing
 from pathlib import Path
 
 from lightning_resnet.data.beton import Beton, manifest_path
 from lightning_resnet.errors import UserError
+from lightning_resnet.runtime.progress import Meter
 
 BLOCK = 1 << 24  # bytes copied at once
 
@@ -70,10 +72,11 @@ def _copy(path: Path, copy: Path) -> None:
 def _copy_bytes(path: Path, out: Path) -> str:
     """Copy, with the time of change; returns the hash of what was read."""
     digest, status = hashlib.blake2b(digest_size=32), path.stat()
-    with path.open("rb") as source, out.open("wb") as target:
+    with path.open("rb") as source, out.open("wb") as target, closing(Meter(status.st_size, "B")) as meter:
         while block := source.read(BLOCK):
             digest.update(block)
             target.write(block)
+            meter.update(len(block))
         target.flush()
         os.fsync(target.fileno())
     os.utime(out, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -6,6 +6,7 @@ resnet-cli data info F.beton; resnet-cli data verify F.beton
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from lightning_resnet.data.beton import JPEG, RAW, Beton
 from lightning_resnet.data.kernel import PROBLEMS, decode, make_items
 from lightning_resnet.errors import UserError, one_line
-from lightning_resnet.runtime.progress import metered
+from lightning_resnet.runtime.progress import Meter, metered
 from lightning_resnet.runtime.status import cores
 
 BATCH = 1024  # samples checked at once
@@ -70,11 +71,13 @@ def header_hash(beton: Beton) -> str:
     return digest.hexdigest()
 
 
-def file_hash(beton: Beton) -> str:
+def file_hash(beton: Beton, progress: bool = True) -> str:
     """Of every byte."""
     digest = hashlib.blake2b(digest_size=32)
-    for block in _blocks(beton.fd, 0, beton.size):
-        digest.update(block)
+    with closing(Meter(beton.size, "B", show=progress)) as meter:
+        for block in _blocks(beton.fd, 0, beton.size):
+            digest.update(block)
+            meter.update(len(block))
     return digest.hexdigest()
 
 

@@ -85,7 +85,7 @@ def write_beton(
         return out
     with _unfinished(out, request, len(images)) as unfinished:
         skipped = _Job(images, order, unfinished, options, mode, skip_bad).run(workers or cores(), progress)
-        _finish(out, unfinished, {"format": FORMAT, **names, "request": request, "skipped": skipped})
+        _finish(out, unfinished, {"format": FORMAT, **names, "request": request, "skipped": skipped}, progress)
     return out
 
 
@@ -125,7 +125,7 @@ class _Job:
             self._skip(i, again.why if isinstance(again, Bad) else "it was bad when the write began")
         spans = [self.order[i : i + self._chunk()] for i in range(first, len(self.order), self._chunk())]
         tasks = ([self._task(i) for i in span] for span in spans)
-        meter = Meter(first, len(self.order), progress)
+        meter = Meter(len(self.order), "images", first, progress)
         with closing(encode_chunks(tasks, self.options, min(workers, len(spans)))) as encoded, closing(meter):
             for span, samples in zip(spans, encoded, strict=True):
                 self._append(span, samples)
@@ -167,7 +167,7 @@ class _Job:
         return max(1, CHUNK_BYTES // max(1, self.images.pixels[0].nbytes))
 
 
-def _finish(out: Path, unfinished: Unfinished, manifest: dict[str, Any]) -> None:
+def _finish(out: Path, unfinished: Unfinished, manifest: dict[str, Any], progress: bool) -> None:
     """Give the file its name and its manifest; between the two it is a file without one: valid, but unchecked."""
     kept = unfinished.finish()
     if not len(kept):
@@ -175,7 +175,7 @@ def _finish(out: Path, unfinished: Unfinished, manifest: dict[str, Any]) -> None
     beton = Beton(unfinished.temp)
     manifest |= {"writer": versions().get("lightning_resnet", "unknown"), "count": len(kept)}
     manifest |= {"page_size": unfinished.page_size, "crc32": base64.b64encode(kept["crc"].tobytes()).decode()}
-    manifest |= {"header_hash": header_hash(beton), "file_hash": file_hash(beton)}
+    manifest |= {"header_hash": header_hash(beton), "file_hash": file_hash(beton, progress)}
     path = manifest_path(out)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(manifest, indent=1))

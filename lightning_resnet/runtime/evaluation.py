@@ -6,6 +6,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.loops.evaluation_loop import _EvaluationLoop
 from pytorch_lightning.trainer.states import RunningStage, TrainerFn
 
+from lightning_resnet.runtime.progress import Meter
+
 
 def install_evaluation(trainer: pl.Trainer) -> None:
     """For the verbs that only evaluate."""
@@ -22,11 +24,30 @@ class EvaluationLoop(_EvaluationLoop):
 
     tick = None  # called after each batch, `ticks` times in all: as often as on the rank with the most batches
     ticks = 0
+    meter: Meter | None = None
 
     @property
     def skip(self) -> bool:
         """Only where nothing is to be evaluated on any rank."""
         return not self._max_batches
+
+    def run(self) -> list[Any]:
+        """Whatever ends it, the bar goes."""
+        try:
+            return super().run()
+        finally:
+            if self.meter:
+                self.meter.close()
+
+    def on_run_start(self) -> None:
+        """The number of batches is known."""
+        super().on_run_start()
+        self.meter = Meter(sum(self.max_batches), "batches", show=self.trainer.is_global_zero)
+
+    def _evaluation_step(self, *args: Any) -> None:
+        """Lightning's, counted."""
+        super()._evaluation_step(*args)
+        self.meter.update(1)
 
     def on_iteration_done(self) -> None:
         """Between two batches."""

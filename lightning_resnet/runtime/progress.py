@@ -3,12 +3,13 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import TypeVar
 
 from tqdm import tqdm
 
 LINE_S = 15.0  # seconds between lines in a log file
-BAR_S = 1.0  # after which the bar of what may be short appears
+BAR_S = 1.0  # seconds after which a bar appears: of what is short there is none
 Item = TypeVar("Item")
 
 
@@ -59,24 +60,35 @@ class Progress:
 
 
 class Meter:
-    """Images dealt with: a bar on a terminal, else a line every few seconds."""
+    """How far long work is, on stderr: a passing bar on a terminal, else a line every few seconds.
 
-    def __init__(self, first: int, total: int, show: bool) -> None:
-        bar = show and sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=first, unit=" images", dynamic_ncols=True) if bar else None
-        self._show, self._first, self._done, self._total = show, first, first, total
+    Args:
+        total: to be dealt with.
+        unit: what it is, in the plural; B: bytes.
+        first: dealt with before.
+        show: whether it is for this process to tell.
+    """
+
+    def __init__(self, total: int, unit: str, first: int = 0, show: bool = True) -> None:
+        self._show, self._first, self._done, self._total, self._bar = show, first, first, total, None
+        self._per, self._unit = (1e6, "MB") if unit == "B" else (1, unit)
         self._start = self._last = time.monotonic()
+        if show and sys.stderr.isatty():
+            unit = {"unit": "B", "unit_scale": True} if unit == "B" else {"unit": f" {unit}"}
+            self._bar = tqdm(total=total, initial=first, **unit, dynamic_ncols=True, delay=BAR_S, leave=False)
 
     def update(self, n: int) -> None:
-        """So many more are done."""
+        """So much more is done."""
         self._done += n
         if self._bar:
             self._bar.update(n)
-        elif self._show and (time.monotonic() - self._last >= LINE_S or self._done == self._total):
+        elif self._show and self._done < self._total and time.monotonic() - self._last >= LINE_S:
             self._last = time.monotonic()
-            rate = (self._done - self._first) / max(1e-3, self._last - self._start)
-            eta = f"ETA {(self._total - self._done) / rate / 60:.1f} min"
-            print(f"{self._done:,} of {self._total:,} images  {rate:,.0f} images/s  {eta}", flush=True)
+            rate = max(1e-9, self._done - self._first) / max(1e-9, self._last - self._start)
+            done, total, per_s = self._done / self._per, self._total / self._per, rate / self._per
+            eta = (self._total - self._done) / rate / 60
+            text = f"{done:,.0f} of {total:,.0f} {self._unit}  {per_s:,.1f}/s  ETA {eta:.1f} min"
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the terminal in order."""
@@ -84,22 +96,16 @@ class Meter:
             self._bar.close()
 
 
-def metered(items: Iterable[Item], total: int, unit: str) -> Iterator[Item]:
-    """The same items; what takes long shows on stderr how far it is: a passing bar on a terminal, else lines.
+def metered(items: Iterable[Item], total: int, unit: str, show: bool = True) -> Iterator[Item]:
+    """The same items; see `Meter`.
 
     Args:
         items: to deal with one by one.
         total: number of them.
         unit: what they are, in the plural.
+        show: whether it is for this process to tell.
     """
-    if sys.stderr.isatty():
-        yield from tqdm(items, total=total, unit=f" {unit}", dynamic_ncols=True, delay=BAR_S, leave=False)
-        return
-    start = last = time.monotonic()
-    for done, item in enumerate(items):
-        if done and time.monotonic() - last >= LINE_S:
-            last = time.monotonic()
-            eta = (last - start) / done * (total - done) / 60
-            rate = done / (last - start)
-            print(f"{done:,} of {total:,} {unit}  {rate:,.1f}/s  ETA {eta:.1f} min", file=sys.stderr, flush=True)
-        yield item
+    with closing(Meter(total, unit, show=show)) as meter:
+        for item in items:
+            yield item
+            meter.update(1)
