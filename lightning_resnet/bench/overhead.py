@@ -133,6 +133,8 @@ def _ours(steps: int, batch: int) -> float:
     Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
         code = main(["fit", "--config", "recipe.yaml"])
+    if code == 130:
+        raise KeyboardInterrupt
     if code:
         raise UserError(f"the measured training ended with {code}: {err.getvalue().strip()[-200:]}")
     return _per_step(out.getvalue(), steps)
