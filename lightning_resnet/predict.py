@@ -85,7 +85,9 @@ def predict(trained: "Trained", files: list[str], args: Namespace) -> list[Predi
     """Those that can be read; the others are named on stderr."""
     import torch
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    from lightning_resnet.trained import device_for
+
+    device = device_for(args.device)
     task, names = trained.task.to(device), trained.class_names()
     done: list[Prediction] = []
     for part in (files[i : i + BATCH] for i in range(0, len(files), BATCH)):
