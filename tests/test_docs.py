@@ -170,24 +170,28 @@ def give_files():
 
 def little(verb, args, name):
     """Flags that make a command small."""
+    named = ["--run.name", name] if "--run.name" not in args else []
     if verb in ("fit", "validate") and "configs/digits.yaml" not in args:
         flags = [*small(args, "photos")[1], "--model.net.num_classes", "10", "--run.keep", "weights"]
-        return [*flags, "--run.name", "imagenet" if "imagenet" in args[1] else name]
+        if "imagenet" in args[1]:
+            return [*flags, "--run.name", "imagenet", "--model.net.depth", "18"]
+        return [*flags, *named]
     if verb in ("fit", "validate"):
-        return [*SMALL, *(["--run.name", name] if "--run.name" not in args else [])]
+        return [*SMALL, *named]
     if verb == "inspect":
-        noise = "--data.source Synthetic --data.source.val 8 --data.size 32".split() if "--data.size" in args else []
-        return ["--batches", "1", "--draws", "1", *noise]
+        noise = "--data.source Synthetic --data.source.n_val 8 --data.size 32".split() if "--data.size" in args else []
+        return ["--batches", "1", "--draws", "1", "--run.threads", "1", *noise]
     if verb == "evaluate":
-        return ["--sizes", "32,48", *(["--data.source.expect", "false"] if "real.json" in args else [])]
+        folder = "--data.source.expect false --data.batch_size 4".split() if "real.json" in args else []
+        return ["--sizes", "32,48", "--run.threads", "1", *folder]
     if verb == "doctor" and "--config" in args:
-        return small(args, "photos")[1]
+        return [*small(args, "photos")[1], "--model.net.num_classes", "10"]
     return []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("document", "count"), [("README.md", 30), ("docs/science.md", 33)])
+@pytest.mark.parametrize(("document", "count"), [("README.md", 31), ("docs/science.md", 29)])
 def test_every_command_runs(cli, document, count, monkeypatch):
     """But those that need SLURM, a server or a data set: of them test_readme.py makes sure that they are understood."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(Path("cache").absolute()))
@@ -202,8 +206,8 @@ def test_every_command_runs(cli, document, count, monkeypatch):
         verb, *args = shlex.split(command.replace("/tmp ", "stage "), comments=True)
         args = [str(next(Path(arg).parent.glob("*/meta.json")).parent) if arg.endswith("/RUN") else arg for arg in args]
         ran += verb != "validate"  # that one is of the run before
-        start = __import__("time").time()
         code, out, err = cli(verb, *args, *little(verb, args, f"run{ran}"))
-        print(f"{__import__('time').time() - start:.1f} s", verb, args, file=sys.__stderr__)
-        assert code == 0, (command, out, err)
+        print(verb, *args, file=sys.__stderr__)  # XX
+        diverges = verb == "sweep" and "digits_init_norm" in command  # two of its nets, as docs/science.md says
+        assert code == diverges, (command, out, err)
     assert ran == count
