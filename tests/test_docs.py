@@ -207,7 +207,6 @@ def test_every_command_runs(cli, document, count, monkeypatch):
         args = [str(next(Path(arg).parent.glob("*/meta.json")).parent) if arg.endswith("/RUN") else arg for arg in args]
         ran += verb != "validate"  # that one is of the run before
         code, out, err = cli(verb, *args, *little(verb, args, f"run{ran}"))
-        print(verb, *args, file=sys.__stderr__)  # XX
         diverges = verb == "sweep" and "digits_init_norm" in command  # two of its nets, as docs/science.md says
         assert code == diverges, (command, out, err)
     assert ran == count
