@@ -22,7 +22,14 @@ TORCHVISION_DEPTHS = (18, 34, 50, 101, 152)
 
 def make_parser() -> Parser:
     """The flags of `resnet-cli convert`."""
-    parser = Parser(prog="resnet-cli convert", description="Weights of torchvision, timm or akamaster in; ours out.")
+    parser = Parser(
+        prog="resnet-cli convert",
+        description="Weights of torchvision, timm or akamaster in; ours out.",
+        epilog="Not supported: timm's nets with BlurPool2d (resnetblur18, resnetblur50). Their tensors are those of "
+        "ordinary nets, so they convert without a word, but they blur after the convolution, ours before it "
+        "(blur_pool): the logits differ. Keep the .ckpt of your own nets with blur_pool or stride_in_1x1, for the same "
+        "reason: a .pth does not tell.",
+    )
     parser.add_argument("file", metavar="FILE", help="theirs (.pth .th .bin .safetensors), or our checkpoint or run")
     parser.add_argument("--out", required=True, metavar="FILE", help=f"what to write: {' | '.join(KINDS)}")
     parser.add_argument(
@@ -166,7 +173,14 @@ def describe(net: Any, options: dict[str, Any]) -> str:
 def whose(kind: str, options: dict[str, Any]) -> str:
     """Whether torchvision has this net."""
     same = kind == "ImageNetResNet" and options.get("shortcut", "B") == "B" and options.get("norm", "batch") == "batch"
-    if same and not options.get("stride_in_1x1"):
+    elsewhere = {"stride_in_1x1": "its bottlenecks stride elsewhere", "blur_pool": "it blurs before it strides"}
+    changed = [why for option, why in elsewhere.items() if options.get(option)]
+    if same and not changed:
         return f"torchvision.models.resnet{options['depth']}(num_classes={options.get('num_classes', 1000)}) loads it"
-    why = "its bottlenecks stride elsewhere" if same else "no projections where shapes change, or another form"
+    if same:
+        return (
+            f"careful: torchvision.models.resnet{options['depth']} loads it, but computes another net's logits: here "
+            f"{' and '.join(changed)}"
+        )
+    why = "no projections where shapes change, or another form"
     return f"careful: in torchvision's names, but no net of torchvision's computes it ({why})"

@@ -93,7 +93,9 @@ def predict(trained: "Trained", files: list[str], args: Namespace) -> Iterator[P
 def _batch(trained: "Trained", files: list[str], args: Namespace) -> list[Prediction]:
     import torch
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    from lightning_resnet.trained import device_for
+
+    device = device_for(args.device)
     read = [(file, image) for file in files if (image := _image(trained, file)) is not None]
     if not read:
         return []

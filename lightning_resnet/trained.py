@@ -54,6 +54,20 @@ class Trained:
         return dict(self.cli.config.model.net.get("init_args") or {})
 
 
+def device_for(asked: str | None) -> str:
+    """What `--device` says; without it a GPU where there is one.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if asked and asked.partition(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"--device {asked}: say cpu or cuda")
+    found = torch.cuda.is_available()
+    if asked and asked.startswith("cuda") and not found:
+        raise UserError(f"--device {asked}: no NVIDIA GPU with a driver: drop --device, or say cpu")
+    return asked or ("cuda" if found else "cpu")
+
+
 def build(arguments: Sequence[str], accelerator: str | None = "cpu") -> ResNetCLI:
     """Net, task and data of a recipe, for this process alone; no data are read.
 

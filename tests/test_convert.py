@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
+from lightning_resnet.convert import make_parser
 from lightning_resnet.models.layouts import recognise, unwrap
 from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
 from lightning_resnet.trained import load
@@ -83,6 +84,35 @@ def test_torchvision_and_timm_come_in_and_go_out(cli, name):
     assert same(fresh, theirs)
 
 
+@pytest.mark.parametrize(("depth", "option"), [(18, "blur_pool"), (50, "stride_in_1x1")])
+def test_what_torchvision_loads_but_computes_otherwise_is_said(cli, depth, option):
+    ours = shaken(ImageNetResNet(depth, num_classes=4, **{option: True}))
+    torch.save(ours.state_dict(), "plain.pth")
+    assert cli("convert", "plain.pth", "--out", "ours.ckpt")[0] == 0
+    content = torch.load("ours.ckpt", weights_only=True)
+    recipe = yaml.safe_load(content["run"]["config"])
+    recipe["model"]["net"]["init_args"][option] = True  # as a run of such a recipe has it
+    content["run"]["config"] = yaml.safe_dump(recipe)
+    torch.save(content, "ours.ckpt")
+    code, out, err = cli("convert", "ours.ckpt", "--out", "theirs.pth")
+    assert code == 0 and f"careful: torchvision.models.resnet{depth} loads it, but computes another" in out, err
+    fresh = getattr(torchvision.models, f"resnet{depth}")(num_classes=4)
+    fresh.load_state_dict(torch.load("theirs.pth", weights_only=True), strict=True)
+    assert same(load("ours.ckpt").task.net, ours) and not same(fresh, ours)
+
+
+def test_blurred_nets_of_timm_are_not_ours(capsys):
+    """They blur elsewhere, and their tensors do not tell: the help says so."""
+    theirs = shaken(timm.create_model("resnetblur18", num_classes=4))
+    for blur_pool in (False, True):
+        ours = ImageNetResNet(18, num_classes=4, blur_pool=blur_pool)
+        ours.load_state_dict(theirs.state_dict(), strict=True)
+        assert not same(ours, theirs)
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["--help"])
+    assert "resnetblur18" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("option", ["A", "B"])
 def test_akamaster(cli, option):
     theirs = shaken(Akamaster(3, option))
@@ -133,7 +163,7 @@ def test_a_run_starts_from_converted_weights_and_says_that_the_head_is_new(cli, 
     theirs = shaken(Akamaster(1, num_classes=7))
     torch.save({"state_dict": theirs.state_dict()}, "theirs.th")
     assert cli("convert", "theirs.th", "--out", "ours.ckpt")[0] == 0
-    flags = [*TINY, "--model.net.width", 16, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 1]
+    flags = [*TINY, "--model.net.width", 16, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2]
     code, out, err = cli("fit", *flags, "--run.init_from", "ours.ckpt")
     assert code == 0 and "net.fc.weight is new: (10, 64), (7, 64) in ours.ckpt" in out, err
     run = only_run()

@@ -1,15 +1,23 @@
-"""Every example and command of docs/extending.md and docs/cluster.md, in order, at a small size."""
+"""Every example and command of README and docs, in order, at a small size."""
 
+import json
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
+import yaml
 from conftest import REPOSITORY
 from PIL import Image
+from test_recipes import small
+
+from lightning_resnet.data.photos import make_photos
 
 SMALL = "--run.threads 1 --trainer.max_epochs 1".split()
 TINY_NET = "--model.net.depth 8 --model.net.width 4".split()
@@ -61,6 +69,10 @@ def test_the_arithmetic_of_cluster():
         cells[0]: cells[1:] for cells in ([c.strip() for c in line.strip("|").split("|")] for line in text.splitlines())
     }
     a100, images, file, mb = 2470, 1_281_167, 22e9, 4 * 25.557032
+    measured = re.search(
+        r"^\| lightning_resnet, .beton \| ([\d,]+) ", (REPOSITORY / "benchmarks/loader.md").read_text(), re.M
+    )
+    core = int(measured[1].replace(",", "")) / 2  # the first table is of photos, on two cores
     step, sent = {b: b / a100 for b in (256, 64)}, {n: 2 * (n - 1) / n * mb for n in (8, 64, 512)}
     expected = {
         "images/s if nothing is lost": lambda n: f"{n * a100:,}",
@@ -70,6 +82,7 @@ def test_the_arithmetic_of_cluster():
         "sent per GPU and step, MB": lambda n: f"{sent[n]:.0f}",
         "needed to hide it behind 69 ms of backward, GB/s": lambda n: f"{sent[n] / step[256] * 1.5e-3:.1f}",
         "the same at 64 per GPU (17 ms), GB/s": lambda n: f"{sent[n] / step[64] * 1.5e-3:.1f}",
+        f"cores that decode, per GPU (2,470 / {core:,.0f})": lambda n: f"{round(a100 / core)}",
         "reads of all nodes from shared storage without stage, GB/s": lambda n: f"{n * a100 * file / images / 1e9:.1f}",
         "the same staged: copies of 22 GB, one per node of 8 GPUs, GB": lambda n: f"{22 * n // 8:,}",
         "tables of 1.28 M samples, 73 MB per rank, MB per node": lambda n: f"{8 * 73}",
@@ -77,6 +90,7 @@ def test_the_arithmetic_of_cluster():
     }
     for name, value in expected.items():
         assert rows[name] == [value(n) for n in (8, 64, 512)], name
+    assert f"our loader {core:,.0f} images/s per\ncore ({measured[1]} on two cores" in text
     assert "a step of 198 ms, an efficiency of 0.52" in text
 
 
@@ -111,3 +125,88 @@ def test_every_command_of_cluster_runs(cli):
         assert code == 0, (command, err)
         ran += 1
     assert ran == 8
+
+
+ELSEWHERE = ("--submit", "--watch", "wandb://", "fashion_mnist_small")  # SLURM, no end, a server, a data set
+GIVEN = """resnet-cli convert resnet50-11ad3fa6.pth --out resnet50.ckpt
+resnet-cli fit --config configs/digits.yaml --model.net.shortcut none --run.name plain20
+resnet-cli fit --config configs/photos.yaml --run.name photos"""
+
+
+def shrink_configs():
+    """A copy of configs/ whose sweeps, which take no flags, are few points of four steps of narrow nets."""
+    shutil.copytree(REPOSITORY / "configs", "configs")
+    digits = yaml.safe_load(Path("configs/digits.yaml").read_text())
+    digits["trainer"] |= {"max_epochs": 1, "limit_train_batches": 4, "log_every_n_steps": 2}
+    digits["model"]["net"]["init_args"]["width"] = 4
+    digits["data"]["train_eval_samples"] = 64
+    Path("configs/digits.yaml").write_text(yaml.safe_dump(digits))
+    for file in Path("configs/sweeps").glob("digits_*.yaml"):
+        sweep = yaml.safe_load(file.read_text())
+        for name, among in sweep["parameters"].items():
+            among |= {"values": among["values"][: 1 if name.startswith("data.") else 2]} if "values" in among else {}
+            among |= {"value": 4} if name == "trainer.max_steps" else {}
+        file.write_text(yaml.safe_dump(sweep))
+
+
+def give_files():
+    """What README's commands find: a net of the user's, photos, weights, ImageNet's folders, labels."""
+    shutil.copy(REPOSITORY / "tests/gated.py", ".")
+    make_photos(Path("made"), {"train": 80})
+    Path("made/train").rename("photos")
+    picture = shutil.copy(next(Path("photos").rglob("*.jpg")), "cat.jpg")
+    torch.save(torchvision.models.resnet50().state_dict(), "resnet50-11ad3fa6.pth")
+    for i in range(1000):
+        Path(f"imagenet/train/n{i:08}").mkdir(parents=True)
+    for i in range(1, 5):
+        for name in (f"imagenet/train/n{i:08}/a.JPEG", f"imagenet/val/n{i:08}/ILSVRC2012_val_{i:08}.JPEG"):
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(picture, name)
+        Path(f"imagenetv2-matched-frequency-format-val/{i}").mkdir(parents=True)
+        shutil.copy(picture, f"imagenetv2-matched-frequency-format-val/{i}")
+    Path("real.json").write_text(json.dumps([[1], [2, 3], [], [4]]))
+    Path("stage").mkdir()
+
+
+def little(verb, args, name):
+    """Flags that make a command small."""
+    named = ["--run.name", name] if "--run.name" not in args else []
+    if verb in ("fit", "validate") and "configs/digits.yaml" not in args:
+        flags = [*small(args, "photos")[1], "--model.net.num_classes", "10", "--run.keep", "weights"]
+        if "imagenet" in args[1]:
+            return [*flags, "--run.name", "imagenet", "--model.net.depth", "18"]
+        return [*flags, *named]
+    if verb in ("fit", "validate"):
+        return [*SMALL, *named]
+    if verb == "inspect":
+        noise = "--data.source Synthetic --data.source.n_val 8 --data.size 32".split() if "--data.size" in args else []
+        return ["--batches", "1", "--draws", "1", "--run.threads", "1", *noise]
+    if verb == "evaluate":
+        folder = "--data.source.expect false --data.batch_size 4".split() if "real.json" in args else []
+        return ["--sizes", "32,48", "--run.threads", "1", *folder]
+    if verb == "doctor" and "--config" in args:
+        return [*small(args, "photos")[1], "--model.net.num_classes", "10"]
+    return []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("document", "count"), [("README.md", 31), ("docs/science.md", 29)])
+def test_every_command_runs(cli, document, count, monkeypatch):
+    """But those that need SLURM, a server or a data set: of them test_readme.py makes sure that they are understood."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("cache").absolute()))
+    shrink_configs()
+    text, ran = (REPOSITORY / document).read_text(), 0
+    if document == "README.md":
+        give_files()
+        text = "".join(f"    {line}\n" for line in GIVEN.splitlines()) + text
+    for command in re.findall(r"^ {4}resnet-cli (.+)$", text, re.M):
+        if any(word in command for word in ELSEWHERE):
+            continue
+        verb, *args = shlex.split(command.replace("/tmp ", "stage "), comments=True)
+        args = [str(next(Path(arg).parent.glob("*/meta.json")).parent) if arg.endswith("/RUN") else arg for arg in args]
+        ran += verb != "validate"  # that one is of the run before
+        code, out, err = cli(verb, *args, *little(verb, args, f"run{ran}"))
+        diverges = verb == "sweep" and "digits_init_norm" in command  # two of its nets, as docs/science.md says
+        assert code == diverges, (command, out, err)
+    assert ran == count

@@ -2,13 +2,13 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.stats import binomtest
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import functional as T  # noqa: N812
 
@@ -136,7 +136,20 @@ def test_precise_statistics_classes_and_confusion(cli, photos):
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 50), (1, 50), (37, 50), (50, 50), (38_000, 50_000)])
 def test_intervals(hits, n):
-    assert wilson(hits, n) == pytest.approx(tuple(binomtest(hits, n).proportion_ci(0.95, "wilson")), abs=1e-9)
+    """The closed form: Wilson 1927, with the normal distribution's 97.5 % point."""
+    share, z = hits / n, 1.959963984540054
+    middle, half = share + z**2 / (2 * n), z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    wanted = [(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)]
+    assert wilson(hits, n) == pytest.approx(wanted, abs=1e-9)
+
+
+# Newcombe 1998, table I, method 3
+@pytest.mark.parametrize(
+    ("hits", "n", "wanted"),
+    [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0, 0.1611)), (1, 29, (0.0061, 0.1718))],
+)
+def test_published_intervals(hits, n, wanted):
+    assert wilson(hits, n) == pytest.approx(wanted, abs=5e-5)
 
 
 def test_several_right_labels(cli, photos):
@@ -182,13 +195,32 @@ def test_imagenet_v2_folders(cli, photos):
         target.write_bytes(file.read_bytes())
     source = "--data.source ImageNetV2 --data.source.root v2 --data.source.num_classes 7".split()
     flags = ["--crops", "centre", "--sizes", "28", "--weights", "net"]
-    assert table(cli("evaluate", "net.ckpt", *flags, *source)[1]) == table(cli("evaluate", "net.ckpt", *flags)[1])
+    plain = table(cli("evaluate", "net.ckpt", *flags)[1])
+    code, out, err = cli("evaluate", "net.ckpt", *flags, *source, "--per-class", "--confusion", "confusion.csv")
+    assert code == 0 and table(out.partition("\n\nraw")[0]) == plain
+    assert sorted(re.findall(r"^\| (\w+) +\| +\d", out, re.M)) == CLASSES, err  # not 0 to 6
+    assert Path("confusion.csv").read_text().splitlines()[0] == ",".join(["label", *CLASSES])
+    for names in (CLASSES, "0123456"):  # the checkpoint's, or the source's
+        Path("own.json").write_text(json.dumps({f.name: [names[CLASSES.index(f.parent.name)]] for f in photos}))
+        assert table(cli("evaluate", "net.ckpt", *flags, *source, "--labels", "own.json")[1]) == plain
     code, out, err = cli("validate", "--config", "R.yaml", *source, "--ckpt_path", "raw.ckpt")
     assert code == 2 and "raw.ckpt does not exist" in err
     assert cli("convert", "net.ckpt", "--out", "raw.ckpt")[0] == 0
     code, out, err = cli("validate", "--config", "R.yaml", *source, "--ckpt_path", "raw.ckpt")
-    top1 = table(cli("evaluate", "net.ckpt", *flags)[1])["raw", "moving", "centre", "28"][1]
+    top1 = plain["raw", "moving", "centre", "28"][1]
     assert code == 0 and f"{100 * json.loads(out)['val/acc1']:.2f}" == top1, err
     assert "has no training images" in cli("evaluate", "net.ckpt", "--bn", "precise", *source)[2]
     code, _, err = cli("fit", "--config", "R.yaml", *source)
     assert code == 2 and "no training images" in err
+
+
+@pytest.mark.parametrize(
+    "command", ["evaluate net.ckpt", "inspect responses net.ckpt", "predict photos --ckpt_path net.ckpt"]
+)
+def test_a_gpu_that_is_not_there(cli, photos, command):
+    for device, cure in (
+        ("cuda", "no NVIDIA GPU with a driver: drop --device, or say cpu"),
+        ("gpu", "say cpu or cuda"),
+    ):
+        code, _, err = cli(*command.split(), "--device", device)
+        assert code == 2 and cure in err and "Traceback" not in err, err

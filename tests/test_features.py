@@ -16,7 +16,6 @@ from lightning_resnet.models import CifarResNet, ImageNetResNet
 from lightning_resnet.models.precise import measure_norms
 from lightning_resnet.optim import parameter_groups
 from lightning_resnet.runtime.checkpoint import load_checkpoint
-from lightning_resnet.task import ClassificationTask
 
 FEW = [*TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "8", "--data.train_eval_samples", "8"]
 
@@ -138,13 +137,25 @@ def test_accumulation_is_one_batch(cli):
         torch.testing.assert_close(tensor, state(four)[name], rtol=0, atol=1e-13)
 
 
-def test_channels_last_is_a_layout_only():
-    net = ClassificationTask(ImageNetResNet(18, num_classes=10)).net.double().eval()
-    assert net.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
-    x = torch.randn(2, 3, 64, 64).double()
-    expected = net.to(memory_format=torch.contiguous_format)(x)
-    got = net.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+def test_channels_last_is_a_layout_only(cli, monkeypatch):
+    """Two steps in float64 with momentum and decay: losses, accuracy and weights to rounding."""
+    layouts, original, channels_last = [], nn.Conv2d.forward, torch.channels_last
+
+    def forward(self, x):
+        x = x.contiguous(memory_format=torch.channels_last)
+        layouts.append({t.is_contiguous(memory_format=channels_last) for t in (x, self.weight)})
+        return original(self, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", forward)
+    args = "--trainer.precision 64-true --trainer.limit_train_batches 2".split()
+    one, seen = fit(cli, "one", *args), list(layouts)
+    monkeypatch.setattr(torch, "channels_last", torch.contiguous_format)  # of the weights and above
+    layouts.clear()
+    other = fit(cli, "other", *args)
+    assert {*map(frozenset, seen)} == {frozenset([True])} and {*map(frozenset, layouts)} == {frozenset([False])}
+    assert losses(one) == pytest.approx(losses(other), abs=1e-12)
+    for name, tensor in state(one).items():
+        torch.testing.assert_close(tensor, state(other)[name], rtol=0, atol=1e-12)
 
 
 def test_bf16_computes_in_bf16_and_keeps_float32_weights(cli, monkeypatch):

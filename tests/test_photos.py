@@ -13,7 +13,7 @@ from lightning_resnet.data.photos import make_photos
 from lightning_resnet.data.sources import ImageFolder
 from lightning_resnet.trained import load
 
-SMALL = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --data.batch_size 10 --run.threads 1".split()
+SMALL = "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --data.batch_size 10 --run.threads 1".split()
 
 
 @pytest.fixture
@@ -51,12 +51,6 @@ def test_fine_tuning_from_other_peoples_weights_says_that_the_head_is_new(cli, p
     code, out, err = cli("predict", photos / "val" / "china1", "--ckpt_path", only_run(), "--format", "json")
     (picture,) = json.loads(out)
     assert code == 0 and {best["class"] for best in picture["top"]} < set(tuned.classes) and len(tuned.classes) == 10
-
-
-def test_the_recipe_takes_a_step(cli, photos):
-    flags = ["--config", REPOSITORY / "configs/photos.yaml", *SMALL, "--data.source.root", photos]
-    code, out, err = cli("fit", *flags, "--data.progressive.high", 32, "--data.size", 32)
-    assert code == 0 and "val/acc1" in out, err
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Shipped recipes train by flags alone, and their curves are those that were published."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -8,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, TINY, only_run
 from PIL import Image
 
 from lightning_resnet import optim
 from lightning_resnet.data.augment import Progressive
 from lightning_resnet.data.policy import Lighting
 
-IMAGENET = sorted((REPOSITORY / "configs/imagenet").glob("*.yaml"))
+RECIPES = sorted(p for p in (REPOSITORY / "configs").rglob("*.yaml") if p.parent.name != "sweeps")
+IMAGENET = [p for p in RECIPES if p.parent.name == "imagenet"]
 STEPS = 5004  # of 256 images in 1,281,167
 
 
@@ -36,32 +38,58 @@ def photos(tmp_path_factory):
 
 
 def small(args, photos):
-    """The flags that make a command small: two steps on noise, or on the folder where the net is ImageNet's."""
+    """The flags that make a command small: two steps on the folder; CIFAR's crops are of pictures of one size."""
     path = REPOSITORY / args[args.index("--config") + 1]
     flags = "--data.workers 0 --trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 2"
-    flags += " --trainer.accelerator cpu --run.threads 1 --run.keep none --data.batch_size 4"
-    if path.parent.name != "imagenet":
-        return path, shlex.split(f"{flags} --data.source Synthetic --data.source.size 16")
-    flags += f" --data.source ImageFolder --data.source.root {photos} --data.size 64 --model.net.num_classes 2"
-    if "progressive" in yaml.safe_load(path.read_text())["data"]:
+    flags += " --trainer.accelerator cpu --run.threads 1 --run.keep none --data.batch_size 4 --model.net.num_classes 2"
+    flags += f" --data.source ImageFolder --data.source.root {photos}"
+    content = yaml.safe_load(path.read_text())
+    cifar = content["model"]["net"]["class_path"] == "CifarResNet"
+    flags += " --data.size 16 --data.crop resized" if cifar else " --data.size 64"
+    if "progressive" in content["data"]:
         flags += " --data.progressive '{low: 32, high: 64}'"
     return path, shlex.split(flags)
 
 
-@pytest.mark.parametrize("path", IMAGENET, ids=lambda p: p.stem)
-def test_imagenet_recipes_train_on_a_folder_by_flags_only(cli, photos, path):
-    """The command on the file's first line, with the flags that make it small."""
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_recipes_train_on_a_folder_by_flags_only(cli, photos, path, monkeypatch, tmp_path):
+    """The command on the file's first line, at its depth, with the flags that make it small."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     first, *rest = path.read_text().splitlines()
-    program, verb, *args = shlex.split(first.removeprefix("# "))
-    assert (program, verb, *args[:2]) == ("resnet-cli", "fit", "--config", f"configs/imagenet/{path.name}")
+    program, verb, *args = shlex.split(first.rpartition(" && ")[2].removeprefix("# "))
+    assert (program, verb, *args[:2]) == ("resnet-cli", "fit", "--config", str(path.relative_to(REPOSITORY)))
     header = "\n".join(line for line in rest if line.startswith("#"))
-    assert all(word in header for word in ("Published", "Cost: ", "Tested: ", "Not run on ImageNet here"))
-    code, out, err = cli("fit", "--config", path, *args[2:], *small(args, photos)[1])
+    if path in IMAGENET:
+        assert all(word in header for word in ("Published", "Cost", "Tested: ", "Not run on ImageNet here"))
+    fresh = ["--run.init_from", "null"] if "--run.init_from" in args else []  # of weights: test_photos.py
+    code, out, err = cli("fit", "--config", path, *args[2:], *small(args, photos)[1], *fresh)
     assert code == 0, err
+    assert max(row["step"] for row in rows(only_run())) == 2
     if path.stem == "resnet50":  # of two classes
         assert "weight decay 3.05176e-05: 54 tensors, 23,459,008 parameters" in out
         assert "weight decay 0: 107 tensors, 53,122 parameters" in out
-    assert "val/acc1" in out and ("val_ema/acc1" in out) == (path.stem == "torchvision_v2")
+    assert "val/acc1" in out and ("val_ema/acc1" in out) == (path.stem in ("torchvision_v2", "cifar10_fast"))
+
+
+def test_costs_follow_from_published_rates():
+    """NVIDIA's README: 16,621 images/s, and about 3 h for 90 epochs, on 8 A100; G multiply-adds of 50, 34 and 18."""
+    text = {p.stem: " ".join(p.read_text().replace("\n#", "").split()) for p in IMAGENET}
+    text["docs"] = (REPOSITORY / "docs/recipes.md").read_text()
+    rate, hours = 90 * 1_281_167 / 16_621 * 8 / 3600, 3 * 8
+    both = lambda factor, digits=1: [f"{x * factor:.{digits}f}".removesuffix(".0") for x in (rate, hours)]  # noqa: E731
+    assert both(1) == ["15.4", "24"]
+    for name, form, costs in (
+        ("resnet50", "{} A100-hours at its README's 16,621 images/s on 8 A100", both(1)[:1]),
+        ("resnet50", "of 250 epochs {} and 67", both(250 / 90)[:1]),
+        ("torchvision_v2", "{} to {} A100-hours", both(600 / 90 * (176 / 224) ** 2, 0)),
+        ("paper", "50 {} A100-hours by NVIDIA's images/s, {} by its hours", both(1)),
+        ("paper", "34 {} and {}", both(3.644 / 4.089)),
+        ("paper", "18 {} and {}", both(1.795 / 4.089)),
+        ("docs", "| {}, {} ‡ |", both(1)),
+        ("docs", "| {}, {} (est.) § |", both(600 / 90 * (176 / 224) ** 2, 0)),
+        ("docs", "| {}, {} (est.) § |", both(120 / 90 * 3.644 / 4.089, 0)),
+    ):
+        assert form.format(*costs) in " ".join(text[name].split()), (name, form.format(*costs))
 
 
 DOCUMENTED = re.findall(r"^    resnet-cli fit (.+)$", (REPOSITORY / "docs/recipes.md").read_text(), re.M)
@@ -77,6 +105,10 @@ def test_documented_commands_train(cli, photos, command):
     finally:
         torch.use_deterministic_algorithms(False)
     assert code == 0 and "val/acc1" in out, err
+
+
+def rows(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
 def rates(name, epochs, **options):
@@ -163,9 +195,6 @@ def test_cifar_rates():
 
 def test_epochs_of_warmup_follow_the_length_of_training(cli):
     """The task tells the schedule: 11 steps of 22 of each epoch are half an epoch."""
-    from conftest import TINY, only_run
-    from test_fit import rows
-
     args = ["--model.schedule", "Linear", "--model.schedule.warmup_epochs", "0.5", "--trainer.log_every_n_steps", "1"]
     code, _, err = cli("fit", *TINY, "--trainer.max_epochs", "1", *args)
     assert code == 0, err

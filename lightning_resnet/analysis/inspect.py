@@ -73,8 +73,9 @@ def main(argv: Sequence[str]) -> int:
     if not args.targets and "--config" not in recipe and "-c" not in recipe:
         raise UserError(f"inspect what? name a run or a recipe: resnet-cli inspect {args.what} configs/digits.yaml")
     from lightning_resnet.analysis.subjects import subjects
+    from lightning_resnet.trained import device_for
 
-    found = subjects(args.targets, recipe, args.at, args.batches, args.device)
+    found = subjects(args.targets, recipe, args.at, args.batches, device_for(args.device))
     frame, folder = inspect(args, found)
     print(write(args.what, frame, folder))
     return 0

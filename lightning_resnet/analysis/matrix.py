@@ -67,14 +67,16 @@ def main(argv: Sequence[str]) -> int:
     from lightning_resnet.analysis.reallabels import hits_of, read_labels
     from lightning_resnet.analysis.subjects import subjects
     from lightning_resnet.analysis.tables import markdown
+    from lightning_resnet.trained import device_for
 
-    found = list(subjects([args.target], recipe, args.at, device=_device(args)))
+    found = list(subjects([args.target], recipe, args.at, device=device_for(args.device)))
     if len(found) > 1:
         raise UserError(f"{args.target} holds {len(found)} runs: give one of them")
-    subject, names = found[0], found[0].cli.datamodule.source.classes
+    subject, names = found[0], _names(found[0])
     if args.split not in subject.cli.datamodule.splits:
         raise UserError(f"--split {args.split}: the source has {', '.join(subject.cli.datamodule.splits)}")
-    right = read_labels(args.labels, subject.cli.datamodule.splits[args.split], names) if args.labels else None
+    images, theirs = subject.cli.datamodule.splits[args.split], subject.cli.datamodule.source.classes
+    right = read_labels(args.labels, images, theirs, names) if args.labels else None
     rows = [COLUMNS]
     for k, row in enumerate(measure(subject, args)):
         rows.append([*row.settings, *_shares(hits_of(row.best, row.labels, right))])
@@ -196,7 +198,13 @@ def _check(args: Namespace, recipe: Sequence[str]) -> None:
         raise UserError("--per-class and --confusion go by one label per picture: leave --labels out")
 
 
-def _device(args: Namespace) -> str:
-    import torch
+def _names(subject: "Subject") -> list[str]:
+    """The classes as the checkpoint calls them, where the source has as many: ImageNetV2, for one, has only numbers."""
+    from lightning_resnet.runtime.checkpoint import load_checkpoint
 
-    return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    names = list(subject.cli.datamodule.source.classes)
+    if subject.state is None:
+        return names
+    file = subject.path / "checkpoints" / f"{subject.at}.ckpt" if subject.path.is_dir() else subject.path
+    known = list(load_checkpoint(file)["run"].get("classes") or [])
+    return known if len(known) == len(names) else names

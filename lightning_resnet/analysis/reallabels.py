@@ -19,8 +19,13 @@ from lightning_resnet.errors import UserError, one_line
 NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
-def read_labels(file: str, images: Images, classes: Sequence[str]) -> list[set[int]]:
+def read_labels(file: str, images: Images, *classes: Sequence[str]) -> list[set[int]]:
     """The right labels of each sample of a split, in order of its ids; empty: it does not count.
+
+    Args:
+        file: JSON.
+        images: of the split.
+        classes: names in order of label; several lists: a class goes by any of its names.
 
     Raises:
         UserError: the file cannot be read, or the pictures' names are not known or not in it.
@@ -32,7 +37,7 @@ def read_labels(file: str, images: Images, classes: Sequence[str]) -> list[set[i
                 f"{file} goes by the pictures' names, which this source does not know: name their folder or archive, "
                 "as --data.source ImageNet does"
             )
-        known = {name: i for i, name in enumerate(classes)}
+        known = {name: i for names in classes for i, name in enumerate(names)}
         found = [_of_picture(content, path) for path in images.paths]
         return [{known[v] if isinstance(v, str) else int(v) for v in labels} for labels in found]
     except (OSError, ValueError, TypeError) as e:
