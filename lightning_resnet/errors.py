@@ -44,6 +44,17 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; {self.prog} --help tells the options")
 
 
+def positive(text: str) -> int:
+    """The value of a flag, at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: a whole number, 1 or more")
+    return int(text)
+
+
 def one_line(error: BaseException) -> str:
     """The message on one line; of an error that came through a loader's worker process, the original's."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]

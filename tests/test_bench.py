@@ -1,14 +1,18 @@
 """Benchmarks measure what they say: the same nets, every kind's table, shares that add up."""
 
 import json
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
+from conftest import REPOSITORY
 
-from lightning_resnet.bench import train
+from lightning_resnet.bench import child, train
 from lightning_resnet.bench.plain import PlainScriptResNet
 from lightning_resnet.bench.scaling import moved
+from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet
 from lightning_resnet.optim import fuse
 
@@ -56,9 +60,41 @@ def test_an_optimizer_is_fused_on_a_gpu_only():
 
 
 def test_the_largest_share_is_the_bottleneck():
-    one = {"steps_per_s": 10.0, "images_per_s": 640.0, "data": 0.5, "step": 0.4, "loop": 0.1}
-    row = train._row("net", [one, one | {"data": 0.7, "step": 0.2}, one], [20.0, 20.0, 20.0])
-    assert row[5].startswith("0.500") and row[6:] == ["decode and copy", "50.0 %", "40.0 %", "10.0 %"]
+    one = {"steps_per_s": 10.0, "images_per_s": 640.0, "decode": 0.5, "copy": 0.0, "step": 0.4, "loop": 0.1}
+    row = train._row("net", [one, one | {"decode": 0.7, "step": 0.2}, one], [20.0, 20.0, 20.0])
+    assert row[5].startswith("0.500") and row[6:] == ["decode", "50.0 %", "0.0 %", "40.0 %", "10.0 %"]
+
+
+@pytest.mark.parametrize(
+    ("words", "cure"),
+    [
+        ("step --steps 0", "1 or more"),
+        ("overhead --batch 0", "1 or more"),
+        ("loader --images 100", "256 or more"),
+        ("train --json missing/rows.jsonl", "missing/rows.jsonl"),
+        ("train --out missing/train.md", "missing/train.md"),
+        ("train --recipe sweep.yaml", "configs/digits.yaml"),
+        ("train --recipe broken.yaml", "broken.yaml is no YAML"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_measured(cli, monkeypatch, words, cure):
+    monkeypatch.setattr(train, "child", None)
+    Path("sweep.yaml").write_text("method: grid")
+    Path("broken.yaml").write_text("data: [")
+    code, _, err = cli("bench", *words.split())
+    assert code == 2 and cure in err and len(err.strip().splitlines()) == 1, err
+
+
+def test_a_process_that_hangs_is_given_up_with_its_children(monkeypatch):
+    monkeypatch.setattr(child, "HANG_S", 1.0)
+    hangs = "import subprocess, sys; p = subprocess.Popen(['sleep', '99']); print(p.pid, flush=True); p.wait()"
+    with child.child([sys.executable, "-c", hangs]) as process:
+        pid = int(process.stdout.readline())
+        with pytest.raises(UserError, match="killed"):
+            child.output(process)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    with pytest.raises(UserError, match="ended with 3"), child.child([sys.executable, "-c", "exit(3)"]) as process:
+        child.output(process)
 
 
 def test_bytes_of_a_ring():
@@ -74,7 +110,13 @@ def test_train_and_scaling_measure_real_runs(cli):
     assert code == 0 and "| digits, device |" in out and "| digits, torch |" in out, err
     (row,) = map(json.loads, Path("rows.jsonl").read_text().splitlines())
     (fit,) = row["fit"]
-    assert fit["data"] + fit["step"] + fit["loop"] == pytest.approx(1) and fit["images_per_s"] > 0 and row["git_sha"]
+    assert sum(fit[part] for part in train.PARTS) == pytest.approx(1) and min(fit.values()) >= 0 and row["git_sha"]
+    assert fit["images_per_s"] == pytest.approx(64 * fit["steps_per_s"])
+    short = ["--recipe", str(REPOSITORY / "configs/digits.yaml"), *"--processes 1 --repeat 1 --steps 200".split()]
+    code, out, err = cli("bench", "train", *short, "--flags", "--data.batch_size", "128")  # an epoch of 11 steps
+    assert code == 0 and "digits.yaml | " in out and "bare" not in out, err
+    code, _, err = cli("bench", "train", *short, "--flags", "--data.batch_size", "700")
+    assert code == 2 and "a smaller --data.batch_size" in err
     code, out, err = cli("bench", "scaling", "--net", "digits", "--steps", "10", "--repeat", "1")
     assert code == 0 and "| 2 | " in out, err
 

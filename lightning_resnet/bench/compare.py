@@ -13,34 +13,41 @@ import tempfile
 import time
 from pathlib import Path
 
-from lightning_resnet.errors import UserError
+from lightning_resnet.bench.child import child
+from lightning_resnet.bench.text import table
+from lightning_resnet.errors import UserError, positive
+from lightning_resnet.runtime.progress import metered
 
 EVALUATIONS = 100  # of each run; its other rows are of training
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `resnet-cli bench compare`."""
-    parser.add_argument("--runs", type=int, default=1000, help="copies of the reference runs (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=10_000, help="of each run's metrics.jsonl (default: %(default)s)")
-    parser.add_argument("--repeat", type=int, default=3, help="times it is asked again (default: %(default)s)")
+    parser.add_argument(
+        "--runs", type=positive, default=1000, help="copies of the reference runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rows", type=positive, default=10_000, help="of each run's metrics.jsonl (default: %(default)s)"
+    )
+    parser.add_argument("--repeat", type=positive, default=3, help="times it is asked again (default: %(default)s)")
 
 
 def report(args: argparse.Namespace) -> list[str]:
     """Measure; the lines of the Markdown report."""
-    lines = [
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        make_runs(Path(folder, "runs/many"), args.runs, args.rows)
+        for i in metered(range(1 + args.repeat), 1 + args.repeat, "comparisons"):
+            load = os.getloadavg()[0]
+            seconds, cpu, memory = measure(Path(folder))
+            rows.append(["again" if i else "first", f"{seconds:.1f}", f"{cpu:.1f}", f"{memory:.2f}", f"{load:.1f}"])
+    return [
         "# Comparing many runs",
         "",
         f"{args.runs:,} runs of {args.rows:,} rows, {EVALUATIONS} of them evaluations.",
+        "",
+        *table(["time", "seconds", "of them on the CPU", "peak memory, GB", "load of the machine before"], rows),
     ]
-    lines += ["", "| time | seconds | of them on the CPU | peak memory, GB | load of the machine before |"]
-    lines += ["|---|--:|--:|--:|--:|"]
-    with tempfile.TemporaryDirectory() as folder:
-        make_runs(Path(folder, "runs/many"), args.runs, args.rows)
-        for i in range(1 + args.repeat):
-            load = os.getloadavg()[0]
-            seconds, cpu, memory = measure(Path(folder))
-            lines.append(f"| {'again' if i else 'first'} | {seconds:.1f} | {cpu:.1f} | {memory:.2f} | {load:.1f} |")
-    return lines
 
 
 def make_runs(root: Path, runs: int, rows: int) -> None:
@@ -52,7 +59,7 @@ def make_runs(root: Path, runs: int, rows: int) -> None:
     every = max(1, rows // EVALUATIONS)
     lines = [json.dumps((train if s % every else val) | {"step": s, "epoch": s // every}) for s in range(1, rows + 1)]
     text = "\n".join(lines) + "\n"
-    for i in range(runs):
+    for i in metered(range(runs), runs, "runs made"):
         template, path = templates[i % len(templates)], root / f"{i:010d}"
         (path / "attempts").mkdir(parents=True)
         for name in ("meta.json", "attempts/1.json"):
@@ -75,9 +82,9 @@ def measure(folder: Path) -> tuple[float, float, float]:
     command = [sys.executable, "-m", "lightning_resnet.cli", "compare", "runs/many", "--out", "report"]
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
     begin = time.monotonic()
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)  # else Popen thinks that it still runs
+    with child(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)  # else Popen thinks that it still runs
     if process.returncode:
         raise UserError("`resnet-cli compare` failed, see above: nothing was measured")
     seconds = time.monotonic() - begin

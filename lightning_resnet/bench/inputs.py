@@ -10,6 +10,7 @@ from lightning_resnet.data.beton import ALLOCATION, FIELD, HEADER
 from lightning_resnet.data.journal import FIELDS, PAGE, ROW
 from lightning_resnet.data.sources import ImageFolder, Images
 from lightning_resnet.data.write import write_beton
+from lightning_resnet.runtime.progress import metered
 
 RAW = 50_000  # raw pictures, as many as CIFAR has
 IMAGENET = 1_281_167  # samples
@@ -18,7 +19,7 @@ IMAGENET = 1_281_167  # samples
 def make_photos(folder: Path, n: int) -> None:
     """Random crops of photos that packages ship, as JPEGs of quality 92, in two classes; and a .beton of them."""
     photos, rng = list(_photos()), np.random.default_rng(0)
-    for i in range(n):
+    for i in metered(range(n), n, "photos made"):
         photo = photos[i % len(photos)]
         w, h = (500, 375) if rng.random() < 0.7 else (375, 500)
         width = int(min(photo.width, photo.height * w / h) * rng.uniform(0.6, 1))
@@ -28,7 +29,7 @@ def make_photos(folder: Path, n: int) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         photo.crop((x, y, x + width, y + height)).resize((w, h), Image.Resampling.BICUBIC).save(file, quality=92)
     source = ImageFolder(str(folder / "jpeg"))
-    write_beton(source.splits()["train"], folder / "photos.beton", classes=source.classes, progress=False)
+    write_beton(source.splits()["train"], folder / "photos.beton", classes=source.classes)
 
 
 def _photos() -> Iterator[Image.Image]:
@@ -48,7 +49,7 @@ def make_raw(folder: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (RAW, 32, 32, 3), np.uint8)
     np.save(folder / "raw.npy", pixels)
     images, classes = Images(np.arange(RAW), np.arange(RAW) % 10, pixels), [str(i) for i in range(10)]
-    write_beton(images, folder / "raw.beton", classes=classes, progress=False)
+    write_beton(images, folder / "raw.beton", classes=classes)
 
 
 def make_tables(path: Path, n: int = IMAGENET) -> None:

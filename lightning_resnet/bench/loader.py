@@ -9,13 +9,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet.bench.text import spread
-from lightning_resnet.errors import UserError
+from lightning_resnet.bench.child import child
+from lightning_resnet.bench.peers import BATCH
+from lightning_resnet.bench.text import ratios, spread, table
+from lightning_resnet.errors import UserError, positive
 from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.status import cores
 
@@ -23,27 +25,31 @@ GROUPS = {  # input: {peer: what it is}
     "photos": {
         "ours": "lightning_resnet, .beton",
         "ours-noverify": "lightning_resnet, the same without CRC checks",
-        "ffcv": "stock FFCV 1.0.2, the same .beton",
+        "ffcv": "stock FFCV, the same .beton",
         "torchvision": "torchvision DataLoader, the source JPEGs",
         "dali": "DALI on the CPU, the source JPEGs",
     },
     "raw": {
         "ours-raw": "lightning_resnet, .beton",
         "device-raw": "lightning_resnet, `--data.loader device`: all in memory",
-        "ffcv-raw": "stock FFCV 1.0.2, the same .beton",
+        "ffcv-raw": "stock FFCV, the same .beton",
         "torchvision-raw": "torchvision DataLoader, an array in memory",
     },
-    "tables": {"ours-tables": "lightning_resnet", "ffcv-tables": "stock FFCV 1.0.2"},
+    "tables": {"ours-tables": "lightning_resnet", "ffcv-tables": "stock FFCV"},
 }
 PACKAGES = {"ffcv": "ffcv", "dali": "nvidia.dali"}  # peers that are left out where their package is not installed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `resnet-cli bench loader`."""
-    parser.add_argument("--images", type=int, default=2000, help="photo-like JPEGs of 500 px (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=224, help="of random-resized-crop + flip (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=cores(), help="threads or processes (default: all cores)")
-    parser.add_argument("--repeat", type=int, default=5, help="epochs each, in turn (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=positive, default=2000, help="photo-like JPEGs of 500 px (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--size", type=positive, default=224, help="of random-resized-crop + flip (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=positive, default=cores(), help="threads or processes (default: all cores)")
+    parser.add_argument("--repeat", type=positive, default=5, help="epochs each, in turn (default: %(default)s)")
     peers = [name for group in GROUPS.values() for name in group]
     parser.add_argument("--peers", nargs="+", choices=peers, default=[p for p in peers if _installed(p)])
 
@@ -52,6 +58,8 @@ def report(args: argparse.Namespace) -> list[str]:
     """Measure; the lines of the Markdown report."""
     from lightning_resnet.bench.inputs import make_photos, make_raw, make_tables
 
+    if args.images < BATCH:
+        raise UserError(f"--images {args.images}: {BATCH} or more, which is a batch")
     groups = {g: [p for p in peers if p in args.peers] for g, peers in GROUPS.items()}
     with tempfile.TemporaryDirectory() as folder:
         make = {
@@ -77,45 +85,26 @@ def _installed(peer: str) -> bool:
 
 def _measure(names: list[str], args: Any, folder: str) -> dict[str, dict[str, Any]]:
     """Each peer in a process of its own, which waits while the others have their turn."""
-    peers = {name: _Peer(name, folder, args) for name in names}
-    try:
+    processes, facts = {}, {}
+    with ExitStack() as stack:
+        for name in metered(names, len(names), "loaders made"):
+            command = [sys.executable, "-m", "lightning_resnet.bench.peers", name, folder, args.size, args.threads]
+            processes[name] = stack.enter_context(child(command, stdin=subprocess.PIPE))
+            facts[name] = _answer(name, processes[name])
         for _ in metered(range(args.repeat), args.repeat, "turns"):
-            for peer in peers.values():
-                peer.epoch()
-    finally:
-        for peer in peers.values():
-            peer.process.kill()
-            peer.process.wait()
-    return {name: peer.facts for name, peer in peers.items()}
+            for name, process in processes.items():
+                process.stdin.write("go\n")
+                process.stdin.flush()
+                for key, value in _answer(name, process).items():
+                    facts[name].setdefault(key, []).append(value)
+    return facts
 
 
-class _Peer:
-    def __init__(self, name: str, folder: str, args: Any) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "lightning_resnet.bench.peers",
-            name,
-            folder,
-            str(args.size),
-            str(args.threads),
-        ]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.name = name
-        self.facts = self._read()
-
-    def epoch(self) -> None:
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        answer = self._read()
-        for key, value in answer.items():
-            self.facts.setdefault(key, []).append(value)
-
-    def _read(self) -> dict[str, Any]:
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
-        raise UserError(f"peer {self.name} ended ({self.process.wait()}): is its package installed?")
+def _answer(peer: str, process: subprocess.Popen) -> dict[str, Any]:
+    for line in process.stdout:
+        if line.startswith("{"):
+            return json.loads(line)
+    raise UserError(f"peer {peer} ended ({process.wait()}): is its package installed?")
 
 
 def _report(groups: dict[str, list[str]], rows: dict[str, dict[str, Any]], args: Any) -> list[str]:
@@ -130,8 +119,8 @@ def _report(groups: dict[str, list[str]], rows: dict[str, dict[str, Any]], args:
     lines = ["# Loader", "", f"{turns}; lowest and highest in brackets."]
     for group, peers in groups.items():
         if peers:
-            table = _construction if group == "tables" else _rates
-            lines += ["", f"## {inputs[group][0].upper()}{inputs[group][1:]}", "", *table(GROUPS[group], peers, rows)]
+            lines += ["", f"## {inputs[group][0].upper()}{inputs[group][1:]}", ""]
+            lines += (_construction if group == "tables" else _rates)(GROUPS[group], peers, rows)
     return [
         *lines,
         "",
@@ -140,18 +129,18 @@ def _report(groups: dict[str, list[str]], rows: dict[str, dict[str, Any]], args:
     ]
 
 
-def _rates(names: dict[str, str], peers: list[str], rows: dict[str, dict[str, Any]]) -> Iterator[str]:
-    yield "| loader | images/s | ours is x times | first batch, s | CPU s per 1,000 | resident, MB |"
-    yield "|---|--:|--:|--:|--:|--:|"
+def _rates(names: dict[str, str], peers: list[str], rows: dict[str, dict[str, Any]]) -> list[str]:
+    first = "ours" if peers[0].startswith("ours") else names[peers[0]]
+    head = ["loader", "images/s", f"{first} is x times", "first batch, s", "CPU s per 1,000", "resident, MB"]
+    lines = []
     for name in peers:
         r = rows[name]
-        ratio = statistics.median(a / b for a, b in zip(rows[peers[0]]["rate"], r["rate"], strict=True))
-        measured = f"{ratio:.2f} | {r['first']:.2f} | {1000 * statistics.median(r['cpu']):.2f} | {r['rss'] / 1e6:,.0f}"
-        yield f"| {names[name]} | {spread(r['rate'], ',.0f')} | {measured} |"
+        cpu, beside = f"{1000 * statistics.median(r['cpu']):.2f}", ratios(rows[peers[0]]["rate"], r["rate"], ".2f")
+        facts = [beside, f"{r['first']:.2f}", cpu, f"{r['rss'] / 1e6:,.0f}"]
+        lines.append([names[name], spread(r["rate"], ",.0f"), *facts])
+    return table(head, lines)
 
 
-def _construction(names: dict[str, str], peers: list[str], rows: dict[str, dict[str, Any]]) -> Iterator[str]:
-    yield "| loader | s | resident, MB |"
-    yield "|---|--:|--:|"
-    for name in peers:
-        yield f"| {names[name]} | {spread(rows[name]['seconds'])} | {rows[name]['rss'] / 1e6:,.0f} |"
+def _construction(names: dict[str, str], peers: list[str], rows: dict[str, dict[str, Any]]) -> list[str]:
+    lines = [[names[p], spread(rows[p]["seconds"]), f"{rows[p]['rss'] / 1e6:,.0f}"] for p in peers]
+    return table(["loader", "s", "resident, MB"], lines)

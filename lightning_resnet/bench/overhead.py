@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from lightning_resnet.bench.text import spread, table
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, positive
 from lightning_resnet.runtime.progress import metered
 
 WARM = 0.25  # share of the steps before the clock starts
@@ -37,9 +37,11 @@ ARMS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `resnet-cli bench overhead`."""
-    parser.add_argument("--steps", type=int, default=800, help="of each training (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=8, help="images of 8x8 (default: %(default)s)")
-    parser.add_argument("--repeat", type=int, default=7, help="trainings of each kind, in turn (default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=800, help="of each training (default: %(default)s)")
+    parser.add_argument("--batch", type=positive, default=8, help="images of 8x8 (default: %(default)s)")
+    parser.add_argument(
+        "--repeat", type=positive, default=7, help="trainings of each kind, in turn (default: %(default)s)"
+    )
 
 
 def report(args: argparse.Namespace) -> list[str]:

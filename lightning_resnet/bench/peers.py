@@ -170,8 +170,18 @@ def main(name: str, folder: str, size: str, threads: str) -> None:
     for _ in sys.stdin:
         start, cpu = time.perf_counter(), _cpu(process)
         n = sum(len(batch[0]) for batch in loader)
+        if name == "device-raw":
+            _wait()
         seconds = time.perf_counter() - start
         print(json.dumps({"rate": n / seconds, "cpu": (_cpu(process) - cpu) / n}), flush=True)
+
+
+def _wait() -> None:
+    """For a GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _cpu(process: psutil.Process) -> float:

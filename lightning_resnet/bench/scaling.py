@@ -7,16 +7,19 @@ import argparse
 
 from lightning_resnet.bench.text import spread, table
 from lightning_resnet.bench.train import NETS, make_recipe, measure
+from lightning_resnet.errors import positive
 from lightning_resnet.runtime.progress import metered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `resnet-cli bench scaling`."""
     parser.add_argument("--net", choices=["digits", "resnet18-64"], default="resnet18-64")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="on this machine (default: 1 2)")
+    parser.add_argument("--ranks", type=positive, nargs="+", default=[1, 2], help="on this machine (default: 1 2)")
     parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--steps", type=int, default=40, help="of each training (default: %(default)s)")
-    parser.add_argument("--repeat", type=int, default=5, help="trainings of each kind, in turn (default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=40, help="of each training (default: %(default)s)")
+    parser.add_argument(
+        "--repeat", type=positive, default=5, help="trainings of each kind, in turn (default: %(default)s)"
+    )
 
 
 def report(args: argparse.Namespace) -> list[str]:

@@ -11,11 +11,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from lightning_resnet.bench.child import child, ended
 from lightning_resnet.bench.text import spread, table
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, positive
 from lightning_resnet.runtime.progress import metered
 
-HANG_S = 300.0  # seconds after which a command is given up
+IMPORT = "import {0}, time; print('mark', time.monotonic(), flush=True)"  # without the interpreter's end
 MARKS = ["--trainer.callbacks+=lightning_resnet.bench.stock.Marks", "--trainer.callbacks.at=[0]"]
 ONE_EPOCH = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
 RECIPE = """\
@@ -40,7 +41,7 @@ ANSWERS = {  # arguments of `resnet-cli` that must answer at once
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `resnet-cli bench startup`."""
-    parser.add_argument("--repeat", type=int, default=5, help="of each command, in turn (default: %(default)s)")
+    parser.add_argument("--repeat", type=positive, default=5, help="of each command, in turn (default: %(default)s)")
 
 
 def report(args: argparse.Namespace) -> list[str]:
@@ -48,8 +49,8 @@ def report(args: argparse.Namespace) -> list[str]:
     ours, stock = [sys.executable, "-m", "lightning_resnet.cli"], [sys.executable, "-m", "lightning_resnet.bench.stock"]
     fit = ["fit", "--config", "recipe.yaml", *ONE_EPOCH, "--run.threads=1", *MARKS]
     commands = {
-        "import torch": [sys.executable, "-c", "import torch"],
-        "import pytorch_lightning": [sys.executable, "-c", "import pytorch_lightning"],
+        "import torch": [sys.executable, "-c", IMPORT.format("torch")],
+        "import pytorch_lightning": [sys.executable, "-c", IMPORT.format("pytorch_lightning")],
         "Lightning's CLI, fit --help": [*stock, "fit", "--help"],
         "Lightning's CLI, fit to the first step": [*stock, "fit", *ONE_EPOCH, *MARKS],
         **{f"resnet-cli {name}": [*ours, *arguments] for name, arguments in ANSWERS.items()},
@@ -63,7 +64,7 @@ def report(args: argparse.Namespace) -> list[str]:
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for turn in metered(range(args.repeat + 1), args.repeat + 1, "turns"):
             for name, command in commands.items():
-                value = _seconds(command, Path(folder), "mark " if MARKS[0] in command else "")
+                value = _seconds(command, Path(folder), "mark " if MARKS[0] in command or "-c" in command else "")
                 if turn:  # the first writes byte code and fills the page cache
                     seconds[name].append(value)
     return _lines(seconds, args.repeat)
@@ -78,8 +79,9 @@ def _lines(seconds: dict[str, list[float]], repeat: int) -> list[str]:
     return [
         "# Start-up",
         "",
-        f"Seconds from the keystroke, byte code and page cache warm; medians of {repeat} turns, commands in turn; "
-        "lowest and highest in brackets. ResNet-20 on digits, batch 64, one thread.",
+        "Seconds from the keystroke until the command has ended, or the import or the first step is done; byte code "
+        f"and page cache warm; medians of {repeat} turns, commands in turn; lowest and highest in brackets. "
+        "ResNet-20 on digits, batch 64, one thread.",
         "",
         *table(["command", "s", "beyond `import pytorch_lightning`, s"], rows),
     ]
@@ -94,18 +96,13 @@ def _seconds(command: list[str], folder: Path, mark: str) -> float:
     }
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     start, runs = time.monotonic(), ["--run.root", tempfile.mkdtemp(dir=folder)] if "--config" in command else []
-    process = subprocess.Popen(
-        [*command, *runs], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
     lines = []
-    try:
+    with child([*command, *runs], cwd=folder, env=env, stderr=subprocess.STDOUT) as process:
         for line in process.stdout:
             lines.append(line.strip())
             if mark and mark in line:  # Lightning's bar may stand before it
                 return float(line.rpartition(mark)[2].split()[0]) - start
-        if process.wait(HANG_S) or mark:
-            raise UserError(f"{' '.join(command)} ended with {process.returncode}: {' '.join(lines[-3:])}")
-        return time.monotonic() - start
-    finally:
-        process.kill()
-        process.wait()
+        ended(process, lines)
+    if mark:
+        raise UserError(f"{' '.join(command)} did not come to its first step: {' '.join(lines[-3:])}")
+    return time.monotonic() - start

@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any
 
 from lightning_resnet.bench.text import ratios, spread, table
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, positive
 from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.status import cores
 
 PEERS = ("torchvision", "timm", "script")
-FAMILIES = {"cifar": (32, 128, 10), "imagenet": (64, 16, 1000)}  # pixels, images, classes by default
+FAMILIES = {"cifar": (32, 128), "imagenet": (64, 16)}  # pixels, images by default
 WARM = 2  # steps of each net before the first turn
 
 
@@ -28,15 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `resnet-cli bench step`."""
     parser.add_argument("--net", nargs="+", default=["imagenet-50", "cifar-20"], help="FAMILY-DEPTH (default: both)")
     parser.add_argument("--vs", default="torchvision,timm,script", help="of these where they apply: %(default)s")
-    parser.add_argument("--size", type=int, help="pixels per side (default: cifar 32, imagenet 64)")
-    parser.add_argument("--batch", type=int, help="images (default: cifar 128, imagenet 16)")
+    parser.add_argument("--size", type=positive, help="pixels per side (default: cifar 32, imagenet 64)")
+    parser.add_argument("--batch", type=positive, help="images (default: cifar 128, imagenet 16)")
     parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="bf16: autocast")
     modes = ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
     parser.add_argument("--compile", choices=modes, help="torch.compile's mode (default: not compiled)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--threads", type=int, default=cores(), help="on the CPU (default: all cores)")
-    parser.add_argument("--steps", type=int, default=5, help="of a turn (default: %(default)s)")
-    parser.add_argument("--repeat", type=int, default=11, help="turns (default: %(default)s)")
+    parser.add_argument("--threads", type=positive, default=cores(), help="on the CPU (default: all cores)")
+    parser.add_argument("--steps", type=positive, default=5, help="of a turn (default: %(default)s)")
+    parser.add_argument("--repeat", type=positive, default=11, help="turns (default: %(default)s)")
 
 
 def report(args: argparse.Namespace) -> list[str]:
@@ -69,8 +69,7 @@ def _measure(name: str, peers: list[str], args: argparse.Namespace, device: Any,
     family, _, depth = name.partition("-")
     if family not in FAMILIES or not depth.isdigit():
         raise UserError(f"--net {name}: cifar-DEPTH or imagenet-DEPTH, such as imagenet-50")
-    size, batch, _ = FAMILIES[family]
-    size, batch = args.size or size, args.batch or batch
+    size, batch = args.size or FAMILIES[family][0], args.batch or FAMILIES[family][1]
     try:
         nets = make_nets(family, int(depth), peers)
     except ValueError as e:
@@ -122,7 +121,7 @@ class Arm:
     def __init__(self, net: Any, size: int, batch: int, device: Any, precision: str, compile: str | None) -> None:
         import torch
 
-        self.device, self.peak, self.own = device, 0, 0
+        self.device, self.own = device, 0
         before = torch.cuda.memory_allocated() if device.type == "cuda" else 0  # of the other arms
         self.net = net.to(device, memory_format=torch.channels_last).train()
         fused = {"fused": True} if device.type == "cuda" else {}
@@ -134,10 +133,11 @@ class Arm:
         self.context: Callable = nullcontext
         if precision == "bf16":
             self.context = partial(torch.autocast, device.type, torch.bfloat16)
-        self.loss = torch.compile(self._loss, mode=compile) if compile else self._loss
+        self.loss = torch.compile(self._loss, mode=compile, dynamic=False) if compile else self._loss
         self.run(WARM)
+        self.peak = 0
         if device.type == "cuda":
-            self.peak, self.own = 0, torch.cuda.memory_allocated() - before
+            self.own = torch.cuda.memory_allocated() - before
 
     def _loss(self) -> Any:
         from torch.nn import functional as F

@@ -3,21 +3,24 @@
 resnet-cli bench train --processes 2 --out benchmarks/train.md
 resnet-cli bench train --recipe configs/digits.yaml --processes 1 --json benchmarks/train.jsonl
 resnet-cli bench train --nets fashion fashion-pooled --loaders device ffcv --processes 1 --threads 2
+resnet-cli bench train --recipe configs/photos.yaml --processes 1 --flags --data.batch_size 64
 """
 
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lightning_resnet.bench.child import child, output
 from lightning_resnet.bench.text import ratios, spread, table
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, positive
 from lightning_resnet.runtime.launch import free_port
 from lightning_resnet.runtime.progress import metered
 
@@ -28,8 +31,7 @@ NETS = {  # name -> net, its arguments, pixels, images per optimizer step, data 
     "fashion": ("CifarResNet", {"depth": 8, "width": 4}, 28, 512, FASHION),
     "fashion-pooled": ("lightning_resnet.bench.stock.Pooled", {}, 28, 512, FASHION),
 }
-PARTS = {"data": "decode and copy", "step": "step", "loop": "logging and loop"}
-HANG_S = 900  # seconds after which a measurement is given up
+PARTS = {"decode": "decode", "copy": "copy", "step": "step", "loop": "logging and loop"}
 TIMELINE = "lightning_resnet.bench.stock.Timeline"
 
 
@@ -38,41 +40,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nets", nargs="+", choices=NETS, default=["digits"])
     parser.add_argument("--recipe", help="instead of --nets: what it trains, one epoch of it, by its own loader")
     parser.add_argument("--loaders", nargs="+", help="values of data.loader, one beside the other (default: auto)")
-    parser.add_argument("--processes", type=int, default=2, help="ranks (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of each rank (default: %(default)s)")
+    parser.add_argument("--processes", type=positive, default=2, help="ranks (default: %(default)s)")
+    parser.add_argument("--threads", type=positive, default=1, help="of each rank (default: %(default)s)")
     parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--steps", type=int, default=200, help="of each training (default: %(default)s)")
-    parser.add_argument("--repeat", type=int, default=5, help="trainings of each kind, in turn (default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=200, help="of each training (default: %(default)s)")
+    parser.add_argument(
+        "--repeat", type=positive, default=5, help="trainings of each kind, in turn (default: %(default)s)"
+    )
     parser.add_argument("--json", metavar="FILE", help="also append a row for each net")
+    more = "last: more flags of `fit`, such as --data.batch_size 64"
+    parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help=more)
 
 
 def report(args: argparse.Namespace) -> list[str]:
     """Measure; the lines of the Markdown report."""
+    if args.json:
+        Path(args.json).open("a").close()  # an error now, not after the measurements
     lines = ["# Training step", "", f"Ranks: {args.processes}, {args.threads} threads each; medians of {args.repeat} "]
     lines[-1] += f"trainings of each kind in turn, at most {args.steps} steps each, lowest and highest in brackets."
     rows = [row for name in args.nets if not args.recipe for row in _measured(name, args)]
     rows += _measured(args.recipe, args) if args.recipe else []
-    head = ["net", "fit, images/s", "fit, steps/s", "first loader / this" if args.loaders else "", "bare loop, steps/s"]
+    head = ["net", "fit, images/s", "fit, steps/s", "first loader / this", "bare loop, steps/s", "fit / bare"]
+    columns = zip([*head, "bottleneck", *PARTS.values()], *rows, strict=True)
+    head, *rows = zip(*(column for column in columns if any(column[1:])), strict=True)
     return [
         *lines,
         "",
-        *table([*head, "fit / bare", "bottleneck", *PARTS.values()], rows),
+        *table(head, rows),
         "",
-        "Shares of a step's time: waiting for data (decoding and copying that the step does not hide; a GPU's copies "
-        "run on a stream of their own), the step from its first hook to its last, and what is left.",
+        "Shares of the time: waiting for the loader, waiting for copies to the device (of which a GPU's stream of its "
+        "own hides most; on the CPU there are none), the step from its first hook to its last, and what is left.",
     ]
 
 
 def _measured(name: str, args: argparse.Namespace) -> list[list[str]]:
     """A row for each loader."""
-    recipe = yaml.safe_load(Path(name).read_text()) if args.recipe else make_recipe(name, args.steps)
+    recipe = _read(name) if args.recipe else make_recipe(name, args.steps)
     loaders = args.loaders or [recipe["data"].get("loader", "auto")]
     ours: dict[str, list[dict[str, float]]] = {loader: [] for loader in loaders}
     bare = []
     for _ in metered(range(args.repeat), args.repeat, "turns"):
         for loader, found in ours.items():
             one = recipe | {"data": recipe["data"] | {"loader": loader}}
-            found.append(measure(one, args.processes, args.steps, args.accelerator, args.threads))
+            found.append(measure(one, args.processes, args.steps, args.accelerator, args.threads, args.flags))
         bare += [_bare(name, args)] if name in NETS and not NETS[name][-1] else []
     rows = []
     for loader, found in ours.items():
@@ -81,6 +91,16 @@ def _measured(name: str, args: argparse.Namespace) -> list[list[str]]:
         rows.append(_row(shown, found, bare, beside if args.loaders else ""))
         _append(args, shown, found, bare)
     return rows
+
+
+def _read(recipe: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(recipe).read_text())
+    except yaml.YAMLError as e:
+        raise UserError(f"--recipe {recipe} is no YAML: {e}") from e
+    if not isinstance(content, dict) or not content.get("data"):
+        raise UserError(f"--recipe {recipe} has no `data`: give a recipe of `fit`, such as configs/digits.yaml")
+    return content
 
 
 def _row(name: str, ours: list[dict[str, float]], bare: list[float], beside: str = "") -> list[str]:
@@ -101,7 +121,8 @@ def _append(args: argparse.Namespace, name: str, ours: list[dict[str, float]], b
     from lightning_resnet.runtime.provenance import code, hardware, versions
 
     if args.json:
-        facts = {"hardware": hardware(), "versions": versions(), **code(), "processes": args.processes}
+        given = {k: getattr(args, k) for k in ("processes", "threads", "accelerator", "steps", "flags")}
+        facts = {"hardware": hardware(), "versions": versions(), **code(), **given}
         with Path(args.json).open("a") as file:
             file.write(json.dumps({"net": name, "fit": ours, "bare_steps_per_s": bare, **facts}) + "\n")
 
@@ -118,28 +139,42 @@ def make_recipe(name: str, steps: int, ranks: int = 1) -> dict[str, Any]:
 
 
 def measure(
-    recipe: dict[str, Any], processes: int, steps: int, accelerator: str = "cpu", threads: int = 1
+    recipe: dict[str, Any],
+    processes: int,
+    steps: int,
+    accelerator: str = "cpu",
+    threads: int = 1,
+    flags: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Steps and images per second of one epoch, and the shares of a step's time (`PARTS`)."""
-    every = max(1, steps // 5)
-    trainer = {"max_epochs": 1, "accelerator": accelerator, "log_every_n_steps": every, "devices": processes}
-    trainer["limit_train_batches"] = steps
-    trainer["callbacks"] = [{"class_path": TIMELINE}]
+    """Steps and images per second of one epoch, and the shares of its time (`PARTS`).
+
+    Args:
+        recipe: of `fit`.
+        processes: ranks.
+        steps: batches that are trained at most.
+        accelerator: of the trainer.
+        threads: of each rank.
+        flags: more of `fit`.
+
+    Raises:
+        UserError: the training failed, or an epoch has fewer than three batches.
+    """
+    trainer = {"max_epochs": 1, "accelerator": accelerator, "devices": processes, "limit_train_batches": steps}
+    trainer |= {"limit_val_batches": 0, "callbacks": [{"class_path": TIMELINE}]}
     recipe = recipe | {"trainer": recipe.get("trainer", {}) | trainer, "run": {"threads": threads}}
     recipe["wandb"] = {"mode": "disabled"}  # the loop is measured, not a service
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "r.yaml").write_text(yaml.safe_dump(recipe))
-        command = ["-m", "lightning_resnet.cli", "fit", "--config", f"{folder}/r.yaml", "--run.root", folder]
-        (output,) = _wait([subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)])
-        rows = [json.loads(line) for line in next(Path(folder).rglob("metrics.jsonl")).read_text().splitlines()]
-    first, *rest = [row for row in rows if "perf/images_per_s" in row]
-    seconds = rest[-1]["time"] - first["time"]
-    rate = (rest[-1]["step"] - first["step"]) / seconds
-    timeline = next(json.loads(line)["timeline"] for line in output.splitlines() if line.startswith('{"timeline"'))
-    data = sum(row["perf/data_wait_frac"] for row in rest) / len(rest)
-    step = min(1 - data, timeline["busy"] / timeline["all"])
-    images = rate * recipe["data"]["batch_size"]
-    return {"steps_per_s": rate, "images_per_s": images, "data": data, "step": step, "loop": 1 - data - step}
+        command = ["-m", "lightning_resnet.cli", "fit", "--config", f"{folder}/r.yaml", "--run.root", folder, *flags]
+        with child([sys.executable, *command]) as process:
+            lines = output(process)
+    found = next((json.loads(line) for line in lines if line.startswith('{"steps_per_s"')), None)
+    if found is None:
+        raise UserError("an epoch has fewer than three batches, nothing was measured: a smaller --data.batch_size")
+    shares = {"decode": found["read"], "copy": found["data"] - found["read"]}
+    shares["step"] = min(1 - found["data"], found["busy"])
+    rate = found["steps_per_s"]
+    return {"steps_per_s": rate, "images_per_s": rate * found["images"], **shares, "loop": 1 - sum(shares.values())}
 
 
 def _bare(name: str, args: argparse.Namespace) -> float:
@@ -148,19 +183,6 @@ def _bare(name: str, args: argparse.Namespace) -> float:
     options["threads"], options["gpu"] = args.threads, args.accelerator == "gpu"
     env = os.environ | {"WORLD_SIZE": str(args.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     command = [sys.executable, "-m", "lightning_resnet.bench.bare", json.dumps(options)]
-    ranks = [
-        subprocess.Popen(command, env=env | {"LOCAL_RANK": str(r)}, stdout=subprocess.PIPE, text=True)
-        for r in range(args.processes)
-    ]
-    return json.loads(_wait(ranks)[0].splitlines()[-1])["steps_per_s"]
-
-
-def _wait(processes: list[subprocess.Popen]) -> list[str]:
-    try:
-        outputs = [p.communicate(timeout=HANG_S)[0] for p in processes]
-    finally:
-        for p in processes:
-            p.kill()
-    if failed := [p for p in processes if p.returncode]:
-        raise UserError(f"a measured training ended with {failed[0].returncode}: {' '.join(failed[0].args)}")
-    return outputs
+    with ExitStack() as stack:
+        ranks = [stack.enter_context(child(command, env=env | {"LOCAL_RANK": str(r)})) for r in range(args.processes)]
+        return json.loads(output(ranks[0])[-1])["steps_per_s"]

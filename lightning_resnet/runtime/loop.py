@@ -25,7 +25,7 @@ from lightning_resnet.runtime.evaluation import EvaluationLoop, install_evaluati
 from lightning_resnet.runtime.preemption import Stopped, deferring, request
 from lightning_resnet.runtime.rundir import RunDir
 from lightning_resnet.runtime.step import Step
-from lightning_resnet.runtime.transfer import on_device
+from lightning_resnet.runtime.transfer import on_device, timed
 
 
 def install(trainer: pl.Trainer, rundir: RunDir, checkpoints: Checkpoints, hang_s: float) -> None:
@@ -42,6 +42,9 @@ class FitLoop(_FitLoop):
         rundir: of the run.
         checkpoints: save what this loop and the net are.
         hang_s: seconds after which a rank that does not answer ends the others.
+
+    Attributes:
+        waits: seconds that steps have waited: "read" for the loader, "data" for it and the way to the device.
     """
 
     def __init__(self, trainer: pl.Trainer, rundir: RunDir, checkpoints: Checkpoints, hang_s: float) -> None:
@@ -53,6 +56,7 @@ class FitLoop(_FitLoop):
         )
         self.rundir, self.checkpoints, self.hang_s = rundir, checkpoints, hang_s
         self.epoch, self.steps, self.evaluated = 0, 0, False
+        self.waits = {"read": 0.0, "data": 0.0}
 
     # -- position --------------------------------------------------------------------------------------------------
 
@@ -148,7 +152,9 @@ class FitLoop(_FitLoop):
         if self.steps >= steps:
             return
         self.loader.load_state_dict({"epoch": self.epoch, "batch": self.steps * self.parts})
-        batches, step = on_device(iter(self.loader), trainer.strategy.root_device), Step(trainer, self.parts)
+        read = timed(iter(self.loader), self.waits, "read")
+        batches = timed(on_device(read, trainer.strategy.root_device), self.waits, "data")
+        step = Step(trainer, self.parts)
         try:
             while self.steps < steps and not self._steps_are_up:
                 step(batches, self.steps * self.parts, self._step_done)

@@ -1,7 +1,8 @@
 """Recorder: the one place where what a training measures leaves the process.
 
 Rows go to the run directory and to the progress display: `train/loss train/acc1 lr perf/images_per_s
-perf/data_wait_frac` each log interval, `val/* train_eval/*` each evaluation.
+perf/data_wait_frac` each log interval, `val/* train_eval/*` each evaluation. `perf/data_wait_frac` is the share of the
+interval in which the first rank's step waited for a batch from the loader, or for its way to the device.
 """
 
 import time
@@ -38,12 +39,8 @@ class Recorder(Callback):
         """Start the clocks."""
         self._first = self._step = trainer.global_step
         self._waited = 0.0
-        self._interval_start = self._ready = time.perf_counter()
+        self._interval_start = time.perf_counter()
         self.progress.start(trainer.global_step, pl_module.total_steps)
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        """The time since the last batch ended went into waiting for data."""
-        self._waited += time.perf_counter() - self._ready
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """A row per log interval."""
@@ -53,7 +50,6 @@ class Recorder(Callback):
         if trainer.is_global_zero:
             self.rundir.beat(step)
             self.progress.update(step)
-        self._ready = time.perf_counter()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the interval: a diverged net is not worth evaluating, nor saving."""
@@ -79,7 +75,7 @@ class Recorder(Callback):
         """A row per evaluation."""
         self._record(trainer, pl_module.metrics)
         if trainer.state.fn == "fit":
-            self._interval_start = self._ready = time.perf_counter()
+            self._interval_start = time.perf_counter()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A row."""
@@ -92,10 +88,11 @@ class Recorder(Callback):
         steps, seconds = trainer.global_step - self._step, time.perf_counter() - self._interval_start
         if steps:  # of this attempt
             metrics["perf/images_per_s"] = steps * trainer.datamodule.batch_size / seconds
-            metrics["perf/data_wait_frac"] = self._waited / seconds
+            metrics["perf/data_wait_frac"] = (trainer.fit_loop.waits["data"] - self._waited) / seconds
         self._record(trainer, metrics)
         self.last = {"step": trainer.global_step, "metrics": metrics}
-        self._step, self._waited, self._interval_start = trainer.global_step, 0.0, time.perf_counter()
+        self._step, self._interval_start = trainer.global_step, time.perf_counter()
+        self._waited = trainer.fit_loop.waits["data"]
 
     def _record(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         if trainer.is_global_zero:

@@ -1,11 +1,31 @@
 """Batches on their way to the device: the next one is copied on a stream of its own while a step computes."""
 
+import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import torch
 from torch import Tensor
 
 Batch = tuple[Tensor, ...]
+
+
+def timed(batches: Iterator[Batch], waits: dict[str, float], what: str) -> Iterator[Batch]:
+    """The same batches; ends the iterator it is given when it is closed itself.
+
+    Args:
+        batches: a generator.
+        waits: the seconds that their taker waits for them are added to `waits[what]`.
+        what: its key.
+    """
+    with closing(batches):
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            waits[what] += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
 
 
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
