@@ -173,7 +173,7 @@ def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer) -> BaseExceptio
     if isinstance(e, MisconfigurationException):
         return UserError(one_line(e))
     if is_consequence(e):
-        return UserError(cause(rundir.path, trainer.world_size))
+        return UserError(cause(rundir.path, trainer.world_size, e))
     if not isinstance(e, UserError):
         report(rundir.path, trainer.global_rank, trainer.global_step, e)
     return e

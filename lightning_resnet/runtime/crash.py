@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import distributed as dist
 
+from lightning_resnet.errors import one_line
 from lightning_resnet.runtime.provenance import versions
 from lightning_resnet.runtime.status import last_attempt
 
@@ -41,13 +42,20 @@ def is_consequence(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
-def cause(run: Path, size: int) -> str:
-    """In a rank that lost another: which one, and why, as far as it wrote it down."""
+def cause(run: Path, size: int, error: BaseException) -> str:
+    """In a rank that lost another: which one, and why, as far as it wrote it down.
+
+    Args:
+        run: directory of the run.
+        size: number of ranks.
+        error: by which this one noticed.
+    """
     time.sleep(WRITE_S)
     for rank in range(size):
         if (path := report_path(run, rank)).exists() and (text := path.read_text().strip()):
             return f"rank {rank} failed: {text.splitlines()[-1]} ({path}); the same command continues"
-    return "another rank ended without a word, as when it is killed; the same command continues"
+    told = f"as when it is killed, or is out of reach ({one_line(error)[:200]})"
+    return f"another rank ended without a word, {told}; the same command continues"
 
 
 class Watchdog(Callback):
