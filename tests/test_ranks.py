@@ -17,6 +17,7 @@ from ranks import Ranks, the_run, wait_for, weights
 
 from lightning_resnet.data.sources import Digits
 from lightning_resnet.errors import UserError
+from lightning_resnet.runtime import crash
 from lightning_resnet.runtime.launch import Place, first_host, place, plainly_asked, resolve
 
 LONG = [*TINY, "--trainer.max_epochs", "500"]
@@ -148,6 +149,13 @@ def test_the_fault_of_one_rank_ends_all_and_is_told(here, fault):
     assert Ranks(["fit", *TINY, "--trainer.max_epochs", "500", "--trainer.max_steps", "40"], 2).wait(60) == [0, 0], (
         log()
     )
+
+
+def test_a_rank_that_nobody_reaches_says_where(tmp_path, monkeypatch):
+    monkeypatch.setattr(crash, "WRITE_S", 0)
+    words = "The client socket has timed out after 61000ms while trying to connect to (10.0.0.1, 29500)."
+    error = torch.distributed.DistNetworkError(f"{words}\nException raised from throwTimeoutError")
+    assert crash.is_consequence(error) and f"out of reach ({words} " in crash.cause(tmp_path, 2, error)
 
 
 @pytest.mark.slow
