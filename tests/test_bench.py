@@ -10,8 +10,10 @@ import torch
 from conftest import REPOSITORY
 
 from lightning_resnet.bench import child, train
+from lightning_resnet.bench.inputs import make_photos
 from lightning_resnet.bench.plain import PlainScriptResNet
 from lightning_resnet.bench.scaling import moved
+from lightning_resnet.data.betonfiles import images_of, open_beton
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet
 from lightning_resnet.optim import fuse
@@ -95,6 +97,11 @@ def test_a_process_that_hangs_is_given_up_with_its_children(monkeypatch):
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     with pytest.raises(UserError, match="ended with 3"), child.child([sys.executable, "-c", "exit(3)"]) as process:
         child.output(process)
+
+
+def test_ours_and_the_peers_read_the_same_pictures(tmp_path):
+    make_photos(tmp_path, 24)
+    assert len(images_of(open_beton(tmp_path / "photos.beton"))) == len([*tmp_path.rglob("*.jpg")]) == 24
 
 
 def test_bytes_of_a_ring():

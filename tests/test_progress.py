@@ -131,6 +131,8 @@ def test_real_verbs_show_progress_and_leave_at_once(trained, source):
         (["inspect", "gradients", str(trained), "--out", "out", "--batches", "128"], "batches"),
         (["inspect", "responses", str(trained), "--out", "out", "--batches", "128"], "batches"),
         (["data", "verify", source.files["train"]], "batches of 1 pictures"),
+        (["bench", "overhead", "--steps", "8", "--repeat", "99"], "turns"),
+        (["bench", "loader", "--images", "256", "--peers", "ours", "torchvision", "--repeat", "99"], "turns"),
     ):
         code, out, err, seconds = interrupted(argv, f" {unit}  ")
         print(f"{' '.join(argv[:2])}: {seconds:.2f} s from Ctrl-C to the end")

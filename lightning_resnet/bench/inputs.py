@@ -29,7 +29,7 @@ def make_photos(folder: Path, n: int) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         photo.crop((x, y, x + width, y + height)).resize((w, h), Image.Resampling.BICUBIC).save(file, quality=92)
     source = ImageFolder(str(folder / "jpeg"))
-    write_beton(source.splits()["train"], folder / "photos.beton", classes=source.classes)
+    write_beton(source.read(folder / "jpeg"), folder / "photos.beton", classes=source.classes)
 
 
 def _photos() -> Iterator[Image.Image]:

@@ -36,7 +36,7 @@ class ImageNet(ImageFolder):
         root = Path(self.root)
         if (root / "train").is_dir() and (root / "val").is_dir():
             self.classes = sorted((p.name for p in (root / "train").iterdir() if p.is_dir()), key=_number_or_name)
-            splits = {name: self._read(root / name) for name in ("train", "val")}
+            splits = {name: self.read(root / name) for name in ("train", "val")}
         elif missing := [name for name in (TRAIN, VAL, DEVKIT) if not (root / name).is_file()]:
             raise UserError(f"{root} holds neither train/ and val/ nor {missing[0]}: set the source's root")
         else:
@@ -84,7 +84,7 @@ class ImageNetV2(ImageFolder):
 
     def splits(self) -> dict[str, Images]:
         """Val alone."""
-        return {"val": self._read(Path(self.root))}
+        return {"val": self.read(Path(self.root))}
 
 
 def _number_or_name(name: str) -> tuple[int, str]:

@@ -207,13 +207,18 @@ class ImageFolder(Source):
         if not root.is_dir():
             raise UserError(f"image folder {root} does not exist: set --data.source.root")
         has_splits = (root / "train").is_dir()
-        train = self._read(root / "train" if has_splits else root)
+        train = self.read(root / "train" if has_splits else root)
         if not has_splits:
             train, val = hold_out(train, max(1, len(train) // 5))
             return {"train": train, "val": val}
-        return {"train": train, "val": self._read(root / "val")}
+        return {"train": train, "val": self.read(root / "val")}
 
-    def _read(self, folder: Path) -> Images:
+    def read(self, folder: Path) -> Images:
+        """All pictures of a folder with one folder per class.
+
+        Raises:
+            UserError: there are none, all are of one class, or a class has no counterpart among those read before.
+        """
         names = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
         files = {n: sorted(str(p) for p in (folder / n).rglob("*") if p.suffix.lower() in SUFFIXES) for n in names}
         self.classes = getattr(self, "classes", None) or [n for n in names if files[n]]
