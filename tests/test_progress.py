@@ -22,7 +22,7 @@ def test_lines_in_a_log_file(monkeypatch, capsys):
     assert list(progress.metered(iter("abc"), 3, "runs")) == ["a", "b", "c"]
     out, err = capsys.readouterr()
     assert out == "" and [line.split("  ")[0] for line in err.splitlines()] == ["1 of 3 runs", "2 of 3 runs"]
-    assert "/s  ETA 0.0 min" in err
+    assert "/s  ETA 0:00:00" in err
 
 
 def test_a_bar_on_a_terminal(monkeypatch, capsys):

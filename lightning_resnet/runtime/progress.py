@@ -35,8 +35,7 @@ class Progress:
         elif time.monotonic() >= self._next or step == self.total:
             self._next = time.monotonic() + LINE_S
             seconds = (time.monotonic() - self._t0) / max(1, step - self._first) * (self.total - step)
-            eta = f"ETA {int(seconds) // 3600}:{int(seconds) % 3600 // 60:02}:{int(seconds) % 60:02}"
-            print(f"step {step}/{self.total}  {self._text()}  {eta}", flush=True)
+            print(f"step {step}/{self.total}  {self._text()}  {_eta(seconds)}", flush=True)
 
     def show(self, metrics: dict[str, float]) -> None:
         """The newest values, to appear with the next line."""
@@ -86,14 +85,19 @@ class Meter:
             self._last = time.monotonic()
             rate = max(1e-9, self._done - self._first) / max(1e-9, self._last - self._start)
             done, total, per_s = self._done / self._per, self._total / self._per, rate / self._per
-            eta = (self._total - self._done) / rate / 60
-            text = f"{done:,.0f} of {total:,.0f} {self._unit}  {per_s:,.1f}/s  ETA {eta:.1f} min"
+            eta = _eta((self._total - self._done) / rate)
+            text = f"{done:,.0f} of {total:,.0f} {self._unit}  {per_s:,.1f}/s  {eta}"
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the terminal in order."""
         if self._bar:
             self._bar.close()
+
+
+def _eta(seconds: float) -> str:
+    """As hours:minutes:seconds."""
+    return f"ETA {int(seconds) // 3600}:{int(seconds) % 3600 // 60:02}:{int(seconds) % 60:02}"
 
 
 def metered(items: Iterable[Item], total: int, unit: str, show: bool = True) -> Iterator[Item]:
