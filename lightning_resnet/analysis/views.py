@@ -1,8 +1,9 @@
 """Ways to evaluate a net that published figures come from: which crops, averaged how, with what norm statistics.
 
 `centre`: one central crop. `ten`: four corners and the centre, and their mirror images, the softmax outputs averaged
-(Krizhevsky et al. 2012, sec. 4.1; He et al. 2015, tables 2 and 3). `flip`: the central crop and its mirror image, the
-logits added (ffcv-imagenet's figures, at 256 pixels).
+(Krizhevsky et al. 2012, sec. 4.1; He et al. 2015, tables 2 and 3). The corners are those of the whole picture, as in
+torchvision's TenCrop; Krizhevsky et al. take those of its central square. `flip`: the central crop and its mirror
+image, the logits added (ffcv-imagenet's figures, at 256 pixels).
 """
 
 import math
