@@ -373,6 +373,7 @@ DIGITS = ["--config", REPOSITORY / "configs/digits.yaml"]
         (["--config", "absent.yaml"], "cannot read recipe absent.yaml"),
         ([*DIGITS, "--data.batch_size", "0"], "--data.batch_size must be 1 or more"),
         ([*DIGITS, "--model.net.width", "-1"], "error:"),
+        ([*DIGITS, "--model.precise_bn", "-1"], "--model.precise_bn must be 0 or more optimizer steps, got -1"),
         ([*DIGITS, "--model.optimizer.lr", "-1"], "Invalid learning rate"),
         ([*DIGITS, "--trainer.accelerator", "gpu"], "error:"),
         ([*DIGITS, "--run.threads", "-1"], "--run.threads -1: at least one"),
