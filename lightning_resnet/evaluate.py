@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from lightning_resnet.classes import align
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.describe import say
 from lightning_resnet.errors import UserError
@@ -27,7 +28,10 @@ def evaluate(cli: ResNetCLI, rundir: RunDir) -> int:
     path = cli.config.ckpt_path or newest_good(rundir.candidates(), say)
     if path is None:
         raise UserError(f"run {rundir.path} has no checkpoint: train it with `resnet-cli fit`, or give --ckpt_path")
-    load_weights(cli.model, load_checkpoint(path)["state_dict"])
+    checkpoint = load_checkpoint(path)
+    load_weights(cli.model, checkpoint["state_dict"])
+    cli.datamodule.setup()
+    align(cli.datamodule, cli.model.net, checkpoint.get("run", {}).get("classes") or [])
     install_evaluation(cli.trainer)
     if cli.verb == "predict":
         return _predict(cli)

@@ -134,6 +134,78 @@ def test_precise_statistics_classes_and_confusion(cli, photos):
         assert shares[name] == f"{100 * counts[i][i] / sum(counts[i]):.2f}"
 
 
+def test_a_batch_of_many_devices_is_not_evaluated_at_once(cli, photos, monkeypatch):
+    """Nor does it matter that it exceeds the training images."""
+    monkeypatch.setattr("lightning_resnet.analysis.subjects.EVAL_BATCH", 20)
+    ways, seen = ["--crops", "centre", "--sizes", "28", "--weights", "net"], []
+    plain = table(cli("evaluate", "net.ckpt", *ways)[1])
+    hook = lambda net, x: seen.append(len(x[0]))  # noqa: E731
+    original = matrix._net
+    monkeypatch.setattr(matrix, "_net", lambda *args: (net := original(*args), net.register_forward_pre_hook(hook))[0])
+    assert table(cli("evaluate", "net.ckpt", *ways, "--data.batch_size", 4096)[1]) == plain
+    assert seen == [20, 20, 10]
+    seen.clear()
+    assert table(cli("evaluate", "net.ckpt", *ways, "--data.batch_size", 8)[1]) == plain
+    assert seen == [16, 16, 16, 2]
+    code, _, err = cli("fit", "--config", "R.yaml", "--data.batch_size", 4096)
+    assert code == 2 and "batch_size 4096 exceeds the 28 training images" in err and not Path("runs").exists()
+
+
+def few(photos, classes):
+    """A folder of these classes alone."""
+    for file in photos[0].parents[2].rglob("*.png"):
+        if file.parent.name in classes:
+            copy = Path("few", *file.parts[-3:])
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    return [file for file in photos if file.parent.name in classes]
+
+
+def test_a_source_of_some_of_the_classes_is_numbered_as_the_checkpoint(cli, photos):
+    """The class after a missing one is not taken for it."""
+    some, flags = few(photos, ["kind1", "kind4", "kind5"]), ["--data.source.root", "few", "--data.workers", 0]
+    best = by_hand(load("net.ckpt").task.net, some, "centre")
+    wanted = accuracy(some, best)
+    assert any(row[0] in (1, 4, 5) for row in best) and 0 < float(wanted[0])
+    ways = ["--crops", "centre", "--sizes", "28", "--weights", "net", "--per-class", "--confusion", "new/confusion.csv"]
+    code, out, err = cli("evaluate", "net.ckpt", *ways, *flags)
+    cells = table(out.partition("\n\nraw")[0])["raw", "moving", "centre", "28"]
+    assert code == 0 and [cells[1], cells[3]] == wanted and cells[0] == str(len(some)) and "careful" not in err, err
+    assert f"evaluated: raw moving centre 28: N {len(some)}, top-1 {wanted[0]} %, top-5 {wanted[1]} %\n" in out
+    assert sorted(re.findall(r"^\| (\w+) +\| +\d", out, re.M)) == ["kind1", "kind4", "kind5"]
+    assert Path("new/confusion.csv").read_text().splitlines()[0] == ",".join(["label", *CLASSES])
+    assert cli("convert", "net.ckpt", "--out", "raw.ckpt")[0] == 0
+    code, out, err = cli("validate", "--config", "R.yaml", *flags, "--ckpt_path", "raw.ckpt")
+    assert code == 0 and [f"{100 * json.loads(out)[f'val/acc{k}']:.2f}" for k in (1, 5)] == wanted, err
+    code, out, _ = cli("predict", "--config", "R.yaml", *flags, "--ckpt_path", "raw.ckpt")
+    rows = list(csv.DictReader(out.splitlines()))
+    assert [(row["label"], row["predicted"]) for row in rows] == [
+        (file.parent.name, CLASSES[row[0]]) for file, row in zip(some, best, strict=True)
+    ]
+
+
+def test_other_classes_are_told_and_too_many_refused(cli, photos):
+    content = torch.load("net.ckpt")
+    content["state_dict"] = {k: t for k, t in content["state_dict"].items() if not k.startswith("ema.")}
+    content["run"]["classes"] = ["ant", *CLASSES[1:]]
+    torch.save(content, "other.ckpt")
+    few(photos, CLASSES[:3])
+    for verb in (
+        ["evaluate", "other.ckpt", "--crops", "centre", "--sizes", "28", "--data.workers", 0],
+        ["validate", "--config", "R.yaml", "--ckpt_path", "other.ckpt", "--data.workers", 0],
+    ):
+        code, _, err = cli(*verb)
+        assert code == 0 and "careful: class 0 is ant to the checkpoint, kind0 to the data" in err
+        code, _, err = cli(*verb, "--data.source.root", "few")
+        assert code == 0 and "careful: class 0 is ant to the checkpoint, kind0 to the data" in err
+        code, _, err = cli(*verb, "--data.source", "Synthetic", "--data.source.num_classes", 8)
+        assert code == 2 and "8 classes, the checkpoint's net 7 outputs" in err and "Traceback" not in err, err
+    ways = ["--crops", "centre", "--sizes", "28", "--per-class", "--data.source.root", "few", "--data.workers", 0]
+    code, out, _ = cli("evaluate", "other.ckpt", *ways)
+    assert code == 0 and re.search(r"^\| +ant +\|", out, re.M)  # with predictions beyond the folder's three classes
+    assert cli("evaluate", "other.ckpt", "--confusion", "few")[0] == 2  # before anything is evaluated
+
+
 @pytest.mark.parametrize(("hits", "n"), [(0, 50), (1, 50), (37, 50), (50, 50), (38_000, 50_000)])
 def test_intervals(hits, n):
     """The closed form: Wilson 1927, with the normal distribution's 97.5 % point."""

@@ -72,15 +72,18 @@ def main(argv: Sequence[str]) -> int:
     found = list(subjects([args.target], recipe, args.at, device=device_for(args.device)))
     if len(found) > 1:
         raise UserError(f"{args.target} holds {len(found)} runs: give one of them")
-    subject, names = found[0], _names(found[0])
+    subject, names = found[0], found[0].classes or found[0].cli.datamodule.source.classes
     if args.split not in subject.cli.datamodule.splits:
         raise UserError(f"--split {args.split}: the source has {', '.join(subject.cli.datamodule.splits)}")
     images, theirs = subject.cli.datamodule.splits[args.split], subject.cli.datamodule.source.classes
     right = read_labels(args.labels, images, theirs, names) if args.labels else None
+    if args.confusion:  # now, not after hours of work
+        Path(args.confusion).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.confusion).open("a").close()
     rows = [COLUMNS]
     for k, row in enumerate(measure(subject, args)):
-        rows.append([*row.settings, *_shares(hits_of(row.best, row.labels, right))])
-        print(f"evaluated: {' '.join(row.settings)}", flush=True)
+        rows.append([*row.settings, *(cells := _shares(hits_of(row.best, row.labels, right)))])
+        print(f"evaluated: {' '.join(row.settings)}: N {cells[0]}, top-1 {cells[1]} %, top-5 {cells[3]} %", flush=True)
         if k == 0 and args.per_class:
             classes = [["class", "N", "top-1, %", "95 % interval", "most often taken for"], *per_class(row, names)]
         if k == 0 and args.confusion:
@@ -196,15 +199,3 @@ def _check(args: Namespace, recipe: Sequence[str]) -> None:
         args.sizes = [int(part) for part in args.sizes.split(",")]
     if args.labels and (args.per_class or args.confusion):
         raise UserError("--per-class and --confusion go by one label per picture: leave --labels out")
-
-
-def _names(subject: "Subject") -> list[str]:
-    """The classes as the checkpoint calls them, where the source has as many: ImageNetV2, for one, has only numbers."""
-    from lightning_resnet.runtime.checkpoint import load_checkpoint
-
-    names = list(subject.cli.datamodule.source.classes)
-    if subject.state is None:
-        return names
-    file = subject.path / "checkpoints" / f"{subject.at}.ckpt" if subject.path.is_dir() else subject.path
-    known = list(load_checkpoint(file)["run"].get("classes") or [])
-    return known if len(known) == len(names) else names
