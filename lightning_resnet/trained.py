@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
+import yaml
 
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.errors import UserError
@@ -105,10 +106,13 @@ def restore(checkpoint: dict[str, Any], path: Path, flags: Sequence[str] = (), w
     Raises:
         UserError: it tells no net, is of another than it tells, or holds no average.
     """
+    config = config_in(checkpoint, path)
+    sized = (yaml.safe_load(config).get("data") or {}).get("size")
+    whole = [] if sized else ["--data.eval_share=1"]  # as it evaluates, also at the size that a flag asks for
     with TemporaryDirectory() as folder:
         recipe = Path(folder, "recipe.yaml")
-        recipe.write_text(config_in(checkpoint, path))
-        cli = build(["--config", str(recipe), *flags])
+        recipe.write_text(config)
+        cli = build(["--config", str(recipe), *whole, *flags])
     take_weights(cli.model, checkpoint["state_dict"], weights)
     return Trained(path, cli, list(checkpoint["run"].get("classes") or []))
 
