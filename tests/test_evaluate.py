@@ -111,6 +111,63 @@ def test_crops_and_weights_agree_with_one_picture_at_a_time(cli, photos):
         assert cells[0] == str(N) and abs(float(cells[1]) - float(rows[key][1])) <= 4
 
 
+@pytest.fixture
+def odd(photos):
+    """50 pictures with sides of 40 to 90 pixels in odd/val, and a checkpoint for 28 of them: most margins are odd."""
+    rng, sources = np.random.default_rng(1), load_sample_images().images
+    for i in range(N + 7):
+        h, w = rng.integers(40, 91, 2)
+        y, x = rng.integers(0, 427 - h), rng.integers(0, 640 - w)
+        file = Path("odd", "val" if i < N else "train", CLASSES[i % 7], f"{i:02}.png").absolute()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sources[i % 2][y : y + h, x : x + w]).save(file)
+    return sorted(Path("odd", "val").rglob("*.png"))
+
+
+def boxes(picture, crops):
+    """7/8 of the shorter side, the margins halved and rounded down as FFCV does, then scaled to 28."""
+    h, w = picture.height, picture.width
+    side = round(min(h, w) * 7 / 8)
+    middle = (h - side) // 2, (w - side) // 2
+    corners = [(top, left) for top in (0, h - side) for left in (0, w - side)] if crops == "ten" else []
+    pieces = [T.resized_crop(picture, *corner, side, side, [28, 28]) for corner in [*corners, middle]]
+    return pieces if crops == "centre" else pieces + [T.hflip(piece) for piece in pieces]
+
+
+def torchvisions(picture, crops):
+    """The whole picture scaled to 32, then cut, as 256 and 224 are elsewhere; margins rounded, in scaled pixels."""
+    scaled = T.resize(picture, 32)
+    centre = T.center_crop(scaled, 28)
+    return T.ten_crop(scaled, 28) if crops == "ten" else [centre, T.hflip(centre)][: 1 + (crops == "flip")]
+
+
+# rms difference of the logits, beside their standard deviation; measured: 0.014, 0.011 and 0.004
+@pytest.mark.parametrize(("crops", "off"), [("centre", 0.02), ("flip", 0.02), ("ten", 0.006)])
+def test_pictures_that_are_scaled_and_have_odd_margins(cli, odd, crops, off):
+    flags = "--data.source.root odd --data.workers 0 --data.batch_size 25".split()
+    (subject,), seen = subjects(["net.ckpt"], flags), []
+    net, data = subject.net, subject.cli.datamodule
+    with net.register_forward_hook(lambda net, x, logits: seen.append(logits.clone())):
+        best = top5(net, lambda pixels: (pixels - 110.0) / 60, data, crops, 28)[0]
+    validated = torch.cat([pixels.clone() for pixels, _ in data.eval_loader("val")])
+    for pixels, file in zip(validated, odd, strict=True):
+        assert torch.equal(pixels, T.pil_to_tensor(boxes(Image.open(file), "centre")[0]))
+    ours = torch.stack(seen).mean(0)
+    assert len(seen) == {"centre": 1, "flip": 2, "ten": 10}[crops] and ours.shape == (N, 7)
+    logits = {}
+    for way in (boxes, torchvisions):
+        pieces = [way(Image.open(file), crops) for file in odd]
+        pixels = [torch.stack([T.pil_to_tensor(piece) for piece in picture]).float() for picture in pieces]
+        with torch.no_grad():
+            logits[way] = torch.stack([net((x - 110) / 60) for x in pixels])
+    torch.testing.assert_close(ours, logits[boxes].mean(1), atol=1e-4, rtol=1e-4)
+    scores = logits[boxes].softmax(2) if crops == "ten" else logits[boxes]
+    assert torch.equal(best, scores.mean(1).topk(5).indices)
+    theirs = logits[torchvisions].mean(1)
+    difference = float((ours - theirs).square().mean().sqrt() / theirs.std())
+    assert 0 < difference < off
+
+
 def test_precise_statistics_classes_and_confusion(cli, photos):
     flags = ["--crops", "centre", "--weights", "net", "--per-class", "--confusion", "confusion.csv"]
     code, out, err = cli("evaluate", "net.ckpt", "--bn", "moving,precise", *flags)

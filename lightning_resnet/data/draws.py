@@ -120,7 +120,10 @@ def erasing_boxes(
 
 
 def center_boxes(heights: np.ndarray, widths: np.ndarray, share: float) -> np.ndarray:
-    """Central squares whose side is `share` of the shorter side: what `resize 256, crop 224` sees with 0.875."""
+    """Central squares whose side is `share` of the shorter side: what `resize 256, crop 224` sees with 0.875.
+
+    Odd margins are halved downwards as FFCV does; torchvision rounds, in pixels of the picture that is scaled already.
+    """
     side = np.maximum(1, np.rint(np.minimum(heights, widths) * share)).astype(np.int64)
     return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)
 
