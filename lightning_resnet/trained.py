@@ -128,7 +128,16 @@ def config_in(checkpoint: dict[str, Any], path: Path) -> str:
 
 
 def take_weights(task: ClassificationTask, state: dict[str, torch.Tensor], weights: Weights = "net") -> None:
-    """Load a checkpoint's net, raw or averaged, and its normalisation."""
+    """Load a checkpoint's net, raw or averaged, and its normalisation.
+
+    Args:
+        task: to load into.
+        state: of the checkpoint, names with their prefixes `net.` and `ema.`.
+        weights: as trained, or their moving average.
+
+    Raises:
+        UserError: there is no average, or the tensors are another net's.
+    """
     prefix = EMA if weights == "ema" else "net."
     net = {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
     if weights == "ema" and not net:

@@ -146,7 +146,15 @@ def _shares(hits: "tuple[Tensor, Tensor]") -> list[str]:
 
 
 def per_class(row: Row, names: Sequence[str]) -> list[list[str]]:
-    """Class, N, accuracy with interval, and the wrong class that is predicted most often; the worst class first."""
+    """Class, N, accuracy with interval, and the wrong class that is predicted most often; the worst class first.
+
+    Args:
+        row: of `measure`.
+        names: of the net's outputs; classes without a picture are left out.
+
+    Returns:
+        Five cells of each, accuracies in percent.
+    """
     from lightning_resnet.analysis.views import wilson
 
     lines = []
@@ -164,7 +172,13 @@ def per_class(row: Row, names: Sequence[str]) -> list[list[str]]:
 
 
 def write_confusion(row: Row, names: Sequence[str], path: Path) -> None:
-    """Rows are labels, columns predictions, cells how many samples."""
+    """CSV: a line `label, name, ...`, then one for each label: its name, and how many were taken for each class.
+
+    Args:
+        row: of `measure`; damaged pictures (label below 0) do not count.
+        names: of the net's outputs; those beyond are called by their number.
+        path: of the file, in a folder that exists.
+    """
     import torch
 
     known = row.labels >= 0

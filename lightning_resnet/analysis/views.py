@@ -79,7 +79,16 @@ def top5(
 
 
 def training_batches(data: ImageData, normalise: Score, n: int) -> Iterator[Tensor]:
-    """Enough batches for n training images (or all), as augmented in the last epoch."""
+    """Enough batches for n training images (or all), as augmented in the last epoch: [B, 3, H, W], normalised.
+
+    Args:
+        data: with a trainer.
+        normalise: uint8 images -> what the net takes, on its device.
+        n: training images.
+
+    Raises:
+        UserError: there are none, fewer than a batch, or batch_size does not divide.
+    """
     loader = data.train_dataloader()
     loader.epoch = lambda: max(0, (data.trainer.max_epochs or 1) - 1)
     enough = min(len(loader), math.ceil(n / data.micro_batch))
