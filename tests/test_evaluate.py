@@ -260,6 +260,11 @@ def test_other_classes_are_told_and_too_many_refused(cli, photos):
     ways = ["--crops", "centre", "--sizes", "28", "--per-class", "--data.source.root", "few", "--data.workers", 0]
     code, out, _ = cli("evaluate", "other.ckpt", *ways)
     assert code == 0 and re.search(r"^\| +ant +\|", out, re.M)  # with predictions beyond the folder's three classes
+    flags = ["--ckpt_path", "other.ckpt", "--data.source.root", "few", "--data.workers", 0]
+    rows = list(csv.DictReader(cli("predict", "--config", "R.yaml", *flags)[1].splitlines()))
+    assert {row["label"] for row in rows} == set(CLASSES[:3]) and "kind5" in {row["predicted"] for row in rows}
+    code, out, _ = cli("evaluate", "R.yaml", *ways, "--model.net.num_classes", 9, "--confusion", "fresh.csv")
+    assert code == 0 and Path("fresh.csv").read_text().startswith("label,kind0,kind1,kind2,3,4,5,6,7,8\n")  # untrained
     assert cli("evaluate", "other.ckpt", "--confusion", "few")[0] == 2  # before anything is evaluated
 
 

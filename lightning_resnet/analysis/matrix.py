@@ -67,12 +67,14 @@ def main(argv: Sequence[str]) -> int:
     from lightning_resnet.analysis.reallabels import hits_of, read_labels
     from lightning_resnet.analysis.subjects import subjects
     from lightning_resnet.analysis.tables import markdown
+    from lightning_resnet.classes import align
     from lightning_resnet.trained import device_for
 
     found = list(subjects([args.target], recipe, args.at, device=device_for(args.device)))
     if len(found) > 1:
         raise UserError(f"{args.target} holds {len(found)} runs: give one of them")
-    subject, names = found[0], found[0].classes or found[0].cli.datamodule.source.classes
+    subject = found[0]
+    names = subject.classes or align(subject.cli.datamodule, subject.net, [])
     if args.split not in subject.cli.datamodule.splits:
         raise UserError(f"--split {args.split}: the source has {', '.join(subject.cli.datamodule.splits)}")
     images, theirs = subject.cli.datamodule.splits[args.split], subject.cli.datamodule.source.classes
