@@ -5,6 +5,7 @@
 theirs) -> .pth or .safetensors in torchvision's names, or .onnx with the normalisation inside, checked in onnxruntime.
 """
 
+import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 from lightning_resnet.errors import Parser, UserError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lightning_resnet.models.layouts import Known, State
 
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CONSTANTS = ("mean", "std")
 KINDS = (".ckpt", ".pth", ".safetensors", ".onnx")
 TORCHVISION_DEPTHS = (18, 34, 50, 101, 152)
 
@@ -38,6 +42,14 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--classes", metavar="FILE", help="names, one on a line (default: ImageNet's where there are 1000)"
     )
+    for name in CONSTANTS:
+        parser.add_argument(
+            f"--{name}",
+            nargs=3,
+            type=float,
+            metavar=("R", "G", "B"),
+            help="of theirs, for pixels from 0 to 1 (default: what a .safetensors of ours tells, else ImageNet's)",
+        )
     parser.add_argument("--weights", choices=["net", "ema"], default="net", help="of ours: as trained | their average")
     parser.add_argument("--size", type=int, metavar="N", help="pixels per side of .onnx (default: the recipe's)")
     return parser
@@ -49,18 +61,20 @@ def main(argv: Sequence[str]) -> int:
     out = Path(args.out)
     if out.suffix not in KINDS:
         raise UserError(f"--out {out}: its ending says what to write, one of {' '.join(KINDS)}")
+    if args.size and out.suffix != ".onnx":
+        raise UserError(f"--size is of .onnx files, which take one size of pictures: leave it out for {out}")
     from lightning_resnet.analysis.report import write_file
     from lightning_resnet.runtime.checkpoint import write_whole
     from lightning_resnet.trained import restore
 
     checkpoint, path = read(args)
     trained = restore(checkpoint, path, weights=args.weights)
-    net = trained.task.net
+    net, normalisation = trained.task.net, {name: checkpoint["state_dict"][name] for name in CONSTANTS}
+    _check_classes(net, trained.classes, args.classes)
     print(f"{path}: {describe(net, trained.options)}, {len(trained.classes) or 'no'} class names")
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".ckpt":
-        normalisation = {name: checkpoint["state_dict"][name] for name in ("mean", "std")}
         net_state = {f"net.{name}": tensor for name, tensor in state.items()}
         write_whole({"state_dict": normalisation | net_state, "run": checkpoint["run"]}, out)
     elif out.suffix == ".onnx":
@@ -71,13 +85,27 @@ def main(argv: Sequence[str]) -> int:
         from safetensors.torch import save
 
         print(whose(type(net).__name__, trained.options))
-        write_whole(state, out) if out.suffix == ".pth" else write_file(out, save(state))
+        if out.suffix == ".pth":
+            write_whole(state, out)
+            print(f"normalisation is not in this file: {_text(normalisation)}; give both to convert it back")
+        else:
+            told = {name: json.dumps(tensor.flatten().tolist()) for name, tensor in normalisation.items()}
+            write_file(out, save(state, metadata={"format": "pt"} | told))
     print(out)
     return 0
 
 
 def read(args: Namespace) -> tuple[dict[str, Any], Path]:
-    """A checkpoint in our form, made of theirs where the file is one; and the file."""
+    """A checkpoint in our form, made of theirs where the file is one; and the file.
+
+    Args:
+        args: of `make_parser`.
+
+    Raises:
+        UserError: the file cannot be read, is of no net of ours, or a flag does not apply to it.
+    """
+    import torch
+
     from lightning_resnet.models.layouts import recognise, unwrap
 
     path = Path(args.file)
@@ -86,16 +114,46 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
     names = Path(args.classes).read_text().split("\n") if args.classes else []
     classes = [name.strip() for name in names if name.strip()]
     if isinstance(content, dict) and "config" in (content.get("run") or {}):
+        if given := [flag for flag in ("shortcut", *CONSTANTS) if getattr(args, flag)]:
+            raise UserError(f"--{given[0]} is for weights of others, and {path} tells its own: leave it out")
         content["run"] |= {"classes": classes} if classes else {}
         return content, path
     try:
         known = recognise(unwrap(content), args.shortcut)
     except UserError as e:
         raise UserError(f"{path}: {e}") from e
-    classes = classes or _usual_classes(known)
-    if classes and len(classes) != known.options["num_classes"]:
-        raise UserError(f"{args.classes} names {len(classes)} classes, the net has {known.options['num_classes']}")
-    return ours(known, path.stem, classes), path
+    content, told = ours(known, path.stem, classes or _usual_classes(known)), _told(path)
+    if args.std and min(args.std) <= 0:
+        raise UserError(f"--std {args.std}: above 0, of each of red, green and blue")
+    given = {k: [255 * v for v in getattr(args, k)] for k in CONSTANTS if getattr(args, k)}
+    content["state_dict"] |= {k: torch.tensor(v).view(3, 1, 1) for k, v in (told | given).items()}
+    source = "as given" if given else "from the file" if told else "assumed, as the file tells none"
+    print(f"normalisation {source}: {_text(content['state_dict'])}")
+    return content, path
+
+
+def _told(path: Path) -> dict[str, list[float]]:
+    """Normalisation of pixels from 0 to 255 that a .safetensors of ours holds; else nothing."""
+    from safetensors import safe_open
+
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    return {name: json.loads(metadata[name]) for name in CONSTANTS if name in metadata}
+
+
+def _text(state: "State") -> str:
+    """The flags that give this normalisation."""
+    return " ".join(f"--{k} {' '.join(f'{v / 255:.4g}' for v in state[k].flatten().tolist())}" for k in CONSTANTS)
+
+
+def _check_classes(net: "nn.Module", classes: list[str], file: str | None) -> None:
+    from torch import nn
+
+    outputs = [m.out_features for m in net.modules() if isinstance(m, nn.Linear)][-1:]
+    if file and outputs and len(classes) != outputs[0]:
+        raise UserError(f"{file} names {len(classes)} classes, the net has {outputs[0]} outputs")
 
 
 def read_file(path: Path) -> Any:
@@ -127,7 +185,13 @@ def read_file(path: Path) -> Any:
 
 
 def ours(known: "Known", name: str, classes: list[str]) -> dict[str, Any]:
-    """A checkpoint of ours: the weights, ImageNet's normalisation (all three peers' on any data), and a recipe."""
+    """A checkpoint of ours: the weights, ImageNet's normalisation (all three peers' on any data), and a recipe.
+
+    Args:
+        known: the net.
+        name: of the run that the checkpoint tells.
+        classes: in order of output; empty: not known.
+    """
     import torch
     import yaml
 
@@ -148,8 +212,8 @@ def ours(known: "Known", name: str, classes: list[str]) -> dict[str, Any]:
         "data": {"source": {"class_path": source, "init_args": {"root": root}}, "flip": True, **augmented},
         "run": {"name": name},
     }
-    constants = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    state: State = {k: torch.tensor(v).view(3, 1, 1) * 255 for k, v in constants.items()}
+    constants = zip(CONSTANTS, (IMAGENET_MEAN, IMAGENET_STD), strict=True)
+    state: State = {k: torch.tensor(v).view(3, 1, 1) * 255 for k, v in constants}
     state |= {f"net.{k}": t for k, t in known.net.state_dict().items()}
     return {"state_dict": state, "run": {"id": name, "config": yaml.safe_dump(config), "classes": classes}}
 

@@ -89,8 +89,10 @@ def write(args: Namespace, config: str, deep: "Subject", added: list[str]) -> No
     text = yaml.safe_dump(recipe, sort_keys=False)
     origin = {"from": args.checkpoint, "added": added, "arm": args.arm, "freeze": args.freeze}
     state = {name: tensor.cpu() for name, tensor in deep.cli.model.state_dict().items()}
-    file = io.BytesIO()
-    torch.save({"state_dict": state, "run": {"id": out.stem, "config": text}, "deepen": origin}, file)
+    classes, file = list(deep.cli.datamodule.source.classes), io.BytesIO()
+    torch.save(
+        {"state_dict": state, "run": {"id": out.stem, "config": text, "classes": classes}, "deepen": origin}, file
+    )
     write_file(out, file.getvalue())
     callback = {"class_path": "AddedBlocks", "init_args": {"checkpoint": str(out)}}
     recipe["trainer"]["callbacks"] = [*(recipe["trainer"].get("callbacks") or []), callback]

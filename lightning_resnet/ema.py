@@ -21,6 +21,9 @@ class EMA:
         decay: average <- decay x average + (1 - decay) x weights, at each update.
         every: optimizer steps from one update to the next.
         start: fraction of training up to which an update copies the net.
+
+    Raises:
+        ValueError: decay is not from 0 to below 1, every below 1, or start not from 0 to 1.
     """
 
     decay: float = 0.999

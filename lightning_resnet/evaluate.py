@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from lightning_resnet.classes import align
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.describe import say
 from lightning_resnet.errors import UserError
@@ -27,20 +28,23 @@ def evaluate(cli: ResNetCLI, rundir: RunDir) -> int:
     path = cli.config.ckpt_path or newest_good(rundir.candidates(), say)
     if path is None:
         raise UserError(f"run {rundir.path} has no checkpoint: train it with `resnet-cli fit`, or give --ckpt_path")
-    load_weights(cli.model, load_checkpoint(path)["state_dict"])
+    checkpoint = load_checkpoint(path)
+    load_weights(cli.model, checkpoint["state_dict"])
+    cli.datamodule.setup()
+    names = align(cli.datamodule, cli.model.net, checkpoint.get("run", {}).get("classes") or [])
     install_evaluation(cli.trainer)
     if cli.verb == "predict":
-        return _predict(cli)
+        return _predict(cli, names)
     run = cli.trainer.validate if cli.verb == "validate" else cli.trainer.test
     run(cli.model, datamodule=cli.datamodule, verbose=False)
     say(json.dumps({"checkpoint": str(path), **cli.model.metrics}, indent=1))
     return 0
 
 
-def _predict(cli: ResNetCLI) -> int:
+def _predict(cli: ResNetCLI, names: list[str]) -> int:
     if cli.trainer.world_size > 1:
         raise UserError("predict runs on one device: add --trainer.devices 1")
-    cli.trainer.callbacks.append(_Rows())
+    cli.trainer.callbacks.append(_Rows(names))
     cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
     return 0
 
@@ -49,6 +53,9 @@ class _Rows(Callback):
     """CSV of the predictions, batch by batch: an interruption loses nothing."""
 
     meter: Meter | None = None
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names  # of the net's outputs
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The head; rows on a terminal are progress enough."""
@@ -62,10 +69,10 @@ class _Rows(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Tensor, *_: Any
     ) -> None:
         """A row per image."""
-        probability, predicted = outputs[:, : len(self.classes)].max(1)
+        probability, predicted = outputs.max(1)
         for label, value in zip(predicted.tolist(), probability.tolist(), strict=True):
             sample, truth = next(self.images)
-            self.writer.writerow([sample, self.classes[truth], self.classes[label], f"{value:.4f}"])
+            self.writer.writerow([sample, self.classes[truth], self.names[label], f"{value:.4f}"])
         sys.stdout.flush()
         self.meter.update(1)
 

@@ -4,7 +4,7 @@ resnet-cli fit --config configs/digits.yaml --model.net.depth 56 --model.net.sho
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import distributed as dist
 from torch import nn
 
+from lightning_resnet.classes import differ
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.describe import describe, say
 from lightning_resnet.errors import Diverged, Superseded, UserError, one_line
@@ -107,7 +108,7 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
     except (ValueError, ZeroDivisionError) as e:  # what an optimizer or a source refuses
         raise UserError(one_line(e)) from e
     if run.init_from:
-        _init_from(task, run.init_from)
+        _init_from(task, run.init_from, data.source.classes)
     if run.must_resume and not rundir.candidates():
         raise UserError(f"run {rundir.path} has no checkpoint to continue from: drop --run.must_resume to begin it")
     if trainer.is_global_zero:
@@ -211,14 +212,22 @@ def _meta(cli: _CLI, facts: dict[str, Any], argv: list[str], now: dict[str, Any]
     return meta | now | {"command": ["resnet-cli", *argv], "created": rundir.attempt["start"], **facts}
 
 
-def _init_from(task: nn.Module, path: str) -> None:
+def _init_from(task: nn.Module, path: str, classes: Sequence[str]) -> None:
     """Take the weights; a head for other classes stays new."""
-    theirs, ours = load_checkpoint(path)["state_dict"], task.state_dict()
+    checkpoint, ours = load_checkpoint(path), task.state_dict()
+    theirs, known = checkpoint["state_dict"], checkpoint.get("run", {}).get("classes") or []
     head = [n for n, m in task.net.named_modules() if isinstance(m, nn.Linear)][-1:]
     for name in [f"net.{h}.{kind}" for h in head for kind in ("weight", "bias")]:
-        if name in theirs and name in ours and theirs[name].shape != ours[name].shape:
+        if name not in theirs or name not in ours:
+            continue
+        if theirs[name].shape != ours[name].shape:
             say(f"{name} is new: {tuple(ours[name].shape)}, {tuple(theirs[name].shape)} in {path}")
-            theirs[name] = ours[name]
+        elif differ(known, classes):
+            say(f"{name} is new: {path} is of other classes, {', '.join(known[:3])}, ...")
+        else:
+            say(f"{name} is kept{'' if list(known) == list(classes) else f': {path} does not name its classes so'}")
+            continue
+        theirs[name] = ours[name]
     load_weights(task, theirs, fresh_average=True)
 
 

@@ -103,7 +103,12 @@ def sum_dtype(device: torch.device) -> torch.dtype:
 
 
 def evaluation_sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """[5]: loss, correct, within the best five, images, those seen with the damaged ones."""
+    """[5]: loss, correct, within the best five, images, those seen with the damaged ones; of `sum_dtype`.
+
+    Args:
+        logits: [B, C]; of C below 5, all are the best five.
+        labels: [B]; -100 of a damaged picture, which counts as seen alone.
+    """
     loss = F.cross_entropy(logits, labels, reduction="sum")
     hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
     seen = torch.tensor(len(labels), device=logits.device)

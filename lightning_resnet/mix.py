@@ -27,6 +27,9 @@ class Mix:
         mixup: alpha of Mixup's shares, which are Beta(alpha, alpha); 0 is off.
         cutmix: alpha of CutMix's; 0 is off.
         pairs: share of the pairs that are mixed at all.
+
+    Raises:
+        ValueError: an alpha is negative, both are 0, or pairs is not above 0 and at most 1.
     """
 
     mixup: float = 0.0

@@ -120,7 +120,8 @@ def _image(trained: "Trained", file: str) -> "Tensor | None":
     data, one = trained.cli.datamodule, np.zeros(1, np.int64)
     if data.eval_augment.size is None:
         raise UserError(
-            "the recipe takes pictures as they are: say --data.size to the pixels per side it was trained on"
+            "the recipe takes pictures as they are: say the pixels per side it was trained on, such as --data.size 32 "
+            "of CIFAR's; each picture's whole central square is then taken"
         )
     try:
         reader = Reader(Images(one, one, paths=[file]), lambda epoch: data.eval_augment, 0, "raise")

@@ -59,6 +59,8 @@ class ClassificationTask(Evaluated):
         precise_bn: int = 0,
         compile: bool | Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
     ) -> None:
+        if precise_bn < 0:
+            raise ValueError(f"--model.precise_bn must be 0 or more optimizer steps, got {precise_bn}")
         if bn_batch is not None:
             ghost_batch_norm(net, bn_batch)
         net = net.to(memory_format=torch.channels_last)

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
+import yaml
 
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.errors import UserError
@@ -105,10 +106,13 @@ def restore(checkpoint: dict[str, Any], path: Path, flags: Sequence[str] = (), w
     Raises:
         UserError: it tells no net, is of another than it tells, or holds no average.
     """
+    config = config_in(checkpoint, path)
+    sized = (yaml.safe_load(config).get("data") or {}).get("size")
+    whole = [] if sized else ["--data.eval_share=1"]  # as it evaluates, also at the size that a flag asks for
     with TemporaryDirectory() as folder:
         recipe = Path(folder, "recipe.yaml")
-        recipe.write_text(config_in(checkpoint, path))
-        cli = build(["--config", str(recipe), *flags])
+        recipe.write_text(config)
+        cli = build(["--config", str(recipe), *whole, *flags])
     take_weights(cli.model, checkpoint["state_dict"], weights)
     return Trained(path, cli, list(checkpoint["run"].get("classes") or []))
 
@@ -124,7 +128,16 @@ def config_in(checkpoint: dict[str, Any], path: Path) -> str:
 
 
 def take_weights(task: ClassificationTask, state: dict[str, torch.Tensor], weights: Weights = "net") -> None:
-    """Load a checkpoint's net, raw or averaged, and its normalisation."""
+    """Load a checkpoint's net, raw or averaged, and its normalisation.
+
+    Args:
+        task: to load into.
+        state: of the checkpoint, names with their prefixes `net.` and `ema.`.
+        weights: as trained, or their moving average.
+
+    Raises:
+        UserError: there is no average, or the tensors are another net's.
+    """
     prefix = EMA if weights == "ema" else "net."
     net = {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
     if weights == "ema" and not net:

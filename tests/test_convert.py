@@ -187,6 +187,45 @@ def test_averaged_weights_by_convention(cli):
     assert same(load("ema.ckpt").task.net, average) and same(load("both.ckpt").task.net, net)
 
 
+def test_normalisation_outlives_a_round_trip_or_is_told(cli):
+    torch.save(shaken(CifarResNet(8)).state_dict(), "theirs.pth")
+    constants = ["--mean", 0.4914, 0.4822, 0.4465, "--std", 0.247, 0.2435, 0.2616]
+    code, out, err = cli("convert", "theirs.pth", "--out", "first.ckpt", *constants)
+    said = "--mean 0.4914 0.4822 0.4465 --std 0.247 0.2435 0.2616"
+    assert code == 0 and f"normalisation as given: {said}\n" in out, err
+    first = torch.load("first.ckpt")["state_dict"]
+    assert first["mean"].flatten().tolist() == pytest.approx([125.307, 122.961, 113.8575])
+    assert cli("convert", "first.ckpt", "--out", "net.safetensors")[0] == 0
+    code, out, _ = cli("convert", "net.safetensors", "--out", "back.ckpt")
+    back = torch.load("back.ckpt")["state_dict"]
+    assert f"normalisation from the file: {said}\n" in out
+    assert first.keys() == back.keys() and all(torch.equal(first[k], back[k]) for k in first)
+    assert f"normalisation is not in this file: {said};" in cli("convert", "first.ckpt", "--out", "net.pth")[1]
+    code, out, _ = cli("convert", "net.pth", "--out", "back.ckpt")
+    assert "normalisation assumed, as the file tells none: --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225\n" in out
+    code, out, _ = cli("convert", "net.pth", "--out", "back.ckpt", *said.split())
+    torch.testing.assert_close(torch.load("back.ckpt")["state_dict"]["std"], first["std"])
+    assert cli("convert", "net.pth", "--out", "back.ckpt", "--std", 1, 0, 1)[0] == 2
+
+
+def test_flags_that_do_not_apply_are_refused(cli):
+    torch.save(shaken(CifarResNet(8)).state_dict(), "theirs.pth")
+    assert cli("convert", "theirs.pth", "--out", "ours.ckpt")[0] == 0
+    Path("many.txt").write_text("".join(f"name{i}\n" for i in range(1000)))
+    for file, out, flags, word in (
+        ("theirs.pth", "new.ckpt", ["--classes", "many.txt"], "many.txt names 1000 classes, the net has 10 outputs"),
+        ("ours.ckpt", "new.ckpt", ["--classes", "many.txt"], "many.txt names 1000 classes, the net has 10 outputs"),
+        ("ours.ckpt", "new.ckpt", ["--shortcut", "B"], "--shortcut is for weights of others"),
+        ("ours.ckpt", "new.pth", ["--std", 1, 1, 1], "--std is for weights of others"),
+        ("theirs.pth", "new.ckpt", ["--size", 64], "--size is of .onnx files"),
+    ):
+        code, _, err = cli("convert", file, "--out", out, *flags)
+        assert code == 2 and word in err and not Path(out).exists(), err
+    Path("ten.txt").write_text("".join(f"name{i}\n" for i in range(10)))
+    assert cli("convert", "ours.ckpt", "--out", "new.ckpt", "--classes", "ten.txt")[0] == 0
+    assert load("new.ckpt").classes[3] == "name3"
+
+
 @pytest.mark.slow  # the exporter alone takes 15 s
 def test_onnx_gives_the_same_logits_on_batches_of_any_size(cli):
     theirs = shaken(CifarResNet(8, "B", width=4, num_classes=3))

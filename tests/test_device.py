@@ -78,6 +78,7 @@ def test_auto_takes_it_where_it_fits(raw, monkeypatch):
     assert kind(Synthetic(192, 40, 16)) is DeviceLoader
     assert kind(Synthetic(192, 40, 16), loader="torch") is TorchLoader
     assert kind(Synthetic(192, 40, 16), crop="resized", size=8) is TorchLoader
+    assert kind(Synthetic(192, 40, 16), crop="scaled") is TorchLoader
     assert kind(Synthetic(192, 40, 16), erase=0.5) is TorchLoader
     assert kind(raw) is not DeviceLoader  # a file may be of any size: only by name
     monkeypatch.setattr(device, "memory", lambda: 4 * 192 * 22 * 22 * 3 * 2)
@@ -89,6 +90,7 @@ def test_what_changes_its_size_is_refused():
         {"crop": "resized", "size": 8},
         {"size": 8},
         {"crop": "resized", "progressive": Progressive(8, 16)},
+        {"crop": "scaled"},
     ):
         data = data_of(Synthetic(192, 40, 16), loader="device", **options)
         with pytest.raises(UserError, match="use --data.loader auto"):

@@ -111,6 +111,63 @@ def test_crops_and_weights_agree_with_one_picture_at_a_time(cli, photos):
         assert cells[0] == str(N) and abs(float(cells[1]) - float(rows[key][1])) <= 4
 
 
+@pytest.fixture
+def odd(photos):
+    """50 pictures with sides of 40 to 90 pixels in odd/val, and a checkpoint for 28 of them: most margins are odd."""
+    rng, sources = np.random.default_rng(1), load_sample_images().images
+    for i in range(N + 7):
+        h, w = rng.integers(40, 91, 2)
+        y, x = rng.integers(0, 427 - h), rng.integers(0, 640 - w)
+        file = Path("odd", "val" if i < N else "train", CLASSES[i % 7], f"{i:02}.png").absolute()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sources[i % 2][y : y + h, x : x + w]).save(file)
+    return sorted(Path("odd", "val").rglob("*.png"))
+
+
+def boxes(picture, crops):
+    """7/8 of the shorter side, the margins halved and rounded down as FFCV does, then scaled to 28."""
+    h, w = picture.height, picture.width
+    side = round(min(h, w) * 7 / 8)
+    middle = (h - side) // 2, (w - side) // 2
+    corners = [(top, left) for top in (0, h - side) for left in (0, w - side)] if crops == "ten" else []
+    pieces = [T.resized_crop(picture, *corner, side, side, [28, 28]) for corner in [*corners, middle]]
+    return pieces if crops == "centre" else pieces + [T.hflip(piece) for piece in pieces]
+
+
+def torchvisions(picture, crops):
+    """The whole picture scaled to 32, then cut, as 256 and 224 are elsewhere; margins rounded, in scaled pixels."""
+    scaled = T.resize(picture, 32)
+    centre = T.center_crop(scaled, 28)
+    return T.ten_crop(scaled, 28) if crops == "ten" else [centre, T.hflip(centre)][: 1 + (crops == "flip")]
+
+
+# rms difference of the logits, beside their standard deviation; measured: 0.014, 0.011 and 0.004
+@pytest.mark.parametrize(("crops", "off"), [("centre", 0.02), ("flip", 0.02), ("ten", 0.006)])
+def test_pictures_that_are_scaled_and_have_odd_margins(cli, odd, crops, off):
+    flags = "--data.source.root odd --data.workers 0 --data.batch_size 25".split()
+    (subject,), seen = subjects(["net.ckpt"], flags), []
+    net, data = subject.net, subject.cli.datamodule
+    with net.register_forward_hook(lambda net, x, logits: seen.append(logits.clone())):
+        best = top5(net, lambda pixels: (pixels - 110.0) / 60, data, crops, 28)[0]
+    validated = torch.cat([pixels.clone() for pixels, _ in data.eval_loader("val")])
+    for pixels, file in zip(validated, odd, strict=True):
+        assert torch.equal(pixels, T.pil_to_tensor(boxes(Image.open(file), "centre")[0]))
+    ours = torch.stack(seen).mean(0)
+    assert len(seen) == {"centre": 1, "flip": 2, "ten": 10}[crops] and ours.shape == (N, 7)
+    logits = {}
+    for way in (boxes, torchvisions):
+        pieces = [way(Image.open(file), crops) for file in odd]
+        pixels = [torch.stack([T.pil_to_tensor(piece) for piece in picture]).float() for picture in pieces]
+        with torch.no_grad():
+            logits[way] = torch.stack([net((x - 110) / 60) for x in pixels])
+    torch.testing.assert_close(ours, logits[boxes].mean(1), atol=1e-4, rtol=1e-4)
+    scores = logits[boxes].softmax(2) if crops == "ten" else logits[boxes]
+    assert torch.equal(best, scores.mean(1).topk(5).indices)
+    theirs = logits[torchvisions].mean(1)
+    difference = float((ours - theirs).square().mean().sqrt() / theirs.std())
+    assert 0 < difference < off
+
+
 def test_precise_statistics_classes_and_confusion(cli, photos):
     flags = ["--crops", "centre", "--weights", "net", "--per-class", "--confusion", "confusion.csv"]
     code, out, err = cli("evaluate", "net.ckpt", "--bn", "moving,precise", *flags)
@@ -132,6 +189,83 @@ def test_precise_statistics_classes_and_confusion(cli, photos):
     assert len(shares) == 7
     for i, name in enumerate(CLASSES):
         assert shares[name] == f"{100 * counts[i][i] / sum(counts[i]):.2f}"
+
+
+def test_a_batch_of_many_devices_is_not_evaluated_at_once(cli, photos, monkeypatch):
+    """Nor does it matter that it exceeds the training images."""
+    monkeypatch.setattr("lightning_resnet.analysis.subjects.EVAL_BATCH", 20)
+    ways, seen = ["--crops", "centre", "--sizes", "28", "--weights", "net"], []
+    plain = table(cli("evaluate", "net.ckpt", *ways)[1])
+    hook = lambda net, x: seen.append(len(x[0]))  # noqa: E731
+    original = matrix._net
+    monkeypatch.setattr(matrix, "_net", lambda *args: (net := original(*args), net.register_forward_pre_hook(hook))[0])
+    assert table(cli("evaluate", "net.ckpt", *ways, "--data.batch_size", 4096)[1]) == plain
+    assert seen == [20, 20, 10]
+    seen.clear()
+    assert table(cli("evaluate", "net.ckpt", *ways, "--data.batch_size", 8)[1]) == plain
+    assert seen == [16, 16, 16, 2]
+    code, _, err = cli("fit", "--config", "R.yaml", "--data.batch_size", 4096)
+    assert code == 2 and "batch_size 4096 exceeds the 28 training images" in err and not Path("runs").exists()
+
+
+def few(photos, classes):
+    """A folder of these classes alone."""
+    for file in photos[0].parents[2].rglob("*.png"):
+        if file.parent.name in classes:
+            copy = Path("few", *file.parts[-3:])
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    return [file for file in photos if file.parent.name in classes]
+
+
+def test_a_source_of_some_of_the_classes_is_numbered_as_the_checkpoint(cli, photos):
+    """The class after a missing one is not taken for it."""
+    some, flags = few(photos, ["kind1", "kind4", "kind5"]), ["--data.source.root", "few", "--data.workers", 0]
+    best = by_hand(load("net.ckpt").task.net, some, "centre")
+    wanted = accuracy(some, best)
+    assert any(row[0] in (1, 4, 5) for row in best) and 0 < float(wanted[0])
+    ways = ["--crops", "centre", "--sizes", "28", "--weights", "net", "--per-class", "--confusion", "new/confusion.csv"]
+    code, out, err = cli("evaluate", "net.ckpt", *ways, *flags)
+    cells = table(out.partition("\n\nraw")[0])["raw", "moving", "centre", "28"]
+    assert code == 0 and [cells[1], cells[3]] == wanted and cells[0] == str(len(some)) and "careful" not in err, err
+    assert f"evaluated: raw moving centre 28: N {len(some)}, top-1 {wanted[0]} %, top-5 {wanted[1]} %\n" in out
+    assert sorted(re.findall(r"^\| (\w+) +\| +\d", out, re.M)) == ["kind1", "kind4", "kind5"]
+    assert Path("new/confusion.csv").read_text().splitlines()[0] == ",".join(["label", *CLASSES])
+    assert cli("convert", "net.ckpt", "--out", "raw.ckpt")[0] == 0
+    code, out, err = cli("validate", "--config", "R.yaml", *flags, "--ckpt_path", "raw.ckpt")
+    assert code == 0 and [f"{100 * json.loads(out)[f'val/acc{k}']:.2f}" for k in (1, 5)] == wanted, err
+    code, out, _ = cli("predict", "--config", "R.yaml", *flags, "--ckpt_path", "raw.ckpt")
+    rows = list(csv.DictReader(out.splitlines()))
+    assert [(row["label"], row["predicted"]) for row in rows] == [
+        (file.parent.name, CLASSES[row[0]]) for file, row in zip(some, best, strict=True)
+    ]
+
+
+def test_other_classes_are_told_and_too_many_refused(cli, photos):
+    content = torch.load("net.ckpt")
+    content["state_dict"] = {k: t for k, t in content["state_dict"].items() if not k.startswith("ema.")}
+    content["run"]["classes"] = ["ant", *CLASSES[1:]]
+    torch.save(content, "other.ckpt")
+    few(photos, CLASSES[:3])
+    for verb in (
+        ["evaluate", "other.ckpt", "--crops", "centre", "--sizes", "28", "--data.workers", 0],
+        ["validate", "--config", "R.yaml", "--ckpt_path", "other.ckpt", "--data.workers", 0],
+    ):
+        code, _, err = cli(*verb)
+        assert code == 0 and "careful: class 0 is ant to the checkpoint, kind0 to the data" in err
+        code, _, err = cli(*verb, "--data.source.root", "few")
+        assert code == 0 and "careful: class 0 is ant to the checkpoint, kind0 to the data" in err
+        code, _, err = cli(*verb, "--data.source", "Synthetic", "--data.source.num_classes", 8)
+        assert code == 2 and "8 classes, the checkpoint's net 7 outputs" in err and "Traceback" not in err, err
+    ways = ["--crops", "centre", "--sizes", "28", "--per-class", "--data.source.root", "few", "--data.workers", 0]
+    code, out, _ = cli("evaluate", "other.ckpt", *ways)
+    assert code == 0 and re.search(r"^\| +ant +\|", out, re.M)  # with predictions beyond the folder's three classes
+    flags = ["--ckpt_path", "other.ckpt", "--data.source.root", "few", "--data.workers", 0]
+    rows = list(csv.DictReader(cli("predict", "--config", "R.yaml", *flags)[1].splitlines()))
+    assert {row["label"] for row in rows} == set(CLASSES[:3]) and "kind5" in {row["predicted"] for row in rows}
+    code, out, _ = cli("evaluate", "R.yaml", *ways, "--model.net.num_classes", 9, "--confusion", "fresh.csv")
+    assert code == 0 and Path("fresh.csv").read_text().startswith("label,kind0,kind1,kind2,3,4,5,6,7,8\n")  # untrained
+    assert cli("evaluate", "other.ckpt", "--confusion", "few")[0] == 2  # before anything is evaluated
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 50), (1, 50), (37, 50), (50, 50), (38_000, 50_000)])

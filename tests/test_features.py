@@ -86,6 +86,17 @@ def test_precise_statistics_are_those_of_all_images():
     torch.testing.assert_close(net.bn1.running_var, seen.var(1))
 
 
+def test_precise_statistics_without_float64_and_of_a_norm_that_is_not_reached(monkeypatch):
+    """As on Apple's GPUs, and as in a net with a head that evaluation leaves out."""
+    monkeypatch.setattr("lightning_resnet.models.precise.sum_dtype", lambda device: torch.float32)
+    net, types = CifarResNet(8, width=4), set()
+    net.head = nn.BatchNorm2d(4)
+    images = torch.randn(16, 3, 8, 8)
+    measure_norms(net, [images], lambda sums: (types.add(sums.dtype), sums)[1])
+    torch.testing.assert_close(net.bn1.running_var, net.conv1(images).transpose(0, 1).flatten(1).var(1))
+    assert types == {torch.float32} and torch.equal(net.head.running_mean, torch.zeros(4))
+
+
 def test_precise_statistics_are_measured_before_an_evaluation_and_change_no_weight(cli):
     one, other = fit(cli, "a"), fit(cli, "b", "--model.precise_bn", "4", "--model.ema", "{decay: 0.5}")
     a, b = state(one), state(other)

@@ -15,10 +15,13 @@ import torch
 import yaml
 from conftest import REPOSITORY, TINY, only_run
 
+from lightning_resnet.fit import _init_from
+from lightning_resnet.models import CifarResNet
 from lightning_resnet.runtime.checkpoint import load_checkpoint
 from lightning_resnet.runtime.identity import run_id
 from lightning_resnet.runtime.preemption import Stopped
 from lightning_resnet.runtime.status import status
+from lightning_resnet.task import ClassificationTask
 
 SHORT = [*TINY, "--trainer.max_epochs", "2"]
 
@@ -284,7 +287,7 @@ def test_init_from_takes_weights_and_remakes_the_head(cli):
     cli("fit", *SHORT)
     checkpoint = only_run() / "checkpoints/last.ckpt"
     code, out, _ = cli("fit", *SHORT, "--run.name", "fine", "--run.init_from", checkpoint, "--trainer.max_epochs", "1")
-    assert code == 0 and "is new" not in out
+    assert code == 0 and "is new" not in out and "net.fc.weight is kept\n" in out
     before, after = (
         max(r.get("val/acc1", 0) for r in rows(p)) for p in (checkpoint.parents[1], *Path("runs/fine").iterdir())
     )
@@ -293,6 +296,30 @@ def test_init_from_takes_weights_and_remakes_the_head(cli):
         "fit", *SHORT, "--run.name", "head", "--run.init_from", checkpoint, "--model.net.num_classes", 12
     )
     assert code == 0 and "net.fc.weight is new: (12, 16), (10, 16) in" in out
+
+
+@pytest.mark.parametrize(
+    ("known", "ours", "new"),
+    [
+        ("ant bee", "ant bee", False),
+        ("ant bee", "bee ant", True),
+        ("ant bee", "cat dog", True),
+        ("ant bee", "n01440764 n01443537", False),  # ImageNet's folders, which are words to torchvision
+        ("0 1", "ant bee", False),
+        ("", "ant bee", False),
+    ],
+)
+def test_as_many_other_classes_get_a_new_head(capsys, monkeypatch, known, ours, new):
+    task, state = ClassificationTask(CifarResNet(8, width=4, num_classes=2)), {}
+    state |= {k: t + 1 for k, t in task.state_dict().items()}
+    fresh = task.net.fc.weight.detach().clone()
+    checkpoint = {"state_dict": state, "run": {"classes": known.split()}}
+    monkeypatch.setattr("lightning_resnet.fit.load_checkpoint", lambda path: checkpoint)
+    _init_from(task, "its.ckpt", ours.split())
+    assert torch.equal(task.net.fc.weight, fresh + (not new)) and not torch.equal(task.net.bn1.weight, torch.ones(4))
+    out = capsys.readouterr().out
+    assert ("net.fc.weight is new: its.ckpt is of other classes" if new else "net.fc.weight is kept") in out
+    assert ("does not name its classes so" in out) == (not new and known != ours)
 
 
 def test_run_id_depends_on_what_decides_the_result_only():
@@ -373,6 +400,7 @@ DIGITS = ["--config", REPOSITORY / "configs/digits.yaml"]
         (["--config", "absent.yaml"], "cannot read recipe absent.yaml"),
         ([*DIGITS, "--data.batch_size", "0"], "--data.batch_size must be 1 or more"),
         ([*DIGITS, "--model.net.width", "-1"], "error:"),
+        ([*DIGITS, "--model.precise_bn", "-1"], "--model.precise_bn must be 0 or more optimizer steps, got -1"),
         ([*DIGITS, "--model.optimizer.lr", "-1"], "Invalid learning rate"),
         ([*DIGITS, "--trainer.accelerator", "gpu"], "error:"),
         ([*DIGITS, "--run.threads", "-1"], "--run.threads -1: at least one"),

@@ -187,6 +187,11 @@ def test_scaled_crops_are_the_papers():
     assert draws.scaled_crops(0, 0, IDS[:3], [1, 9, 9], [9, 1, 9])[:, 2:].min() == 1
 
 
+def test_a_refused_strength_is_told_whole():
+    with pytest.raises(ValueError, match="got 0, 6.0, 0.5"):
+        IncreasingRandAugment(ops=0)
+
+
 @pytest.mark.parametrize(
     ("loader", "policy"),
     [

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_resnet.data.sources import Synthetic
 from lightning_resnet.trained import load
 
 RECIPE = """
@@ -62,6 +63,31 @@ def test_pictures_get_the_classes_that_validation_gives_them(cli, photos):
     code, out, _ = cli("predict", photos / "kind1", "--ckpt_path", run)
     assert code == 0 and out.startswith("|") and f"{done[3]['top'][0]['class']} " in out and "%" in out
     assert load(run).class_names() == CLASSES
+
+
+def test_a_recipe_without_a_size_takes_the_whole_picture(cli, tmp_path):
+    """Such as CIFAR's: what is validated as stored is not predicted from the middle of it."""
+    recipe = """
+trainer: {max_epochs: 1, accelerator: cpu}
+model: {net: {class_path: CifarResNet, init_args: {depth: 8, width: 4, num_classes: 5}}}
+data: {source: {class_path: Synthetic, init_args: {n: 32, n_val: 10, num_classes: 5}}, crop: pad, batch_size: 16}
+"""
+    (tmp_path / "S.yaml").write_text(recipe)
+    assert cli("fit", "--config", "S.yaml", "--run.threads", 1)[0] == 0
+    checkpoint = next(tmp_path.glob("runs/*/*/checkpoints/last.ckpt"))
+    validated = list(csv.DictReader(io.StringIO(cli("predict", "--config", "S.yaml", "--ckpt_path", checkpoint)[1])))
+    (tmp_path / "stored").mkdir()
+    for i, pixels in enumerate(Synthetic(32, 10, num_classes=5).splits()["val"].pixels):
+        Image.fromarray(pixels).save(tmp_path / "stored" / f"{i}.png")
+    code, _, err = cli("predict", "stored", "--ckpt_path", checkpoint)
+    assert code == 2 and "--data.size 32" in err
+    flags = ["stored", "--ckpt_path", checkpoint, "--format", "csv", "--top", 1, "--data.size", 32]
+    rows = list(csv.DictReader(io.StringIO(cli("predict", *flags)[1])))
+    assert [row["class"] for row in rows] == [row["predicted"] for row in validated]
+    theirs = [float(row["probability"]) for row in validated]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(theirs, abs=1e-4)
+    cut = list(csv.DictReader(io.StringIO(cli("predict", *flags, "--data.eval_share", 0.875)[1])))  # flags still win
+    assert [float(row["probability"]) for row in cut] != pytest.approx(theirs, abs=1e-4)
 
 
 def test_what_cannot_be_predicted(cli, photos):

@@ -67,20 +67,25 @@ def main(argv: Sequence[str]) -> int:
     from lightning_resnet.analysis.reallabels import hits_of, read_labels
     from lightning_resnet.analysis.subjects import subjects
     from lightning_resnet.analysis.tables import markdown
+    from lightning_resnet.classes import align
     from lightning_resnet.trained import device_for
 
     found = list(subjects([args.target], recipe, args.at, device=device_for(args.device)))
     if len(found) > 1:
         raise UserError(f"{args.target} holds {len(found)} runs: give one of them")
-    subject, names = found[0], _names(found[0])
+    subject = found[0]
+    names = subject.classes or align(subject.cli.datamodule, subject.net, [])
     if args.split not in subject.cli.datamodule.splits:
         raise UserError(f"--split {args.split}: the source has {', '.join(subject.cli.datamodule.splits)}")
     images, theirs = subject.cli.datamodule.splits[args.split], subject.cli.datamodule.source.classes
     right = read_labels(args.labels, images, theirs, names) if args.labels else None
+    if args.confusion:  # now, not after hours of work
+        Path(args.confusion).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.confusion).open("a").close()
     rows = [COLUMNS]
     for k, row in enumerate(measure(subject, args)):
-        rows.append([*row.settings, *_shares(hits_of(row.best, row.labels, right))])
-        print(f"evaluated: {' '.join(row.settings)}", flush=True)
+        rows.append([*row.settings, *(cells := _shares(hits_of(row.best, row.labels, right)))])
+        print(f"evaluated: {' '.join(row.settings)}: N {cells[0]}, top-1 {cells[1]} %, top-5 {cells[3]} %", flush=True)
         if k == 0 and args.per_class:
             classes = [["class", "N", "top-1, %", "95 % interval", "most often taken for"], *per_class(row, names)]
         if k == 0 and args.confusion:
@@ -143,7 +148,15 @@ def _shares(hits: "tuple[Tensor, Tensor]") -> list[str]:
 
 
 def per_class(row: Row, names: Sequence[str]) -> list[list[str]]:
-    """Class, N, accuracy with interval, and the wrong class that is predicted most often; the worst class first."""
+    """Class, N, accuracy with interval, and the wrong class that is predicted most often; the worst class first.
+
+    Args:
+        row: of `measure`.
+        names: of the net's outputs; classes without a picture are left out.
+
+    Returns:
+        Five cells of each, accuracies in percent.
+    """
     from lightning_resnet.analysis.views import wilson
 
     lines = []
@@ -161,7 +174,13 @@ def per_class(row: Row, names: Sequence[str]) -> list[list[str]]:
 
 
 def write_confusion(row: Row, names: Sequence[str], path: Path) -> None:
-    """Rows are labels, columns predictions, cells how many samples."""
+    """CSV: a line `label, name, ...`, then one for each label: its name, and how many were taken for each class.
+
+    Args:
+        row: of `measure`; damaged pictures (label below 0) do not count.
+        names: of the net's outputs; those beyond are called by their number.
+        path: of the file, in a folder that exists.
+    """
     import torch
 
     known = row.labels >= 0
@@ -196,15 +215,3 @@ def _check(args: Namespace, recipe: Sequence[str]) -> None:
         args.sizes = [int(part) for part in args.sizes.split(",")]
     if args.labels and (args.per_class or args.confusion):
         raise UserError("--per-class and --confusion go by one label per picture: leave --labels out")
-
-
-def _names(subject: "Subject") -> list[str]:
-    """The classes as the checkpoint calls them, where the source has as many: ImageNetV2, for one, has only numbers."""
-    from lightning_resnet.runtime.checkpoint import load_checkpoint
-
-    names = list(subject.cli.datamodule.source.classes)
-    if subject.state is None:
-        return names
-    file = subject.path / "checkpoints" / f"{subject.at}.ckpt" if subject.path.is_dir() else subject.path
-    known = list(load_checkpoint(file)["run"].get("classes") or [])
-    return known if len(known) == len(names) else names

@@ -63,6 +63,12 @@ def hits_of(best: Tensor, labels: Tensor, right: list[set[int]] | None) -> tuple
         best: likeliest classes of each sample [n, 5].
         labels: [n]; negative: a damaged picture, which does not count.
         right: several labels of each instead.
+
+    Returns:
+        Two tensors [number that count].
+
+    Raises:
+        UserError: none counts.
     """
     if right is None:
         hits = best == labels[:, None]

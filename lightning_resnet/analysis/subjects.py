@@ -18,6 +18,7 @@ import yaml
 from torch import nn
 
 from lightning_resnet.analysis.runs import find_runs, short_names
+from lightning_resnet.classes import align
 from lightning_resnet.config import ResNetCLI, quoted
 from lightning_resnet.errors import UserError
 from lightning_resnet.models.observe import Batch
@@ -27,6 +28,8 @@ from lightning_resnet.runtime.identity import flatten
 from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.status import cores
 from lightning_resnet.trained import build, config_in, take_weights
+
+EVAL_BATCH = 256  # images per forward pass at most: in eval mode nothing depends on it
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Subject:
         batches: how many batches of each split are looked at.
         device: of net and batches.
         state: the checkpoint's tensors; None before training.
+        classes: names of the net's outputs; empty before training.
     """
 
     cli: ResNetCLI
@@ -48,6 +52,7 @@ class Subject:
     batches: int
     device: str
     state: dict[str, torch.Tensor] | None = None
+    classes: Sequence[str] = ()
 
     @property
     def net(self) -> nn.Module:
@@ -96,19 +101,20 @@ def subjects(
         device: cpu | cuda.
 
     Raises:
-        UserError: a target is none of these, or has no checkpoint.
+        UserError: a target is none of these, has no checkpoint, or one of fewer outputs than the data has classes.
     """
     with TemporaryDirectory() as folder:
-        for path, arguments, state, name in _all(targets, Path(folder), at):
-            cli = _build([*arguments, *flags])
-            if state:
-                take_weights(cli.model, state)
-            yield Subject(cli, path, name, batches, device, state)
+        for path, arguments, checkpoint, name in _all(targets, Path(folder), at):
+            cli, state, classes = _build([*arguments, *flags]), None, []
+            if checkpoint:
+                take_weights(cli.model, state := checkpoint["state_dict"])
+                classes = align(cli.datamodule, cli.model.net, checkpoint.get("run", {}).get("classes") or [])
+            yield Subject(cli, path, name, batches, device, state, classes)
         if not targets:
             yield Subject(_build(flags), Path("recipe"), "init", batches, device)
 
 
-Found = tuple[Path, list[str], dict[str, torch.Tensor] | None, str]  # where, arguments, weights, `at`
+Found = tuple[Path, list[str], dict[str, Any] | None, str]  # where, arguments, checkpoint, `at`
 
 
 def _all(targets: Sequence[str], folder: Path, at: str) -> Iterator[Found]:
@@ -146,14 +152,13 @@ def _runs(root: Path, folder: Path, at: str) -> Iterator[Found]:
             print(f"passed over {run}: no {'config.yaml' if at == 'init' else checkpoint.relative_to(run)}")
             continue
         some = True
-        state = None if at == "init" else load_checkpoint(checkpoint)["state_dict"]
-        yield run, _recipe(config_of(run), folder), state, at
+        yield run, _recipe(config_of(run), folder), None if at == "init" else load_checkpoint(checkpoint), at
     if not some:
         raise UserError(f"no run to inspect in {root}: train one with `resnet-cli fit`, or give a recipe")
 
 
 def _checkpoint(file: Path, folder: Path) -> Found:
-    return file, _recipe(config_of(file), folder), load_checkpoint(file)["state_dict"], file.stem
+    return file, _recipe(config_of(file), folder), load_checkpoint(file), file.stem
 
 
 def _recipe(config: str, folder: Path) -> list[str]:
@@ -174,6 +179,8 @@ def _build(arguments: list[str]) -> ResNetCLI:
     torch.set_num_threads(cli.config.run.threads or cores())
     task, data = cli.model, cli.datamodule
     data.trainer = cli.trainer
+    own = 2 * data.batch_size // cli.trainer.accumulate_grad_batches  # perhaps of many devices, and here is one
+    data.eval_batch = min(own, EVAL_BATCH)
     data.setup()
     for ours, its in ((task.mean, data.source.mean), (task.std, data.source.std)):
         ours.copy_(torch.tensor(its).view(3, 1, 1) * 255)

@@ -1,8 +1,9 @@
 """Ways to evaluate a net that published figures come from: which crops, averaged how, with what norm statistics.
 
 `centre`: one central crop. `ten`: four corners and the centre, and their mirror images, the softmax outputs averaged
-(Krizhevsky et al. 2012, sec. 4.1; He et al. 2015, tables 2 and 3). `flip`: the central crop and its mirror image, the
-logits added (ffcv-imagenet's figures, at 256 pixels).
+(Krizhevsky et al. 2012, sec. 4.1; He et al. 2015, tables 2 and 3). The corners are those of the whole picture, as in
+torchvision's TenCrop; Krizhevsky et al. take those of its central square. `flip`: the central crop and its mirror
+image, the logits added (ffcv-imagenet's figures, at 256 pixels).
 """
 
 import math
@@ -78,7 +79,16 @@ def top5(
 
 
 def training_batches(data: ImageData, normalise: Score, n: int) -> Iterator[Tensor]:
-    """Enough batches for n training images (or all), as augmented in the last epoch."""
+    """Enough batches for n training images (or all), as augmented in the last epoch: [B, 3, H, W], normalised.
+
+    Args:
+        data: with a trainer.
+        normalise: uint8 images -> what the net takes, on its device.
+        n: training images.
+
+    Raises:
+        UserError: there are none, fewer than a batch, or batch_size does not divide.
+    """
     loader = data.train_dataloader()
     loader.epoch = lambda: max(0, (data.trainer.max_epochs or 1) - 1)
     enough = min(len(loader), math.ceil(n / data.micro_batch))

@@ -20,8 +20,8 @@ class Augment:
 
     Attributes:
         crop: "none": the whole image, or at `size` its central square; "pad": a crop of its own size out of the image
-            padded by `pad`; "resized": random area and aspect ratio, resized to `size`; "scaled": a square of `size`
-            pixels, anywhere, of the picture at a random scale.
+            padded by `pad`; "resized": random area and aspect ratio, resized to `size`; "scaled": a square
+            anywhere, whose side is 224 of a scale of 256 to 480 pixels of the shorter side, resized to `size`.
         size: pixels per side of the result; None as stored.
         pad: pixels on each side.
         flip: mirror half of the images.

@@ -88,7 +88,7 @@ def windows(pixels: Any, pad: int) -> Any:
 def suits(images: Images, augment: Augment) -> bool:
     """Whether the pictures have one size, which nothing changes, and are only shifted and mirrored."""
     in_memory = images.pixels is not None
-    plain = augment.size is None and augment.crop != "resized" and augment.policy is None and not augment.erase
+    plain = augment.crop in ("none", "pad") and augment.size is None and augment.policy is None and not augment.erase
     return (in_memory or images.file is not None) and plain
 
 
@@ -111,7 +111,7 @@ def make(images: Images, augment: Callable[[int], Augment], *args: Any, device: 
     if not suits(images, augment(0)):
         raise UserError(
             "--data.loader device is for pictures of one size in memory or in a .beton, without size, policy, erase "
-            "and crop `resized`: use --data.loader auto"
+            "and crops that resize (`resized`, `scaled`): use --data.loader auto"
         )
     return DeviceLoader(images, augment, *args, device=device)
 

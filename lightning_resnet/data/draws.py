@@ -75,7 +75,8 @@ def scaled_crops(
 ) -> np.ndarray:
     """Squares anywhere in the picture at a random scale, int64 [B, 4]; arguments as above.
 
-    He et al. 2015, sec. 3.4: 224 pixels of the picture whose shorter side is drawn from 256 to 480.
+    He et al. 2015, sec. 3.4: 224 pixels of the picture whose shorter side is drawn from 256 to 480. At another size of
+    the result the squares are the same: 0.875 down to 0.467 of the shorter side.
     """
     scale, down, right = (uniform(seed, epoch, ids, repeat, d) for d in (SCALED, TOP, LEFT))
     shorter = np.minimum(heights, widths)
@@ -101,7 +102,7 @@ def erasing_boxes(
         ids: sample ids [B].
         height: of the pictures, in pixels.
         width: of the pictures, in pixels.
-        share: of the pictures that lose a box: of 0.02 to 0.33 of the area, width to height log-uniform in 0.3 to 3.3.
+        share: of the pictures that lose a box: of 0.02 to 0.33 of the area, height to width log-uniform in 0.3 to 3.3.
         repeat: see above.
     """
     boxes = np.zeros((len(ids), 4), np.int64)
@@ -119,7 +120,10 @@ def erasing_boxes(
 
 
 def center_boxes(heights: np.ndarray, widths: np.ndarray, share: float) -> np.ndarray:
-    """Central squares whose side is `share` of the shorter side: what `resize 256, crop 224` sees with 0.875."""
+    """Central squares whose side is `share` of the shorter side: what `resize 256, crop 224` sees with 0.875.
+
+    Odd margins are halved downwards as FFCV does; torchvision rounds, in pixels of the picture that is scaled already.
+    """
     side = np.maximum(1, np.rint(np.minimum(heights, widths) * share)).astype(np.int64)
     return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)
 

@@ -109,13 +109,14 @@ class ImageData(pl.LightningDataModule):
             crop, size, pad, flip, scale, eval_share, policy, erase, tuple(round(255 * m) for m in source.mean)
         )
         self.eval_augment = Augment(size=size, share=eval_share)
+        self.eval_batch: int | None = None  # images per forward pass where none is trained; None: twice `micro_batch`
         self.splits: dict[str, Images] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Read the splits, once.
 
         Raises:
-            UserError: data missing or labels outside the source's classes.
+            UserError: data missing, labels outside the source's classes, or, to fit, fewer images than a batch.
         """
         if self.splits:
             return
@@ -148,6 +149,8 @@ class ImageData(pl.LightningDataModule):
     def _need_training_images(self) -> None:
         if "train" not in self.splits:
             raise UserError(f"{type(self.source).__name__} has no training images: it is to validate on")
+        if self.batch_size > (n := len(self.splits["train"])):
+            raise UserError(f"batch_size {self.batch_size} exceeds the {n} training images: set --data.batch_size")
 
     @property
     def num_classes(self) -> int:
@@ -172,7 +175,7 @@ class ImageData(pl.LightningDataModule):
         """Images per forward pass on one rank.
 
         Raises:
-            UserError: batch_size does not divide, or exceeds the training images.
+            UserError: batch_size does not divide.
         """
         parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
         if self.batch_size % parts:
@@ -182,8 +185,6 @@ class ImageData(pl.LightningDataModule):
                 f"{self.trainer.world_size} ranks x {self.trainer.accumulate_grad_batches} accumulated batches; "
                 f"try {nearest}"
             )
-        if "train" in self.splits and self.batch_size > len(self.splits["train"]):
-            raise UserError(f"batch_size {self.batch_size} exceeds the {len(self.splits['train'])} training images")
         return self.batch_size // parts
 
     def train_dataloader(self, steps: int | None = None) -> Loader:
@@ -239,7 +240,7 @@ class ImageData(pl.LightningDataModule):
         """Every sample of a split once, over all ranks, cut and scaled as asked for, else as the recipe evaluates."""
         augment = augment or self.eval_augment
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        batch = 2 * self.micro_batch  # no gradients: twice the training batch fits
+        batch = self.eval_batch or 2 * self.micro_batch  # no gradients: twice the training batch fits
         plan = [*eval_batches(len(self.splits[split]), batch, rank, world)]
         return self._loader(split, lambda epoch: augment, lambda epoch: iter(plan), len(plan))
 

@@ -15,7 +15,12 @@ SIDES = (90, 128)  # of a crop, in pixels
 
 
 def make_photos(root: Path, counts: dict[str, int] = COUNTS) -> None:
-    """Write root/{train,val}/<class>/*.jpg, always the same."""
+    """Write root/{train,val}/<class>/*.jpg, always the same; squares of 90 to 128 pixels, RGB.
+
+    Args:
+        root: folder, made where it is missing; files in it are written over.
+        counts: split -> number of pictures, the ten classes in turn.
+    """
     from sklearn.datasets import load_sample_images
 
     sample, rng = load_sample_images(), np.random.default_rng(0)

@@ -132,7 +132,7 @@ class IncreasingRandAugment(Policy):
     def __init__(self, ops: int = 2, magnitude: float = 6.0, std: float = 0.5) -> None:
         if ops < 1 or not 0 <= magnitude <= 10 or std < 0:
             raise ValueError(
-                f"IncreasingRandAugment needs ops of 1 or more, magnitude 0 to 10, std >= 0, got {magnitude}, {std}"
+                f"IncreasingRandAugment needs ops >= 1, magnitude 0 to 10, std >= 0, got {ops}, {magnitude}, {std}"
             )
         self.ops, self.magnitude, self.std = ops, magnitude, std
 

@@ -32,8 +32,12 @@ class Known(NamedTuple):
 def unwrap(content: Any) -> State:
     """The tensors of a file, without what training scripts put around them, under our names, in float32.
 
+    Args:
+        content: as read: name -> tensor, perhaps under one of `CONTAINERS`, all names perhaps after one of `WRAPPERS`;
+            what is no tensor is left out, integers stay.
+
     Raises:
-        UserError: there are none.
+        UserError: it is no mapping, or an empty one.
     """
     for key in CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
