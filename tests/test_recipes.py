@@ -128,6 +128,17 @@ def test_papers_rates():
         assert rate(epoch) == pytest.approx(lr) == rate(epoch + (STEPS - 1) / STEPS)
 
 
+def test_papers_plateaus():
+    """The variant of its header: 0.1 down by 10 where six evaluations bring nothing better; the errors are made up."""
+    (name,) = re.findall(r"--model\.schedule (\w+)", (REPOSITORY / "configs/imagenet/paper.yaml").read_text())
+    schedule, lrs = getattr(optim, name)(), []
+    errors = [0.9, 0.6, 0.5] + [0.5] * 5 + [0.49] + [0.55] * 6 + [0.3] * 7 + [0.25, 0.26]
+    for error in errors:
+        lrs.append(0.1 * schedule.factor(0.5))  # of the epoch that ends with this error
+        schedule.observe({"val/loss": 1.0, "val/acc1": 1 - error})
+    assert lrs == pytest.approx([0.1] * 15 + [0.01] * 7 + [0.001] * 2)
+
+
 def test_papers_pictures():
     """The same section: a crop of 224 at a random scale, mirrored or not, with Krizhevsky et al.'s colours."""
     data = recipe("imagenet/paper")["data"]
