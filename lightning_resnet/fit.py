@@ -107,7 +107,7 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
     except (ValueError, ZeroDivisionError) as e:  # what an optimizer or a source refuses
         raise UserError(one_line(e)) from e
     if run.init_from:
-        _init_from(task, run.init_from)
+        init_from(task, run.init_from)
     if run.must_resume and not rundir.candidates():
         raise UserError(f"run {rundir.path} has no checkpoint to continue from: drop --run.must_resume to begin it")
     if trainer.is_global_zero:
@@ -211,8 +211,12 @@ def _meta(cli: _CLI, facts: dict[str, Any], argv: list[str], now: dict[str, Any]
     return meta | now | {"command": ["resnet-cli", *argv], "created": rundir.attempt["start"], **facts}
 
 
-def _init_from(task: nn.Module, path: str) -> None:
-    """Take the weights; a head for other classes stays new."""
+def init_from(task: nn.Module, path: str) -> None:
+    """Take a checkpoint's weights; a head for other classes stays new.
+
+    Raises:
+        UserError: it cannot be read, or is of another net.
+    """
     theirs, ours = load_checkpoint(path)["state_dict"], task.state_dict()
     head = [n for n, m in task.net.named_modules() if isinstance(m, nn.Linear)][-1:]
     for name in [f"net.{h}.{kind}" for h in head for kind in ("weight", "bias")]:

@@ -169,21 +169,27 @@ class ImageData(pl.LightningDataModule):
 
     @property
     def micro_batch(self) -> int:
-        """Images per forward pass on one rank.
+        """Images per forward pass on one rank; see `micro_batch_of`."""
+        return self.micro_batch_of(self.trainer.world_size)
+
+    def micro_batch_of(self, ranks: int) -> int:
+        """Images per forward pass on one of so many ranks.
 
         Raises:
             UserError: batch_size does not divide, or exceeds the training images.
         """
-        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        accumulated = self.trainer.accumulate_grad_batches
+        parts = ranks * accumulated
         if self.batch_size % parts:
             nearest = max(1, round(self.batch_size / parts)) * parts
             raise UserError(
                 f"batch_size {self.batch_size} (images per optimizer step) is not divisible by "
-                f"{self.trainer.world_size} ranks x {self.trainer.accumulate_grad_batches} accumulated batches; "
-                f"try {nearest}"
+                f"{ranks} ranks x {accumulated} accumulated batches: try --data.batch_size {nearest}"
             )
-        if "train" in self.splits and self.batch_size > len(self.splits["train"]):
-            raise UserError(f"batch_size {self.batch_size} exceeds the {len(self.splits['train'])} training images")
+        if "train" in self.splits and self.batch_size > (n := len(self.splits["train"])):
+            raise UserError(
+                f"batch_size {self.batch_size} exceeds the {n} training images: lower --data.batch_size to {n} or less"
+            )
         return self.batch_size // parts
 
     def train_dataloader(self, steps: int | None = None) -> Loader:
