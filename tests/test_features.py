@@ -202,9 +202,10 @@ def test_fp16_scales_its_loss_and_keeps_its_scaler(cli, monkeypatch):
     assert losses(path) == pytest.approx(losses(full), rel=0.05)
 
 
-def test_deterministic_is_a_flag_and_part_of_the_run(cli):
+@pytest.mark.parametrize("words", [["--deterministic"], ["--deterministic", "true"]])
+def test_deterministic_is_a_flag_and_part_of_the_run(cli, words):
     try:
-        path = fit(cli, "d", "--deterministic")
+        path = fit(cli, "d", *words)
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
