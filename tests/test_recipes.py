@@ -163,6 +163,16 @@ def test_ffcvs_rates_and_sizes(epochs):
     assert (data["size"], data.get("eval_share", 0.875), data["batch_size"]) == (256, 224 / 256, 8 * 512)
 
 
+@pytest.mark.parametrize("epochs", [16, 24, 32, 40, 56, 88])
+def test_ffcvs_lengths(epochs):
+    """Each of its files: the rate between 0, 2 and the last epoch, sizes between 3/4 and 7/8, less one epoch."""
+    rate, at = rates("imagenet/ffcv", epochs), np.arange(0, epochs, 0.25)
+    assert [rate(e) for e in at] == pytest.approx(np.interp(at, [0, 2, epochs], [1.7e-4, 1.7, 0]), abs=1e-12)
+    growing = Progressive(**recipe("imagenet/ffcv")["data"]["progressive"])
+    ramp = np.interp(np.arange(epochs), [0.75 * epochs - 1, 0.875 * epochs - 1], [160, 192])
+    assert [growing.size(e, epochs) for e in range(epochs)] == [int(x) for x in np.round(ramp / 32) * 32]
+
+
 def test_a3s_rates_and_sizes():
     """Wightman et al. 2021, table 2, in mmpretrain's form: 5 epochs up from 1e-4 of 0.008, a cosine to 1e-6."""
     rate = rates("imagenet/a3", 100)
@@ -195,7 +205,7 @@ def test_cifar_rates():
     rate = rates("cifar10", 164)
     steps = 164 * 390
     assert [rate(s / 390) for s in (0, 31_979, 31_981, 47_969, 47_971)] == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
-    assert abs(steps - 64_000) < 64
+    assert abs(steps - 64_000) < 64 and 182 * (45_000 // 128) == 63_882
     warmup = optim.ErrorWarmup(
         optim.Steps(**recipe("cifar10_preact")["model"]["schedule"]["init_args"]["then"]["init_args"])
     )
