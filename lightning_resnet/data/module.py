@@ -54,7 +54,7 @@ class ImageData(pl.LightningDataModule):
         loader: ffcv | torch | device (pictures stay on the device) | auto (device for few in memory, ffcv for .beton
             files, else torch); the same order and draws.
         workers: threads (ffcv) or processes (torch) that read ahead; auto: one per core that this process has, none for
-            images in memory.
+            images in memory but where a `policy` changes them.
         cache: of .beton files: os (the system's) | process (by page, with order `pages`) | auto: what the file's size
             and the job's memory ask for.
         stage: folder on each machine's own disk to copy .beton files to, once; variables such as $TMPDIR are known.
@@ -253,7 +253,8 @@ class ImageData(pl.LightningDataModule):
         images = self.splits[split]
         count = self.workers
         if count == "auto":
-            count = 0 if images.pixels is not None else workers(self.trainer.num_devices)
+            quick = images.pixels is not None and augment(0).policy is None  # ten thousand images/s, else 1,700 a core
+            count = 0 if quick else workers(self.trainer.num_devices)
         epoch = lambda: self.trainer.current_epoch  # noqa: E731 -- asked when the pass begins: right after a resume too
         make = TorchLoader
         device = getattr(getattr(self.trainer, "strategy", None), "root_device", torch.device("cpu"))
