@@ -63,7 +63,9 @@ def test_blur_pool_is_ffcv_imagenets():
     expected = F.conv2d(F.conv2d(x, kernel, padding=1, groups=128), conv.weight, stride=2, padding=1)
     torch.testing.assert_close(conv(x), expected)
     tone = torch.arange(32).remainder(2).float().mul(2).sub(1).expand(1, 128, 32, 32)  # the finest there is
-    assert F.conv2d(tone, kernel, groups=128).abs().max() < 1e-6 < blurred(torch.randn(1, 3, 64, 64)).abs().max()
+    inside = slice(2, -2)  # padding is no part of the tone
+    left, passed = (c(tone)[..., inside, inside].abs().max() for c in (conv, plain.layer2[0].conv2))
+    assert left < 1e-4 < passed
 
 
 def test_precise_statistics_are_those_of_all_images():
