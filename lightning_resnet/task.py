@@ -12,7 +12,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_resnet.data.hashing import seed_generators
-from lightning_resnet.ema import EMA, average_of
+from lightning_resnet.ema import Averaging, average_of
 from lightning_resnet.errors import Diverged
 from lightning_resnet.evaluated import Batch, Evaluated
 from lightning_resnet.loss import Loss, TrainingSums, training_loss
@@ -55,7 +55,7 @@ class ClassificationTask(Evaluated):
         loss: Loss = "cross_entropy",
         bce_threshold: float | None = None,
         mix: Mix | None = None,
-        ema: EMA | None = None,
+        ema: Averaging | None = None,
         precise_bn: int = 0,
         compile: bool | Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
     ) -> None:
