@@ -42,6 +42,11 @@ TRAINER_DEFAULTS = {  # ours does these
     "enable_checkpointing": False,
     "num_sanity_val_steps": 0,  # would validate before the first step, on batches that it then forgets
 }
+SWITCHES = {  # flags that may go without a value, and what they are
+    "--run.new": "--run.new",
+    "--run.must_resume": "--run.must_resume",
+    "--deterministic": "--trainer.deterministic",
+}
 COUNTS = ["trainer.overfit_batches", *(f"trainer.limit_{s}_batches" for s in ("train", "val", "test", "predict"))]
 # torch 2.13's new name for it
 _SYNC_BUFFERS = next(
@@ -179,10 +184,9 @@ def normalise(args: list[str]) -> list[str]:
             rest = rest[1:]
         elif arg.startswith("--config="):
             recipes += ["--config", arg.removeprefix("--config=")]
-        elif arg in ("--run.new", "--run.must_resume") and rest[:1] not in (["true"], ["false"]):
-            flags.append(f"{arg}=true")
-        elif arg == "--deterministic":
-            flags.append("--trainer.deterministic=true")
+        elif arg in SWITCHES:
+            value = rest.pop(0) if rest[:1] in (["true"], ["false"]) else "true"
+            flags.append(f"{SWITCHES[arg]}={value}")
         else:
             flags.append(arg)
     return recipes + flags
@@ -190,11 +194,15 @@ def normalise(args: list[str]) -> list[str]:
 
 def explain(message: str, parser: LightningArgumentParser) -> str:
     """A parser's message, with the nearest valid name for a key that does not exist."""
+    message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
+    if missing := re.search(r"No module named '([^'.]+)'", message):
+        cure = f"pip install {missing[1]}, or, if it is a file of yours, start where it lies"
+        return f"{message.partition(':')[0]}: no module named {missing[1]}: {cure}"
     unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: (\S+)", message)
     if "are required" in message:
         return f"{message}: give a recipe, such as --config configs/digits.yaml"
     if not unknown:
-        return re.sub(r'Parser key "([^"]+)":', r"\1:", message)
+        return message
     key = (unknown[1] or unknown[2]).partition("=")[0].removeprefix("--")
     owner = re.findall(r"class_path '([^']+)'", message)
     if owner:

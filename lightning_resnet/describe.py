@@ -1,20 +1,22 @@
 """What follows from a configuration: checked, printed before a training, and kept in its meta.json."""
 
+import sys
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.connectors.data_connector import _parse_num_batches
+from pytorch_lightning.trainer.states import RunningStage
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_resnet.config import ResNetCLI
-from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.models.ghost import batch_norms
-from lightning_resnet.task import ClassificationTask
 
+NOISY = 16  # statistics of fewer images
 say = rank_zero_only(partial(print, flush=True))
 
 
@@ -37,7 +39,7 @@ def describe(cli: ResNetCLI) -> dict[str, Any]:
     text = " ".join(f"{k}={options[k]}" for k in ("depth", "shortcut", "block", "norm", "init") if k in options)
     name = type(task.net).__name__
     say(f"{name} {text}: {params:,} parameters, {macs / 1e6:,.1f} M multiply-adds at {data.input_size}")
-    _say_batches(trainer, task, data)
+    _say_batches(cli)
     for group in task.configure_optimizers().param_groups:
         numel = sum(p.numel() for p in group["params"])
         say(f"weight decay {group.get('weight_decay', 0):g}: {len(group['params'])} tensors, {numel:,} parameters")
@@ -54,25 +56,85 @@ def describe(cli: ResNetCLI) -> dict[str, Any]:
     }
 
 
-def _say_batches(trainer: pl.Trainer, task: ClassificationTask, data: ImageData) -> None:
-    micro, n = data.micro_batch, len(data.splits["train"])
-    say(
-        f"{n:,} training images, {n // data.batch_size} steps per epoch; batch {data.batch_size} = "
-        f"{trainer.world_size} ranks x {trainer.accumulate_grad_batches} accumulated x {micro}"
-    )
+def _say_batches(cli: ResNetCLI) -> None:
+    made, whole = batches(cli, cli.trainer.world_size), length(cli)
+    n = len(cli.datamodule.splits["train"])
+    say(f"{n:,} training images, {whole.steps} steps per epoch; batch {made.text}")
+    if doubt := cli.model.schedule.doubt(whole.total / whole.steps):
+        say(f"careful: {doubt}")
+    if made.seen:
+        careful = f"; below {NOISY} its statistics are noisy" if made.seen < NOISY else ""
+        say(f"{'careful: ' if careful else ''}batch norm sees {made.seen} images at a time{careful}")
+
+
+class Batches(NamedTuple):
+    """What an optimizer step is made of.
+
+    Attributes:
+        text: in words.
+        micro: images per forward pass on one rank.
+        seen: images that batch norm takes statistics of together; 0: there is no batch norm.
+    """
+
+    text: str
+    micro: int
+    seen: int
+
+
+def batches(cli: ResNetCLI, ranks: int) -> Batches:
+    """Of a recipe on so many ranks; its data are set up.
+
+    Raises:
+        UserError: they do not divide.
+    """
+    data, task, accumulated = cli.datamodule, cli.model, cli.trainer.accumulate_grad_batches
+    micro, normed = data.micro_batch_of(ranks), batch_norms(task.net)
     if task.mix and micro % 2:
         raise UserError(
             f"--model.mix pairs neighbours, and a rank's batch of {micro} images would part a pair: choose a "
             "--data.batch_size that gives each an even number"
         )
-    if not batch_norms(task.net):
-        return
-    shared = trainer.world_size if getattr(trainer.strategy, "_layer_sync", None) else 1  # sync_batchnorm
-    seen = task.bn_batch or micro * shared
-    if micro % (task.bn_batch or 1):
-        raise UserError(f"--model.bn_batch {task.bn_batch} does not divide the {micro} images of a rank's batch")
-    careful = "; below 16 its statistics are noisy" if seen < 16 else ""
-    say(f"{'careful: ' if careful else ''}batch norm sees {seen} images at a time{careful}")
+    if normed and micro % (task.bn_batch or 1):
+        raise UserError(
+            f"--model.bn_batch {task.bn_batch} does not divide the {micro} images of a rank's batch: choose a divisor, "
+            "or null"
+        )
+    shared = ranks if cli.config.trainer.sync_batchnorm else 1
+    text = f"{data.batch_size} = {ranks} ranks x {accumulated} accumulated x {micro}"
+    return Batches(text, micro, (task.bn_batch or micro * shared) if normed else 0)
+
+
+class Length(NamedTuple):
+    """How long a training is, limits counted in.
+
+    Attributes:
+        steps: optimizer steps of an epoch.
+        total: optimizer steps.
+        epochs: the last may be cut short.
+    """
+
+    steps: int
+    total: int
+    epochs: int
+
+
+def length(cli: ResNetCLI) -> Length:
+    """Of a recipe whose data are set up.
+
+    Raises:
+        UserError: it has no optimizer step.
+    """
+    data, trainer = cli.datamodule, cli.trainer
+    parts = trainer.accumulate_grad_batches
+    all_ = len(data.splits["train"]) // data.batch_size * parts
+    try:
+        steps = _parse_num_batches(RunningStage.TRAINING, all_, trainer.limit_train_batches) // parts
+    except MisconfigurationException:  # a share of them that is less than one
+        steps = 0
+    if not steps:
+        raise UserError(f"no optimizer step is left of {all_} batches: raise --trainer.limit_train_batches")
+    total = min(n for n in (steps * trainer.max_epochs, trainer.max_steps, sys.maxsize) if n >= 0)
+    return Length(steps, total, -(-total // steps))
 
 
 def measure(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[int, int]:

@@ -7,9 +7,9 @@ import importlib.util
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,6 +20,7 @@ from lightning_resnet.runtime.status import cores
 
 SHOWN = ("torch", "torchvision", "pytorch-lightning", "numpy", "ffcv", "numba", "wandb", "timm")
 GB = 1e9
+SMALL = 0.01  # GB that the runs of a small net take: a few checkpoints
 SHM, DRIVER = Path("/dev/shm"), Path("/proc/driver/nvidia")
 
 
@@ -63,7 +64,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _all(quick: bool, recipe: list[str]) -> Iterator[Finding]:
-    for check in (packages, processor, memory, space, decoder, weights_and_biases, slurm, data):
+    spaces = partial(space, None) if recipe else space
+    for check in (packages, processor, memory, spaces, decoder, weights_and_biases, slurm, data):
         yield from check()
     if not quick:
         from lightning_resnet.doctor_deep import gpu, imports, numba_layer
@@ -127,34 +129,39 @@ def memory() -> Iterator[Finding]:
     yield Finding(level, "memory", f"{bytes_ / GB:.1f} GB for this job (its cgroup's limit, else what is free)", cure)
 
 
-def space() -> Iterator[Finding]:
-    """Where checkpoints, temporary files and batches between processes go."""
-    for what, folder, low, cure in (
-        ("runs", _nearest(Path("runs")), 1.0, "make room, or --run.root on a larger disk"),
-        ("temporary", Path(tempfile.gettempdir()), 1.0, "make room, or export TMPDIR to a larger disk"),
-        (
-            "shared memory",
-            SHM,
-            0.5,
-            "docker --shm-size 8g; or --data.workers 0, or --data.loader ffcv, whose threads need none",
-        ),
-    ):
-        if not folder.is_dir():
-            continue
-        free = shutil.disk_usage(folder).free / GB
-        if not os.access(folder, os.W_OK):
-            level = "careful" if folder == SHM else "fails"
-            yield Finding(level, what, f"{folder.absolute()} cannot be written to", cure)
-        else:
-            low_on = free < low
-            yield Finding(
-                "careful" if low_on else "ok", what, f"{free:.1f} GB free in {folder.absolute()}", low_on * cure
-            )
+def space(runs: Path | None = Path("runs")) -> Iterator[Finding]:
+    """Where checkpoints, temporary files and batches between processes go; None: `plan` knows where runs are kept."""
+    if runs:
+        yield room("runs", runs, 1.0, SMALL)
+    temporary = Path(tempfile.gettempdir())
+    yield room("temporary", temporary, 1.0, 0, "make room, or export TMPDIR to a larger disk")
+    if SHM.is_dir():
+        cure = "docker --shm-size 8g; or --data.workers 0, or --data.loader ffcv, whose threads need none"
+        found = room("shared memory", SHM, 0.5, 0, cure)
+        yield found._replace(level="careful") if found.level == "fails" else found
 
 
-def _nearest(folder: Path) -> Path:
-    """The folder, or the one it would be made in."""
-    return next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+def room(
+    what: str, folder: Path, low: float, least: float, cure: str = "make room, or --run.root on a larger disk"
+) -> Finding:
+    """Whether a folder, or the one it would be made in, takes files.
+
+    Args:
+        what: it is for.
+        folder: need not exist.
+        low: free GB below which it is worth a word.
+        least: free GB below which training would fail.
+        cure: of too little.
+    """
+    folder = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as e:
+        return Finding("fails", what, f"{folder} cannot be written to ({e.strerror})", cure)
+    free = shutil.disk_usage(folder).free / GB
+    level = "ok" if free >= max(low, least) else "careful" if free >= least else "fails"
+    needs = f", at least {least:.2f} GB are needed" if level == "fails" else ""
+    return Finding(level, what, f"{free:.1f} GB free in {folder}{needs}", cure * (level != "ok"))
 
 
 def decoder() -> Iterator[Finding]:
@@ -248,7 +255,3 @@ def driver_version() -> str:
         return (DRIVER / "version").read_text().splitlines()[0].partition(":")[2].strip()
     except OSError:
         return ""
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -3,16 +3,19 @@
 import re
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 
+import torch
+from jsonargparse import Namespace
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.data import machine
-from lightning_resnet.describe import measure
-from lightning_resnet.doctor import GB, Finding
-from lightning_resnet.doctor_trial import length, trial
+from lightning_resnet.describe import NOISY, batches, length, measure
+from lightning_resnet.doctor import GB, Finding, room
+from lightning_resnet.doctor_trial import trial
 from lightning_resnet.errors import UserError, one_line
-from lightning_resnet.models.ghost import batch_norms
+from lightning_resnet.fit import init_from
 from lightning_resnet.options import local_devices
 from lightning_resnet.trained import build, hush
 
@@ -33,7 +36,7 @@ class _Configured(ResNetCLI):
 
 
 def plan(recipe: list[str]) -> Iterator[Finding]:
-    """Data, net, batches, memory and time of a recipe; the first that fails ends it."""
+    """Data, net, runs, batches, memory and time of a recipe, and its GPUs; the first that fails ends it."""
     hush()
     try:
         config = _Configured("fit", recipe).config
@@ -42,7 +45,8 @@ def plan(recipe: list[str]) -> Iterator[Finding]:
         cli = build(recipe, accelerator=None)
         cli.datamodule.trainer = cli.trainer
         cli.datamodule.setup("fit")
-        for finding in chain(_data(cli), _net(cli), _batches(cli, ranks), _time(cli, ranks, callbacks)):
+        parts = _data(cli), _net(cli), _runs(cli), _batches(cli, ranks), _time(cli, ranks, callbacks)
+        for finding in chain(*parts, _devices(config.trainer)):
             yield finding
             if finding.level == "fails":
                 return
@@ -88,29 +92,44 @@ def _net(cli: ResNetCLI) -> Iterator[Finding]:
     if outputs < data.num_classes:
         cure = f"--model.net.num_classes {data.num_classes}"
         yield Finding("fails", "net", f"{text}; {outputs} outputs for {data.num_classes} classes", cure)
-    else:
-        yield Finding("ok", "net", text)
+        return
+    yield Finding("ok", "net", text)
+    if path := cli.config.run.init_from:
+        init_from(cli.model, path, cli.datamodule.source.classes)
+        yield Finding("ok", "weights", f"those of {path}")
+
+
+def _runs(cli: ResNetCLI) -> Iterator[Finding]:
+    """The folder of runs: last, prev and best.ckpt, of weights, average and a momentum."""
+    tensors = [*cli.model.state_dict().values(), *cli.model.net.parameters()]
+    needed = 3 * sum(t.nbytes for t in tensors) / GB
+    yield room("runs", Path(cli.config.run.root), max(1.0, 2 * needed), needed)
 
 
 def _batches(cli: ResNetCLI, ranks: int) -> Iterator[Finding]:
-    data, accumulated, task = cli.datamodule, cli.trainer.accumulate_grad_batches, cli.model
-    micro, rest = divmod(data.batch_size, ranks * accumulated)
-    text = f"{data.batch_size} = {ranks} ranks x {accumulated} accumulated x {micro}"
-    if rest or not micro:
-        yield Finding("fails", "batch", text, f"a multiple of {ranks * accumulated}: --data.batch_size")
+    try:
+        made, whole = batches(cli, ranks), length(cli)
+    except UserError as e:
+        yield Finding("fails", "batch", *_halves(one_line(e)))
         return
-    steps, total, epochs = length(cli)
-    yield Finding("ok" if steps else "fails", "steps", f"{steps:,} per epoch, {total:,} in {epochs} epochs")
-    if task.mix and micro % 2:
-        cure = "a --data.batch_size that gives each an even number"
-        yield Finding("fails", "mix", f"a rank's batch of {micro} images would part a pair", cure)
-    if micro % (task.bn_batch or 1):
-        text = f"of {task.bn_batch} images does not divide the {micro} of a rank's batch"
-        yield Finding("fails", "bn_batch", text, "--model.bn_batch null, or a divisor")
-    if batch_norms(task.net):
-        seen = task.bn_batch or micro
-        cure = "a larger --data.batch_size, --trainer.sync_batchnorm true, or fewer ranks" if seen < 16 else ""
-        yield Finding("careful" if cure else "ok", "batch norm", f"sees {seen} images at a time; batch {text}", cure)
+    yield Finding("ok", "steps", f"{whole.steps:,} per epoch, {whole.total:,} in {whole.epochs} epochs")
+    if doubt := cli.model.schedule.doubt(whole.total / whole.steps):
+        yield Finding("careful", "schedule", *_halves(doubt))
+    if made.seen:
+        cure = "a larger --data.batch_size, --trainer.sync_batchnorm true, or fewer ranks" * (made.seen < NOISY)
+        text = f"sees {made.seen} images at a time; batch {made.text}"
+        yield Finding("careful" if cure else "ok", "batch norm", text, cure)
+    else:
+        yield Finding("ok", "batch", made.text)
+
+
+def _devices(trainer: Namespace) -> Iterator[Finding]:
+    """Whether the GPUs that are asked for are here; last, for a forecast for another machine is worth having."""
+    asked, here = local_devices(trainer), torch.cuda.device_count()
+    if trainer.accelerator in ("auto", "gpu", "cuda") and 0 < here < asked:
+        text = f"{asked} GPUs of a node are asked for, {here} here: the forecast is for another machine"
+        cure = f"to train here: --trainer.devices {here}, with --trainer.accumulate_grad_batches for the memory"
+        yield Finding("fails", "GPUs", text, cure)
 
 
 def _time(cli: ResNetCLI, ranks: int, callbacks: bool) -> Iterator[Finding]:

@@ -6,7 +6,6 @@ The step is `fit`'s own (runtime/step.py), with precision, compilation, mixing, 
 average. What ranks say to one another and the recipe's callbacks have no part in it.
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -19,6 +18,7 @@ from pytorch_lightning.trainer.states import RunningStage, TrainerFn
 
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.data.loader import Batch, Loader
+from lightning_resnet.describe import length
 from lightning_resnet.doctor import GB
 from lightning_resnet.runtime.loop import FitLoop
 from lightning_resnet.runtime.progress import metered
@@ -62,30 +62,6 @@ class Trial(NamedTuple):
     def step(self) -> float:
         """Seconds of an optimizer step, on average over the epochs."""
         return sum(p.epochs * p.seconds for p in self.paces) / sum(p.epochs for p in self.paces)
-
-
-class Length(NamedTuple):
-    """How long a training is, limits counted in.
-
-    Attributes:
-        steps: optimizer steps of an epoch.
-        total: optimizer steps.
-        epochs: the last may be cut short.
-    """
-
-    steps: int
-    total: int
-    epochs: int
-
-
-def length(cli: ResNetCLI) -> Length:
-    """Of a recipe whose data are set up."""
-    data, trainer = cli.datamodule, cli.trainer
-    parts = trainer.accumulate_grad_batches
-    batches = len(data.splits["train"]) // data.batch_size * parts
-    steps = _parse_num_batches(RunningStage.TRAINING, batches, trainer.limit_train_batches) // parts
-    total = min(n for n in (steps * trainer.max_epochs, trainer.max_steps, sys.maxsize) if n >= 0)
-    return Length(steps, total, -(-total // max(1, steps)))
 
 
 def trial(cli: ResNetCLI, ranks: int) -> Trial:

@@ -14,7 +14,7 @@ from torch import nn
 
 
 @dataclass(frozen=True)
-class EMA:
+class Averaging:
     """When and how fast the average follows the net.
 
     Attributes:

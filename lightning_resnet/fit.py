@@ -108,7 +108,7 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
     except (ValueError, ZeroDivisionError) as e:  # what an optimizer or a source refuses
         raise UserError(one_line(e)) from e
     if run.init_from:
-        _init_from(task, run.init_from, data.source.classes)
+        init_from(task, run.init_from, data.source.classes)
     if run.must_resume and not rundir.candidates():
         raise UserError(f"run {rundir.path} has no checkpoint to continue from: drop --run.must_resume to begin it")
     if trainer.is_global_zero:
@@ -212,8 +212,12 @@ def _meta(cli: _CLI, facts: dict[str, Any], argv: list[str], now: dict[str, Any]
     return meta | now | {"command": ["resnet-cli", *argv], "created": rundir.attempt["start"], **facts}
 
 
-def _init_from(task: nn.Module, path: str, classes: Sequence[str]) -> None:
-    """Take the weights; a head for other classes stays new."""
+def init_from(task: nn.Module, path: str, classes: Sequence[str]) -> None:
+    """Take a checkpoint's weights; a head for other classes stays new.
+
+    Raises:
+        UserError: it cannot be read, or is of another net.
+    """
     checkpoint, ours = load_checkpoint(path), task.state_dict()
     theirs, known = checkpoint["state_dict"], checkpoint.get("run", {}).get("classes") or []
     head = [n for n, m in task.net.named_modules() if isinstance(m, nn.Linear)][-1:]

@@ -11,7 +11,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+from lightning_resnet.errors import UserError
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+EVALUATED = [f"{split}/{kind}" for split in ("val", "val_ema", "train_eval") for kind in ("loss", "acc1", "acc5")]
 
 
 def parameter_groups(net: nn.Module, decay: Literal["weights", "all"] = "weights") -> list[dict]:
@@ -26,7 +29,7 @@ def parameter_groups(net: nn.Module, decay: Literal["weights", "all"] = "weights
         id(p)
         for module in net.modules()
         for name, p in module.named_parameters(recurse=False)
-        if decay == "weights" and (name == "bias" or isinstance(module, NORMS))
+        if decay == "weights" and (name.endswith("bias") or isinstance(module, NORMS))
     }
     trained = [p for p in net.parameters() if p.requires_grad]
     groups = [
@@ -44,6 +47,14 @@ def fuse(optimizer: torch.optim.Optimizer, device: torch.device) -> torch.optim.
     return optimizer
 
 
+def _check_warmup(warmup: float) -> None:
+    if not 0 <= warmup < 1:
+        raise ValueError(
+            f"--model.schedule.warmup must be a fraction of training, 0 or more and below 1, got {warmup}: divide "
+            "epochs by --trainer.max_epochs"
+        )
+
+
 class Schedule:
     """Base of schedules: a constant learning rate."""
 
@@ -52,6 +63,10 @@ class Schedule:
     def begin(self, epochs: float) -> None:
         """Be told how many epochs the whole training has."""
         self.epochs = epochs
+
+    def doubt(self, epochs: float) -> str:
+        """What a training of so many epochs would not do that the schedule says, and the cure; empty: nothing."""
+        return ""
 
     def factor(self, fraction: float) -> float:
         """Factor of the base learning rate at this fraction of training."""
@@ -78,6 +93,11 @@ class Steps(Schedule):
     """
 
     def __init__(self, at: list[float] = [0.5, 0.75], gamma: float = 0.1, warmup: float = 0.0) -> None:  # noqa: B006
+        if not all(0 <= a <= 1 for a in at):
+            raise ValueError(
+                f"--model.schedule.at {at} must be fractions of training, 0 to 1: divide epochs by --trainer.max_epochs"
+            )
+        _check_warmup(warmup)
         self.at, self.gamma, self.warmup = at, gamma, warmup
 
     def factor(self, fraction: float) -> float:
@@ -98,7 +118,19 @@ class Annealed(Schedule):
     def __init__(
         self, warmup: float = 0.0, end: float = 0.0, start: float = 0.0, warmup_epochs: float | None = None
     ) -> None:
+        _check_warmup(warmup)
+        if warmup_epochs is not None and warmup_epochs < 0:
+            raise ValueError(f"--model.schedule.warmup_epochs must be 0 or more, got {warmup_epochs}")
         self.warmup, self.end, self.start, self.warmup_epochs = warmup, end, start, warmup_epochs
+
+    def doubt(self, epochs: float) -> str:
+        """See `Schedule`."""
+        if (self.warmup_epochs or 0) < epochs:
+            return ""
+        return (
+            f"a warm-up of {self.warmup_epochs:g} epochs in a training of {epochs:g} never reaches the rate asked for: "
+            "lower --model.schedule.warmup_epochs"
+        )
 
     def factor(self, fraction: float) -> float:
         """See `Schedule`."""
@@ -129,15 +161,18 @@ class Linear(Annealed):
 
 
 class Plateau(Schedule):
-    """Times `gamma` whenever `monitor` has not improved for `patience` epochs (He et al. 2015, sec. 3.4).
+    """Times `gamma` whenever `monitor` has not improved for `patience` evaluations (He et al. 2015, sec. 3.4).
 
     Args:
-        monitor: a validation metric; a loss should fall, anything else rise.
-        patience: epochs without improvement that are borne.
+        monitor: a metric of each evaluation, such as val/acc1; a loss should fall, an accuracy rise.
+        patience: evaluations without improvement that are borne; one in trainer.check_val_every_n_epoch epochs.
         gamma: factor each time.
     """
 
     def __init__(self, monitor: str = "val/acc1", patience: int = 5, gamma: float = 0.1) -> None:
+        if monitor not in EVALUATED:
+            metrics = ", ".join(EVALUATED)
+            raise ValueError(f"--model.schedule.monitor {monitor} is no metric of an evaluation: take one of {metrics}")
         self.monitor, self.patience, self.gamma = monitor, patience, gamma
         self.state = {"best": -math.inf, "waited": 0, "drops": 0}
 
@@ -146,9 +181,17 @@ class Plateau(Schedule):
         return self.gamma ** self.state["drops"]
 
     def observe(self, metrics: dict[str, float]) -> None:
-        """Count epochs without improvement."""
+        """Count evaluations without improvement.
+
+        Raises:
+            UserError: the evaluation has no such metric.
+        """
         if self.monitor not in metrics:
-            return
+            if "val/loss" in metrics:
+                raise UserError(
+                    f"--model.schedule.monitor {self.monitor} was not measured: add --model.ema, or take val/acc1"
+                )
+            return  # a row of training
         value = metrics[self.monitor] * (-1 if self.monitor.endswith("loss") else 1)
         if value > self.state["best"]:
             self.state.update(best=value, waited=0)
@@ -158,7 +201,7 @@ class Plateau(Schedule):
             self.state.update(drops=self.state["drops"] + 1, waited=0)
 
     def state_dict(self) -> dict:
-        """Best value, epochs waited, drops so far."""
+        """Best value, evaluations waited, drops so far."""
         return dict(self.state)
 
     def load_state_dict(self, state: dict) -> None:
@@ -178,12 +221,18 @@ class ErrorWarmup(Schedule):
     """
 
     def __init__(self, then: Schedule = Steps(), factor_before: float = 0.1, until_error: float = 0.8) -> None:  # noqa: B008
+        if not 0 <= until_error <= 1:
+            raise ValueError(f"--model.schedule.until_error must be 0 to 1, got {until_error}")
         self.then, self.factor_before, self.until_error = then, factor_before, until_error
         self.warm = False
 
     def begin(self, epochs: float) -> None:
         """Pass on."""
         self.then.begin(epochs)
+
+    def doubt(self, epochs: float) -> str:
+        """See `Schedule`."""
+        return self.then.doubt(epochs)
 
     def factor(self, fraction: float) -> float:
         """See `Schedule`."""

@@ -12,7 +12,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_resnet.data.hashing import seed_generators
-from lightning_resnet.ema import EMA, average_of
+from lightning_resnet.ema import Averaging, average_of
 from lightning_resnet.errors import Diverged
 from lightning_resnet.evaluated import Batch, Evaluated
 from lightning_resnet.loss import Loss, TrainingSums, training_loss
@@ -55,10 +55,17 @@ class ClassificationTask(Evaluated):
         loss: Loss = "cross_entropy",
         bce_threshold: float | None = None,
         mix: Mix | None = None,
-        ema: EMA | None = None,
+        ema: Averaging | None = None,
         precise_bn: int = 0,
         compile: bool | Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
     ) -> None:
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"--model.label_smoothing must be 0 to 1, got {label_smoothing}")
+        if bce_threshold is not None and (loss != "bce" or not 0 <= bce_threshold < 1):
+            raise ValueError(
+                f"--model.bce_threshold {bce_threshold} is for --model.loss bce, and from 0 to below 1: add that, or "
+                "--model.bce_threshold null"
+            )
         if precise_bn < 0:
             raise ValueError(f"--model.precise_bn must be 0 or more optimizer steps, got {precise_bn}")
         if bn_batch is not None:
@@ -140,7 +147,7 @@ class ClassificationTask(Evaluated):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Let the average follow after each optimizer step."""
         if self.averaging and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            self.averaging.follow(self.ema, self.net, self.global_step, self.total_steps)
+            self.averaging.follow(self.ema, self.net, self.global_step, self._all_steps)
 
     @property
     def has_train_metrics(self) -> bool:
@@ -161,7 +168,7 @@ class ClassificationTask(Evaluated):
         if not math.isfinite(loss):
             step = self._last_taken + int(finite / self.trainer.world_size / self.trainer.accumulate_grad_batches)
             base = self.trainer.optimizers[0].param_groups[0]["initial_lr"]
-            raise Diverged(step + 1, base * self.schedule.factor(step / self.total_steps))
+            raise Diverged(step + 1, base * self.schedule.factor(step / self._all_steps))
         self._last_taken = self.global_step
         metrics = {"train/loss": loss / n, "train/acc1": correct / n, "lr": lr} if n else {"lr": lr}
         if bad:

@@ -7,15 +7,19 @@ from lightning_resnet.errors import UserError
 EMA = "ema."  # a checkpoint's averaged weights; the trained ones are under `net.`
 
 
+def differing(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
+    """Of the first tensor that is missing, unknown or of another shape: what it is there and here; else empty."""
+    for name in [*ours, *theirs]:
+        here, there = (tuple(d[name].shape) if name in d else "absent" for d in (ours, theirs))
+        if here != there:
+            return f"{name} is {there} there and {here} here"
+    return ""
+
+
 def check_same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     """Raise UserError naming the first tensor that is missing, unknown or of another shape."""
-    for name in [*ours, *theirs]:
-        shapes = [tuple(d[name].shape) if name in d else "absent" for d in (ours, theirs)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"the checkpoint is of another net: {name} is {shapes[1]} there and {shapes[0]} here; "
-                "give the --model.net options it was trained with"
-            )
+    if found := differing(ours, theirs):
+        raise UserError(f"the checkpoint is of another net: {found}; give the --model.net options it was trained with")
 
 
 def load_weights(task: nn.Module, state: dict[str, Tensor], fresh_average: bool = False) -> None:

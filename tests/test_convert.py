@@ -46,7 +46,7 @@ def same(ours, theirs, images=IMAGES):
     with torch.no_grad():
         wanted, got = theirs.eval()(images), ours.eval()(images)
     assert wanted.std() > 1e-2, "logits that say nothing"
-    return (wanted - got).abs().max() <= 1e-4 * max(1.0, wanted.abs().max())
+    return (wanted - got).abs().max() <= 1e-4
 
 
 PEERS = {
@@ -134,14 +134,14 @@ def test_a_plain_net_is_told_by_hand_and_others_are_refused(cli):
     for net, word in (
         (torchvision.models.ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=128), "stages of [1, 1, 1, 1] blocks"),
         (timm.create_model("resnet18d"), "conv1.weight"),
-        (timm.create_model("seresnet18"), "has no layer1.0.se"),
+        (timm.create_model("seresnet18"), "layer1.0.se"),
     ):
         torch.save(net.state_dict(), "other.pth")
         code, _, err = cli("convert", "other.pth", "--out", "other.ckpt")
         assert code == 2 and word in err and "Traceback" not in err, err
     torch.save(plain.state_dict() | {"layer1.0.conv1.weight": torch.zeros(4, 16, 3, 3)}, "other.pth")
     code, _, err = cli("convert", "other.pth", "--out", "other.ckpt")
-    assert code == 2 and "layer1.0.conv1.weight is (4, 16, 3, 3), in CifarResNet" in err
+    assert code == 2 and "layer1.0.conv1.weight is (4, 16, 3, 3) there and (16, 16, 3, 3) here, in CifarResNet" in err
     Path("junk.pth").write_bytes(b"junk" * 99)
     for file, word in (("none.pth", "do not exist"), ("junk.pth", "cannot be read as weights"), ("x.ckpt", "exist")):
         code, _, err = cli("convert", file, "--out", "new.ckpt")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from pytorch_lightning.plugins.precision import MixedPrecision
 
 from lightning_resnet import config, doctor, doctor_deep, doctor_plan, doctor_trial, ema
@@ -44,8 +45,9 @@ def test_each_problem_has_its_cure_and_what_training_fails_of_exits_1(cli, monke
     monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=99", "no-such-package>=1", "extra; extra == 'dev'"])
     found = findings(doctor.packages)
     assert found["torch"].level == "careful" and found["no-such-package"].level == "fails" and len(found) == 3
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10**6}))
-    assert all(f.level == "careful" and f.cure for f in doctor.space())
+    for free, level in ((2 * 10**7, "careful"), (0, "fails")):
+        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder, free=free: type("Usage", (), {"free": free}))
+        assert all(f.level == (level if f.what == "runs" else "careful") and f.cure for f in doctor.space())
     monkeypatch.setattr(doctor.machine, "__file__", "/nowhere/machine.py")
     assert findings(doctor.decoder)["decoder"].level == "careful"
 
@@ -109,6 +111,67 @@ def test_a_recipe_is_checked_and_forecast(cli, monkeypatch):
     assert fails.level == "fails" and "num_classes 10" in fails.cure
     missing = plan("--data.source", "ImageFolder", "--data.source.root", "nowhere", "--data.size", 8)
     assert missing["recipe"].level == "fails" and "data.source.root" in missing["recipe"].cure
+
+
+def test_the_folder_of_runs_is_the_recipes(cli, monkeypatch):
+    monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks: TRIAL)
+    assert str(Path("elsewhere").absolute().parent) in plan("--run.root", "elsewhere")["runs"].found
+    Path("file").touch()
+    found = plan("--run.root", "file/runs")  # a folder that cannot be written to, for a superuser too
+    assert found["runs"].level == "fails" and "--run.root" in found["runs"].cure and "forecast" not in found
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5 * 10**6}))
+    assert plan()["runs"].level == "careful"  # three checkpoints of a net of 0.02 MB
+    found = plan("--model.net.width", 64)["runs"]
+    assert found.level == "fails" and "at least 0.03 GB" in found.found
+    assert cli("doctor", "--config", "R.yaml", "--model.net.width", 64)[0] == 1
+
+
+def test_weights_to_begin_from_are_tried(cli, monkeypatch):
+    monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks: TRIAL)
+    found = plan("--run.init_from", "missing.ckpt")["recipe"]
+    assert found.level == "fails" and "missing.ckpt does not exist" in found.found
+    torch.save({"state_dict": {}}, "empty.ckpt")
+    assert "of another net" in plan("--run.init_from", "empty.ckpt")["recipe"].found
+    code, _, err = cli("fit", "--config", "R.yaml", "--trainer.max_epochs", 1)
+    assert code == 0, err
+    assert plan("--run.init_from", next(Path().glob("runs/*/*/checkpoints/last.ckpt")))["weights"].level == "ok"
+
+
+def test_gpus_that_are_not_here_fail_after_the_forecast(cli, monkeypatch):
+    devices = lambda **trainer: list(doctor_plan._devices(Namespace(trainer)))  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    (found,) = devices(accelerator="auto", devices=8)
+    assert found.level == "fails" and "8 GPUs" in found.found and "--trainer.devices 2" in found.cure
+    assert not devices(accelerator="gpu", devices=2) and not devices(accelerator="cpu", devices=8)
+    assert not devices(accelerator="gpu", devices="auto")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert not devices(accelerator="auto", devices=8)
+    monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks: TRIAL)
+    monkeypatch.setattr(doctor_plan, "_devices", lambda trainer: [found])
+    assert [*plan()][-2:] == ["forecast", "GPUs"]
+
+
+def test_batches_are_those_of_fit(cli, monkeypatch):
+    """One place makes the numbers: both verbs give them, and the same cure where there is no step."""
+    monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks: TRIAL)
+    found = plan("--trainer.devices", 8, "--trainer.sync_batchnorm", "true")["batch norm"]
+    assert found.level == "ok" and "sees 64 images" in found.found
+    for flags, cure in (
+        ("--data.batch_size 512", "lower --data.batch_size to 256"),
+        ("--trainer.limit_train_batches 0.1", "raise --trainer.limit_train_batches"),
+        ("--trainer.limit_train_batches 1 --trainer.accumulate_grad_batches 2", "raise --trainer.limit_train_batches"),
+        ("--model.mix.mixup 0.2 --data.batch_size 33", "even number"),
+        ("--model.bn_batch 5", "choose a divisor"),
+        ("--trainer.accumulate_grad_batches 3", "--data.batch_size 63"),
+    ):
+        found = plan(*flags.split())["batch"]
+        assert found.level == "fails" and cure in found.cure, (flags, found)
+        code, _, err = cli("fit", "--config", "R.yaml", *flags.split())
+        assert code == 2 and cure in err and not Path("runs").exists(), (flags, err)
+    flags = "--model.schedule Cosine --model.schedule.warmup_epochs 3".split()
+    assert "warmup_epochs" in plan(*flags)["schedule"].cure and "schedule" not in plan()
+    code, out, _ = cli("fit", "--config", "R.yaml", *flags)
+    assert code == 0 and "careful: a warm-up of 3 epochs in a training of 3 never" in out
 
 
 def test_betons_larger_than_memory(cli, monkeypatch):

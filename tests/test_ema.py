@@ -9,7 +9,7 @@ import torch
 from conftest import TINY, only_run
 from torch import nn
 
-from lightning_resnet.ema import EMA, average_of, update
+from lightning_resnet.ema import Averaging, average_of, update
 from lightning_resnet.models import CifarResNet
 from lightning_resnet.runtime.checkpoint import load_checkpoint
 from lightning_resnet.task import ClassificationTask
@@ -36,7 +36,7 @@ def state(path, prefix):
 
 def test_the_average_is_the_sum_of_its_definition():
     torch.manual_seed(0)
-    net, options = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).double(), EMA(0.9, every=2, start=0.25)
+    net, options = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).double(), Averaging(0.9, every=2, start=0.25)
     average, expected, total = average_of(net), deepcopy(net.state_dict()), 40
     assert not any(p.requires_grad for p in average.parameters()) and net[0].weight.requires_grad
     for step in range(1, total + 1):

@@ -15,7 +15,7 @@ import torch
 import yaml
 from conftest import REPOSITORY, TINY, only_run
 
-from lightning_resnet.fit import _init_from
+from lightning_resnet.fit import init_from
 from lightning_resnet.models import CifarResNet
 from lightning_resnet.runtime.checkpoint import load_checkpoint
 from lightning_resnet.runtime.identity import run_id
@@ -315,7 +315,7 @@ def test_as_many_other_classes_get_a_new_head(capsys, monkeypatch, known, ours, 
     fresh = task.net.fc.weight.detach().clone()
     checkpoint = {"state_dict": state, "run": {"classes": known.split()}}
     monkeypatch.setattr("lightning_resnet.fit.load_checkpoint", lambda path: checkpoint)
-    _init_from(task, "its.ckpt", ours.split())
+    init_from(task, "its.ckpt", ours.split())
     assert torch.equal(task.net.fc.weight, fresh + (not new)) and not torch.equal(task.net.bn1.weight, torch.ones(4))
     out = capsys.readouterr().out
     assert ("net.fc.weight is new: its.ckpt is of other classes" if new else "net.fc.weight is kept") in out
@@ -376,6 +376,15 @@ DIGITS = ["--config", REPOSITORY / "configs/digits.yaml"]
         ([*DIGITS, "--model.net.depth", "21"], "must be 6n+2, got 21; try 20"),
         ([*DIGITS, "--model.net.shortcut", "D"], "['none', 'A', 'B', 'C']. Got value: D"),
         ([*DIGITS, "--model.net.dpth", "56"], "unknown option dpth of CifarResNet; did you mean depth?"),
+        (
+            [*DIGITS, "--model.optimizer", "absent.optim.Lamb"],
+            "model.optimizer: no module named absent: pip install absent",
+        ),
+        ([*DIGITS, "--model.net", "absent.Net"], "model.net: no module named absent: pip install absent"),
+        ([*DIGITS, "--model.bce_threshold", "0.2"], "--model.bce_threshold null"),
+        ([*DIGITS, "--model.label_smoothing", "1.5"], "--model.label_smoothing must be 0 to 1, got 1.5"),
+        ([*DIGITS, "--model.precise_bn", "-1"], "--model.precise_bn must be 0 or more"),
+        ([*DIGITS, "--model.schedule.at", "[30, 60]"], "divide epochs by --trainer.max_epochs"),
         ([*DIGITS, "--model.optimzer.lr", "1"], "unknown option model.optimzer.lr; did you mean model.optimizer"),
         ([*DIGITS, "--data.btch_size", "8"], "unknown option data.btch_size; did you mean data.batch_size?"),
         ([*DIGITS, "--trainer.max_epoch", "8"], "did you mean trainer.max_epochs?"),

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
+from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet
 from lightning_resnet.optim import Cosine, ErrorWarmup, Linear, Plateau, Schedule, Steps, parameter_groups
 
@@ -59,6 +60,38 @@ def test_plateau_waits_for_its_patience_and_keeps_its_state():
     assert [observe(falling, val_loss=x) for x in (2.0, 1.0, 1.5)] == pytest.approx([1, 1, 0.1])
 
 
+@pytest.mark.parametrize(
+    ("make", "cure"),
+    [
+        (lambda: Steps([30, 60]), "divide epochs by --trainer.max_epochs"),
+        (lambda: Steps([-0.5]), "fractions of training"),
+        (lambda: Steps(warmup=5), "divide epochs by --trainer.max_epochs"),
+        (lambda: Cosine(warmup=1.0), "below 1, got 1.0"),
+        (lambda: Linear(warmup_epochs=-1), "0 or more, got -1"),
+        (lambda: Plateau("val/accuracy"), "take one of val/loss, val/acc1,"),
+        (lambda: Plateau("train/loss"), "no metric of an evaluation"),
+        (lambda: ErrorWarmup(until_error=80), "0 to 1, got 80"),
+    ],
+)
+def test_what_would_be_no_schedule_is_refused(make, cure):
+    with pytest.raises(ValueError, match="--model.schedule") as e:
+        make()
+    assert cure in str(e.value)
+
+
+def test_a_metric_that_is_not_measured_is_told_at_the_first_evaluation():
+    schedule = ErrorWarmup(Plateau("val_ema/acc1"))
+    schedule.observe({"train/loss": 1.0, "train/acc1": 0.5})
+    with pytest.raises(UserError, match="val_ema/acc1 was not measured: add --model.ema"):
+        schedule.observe({"val/loss": 1.0, "val/acc1": 0.5})
+
+
+def test_a_warmup_longer_than_the_training_is_doubted():
+    long = Cosine(warmup_epochs=8)
+    assert "warm-up of 8 epochs in a training of 5 never" in long.doubt(5) == ErrorWarmup(long).doubt(5)
+    assert long.doubt(8) and not long.doubt(9) and not Steps(warmup=0.5).doubt(1) and not Linear().doubt(0.5)
+
+
 def test_paper_warmup_ends_when_the_training_error_falls_below_80_percent():
     """He et al. 2015, sec. 4.2: 0.01 until then, afterwards 0.1 and the usual schedule."""
     schedule = ErrorWarmup()
@@ -78,7 +111,8 @@ def test_paper_warmup_ends_when_the_training_error_falls_below_80_percent():
         (CifarResNet(20, norm="none"), 20),
         (ImageNetResNet(18), 20 * 2 + 1),
         (torchvision.models.resnet18(), 20 * 2 + 1),  # a filter on the name `bn` misses 6 of these
-        (nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.GroupNorm(1, 3)), 1 + 2 + 2),
+        (nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.GroupNorm(1, 3), nn.RMSNorm(3)), 1 + 2 + 2 + 1),
+        (torchvision.models.VisionTransformer(32, 16, 1, 2, 8, 16), 6 + 3 * 2),  # one bias is named in_proj_bias
     ],
 )
 def test_decay_spares_norms_and_biases_by_type(net, exempt):

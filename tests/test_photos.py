@@ -1,6 +1,7 @@
 """From photos to a trained net: the packaged photos, the recipe that learns them, fine-tuning on others' weights."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -61,4 +62,9 @@ def test_a_net_learns_the_photos_through_the_loader_with_growing_pictures(cli, t
     code, out, err = cli("fit", "--config", REPOSITORY / "configs/photos.yaml", "--run.threads", 1)
     assert code == 0, err
     rows = [json.loads(line) for line in (only_run() / "metrics.jsonl").read_text().splitlines()]
-    assert [row["val/acc1"] for row in rows if "val/acc1" in row][-1] > 0.9
+    (attempt,) = (json.loads(path.read_text()) for path in only_run().glob("attempts/*.json"))
+    accuracy = [row["val/acc1"] for row in rows if "val/acc1" in row][-1]
+    print(
+        f"val/acc1 {accuracy:.3f} after {attempt['seconds']:.0f} s with {os.cpu_count()} cores"
+    )  # no bar: cores may be busy
+    assert accuracy > 0.9

@@ -241,3 +241,13 @@ def test_policies_are_flags_and_part_of_the_run(cli):
     assert run_id(config) == only_run().name != run_id(without)
     code, _, err = cli("fit", *TINY, "--data.policy", "RandAugment", "--data.policy.magnitude", "31")
     assert code == 2 and "magnitude of 0 to 30" in err and err.count("\n") == 1
+
+
+def test_pictures_in_memory_that_a_policy_changes_have_workers(monkeypatch):
+    """The same pictures; those that are only cut are read faster than any process hands them over."""
+    monkeypatch.setattr("lightning_resnet.data.module.workers", lambda processes: 2)
+    small, how = Synthetic(96, 40, 8), {"size": None, "crop": "none", "policy": TrivialAugment(), "erase": 0.5}
+    many, alone = (data_of(small, workers=n, **how).train_dataloader() for n in ("auto", 0))
+    assert (many.workers, alone.workers) == (2, 0) and same(copies(many), copies(alone))
+    assert [loader.workers for loader in data_of(small, **how).val_dataloader()] == [0, 0]
+    assert data_of(small, **how | {"policy": None}).train_dataloader().workers == 0

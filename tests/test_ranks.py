@@ -78,6 +78,18 @@ def test_ghost_batches_follow_the_recipe_of_two_ranks(here):
     assert history("w1", "val/loss") == pytest.approx(history("w2", "val/loss"), abs=1e-9)
 
 
+@pytest.mark.slow
+def test_precise_statistics_are_those_of_one_rank_with_ghost_batches(here):
+    """To 1e-9 in float64: later norms see what earlier ones make of their own batch, here of 32 images either way."""
+    args = ["fit", *TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "6"]
+    args += ["--trainer.precision", "64-true", "--model.bn_batch", "32", "--model.precise_bn", "4"]
+    for world in (1, 2):
+        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, log()
+    one, two = weights("w1"), weights("w2")
+    assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-9) for name in one)
+    assert history("w1", "val/loss") == pytest.approx(history("w2", "val/loss"), abs=1e-9)
+
+
 @pytest.mark.parametrize("how", ["SIGTERM to one rank", "SIGUSR1 to both, 3 s apart", "SIGINT to both"])
 def test_signals_stop_all_ranks_at_the_same_step(here, how):
     ranks = Ranks(["fit", *LONG], 2)

@@ -128,6 +128,17 @@ def test_papers_rates():
         assert rate(epoch) == pytest.approx(lr) == rate(epoch + (STEPS - 1) / STEPS)
 
 
+def test_papers_plateaus():
+    """The variant of its header: 0.1 down by 10 where six evaluations bring nothing better; the errors are made up."""
+    (name,) = re.findall(r"--model\.schedule (\w+)", (REPOSITORY / "configs/imagenet/paper.yaml").read_text())
+    schedule, lrs = getattr(optim, name)(), []
+    errors = [0.9, 0.6, 0.5] + [0.5] * 5 + [0.49] + [0.55] * 6 + [0.3] * 7 + [0.25, 0.26]
+    for error in errors:
+        lrs.append(0.1 * schedule.factor(0.5))  # of the epoch that ends with this error
+        schedule.observe({"val/loss": 1.0, "val/acc1": 1 - error})
+    assert lrs == pytest.approx([0.1] * 15 + [0.01] * 7 + [0.001] * 2)
+
+
 def test_papers_pictures():
     """The same section: a crop of 224 at a random scale, mirrored or not, with Krizhevsky et al.'s colours."""
     data = recipe("imagenet/paper")["data"]
@@ -150,6 +161,16 @@ def test_ffcvs_rates_and_sizes(epochs):
     sizes = [Progressive(**data["progressive"]).size(epoch, epochs) for epoch in range(epochs)]
     assert sizes == {16: [160] * 12 + [192] * 4, 88: [160] * 71 + [192] * 17}[epochs]
     assert (data["size"], data.get("eval_share", 0.875), data["batch_size"]) == (256, 224 / 256, 8 * 512)
+
+
+@pytest.mark.parametrize("epochs", [16, 24, 32, 40, 56, 88])
+def test_ffcvs_lengths(epochs):
+    """Each of its files: the rate between 0, 2 and the last epoch, sizes between 3/4 and 7/8, less one epoch."""
+    rate, at = rates("imagenet/ffcv", epochs), np.arange(0, epochs, 0.25)
+    assert [rate(e) for e in at] == pytest.approx(np.interp(at, [0, 2, epochs], [1.7e-4, 1.7, 0]), abs=1e-12)
+    growing = Progressive(**recipe("imagenet/ffcv")["data"]["progressive"])
+    ramp = np.interp(np.arange(epochs), [0.75 * epochs - 1, 0.875 * epochs - 1], [160, 192])
+    assert [growing.size(e, epochs) for e in range(epochs)] == [int(x) for x in np.round(ramp / 32) * 32]
 
 
 def test_a3s_rates_and_sizes():
@@ -184,7 +205,7 @@ def test_cifar_rates():
     rate = rates("cifar10", 164)
     steps = 164 * 390
     assert [rate(s / 390) for s in (0, 31_979, 31_981, 47_969, 47_971)] == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
-    assert abs(steps - 64_000) < 64
+    assert abs(steps - 64_000) < 64 and 182 * (45_000 // 128) == 63_882
     warmup = optim.ErrorWarmup(
         optim.Steps(**recipe("cifar10_preact")["model"]["schedule"]["init_args"]["then"]["init_args"])
     )

@@ -19,18 +19,18 @@ class Augment:
     """Choices for a split.
 
     Attributes:
-        crop: "none": the whole image, or at `size` its central square; "pad": a crop of its own size out of the image
+        crop: "none": the whole image, or at `size` a square in it; "pad": a crop of its own size out of the image
             padded by `pad`; "resized": random area and aspect ratio, resized to `size`; "scaled": a square
             anywhere, whose side is 224 of a scale of 256 to 480 pixels of the shorter side, resized to `size`.
         size: pixels per side of the result; None as stored.
         pad: pixels on each side.
         flip: mirror half of the images.
         scale: range of the area of "resized", as a share of the image's.
-        share: side of the central square as a share of the shorter side.
+        share: side of the square as a share of the shorter side.
         policy: changes of colour and shape.
         erase: share of the pictures of which a box is erased.
         grey: what is put there, of each channel.
-        corner: where the square lies instead: (0, 0) top left to (1, 1) bottom right; (0.5, 0.5) is the centre.
+        corner: where the square lies: (0, 0) top left to (1, 1) bottom right.
     """
 
     crop: Crop = "none"
@@ -42,12 +42,11 @@ class Augment:
     policy: Policy | None = None
     erase: float = 0.0
     grey: tuple[int, ...] = (128, 128, 128)
+    corner: tuple[float, float] = (0.5, 0.5)
 
     def __post_init__(self) -> None:
         if not 0 <= self.erase <= 1:
             raise ValueError(f"--data.erase must be 0 to 1, got {self.erase}")
-
-    corner: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,7 @@ def draw(
         boxes = draws.scaled_crops(seed, epoch, ids, heights, widths, repeat)
     elif augment.size is not None and augment.crop == "none":
         boxes = draws.center_boxes(heights, widths, augment.share)
-        if augment.corner is not None:
-            boxes[:, :2] = augment.corner * (np.stack([heights, widths], axis=1) - boxes[:, 2:])
+        boxes[:, :2] = augment.corner * (np.stack([heights, widths], axis=1) - boxes[:, 2:])
     else:
         boxes = np.stack([np.zeros_like(heights), np.zeros_like(heights), heights, widths], axis=1)
     if augment.size is not None and augment.crop != "pad":

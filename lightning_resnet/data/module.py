@@ -54,7 +54,7 @@ class ImageData(pl.LightningDataModule):
         loader: ffcv | torch | device (pictures stay on the device) | auto (device for few in memory, ffcv for .beton
             files, else torch); the same order and draws.
         workers: threads (ffcv) or processes (torch) that read ahead; auto: one per core that this process has, none for
-            images in memory.
+            images in memory but where a `policy` changes them.
         cache: of .beton files: os (the system's) | process (by page, with order `pages`) | auto: what the file's size
             and the job's memory ask for.
         stage: folder on each machine's own disk to copy .beton files to, once; variables such as $TMPDIR are known.
@@ -172,18 +172,26 @@ class ImageData(pl.LightningDataModule):
 
     @property
     def micro_batch(self) -> int:
-        """Images per forward pass on one rank.
+        """Images per forward pass on one rank; see `micro_batch_of`."""
+        return self.micro_batch_of(self.trainer.world_size)
+
+    def micro_batch_of(self, ranks: int) -> int:
+        """Images per forward pass on one of so many ranks.
 
         Raises:
             UserError: batch_size does not divide.
         """
-        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        accumulated = self.trainer.accumulate_grad_batches
+        parts = ranks * accumulated
         if self.batch_size % parts:
             nearest = max(1, round(self.batch_size / parts)) * parts
             raise UserError(
                 f"batch_size {self.batch_size} (images per optimizer step) is not divisible by "
-                f"{self.trainer.world_size} ranks x {self.trainer.accumulate_grad_batches} accumulated batches; "
-                f"try {nearest}"
+                f"{ranks} ranks x {accumulated} accumulated batches: try --data.batch_size {nearest}"
+            )
+        if "train" in self.splits and self.batch_size > (n := len(self.splits["train"])):
+            raise UserError(
+                f"batch_size {self.batch_size} exceeds the {n} training images: lower --data.batch_size to {n} or less"
             )
         return self.batch_size // parts
 
@@ -248,7 +256,8 @@ class ImageData(pl.LightningDataModule):
         images = self.splits[split]
         count = self.workers
         if count == "auto":
-            count = 0 if images.pixels is not None else workers(self.trainer.num_devices)
+            quick = images.pixels is not None and augment(0).policy is None  # ten thousand images/s, else 1,700 a core
+            count = 0 if quick else workers(self.trainer.num_devices)
         epoch = lambda: self.trainer.current_epoch  # noqa: E731 -- asked when the pass begins: right after a resume too
         make = TorchLoader
         device = getattr(getattr(self.trainer, "strategy", None), "root_device", torch.device("cpu"))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_resnet.errors import UserError
 from lightning_resnet.models.blocks import Shortcut
 from lightning_resnet.models.resnet import IMAGENET_DEPTHS, CifarResNet, ImageNetResNet
+from lightning_resnet.weights import differing
 
 State = dict[str, Tensor]
 CONTAINERS = ("state_dict", "model", "model_state_dict", "net")  # keys under which training scripts keep weights
@@ -71,12 +72,8 @@ def recognise(state: State, shortcut: Shortcut | None = None) -> Known:
         ) from e
     counters = {k: torch.tensor(0) for k in net.state_dict() if k.endswith("num_batches_tracked")}  # not in old files
     state = counters | state
-    for name, ours in net.state_dict().items():
-        if name not in state or state[name].shape != ours.shape:
-            found = tuple(state[name].shape) if name in state else "absent"
-            raise UserError(f"no net of ours: {name} is {found}, in {kind.__name__} {options} {tuple(ours.shape)}")
-    if more := sorted(state.keys() - net.state_dict().keys()):
-        raise UserError(f"no net of ours: {kind.__name__} {options} has no {more[0]}")
+    if found := differing(net.state_dict(), state):
+        raise UserError(f"no net of ours: {found}, in {kind.__name__} {options}")
     net.load_state_dict(state)
     return Known(kind, options, net.eval())
 
