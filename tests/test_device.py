@@ -7,7 +7,7 @@ from conftest import files_of
 from loaders import copies, data_of, same
 
 from lightning_resnet.data import device
-from lightning_resnet.data.augment import Progressive
+from lightning_resnet.data.augment import Augment, Progressive
 from lightning_resnet.data.device import DeviceLoader
 from lightning_resnet.data.sources import Images, Synthetic
 from lightning_resnet.data.torch import TorchLoader
@@ -81,6 +81,12 @@ def test_auto_takes_it_where_it_fits(raw, monkeypatch):
     assert kind(Synthetic(192, 40, 16), crop="scaled") is TorchLoader
     assert kind(Synthetic(192, 40, 16), erase=0.5) is TorchLoader
     assert kind(raw) is not DeviceLoader  # a file may be of any size: only by name
+    size = 192 * 24 * 24 * 3 * 2  # padded by 4 on each side, and mirrored
+    monkeypatch.setattr(device, "memory", lambda: 5 * size)
+    images, augment = Synthetic(192, 40, 16).splits()["train"], Augment("pad", pad=4, flip=True)
+    assert [device.fits(images, torch.device("cpu"), augment, ranks) for ranks in (1, 2)] == [True, False]
+    monkeypatch.setattr(device, "memory", lambda: 4 * size)
+    assert not device.fits(images, torch.device("cpu"), augment)
     monkeypatch.setattr(device, "memory", lambda: 4 * 192 * 22 * 22 * 3 * 2)
     assert kind(Synthetic(192, 40, 16)) is TorchLoader
 

@@ -92,13 +92,20 @@ def suits(images: Images, augment: Augment) -> bool:
     return (in_memory or images.file is not None) and plain
 
 
-def fits(images: Images, device: torch.device, augment: Augment) -> bool:
-    """Whether pictures in memory are small beside the device's memory."""
+def fits(images: Images, device: torch.device, augment: Augment, ranks: int = 1) -> bool:
+    """Whether pictures in memory are small beside the device's memory.
+
+    Args:
+        images: of a split.
+        device: of this rank.
+        augment: decides how they are laid out.
+        ranks: on this machine; each lays them out for itself.
+    """
     if images.pixels is None:
         return False
     n, h, w, _ = images.pixels.shape
     pad = augment.pad if augment.crop == "pad" else 0
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory() // ranks
     return n * (h + 2 * pad) * (w + 2 * pad) * 3 * (1 + augment.flip) < SHARE * free
 
 

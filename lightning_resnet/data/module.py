@@ -263,7 +263,11 @@ class ImageData(pl.LightningDataModule):
         device = getattr(getattr(self.trainer, "strategy", None), "root_device", torch.device("cpu"))
         if self.loader == "device":
             make = partial(resident.make, device=device)
-        elif self.loader == "auto" and resident.suits(images, a := augment(0)) and resident.fits(images, device, a):
+        elif (
+            self.loader == "auto"
+            and resident.suits(images, a := augment(0))
+            and resident.fits(images, device, a, self.trainer.num_devices)
+        ):
             make = partial(DeviceLoader, device=device)
         elif images.file is not None and self.loader != "torch":
             ahead = split == "train" and by_process(self.cache, images.file.size, self.order)
