@@ -40,9 +40,10 @@ CASES += [(ImageNetResNet, (18, 34), s, {"num_classes": 10}) for s in ("none", "
 @pytest.mark.parametrize(("make", "depths", "shortcut", "options"), CASES)
 def test_outputs_stay_equal_in_both_modes(make, depths, shortcut, options):
     torch.manual_seed(0)
-    images, labels = digits(256, 32 if make is ImageNetResNet else 8)
-    batches = list(zip(images.split(64), labels.split(64), strict=True))
-    first = trained(make(depths[0], shortcut, **options), batches, 12 if make is ImageNetResNet else 30)
+    n, size, steps = (128, 32, 9) if make is ImageNetResNet else (256, 8, 30)
+    images, labels = digits(n, size)
+    batches = list(zip(images.split(n // 4), labels.split(n // 4), strict=True))
+    first = trained(make(depths[0], shortcut, **options), batches, steps)
     before, shallow = copy.deepcopy(first.state_dict()), first
     for depth in depths[1:]:
         deep = make(depth, shortcut, **options)
