@@ -18,6 +18,7 @@ from lightning_resnet.data import machine
 from lightning_resnet.errors import Parser, UserError, one_line
 from lightning_resnet.runtime.status import cores
 
+WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # until and from wandb 0.31
 SHOWN = ("torch", "torchvision", "pytorch-lightning", "numpy", "ffcv", "numba", "wandb", "timm")
 GB = 1e9
 SMALL = 0.01  # GB that the runs of a small net take: a few checkpoints
@@ -179,18 +180,20 @@ def decoder() -> Iterator[Finding]:
 
 def weights_and_biases() -> Iterator[Finding]:
     """What mode `auto` would choose, before the server is asked; never the key."""
-    mode, host = os.environ.get("WANDB_MODE"), os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    mode, given = os.environ.get("WANDB_MODE"), os.environ.get("WANDB_BASE_URL")
+    hosts = [given.partition("://")[2].partition("/")[0]] if given else WANDB_HOSTS
     if not importlib.util.find_spec("wandb"):
         yield Finding("ok", "W&B", "not installed: runs are kept on disk alone (pip install 'wandb>=0.31,<0.32')")
     elif mode:
         yield Finding("ok", "W&B", f"WANDB_MODE={mode}")
-    elif where := _login(host):
-        yield Finding("ok", "W&B", f"online, if {host} answers; a key is in {where}")
+    elif where := _login(hosts):
+        yield Finding("ok", "W&B", f"online, if {given or 'its server'} answers; a key is in {where}")
     else:
-        yield Finding("ok", "W&B", f"offline: no key for {host} (`wandb login`); `resnet-cli sync` uploads later")
+        of = f" for {given}" if given else ""
+        yield Finding("ok", "W&B", f"offline: no key{of} (`wandb login`); `resnet-cli sync` uploads later")
 
 
-def _login(host: str) -> str:
+def _login(hosts: Sequence[str]) -> str:
     """Where a key is; empty without."""
     import netrc
 
@@ -198,7 +201,7 @@ def _login(host: str) -> str:
         return "WANDB_API_KEY"
     file = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
     try:
-        return str(file) if netrc.netrc(file).authenticators(host.partition("://")[2].partition("/")[0]) else ""
+        return str(file) if any(map(netrc.netrc(file).authenticators, hosts)) else ""
     except (OSError, netrc.NetrcParseError):
         return ""
 

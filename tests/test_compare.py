@@ -5,10 +5,12 @@ import re
 import shutil
 import subprocess
 import time
+from inspect import signature
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import stats
 from test_analysis import epoch_rows, make_run, sweep  # noqa: F401 -- a fixture
 
@@ -20,10 +22,12 @@ from lightning_resnet.analysis.during import logged
 from lightning_resnet.analysis.effects import effects, gaps
 from lightning_resnet.analysis.pairs import paired
 from lightning_resnet.analysis.report import View, report, select
-from lightning_resnet.analysis.runs import Runs
-from lightning_resnet.analysis.tables import summary, to_latex
+from lightning_resnet.analysis.runs import JOINED_LATER, Runs
+from lightning_resnet.analysis.tables import choose_rows, summary, to_latex
 from lightning_resnet.bench.compare import make_runs, measure
+from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError
+from lightning_resnet.task import ClassificationTask
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -36,7 +40,11 @@ def own_cache(tmp_path, monkeypatch):
 def test_where_selects_runs(sweep):  # noqa: F811
     runs = select(load_runs(sweep), "depth == 56 and shortcut != 'none'")
     assert len(runs.runs) == 3 and set(runs.history["path"]) == set(runs.runs["path"])
-    for where, message in (("depth = 56", "write it as in"), ("depht == 56", "depht"), ("depth == 57", "no run is")):
+    for where, message in (
+        ("depth = 56", "write it as in"),
+        ("depht == 56", "did you mean depth"),
+        ("depth == 57", "no run is"),
+    ):
         with pytest.raises(UserError, match=message):
             select(load_runs(sweep), where)
 
@@ -258,6 +266,29 @@ def test_reference_runs_are_found_by_name(name):
     assert (runs["status"] == "finished").all() and runs.groupby(["depth", "shortcut"]).size().tolist() == [3] * 4
     with pytest.raises(UserError, match="is not a folder"):
         load_runs("reference:nothing")
+
+
+def test_own_runs_beside_ours_that_older_code_made(tmp_path):
+    (theirs,) = load_runs("reference:digits").runs.query("depth == 20 and shortcut == 'A' and seed == 0")["path"]
+    own = shutil.copytree(theirs, tmp_path / "mine" / "abc")
+    config = yaml.safe_load((own / "config.yaml").read_text())
+    assert "loss" not in config["model"] and "order" not in config["data"]
+    config["model"] |= {"loss": "cross_entropy", "precise_bn": 0, "compile": False}
+    config["data"] |= {"erase": 0.0, "order": "global", "repeats": 3}
+    (own / "config.yaml").write_text(yaml.safe_dump(config))
+    table = summary(load_runs([tmp_path / "mine", "reference:digits"]))
+    assert list(table.frame)[:4] == ["name", "depth", "shortcut", "n"] and len(table.frame) == 5
+    assert sorted(set(table.frame["name"])) == ["mine", "reference:digits"]
+    changed = load_runs([tmp_path / "mine", "reference:digits"]).runs
+    changed.loc[changed["name"] == "mine", "model.loss"] = "bce"
+    assert "model.loss" in choose_rows(changed)
+
+
+def test_older_runs_did_what_the_options_that_joined_do_by_default():
+    given = {"model": signature(ClassificationTask), "data": signature(ImageData)}
+    for key, value in JOINED_LATER.items():
+        section, _, name = key.partition(".")
+        assert given[section].parameters[name].default == value, key
 
 
 def test_nan_and_half_finished_runs_have_a_page(tmp_path):

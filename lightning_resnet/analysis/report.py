@@ -1,13 +1,14 @@
 """What `resnet-cli compare` makes: one folder with the figures, the tables and a page that holds all."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_resnet.analysis.foreign import SCHEME
-from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.errors import UserError, nearest, one_line
 
 if TYPE_CHECKING:  # pandas and matplotlib take seconds to import: only once there is something to read
     import pandas as pd
@@ -113,7 +114,9 @@ def select(runs: "Runs", where: str) -> "Runs":
     try:
         chosen = runs.runs.query(where, engine="python")
     except Exception as e:  # pandas raises whatever the expression does
-        raise UserError(f"--where {where}: {one_line(e)}; write it as in --where 'depth == 56 and lr < 0.1'") from e
+        unknown = re.findall(r"name '(\w+)' is not defined", str(e))
+        cure = (unknown and nearest(unknown[0], runs.runs)) or "; write it as in --where 'depth == 56 and lr < 0.1'"
+        raise UserError(f"--where {where}: {one_line(e)}{cure}") from e
     if chosen.empty:
         raise UserError(f"--where {where}: no run is like that")
     return runs._replace(runs=chosen, history=runs.history[runs.history["path"].isin(chosen["path"])])

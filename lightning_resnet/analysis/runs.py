@@ -37,6 +37,14 @@ SHORT = {  # config keys with a short column of their own, beside the arguments 
     "trainer.max_epochs": "epochs",
 }
 IN_META = ["params", "macs", "steps_per_epoch", "train_samples", "val_samples"]
+JOINED_LATER = {  # options, and what runs did that were made before there were any
+    "model.loss": "cross_entropy",
+    "model.precise_bn": 0,
+    "model.compile": False,
+    "data.erase": 0.0,
+    "data.order": "global",
+    "data.repeats": 3,
+}
 NUMBERS = ["attempts", "seconds", "gpu_h", "began", "steps", "unreadable_lines", *IN_META]
 FACTS = [  # columns of `runs` that are not config
     *("run_id", "name", "path", "status", "error", *NUMBERS),
@@ -121,7 +129,8 @@ def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
 
 def read_run(path: Path, train: bool = True) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One row of `runs` and its rows of `history`."""
-    row: dict[str, Any] = {"run_id": path.name, "name": path.absolute().parent.name, "path": str(path)}
+    ours = "reference:" if REFERENCE in path.parents else ""
+    row: dict[str, Any] = {"run_id": path.name, "name": ours + path.absolute().parent.name, "path": str(path)}
     try:
         row |= _config(path / "config.yaml") | _meta(path / "meta.json") | _attempts(path)
         history, facts = _metrics(path / "metrics.jsonl", train)
@@ -147,7 +156,8 @@ def _config(file: Path) -> dict[str, Any]:
         raise ValueError("no config.yaml")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C: ten times faster
     config = _mapping(file, lambda text: yaml.load(text, loader))
-    return {key: _scalar(key, value) for key, value in flatten(config).items() if "." in key or key in SHORT}
+    found = {key: _scalar(key, value) for key, value in flatten(config).items() if "." in key or key in SHORT}
+    return (JOINED_LATER if "model.net.class_path" in found else {}) | found
 
 
 def _scalar(key: str, value: Any) -> Any:

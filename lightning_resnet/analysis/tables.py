@@ -53,8 +53,10 @@ def choose_rows(runs: pd.DataFrame, rows: Sequence[str] | None = None) -> list[s
     if rows is None:
         names = short_names(runs.columns)
         rows = [names.get(key, key) for key in varying(runs, [key for key in runs if decides(key)])]
+        if runs["name"].str.startswith("reference:").nunique() > 1:  # ours beside the user's
+            rows.append("name")
         rows = rows or [key for key in ("depth", "shortcut") if key in runs] or ["net" if "net" in runs else "name"]
-        return sorted(rows, key=lambda row: {"net": 0, "depth": 1, "shortcut": 2}.get(row, 3))
+        return sorted(rows, key=lambda row: {"name": 0, "net": 1, "depth": 2, "shortcut": 3}.get(row, 4))
     valid = [name for name in runs if name not in STATISTICS]
     for row in rows:
         if row not in valid:
