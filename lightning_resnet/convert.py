@@ -107,9 +107,9 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
     import torch
 
     from lightning_resnet.models.layouts import recognise, unwrap
+    from lightning_resnet.runtime.checkpoint import last_of
 
-    path = Path(args.file)
-    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    path = last_of(Path(args.file))
     content = read_file(path)
     names = Path(args.classes).read_text().split("\n") if args.classes else []
     classes = [name.strip() for name in names if name.strip()]

@@ -34,6 +34,8 @@ def describe(cli: ResNetCLI) -> dict[str, Any]:
             f"the data has {data.num_classes} classes (labels 0 to {data.num_classes - 1}), the net {outputs} outputs: "
             f"add --model.net.num_classes {data.num_classes}"
         )
+    if outputs > data.num_classes:
+        say(f"careful: {outputs} outputs for {data.num_classes} classes; --model.net.num_classes {data.num_classes}")
     params = sum(p.numel() for p in task.net.parameters())
     options = cli.config.model.net.get("init_args", {})
     text = " ".join(f"{k}={options[k]}" for k in ("depth", "shortcut", "block", "norm", "init") if k in options)

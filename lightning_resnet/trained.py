@@ -14,7 +14,7 @@ import yaml
 
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.runtime.checkpoint import last_of, load_checkpoint
 from lightning_resnet.task import ClassificationTask
 from lightning_resnet.weights import EMA, check_same_tensors
 
@@ -89,8 +89,8 @@ def hush() -> None:
 
 
 def load(path: str | Path, flags: Sequence[str] = (), weights: Weights = "net") -> Trained:
-    """Read a checkpoint, or a run's last; see `restore`."""
-    path = Path(path, "checkpoints", "last.ckpt") if Path(path).is_dir() else Path(path)
+    """Read a checkpoint, or a run's last; see `last_of` and `restore`."""
+    path = last_of(Path(path))
     return restore(load_checkpoint(path), path, flags, weights)
 
 

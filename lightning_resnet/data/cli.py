@@ -94,6 +94,9 @@ def _write(args: argparse.Namespace) -> int:
     kept = ("quality", "mode", "short_side", "max_side", "workers", "skip_bad")
     options = {k: getattr(args, k) for k in kept} | {"shuffle": not args.no_shuffle}
     out = write_beton(splits[args.split], args.out, classes=source.classes, source=name, split=args.split, **options)
+    for other, images in splits.items():
+        if other != args.split:
+            print(f"not in this file: {len(images):,} {other} pictures (--split {other}, with an --out of its own)")
     return _info(argparse.Namespace(file=out))
 
 

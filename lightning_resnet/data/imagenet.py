@@ -38,7 +38,10 @@ class ImageNet(ImageFolder):
             self.classes = sorted((p.name for p in (root / "train").iterdir() if p.is_dir()), key=_number_or_name)
             splits = {name: self.read(root / name) for name in ("train", "val")}
         elif missing := [name for name in (TRAIN, VAL, DEVKIT) if not (root / name).is_file()]:
-            raise UserError(f"{root} holds neither train/ and val/ nor {missing[0]}: set the source's root")
+            raise UserError(
+                f"{root} holds neither train/ and val/ nor {missing[0]}: set the source's root, or, for a folder of "
+                "your own, --data.source ImageFolder"
+            )
         else:
             splits = {"train": self._read_train(root / TRAIN), "val": self._read_val(root / VAL, root / DEVKIT)}
         for name, images in splits.items():

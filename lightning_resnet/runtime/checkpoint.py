@@ -81,6 +81,20 @@ def check_archive(path: str | Path) -> None:
             raise ValueError(f"{damaged} does not match its checksum")
 
 
+def last_of(path: Path) -> Path:
+    """A file itself; of a run, or of a folder that holds one, its last checkpoint.
+
+    Raises:
+        UserError: the folder holds several runs.
+    """
+    if not path.is_dir():
+        return path
+    runs = [path] if (path / "checkpoints").is_dir() else sorted(p.parent for p in path.glob("*/checkpoints"))
+    if len(runs) > 1:
+        raise UserError(f"{path} holds {len(runs)} runs: give one of them, such as {runs[0]}")
+    return (runs or [path])[0] / "checkpoints" / "last.ckpt"
+
+
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of ours onto the CPU, with `weights_only`.
 
