@@ -120,7 +120,7 @@ def _word(row: str, value: str) -> str:
         return "plain" if value == "none" else f"residual ({value})"
     if row.endswith(".class_path"):
         return value.rpartition(".")[2]
-    return value if row == "net" else f"{row.rpartition('.')[2]} {value}"
+    return value if row in ("net", "name") else f"{row.rpartition('.')[2]} {value}"
 
 
 def final_errors(history: pd.DataFrame) -> pd.DataFrame:
