@@ -368,13 +368,33 @@ def test_run_id_depends_on_what_decides_the_result_only():
 
 
 DIGITS = ["--config", REPOSITORY / "configs/digits.yaml"]
+LAZY = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes: int = 10):
+        super().__init__()
+        self.head = nn.LazyLinear(num_classes)
+
+class Wrong(nn.Module):
+    def __init__(self, num_classes: int = 10):
+        super().__init__()
+        self.head = nn.Linear("3", num_classes)
+"""
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         ([*DIGITS, "--model.net.depth", "21"], "must be 6n+2, got 21; try 20"),
-        ([*DIGITS, "--model.net.shortcut", "D"], "['none', 'A', 'B', 'C']. Got value: D"),
+        ([*DIGITS, "--model.net.shortcut", "D"], "--model.net.shortcut must be one of none, A, B, C; got D"),
+        ([*DIGITS, "--run.keep", "some"], "--run.keep must be one of all, weights, none; got some"),
+        (["recipe.yaml"], "unknown option recipe.yaml: put --config before a recipe"),
+        (["--config", "tipo.yml"], "cannot read recipe tipo.yml: No such file or directory; did you mean typo.yaml?"),
+        ([*DIGITS, "--model.net", "lazy.Net"], "Net.head.weight is of a lazy layer: give that layer its number of"),
+        ([*DIGITS, "--model.net", "lazy.Nope"], "model.net: lazy has no Nope"),
+        ([*DIGITS, "--data.batch_size", "5000"], "exceeds the 1437 training images: lower --data.batch_size to 1437"),
+        ([*DIGITS, "--model.net", "lazy.Wrong"], "lazy.Wrong, or what it is trained with: empty()"),
         ([*DIGITS, "--model.net.dpth", "56"], "unknown option dpth of CifarResNet; did you mean depth?"),
         (
             [*DIGITS, "--model.optimizer", "absent.optim.Lamb"],
@@ -422,6 +442,7 @@ def test_bad_input_is_one_line_and_exit_2(cli, args, message):
     Path("flat.json").write_text('{"model.net": "gated.GatedNet", "model.net.depth": 8}')
     Path("torn.yaml").write_text("a: [1\nb: }")
     Path("typo.yaml").write_text("modle: {net: 3}")
+    Path("lazy.py").write_text(LAZY)
     code, _, err = cli("fit", *args)
     assert code == 2
     assert err.startswith("error: ") and err.count("\n") == 1, err
