@@ -143,7 +143,7 @@ def test_a_run_that_died_continues_bitwise(cli, monkeypatch, schedule):
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5')  # as a kill leaves it
     code, out, _ = cli("fit", *args)
-    assert code == 0 and "continued from last.ckpt" in out
+    assert code == 0 and "continued from last.ckpt at step 44" in out
     assert same(whole, weights(path))
     second = [r for r in rows(path) if r["attempt"] == 2]
     assert second[0]["step"] == 55 and second[-1]["step"] == 88
@@ -458,11 +458,13 @@ def test_a_checkpoint_of_another_net_names_the_first_tensor(cli):
     cli("fit", *SHORT)
     checkpoint = only_run() / "checkpoints/last.ckpt"
     code, _, err = cli("validate", *SHORT, "--model.net.width", 8, "--ckpt_path", checkpoint)
-    assert code == 2 and "net.conv1.weight is (4, 3, 3, 3) there and (8, 3, 3, 3) here" in err
+    assert (
+        code == 2 and "net.conv1.weight is (4, 3, 3, 3) there and (8, 3, 3, 3) here; give --model.net.width 4\n" in err
+    )
     code, _, err = cli("fit", *SHORT, "--model.net.depth", 14, "--run.init_from", checkpoint)
-    assert code == 2 and "net.layer1.1.conv1.weight is absent there" in err
+    assert code == 2 and "net.layer1.1.conv1.weight is absent there" in err and "give --model.net.depth 8\n" in err
     code, _, err = cli("validate", *SHORT, "--model.net.depth", 14)
-    assert code == 2 and "has no checkpoint" in err
+    assert code == 2 and "there is no run runs/" in err and "give the flags of the fit that you mean" in err
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
