@@ -153,8 +153,10 @@ class ResNetCLI(LightningCLI):
         """Build the data, the task and the trainer; what their constructors refuse is the user's to cure."""
         try:
             super().instantiate_classes()
-        except (ValueError, RuntimeError, TypeError, MisconfigurationException) as e:
+        except (ValueError, MisconfigurationException) as e:
             raise UserError(one_line(e)) from e
+        except (RuntimeError, TypeError) as e:  # torch's own, which do not tell whose they are
+            raise UserError(f"{self.config.model.net.class_path}, or what it is trained with: {one_line(e)}") from e
 
     @property
     def resolved(self) -> str:
@@ -198,12 +200,22 @@ def explain(message: str, parser: LightningArgumentParser) -> str:
     if missing := re.search(r"No module named '([^'.]+)'", message):
         cure = f"pip install {missing[1]}, or, if it is a file of yours, start where it lies"
         return f"{message.partition(':')[0]}: no module named {missing[1]}: {cure}"
+    if absent := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
+        return f"{message.partition(':')[0]}: {absent[1]} has no {absent[2]}"
+    if one_of := re.fullmatch(
+        r"(\S+): (?:Problem with given class_path '[^']+': (\S+): )?Expected a typing.Literal\[(.+)\]. Got value: (.*)",
+        message,
+    ):
+        key, valid = ".".join(filter(None, one_of.group(1, 2))), one_of[3].replace("'", "")
+        return f"--{key} must be one of {valid}; got {one_of[4]}"
     unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: (\S+)", message)
     if "are required" in message:
         return f"{message}: give a recipe, such as --config configs/digits.yaml"
     if not unknown:
         return message
     key = (unknown[1] or unknown[2]).partition("=")[0].removeprefix("--")
+    if key.endswith((".yaml", ".yml")):
+        return f"unknown option {key}: put --config before a recipe"
     owner = re.findall(r"class_path '([^']+)'", message)
     if owner:
         valid = list(inspect.signature(resolve_name(owner[-1])).parameters)
@@ -216,7 +228,8 @@ def _check_mapping(recipe: Path) -> dict[str, Any]:
     try:
         content: Any = yaml.safe_load(recipe.read_text())
     except OSError as e:
-        raise UserError(f"cannot read recipe {recipe}: {e.strerror}") from e
+        near = nearest(str(recipe), map(str, recipe.parent.glob("*.y*ml")))
+        raise UserError(f"cannot read recipe {recipe}: {e.strerror}{near}") from e
     except yaml.YAMLError as e:
         raise UserError(f"recipe {recipe} is not YAML: {one_line(e)}") from e
     if not isinstance(content, dict):

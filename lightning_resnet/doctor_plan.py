@@ -95,7 +95,7 @@ def _net(cli: ResNetCLI) -> Iterator[Finding]:
         return
     yield Finding("ok", "net", text)
     if path := cli.config.run.init_from:
-        init_from(cli.model, path, cli.datamodule.source.classes)
+        init_from(cli.model, path, cli.datamodule.source.classes, cli.resolved)
         yield Finding("ok", "weights", f"those of {path}")
 
 

@@ -40,7 +40,11 @@ class Parser(argparse.ArgumentParser):
     """Of the verbs without a recipe: what is wrong is a UserError, in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Instead of the usage and exit."""
+        """Instead of the usage and exit; of a word that is missing, what it can be."""
+        missing = message.partition("arguments are required: ")[2].split(", ")
+        for action in self._actions:
+            if action.dest in missing and action.choices:
+                message += f"; {action.dest} is one of {', '.join(action.choices)}"
         raise UserError(f"{message}; {self.prog} --help tells the options")
 
 

@@ -20,16 +20,21 @@ from lightning_resnet.runtime.checkpoint import load_checkpoint, newest_good
 from lightning_resnet.runtime.loop import install_evaluation
 from lightning_resnet.runtime.progress import Meter
 from lightning_resnet.runtime.rundir import RunDir
-from lightning_resnet.weights import load_weights
+from lightning_resnet.weights import load_weights, net_flags
 
 
 def evaluate(cli: ResNetCLI, rundir: RunDir) -> int:
     """Run the verb on the given checkpoint, or the run's newest."""
-    path = cli.config.ckpt_path or newest_good(rundir.candidates(), say)
+    path = cli.config.ckpt_path or newest_good(rundir.candidates(), say)[0]
     if path is None:
-        raise UserError(f"run {rundir.path} has no checkpoint: train it with `resnet-cli fit`, or give --ckpt_path")
+        if rundir.path.exists():
+            raise UserError(f"run {rundir.path} has no checkpoint: train it with `resnet-cli fit`, or give --ckpt_path")
+        raise UserError(
+            f"there is no run {rundir.path}, so it has no checkpoint: give the flags of the fit that you mean, "
+            "--run.name and --run.replicate too, or its --ckpt_path"
+        )
     checkpoint = load_checkpoint(path)
-    load_weights(cli.model, checkpoint["state_dict"])
+    load_weights(cli.model, checkpoint["state_dict"], flags=net_flags(checkpoint, cli.resolved))
     cli.datamodule.setup()
     names = align(cli.datamodule, cli.model.net, checkpoint.get("run", {}).get("classes") or [])
     install_evaluation(cli.trainer)

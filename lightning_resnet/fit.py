@@ -38,7 +38,7 @@ from lightning_resnet.runtime.shared import points, share
 from lightning_resnet.runtime.status import cores, read_json, status
 from lightning_resnet.runtime.wandb import Mirror, WandbOptions
 from lightning_resnet.trained import hush
-from lightning_resnet.weights import load_weights
+from lightning_resnet.weights import load_weights, net_flags
 
 SHOWN = ("val", "val_ema", "train_eval", "test", "test_ema")
 
@@ -108,12 +108,12 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
     except (ValueError, ZeroDivisionError) as e:  # what an optimizer or a source refuses
         raise UserError(one_line(e)) from e
     if run.init_from:
-        init_from(task, run.init_from, data.source.classes)
+        init_from(task, run.init_from, data.source.classes, cli.resolved)
     if run.must_resume and not rundir.candidates():
         raise UserError(f"run {rundir.path} has no checkpoint to continue from: drop --run.must_resume to begin it")
     if trainer.is_global_zero:
         _open_rundir(cli, facts, argv)
-    resume = newest_good(rundir.candidates(), say)
+    resume, step = newest_good(rundir.candidates(), say)
     if run.must_resume and resume is None:
         raise UserError(
             f"run {rundir.path} has no good checkpoint to continue from: drop --run.must_resume to begin anew"
@@ -123,7 +123,7 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
     progress, watchdog = Progress(), Watchdog(rundir.path, run.hang_s)
     trainer.callbacks += [Recorder(rundir, progress), checkpoints, watchdog]
     install(trainer, rundir, checkpoints, run.hang_s)
-    say(f"run {rundir.path}" + (f", continued from {resume.name}" if resume else ""))
+    say(f"run {rundir.path}" + (f", continued from {resume.name} at step {step}" if resume else ""))
     try:
         with _attempt(cli, checkpoints, progress, watchdog):
             trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -212,8 +212,14 @@ def _meta(cli: _CLI, facts: dict[str, Any], argv: list[str], now: dict[str, Any]
     return meta | now | {"command": ["resnet-cli", *argv], "created": rundir.attempt["start"], **facts}
 
 
-def init_from(task: nn.Module, path: str, classes: Sequence[str]) -> None:
+def init_from(task: nn.Module, path: str, classes: Sequence[str], recipe: str = "") -> None:
     """Take a checkpoint's weights; a head for other classes stays new.
+
+    Args:
+        task: to take them.
+        path: of the checkpoint.
+        classes: of the data.
+        recipe: the task's, as YAML, to tell what is otherwise in the checkpoint's.
 
     Raises:
         UserError: it cannot be read, or is of another net.
@@ -232,7 +238,7 @@ def init_from(task: nn.Module, path: str, classes: Sequence[str]) -> None:
             say(f"{name} is kept{'' if list(known) == list(classes) else f': {path} does not name its classes so'}")
             continue
         theirs[name] = ours[name]
-    load_weights(task, theirs, fresh_average=True)
+    load_weights(task, theirs, fresh_average=True, flags=net_flags(checkpoint, recipe))
 
 
 def _text(metrics: dict[str, float]) -> str:

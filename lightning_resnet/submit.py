@@ -21,7 +21,7 @@ from lightning_resnet.secrets import refuse_secret_exports
 from lightning_resnet.sweep import clock, command, describe_state, forecast, listing
 
 RETRY = ("failed", "diverged", "interrupted", "preempted", "dead", "superseded")
-WORDS = {"finished": "done", "new": "waiting", "dead": "failed", "diverged": "failed", "interrupted": "failed"}
+WORDS = {"new": "waiting", "dead": "failed", "diverged": "failed", "interrupted": "failed"}
 
 
 def run(sweep: Sweep, args: Namespace, options: list[str]) -> int:
@@ -131,7 +131,7 @@ def queued(home: Path) -> dict[str, str]:
 
 
 def describe(point: Point, queue: dict[str, str]) -> str:
-    """`done, val error 1.94 %`, `preempted at step 120/330, waits`, `waiting`."""
+    """`finished, val error 1.94 %`, `preempted at step 120/330, waits`, `waiting`."""
     state, _, rest = describe_state(point).partition(" ") if point.run else (point.state, "", "")
     bare = state.rstrip(",")
     text = (WORDS.get(bare, bare) + state[len(bare) :] + f" {rest}").strip()
@@ -141,7 +141,7 @@ def describe(point: Point, queue: dict[str, str]) -> str:
 
 
 def totals(sweep: Sweep, queue: dict[str, str]) -> str:
-    """`digits: 4 done, 2 running, 6 waiting`."""
+    """`digits: 4 finished, 2 running, 6 waiting`."""
     words = Counter(describe(p, queue).split(",")[0].split(" at ")[0] for p in sweep.points)
     return f"{sweep.name}: " + ", ".join(f"{n} {word}" for word, n in words.items())
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_resnet.data.hashing import seed_generators
 from lightning_resnet.ema import Averaging, average_of
@@ -68,6 +69,8 @@ class ClassificationTask(Evaluated):
             )
         if precise_bn < 0:
             raise ValueError(f"--model.precise_bn must be 0 or more optimizer steps, got {precise_bn}")
+        if lazy := [name for name, parameter in net.named_parameters() if is_lazy(parameter)]:
+            raise ValueError(f"{type(net).__name__}.{lazy[0]} is of a lazy layer: give that layer its number of inputs")
         if bn_batch is not None:
             ghost_batch_norm(net, bn_batch)
         net = net.to(memory_format=torch.channels_last)

@@ -1,8 +1,12 @@
 """Weights out of a checkpoint into a task, or one line that names the first tensor that does not fit."""
 
+from typing import Any
+
+import yaml
 from torch import Tensor, nn
 
 from lightning_resnet.errors import UserError
+from lightning_resnet.runtime.identity import flatten
 
 EMA = "ema."  # a checkpoint's averaged weights; the trained ones are under `net.`
 
@@ -16,24 +20,43 @@ def differing(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
     return ""
 
 
-def check_same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    """Raise UserError naming the first tensor that is missing, unknown or of another shape."""
+def check_same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor], flags: str = "") -> None:
+    """Raise UserError naming the first tensor that is missing, unknown or of another shape, and the `flags` to give."""
     if found := differing(ours, theirs):
-        raise UserError(f"the checkpoint is of another net: {found}; give the --model.net options it was trained with")
+        cure = flags or "the --model.net options it was trained with"
+        raise UserError(f"the checkpoint is of another net: {found}; give {cure}")
 
 
-def load_weights(task: nn.Module, state: dict[str, Tensor], fresh_average: bool = False) -> None:
+def net_flags(checkpoint: dict[str, Any], recipe: str) -> str:
+    """`--model.net.depth 18`: what the checkpoint's recipe says of its net, and `recipe` does not; often nothing.
+
+    The number of classes is left out: it comes from the data.
+    """
+    theirs, ours = (_net_options(text) for text in (checkpoint.get("run", {}).get("config"), recipe))
+    return " ".join(f"--model.net{k} {v}" for k, v in theirs.items() if v is not None and v != ours.get(k))
+
+
+def _net_options(recipe: str | None) -> dict[str, Any]:
+    net = ((yaml.safe_load(recipe or "") or {}).get("model") or {}).get("net")
+    if not isinstance(net, dict):
+        return {}
+    options = {f".{k}": v for k, v in flatten(net.get("init_args") or {}).items() if k != "num_classes"}
+    return {"": net.get("class_path")} | options
+
+
+def load_weights(task: nn.Module, state: dict[str, Tensor], fresh_average: bool = False, flags: str = "") -> None:
     """Load a checkpoint's `state_dict`; raise UserError naming the first tensor that does not fit.
 
     Args:
         task: to load into; without an average, it leaves the checkpoint's.
         state: of the checkpoint.
         fresh_average: the task's average begins at these weights, as it must where the checkpoint has none.
+        flags: that would make the task's net the checkpoint's.
     """
     averaged = any(name.startswith(EMA) for name in task.state_dict())
     if fresh_average or not averaged or not any(name.startswith(EMA) for name in state):
         state = {name: tensor for name, tensor in state.items() if not name.startswith(EMA)}
         if averaged:
             state |= {EMA + n.removeprefix("net."): t for n, t in state.items() if n.startswith("net.")}
-    check_same_tensors(task.state_dict(), state)
+    check_same_tensors(task.state_dict(), state, flags)
     task.load_state_dict(state)

@@ -445,6 +445,9 @@ def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
     Path("d.beton").write_bytes(data)
     code, out, _ = cli("data", "verify", "d.beton")
     assert code == 1 and "allocation table" in out and "d.beton: " in out
+    Path("d.beton").write_bytes(data[:1000])
+    code, out, _ = cli("data", "verify", "d.beton")
+    assert code == 1 and "data verify" not in out and out.endswith("d.beton: 1 problem\n")
     assert json.loads(Path("d.beton.json").read_text())["count"] == 360
 
 
@@ -456,6 +459,8 @@ def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
         ("write digits --out d.beton --quality 0", "--quality must be 1 to 100"),
         ("write digits --out d.beton --short-side 0", "--short-side must be at least 1 pixel"),
         ("write image_folder --out d.beton", "needs --root"),
+        ("write image_folder --out d.beton --root phots", "image folder phots does not exist: set --root"),
+        ("", "verb is one of get, write, info, verify"),
         ("write nothing --out d.beton", "invalid choice"),
         ("write digits --out /proc/none/d.beton", "cannot write /proc/none/d.beton: No such file"),
         ("verify none.beton", "no file none.beton"),

@@ -143,7 +143,7 @@ def test_a_run_that_died_continues_bitwise(cli, monkeypatch, schedule):
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5')  # as a kill leaves it
     code, out, _ = cli("fit", *args)
-    assert code == 0 and "continued from last.ckpt" in out
+    assert code == 0 and "continued from last.ckpt at step 44" in out
     assert same(whole, weights(path))
     second = [r for r in rows(path) if r["attempt"] == 2]
     assert second[0]["step"] == 55 and second[-1]["step"] == 88
@@ -368,13 +368,33 @@ def test_run_id_depends_on_what_decides_the_result_only():
 
 
 DIGITS = ["--config", REPOSITORY / "configs/digits.yaml"]
+LAZY = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes: int = 10):
+        super().__init__()
+        self.head = nn.LazyLinear(num_classes)
+
+class Wrong(nn.Module):
+    def __init__(self, num_classes: int = 10):
+        super().__init__()
+        self.head = nn.Linear("3", num_classes)
+"""
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         ([*DIGITS, "--model.net.depth", "21"], "must be 6n+2, got 21; try 20"),
-        ([*DIGITS, "--model.net.shortcut", "D"], "['none', 'A', 'B', 'C']. Got value: D"),
+        ([*DIGITS, "--model.net.shortcut", "D"], "--model.net.shortcut must be one of none, A, B, C; got D"),
+        ([*DIGITS, "--run.keep", "some"], "--run.keep must be one of all, weights, none; got some"),
+        (["recipe.yaml"], "unknown option recipe.yaml: put --config before a recipe"),
+        (["--config", "tipo.yml"], "cannot read recipe tipo.yml: No such file or directory; did you mean typo.yaml?"),
+        ([*DIGITS, "--model.net", "lazy.Net"], "Net.head.weight is of a lazy layer: give that layer its number of"),
+        ([*DIGITS, "--model.net", "lazy.Nope"], "model.net: lazy has no Nope"),
+        ([*DIGITS, "--data.batch_size", "5000"], "exceeds the 1437 training images: lower --data.batch_size to 1437"),
+        ([*DIGITS, "--model.net", "lazy.Wrong"], "lazy.Wrong, or what it is trained with: empty()"),
         ([*DIGITS, "--model.net.dpth", "56"], "unknown option dpth of CifarResNet; did you mean depth?"),
         (
             [*DIGITS, "--model.optimizer", "absent.optim.Lamb"],
@@ -422,6 +442,7 @@ def test_bad_input_is_one_line_and_exit_2(cli, args, message):
     Path("flat.json").write_text('{"model.net": "gated.GatedNet", "model.net.depth": 8}')
     Path("torn.yaml").write_text("a: [1\nb: }")
     Path("typo.yaml").write_text("modle: {net: 3}")
+    Path("lazy.py").write_text(LAZY)
     code, _, err = cli("fit", *args)
     assert code == 2
     assert err.startswith("error: ") and err.count("\n") == 1, err
@@ -437,11 +458,13 @@ def test_a_checkpoint_of_another_net_names_the_first_tensor(cli):
     cli("fit", *SHORT)
     checkpoint = only_run() / "checkpoints/last.ckpt"
     code, _, err = cli("validate", *SHORT, "--model.net.width", 8, "--ckpt_path", checkpoint)
-    assert code == 2 and "net.conv1.weight is (4, 3, 3, 3) there and (8, 3, 3, 3) here" in err
+    assert (
+        code == 2 and "net.conv1.weight is (4, 3, 3, 3) there and (8, 3, 3, 3) here; give --model.net.width 4\n" in err
+    )
     code, _, err = cli("fit", *SHORT, "--model.net.depth", 14, "--run.init_from", checkpoint)
-    assert code == 2 and "net.layer1.1.conv1.weight is absent there" in err
+    assert code == 2 and "net.layer1.1.conv1.weight is absent there" in err and "give --model.net.depth 8\n" in err
     code, _, err = cli("validate", *SHORT, "--model.net.depth", 14)
-    assert code == 2 and "has no checkpoint" in err
+    assert code == 2 and "there is no run runs/" in err and "give the flags of the fit that you mean" in err
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])

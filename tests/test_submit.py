@@ -90,10 +90,10 @@ def test_status_and_what_is_submitted_again(sweep, capsys, monkeypatch):
     monkeypatch.setattr(submit, "queued", lambda home: {points[2].key: "PENDING", points[3].key: "PENDING"})
     assert main(["s.yaml", "--status"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("1  done, val error 25.00 % ")
+    assert lines[0].startswith("1  finished, val error 25.00 % ")
     assert lines[1].startswith("2  running at step 120/330, val error 25.00 % ")
     assert lines[2].startswith("3  preempted at step 120/330, val error 25.00 %, waits in the queue")
-    assert lines[3].startswith("4  waiting ") and lines[-1] == "s: 1 done, 1 running, 1 preempted, 1 waiting"
+    assert lines[3].startswith("4  waiting ") and lines[-1] == "s: 1 finished, 1 running, 1 preempted, 1 waiting"
     assert main(["s.yaml", "--submit"]) == 0 and "nothing to submit" in capsys.readouterr().out
     make_run(points[1], "failed")
     monkeypatch.setattr(submit, "queued", lambda home: {})

@@ -199,9 +199,7 @@ class Beton:
         return manifest
 
     def _refuse(self, why: str) -> None:
-        raise UserError(
-            f"{self.path} cannot be read: {why}; `resnet-cli data verify` tells more, `data write` makes it"
-        )
+        raise UserError(f"{self.path} cannot be read: {why}; `resnet-cli data write` makes it anew")
 
 
 def manifest_path(path: Path) -> Path:

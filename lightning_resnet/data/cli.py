@@ -86,7 +86,10 @@ def _write(args: argparse.Namespace) -> int:
         raise UserError(f"{args.source} needs --root, the folder its pictures are in")
     make = getattr(imagenet if name == "ImageNet" else sources, name)
     source = make(**({"root": args.root} if args.root else {}))
-    splits = source.splits()
+    try:
+        splits = source.splits()
+    except UserError as e:
+        raise UserError(str(e).replace("--data.source.root", "--root")) from e  # the flag of this verb
     if args.split not in splits:
         raise UserError(
             f"{args.source} has no split {args.split}{nearest(args.split, splits)}; has {', '.join(splits)}"
@@ -114,5 +117,6 @@ def _verify(args: argparse.Namespace) -> int:
     problems = verify(args.file)
     print("\n".join(problems), end="\n" * bool(problems))
     checked = "" if manifest_path(Path(args.file)).exists() else " (no manifest: checksums could not be compared)"
-    print(f"{args.file}: {f'{len(problems):,} problems' if problems else 'whole'}{checked}")
+    count = f"{len(problems):,} problem{'s' * (len(problems) > 1)}"
+    print(f"{args.file}: {count if problems else 'whole'}{checked}")
     return 1 if problems else 0

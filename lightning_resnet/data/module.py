@@ -150,7 +150,9 @@ class ImageData(pl.LightningDataModule):
         if "train" not in self.splits:
             raise UserError(f"{type(self.source).__name__} has no training images: it is to validate on")
         if self.batch_size > (n := len(self.splits["train"])):
-            raise UserError(f"batch_size {self.batch_size} exceeds the {n} training images: set --data.batch_size")
+            raise UserError(
+                f"batch_size {self.batch_size} exceeds the {n} training images: lower --data.batch_size to {n} or less"
+            )
 
     @property
     def num_classes(self) -> int:

@@ -115,15 +115,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def newest_good(candidates: list[Path], say: Callable[[str], None]) -> Path | None:
-    """The first that can be read; a damaged one is told and passed over."""
+def newest_good(candidates: list[Path], say: Callable[[str], None]) -> tuple[Path | None, int]:
+    """The first that can be read, and its step; a damaged one is told and passed over."""
     for path in candidates:
         try:
-            load_checkpoint(path)
-            return path
+            return path, load_checkpoint(path).get("global_step", 0)
         except UserError as e:
             say(f"{e}; looking for the one before it")
-    return None
+    return None, 0
 
 
 class Checkpoints(Callback):

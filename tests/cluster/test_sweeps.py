@@ -58,7 +58,7 @@ def test_an_array_runs_every_point_once_and_only_new_ones_later(slurm, sweep):
     slurm.until(finished, 240, lambda: f"{told}")
     assert any("running" in line and "waiting" in line for line in told)
     slurm.until(lambda: not slurm.run("squeue -h"), 60)
-    assert slurm.run("resnet-cli sweep s.yaml --status").splitlines()[-1] == "digits_degradation: 4 done"
+    assert slurm.run("resnet-cli sweep s.yaml --status").splitlines()[-1] == "digits_degradation: 4 finished"
     assert "nothing to submit" in slurm.run("resnet-cli sweep s.yaml --submit")
 
     sweep([0, 1], depths=[8])
