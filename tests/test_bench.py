@@ -95,7 +95,9 @@ def test_a_process_that_hangs_is_given_up_with_its_children(monkeypatch):
         pid = int(process.stdout.readline())
         with pytest.raises(UserError, match="killed"):
             child.output(process)
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    if psutil.pid_exists(pid):  # it is being killed, or waits for its new parent to look
+        psutil.wait_procs([psutil.Process(pid)], timeout=20)
+        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     with pytest.raises(UserError, match="ended with 3"), child.child([sys.executable, "-c", "exit(3)"]) as process:
         child.output(process)
 

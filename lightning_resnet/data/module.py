@@ -191,10 +191,6 @@ class ImageData(pl.LightningDataModule):
                 f"batch_size {self.batch_size} (images per optimizer step) is not divisible by "
                 f"{ranks} ranks x {accumulated} accumulated batches: try --data.batch_size {nearest}"
             )
-        if "train" in self.splits and self.batch_size > (n := len(self.splits["train"])):
-            raise UserError(
-                f"batch_size {self.batch_size} exceeds the {n} training images: lower --data.batch_size to {n} or less"
-            )
         return self.batch_size // parts
 
     def train_dataloader(self, steps: int | None = None) -> Loader:
