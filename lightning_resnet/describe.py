@@ -61,7 +61,7 @@ def describe(cli: ResNetCLI) -> dict[str, Any]:
 def _say_batches(cli: ResNetCLI) -> None:
     made, whole = batches(cli, cli.trainer.world_size), length(cli)
     n = len(cli.datamodule.splits["train"])
-    say(f"{n:,} training images, {whole.steps} steps per epoch; batch {made.text}")
+    say(f"{n:,} training images, {whole.steps} step{'s' * (whole.steps > 1)} per epoch; batch {made.text}")
     if doubt := cli.model.schedule.doubt(whole.total / whole.steps):
         say(f"careful: {doubt}")
     if made.seen:
@@ -102,7 +102,7 @@ def batches(cli: ResNetCLI, ranks: int) -> Batches:
             "or null"
         )
     shared = ranks if cli.config.trainer.sync_batchnorm else 1
-    text = f"{data.batch_size} = {ranks} ranks x {accumulated} accumulated x {micro}"
+    text = f"{data.batch_size} = {ranks} rank{'s' * (ranks > 1)} x {accumulated} accumulated x {micro}"
     return Batches(text, micro, (task.bn_batch or micro * shared) if normed else 0)
 
 
