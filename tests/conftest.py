@@ -23,6 +23,12 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what the tests promise, they promise 
 TINY = f"--config {REPOSITORY}/configs/digits.yaml --run.threads 1 --model.net.depth 8 --model.net.width 4".split()
 
 
+@pytest.fixture(autouse=True)
+def unsynced(monkeypatch):
+    """The machine outlives the tests: to wait for the disk, which has gigabytes of them in its queue, took a minute."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
 @pytest.fixture
 def cli(tmp_path, monkeypatch, capsys):
     """Run `resnet-cli` in an empty folder; returns (exit status, stdout, stderr)."""

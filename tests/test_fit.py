@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -524,6 +525,12 @@ def test_a_live_run_is_refused_naming_its_owner(cli):
     attempt["process"]["where"] = "elsewhere"
     (path / "attempts/1.json").write_text(json.dumps(attempt))
     assert cli("fit", *SHORT)[0] == 0
+
+
+def test_the_loaders_processes_end_with_the_training(cli):
+    before = {*active_children()}
+    code, _, err = cli("fit", *SHORT, "--data.loader", "torch", "--data.workers", 2)
+    assert code == 0 and not {*active_children()} - before, err
 
 
 @pytest.fixture

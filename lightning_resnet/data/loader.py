@@ -60,6 +60,9 @@ class Loader:
                 self._state["batch"] += 1
                 yield batch
 
+    def close(self) -> None:
+        """End processes that wait for the next pass; it would read without them."""
+
     def _pass(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
         """A generator of the batches of these visits, which ends cleanly when it is closed."""
         raise NotImplementedError

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Literal
+from weakref import WeakSet
 
 import numpy as np
 import pytorch_lightning as pl
@@ -111,6 +112,7 @@ class ImageData(pl.LightningDataModule):
         self.eval_augment = Augment(size=size, share=eval_share)
         self.eval_batch: int | None = None  # images per forward pass where none is trained; None: twice `micro_batch`
         self.splits: dict[str, Images] = {}
+        self._made: WeakSet[Loader] = WeakSet()
 
     def setup(self, stage: str | None = None) -> None:
         """Read the splits, once.
@@ -270,4 +272,11 @@ class ImageData(pl.LightningDataModule):
         elif images.file is not None and self.loader != "torch":
             ahead = split == "train" and by_process(self.cache, images.file.size, self.order)
             make = partial(FFCVLoader, by_process=ahead)
-        return make(images, augment, self.seed, batches, length, epoch, count, self.on_bad)
+        loader = make(images, augment, self.seed, batches, length, epoch, count, self.on_bad)
+        self._made.add(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """End the loaders' processes: the garbage collector may close a queue before it tells its process, 5 s each."""
+        for loader in self._made:
+            loader.close()

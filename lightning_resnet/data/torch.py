@@ -33,6 +33,10 @@ class TorchLoader(Loader):
         self._plan[:] = [(epoch, positions) for positions in plan]
         yield from self._pool or map(self._reader.__getitem__, self._plan)
 
+    def close(self) -> None:
+        """See `Loader`."""
+        self._pool = None
+
     def _make_pool(self, workers: int) -> DataLoader:
         return DataLoader(
             self._reader,
