@@ -5,6 +5,7 @@ Figures are made through matplotlib's objects: no pyplot, no display, no state; 
 
 import io
 from collections.abc import Sequence
+from textwrap import fill
 
 import matplotlib as mpl
 import matplotlib.style
@@ -18,6 +19,7 @@ from lightning_resnet.errors import UserError
 
 SHORT_RUN_STEPS = 5_000
 PANELS_PER_LINE = 4
+LABEL = 36  # characters of a line of the legend: it must leave room for the panels
 X_LABELS = {
     "step": "iterations (optimizer steps)",
     "epoch": "epochs",
@@ -138,9 +140,10 @@ def _limits(axes: Sequence[Axes]) -> None:
 
 def _legend(figure: Figure, keys: Sequence[str], colours: dict[tuple[str, ...], str]) -> None:
     """Beside the panels, so that it covers no data: colours, then line styles."""
-    handles = [Line2D([], [], color=colour, linewidth=3, label=describe(keys, key)) for key, colour in colours.items()]
-    for label, line, width in (("", "", 0), ("validation", "-", 2.0), ("training", "--", 1.3)):  # after a gap
-        handles.append(Line2D([], [], color="0.25", linestyle=line, linewidth=width, label=label))
+    label = lambda key: fill(describe(keys, key), LABEL)  # noqa: E731
+    handles = [Line2D([], [], color=colour, linewidth=3, label=label(key)) for key, colour in colours.items()]
+    for what, line, width in (("", "", 0), ("validation", "-", 2.0), ("training", "--", 1.3)):  # after a gap
+        handles.append(Line2D([], [], color="0.25", linestyle=line, linewidth=width, label=what))
     if colours:
         figure.legend(handles=handles, loc="outside right center", handlelength=2.2)
 
