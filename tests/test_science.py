@@ -9,7 +9,8 @@ from conftest import REPOSITORY
 from lightning_resnet.points import read
 
 COMMANDS = re.findall(r"^ {4}resnet-cli (.+)$", (REPOSITORY / "docs/science.md").read_text(), re.M)
-SMALL = "--run.threads 1 --model.net.width 4 --trainer.max_epochs 1".split()
+# torch 2.13 on a CPU with AVX2 alone writes beyond its memory in the backward pass of projections from 4 to 8 channels
+SMALL = "--run.threads 1 --model.net.width 8 --trainer.max_epochs 1".split()
 KEYS = ("model.net.depth", "model.net.width", "model.net.shortcut", "model.net.init_args", "run.init_from")
 
 
