@@ -57,7 +57,7 @@ def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if argv else 2
-    from lightning_resnet.errors import UserError, nearest, one_line
+    from lightning_resnet.errors import UserError, nearest, one_line, printable
     from lightning_resnet.runtime.preemption import Stopped, armed, importing, insisting
 
     try:
@@ -82,12 +82,12 @@ def _run(argv: list[str]) -> int:
     except UserError as e:
         if debug:
             raise
-        print(f"error: {one_line(e)}", file=sys.stderr)
+        print(f"error: {printable(one_line(e))}", file=sys.stderr)
         return 2
     except OSError as e:
         if debug:
             raise
-        print(f"error: {e.strerror or e}: {e.filename or ''}", file=sys.stderr)
+        print(f"error: {printable(e.strerror or e)}: {printable(e.filename or '')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         how = "continues" if continues(argv) else "begins anew"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_resnet.errors import Parser, UserError
+from lightning_resnet.errors import Parser, UserError, tell
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     trained = restore(checkpoint, path, weights=args.weights)
     net, normalisation = trained.task.net, {name: checkpoint["state_dict"][name] for name in CONSTANTS}
     _check_classes(net, trained.classes, args.classes)
-    print(f"{path}: {describe(net, trained.options)}, {len(trained.classes) or 'no'} class names")
+    tell(f"{path}: {describe(net, trained.options)}, {len(trained.classes) or 'no'} class names")
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".ckpt":
@@ -80,18 +80,18 @@ def main(argv: Sequence[str]) -> int:
     elif out.suffix == ".onnx":
         from lightning_resnet.onnx import export
 
-        print(export(trained, out, args.size))
+        tell(export(trained, out, args.size))
     else:
         from safetensors.torch import save
 
-        print(whose(type(net).__name__, trained.options))
+        tell(whose(type(net).__name__, trained.options))
         if out.suffix == ".pth":
             write_whole(state, out)
-            print(f"normalisation is not in this file: {_text(normalisation)}; give both to convert it back")
+            tell(f"normalisation is not in this file: {_text(normalisation)}; give both to convert it back")
         else:
             told = {name: json.dumps(tensor.flatten().tolist()) for name, tensor in normalisation.items()}
             write_file(out, save(state, metadata={"format": "pt"} | told))
-    print(out)
+    tell(out)
     return 0
 
 
@@ -128,7 +128,7 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
     given = {k: [255 * v for v in getattr(args, k)] for k in CONSTANTS if getattr(args, k)}
     content["state_dict"] |= {k: torch.tensor(v).view(3, 1, 1) for k, v in (told | given).items()}
     source = "as given" if given else "from the file" if told else "assumed, as the file tells none"
-    print(f"normalisation {source}: {_text(content['state_dict'])}")
+    tell(f"normalisation {source}: {_text(content['state_dict'])}")
     return content, path
 
 

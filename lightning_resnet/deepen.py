@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_resnet.errors import Parser, UserError
+from lightning_resnet.errors import Parser, UserError, tell
 
 if TYPE_CHECKING:
     from lightning_resnet.analysis.subjects import Subject
@@ -53,9 +53,9 @@ def main(argv: Sequence[str]) -> int:
     added = take_over(shallow.net, deep.net)
     if args.arm == "keep":
         deepen(shallow.net, deep.net, shallow.train)
-    print(describe(shallow, deep, added, args.arm))
+    tell(describe(shallow, deep, added, args.arm))
     write(args, config, deep, added)
-    print(f"{out}\ngo on training: resnet-cli fit --config {out.with_suffix('.yaml')}")
+    tell(f"{out}\ngo on training: resnet-cli fit --config {out.with_suffix('.yaml')}")
     return 0
 
 

@@ -1,7 +1,6 @@
 """What follows from a configuration: checked, printed before a training, and kept in its meta.json."""
 
 import sys
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,11 +12,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_resnet.config import ResNetCLI
-from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.models.ghost import batch_norms
 
 NOISY = 16  # statistics of fewer images
-say = rank_zero_only(partial(print, flush=True))
+say = rank_zero_only(tell)
 
 
 def describe(cli: ResNetCLI) -> dict[str, Any]:

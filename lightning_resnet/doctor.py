@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from lightning_resnet.data import machine
-from lightning_resnet.errors import Parser, UserError, one_line
+from lightning_resnet.errors import Parser, UserError, one_line, tell
 from lightning_resnet.runtime.status import cores
 
 WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # until and from wandb 0.31
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--quick looks at no recipe: drop one of the two")
     failed = False
     for finding in _all(args.quick, recipe):
-        print(finding, flush=True)
+        tell(finding)
         failed |= finding.level == "fails"
     return int(failed)
 

@@ -1,9 +1,13 @@
 """Errors a user can cure: the command line prints their one line and exits 2 (no traceback)."""
 
 import argparse
+import sys
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import NoReturn, TextIO
+
+LONGEST = 2_000  # characters of foreign text on one line: of more the beginning is shown
 
 
 class UserError(Exception):
@@ -65,6 +69,49 @@ def one_line(error: BaseException) -> str:
     if "Original Traceback" in str(error):
         return lines[-1].partition(": ")[2]
     return " ".join(lines) or type(error).__name__
+
+
+def printable(text: object, longest: int | None = LONGEST) -> str:
+    r"""Make text of others harmless to a terminal or a table: one line, in which nothing acts and all can be seen.
+
+    Control characters (newlines, escape codes, NUL), marks that turn the direction of writing, invisible characters
+    and halves of surrogate pairs become escapes such as `\x1b`.
+
+    Args:
+        text: any object's text.
+        longest: characters that are kept; None: all.
+    """
+    whole = str(text)
+    if longest is not None and len(whole) > longest:
+        kept = printable(whole[:longest], None)
+        return f"{kept}... ({len(whole):,} characters)"
+    if whole.isprintable():
+        return whole
+    return "".join(map(_visible, whole))
+
+
+def _visible(character: str) -> str:
+    """Return the character, or its escape where it is none that can be seen."""
+    if character.isprintable() or unicodedata.category(character) == "Zs":  # a space of any width
+        return character
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def tell(*texts: object, file: TextIO | None = None, end: str = "\n", flush: bool = True) -> None:
+    """Print as `print` does, without what would act on the terminal; newlines and tabs stay.
+
+    Args:
+        texts: to print, with spaces between them.
+        file: the stream; default: the standard output.
+        end: what follows the text.
+        flush: whether the text is handed on at once.
+    """
+    stream = file or sys.stdout
+    lines = " ".join(map(str, texts)).split("\n")
+    shown = "\n".join("\t".join(printable(cell, None) for cell in line.split("\t")) for line in lines)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    known = shown.encode(encoding, "backslashreplace").decode(encoding)  # an ASCII terminal has no ±
+    print(known, file=stream, end=end, flush=flush)
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:

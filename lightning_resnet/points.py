@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from lightning_resnet.distributions import Spec, axis, check, draw
-from lightning_resnet.errors import UserError, nearest, one_line
+from lightning_resnet.errors import UserError, nearest, one_line, printable
 from lightning_resnet.secrets import refuse_secret_flags, refuse_secrets
 
 TOP = (  # W&B's; what is not read here is for `wandb sweep`
@@ -68,7 +68,7 @@ class Sweep:
         short = {key: "seed" if key == SEED else key.rpartition(".")[2] for key in point.parameters}
         count = Counter(short.values())
         text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in point.parameters.items()}
-        return [f"{short[k] if count[short[k]] == 1 else k}={text[k]}" for k in text]
+        return [printable(f"{short[k] if count[short[k]] == 1 else k}={text[k]}") for k in text]
 
     def text(self, point: Point) -> str:
         """`depth=56 shortcut=none seed=1`."""

@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_resnet.errors import Parser, UserError, one_line
+from lightning_resnet.errors import Parser, UserError, one_line, tell
 from lightning_resnet.runtime.progress import Meter
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _image(trained: "Trained", file: str) -> "Tensor | None":
     except UserError as e:
         why = e.__cause__ or e
         text = "it is no picture" if isinstance(why, UnidentifiedImageError) else one_line(why)
-        print(f"cannot read {file}: {text}; leave it out", file=sys.stderr)
+        tell(f"cannot read {file}: {text}; leave it out", file=sys.stderr)
         return None
 
 
@@ -140,7 +140,7 @@ def _table(found: Iterable[Prediction]) -> int:
     done = list(found)
     places = max((len(best) for _, best in done), default=0)
     rows = [[picture, *(f"{name} {value:.1%}" for name, value in best)] for picture, best in done]
-    print(markdown([["picture", *map(str, range(1, places + 1))], *rows]))
+    tell(markdown([["picture", *map(str, range(1, places + 1))], *rows]))
     return len(done)
 
 
@@ -158,7 +158,8 @@ def _json(found: Iterable[Prediction]) -> int:
     named = [
         {"picture": p, "top": [{"class": name, "probability": round(v, 6)} for name, v in best]} for p, best in found
     ]
-    print(json.dumps(named, indent=1, ensure_ascii=False))
+    text = json.dumps(named, indent=1, ensure_ascii=False)
+    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
     return len(named)
 
 

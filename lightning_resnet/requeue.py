@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from lightning_resnet.errors import Parser
+from lightning_resnet.errors import Parser, tell
 from lightning_resnet.runtime.status import attempts
 
 LIMIT = 20  # times a job requeues itself
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
     made = [pair for folder in folders(args.command) for pair in of_this_job(folder, env)]
     what, why = decide(made, args.status, int(env.get("SLURM_RESTART_COUNT") or 0), args.limit)
     if why:
-        print(why, flush=True)
+        tell(why)
     if what == "stay":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(STAY_S)
@@ -105,8 +105,8 @@ def _requeue(env: dict[str, str], status: int) -> int:
         if done.returncode == 0:
             time.sleep(60)  # until Slurm ends this job
             return status
-        print(done.stderr.strip(), flush=True)
+        tell(done.stderr.strip())
     if code := env.get("REQUEUE_EXIT"):
         return int(code)
-    print("cannot requeue here: submit the same command again, or begin with --chain", flush=True)
+    tell("cannot requeue here: submit the same command again, or begin with --chain")
     return status

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, tell
 from lightning_resnet.points import Point, Sweep
 from lightning_resnet.runtime.status import read_json
 from lightning_resnet.secrets import refuse_secret_exports
@@ -35,15 +35,15 @@ def run(sweep: Sweep, args: Namespace, options: list[str]) -> int:
     home = Path(args.root, sweep.name, "submitted")
     queue = queued(home)
     if args.status:
-        print(listing(sweep, lambda point: describe(point, queue)))
-        print(totals(sweep, queue))
+        tell(listing(sweep, lambda point: describe(point, queue)))
+        tell(totals(sweep, queue))
         return 0
     if args.cancel:
         return cancel(home)
     states = RETRY if args.retry_failed else ("new", *RETRY)
     points = [p for p in sweep.points if p.state in states and p.key not in queue]
     if not points:
-        print(f"{totals(sweep, queue)}: nothing to submit")
+        tell(f"{totals(sweep, queue)}: nothing to submit")
         return 0
     check(sweep, points)
     folder = freeze(sweep, points, Path(args.root), home)
@@ -84,7 +84,7 @@ def freeze(sweep: Sweep, points: list[Point], root: Path, home: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "table.txt").write_text("".join(line.replace(" THREADS", " $THREADS") + "\n" for line in lines))
     if about["git_dirty"]:
-        print(
+        tell(
             "careful: the code has changes that are in no commit; the table is for the code as it is when a job starts"
         )
     (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
@@ -94,11 +94,11 @@ def freeze(sweep: Sweep, points: list[Point], root: Path, home: Path) -> Path:
 def submit(sweep: Sweep, points: list[Point], args: Namespace, options: list[str], folder: Path) -> int:
     """Hand the table to sbatch; where there is none, print it."""
     table, tasks = folder / "table.txt", -(-len(points) // args.pack)
-    print(f"{len(points)} of {len(sweep.points)} points, in {table}")
-    print(_forecast(sweep, args, options))
+    tell(f"{len(points)} of {len(sweep.points)} points, in {table}")
+    tell(_forecast(sweep, args, options))
     if not shutil.which("sbatch"):
         commands = table.read_text().replace(" --run.threads $THREADS", "")
-        print(f"there is no sbatch here; these are the commands:\n{commands}", end="")
+        tell(f"there is no sbatch here; these are the commands:\n{commands}", end="")
         return 0
     throttle = f"%{args.throttle}" if args.throttle else ""
     call = ["sbatch", "--parsable", f"--array=0-{tasks - 1}{throttle}", f"--job-name={sweep.name}"]
@@ -107,11 +107,11 @@ def submit(sweep: Sweep, points: list[Point], args: Namespace, options: list[str
     for _ in range(args.chain):
         after = [f"--dependency=afterany:{jobs[-1]}"] if jobs else []
         line = [*call[:2], *after, *call[2:]]
-        print(shlex.join(line), flush=True)
+        tell(shlex.join(line))
         jobs.append(_sbatch(line))
         about = read_json(folder / "about.json") | {"pack": args.pack, "sbatch": shlex.join(call), "jobs": jobs}
         (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
-    print(f"submitted as job {' then '.join(jobs)}; watch: resnet-cli sweep {args.file} --status; logs: {folder}/*.log")
+    tell(f"submitted as job {' then '.join(jobs)}; watch: resnet-cli sweep {args.file} --status; logs: {folder}/*.log")
     return 0
 
 
@@ -154,7 +154,7 @@ def cancel(home: Path) -> int:
     if not shutil.which("scancel"):
         raise UserError("there is no scancel here: do this where you submitted")
     subprocess.run(["scancel", *jobs], timeout=60, check=False)
-    print(f"cancelled {', '.join(jobs)}; runs are kept, and --submit continues them")
+    tell(f"cancelled {', '.join(jobs)}; runs are kept, and --submit continues them")
     return 0
 
 

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lightning_resnet.errors import Parser, UserError
+from lightning_resnet.errors import Parser, UserError, printable, tell
 from lightning_resnet.points import SEED, Point, Sweep, read
 from lightning_resnet.runtime.shared import points, share
 from lightning_resnet.runtime.status import attempts, final_row, read_json, status
@@ -120,9 +120,9 @@ def main(argv: list[str]) -> int:
         from lightning_resnet import submit
 
         return submit.run(sweep, args, argv[cut + 1 :])
-    print(listing(sweep))
+    tell(listing(sweep))
     if not args.list:
-        print(f"run them here: resnet-cli sweep {args.file} --local -j 2; on a cluster: --submit")
+        tell(f"run them here: resnet-cli sweep {args.file} --local -j 2; on a cluster: --submit")
     return 0
 
 
@@ -135,7 +135,7 @@ def listing(sweep: Sweep, describe: Callable[[Point], str] | None = None) -> str
     seconds, by = forecast(sweep)
     time = f"about {clock(seconds)} of run time left, by {by} finished"
     end = "" if finished == len(rows) else f"; {time}" if by else "; no finished run yet to forecast from"
-    return "\n".join([*lines, f"{sweep.name}: {len(rows)} points, {finished} finished{end}"])
+    return "\n".join([*lines, f"{printable(sweep.name)}: {len(rows)} points, {finished} finished{end}"])
 
 
 def describe_state(point: Point) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from lightning_resnet.errors import Parser, UserError, one_line
+from lightning_resnet.errors import Parser, UserError, one_line, tell
 from lightning_resnet.runtime.status import read_json, status
 from lightning_resnet.runtime.wandb import MEMORY, Mirror, WandbOptions
 from lightning_resnet.runtime.wandb_mode import choose_mode
@@ -45,7 +45,7 @@ class Uploader:
             except Exception as error:  # one run's trouble, of any kind, must not keep the others
                 self.open.pop(run, None)
                 failed += 1
-                print(f"{run}: not uploaded ({one_line(error)})", flush=True)
+                tell(f"{run}: not uploaded ({one_line(error)})")
         return failed
 
     def close(self) -> None:
@@ -62,10 +62,10 @@ class Uploader:
         config = yaml.safe_load((run / "config.yaml").read_text())
         options = WandbOptions(**(config.get("wandb") or {}))
         if why := _why_not(run, state, options):
-            print(f"{run}: {why}", flush=True)
+            tell(f"{run}: {why}")
         else:
             sent, url = self._send(run, state, options, config)
-            print(f"{run}: {sent} rows sent to {url}", flush=True)
+            tell(f"{run}: {sent} rows sent to {url}")
         self.seen[run] = stamp
 
     def _send(self, run: Path, state: str, options: WandbOptions, config: dict[str, Any]) -> tuple[int, str]:

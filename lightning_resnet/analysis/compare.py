@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_resnet.analysis.report import View, report, select
-from lightning_resnet.errors import Parser, UserError
+from lightning_resnet.errors import Parser, UserError, tell
 
 
 def make_parser() -> Parser:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     """Write the report, print its tables and where it lies; 0, or an error the user can cure."""
     args = make_parser().parse_args(argv)
     if args.diff:
-        print(diff(*map(Path, args.diff)))
+        tell(diff(*map(Path, args.diff)))
         return 0
     if not args.runs:
         raise UserError("compare what? name runs, sweeps or roots: resnet-cli compare runs/digits")
@@ -58,16 +58,16 @@ def main(argv: Sequence[str]) -> int:
     made = report(args.runs, args.out, view, command)
     from lightning_resnet.analysis import tables
 
-    print(tables.to_markdown(made.table))
+    tell(tables.to_markdown(made.table))
     for cells, text in made.extras.values():
-        print(f"{tables.markdown(cells)}\n\n{text}\n")
+        tell(f"{tables.markdown(cells)}\n\n{text}\n")
     parquet = write_parquet(args.runs, args.where, made.files[-1].parent) if args.parquet else []
     for file in [*parquet, *made.files]:
-        print(file)
+        tell(file)
     if args.wandb is not None:
         from lightning_resnet.analysis.publish import publish
 
-        print(publish(made, args.wandb, args.title, command))
+        tell(publish(made, args.wandb, args.title, command))
     return 0
 
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_resnet.errors import Parser, UserError
+from lightning_resnet.errors import Parser, UserError, tell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
 
     found = subjects(args.targets, recipe, args.at, args.batches, device_for(args.device))
     frame, folder = inspect(args, found)
-    print(write(args.what, frame, folder))
+    tell(write(args.what, frame, folder))
     return 0
 
 
@@ -94,11 +94,11 @@ def inspect(args: Namespace, found: "Iterable[Subject]") -> "tuple[pd.DataFrame,
         try:
             tables.append(module.measure(subject, args))
         except UserError as e:  # of many nets, some may have nothing of the kind
-            print(f"passed over {subject.path}: {e}")
+            tell(f"passed over {subject.path}: {e}")
             problem = e
             continue
         settings.append(subject.settings)
-        print(f"inspected {len(tables)}: {subject.path} ({subject.at})", flush=True)
+        tell(f"inspected {len(tables)}: {subject.path} ({subject.at})")
     if not tables:
         raise problem
     rows, labels = _labels(settings)

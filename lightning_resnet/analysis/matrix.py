@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lightning_resnet.errors import Parser, UserError, nearest
+from lightning_resnet.errors import Parser, UserError, nearest, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,15 +85,15 @@ def main(argv: Sequence[str]) -> int:
     rows = [COLUMNS]
     for k, row in enumerate(measure(subject, args)):
         rows.append([*row.settings, *(cells := _shares(hits_of(row.best, row.labels, right)))])
-        print(f"evaluated: {' '.join(row.settings)}: N {cells[0]}, top-1 {cells[1]} %, top-5 {cells[3]} %", flush=True)
+        tell(f"evaluated: {' '.join(row.settings)}: N {cells[0]}, top-1 {cells[1]} %, top-5 {cells[3]} %")
         if k == 0 and args.per_class:
             classes = [["class", "N", "top-1, %", "95 % interval", "most often taken for"], *per_class(row, names)]
         if k == 0 and args.confusion:
             write_confusion(row, names, Path(args.confusion))
-    print(f"\n{subject.path}, {args.split} images of {type(subject.cli.datamodule.source).__name__}\n")
-    print(markdown(rows))
+    tell(f"\n{subject.path}, {args.split} images of {type(subject.cli.datamodule.source).__name__}\n")
+    tell(markdown(rows))
     if args.per_class:
-        print(f"\n{' '.join(rows[1][:4])}:\n\n{markdown(classes)}")
+        tell(f"\n{' '.join(rows[1][:4])}:\n\n{markdown(classes)}")
     return 0
 
 

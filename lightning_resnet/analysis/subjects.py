@@ -20,7 +20,7 @@ from torch import nn
 from lightning_resnet.analysis.runs import find_runs, short_names
 from lightning_resnet.classes import align
 from lightning_resnet.config import ResNetCLI, quoted
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, tell
 from lightning_resnet.models.observe import Batch
 from lightning_resnet.points import read
 from lightning_resnet.runtime.checkpoint import load_checkpoint
@@ -149,7 +149,7 @@ def _runs(root: Path, folder: Path, at: str) -> Iterator[Found]:
     for run in find_runs([root]):
         checkpoint = run / "checkpoints" / f"{at}.ckpt"
         if not (run / "config.yaml").exists() or (at != "init" and not checkpoint.exists()):
-            print(f"passed over {run}: no {'config.yaml' if at == 'init' else checkpoint.relative_to(run)}")
+            tell(f"passed over {run}: no {'config.yaml' if at == 'init' else checkpoint.relative_to(run)}")
             continue
         some = True
         yield run, _recipe(config_of(run), folder), None if at == "init" else load_checkpoint(checkpoint), at

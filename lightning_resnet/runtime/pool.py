@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from multiprocessing import Process, connection, forkserver, get_context, parent_process
 from pathlib import Path
 
+from lightning_resnet.errors import tell
 from lightning_resnet.points import Point, Sweep
 from lightning_resnet.runtime.status import cores
 from lightning_resnet.sweep import clock, command, find_runs, forecast, validation_error
@@ -38,9 +39,9 @@ def run_points(sweep: Sweep, root: Path, jobs: int, main: Main | None = None) ->
     numbers = [n for n, point in enumerate(sweep.points) if point.state != "finished"]
     before, failed, ended = len(sweep.points) - len(numbers), 0, 0
     threads = max(1, cores() // jobs)
-    print(f"{sweep.name}: {len(sweep.points)} points, {before} finished before", flush=True)
+    tell(f"{sweep.name}: {len(sweep.points)} points, {before} finished before")
     if numbers:
-        print(f"{min(jobs, len(numbers))} runs at a time, {threads} threads each", flush=True)
+        tell(f"{min(jobs, len(numbers))} runs at a time, {threads} threads each")
     commands = [command(sweep, sweep.points[n], root, str(threads)) for n in numbers]
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -49,20 +50,20 @@ def run_points(sweep: Sweep, root: Path, jobs: int, main: Main | None = None) ->
                 point = sweep.points[numbers[i]]
                 line = f"[{numbers[i] + 1:>{len(str(len(sweep.points)))}}/{len(sweep.points)}] {sweep.text(point)}"
                 if code is None:
-                    print(f"{line}  started", flush=True)
+                    tell(f"{line}  started")
                     continue
                 find_runs(sweep, root)
                 ended, failed = ended + 1, failed + (code != 0)
                 left, by = forecast(sweep)
                 left = f", about {clock(left / jobs)} left" if by and ended < len(numbers) else ""
-                print(f"{line}  {_outcome(point, code, commands[i][1])}  {clock(seconds)}{left}", flush=True)
+                tell(f"{line}  {_outcome(point, code, commands[i][1])}  {clock(seconds)}{left}")
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        tell("interrupted; the same command continues", file=sys.stderr)
         return 130
     finally:
         signal.signal(signal.SIGTERM, handler)
-    print(f"{ended - failed} finished, {failed} not, {before} finished before")
-    print(f"next: resnet-cli compare {root / sweep.name}")
+    tell(f"{ended - failed} finished, {failed} not, {before} finished before")
+    tell(f"next: resnet-cli compare {root / sweep.name}")
     return 1 if failed else 0
 
 
