@@ -1,5 +1,6 @@
 # make demo   set up, then show the degradation problem on two cores
 # make test   set up, then check and test
+# make test-slow, make test-all   what takes minutes; everything, hours
 # make bundle  one tar for machines without a network; TORCH=none leaves PyTorch out
 # TORCH=cpu   PyTorch's CPU build instead of the registry's (versions pinned, hashes not)
 PYTHON ?= python3
@@ -7,9 +8,10 @@ BIN = .venv/bin
 INSTALL = $(BIN)/uv pip install --quiet --python .venv
 # what FFCV and our decoder build with, and Debian's split-off parts of Python
 DEBIAN = libopencv-dev libturbojpeg0-dev pkg-config g++ libjpeg-dev zlib1g-dev python3-dev python3-venv
+PYTEST = $(BIN)/pytest -n 2 # two processes, also on larger machines: tests start processes of their own
 ROOT = $(shell [ "$$(id -u)" = 0 ] && echo env || echo sudo -n)
 
-.PHONY: setup demo test test-slow check bundle pins
+.PHONY: setup demo test test-slow test-all check bundle pins
 
 setup: .venv/done
 
@@ -40,10 +42,14 @@ check: setup
 	$(BIN)/ruff check .
 
 test: check
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow and not all"
 
 test-slow: setup
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m "slow and not all"
+
+# every test, the long proofs included: before a release
+test-all: check
+	$(PYTEST)
 
 bundle: setup
 	TORCH=$(TORCH) slurm/bundle.sh

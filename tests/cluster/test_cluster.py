@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # there is one cluster
 
 ALL_REDUCE = """
 import os, torch, torch.distributed as dist

@@ -12,7 +12,7 @@ from cluster.jobs import SLOW
 from lightning_resnet.runtime.checkpoint import load_checkpoint
 from lightning_resnet.runtime.status import status
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500), pytest.mark.xdist_group("slurm")]
 TINY = "--model.net.width=4 --trainer.max_epochs=4 --trainer.callbacks+=slow.Slow".split()
 
 
