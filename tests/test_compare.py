@@ -24,7 +24,6 @@ from lightning_resnet.analysis.pairs import paired
 from lightning_resnet.analysis.report import View, report, select
 from lightning_resnet.analysis.runs import JOINED_LATER, Runs
 from lightning_resnet.analysis.tables import choose_rows, summary, to_latex
-from lightning_resnet.bench.compare import make_runs, measure
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError
 from lightning_resnet.task import ClassificationTask
@@ -331,16 +330,3 @@ def test_the_benchmark_measures(capsys):
     out = capsys.readouterr().out
     assert "13 runs of 200 rows, 100 of them evaluations." in out
     assert re.search(r"\| first \| \d+\.\d \| \d+\.\d \| \d+\.\d\d \|", out) and out.count("| again |") == 1
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_thousand_long_runs(tmp_path, monkeypatch):
-    """1,000 runs of 10,000 rows: at first under 60 s of CPU time, which other processes do not lengthen; again 10 s."""
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # nothing is compiled anew the second time
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "compiled"))
-    make_runs(tmp_path / "runs/many", 1000, 10_000)
-    for limit in (60, 10):
-        assert measure(tmp_path)[1] < limit  # its memory is read in `bench compare`: here it counts this process's too
-    table = pd.read_csv(tmp_path / "report/table.csv")
-    assert sorted(table["n"]) == [249, 250, 250, 251]

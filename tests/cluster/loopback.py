@@ -4,6 +4,7 @@ Everything lies in one folder and is stopped by the pids that the daemons wrote.
 127.0.0.2, so that the first one's name is an address where ranks can meet.
 """
 
+import fcntl
 import getpass
 import os
 import shutil
@@ -23,7 +24,13 @@ class NoSlurm(Exception):
 
 
 def unpack(folder):
-    """Download and unpack the packages, once."""
+    """Download and unpack the packages once, also when two test processes ask for them."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _unpack(folder)
+
+
+def _unpack(folder):
     if (folder / "complete").exists():
         return
     if not shutil.which("apt-get"):
@@ -69,7 +76,7 @@ class Cluster:
         self._daemon(["slurmctld", "-c"])
         for node in self.nodes:
             self.start_node(node)
-        self.until(lambda: self.run("sinfo -h -N -p low -o %T").split() == ["idle"] * NODES, 30)
+        self.until(lambda: self.run("sinfo -h -N -p low -o %T").split() == ["idle"] * NODES, 120)
 
     @property
     def nodes(self):
@@ -80,11 +87,11 @@ class Cluster:
         self._daemon(["slurmd", "-d", self.packages / "usr/sbin/slurmstepd", "-c", "-N", node])
 
     def _daemon(self, command):
-        done = _run([*self.prefix, *command], env=self.env, cwd=self.root, timeout=30)
+        done = _run([*self.prefix, *command], env=self.env, cwd=self.root, timeout=120)
         if done.returncode:
             raise NoSlurm(f"{command[0]} does not start: {done.stderr.strip() or done.stdout.strip()}")
 
-    def run(self, command, timeout=30, **kwargs):
+    def run(self, command, timeout=120, **kwargs):
         """Standard output of a shell command, which must succeed."""
         done = _run(["bash", "-c", command], env=self.env, timeout=timeout, **kwargs)
         assert done.returncode == 0, (command, done.returncode, done.stdout, done.stderr)
@@ -98,11 +105,11 @@ class Cluster:
         words = self.run(f"scontrol show job {job}").split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, job, *states, timeout=120):
+    def wait(self, job, *states, timeout=400):
         """Until the job is in one of these states; returns which."""
         return self.until(lambda: (state := self.state(job)) in states and state, timeout, lambda: self.state(job))
 
-    def until(self, condition, timeout=60, told=str):
+    def until(self, condition, timeout=240, told=str):
         deadline = time.monotonic() + timeout
         while not (value := condition()):
             assert time.monotonic() < deadline, f"not within {timeout} s: {told()}"

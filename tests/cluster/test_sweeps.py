@@ -12,7 +12,7 @@ from cluster.jobs import SLOW
 from lightning_resnet.runtime.checkpoint import load_checkpoint
 from lightning_resnet.runtime.status import status
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500), pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 TINY = "--model.net.width=4 --trainer.max_epochs=4 --trainer.callbacks+=slow.Slow".split()
 
 
@@ -42,14 +42,14 @@ def states():
 
 def test_an_array_runs_every_point_once_and_only_new_ones_later(slurm, sweep):
     sweep([0])
-    out = slurm.run("resnet-cli sweep s.yaml --submit --throttle 2", timeout=120)
+    out = slurm.run("resnet-cli sweep s.yaml --submit --throttle 2", timeout=240)
     assert "4 of 4 points" in out and "--array=0-3%2" in out and "submitted as job" in out
-    again = slurm.run("resnet-cli sweep s.yaml --submit", timeout=60)
+    again = slurm.run("resnet-cli sweep s.yaml --submit", timeout=240)
     assert "nothing to submit" in again
     told = set()
 
     def finished():
-        text = slurm.run("resnet-cli sweep s.yaml --status", timeout=60)
+        text = slurm.run("resnet-cli sweep s.yaml --status", timeout=240)
         running = len(slurm.run("squeue -h -r -t RUNNING").splitlines())
         assert running <= 2 and len(re.findall(r"^\d+  running at step", text, re.M)) <= 2
         told.add(text.splitlines()[-1])
@@ -62,11 +62,11 @@ def test_an_array_runs_every_point_once_and_only_new_ones_later(slurm, sweep):
     assert "nothing to submit" in slurm.run("resnet-cli sweep s.yaml --submit")
 
     sweep([0, 1], depths=[8])
-    out = slurm.run("resnet-cli sweep s.yaml --submit", timeout=120)
+    out = slurm.run("resnet-cli sweep s.yaml --submit", timeout=240)
     assert "2 of 4 points" in out and "GPU-hours on 1 per run" in out
     slurm.until(lambda: states() == ["finished"] * 6, 200)
     assert all(len(list(run.glob("*"))) == 1 for run in RUNS.glob("*/attempts"))
-    slurm.run("resnet-cli compare runs/digits_degradation", timeout=120)
+    slurm.run("resnet-cli compare runs/digits_degradation", timeout=240)
     assert (RUNS / "report/curves.png").exists()
 
 
@@ -77,7 +77,7 @@ def test_packed_runs_share_a_task_and_a_chain_continues_them(slurm, sweep, tmp_p
     path = ":".join(p for p in slurm.env["PATH"].split(":") if not p.startswith(str(slurm.packages)))
     sweep([0, 1], depths=[8], epochs=10)
     options = f"--no-requeue --cpus-per-task=2 --export=ALL,PATH={tmp_path}/bin:{path}"
-    out = slurm.run(f"resnet-cli sweep s.yaml --submit --pack 2 --chain 2 -- {options}", timeout=120)
+    out = slurm.run(f"resnet-cli sweep s.yaml --submit --pack 2 --chain 2 -- {options}", timeout=240)
     assert "--array=0-1 " in out and "--dependency=afterany:" in out
     about = json.loads((RUNS / "submitted/1/about.json").read_text())
     slurm.until(lambda: len(list(RUNS.glob("*/metrics.jsonl"))) == 4, 120)
@@ -92,7 +92,7 @@ def test_packed_runs_share_a_task_and_a_chain_continues_them(slurm, sweep, tmp_p
 def undisturbed(slurm):
     """Each run ends with the weights that the same command gives here."""
     for run in list(RUNS.glob("*/config.yaml"))[:2]:
-        slurm.run(f"resnet-cli fit --config {run} --run.root here --run.threads 1", timeout=120)
+        slurm.run(f"resnet-cli fit --config {run} --run.root here --run.threads 1", timeout=240)
         here = load_checkpoint(Path("here") / run.parent.relative_to("runs") / "checkpoints/last.ckpt")["state_dict"]
         there = load_checkpoint(run.parent / "checkpoints/last.ckpt")["state_dict"]
         assert all((here[key] == there[key]).all() for key in there)
@@ -100,10 +100,10 @@ def undisturbed(slurm):
 
 def test_cancel_and_retry(slurm, sweep):
     sweep([0], depths=[8], epochs=30)
-    slurm.run("resnet-cli sweep s.yaml --submit", timeout=120)
+    slurm.run("resnet-cli sweep s.yaml --submit", timeout=240)
     slurm.until(lambda: len(list(RUNS.glob("*/metrics.jsonl"))) == 2, 120)
     slurm.run("resnet-cli sweep s.yaml --cancel")
     slurm.until(lambda: not slurm.run("squeue -h"), 60)
     assert states() == ["preempted"] * 2
-    assert "2 of 2 points" in slurm.run("resnet-cli sweep s.yaml --retry-failed", timeout=120)
+    assert "2 of 2 points" in slurm.run("resnet-cli sweep s.yaml --retry-failed", timeout=240)
     slurm.until(lambda: states() == ["finished"] * 2, 200)
