@@ -31,6 +31,7 @@ class Evaluated(pl.LightningModule):
         self.register_buffer("std", torch.ones(3, 1, 1))
         self.metrics: dict[str, float] = {}  # of the last evaluation, over all ranks
         self._eval_sums: dict[str, Tensor] = {}
+        self._unfinished = False  # an evaluation has begun, and its metrics are still to be made
         self._measured: Any = None  # the loader for precise_bn
 
     @property
@@ -60,7 +61,8 @@ class Evaluated(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         """Measure the statistics of batch norm, on the images that the epoch began with, the same for all ranks."""
-        if not self.precise_bn or self.trainer.state.fn != "fit":
+        self._unfinished = True
+        if not self.precise_bn or self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
             return
         if self._measured is None:
             self._measured = self.trainer.datamodule.train_dataloader(self.precise_bn)
@@ -73,13 +75,20 @@ class Evaluated(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add to the sums of `val` or `train_eval`."""
-        self._evaluate(batch, self.trainer.datamodule.eval_names[dataloader_idx])
+        self._evaluate(batch, self._eval_name(dataloader_idx))
 
     def on_validation_epoch_end(self) -> None:
         """Metrics of `val` and `train_eval`."""
-        self._finish_evaluation(self.trainer.val_dataloaders, self.trainer.limit_val_batches)
+        if self.trainer.sanity_checking:  # a few batches, to see whether the evaluation runs at all
+            self._eval_sums.clear()
+            return
+        self._log_evaluation()
         if self.trainer.state.fn == "fit":
             self.schedule.observe(self.metrics)
+
+    def on_test_start(self) -> None:
+        """Begin."""
+        self._unfinished = True
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add to the sums of `test`."""
@@ -87,7 +96,7 @@ class Evaluated(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Metrics of `test`."""
-        self._finish_evaluation([self.trainer.test_dataloaders], self.trainer.limit_test_batches)
+        self._log_evaluation()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities [B, classes]."""
@@ -103,18 +112,33 @@ class Evaluated(pl.LightningModule):
         sums = evaluation_sums(logits, labels)
         self._eval_sums[name] = self._eval_sums[name] + sums if name in self._eval_sums else sums
 
-    def _finish_evaluation(self, loaders: list[Any], limit: float) -> None:
-        """Reduce once, and make sure that every sample was seen once."""
+    def _eval_name(self, i: int) -> str:
+        """What the metrics of the i-th validation loader are called; of loaders that are not ours, val, val_1, ..."""
+        names = getattr(self.trainer.datamodule, "eval_names", ("val",))
+        return names[i] if i < len(names) else f"val_{i}"
+
+    def _log_evaluation(self) -> None:
+        """In a Trainer that is not ours: log under our names, as other modules do."""
+        if self._unfinished:
+            self.finish_evaluation()
+            self.log_dict(self.metrics, sync_dist=True)
+
+    def finish_evaluation(self) -> None:
+        """Reduce once, and make sure that every sample was seen once; all ranks must call it."""
+        self._unfinished = False
         self.metrics = {}
-        whole = limit == 1.0 and isinstance(limit, float) and not self.trainer.overfit_batches
-        names = ["test"] if self.trainer.testing else self.trainer.datamodule.eval_names
-        evaluated = [*zip(names, loaders, strict=True)]
+        trainer = self.trainer
+        loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+        loaders = loaders if isinstance(loaders, list) else [loaders]
+        limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
+        whole = limit == 1.0 and isinstance(limit, float) and not trainer.overfit_batches
+        evaluated = [("test" if trainer.testing else self._eval_name(i), loader) for i, loader in enumerate(loaders)]
         if self.ema is not None:
             evaluated += [(f"{name}_ema", loader) for name, loader in evaluated if name != "train_eval"]
         for name, loader in evaluated:
             sums = self._eval_sums.pop(name, torch.zeros(5, dtype=sum_dtype(self.device), device=self.device))
             loss, top1, top5, n, seen = self._reduce(sums).tolist()
-            if whole and seen != len(loader.images):
+            if whole and hasattr(loader, "images") and seen != len(loader.images):
                 raise RuntimeError(f"evaluated {seen:.0f} of {len(loader.images)} {name} samples")
             values = {"loss": loss / n, "acc1": top1 / n, "acc5": top5 / n}
             self.metrics.update({f"{name}/{k}": v for k, v in values.items()})

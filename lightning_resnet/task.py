@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_resnet.data.hashing import seed_generators
 from lightning_resnet.ema import Averaging, average_of
-from lightning_resnet.errors import Diverged
+from lightning_resnet.errors import Diverged, UserError
 from lightning_resnet.evaluated import Batch, Evaluated
 from lightning_resnet.loss import Loss, TrainingSums, training_loss
 from lightning_resnet.mix import Mix, heavier, own_parts, pair_numbers
@@ -81,17 +82,32 @@ class ClassificationTask(Evaluated):
         self.loss = partial(training_loss, loss=loss, smoothing=label_smoothing, threshold=bce_threshold)
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer samples than ranks
         self.seed = torch.initial_seed()  # what --seed_everything set
+        self.recorded = False  # somebody takes the training metrics; else they are logged as other modules log theirs
         self._train_sums = TrainingSums()  # since the last row
         self.extra_metrics: dict[str, float] = {}  # of callbacks, for the next training row
+        self._lr = 0.0  # of the last optimizer step
         self._last_taken = 0  # optimizer steps done when training sums were last taken
 
     def setup(self, stage: str) -> None:
         """A training takes the normalisation from its data; from then on it belongs to the weights."""
         if stage != "fit":
             return
-        source = self.trainer.datamodule.source
+        source = getattr(self.trainer.datamodule, "source", None)
+        if source is None:
+            self._check_own_data()
+            return
         self.mean.copy_(torch.tensor(source.mean).view(3, 1, 1) * 255)
         self.std.copy_(torch.tensor(source.std).view(3, 1, 1) * 255)
+
+    def _check_own_data(self) -> None:
+        """Refuse, or warn of, what cannot be known of other data than ImageData's."""
+        if self.precise_bn:
+            raise UserError("precise_bn measures on the training images of ImageData: give that data, or precise_bn=0")
+        if not self.mean.any() and bool((self.std == 1).all()):
+            rank_zero_warn(
+                "the images are not normalised: ImageData tells their mean and standard deviation, other data do not; "
+                "set task.mean and task.std (pixels of 0 to 255, shape [3, 1, 1]) before the training"
+            )
 
     def on_fit_start(self) -> None:
         """Compile, each size of images and each net for itself: progressive resizing has few."""
@@ -121,17 +137,26 @@ class ClassificationTask(Evaluated):
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         self._all_steps = self.total_steps  # asked for in each step
         self.schedule.begin(self._all_steps / steps)
+        self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]  # of a run that continues
+        if not self.recorded:
+            self.set_learning_rate()
+
+    def set_learning_rate(self) -> None:
+        """Set the learning rate of the coming optimizer step: before its first hook, as callbacks look at it there."""
+        trainer = self.trainer
+        factor = self.schedule.factor(trainer.global_step / self._all_steps)
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = group["initial_lr"] * factor
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate of the coming optimizer step, and the generators that a net may draw from (dropout).
+        """Seed the generators that a net may draw from (dropout).
 
         They are seeded by seed, epoch, batch and rank: a run that continues repeats itself, and nothing need be kept.
         """
         trainer = self.trainer
-        if batch_idx % trainer.accumulate_grad_batches == 0:
-            factor = self.schedule.factor(trainer.global_step / self._all_steps)
-            for group in trainer.optimizers[0].param_groups:
-                group["lr"] = group["initial_lr"] * factor
+        if not self.recorded and batch_idx % trainer.accumulate_grad_batches == 0:
+            self.set_learning_rate()
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
         seed_generators(self.device, self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -151,6 +176,23 @@ class ClassificationTask(Evaluated):
         """Let the average follow after each optimizer step."""
         if self.averaging and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
             self.averaging.follow(self.ema, self.net, self.global_step, self._all_steps)
+        if not self.recorded:
+            self._log_training()
+
+    def on_train_epoch_end(self) -> None:
+        """Log what no row of an interval holds."""
+        if not self.recorded:
+            self.log_dict(self.take_train_metrics(), sync_dist=True)
+            self.set_learning_rate()
+
+    def _log_training(self) -> None:
+        """Log as other modules do, in a Trainer that is not ours; all ranks at the same step."""
+        trainer = self.trainer
+        if trainer.fit_loop._should_accumulate():
+            return
+        if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:
+            self.log_dict(self.take_train_metrics())
+        self.set_learning_rate()  # of the next step, which callbacks look at before it begins
 
     @property
     def has_train_metrics(self) -> bool:
@@ -167,7 +209,7 @@ class ClassificationTask(Evaluated):
             return {}
         loss, correct, finite, n, bad = self._reduce(sums).tolist()
         self._train_sums = TrainingSums()
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        lr = self._lr
         if not math.isfinite(loss):
             step = self._last_taken + int(finite / self.trainer.world_size / self.trainer.accumulate_grad_batches)
             base = self.trainer.optimizers[0].param_groups[0]["initial_lr"]

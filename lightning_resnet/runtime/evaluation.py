@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loops.evaluation_loop import _EvaluationLoop
 from pytorch_lightning.trainer.states import RunningStage, TrainerFn
 
@@ -55,9 +56,16 @@ class EvaluationLoop(_EvaluationLoop):
         self._tick()
 
     def on_run_end(self) -> list[Any]:
-        """Before the sums are added up over the ranks: from there on no rank answers another."""
+        """Before the sums are added up over the ranks: from there on no rank answers another.
+
+        The metrics are there when the first hook is called, as those are that a module logs batch by batch.
+        """
         while self.ticks > 0:
             self._tick()
+        task = self.trainer.lightning_module
+        task.finish_evaluation()
+        metrics = {name: torch.tensor(value) for name, value in task.metrics.items()}
+        self.trainer._logger_connector._callback_metrics.update(metrics)
         return super().on_run_end()
 
     def _tick(self) -> None:

@@ -80,7 +80,10 @@ class FitLoop(_FitLoop):
     def _tell(self, global_step: int) -> None:
         """Lightning's counters, which hooks and `trainer.current_epoch` read."""
         self.epoch_progress.current = _ProcessedTracker(*[self.epoch] * 4)
+        self.epoch_progress.total = _ProcessedTracker(*[self.epoch] * 4)
+        self._counter.ready = global_step
         self._counter.completed = global_step
+        self.epoch_loop._batches_that_stepped = global_step
 
     @property
     def _counter(self) -> Any:
@@ -132,23 +135,31 @@ class FitLoop(_FitLoop):
                 settle_buckets(self.trainer, self.loader, self.epoch)
             call._call_callback_hooks(self.trainer, "on_train_start")
             call._call_lightning_module_hook(self.trainer, "on_train_start")
+            call._call_strategy_hook(self.trainer, "on_train_start")
             self._grant(self.agreement.now(self._wish()))
             while not self.done:
-                self._train_epoch()
-                self._evaluate()
+                with self.trainer.profiler.profile("run_training_epoch"):
+                    self._train_epoch()
+                    self._evaluate()
                 self._end_epoch()
             self.agreement.close()
             self.checkpoints.finish()
             call._call_callback_hooks(self.trainer, "on_train_end")
             call._call_lightning_module_hook(self.trainer, "on_train_end")
+            call._call_strategy_hook(self.trainer, "on_train_end")
 
     def _train_epoch(self) -> None:
         """What is left of it."""
         trainer, steps = self.trainer, self.max_batches // self.parts
         trainer.training = True
         torch.set_grad_enabled(True)
+        if self.steps < steps:
+            trainer.lightning_module.set_learning_rate()
+        self.epoch_progress.increment_ready()
         call._call_callback_hooks(trainer, "on_train_epoch_start")
         call._call_lightning_module_hook(trainer, "on_train_epoch_start")
+        self.epoch_progress.increment_started()
+        self._tell_batches()
         if self.steps >= steps:
             return
         self.loader.load_state_dict({"epoch": self.epoch, "batch": self.steps * self.parts})
@@ -157,6 +168,8 @@ class FitLoop(_FitLoop):
         step = Step(trainer, self.parts)
         try:
             while self.steps < steps and not self._steps_are_up:
+                self.epoch_loop._batches_that_stepped = trainer.global_step
+                trainer.lightning_module.set_learning_rate()
                 step(batches, self.steps * self.parts, self._step_done)
                 self._grant(self.agreement.check(self._wish()))
         finally:
@@ -164,7 +177,13 @@ class FitLoop(_FitLoop):
 
     def _step_done(self) -> None:
         self.steps += 1
-        self._counter.completed += 1
+
+    def _tell_batches(self) -> None:
+        """Lightning's count of batches, as the epoch begins or goes on."""
+        progress = self.epoch_loop.batch_progress
+        progress.current = _ProcessedTracker(*[self.steps * self.parts] * 4)
+        progress.total = _ProcessedTracker(*[self.trainer.global_step * self.parts] * 4)
+        progress.is_last_batch = self.steps * self.parts == self.max_batches
 
     # -- evaluation ------------------------------------------------------------------------------------------------
 
@@ -188,17 +207,26 @@ class FitLoop(_FitLoop):
                 dist.broadcast(buffer, 0)
         self._val_loop.ticks = self.agreement.now(1 + sum(self._val_loop.max_batches))
         self._val_loop.tick = lambda: self._grant(self.agreement.check(self._wish()), training=False)
+        # Lightning counts the last step after the evaluation: what is logged in it stands at the step's number from 0
+        self.epoch_loop._batches_that_stepped = trainer.global_step - 1
         trainer.validating = True
+        call._call_lightning_module_hook(trainer, "on_validation_model_zero_grad")
         self._val_loop.run()
         trainer.training = True
-        metrics = trainer.lightning_module.metrics
-        trainer._logger_connector._callback_metrics.update({k: torch.tensor(v) for k, v in metrics.items()})
 
     def _end_epoch(self) -> None:
         self.evaluated = True
+        logging = self.trainer._logger_connector
+        logging.epoch_end_reached()
+        self.epoch_progress.increment_processed()
+        self.epoch_loop._batches_that_stepped = self.trainer.global_step
         call._call_callback_hooks(self.trainer, "on_train_epoch_end", monitoring_callbacks=False)
         call._call_lightning_module_hook(self.trainer, "on_train_epoch_end")
         call._call_callback_hooks(self.trainer, "on_train_epoch_end", monitoring_callbacks=True)
+        logging.on_epoch_end()
+        self.epoch_loop._batches_that_stepped -= 1  # Lightning's number for an epoch's values: its last step's, from 0
+        logging.update_train_epoch_metrics()
+        self.epoch_loop._batches_that_stepped += 1
         self.checkpoints.save(self.trainer)
         self.epoch, self.steps, self.evaluated = self.epoch + 1, 0, False
         self._tell(self.trainer.global_step)

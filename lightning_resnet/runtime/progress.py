@@ -10,13 +10,24 @@ from tqdm import tqdm
 
 LINE_S = 15.0  # seconds between lines in a log file
 BAR_S = 1.0  # seconds after which a bar appears: of what is short there is none
+SHOWN = {  # metrics of a training, and how they look
+    "train/loss": "loss {:.3f}",
+    "train/acc1": "acc {:.3f}",
+    "val/acc1": "val acc {:.4f}",
+    "perf/images_per_s": "{:.0f} images/s",
+}
 Item = TypeVar("Item")
 
 
 class Progress:
-    """Progress over optimizer steps."""
+    """Progress over optimizer steps.
 
-    def __init__(self) -> None:
+    Args:
+        show: whether to print; not beside a bar that the user chose.
+    """
+
+    def __init__(self, show: bool = True) -> None:
+        self.shows = show
         self.metrics: dict[str, float] = {}
         self.bar: tqdm | None = None
 
@@ -25,14 +36,14 @@ class Progress:
         self.total = total
         self._first, self._t0 = step, time.monotonic()
         self._next = self._t0 + LINE_S
-        if sys.stderr.isatty():
+        if self.shows and sys.stderr.isatty():
             self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True)
 
     def update(self, step: int) -> None:
         """`step` steps are done."""
         if self.bar:
             self.bar.update(step - self.bar.n)
-        elif time.monotonic() >= self._next or step == self.total:
+        elif self.shows and (time.monotonic() >= self._next or step == self.total):
             self._next = time.monotonic() + LINE_S
             seconds = (time.monotonic() - self._t0) / max(1, step - self._first) * (self.total - step)
             print(f"step {step}/{self.total}  {self._text()}  {_eta(seconds)}", flush=True)
@@ -49,13 +60,7 @@ class Progress:
             self.bar.close()
 
     def _text(self) -> str:
-        shown = {
-            "train/loss": "loss {:.3f}",
-            "train/acc1": "acc {:.3f}",
-            "val/acc1": "val acc {:.4f}",
-            "perf/images_per_s": "{:.0f} images/s",
-        }
-        return "  ".join(text.format(self.metrics[k]) for k, text in shown.items() if k in self.metrics)
+        return "  ".join(text.format(self.metrics[k]) for k, text in SHOWN.items() if k in self.metrics)
 
 
 class Meter:

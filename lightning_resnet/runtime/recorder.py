@@ -1,6 +1,7 @@
 """Recorder: the one place where what a training measures leaves the process.
 
-Rows go to the run directory and to the progress display: `train/loss train/acc1 lr perf/images_per_s
+Rows go to the run directory, to the progress display, to Lightning's loggers (x is the number of optimizer steps done)
+and to `trainer.callback_metrics`, where other callbacks find them: `train/loss train/acc1 lr perf/images_per_s
 perf/data_wait_frac` each log interval, `val/* train_eval/*` each evaluation. `perf/data_wait_frac` is the share of the
 interval in which the first rank's step waited for a batch from the loader, or for its way to the device.
 """
@@ -9,9 +10,10 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 
-from lightning_resnet.runtime.progress import Progress
+from lightning_resnet.runtime.progress import SHOWN, Progress
 from lightning_resnet.runtime.rundir import RunDir
 
 
@@ -35,6 +37,10 @@ class Recorder(Callback):
         """Take it back."""
         self.last = dict(state_dict)
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Tell the task that its training metrics are taken care of."""
+        pl_module.recorded = True
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clocks."""
         self._first = self._step = trainer.global_step
@@ -43,9 +49,9 @@ class Recorder(Callback):
         self.progress.start(trainer.global_step, pl_module.total_steps)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """A row per log interval."""
+        """A row per log interval; the epoch's last is there before the hooks of its end."""
         step = trainer.global_step
-        if step > self._step and step % trainer.log_every_n_steps == 0:
+        if step > self._step and (step % trainer.log_every_n_steps == 0 or trainer.is_last_batch):
             self._record_training(trainer, pl_module)
         if trainer.is_global_zero:
             self.rundir.beat(step)
@@ -58,7 +64,7 @@ class Recorder(Callback):
         again = trainer.global_step == self._first == self.last["step"] and not pl_module.has_train_metrics
         self._record_training(trainer, pl_module)
         if again:  # the row stood in an attempt that ended in this evaluation, and this attempt's first row hides it
-            self._record(trainer, self.last["metrics"])
+            self._record(trainer, self.last["metrics"], again=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Likewise before a checkpoint, where this epoch had no validation."""
@@ -94,7 +100,19 @@ class Recorder(Callback):
         self._step, self._interval_start = trainer.global_step, time.perf_counter()
         self._waited = trainer.fit_loop.waits["data"]
 
-    def _record(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+    def _record(self, trainer: pl.Trainer, metrics: dict[str, float], again: bool = False) -> None:
+        """Hand a row to all; on every rank, as callbacks decide on every rank, and loggers know which rank writes.
+
+        Args:
+            trainer: that trains or tests.
+            metrics: of the row.
+            again: an earlier attempt recorded it: the loggers have it.
+        """
+        logging = trainer._logger_connector
+        logging._callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        logging._progress_bar_metrics.update({name: value for name, value in metrics.items() if name in SHOWN})
+        if not again:
+            logging.log_metrics({**metrics, "epoch": trainer.current_epoch}, trainer.global_step)
         if trainer.is_global_zero:
             self.rundir.record(trainer.global_step, trainer.current_epoch, metrics)
             self.progress.show(metrics)

@@ -1,7 +1,8 @@
 """One optimizer step, without what Lightning's way to call hooks and plugins costs: as much as a small net's own step.
 
-Only hooks that somebody overrides are called. Precisions that scale the loss or convert the batch (16-mixed, 64, ...)
-go through Lightning's plugins as before.
+Only hooks that somebody overrides are called. Lightning's own code runs the step where it does more than ours: with a
+profiler, with precisions that scale the loss or convert the batch (16-mixed, 64, ...), and with optimizers that call
+the forward pass themselves.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loops.utilities import _block_parallel_sync_behavior
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
-from torch import Tensor
+from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.trainer import call
 
 HOOKS = (
     "on_train_batch_start",
@@ -37,7 +39,13 @@ class Step:
     def __init__(self, trainer: pl.Trainer, parts: int) -> None:
         self.trainer, self.strategy, self.task, self.parts = trainer, trainer.strategy, trainer.lightning_module, parts
         self.optimizer, self.logging, self.results = trainer.optimizers[0], trainer._logger_connector, trainer._results
+        loop = trainer.fit_loop.epoch_loop
+        self.progress = loop.batch_progress
+        self.automatic = loop.automatic_optimization  # Lightning's way to make a step
+        self.steps_made = self.automatic.optim_progress.optimizer.step
+        self.batches = trainer.fit_loop.max_batches  # of an epoch
         self.hooks = {hook: self._overriding(hook) for hook in HOOKS}
+        self.profiled = not isinstance(trainer.profiler, PassThroughProfiler)
         precision = trainer.precision_plugin
         self.plain = type(precision) is Precision or (type(precision) is MixedPrecision and precision.scaler is None)
         self.plain &= not isinstance(self.optimizer, torch.optim.LBFGS)  # which calls the pass itself
@@ -80,53 +88,79 @@ class Step:
         """
         for part in range(self.parts):
             last = part == self.parts - 1
-            batch = next(batches)
+            batch = self._next(batches)
             if not self.plain:
                 batch = self.trainer.precision_plugin.convert_input(batch)
+            self.progress.is_last_batch = i + part + 1 == self.batches
+            self.progress.increment_ready()
             self._tell_logging(batch)
             self._call("on_train_batch_start", batch, i + part)
-            with nullcontext() if last else _block_parallel_sync_behavior(self.strategy):
-                self._pass_and_step(batch, i + part, part == 0, last)
+            self.progress.increment_started()
+            if self.profiled or not self.plain:
+                outputs = self._step_of_lightning(batch, i + part)
+            else:
+                with nullcontext() if last else _block_parallel_sync_behavior(self.strategy):
+                    outputs = self._pass_and_step(batch, i + part, part == 0, last)
             if last:
                 done()
-            self._call("on_train_batch_end", {"loss": self._loss}, batch, i + part)
+            self.progress.increment_processed()
+            self._call("on_train_batch_end", outputs, batch, i + part)
+            self._take_logged()
         self.task.__dict__["_current_fx_name"] = None
 
-    def _pass_and_step(self, batch: Any, i: int, first: bool, last: bool) -> None:
-        if not self.plain and last:
-            self.strategy.optimizer_step(self.optimizer, partial(self._called_pass, batch, i, first))
-            return
-        self._pass(batch, i, first)
+    def _next(self, batches: Iterator[Any]) -> Any:
+        if not self.profiled:
+            return next(batches)
+        with self.trainer.profiler.profile("[_TrainingEpochLoop].train_dataloader_next"):
+            return next(batches)
+
+    def _take_logged(self) -> None:
+        """Hand on what `self.log` was given in this batch, as Lightning does; costs nothing where nobody logs."""
+        logged = bool(self.results)
+        if logged:
+            self.logging.on_batch_end()
+        self.progress.increment_completed()
+        if logged:
+            self.logging.update_train_step_metrics()
+        self.results.batch = None
+
+    def _step_of_lightning(self, batch: Any, i: int) -> dict[str, Any]:
+        """Let Lightning pass forward and backward, and step where a step is due."""
+        with self.trainer.profiler.profile("run_training_batch"):
+            return self.automatic.run(self.optimizer, i, {"batch": batch, "batch_idx": i})
+
+    def _pass_and_step(self, batch: Any, i: int, first: bool, last: bool) -> dict[str, Any]:
+        outputs = self._pass(batch, i, first)
         if last:
             self._call("on_before_optimizer_step", self.optimizer)
             if clip := self.trainer.gradient_clip_val:
                 how = self.trainer.gradient_clip_algorithm
                 self.task.configure_gradient_clipping(self.optimizer, clip, how)
+            self.steps_made.increment_ready()
             self.optimizer.step()
+            self.steps_made.increment_completed()
+        return outputs
 
-    @torch.enable_grad()
-    def _called_pass(self, batch: Any, i: int, first: bool) -> Tensor:
-        """The same for an optimizer that calls it."""
-        return self._pass(batch, i, first)
-
-    def _pass(self, batch: Any, i: int, first: bool) -> Tensor:
+    def _pass(self, batch: Any, i: int, first: bool) -> dict[str, Any]:
         """Forward and backward; the first of a step begins its gradients anew."""
         loss = self.forward(batch, i)
         if first:
             self._call("on_before_zero_grad", self.optimizer)
             self._zero_grad()
         share = loss / self.parts if self.parts > 1 else loss
-        if self.plain:
-            self._call("on_before_backward", share)
-            share.backward()
-            self._call("on_after_backward")
-        else:
-            self.strategy.backward(share, None)
-        self._loss = loss.detach()
-        return loss
+        self._call("on_before_backward", share)
+        share.backward()
+        self._call("on_after_backward")
+        return {"loss": share.detach()}
 
     def _call(self, hook: str, *args: Any) -> None:
         """A hook of every batch."""
+        if self.profiled:
+            call._call_callback_hooks(self.trainer, hook, *args)
+            call._call_lightning_module_hook(self.trainer, hook, *args)
+            if hook == "on_train_batch_start":
+                call._call_strategy_hook(self.trainer, hook, *args)
+            return
         if found := self.hooks[hook]:
             self.task.__dict__["_current_fx_name"] = hook  # a module's own way to set it costs more than most hooks
             for function in found:
