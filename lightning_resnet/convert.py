@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     if args.size and out.suffix != ".onnx":
         raise UserError(f"--size is of .onnx files, which take one size of pictures: leave it out for {out}")
     from lightning_resnet.analysis.report import write_file
-    from lightning_resnet.runtime.checkpoint import write_whole
+    from lightning_resnet.runtime.checkpoint import write_checkpoint
     from lightning_resnet.trained import restore
 
     checkpoint, path = read(args)
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".ckpt":
         net_state = {f"net.{name}": tensor for name, tensor in state.items()}
-        write_whole({"state_dict": normalisation | net_state, "run": checkpoint["run"]}, out)
+        write_checkpoint({"state_dict": normalisation | net_state, "run": checkpoint["run"]}, out)
     elif out.suffix == ".onnx":
         from lightning_resnet.onnx import export
 
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
 
         tell(whose(type(net).__name__, trained.options))
         if out.suffix == ".pth":
-            write_whole(state, out)
+            write_checkpoint(state, out)
             tell(f"normalisation is not in this file: {_text(normalisation)}; give both to convert it back")
         else:
             told = {name: json.dumps(tensor.flatten().tolist()) for name, tensor in normalisation.items()}

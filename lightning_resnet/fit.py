@@ -22,6 +22,7 @@ from lightning_resnet.config import ResNetCLI
 from lightning_resnet.describe import describe, say
 from lightning_resnet.errors import Diverged, Superseded, UserError, one_line
 from lightning_resnet.evaluate import evaluate
+from lightning_resnet.files import write_json, write_whole
 from lightning_resnet.options import Launch
 from lightning_resnet.runtime.aside import Aside
 from lightning_resnet.runtime.checkpoint import AtomicCheckpointIO, Checkpoints, load_checkpoint, newest_good
@@ -33,7 +34,7 @@ from lightning_resnet.runtime.preemption import Stopped
 from lightning_resnet.runtime.progress import Progress
 from lightning_resnet.runtime.provenance import changes, code, code_name, hardware, versions
 from lightning_resnet.runtime.recorder import Recorder
-from lightning_resnet.runtime.rundir import RunDir, read_config, write_json, write_text
+from lightning_resnet.runtime.rundir import RunDir, read_config
 from lightning_resnet.runtime.shared import points, share
 from lightning_resnet.runtime.status import cores, read_json, status
 from lightning_resnet.runtime.wandb import Mirror, WandbOptions
@@ -186,7 +187,7 @@ def _open_rundir(cli: _CLI, facts: dict[str, Any], argv: list[str]) -> None:
         raise UserError(f"run {rundir.path} has just been finished by another process; nothing is left to do")
     on_gpu = cli.trainer.strategy.root_device.type == "cuda"
     rundir.claim(cli.trainer.world_size if on_gpu else 0)
-    write_text(rundir.path / "config.yaml", cli.resolved)
+    write_whole(rundir.path / "config.yaml", cli.resolved)
     now = code() | {"versions": versions(), "hardware": hardware()}
     rundir.attempt["code"] = here = code_name(now)
     if here and cli.config.run.code not in (None, here):

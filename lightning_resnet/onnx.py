@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.files import replacing
 from lightning_resnet.trained import Trained
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -35,15 +36,11 @@ def export(trained: Trained, out: Path, size: int | None = None) -> str:
     size = size or trained.cli.datamodule.eval_augment.size
     if size is None:
         raise UserError("the recipe does not tell the pixels per side: give --size")
-    temporary = out.with_suffix(".tmp.onnx")
-    try:
-        _write(trained, temporary, size)
-        worst = _difference(trained, temporary, size)
+    with replacing(out) as file:
+        _write(trained, Path(file.name), size)
+        worst = _difference(trained, Path(file.name), size)
         if worst > TOLERANCE:
             raise UserError(f"logits in onnxruntime are {worst:.1e} off, more than {TOLERANCE:g}: {out} is not written")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return (
         f"images uint8 [N, 3, {size}, {size}] -> logits [N, classes]; onnxruntime's are within {worst:.1e} of torch's"
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.errors import UserError, tell
+from lightning_resnet.files import write_json, write_whole
 from lightning_resnet.points import Point, Sweep
 from lightning_resnet.runtime.status import read_json
 from lightning_resnet.secrets import refuse_secret_exports
@@ -82,12 +83,12 @@ def freeze(sweep: Sweep, points: list[Point], root: Path, home: Path) -> Path:
     n = 1 + max((int(p.name) for p in home.glob("*") if p.name.isdigit()), default=0)
     folder = home / str(n)
     folder.mkdir(parents=True)
-    (folder / "table.txt").write_text("".join(line.replace(" THREADS", " $THREADS") + "\n" for line in lines))
+    write_whole(folder / "table.txt", "".join(line.replace(" THREADS", " $THREADS") + "\n" for line in lines))
     if about["git_dirty"]:
         tell(
             "careful: the code has changes that are in no commit; the table is for the code as it is when a job starts"
         )
-    (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+    write_json(folder / "about.json", about)
     return folder
 
 
@@ -110,7 +111,7 @@ def submit(sweep: Sweep, points: list[Point], args: Namespace, options: list[str
         tell(shlex.join(line))
         jobs.append(_sbatch(line))
         about = read_json(folder / "about.json") | {"pack": args.pack, "sbatch": shlex.join(call), "jobs": jobs}
-        (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+        write_json(folder / "about.json", about)
     tell(f"submitted as job {' then '.join(jobs)}; watch: resnet-cli sweep {args.file} --status; logs: {folder}/*.log")
     return 0
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lightning_resnet.errors import Parser, UserError, printable, tell
+from lightning_resnet.files import write_json
 from lightning_resnet.points import SEED, Point, Sweep, read
 from lightning_resnet.runtime.shared import points, share
 from lightning_resnet.runtime.status import attempts, final_row, read_json, status
@@ -67,7 +68,7 @@ def command(sweep: Sweep, point: Point, root: Path, threads: str) -> tuple[list[
     file = root / sweep.name / "points" / f"{point.key}.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(point.parameters, indent=1) + "\n")
+        write_json(file, point.parameters)
     except OSError as e:
         raise UserError(f"cannot write {file}: {e.strerror}; set --root to a folder you can write") from e
     configs = [a for recipe in [*sweep.recipes, str(file)] for a in ("--config", recipe)]

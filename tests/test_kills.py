@@ -38,7 +38,7 @@ def kill_at_random(rng, ranks, i):
     """The first in a checkpoint's write, the next two in a validation, the others anywhere, start-up included."""
     how = signal.SIGTERM if i % 2 else signal.SIGKILL
     if i == 0:
-        wait_for(lambda: list(Path("runs").rglob("last.*.tmp")), ranks)
+        wait_for(lambda: list(Path("runs").rglob("last.ckpt.*.tmp")), ranks)
     elif i in (1, 2):
         wait_for(lambda: Path("ids/validating").exists(), ranks)
     else:

@@ -3,8 +3,11 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from lightning_resnet.files import write_whole
 
 Read = tuple[dict[str, Any], list[dict[str, Any]]]  # one row of `runs`, its rows of `history`
 VERSION = 2  # of what is kept; higher when `read_run` gives other columns
@@ -37,13 +40,9 @@ class Cache:
         return row, history
 
     def _keep(self, file: Path, content: dict[str, Any]) -> None:
-        try:
+        with suppress(OSError):  # a full or read-only home slows the next time down, nothing else
             file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(content, default=str))
-            temporary.replace(file)
-        except OSError:
-            pass  # a full or read-only home slows the next time down, nothing else
+            write_whole(file, json.dumps(content, default=str))
 
 
 def _files(path: Path) -> list[list[Any]]:

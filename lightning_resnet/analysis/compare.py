@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lightning_resnet.analysis.report import View, report, select
 from lightning_resnet.errors import Parser, UserError, tell
+from lightning_resnet.files import replacing
 
 
 def make_parser() -> Parser:
@@ -97,7 +98,8 @@ def write_parquet(paths: Sequence[str], where: str, folder: Path) -> list[Path]:
         for frame, file in zip(runs, files, strict=True):
             mixed = [name for name in frame if frame[name].dtype == object]
             texts = frame[mixed].map(lambda v: v if isinstance(v, str) or v is None else str(v))
-            frame.assign(**texts).to_parquet(file)
+            with replacing(file) as whole:
+                frame.assign(**texts).to_parquet(whole)
     except ImportError as e:
         raise UserError("--parquet needs pyarrow: pip install 'pyarrow>=18'") from e
     return files

@@ -7,6 +7,7 @@ Figures of two papers compare only within a row: crops, resolution and statistic
 
 import copy
 import csv
+import io
 from argparse import Namespace
 from collections.abc import Sequence
 from itertools import product
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_resnet.errors import Parser, UserError, nearest, tell
+from lightning_resnet.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -187,10 +189,11 @@ def write_confusion(row: Row, names: Sequence[str], path: Path) -> None:
     n = max(len(names), int(row.best[:, 0].max()) + 1)
     counts = torch.bincount(row.labels[known] * n + row.best[known, 0], minlength=n * n).view(n, n).tolist()
     heads = [*names, *map(str, range(len(names), n))]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["label", *heads])
-        writer.writerows([head, *line] for head, line in zip(heads, counts, strict=True))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["label", *heads])
+    writer.writerows([head, *line] for head, line in zip(heads, counts, strict=True))
+    write_whole(path, file.getvalue())
 
 
 def _check(args: Namespace, recipe: Sequence[str]) -> None:

@@ -5,11 +5,13 @@ The cache lies in ~/.cache/lightning_resnet/wandb (XDG_CACHE_HOME moves it); it 
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lightning_resnet.analysis.foreign import REPORT, SCHEME, Found, finish, history_row, patiently, row_of
 from lightning_resnet.errors import UserError
+from lightning_resnet.files import write_whole
 from lightning_resnet.runtime.rows import Row
 from lightning_resnet.runtime.status import read_json
 
@@ -74,13 +76,9 @@ def _ask(run: Any) -> dict[str, Any]:
 
 def _keep(file: Path, content: dict[str, Any]) -> None:
     """Whole or not at all; without a cache everything still works."""
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    try:
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content))
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+        write_whole(file, json.dumps(content))
 
 
 def _cache() -> Path:

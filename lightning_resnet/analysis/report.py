@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_resnet.analysis.foreign import SCHEME
 from lightning_resnet.errors import UserError, nearest, one_line
+from lightning_resnet.files import write_whole
 
 if TYPE_CHECKING:  # pandas and matplotlib take seconds to import: only once there is something to read
     import pandas as pd
@@ -182,11 +183,9 @@ def _beside(runs: "pd.DataFrame") -> Path:
 
 def write_file(file: Path, content: bytes) -> Path:
     """Whole or not at all: a reader never meets half a file."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, file)
+        write_whole(file, content)
     except OSError as error:
         raise UserError(f"cannot write {file} ({error.strerror}); say --out DIR with a folder that can be") from error
     return file

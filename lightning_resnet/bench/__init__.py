@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from lightning_resnet.errors import Parser
+from lightning_resnet.files import write_whole
 
 KINDS = {
     "startup": "seconds from the keystroke to an answer, and to the first optimizer step",
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
     text = "\n".join([*module.report(args), "", _provenance(argv), ""])
     print(text)
     if args.out:
-        Path(args.out).write_text(text)
+        write_whole(Path(args.out), text)
     return 0
 
 

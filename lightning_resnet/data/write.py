@@ -28,6 +28,7 @@ from lightning_resnet.data.pool import Encoded, encode_chunks
 from lightning_resnet.data.sources import SPLIT_SEED, Images
 from lightning_resnet.data.verify import file_hash, header_hash
 from lightning_resnet.errors import UserError
+from lightning_resnet.files import replacing
 from lightning_resnet.runtime.progress import Meter
 from lightning_resnet.runtime.provenance import versions
 from lightning_resnet.runtime.status import cores, read_json
@@ -177,11 +178,10 @@ def _finish(out: Path, unfinished: Unfinished, manifest: dict[str, Any], progres
     manifest |= {"page_size": unfinished.page_size, "crc32": base64.b64encode(kept["crc"].tobytes()).decode()}
     manifest |= {"header_hash": header_hash(beton), "file_hash": file_hash(beton, progress)}
     path = manifest_path(out)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(manifest, indent=1))
-    path.unlink(missing_ok=True)
-    os.replace(unfinished.temp, out)
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        file.write(json.dumps(manifest, indent=1).encode())
+        path.unlink(missing_ok=True)
+        os.replace(unfinished.temp, out)
 
 
 def _check(images: Images, classes: list[str], options: Options, mode: Mode) -> None:

@@ -21,6 +21,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch.utils._pytree import tree_map_only
 
 from lightning_resnet.errors import Diverged, UserError, one_line
+from lightning_resnet.files import remove_unfinished, replacing, sync_file
 
 HANG_S = 300.0  # seconds after which a write is taken to hang
 
@@ -29,15 +30,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """For what Lightning itself saves and loads, such as a user's ModelCheckpoint."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Save."""
-        write_whole(checkpoint, Path(path))
+        """Save; the folder is made where there is none."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load onto the CPU; tensors and plain values only."""
         return load_checkpoint(path)
 
 
-def write_whole(
+def write_checkpoint(
     checkpoint: dict[str, Any], path: Path, before: Callable[[Path], None] = lambda temporary: None
 ) -> None:
     """Write to a temporary file in the target's directory, see that it is on disk and whole, then rename it.
@@ -47,27 +49,13 @@ def write_whole(
         path: of the file.
         before: called with the temporary file once it is good, before it takes the name.
     """
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # never another attempt's
-    try:
-        with temporary.open("wb") as file:  # a Python file: torch lets other threads run between its pieces
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(path) as file:
+        torch.save(checkpoint, file)  # into a Python file: torch lets other threads run between its pieces
+        file.flush()
+        os.fsync(file.fileno())
+        temporary = Path(file.name)
         check_archive(temporary)
         before(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Make sure that a file, or the names in a directory, outlive the machine's power."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def check_archive(path: str | Path) -> None:
@@ -162,8 +150,8 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What was loaded need not be saved."""
         self._step, self._saved_at, self._better = trainer.global_step, time.monotonic(), False
-        for left in self.folder.glob("*.tmp") if trainer.is_global_zero else ():
-            left.unlink(missing_ok=True)  # by attempts that were killed while they wrote
+        if trainer.is_global_zero:
+            remove_unfinished(self.folder)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Is this the best net so far? The loop saves it next."""
@@ -217,7 +205,7 @@ class Checkpoints(Callback):
                 path.unlink(missing_ok=True)
                 continue
             whole = load_checkpoint(path)
-            write_whole({k: whole[k] for k in ("state_dict", "epoch", "global_step", "run")}, path)
+            write_checkpoint({k: whole[k] for k in ("state_dict", "epoch", "global_step", "run")}, path)
 
     def _wait(self) -> None:
         if self._writer is not None:
@@ -231,9 +219,9 @@ class Checkpoints(Callback):
         """In the thread; an error is told at once, and does not end the training."""
         try:
             if self._missed_best and not better:
-                write_whole(self._missed_best, self.folder / "best.ckpt")
+                write_checkpoint(self._missed_best, self.folder / "best.ckpt")
             self._missed_best = None
-            write_whole(state, self.folder / "last.ckpt", lambda temporary: self._make_room(temporary, better))
+            write_checkpoint(state, self.folder / "last.ckpt", lambda temporary: self._make_room(temporary, better))
             self.error = ""
         except Exception as e:  # noqa: BLE001 -- disk full, no permission, folder gone, another attempt
             self._missed_best = state if better else self._missed_best
@@ -246,7 +234,7 @@ class Checkpoints(Callback):
         if not self.may_write():
             raise UserError("a newer attempt has the run")
         if (rows := self.folder.parent / "metrics.jsonl").exists():
-            sync(rows)  # what was recorded before a checkpoint must not be younger than it
+            sync_file(rows)  # what was recorded before a checkpoint must not be younger than it
         if better:
             link(temporary, self.folder / "best.ckpt")
         if (last := self.folder / "last.ckpt").exists():
@@ -261,5 +249,5 @@ def link(source: Path, target: Path) -> None:
         os.link(source, temporary)
     except OSError:
         shutil.copyfile(source, temporary)
-        sync(temporary)
+        sync_file(temporary)
     temporary.replace(target)

@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import distributed as dist
 
 from lightning_resnet.errors import one_line
+from lightning_resnet.files import write_whole
 from lightning_resnet.runtime.provenance import versions
 from lightning_resnet.runtime.status import last_attempt
 
@@ -32,7 +33,7 @@ def report(run: Path, rank: int, step: int, error: BaseException) -> None:
     text = "".join(traceback.format_exception(error))
     known = ", ".join(f"{k} {v}" for k, v in versions().items())
     try:
-        report_path(run, rank).write_text(f"rank {rank} failed after step {step}\n{known}\n\n{text}")
+        write_whole(report_path(run, rank), f"rank {rank} failed after step {step}\n{known}\n\n{text}")
     except OSError:  # a full disk must not hide the error itself
         pass
 

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from lightning_resnet.errors import UserError
+from lightning_resnet.files import write_json
 from lightning_resnet.runtime.status import attempts, last_attempt, process_name, status
 
 HEARTBEAT_S = 10.0  # seconds between signs of life
@@ -162,18 +163,6 @@ def _end_torn_line(path: Path) -> None:
     if path.exists() and (text := path.read_bytes()) and not text.endswith(b"\n"):
         with path.open("a") as file:
             file.write("\n")
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write whole or not at all."""
-    write_text(path, json.dumps(data, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def read_config(path: Path) -> dict[str, Any] | None:

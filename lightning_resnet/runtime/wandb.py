@@ -4,7 +4,6 @@ All attempts of a run are one W&B run, whose id is ours; x is the optimizer step
 <run>/wandb/offline-run-*: `wandb leet` shows it, `resnet-cli sync RUN` uploads the run.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from threading import Thread
 from typing import Any, Literal
 
 from lightning_resnet.errors import one_line
+from lightning_resnet.files import write_json
 from lightning_resnet.runtime.rows import Row, merge, read_rows
 from lightning_resnet.runtime.status import read_json
 from lightning_resnet.runtime.wandb_mode import choose_mode
@@ -154,7 +154,7 @@ class Mirror:
         try:
             self.open(mode, run_dir, meta, config, init_timeout=seconds)
             names = {"id": self.run.id, "project": self.run.project, "entity": self.run.entity or None}
-            (run_dir / MEMORY).write_text(json.dumps({"mode": mode, **names}) + "\n")
+            write_json(run_dir / MEMORY, {"mode": mode, **names})
             return ""
         except Exception as error:
             self.run = None

@@ -1,0 +1,76 @@
+"""Files are written whole or not at all, and what hinders that is told in the system's words."""
+
+import errno
+import os
+
+import pytest
+
+from lightning_resnet.errors import UserError
+from lightning_resnet.files import remove_unfinished, replacing, sync_folder, write_json, write_whole
+
+
+def test_a_file_is_on_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    happened = []
+    monkeypatch.setattr(os, "fsync", lambda fd: happened.append(os.readlink(f"/proc/self/fd/{fd}")))
+    path = tmp_path / "config.yaml"
+    path.write_text("old")
+    with replacing(path) as file:
+        file.write(b"new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["config.yaml"]
+    assert happened[0].startswith(f"{path}.") and happened[1] == str(tmp_path)
+
+
+def test_the_unfinished_file_is_nobody_elses_and_follows_no_link(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_resnet.files.secrets.token_hex", lambda n: "0")
+    victim = tmp_path / "victim"
+    victim.write_text("theirs")
+    (tmp_path / "a.json.0.tmp").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_json(tmp_path / "a.json", {})
+    assert victim.read_text() == "theirs"
+
+
+def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "a"
+    write_whole(path, "old")
+    for error in (RuntimeError("own"), UserError("user's")):
+        with pytest.raises(type(error)), replacing(path) as file:
+            file.write(b"new")
+            raise error
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_the_systems_error_comes_out_of_a_librarys(tmp_path):
+    path = tmp_path / "a.ckpt"
+    with pytest.raises(OSError) as caught, replacing(path):
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as e:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 480512 vs 480408") from e
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    with pytest.raises(RuntimeError, match="this one"):
+        try:
+            raise OSError(errno.EIO, "of something before")
+        except OSError:
+            with replacing(path):
+                raise RuntimeError("this one") from None
+
+
+def test_permissions_are_those_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "a", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    (tmp_path / "a.json.12ab.tmp").touch()
+    (tmp_path / "b.tmp").mkdir()
+    (tmp_path / "a.json").touch()
+    remove_unfinished(tmp_path)
+    remove_unfinished(tmp_path / "none")
+    sync_folder(tmp_path / "none")
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "b.tmp"]
