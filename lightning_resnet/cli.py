@@ -43,12 +43,25 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb; exit 0 done, 1 not all, 2 an error the user can cure, 130 interrupted, 143 preempted."""
     if argv is not None:
         return _run(argv)
-    status = _run(sys.argv[1:])
+    status = shielded(sys.argv[1:])
     if status in (130, 143) and not continues(sys.argv[1:]):
         from lightning_resnet.runtime.preemption import leave
 
         leave(status)
     return status
+
+
+def shielded(argv: list[str]) -> int:
+    """Run one verb in a process of its own; a traceback is printed with the secrets in it masked."""
+    try:
+        return _run(argv)
+    except Exception as e:
+        from traceback import format_exception
+
+        from lightning_resnet.secrets import mask
+
+        print(mask("".join(format_exception(e))), end="", file=sys.stderr)
+        return 1
 
 
 def _run(argv: list[str]) -> int:
@@ -57,12 +70,14 @@ def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if argv else 2
-    from lightning_resnet.errors import UserError, nearest, one_line, printable
+    from lightning_resnet.errors import UserError, nearest, one_line, printable, tell
     from lightning_resnet.runtime.preemption import Stopped, armed, importing, insisting
+    from lightning_resnet.secrets import refuse_secret_flags
 
     try:
         if argv[0] not in VERBS:
             raise UserError(f"unknown verb {argv[0]}{nearest(argv[0], VERBS)}; resnet-cli --help lists them")
+        refuse_secret_flags(argv[1:])
         sys.path.insert(0, os.getcwd())  # a user's own net or source is a file next to the recipe
         if argv[0] in ("fit", "validate", "test"):
             from lightning_resnet.runtime.launch import plainly_asked, supervise
@@ -87,7 +102,7 @@ def _run(argv: list[str]) -> int:
     except OSError as e:
         if debug:
             raise
-        print(f"error: {printable(e.strerror or e)}: {printable(e.filename or '')}", file=sys.stderr)
+        tell(f"error: {printable(e.strerror or e)}: {printable(e.filename or '')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         how = "continues" if continues(argv) else "begins anew"

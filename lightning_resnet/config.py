@@ -32,7 +32,7 @@ from lightning_resnet.errors import UserError, nearest, one_line
 from lightning_resnet.options import Launch, RunOptions, check, local_devices
 from lightning_resnet.runtime.launch import Launcher, Place, meeting_point, place, resolve
 from lightning_resnet.runtime.wandb import WandbOptions
-from lightning_resnet.secrets import refuse_secret_flags, refuse_secrets
+from lightning_resnet.secrets import refuse_secret_flags, refuse_secret_variables, refuse_secrets
 from lightning_resnet.task import ClassificationTask
 
 TRAINER_DEFAULTS = {  # ours does these
@@ -96,6 +96,7 @@ class ResNetCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse; the run's name is by default the first recipe's."""
         refuse_secret_flags(args)
+        refuse_secret_variables()
         recipes = [Path(b) for a, b in zip(args, args[1:], strict=False) if a in ("-c", "--config")]
         for recipe in recipes:
             refuse_secrets(_check_mapping(recipe), str(recipe))
@@ -107,6 +108,7 @@ class ResNetCLI(LightningCLI):
         self.asked = {key: self.config.trainer[key] for key in ("devices", "num_nodes")}
         if self.config.run.name is None:
             self.config.run.name = recipes[0].stem if recipes else "run"
+        refuse_secrets(self.config.as_dict())  # whatever way it came in: nothing has been written yet
 
     def before_instantiate_classes(self) -> None:
         """Find this process's place among the ranks.

@@ -64,8 +64,10 @@ def positive(text: str) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """The message on one line; of an error that came through a loader's worker process, the original's."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    """The message on one line, secrets masked; of an error from a loader's worker process, the original's."""
+    from lightning_resnet.secrets import mask  # which imports this
+
+    lines = [line.strip() for line in mask(str(error)).strip().splitlines() if line.strip()]
     if "Original Traceback" in str(error):
         return lines[-1].partition(": ")[2]
     return " ".join(lines) or type(error).__name__
@@ -98,7 +100,7 @@ def _visible(character: str) -> str:
 
 
 def tell(*texts: object, file: TextIO | None = None, end: str = "\n", flush: bool = True) -> None:
-    """Print as `print` does, without what would act on the terminal; newlines and tabs stay.
+    """Print as `print` does, without secrets and what would act on the terminal; newlines and tabs stay.
 
     Args:
         texts: to print, with spaces between them.
@@ -106,8 +108,10 @@ def tell(*texts: object, file: TextIO | None = None, end: str = "\n", flush: boo
         end: what follows the text.
         flush: whether the text is handed on at once.
     """
+    from lightning_resnet.secrets import mask  # which imports this
+
     stream = file or sys.stdout
-    lines = " ".join(map(str, texts)).split("\n")
+    lines = mask(" ".join(map(str, texts))).split("\n")
     shown = "\n".join("\t".join(printable(cell, None) for cell in line.split("\t")) for line in lines)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     known = shown.encode(encoding, "backslashreplace").decode(encoding)  # an ASCII terminal has no ±

@@ -88,6 +88,7 @@ def read(file: str | Path, many: bool = False) -> Sweep:
     content = _load(Path(file))
     try:
         _check_keys(content, TOP)
+        refuse_secrets(content, "it")
         name = str(content.get("name") or Path(file).stem)
         if "/" in name or name[0] in ".-":
             raise UserError(f"name {name} cannot be a folder's: no / in it, no . or - before it")
@@ -95,7 +96,8 @@ def read(file: str | Path, many: bool = False) -> Sweep:
         contents = [_load(Path(r)) for r in recipes]
         origin = json.dumps([contents, flags], sort_keys=True, default=str)
         specs = dict(sorted(_flatten(content.get("parameters")).items()))
-        _refuse_secrets(dict(zip(recipes, contents, strict=True)), flags, specs)
+        for recipe, found in zip(recipes, contents, strict=True):
+            refuse_secrets(found, recipe)
         if both := [flag for flag in flags if flag.partition("=")[0].removeprefix("--") in specs]:
             raise UserError(f"{both[0]} is in command and in parameters, and a flag wins: remove one")
         count, candidates = _expand(content, specs, name)
@@ -104,14 +106,6 @@ def read(file: str | Path, many: bool = False) -> Sweep:
     except UserError as e:
         raise UserError(f"sweep {file}: {e}") from e
     return Sweep(name, recipes, flags, _points(candidates, count, origin))
-
-
-def _refuse_secrets(recipes: dict[str, Any], flags: list[str], specs: dict[str, Spec]) -> None:
-    """Before any of it is written to a file of the sweep."""
-    refuse_secret_flags(flags)
-    refuse_secrets({key: list(spec.values()) for key, spec in specs.items()}, "parameters")
-    for recipe, content in recipes.items():
-        refuse_secrets(content, recipe)
 
 
 class _Loader(yaml.SafeLoader):
@@ -144,6 +138,7 @@ def _read_command(command: Any) -> tuple[list[str], list[str]]:
     tokens = [str(token) for token in command] if isinstance(command, list) else []
     if "fit" not in tokens:
         raise UserError(f"needs a command, such as {COMMAND}")
+    refuse_secret_flags(tokens)
     recipes, flags, passed = [], [], False
     rest = iter(tokens[tokens.index("fit") + 1 :])
     for token in rest:

@@ -1,22 +1,82 @@
-"""Keys and tokens belong to the environment or ~/.netrc: whatever would write one to a file or a log is refused."""
+"""Secrets stay in the environment or ~/.netrc: what would write one is refused, what tells an error is masked.
 
-import netrc
+A text is taken for a secret by its name (`api_key`, `hubToken`, `Authorization`), by its form (a password in an
+address, `Bearer ...`, `ghp_...`), or because it is a live secret: one that this user's environment or files hold.
+"""
+
+import base64
+import json
 import os
 import re
+import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+import yaml
 
 from lightning_resnet.errors import UserError
 
-NAME = re.compile(r"(^|[._-])(api_?key|token|secret|password|passwd)$", re.I)
-SHELL = re.compile(r"^[^#]*?\b(\w*(?:API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD))=", re.I | re.M)
-LONG = 12  # characters; what is shorter may be anything
 CURE = "keep it in the environment (WANDB_API_KEY) or in ~/.netrc (`wandb login`)"
+STARS = "***"
+SOURCE_S = 60.0  # seconds that a site's shell file may take
+
+# Names, in lower case with _ between the words: whatever these hold is a secret ...
+SURE = re.compile(
+    r"passw|passphrase|passcode|secret(?!ar)|credential|bearer|authori[sz]ation"
+    r"|(api|access|private|signing|encryption|account|auth|ssh|deploy|master|service|storage|subscription)_?keys?(?![a-z])"
+    r"|(?<![a-z])(o?auth2?|pwd|creds?|jwt|cookies?)(?![a-z])"
+)
+TOKEN = re.compile(r"token(s?)(?![a-z])")
+# ... and these may: a public key, the part of a net, a number of passes; so their value must look like a secret too.
+MAYBE = re.compile(r"(keys?|(?<![a-z])(pat|pass|pw|sig|signature|sas|webhook))(?![a-z])")
+# Words after which a name is about a secret, and does not hold one: password_file, token_type, auth_mode.
+ABOUT = (
+    "file files path dir folder name names env var variable type kind mode policy length len size dim dims count num "
+    "min max url uri endpoint host sock provider backend method scheme rounds ttl expiry timeout retries required"
+).split()
+# Words with which a token is a piece of text or of an image.
+PIECES = (
+    "n num number max min class cls mask pad unk sep bos eos dist distill register special prefix suffix extra per "
+    "patch image text vocab use with has keep prune merge mix next first last total"
+).split()
+STILL = (
+    "value values string str text new old prod dev test staging live main default primary secondary read write".split()
+)
+GENERIC = {*STILL, "data", "content", "init_args", "dict_kwargs", "const", "constant"}
+EMPTY = {"", "none", "null", "true", "false", "auto", "default", "env", "netrc", "required", "optional", STARS}
+
+# Texts that are secrets by their form.
+ADDRESS = re.compile(r"//[^\s/@:]*:(?P<secret>[^\s/@]+)(?=@)")
+ADDRESS_TOKEN = re.compile(r"://(?P<secret>[^\s/@:]{16,})(?=@)")
+HEADER = re.compile(r"\b(?P<kind>bearer|basic|token)\s+(?P<secret>[\w+/=.~-]{8,})", re.I)
+FORMS = re.compile(
+    r"(?P<secret>-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[opsur]_\w{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}|\bhf_[A-Za-z0-9]{20,}"
+    r"|\bsk_(?:live|test)_\w{10,}|\bsk-(?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{20,}|\bxox[abeprs]-[\w-]{10,}|\bAIza[\w-]{30,}"
+    r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}[\w.-]*|\bdckr_pat_[\w-]{16,}|\bnpm_[A-Za-z0-9]{30,}|\bpypi-AgE[\w-]{20,}"
+    r"|\bwandb_v\d_\w{20,}|\bnvapi-[\w-]{20,}|\bya29\.[\w-]{20,}|\bSG\.[\w-]{16,}\.[\w-]{16,})"
+)
+# name=value, "name": value, --name value; the value is looked at, not consumed: it may hold the next pair
+PAIR = re.compile(
+    r"""(?P<flag>--)?(?<![\w])(?P<name>[A-Za-z_][\w.-]*)(?P<sign>["'\]\\]*\s*(?:=>|:=|\+=|=|:)\s*\\?|(?(flag)\s+|(?!)))"""
+    r"""(?=(?P<secret>"[^"]*"|'[^']*'|[^\s,;&"'}\])\\]+))"""
+)
+SET = re.compile(r"""(?<![\w$])(?P<name>[A-Za-z_]\w*)(?::|\+)?=(?P<value>"[^"]*"|'[^']*'|[^\s;&|}]*)""")
+
+# Files that hold secrets of their user, from the home folder.
+FILES = (
+    ".netrc _netrc .aws/credentials .git-credentials .config/gh/hosts.yml .cache/huggingface/token .kaggle/kaggle.json "
+    ".docker/config.json .pypirc"
+).split()
+FILE_VARIABLES = ("NETRC", "AWS_SHARED_CREDENTIALS_FILE", "HF_TOKEN_PATH")
+SHORT, LONG = 8, 12  # characters: what is shorter may be anything; so may a word of letters below the second
 
 
-def refuse_secrets(config: dict[str, Any], where: str = "the configuration") -> None:
-    """Refuse a configuration that sets a secret, under any name.
+def refuse_secrets(config: Any, where: str = "the configuration") -> None:
+    """Refuse a configuration that holds a secret, under any name.
 
     Args:
         config: a recipe or a resolved configuration, nested or with dotted keys.
@@ -25,51 +85,280 @@ def refuse_secrets(config: dict[str, Any], where: str = "the configuration") -> 
     Raises:
         UserError: which key; never the value.
     """
+    known = live()
     for key, value in _leaves(config):
-        named = NAME.search(key) and isinstance(value, str) and value
-        if named or (isinstance(value, str) and _is_live(value)):
-            raise UserError(f"{where} sets {key}, a secret that would end in files: remove it and {CURE}")
+        if _is_named(key, value):
+            told = f"{where} sets {key}, a secret that would end in files"
+        elif found := _found_in(_text(value), known) or _found_in(key, known):
+            told = f"{where} sets {key} to a text with {found} in it, which would end in files"
+        else:
+            continue
+        raise UserError(f"{mask(told)}: remove it and {CURE}")
 
 
 def refuse_secret_flags(args: list[str]) -> None:
-    """Refuse a command line with a secret: every user of the machine can read it, and logs keep it."""
-    for flag, following in zip(args, [*args[1:], ""], strict=False):
-        name, _, value = flag.partition("=")
-        if name.startswith("--") and NAME.search(name) and (value or following):
-            raise UserError(f"{name} on the command line ends in files and logs: remove it and {CURE}")
-        if _is_live(flag) or SHELL.search(
-            value if name.startswith("--") else flag
-        ):  # such as --export=ALL,WANDB_API_KEY=...
-            raise UserError(f"the command line holds a key: remove it and {CURE}")
+    """Refuse a command line with a secret: every user of the machine can read it, and logs keep it.
+
+    Raises:
+        UserError: which flag; never the value.
+    """
+    known = live()
+    for argument, following in zip(args, [*args[1:], ""], strict=True):
+        flag, equals, value = argument.partition("=")
+        if not flag.startswith("-"):
+            flag, value = "", argument
+        elif not equals and not following.startswith("--"):
+            value = following
+        name = flag.lstrip("-").rstrip("+")
+        if any(_is_named(key, leaf) for key, leaf in _leaves(_as_yaml(value), name)):
+            raise UserError(
+                f"{mask(flag or 'an argument')} on the command line ends in files and logs: remove it and {CURE}"
+            )
+        for text in (argument, value, *(_text(leaf) for _, leaf in _leaves(_as_yaml(value)))):
+            if found := _found_in(text, known):
+                raise UserError(f"the command line holds a key ({mask(found)}): remove it and {CURE}")
 
 
 def refuse_secret_exports(file: Path) -> None:
-    """Refuse a shell file, such as slurm/site.env, that sets a secret: jobs' environments are public to Slurm."""
-    if found := SHELL.search(file.read_text()):
-        raise UserError(f"{file} sets {found[1]}, which Slurm would show to others: remove it and {CURE}")
+    """Refuse a shell file, such as slurm/site.env, that sets a secret: jobs' environments are public to Slurm.
+
+    Raises:
+        UserError: which variable; never the value.
+    """
+    known = live()
+    for line in file.read_text(errors="replace").splitlines():
+        if line.lstrip().startswith("#") and not line.lstrip().startswith("#SBATCH"):
+            continue
+        sets = [match["name"] for match in SET.finditer(line) if _is_named(match["name"], match["value"].strip("\"'"))]
+        if what := sets[0] if sets else _found_in(line, known):
+            raise UserError(f"{file} sets {mask(what)}, which Slurm would show to others: remove it and {CURE}")
 
 
-def live() -> list[str]:
-    """The secrets of this process's user: from the environment and ~/.netrc."""
-    values = [value for name, value in os.environ.items() if NAME.search(name)]
+def sourced(file: Path) -> dict[str, str]:
+    """This process's environment after a shell file, such as slurm/site.env, was read.
+
+    Raises:
+        UserError: it fails or does not end, or what it sets, however it is written, is a secret.
+    """
+    refuse_secret_exports(file)
+    call = ["bash", "-c", 'set -a; . "$0" >&2; exec env -0', str(file.absolute())]
     try:
-        values += [password for _, _, password in netrc.netrc(os.environ.get("NETRC")).hosts.values() if password]
-    except (OSError, netrc.NetrcParseError):
-        pass
-    return [value for value in values if len(value) >= LONG]
+        done = subprocess.run(call, capture_output=True, stdin=subprocess.DEVNULL, timeout=SOURCE_S)
+    except subprocess.TimeoutExpired as e:
+        raise UserError(f"{file} did not end within {SOURCE_S:g} s: `bash {file}` shows where it waits") from e
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no word"]
+        raise UserError(f"{file} fails in bash: {mask(lines[-1])}")
+    pairs = [item.split("=", 1) for item in done.stdout.decode(errors="surrogateescape").split("\0") if "=" in item]
+    after, known = dict(pairs), live()
+    for name, value in after.items():
+        if value != os.environ.get(name) and (_is_named(name, value) or _found_in(value, known)):
+            raise UserError(f"{file} sets {mask(name)}, which Slurm would show to others: remove it and {CURE}")
+    return after
 
 
-def _is_live(text: str) -> bool:
-    return any(secret in text for secret in live())
+def refuse_secret_variables() -> None:
+    """Refuse a variable that W&B itself copies into its files, such as WANDB_NOTES, with a secret in it."""
+    public = {k: v for k, v in os.environ.items() if k.startswith("WANDB_") and not is_secret_name(k)}
+    public.pop("WANDB_BASE_URL", None)  # an address, which only W&B's own requests need
+    known = live()
+    for name, value in public.items():
+        if found := _found_in(value, known):
+            raise UserError(f"{name} holds {mask(found)}, which W&B would write to its files: take it out")
 
 
-def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted key and value; of a list each item."""
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _leaves(value, prefix)
-    else:
+def mask(text: str) -> str:
+    """The text with stars for every secret in it: what records or prints an error passes through here."""
+    for form in sorted({f for secret in live() for f in _encoded(secret)}, key=len, reverse=True):
+        text = text.replace(form, STARS)
+    for start, end in sorted((match.span("secret") for _, match in _by_form(text)), reverse=True):
+        text = text[:start] + STARS + text[end:] if STARS not in text[start:end] else text
+    return text
+
+
+def live() -> dict[str, str]:
+    """Secrets of this process's user, from the environment and well-known files -> where each is from."""
+    found: dict[str, str] = {}
+    for name, value in os.environ.items():
+        words = _words(name)
+        if SURE.search(words) or TOKEN.search(words) or MAYBE.search(words):
+            found |= dict.fromkeys([value, *value.splitlines()], name)
+        found |= dict.fromkeys(_secrets_in(value), name)
+    home = Path(os.path.expanduser("~"))
+    for file in [*(home / name for name in FILES), *(Path(os.environ[v]) for v in FILE_VARIABLES if v in os.environ)]:
+        found |= dict.fromkeys(_secrets_in_file(file), str(file))
+    return {secret: origin for secret, origin in found.items() if _may_be_live(secret)}
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a variable or key of this name holds a secret."""
+    words = _words(name)
+    return bool(SURE.search(words) or TOKEN.search(words)) and not _is_about(words)
+
+
+def _is_named(key: str, value: Any) -> bool:
+    """Whether a key's name says that its value is a secret."""
+    if value is None or isinstance(value, bool) or _text(value).strip().lower() in EMPTY:
+        return False
+    parts = [_words(part) for part in key.split(".")]
+    while len(parts) > 1 and (parts[-1] in GENERIC or parts[-1].isdigit()):
+        parts.pop()
+    *above, words = parts
+    if any(SURE.search(part) and not _is_about(part) for part in above):
+        return isinstance(value, str) and words != "class_path" and not _is_about(words)
+    if any(TOKEN.search(part) and not _is_about(part) for part in above):
+        return _is_token("tokens", True, value)
+    if SURE.search(words):
+        if _is_about(words) or set(words.split("_")) & set(PIECES):
+            return isinstance(value, str) and _is_random(value)
+        return isinstance(value, str) or "auth" not in words.split("_")
+    if token := TOKEN.search(words):
+        return _is_token(words, bool(token[1]), value)
+    return bool(MAYBE.search(words)) and _is_random(_text(value))
+
+
+def _is_token(words: str, plural: bool, value: Any) -> bool:
+    """Whether it is one for a server, and no piece of a text or an image."""
+    if _is_about(words) or set(words.split("_")) & set(PIECES):
+        return _is_random(_text(value))
+    if plural:
+        return isinstance(value, str) and len(value) >= SHORT and bool(re.fullmatch(r"\S*\d\S*", value))
+    return isinstance(value, str) or abs(float(value if isinstance(value, int | float) else 0)) >= 1e7
+
+
+def _is_about(words: str) -> bool:
+    """Whether it ends in a word that makes the name one about a secret: token_file, auth_mode, token_dropout."""
+    last = words.split("_")[-1]
+    if last in ABOUT:
+        return True
+    token = list(TOKEN.finditer(words))
+    after = words[token[-1].end() :].strip("_") if token and not SURE.search(words) else ""
+    return bool(after) and not re.fullmatch(r"\d+", after) and after not in STILL
+
+
+def _words(name: str) -> str:
+    """Any style of writing a name -> lower case, with _ between the words."""
+    if name in ("PWD", "OLDPWD"):  # where the shell is
+        return "folder"
+    parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return re.sub(r"[\W_]+", "_", parted).strip("_").lower()
+
+
+def _is_random(text: str) -> bool:
+    """Whether no person has chosen it: letters and digits mixed, no word in it."""
+    return (
+        bool(re.fullmatch(r"[\w+/=.~-]{16,}", text))
+        and len(re.findall(r"\d", text)) >= 2
+        and bool(re.search(r"[A-Za-z]", text))
+        and not re.search(r"[a-z]{7,}|[A-Z]{7,}", text)
+    )
+
+
+def _is_secret_pair(match: re.Match[str]) -> bool:
+    """Whether name and value in a text are a secret's; prose such as `token: must be a number` is none."""
+    value = match["secret"].strip("\"'")
+    if re.fullmatch(r"\$\w*|\$\{\w+\}|\$\(.*", value) or not _is_named(match["name"], value):
+        return False
+    sure = "=" in match["sign"] or match["flag"] or match["secret"][0] in "\"'"
+    return bool(sure) or len(value) >= (SHORT if re.search(r"\d", value) else 16)
+
+
+def _is_header(match: re.Match[str]) -> bool:
+    """Whether it is what a request proves its sender by; `basic block` is none."""
+    if match["kind"].lower() == "bearer":
+        return True
+    if match["kind"].lower() == "token":
+        return _is_random(match["secret"])
+    try:
+        return b":" in base64.b64decode(match["secret"], validate=True)
+    except ValueError:
+        return False
+
+
+def _by_form(text: str) -> Iterator[tuple[str, re.Match[str]]]:
+    """Yield the secrets that a text shows by its form, each with what it is, in words."""
+    for match in FORMS.finditer(text):
+        yield "a token", match
+    for match in ADDRESS.finditer(text):
+        yield "a password in an address", match
+    for match in ADDRESS_TOKEN.finditer(text):
+        if _is_random(match["secret"]):
+            yield "a token in an address", match
+    for match in HEADER.finditer(text):
+        if _is_header(match):
+            yield "a token", match
+    for match in PAIR.finditer(text):
+        if _is_secret_pair(match):
+            yield f"a value for {match['name']}", match
+
+
+def _found_in(text: str, known: dict[str, str]) -> str:
+    """What kind of secret a text holds, in words; empty: none."""
+    for secret, origin in known.items():
+        if any(form in text for form in _encoded(secret)):
+            return f"the secret that {origin} holds"
+    return next((what for what, _ in _by_form(text)), "")
+
+
+def _secrets_in(text: str) -> list[str]:
+    """Passwords of addresses, tokens, and what is assigned to a secret's name."""
+    return [match["secret"].strip("\"'") for _, match in _by_form(text)]
+
+
+def _secrets_in_file(file: Path) -> list[str]:
+    try:
+        if not file.is_file() or file.stat().st_size > 1 << 16:
+            return []
+        text = file.read_text(errors="replace")
+    except OSError:
+        return []
+    found = _secrets_in(text)
+    if "netrc" in file.name or file.name == os.path.basename(os.environ.get("NETRC", "-")):
+        found += [value.strip('"') for value in re.findall(r"\bpassword\s+(\S+)", text)]
+    if file.suffix == ".json":  # kaggle's key, docker's auth
+        found += re.findall(r'"(?:key|auth)"\s*:\s*"([^"]+)"', text)
+    return found + ([text.strip()] if file.name == "token" else [])
+
+
+def _may_be_live(text: str) -> bool:
+    """Whether it is long enough not to be met by chance, and no path."""
+    if len(text) < SHORT or (len(text) < LONG and text.isalpha()) or text.lower() in EMPTY:
+        return False
+    return not text.startswith(("/", "~", "./")) or any(_is_random(part) for part in text.split("/"))
+
+
+@cache
+def _encoded(secret: str) -> tuple[str, ...]:
+    """The secret as it is, in an address, in JSON, in hexadecimal, and wherever it stands in a text that is base64."""
+    data = secret.encode(errors="surrogateescape")
+    forms = {secret, quote(data, safe=""), json.dumps(secret)[1:-1], repr(secret)[1:-1], data.hex()}
+    if len(data) < LONG:
+        return tuple(forms)
+    for ahead, cut in ((0, 0), (1, 2), (2, 3)):
+        whole = (ahead + len(data)) // 3 * 3 - ahead
+        text = base64.b64encode(b"\0" * ahead + data[:whole]).decode()[cut:]
+        forms |= {text, text.translate(str.maketrans("+/", "-_"))}
+    return tuple(forms)
+
+
+def _as_yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return text
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+
+
+def _leaves(tree: Any, prefix: str = "", inside: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value; of a list each item, of what holds itself nothing."""
+    if not isinstance(tree, dict | list | tuple | set):
         yield prefix, tree
+        return
+    if id(tree) in inside:
+        return
+    for key, value in tree.items() if isinstance(tree, dict) else [(None, item) for item in tree]:
+        name = ".".join(str(part) for part in (prefix, key) if part not in ("", None))
+        yield from _leaves(value, name, (*inside, id(tree)))

@@ -17,6 +17,7 @@ from lightning_resnet.errors import one_line
 from lightning_resnet.files import write_whole
 from lightning_resnet.runtime.provenance import versions
 from lightning_resnet.runtime.status import last_attempt
+from lightning_resnet.secrets import mask
 
 WRITE_S = 1.0  # for the rank that failed to write its report
 FIRST_S = 5.0  # that the first rank waits longer: it sees the others end, and records it
@@ -30,7 +31,7 @@ def report_path(run: Path, rank: int) -> Path:
 
 def report(run: Path, rank: int, step: int, error: BaseException) -> None:
     """Write down what happened; no other rank is waited for."""
-    text = "".join(traceback.format_exception(error))
+    text = mask("".join(traceback.format_exception(error)))
     known = ", ".join(f"{k} {v}" for k, v in versions().items())
     try:
         write_whole(report_path(run, rank), f"rank {rank} failed after step {step}\n{known}\n\n{text}")

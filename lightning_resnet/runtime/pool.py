@@ -105,9 +105,9 @@ def _start_server() -> None:
 
 
 def _command_line(arguments: list[str]) -> int:
-    from lightning_resnet.cli import main
+    from lightning_resnet.cli import shielded
 
-    return main(arguments)
+    return shielded(arguments)
 
 
 def _child(main: Main, arguments: list[str], log: str) -> None:

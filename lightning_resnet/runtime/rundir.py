@@ -23,6 +23,7 @@ import yaml
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import write_json
 from lightning_resnet.runtime.status import attempts, last_attempt, process_name, status
+from lightning_resnet.secrets import mask
 
 HEARTBEAT_S = 10.0  # seconds between signs of life
 
@@ -121,7 +122,7 @@ class RunDir:
     def end(self, step: int, reason: str, error: str | None = None, signal: str | None = None) -> None:
         """Record how far the attempt came and how it ended."""
         ended = datetime.now(UTC).isoformat(timespec="seconds")
-        self.attempt.update(reason=reason, error=error, signal=signal, end=ended)
+        self.attempt.update(reason=reason, error=error and mask(error), signal=signal, end=ended)
         self.beat(step, force=True)
 
     def record(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
