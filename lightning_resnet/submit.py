@@ -18,9 +18,10 @@ from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import write_json, write_whole
 from lightning_resnet.points import Point, Sweep
 from lightning_resnet.runtime.status import read_json
-from lightning_resnet.secrets import refuse_secret_exports
+from lightning_resnet.secrets import refuse_secret_exports, sourced
 from lightning_resnet.sweep import clock, command, describe_state, forecast, listing
 
+SLURM_S = 120.0  # seconds that a command of Slurm may take to answer
 RETRY = ("failed", "diverged", "interrupted", "preempted", "dead", "superseded")
 WORDS = {"new": "waiting", "dead": "failed", "diverged": "failed", "interrupted": "failed"}
 
@@ -47,6 +48,9 @@ def run(sweep: Sweep, args: Namespace, options: list[str]) -> int:
         tell(f"{totals(sweep, queue)}: nothing to submit")
         return 0
     check(sweep, points)
+    if shutil.which("sbatch"):
+        _environment()  # a secret in it is refused before anything is written
+        refuse_secret_exports(_script())
     folder = freeze(sweep, points, Path(args.root), home)
     return submit(sweep, points, args, options, folder)
 
@@ -121,7 +125,7 @@ def queued(home: Path) -> dict[str, str]:
     ours = {job: about for about in _submissions(home) for job in about["jobs"]}
     if not ours or not shutil.which("squeue"):
         return {}
-    done = subprocess.run(["squeue", "-h", "-r", "-o", "%F %K %T"], capture_output=True, text=True, timeout=60)
+    done = _answer(["squeue", "-h", "-r", "-o", "%F %K %T"])
     states: dict[str, str] = {}
     for job, task, state in (line.split() for line in done.stdout.splitlines()):
         if job in ours and task.isdigit():
@@ -154,7 +158,8 @@ def cancel(home: Path) -> int:
         raise UserError(f"nothing was submitted from {home.parent}: --submit does it")
     if not shutil.which("scancel"):
         raise UserError("there is no scancel here: do this where you submitted")
-    subprocess.run(["scancel", *jobs], timeout=60, check=False)
+    if complaint := _answer(["scancel", *jobs]).stderr.strip():
+        tell(complaint)
     tell(f"cancelled {', '.join(jobs)}; runs are kept, and --submit continues them")
     return 0
 
@@ -164,16 +169,30 @@ def _submissions(home: Path) -> list[dict[str, Any]]:
     return [about for file in files if (about := read_json(file))]
 
 
+def _environment() -> dict[str, str] | None:
+    """The environment for sbatch after slurm/site.env, where there is one; None: this process's."""
+    site = Path(os.environ.get("SITE_ENV", "slurm/site.env"))
+    return sourced(site) if site.exists() else None
+
+
 def _sbatch(line: list[str]) -> str:
     """The job's number; slurm/site.env is sourced first, where there is one."""
-    site = Path(os.environ.get("SITE_ENV", "slurm/site.env"))
-    if site.exists():
-        refuse_secret_exports(site)
-        line = ["bash", "-c", 'set -a; . "$0"; exec "$@"', str(site.absolute()), *line]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    done = _answer(line, _environment())
     if done.returncode:
         raise UserError(f"sbatch: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'failed'}")
     return done.stdout.strip().split(";")[0]
+
+
+def _answer(line: list[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """What a command of Slurm says, within a time limit.
+
+    Raises:
+        UserError: it says nothing.
+    """
+    try:
+        return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=SLURM_S)
+    except subprocess.TimeoutExpired as e:
+        raise UserError(f"{line[0]} did not answer within {SLURM_S:g} s: `sinfo` tells whether Slurm is up") from e
 
 
 def _script() -> Path:
