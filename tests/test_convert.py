@@ -55,16 +55,23 @@ PEERS = {
 }
 SLOW = {
     "torchvision18": lambda: torchvision.models.resnet18(),
-    "torchvision152": lambda: torchvision.models.resnet152(),
     "timm34": lambda: timm.create_model("resnet34", num_classes=12),
     "timm50": lambda: timm.create_model("resnet50"),
+}
+LONG = {
+    "torchvision152": lambda: torchvision.models.resnet152(),
     "timm101": lambda: timm.create_model("resnet101"),
 }
+NETS = [
+    *PEERS,
+    *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+    *(pytest.param(name, marks=pytest.mark.all) for name in LONG),
+]
 
 
-@pytest.mark.parametrize("name", [*PEERS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", NETS)
 def test_torchvision_and_timm_come_in_and_go_out(cli, name):
-    theirs = shaken((PEERS | SLOW)[name]())
+    theirs = shaken((PEERS | SLOW | LONG)[name]())
     if "timm" in name:
         save_file(theirs.state_dict(), "theirs.safetensors")
     else:

@@ -83,12 +83,8 @@ def hear_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-ALL = pytest.mark.all  # test_kill_schedule.py has these signals in short
-
-
-@pytest.mark.parametrize(
-    "how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=ALL), pytest.param(signal.SIGKILL, marks=ALL)]
-)
+@pytest.mark.all  # the schedule of kills has these signals in short
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_continues_at_once_with_the_same_command(tmp_path, monkeypatch, how):
     """Bit by bit as the run that was not stopped."""
     monkeypatch.chdir(tmp_path)

@@ -73,6 +73,7 @@ def test_the_time_limits_signal_requeues(slurm, undisturbed):
     assert mirrored == rows  # after SIGTERM, which ends W&B's process too, the last 2 s may lack; sync sends them
 
 
+@pytest.mark.all  # waits for the minute that is the shortest limit
 def test_a_real_time_limit(slurm):
     """Slurm looks every 30 s who is near the limit."""
     job = begin(slurm, "--time=3 --signal=USR1@60", fit=ENDLESS)
@@ -115,6 +116,7 @@ def rank_of(pid, slurm):
     return env.get("SLURM_PROCID") if ours and env.get("SLURM_STEP_ID", "").isdigit() else None
 
 
+@pytest.mark.all  # waits until Slurm gives the node up
 def test_a_lost_node(slurm, undisturbed):
     job = begin(slurm)
     slurm.run("scontrol update NodeName=127.0.0.2 State=DOWN Reason=lost")
