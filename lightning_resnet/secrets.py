@@ -169,7 +169,8 @@ def refuse_secret_variables() -> None:
 
 def mask(text: str) -> str:
     """The text with stars for every secret in it: what records or prints an error passes through here."""
-    for form in sorted({f for secret in live() for f in _encoded(secret)}, key=len, reverse=True):
+    shown = [secret for secret in _secrets_in(text) if _may_be_live(secret)]  # and wherever else the text holds them
+    for form in sorted({f for secret in [*live(), *shown] for f in _encoded(secret)}, key=len, reverse=True):
         text = text.replace(form, STARS)
     for start, end in sorted((match.span("secret") for _, match in _by_form(text)), reverse=True):
         text = text[:start] + STARS + text[end:] if STARS not in text[start:end] else text
@@ -222,7 +223,9 @@ def _is_token(words: str, plural: bool, value: Any) -> bool:
     if _is_about(words) or set(words.split("_")) & set(PIECES):
         return _is_random(_text(value))
     if plural:
-        return isinstance(value, str) and len(value) >= SHORT and bool(re.fullmatch(r"\S*\d\S*", value))
+        return (
+            isinstance(value, str) and len(value) >= SHORT and bool(re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])\S+", value))
+        )
     return isinstance(value, str) or abs(float(value if isinstance(value, int | float) else 0)) >= 1e7
 
 
