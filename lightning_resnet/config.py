@@ -8,11 +8,13 @@ import os
 import re
 from argparse import ArgumentError
 from datetime import timedelta
+from enum import Enum
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.environments import LightningEnvironment
@@ -29,7 +31,8 @@ import lightning_resnet.data.subset
 import lightning_resnet.models  # noqa: F401 -- short class names are those of imported classes
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, nearest, one_line
-from lightning_resnet.options import Launch, RunOptions, check, local_devices
+from lightning_resnet.options import Launch, RunOptions, check, gpus, local_devices
+from lightning_resnet.refused import check_plugins, explain_plugin
 from lightning_resnet.runtime.launch import Launcher, Place, meeting_point, place, resolve
 from lightning_resnet.runtime.wandb import WandbOptions
 from lightning_resnet.secrets import refuse_secret_flags, refuse_secret_variables, refuse_secrets
@@ -103,8 +106,13 @@ class ResNetCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as e:
-            raise UserError(explain(one_line(e), parser)) from e
+            raise UserError(explain_plugin(str(e)) or explain(one_line(e), parser)) from e
         check(self.config)
+        for key in ("callbacks", "plugins"):
+            if isinstance(self.config.trainer[key], Namespace):  # a single one is a list of one
+                self.config.trainer[key] = [self.config.trainer[key]]
+            for item in self.config.trainer[key] or []:
+                _use_plain_words(item.get("init_args", Namespace()))
         self.asked = {key: self.config.trainer[key] for key in ("devices", "num_nodes")}
         if self.config.run.name is None:
             self.config.run.name = recipes[0].stem if recipes else "run"
@@ -140,8 +148,15 @@ class ResNetCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """With a strategy of ours for several ranks: nothing is sent in a step but gradients."""
         trainer, environment = self.config.trainer, LightningEnvironment()
+        plugins = self.config_init.trainer.plugins or []
+        check_plugins(plugins)
         if local_devices(trainer) * trainer.num_nodes == 1:
-            return super().instantiate_trainer(plugins=environment, **kwargs)
+            return super().instantiate_trainer(plugins=[environment, *plugins], **kwargs)
+        if trainer.sync_batchnorm and not gpus(trainer):
+            raise UserError(
+                "--trainer.sync_batchnorm needs GPUs: leave it out; --model.bn_batch fixes what batch norm sees, for "
+                "any number of ranks"
+            )
         strategy = DDPStrategy(
             cluster_environment=environment,
             timeout=timedelta(seconds=self.config.run.hang_s + 60),  # the rank that hangs shall be the first to tell
@@ -171,6 +186,13 @@ class ResNetCLI(LightningCLI):
         for key in ("devices", "num_nodes"):  # of this attempt
             config.trainer[key] = self.asked[key]
         return quoted(self.parser.dump(config))
+
+
+def _use_plain_words(arguments: Namespace) -> None:
+    """Turn words of an enumeration, such as Timer's `Interval.step`, into the words that YAML can hold."""
+    for key, value in arguments.items():
+        if isinstance(value, Enum):
+            arguments[key] = value.value
 
 
 def quoted(text: str) -> str:

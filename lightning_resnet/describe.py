@@ -129,11 +129,18 @@ def length(cli: ResNetCLI) -> Length:
     parts = trainer.accumulate_grad_batches
     all_ = len(data.splits["train"]) // data.batch_size * parts
     try:
-        steps = _parse_num_batches(RunningStage.TRAINING, all_, trainer.limit_train_batches) // parts
+        limited = _parse_num_batches(RunningStage.TRAINING, all_, trainer.limit_train_batches)
     except MisconfigurationException:  # a share of them that is less than one
-        steps = 0
+        limited = 0
+    flag = "--trainer.overfit_batches" if trainer.overfit_batches else "--trainer.limit_train_batches"
+    steps = limited // parts
     if not steps:
-        raise UserError(f"no optimizer step is left of {all_} batches: raise --trainer.limit_train_batches")
+        raise UserError(f"no optimizer step is left of {all_} batches: raise {flag}")
+    if limited % parts:
+        raise UserError(
+            f"{flag} leaves {limited} batches of an epoch, of which {parts} make an optimizer step: give "
+            f"{steps * parts}, or another multiple of {parts}"
+        )
     total = min(n for n in (steps * trainer.max_epochs, trainer.max_steps, sys.maxsize) if n >= 0)
     return Length(steps, total, -(-total // steps))
 
@@ -150,6 +157,11 @@ def measure(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[int, int]
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             logits = net.eval()(torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device))
     except (RuntimeError, ValueError) as e:
+        if "view size is not compatible" in str(e):
+            raise UserError(
+                f"{type(net).__name__} takes a `view` of images whose channels lie together in memory: use flatten(1) "
+                "or reshape there, or add --model.channels_last false"
+            ) from e
         raise UserError(
             f"{type(net).__name__} cannot take images of {input_size} ({one_line(e)}): set --data.size"
         ) from e

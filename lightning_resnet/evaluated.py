@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from lightning_resnet.errors import UserError
 from lightning_resnet.loss import evaluation_sums, sum_dtype
 from lightning_resnet.mix import mixed
 from lightning_resnet.models.precise import measure_norms
@@ -27,6 +28,7 @@ class Evaluated(pl.LightningModule):
     def __init__(self, net: nn.Module, ema: nn.Module | None, precise_bn: int) -> None:
         super().__init__()
         self.net, self.ema, self.precise_bn = net, ema, precise_bn
+        self.channels_last = True  # the layout of what the net takes
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
         self.metrics: dict[str, float] = {}  # of the last evaluation, over all ranks
@@ -55,7 +57,18 @@ class Evaluated(pl.LightningModule):
         return net(x if own is None else mixed(x, own))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images uint8 [B, 3, H, W] -> what the net takes."""
+        """Images uint8 [B, 3, H, W] -> what the net takes.
+
+        Raises:
+            UserError: they are no bytes: what is scaled already would be taken for nearly black.
+        """
+        if images.dtype != torch.uint8:
+            raise UserError(
+                f"images must be uint8, 0 to 255, and are {images.dtype}: give them as they are stored, or "
+                "(255 * images).round().to(torch.uint8) of what ToTensor made; the task normalises them itself"
+            )
+        if not self.channels_last:
+            images = images.contiguous()
         mean = self.mean
         return (images.to(mean.dtype) - mean) / self.std
 

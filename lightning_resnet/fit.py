@@ -3,11 +3,14 @@
 resnet-cli fit --config configs/digits.yaml --model.net.depth 56 --model.net.shortcut none
 """
 
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytorch_lightning as pl
 import torch
@@ -24,8 +27,15 @@ from lightning_resnet.errors import Diverged, Superseded, UserError, one_line
 from lightning_resnet.evaluate import evaluate
 from lightning_resnet.files import write_json, write_whole
 from lightning_resnet.options import Launch
+from lightning_resnet.refused import check_training
 from lightning_resnet.runtime.aside import Aside
-from lightning_resnet.runtime.checkpoint import AtomicCheckpointIO, Checkpoints, load_checkpoint, newest_good
+from lightning_resnet.runtime.checkpoint import (
+    AtomicCheckpointIO,
+    Checkpoints,
+    GivenCheckpointIO,
+    load_checkpoint,
+    newest_good,
+)
 from lightning_resnet.runtime.crash import Watchdog, cause, is_consequence, report
 from lightning_resnet.runtime.identity import decisive, differences, replicate, run_id
 from lightning_resnet.runtime.launch import end_with_parent, supervise
@@ -53,6 +63,9 @@ class _CLI(ResNetCLI):
 
     def before_instantiate_classes(self) -> None:
         run = self.config.run
+        if self.config.trainer.fast_dev_run and self.verb == "fit":
+            run.root = str(Path(tempfile.gettempdir(), f"lightning_resnet-{uuid4().hex}"))
+            self.config.wandb.mode = "disabled"
         config = yaml.safe_load(self.resolved)
         first = Path(run.root, run.name, run_id(config))
         if run.new and self.verb == "fit":
@@ -91,8 +104,13 @@ def main(argv: list[str]) -> int:
     end_with_parent()
     try:
         cli = _CLI(argv[0], argv[1:])
-        cli.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        return _fit(cli, argv) if cli.verb == "fit" else evaluate(cli, cli.rundir)
+        given = cli.trainer._accelerator_connector.checkpoint_io
+        ours = AtomicCheckpointIO() if given is None else GivenCheckpointIO(given, cli.rundir.candidates())
+        cli.trainer.strategy.checkpoint_io = ours
+        if cli.verb != "fit":
+            return evaluate(cli, cli.rundir)
+        with _nothing_kept(cli) if cli.trainer.fast_dev_run else nullcontext():
+            return _fit(cli, argv)
     except _Finished as e:
         say(f"run {e} is finished; nothing to do (--run.new trains a replicate)")
         return 0
@@ -100,10 +118,21 @@ def main(argv: list[str]) -> int:
         return supervise(e.argv(argv), e.size, e.nodes)
 
 
+@contextmanager
+def _nothing_kept(cli: _CLI) -> Iterator[None]:
+    """Make the folder of a trial by --trainer.fast_dev_run, which goes with it, as Lightning would keep nothing."""
+    (cli.rundir.path / "attempts").mkdir(parents=True)  # where other ranks report
+    try:
+        yield
+    finally:
+        shutil.rmtree(cli.config.run.root, ignore_errors=True)
+
+
 def _fit(cli: _CLI, argv: list[str]) -> int:
     trainer, task, data, rundir, run = cli.trainer, cli.model, cli.datamodule, cli.rundir, cli.config.run
     data.trainer = trainer
     try:
+        check_training(trainer, task, data)
         data.setup("fit")
         facts = describe(cli)
     except (ValueError, ZeroDivisionError) as e:  # what an optimizer or a source refuses
@@ -124,7 +153,10 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
     progress, watchdog = Progress(), Watchdog(rundir.path, run.hang_s)
     trainer.callbacks += [Recorder(rundir, progress), checkpoints, watchdog]
     install(trainer, rundir, checkpoints, run.hang_s)
-    say(f"run {rundir.path}" + (f", continued from {resume.name} at step {step}" if resume else ""))
+    if trainer.fast_dev_run:
+        say(f"a trial of {trainer.max_steps} steps by --trainer.fast_dev_run; nothing of it is kept")
+    else:
+        say(f"run {rundir.path}" + (f", continued from {resume.name} at step {step}" if resume else ""))
     try:
         with _attempt(cli, checkpoints, progress, watchdog):
             trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -174,6 +206,11 @@ def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer) -> BaseExceptio
     """The error as users shall see it; what is nobody's mistake leaves a report in the run directory."""
     if isinstance(e, MisconfigurationException):
         return UserError(one_line(e))
+    if isinstance(e, RuntimeError) and "ddp_find_unused_parameters_true" in str(e):
+        return UserError(
+            "some parameters of the net had no part in the loss, which ddp does not bear: add "
+            "--trainer.strategy ddp_find_unused_parameters_true, or take them out of the net"
+        )
     if is_consequence(e):
         return UserError(cause(rundir.path, trainer.world_size, e))
     if not isinstance(e, UserError):

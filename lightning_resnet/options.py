@@ -12,8 +12,10 @@ OTHER_WAYS = {  # trainer options that our loop does not have, and what to use i
     "max_time": "it would cut the schedule; let SIGUSR1 end the job in time, and the same command continue",
     "val_check_interval": "use --trainer.check_val_every_n_epoch",
     "reload_dataloaders_every_n_epochs": "the loaders know the epoch",
-    "strategy": "ranks exchange gradients by ddp",
+    "barebones": "resnet-cli bench step measures the bare step",
+    "model_registry": "nothing is uploaded to a model hub; resnet-cli convert writes weights that can be",
 }
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 
 @dataclass
@@ -70,19 +72,26 @@ class Launch(Exception):  # noqa: N818 -- no error
 
 def local_devices(trainer: Namespace) -> int:
     """Ranks on this node, as the trainer's configuration asks for: one per device."""
-    devices, gpus = trainer.devices, trainer.accelerator in ("auto", "gpu", "cuda")
+    devices = trainer.devices
     if isinstance(devices, str) and devices.isdigit():
         return int(devices)
     if devices in ("auto", "-1", -1):
-        return max(1, torch.cuda.device_count()) if gpus else 1
+        return max(1, torch.cuda.device_count()) if gpus(trainer) else 1
     if isinstance(devices, str):
         return len([d for d in devices.split(",") if d])
     return devices if isinstance(devices, int) else len(devices)
 
 
+def gpus(trainer: Namespace) -> bool:
+    """Tell whether the trainer's configuration and this machine give GPUs."""
+    return trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
 def check(config: Namespace) -> None:
     """Refuse what would end in a traceback, or what our training loop has another way for."""
     run, trainer = config.run, config.trainer
+    if config.seed_everything is False:
+        raise UserError("--seed_everything false would draw another seed each time and in each rank: give a number")
     for name, value, low in (
         ("seed_everything", config.seed_everything, 0),
         ("trainer.log_every_n_steps", trainer.log_every_n_steps, 1),
@@ -101,7 +110,13 @@ def check(config: Namespace) -> None:
             "--trainer.val_check_interval N and num_sanity_val_steps do not work here: validation is by epoch"
         )
     for key, cure in OTHER_WAYS.items():
-        if trainer.get(key) not in (None, 0, 1.0, "auto", "ddp", "ddp_find_unused_parameters_true"):
+        if trainer.get(key) not in (None, 0) and (key, trainer[key]) != ("val_check_interval", 1.0):
             raise UserError(f"--trainer.{key} {trainer[key]} does not work here: {cure}")
+    if trainer.strategy not in STRATEGIES:
+        name = trainer.strategy if isinstance(trainer.strategy, str) else trainer.strategy.class_path
+        raise UserError(
+            f"--trainer.strategy {name} does not work here: leave it out; several ranks exchange gradients by ddp, and "
+            "ddp_find_unused_parameters_true is for a net that leaves parameters out of some steps"
+        )
     if trainer.sync_batchnorm and config.model.bn_batch:
         raise UserError("--trainer.sync_batchnorm and --model.bn_batch exclude each other")

@@ -4,6 +4,7 @@ It knows nothing of files, plots or clusters. Sums stay on the device between lo
 """
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import torch
 from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from lightning_resnet.data.hashing import seed_generators
@@ -42,6 +44,7 @@ class ClassificationTask(Evaluated):
         precise_bn: optimizer steps' worth of training images, over which batch norm's statistics are measured anew
             before each evaluation; 0: their moving averages.
         compile: by torch.compile, normalisation and net as one; a mode of its, or true: its default.
+        channels_last: memory layout of weights and images; null: true. false is for nets that take `view` of images.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class ClassificationTask(Evaluated):
         ema: Averaging | None = None,
         precise_bn: int = 0,
         compile: bool | Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
+        channels_last: bool | None = None,
     ) -> None:
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"--model.label_smoothing must be 0 to 1, got {label_smoothing}")
@@ -74,8 +78,10 @@ class ClassificationTask(Evaluated):
             raise ValueError(f"{type(net).__name__}.{lazy[0]} is of a lazy layer: give that layer its number of inputs")
         if bn_batch is not None:
             ghost_batch_norm(net, bn_batch)
-        net = net.to(memory_format=torch.channels_last)
+        if channels_last is not False:
+            net = net.to(memory_format=torch.channels_last)
         super().__init__(net, average_of(net) if ema else None, precise_bn)
+        self.channels_last = channels_last is not False
         self.bn_batch = bn_batch
         self.make_optimizer, self.schedule, self.decay = optimizer, schedule, decay
         self.averaging, self.mix, self.compiled = ema, mix, compile
@@ -133,7 +139,17 @@ class ClassificationTask(Evaluated):
         return min(s for s in (steps, t.max_steps) if s > 0)
 
     def on_train_start(self) -> None:
-        """Tell the schedule."""
+        """Tell the schedule.
+
+        Raises:
+            UserError: there is another, which it would overwrite.
+        """
+        if self.trainer.lr_scheduler_configs:
+            raise UserError(
+                f"{type(self).__name__}.configure_optimizers returns a scheduler, and the learning rate is set by "
+                "`schedule` in each step: return the optimizer alone, and give as `schedule` a subclass of "
+                "lightning_resnet.optim.Schedule"
+            )
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         self._all_steps = self.total_steps  # asked for in each step
         self.schedule.begin(self._all_steps / steps)
@@ -146,7 +162,8 @@ class ClassificationTask(Evaluated):
         trainer = self.trainer
         factor = self.schedule.factor(trainer.global_step / self._all_steps)
         for group in trainer.optimizers[0].param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            if "initial_lr" in group:  # else it came by a callback that unfreezes layers, and keeps what that gave it
+                group["lr"] = group["initial_lr"] * factor
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the generators that a net may draw from (dropout).
@@ -225,12 +242,14 @@ class ClassificationTask(Evaluated):
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the schedule's state, and what was measured since the last row, over all ranks.
+        """Keep the schedule's state, what is frozen, and what was measured since the last row, over all ranks.
 
         Raises:
             Diverged: a loss was not finite; such a net is not worth saving.
         """
         checkpoint["schedule"] = self.schedule.state_dict()
+        checkpoint["frozen"] = [name for name, p in self.net.named_parameters() if not p.requires_grad]
+        checkpoint["unmeasured"] = [name for name, m in self._norms() if not m.track_running_stats]
         sums = self._train_sums.total()
         sums = None if sums is None else self._reduce(sums)
         if sums is not None and not math.isfinite(sums[0]):
@@ -241,5 +260,14 @@ class ClassificationTask(Evaluated):
         """Take it back; refuse the weights of another net, naming the first tensor that differs."""
         check_same_tensors(self.state_dict(), checkpoint["state_dict"])
         self.schedule.load_state_dict(checkpoint.get("schedule", {}))
+        if "frozen" in checkpoint:  # a callback that unfreezes layers has frozen all of them again
+            for name, p in self.net.named_parameters():
+                p.requires_grad_(name not in checkpoint["frozen"])
+            for name, m in self._norms():
+                m.track_running_stats = name not in checkpoint["unmeasured"]
         sums, self._last_taken = checkpoint.get("train_sums"), checkpoint.get("last_taken", checkpoint["global_step"])
         self._train_sums = TrainingSums(sums if sums is None or self.global_rank == 0 else torch.zeros_like(sums))
+
+    def _norms(self) -> Iterator[tuple[str, nn.Module]]:
+        """Each norm of the net that can keep statistics, with its name."""
+        return ((name, m) for name, m in self.net.named_modules() if isinstance(m, _NormBase))

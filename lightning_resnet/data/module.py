@@ -1,7 +1,7 @@
 """ImageData: a source, an order, draws and a loader, behind Lightning's hooks."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -202,7 +202,11 @@ class ImageData(pl.LightningDataModule):
         order, trainer, parts = self._order(), self.trainer, self.trainer.accumulate_grad_batches
         share = partial(train_batches, rank=trainer.global_rank, world=trainer.world_size, parts=parts)
         length = min(len(self.splits["train"]) // self.batch_size, steps or sys.maxsize) * parts
-        batches = lambda epoch: islice(share(order(self.seed, epoch), self.batch_size), length)  # noqa: E731
+        overfits = getattr(trainer, "overfit_batches", 0) > 0  # as in Lightning: on the same batches in each epoch
+
+        def batches(epoch: int) -> Iterator[np.ndarray]:
+            return islice(share(order(self.seed, 0 if overfits else epoch), self.batch_size), length)
+
         return self._loader("train", self._augment_by_epoch(), batches, length)
 
     def _augment_by_epoch(self) -> Callable[[int], Augment]:

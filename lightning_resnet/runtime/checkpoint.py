@@ -17,7 +17,8 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.plugins.io import CheckpointIO, TorchCheckpointIO
+from pytorch_lightning.plugins.io.wrapper import _WrappingCheckpointIO
 from torch.utils._pytree import tree_map_only
 
 from lightning_resnet.errors import Diverged, UserError, one_line
@@ -37,6 +38,38 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load onto the CPU; tensors and plain values only."""
         return load_checkpoint(path)
+
+
+class GivenCheckpointIO(CheckpointIO):
+    """A user's plugin, for what Lightning saves and loads, and our own way for the run's own checkpoints.
+
+    Args:
+        given: the plugin.
+        ours: the run's own checkpoints.
+    """
+
+    def __init__(self, given: CheckpointIO, ours: list[Path]) -> None:
+        self.given, self.ours = given, ours
+        if isinstance(given, _WrappingCheckpointIO) and given.checkpoint_io is None:
+            given.checkpoint_io = AtomicCheckpointIO()
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save."""
+        self.given.save_checkpoint(*args, **kwargs)
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load."""
+        if Path(path) in self.ours:
+            return load_checkpoint(path)
+        return self.given.load_checkpoint(path, *args, **kwargs)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove."""
+        self.given.remove_checkpoint(path)
+
+    def teardown(self) -> None:
+        """Wait for what it has under way."""
+        self.given.teardown()
 
 
 def write_checkpoint(

@@ -17,7 +17,8 @@ def install_evaluation(trainer: pl.Trainer) -> None:
         ("validate_loop", TrainerFn.VALIDATING, RunningStage.VALIDATING),
         ("test_loop", TrainerFn.TESTING, RunningStage.TESTING),
     ):
-        setattr(trainer, name, EvaluationLoop(trainer, fn, stage, inference_mode=True))
+        loop = EvaluationLoop(trainer, fn, stage, inference_mode=getattr(trainer, name).inference_mode)
+        setattr(trainer, name, loop)
 
 
 class EvaluationLoop(_EvaluationLoop):

@@ -11,6 +11,8 @@ from lightning_resnet.errors import UserError
 TRAINER_KEYS = (
     "max_epochs",
     "max_steps",
+    "min_epochs",
+    "min_steps",
     "precision",
     "deterministic",
     "accumulate_grad_batches",
@@ -22,6 +24,7 @@ TRAINER_KEYS = (
     "fast_dev_run",
     "overfit_batches",
     "sync_batchnorm",
+    "plugins",
     "log_every_n_steps",  # the interval over which ErrorWarmup watches the training error
 )
 DATA_KEYS_WITHOUT_EFFECT = ("workers", "cache", "stage")

@@ -92,12 +92,22 @@ class FitLoop(_FitLoop):
     @property
     def done(self) -> bool:
         """Trained as long as was asked for."""
-        ended = self.trainer.should_stop or self._steps_are_up
+        ended = self._stops_early(self.epoch) or self._steps_are_up
         return self.epoch >= self.max_epochs >= 0 or (ended and not self.steps)  # else it is still to be evaluated
 
     @property
     def _steps_are_up(self) -> bool:
         return self.max_steps >= 0 and self.epoch_loop.global_step >= self.max_steps
+
+    def _stops_early(self, epochs: int) -> bool:
+        """Tell whether somebody has set `trainer.should_stop` and the training is long enough; alike on all ranks.
+
+        Args:
+            epochs: that are done.
+        """
+        if not self.trainer.should_stop:
+            return False
+        return epochs >= (self.min_epochs or 0) and self.epoch_loop.global_step >= (self.min_steps or 0)
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -160,6 +170,14 @@ class FitLoop(_FitLoop):
         call._call_lightning_module_hook(trainer, "on_train_epoch_start")
         self.epoch_progress.increment_started()
         self._tell_batches()
+        if trainer.accumulate_grad_batches != self.parts or self._skip_backward:
+            raise UserError(
+                "a callback has changed how batches make optimizer steps, which --data.batch_size fixes for the whole "
+                "training: leave it out"
+            )
+        for optimizer in trainer.optimizers:
+            if hasattr(optimizer, "train"):  # a schedule-free optimizer: the weights to train at are not the result
+                optimizer.train()
         if self.steps >= steps:
             return
         self.loader.load_state_dict({"epoch": self.epoch, "batch": self.steps * self.parts})
@@ -167,7 +185,7 @@ class FitLoop(_FitLoop):
         batches = timed(on_device(read, trainer.strategy.root_device), self.waits, "data")
         step = Step(trainer, self.parts)
         try:
-            while self.steps < steps and not self._steps_are_up:
+            while self.steps < steps and not self._steps_are_up and not self._stops_early(self.epoch):
                 self.epoch_loop._batches_that_stepped = trainer.global_step
                 trainer.lightning_module.set_learning_rate()
                 step(batches, self.steps * self.parts, self._step_done)
@@ -199,7 +217,10 @@ class FitLoop(_FitLoop):
     def _evaluate(self) -> None:
         """After every n-th epoch and the last; all ranks evaluate the first one's norm statistics."""
         trainer, every = self.trainer, self.trainer.check_val_every_n_epoch
-        last = trainer.should_stop or self._steps_are_up or self.epoch + 1 == self.max_epochs
+        for optimizer in trainer.optimizers:
+            if hasattr(optimizer, "eval"):
+                optimizer.eval()
+        last = self._stops_early(self.epoch + 1) or self._steps_are_up or self.epoch + 1 == self.max_epochs
         if not trainer.enable_validation or self._val_loop.skip or (every and (self.epoch + 1) % every and not last):
             return
         if trainer.world_size > 1:

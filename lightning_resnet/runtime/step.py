@@ -18,6 +18,9 @@ from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.trainer import call
 
+from lightning_resnet.errors import UserError
+from lightning_resnet.task import ClassificationTask
+
 HOOKS = (
     "on_train_batch_start",
     "on_before_zero_grad",
@@ -26,6 +29,18 @@ HOOKS = (
     "on_before_optimizer_step",
     "on_train_batch_end",
 )
+OPTIMIZING = ("optimizer_step", "optimizer_zero_grad", "backward")  # hooks of a task that only Lightning's step calls
+
+
+def overrides(owner: Any, hook: str, base: type) -> bool:
+    """Tell whether an object has a hook of its own, from its class or set on it as LambdaCallback does.
+
+    Args:
+        owner: the object.
+        hook: name of a method of `base`.
+        base: whose version does nothing, or what every object does.
+    """
+    return getattr(getattr(owner, hook), "__func__", None) is not getattr(base, hook)
 
 
 class Step:
@@ -48,7 +63,12 @@ class Step:
         self.profiled = not isinstance(trainer.profiler, PassThroughProfiler)
         precision = trainer.precision_plugin
         self.plain = type(precision) is Precision or (type(precision) is MixedPrecision and precision.scaler is None)
-        self.plain &= not isinstance(self.optimizer, torch.optim.LBFGS)  # which calls the pass itself
+        # others may call the pass themselves, as LBFGS does
+        self.plain &= type(self.optimizer).__module__.startswith("torch.optim.")
+        self.plain &= not isinstance(self.optimizer, torch.optim.LBFGS)
+        self.plain &= not any(overrides(self.task, hook, pl.LightningModule) for hook in OPTIMIZING)
+        # others may return no tensor
+        self.plain &= not overrides(self.task, "training_step", ClassificationTask)
         bare = type(precision) is Precision and self.strategy.model is self.task
         self.forward = self.task.training_step if bare else self.strategy.training_step
 
@@ -72,9 +92,9 @@ class Step:
         found = [
             partial(getattr(callback, hook), self.trainer, self.task)
             for callback in self.trainer.callbacks
-            if getattr(type(callback), hook) is not getattr(Callback, hook)
+            if overrides(callback, hook, Callback)
         ]
-        if getattr(type(self.task), hook) is not getattr(pl.LightningModule, hook):
+        if overrides(self.task, hook, pl.LightningModule):
             found.append(getattr(self.task, hook))
         return found
 
@@ -94,7 +114,11 @@ class Step:
             self.progress.is_last_batch = i + part + 1 == self.batches
             self.progress.increment_ready()
             self._tell_logging(batch)
-            self._call("on_train_batch_start", batch, i + part)
+            if self._call("on_train_batch_start", batch, i + part) == -1:
+                raise UserError(
+                    f"{type(self.task).__name__}.on_train_batch_start returned -1, to skip the rest of the epoch: this "
+                    "training does not do that; use --trainer.limit_train_batches"
+                )
             self.progress.increment_started()
             if self.profiled or not self.plain:
                 outputs = self._step_of_lightning(batch, i + part)
@@ -153,15 +177,17 @@ class Step:
         self._call("on_after_backward")
         return {"loss": share.detach()}
 
-    def _call(self, hook: str, *args: Any) -> None:
-        """A hook of every batch."""
+    def _call(self, hook: str, *args: Any) -> Any:
+        """A hook of every batch; returns what the last one does, the task's where it has one."""
+        result = None
         if self.profiled:
             call._call_callback_hooks(self.trainer, hook, *args)
-            call._call_lightning_module_hook(self.trainer, hook, *args)
+            result = call._call_lightning_module_hook(self.trainer, hook, *args)
             if hook == "on_train_batch_start":
                 call._call_strategy_hook(self.trainer, hook, *args)
-            return
+            return result
         if found := self.hooks[hook]:
             self.task.__dict__["_current_fx_name"] = hook  # a module's own way to set it costs more than most hooks
             for function in found:
-                function(*args)
+                result = function(*args)
+        return result
