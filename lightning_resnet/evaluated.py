@@ -62,7 +62,7 @@ class Evaluated(pl.LightningModule):
         Raises:
             UserError: they are no bytes: what is scaled already would be taken for nearly black.
         """
-        if images.dtype != torch.uint8:
+        if images.is_floating_point():
             raise UserError(
                 f"images must be uint8, 0 to 255, and are {images.dtype}: give them as they are stored, or "
                 "(255 * images).round().to(torch.uint8) of what ToTensor made; the task normalises them itself"
