@@ -16,7 +16,9 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
@@ -33,6 +35,7 @@ from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, nearest, one_line
 from lightning_resnet.options import Launch, RunOptions, check, gpus, local_devices
 from lightning_resnet.refused import check_plugins, explain_plugin
+from lightning_resnet.runtime import observers
 from lightning_resnet.runtime.launch import Launcher, Place, meeting_point, place, resolve
 from lightning_resnet.runtime.wandb import WandbOptions
 from lightning_resnet.secrets import refuse_secret_flags, refuse_secret_variables, refuse_secrets
@@ -40,11 +43,12 @@ from lightning_resnet.task import ClassificationTask
 
 TRAINER_DEFAULTS = {  # ours does these
     "logger": False,
-    "enable_progress_bar": False,
+    "enable_progress_bar": None,  # with a progress bar among the callbacks
     "enable_model_summary": False,
-    "enable_checkpointing": False,
+    "enable_checkpointing": None,  # with a ModelCheckpoint among the callbacks
     "num_sanity_val_steps": 0,  # would validate before the first step, on batches that it then forgets
 }
+CLASSES = {"trainer.callbacks": Callback, "trainer.logger": Logger}  # options -> what their class must be
 SWITCHES = {  # flags that may go without a value, and what they are
     "--run.new": "--run.new",
     "--run.must_resume": "--run.must_resume",
@@ -67,8 +71,11 @@ class ResNetCLI(LightningCLI):
         args: the command line after the verb.
     """
 
+    run_path: Path | None = None  # directory of the run, once it is known
+
     def __init__(self, verb: str, args: list[str]) -> None:
         self.verb = verb
+        observers.make_folders_optional()
         super().__init__(
             ClassificationTask,
             ImageData,
@@ -150,6 +157,7 @@ class ResNetCLI(LightningCLI):
         trainer, environment = self.config.trainer, LightningEnvironment()
         plugins = self.config_init.trainer.plugins or []
         check_plugins(plugins)
+        kwargs |= self._observing()
         if local_devices(trainer) * trainer.num_nodes == 1:
             return super().instantiate_trainer(plugins=[environment, *plugins], **kwargs)
         if trainer.sync_batchnorm and not gpus(trainer):
@@ -166,14 +174,33 @@ class ResNetCLI(LightningCLI):
         )
         return super().instantiate_trainer(strategy=strategy, **kwargs)
 
+    def _observing(self) -> dict[str, Any]:
+        """Arguments of the trainer: the run directory as default folder, and what the callbacks need to be allowed."""
+        trainer = self.config_init.trainer
+        callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+        chosen: dict[str, Any] = {}
+        for key, kind in (("enable_checkpointing", Checkpoint), ("enable_progress_bar", ProgressBar)):
+            found = [type(callback).__name__ for callback in callbacks if isinstance(callback, kind)]
+            if found and trainer[key] is False:
+                raise UserError(f"--trainer.{key} false and {found[0]} among the callbacks exclude each other")
+            chosen[key] = bool(found) if trainer[key] is None else trainer[key]
+        if trainer.default_root_dir is None and self.run_path is not None:
+            chosen["default_root_dir"] = str(self.run_path)
+        return chosen
+
     def instantiate_classes(self) -> None:
         """Build the data, the task and the trainer; what their constructors refuse is the user's to cure."""
+        told = self.config
+        self.config = told.clone()
+        observers.place(self.config.trainer.logger, self.run_path or Path())
         try:
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as e:
-            raise UserError(one_line(e)) from e
+            raise UserError(explain(one_line(e), self.parser)) from e
         except (RuntimeError, TypeError) as e:  # torch's own, which do not tell whose they are
             raise UserError(f"{self.config.model.net.class_path}, or what it is trained with: {one_line(e)}") from e
+        finally:
+            self.config = told
 
     @property
     def resolved(self) -> str:
@@ -221,6 +248,9 @@ def normalise(args: list[str]) -> list[str]:
 def explain(message: str, parser: LightningArgumentParser) -> str:
     """A parser's message, with the nearest valid name for a key that does not exist."""
     message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
+    message = _without_alternatives(message)
+    if refused := _refused_by_class(message):
+        return refused
     if missing := re.search(r"No module named '([^'.]+)'", message):
         cure = f"pip install {missing[1]}, or, if it is a file of yours, start where it lies"
         return f"{message.partition(':')[0]}: no module named {missing[1]}: {cure}"
@@ -246,6 +276,45 @@ def explain(message: str, parser: LightningArgumentParser) -> str:
         return f"unknown option {key} of {owner[-1].rpartition('.')[2]}{nearest(key, valid)}"
     valid = [a.dest for a in parser._actions if a.dest != "help"]
     return f"unknown option {key}{nearest(key, valid)}"
+
+
+def _without_alternatives(message: str) -> str:
+    """Of an error that tells all that a value could have been instead, what is wrong with what it is meant to be."""
+    head, found, tail = message.partition("Does not validate against any of the Union subtypes")
+    if not found:
+        return message
+    errors = re.split(r"(?:^|\s)- ", tail.partition("Errors:")[2].partition("Given value type:")[0])
+    told = [
+        e.strip() for e in errors if e.strip() and not e.startswith(("Expected a", "Not a valid", "a class", "a dict"))
+    ]
+    if told:
+        return f"{head.rstrip(' -')} {told[0]}".strip()
+    absent = re.search(r"Expected a dot import path string: (\w+)", tail)
+    key = head.partition(":")[0]
+    if not absent or key not in CLASSES:
+        return message
+    valid = {kind.__name__ for kind in _subclasses(CLASSES[key])}
+    return f"--{key}: there is no class {absent[1]}{nearest(absent[1], valid)}"
+
+
+def _subclasses(kind: type) -> set[type]:
+    """All that are imported."""
+    return set().union(*({sub} | _subclasses(sub) for sub in kind.__subclasses__()))
+
+
+def _refused_by_class(message: str) -> str | None:
+    """Say in one line what a class of `--trainer.callbacks` or `logger` needs."""
+    owner = re.search(r"Problem with given class_path '(?:[^']*\.)?(\w+)': (.+)", message)
+    if not owner:
+        return None
+    name, told = owner.groups()
+    if packages := re.findall(r"Requirement '([\w-]+)|pip install (?:-U )?'?([\w-]+)", told):
+        package = min((a or b for a, b in packages), key=len)
+        return f"{name} needs the package {package}, which is not installed: pip install {package}"
+    key = message.partition(":")[0]
+    if key in CLASSES and (missing := re.search(r"arguments are required: ([\w, ]+)", told)):
+        return f"{name} needs {missing[1]}: add --{key}.{missing[1].split(', ')[0]}"
+    return None
 
 
 def _check_mapping(recipe: Path) -> dict[str, Any]:

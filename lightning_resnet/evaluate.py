@@ -37,7 +37,7 @@ def evaluate(cli: ResNetCLI, rundir: RunDir) -> int:
     load_weights(cli.model, checkpoint["state_dict"], flags=net_flags(checkpoint, cli.resolved))
     cli.datamodule.setup()
     names = align(cli.datamodule, cli.model.net, checkpoint.get("run", {}).get("classes") or [])
-    install_evaluation(cli.trainer)
+    install_evaluation(cli.trainer, checkpoint.get("global_step", 0))
     if cli.verb == "predict":
         return _predict(cli, names)
     run = cli.trainer.validate if cli.verb == "validate" else cli.trainer.test

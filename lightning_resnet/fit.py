@@ -28,6 +28,7 @@ from lightning_resnet.evaluate import evaluate
 from lightning_resnet.files import write_json, write_whole
 from lightning_resnet.options import Launch
 from lightning_resnet.refused import check_training
+from lightning_resnet.runtime import observers
 from lightning_resnet.runtime.aside import Aside
 from lightning_resnet.runtime.checkpoint import (
     AtomicCheckpointIO,
@@ -71,6 +72,7 @@ class _CLI(ResNetCLI):
         if run.new and self.verb == "fit":
             run.replicate = next(k for k in range(2, sys.maxsize) if not replicate(first, k).exists())
         self.rundir = RunDir(replicate(first, run.replicate))
+        self.run_path = self.rundir.path
         linked = run.point and self.verb == "fit" and run.replicate == 1 and share(Path(run.root), run.name, first.name)
         stored = read_json(self.rundir.path / "meta.json") or {}
         if linked and stored:
@@ -137,6 +139,7 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         facts = describe(cli)
     except (ValueError, ZeroDivisionError) as e:  # what an optimizer or a source refuses
         raise UserError(one_line(e)) from e
+    observers.check(trainer, task, data, rundir.checkpoints)
     if run.init_from:
         init_from(task, run.init_from, data.source.classes, cli.resolved)
     if run.must_resume and not rundir.candidates():
@@ -150,9 +153,13 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         )
     origin = {"id": rundir.path.name, "config": cli.resolved, "classes": data.source.classes}
     checkpoints = Checkpoints(rundir.checkpoints, origin, run.save_minutes, rundir.look)
-    progress, watchdog = Progress(), Watchdog(rundir.path, run.hang_s)
-    trainer.callbacks += [Recorder(rundir, progress), checkpoints, watchdog]
+    progress = Progress(show=trainer.progress_bar_callback is None)
+    watchdog = Watchdog(rundir.path, run.hang_s)
+    # a ModelCheckpoint comes last, as in Lightning: it needs what the Recorder has just measured
+    ours = [Recorder(rundir, progress), checkpoints, watchdog]
+    trainer.callbacks = trainer._callback_connector._reorder_callbacks([*trainer.callbacks, *ours])
     install(trainer, rundir, checkpoints, run.hang_s)
+    observers.go_on(trainer, rundir.path, step)
     if trainer.fast_dev_run:
         say(f"a trial of {trainer.max_steps} steps by --trainer.fast_dev_run; nothing of it is kept")
     else:
@@ -160,11 +167,14 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
     try:
         with _attempt(cli, checkpoints, progress, watchdog):
             trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+            if early := observers.stopped_early(trainer, task):
+                say(early)
             if "test" in data.splits:
                 trainer.test(task, datamodule=data, verbose=False)
     except Stopped as e:
         hint = f" (with --run.replicate {run.replicate} instead of --run.new)" if run.new else ""
         say(f"{e}{hint}", file=sys.stderr)
+        trainer.profiler.describe()  # Lightning prints it at the end of a training only
         return e.exit_status
     if trainer.is_global_zero:
         checkpoints.keep(run.keep)
@@ -213,6 +223,8 @@ def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer) -> BaseExceptio
         )
     if is_consequence(e):
         return UserError(cause(rundir.path, trainer.world_size, e))
+    if failed := observers.failed(e):
+        return UserError(failed)
     if not isinstance(e, UserError):
         report(rundir.path, trainer.global_rank, trainer.global_step, e)
     return e

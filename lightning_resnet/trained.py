@@ -18,7 +18,9 @@ from lightning_resnet.runtime.checkpoint import last_of, load_checkpoint
 from lightning_resnet.task import ClassificationTask
 from lightning_resnet.weights import EMA, check_same_tensors
 
-ALONE = "--trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto --trainer.callbacks null".split()
+ALONE = "--trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto".split()
+ALONE += "--trainer.callbacks null --trainer.logger false --trainer.profiler null".split()
+CHOSEN = ("callbacks", "loggers", "profilers")  # parts of Lightning that a recipe names
 Weights = Literal["net", "ema"]
 
 
@@ -82,10 +84,22 @@ def build(arguments: Sequence[str], accelerator: str | None = "cpu") -> ResNetCL
 
 
 def hush() -> None:
-    """Lightning's greetings and its own use of torch's older names are nothing that a user can act on."""
+    """Lightning's greetings and its own use of torch's older names are nothing that a user can act on.
+
+    What callbacks, loggers and profilers say is shown: the user chose them.
+    """
     for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in CHOSEN:
+        logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.INFO)
+    common = logging.getLogger("pytorch_lightning.utilities.rank_zero")  # which all of Lightning speaks through
+    common.setLevel(logging.INFO)
+    common.addFilter(_says_a_chosen_one)
     warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
+
+
+def _says_a_chosen_one(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or Path(record.pathname).parent.name in CHOSEN
 
 
 def load(path: str | Path, flags: Sequence[str] = (), weights: Weights = "net") -> Trained:

@@ -10,14 +10,20 @@ from pytorch_lightning.trainer.states import RunningStage, TrainerFn
 from lightning_resnet.runtime.progress import Meter
 
 
-def install_evaluation(trainer: pl.Trainer) -> None:
-    """For the verbs that only evaluate."""
+def install_evaluation(trainer: pl.Trainer, step: int | None = None) -> None:
+    """Give the trainer our loops to validate and test.
+
+    Args:
+        trainer: to change.
+        step: optimizer steps that the net has made, under which loggers get its metrics; None: others log them.
+    """
     trainer._signal_connector.register_signal_handlers = lambda: None
     for name, fn, stage in (
         ("validate_loop", TrainerFn.VALIDATING, RunningStage.VALIDATING),
         ("test_loop", TrainerFn.TESTING, RunningStage.TESTING),
     ):
         loop = EvaluationLoop(trainer, fn, stage, inference_mode=getattr(trainer, name).inference_mode)
+        loop.step = step
         setattr(trainer, name, loop)
 
 
@@ -27,6 +33,7 @@ class EvaluationLoop(_EvaluationLoop):
     tick = None  # called after each batch, `ticks` times in all: as often as on the rank with the most batches
     ticks = 0
     meter: Meter | None = None
+    step: int | None = None  # see `install_evaluation`
 
     @property
     def skip(self) -> bool:
@@ -67,6 +74,8 @@ class EvaluationLoop(_EvaluationLoop):
         task.finish_evaluation()
         metrics = {name: torch.tensor(value) for name, value in task.metrics.items()}
         self.trainer._logger_connector._callback_metrics.update(metrics)
+        if self.step is not None:
+            self.trainer._logger_connector.log_metrics(dict(task.metrics), self.step)
         return super().on_run_end()
 
     def _tick(self) -> None:

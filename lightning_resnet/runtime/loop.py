@@ -116,7 +116,7 @@ class FitLoop(_FitLoop):
         if self._combined_loader is not None:
             return
         trainer = self.trainer
-        self.loader = trainer.datamodule.train_dataloader()
+        self.loader = call._call_lightning_datamodule_hook(trainer, "train_dataloader")
         self._combined_loader = CombinedLoader(self.loader)  # what trainer.train_dataloader shows
         self.parts = trainer.accumulate_grad_batches
         batches = _parse_num_batches(RunningStage.TRAINING, len(self.loader), trainer.limit_train_batches)
@@ -201,6 +201,7 @@ class FitLoop(_FitLoop):
         progress = self.epoch_loop.batch_progress
         progress.current = _ProcessedTracker(*[self.steps * self.parts] * 4)
         progress.total = _ProcessedTracker(*[self.trainer.global_step * self.parts] * 4)
+        self._val_loop.batch_progress.total.reset()
         progress.is_last_batch = self.steps * self.parts == self.max_batches
 
     # -- evaluation ------------------------------------------------------------------------------------------------
