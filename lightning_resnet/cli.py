@@ -71,12 +71,14 @@ def _run(argv: list[str]) -> int:
         print(usage())
         return 0 if argv else 2
     from lightning_resnet.errors import UserError, nearest, one_line, printable, tell
+    from lightning_resnet.names import check_texts
     from lightning_resnet.runtime.preemption import Stopped, armed, importing, insisting
     from lightning_resnet.secrets import refuse_secret_flags
 
     try:
         if argv[0] not in VERBS:
             raise UserError(f"unknown verb {argv[0]}{nearest(argv[0], VERBS)}; resnet-cli --help lists them")
+        check_texts({"the command line": argv})
         refuse_secret_flags(argv[1:])
         sys.path.insert(0, os.getcwd())  # a user's own net or source is a file next to the recipe
         if argv[0] in ("fit", "validate", "test"):

@@ -33,6 +33,7 @@ import lightning_resnet.data.subset
 import lightning_resnet.models  # noqa: F401 -- short class names are those of imported classes
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, nearest, one_line
+from lightning_resnet.names import check_name, check_texts
 from lightning_resnet.options import Launch, RunOptions, check, gpus, local_devices
 from lightning_resnet.refused import check_plugins, explain_plugin
 from lightning_resnet.runtime import observers
@@ -123,6 +124,8 @@ class ResNetCLI(LightningCLI):
         self.asked = {key: self.config.trainer[key] for key in ("devices", "num_nodes")}
         if self.config.run.name is None:
             self.config.run.name = recipes[0].stem if recipes else "run"
+        check_name(self.config.run.name, "--run.name")
+        check_texts(self.config.as_dict())
         refuse_secrets(self.config.as_dict())  # whatever way it came in: nothing has been written yet
 
     def before_instantiate_classes(self) -> None:

@@ -1,16 +1,29 @@
-"""Files that are written whole or not at all: a reader never meets half a file, and a power cut leaves none."""
+"""Files that are written whole or not at all, and folders and locks that only this user has.
 
+A reader never meets half a file, and a power cut leaves none. What stands in a folder that several users write to is
+neither trusted nor followed.
+"""
+
+import fcntl
 import json
 import os
 import secrets
+import stat
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, tell
 
+OWN = "lightning_resnet"  # what folders of ours are called among others
+LOOK_S = 0.1  # between two tries to take a lock
+SOON_S = 2.0  # until the first word about waiting for one
+WORD_S = 60.0  # between two
+STUCK_S = 1800.0  # after which the process that has a lock and gets no further is taken to hang
 TEMPORARY = ".tmp"  # how the names of unfinished files end
 
 
@@ -81,6 +94,138 @@ def remove_unfinished(folder: Path) -> None:
         for left in folder.glob(f"*{TEMPORARY}"):
             with suppress(OSError):
                 left.unlink()
+
+
+def private_folder(where: Path, name: str) -> Path:
+    """Find or make a folder that only this user can write to, in one where others may.
+
+    Where the name is another user's, a link, or open to others, one with a random ending is found or made instead, so
+    that nobody can keep us out by taking the name.
+
+    Args:
+        where: the folder to make it in.
+        name: of it.
+
+    Raises:
+        UserError: files cannot be kept from others there.
+        OSError: the system's own.
+    """
+    first = where / name
+    with suppress(FileExistsError):
+        first.mkdir(mode=0o700)
+    for folder in [first, *sorted(where.glob(f"{name}-*"))]:
+        if _is_private(folder):
+            return folder
+    made = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=where))
+    if not _is_private(made):
+        made.rmdir()
+        raise UserError(f"{where} has no folders that only their owner can write to: name another one")
+    return made
+
+
+def cache_folder() -> Path:
+    """Find or make this user's cache folder: in XDG_CACHE_HOME, by default in ~/.cache.
+
+    Raises:
+        UserError: there is none that only this user can write to.
+        OSError: the system's own.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", OWN)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_symlink() and folder.lstat().st_uid == os.geteuid():  # moved to where there is more space
+        folder = folder.resolve()
+    return private_folder(folder.parent, folder.name)
+
+
+def cache_if_any() -> Path:
+    """Find this user's cache folder; where there is none, name one in which nothing is found or kept."""
+    try:
+        return cache_folder()
+    except (OSError, UserError):
+        return Path(os.devnull)
+
+
+def private_compile_cache() -> None:
+    """Let torch.compile keep its programs in this user's cache folder: it runs what it finds, by default below /tmp."""
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "inductor")
+
+
+def open_own(path: Path, mode: int = 0o600) -> int:
+    """Open a file of this user's to read and write, made where there is none; returns its descriptor.
+
+    Args:
+        path: of the file.
+        mode: its rights, where it is made; by default nobody else can lock it.
+
+    Raises:
+        UserError: it is a link, no plain file, or of another user.
+        OSError: the system's own.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe of that name must not keep us waiting
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        pass
+    if path.is_symlink():
+        raise UserError(f"{path} is a link, which is not followed: remove it")
+    fd = os.open(path, flags)
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1:
+        return fd
+    os.close(fd)
+    raise UserError(f"{path} is of user {status.st_uid}, has another name, or is no plain file: remove it")
+
+
+@contextmanager
+def locked(path: Path, growing: Path, cure: str) -> Iterator[None]:
+    """Hold a lock; wait for another process that has it as long as that gets on.
+
+    Args:
+        path: file to lock, in a folder of this user's.
+        growing: file that the other process writes meanwhile.
+        cure: what else the user can do, for the message.
+
+    Raises:
+        UserError: the other process has it, and has written nothing for half an hour.
+        OSError: the system's own.
+    """
+    fd = open_own(path)
+    try:
+        _wait_for_lock(fd, path, growing, cure)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _wait_for_lock(fd: int, path: Path, growing: Path, cure: str) -> None:
+    size, moved = -1, time.monotonic()
+    told = moved - max(0.0, WORD_S - SOON_S)
+    while True:
+        with suppress(BlockingIOError):
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        now = time.monotonic()
+        found = growing.stat().st_size if growing.exists() else -1
+        if found != size:
+            size, moved = found, now
+        if now - moved > STUCK_S:
+            raise UserError(
+                f"another process has held {path} for {STUCK_S / 60:.0f} minutes and written nothing: end it "
+                f"(`fuser {path}` tells its number), or {cure}"
+            )
+        if now - told > WORD_S:
+            told = now
+            tell(f"waiting for another process of yours, which is writing {growing}")
+        time.sleep(LOOK_S)
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether it is a folder of this user's, no link, and nobody else may write to it."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _system_error(e: BaseException | None, outer: BaseException | None) -> OSError | None:

@@ -18,6 +18,7 @@ import yaml
 
 from lightning_resnet.distributions import Spec, axis, check, draw
 from lightning_resnet.errors import UserError, nearest, one_line, printable
+from lightning_resnet.names import check_name
 from lightning_resnet.secrets import refuse_secret_flags, refuse_secrets
 
 TOP = (  # W&B's; what is not read here is for `wandb sweep`
@@ -90,8 +91,7 @@ def read(file: str | Path, many: bool = False) -> Sweep:
         _check_keys(content, TOP)
         refuse_secrets(content, "it")
         name = str(content.get("name") or Path(file).stem)
-        if "/" in name or name[0] in ".-":
-            raise UserError(f"name {name} cannot be a folder's: no / in it, no . or - before it")
+        check_name(name, "`name:` in its YAML", single=True)
         recipes, flags = _read_command(content.get("command"))
         contents = [_load(Path(r)) for r in recipes]
         origin = json.dumps([contents, flags], sort_keys=True, default=str)

@@ -103,7 +103,7 @@ def refuse_secret_flags(args: list[str]) -> None:
         UserError: which flag; never the value.
     """
     known = live()
-    for argument, following in zip(args, [*args[1:], ""], strict=True):
+    for argument, following in zip(args, [*args[1:], ""], strict=False):
         flag, equals, value = argument.partition("=")
         if not flag.startswith("-"):
             flag, value = "", argument

@@ -81,13 +81,21 @@ def freeze(sweep: Sweep, points: list[Point], root: Path, home: Path) -> Path:
     """Write the table of commands and what code it is for, into a new folder."""
     from lightning_resnet.runtime.provenance import code, code_name
 
+    for word in (str(root), *sweep.recipes, *sweep.flags):
+        if word and word.splitlines() != [word]:
+            raise UserError(
+                f"sweep {sweep.name}: {word!r} has a line break, and its table a line per run: write one line"
+            )
     about = {**code(), "points": [p.key for p in points], "jobs": []}
     frozen = ["--run.code", name] if (name := code_name(about)) else []
     lines = [shlex.join(["resnet-cli", *command(sweep, p, root, "THREADS")[0], *frozen]) for p in points]
     n = 1 + max((int(p.name) for p in home.glob("*") if p.name.isdigit()), default=0)
     folder = home / str(n)
     folder.mkdir(parents=True)
-    write_whole(folder / "table.txt", "".join(line.replace(" THREADS", " $THREADS") + "\n" for line in lines))
+    write_whole(
+        folder / "table.txt",
+        "".join(line.replace(" --run.threads THREADS", " --run.threads $THREADS") + "\n" for line in lines),
+    )
     if about["git_dirty"]:
         tell(
             "careful: the code has changes that are in no commit; the table is for the code as it is when a job starts"
@@ -107,7 +115,13 @@ def submit(sweep: Sweep, points: list[Point], args: Namespace, options: list[str
         return 0
     throttle = f"%{args.throttle}" if args.throttle else ""
     call = ["sbatch", "--parsable", f"--array=0-{tasks - 1}{throttle}", f"--job-name={sweep.name}"]
-    call += [f"--output={folder}/%a.log", *options, str(_script()), str(table), str(args.pack)]
+    call += [
+        "--output={}/%a.log".format(str(folder).replace("%", "%%")),
+        *options,
+        str(_script()),
+        str(table),
+        str(args.pack),
+    ]
     jobs: list[str] = []
     for _ in range(args.chain):
         after = [f"--dependency=afterany:{jobs[-1]}"] if jobs else []

@@ -19,6 +19,7 @@ from lightning_resnet.data.hashing import seed_generators
 from lightning_resnet.ema import Averaging, average_of
 from lightning_resnet.errors import Diverged, UserError
 from lightning_resnet.evaluated import Batch, Evaluated
+from lightning_resnet.files import private_compile_cache
 from lightning_resnet.loss import Loss, TrainingSums, training_loss
 from lightning_resnet.mix import Mix, heavier, own_parts, pair_numbers
 from lightning_resnet.models.ghost import ghost_batch_norm
@@ -120,6 +121,7 @@ class ClassificationTask(Evaluated):
         if self.compiled:
             torch._dynamo.config.recompile_limit = 64  # sizes x last batches x training or not x net or average
             mode = None if self.compiled is True else self.compiled
+            private_compile_cache()
             self.logits = torch.compile(self.logits, dynamic=False, mode=mode)
 
     # -- training --------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def test_grid_steps(sweep_file):
         (None, {"method": "random"}, "needs run_cap"),
         (None, {"method": "random", "run_cap": 0}, "run_cap is 0, not a number of points"),
         (None, {"method": "random", "run_cap": 200_000}, "has 200,000 points; add --yes"),
-        (None, {"name": "../a"}, "name ../a cannot be a folder's"),
+        (None, {"name": "../a"}, "the name ../a leads out of"),
         (None, {"paramters": {}}, "no key paramters; did you mean parameters?"),
         (None, {"command": None}, "needs a command"),
         (None, {"command": [*COMMAND[:4], "absent.yaml", *COMMAND[5:]]}, "cannot read absent.yaml: No such file"),

@@ -1,13 +1,12 @@
 """What `compare` read of finished runs, kept in the user's cache folder: the second time, only what changed is read."""
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet.files import write_whole
+from lightning_resnet.files import cache_if_any, write_whole
 
 Read = tuple[dict[str, Any], list[dict[str, Any]]]  # one row of `runs`, its rows of `history`
 VERSION = 2  # of what is kept; higher when `read_run` gives other columns
@@ -22,7 +21,7 @@ class Cache:
 
     def __init__(self, read: Callable[[Path], Read]) -> None:
         self._read = read
-        self._folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lightning_resnet", "runs")
+        self._folder = cache_if_any() / "runs"
 
     def read(self, path: Path) -> Read:
         """As kept, if none of the run's files has changed since; else anew."""

@@ -4,14 +4,13 @@ The cache lies in ~/.cache/lightning_resnet/wandb (XDG_CACHE_HOME moves it); it 
 """
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lightning_resnet.analysis.foreign import REPORT, SCHEME, Found, finish, history_row, patiently, row_of
 from lightning_resnet.errors import UserError
-from lightning_resnet.files import write_whole
+from lightning_resnet.files import cache_if_any, write_whole
 from lightning_resnet.runtime.rows import Row
 from lightning_resnet.runtime.status import read_json
 
@@ -33,7 +32,8 @@ def read(address: str) -> list[Found]:
     api = patiently(lambda: wandb.Api(timeout=30))
     runs = patiently(lambda: list(api.runs(f"{entity}/{project}", per_page=100, order="+created_at")))
     runs = [run for run in runs if getattr(run, "jobType", None) != REPORT]
-    found = [_read(run, f"{address.rstrip('/')}/{run.id}", _cache() / entity / project) for run in runs]
+    folder = cache_if_any() / "wandb" / entity / project
+    found = [_read(run, f"{address.rstrip('/')}/{run.id}", folder) for run in runs]
     if not found:
         raise UserError(f"{address} has no runs")
     return found
@@ -79,7 +79,3 @@ def _keep(file: Path, content: dict[str, Any]) -> None:
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps(content))
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lightning_resnet", "wandb")

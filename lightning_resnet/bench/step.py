@@ -16,6 +16,7 @@ from typing import Any
 
 from lightning_resnet.bench.text import ratios, spread, table
 from lightning_resnet.errors import UserError, positive
+from lightning_resnet.files import private_compile_cache
 from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.status import cores
 
@@ -133,6 +134,8 @@ class Arm:
         self.context: Callable = nullcontext
         if precision == "bf16":
             self.context = partial(torch.autocast, device.type, torch.bfloat16)
+        if compile:
+            private_compile_cache()
         self.loss = torch.compile(self._loss, mode=compile, dynamic=False) if compile else self._loss
         self.run(WARM)
         self.peak = 0

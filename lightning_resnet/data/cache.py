@@ -1,6 +1,5 @@
 """A .beton of any split, written once on this machine: what `--data.loader ffcv` reads where the source has no file."""
 
-import fcntl
 import hashlib
 import os
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from lightning_resnet.data.betonfiles import images_of, open_beton
 from lightning_resnet.data.sources import Images, Source
 from lightning_resnet.errors import UserError
+from lightning_resnet.files import cache_folder, locked
 
 
 def as_beton(images: Images, source: Source, split: str) -> Images:
@@ -19,20 +19,16 @@ def as_beton(images: Images, source: Source, split: str) -> Images:
     from lightning_resnet.data.write import write_beton
 
     name = type(source).__name__
-    path = _folder() / f"{name}-{split}-{_digest(images)}.beton"
+    path = Path(f"{name}-{split}-{_digest(images)}.beton")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # other runs wait until the file is there
+        path = cache_folder() / path
+        growing, cure = path.with_name(f"{path.name}.tmp"), "use --data.loader torch"
+        with locked(path.with_suffix(".lock"), growing, cure):  # other runs wait until the file is there
             if not path.exists():
                 write_beton(images, path, classes=source.classes, source=name, split=split)
     except OSError as e:
         raise UserError(f"cannot write {path}: {e.strerror}; set XDG_CACHE_HOME, or use --data.loader torch") from e
     return images_of(open_beton(path))
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lightning_resnet")
 
 
 def _digest(images: Images) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from lightning_resnet.data.beton import ALLOCATION, FIELD, FIELD_TYPES, HEADER, IMAGE_TYPE, INT_TYPE, VERSION
 from lightning_resnet.data.encode import MAX_BYTES, Sample
 from lightning_resnet.errors import UserError
+from lightning_resnet.files import open_own
 
 PAGE = 1 << 23  # bytes, FFCV's default; no sample crosses a page
 FIELDS = (("image", IMAGE_TYPE), ("label", INT_TYPE), ("id", INT_TYPE))
@@ -50,7 +51,7 @@ class Unfinished:
     def __init__(self, out: Path, request: bytes, n: int) -> None:
         self.temp, self.journal = (out.with_name(out.name + end) for end in (".tmp", ".journal"))
         self._head = MAGIC + request
-        self._notes = os.open(self.journal, os.O_RDWR | os.O_CREAT, 0o666)
+        self._notes = open_own(self.journal)
         try:
             fcntl.flock(self._notes, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
@@ -58,7 +59,7 @@ class Unfinished:
             raise UserError(f"another process is writing {out}: wait for it, or choose another --out") from e
         except OSError:  # a file system without locks
             pass
-        self._data = os.open(self.temp, os.O_RDWR | os.O_CREAT, 0o666)
+        self._data = open_own(self.temp, 0o666)
         self.page_size, self._end = (
             PAGE,
             _align(HEADER.itemsize + len(FIELDS) * FIELD.itemsize + n * ROW.itemsize, PAGE),

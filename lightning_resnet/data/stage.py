@@ -1,6 +1,5 @@
 """A .beton on the node's own disk: copied once, checked, used again by later starts."""
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from lightning_resnet.data.beton import Beton, manifest_path
 from lightning_resnet.errors import UserError
+from lightning_resnet.files import OWN, locked, private_folder, write_whole
 from lightning_resnet.runtime.progress import Meter
 
 BLOCK = 1 << 24  # bytes copied at once
@@ -18,8 +18,8 @@ BLOCK = 1 << 24  # bytes copied at once
 def staged(path: Path, folder: str) -> Path:
     """A copy of a .beton in a folder of this machine, made once: by one process, while the others wait.
 
-    A copy is made under another name, checked (its size, and the hash in the manifest), and renamed; one that has the
-    size and time of its original is used again.
+    It lies in a folder that only this user can write to. A copy is made under another name, checked (its size, and the
+    hash in the manifest), and renamed; one that has its original's size, time and manifest is used again.
 
     Raises:
         UserError: no such folder, no space, or the copy is not what the manifest says.
@@ -27,11 +27,9 @@ def staged(path: Path, folder: str) -> Path:
     where = Path(os.path.expandvars(folder))
     if not where.is_dir():
         raise UserError(f"--data.stage {where} is no folder on {socket.gethostname()}: make it, or leave the flag out")
-    name = hashlib.blake2b(str(path.absolute()).encode(), digest_size=4).hexdigest()
-    copy = where / f"{path.stem}-{name}.beton"
     try:
-        with copy.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        copy = private_folder(where, f"{OWN}-{os.geteuid()}") / copy_name(path)
+        with locked(copy.with_suffix(".lock"), copy.with_suffix(".half"), "leave --data.stage out"):
             if not _is_copy(copy, path):
                 _copy(path, copy)
     except OSError as e:
@@ -39,11 +37,14 @@ def staged(path: Path, folder: str) -> Path:
     return copy
 
 
+def copy_name(path: Path) -> str:
+    """What the copy of a file is called."""
+    digest = hashlib.blake2b(os.fsencode(path.absolute()), digest_size=4).hexdigest()
+    return f"{path.stem[:60]}-{digest}.beton"
+
+
 def _is_copy(copy: Path, path: Path) -> bool:
-    return all(
-        b.exists() == a.exists() and (not a.exists() or _mark(a) == _mark(b))
-        for a, b in ((path, copy), (manifest_path(path), manifest_path(copy)))
-    )
+    return copy.exists() and _mark(copy) == _mark(path) and _manifest(copy) == _manifest(path)
 
 
 def _mark(path: Path) -> tuple[int, int]:
@@ -51,19 +52,25 @@ def _mark(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
+def _manifest(path: Path) -> bytes | None:
+    """Its content; None where there is none."""
+    manifest = manifest_path(path)
+    return manifest.read_bytes() if manifest.exists() else None
+
+
 def _copy(path: Path, copy: Path) -> None:
-    copy.unlink(missing_ok=True)
-    manifest_path(copy).unlink(missing_ok=True)
+    half = copy.with_suffix(".half")
+    for old in (copy, manifest_path(copy), half):
+        old.unlink(missing_ok=True)
     free, size = shutil.disk_usage(copy.parent).free, path.stat().st_size
     if free < size:
         raise UserError(f"--data.stage {copy.parent} has {free / 1e9:.2f} GB left, {path} takes {size / 1e9:.2f} GB")
-    half = copy.with_suffix(".half")
     try:
         noted, found = Beton(path).manifest.get("file_hash"), _copy_bytes(path, half)
         if half.stat().st_size != size or noted not in (None, found):
             raise UserError(f"the copy of {path} is not what was written: `resnet-cli data verify {path}` tells more")
-        if manifest_path(path).exists():
-            shutil.copy2(manifest_path(path), manifest_path(copy))
+        if (manifest := _manifest(path)) is not None:
+            write_whole(manifest_path(copy), manifest)
         half.replace(copy)
     finally:
         half.unlink(missing_ok=True)
@@ -72,7 +79,7 @@ def _copy(path: Path, copy: Path) -> None:
 def _copy_bytes(path: Path, out: Path) -> str:
     """Copy, with the time of change; returns the hash of what was read."""
     digest, status = hashlib.blake2b(digest_size=32), path.stat()
-    with path.open("rb") as source, out.open("wb") as target, closing(Meter(status.st_size, "B")) as meter:
+    with path.open("rb") as source, out.open("xb") as target, closing(Meter(status.st_size, "B")) as meter:
         while block := source.read(BLOCK):
             digest.update(block)
             target.write(block)

@@ -4,11 +4,13 @@
 not at all, on NFS too: of two sweeps that begin together one has the run, and the other meets its claim.
 """
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lightning_resnet.names import fault
 from lightning_resnet.runtime.status import status
 
 
@@ -38,6 +40,8 @@ def points(meta: dict[str, Any] | None) -> list[str]:
 def _owner(root: Path, name: str, run_id: str) -> str:
     """Name of the folder that has the run, or now shall have it."""
     mark = root / ".shared" / run_id
+    if mark.is_symlink() and fault(os.readlink(mark), single=True):
+        raise OSError(errno.EINVAL, "no name of a folder in it", str(mark))
     if not mark.is_symlink():
         begun = [path.parent for path in root.glob(f"*/{run_id}/attempts") if not path.parent.is_symlink()]
         begun.sort(key=lambda run: (status(run) != "finished", run))
