@@ -13,6 +13,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
@@ -35,7 +36,7 @@ from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, nearest, one_line
 from lightning_resnet.names import check_name, check_texts
 from lightning_resnet.options import Launch, RunOptions, check, gpus, local_devices
-from lightning_resnet.refused import check_plugins, explain_plugin
+from lightning_resnet.refused import check_plugins, refuse_plugins_named
 from lightning_resnet.runtime import observers
 from lightning_resnet.runtime.launch import Launcher, Place, meeting_point, place, resolve
 from lightning_resnet.runtime.wandb import WandbOptions
@@ -114,13 +115,16 @@ class ResNetCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as e:
-            raise UserError(explain_plugin(str(e)) or explain(one_line(e), parser)) from e
+            if "trainer.plugins" in str(e):
+                refuse_plugins_named(str(e).rpartition("Given value")[2])
+            raise UserError(explain(one_line(e), parser)) from e
         check(self.config)
         for key in ("callbacks", "plugins"):
             if isinstance(self.config.trainer[key], Namespace):  # a single one is a list of one
                 self.config.trainer[key] = [self.config.trainer[key]]
             for item in self.config.trainer[key] or []:
                 _use_plain_words(item.get("init_args", Namespace()))
+        refuse_plugins_named(" ".join(plugin.class_path for plugin in self.config.trainer.plugins or []))
         self.asked = {key: self.config.trainer[key] for key in ("devices", "num_nodes")}
         if self.config.run.name is None:
             self.config.run.name = recipes[0].stem if recipes else "run"
@@ -219,10 +223,12 @@ class ResNetCLI(LightningCLI):
 
 
 def _use_plain_words(arguments: Namespace) -> None:
-    """Turn words of an enumeration, such as Timer's `Interval.step`, into the words that YAML can hold."""
+    """Turn words of an enumeration, such as Timer's `Interval.step`, and devices into words that YAML can hold."""
     for key, value in arguments.items():
         if isinstance(value, Enum):
             arguments[key] = value.value
+        elif isinstance(value, torch.device):
+            arguments[key] = str(value)
 
 
 def quoted(text: str) -> str:

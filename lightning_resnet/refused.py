@@ -3,6 +3,8 @@
 All else is honoured as Lightning honours it: tests/trials/test_lightning_options.py holds the table of both.
 """
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -87,16 +89,25 @@ def check_plugins(plugins: list[Any]) -> None:
                 raise UserError(f"--trainer.plugins {type(plugin).__name__} does not work here: {cure}")
 
 
-def explain_plugin(message: str) -> str:
-    """Tell of a plugin, which the parser could not even build, why it is of no use; empty: it is none of these.
+def refuse_plugins_named(text: str) -> None:
+    """Refuse those of Lightning's plugins, by their names: many cannot even be built where their libraries are not.
 
     Args:
-        message: the parser's.
+        text: class paths, or what a parser says that it was given.
+
+    Raises:
+        UserError: one of them is named.
     """
     for kind, cure in PLUGINS.items():
-        if "trainer.plugins" in message and kind.__name__ in message.rpartition("Given value")[2]:
-            return f"--trainer.plugins {kind.__name__} does not work here: {cure}"
-    return ""
+        for name in _names(kind):
+            if re.search(rf"\b{name}\b", text):
+                raise UserError(f"--trainer.plugins {name} does not work here: {cure}")
+
+
+def _names(kind: type) -> Iterator[str]:
+    yield kind.__name__
+    for derived in kind.__subclasses__():
+        yield from _names(derived)
 
 
 def check_training(trainer: pl.Trainer, task: ClassificationTask, data: pl.LightningDataModule) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ TRAINER_KEYS = (
     "fast_dev_run",
     "overfit_batches",
     "sync_batchnorm",
-    "plugins",
     "log_every_n_steps",  # the interval over which ErrorWarmup watches the training error
 )
 DATA_KEYS_WITHOUT_EFFECT = ("workers", "cache", "stage")
+SAVING = re.compile(r"(pytorch_lightning|lightning_fabric)\..*CheckpointIO$")  # plugins that write files of callbacks
 OBSERVERS = "lightning_resnet.analysis.callbacks."  # other callbacks may change the training, such as EarlyStopping
 
 
@@ -39,13 +40,15 @@ def decisive(config: dict[str, Any]) -> dict[str, Any]:
     trainer = config.get("trainer", {})
     data = {k: v for k, v in config["data"].items() if k not in DATA_KEYS_WITHOUT_EFFECT}
     callbacks = [c for c in trainer.get("callbacks") or [] if not c["class_path"].startswith(OBSERVERS)]
+    plugins = [p for p in trainer.get("plugins") or [] if not SAVING.match(p["class_path"])]
     run = config.get("run", {})
     return _given(
         {
             "seed_everything": config["seed_everything"],
             "model": config["model"],
             "data": _without_folders(data),
-            "trainer": {k: trainer.get(k) for k in TRAINER_KEYS} | {"callbacks": callbacks or None},
+            "trainer": {k: trainer.get(k) for k in TRAINER_KEYS}
+            | {"callbacks": callbacks or None, "plugins": plugins or None},
             "init_from": _digest_file(run["init_from"]) if run.get("init_from") else None,
         }
     )

@@ -5,6 +5,7 @@ resumes in the middle of an epoch, and hangs where a rank has nothing to evaluat
 its position is (epoch, steps done in it, evaluated?), and ranks talk only through gradients and `Agreement`.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -31,7 +32,16 @@ from lightning_resnet.runtime.transfer import on_device, timed
 def install(trainer: pl.Trainer, rundir: RunDir, checkpoints: Checkpoints, hang_s: float) -> None:
     """Give the trainer this loop; Lightning's signal handlers, which run collectives, stay away."""
     trainer.fit_loop = FitLoop(trainer, rundir, checkpoints, hang_s)
+    trainer._checkpoint_connector._select_ckpt_path = _given_path
     install_evaluation(trainer)
+
+
+def _given_path(state_fn: TrainerFn, ckpt_path: Path | None, **_: bool) -> Path | None:
+    """Return the checkpoint that a run continues from, where it has one.
+
+    Lightning would else load an OnExceptionCheckpoint's file, or hpc_ckpt_*.ckpt of Slurm jobs, whosever it is.
+    """
+    return ckpt_path
 
 
 class FitLoop(_FitLoop):

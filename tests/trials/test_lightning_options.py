@@ -1,0 +1,831 @@
+"""Each option, callback, plugin, strategy, hook and variable of Lightning works as in a stock Trainer, or is refused.
+
+A stock Trainer is the one that the recipe builds, with Lightning's own loops: same task, same data, same callbacks.
+"""
+
+import inspect
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning_fabric
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from conftest import TINY, only_run
+from jsonargparse import Namespace
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning import callbacks, plugins, strategies
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.core.hooks import DataHooks, ModelHooks
+from pytorch_lightning.plugins import LayerSync, Precision, TorchCheckpointIO, environments
+from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+from torch import nn
+
+from lightning_resnet import fit
+from lightning_resnet.cli import main
+from lightning_resnet.config import ResNetCLI
+from lightning_resnet.data.module import ImageData
+from lightning_resnet.errors import UserError
+from lightning_resnet.models import CifarResNet
+from lightning_resnet.options import STRATEGIES, check
+from lightning_resnet.refused import check_training
+from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.runtime.identity import run_id
+from lightning_resnet.runtime.loop import FitLoop
+from lightning_resnet.task import ClassificationTask
+
+SHORT = [*TINY, "--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "2"]
+ADD, ARG = f"--trainer.callbacks+={__name__}.", "--trainer.callbacks."
+OWN = f"--trainer.plugins {__name__}."
+
+
+class As(NamedTuple):
+    """With these flags a training is as in a stock Trainer, to the bit."""
+
+    flags: str
+
+
+class Refused(NamedTuple):
+    """These flags end in one line that has these words in it, before anything is written."""
+
+    flags: str
+    line: str
+
+
+class By(NamedTuple):
+    """Another test is about it, here or in another file of tests/."""
+
+    test: str
+
+
+PRECISION = "--trainer.precision has what a net of this size needs"
+FILES = f"--trainer.enable_checkpointing true --trainer.callbacks+=ModelCheckpoint {ARG}dirpath here"
+BESIDE = As(
+    "--trainer.accelerator cpu --trainer.log_every_n_steps 3 --trainer.enable_progress_bar true "
+    "--trainer.enable_model_summary true --trainer.deterministic true --trainer.benchmark true "
+    "--trainer.use_distributed_sampler false --trainer.detect_anomaly true --trainer.default_root_dir elsewhere "
+    "--trainer.enable_autolog_hparams false"
+)
+TRAINER = {
+    "accelerator": BESIDE,
+    "strategy": By("test_names_of_strategies"),
+    "devices": By("test_ranks.py::test_two_ranks_train_as_one"),
+    "num_nodes": By("test_ranks.py::test_places"),
+    "precision": As("--trainer.precision 64-true"),
+    "logger": By("test_the_tables_lack_nothing"),
+    "callbacks": As(f"--trainer.callbacks {__name__}.Shrink"),
+    "fast_dev_run": As("--trainer.fast_dev_run 2"),
+    "max_epochs": As("--trainer.max_epochs 3"),
+    "min_epochs": As(f"{ADD}StopAt {ARG}at 2 --trainer.min_epochs 2 --trainer.max_epochs 3"),
+    "max_steps": As("--trainer.max_steps 8 --trainer.max_epochs -1"),  # in mid-epoch there is one evaluation more
+    "min_steps": As(f"{ADD}StopAt {ARG}at 2 --trainer.min_steps 3"),
+    "max_time": Refused("--trainer.max_time 00:00:10:00", "it would cut the schedule"),
+    "limit_train_batches": As("--trainer.limit_train_batches 0.2"),
+    "limit_val_batches": As("--trainer.limit_val_batches 0"),
+    "limit_test_batches": By("test_options_of_the_other_verbs"),
+    "limit_predict_batches": By("test_options_of_the_other_verbs"),
+    "overfit_batches": As("--trainer.overfit_batches 2"),
+    "val_check_interval": Refused("--trainer.val_check_interval 0.5", "use --trainer.check_val_every_n_epoch"),
+    "check_val_every_n_epoch": As("--trainer.check_val_every_n_epoch 2"),  # as there is after the last epoch
+    "num_sanity_val_steps": Refused("--trainer.num_sanity_val_steps 2", "validation is by epoch"),
+    "log_every_n_steps": BESIDE,
+    "enable_checkpointing": As(FILES),
+    "enable_progress_bar": BESIDE,
+    "enable_model_summary": BESIDE,
+    "accumulate_grad_batches": As("--trainer.accumulate_grad_batches 2"),
+    "gradient_clip_val": As("--trainer.gradient_clip_val 0.1"),
+    "gradient_clip_algorithm": As("--trainer.gradient_clip_val 0.01 --trainer.gradient_clip_algorithm value"),
+    "deterministic": BESIDE,
+    "benchmark": BESIDE,
+    "inference_mode": By("test_options_of_the_other_verbs"),
+    "use_distributed_sampler": BESIDE,
+    "profiler": By("test_the_tables_lack_nothing"),
+    "detect_anomaly": BESIDE,
+    "barebones": Refused("--trainer.barebones true", "resnet-cli bench step"),
+    "plugins": As(f"{OWN}Doubled"),
+    "sync_batchnorm": By("test_what_ranks_refuse"),
+    "reload_dataloaders_every_n_epochs": Refused(
+        "--trainer.reload_dataloaders_every_n_epochs 1", "the loaders know the epoch"
+    ),
+    "default_root_dir": BESIDE,
+    "enable_autolog_hparams": BESIDE,
+    "model_registry": Refused("--trainer.model_registry mine", "resnet-cli convert"),
+}
+LIGHTNINGS = "--trainer.callbacks+="
+CALLBACKS = {
+    "BackboneFinetuning": Refused(f"{LIGHTNINGS}BackboneFinetuning", "freezes self.backbone, and this task has net"),
+    "BaseFinetuning": As(f"{ADD}Thaw --trainer.max_epochs 3"),
+    "BasePredictionWriter": Refused(f"{ADD}Writer", "use resnet-cli predict"),
+    "BatchSizeFinder": Refused(f"{LIGHTNINGS}BatchSizeFinder", "--data.batch_size decides the result: give a number"),
+    "Callback": By("test_every_hook_of_a_callback"),
+    "Checkpoint": As(FILES),
+    "DeviceStatsMonitor": By("test_the_tables_lack_nothing"),
+    "EarlyStopping": As(
+        f"{LIGHTNINGS}EarlyStopping {ARG}monitor val/loss {ARG}patience 1 {ARG}min_delta 9 --trainer.max_epochs 4"
+    ),
+    "GradientAccumulationScheduler": Refused(
+        f'{LIGHTNINGS}GradientAccumulationScheduler {ARG}scheduling {{"0":1,"1":2}}',
+        "use --trainer.accumulate_grad_batches N",
+    ),
+    "LambdaCallback": By("test_every_hook_of_a_callback"),
+    "LearningRateFinder": Refused(f"{LIGHTNINGS}LearningRateFinder", "use resnet-cli sweep over model.optimizer.lr"),
+    "LearningRateMonitor": By("test_the_tables_lack_nothing"),
+    "ModelCheckpoint": As(FILES),
+    "ModelPruning": Refused(f"{LIGHTNINGS}ModelPruning {ARG}pruning_fn l1_unstructured", "prune the trained net"),
+    "ModelSummary": By("test_the_tables_lack_nothing"),
+    "OnExceptionCheckpoint": By("test_checkpoint_of_an_exception"),
+    "ProgressBar": BESIDE,
+    "RichModelSummary": By("test_the_tables_lack_nothing"),
+    "RichProgressBar": By("test_the_tables_lack_nothing"),
+    "StochasticWeightAveraging": Refused(
+        f"{LIGHTNINGS}StochasticWeightAveraging {ARG}swa_lrs 0.01", "use --model.ema with --model.precise_bn"
+    ),
+    "SpikeDetection": Refused(f"{LIGHTNINGS}SpikeDetection", "--trainer.gradient_clip_val bounds a step"),
+    "ThroughputMonitor": By("test_the_tables_lack_nothing"),
+    "Timer": As(f"{ADD}StepTimer {ARG}duration 00:00:00:06"),
+    "TQDMProgressBar": BESIDE,
+    "EMAWeightAveraging": As(f"{LIGHTNINGS}EMAWeightAveraging {ARG}decay 0.9"),
+    "WeightAveraging": As(f"{LIGHTNINGS}WeightAveraging"),
+}
+PLUGINS = {
+    "AsyncCheckpointIO": By("test_a_plugin_writes_what_callbacks_save"),
+    "CheckpointIO": By("test_a_plugin_writes_what_callbacks_save"),
+    "TorchCheckpointIO": Refused("--trainer.plugins TorchCheckpointIO", "would write nothing"),
+    "XLACheckpointIO": Refused("--trainer.plugins XLACheckpointIO", "it is for TPUs: leave it out"),
+    "BitsandbytesPrecision": Refused("--trainer.plugins BitsandbytesPrecision", PRECISION),
+    "DeepSpeedPrecision": Refused("--trainer.plugins DeepSpeedPrecision", PRECISION),
+    "DoublePrecision": As("--trainer.plugins DoublePrecision"),
+    "HalfPrecision": As("--trainer.plugins HalfPrecision --trainer.plugins.precision bf16-true"),
+    "MixedPrecision": As(
+        "--trainer.plugins MixedPrecision --trainer.plugins.precision bf16-mixed --trainer.plugins.device cpu"
+    ),
+    "Precision": As(f"{OWN}Doubled"),
+    "TransformerEnginePrecision": Refused("--trainer.plugins TransformerEnginePrecision", PRECISION),
+    "FSDPPrecision": Refused("--trainer.plugins FSDPPrecision", PRECISION),
+    "XLAPrecision": Refused("--trainer.plugins XLAPrecision", PRECISION),
+    "LayerSync": As(f"{OWN}OnlyRanks"),
+    "TorchSyncBatchNorm": Refused("--trainer.plugins TorchSyncBatchNorm", "use --trainer.sync_batchnorm true"),
+} | {
+    name: Refused(f"--trainer.plugins lightning_fabric.plugins.environments.{name}", "placed by --launcher slurm")
+    for name in vars(environments)
+    if name.endswith("Environment") and name != "XLAEnvironment"
+}
+PLUGINS["XLAEnvironment"] = Refused("--trainer.plugins pytorch_lightning.plugins.environments.XLAEnvironment", "")
+OPTIMIZERS = {
+    "closure": As(f"--model.optimizer {__name__}.Twice --model.optimizer.lr 0.05"),
+    "closure and accumulation": As(
+        f"--model.optimizer {__name__}.Twice --model.optimizer.lr 0.05 --trainer.accumulate_grad_batches 2"
+    ),
+    "LBFGS": As(
+        "--model.optimizer LBFGS --model.decay all --model.channels_last false --model.optimizer.lr 0.1 "
+        "--trainer.limit_train_batches 1"
+    ),
+    "LBFGS with groups": Refused("--model.optimizer LBFGS", "add --model.decay all"),
+    "LBFGS with channels last": Refused("--model.optimizer LBFGS --model.decay all", "--model.channels_last false"),
+    "Muon": Refused("--model.optimizer Muon", "Muon only supports 2D parameters"),
+    "clipped": As(f"--model.optimizer {__name__}.Twice --model.optimizer.lr 0.05 --trainer.gradient_clip_val 0.1"),
+}
+MORE = {
+    "seed": Refused("--seed_everything false", "give a number"),
+    "a part of a step": Refused(
+        "--trainer.limit_train_batches 5 --trainer.accumulate_grad_batches 2", "give 4, or another multiple of 2"
+    ),
+    "a part of an overfitted step": Refused(
+        "--trainer.overfit_batches 3 --trainer.accumulate_grad_batches 2", "--trainer.overfit_batches leaves 3 batches"
+    ),
+    "a view": Refused(f"--model.net {__name__}.View", "use flatten(1) or reshape there, or add --model.channels_last"),
+    "a view in another layout": As(f"--model.net {__name__}.View --model.channels_last false"),
+    "a callback by itself": As(f'--trainer.callbacks {{class_path:"{__name__}.Shrink"}}'),
+    "precision by two": Refused("--trainer.plugins DoublePrecision --trainer.precision bf16-mixed", "Choose one"),
+    "stop and accumulate": As(f"{ADD}StopAt {ARG}at 1 --trainer.accumulate_grad_batches 2"),
+    "stop and rare evaluations": As(
+        f"{ADD}StopAt {ARG}at 2 --trainer.check_val_every_n_epoch 2 --trainer.min_epochs 2 --trainer.max_epochs 6"
+    ),
+}
+# Variables that Lightning reads. As in LightningCLI, which gives each option of the Trainer a value, PL_TRAINER_* have
+# no effect.
+OURS = "the launcher places ranks by it: test_ranks.py"
+NONE = "no effect on a training here: test_variables_without_effect"
+SET = "Lightning sets it, or reads it for what is no part of a training here"
+VARIABLES = {
+    "RANK": OURS,
+    "LOCAL_RANK": OURS,
+    "NODE_RANK": OURS,
+    "GROUP_RANK": OURS,
+    "WORLD_SIZE": OURS,
+    "MASTER_ADDR": OURS,
+    "MASTER_PORT": OURS,
+    "SLURM_*": OURS,
+    "STANDALONE_PORT": NONE,
+    "PL_TRAINER_MAX_EPOCHS": NONE,
+    "PL_TRAINER_PRECISION": NONE,
+    "PL_FIT__TRAINER__MAX_EPOCHS": NONE,
+    "PL_GLOBAL_SEED": "the seed of --seed_everything true: test_seed; else no effect: test_variables_without_effect",
+    "PL_SEED_WORKERS": NONE,
+    "PL_DEEPSPEED_CONFIG_PATH": NONE,
+    "LT_ACCELERATOR": NONE,
+    "LT_CLI_USED": NONE,
+    "LT_DEVICES": NONE,
+    "LT_NUM_NODES": NONE,
+    "LT_PRECISION": NONE,
+    "LT_STRATEGY": NONE,
+    "JSM_*": NONE,
+    "LSB_*": NONE,
+    "CUDA_VISIBLE_DEVICES": "torch's own",
+    "OMP_NUM_THREADS": "torch's own, but where --run.threads gives a number",
+    "DISABLE_MPS": "which accelerator `auto` is",
+    "COLAB_GPU": "Lightning's progress bar",
+    "TQDM_MINITERS": "Lightning's progress bar",
+    "POSSIBLE_USER_WARNINGS": "Lightning's warnings",
+    "COMET_*": "Lightning's loggers",
+    "MLFLOW_TRACKING_URI": "Lightning's loggers",
+    "WANDB_*": "Lightning's loggers, and our mirror",
+    "BITSANDBYTES_NOWELCOME": SET,
+    "CUBLAS_WORKSPACE_CONFIG": SET,
+    "CUDA_DEVICE_ORDER": SET,
+    "FREEZE_REQUIREMENTS": SET,
+    "PL_RUN_STANDALONE_TESTS": SET,
+    "PL_USE_MOCKED_MNIST": SET,
+    "PT_XLA_DEBUG": SET,
+    "PYTORCH_NVML_BASED_CUDA_CHECK": SET,
+    "USE_LIBUV": SET,
+    "XLA_USE_BF16": SET,
+    "XLA_USE_F16": SET,
+}
+WITHOUT_EFFECT = {
+    "STANDALONE_PORT": "12345",
+    "PL_TRAINER_MAX_EPOCHS": "1",
+    "PL_TRAINER_PRECISION": "64-true",
+    "PL_FIT__TRAINER__MAX_EPOCHS": "1",
+    "PL_GLOBAL_SEED": "5",
+    "PL_SEED_WORKERS": "1",
+    "PL_DEEPSPEED_CONFIG_PATH": "none",
+    "LT_ACCELERATOR": "gpu",
+    "LT_CLI_USED": "1",
+    "LT_DEVICES": "2",
+    "LT_NUM_NODES": "2",
+    "LT_PRECISION": "64-true",
+    "LT_STRATEGY": "fsdp",
+    "JSM_NAMESPACE_RANK": "1",
+    "JSM_NAMESPACE_SIZE": "2",
+    "JSM_NAMESPACE_LOCAL_RANK": "1",
+    "LSB_JOBID": "7",
+    "LSB_DJOB_RANKFILE": "none",
+}
+TABLES = {"trainer": TRAINER, "callbacks": CALLBACKS, "plugins": PLUGINS, "optimizers": OPTIMIZERS, "more": MORE}
+HOOKS = [  # of callbacks, in trainings
+    name
+    for name in vars(Callback)
+    if name.startswith("on_") and not re.search("sanity|predict|test|checkpoint|exception", name)
+]
+
+
+def rows_of(kind):
+    """The tables' entries of a kind, as parameters."""
+    found = {f"{table}-{key}": entry for table, entries in TABLES.items() for key, entry in entries.items()}
+    once = {entry: key for key, entry in reversed(found.items()) if isinstance(entry, kind)}
+    return [pytest.param(entry, id=key) for entry, key in reversed(once.items())]
+
+
+# -- what the flags name -----------------------------------------------------------------------------------------------
+
+
+class Record(Callback):
+    """What each hook saw."""
+
+    seen = []
+
+
+def recorder(hook):
+    def record(self, trainer, task, *args):
+        seen = [float(a["loss"]) for a in args if isinstance(a, dict) and "loss" in a]
+        seen += [a for a in args if isinstance(a, int)]
+        self.seen.append((hook, trainer.global_step, trainer.current_epoch, *seen))
+
+    return record
+
+
+for _hook in HOOKS:
+    setattr(Record, _hook, recorder(_hook))
+
+
+class Lambdas(callbacks.LambdaCallback):
+    """The same, as functions that are set on the object."""
+
+    def __init__(self):
+        super().__init__(**{hook: self._counter(hook) for hook in HOOKS})
+
+    def _counter(self, hook):
+        return lambda trainer, *args: Record.seen.append((hook, trainer.global_step, trainer.current_epoch))
+
+
+class Shrink(Callback):
+    """Changes the weights, so that it is seen whether it was called."""
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
+        for p in task.net.parameters():
+            p.mul_(0.9)
+
+
+class StopAt(Callback):
+    def __init__(self, at: int):
+        self.at = at
+
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
+        if trainer.global_step >= self.at:
+            trainer.should_stop = True
+
+
+class StepTimer(callbacks.Timer):
+    """For which a step takes a second."""
+
+    seconds = 0
+
+    def time_elapsed(self, stage="train"):
+        return self.seconds
+
+    def on_train_batch_end(self, *args):
+        self.seconds += 1
+        super().on_train_batch_end(*args)
+
+
+class Thaw(callbacks.BaseFinetuning):
+    """The first layers are frozen in the first epoch."""
+
+    def freeze_before_training(self, task):
+        self.freeze([task.net.conv1, task.net.layer1], train_bn=False)
+
+    def finetune_function(self, task, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group([task.net.conv1, task.net.layer1], optimizer)
+
+
+class Writer(callbacks.BasePredictionWriter):
+    pass
+
+
+class Accumulates(Callback):
+    def on_train_epoch_start(self, trainer, task):
+        trainer.accumulate_grad_batches = 2
+
+
+class Fails(Callback):
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
+        if trainer.global_step == 3:
+            raise LookupError("what the user's callback found")
+
+
+class Doubled(Precision):
+    """Gradients of twice the loss."""
+
+    def pre_backward(self, tensor, module):
+        return super().pre_backward(2 * tensor, module)
+
+
+class OnlyRanks(LayerSync):
+    def apply(self, model):
+        return model
+
+    def revert(self, model):
+        return model
+
+
+class Own(TorchCheckpointIO):
+    """A form of its own, which nobody else can read."""
+
+    saved = []
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        self.saved.append(Path(path).name)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text("mine")
+
+    def load_checkpoint(self, path, *args, **kwargs):
+        raise AssertionError(f"{path} is none of mine")
+
+
+class Twice(torch.optim.SGD):
+    """Steps by the gradient at another place, as SAM does."""
+
+    def step(self, closure=None):
+        with torch.enable_grad():
+            closure()
+        moves = [(p, 0.05 * p.grad) for group in self.param_groups for p in group["params"]]
+        with torch.no_grad():
+            for p, move in moves:
+                p.add_(move)
+        with torch.enable_grad():
+            loss = closure()
+        with torch.no_grad():
+            for p, move in moves:
+                p.sub_(move)
+        super().step()
+        return loss
+
+
+class Between(torch.optim.SGD):
+    """Trains at other weights than those that it results in, as schedule-free optimizers do."""
+
+    calls = []
+
+    def train(self):
+        self.calls.append("train")
+
+    def eval(self):
+        self.calls.append("eval")
+
+    def step(self, closure=None):
+        if self.calls[-1] != "train":
+            raise RuntimeError("Optimizer was not in train mode when step is called.")
+        return super().step(closure)
+
+
+class View(nn.Module):
+    def __init__(self, num_classes: int = 10):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.fc = nn.Linear(4 * 64, num_classes)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.fc(x.view(len(x), -1))
+
+
+# -- the two trainings -------------------------------------------------------------------------------------------------
+
+
+def ours(flags, monkeypatch):
+    """Train by `resnet-cli fit`."""
+    made = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            fit._CLI, "instantiate_classes", lambda cli: (made.append(cli), ResNetCLI.instantiate_classes(cli))
+        )
+        assert main(["fit", *map(str, flags)]) == 0
+    return made[0]
+
+
+def stock(flags):
+    """Train the same by Lightning's own loops."""
+    cli = ResNetCLI("fit", [*map(str, flags)])
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    return cli
+
+
+def recorded(train, *args):
+    """What a training ended with, and what its hooks saw."""
+    Record.seen.clear()
+    cli = train(*args)
+    return cli, [*Record.seen]
+
+
+def assert_same(a, b):
+    a, b = a.model.state_dict(), b.model.state_dict()
+    assert a.keys() == b.keys()
+    assert [k for k in a if not torch.equal(a[k], b[k])] == []
+
+
+# -- the tests ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_tables_lack_nothing():
+    assert TRAINER.keys() == inspect.signature(pl.Trainer.__init__).parameters.keys() - {"self"}
+    assert CALLBACKS.keys() == set(callbacks.__all__)
+    places = {name for name in vars(environments) if name.endswith("Environment")}
+    assert PLUGINS.keys() == {*plugins.__all__} | places
+
+
+def test_tests_that_the_tables_name_exist():
+    for entry in (e for entries in TABLES.values() for e in entries.values() if isinstance(e, By)):
+        file, _, test = entry.test.rpartition("::")
+        path = Path(__file__).parents[1] / file if file else Path(__file__)
+        assert f"def {test}" in path.read_text(), entry
+
+
+def test_variables_that_lightning_reads_are_in_the_table():
+    read = r'(?:environ(?:\.\w+)?\s*[\[(]|getenv\()\s*f?"([A-Z][A-Z0-9_]+)|"([A-Z][A-Z0-9_]+)" (?:not )?in os\.environ'
+    for package in (pl, lightning_fabric):
+        for path in Path(package.__file__).parent.rglob("*.py"):
+            code = [line for line in path.read_text().splitlines() if ">>>" not in line]
+            for found in re.findall(read, "\n".join(code)):
+                name = "".join(found)
+                known = name in VARIABLES or f"{name.split('_')[0]}_*" in VARIABLES
+                assert known or name == "LT_", f"{path} reads {name}"  # the beginning of names in the table
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.parametrize("entry", rows_of(As))
+def test_as_in_a_stock_trainer(cli, monkeypatch, entry):
+    words = entry.flags.split(" ")
+    flags = [*SHORT, *([] if "--trainer.callbacks" in words else [f"{ADD}Record"]), *words]
+    here, seen = recorded(ours, flags, monkeypatch)
+    there, expected = recorded(stock, flags)
+    assert here.trainer.global_step == there.trainer.global_step > 0
+    assert here.trainer.current_epoch == there.trainer.current_epoch
+    assert seen == expected
+    assert_same(here, there)
+
+
+@pytest.mark.parametrize("entry", rows_of(Refused))
+def test_refused_before_anything_is_written(cli, tmp_path, entry):
+    code, _, err = cli("fit", *SHORT, *entry.flags.split(" "))
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    assert entry.line in err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_names_of_strategies():
+    """Those of ddp are taken; others, and classes, would need Lightning's own ways to start ranks or to share a net."""
+    config = ResNetCLI("fit", SHORT).config
+    assert {*STRATEGIES} - {"auto"} <= {*StrategyRegistry.available_strategies()}
+    for name in STRATEGIES:
+        config.trainer.strategy = name
+        check(config)
+    others = {*StrategyRegistry.available_strategies()} - {*STRATEGIES}
+    for strategy in [*others, *(Namespace(class_path=name) for name in strategies.__all__)]:
+        config.trainer.strategy = strategy
+        with pytest.raises(UserError, match="leave it out; several ranks exchange gradients by ddp"):
+            check(config)
+
+
+def test_parameters_without_a_part_in_the_loss_are_told():
+    """Lightning's words for it name the strategy; ours say so in a line."""
+    assert "ddp_find_unused_parameters_true" in inspect.getsource(DDPStrategy.on_exception)
+    error = RuntimeError("... by setting the string value `strategy='ddp_find_unused_parameters_true'` ...")
+    told = fit._told(error, None, None)
+    assert isinstance(told, UserError) and "--trainer.strategy ddp_find_unused_parameters_true" in str(told)
+
+
+def test_what_ranks_refuse(monkeypatch):
+    """On the CPU, batch norm over ranks; and layers that ddp would not know of."""
+    place = {"LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2, "WORLD_SIZE": 2, "NODE_RANK": 0, "MASTER_PORT": 1}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    with pytest.raises(UserError, match="--trainer.sync_batchnorm needs GPUs: leave it out"):
+        ResNetCLI("fit", [*SHORT, "--trainer.sync_batchnorm", "true"])
+    ranks = ResNetCLI("fit", [*SHORT, f"{ADD}Thaw"])
+    with pytest.raises(UserError, match="does not work on several ranks.* add --trainer.devices 1"):
+        check_training(ranks.trainer, ranks.model, ranks.datamodule)
+
+
+def test_seed(monkeypatch):
+    """`true` is Lightning's word for the seed of the environment; a run's id tells the number."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    by_name, by_number = (ResNetCLI("fit", [*SHORT, "--seed_everything", seed]) for seed in ("true", "7"))
+    assert by_name.datamodule.seed == by_name.config.seed_everything == 7
+    assert run_id(yaml.safe_load(by_name.resolved)) == run_id(yaml.safe_load(by_number.resolved))
+
+
+def test_variables_without_effect(cli, monkeypatch):
+    assert cli("fit", *SHORT)[0] == 0
+    before = load_checkpoint(only_run() / "checkpoints/last.ckpt")
+    for name, value in WITHOUT_EFFECT.items():
+        monkeypatch.setenv(name, value)
+    assert cli("fit", *SHORT, "--run.root", "again")[0] == 0
+    after = load_checkpoint(only_run(Path("again")) / "checkpoints/last.ckpt")
+    assert only_run().name == only_run(Path("again")).name
+    for name, tensor in before["state_dict"].items():
+        assert torch.equal(tensor, after["state_dict"][name])
+
+
+def test_every_hook_of_a_callback(cli, monkeypatch):
+    """Also of one whose hooks are set on the object."""
+    flags = [*SHORT, f"{ADD}Lambdas"]
+    _, seen = recorded(ours, flags, monkeypatch)
+    _, expected = recorded(stock, flags)
+    assert seen == expected
+    assert {hook for hook, *_ in seen} == {*HOOKS}
+
+
+def test_every_hook_of_a_task(cli, monkeypatch):
+    """A class of the user's that overrides it: called as often as by Lightning, or refused."""
+    known = [*vars(ModelHooks), *vars(DataHooks)]
+    known += ["optimizer_step", "optimizer_zero_grad", "backward", "configure_gradient_clipping", "lr_scheduler_step"]
+    known += ["training_step", "validation_step", "configure_callbacks", "configure_optimizers", "forward"]
+    hooks = [name for name in known if not name.startswith("_") and not re.search("test|predict|sharded", name)]
+    cli_ = ResNetCLI("fit", SHORT)
+    honoured, calls = {}, Counter()
+    for name in hooks:
+        counting = {name: counter(name, calls)}
+        cli_.model.__class__ = type("Counted", (ClassificationTask,), counting)
+        try:
+            check_training(cli_.trainer, cli_.model, cli_.datamodule)
+            honoured |= counting
+        except UserError as e:
+            assert f"Counted.{name} would never be called in this training" in str(e)
+    assert {"optimizer_step", "optimizer_zero_grad", "backward", "on_train_batch_end"} <= honoured.keys()
+    calls.clear()
+    monkeypatch.setattr("lightning_resnet.config.ClassificationTask", type("Counted", (ClassificationTask,), honoured))
+    flags = [*SHORT, "--trainer.gradient_clip_val", "1", "--trainer.accumulate_grad_batches", "2"]
+    here = ours(flags, monkeypatch)
+    seen = Counter(calls)
+    calls.clear()
+    there = stock(flags)
+    assert seen.pop("configure_optimizers") > calls.pop("configure_optimizers")  # also to tell of it before
+    assert seen == calls
+    assert_same(here, there)
+
+
+def counter(name, calls):
+    original = getattr(ClassificationTask, name)
+
+    def count(self, *args, **kwargs):
+        calls[name] += 1
+        return original(self, *args, **kwargs)
+
+    return count
+
+
+class NoTensor(ClassificationTask):
+    """Its loss is in a dictionary; each second step has none."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return {"loss": loss} if batch_idx % 2 else None
+
+
+@pytest.mark.filterwarnings("ignore:.*`training_step` returned `None`")
+def test_losses_that_are_no_tensor(cli, monkeypatch):
+    monkeypatch.setattr("lightning_resnet.config.ClassificationTask", NoTensor)
+    assert_same(ours(SHORT, monkeypatch), stock(SHORT))
+
+
+class ByHand(ClassificationTask):
+    automatic_optimization = False
+
+
+class Two(ClassificationTask):
+    def configure_optimizers(self):
+        return [super().configure_optimizers(), super().configure_optimizers()]
+
+
+class Skips(ClassificationTask):
+    def on_train_batch_start(self, batch, batch_idx):
+        super().on_train_batch_start(batch, batch_idx)
+        return -1 if batch_idx == 1 else None
+
+
+class Scheduled(ClassificationTask):
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        return [optimizer], [torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=8)]
+
+
+class Moves(ImageData):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch
+
+
+@pytest.mark.parametrize(
+    ("owner", "words"),
+    [
+        (ByHand, "ByHand optimizes by hand"),
+        (Two, "Two.configure_optimizers must return one optimizer here"),
+        (Scheduled, "Scheduled.configure_optimizers must return one optimizer here"),
+        (Skips, "Skips.on_train_batch_start returned -1"),
+        (Moves, "Moves.on_after_batch_transfer would never be called in this training"),
+    ],
+)
+def test_tasks_and_data_of_other_kinds_are_refused(cli, monkeypatch, owner, words):
+    kind = "ImageData" if issubclass(owner, ImageData) else "ClassificationTask"
+    monkeypatch.setattr(f"lightning_resnet.config.{kind}", owner)
+    code, _, err = cli("fit", *SHORT)
+    assert code == 2 and err.count("\n") == 1 and words in err
+    assert owner is Skips or not Path("runs").exists()
+
+
+def test_a_scheduler_beside_ours_is_refused_in_a_stock_trainer():
+    cli = ResNetCLI("fit", SHORT)
+    cli.model.__class__ = Scheduled
+    with pytest.raises(UserError, match="a subclass of lightning_resnet.optim.Schedule"):
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+
+
+def test_images_that_are_scaled_already_are_refused():
+    task = ClassificationTask(CifarResNet(8, width=4))
+    task.eval()(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(UserError, match="images must be uint8, 0 to 255, and are torch.float32"):
+        task(torch.rand(1, 3, 8, 8))
+
+
+def test_a_callback_that_changes_accumulation_is_refused(cli):
+    code, _, err = cli("fit", *SHORT, f"{ADD}Accumulates")
+    assert code == 2 and "a callback has changed how batches make optimizer steps" in err
+
+
+def test_overfitted_batches_are_the_same_in_each_epoch(cli):
+    data = ResNetCLI("fit", [*SHORT, "--trainer.overfit_batches", "2"])
+    data.datamodule.trainer = data.trainer
+    data.datamodule.setup("fit")
+    loader, labels = data.datamodule.train_dataloader(), []
+    for epoch in range(2):
+        loader.load_state_dict({"epoch": epoch, "batch": 0})
+        labels.append(torch.cat([y.clone() for _, y in loader]))
+    assert torch.equal(*labels)
+
+
+def test_what_decides_the_result_is_in_the_id():
+    """And what does not is not; a callback by itself is a list of one."""
+
+    def id_of(*flags):
+        return run_id(yaml.safe_load(ResNetCLI("fit", [*SHORT, *flags]).resolved))
+
+    one = id_of(f"{ADD}Shrink")
+    assert one == id_of("--trainer.callbacks", f"{__name__}.Shrink")
+    assert one == id_of("--trainer.callbacks", f"{{class_path: {__name__}.Shrink}}")
+    changed = [("min_epochs", 2), ("min_steps", 2), ("plugins", "DoublePrecision"), ("overfit_batches", 2)]
+    ids = [id_of(), *(id_of(f"--trainer.{key}", str(value)) for key, value in changed)]
+    assert len({*ids}) == len(ids)
+    assert id_of("--model.channels_last", "false") != id_of()
+    for flags in (("detect_anomaly", "true"), ("inference_mode", "false"), ("strategy", "ddp")):
+        assert id_of(f"--trainer.{flags[0]}", flags[1]) == id_of()
+    assert id_of("--trainer.plugins", "TorchCheckpointIO") == id_of()
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_plugin_writes_what_callbacks_save(cli, monkeypatch):
+    """The run's own checkpoints stay ours, and a run goes on from them."""
+    flags = [*SHORT, "--trainer.plugins", f"{__name__}.Own", *FILES.split(" ")]
+    monkeypatch.setattr(Own, "saved", [])
+    ours(flags, monkeypatch)
+    saved = [*Own.saved]
+    assert len(saved) == 2 and all((Path("here") / name).read_text() == "mine" for name in saved[-1:])
+    with monkeypatch.context() as patch:
+        patch.setattr(FitLoop, "_evaluate", lambda loop: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli("fit", *flags, "--seed_everything", "1", "--run.save_minutes", "0")[0] == 130
+    assert "continued from last.ckpt at step" in cli("fit", *flags, "--seed_everything", "1")[1]
+    asynchronous = [*SHORT, "--trainer.plugins", "AsyncCheckpointIO", *FILES.split(" ")]
+    ours([*asynchronous[:-1], "there"], monkeypatch)
+    (path,) = Path("there").iterdir()
+    assert load_checkpoint(path)["global_step"] == 8
+
+
+def test_a_trial_leaves_nothing(cli, tmp_path, monkeypatch):
+    """No run directory, no checkpoints, no W&B run: as Lightning's fast_dev_run."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    for _ in range(2):
+        code, out, _ = cli("fit", *SHORT, "--trainer.fast_dev_run", "2", "--wandb.mode", "offline", *FILES.split(" "))
+        assert code == 0 and "a trial of 2 steps by --trainer.fast_dev_run; nothing of it is kept" in out
+        assert "val/acc1" in out
+    assert [*tmp_path.rglob("*")] == [tmp_path / "tmp"]
+
+
+def test_options_of_the_other_verbs(cli, monkeypatch):
+    cli("fit", *SHORT)
+    seen = []
+    monkeypatch.setattr(Shrink, "on_test_batch_end", lambda *_: seen.append(torch.is_inference_mode_enabled()), False)
+    checkpoint = ["--ckpt_path", only_run() / "checkpoints/last.ckpt", "--trainer.callbacks", f"{__name__}.Shrink"]
+    for mode in ("true", "false"):
+        limits = ["--trainer.limit_test_batches", "2", "--trainer.inference_mode", mode]
+        assert cli("test", *SHORT, *checkpoint, *limits)[0] == 0
+    assert seen == [True, True, False, False]
+    code, out, _ = cli("predict", *SHORT, *checkpoint, "--trainer.limit_predict_batches", "1")
+    assert code == 0 and len(out.splitlines()) == 1 + 128
+
+
+def test_an_unfrozen_run_continues_bitwise(cli, monkeypatch):
+    """Killed after its layers were unfrozen."""
+    flags = [*SHORT, f"{ADD}Thaw", "--trainer.max_epochs", "4"]
+    whole = ours(flags, monkeypatch)
+    begun = []
+
+    def die(loop):
+        begun.append(loop.epoch)
+        if loop.epoch == 2:
+            raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FitLoop, "_evaluate", die)
+        with pytest.raises(MemoryError):
+            main(["fit", *flags, "--run.root", "again"])
+    rest = ours([*flags, "--run.root", "again"], monkeypatch)
+    assert all(p.requires_grad for p in rest.model.net.layer1[0].conv1.parameters())
+    assert_same(whole, rest)
+
+
+def test_schedule_free_optimizers_are_told_when_the_training_and_the_evaluation_begin(cli, monkeypatch):
+    monkeypatch.setattr(Between, "calls", [])
+    cli("fit", *SHORT, "--model.optimizer", f"{__name__}.Between", "--model.optimizer.lr", "0.1")
+    assert Between.calls == ["train", "eval"] * 2
+
+
+def test_checkpoint_of_an_exception(cli, monkeypatch):
+    """It is written, the error is the user's own, and no other run begins from it, nor from a Slurm job's."""
+    saves = ["--trainer.callbacks+=OnExceptionCheckpoint", f"{ARG}dirpath", "new"]
+    with pytest.raises(LookupError, match="what the user's callback found"):
+        cli("fit", *SHORT, f"{ADD}Fails", *saves, "--trainer.enable_checkpointing", "true")
+    assert load_checkpoint("new/on_exception.ckpt")["global_step"] == 3
+    whole = ours(SHORT, monkeypatch)
+    Path("hpc_ckpt_1.ckpt").write_bytes(Path("new/on_exception.ckpt").read_bytes())
+    for name in ("SLURM_NTASKS", "SLURM_JOB_ID"):
+        monkeypatch.setenv(name, "1")
+    other = [*SHORT, *saves, "--trainer.enable_checkpointing", "true", "--trainer.default_root_dir", "."]
+    assert_same(whole, ours(other, monkeypatch))
+    assert not Path("new/on_exception.ckpt").exists()  # as Lightning: it is of use to a run that has failed
