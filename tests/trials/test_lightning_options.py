@@ -66,7 +66,7 @@ PRECISION = "--trainer.precision has what a net of this size needs"
 FILES = f"--trainer.enable_checkpointing true --trainer.callbacks+=ModelCheckpoint {ARG}dirpath here"
 BESIDE = As(
     "--trainer.accelerator cpu --trainer.log_every_n_steps 3 --trainer.enable_progress_bar true "
-    "--trainer.enable_model_summary true --trainer.deterministic true --trainer.benchmark true "
+    "--trainer.enable_model_summary true --trainer.deterministic true --trainer.benchmark false "
     "--trainer.use_distributed_sampler false --trainer.detect_anomaly true --trainer.default_root_dir elsewhere "
     "--trainer.enable_autolog_hparams false"
 )
@@ -199,7 +199,7 @@ MORE = {
     ),
     "a view": Refused(f"--model.net {__name__}.View", "use flatten(1) or reshape there, or add --model.channels_last"),
     "a view in another layout": As(f"--model.net {__name__}.View --model.channels_last false"),
-    "a callback by itself": As(f'--trainer.callbacks {{class_path:"{__name__}.Shrink"}}'),
+    "a callback by itself": As(f'--trainer.callbacks {{"class_path":"{__name__}.Shrink"}}'),
     "precision by two": Refused("--trainer.plugins DoublePrecision --trainer.precision bf16-mixed", "Choose one"),
     "stop and accumulate": As(f"{ADD}StopAt {ARG}at 1 --trainer.accumulate_grad_batches 2"),
     "stop and rare evaluations": As(
