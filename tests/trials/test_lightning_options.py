@@ -62,6 +62,7 @@ class By(NamedTuple):
     test: str
 
 
+OBSERVERS = "trials/test_lightning_observers.py::"
 PRECISION = "--trainer.precision has what a net of this size needs"
 FILES = f"--trainer.enable_checkpointing true --trainer.callbacks+=ModelCheckpoint {ARG}dirpath here"
 BESIDE = As(
@@ -76,7 +77,7 @@ TRAINER = {
     "devices": By("test_ranks.py::test_two_ranks_train_as_one"),
     "num_nodes": By("test_ranks.py::test_places"),
     "precision": As("--trainer.precision 64-true"),
-    "logger": By("test_the_tables_lack_nothing"),
+    "logger": By(OBSERVERS + "test_every_metric_reaches_every_logger_at_its_optimizer_step"),
     "callbacks": As(f"--trainer.callbacks {__name__}.Shrink"),
     "fast_dev_run": As("--trainer.fast_dev_run 2"),
     "max_epochs": As("--trainer.max_epochs 3"),
@@ -103,7 +104,7 @@ TRAINER = {
     "benchmark": BESIDE,
     "inference_mode": By("test_options_of_the_other_verbs"),
     "use_distributed_sampler": BESIDE,
-    "profiler": By("test_the_tables_lack_nothing"),
+    "profiler": By(OBSERVERS + "test_profilers_see_the_training"),
     "detect_anomaly": BESIDE,
     "barebones": Refused("--trainer.barebones true", "resnet-cli bench step"),
     "plugins": As(f"{OWN}Doubled"),
@@ -123,7 +124,7 @@ CALLBACKS = {
     "BatchSizeFinder": Refused(f"{LIGHTNINGS}BatchSizeFinder", "--data.batch_size decides the result: give a number"),
     "Callback": By("test_every_hook_of_a_callback"),
     "Checkpoint": As(FILES),
-    "DeviceStatsMonitor": By("test_the_tables_lack_nothing"),
+    "DeviceStatsMonitor": By(OBSERVERS + "test_monitors_write_the_rows_of_a_stock_trainer"),
     "EarlyStopping": As(
         f"{LIGHTNINGS}EarlyStopping {ARG}monitor val/loss {ARG}patience 1 {ARG}min_delta 9 --trainer.max_epochs 4"
     ),
@@ -133,19 +134,19 @@ CALLBACKS = {
     ),
     "LambdaCallback": By("test_every_hook_of_a_callback"),
     "LearningRateFinder": Refused(f"{LIGHTNINGS}LearningRateFinder", "use resnet-cli sweep over model.optimizer.lr"),
-    "LearningRateMonitor": By("test_the_tables_lack_nothing"),
+    "LearningRateMonitor": By(OBSERVERS + "test_monitors_write_the_rows_of_a_stock_trainer"),
     "ModelCheckpoint": As(FILES),
     "ModelPruning": Refused(f"{LIGHTNINGS}ModelPruning {ARG}pruning_fn l1_unstructured", "prune the trained net"),
-    "ModelSummary": By("test_the_tables_lack_nothing"),
+    "ModelSummary": By(OBSERVERS + "test_what_callbacks_say_is_shown"),
     "OnExceptionCheckpoint": By("test_checkpoint_of_an_exception"),
     "ProgressBar": BESIDE,
-    "RichModelSummary": By("test_the_tables_lack_nothing"),
-    "RichProgressBar": By("test_the_tables_lack_nothing"),
+    "RichModelSummary": By(OBSERVERS + "test_a_package_that_is_missing"),
+    "RichProgressBar": By(OBSERVERS + "test_a_package_that_is_missing"),
     "StochasticWeightAveraging": Refused(
         f"{LIGHTNINGS}StochasticWeightAveraging {ARG}swa_lrs 0.01", "use --model.ema with --model.precise_bn"
     ),
     "SpikeDetection": Refused(f"{LIGHTNINGS}SpikeDetection", "--trainer.gradient_clip_val bounds a step"),
-    "ThroughputMonitor": By("test_the_tables_lack_nothing"),
+    "ThroughputMonitor": By(OBSERVERS + "test_monitors_write_the_rows_of_a_stock_trainer"),
     "Timer": As(f"{ADD}StepTimer {ARG}duration 00:00:00:06"),
     "TQDMProgressBar": BESIDE,
     "EMAWeightAveraging": As(f"{LIGHTNINGS}EMAWeightAveraging {ARG}decay 0.9"),
