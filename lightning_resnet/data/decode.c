@@ -22,8 +22,12 @@
 #include <emmintrin.h>
 #endif
 
-enum { OK = 0, BAD_JPEG = 1, BAD_SIZE = 2, BAD_RANGE = 3, BAD_CRC = 4, NO_MEMORY = 5 };
+enum { OK = 0, BAD_JPEG = 1, BAD_SIZE = 2, BAD_RANGE = 3, BAD_CRC = 4, NO_MEMORY = 5, TOO_MUCH = 6 };
+/* Bounds of memory and time, the same as in limits.py beside this file: a progressive JPEG takes 6 bytes a pixel before its first row
+ * comes out, and every scan goes over all pixels, however few bytes it has. */
+enum { MAX_PIXELS = 1 << 27, FREE_PIXELS = 1 << 24, PIXELS_PER_BYTE = 1024, MAX_SCANS = 200 };
 enum { PRECISION = 14 };              /* bits of a filter weight */
+enum { MIN_COLUMNS = 8 };             /* that are decoded side by side */
 
 /* One picture to make. */
 typedef struct {
@@ -188,8 +192,8 @@ static void place(const uint8_t *in, size_t stride, region r, const item *t, int
 
 /* -- JPEG --------------------------------------------------------------------------------------------------------- */
 
-struct trap { struct jpeg_error_mgr base; jmp_buf back; int damaged; };
-static void on_error(j_common_ptr c) { longjmp(((struct trap *)c->err)->back, 1); }
+struct trap { struct jpeg_error_mgr base; struct jpeg_progress_mgr progress; jmp_buf back; int damaged; };
+static void on_error(j_common_ptr c) { longjmp(((struct trap *)c->err)->back, BAD_JPEG); }
 
 /* libjpeg goes on with made-up pixels after these; its other warnings (odd markers, stray bytes) cost no pixel. */
 static void on_message(j_common_ptr c, int level) {
@@ -202,19 +206,41 @@ static void on_message(j_common_ptr c, int level) {
 }
 static void on_output(j_common_ptr c) { (void)c; }
 
+/* Called for every row of blocks that is read. */
+static void on_progress(j_common_ptr c) {
+    if (((j_decompress_ptr)c)->input_scan_number > MAX_SCANS) longjmp(((struct trap *)c->err)->back, TOO_MUCH);
+}
+
+static void catch_errors(struct jpeg_decompress_struct *c, struct trap *e) {
+    c->err = jpeg_std_error(&e->base);
+    e->base.error_exit = on_error;
+    e->base.emit_message = on_message;
+    e->base.output_message = on_output;
+    e->progress.progress_monitor = on_progress;
+    e->damaged = 0;
+}
+
+/* Read the header of a JPEG; whether it may be decoded. */
+static int begin(struct jpeg_decompress_struct *c, struct trap *e, const uint8_t *bytes, size_t size, uint32_t rows,
+                 uint32_t cols) {
+    jpeg_create_decompress(c);
+    c->progress = &e->progress;
+    jpeg_mem_src(c, bytes, size);
+    jpeg_read_header(c, TRUE);
+    uint64_t pixels = (uint64_t)c->image_height * c->image_width;
+    if (c->image_height != rows || c->image_width != cols) return BAD_SIZE;
+    if (pixels > MAX_PIXELS || (pixels > FREE_PIXELS && pixels / PIXELS_PER_BYTE > size)) return TOO_MUCH;
+    return OK;
+}
+
 static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *out, scratch *s) {
     struct jpeg_decompress_struct c;
     struct trap e;
-    c.err = jpeg_std_error(&e.base);
-    e.base.error_exit = on_error;
-    e.base.emit_message = on_message;
-    e.base.output_message = on_output;
-    e.damaged = 0;
-    if (setjmp(e.back)) { jpeg_destroy_decompress(&c); return BAD_JPEG; }
-    jpeg_create_decompress(&c);
-    jpeg_mem_src(&c, bytes, t->size);
-    jpeg_read_header(&c, TRUE);
-    if (c.image_height != t->rows || c.image_width != t->cols) { jpeg_destroy_decompress(&c); return BAD_SIZE; }
+    catch_errors(&c, &e);
+    int thrown = setjmp(e.back);
+    if (thrown) { jpeg_destroy_decompress(&c); return thrown; }
+    int refused = begin(&c, &e, bytes, t->size, t->rows, t->cols);
+    if (refused) { jpeg_destroy_decompress(&c); return refused; }
     c.out_color_space = JCS_RGB;
     c.dct_method = JDCT_ISLOW;
     int shrink = 1;
@@ -224,7 +250,14 @@ static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *o
     jpeg_start_decompress(&c);
     region r = clip(t, shrink, c.output_height, c.output_width);
     int n_rows = r.y1 - r.y0;
-    JDIMENSION x = r.x0, w = r.x1 - r.x0;
+    /* Wider than the crop: colour at half resolution (4:2:0, 4:2:2) is interpolated from its neighbours, and without
+     * them the outermost columns would differ from those of the whole picture; below 5 columns none is interpolated. */
+    int left = r.x0 - 1, right = r.x1 + 1, width = c.output_width;
+    if (right < left + MIN_COLUMNS) right = left + MIN_COLUMNS;
+    if (right > width) right = width;
+    if (left > right - MIN_COLUMNS) left = right - MIN_COLUMNS;
+    if (left < 0) left = 0;
+    JDIMENSION x = left, w = right - left;
     if (w < c.output_width) jpeg_crop_scanline(&c, &x, &w);
     if (r.y0 > 0) jpeg_skip_scanlines(&c, r.y0);
     size_t stride = (size_t)c.output_width * 3;
@@ -247,6 +280,27 @@ static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *o
     }
     return resize(s->decoded, stride, n_rows, n_cols, t->top / shrink - r.y0, t->left / shrink - x, t->height / shrink,
                   t->width / shrink, t->flip, size, out, s);
+}
+
+/* Whether a JPEG decodes without damage: all of it is read, at an eighth of the resolution, in whatever colours. */
+int check_jpeg(const uint8_t *bytes, uint64_t size, uint32_t rows, uint32_t cols) {
+    struct jpeg_decompress_struct c;
+    struct trap e;
+    catch_errors(&c, &e);
+    int thrown = setjmp(e.back);
+    if (thrown) { jpeg_destroy_decompress(&c); return thrown; }
+    int rc = begin(&c, &e, bytes, size, rows, cols);
+    if (rc == OK) {
+        c.scale_num = 1;
+        c.scale_denom = 8;
+        jpeg_start_decompress(&c);
+        JSAMPARRAY row = c.mem->alloc_sarray((j_common_ptr)&c, JPOOL_IMAGE, c.output_width * c.output_components, 1);
+        while (c.output_scanline < c.output_height && jpeg_read_scanlines(&c, row, 1) > 0) {}
+        jpeg_abort_decompress(&c);
+        rc = e.damaged ? BAD_JPEG : OK;
+    }
+    jpeg_destroy_decompress(&c);
+    return rc;
 }
 
 /* -- raw ---------------------------------------------------------------------------------------------------------- */
@@ -296,6 +350,7 @@ static int make_one(const job *b, int i, scratch *s) {
     int touches = t->top < t->rows && t->left < t->cols && t->top + t->height > 0 && t->left + t->width > 0;
     int whole = t->height == b->size && t->width == b->size;     /* a crop without resize may reach out */
     if (t->rows == 0 || t->cols == 0 || !(t->height > 0) || !(t->width > 0) || !(inside || whole)) return BAD_SIZE;
+    if (whole && (floor(t->top) != t->top || floor(t->left) != t->left)) return BAD_SIZE;  /* it is copied, not resized */
     if (!touches) {
         memset(out, 0, (size_t)b->size * b->size * 3);
         return OK;

@@ -6,6 +6,7 @@ is no manifest); Pillow resizes, by the kernel's definition but without its scal
 
 import io
 import os
+import re
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -14,7 +15,10 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-DAMAGED, BAD_SIZE, BAD_RANGE, BAD_CRC = 1, 2, 3, 4  # the kernel's numbers, see `kernel.PROBLEMS`
+from lightning_resnet.data.limits import MAX_SCANS, too_many_pixels
+
+MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)  # no filling, and none that pixels may hold
+DAMAGED, BAD_SIZE, BAD_RANGE, BAD_CRC, TOO_MUCH = 1, 2, 3, 4, 6  # the kernel's numbers, see `kernel.PROBLEMS`
 
 
 @cache
@@ -55,7 +59,12 @@ def _make(fd: int, item: np.void, out: np.ndarray) -> int:
     if len(data) == size > 0:
         try:
             intact = bool(item["check"]) and zlib.crc32(data) == item["crc"]
-            status = BAD_CRC if item["check"] and not intact else _fill(_pixels(data, item, intact), item, out)
+            if item["check"] and not intact:
+                status = BAD_CRC
+            elif item["jpeg"] and _is_too_much(data, item):
+                status = TOO_MUCH
+            else:
+                status = _fill(_pixels(data, item, intact), item, out)
         except ValueError:
             status = BAD_SIZE
         except Exception:  # noqa: BLE001 -- decoders meet damage in many ways
@@ -65,12 +74,29 @@ def _make(fd: int, item: np.void, out: np.ndarray) -> int:
     return status
 
 
+def _is_too_much(data: bytes, item: np.void) -> bool:
+    """See `limits`."""
+    pixels = too_many_pixels(int(item["cols"]), int(item["rows"]), len(data))
+    return bool(pixels) or count_scans(data) > MAX_SCANS
+
+
+def count_scans(data: bytes) -> int:
+    """Count how often a JPEG goes over its pixels; 0 for other files."""
+    scans, at = 0, 0 if data[:2] == b"\xff\xd8" else len(data)
+    while (found := MARKER.search(data, at)) and found[1] != b"\xd9":
+        at = found.end()
+        if found[1] != b"\xd8":
+            at += int.from_bytes(data[at : at + 2], "big")  # of the segment that the marker begins
+        scans += found[1] == b"\xda"
+    return scans
+
+
 def _pixels(data: bytes, item: np.void, intact: bool) -> np.ndarray:
     """[rows, cols, 3]."""
     rows, cols = int(item["rows"]), int(item["cols"])
     if not item["jpeg"]:
         return np.frombuffer(data, np.uint8, rows * cols * 3).reshape(rows, cols, 3)
-    with Image.open(io.BytesIO(data)) as picture:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
         if picture.size != (cols, rows):
             raise ValueError
         full = np.empty((rows, cols, 3), np.uint8)

@@ -27,6 +27,7 @@ PROBLEMS = (
     "outside the file",
     "CRC differs",
     "no memory",
+    "more pixels than its bytes can hold, more than 134 million, or more than 200 scans",
 )
 
 
@@ -40,6 +41,7 @@ def library() -> ctypes.CDLL | None:
     pointer = ctypes.c_void_p
     lib.decode_batch.argtypes = [ctypes.c_int, pointer, ctypes.c_int, ctypes.c_int, ctypes.c_int, pointer, pointer]
     lib.decode_batch.restype = None
+    lib.check_jpeg.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32]
     return lib
 
 
