@@ -153,6 +153,10 @@ class Evaluated(pl.LightningModule):
             loss, top1, top5, n, seen = self._reduce(sums).tolist()
             if whole and hasattr(loader, "images") and seen != len(loader.images):
                 raise RuntimeError(f"evaluated {seen:.0f} of {len(loader.images)} {name} samples")
+            if n == 0:
+                raise UserError(
+                    f"none of the {seen:.0f} {name} images can be read: --data.on_bad raise names the first"
+                )
             values = {"loss": loss / n, "acc1": top1 / n, "acc5": top5 / n}
             self.metrics.update({f"{name}/{k}": v for k, v in values.items()})
 

@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_resnet.errors import Parser, UserError, one_line, tell
+from lightning_resnet.errors import Parser, UserError, printable, tell
 from lightning_resnet.runtime.progress import Meter
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def main(argv: Sequence[str]) -> int:
 
 def find(paths: Sequence[str]) -> list[str]:
     """The pictures among files and folders, each folder's sorted by name."""
-    from lightning_resnet.data.sources import SUFFIXES
+    from lightning_resnet.data.sources import SUFFIXES, find_images
 
     files: list[str] = []
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"picture {path} does not exist")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        inside = sorted(map(Path, find_images(path))) if path.is_dir() else [path]
         if not inside:
             raise UserError(f"no pictures in {path}: files that end in {' '.join(sorted(SUFFIXES))} are looked for")
         files += map(str, inside)
@@ -112,8 +112,8 @@ def _batch(trained: "Trained", files: list[str], args: Namespace) -> list[Predic
 def _image(trained: "Trained", file: str) -> "Tensor | None":
     """As evaluation sees it, uint8 [1, 3, S, S]."""
     import numpy as np
-    from PIL import UnidentifiedImageError
 
+    from lightning_resnet.data.encode import explain
     from lightning_resnet.data.sources import Images
     from lightning_resnet.data.torch import Reader
 
@@ -126,10 +126,9 @@ def _image(trained: "Trained", file: str) -> "Tensor | None":
     try:
         reader = Reader(Images(one, one, paths=[file]), lambda epoch: data.eval_augment, 0, "raise")
         return reader[0, one][0]
-    except UserError as e:
-        why = e.__cause__ or e
-        text = "it is no picture" if isinstance(why, UnidentifiedImageError) else one_line(why)
-        tell(f"cannot read {file}: {text}; leave it out", file=sys.stderr)
+    except Exception as e:  # noqa: BLE001 -- whatever is wrong with one image, the others are predicted
+        why = e.__cause__ if isinstance(e.__cause__, Exception) else e
+        tell(f"cannot read {file}: {explain(why)}; leave it out", file=sys.stderr)
         return None
 
 
@@ -149,7 +148,10 @@ def _csv(found: Iterable[Prediction]) -> int:
     writer, n = csv.writer(sys.stdout, lineterminator="\n"), 0
     writer.writerow(["picture", "rank", "class", "probability"])
     for n, (picture, best) in enumerate(found, 1):  # noqa: B007 -- the last is how many
-        writer.writerows([picture, rank, name, f"{value:.6f}"] for rank, (name, value) in enumerate(best, 1))
+        shown = [(printable(name, None), value) for name, value in best]
+        writer.writerows(
+            [printable(picture, None), rank, name, f"{value:.6f}"] for rank, (name, value) in enumerate(shown, 1)
+        )
         sys.stdout.flush()
     return n
 

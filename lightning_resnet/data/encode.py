@@ -6,22 +6,37 @@ A JPEG file that needs no change is taken byte for byte: encoding it again would
 import io
 import os
 import re
-import tempfile
+import stat
 import warnings
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from lightning_resnet.data.beton import JPEG, RAW
-from lightning_resnet.data.kernel import ITEM, PROBLEMS, library
+from lightning_resnet.data.fallback import count_scans
+from lightning_resnet.data.hashing import hash64
+from lightning_resnet.data.kernel import PROBLEMS, library
+from lightning_resnet.data.limits import MAX_BYTES, MAX_SCANS, MAX_SIDE, too_many_pixels
 from lightning_resnet.errors import one_line
 
-MAX_SIDE, MAX_BYTES = 2**16 - 1, 2**31  # what the format's fields and the decoder can hold
-MEMBER = re.compile(r"(.+\.tar)!.+@(\d+)\+(\d+)")  # a picture inside an archive: archive!name@offset+bytes
+MAX_SAMPLE = 2**31  # bytes of an image as it is stored: what the decoder can hold
+MEMBER = re.compile(r"(.+\.tar)!.+@(\d+)\+(\d+)", re.DOTALL)  # an image in an archive: archive!name@offset+bytes
+# Pillow reads forty more, and runs another program (Ghostscript) for one of them.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of a TIFF
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # orientation in EXIF -> what puts the image upright
 
 
 @dataclass(frozen=True)
@@ -71,74 +86,140 @@ class Bad(NamedTuple):
 
 
 def encode(task: Task, options: Options) -> Sample | Bad:
-    """Make the sample; whatever is wrong with a picture comes back as `Bad`."""
+    """Make the sample; whatever is wrong with an image comes back as `Bad`."""
     try:
         with warnings.catch_warnings(action="ignore"):  # Pillow's, on metadata; what is wrong with pixels raises
             return _encode(task, options)
     except MemoryError:
         raise
-    except UnidentifiedImageError:
-        return Bad("it is no picture", False)
     except Exception as e:  # noqa: BLE001 -- decoders meet damage in many ways: struct.error, SyntaxError, ...
-        fatal = isinstance(e, OSError) and e.errno is not None
-        return Bad(e.strerror if fatal else one_line(e), fatal)
+        return Bad(explain(e), isinstance(e, OSError) and e.errno is not None)
+
+
+def explain(error: Exception) -> str:
+    """Tell what is wrong with an image that could not be read, in words for the user."""
+    if isinstance(error, UnidentifiedImageError):  # its own message is the address of an object
+        return f"it is no image ({', '.join(FORMATS)})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return one_line(error)
 
 
 def read_bytes(path: str) -> bytes:
-    """The content of a file, or of a member of an archive."""
-    if not (member := MEMBER.fullmatch(path)):
-        with open(path, "rb") as file:
-            return file.read()
-    with open(member[1], "rb") as file:
-        file.seek(int(member[2]))
-        return file.read(int(member[3]))
+    """Read a file, or a member of an archive.
+
+    Raises:
+        ValueError: it is empty, too large, or no file (a pipe would be waited for without end).
+    """
+    member = MEMBER.fullmatch(path)
+    descriptor = os.open(member[1] if member else path, os.O_RDONLY | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise ValueError("it is no file")
+    with open(descriptor, "rb") as file:
+        size = int(member[3]) if member else status.st_size
+        if size > MAX_BYTES:
+            raise ValueError(f"its {size:,} bytes are more than {MAX_BYTES:,}")
+        if member:
+            file.seek(int(member[2]))
+        data = file.read(size)
+    if not data:
+        raise ValueError("it is empty")
+    if len(data) < size:
+        raise ValueError("it is cut off")
+    return data
 
 
-def open_rgb(path: str) -> Image.Image:
-    """A picture file as 8-bit RGB, upright. 16 bits are scaled to 8; transparency is dropped, as torchvision does."""
-    with Image.open(io.BytesIO(read_bytes(path))) as picture:
-        return to_rgb(picture)
+def marks(paths: Sequence[str]) -> np.ndarray:
+    """Mark the content of each file by its size and time of change, uint64 [n]; 0 where there is none."""
+    found: dict[str, tuple[int, int]] = {}
+    for path in paths:
+        member = MEMBER.fullmatch(path)
+        file = member[1] if member else path
+        if file not in found:
+            try:
+                status = os.stat(file)
+                found[file] = (status.st_size, status.st_mtime_ns)
+            except OSError:
+                found[file] = (0, 0)
+        found[path] = found[file]
+    pairs = np.array([found[path] for path in paths], np.int64).reshape(-1, 2)
+    return np.where(pairs.any(axis=1), hash64(pairs[:, 0], pairs[:, 1]), np.uint64(0))
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Open the bytes of an image: the header is read, its limits are checked, no pixel is decoded.
+
+    Raises:
+        ValueError: it is beyond `limits`.
+        UnidentifiedImageError: it is none of `FORMATS`.
+    """
+    if library() is None and count_scans(data) > MAX_SCANS:  # else `jpeg_problem` finds them
+        raise ValueError(f"more than {MAX_SCANS} scans")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as e:
+        raise ValueError(one_line(e)) from e
+    tags = getattr(image, "tag_v2", {})
+    tile = [tags.get(TILE_WIDTH, 1), tags.get(TILE_LENGTH, 1)]
+    for width, height in (image.size, tile):  # a tile is decoded whole, however small the image
+        if not isinstance(width, int) or not isinstance(height, int):
+            raise ValueError("the size of its tiles is no number")
+        if why := too_many_pixels(width, height, len(data)):
+            raise ValueError(why)
+    return image
+
+
+def open_rgb(path: str, check: bool = True) -> Image.Image:
+    """Decode an image file to 8 bit RGB, upright.
+
+    16 bits are scaled to 8; transparency is dropped, as torchvision does.
+
+    Args:
+        path: of the file, or of a member of an archive.
+        check: look for damage that Pillow passes over.
+
+    Raises:
+        ValueError: it is beyond `limits`, or a damaged JPEG.
+    """
+    data = read_bytes(path)
+    with warnings.catch_warnings(action="ignore"), open_image(data) as image:
+        if check and (problem := jpeg_problem(data, *image.size)):
+            raise ValueError(problem)
+        return to_rgb(image)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """See `open_rgb`."""
     picture.load()
-    if _orientation(picture) != 1:
-        picture = ImageOps.exif_transpose(picture)
+    turn = UPRIGHT.get(_orientation(picture))
+    if turn is not None:
+        picture = picture.transpose(turn)
     if picture.mode == "F" or picture.mode.startswith("I"):
         picture = Image.fromarray(_eight_bits(np.asarray(picture)))
     if picture.mode == "P":  # directly to RGB Pillow warns of palettes with transparency
         picture = picture.convert("RGBA")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def jpeg_problem(data: bytes, width: int, height: int) -> str:
-    """What is wrong with a JPEG; empty if it decodes without a warning."""
-    if library() is None:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            return "" if picture.size == (width, height) else PROBLEMS[2]
-    item, status, out = np.zeros(1, ITEM), np.zeros(1, np.uint8), np.empty(3, np.uint8)
-    item["size"], item["rows"], item["cols"], item["jpeg"] = len(data), height, width, 1
-    item["height"], item["width"] = height, width
-    file = _scratch_file()
-    os.pwrite(file, data, 0)
-    # all of it, made into one pixel: the decoder goes through every bit, at an eighth of the resolution
-    library().decode_batch(file, item.ctypes.data, 1, 1, 1, out.ctypes.data, status.ctypes.data)
-    return "" if status[0] == 0 else PROBLEMS[status[0]]
+    """Tell what is wrong with a JPEG; empty if it decodes without a warning, or is of another format."""
+    if data[:2] != b"\xff\xd8" or library() is None:  # without our decoder Pillow's errors have to do
+        return ""
+    status = library().check_jpeg(data, len(data), height, width)
+    return PROBLEMS[status] if status else ""
 
 
 def _encode(task: Task, options: Options) -> Sample:
     if isinstance(task.picture, str):
         data = read_bytes(task.picture)
-        with Image.open(io.BytesIO(data)) as picture:
-            if (
-                picture.format == "JPEG"
-                and picture.mode in ("RGB", "L")
-                and (problem := jpeg_problem(data, *picture.size))
-            ):
-                raise ValueError(problem)  # Pillow would give grey blocks, and no word (as it does for CMYK)
+        with open_image(data) as picture:
+            if problem := jpeg_problem(data, *picture.size):
+                raise ValueError(problem)  # Pillow would give grey blocks, and no word
             if task.jpeg and _as_it_is(picture, options):
+                if library() is None:
+                    picture.load()
                 return _sample(JPEG, *picture.size, data)
             picture = to_rgb(picture)
     else:
@@ -165,7 +246,7 @@ def _bytes(picture: Image.Image, jpeg: bool, quality: int) -> bytes:
 
 
 def _sample(mode: int, width: int, height: int, data: bytes) -> Sample:
-    if max(width, height) > MAX_SIDE or len(data) > MAX_BYTES:
+    if max(width, height) > MAX_SIDE or len(data) > MAX_SAMPLE:
         raise ValueError(f"{width}x{height} pixels are more than the format holds; --max-side makes it smaller")
     return Sample(mode, width, height, data, zlib.crc32(data))
 
@@ -182,10 +263,7 @@ def _eight_bits(x: np.ndarray) -> np.ndarray:
     """16 bits to 8 by scale: Pillow's own conversion clips at 255, which makes such pictures white."""
     if x.dtype.kind not in "iu" or x.min() < 0 or x.max() > 65535:
         raise ValueError(f"its pixels are {x.dtype} from {x.min():g} to {x.max():g}, not of 8 or 16 bits: convert it")
-    return ((x.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-@cache
-def _scratch_file() -> int:
-    """In memory: the kernel reads from files."""
-    return os.memfd_create("jpeg") if hasattr(os, "memfd_create") else os.dup(tempfile.TemporaryFile().fileno())
+    out = np.empty(x.shape, np.uint8)
+    for row, wide in zip(out, x, strict=True):  # of a whole image the numbers between would take 12 bytes a pixel
+        row[:] = (wide.astype(np.uint32) + 128) // 257
+    return out

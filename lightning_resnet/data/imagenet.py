@@ -3,17 +3,21 @@
 resnet-cli data write imagenet --root DIR --out imagenet_train.beton --short-side 500
 """
 
+import gzip
 import io
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
-from lightning_resnet.data.sources import ImageFolder, Images
+from lightning_resnet.data.sources import ImageFolder, Images, class_folders
 from lightning_resnet.errors import UserError, one_line
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 COUNTS = {"train": 1_281_167, "val": 50_000}
+MAX_DEVKIT = 1 << 28  # bytes, unpacked
+MAT_HEADER, MAT_COMPRESSED = 128, 15  # bytes before the first element of a Matlab file; type of a compressed one
 Member = tuple[str, int, int]
 
 
@@ -35,7 +39,7 @@ class ImageNet(ImageFolder):
         """Train and val."""
         root = Path(self.root)
         if (root / "train").is_dir() and (root / "val").is_dir():
-            self.classes = sorted((p.name for p in (root / "train").iterdir() if p.is_dir()), key=_number_or_name)
+            self.classes = sorted(class_folders(root / "train"), key=_number_or_name)
             splits = {name: self.read(root / name) for name in ("train", "val")}
         elif missing := [name for name in (TRAIN, VAL, DEVKIT) if not (root / name).is_file()]:
             raise UserError(
@@ -92,18 +96,26 @@ class ImageNetV2(ImageFolder):
 
 def _number_or_name(name: str) -> tuple[int, str]:
     """Folders 0 to 999 by number, wnids by name."""
-    return (int(name) if name.isdigit() else -1, name)
+    return (int(name) if name.isdecimal() else -1, name)
 
 
 def _members(path: Path, start: int = 0) -> list[Member]:
     """The files in the archive that begins at byte `start` of a file: (name, first byte in the whole file, bytes)."""
+    members: list[Member] = []
+    last = -1
     try:
         with open(path, "rb") as file:
             file.seek(start)
             with tarfile.open(fileobj=file, mode="r:") as archive:
-                return [(m.name, m.offset_data, m.size) for m in archive if m.isfile()]
-    except tarfile.TarError as e:
-        raise UserError(f"{path} is damaged ({e}): download it again") from e
+                for m in archive:
+                    if m.offset_data <= last:  # a negative size would lead back, to the same member without end
+                        raise tarfile.TarError("its members do not follow one another")
+                    last = m.offset_data
+                    if m.isfile():
+                        members.append((m.name, m.offset_data, m.size))
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as e:
+        raise UserError(f"{path} is damaged ({one_line(e)}): download it again") from e
+    return members
 
 
 def _address(path: Path, member: Member) -> str:
@@ -118,12 +130,33 @@ def _ground_truth(devkit: Path) -> tuple[dict[int, str], list[int]]:
 
     content = {}
     try:
-        with tarfile.open(devkit) as archive:
+        with gzip.open(devkit) as file:
+            unpacked = _bounded(file.read(MAX_DEVKIT + 1))
+        with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as archive:
             for member in archive:
                 if member.name.endswith(("/meta.mat", "/ILSVRC2012_validation_ground_truth.txt")):
                     content[Path(member.name).suffix] = archive.extractfile(member).read()
-        rows = loadmat(io.BytesIO(content[".mat"]), squeeze_me=True)["synsets"]
+                if member.size < 0:  # would lead back, to the same member without end
+                    raise ValueError("a member of negative size")
+        _check_mat(content[".mat"])
+        rows = loadmat(io.BytesIO(content[".mat"]), squeeze_me=True, variable_names=["synsets"])["synsets"]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in np.atleast_1d(rows)}
         return wnids, [int(line) for line in content[".txt"].split()]
-    except (tarfile.TarError, EOFError, KeyError, ValueError) as e:
+    except Exception as e:  # noqa: BLE001 -- readers of archives and of Matlab's files meet damage in many ways
         raise UserError(f"{devkit} is damaged or another archive ({one_line(e)}): download it again") from e
+
+
+def _bounded(data: bytes) -> bytes:
+    if len(data) > MAX_DEVKIT:
+        raise ValueError(f"it unpacks to more than {MAX_DEVKIT:,} bytes")
+    return data
+
+
+def _check_mat(data: bytes) -> None:
+    """Refuse a Matlab file, version 5, whose compressed elements unpack to more than a devkit may have."""
+    at = MAT_HEADER
+    while at + 8 <= len(data):
+        kind, size = np.frombuffer(data, "<u4", 2, at).tolist()
+        if kind == MAT_COMPRESSED:
+            _bounded(zlib.decompressobj().decompress(data[at + 8 : at + 8 + size], MAX_DEVKIT + 1))
+        at += 8 + size

@@ -26,7 +26,7 @@ class Loader:
         length: number of batches.
         epoch: asked at the first `next` of each pass.
         workers: threads or processes that read ahead.
-        on_bad: a damaged picture of a .beton: raise, or count: a grey picture whose label is -100, which loss and
+        on_bad: an image that cannot be read: raise, or count: a grey image whose label is -100, which loss and
             metrics leave out.
     """
 

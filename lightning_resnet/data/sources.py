@@ -4,6 +4,10 @@ A source names its classes and reads a split into `Images`. To add one, subclass
 """
 
 import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,12 +17,14 @@ import numpy as np
 from lightning_resnet.data.beton import Beton
 from lightning_resnet.data.hashing import uniform
 from lightning_resnet.data.order import permutation
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, one_line, tell
 
 SPLIT_SEED = 0  # of every split we make: independent of the run's seed, so that runs share their validation set
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+MACOS = "__MACOSX"  # a folder that its archives bring along, with a `._x.jpg` for every `x.jpg`
+MAX_IDX_BYTES = 1 << 27  # of a file of MNIST's format, unpacked: 47 million is usual
 
 
 @dataclass
@@ -219,10 +225,11 @@ class ImageFolder(Source):
         Raises:
             UserError: there are none, all are of one class, or a class has no counterpart among those read before.
         """
-        names = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-        files = {n: sorted(str(p) for p in (folder / n).rglob("*") if p.suffix.lower() in SUFFIXES) for n in names}
+        names = class_folders(folder)
+        files = {name: sorted(find_images(folder / name)) for name in names}
         self.classes = getattr(self, "classes", None) or [n for n in names if files[n]]
-        if unknown := [n for n in names if files[n] and n not in self.classes]:
+        known = set(self.classes)
+        if unknown := [n for n in names if files[n] and n not in known]:
             raise UserError(f"class folder {folder / unknown[0]} has no counterpart among the training classes")
         paths = [p for n in self.classes for p in files.get(n, [])]
         if not paths:
@@ -230,9 +237,54 @@ class ImageFolder(Source):
         if len(self.classes) == 1:
             raise UserError(f"{folder} has pictures of one class only, {self.classes[0]}: there is nothing to learn")
         if empty := [n for n in names if not files[n]]:
-            print(f"careful: no pictures in class folder {folder / empty[0]} ({len(empty)} such): left out")
+            tell(f"careful: no pictures in class folder {folder / empty[0]} ({len(empty)} such): left out")
         labels = np.repeat(np.arange(len(self.classes)), [len(files.get(n, [])) for n in self.classes])
         return Images(np.arange(len(paths)), labels, paths=paths)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is a program's own (.ipynb_checkpoints, ._x.jpg, __MACOSX), no image and no class."""
+    return name.startswith(".") or name == MACOS
+
+
+def class_folders(folder: Path) -> list[str]:
+    """List the folders in a folder, sorted; hidden ones are left out, which is said if there are images in them."""
+    try:
+        names = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    except OSError as e:
+        raise UserError(f"cannot read folder {folder}: {e.strerror}; allow it, or set another root") from e
+    for name in filter(is_hidden, names):
+        with suppress(UserError):
+            if next(find_images(folder / name, hidden=True), None):
+                tell(f"warning: {folder / name} is hidden, or macOS's: it is no class; rename it if it is to be one")
+    return [name for name in names if not is_hidden(name)]
+
+
+def find_images(folder: Path, hidden: bool = False) -> Iterator[str]:
+    """Yield the image files in a folder and those below it, in no order; links to folders are not followed.
+
+    Args:
+        folder: to look into.
+        hidden: yield hidden files, and those in hidden folders, as well.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    folders = [str(folder)]
+    while folders:  # no recursion: there is no limit to the depth
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if is_hidden(entry.name) and not hidden:
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (
+                        entry.is_symlink() or entry.is_file()
+                    ):
+                        yield entry.path  # a link that leads nowhere is told when it is read
+        except OSError as e:
+            raise UserError(f"cannot read folder {e.filename}: {e.strerror}; allow it, or move it away") from e
 
 
 def _with_holdout(train: Images, test: Images, holdout: int) -> dict[str, Images]:
@@ -243,13 +295,24 @@ def _with_holdout(train: Images, test: Images, holdout: int) -> dict[str, Images
 
 
 def _read_idx(folder: Path, split: str) -> Images:
-    """The format of MNIST: big-endian header of 4 bytes per dimension after the magic number, then bytes."""
-    pixels = _idx_bytes(folder, f"{split}-images-idx3-ubyte", 16).reshape(-1, 28, 28, 1)
+    """Read the format of MNIST: big-endian header of 4 bytes per dimension after the magic number, then bytes."""
+    pixels = _idx_bytes(folder, f"{split}-images-idx3-ubyte", 16)
     labels = _idx_bytes(folder, f"{split}-labels-idx1-ubyte", 8).astype(np.int64)
-    return Images(np.arange(len(labels)), labels, pixels)
+    if len(pixels) != len(labels) * 28 * 28:
+        raise UserError(
+            f"{folder} holds {len(pixels):,} bytes of {split} images for {len(labels):,} labels, of 28 x 28 each: "
+            "get the data set again"
+        )
+    return Images(np.arange(len(labels)), labels, pixels.reshape(-1, 28, 28, 1))
 
 
 def _idx_bytes(folder: Path, name: str, header: int) -> np.ndarray:
     path = folder / f"{name}.gz"
-    raw = gzip.decompress(path.read_bytes()) if path.exists() else (folder / name).read_bytes()
+    try:
+        with gzip.open(path) if path.exists() else (folder / name).open("rb") as file:
+            raw = file.read(MAX_IDX_BYTES + 1)
+        if not header <= len(raw) <= MAX_IDX_BYTES:
+            raise ValueError(f"it has less than {header} or more than {MAX_IDX_BYTES:,} bytes")
+    except (OSError, EOFError, ValueError, zlib.error) as e:
+        raise UserError(f"cannot read {name} in {folder}: {one_line(e)}; get the data set again") from e
     return np.frombuffer(raw, np.uint8, offset=header)
