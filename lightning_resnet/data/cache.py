@@ -9,6 +9,8 @@ from lightning_resnet.data.sources import Images, Source
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import cache_folder, locked
 
+CURE = "go on without such images: --data.loader torch --data.on_bad count"
+
 
 def as_beton(images: Images, source: Source, split: str) -> Images:
     """The same samples, out of a file in the user's cache folder (XDG_CACHE_HOME, ~/.cache by default).
@@ -25,15 +27,21 @@ def as_beton(images: Images, source: Source, split: str) -> Images:
         growing, cure = path.with_name(f"{path.name}.tmp"), "use --data.loader torch"
         with locked(path.with_suffix(".lock"), growing, cure):  # other runs wait until the file is there
             if not path.exists():
-                write_beton(images, path, classes=source.classes, source=name, split=split)
+                write_beton(images, path, classes=source.classes, source=name, split=split, cure=CURE)
     except OSError as e:
         raise UserError(f"cannot write {path}: {e.strerror}; set XDG_CACHE_HOME, or use --data.loader torch") from e
     return images_of(open_beton(path))
 
 
 def _digest(images: Images) -> str:
-    """Of what the file will hold."""
+    """Digest what the file will hold: of image files the names, and size and time of change for their content."""
+    from lightning_resnet.data.encode import marks
+
     digest = hashlib.blake2b(digest_size=8)
     digest.update(images.ids.tobytes() + images.labels.tobytes())
-    digest.update("\n".join(map(os.path.abspath, images.paths)).encode() if images.paths else images.pixels.tobytes())
+    if images.paths:
+        digest.update(os.fsencode("\0".join(map(os.path.abspath, images.paths))))
+        digest.update(marks(images.paths).tobytes())
+    else:
+        digest.update(images.pixels.tobytes())
     return digest.hexdigest()

@@ -8,7 +8,7 @@ resnet-cli data info|verify F.beton
 import argparse
 from pathlib import Path
 
-from lightning_resnet.errors import Parser, UserError, nearest, one_line
+from lightning_resnet.errors import Parser, UserError, nearest, one_line, tell
 
 SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}  # torchvision's names
 SOURCES = {"digits": "Digits", **SETS, "image_folder": "ImageFolder", "imagenet": "ImageNet"}
@@ -40,7 +40,7 @@ def make_parser() -> Parser:
     write.add_argument("--max-side", type=int, metavar="PIXELS", help="scale down until the longer side has so many")
     write.add_argument("--workers", type=int, help="processes that encode (default: one per core)")
     write.add_argument("--no-shuffle", action="store_true", help="keep the source's order on disk")
-    write.add_argument("--skip-bad", action="store_true", help="leave out and list pictures that cannot be read")
+    write.add_argument("--skip-bad", action="store_true", help="leave out and list images that cannot be read")
     for verb, text in (("info", "what is in a .beton file"), ("verify", "check all of it; exit status 1 if damaged")):
         verbs.add_parser(verb, help=text).add_argument("file")
     return parser
@@ -106,7 +106,7 @@ def _write(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> int:
     from lightning_resnet.data.verify import info
 
-    print(info(args.file))
+    tell(info(args.file))
     return 0
 
 
@@ -115,8 +115,8 @@ def _verify(args: argparse.Namespace) -> int:
     from lightning_resnet.data.verify import Path, verify
 
     problems = verify(args.file)
-    print("\n".join(problems), end="\n" * bool(problems))
+    tell("\n".join(problems), end="\n" * bool(problems))
     checked = "" if manifest_path(Path(args.file)).exists() else " (no manifest: checksums could not be compared)"
     count = f"{len(problems):,} problem{'s' * (len(problems) > 1)}"
-    print(f"{args.file}: {count if problems else 'whole'}{checked}")
+    tell(f"{args.file}: {count if problems else 'whole'}{checked}")
     return 1 if problems else 0

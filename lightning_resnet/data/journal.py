@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from lightning_resnet.data.beton import ALLOCATION, FIELD, FIELD_TYPES, HEADER, IMAGE_TYPE, INT_TYPE, VERSION
-from lightning_resnet.data.encode import MAX_BYTES, Sample
-from lightning_resnet.errors import UserError
+from lightning_resnet.data.encode import MAX_SAMPLE, Sample
+from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import open_own
 
 PAGE = 1 << 23  # bytes, FFCV's default; no sample crosses a page
@@ -24,11 +24,11 @@ RECORD = np.dtype(
         *((name, "<u1") for name in ("kept", "mode")),
         *((name, "<u2") for name in ("width", "height")),
         ("crc", "<u4"),
-        *((name, "<u8") for name in ("ptr", "size")),
+        *((name, "<u8") for name in ("ptr", "size", "mark")),
         *((name, "<i8") for name in ("label", "id")),
     ]
 )
-MAGIC = b"beton journal 1\n"
+MAGIC = b"beton journal 2\n"
 
 
 class Unfinished:
@@ -37,7 +37,7 @@ class Unfinished:
     Args:
         out: the name it shall have.
         request: digest of all that decides its bytes; what another request left behind is written over.
-        n: samples at most.
+        marks: of the content of each image, in order [n]; what was written of another content is written again.
 
     Attributes:
         records: of the samples, in order [n].
@@ -48,7 +48,8 @@ class Unfinished:
         UserError: another process is writing it.
     """
 
-    def __init__(self, out: Path, request: bytes, n: int) -> None:
+    def __init__(self, out: Path, request: bytes, marks: np.ndarray) -> None:
+        n = len(marks)
         self.temp, self.journal = (out.with_name(out.name + end) for end in (".tmp", ".journal"))
         self._head = MAGIC + request
         self._notes = open_own(self.journal)
@@ -64,12 +65,13 @@ class Unfinished:
             PAGE,
             _align(HEADER.itemsize + len(FIELDS) * FIELD.itemsize + n * ROW.itemsize, PAGE),
         )
-        self.records, self.done = np.zeros(n, RECORD), 0
+        self.records, self.done, self._marks = np.zeros(n, RECORD), 0, marks
         self._resume()
 
     def append(self, samples: list[tuple[Sample | None, int, int]]) -> None:
         """Write (sample, label, id) of some; None stands for one that is skipped."""
         records = self.records[self.done : self.done + len(samples)]
+        records["mark"] = self._marks[self.done : self.done + len(samples)]
         for record, (sample, label, id) in zip(records, samples, strict=True):
             record["label"], record["id"] = label, id
             if sample is not None:
@@ -119,23 +121,23 @@ class Unfinished:
         notes = found[len(self._head) :]
         if found[: len(self._head)] != self._head:
             if found:
-                print(f"{self.temp} is of another command or other pictures: starting over", flush=True)
+                tell(f"{self.temp} is of another command or other images: starting over")
             notes = b""
             _write(self._notes, self._head, 0)
         records = np.frombuffer(notes, RECORD, len(notes) // RECORD.itemsize)
-        for record in records:
-            if record["kept"] and not self._is_there(record):
+        for record, mark in zip(records, self._marks, strict=False):
+            if record["mark"] != mark or (record["kept"] and not self._is_there(record)):
                 break
             self.records[self.done] = record
             self.done += 1
         os.ftruncate(self._notes, len(self._head) + self.done * RECORD.itemsize)
         os.ftruncate(self._data, self._end)
         if self.done:
-            print(f"{self.temp}: {self.done:,} of {len(self.records):,} are there, continuing", flush=True)
+            tell(f"{self.temp}: {self.done:,} of {len(self.records):,} are there, continuing")
 
     def _is_there(self, record: np.void) -> bool:
         size, before = int(record["size"]), (self.page_size, self._end)
-        if size <= MAX_BYTES and self._place(size) == record["ptr"]:
+        if size <= MAX_SAMPLE and self._place(size) == record["ptr"]:
             if zlib.crc32(os.pread(self._data, size, int(record["ptr"]))) == record["crc"]:
                 return True
         self.page_size, self._end = before

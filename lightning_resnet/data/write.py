@@ -20,14 +20,14 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_resnet.data.beton import Beton, manifest_path
-from lightning_resnet.data.encode import Bad, Options, Task, encode
+from lightning_resnet.data.encode import Bad, Options, Task, encode, marks
 from lightning_resnet.data.hashing import uniform
 from lightning_resnet.data.journal import Unfinished
 from lightning_resnet.data.order import permutation
 from lightning_resnet.data.pool import Encoded, encode_chunks
 from lightning_resnet.data.sources import SPLIT_SEED, Images
 from lightning_resnet.data.verify import file_hash, header_hash
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import replacing
 from lightning_resnet.runtime.progress import Meter
 from lightning_resnet.runtime.provenance import versions
@@ -54,6 +54,7 @@ def write_beton(
     shuffle: bool = True,
     skip_bad: bool = False,
     progress: bool = True,
+    cure: str = "leave bad images out with --skip-bad",
 ) -> Path:
     """Write the images; continue if the same was begun before, do nothing if it is there.
 
@@ -72,6 +73,7 @@ def write_beton(
         shuffle: store in random order, always the same; then reading page by page is random enough to train on.
         skip_bad: leave out pictures that cannot be read and list them in the manifest, instead of stopping.
         progress: show it.
+        cure: what the caller's user can do about a bad image, but mend or remove it.
 
     Raises:
         UserError: a picture or the disk; the message says which.
@@ -81,21 +83,28 @@ def write_beton(
     order = permutation(SPLIT_SEED, SHUFFLE, len(images)) if shuffle else np.arange(len(images))
     names = {"source": source, "split": split, "classes": classes, "mode": mode, **asdict(options)}
     request = _digest(images, order, names)
-    if out.exists() and (read_json(manifest_path(out)) or {}).get("request") == request:
-        print(f"{out} is written already; remove it to write it again")
-        return out
-    with _unfinished(out, request, len(images)) as unfinished:
-        skipped = _Job(images, order, unfinished, options, mode, skip_bad).run(workers or cores(), progress)
-        _finish(out, unfinished, {"format": FORMAT, **names, "request": request, "skipped": skipped}, progress)
+    content = marks(images.paths)[order] if images.paths else np.zeros(len(images), np.uint64)
+    files = hashlib.blake2b(content.astype("<u8"), digest_size=16).hexdigest()
+    noted = (read_json(manifest_path(out)) or {}) if out.exists() else {}
+    if noted.get("request") == request:
+        if noted.get("files", files) == files:  # earlier versions did not note it
+            tell(f"{out} is written already; remove it to write it again")
+            return out
+        tell(f"{out} was written before its images changed: writing it again")
+    with _unfinished(out, request, content) as unfinished:
+        job = _Job(images, order, unfinished, options, mode, skip_bad, cure)
+        skipped = job.run(workers or cores(), progress)
+        manifest = {"format": FORMAT, **names, "request": request, "files": files, "skipped": skipped}
+        _finish(out, unfinished, manifest, progress)
     return out
 
 
 @contextmanager
-def _unfinished(out: Path, request: str, n: int) -> Iterator[Unfinished]:
+def _unfinished(out: Path, request: str, content: np.ndarray) -> Iterator[Unfinished]:
     """What a killed write left, or a new one; it stays unless the write is done or the disk is full."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Unfinished(out, bytes.fromhex(request), n)
+        unfinished = Unfinished(out, bytes.fromhex(request), content)
     except OSError as e:
         raise UserError(f"cannot write {out}: {e.strerror}; choose another --out") from e
     done = False
@@ -113,9 +122,17 @@ class _Job:
     """Encode and append what is not in the unfinished file yet."""
 
     def __init__(
-        self, images: Images, order: np.ndarray, unfinished: Unfinished, options: Options, mode: Mode, skip_bad: bool
+        self,
+        images: Images,
+        order: np.ndarray,
+        unfinished: Unfinished,
+        options: Options,
+        mode: Mode,
+        skip_bad: bool,
+        cure: str,
     ) -> None:
         self.images, self.order, self.unfinished, self.options = images, order, unfinished, options
+        self.cure = cure
         self.jpeg, self.skip_bad, self.skipped = _is_jpeg(images, mode), skip_bad, []
 
     def run(self, workers: int, progress: bool) -> list[dict[str, Any]]:
@@ -146,10 +163,10 @@ class _Job:
         self.unfinished.append(entries)
 
     def _complaint(self, i: int, bad: Bad) -> str:
-        cure = "" if bad.fatal else ", or leave bad pictures out with --skip-bad"
+        cure = "mend it" if bad.fatal else f"mend it, or {self.cure}"
         return (
-            f"cannot store picture {self._name(i)} (sample {self.images.ids[i]}): {bad.why}; mend it{cure}; the same "
-            "command continues from there"
+            f"cannot store image {self._name(i)} (sample {self.images.ids[i]}): {bad.why}; {cure}; the same command "
+            "continues from there"
         )
 
     def _skip(self, i: int, why: str) -> None:
@@ -210,7 +227,7 @@ def _digest(images: Images, order: np.ndarray, names: dict[str, Any]) -> str:
     digest = hashlib.blake2b(json.dumps([FORMAT, names]).encode(), digest_size=32)
     for array in (order, images.ids, images.labels):
         digest.update(np.ascontiguousarray(array, "<i8"))
-    digest.update("\0".join(images.paths).encode() if images.paths else np.ascontiguousarray(images.pixels))
+    digest.update(os.fsencode("\0".join(images.paths)) if images.paths else np.ascontiguousarray(images.pixels))
     return digest.hexdigest()
 
 
