@@ -237,11 +237,11 @@ def test_bad_pictures_stop_with_their_name_or_are_listed(tmp_path):
     good = jpegs(tmp_path, 20)
     for bad in bad_pictures(tmp_path):
         images = Images(np.arange(21), np.arange(21) % 3, paths=[*good.paths[:10], bad, *good.paths[10:]])
-        with pytest.raises(UserError, match=rf"picture {bad} \(sample 10\): .* --skip-bad") as e:
+        with pytest.raises(UserError, match=rf"image {bad} \(sample 10\): .* --skip-bad") as e:
             write(images, tmp_path / "f.beton")
         assert "\n" not in str(e.value) and not (tmp_path / "f.beton").exists()
     beton = Beton(write(images, tmp_path / "f.beton", skip_bad=True))  # continues
-    assert beton.manifest["skipped"] == [{"id": 10, "picture": bad, "why": "it is no picture"}]
+    assert beton.manifest["skipped"] == [{"id": 10, "picture": bad, "why": "it is empty"}]
     assert sorted(beton.ids) == [i for i in range(21) if i != 10] and verify(beton.path) == []
     with pytest.raises(UserError, match="no picture is left"):
         write(Images(np.arange(1), np.zeros(1, int), paths=[bad]), tmp_path / "g.beton", skip_bad=True)

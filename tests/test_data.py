@@ -266,4 +266,4 @@ def test_unreadable_picture_is_named_even_from_a_worker(folder, tmp_path):
         loader = data_of(ImageFolder(str(tmp_path / "f")), batch_size=4, size=16, workers=workers).train_dataloader()
         with pytest.raises(UserError) as e:
             list(loader)
-        assert one_line(e.value).startswith("cannot read picture") and "dog/0.png (sample 4)" in one_line(e.value)
+        assert one_line(e.value).startswith("cannot read image") and "dog/0.png (sample 4)" in one_line(e.value)

@@ -56,7 +56,12 @@ def test_pictures_get_the_classes_that_validation_gives_them(cli, photos):
         "predict", photos / "kind0", photos / "kind1" / "01.png", "--ckpt_path", run, "--format", "json"
     )
     done = json.loads(out)
-    assert code == 1 and "00.png: it is no picture; leave it out" in err and " object at " not in err and len(done) == 4
+    assert (
+        code == 1
+        and "00.png: it is no image (JPEG, PNG, WEBP, BMP, TIFF, GIF, PPM); leave it out" in err
+        and " object at " not in err
+        and len(done) == 4
+    )
     assert [len(each["top"]) for each in done] == [5] * 4
     values = [best["probability"] for best in done[0]["top"]]
     assert values == sorted(values, reverse=True)

@@ -7,12 +7,15 @@ resized, CRC-32 of each sample. Files by FFCV's own writer have none; then class
 import base64
 import json
 import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lightning_resnet.errors import UserError
+from lightning_resnet.data.limits import MAX_LABEL
+from lightning_resnet.errors import UserError, one_line, printable
 
 VERSION = 2
 HEADER = np.dtype(
@@ -36,6 +39,16 @@ FIELD_TYPES = {
 }  # type_id -> its part of a metadata row
 PIECE = 1 << 15  # rows read at once
 JPEG, RAW = 0, 1  # modes of an image
+MANIFEST = {
+    "classes": list,
+    "count": int,
+    "crc32": str,
+    "file_hash": str,
+    "header_hash": str,
+    "max_side": int,
+    "short_side": int,
+    "skipped": list,
+}  # what is read of a manifest, and its type
 
 
 class Beton:
@@ -57,9 +70,11 @@ class Beton:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            self.fd = os.open(self.path, os.O_RDONLY)
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for without end
         except OSError as e:
             raise UserError(f"cannot read {self.path}: {e.strerror}; make it with `resnet-cli data write`") from e
+        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+            self._refuse("it is no file")
         self._stat = self._identity()
         self.size = self._stat[0]
         self.header = self._table(HEADER, 1, 0, "header")[0]
@@ -70,12 +85,20 @@ class Beton:
         self._row = self._row_type()
         self._count, self._start = n, HEADER.itemsize + k * FIELD.itemsize
         self.images = self._column(self.fields["type_id"].tolist().index(IMAGE_TYPE))
+        if self.page_size < 1:
+            self._refuse("its pages have no bytes")
+        self._check_counts()
         self._sizes = self._sample_sizes()
         self.manifest = self._read_manifest(n)
         self.crcs = self.manifest.get("crc32")
+        self._check_labels()
 
     def __len__(self) -> int:
         return self._count
+
+    def __reduce__(self) -> tuple[Callable, tuple[Any, ...]]:
+        """Pickle the path: a process that is not a fork of this one has to open the file itself."""
+        return _open_again, (self.path, self._stat)
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
@@ -127,6 +150,24 @@ class Beton:
         if self._identity() != self._stat:
             raise UserError(f"{self.path} was changed while in use; start again with a file that stays as it is")
 
+    def _check_labels(self) -> None:
+        """Refuse bytes of images that are taken for labels: each number up to the highest would get a name."""
+        labels = self.labels
+        high = min(len(self.manifest["classes"]), MAX_LABEL) if self.manifest.get("classes") else MAX_LABEL
+        wrong = np.flatnonzero((labels < 0) | (labels >= high))
+        if len(wrong):
+            at = int(wrong[0])
+            self._refuse(f"{self.name(at)}: label {labels[at]} is not of 0 to {high - 1} ({len(wrong):,} such labels)")
+
+    def _check_counts(self) -> None:
+        """Refuse a header whose counts are not those of the file: other bytes would be taken for images and labels."""
+        entries = self._allocation_table()[0]
+        if entries != self._count:
+            self._refuse(f"its header counts {self._count:,} samples, its allocation table {entries:,}")
+        first = int(self.images["data_ptr"].min(initial=self.size))
+        if first < self.header_bytes:
+            self._refuse(f"image data begin at byte {first:,}, before its header and metadata end")
+
     def _identity(self) -> tuple[int, int]:
         status = os.fstat(self.fd)
         return status.st_size, status.st_mtime_ns
@@ -167,9 +208,18 @@ class Beton:
         types = self.fields["type_id"].tolist()
         self.names = [bytes(f["name"]).split(b"\0")[0].decode("ascii", "replace") for f in self.fields]
         if unknown := [name for name, t in zip(self.names, types, strict=True) if t not in FIELD_TYPES]:
-            self._refuse(f"its field {unknown[0]} is of a kind that is not read here (images, integers, floats are)")
+            self._refuse(
+                f"its field {printable(unknown[0])} is of a kind that is not read here (images, integers, floats are)"
+            )
         if types.count(IMAGE_TYPE) != 1 or INT_TYPE not in types:
-            self._refuse(f"it must hold one image and a label per sample, and has fields {', '.join(self.names)}")
+            self._refuse(
+                f"it must hold one image and a label per sample, and has fields {', '.join(map(printable, self.names))}"
+            )
+        for name, kind in zip(self.names, types, strict=True):
+            if name in ("label", "id") and kind != INT_TYPE:
+                self._refuse(f"its field {name} holds no integers")
+        if len(set(self.names)) < len(self.names):
+            self._refuse(f"two of its fields have one name: {', '.join(map(printable, self.names))}")
         self._label = "label" if "label" in self.names else self.names[types.index(INT_TYPE)]
         return np.dtype([("", FIELD_TYPES[t]) for t in types], align=True)
 
@@ -189,17 +239,45 @@ class Beton:
         if not path.exists():
             return {}
         try:
-            manifest = dict(json.loads(path.read_text()))
+            manifest = json.loads(path.read_text())
+            _check_manifest(manifest)
             crcs = np.frombuffer(base64.b64decode(manifest.get("crc32") or ""), "<u4")
-        except (OSError, ValueError, TypeError) as e:
-            raise UserError(f"manifest {path} cannot be read ({e}); remove it to go without its checks") from e
-        if manifest.get("count") != n or len(crcs) not in (0, n):
-            raise UserError(f"manifest {path} is of another file: it counts {manifest.get('count')} samples, not {n}")
+        except (OSError, ValueError, RecursionError) as e:
+            raise UserError(
+                f"manifest {path} cannot be read ({one_line(e)}); remove it to go without its checks"
+            ) from e
+        if manifest["count"] != n or len(crcs) not in (0, n):
+            raise UserError(f"manifest {path} is of another file: it counts {manifest['count']} samples, not {n}")
         manifest["crc32"] = crcs if len(crcs) else None
         return manifest
 
     def _refuse(self, why: str) -> None:
         raise UserError(f"{self.path} cannot be read: {why}; `resnet-cli data write` makes it anew")
+
+
+def _check_manifest(manifest: Any) -> None:
+    """Refuse with ValueError what no writer of ours wrote."""
+    if not isinstance(manifest, dict):
+        raise ValueError("it is no mapping")
+    for name, kind in MANIFEST.items():
+        found = manifest.get(name)
+        if found is not None and (not isinstance(found, kind) or isinstance(found, bool)):
+            raise ValueError(f"its {name} is {printable(found, 40)}")
+    classes = manifest.get("classes") or []
+    if not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
+        raise ValueError("its classes are not different names")
+    if not all(isinstance(entry, dict) for entry in manifest.get("skipped") or []):
+        raise ValueError("what it says was skipped is no list of samples")
+    if manifest.get("count") is None:
+        raise ValueError("it has no count")
+
+
+def _open_again(path: Path, status: tuple[int, int]) -> "Beton":
+    """Open a file in another process; see `Beton.check_unchanged`."""
+    beton = Beton(path)
+    if beton._identity() != status:
+        raise UserError(f"{path} was changed while in use; start again with a file that stays as it is")
+    return beton
 
 
 def manifest_path(path: Path) -> Path:

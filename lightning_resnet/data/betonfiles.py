@@ -7,7 +7,7 @@ import numpy as np
 from lightning_resnet.data.beton import Beton
 from lightning_resnet.data.sources import Images, Source
 from lightning_resnet.data.verify import header_hash
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, tell
 
 
 class BetonFiles(Source):
@@ -25,8 +25,35 @@ class BetonFiles(Source):
     def splits(self) -> dict[str, Images]:
         """Of each file."""
         opened = {name: open_beton(path) for name, path in self.files.items()}
-        self.classes = max((b.classes for b in opened.values()), key=len)
-        return {name: images_of(beton) for name, beton in opened.items()}
+        named = {name: beton for name, beton in opened.items() if beton.manifest.get("classes")}
+        first = max(named.values(), key=_number_of_classes) if named else None
+        self.classes = max((beton.classes for beton in opened.values()), key=len)
+        splits = {name: images_of(beton) for name, beton in opened.items()}
+        for name, beton in named.items():
+            if beton.classes != first.classes:
+                splits[name].labels = _renumber(splits[name].labels, beton, first)
+        return splits
+
+
+def _number_of_classes(beton: Beton) -> int:
+    return len(beton.classes)
+
+
+def _renumber(labels: np.ndarray, beton: Beton, first: Beton) -> np.ndarray:
+    """Number the classes of a file as another file does that has more of them.
+
+    Raises:
+        UserError: one of its classes is none of the other's.
+    """
+    number = {name: i for i, name in enumerate(first.classes)}
+    unknown = [name for name in beton.classes if name not in number]
+    if unknown:
+        raise UserError(
+            f"class {unknown[0]} of {beton.path} is none of {first.path}: both must be written from the same classes "
+            "(`resnet-cli data write` with the folder that holds train/ and val/ as --root, and --split)"
+        )
+    tell(f"{beton.path} has other classes than {first.path}, or in another order: its labels are numbered by name")
+    return np.array([number[name] for name in beton.classes])[labels]
 
 
 def open_beton(path: str | Path) -> Beton:

@@ -1,11 +1,13 @@
 """ImageData: a source, an order, draws and a loader, behind Lightning's hooks."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 from weakref import WeakSet
 
 import numpy as np
@@ -29,6 +31,9 @@ from lightning_resnet.data.sources import SPLIT_SEED, Images, Source
 from lightning_resnet.data.stage import staged
 from lightning_resnet.data.torch import TorchLoader
 from lightning_resnet.errors import UserError
+
+SHM = Path("/dev/shm")  # shared memory, through which worker processes hand over batches
+AHEAD = 2  # batches that each has ready, torch's default
 
 
 class ImageData(pl.LightningDataModule):
@@ -59,7 +64,7 @@ class ImageData(pl.LightningDataModule):
         cache: of .beton files: os (the system's) | process (by page, with order `pages`) | auto: what the file's size
             and the job's memory ask for.
         stage: folder on each machine's own disk to copy .beton files to, once; variables such as $TMPDIR are known.
-        on_bad: a damaged picture in a .beton: raise | count (a grey one instead, left out of loss and metrics).
+        on_bad: an image that cannot be read: raise | count (a grey one instead, left out of loss and metrics).
     """
 
     def __init__(
@@ -131,6 +136,11 @@ class ImageData(pl.LightningDataModule):
                     f"({self.num_classes} classes), found {f'{found[0]} to {found[-1]}' if found else 'none'}"
                 )
         if self.loader == "ffcv":
+            if self.on_bad == "count" and any(images.paths for images in self.splits.values()):
+                raise UserError(
+                    "--data.on_bad count of image files is for --data.loader torch; for ffcv write them to a .beton "
+                    "first, with `resnet-cli data write --skip-bad`"
+                )
             self.splits = {
                 name: images if images.file else as_beton(images, self.source, name)
                 for name, images in self.splits.items()
@@ -143,10 +153,52 @@ class ImageData(pl.LightningDataModule):
                     self.splits[name] = replace(images, file=open_beton(staged(images.file.path, self.stage)))
         if stage == "fit":
             self._need_training_images()
+            self._check_shared_memory()
         if (train := self.splits.get("train")) is None:
             return
         some = permutation(SPLIT_SEED, 1, len(train))[: self.train_eval_samples]
         self.splits["train_eval"] = train.take(some)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the loaders: they are this process's own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_made"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _made=WeakSet())
+
+    def _check_shared_memory(self) -> None:
+        """Refuse worker processes whose batches do not fit into shared memory: to write them there would kill them."""
+        train, augment = self.splits["train"], self.train_augment
+        if self.trainer is None or not SHM.is_dir() or (train.file is not None and self.loader != "torch"):
+            return
+        processes = self._workers(train, augment) * self.trainer.num_devices
+        height, width = self.input_size[1:]
+        size = max(augment.size or max(height, width), self.progressive.high if self.progressive else 0)
+        needed = processes * AHEAD * self.micro_batch * 3 * size**2
+        free = shutil.disk_usage(SHM).free
+        if needed > free:
+            raise UserError(
+                f"{processes} worker processes hand over batches through {SHM}, which has {free / 1e6:,.1f} MB free "
+                f"where {needed / 1e6:,.1f} MB are needed: --data.workers 0, or docker --shm-size 8g"
+            )
+
+    def _workers(self, images: Images, augment: Augment) -> int:
+        """Count the threads or processes that read ahead."""
+        if self.workers != "auto":
+            return self.workers
+        if images.pixels is not None and augment.policy is None:  # ten thousand images/s, else 1,700 a core
+            return 0
+        return workers(self.trainer.num_devices)
+
+    def _need_trainer(self) -> None:
+        if self.trainer is None:
+            raise UserError(
+                "ImageData makes the batches of a trainer's rank and epoch, and has no trainer: give it to "
+                "`pl.Trainer(...).fit(task, datamodule=data)`, or set data.trainer to an object with world_size, "
+                "global_rank, num_devices, accumulate_grad_batches, current_epoch and max_epochs"
+            )
+        if not self.splits:
+            raise UserError("ImageData has not read its images yet: call data.setup() first")
 
     def _need_training_images(self) -> None:
         if "train" not in self.splits:
@@ -177,6 +229,7 @@ class ImageData(pl.LightningDataModule):
     @property
     def micro_batch(self) -> int:
         """Images per forward pass on one rank; see `micro_batch_of`."""
+        self._need_trainer()
         return self.micro_batch_of(self.trainer.world_size)
 
     def micro_batch_of(self, ranks: int) -> int:
@@ -197,6 +250,7 @@ class ImageData(pl.LightningDataModule):
 
     def train_dataloader(self, steps: int | None = None) -> Loader:
         """The epoch's global batches in the order `order`, or the first `steps` of them; this rank's share."""
+        self._need_trainer()
         self._need_training_images()
         self.micro_batch  # noqa: B018 -- raises where batch_size is impossible
         order, trainer, parts = self._order(), self.trainer, self.trainer.accumulate_grad_batches
@@ -250,6 +304,7 @@ class ImageData(pl.LightningDataModule):
 
     def eval_loader(self, split: str, augment: Augment | None = None) -> Loader:
         """Every sample of a split once, over all ranks, cut and scaled as asked for, else as the recipe evaluates."""
+        self._need_trainer()
         augment = augment or self.eval_augment
         rank, world = self.trainer.global_rank, self.trainer.world_size
         batch = self.eval_batch or 2 * self.micro_batch  # no gradients: twice the training batch fits
@@ -258,10 +313,7 @@ class ImageData(pl.LightningDataModule):
 
     def _loader(self, split: str, augment: Callable, batches: Callable, length: int) -> Loader:
         images = self.splits[split]
-        count = self.workers
-        if count == "auto":
-            quick = images.pixels is not None and augment(0).policy is None  # ten thousand images/s, else 1,700 a core
-            count = 0 if quick else workers(self.trainer.num_devices)
+        count = self._workers(images, augment(0))
         epoch = lambda: self.trainer.current_epoch  # noqa: E731 -- asked when the pass begins: right after a resume too
         make = TorchLoader
         device = getattr(getattr(self.trainer, "strategy", None), "root_device", torch.device("cpu"))

@@ -1,0 +1,417 @@
+"""No image, archive or .beton takes memory or time out of proportion, runs a program or ends what others go on with."""
+
+import gzip
+import io
+import os
+import pickle
+import struct
+import subprocess
+import tarfile
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from loaders import copies, data_of
+from PIL import Image
+
+from lightning_resnet.data import fallback, imagenet, kernel, module, sources
+from lightning_resnet.data import torch as torch_loader
+from lightning_resnet.data.beton import manifest_path
+from lightning_resnet.data.betonfiles import BetonFiles
+from lightning_resnet.data.cache import as_beton
+from lightning_resnet.data.encode import Bad, Options, Task, encode, open_rgb
+from lightning_resnet.data.limits import MAX_SCANS
+from lightning_resnet.data.module import ImageData
+from lightning_resnet.data.sources import ImageFolder, Images, Synthetic, find_images
+from lightning_resnet.data.verify import verify
+from lightning_resnet.data.write import write_beton
+from lightning_resnet.errors import UserError
+
+RNG = np.random.default_rng(0)
+NOISE = RNG.integers(0, 255, (160, 160, 3), np.uint8)
+
+
+def as_jpeg(pixels, mode="RGB", **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def decode(data, boxes, size, rows, cols):
+    """Through the kernel: pictures and their statuses."""
+    file = os.memfd_create("jpeg")
+    os.pwrite(file, data, 0)
+    items = np.zeros(len(boxes), kernel.ITEM)
+    items["size"], items["rows"], items["cols"], items["jpeg"] = len(data), rows, cols, 1
+    items["top"], items["left"], items["height"], items["width"] = np.array(boxes, float).T
+    out = np.empty((len(boxes), size, size, 3), np.uint8)
+    status = kernel.decode(SimpleNamespace(fd=file), items, out, 1)
+    os.close(file)
+    return out, status
+
+
+# -- the decoder -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("side", [48, 19])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_crop_has_the_pixels_of_the_whole_image(sampling, side, progressive):
+    data = as_jpeg(NOISE[:side, :side], subsampling=sampling, progressive=progressive)
+    for shrink in (1, 2, 4, 8):
+        n = side // shrink
+        if side % shrink:
+            continue
+        (whole,), _ = decode(data, [(0, 0, side, side)], n, side, side)
+        for size in {1, 2, 17} & set(range(n)):
+            corners = [(y, x) for y in range(0, n - size + 1, 5) for x in range(n - size + 1)]
+            boxes = [(y * shrink, x * shrink, size * shrink, size * shrink) for y, x in corners]
+            crops, status = decode(data, boxes, size, side, side)
+            assert not status.any()
+            for (y, x), crop in zip(corners, crops, strict=True):
+                assert np.array_equal(crop, whole[y : y + size, x : x + size]), (shrink, size, y, x)
+
+
+@pytest.mark.parametrize("box", [(0.5, 0, 24, 24), (0, 7.25, 24, 24), (-3.5, 2, 24, 24), (float("nan"), 0, 24, 24)])
+def test_a_crop_without_resize_at_a_part_of_a_pixel_is_refused(box):
+    _, status = decode(as_jpeg(NOISE), [box], 24, 160, 160)
+    assert kernel.PROBLEMS[status[0]] == "size differs from what the file says"
+
+
+def claiming(data, rows, cols):
+    """The same JPEG, whose header says another size."""
+    at = next(i for marker in (b"\xff\xc0", b"\xff\xc2") if (i := data.find(marker)) >= 0)
+    return data[: at + 5] + struct.pack(">HH", rows, cols) + data[at + 9 :]
+
+
+def with_scans(data, n):
+    """The last scan of a progressive JPEG n times more."""
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * n + data[-2:]
+
+
+SMALL = as_jpeg(NOISE[:16, :16], progressive=True)
+
+
+@pytest.fixture(params=["kernel", "pillow"])
+def decoder(request, monkeypatch):
+    """With our decoder, and where it was not built."""
+    if request.param == "pillow":
+        monkeypatch.setattr(kernel, "library", lambda: None)
+        monkeypatch.setattr("lightning_resnet.data.encode.library", lambda: None)
+        monkeypatch.setattr(fallback, "ffcv", lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("data", "rows", "cols"),
+    [
+        (claiming(SMALL, 16_000, 16_000), 16_000, 16_000),
+        (claiming(SMALL, 65_500, 65_500), 65_500, 65_500),
+        (claiming(SMALL, 5_000, 5_000), 5_000, 5_000),
+        (claiming(as_jpeg(NOISE[:16, :16]), 40_000, 4_000) + bytes(1 << 20), 40_000, 4_000),
+        (with_scans(SMALL, MAX_SCANS), 16, 16),
+    ],
+)
+def test_a_jpeg_of_more_pixels_or_scans_than_its_bytes_can_hold_is_refused(decoder, tmp_path, data, rows, cols):
+    _, (status,) = decode(data, [(0, 0, rows, cols)], 8, rows, cols)
+    assert "more pixels than its bytes can hold" in kernel.PROBLEMS[status]
+    (tmp_path / "x.jpg").write_bytes(data)
+    sample = encode(Task(str(tmp_path / "x.jpg"), True), Options())
+    assert isinstance(sample, Bad) and not sample.fatal and ("pixels" in sample.why or "scans" in sample.why)
+    with pytest.raises(ValueError, match="pixels|scans"):
+        open_rgb(str(tmp_path / "x.jpg"))
+
+
+def test_usual_numbers_of_scans_and_markers_in_an_appended_film_are_no_bomb(decoder, tmp_path):
+    data = as_jpeg(NOISE, progressive=True)
+    assert fallback.count_scans(data) == data.count(b"\xff\xda") == 10
+    (tmp_path / "x.jpg").write_bytes(data + b"\xff\xda film" * 1000)  # phones append a film
+    assert open_rgb(str(tmp_path / "x.jpg")).size == (160, 160)
+
+
+# -- other formats -----------------------------------------------------------------------------------------------------
+
+
+def png(width, height, *chunks):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunk(*c) for c in chunks) + chunk(b"IEND", b"")
+
+
+def tiff(tags, order="<"):
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + bytes(4) + bytes(64)
+
+
+def gif(width, height, frames):
+    frame = b"!\xf9\4\0\1\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0"
+    head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    return head + frame * frames + b";"
+
+
+TEXT = b"Comment\0\0" + zlib.compress(bytes(1 << 26), 9)
+TILED = {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 322: 1 << 14, 323: 1 << 14, 324: 150, 325: 20}
+HOSTILE = {
+    "png of 900 MP": (png(30_000, 30_000, (b"IDAT", zlib.compress(bytes(1000)))), "pixels"),
+    "png of 16 MP wide": (png(70_000, 10, (b"IDAT", b"")), "pixels"),
+    "png text": (png(8, 8, (b"zTXt", TEXT), (b"IDAT", zlib.compress(bytes(200)))), "too large"),
+    "png of one pixel's data": (png(4000, 4000, (b"IDAT", zlib.compress(bytes(3)))), ""),
+    "tiff of one huge tile": (tiff(TILED), "pixels"),
+    "tiff of 4 GP": (tiff({**TILED, 256: 65_535, 257: 65_535}), "pixels"),
+    "gif of 4 GP": (gif(65_535, 65_535, 1), "pixels"),
+    "ppm of 4 GP": (b"P6 65535 65535 255\n", "pixels"),
+    "bmp wide": (b"BM" + struct.pack("<IIIIiiHHI", 60, 0, 54, 40, 1 << 27, 1, 1, 8, 1) + bytes(40), "pixels"),
+    "empty": (b"", "it is empty"),
+    "html": (b"<html>not found</html>", "it is no image"),
+    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "it is no image"),
+    "cut": (as_jpeg(NOISE)[:3000] + b"\xff\xd9", "damaged JPEG"),
+    "cut CMYK": (as_jpeg(NOISE, mode="CMYK")[:9000] + b"\xff\xd9", "damaged JPEG"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_images_are_told_in_words(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)  # no other program is run
+    data, words = HOSTILE[name]
+    path = tmp_path / "x.jpg"
+    path.write_bytes(data)
+    for jpeg in (True, False):
+        sample = encode(Task(str(path), jpeg), Options())
+        assert isinstance(sample, Bad) and words in sample.why and not sample.fatal
+        assert "\n" not in sample.why and " object at " not in sample.why
+    images = Images(np.arange(2), np.arange(2), paths=[str(path)] * 2)
+    for on_bad in ("raise", "count"):
+        reader = torch_loader.Reader(images, lambda epoch: data_of(Synthetic(64, 8)).eval_augment, 0, on_bad)
+        if on_bad == "raise":
+            with pytest.raises(UserError, match=rf"image {path} \(sample 0\): .*{words}.*--data.on_bad count"):
+                reader[0, np.arange(2)]
+        else:
+            pixels, labels = reader[0, np.arange(2)]
+            assert labels.tolist() == [-100, -100] and (pixels == 127).all()
+
+
+def test_many_frames_and_large_metadata_cost_nothing(tmp_path):
+    (tmp_path / "frames.gif").write_bytes(gif(9, 9, 200_000))
+    assert open_rgb(str(tmp_path / "frames.gif")).size == (9, 9)
+    photo = Image.fromarray(NOISE)
+    photo.save(tmp_path / "icc.jpg", icc_profile=bytes(1 << 23), exif=b"Exif\0\0II*\0" + bytes(60_000))
+    assert open_rgb(str(tmp_path / "icc.jpg")).size == (160, 160)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with open(tmp_path / "sparse.jpg", "wb") as file:
+        file.truncate(1 << 40)
+    (tmp_path / "folder.jpg").mkdir()
+    for name, words in (("pipe", "it is no file"), ("sparse", "bytes are more than"), ("folder", "it is no file")):
+        with pytest.raises(ValueError, match=words):
+            open_rgb(str(tmp_path / f"{name}.jpg"))
+    with pytest.raises(UserError, match="it is no file"):
+        BetonFiles(str(tmp_path / "pipe.jpg"), "none").splits()
+
+
+# -- folders -----------------------------------------------------------------------------------------------------------
+
+
+def save(path, colour=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (24, 24), (colour, colour // 2, 9)).save(path)
+
+
+def test_hidden_files_and_folders_are_no_classes_and_no_images(tmp_path, capsys):
+    for name in ("cat/1.jpg", "dog/1.jpg", ".ipynb_checkpoints/1.jpg", "__MACOSX/cat/._1.jpg", "cat/.thumbs/1.jpg"):
+        save(tmp_path / name)
+    (tmp_path / "cat" / "._1.jpg").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "cat" / "x.jpg").mkdir()
+    os.mkfifo(tmp_path / "cat" / "pipe.jpg")
+    (tmp_path / "cat" / "loop").symlink_to(tmp_path)
+    source = ImageFolder(str(tmp_path))
+    images = source.read(tmp_path)
+    assert source.classes == ["cat", "dog"]
+    assert images.paths == [str(tmp_path / "cat/1.jpg"), str(tmp_path / "dog/1.jpg")]
+    out = capsys.readouterr().out
+    assert "/.ipynb_checkpoints is hidden" in out and "/__MACOSX is hidden" in out and out.count("\n") == 2
+
+
+def test_a_deep_tree_is_walked(tmp_path):
+    deep = "/".join(["d"] * 1500)
+    (tmp_path / "a").mkdir()
+    at = os.open(tmp_path / "a", os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=at)
+        inner = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(os.open("x.jpg", os.O_WRONLY | os.O_CREAT, dir_fd=at))
+    os.close(at)
+    found = [*find_images(tmp_path)]
+    subprocess.run(["rm", "-r", tmp_path / "a"], check=True)  # pytest's own clean-up is recursive
+    assert found == [f"{tmp_path}/a/{deep}/x.jpg"]
+
+
+NAMES = ["new\nline.jpg", "esc\x1b[2J.jpg", os.fsdecode(b"half \xff.jpg"), "a!b@1+2.jpg", "rtl\u202egpj.jpg"]
+
+
+def test_odd_names_of_files_are_written_and_told_on_one_line(tmp_path, cli):
+    for i, name in enumerate([*NAMES, "plain.jpg"]):
+        for split in ("train", "val"):
+            save(tmp_path / "images" / split / f"class{i % 2}" / name, 40 * i)
+    argv = ["data", "write", "image_folder", "--root", "images", "--out", "f.beton", "--workers", "1"]
+    code, out, err = cli(*argv)
+    assert code == 0, err
+    assert verify("f.beton") == []
+    for name in NAMES:
+        for file in Path("images").rglob("*.jpg"):
+            if file.name == name:
+                file.write_bytes(b"no image")
+    code, _, err = cli(*argv)
+    assert code == 2 and err.count("\n") == 1 and "--skip-bad" in err
+    code, out, err = cli(*argv, "--skip-bad")
+    assert code == 0 and "1 samples" in out and "5 skipped" in out, err
+    assert all(line.isprintable() for line in (out + err).split("\n"))
+
+
+# -- what was written before its images changed ------------------------------------------------------------------------
+
+
+def test_images_that_change_under_their_names_are_noticed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for i in range(6):
+        save(tmp_path / f"c{i % 2}" / f"{i}.jpg", 30 * i)
+    source = ImageFolder(str(tmp_path))
+    images = Images(np.arange(6), np.arange(6) % 2, paths=sorted(str(p) for p in tmp_path.rglob("*.jpg")))
+    source.classes = ["c0", "c1"]
+    out = write_beton(images, tmp_path / "f.beton", classes=source.classes, workers=1)
+    first, cached = out.read_bytes(), as_beton(images, source, "train").file.path
+    assert as_beton(images, source, "train").file.path == cached
+    write_beton(images, out, classes=source.classes, workers=1)
+    assert "written already" in capsys.readouterr().out
+    status = os.stat(images.paths[3])
+    data = bytearray(Path(images.paths[3]).read_bytes())
+    data[-40] ^= 1  # as many bytes
+    Path(images.paths[3]).write_bytes(data)
+    os.utime(images.paths[3], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    write_beton(images, out, classes=source.classes, workers=1)
+    assert "before its images changed" in capsys.readouterr().out and out.read_bytes() != first
+    assert as_beton(images, source, "train").file.path != cached
+
+
+def test_a_write_that_continues_takes_images_anew_that_changed(tmp_path, capsys):
+    for i in range(6):
+        save(tmp_path / f"{i}.jpg", 30 * i)
+    images = Images(np.arange(6), np.arange(6) % 2, paths=[str(tmp_path / f"{i}.jpg") for i in range(6)])
+    (tmp_path / "5.jpg").write_bytes(b"bad")
+    options = {"classes": ["a", "b"], "workers": 1, "shuffle": False}
+    with pytest.raises(UserError, match="5.jpg"):
+        write_beton(images, tmp_path / "f.beton", **options)
+    save(tmp_path / "5.jpg", 150)
+    save(tmp_path / "3.jpg", 200)
+    write_beton(images, tmp_path / "f.beton", **options)
+    assert "3 of 6 are there, continuing" in capsys.readouterr().out
+    write_beton(images, tmp_path / "g.beton", **options)
+    assert (tmp_path / "f.beton").read_bytes() == (tmp_path / "g.beton").read_bytes()
+
+
+# -- classes of two files ----------------------------------------------------------------------------------------------
+
+
+def beton_of(folder, name, classes, n=8):
+    images = Images(np.arange(n), np.arange(n) % len(classes), np.zeros((n, 4, 4, 3), np.uint8))
+    return str(write_beton(images, folder / f"{name}.beton", classes=classes, workers=1, progress=False))
+
+
+def test_labels_of_two_files_mean_the_same_classes(tmp_path, capsys):
+    train = beton_of(tmp_path, "train", ["ant", "bee", "cat"])
+    source = BetonFiles(train, beton_of(tmp_path, "val", ["bee", "cat"]))
+    splits = source.splits()
+    assert source.classes == ["ant", "bee", "cat"] and "numbered by name" in capsys.readouterr().out
+    assert splits["val"].labels.tolist() == [1, 2] * 4 and splits["train"].labels.tolist()[:3] == [0, 1, 2]
+    with pytest.raises(UserError, match="class dog of .*other.beton is none of .*train.beton"):
+        BetonFiles(train, beton_of(tmp_path, "other", ["bee", "dog"])).splits()
+    manifest_path(Path(tmp_path / "other.beton")).unlink()  # then nothing is known of its classes
+    assert BetonFiles(train, str(tmp_path / "other.beton")).splits()["val"].labels.tolist() == [0, 1] * 4
+
+
+# -- archives ----------------------------------------------------------------------------------------------------------
+
+
+def test_archives_that_lead_back_or_unpack_without_end_are_refused(tmp_path, monkeypatch):
+    back = tarfile.TarInfo("x")
+    back.size = -512
+    headers = tarfile.TarInfo("first").tobuf() + back.tobuf(tarfile.GNU_FORMAT)
+    (tmp_path / "loop.tar").write_bytes(headers + bytes(1024))
+    with pytest.raises(UserError, match="is damaged"):
+        imagenet._members(tmp_path / "loop.tar")
+    monkeypatch.setattr(imagenet, "MAX_DEVKIT", 1 << 16)
+    with gzip.open(tmp_path / "devkit.tar.gz", "wb") as file:
+        file.write(bytes(1 << 20))
+    with pytest.raises(UserError, match="unpacks to more than"):
+        imagenet._ground_truth(tmp_path / "devkit.tar.gz")
+    packed = zlib.compress(bytes(1 << 20))
+    mat = bytes(128) + struct.pack("<II", 15, len(packed)) + packed
+    with pytest.raises(ValueError, match="unpacks to more than"):
+        imagenet._check_mat(mat)
+    monkeypatch.setattr(sources, "MAX_IDX_BYTES", 1 << 16)
+    with gzip.open(tmp_path / "train-images-idx3-ubyte.gz", "wb") as file:
+        file.write(bytes(1 << 20))
+    with pytest.raises(UserError, match="get the data set again"):
+        sources._read_idx(tmp_path, "train")
+
+
+# -- the data module ---------------------------------------------------------------------------------------------------
+
+
+def test_the_data_module_can_be_pickled_with_open_files_and_loaders(source):
+    data = data_of(source)
+    loader = data.train_dataloader()
+    again = pickle.loads(pickle.dumps(data))
+    assert again.splits["train"].file.fd != data.splits["train"].file.fd
+    batches = zip(copies(loader), copies(again.train_dataloader()), strict=True)
+    assert all((x == u).all() and (y == v).all() for (x, y), (u, v) in batches)
+    again.teardown("fit")
+
+
+def test_without_a_trainer_the_data_module_says_what_it_needs():
+    data = ImageData(Synthetic(64, 8))
+    for ask in (data.train_dataloader, data.val_dataloader, data.test_dataloader, lambda: data.micro_batch):
+        with pytest.raises(UserError, match="has no trainer: give it to"):
+            ask()
+
+
+def test_too_little_shared_memory_is_told_before_training(tmp_path, monkeypatch):
+    for i in range(40):
+        save(tmp_path / f"c{i % 2}" / f"{i}.jpg", 5 * i)
+    options = {"batch_size": 8, "size": 64, "workers": 2, "loader": "torch"}
+    data = data_of(ImageFolder(str(tmp_path)), **options)
+    data.splits = {}
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 16))
+    with pytest.raises(UserError, match="2 worker processes .* --data.workers 0"):
+        data.setup("fit")
+
+
+def test_a_worker_that_cannot_hand_over_a_batch_ends_the_training(tmp_path, monkeypatch):
+    for i in range(40):
+        save(tmp_path / f"c{i % 2}" / f"{i}.jpg", 5 * i)
+
+    def full(reader, item):
+        return lambda: None, item  # cannot be pickled, as a batch cannot be handed over on a full disk
+
+    monkeypatch.setattr(torch_loader.Reader, "__getitem__", full)
+    data = data_of(ImageFolder(str(tmp_path)), batch_size=8, size=16, workers=1, loader="torch")
+    with pytest.raises(UserError, match="died .*--data.workers 0"):
+        list(data.train_dataloader())
+
+
+def test_bad_files_are_counted_by_torch_and_refused_where_they_cannot_be(tmp_path):
+    for i in range(40):
+        save(tmp_path / f"c{i % 2}" / f"{i:02}.jpg", 5 * i)
+    (tmp_path / "c1" / "01.jpg").write_bytes(b"bad")
+    options = {"batch_size": 32, "size": 16, "on_bad": "count"}
+    labels = [y for _, y in copies(data_of(ImageFolder(str(tmp_path)), loader="torch", **options).train_dataloader())]
+    assert sum(int((y == -100).sum()) for y in labels) <= 1
+    with pytest.raises(UserError, match="--data.loader torch; for ffcv"):
+        data_of(ImageFolder(str(tmp_path)), loader="ffcv", **options)
