@@ -33,11 +33,13 @@ PROBLEMS = (
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernel; None where there is none."""
+    """The compiled kernel; None where there is none, or one of an older version."""
     found = sorted(Path(__file__).parent.glob("_decode*.so"))
     if not found:
         return None
     lib = ctypes.CDLL(str(found[-1]))
+    if not hasattr(lib, "check_jpeg"):
+        return None
     pointer = ctypes.c_void_p
     lib.decode_batch.argtypes = [ctypes.c_int, pointer, ctypes.c_int, ctypes.c_int, ctypes.c_int, pointer, pointer]
     lib.decode_batch.restype = None
