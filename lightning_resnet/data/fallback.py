@@ -33,8 +33,9 @@ def ffcv() -> ModuleType | None:
 
 def notice() -> str:
     """What to tell the user."""
+    taken = "FFCV" if ffcv() else "Pillow"
     return (
-        f"careful: our decoder was not built (or before an update), {'FFCV' if ffcv() else 'Pillow'}'s is used, which is slower: install a C "
+        f"careful: our decoder was not built (or before an update), {taken}'s is used, which is slower: install a C "
         "compiler, libjpeg-dev and zlib1g-dev, then run `pip install --no-deps -e .`"
     )
 
