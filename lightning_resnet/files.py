@@ -68,6 +68,31 @@ def write_whole(path: Path, content: str | bytes, sync: bool = True) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def write_new(path: Path, content: str) -> None:
+    """Write a file that nobody has made before: of two processes at once, one does.
+
+    Raises:
+        FileExistsError: somebody has.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    try:
+        with temporary.open("x") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links: for an instant the file is empty
+            with path.open("x") as file:
+                file.write(content)
+        sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
 def write_json(path: Path, data: Any, sync: bool = True) -> None:
     """Write data as JSON, whole or not at all; see `replacing`."""
     write_whole(path, json.dumps(data, indent=1) + "\n", sync)

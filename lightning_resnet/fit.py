@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,7 +26,7 @@ from lightning_resnet.config import ResNetCLI
 from lightning_resnet.describe import describe, say
 from lightning_resnet.errors import Diverged, Superseded, UserError, one_line
 from lightning_resnet.evaluate import evaluate
-from lightning_resnet.files import write_json, write_whole
+from lightning_resnet.files import write_json
 from lightning_resnet.options import Launch
 from lightning_resnet.refused import check_training
 from lightning_resnet.runtime import observers
@@ -34,6 +35,7 @@ from lightning_resnet.runtime.checkpoint import (
     AtomicCheckpointIO,
     Checkpoints,
     GivenCheckpointIO,
+    check_resumable,
     load_checkpoint,
     newest_good,
 )
@@ -45,9 +47,9 @@ from lightning_resnet.runtime.preemption import Stopped
 from lightning_resnet.runtime.progress import Progress
 from lightning_resnet.runtime.provenance import changes, code, code_name, hardware, versions
 from lightning_resnet.runtime.recorder import Recorder
-from lightning_resnet.runtime.rundir import RunDir, read_config
+from lightning_resnet.runtime.rundir import RunDir, read_config, write_config
 from lightning_resnet.runtime.shared import points, share
-from lightning_resnet.runtime.status import cores, read_json, status
+from lightning_resnet.runtime.status import cores, read_meta, status
 from lightning_resnet.runtime.wandb import Mirror, WandbOptions
 from lightning_resnet.trained import hush
 from lightning_resnet.weights import load_weights, net_flags
@@ -74,7 +76,7 @@ class _CLI(ResNetCLI):
         self.rundir = RunDir(replicate(first, run.replicate))
         self.run_path = self.rundir.path
         linked = run.point and self.verb == "fit" and run.replicate == 1 and share(Path(run.root), run.name, first.name)
-        stored = read_json(self.rundir.path / "meta.json") or {}
+        stored = read_meta(self.rundir.path)
         if linked and stored:
             run.threads = stored.get("threads")  # with what another sweep began
         if self.verb == "fit":
@@ -83,7 +85,8 @@ class _CLI(ResNetCLI):
                 rank_zero_only(write_json)(self.rundir.path / "meta.json", stored | {"point": keys})
             self._check_stored(config)
         super().before_instantiate_classes()
-        run.threads = run.threads or stored.get("threads") or max(1, cores() // self.here.local_size)
+        begun_with = stored.get("threads") or self._stored_threads()
+        run.threads = run.threads or begun_with or max(1, cores() // self.here.local_size)
         if run.threads < 1:
             raise UserError(f"--run.threads {run.threads}: at least one")
         torch.set_num_threads(run.threads)
@@ -92,12 +95,25 @@ class _CLI(ResNetCLI):
         path = self.rundir.path
         if status(path) == "finished":
             raise _Finished(path)
-        if stored := read_config(path):
-            if differing := differences(decisive(stored), decisive(config)):
-                raise UserError(
-                    f"{path}/config.yaml is not this run's any more ({'; '.join(differing)}): "
-                    "restore it, or add --run.new for a new run"
-                )
+        stored, whole = read_config(path)
+        try:
+            differing = differences(decisive(stored), decisive(config)) if stored else []
+        except (UserError, LookupError, TypeError, AttributeError, ValueError):  # of any shape
+            differing, stored = ["it is damaged"], {}
+        whole = whole or config.keys() <= stored.keys()  # as older versions wrote it
+        if differing and whole:
+            raise UserError(
+                f"{path}/config.yaml is not this run's any more ({'; '.join(differing)}): restore it, or delete it "
+                "(it is written again, as this command says), or add --run.new for a new run"
+            )
+        if differing or (not stored and (path / "config.yaml").exists()):
+            say(f"careful: {path}/config.yaml was damaged; it is written again, as this command says")
+
+    def _stored_threads(self) -> int | None:
+        """What the run began with, where meta.json does not tell: by its config.yaml."""
+        run = read_config(self.rundir.path)[0].get("run")
+        threads = run.get("threads") if isinstance(run, dict) else None
+        return threads if isinstance(threads, int) and threads > 0 else None
 
 
 def main(argv: list[str]) -> int:
@@ -144,13 +160,9 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         init_from(task, run.init_from, data.source.classes, cli.resolved)
     if run.must_resume and not rundir.candidates():
         raise UserError(f"run {rundir.path} has no checkpoint to continue from: drop --run.must_resume to begin it")
+    resume, step = newest_good(rundir.candidates(), say, partial(check_resumable, run_id=rundir.path.name))
     if trainer.is_global_zero:
         _open_rundir(cli, facts, argv)
-    resume, step = newest_good(rundir.candidates(), say)
-    if run.must_resume and resume is None:
-        raise UserError(
-            f"run {rundir.path} has no good checkpoint to continue from: drop --run.must_resume to begin anew"
-        )
     origin = {"id": rundir.path.name, "config": cli.resolved, "classes": data.source.classes}
     checkpoints = Checkpoints(rundir.checkpoints, origin, run.save_minutes, rundir.look)
     progress = Progress(show=trainer.progress_bar_callback is None)
@@ -166,11 +178,16 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         say(f"run {rundir.path}" + (f", continued from {resume.name} at step {step}" if resume else ""))
     try:
         with _attempt(cli, checkpoints, progress, watchdog):
+            # without a path Lightning would look for one: of an OnExceptionCheckpoint, or of a Slurm job
+            trainer._checkpoint_connector._user_managed = resume is None
             trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
             if early := observers.stopped_early(trainer, task):
                 say(early)
             if "test" in data.splits:
                 trainer.test(task, datamodule=data, verbose=False)
+            rundir.finish()
+            if error := trainer.strategy.checkpoint_io.error:
+                raise UserError(f"{error}; the training is done, and its own checkpoints are kept")
     except Stopped as e:
         hint = f" (with --run.replicate {run.replicate} instead of --run.new)" if run.new else ""
         say(f"{e}{hint}", file=sys.stderr)
@@ -236,19 +253,31 @@ def _open_rundir(cli: _CLI, facts: dict[str, Any], argv: list[str]) -> None:
         raise UserError(f"run {rundir.path} has just been finished by another process; nothing is left to do")
     on_gpu = cli.trainer.strategy.root_device.type == "cuda"
     rundir.claim(cli.trainer.world_size if on_gpu else 0)
-    write_whole(rundir.path / "config.yaml", cli.resolved)
+    try:
+        stored = _describe_run(cli, facts, argv)
+    except OSError as e:
+        error = f"cannot write {e.filename or rundir.path}: {e.strerror}"
+        rundir.end(0, "failed", error)
+        raise UserError(f"{error}; mend that, or set --run.root to a folder you can write") from e
+    rundir.mirror = Aside(Mirror(WandbOptions(**cli.config.wandb.as_dict()), say))
+    rundir.mirror.start(rundir.path, stored, yaml.safe_load(cli.resolved))
+
+
+def _describe_run(cli: _CLI, facts: dict[str, Any], argv: list[str]) -> dict[str, Any]:
+    """Write config.yaml, and meta.json where there is none that can be read; returns what meta.json tells."""
+    rundir = cli.rundir
+    write_config(rundir.path, cli.resolved)
     now = code() | {"versions": versions(), "hardware": hardware()}
     rundir.attempt["code"] = here = code_name(now)
     if here and cli.config.run.code not in (None, here):
         say(f"careful: the sweep was submitted with code {cli.config.run.code}, but this is {here}")
-    if stored := read_json(rundir.path / "meta.json"):
+    if stored := read_meta(rundir.path):
         if differing := changes(stored, now):
             say(f"careful: this run began with other software: {differing}; it may not end with the same weights")
     else:
         stored = _meta(cli, facts, argv, now)
         write_json(rundir.path / "meta.json", stored)
-    rundir.mirror = Aside(Mirror(WandbOptions(**cli.config.wandb.as_dict()), say))
-    rundir.mirror.start(rundir.path, stored, yaml.safe_load(cli.resolved))
+    return stored
 
 
 def _meta(cli: _CLI, facts: dict[str, Any], argv: list[str], now: dict[str, Any]) -> dict[str, Any]:

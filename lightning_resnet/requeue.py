@@ -12,13 +12,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lightning_resnet.errors import Parser, tell
-from lightning_resnet.runtime.status import attempts
+from lightning_resnet.errors import Parser, UserError, one_line, tell
+from lightning_resnet.runtime.status import ATTEMPT, attempts
 
 LIMIT = 20  # times a job requeues itself
 STAY_S = 900.0  # seconds to wait to be killed; no site's KillWait is longer
@@ -29,14 +30,17 @@ STOPPED = 128 + signal.SIGTERM
 def folders(argv: list[str]) -> set[Path]:
     """Where the runs of `fit ARGS`, or of the command lines of `table FILE`, are kept."""
     if argv[0] == "table":
-        lines = Path(argv[1]).read_text().splitlines()
+        try:
+            lines = Path(argv[1]).read_text().splitlines()
+        except (OSError, IndexError) as e:
+            raise UserError(f"requeue cannot read its table of commands ({one_line(e)}): give table FILE") from e
         return {folder for line in lines for folder in folders(shlex.split(line)[1:])}
     tokens = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
     recipes = [Path(b) for a, b in zip(tokens, tokens[1:], strict=False) if a in ("-c", "--config")]
     run = {"root": "runs", "name": recipes[0].stem if recipes else "run"}
     for recipe in recipes:
-        content = yaml.safe_load(recipe.read_text())
-        run |= content.get("run") or {}
+        with suppress(OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):  # the training told that
+            run |= yaml.safe_load(recipe.read_text()).get("run") or {}
     run |= {a[6:]: b for a, b in zip(tokens, tokens[1:], strict=False) if a in ("--run.root", "--run.name")}
     return {Path(run["root"], run["name"])}
 
@@ -45,8 +49,8 @@ def of_this_job(folder: Path, env: dict[str, str]) -> Iterator[tuple[dict[str, A
     """Yield each attempt that this start of the job made, with the steps that earlier ones of its run had done."""
     mine = (env["SLURM_JOB_ID"], int(env.get("SLURM_RESTART_COUNT") or 0))
     for run in folder.glob("*/attempts"):
-        *before, last = attempts(run.parent) or [{}]
-        if (last.get("job_id"), last.get("restart_count", 0)) == mine:
+        *before, last = attempts(run.parent) or [ATTEMPT]
+        if (last["job_id"], last["restart_count"]) == mine:
             yield last, max((attempt["last_step"] for attempt in before), default=0)
 
 
@@ -88,6 +92,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("command", nargs="...", help="fit ARGS, or table FILE")
     args = parser.parse_args(argv)
     env = dict(os.environ)
+    if not args.command:
+        raise UserError("requeue needs the command that was run: fit ARGS, or table FILE")
+    if not env.get("SLURM_JOB_ID"):
+        raise UserError("requeue is the last line of a batch script: outside a Slurm job there is nothing to requeue")
     made = [pair for folder in folders(args.command) for pair in of_this_job(folder, env)]
     what, why = decide(made, args.status, int(env.get("SLURM_RESTART_COUNT") or 0), args.limit)
     if why:

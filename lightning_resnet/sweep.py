@@ -14,7 +14,7 @@ from lightning_resnet.errors import Parser, UserError, printable, tell
 from lightning_resnet.files import write_json
 from lightning_resnet.points import SEED, Point, Sweep, read
 from lightning_resnet.runtime.shared import points, share
-from lightning_resnet.runtime.status import attempts, final_row, read_json, status
+from lightning_resnet.runtime.status import attempts, final_row, read_json, read_meta, status
 from lightning_resnet.secrets import refuse_secret_flags
 
 
@@ -153,7 +153,7 @@ def describe_state(point: Point) -> str:
 
 def _steps(point: Point) -> tuple[int, int]:
     """Optimizer steps done, and of the whole training where that is counted in epochs, else 0."""
-    meta = read_json(point.run / "meta.json") or {}
+    meta = read_meta(point.run)
     total = meta.get("steps_per_epoch", 0) * max(0, meta.get("epochs") or 0)
     return max((a["last_step"] for a in attempts(point.run)), default=0), total
 

@@ -241,6 +241,20 @@ class ClassificationTask(Evaluated):
         extra, self.extra_metrics = self.extra_metrics, {}
         return metrics | extra
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "ClassificationTask":
+        """As Lightning's, for a net that is given.
+
+        Raises:
+            UserError: none is.
+        """
+        if "net" not in kwargs:
+            raise UserError(
+                "load_from_checkpoint needs net=..., a net to load into; lightning_resnet.trained.load(PATH).task "
+                "builds the checkpoint's own"
+            )
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

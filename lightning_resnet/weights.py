@@ -23,6 +23,11 @@ def differing(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
 def check_same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor], flags: str = "") -> None:
     """Raise UserError naming the first tensor that is missing, unknown or of another shape, and the `flags` to give."""
     if found := differing(ours, theirs):
+        if found.startswith(EMA):
+            raise UserError(
+                f"of the checkpoint and the task one has a moving average and the other has none ({found}): give or "
+                "drop --model.ema, in Python ema=Averaging()"
+            )
         cure = flags or "the --model.net options it was trained with"
         raise UserError(f"the checkpoint is of another net: {found}; give {cure}")
 

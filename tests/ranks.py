@@ -8,8 +8,12 @@ from multiprocessing import connection, get_context
 from pathlib import Path
 
 import numbered
+import yaml
 
 from lightning_resnet.runtime.checkpoint import load_checkpoint
+
+REPOSITORY = Path(__file__).parents[1]
+EPOCHS = 30
 
 
 class Ranks:
@@ -46,6 +50,20 @@ class Ranks:
         for p in self.processes:
             p.join(5)
         return codes
+
+
+def recipe(path, loader):
+    """Everything that has a state: momentum, averages, a schedule that watches, mixing, intervals across epochs."""
+    config = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
+    config["trainer"] |= {"max_epochs": EPOCHS, "log_every_n_steps": 7}
+    config["trainer"]["callbacks"] = [{"class_path": "numbered.LogIds", "init_args": {"folder": "ids"}}]
+    net = {"depth": 8, "width": 4, "num_classes": numbered.N}
+    config["model"] |= {"net": {"class_path": "CifarResNet", "init_args": net}, "schedule": "ErrorWarmup"}
+    config["model"] |= {"ema": {"decay": 0.9}, "mix": {"mixup": 0.2, "cutmix": 1.0}}
+    config["data"] = {"source": "numbered.Numbered", "batch_size": numbered.BATCH, "crop": "pad", "pad": 1}
+    config["data"] |= {"flip": True, "loader": loader, "train_eval_samples": 100}
+    path.write_text(yaml.safe_dump(config))
+    return ["fit", "--config", str(path), "--run.threads", "1", "--run.save_minutes", "0.005"]
 
 
 def wait_for(happened, ranks, seconds=60):

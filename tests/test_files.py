@@ -6,7 +6,7 @@ import os
 import pytest
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.files import remove_unfinished, replacing, sync_folder, write_json, write_whole
+from lightning_resnet.files import remove_unfinished, replacing, sync_folder, write_json, write_new, write_whole
 
 
 def test_a_file_is_on_disk_before_it_takes_its_name(tmp_path, monkeypatch):
@@ -64,6 +64,17 @@ def test_permissions_are_those_of_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_that_make_a_file_one_does(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *args: os.symlink("", ""))  # raises an OSError
+    path = tmp_path / "1.json"
+    write_new(path, "first")
+    with pytest.raises(FileExistsError):
+        write_new(path, "second")
+    assert path.read_text() == "first" and os.listdir(tmp_path) == ["1.json"]
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY
-from ranks import Ranks, the_run, wait_for, weights
+from ranks import Ranks, recipe, the_run, wait_for, weights
 
 from lightning_resnet.data.sources import Digits
 from lightning_resnet.errors import UserError
@@ -200,7 +200,6 @@ def running(pid):
 
 def test_another_number_of_ranks_continues_the_same_batches(here):
     import numbered
-    from test_kills import recipe
 
     args = [*recipe(here / "r.yaml", "torch"), "--trainer.max_epochs", "6"]
     assert Ranks([*args, "--run.root", "whole"], 1).wait(60) == [0], log()

@@ -22,7 +22,7 @@ from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.runtime.identity import flatten
 from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.rows import Row, merge, row_of
-from lightning_resnet.runtime.status import attempts, last_attempt, read_json, status
+from lightning_resnet.runtime.status import attempts, status
 
 REFERENCE = Path(__file__).parents[2] / "reference"  # runs that we measured and ship
 TRAIN_ROW = re.compile(
@@ -182,9 +182,9 @@ def _meta(file: Path) -> dict[str, Any]:
 
 def _attempts(path: Path) -> dict[str, Any]:
     """Status and cost over all attempts."""
-    found = [read_json(file) or {} for file in (path / "attempts").glob("*.json")]
-    seconds = float(sum(attempt.get("seconds") or 0 for attempt in found))
-    error = (last_attempt(path) or {}).get("error")
+    found = attempts(path)
+    seconds = float(sum(attempt["seconds"] for attempt in found))
+    error = found[-1]["error"] if found else None
     return {"status": status(path), "attempts": len(found), "seconds": seconds, "error": error}
 
 
@@ -193,7 +193,7 @@ def gpu_hours(path: Path) -> tuple[Callable[[Row], float], float | None]:
 
     Time between attempts costs nothing; what a killed attempt did in vain costs.
     """
-    done = {a["attempt"]: a for a in attempts(path) if a.get("gpus")}
+    done = {a["attempt"]: a for a in attempts(path) if a["gpus"]}
     cost = {n: a["seconds"] * a["gpus"] / 3600 for n, a in done.items()}
 
     def spent(row: Row) -> float:
@@ -201,7 +201,11 @@ def gpu_hours(path: Path) -> tuple[Callable[[Row], float], float | None]:
         if row["attempt"] not in done or "time" not in row:
             return before
         own = done[row["attempt"]]
-        return before + max(0.0, row["time"] - datetime.fromisoformat(own["start"]).timestamp()) * own["gpus"] / 3600
+        try:
+            start = datetime.fromisoformat(own["start"]).timestamp()
+        except ValueError:  # a damaged file
+            return before
+        return before + max(0.0, row["time"] - start) * own["gpus"] / 3600
 
     return spent, sum(cost.values()) or None
 

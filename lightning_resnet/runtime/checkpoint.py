@@ -4,9 +4,13 @@
 `best.ckpt` = highest val/acc1, earliest wins. Training waits only until the tensors are copied to host memory.
 """
 
+import io
 import math
 import os
+import pickle
+import re
 import shutil
+import struct
 import threading
 import time
 import zipfile
@@ -24,16 +28,38 @@ from torch.utils._pytree import tree_map_only
 from lightning_resnet.errors import Diverged, UserError, one_line
 from lightning_resnet.files import remove_unfinished, replacing, sync_file
 
+POSITION = "lightning_resnet"  # key of our loop's position, among what Lightning's keeps
 HANG_S = 300.0  # seconds after which a write is taken to hang
+DIRECTORY_END = struct.Struct("<4s4H2LH")  # of a zip archive without a comment: its last 22 bytes
+PLAIN_FLAGS = 1 << 3 | 1 << 11  # sizes follow the member; its name is UTF-8
+FORBIDDEN = re.compile(r"(?:GLOBAL|global:?|class|type) (?:GLOBAL )?([\w.]+\.[\w.]+)")  # what torch.load names
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """For what Lightning itself saves and loads, such as a user's ModelCheckpoint."""
+    """For what Lightning itself saves and loads, such as a user's ModelCheckpoint.
+
+    Attributes:
+        error: why the last save failed; empty after one that did not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error = ""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Save; the folder is made where there is none."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(checkpoint, Path(path))
+        """Save; the folder is made where there is none. A full disk is told, and does not end the training."""
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_checkpoint(checkpoint, Path(path))
+            self.error = ""
+        except OSError as e:
+            self.error = f"cannot save {path}: {e.strerror or one_line(e)}"
+            print(f"careful: {self.error}; training goes on", flush=True)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove what a callback has replaced, unless its successor could not be saved."""
+        if not self.error:
+            super().remove_checkpoint(path)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load onto the CPU; tensors and plain values only."""
@@ -47,6 +73,8 @@ class GivenCheckpointIO(CheckpointIO):
         given: the plugin.
         ours: the run's own checkpoints.
     """
+
+    error = ""  # the plugin raises its own
 
     def __init__(self, given: CheckpointIO, ours: list[Path]) -> None:
         self.given, self.ours = given, ours
@@ -92,14 +120,49 @@ def write_checkpoint(
 
 
 def check_archive(path: str | Path) -> None:
-    """Compare the checksums in the archive: torch.load reads flipped bits as they are.
+    """Check that an archive is as torch writes them, and compare its checksums: torch.load looks at neither.
+
+    Torch stores its members as they are, without attributes. Anything else takes memory out of proportion, or makes
+    torch read something else than what the checksums are of.
 
     Raises:
-        ValueError: a part that does not match.
+        ValueError: it is not.
     """
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise ValueError(f"{damaged} does not match its checksum")
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - DIRECTORY_END.size))
+        end = file.read()
+        if len(end) < DIRECTORY_END.size or not end.startswith(b"PK\x05\x06") or end[-2:] != bytes(2):
+            raise ValueError("it does not end as an archive does: it is cut off, or something was added")
+        with zipfile.ZipFile(file) as archive:
+            _check_members(archive.infolist(), size, end)
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} does not match its checksum")
+
+
+def _check_members(members: list[zipfile.ZipInfo], size: int, end: bytes) -> None:
+    """Look at the archive's directory.
+
+    Args:
+        members: as Python reads it.
+        size: of the file.
+        end: its last bytes, as torch reads them.
+    """
+    _, disk, first, here, all_members, *_ = DIRECTORY_END.unpack(end)
+    if disk or first or not here == all_members == min(len(members), 0xFFFF):
+        raise ValueError("its directory is damaged")
+    names = {member.filename for member in members}
+    if len(names) < len(members) or any(".." in name or name[:1] == "/" or "\\" in name for name in names):
+        raise ValueError("it holds a name twice, or one that leads out of it")
+    for member in members:
+        large = len(member.extra) >= 4 and member.extra[:2] == b"\1\0" and len(member.extra) == 4 + member.extra[2]
+        plain = (member.compress_type, member.external_attr, member.internal_attr, member.volume) == (0, 0, 0, 0)
+        if not plain or member.flag_bits & ~PLAIN_FLAGS or member.comment or (member.extra and not large):
+            raise ValueError(f"{member.filename} is compressed, or marked as torch marks nothing")
+        if member.compress_size != member.file_size:
+            raise ValueError(f"{member.filename} has two sizes")
+    if sum(member.file_size for member in members) > size:
+        raise ValueError("its members are larger than the file")
 
 
 def last_of(path: Path) -> Path:
@@ -127,23 +190,136 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as e:
         raise UserError(f"checkpoint {path} does not exist") from e
+    except OSError as e:
+        raise UserError(f"checkpoint {path} cannot be read: {e.strerror or one_line(e)}") from e
+    except ValueError as e:  # by check_archive
+        raise UserError(f"checkpoint {path} cannot be read: {one_line(e)}; it is damaged or not a checkpoint") from e
     except Exception as e:  # a damaged archive fails in many ways
+        if found := FORBIDDEN.search(str(e)):
+            raise UserError(
+                f"checkpoint {path} cannot be read: it holds {found[1]}, not tensors and plain values"
+            ) from e
         raise UserError(
             f"checkpoint {path} cannot be read ({type(e).__name__}): it is damaged or not a checkpoint"
         ) from e
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"checkpoint {path} has no state_dict: make it one of ours with `resnet-cli convert`")
+    for name, tensor in checkpoint["state_dict"].items():
+        if isinstance(tensor, torch.Tensor) and not _has_its_memory(tensor):
+            raise UserError(f"checkpoint {path}: {name} is larger than what the file holds of it")
     return checkpoint
 
 
-def newest_good(candidates: list[Path], say: Callable[[str], None]) -> tuple[Path | None, int]:
-    """The first that can be read, and its step; a damaged one is told and passed over."""
+def _has_its_memory(tensor: torch.Tensor) -> bool:
+    """Whether the file holds all its elements: a view of one element can claim any size."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def check_resumable(checkpoint: dict[str, Any], run_id: str) -> None:
+    """Check that training can go on from a checkpoint.
+
+    Args:
+        checkpoint: its content.
+        run_id: of the run that shall go on.
+
+    Raises:
+        UserError: it holds no state of a training, or another run's.
+    """
+    origin = checkpoint.get("run")
+    theirs = origin.get("id") if isinstance(origin, dict) else None
+    if isinstance(theirs, str) and theirs.partition("-")[0] != run_id.partition("-")[0]:
+        raise UserError(f"it is of run {theirs}; --run.init_from takes its weights")
+    if missing := [key for key in ("loops", "optimizer_states", "callbacks") if key not in checkpoint]:
+        raise UserError(
+            f"it holds weights alone, as a finished run keeps with --run.keep weights (no {missing[0]}); "
+            "--run.init_from takes them"
+        )
+    loop = checkpoint["loops"].get("fit_loop") if isinstance(checkpoint["loops"], dict) else None
+    if not isinstance(loop, dict) or not ({POSITION, "evaluated"} & loop.keys()):
+        raise UserError("another Trainer wrote it, with its own position; --run.init_from takes its weights")
+
+
+def newest_good(
+    candidates: list[Path],
+    say: Callable[[str], None],
+    check: Callable[[dict[str, Any]], None] = lambda checkpoint: None,
+) -> tuple[Path | None, int]:
+    """The first checkpoint that can be read, and its step; a damaged one is told and passed over.
+
+    Args:
+        candidates: files, the newest first.
+        say: tells.
+        check: raises UserError for a checkpoint that is of no use.
+
+    Returns:
+        None and 0 where there are no candidates.
+
+    Raises:
+        UserError: there are some, and none is good: to begin anew would overwrite them.
+    """
+    first = ""
     for path in candidates:
         try:
-            return path, load_checkpoint(path).get("global_step", 0)
+            checkpoint = load_checkpoint(path)
         except UserError as e:
-            say(f"{e}; looking for the one before it")
+            told = str(e)
+        else:
+            try:
+                check(checkpoint)
+                return path, checkpoint.get("global_step", 0)
+            except UserError as e:
+                told = f"checkpoint {path} is not one to continue from: {e}"
+        first = first or told
+        if path != candidates[-1]:
+            say(f"{told}; looking for the one before it")
+    if first:
+        raise UserError(
+            f"{first}; no other is good: restore one, or delete {candidates[0].parent} to begin at step 0, or add "
+            "--run.new for a replicate"
+        )
     return None, 0
+
+
+def check_readable(state: dict[str, Any]) -> None:
+    """Check that a checkpoint can be read back with `weights_only`, before it replaces one that can.
+
+    Args:
+        state: the checkpoint; its tensors, which can, are left out.
+
+    Raises:
+        UserError: it cannot; whose state it is, and what in it.
+    """
+    small = tree_map_only(torch.Tensor, _without_elements, state)
+    if not _why_unreadable(small):
+        return
+    parts = {f"the callback {name}": part for name, part in small.get("callbacks", {}).items()}
+    parts |= {f"the checkpoint's {name!r}": part for name, part in small.items() if name != "callbacks"}
+    for name, part in parts.items():
+        if why := _why_unreadable(part):
+            raise UserError(
+                f"{name} keeps {why}, which could not be read back from a checkpoint: let its state_dict (or "
+                "on_save_checkpoint) give numbers, text, lists, dicts and tensors"
+            )
+
+
+def _without_elements(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(0, dtype=tensor.dtype) if type(tensor) is torch.Tensor else tensor
+
+
+def _why_unreadable(part: Any) -> str:
+    """What in it could not be read back; empty if all can."""
+    file = io.BytesIO()
+    try:
+        torch.save(part, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as e:  # whatever pickle and torch do not take
+        if found := FORBIDDEN.search(str(e)):
+            return found[1]
+        return "something of another type" if isinstance(e, pickle.UnpicklingError) else one_line(e)[:200]
+    return ""
 
 
 class Checkpoints(Callback):
@@ -162,6 +338,7 @@ class Checkpoints(Callback):
         self.folder, self.origin, self.seconds, self.may_write = folder, origin, 60 * minutes, may_write
         self.best, self.error = -1.0, ""
         self._step = -1  # of the newest snapshot
+        self._better = False  # than all before: the snapshot is the best
         self._saved_at = time.monotonic()
         self._missed_best: dict[str, Any] | None = None  # could not be written when it was
         self._writer: threading.Thread | None = None
@@ -183,6 +360,7 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What was loaded need not be saved."""
         self._step, self._saved_at, self._better = trainer.global_step, time.monotonic(), False
+        check_readable(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
         if trainer.is_global_zero:
             remove_unfinished(self.folder)
 
@@ -209,6 +387,7 @@ class Checkpoints(Callback):
         if trainer.global_step == self._step:
             return False
         state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        check_readable(state)
         self._step, self._saved_at, better, self._better = trainer.global_step, time.monotonic(), self._better, False
         if trainer.is_global_zero:
             state = tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), state)

@@ -11,7 +11,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loops.fit_loop import _FitLoop
-from pytorch_lightning.loops.progress import _ProcessedTracker
+from pytorch_lightning.loops.progress import (
+    _BatchProgress,
+    _OptimizationProgress,
+    _OptimizerProgress,
+    _ProcessedTracker,
+    _Progress,
+)
 from pytorch_lightning.trainer import call
 from pytorch_lightning.trainer.connectors.data_connector import _parse_num_batches
 from pytorch_lightning.trainer.states import RunningStage, TrainerFn
@@ -21,7 +27,7 @@ from torch import distributed as dist
 from lightning_resnet.errors import Superseded, UserError
 from lightning_resnet.runtime.agreement import NOTHING, SAVE, STOP, SUPERSEDED, Agreement
 from lightning_resnet.runtime.buckets import settle_buckets
-from lightning_resnet.runtime.checkpoint import Checkpoints
+from lightning_resnet.runtime.checkpoint import POSITION, Checkpoints
 from lightning_resnet.runtime.evaluation import EvaluationLoop, install_evaluation
 from lightning_resnet.runtime.preemption import Stopped, deferring, request
 from lightning_resnet.runtime.rundir import RunDir
@@ -67,25 +73,58 @@ class FitLoop(_FitLoop):
         self.rundir, self.checkpoints, self.hang_s = rundir, checkpoints, hang_s
         self.epoch, self.steps, self.evaluated = 0, 0, False
         self.waits = {"read": 0.0, "data": 0.0}
+        self.parts = trainer.accumulate_grad_batches
 
     # -- position --------------------------------------------------------------------------------------------------
 
     def state_dict(self, destination: dict | None = None, prefix: str = "") -> dict[str, Any]:
-        """The position: `steps` optimizer steps of `epoch` are done, `global_step` in all; is that evaluated?."""
-        return {
+        """The position: `steps` optimizer steps of `epoch` are done, `global_step` in all; is that evaluated?.
+
+        Beside it stands the same in Lightning's words, so that a Trainer with Lightning's own loop continues there.
+        """
+        position = {
             "epoch": self.epoch,
             "steps": self.steps,
             "global_step": self.epoch_loop.global_step,
             "evaluated": self.evaluated,
             "should_stop": self.trainer.should_stop,
         }
+        return super().state_dict() | self._in_lightnings_words() | {POSITION: position}
+
+    def _in_lightnings_words(self) -> dict[str, Any]:
+        """What Lightning 2.6's loop keeps in a batch's end, or in an epoch's where that is evaluated."""
+        ended = self.evaluated or not self.steps  # no step of an epoch is done: the one before has ended
+        epochs = self.epoch + self.evaluated if ended else self.epoch + 1  # begun
+        steps, trained = self.steps, self.epoch_loop.global_step
+        if ended and not self.evaluated and trained and self._combined_loader is not None:
+            steps = self.max_batches // self.parts
+        unfinished = 0 if ended else 1
+        optimizer = _OptimizerProgress()
+        batches = _BatchProgress(is_last_batch=steps * self.parts == self.max_batches)
+        for progress, n in ((optimizer.step.total, trained), (optimizer.step.current, steps)):
+            progress.ready = progress.completed = n
+        for progress, n in ((batches.total, trained * self.parts), (batches.current, steps * self.parts)):
+            progress.ready = progress.started = progress.processed = n
+            progress.completed = n - unfinished
+        whole = _ProcessedTracker(ready=epochs, started=epochs, processed=epochs - unfinished)
+        whole.completed = max(0, epochs - 1)
+        val_batches = _BatchProgress(is_last_batch=True)
+        return {
+            "state_dict": {"combined_loader": [{"epoch": max(0, epochs - 1), "batch": steps * self.parts}]},
+            "epoch_loop.state_dict": {"_batches_that_stepped": trained},
+            "epoch_loop.batch_progress": batches.state_dict(),
+            "epoch_loop.automatic_optimization.optim_progress": _OptimizationProgress(optimizer).state_dict(),
+            "epoch_loop.val_loop.batch_progress": val_batches.state_dict(),
+            "epoch_progress": _Progress(whole, whole).state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         """Take it back; an evaluated epoch is over."""
-        over = state_dict["evaluated"]
-        self.trainer.should_stop = state_dict["should_stop"]
-        self.epoch, self.steps = state_dict["epoch"] + over, 0 if over else state_dict["steps"]
-        self._tell(state_dict["global_step"])
+        position = state_dict.get(POSITION, state_dict)  # older checkpoints have nothing else
+        over = position["evaluated"]
+        self.trainer.should_stop = position["should_stop"]
+        self.epoch, self.steps = position["epoch"] + over, 0 if over else position["steps"]
+        self._tell(position["global_step"])
 
     def _tell(self, global_step: int) -> None:
         """Lightning's counters, which hooks and `trainer.current_epoch` read."""
@@ -128,7 +167,6 @@ class FitLoop(_FitLoop):
         trainer = self.trainer
         self.loader = call._call_lightning_datamodule_hook(trainer, "train_dataloader")
         self._combined_loader = CombinedLoader(self.loader)  # what trainer.train_dataloader shows
-        self.parts = trainer.accumulate_grad_batches
         batches = _parse_num_batches(RunningStage.TRAINING, len(self.loader), trainer.limit_train_batches)
         self.max_batches = batches // self.parts * self.parts
         if not self.max_batches:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+LARGEST = 2**63  # whole number: larger ones fit no table
 
 
 def read_rows(file: Path) -> tuple[list[Row], int]:
@@ -37,9 +38,14 @@ def row_of(line: str) -> Row | None:
     """A line as a row; None where it is none."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+    if not isinstance(row, dict):
+        return None
+    row = {"attempt": 1, **row}
+    if not all(type(row.get(key)) is int for key in ("step", "attempt")):
         return None
     values = {key: math.nan if value is None else value for key, value in row.items()}  # null = not finite
-    return {"kind": kind(row), "attempt": 1, **values}
+    if not all(isinstance(v, float) or (isinstance(v, int) and abs(v) < LARGEST) for v in values.values()):
+        return None
+    return {"kind": kind(row), **values}

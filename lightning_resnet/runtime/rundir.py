@@ -15,17 +15,19 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lightning_resnet.errors import UserError
-from lightning_resnet.files import write_json
-from lightning_resnet.runtime.status import attempts, last_attempt, process_name, status
+from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.files import remove_unfinished, write_json, write_new, write_whole
+from lightning_resnet.runtime.status import attempt_files, last_attempt, process_name, status
 from lightning_resnet.secrets import mask
 
 HEARTBEAT_S = 10.0  # seconds between signs of life
+END = "# The end of config.yaml: without this line the file is not whole.\n"
 
 
 class RunDir:
@@ -42,7 +44,7 @@ class RunDir:
         self.superseded = False  # a newer attempt has the run
         self._last_beat = 0.0
         self._unwritten: list[str] = []  # rows
-        self._complained = False
+        self._complaint = ""  # why the last write failed
 
     @property
     def checkpoints(self) -> Path:
@@ -50,8 +52,9 @@ class RunDir:
         return self.path / "checkpoints"
 
     def candidates(self) -> list[Path]:
-        """Checkpoints to continue from, the newest first."""
-        return [p for p in (self.checkpoints / "last.ckpt", self.checkpoints / "prev.ckpt") if p.exists()]
+        """Checkpoints to continue from, the newest first; a link that leads nowhere is one that cannot be read."""
+        files = [self.checkpoints / f"{name}.ckpt" for name in ("last", "prev", "best")]
+        return [file for file in files if os.path.lexists(file)]
 
     def claim(self, gpus: int = 0) -> None:
         """Begin an attempt.
@@ -62,20 +65,10 @@ class RunDir:
         Raises:
             UserError: another process is at this run, or the directory cannot be written.
         """
-        n = 1 + max((a["attempt"] for a in attempts(self.path)), default=0)  # before looking who runs: see below
+        n = self._free_number(1 + max(attempt_files(self.path), default=0))  # before looking who runs: see below
         if status(self.path) == "running" and not self._is_predecessor(last_attempt(self.path)):
             raise self._owned()
-        try:
-            (self.path / "attempts").mkdir(parents=True, exist_ok=True)
-            self.checkpoints.mkdir(exist_ok=True)
-            (self.path / "attempts" / f"{n}.json").open("x").close()
-            _end_torn_line(self.path / "metrics.jsonl")
-        except FileExistsError:  # two starts at once: only one makes the file
-            raise self._owned() from None
-        except OSError as e:
-            raise UserError(
-                f"cannot begin a run in {self.path}: {e.strerror}; set --run.root to a folder you can write"
-            ) from e
+        self._file, self._next = self._attempt_file(n), self._attempt_file(self._free_number(n + 1))
         self.attempt = {
             "attempt": n,
             "start": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -92,13 +85,44 @@ class RunDir:
             "signal": None,
         }
         self._t0 = time.monotonic()
-        self.beat(0, force=True)
+        self._mark(0)
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            _end_torn_line(self.path / "metrics.jsonl")
+        except OSError as e:
+            raise self._cannot_begin(e) from e
+        try:
+            write_new(self._file, json.dumps(self.attempt, indent=1) + "\n")
+        except FileExistsError:  # two starts at once: only one makes the file
+            raise self._owned() from None
+        except OSError as e:
+            raise self._cannot_begin(e) from e
+        remove_unfinished(self.path)
+        remove_unfinished(self._file.parent)
+
+    def _attempt_file(self, n: int) -> Path:
+        return self.path / "attempts" / f"{n}.json"
+
+    def _free_number(self, n: int) -> int:
+        """The first from `n` on whose name is not taken by something that is no attempt, such as a folder."""
+        while os.path.lexists(self._attempt_file(n)) and not self._attempt_file(n).is_file():
+            n += 1
+        return n
+
+    def _cannot_begin(self, e: OSError) -> UserError:
+        where = e.filename or self.path
+        return UserError(
+            f"cannot begin a run in {self.path}: {where}: {e.strerror}; mend that, or set --run.root to a folder "
+            "you can write"
+        )
 
     def _owned(self) -> UserError:
-        owner = last_attempt(self.path)
+        owner = last_attempt(self.path) or {"attempt": "?", "host": "?", "start": "now"}
         return UserError(
             f"run {self.path} is being trained by attempt {owner['attempt']} on {owner['host']} since "
-            f"{owner['start']}; wait for it, stop it, or add --run.new for a replicate"
+            f"{owner['start']}, as attempts/{owner['attempt']}.json tells: wait for it, stop it, or add --run.new "
+            "for a replicate"
         )
 
     def _is_predecessor(self, owner: dict[str, Any]) -> bool:
@@ -110,13 +134,27 @@ class RunDir:
         """Show that the attempt is alive and how far it has come; writes at most every `HEARTBEAT_S`."""
         if force or time.monotonic() - self._last_beat > HEARTBEAT_S:
             self.look()
-            self._last_beat = time.monotonic()
-            self.attempt.update(last_step=step, seconds=round(self._last_beat - self._t0, 3), heartbeat=time.time())
-            self._try(lambda: write_json(self.path / "attempts" / f"{self.attempt['attempt']}.json", self.attempt))
+            self._mark(step)
+            self._try(partial(self._write_attempt, force))
+
+    def _mark(self, step: int) -> None:
+        self._last_beat = time.monotonic()
+        self.attempt.update(last_step=step, seconds=round(self._last_beat - self._t0, 3), heartbeat=time.time())
+
+    def _write_attempt(self, sync: bool) -> None:
+        """Whole; where the disk is full, over the file that is there, which takes no more room."""
+        try:
+            write_json(self._file, self.attempt, sync)
+        except OSError as e:
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            with self._file.open("r+") as file:
+                file.write(json.dumps(self.attempt) + "\n")
+                file.truncate()
 
     def look(self) -> bool:
         """Whether the run is still this attempt's."""
-        self.superseded |= (self.path / "attempts" / f"{self.attempt['attempt'] + 1}.json").exists()
+        self.superseded |= self._next.is_file()
         return not self.superseded
 
     def end(self, step: int, reason: str, error: str | None = None, signal: str | None = None) -> None:
@@ -124,6 +162,17 @@ class RunDir:
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         self.attempt.update(reason=reason, error=error and mask(error), signal=signal, end=ended)
         self.beat(step, force=True)
+
+    def finish(self) -> None:
+        """See that all rows are written.
+
+        Raises:
+            UserError: some could not be.
+        """
+        if self._unwritten:
+            self._try(self._append)
+        if self._unwritten:
+            raise UserError(f"{len(self._unwritten)} rows are missing in {self.path}/metrics.jsonl: {self._complaint}")
 
     def record(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Append one row to metrics.jsonl: `step` = optimizer steps done, `epoch` 0-based; not finite = null."""
@@ -143,20 +192,21 @@ class RunDir:
             before = file.tell()
             if file.write(rows) != len(rows):
                 file.truncate(before)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         self._unwritten.clear()
 
     def _try(self, write: Callable[[], None]) -> None:
         """Write; where that fails say so once, and let the training go on."""
         try:
             write()
-            self._complained = False
+            self._complaint = ""
         except OSError as e:
-            if not self._complained:
+            if not self._complaint:
                 print(
-                    f"careful: cannot write to {self.path}: {e.strerror}; training goes on and tries again", flush=True
+                    f"careful: cannot write {e.filename or self.path}: {e.strerror}; training goes on and tries again",
+                    flush=True,
                 )
-            self._complained = True
+            self._complaint = e.strerror or one_line(e)
 
 
 def _end_torn_line(path: Path) -> None:
@@ -166,10 +216,17 @@ def _end_torn_line(path: Path) -> None:
             file.write("\n")
 
 
-def read_config(path: Path) -> dict[str, Any] | None:
-    """A run's config.yaml; None where there is none that can be read."""
+def write_config(path: Path, text: str) -> None:
+    """Write a run's config.yaml, with a last line that tells that it is whole."""
+    write_whole(path / "config.yaml", text + END)
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], bool]:
+    """A run's config.yaml, empty where there is none that can be read; and whether it ends as we end it."""
     try:
-        content = yaml.safe_load((path / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    return content if isinstance(content, dict) and {"data", "model", "seed_everything"} <= content.keys() else None
+        text = (path / "config.yaml").read_text()
+        content = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}, False
+    ours = isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in ("data", "model"))
+    return (content if ours and "seed_everything" in content else {}), text.endswith(END)

@@ -34,7 +34,8 @@ def share(root: Path, name: str, run_id: str) -> bool:
 def points(meta: dict[str, Any] | None) -> list[str]:
     """Keys of the sweep points that a run is, from its meta.json."""
     found = (meta or {}).get("point") or []
-    return [found] if isinstance(found, str) else found
+    keys = found if isinstance(found, list) else [found]
+    return [key for key in keys if isinstance(key, str)]
 
 
 def _owner(root: Path, name: str, run_id: str) -> str:
@@ -48,4 +49,7 @@ def _owner(root: Path, name: str, run_id: str) -> str:
         mark.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             mark.symlink_to(begun[0].parent.name if begun else name)
-    return os.readlink(mark)
+    owner = os.readlink(mark)
+    if owner in (".", "..") or Path(owner).name != owner:
+        raise OSError(f"{mark} names no folder beside it")
+    return owner

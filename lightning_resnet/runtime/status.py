@@ -2,30 +2,69 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
 
+from lightning_resnet.runtime.rows import LARGEST
+
 DEAD_S = 120.0  # a running attempt that has not shown itself for so many seconds was killed
+ATTEMPT_FILE = re.compile(r"[1-9][0-9]{0,8}\.json")  # other files in the folder are strays, such as `._1.json`
+ATTEMPT: dict[str, Any] = {  # what an attempt's file tells, and what holds where it does not, or tells it otherwise
+    "start": "now",
+    "end": None,
+    "seconds": 0.0,
+    "reason": "running",
+    "last_step": 0,
+    "job_id": None,
+    "restart_count": 0,
+    "gpus": 0,
+    "host": "?",
+    "process": {},
+    "error": None,
+    "signal": None,
+}
+META: dict[str, Any] = {"versions": {}, "hardware": {}, "git_sha": None, "code": None, "created": None}
+META_NUMBERS = ("threads", "steps_per_epoch", "epochs", "params", "macs", "train_samples", "val_samples")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON file's mapping, None where there is none or it is torn."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
         return None
+    return content if isinstance(content, dict) else None
+
+
+def read_meta(run_dir: Path) -> dict[str, Any]:
+    """What meta.json tells, without what is of another type than we write; empty where it cannot be read."""
+    found = read_json(run_dir / "meta.json") or {}
+    numbers = dict.fromkeys(META_NUMBERS, 0)
+    return {key: value for key, value in found.items() if _is_like(value, (META | numbers).get(key, value))}
+
+
+def attempt_files(run_dir: Path) -> dict[int, Path]:
+    """The attempts' files by number, the first first."""
+    try:
+        names = os.listdir(run_dir / "attempts")
+    except OSError:
+        return {}
+    numbers = sorted(int(name.partition(".")[0]) for name in names if ATTEMPT_FILE.fullmatch(name))
+    files = {number: run_dir / "attempts" / f"{number}.json" for number in numbers}
+    return {number: file for number, file in files.items() if file.is_file()}
 
 
 def attempts(run_dir: Path) -> list[dict[str, Any]]:
     """All attempts, the first first."""
-    return [_read_attempt(file) for file in sorted((run_dir / "attempts").glob("*.json"), key=lambda p: int(p.stem))]
+    return [_read_attempt(number, file) for number, file in attempt_files(run_dir).items()]
 
 
 def last_attempt(run_dir: Path) -> dict[str, Any] | None:
     """The attempt with the highest number."""
-    files = sorted((run_dir / "attempts").glob("*.json"), key=lambda p: int(p.stem))
-    return _read_attempt(files[-1]) if files else None
+    files = attempt_files(run_dir)
+    return _read_attempt(max(files), files[max(files)]) if files else None
 
 
 def status(run_dir: Path) -> str:
@@ -35,8 +74,8 @@ def status(run_dir: Path) -> str:
         return "new"
     if attempt["reason"] != "running":
         return attempt["reason"]
-    silent = time.time() - attempt["heartbeat"] > DEAD_S
-    return "dead" if silent or _gone(attempt.get("process")) else "running"
+    shown = abs(time.time() - attempt["heartbeat"]) <= DEAD_S  # from the future: by a clock that was wrong
+    return "running" if shown and not _gone(attempt["process"]) else "dead"
 
 
 def process_name() -> dict[str, Any]:
@@ -44,9 +83,12 @@ def process_name() -> dict[str, Any]:
     return {"pid": os.getpid(), "where": _where(), "start": _start_time(os.getpid())}
 
 
-def _gone(process: dict[str, Any] | None) -> bool:
+def _gone(process: dict[str, Any]) -> bool:
     """Certainly ended: it was started under this kernel and pid namespace, and is not there any more."""
-    return bool(process) and process["where"] == _where() != "" and _start_time(process["pid"]) != process["start"]
+    pid, where, start = (process.get(key) for key in ("pid", "where", "start"))
+    if not isinstance(pid, int) or not isinstance(start, str) or not where:
+        return False
+    return where == _where() and _start_time(pid) != start
 
 
 def _where() -> str:
@@ -66,29 +108,46 @@ def _start_time(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _read_attempt(file: Path) -> dict[str, Any]:
-    """An attempt that has just made its file has not written it yet."""
-    begun = {
-        "attempt": int(file.stem),
-        "reason": "running",
-        "last_step": 0,
-        "seconds": 0.0,
-        "host": "?",
-        "start": "now",
-    }
-    return read_json(file) or begun | {"heartbeat": file.stat().st_mtime}
+def _read_attempt(number: int, file: Path) -> dict[str, Any]:
+    """What an attempt's file tells; one that has just begun has made its file, but not written it yet."""
+    found = read_json(file) or {}
+    try:
+        written = file.stat().st_mtime
+    except OSError:  # removed meanwhile
+        written = 0.0
+    expected = ATTEMPT | {"heartbeat": written}
+    wrong = {key: value for key, value in expected.items() if not _is_like(found.get(key), value)}
+    return expected | found | wrong | {"attempt": number}
+
+
+def _is_like(value: Any, sample: Any) -> bool:
+    """Whether a value may stand where we write such a one; where we write None, text may stand."""
+    if sample is None:
+        return value is None or isinstance(value, str)
+    if isinstance(sample, float):
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+    return type(value) is type(sample)
 
 
 def final_row(run_dir: Path, metric: str) -> dict[str, Any] | None:
-    """The last row of metrics.jsonl that has this metric."""
+    """The last row of metrics.jsonl that has this metric; its value is a number, or None where it was not finite."""
     try:
-        lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+        lines = (run_dir / "metrics.jsonl").read_text(errors="replace").splitlines()
     except OSError:
         return None
     for line in reversed(lines):
-        if f'"{metric}"' in line and line.endswith("}"):
-            return json.loads(line)
+        row = _row(line) if f'"{metric}"' in line else {}
+        if metric in row and (row[metric] is None or _is_like(row[metric], 0.0)):
+            return row
     return None
+
+
+def _row(line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 def cores() -> int:

@@ -1,0 +1,340 @@
+"""What is damaged, foreign or left lying in a run directory ends in no traceback, and neither loses nor locks a run."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from conftest import TINY, only_run
+from pytorch_lightning.callbacks import Callback
+
+from lightning_resnet.analysis import load_runs
+from lightning_resnet.cli import main
+from lightning_resnet.errors import UserError
+from lightning_resnet.requeue import of_this_job
+from lightning_resnet.runtime import rundir
+from lightning_resnet.runtime.checkpoint import load_checkpoint, write_checkpoint
+from lightning_resnet.runtime.rows import row_of
+from lightning_resnet.runtime.status import attempts, final_row, last_attempt, read_json, read_meta, status
+from lightning_resnet.task import ClassificationTask
+from lightning_resnet.trained import build
+
+SHORT = [*TINY, "--trainer.max_epochs", "2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of two epochs."""
+    root = tmp_path_factory.mktemp("finished")
+    assert main(["fit", *SHORT, "--run.root", str(root)]) == 0
+    return only_run(root)
+
+
+@pytest.fixture
+def stopped(finished, tmp_path):
+    """The same, as if it had failed at its end: the same command continues it."""
+    run = tmp_path / "runs" / finished.parent.name / finished.name
+    shutil.copytree(finished, run)
+    edit(run / "attempts/1.json", reason="failed")
+    return run
+
+
+def edit(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def stray(run):
+    """What editors, file managers and file systems leave, and what only looks like an attempt."""
+    folder = run / "attempts"
+    for name in ("._1.json", "1.json~", ".nfs000000001", ".1.json.swp", "x.json", "²1.json", "01.json", "-1.json"):
+        (folder / name).write_text("{")
+    (folder / "2.json").mkdir()
+    (folder / "3.json").symlink_to("nowhere")
+    (run / "checkpoints/last.ckpt~").write_text("")
+
+
+def test_stray_files_never_matter(cli, stopped):
+    stray(stopped)
+    assert status(stopped) == "failed" and [a["attempt"] for a in attempts(stopped)] == [1]
+    assert [*of_this_job(stopped.parent, {"SLURM_JOB_ID": "7"})] == []
+    code, out, err = cli("fit", *SHORT)
+    assert code == 0 and "continued from last.ckpt at step 44" in out, err
+    assert [a["attempt"] for a in attempts(stopped)] == [1, 4] and status(stopped) == "finished"
+    runs, _ = load_runs(stopped)
+    assert runs["status"].tolist() == ["finished"] and runs["attempts"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "\0" * 300, "[]", "null", "3", "[" * 100_000, '{"reason": 3, "last_step": "x", "host": null}', "{}"]
+    + [f'{{"reason": "running", "heartbeat": {value}}}' for value in ('"now"', "NaN", "[]", "1e999", "true", "null")]
+    + [f'{{"reason": "running", "process": {value}}}' for value in ("3", "[]", '{"pid": "x", "where": 1}', '"x"')],
+)
+def test_an_attempt_of_any_content_is_an_attempt(tmp_path, text):
+    """It ran until the file was written; two minutes later it is dead."""
+    file = tmp_path / "attempts/1.json"
+    file.parent.mkdir()
+    file.write_text(text)
+    (tmp_path / "config.yaml").write_text("model: {}\n")
+    assert status(tmp_path) == "running" and last_attempt(tmp_path)["attempt"] == 1
+    os.utime(file, (time.time() - 200,) * 2)
+    assert status(tmp_path) == "dead"
+    assert load_runs(tmp_path).runs["status"].tolist() == ["dead"]
+
+
+@pytest.mark.parametrize("ahead", [600, 365 * 86400, -600])
+def test_a_heartbeat_by_a_wrong_clock_does_not_lock_a_run(cli, stopped, ahead):
+    file = stopped / "attempts/1.json"
+    elsewhere = json.loads(file.read_text())["process"] | {"where": "before the reboot"}
+    edit(file, reason="running", heartbeat=time.time(), process=elsewhere)
+    code, _, err = cli("fit", *SHORT)
+    assert code == 2 and "attempts/1.json" in err and err.count("\n") == 1
+    edit(file, heartbeat=time.time() + ahead)
+    assert status(stopped) == "dead" and cli("fit", *SHORT)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "meta", ["", "\0\0", "[]", '{"versions": [], "point": 3, "hardware": "x", "threads": "all", "git_sha": 1}', "{}"]
+)
+def test_a_damaged_meta_is_no_matter_and_keeps_the_threads(cli, stopped, meta):
+    (stopped / "meta.json").write_text(meta)
+    asked = [arg for arg in SHORT if arg not in ("--run.threads", "1")]
+    code, _, err = cli("fit", *asked)
+    assert code == 0, err
+    assert yaml.safe_load((stopped / "config.yaml").read_text())["run"]["threads"] == 1
+
+
+def test_a_meta_of_other_types_is_read_as_if_it_did_not_tell(tmp_path):
+    (tmp_path / "meta.json").write_text('{"versions": [], "steps_per_epoch": "x", "point": ["a", 3], "net": "n"}')
+    assert read_meta(tmp_path) == {"point": ["a", 3], "net": "n"}
+    (tmp_path / "meta.json").write_text("[1]")
+    assert read_json(tmp_path / "meta.json") is None and read_meta(tmp_path) == {}
+
+
+@pytest.mark.parametrize("left", [0.0, 0.01, 0.1, 0.5, 0.9, "zeros", "foreign"])
+def test_a_damaged_config_is_told_and_written_again(cli, stopped, left):
+    path = stopped / "config.yaml"
+    whole = path.read_bytes()
+    if left == "zeros":
+        path.write_bytes(whole[:400] + bytes(200) + whole[600:])
+    elif left == "foreign":
+        path.write_text("data: {source: 3}\nmodel: {net: [1]}\nseed_everything: x\ntrainer: 3\n")
+    else:
+        path.write_bytes(whole[: int(left * len(whole))])
+    code, out, err = cli("fit", *SHORT)
+    assert code == 0, err
+    assert "config.yaml was damaged" in out or left == 0.9  # what decides the result may be whole
+    again, before = (yaml.safe_load(text) for text in (path.read_text(), whole))
+    again["run"].pop("root"), before["run"].pop("root")
+    assert again == before and path.read_text().endswith(rundir.END)
+
+
+def test_what_older_versions_wrote_continues(cli, stopped):
+    """Without the last line of config.yaml, and with a position in our words alone."""
+    config = stopped / "config.yaml"
+    config.write_text("".join(config.read_text().splitlines(keepends=True)[:-1]))
+    for name in ("last", "prev"):
+        checkpoint = load_checkpoint(stopped / f"checkpoints/{name}.ckpt")
+        checkpoint["loops"]["fit_loop"] = checkpoint["loops"]["fit_loop"]["lightning_resnet"]
+        write_checkpoint(checkpoint, stopped / f"checkpoints/{name}.ckpt")
+    (stopped / "checkpoints/last.ckpt").unlink()
+    code, out, err = cli("fit", *SHORT)
+    assert code == 0 and "continued from prev.ckpt at step 22" in out, err
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("attempts", None), ("checkpoints", None), ("config.yaml", ""), ("metrics.jsonl", "")]
+)
+def test_a_file_for_a_folder_and_the_other_way_round_is_told_in_a_line(cli, stopped, name, text):
+    shutil.rmtree(stopped / name, ignore_errors=True)
+    (stopped / name).unlink(missing_ok=True)
+    if text is None:
+        (stopped / name).write_text("")
+    else:
+        (stopped / name).mkdir()
+    code, _, err = cli("fit", *SHORT)
+    assert code == 2 and name in err and err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_rows_of_any_content(tmp_path):
+    bad = ["[1]", "3", '{"step": "x"}', '{"step": 1, "val/acc1": "high"}', '{"step": 1, "attempt": "x"}', "[" * 10**5]
+    bad += ['{"step": true}', '{"step": 1, "val/acc1": [1]}', f'{{"step": 1, "val/acc1": {10**400}}}']
+    assert not [line for line in bad if row_of(line)]
+    good = '{"step": 2, "epoch": 0, "time": 1.5, "val/acc1": 0.5}'
+    (tmp_path / "metrics.jsonl").write_text("\n".join([good, *bad]))
+    (tmp_path / "config.yaml").write_text("model: {}\n")
+    assert final_row(tmp_path, "val/acc1")["step"] == 2
+    runs, history = load_runs(tmp_path)
+    assert runs["unreadable_lines"].tolist() == [len(bad)] and history["val/acc1"].tolist() == [0.5]
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_never_begins_anew_beside_checkpoints_that_cannot_be_read(cli, stopped):
+    for file in (stopped / "checkpoints").iterdir():
+        file.write_bytes(file.read_bytes()[:1000])
+    before = {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()}
+    code, _, err = cli("fit", *SHORT)
+    assert code == 2 and err.count("\n") == 1 and "no other is good" in err and "--run.new" in err
+    assert {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()} == before
+    shutil.rmtree(stopped / "checkpoints")  # the cure that the line names
+    assert cli("fit", *SHORT)[0] == 0
+
+
+def test_the_best_is_taken_where_last_and_the_one_before_are_gone(cli, stopped):
+    for name in ("last", "prev"):
+        (stopped / f"checkpoints/{name}.ckpt").unlink()
+    (stopped / "checkpoints/last.ckpt").symlink_to("nowhere")
+    code, out, err = cli("fit", *SHORT)
+    assert code == 0 and "last.ckpt does not exist" in out and "continued from best.ckpt" in out, err
+
+
+@pytest.mark.parametrize("kind", ["weights", "foreign", "stock"])
+def test_a_checkpoint_that_is_none_to_continue_from_is_told(cli, stopped, kind):
+    last = stopped / "checkpoints/last.ckpt"
+    checkpoint = load_checkpoint(last)
+    if kind == "weights":
+        checkpoint = {key: checkpoint[key] for key in ("state_dict", "epoch", "global_step", "run")}
+    elif kind == "foreign":
+        checkpoint["run"]["id"] = "0123456789"
+    else:
+        del checkpoint["loops"]["fit_loop"]["lightning_resnet"]
+    words = {"weights": "weights alone", "foreign": "of run 0123456789", "stock": "another Trainer"}[kind]
+    shutil.rmtree(last.parent)
+    last.parent.mkdir()
+    write_checkpoint(checkpoint, last)
+    code, _, err = cli("fit", *SHORT)
+    assert code == 2 and words in err and "--run.init_from" in err and err.count("\n") == 1
+
+
+class Keeps(Callback):
+    """Has a state that is read back only as code."""
+
+    def __init__(self, after: int):
+        self.after = after
+        self.value = 0.5
+
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step > self.after:
+            self.value = np.float64(0.5)
+
+    def on_train_start(self, *args):
+        if not self.after:
+            self.value = np.float64(0.5)
+
+    def state_dict(self):
+        return {"value": self.value}
+
+
+@pytest.mark.parametrize("after", [0, 30])
+def test_a_state_that_cannot_be_read_back_is_told_before_a_checkpoint_is_lost(cli, after):
+    """Before the first step, or where it comes later, at the save."""
+    callback = ["--trainer.callbacks+=test_rundir.Keeps", "--trainer.callbacks.after", after]
+    code, _, err = cli("fit", *SHORT, *callback)
+    assert code == 2 and "the callback Keeps keeps numpy" in err and err.count("\n") == 1
+    run = only_run()
+    assert json.loads((run / "attempts/1.json").read_text())["reason"] == "failed"
+    if after:
+        assert load_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == 22
+    else:
+        assert not (run / "metrics.jsonl").exists() and not [*(run / "checkpoints").iterdir()]
+
+
+class Seen(Callback):
+    """The (epoch, batch) of all steps."""
+
+    def __init__(self):
+        self.batches = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.batches.append((trainer.current_epoch, batch_idx))
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("at", ["an epoch's end", "a step"])
+def test_a_stock_trainer_continues_where_ours_stopped(cli, monkeypatch, finished, at):
+    checkpoint = finished / "checkpoints/prev.ckpt"
+    if at == "a step":
+        from lightning_resnet.runtime.preemption import request
+
+        original = ClassificationTask.training_step
+
+        def step(self, *args):
+            request.signum = 15 if self.global_step == 29 else request.signum
+            return original(self, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ClassificationTask, "training_step", step)
+            assert cli("fit", *SHORT)[0] == 143
+        request.signum = 0
+        checkpoint = only_run() / "checkpoints/last.ckpt"
+    parts = build(SHORT)
+    seen = Seen()
+    options = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[seen], **options
+    )
+    trainer.fit(parts.model, datamodule=parts.datamodule, ckpt_path=checkpoint, weights_only=True)
+    first = 8 if at == "a step" else 0
+    assert seen.batches == [(1, i) for i in range(first, 22)] and trainer.global_step == 44
+    ours = load_checkpoint(finished / "checkpoints/last.ckpt")["state_dict"]
+    assert all(torch.equal(ours[name], tensor) for name, tensor in parts.model.state_dict().items())
+
+
+def test_lightnings_checkpoint_callbacks_make_their_folder(cli):
+    callback = "pytorch_lightning.callbacks.ModelCheckpoint"
+    options = ["--trainer.enable_checkpointing", "true", f"--trainer.callbacks+={callback}"]
+    options += ["--trainer.callbacks.dirpath", "new/folder", "--trainer.callbacks.filename", "a/{epoch}"]
+    code, _, err = cli("fit", *SHORT, *options)
+    assert code == 0, err
+    assert load_checkpoint(next(Path("new/folder").rglob("*.ckpt")))["global_step"] == 44
+
+
+class Fails(Callback):
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == 3:
+            raise UserError("the first error")
+
+
+def test_an_error_is_told_where_its_checkpoint_cannot_be_written(cli):
+    Path("file").write_text("")
+    callback = "pytorch_lightning.callbacks.OnExceptionCheckpoint"
+    options = ["--trainer.enable_checkpointing", "true", f"--trainer.callbacks+={callback}"]
+    options.append("--trainer.callbacks.dirpath")
+    fails = "--trainer.callbacks+=test_rundir.Fails"
+    code, out, err = cli("fit", *SHORT, *options, "file/below", fails)
+    assert code == 2 and err == "error: the first error\n" and "cannot save file/below" in out
+    code, _, err = cli("fit", *SHORT, *options, "new", fails, "--run.new")
+    assert code == 2 and err == "error: the first error\n" and [*Path("new").glob("*.ckpt")]
+
+
+def test_a_checkpoint_of_lightnings_that_found_no_room_is_told_at_the_end(cli, monkeypatch):
+    def full(checkpoint, path, *args):
+        if "theirs" in str(path):
+            raise OSError(28, os.strerror(28), str(path))
+        return write_checkpoint(checkpoint, path, *args)
+
+    monkeypatch.setattr("lightning_resnet.runtime.checkpoint.write_checkpoint", full)
+    callback = "pytorch_lightning.callbacks.ModelCheckpoint"
+    options = ["--trainer.enable_checkpointing", "true", f"--trainer.callbacks+={callback}"]
+    code, out, err = cli("fit", *SHORT, *options, "--trainer.callbacks.dirpath", "theirs")
+    assert "training goes on" in out and load_checkpoint(only_run() / "checkpoints/last.ckpt")["global_step"] == 44
+    assert code == 2 and "theirs/epoch=1-step=44.ckpt: No space" in err and err.count("\n") == 1
+
+
+def test_what_load_from_checkpoint_needs_is_told(finished):
+    from lightning_resnet.ema import Averaging
+
+    file, net = finished / "checkpoints/last.ckpt", build(SHORT).model.net
+    with pytest.raises(UserError, match="needs net="):
+        ClassificationTask.load_from_checkpoint(file)
+    assert ClassificationTask.load_from_checkpoint(file, net=net).net is net
+    with pytest.raises(UserError, match="--model.ema, in Python ema=Averaging"):
+        ClassificationTask.load_from_checkpoint(file, net=net, ema=Averaging())
