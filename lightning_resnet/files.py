@@ -171,8 +171,12 @@ def cache_if_any() -> Path:
 
 
 def private_compile_cache() -> None:
-    """Let torch.compile keep its programs in this user's cache folder: it runs what it finds, by default below /tmp."""
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+    """Let torch.compile keep its programs in this user's cache folder, where the user has not named another.
+
+    It runs what it finds there, and its own default, which it sets itself, is a name below /tmp that anybody can take.
+    """
+    default = os.path.join(tempfile.gettempdir(), "torchinductor_")
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default).startswith(default):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "inductor")
 
 

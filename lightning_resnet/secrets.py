@@ -72,15 +72,19 @@ FILES = (
     ".docker/config.json .pypirc"
 ).split()
 FILE_VARIABLES = ("NETRC", "AWS_SHARED_CREDENTIALS_FILE", "HF_TOKEN_PATH")
-SHORT, LONG = 8, 12  # characters: what is shorter may be anything; so may a word of letters below the second
+SHORT = 8  # characters: what is shorter may be anything
+LONG = 12  # characters: so may a word of letters that is shorter
+DEEPEST = 5  # recipes within recipes
+LARGEST = 1 << 20  # bytes of a recipe
 
 
-def refuse_secrets(config: Any, where: str = "the configuration") -> None:
-    """Refuse a configuration that holds a secret, under any name.
+def refuse_secrets(config: Any, where: str = "the configuration", depth: int = 0) -> None:
+    """Refuse a configuration that holds a secret, under any name, also in a recipe that it names.
 
     Args:
         config: a recipe or a resolved configuration, nested or with dotted keys.
-        where: it comes from, for the message.
+        where: it comes from, for the message; of a recipe its path.
+        depth: of this recipe within others.
 
     Raises:
         UserError: which key; never the value.
@@ -92,6 +96,7 @@ def refuse_secrets(config: Any, where: str = "the configuration") -> None:
         elif found := _found_in(_text(value), known) or _found_in(key, known):
             told = f"{where} sets {key} to a text with {found} in it, which would end in files"
         else:
+            _refuse_nested(value, where, depth)
             continue
         raise UserError(f"{mask(told)}: remove it and {CURE}")
 
@@ -115,6 +120,7 @@ def refuse_secret_flags(args: list[str]) -> None:
                 f"{mask(flag or 'an argument')} on the command line ends in files and logs: remove it and {CURE}"
             )
         for text in (argument, value, *(_text(leaf) for _, leaf in _leaves(_as_yaml(value)))):
+            _refuse_nested(text, "", 0)
             if found := _found_in(text, known):
                 raise UserError(f"the command line holds a key ({mask(found)}): remove it and {CURE}")
 
@@ -195,6 +201,19 @@ def is_secret_name(name: str) -> bool:
     """Whether a variable or key of this name holds a secret."""
     words = _words(name)
     return bool(SURE.search(words) or TOKEN.search(words)) and not _is_about(words)
+
+
+def _refuse_nested(value: Any, where: str, depth: int) -> None:
+    """Refuse a secret in a recipe that a value names, which the parser would open by itself."""
+    if not isinstance(value, str) or not value.endswith((".yaml", ".yml")) or depth > DEEPEST:
+        return
+    for path in {Path(value), Path(where).parent / value}:
+        try:
+            content = _as_yaml(path.read_text()) if path.stat().st_size <= LARGEST else None
+        except (OSError, ValueError):  # none, or no text: the parser tells
+            continue
+        if isinstance(content, dict | list):
+            refuse_secrets(content, str(path), depth + 1)
 
 
 def _is_named(key: str, value: Any) -> bool:
@@ -310,7 +329,7 @@ def _secrets_in(text: str) -> list[str]:
 
 def _secrets_in_file(file: Path) -> list[str]:
     try:
-        if not file.is_file() or file.stat().st_size > 1 << 16:
+        if not file.is_file() or file.stat().st_size > LARGEST:
             return []
         text = file.read_text(errors="replace")
     except OSError:
@@ -355,13 +374,16 @@ def _text(value: Any) -> str:
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
-def _leaves(tree: Any, prefix: str = "", inside: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Yield dotted key and value; of a list each item, of what holds itself nothing."""
+def _leaves(tree: Any, prefix: str = "", seen: set[tuple[int, str, bool]] | None = None) -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value; of a list each item, of what YAML's aliases repeat nothing twice under one name."""
     if not isinstance(tree, dict | list | tuple | set):
         yield prefix, tree
         return
-    if id(tree) in inside:
+    seen = set() if seen is None else seen
+    mark = (id(tree), prefix.rpartition(".")[2], bool(SURE.search(_words(prefix))))
+    if mark in seen:
         return
+    seen.add(mark)
     for key, value in tree.items() if isinstance(tree, dict) else [(None, item) for item in tree]:
         name = ".".join(str(part) for part in (prefix, key) if part not in ("", None))
-        yield from _leaves(value, name, (*inside, id(tree)))
+        yield from _leaves(value, name, seen)

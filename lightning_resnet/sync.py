@@ -18,6 +18,7 @@ from lightning_resnet.errors import Parser, UserError, one_line, tell
 from lightning_resnet.runtime.status import read_json, status
 from lightning_resnet.runtime.wandb import MEMORY, Mirror, WandbOptions
 from lightning_resnet.runtime.wandb_mode import choose_mode
+from lightning_resnet.secrets import refuse_secrets
 
 PATIENT = {"init_timeout": 60.0, "finish_timeout": 300.0, "finish_timeout_raises": True}  # seconds; nothing waits here
 
@@ -60,6 +61,7 @@ class Uploader:
         if self.seen.get(run) == stamp:
             return
         config = yaml.safe_load((run / "config.yaml").read_text())
+        refuse_secrets(config, f"{run}/config.yaml")  # of older versions, or of others
         options = WandbOptions(**(config.get("wandb") or {}))
         if why := _why_not(run, state, options):
             tell(f"{run}: {why}")

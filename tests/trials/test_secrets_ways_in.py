@@ -139,6 +139,23 @@ def broken_nested(w):
     return [*SHORT, "--trainer.callbacks", w.write("cb.yaml", [keeper(nothing={"api_key": SECRET})])]
 
 
+def printed(w):
+    """The parser itself would print the whole configuration, and end."""
+    return [*nested_list(w), "--print_config"]
+
+
+def deeper(w):
+    w.write("cb.yaml", [keeper(options={"passwd": SECRET})])
+    w.write("trainer.yaml", {"callbacks": "cb.yaml"})
+    return [*SHORT, "--config", w.write("r.yaml", {"trainer": "trainer.yaml"})]
+
+
+def aliased(w):
+    """A text that stands in a recipe once, under a harmless name, and is used under another."""
+    text = f"x: &a {{deep: &b {SECRET}}}\ntrainer: {{callbacks: [{{class_path: keeper.Keeper, init_args: {{options: "
+    return [*SHORT, "--config", w.write("r.yaml", text + "{credentials: *a, token: *b}}}]}\n")]
+
+
 def broken_recipe(w):
     return [*SHORT, "--config", w.write("r.yaml", f"wandb:\n  api_key: '{SECRET}'\n bad: : x\n")]
 
@@ -205,6 +222,9 @@ REFUSED = {
     "nested JSON file": nested_json,
     "nested file with an error": broken_nested,
     "recipe with an error": broken_recipe,
+    "printed configuration": printed,
+    "file in a file in a recipe": deeper,
+    "alias": aliased,
     "list": in_options({"api_keys": [SECRET, "b"]}),
     "dict of tokens": in_options({"tokens": {"hub": SECRET}}),
     "dict of credentials": in_options({"credentials": {"user": "me", "code": SECRET}}),
@@ -377,6 +397,33 @@ def test_a_run_beside_live_secrets(world):
     code, shown = world.run("fit", *SHORT, "--wandb.mode", "online", "--wandb.details", "true")
     assert code == 0 and "W&B: " in shown
     assert list(world.outputs.rglob("config.yaml")) and world.found(shown) == []
+
+
+@pytest.mark.slow
+def test_the_log_of_a_sweeps_run(world):
+    """A process of its own, which prints the traceback itself."""
+    world.patch.setenv("WANDB_API_KEY", LIVE)
+    world.patch.setenv("PYTHONPATH", str(world.inputs))
+    teller = {"class_path": "keeper.Teller", "init_args": {"how": "error"}}
+    recipe = world.write("teller.yaml", {"trainer": {"callbacks": [teller]}, "wandb": {"mode": "offline"}})
+    command = [*SWEEP["command"][:-2], "--config", recipe, *SWEEP["command"][-2:]]
+    sweep = SWEEP | {"command": command, "parameters": {"seed_everything": {"value": 0}}}
+    code, shown = world.run("sweep", world.write("s.yaml", sweep), "--local")
+    (log,) = world.outputs.rglob("points/*.log")
+    assert code == 1 and "Traceback" in log.read_text() and "RuntimeError: no access for ***" in log.read_text()
+    assert list(world.outputs.rglob("*.wandb")) and world.found(shown) == []
+
+
+def test_a_run_of_others_is_not_uploaded_with_a_secret(world):
+    """As an older version wrote it."""
+    from lightning_resnet.sync import Uploader
+
+    run = world.outputs / "runs/x/0123456789"
+    (run / "attempts").mkdir(parents=True)
+    (run / "config.yaml").write_text(yaml.safe_dump({"wandb": {}, "model": {"hub_token": "abc"}}))
+    (run / "metrics.jsonl").write_text("{}\n")
+    assert Uploader(world.inputs).look([run]) == 1
+    assert "config.yaml sets model.hub_token, a secret" in world.captured.readouterr().out
 
 
 SWEEP = {

@@ -208,7 +208,7 @@ def test_a_shared_cache_folder(shared, kind):
         compiled = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
         return [str(images.file.path), images.labels.tolist(), str(cache_if_any()), str(compiled)]
 
-    os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{tempfile.gettempdir()}/torchinductor_root"  # as torch itself does
     path, labels, folder, compiled = as_user(ALICE, cached)
     assert labels == SOURCE.splits()["train"].labels.tolist() and Path(path).stat().st_uid == ALICE
     assert Path(path).parent == Path(folder) == Path(compiled).parent and Path(folder).stat().st_mode & 0o777 == 0o700
