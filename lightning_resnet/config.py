@@ -3,6 +3,7 @@
 The signatures of ClassificationTask, ImageData, Trainer and RunOptions are the schema; there is no other.
 """
 
+import errno
 import inspect
 import os
 import re
@@ -10,21 +11,19 @@ from argparse import ArgumentError
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import torch
-import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.nn.parallel import DistributedDataParallel
+from yaml import YAMLError
 
 import lightning_resnet.analysis.callbacks
 import lightning_resnet.data.imagenet
@@ -36,12 +35,14 @@ from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, nearest, one_line
 from lightning_resnet.names import check_name, check_texts
 from lightning_resnet.options import Launch, RunOptions, check, gpus, local_devices
+from lightning_resnet.reading import check_yaml, line_of, read_yaml
 from lightning_resnet.refused import check_plugins, refuse_plugins_named
 from lightning_resnet.runtime import observers
 from lightning_resnet.runtime.launch import Launcher, Place, meeting_point, place, resolve
 from lightning_resnet.runtime.wandb import WandbOptions
 from lightning_resnet.secrets import refuse_secret_flags, refuse_secret_variables, refuse_secrets
 from lightning_resnet.task import ClassificationTask
+from lightning_resnet.values import check_values, explain
 
 TRAINER_DEFAULTS = {  # ours does these
     "logger": False,
@@ -50,7 +51,6 @@ TRAINER_DEFAULTS = {  # ours does these
     "enable_checkpointing": None,  # with a ModelCheckpoint among the callbacks
     "num_sanity_val_steps": 0,  # would validate before the first step, on batches that it then forgets
 }
-CLASSES = {"trainer.callbacks": Callback, "trainer.logger": Logger}  # options -> what their class must be
 SWITCHES = {  # flags that may go without a value, and what they are
     "--run.new": "--run.new",
     "--run.must_resume": "--run.must_resume",
@@ -63,6 +63,16 @@ _SYNC_BUFFERS = next(
     for name in ("forward_sync_buffers", "broadcast_buffers")
     if name in inspect.signature(DistributedDataParallel.__init__).parameters
 )
+
+
+def _load(text: str) -> Any:
+    """Read a file that a recipe or flag names, or a flag's value: jsonargparse's own way, once it is harmless."""
+    check_yaml(text)
+    return _plain_load(text)
+
+
+_plain_load = get_loader("yaml")
+set_loader("yaml", _load, (YAMLError,))
 
 
 class ResNetCLI(LightningCLI):
@@ -117,7 +127,9 @@ class ResNetCLI(LightningCLI):
         except ArgumentError as e:
             if "trainer.plugins" in str(e):
                 refuse_plugins_named(str(e).rpartition("Given value")[2])
-            raise UserError(explain(one_line(e), parser)) from e
+            key, why, value = explain(one_line(e), parser, args)
+            raise UserError(why + _place(key, value, args, recipes)) from e
+        check_values(self.config, parser)
         check(self.config)
         for key in ("callbacks", "plugins"):
             if isinstance(self.config.trainer[key], Namespace):  # a single one is a list of one
@@ -203,7 +215,7 @@ class ResNetCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as e:
-            raise UserError(explain(one_line(e), self.parser)) from e
+            raise UserError(explain(one_line(e), self.parser)[1]) from e
         except (RuntimeError, TypeError) as e:  # torch's own, which do not tell whose they are
             raise UserError(f"{self.config.model.net.class_path}, or what it is trained with: {one_line(e)}") from e
         finally:
@@ -254,86 +266,27 @@ def normalise(args: list[str]) -> list[str]:
     return recipes + flags
 
 
-def explain(message: str, parser: LightningArgumentParser) -> str:
-    """A parser's message, with the nearest valid name for a key that does not exist."""
-    message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
-    message = _without_alternatives(message)
-    if refused := _refused_by_class(message):
-        return refused
-    if missing := re.search(r"No module named '([^'.]+)'", message):
-        cure = f"pip install {missing[1]}, or, if it is a file of yours, start where it lies"
-        return f"{message.partition(':')[0]}: no module named {missing[1]}: {cure}"
-    if absent := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
-        return f"{message.partition(':')[0]}: {absent[1]} has no {absent[2]}"
-    if one_of := re.fullmatch(
-        r"(\S+): (?:Problem with given class_path '[^']+': (\S+): )?Expected a typing.Literal\[(.+)\]. Got value: (.*)",
-        message,
-    ):
-        key, valid = ".".join(filter(None, one_of.group(1, 2))), one_of[3].replace("'", "")
-        return f"--{key} must be one of {valid}; got {one_of[4]}"
-    unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: (\S+)", message)
-    if "are required" in message:
-        return f"{message}: give a recipe, such as --config configs/digits.yaml"
-    if not unknown:
-        return message
-    key = (unknown[1] or unknown[2]).partition("=")[0].removeprefix("--")
-    if key.endswith((".yaml", ".yml")):
-        return f"unknown option {key}: put --config before a recipe"
-    owner = re.findall(r"class_path '([^']+)'", message)
-    if owner:
-        valid = list(inspect.signature(resolve_name(owner[-1])).parameters)
-        return f"unknown option {key} of {owner[-1].rpartition('.')[2]}{nearest(key, valid)}"
-    valid = [a.dest for a in parser._actions if a.dest != "help"]
-    return f"unknown option {key}{nearest(key, valid)}"
-
-
-def _without_alternatives(message: str) -> str:
-    """Of an error that tells all that a value could have been instead, what is wrong with what it is meant to be."""
-    head, found, tail = message.partition("Does not validate against any of the Union subtypes")
-    if not found:
-        return message
-    errors = re.split(r"(?:^|\s)- ", tail.partition("Errors:")[2].partition("Given value type:")[0])
-    told = [
-        e.strip() for e in errors if e.strip() and not e.startswith(("Expected a", "Not a valid", "a class", "a dict"))
-    ]
-    if told:
-        return f"{head.rstrip(' -')} {told[0]}".strip()
-    absent = re.search(r"Expected a dot import path string: (\w+)", tail)
-    key = head.partition(":")[0]
-    if not absent or key not in CLASSES:
-        return message
-    valid = {kind.__name__ for kind in _subclasses(CLASSES[key])}
-    return f"--{key}: there is no class {absent[1]}{nearest(absent[1], valid)}"
-
-
-def _subclasses(kind: type) -> set[type]:
-    """All that are imported."""
-    return set().union(*({sub} | _subclasses(sub) for sub in kind.__subclasses__()))
-
-
-def _refused_by_class(message: str) -> str | None:
-    """Say in one line what a class of `--trainer.callbacks` or `logger` needs."""
-    owner = re.search(r"Problem with given class_path '(?:[^']*\.)?(\w+)': (.+)", message)
-    if not owner:
-        return None
-    name, told = owner.groups()
-    if packages := re.findall(r"Requirement '([\w-]+)|pip install (?:-U )?'?([\w-]+)", told):
-        package = min((a or b for a, b in packages), key=len)
-        return f"{name} needs the package {package}, which is not installed: pip install {package}"
-    key = message.partition(":")[0]
-    if key in CLASSES and (missing := re.search(r"arguments are required: ([\w, ]+)", told)):
-        return f"{name} needs {missing[1]}: add --{key}.{missing[1].split(', ')[0]}"
-    return None
+def _place(key: str, value: str, args: list[str], recipes: list[Path]) -> str:
+    """Where a recipe gives the key, in brackets, and that YAML reads some words as other things; else nothing."""
+    if not key or any(arg.startswith(f"--{key}") for arg in args):
+        return ""
+    for recipe in reversed(recipes):  # the last wins
+        if line := line_of(text := recipe.read_text(), key):
+            word = re.search(r"[\s{,](on|off|yes|no|y|n)\s*([},#]|$)", text.splitlines()[line - 1], re.I)
+            if word and value in ("True", "False"):
+                return f" ({recipe}, line {line}; YAML reads {word[1]} as {value.lower()}: quote it)"
+            return f" ({recipe}, line {line})"
+    return ""
 
 
 def _check_mapping(recipe: Path) -> dict[str, Any]:
     try:
-        content: Any = yaml.safe_load(recipe.read_text())
-    except OSError as e:
+        content: Any = read_yaml(recipe)
+    except UserError as e:
+        if recipe.exists():
+            raise UserError(f"recipe {e}") from e
         near = nearest(str(recipe), map(str, recipe.parent.glob("*.y*ml")))
-        raise UserError(f"cannot read recipe {recipe}: {e.strerror}{near}") from e
-    except yaml.YAMLError as e:
-        raise UserError(f"recipe {recipe} is not YAML: {one_line(e)}") from e
+        raise UserError(f"cannot read recipe {recipe}: {os.strerror(errno.ENOENT)}{near}") from e
     if not isinstance(content, dict):
         raise UserError(f"recipe {recipe} is not a mapping (lines `key: value`) but a {type(content).__name__}")
     for key in content:  # jsonargparse would build the recipe's class, or lose the arguments, without a word

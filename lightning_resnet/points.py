@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 
 from lightning_resnet.distributions import Spec, axis, check, draw
-from lightning_resnet.errors import UserError, nearest, one_line, printable
+from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.names import check_name
+from lightning_resnet.reading import read_yaml
 from lightning_resnet.secrets import refuse_secret_flags, refuse_secrets
 
 TOP = (  # W&B's; what is not read here is for `wandb sweep`
@@ -116,12 +117,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.
 
 
 def _load(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(file.read_text(), _Loader)
-    except OSError as e:
-        raise UserError(f"cannot read {file}: {e.strerror} (seen from {Path.cwd()})") from e
-    except (ValueError, yaml.YAMLError) as e:
-        raise UserError(f"{file} is not YAML: {one_line(e)}") from e
+    content = read_yaml(file, _Loader)
     if not isinstance(content, dict):
         raise UserError(f"{file} is not a mapping (lines `key: value`) but a {type(content).__name__}")
     return content

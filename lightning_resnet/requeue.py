@@ -16,9 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lightning_resnet.errors import Parser, UserError, one_line, tell
+from lightning_resnet.reading import read_yaml
 from lightning_resnet.runtime.status import ATTEMPT, attempts
 
 LIMIT = 20  # times a job requeues itself
@@ -39,8 +38,8 @@ def folders(argv: list[str]) -> set[Path]:
     recipes = [Path(b) for a, b in zip(tokens, tokens[1:], strict=False) if a in ("-c", "--config")]
     run = {"root": "runs", "name": recipes[0].stem if recipes else "run"}
     for recipe in recipes:
-        with suppress(OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):  # the training told that
-            run |= yaml.safe_load(recipe.read_text()).get("run") or {}
+        with suppress(UserError, TypeError, AttributeError):  # the training told that
+            run |= read_yaml(recipe).get("run") or {}
     run |= {a[6:]: b for a, b in zip(tokens, tokens[1:], strict=False) if a in ("--run.root", "--run.name")}
     return {Path(run["root"], run["name"])}
 

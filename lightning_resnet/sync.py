@@ -12,9 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
 from lightning_resnet.errors import Parser, UserError, one_line, tell
+from lightning_resnet.reading import read_yaml
 from lightning_resnet.runtime.status import read_json, status
 from lightning_resnet.runtime.wandb import MEMORY, Mirror, WandbOptions
 from lightning_resnet.runtime.wandb_mode import choose_mode
@@ -60,7 +59,7 @@ class Uploader:
         stamp = (state, metrics.stat().st_size if metrics.exists() else 0)
         if self.seen.get(run) == stamp:
             return
-        config = yaml.safe_load((run / "config.yaml").read_text())
+        config = read_yaml(run / "config.yaml")
         refuse_secrets(config, f"{run}/config.yaml")  # of older versions, or of others
         options = WandbOptions(**(config.get("wandb") or {}))
         if why := _why_not(run, state, options):

@@ -77,7 +77,7 @@ def test_the_largest_share_is_the_bottleneck():
         ("train --json missing/rows.jsonl", "missing/rows.jsonl"),
         ("train --out missing/train.md", "missing/train.md"),
         ("train --recipe sweep.yaml", "configs/digits.yaml"),
-        ("train --recipe broken.yaml", "broken.yaml is no YAML"),
+        ("train --recipe broken.yaml", "broken.yaml: this is not YAML"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_measured(cli, monkeypatch, words, cure):

@@ -240,7 +240,7 @@ def test_policies_are_flags_and_part_of_the_run(cli):
     without = config | {"data": config["data"] | {"policy": None, "erase": 0.0}}
     assert run_id(config) == only_run().name != run_id(without)
     code, _, err = cli("fit", *TINY, "--data.policy", "RandAugment", "--data.policy.magnitude", "31")
-    assert code == 2 and "magnitude of 0 to 30" in err and err.count("\n") == 1
+    assert code == 2 and "magnitude must be a whole number from 0 to 30" in err and err.count("\n") == 1
 
 
 def test_pictures_in_memory_that_a_policy_changes_have_workers(monkeypatch):

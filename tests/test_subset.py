@@ -36,4 +36,4 @@ def test_from_the_command_line(cli):
     assert code == 0, err
     assert "150 training images" in out and only_run()
     code, _, err = cli("fit", "--config", REPOSITORY / "configs/digits.yaml", *args, "--data.source.per_class", 0)
-    assert code == 2 and "per_class must be 1" in err
+    assert code == 2 and "per_class must be a whole number from 1" in err

@@ -145,7 +145,7 @@ def test_faults_are_named_in_one_line(sweep_file, parameters, top, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("- a", "not a mapping"), ("a: [", "is not YAML"), (None, "cannot read")]
+    ("text", "message"), [("- a", "not a mapping"), ("a: [", "this is not YAML"), (None, "cannot read")]
 )
 def test_files_that_are_no_sweep(sweep_file, text, message):
     if text:

@@ -74,17 +74,16 @@ def main(argv: Sequence[str]) -> int:
 
 def diff(a: Path, b: Path) -> str:
     """`key: value of a -> value of b` for each setting that differs."""
-    import yaml
-
     from lightning_resnet.analysis.runs import locate
+    from lightning_resnet.reading import read_yaml
     from lightning_resnet.runtime.identity import differences
 
     configs = []
     for path in map(locate, (a, b)):
         try:
-            configs.append(yaml.safe_load((path / "config.yaml").read_text()))
-        except (OSError, yaml.YAMLError) as e:
-            raise UserError(f"cannot read {path}/config.yaml: --diff takes two run directories") from e
+            configs.append(read_yaml(path / "config.yaml"))
+        except UserError as e:
+            raise UserError(f"--diff takes two run directories: {e}") from e
     return "\n".join(differences(*configs)) or "no setting differs"
 
 

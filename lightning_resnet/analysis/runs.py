@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import yaml
 
 from lightning_resnet.analysis.cache import Cache
 from lightning_resnet.analysis.foreign import SCHEME, find_offline, read_offline, read_project
 from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.reading import parse_file, parse_json, parse_yaml
 from lightning_resnet.runtime.identity import flatten
 from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.rows import Row, merge, row_of
@@ -135,17 +135,15 @@ def read_run(path: Path, train: bool = True) -> tuple[dict[str, Any], list[dict[
         row |= _config(path / "config.yaml") | _meta(path / "meta.json") | _attempts(path)
         history, facts = _metrics(path / "metrics.jsonl", train)
         spent, row["gpu_h"] = gpu_hours(path)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # any content, any shape
+    except (UserError, OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # any content, any shape
         return row | {"status": "unreadable", "error": one_line(error)}, []
     names = {"run_id": row["run_id"], "path": row["path"]}
     return row | facts, [names | line | ({"gpu_h": spent(line)} if row["gpu_h"] else {}) for line in history]
 
 
 def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    try:
-        value = parse(file.read_text())
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{file.name}: {one_line(error)}") from error
+    value = parse_file(file, parse)
     if not isinstance(value, dict):
         raise ValueError(f"{file.name} is not a mapping")
     return value
@@ -154,8 +152,7 @@ def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
 def _config(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise ValueError("no config.yaml")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C: ten times faster
-    config = _mapping(file, lambda text: yaml.load(text, loader))
+    config = _mapping(file, parse_yaml)
     found = {key: _scalar(key, value) for key, value in flatten(config).items() if "." in key or key in SHORT}
     return (JOINED_LATER if "model.net.class_path" in found else {}) | found
 
@@ -168,7 +165,7 @@ def _scalar(key: str, value: Any) -> Any:
 
 
 def _meta(file: Path) -> dict[str, Any]:
-    meta = _mapping(file, json.loads) if file.exists() else {}
+    meta = _mapping(file, parse_json) if file.exists() else {}
     versions, hardware = meta.get("versions") or {}, meta.get("hardware") or {}
     sha, dirty = meta.get("git_sha"), meta.get("git_dirty")
     return {key: meta[key] for key in ("run_id", "git_sha", *IN_META) if key in meta} | {

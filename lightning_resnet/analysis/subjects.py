@@ -23,6 +23,7 @@ from lightning_resnet.config import ResNetCLI, quoted
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.models.observe import Batch
 from lightning_resnet.points import read
+from lightning_resnet.reading import read_yaml
 from lightning_resnet.runtime.checkpoint import load_checkpoint
 from lightning_resnet.runtime.identity import flatten
 from lightning_resnet.runtime.progress import metered
@@ -130,9 +131,9 @@ def _all(targets: Sequence[str], folder: Path, at: str) -> Iterator[Found]:
 def _recipes(file: Path, folder: Path) -> Iterator[list[str]]:
     """Arguments of a recipe, or of each point of a sweep."""
     try:
-        content = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as e:
-        raise UserError(f"cannot read {file}; give a recipe, a sweep, a run or a checkpoint") from e
+        content = read_yaml(file)
+    except UserError as e:
+        raise UserError(f"{e}; give a recipe, a sweep, a run or a checkpoint") from e
     if not isinstance(content, dict) or "parameters" not in content:
         yield ["--config", str(file)]
         return

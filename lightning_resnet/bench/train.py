@@ -21,6 +21,7 @@ import yaml
 from lightning_resnet.bench.child import child, output
 from lightning_resnet.bench.text import ratios, spread, table
 from lightning_resnet.errors import UserError, positive
+from lightning_resnet.reading import read_yaml
 from lightning_resnet.runtime.launch import free_port
 from lightning_resnet.runtime.progress import metered
 
@@ -94,10 +95,7 @@ def _measured(name: str, args: argparse.Namespace) -> list[list[str]]:
 
 
 def _read(recipe: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(Path(recipe).read_text())
-    except yaml.YAMLError as e:
-        raise UserError(f"--recipe {recipe} is no YAML: {e}") from e
+    content = read_yaml(Path(recipe))
     if not isinstance(content, dict) or not content.get("data"):
         raise UserError(f"--recipe {recipe} has no `data`: give a recipe of `fit`, such as configs/digits.yaml")
     return content

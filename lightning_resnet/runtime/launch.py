@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
-
 from lightning_resnet.errors import UserError
+from lightning_resnet.reading import read_yaml
 from lightning_resnet.runtime.preemption import SIGNALS
 
+MOST_RANKS = 256  # on a node: more are surely a mistake
 Launcher = Literal["auto", "slurm", "torchrun", "local"]
 GRACE_S = 10.0  # for the other ranks to end by themselves once one has failed
 SAVE_S = 320.0  # once one has stopped: the first may still be writing the checkpoint, for at most 300 s
@@ -115,14 +115,18 @@ def plainly_asked(argv: list[str]) -> tuple[int, int] | None:
     for flag, value in zip(words, words[1:], strict=False):
         if flag in ("-c", "--config"):
             try:
-                found |= yaml.safe_load(Path(value).read_text())["trainer"]
-            except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+                found |= read_yaml(Path(value))["trainer"]
+            except (UserError, LookupError, TypeError):
                 continue
     pairs = {flag: value for flag, value in zip(words, words[1:], strict=False) if flag.startswith("--")}
     asked = [pairs.get(f"--trainer.{key}", found.get(key, "1")) for key in ("devices", "num_nodes")]
-    if pairs.get("--launcher", "local") not in ("auto", "local") or not all(str(x).isdigit() for x in asked):
+    if pairs.get("--launcher", "local") not in ("auto", "local") or not all(
+        re.fullmatch(r"\d{1,4}", str(x)) for x in asked
+    ):
         return None
     size, nodes = map(int, asked)
+    if size > MOST_RANKS:  # the configuration refuses that, once it is parsed
+        return None
     return (size, nodes) if size * nodes > 1 else None
 
 

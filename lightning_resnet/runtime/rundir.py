@@ -19,10 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.files import remove_unfinished, write_json, write_new, write_whole
+from lightning_resnet.reading import parse_yaml
 from lightning_resnet.runtime.status import attempt_files, last_attempt, process_name, status
 from lightning_resnet.secrets import mask
 
@@ -225,8 +224,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], bool]:
     """A run's config.yaml, empty where there is none that can be read; and whether it ends as we end it."""
     try:
         text = (path / "config.yaml").read_text()
-        content = yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        content = parse_yaml(text)
+    except (OSError, ValueError, UserError):
         return {}, False
     ours = isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in ("data", "model"))
     return (content if ours and "seed_everything" in content else {}), text.endswith(END)
