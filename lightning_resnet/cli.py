@@ -4,9 +4,10 @@ resnet-cli VERB --help
 """
 
 import os
+import signal
 import sys
-from contextlib import nullcontext
 from importlib import import_module
+from types import FrameType
 
 VERBS = {
     "fit": ("lightning_resnet.fit", "train a net by a recipe, or continue"),
@@ -26,6 +27,7 @@ VERBS = {
     "bench": ("lightning_resnet.bench", "measure our parts beside their peers"),
 }
 ARMED = ("fit", "validate", "test", "predict")  # signals leave a mark, or raise Stopped
+RANKED = ("fit", "validate", "test")  # may run as several processes
 
 
 def usage() -> str:
@@ -40,13 +42,24 @@ def continues(argv: list[str]) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; exit 0 done, 1 not all, 2 an error the user can cure, 130 interrupted, 143 preempted."""
-    if argv is not None:
-        return _run(argv)
-    status = shielded(sys.argv[1:])
-    if status in (130, 143) and not continues(sys.argv[1:]):
-        from lightning_resnet.runtime.preemption import leave
+    """Run one verb.
 
+    Returns:
+        0 done, 1 not all, 2 an error the user can cure, 129, 130 or 143 stopped by a signal, 141 nobody reads stdout.
+    """
+    if argv is not None:
+        return _guarded(argv)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it
+        # before all imports: they take long enough for a Ctrl-C, and a KeyboardInterrupt in them is a traceback
+        signal.signal(signal.SIGINT, _leave_at_once)
+    from lightning_resnet.runtime.console import open_closed_streams
+    from lightning_resnet.runtime.preemption import STATUSES, leave, leave_with
+
+    open_closed_streams()
+    argv = sys.argv[1:]
+    status = shielded(argv)
+    leave_with(status)  # all is decided; the interpreter's own end takes a second once torch is there
+    if status in STATUSES.values() and not continues(argv):
         leave(status)
     return status
 
@@ -54,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 def shielded(argv: list[str]) -> int:
     """Run one verb in a process of its own; a traceback is printed with the secrets in it masked."""
     try:
-        return _run(argv)
+        return _guarded(argv)
     except Exception as e:
         from traceback import format_exception
 
@@ -64,15 +77,35 @@ def shielded(argv: list[str]) -> int:
         return 1
 
 
+def _leave_at_once(signum: int, frame: FrameType | None) -> None:
+    how = "continues" if continues(sys.argv[1:]) else "begins anew"
+    os.write(2, f"interrupted; the same command {how}\n".encode())
+    os._exit(128 + signum)
+
+
+def _guarded(argv: list[str]) -> int:
+    from lightning_resnet.runtime.console import OutputLost, guarded
+
+    try:
+        with guarded():
+            return _run(argv)
+    except OutputLost as e:
+        return e.exit_status
+
+
 def _run(argv: list[str]) -> int:
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if argv else 2
+    from contextlib import nullcontext
+
     from lightning_resnet.errors import UserError, nearest, one_line, printable, tell
     from lightning_resnet.names import check_texts
-    from lightning_resnet.runtime.preemption import Stopped, armed, importing, insisting
+    from lightning_resnet.runtime.launch import forget_strays
+    from lightning_resnet.runtime.limits import limit_met
+    from lightning_resnet.runtime.preemption import Stopped, insisting
     from lightning_resnet.secrets import refuse_secret_flags
 
     try:
@@ -81,18 +114,13 @@ def _run(argv: list[str]) -> int:
         check_texts({"the command line": argv})
         refuse_secret_flags(argv[1:])
         sys.path.insert(0, os.getcwd())  # a user's own net or source is a file next to the recipe
-        if argv[0] in ("fit", "validate", "test"):
-            from lightning_resnet.runtime.launch import plainly_asked, supervise
-
-            if ranks := plainly_asked(argv):
-                return supervise(argv, *ranks)
+        alone = forget_strays(argv, os.environ)
         if argv[0] not in ARMED:
+            if signal.getsignal(signal.SIGINT) is _leave_at_once:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             with nullcontext() if continues(argv) else insisting(False):
                 return import_module(VERBS[argv[0]][0]).main(argv[1:])
-        with armed(continues(argv)):
-            with importing():  # takes seconds
-                verb = import_module(VERBS[argv[0]][0])
-            return verb.main(argv)
+        return _armed(argv, alone)
     except Stopped as e:
         print(e, file=sys.stderr)
         return e.exit_status
@@ -101,15 +129,35 @@ def _run(argv: list[str]) -> int:
             raise
         print(f"error: {printable(one_line(e))}", file=sys.stderr)
         return 2
-    except OSError as e:
-        if debug:
+    except (OSError, ImportError, MemoryError, RuntimeError) as e:
+        limit = limit_met(e)
+        if debug or not (limit or isinstance(e, OSError)):
             raise
-        tell(f"error: {printable(e.strerror or e)}: {printable(e.filename or '')}", file=sys.stderr)
+        told = limit or f"{printable(e.strerror or e)}: {printable(e.filename or '')}"
+        tell(f"error: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        again = signal.signal(signal.SIGINT, signal.SIG_IGN)
         how = "continues" if continues(argv) else "begins anew"
         print(f"interrupted; the same command {how}", file=sys.stderr)
+        signal.signal(signal.SIGINT, again)
         return 130
+
+
+def _armed(argv: list[str], alone: bool) -> int:
+    """Run a verb that listens to signals, as one process or as ranks."""
+    from lightning_resnet.runtime.launch import plainly_asked, refuse_copies, supervise, waited_for
+    from lightning_resnet.runtime.preemption import armed, importing
+
+    if argv[0] in RANKED:
+        if alone:
+            refuse_copies(argv, os.environ)
+        if ranks := plainly_asked(argv):
+            return supervise(argv, *ranks)
+    with armed(continues(argv), deferred=not alone and waited_for(argv, os.environ)):
+        with importing():  # takes seconds
+            verb = import_module(VERBS[argv[0]][0])
+        return verb.main(argv)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.nn.parallel import DistributedDataParallel
@@ -39,6 +38,7 @@ from lightning_resnet.reading import check_yaml, line_of, read_yaml
 from lightning_resnet.refused import check_plugins, refuse_plugins_named
 from lightning_resnet.runtime import observers
 from lightning_resnet.runtime.launch import Launcher, Place, meeting_point, place, resolve
+from lightning_resnet.runtime.rendezvous import Ranks
 from lightning_resnet.runtime.wandb import WandbOptions
 from lightning_resnet.secrets import refuse_secret_flags, refuse_secret_variables, refuse_secrets
 from lightning_resnet.task import ClassificationTask
@@ -152,21 +152,27 @@ class ResNetCLI(LightningCLI):
         """
         launcher = resolve(self.config.launcher, os.environ)
         here = place(launcher, os.environ)
+        asked, size = self.config.trainer.devices, local_devices(self.config.trainer)
+        self.here = here or Place(0, 1, 0, 1)
+        rank_zero_only.rank = self.here.rank
         if here is None:
-            size, nodes = local_devices(self.config.trainer), self.config.trainer.num_nodes
+            nodes = self.config.trainer.num_nodes
             if size * nodes > 1:
                 raise Launch(size, nodes, self.config.run.replicate)
-            here = Place(0, 1, 0, 1)
-        elif self.config.run.new and launcher != "local" and here.local_size * here.nodes > 1:
-            raise UserError("--run.new: ranks started by others cannot agree on a number; give --run.replicate N")
-        self.here, asked = here, self.config.trainer.devices
-        if here == Place(0, 1, 0, 1):
+            for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):  # left in the shell; Lightning would read them
+                os.environ.pop(name, None)
             return
-        if isinstance(asked, int) and asked not in (-1, here.local_size):
-            raise UserError(f"{launcher} runs {here.local_size} ranks per node, --trainer.devices is {asked}: drop it")
-        os.environ |= meeting_point(launcher, os.environ)
+        if self.config.run.new and launcher != "local" and here.local_size * here.nodes > 1:
+            raise UserError("--run.new: ranks started by others cannot agree on a number; give --run.replicate N")
+        if asked not in ("auto", -1, "-1") and size != here.local_size:
+            cure = "drop it" if launcher == "local" else "drop it, or add --launcher local to start them from here"
+            raise UserError(f"{launcher} runs {here.local_size} ranks per node, --trainer.devices is {asked}: {cure}")
+        nodes = self.config.trainer.num_nodes
+        if nodes not in (1, here.nodes):
+            raise UserError(f"{launcher} runs on {here.nodes} nodes, --trainer.num_nodes is {nodes}: drop it")
+        if here.local_size * here.nodes > 1:
+            os.environ |= meeting_point(launcher, os.environ)
         os.environ |= {"LOCAL_RANK": str(here.local_rank), "NODE_RANK": str(here.node)}
-        rank_zero_only.rank = here.rank
         if not isinstance(asked, (str, list)) or asked == "auto":
             self.config.trainer.devices = here.local_size
         self.config.trainer.num_nodes = here.nodes
@@ -184,7 +190,8 @@ class ResNetCLI(LightningCLI):
                 "--trainer.sync_batchnorm needs GPUs: leave it out; --model.bn_batch fixes what batch norm sees, for "
                 "any number of ranks"
             )
-        strategy = DDPStrategy(
+        strategy = Ranks(
+            self.here,
             cluster_environment=environment,
             timeout=timedelta(seconds=self.config.run.hang_s + 60),  # the rank that hangs shall be the first to tell
             **{_SYNC_BUFFERS: False},  # in every step; we do before each evaluation

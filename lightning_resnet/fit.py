@@ -39,11 +39,12 @@ from lightning_resnet.runtime.checkpoint import (
     load_checkpoint,
     newest_good,
 )
+from lightning_resnet.runtime.console import report_only
 from lightning_resnet.runtime.crash import Watchdog, cause, is_consequence, report
 from lightning_resnet.runtime.identity import decisive, differences, replicate, run_id
 from lightning_resnet.runtime.launch import end_with_parent, supervise
 from lightning_resnet.runtime.loop import install
-from lightning_resnet.runtime.preemption import Stopped
+from lightning_resnet.runtime.preemption import Stopped, request
 from lightning_resnet.runtime.progress import Progress
 from lightning_resnet.runtime.provenance import changes, code, code_name, hardware, versions
 from lightning_resnet.runtime.recorder import Recorder
@@ -127,6 +128,7 @@ def main(argv: list[str]) -> int:
         cli.trainer.strategy.checkpoint_io = ours
         if cli.verb != "fit":
             return evaluate(cli, cli.rundir)
+        report_only()
         with _nothing_kept(cli) if cli.trainer.fast_dev_run else nullcontext():
             return _fit(cli, argv)
     except _Finished as e:
@@ -161,23 +163,23 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
     if run.must_resume and not rundir.candidates():
         raise UserError(f"run {rundir.path} has no checkpoint to continue from: drop --run.must_resume to begin it")
     resume, step = newest_good(rundir.candidates(), say, partial(check_resumable, run_id=rundir.path.name))
-    if trainer.is_global_zero:
-        _open_rundir(cli, facts, argv)
     origin = {"id": rundir.path.name, "config": cli.resolved, "classes": data.source.classes}
     checkpoints = Checkpoints(rundir.checkpoints, origin, run.save_minutes, rundir.look)
     progress = Progress(show=trainer.progress_bar_callback is None)
     watchdog = Watchdog(rundir.path, run.hang_s)
-    # a ModelCheckpoint comes last, as in Lightning: it needs what the Recorder has just measured
-    ours = [Recorder(rundir, progress), checkpoints, watchdog]
-    trainer.callbacks = trainer._callback_connector._reorder_callbacks([*trainer.callbacks, *ours])
-    install(trainer, rundir, checkpoints, run.hang_s)
-    observers.go_on(trainer, rundir.path, step)
-    if trainer.fast_dev_run:
-        say(f"a trial of {trainer.max_steps} steps by --trainer.fast_dev_run; nothing of it is kept")
-    else:
-        say(f"run {rundir.path}" + (f", continued from {resume.name} at step {step}" if resume else ""))
     try:
         with _attempt(cli, checkpoints, progress, watchdog):
+            if trainer.is_global_zero:
+                _open_rundir(cli, facts, argv)
+            # a ModelCheckpoint comes last, as in Lightning: it needs what the Recorder has just measured
+            ours = [Recorder(rundir, progress), checkpoints, watchdog]
+            trainer.callbacks = trainer._callback_connector._reorder_callbacks([*trainer.callbacks, *ours])
+            install(trainer, rundir, checkpoints, run.hang_s)
+            observers.go_on(trainer, rundir.path, step)
+            if trainer.fast_dev_run:
+                say(f"a trial of {trainer.max_steps} steps by --trainer.fast_dev_run; nothing of it is kept")
+            else:
+                say(f"run {rundir.path}" + (f", continued from {resume.name} at step {step}" if resume else ""))
             # without a path Lightning would look for one: of an OnExceptionCheckpoint, or of a Slurm job
             trainer._checkpoint_connector._user_managed = resume is None
             trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -185,6 +187,7 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
                 say(early)
             if "test" in data.splits:
                 trainer.test(task, datamodule=data, verbose=False)
+                trainer.fit_loop.agreement.close()
             rundir.finish()
             if error := trainer.strategy.checkpoint_io.error:
                 raise UserError(f"{error}; the training is done, and its own checkpoints are kept")
@@ -207,24 +210,31 @@ def _attempt(cli: _CLI, checkpoints: Checkpoints, progress: Progress, watchdog: 
         yield
         end = {"reason": "finished"}
     except Stopped as e:
+        request.deferred = True
         end = {"reason": e.reason, "signal": str(e.args[0])}
         raise
     except SystemExit:  # how Lightning ends on a KeyboardInterrupt of anybody else's
         end = {"reason": "interrupted"}
         raise KeyboardInterrupt from None
     except BaseException as e:
+        request.deferred = True
         told = _told(e, rundir, trainer)
         reason = {Diverged: "diverged", Superseded: "superseded"}.get(type(e), "failed")
         end = {"reason": reason, "error": one_line(told)}
+        if isinstance(told, Stopped):
+            end = {"reason": told.reason, "signal": str(told.args[0])}
         raise told from None
     finally:
+        request.deferred = True  # the outcome is decided: it is written down whatever else comes
+        request.joined = True
         progress.stop()
         watchdog.close()
         with suppress(UserError):
             checkpoints.finish(must=False)  # a write under way is worth waiting for
-        if trainer.is_global_zero and rundir.look():
+        if trainer.is_global_zero and rundir.attempt and rundir.look():
             rundir.end(trainer.global_step, **end)
-            rundir.mirror.finish(end["reason"])
+            if rundir.mirror:
+                rundir.mirror.finish(end["reason"])
         if dist.is_initialized() and end["reason"] in ("finished", "preempted", "interrupted"):
             dist.destroy_process_group()
 
@@ -239,7 +249,11 @@ def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer) -> BaseExceptio
             "--trainer.strategy ddp_find_unused_parameters_true, or take them out of the net"
         )
     if is_consequence(e):
-        return UserError(cause(rundir.path, trainer.world_size, e))
+        met = request.joined
+        why = UserError(cause(rundir.path, trainer.world_size, e))
+        if request.signum and not met:  # a signal to the other rank alone, which our parent has passed on meanwhile
+            return Stopped(request.signum)
+        return why
     if failed := observers.failed(e):
         return UserError(failed)
     if not isinstance(e, UserError):

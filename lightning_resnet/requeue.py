@@ -18,7 +18,7 @@ from typing import Any
 
 from lightning_resnet.errors import Parser, UserError, one_line, tell
 from lightning_resnet.reading import read_yaml
-from lightning_resnet.runtime.status import ATTEMPT, attempts
+from lightning_resnet.runtime.status import ATTEMPT, attempts, restarts
 
 LIMIT = 20  # times a job requeues itself
 STAY_S = 900.0  # seconds to wait to be killed; no site's KillWait is longer
@@ -46,7 +46,7 @@ def folders(argv: list[str]) -> set[Path]:
 
 def of_this_job(folder: Path, env: dict[str, str]) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield each attempt that this start of the job made, with the steps that earlier ones of its run had done."""
-    mine = (env["SLURM_JOB_ID"], int(env.get("SLURM_RESTART_COUNT") or 0))
+    mine = (env["SLURM_JOB_ID"], restarts(env))
     for run in folder.glob("*/attempts"):
         *before, last = attempts(run.parent) or [ATTEMPT]
         if (last["job_id"], last["restart_count"]) == mine:
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
     if not env.get("SLURM_JOB_ID"):
         raise UserError("requeue is the last line of a batch script: outside a Slurm job there is nothing to requeue")
     made = [pair for folder in folders(args.command) for pair in of_this_job(folder, env)]
-    what, why = decide(made, args.status, int(env.get("SLURM_RESTART_COUNT") or 0), args.limit)
+    what, why = decide(made, args.status, restarts(env), args.limit)
     if why:
         tell(why)
     if what == "stay":

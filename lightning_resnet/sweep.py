@@ -13,6 +13,7 @@ from pathlib import Path
 from lightning_resnet.errors import Parser, UserError, printable, tell
 from lightning_resnet.files import write_json
 from lightning_resnet.points import SEED, Point, Sweep, read
+from lightning_resnet.runtime.console import report_only
 from lightning_resnet.runtime.shared import points, share
 from lightning_resnet.runtime.status import attempts, final_row, read_json, read_meta, status
 from lightning_resnet.secrets import refuse_secret_flags
@@ -113,6 +114,8 @@ def main(argv: list[str]) -> int:
     find_runs(sweep, args.root)
     if args.local or args.submit or args.retry_failed:
         link_shared(sweep, Path(args.root))
+    if args.local or args.submit or args.retry_failed or args.cancel:
+        report_only()
     if args.local:
         from lightning_resnet.runtime.pool import run_points
 

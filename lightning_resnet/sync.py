@@ -14,6 +14,7 @@ from typing import Any
 
 from lightning_resnet.errors import Parser, UserError, one_line, tell
 from lightning_resnet.reading import read_yaml
+from lightning_resnet.runtime.console import report_only
 from lightning_resnet.runtime.status import read_json, status
 from lightning_resnet.runtime.wandb import MEMORY, Mirror, WandbOptions
 from lightning_resnet.runtime.wandb_mode import choose_mode
@@ -106,6 +107,7 @@ def make_parser() -> Parser:
 def main(argv: list[str]) -> int:
     """Run `resnet-cli sync`; 0, or 1 if a run could not be uploaded."""
     args = make_parser().parse_args(argv)
+    report_only()
     if args.every <= 0:
         raise UserError(f"--every {args.every:g}: a number of seconds above 0")
     if not find_spec("wandb"):

@@ -38,6 +38,9 @@ class LogIds(Callback):
     def on_validation_batch_start(self, trainer, *args):
         (self.folder / "validating").touch()
 
+    def on_train_end(self, *args):
+        (self.folder / "ended").touch()
+
     def on_validation_end(self, *args):
         (self.folder / "validating").unlink(missing_ok=True)
 
@@ -53,7 +56,12 @@ def read(folder, world):
 
 
 def main(arguments, env):
-    """In a process of the fork server: the command line, as the rank that `env` says."""
+    """In a process of the fork server."""
+    raise SystemExit(run(arguments, env))
+
+
+def run(arguments, env):
+    """The command line, as the rank that `env` says."""
     os.environ |= env
     os.setsid()
     log = os.open(f"log{env.get('LOCAL_RANK', 0)}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -61,4 +69,4 @@ def main(arguments, env):
     os.dup2(log, 2)
     from lightning_resnet.cli import main
 
-    raise SystemExit(main(arguments))
+    return main(arguments)

@@ -2,10 +2,12 @@
 
 import os
 import signal
-import socket
 import time
+import traceback
 from multiprocessing import connection, get_context
 from pathlib import Path
+from tempfile import mkdtemp
+from types import SimpleNamespace
 
 import numbered
 import yaml
@@ -22,11 +24,11 @@ class Ranks:
     def __init__(self, arguments, world, **env):
         context = get_context("forkserver")
         context.set_forkserver_preload(["lightning_resnet.fit"])
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = str(s.getsockname()[1])
-        ranks = [{"LOCAL_RANK": str(r), "LOCAL_WORLD_SIZE": str(world), "WORLD_SIZE": str(world)} for r in range(world)]
-        ranks = [env | r | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} for r in ranks] if world > 1 else [env]
+        ranks = [env]
+        if world > 1:
+            place = {"LOCAL_WORLD_SIZE": str(world), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
+            place["LIGHTNING_RESNET_MEETING"] = mkdtemp(dir=".")
+            ranks = [env | place | {"LOCAL_RANK": str(r)} for r in range(world)]
         self.processes = [context.Process(target=numbered.main, args=(arguments, r)) for r in ranks]
         for p in self.processes:
             p.start()
@@ -79,3 +81,43 @@ def the_run(root):
 
 def weights(root):
     return load_checkpoint(the_run(root) / "checkpoints/last.ckpt")["state_dict"]
+
+
+class Forked:
+    """Stands for `subprocess.Popen` where `supervise` starts ranks: they are forked, with the imports done."""
+
+    def __init__(self, command, env, **options):
+        self.returncode = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                status = numbered.run(command[3:], env)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+
+    def poll(self):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self):
+        while self.poll() is None:
+            time.sleep(0.01)
+
+    def send_signal(self, signum):
+        os.kill(self.pid, signum)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+def supervised(arguments, env):
+    """In a process of the fork server: the command line as the parent of two ranks."""
+    from lightning_resnet.runtime import launch
+
+    launch.subprocess = SimpleNamespace(Popen=Forked)
+    raise SystemExit(numbered.run(arguments, env | {"LOCAL_RANK": "parent"}))

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from lightning_resnet.errors import Parser, UserError, nearest, one_line, tell
+from lightning_resnet.runtime.console import report_only
 
 SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}  # torchvision's names
 SOURCES = {"digits": "Digits", **SETS, "image_folder": "ImageFolder", "imagenet": "ImageNet"}
@@ -54,6 +55,7 @@ def _mode(text: str) -> str | float:
 
 
 def _get(args: argparse.Namespace) -> int:
+    report_only()
     if args.name == "photos":
         return _get_photos(Path(args.root, "photos"))
     import torchvision.datasets
@@ -81,6 +83,7 @@ def _write(args: argparse.Namespace) -> int:
     from lightning_resnet.data import imagenet, sources
     from lightning_resnet.data.write import write_beton
 
+    report_only()
     name = SOURCES[args.source]
     if args.root is None and name in ("ImageFolder", "ImageNet"):
         raise UserError(f"{args.source} needs --root, the folder its pictures are in")

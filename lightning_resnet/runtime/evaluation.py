@@ -30,8 +30,8 @@ def install_evaluation(trainer: pl.Trainer, step: int | None = None) -> None:
 class EvaluationLoop(_EvaluationLoop):
     """Also where a rank has no sample: it takes part in the sums all the same."""
 
-    tick = None  # called after each batch, `ticks` times in all: as often as on the rank with the most batches
-    ticks = 0
+    training: Any = None  # the loop of the training that this is part of: asked after each batch whether to stop,
+    ticks = 0  # so many times in all: as often as on the rank with the most batches
     meter: Meter | None = None
     step: int | None = None  # see `install_evaluation`
 
@@ -51,6 +51,8 @@ class EvaluationLoop(_EvaluationLoop):
     def on_run_start(self) -> None:
         """The number of batches is known."""
         super().on_run_start()
+        if self.training:
+            self.ticks = self.training.agreement.now(1 + sum(self.max_batches))
         self.meter = Meter(sum(self.max_batches), "batches", show=self.trainer.is_global_zero)
 
     def _evaluation_step(self, *args: Any) -> None:
@@ -81,4 +83,4 @@ class EvaluationLoop(_EvaluationLoop):
     def _tick(self) -> None:
         if self.ticks > 0:
             self.ticks -= 1
-            self.tick()
+            self.training.between_batches()

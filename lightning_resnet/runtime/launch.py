@@ -2,29 +2,36 @@
 
 `local` has a parent that trains nothing: it starts the ranks, passes signals on to each once, and when one fails ends
 the others, so that nobody waits for the dead. Ranks whose parent is gone end too.
+Variables of launchers mean something in complete sets only: srun's in a job step, torchrun's beside
+TORCHELASTIC_RUN_ID, and NODE_RANK, MASTER_ADDR, MASTER_PORT beside `--trainer.num_nodes`. What else was left in a shell
+has no effect.
 """
 
 import os
 import re
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from tempfile import mkdtemp
+from typing import Any, Literal, NamedTuple, get_args
 
-from lightning_resnet.errors import UserError
-from lightning_resnet.reading import read_yaml
-from lightning_resnet.runtime.preemption import SIGNALS
+from lightning_resnet.errors import UserError, printable
+from lightning_resnet.runtime.preemption import SIGNALS, STATUSES, heeded, request
 
 MOST_RANKS = 256  # on a node: more are surely a mistake
 Launcher = Literal["auto", "slurm", "torchrun", "local"]
 GRACE_S = 10.0  # for the other ranks to end by themselves once one has failed
-SAVE_S = 320.0  # once one has stopped: the first may still be writing the checkpoint, for at most 300 s
+SAVE_S = 320.0  # for the first, once others have stopped in order: it may still be uploading, or writing
 LIFELINE = "LIGHTNING_RESNET_LIFELINE"  # read end of a pipe that the parent never writes to: it ends with the parent
+MEETING = "LIGHTNING_RESNET_MEETING"  # in a rank that `supervise` started: folder where the ranks meet; empty: by TCP
+RANKED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+STRAYS = (*RANKED, "SLURM_PROCID", "SLURM_LOCALID", "JSM_NAMESPACE_RANK")  # libraries take each for a rank
+COPIES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE")  # set by mpirun and its kin
 
 
 class Place(NamedTuple):
@@ -50,8 +57,10 @@ def resolve(launcher: Launcher, env: Mapping[str, str]) -> Launcher:
     step = "SLURM_STEP_ID" in env and "SLURM_PROCID" in env and "SLURM_STEP_NUM_TASKS" in env
     step = step and env["SLURM_STEP_ID"].isdigit() and int(env["SLURM_STEP_ID"]) < 0xFFFFFFF0  # not the batch script
     torchrun = "TORCHELASTIC_RUN_ID" in env
+    if launcher == "auto" and MEETING in env:
+        return "local"
     if launcher == "auto":
-        return "torchrun" if torchrun else "slurm" if step and LIFELINE not in env else "local"
+        return "torchrun" if torchrun else "slurm" if step else "local"
     if launcher == "slurm" and not step:
         raise UserError("--launcher slurm: this process was not started by srun; put srun before the command")
     if launcher == "torchrun" and not torchrun:
@@ -63,35 +72,117 @@ def place(launcher: Launcher, env: Mapping[str, str]) -> Place | None:
     """This process's place, from the launcher's variables; None: the parent of local ranks, still to be started.
 
     Raises:
-        UserError: nodes with different numbers of tasks.
+        UserError: nodes with different numbers of tasks, or variables that make no sense.
     """
-    if launcher == "torchrun":
-        local, size = int(env["LOCAL_WORLD_SIZE"]), int(env["WORLD_SIZE"])
-        return Place(int(env["LOCAL_RANK"]), local, int(env["GROUP_RANK"]), size // local)
     if launcher == "slurm":
         return _slurm_place(env)
-    if "LOCAL_RANK" not in env:
+    if launcher == "local" and MEETING not in env:
         return None
-    local = int(env["LOCAL_WORLD_SIZE"])
-    return Place(int(env["LOCAL_RANK"]), local, int(env.get("NODE_RANK", 0)), int(env["WORLD_SIZE"]) // local)
+    node = "GROUP_RANK" if launcher == "torchrun" else "NODE_RANK"
+    local = _number(env, "LOCAL_WORLD_SIZE", launcher, 1)
+    size = _number(env, "WORLD_SIZE", launcher, local)
+    here = Place(_number(env, "LOCAL_RANK", launcher), local, _number(env, node, launcher), size // local)
+    if size % local or here.local_rank >= local or here.node >= here.nodes:
+        found = " ".join(f"{name}={env[name]}" for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE", node))
+        raise UserError(f"{found} fit no rank: {_cure(launcher)}")
+    return here
 
 
 def _slurm_place(env: Mapping[str, str]) -> Place:
-    tasks, nodes = int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_STEP_NUM_NODES"])
-    here = Place(int(env["SLURM_LOCALID"]), tasks // nodes, int(env["SLURM_NODEID"]), nodes)
-    if tasks % nodes or here.rank != int(env["SLURM_PROCID"]):
+    tasks = _number(env, "SLURM_STEP_NUM_TASKS", "slurm", 1)
+    nodes = _number(env, "SLURM_STEP_NUM_NODES", "slurm", 1)
+    here = Place(_number(env, "SLURM_LOCALID", "slurm"), tasks // nodes, _number(env, "SLURM_NODEID", "slurm"), nodes)
+    if tasks % nodes or here.rank != _number(env, "SLURM_PROCID", "slurm"):
         raise UserError(f"srun runs {tasks} tasks unevenly on {nodes} nodes: give --ntasks-per-node, not --ntasks")
     return here
 
 
+def _number(env: Mapping[str, str], name: str, launcher: Launcher, least: int = 0) -> int:
+    """The value of a launcher's variable.
+
+    Raises:
+        UserError: it is no number, too small or missing.
+    """
+    text = env.get(name)
+    if text is None:
+        raise UserError(f"{name} is not set, which belongs to {launcher}'s variables: {_cure(launcher)}")
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"{name} is {printable(text)!r}, not a whole number from {least} on: {_cure(launcher)}")
+    return int(text)
+
+
+def _cure(launcher: Launcher) -> str:
+    marks = {"slurm": "SLURM_STEP_ID", "torchrun": "TORCHELASTIC_RUN_ID", "local": MEETING}
+    other = ", or add --launcher local" if launcher != "local" else ""
+    return f"start it by {launcher}, or unset {marks[launcher]} where it was only left in the shell{other}"
+
+
+def forget_strays(argv: list[str], env: MutableMapping[str, str]) -> bool:
+    """Drop the rank's variables from a process that no launcher started: Lightning takes each alone for a rank.
+
+    Returns:
+        Whether no launcher started this process, or the command line says so.
+    """
+    alone = MEETING not in env and (_asked_for(argv) == "local" or resolve("auto", env) == "local")
+    for name in STRAYS if alone else ():
+        env.pop(name, None)
+    return alone
+
+
+def refuse_copies(argv: list[str], env: Mapping[str, str]) -> None:
+    """Refuse to be one of several copies that mpirun or its kin started: each would train the whole run.
+
+    Raises:
+        UserError: this is one.
+    """
+    if _asked_for(argv) == "local":
+        return
+    for name in COPIES:
+        if (size := env.get(name, "")).isdecimal() and int(size) > 1:
+            raise UserError(
+                f"{name}={size}: this is one of {size} copies, and each would train the whole run: start it once with "
+                "--trainer.devices N, or by srun or torchrun; --launcher local means that each is a run of its own"
+            )
+
+
+def pairs(argv: list[str]) -> list[tuple[str, str]]:
+    """Each flag of a command line with what follows it, also after `=`."""
+    words = [w for a in argv for w in (a.split("=", 1) if a.startswith("--") else [a])]
+    return list(zip(words, words[1:], strict=False))
+
+
+def _asked_for(argv: list[str]) -> str:
+    return next((b for a, b in reversed(pairs(argv)) if a == "--launcher"), "auto")
+
+
+def waited_for(argv: list[str], env: Mapping[str, str]) -> bool:
+    """Whether other ranks wait for this process, and there is no parent of ours to pass signals on to them.
+
+    Raises:
+        UserError: variables that make no sense.
+    """
+    if LIFELINE in env:
+        return False
+    asked = _asked_for(argv)
+    here = place(resolve(asked if asked in get_args(Launcher) else "auto", env), env)
+    return here is not None and here.local_size * here.nodes > 1
+
+
 def meeting_point(launcher: Launcher, env: Mapping[str, str]) -> dict[str, str]:
     """Address and port of the first rank, as variables, where the launcher did not set them."""
+    if launcher == "torchrun":
+        _number(env, "MASTER_PORT", launcher, 1)
     if launcher != "slurm":
         return {}
     # several steps may share a node: a port of its own for each, below those that the system hands out
-    port = 20_000 + (int(env["SLURM_JOB_ID"]) * 31 + int(env["SLURM_STEP_ID"])) % 12_000
+    job = _number(env, "SLURM_JOB_ID", "slurm")
+    port = 20_000 + (job * 31 + _number(env, "SLURM_STEP_ID", "slurm")) % 12_000
+    if "MASTER_ADDR" not in env and not env.get("SLURM_STEP_NODELIST"):
+        raise UserError(f"SLURM_STEP_NODELIST is not set, which belongs to slurm's variables: {_cure('slurm')}")
+    if env.get("MASTER_PORT"):
+        port = _number(env, "MASTER_PORT", "slurm", 1)
     address = env.get("MASTER_ADDR") or first_host(env["SLURM_STEP_NODELIST"])
-    return {"MASTER_ADDR": address, "MASTER_PORT": env.get("MASTER_PORT") or str(port)}
+    return {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
 
 
 def first_host(nodes: str) -> str:
@@ -108,19 +199,20 @@ def plainly_asked(argv: list[str]) -> tuple[int, int] | None:
 
     Then the ranks are started before anything slow is imported. None: the whole configuration must be parsed to know.
     """
-    if resolve("auto", os.environ) != "local" or "LOCAL_RANK" in os.environ or any("--run.new" in a for a in argv):
+    if resolve("auto", os.environ) != "local" or MEETING in os.environ or any("--run.new" in a for a in argv):
         return None
+    from lightning_resnet.reading import read_yaml
+
     found: dict[str, Any] = {}
-    words = [w for a in argv for w in (a.split("=", 1) if a.startswith("--") else [a])]
-    for flag, value in zip(words, words[1:], strict=False):
+    for flag, value in pairs(argv):
         if flag in ("-c", "--config"):
             try:
                 found |= read_yaml(Path(value))["trainer"]
             except (UserError, LookupError, TypeError):
                 continue
-    pairs = {flag: value for flag, value in zip(words, words[1:], strict=False) if flag.startswith("--")}
-    asked = [pairs.get(f"--trainer.{key}", found.get(key, "1")) for key in ("devices", "num_nodes")]
-    if pairs.get("--launcher", "local") not in ("auto", "local") or not all(
+    given = {flag: value for flag, value in pairs(argv) if flag.startswith("--")}
+    asked = [given.get(f"--trainer.{key}", found.get(key, "1")) for key in ("devices", "num_nodes")]
+    if given.get("--launcher", "local") not in ("auto", "local") or not all(
         re.fullmatch(r"\d{1,4}", str(x)) for x in asked
     ):
         return None
@@ -134,19 +226,32 @@ def supervise(argv: list[str], size: int, nodes: int = 1) -> int:
     """Run `resnet-cli ARGV` in `size` processes, the ranks of this node; returns their exit status.
 
     On several nodes without SLURM the user starts one such parent per node, with NODE_RANK, MASTER_ADDR and
-    MASTER_PORT set.
+    MASTER_PORT set. On one node the ranks meet in a folder that no other user can enter: no port is open.
     """
+    if nodes > 1:
+        _check_meeting(nodes)
+    heard: list[int] = []
+    former = {s: signal.signal(s, lambda signum, _: heard.append(signum)) for s in heeded()}
+    request.joined = True  # a rank may be saving: the parent waits for it
     env = os.environ | {"LOCAL_WORLD_SIZE": str(size), "WORLD_SIZE": str(size * nodes)}
-    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"} | env
+    folder = mkdtemp(prefix="lightning_resnet-") if nodes == 1 else ""
+    env[MEETING] = folder
+    if nodes == 1:
+        env["NODE_RANK"] = "0"
+        env.pop("MASTER_ADDR", None)
+        env.pop("MASTER_PORT", None)
     lifeline, held = os.pipe()
     command = [sys.executable, "-m", "lightning_resnet.cli", *argv]
     ranks: list[subprocess.Popen] = []
-    former = {s: signal.signal(s, lambda signum, _: _pass_on(ranks, signum)) for s in SIGNALS}
     try:
-        for k in range(size):  # sessions of their own: Ctrl-C in a terminal comes through us, once
-            own = {"LOCAL_RANK": str(k), LIFELINE: str(lifeline)}
-            ranks.append(subprocess.Popen(command, env=env | own, start_new_session=True, pass_fds=(lifeline,)))
-        return _wait(ranks)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a rank hears nothing until it listens
+        try:
+            for k in range(size):  # sessions of their own: Ctrl-C in a terminal comes through us, once
+                own = {"LOCAL_RANK": str(k), LIFELINE: str(lifeline)}
+                ranks.append(subprocess.Popen(command, env=env | own, start_new_session=True, pass_fds=(lifeline,)))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        return _wait(ranks, heard)
     finally:
         for rank in ranks:
             if rank.poll() is None:
@@ -156,14 +261,83 @@ def supervise(argv: list[str], size: int, nodes: int = 1) -> int:
             signal.signal(s, handler)
         os.close(lifeline)
         os.close(held)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_meeting(nodes: int) -> None:
+    """Of the parents on several nodes.
+
+    Raises:
+        UserError: this one cannot find the first.
+    """
+    env = os.environ
+    missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not env.get(name)]
+    cure = "start this command once on each node with NODE_RANK, MASTER_ADDR and MASTER_PORT set, or by srun"
+    if missing:
+        raise UserError(f"--trainer.num_nodes {nodes}, but {missing[0]} is not set: {cure}")
+    for name, last in (("NODE_RANK", nodes - 1), ("MASTER_PORT", 65535)):
+        if not env[name].isdecimal() or int(env[name]) > last:
+            raise UserError(f"{name} is {printable(env[name])!r}, not a number from 0 to {last}: {cure}")
 
 
 def end_with_parent() -> None:
     """In a rank that `supervise` started: end at once when the parent has gone, however it went."""
     if LIFELINE not in os.environ:
         return
-    pipe = int(os.environ[LIFELINE])
-    threading.Thread(target=lambda: (os.read(pipe, 1), os._exit(1)), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(int(os.environ[LIFELINE]),), daemon=True).start()
+
+
+def _end_with_parent(pipe: int) -> None:
+    os.read(pipe, 1)
+    if folder := os.environ.get(MEETING):
+        shutil.rmtree(folder, ignore_errors=True)  # the parent could not
+    os._exit(1)
+
+
+def _wait(ranks: list[subprocess.Popen], heard: list[int]) -> int:
+    """Until all have ended; the first exit status that is not 0 counts, and its rank's fellows hear of it.
+
+    Args:
+        ranks: that were started, the first first.
+        heard: signals that this process has got, filled by its handler.
+    """
+    rank = 0
+    status = 0
+    deadlines: list[float] = []
+    passed_on = 0
+    while None in (codes := [process.poll() for process in ranks]):
+        while passed_on < len(heard):
+            _pass_on(ranks, heard[passed_on])
+            passed_on += 1
+        if not deadlines and any(codes):
+            rank, status = next((k, code) for k, code in enumerate(codes) if code)
+            stopped = status in STATUSES.values() or -status in SIGNALS
+            if stopped and not heard:  # a signal to one rank alone
+                _pass_on(ranks, signal.SIGTERM)
+            now = time.monotonic()
+            deadlines = [now + (SAVE_S if stopped and k == 0 else GRACE_S) for k in range(len(ranks))]
+        for process, deadline in zip(ranks, deadlines, strict=False):
+            if process.poll() is None and time.monotonic() > deadline:
+                process.kill()
+        time.sleep(0.05)
+    if not status:
+        rank, status = next(((k, code) for k, code in enumerate(codes) if code), (0, 0))
+    return _exit_status(rank, status)
+
+
+def _exit_status(rank: int, status: int) -> int:
+    """As a shell gives it; a rank that a signal killed is told, as it could not tell itself."""
+    if status >= 0:
+        return status
+    if -status in SIGNALS:
+        return STATUSES[signal.Signals(-status)]
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    why = ", as the system does for want of memory" if -status == signal.SIGKILL else ""
+    print(f"error: rank {rank} was killed by {name}{why}; the same command continues", file=sys.stderr, flush=True)
+    return 128 - status
 
 
 def _pass_on(ranks: list[subprocess.Popen], signum: int) -> None:
@@ -172,22 +346,10 @@ def _pass_on(ranks: list[subprocess.Popen], signum: int) -> None:
             rank.send_signal(signum)
 
 
-def _wait(ranks: list[subprocess.Popen]) -> int:
-    """Until all have ended; the first exit status that is not 0 counts, and its rank's fellows get `GRACE_S`."""
-    status, deadline = 0, None
-    while None in (codes := [rank.poll() for rank in ranks]):
-        if deadline is None and any(codes):
-            status = next(filter(None, codes))
-            deadline = time.monotonic() + (SAVE_S if status in (130, 143) else GRACE_S)
-        if deadline and time.monotonic() > deadline:
-            _pass_on(ranks, signal.SIGKILL)
-        time.sleep(0.05)
-    status = status or next(filter(None, codes), 0)
-    return 128 - status if status < 0 else status
-
-
 def free_port() -> int:
     """A TCP port of this machine that nobody uses now."""
+    import socket
+
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]

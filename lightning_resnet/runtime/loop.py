@@ -29,7 +29,7 @@ from lightning_resnet.runtime.agreement import NOTHING, SAVE, STOP, SUPERSEDED, 
 from lightning_resnet.runtime.buckets import settle_buckets
 from lightning_resnet.runtime.checkpoint import POSITION, Checkpoints
 from lightning_resnet.runtime.evaluation import EvaluationLoop, install_evaluation
-from lightning_resnet.runtime.preemption import Stopped, deferring, request
+from lightning_resnet.runtime.preemption import Stopped, request
 from lightning_resnet.runtime.rundir import RunDir
 from lightning_resnet.runtime.step import Step
 from lightning_resnet.runtime.transfer import on_device, timed
@@ -40,6 +40,7 @@ def install(trainer: pl.Trainer, rundir: RunDir, checkpoints: Checkpoints, hang_
     trainer.fit_loop = FitLoop(trainer, rundir, checkpoints, hang_s)
     trainer._checkpoint_connector._select_ckpt_path = _given_path
     install_evaluation(trainer)
+    trainer.test_loop.training = trainer.fit_loop
 
 
 def _given_path(state_fn: TrainerFn, ckpt_path: Path | None, **_: bool) -> Path | None:
@@ -70,6 +71,7 @@ class FitLoop(_FitLoop):
         self.epoch_loop.val_loop = EvaluationLoop(
             trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False
         )
+        self.epoch_loop.val_loop.training = self
         self.rundir, self.checkpoints, self.hang_s = rundir, checkpoints, hang_s
         self.epoch, self.steps, self.evaluated = 0, 0, False
         self.waits = {"read": 0.0, "data": 0.0}
@@ -182,29 +184,30 @@ class FitLoop(_FitLoop):
             Superseded: a newer attempt has the run.
         """
         self.setup_data()
-        with deferring():
-            self.agreement = Agreement(self.hang_s)
-            if self.agreement.now(self.trainer.global_step) != self.trainer.global_step:
-                raise UserError(
-                    "ranks found different checkpoints: do they see the same folder? the same command continues"
-                )
-            self._setup_evaluation()
-            if not self.done:
-                settle_buckets(self.trainer, self.loader, self.epoch)
-            call._call_callback_hooks(self.trainer, "on_train_start")
-            call._call_lightning_module_hook(self.trainer, "on_train_start")
-            call._call_strategy_hook(self.trainer, "on_train_start")
-            self._grant(self.agreement.now(self._wish()))
-            while not self.done:
-                with self.trainer.profiler.profile("run_training_epoch"):
-                    self._train_epoch()
-                    self._evaluate()
-                self._end_epoch()
-            self.agreement.close()
-            self.checkpoints.finish()
-            call._call_callback_hooks(self.trainer, "on_train_end")
-            call._call_lightning_module_hook(self.trainer, "on_train_end")
-            call._call_strategy_hook(self.trainer, "on_train_end")
+        request.deferred = True  # to the end of the attempt: see `fit._attempt`
+        self.agreement = Agreement(self.hang_s)
+        if self.agreement.now(self.trainer.global_step) != self.trainer.global_step:
+            raise UserError(
+                "ranks found different checkpoints: do they see the same folder? the same command continues"
+            )
+        request.joined = True  # all ranks have met: none leaves any more but by an agreement
+        self._setup_evaluation()
+        if not self.done:
+            settle_buckets(self.trainer, self.loader, self.epoch)
+        call._call_callback_hooks(self.trainer, "on_train_start")
+        call._call_lightning_module_hook(self.trainer, "on_train_start")
+        call._call_strategy_hook(self.trainer, "on_train_start")
+        self._grant(self.agreement.now(self._wish()))
+        while not self.done:
+            with self.trainer.profiler.profile("run_training_epoch"):
+                self._train_epoch()
+                self._evaluate()
+            self._end_epoch()
+        self.agreement.close()
+        self.checkpoints.finish()
+        call._call_callback_hooks(self.trainer, "on_train_end")
+        call._call_lightning_module_hook(self.trainer, "on_train_end")
+        call._call_strategy_hook(self.trainer, "on_train_end")
 
     def _train_epoch(self) -> None:
         """What is left of it."""
@@ -275,8 +278,6 @@ class FitLoop(_FitLoop):
         if trainer.world_size > 1:
             for buffer in trainer.lightning_module.buffers():
                 dist.broadcast(buffer, 0)
-        self._val_loop.ticks = self.agreement.now(1 + sum(self._val_loop.max_batches))
-        self._val_loop.tick = lambda: self._grant(self.agreement.check(self._wish()), training=False)
         # Lightning counts the last step after the evaluation: what is logged in it stands at the step's number from 0
         self.epoch_loop._batches_that_stepped = trainer.global_step - 1
         trainer.validating = True
@@ -310,6 +311,10 @@ class FitLoop(_FitLoop):
             return SUPERSEDED
         return SAVE if self.checkpoints.due else NOTHING
 
+    def between_batches(self) -> None:
+        """In an evaluation: agree whether to stop."""
+        self._grant(self.agreement.check(self._wish()), training=False)
+
     def _grant(self, wish: int, training: bool = True) -> None:
         """What all ranks agreed on; during an evaluation, a save can wait."""
         if wish == SUPERSEDED:
@@ -318,4 +323,6 @@ class FitLoop(_FitLoop):
             return
         saved = self.checkpoints.save(self.trainer)
         if wish > SAVE:
-            raise Stopped(wish - STOP, self.checkpoints.finish(must=False) and saved)
+            saved = self.checkpoints.finish(must=False) and saved
+            # the others wait for the first, which writes: a launcher may kill it soon after one of them has left
+            raise Stopped(wish - STOP, bool(self.agreement.now(saved and self.trainer.is_global_zero)))

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from multiprocessing import Process, connection, forkserver, get_context, parent_process
 from pathlib import Path
+from types import FrameType
 
 from lightning_resnet.errors import tell
 from lightning_resnet.points import Point, Sweep
+from lightning_resnet.runtime.preemption import STATUSES, heeded
 from lightning_resnet.runtime.status import cores
 from lightning_resnet.sweep import clock, command, find_runs, forecast, validation_error
 
@@ -34,7 +36,7 @@ def run_points(sweep: Sweep, root: Path, jobs: int, main: Main | None = None) ->
         main: what a process calls with the arguments of `resnet-cli`; default: the command line itself.
 
     Returns:
-        Exit status: 0 if all points are finished now, 1 if not, 130 if interrupted.
+        Exit status: 0 if all points are finished now, 1 if not, 129, 130 or 143 if a signal has stopped them.
     """
     numbers = [n for n, point in enumerate(sweep.points) if point.state != "finished"]
     before, failed, ended = len(sweep.points) - len(numbers), 0, 0
@@ -43,7 +45,13 @@ def run_points(sweep: Sweep, root: Path, jobs: int, main: Main | None = None) ->
     if numbers:
         tell(f"{min(jobs, len(numbers))} runs at a time, {threads} threads each")
     commands = [command(sweep, sweep.points[n], root, str(threads)) for n in numbers]
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    heard: list[int] = []
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        heard.append(signum)
+        raise KeyboardInterrupt
+
+    former = {s: signal.signal(s, stop) for s in heeded()}
     try:
         with closing(_run(main or _command_line, commands, jobs)) as events:
             for i, code, seconds in events:
@@ -59,9 +67,10 @@ def run_points(sweep: Sweep, root: Path, jobs: int, main: Main | None = None) ->
                 tell(f"{line}  {_outcome(point, code, commands[i][1])}  {clock(seconds)}{left}")
     except KeyboardInterrupt:
         tell("interrupted; the same command continues", file=sys.stderr)
-        return 130
+        return STATUSES[signal.Signals(heard[0])] if heard else 130
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for s, handler in former.items():
+            signal.signal(s, handler)
     tell(f"{ended - failed} finished, {failed} not, {before} finished before")
     tell(f"next: resnet-cli compare {root / sweep.name}")
     return 1 if failed else 0
@@ -75,6 +84,7 @@ def _run(main: Main, commands: list[tuple[list[str], Path]], jobs: int) -> Itera
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     waiting = list(enumerate(commands))
+    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     live: dict[Process, tuple[int, float]] = {}
     if waiting:
         _start_server()
@@ -83,7 +93,7 @@ def _run(main: Main, commands: list[tuple[list[str], Path]], jobs: int) -> Itera
             while waiting and len(live) < jobs:
                 i, (arguments, log) = waiting.pop(0)
                 yield i, None, 0.0
-                process = context.Process(target=_child, args=(main, arguments, str(log)))
+                process = context.Process(target=_child, args=(main, arguments, str(log), nohup))
                 live[process] = i, time.monotonic()  # before it starts: Ctrl-C may come any time
                 process.start()
             ended = connection.wait([process.sentinel for process in live])
@@ -96,12 +106,13 @@ def _run(main: Main, commands: list[tuple[list[str], Path]], jobs: int) -> Itera
 
 
 def _start_server() -> None:
-    """Deaf to Ctrl-C from birth: it would die of it while it imports; the runs listen again."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Deaf to Ctrl-C and a closed terminal from birth: it would die of them; the runs listen again."""
+    former = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGHUP)}
     try:
         forkserver.ensure_running()
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for s, handler in former.items():
+            signal.signal(s, handler)
 
 
 def _command_line(arguments: list[str]) -> int:
@@ -110,10 +121,11 @@ def _command_line(arguments: list[str]) -> int:
     return shielded(arguments)
 
 
-def _child(main: Main, arguments: list[str], log: str) -> None:
+def _child(main: Main, arguments: list[str], log: str, nohup: bool) -> None:
     """In the process: everything it prints goes to a file; Ctrl-C in the terminal reaches the parent only."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
     with open(log, "a") as file, open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
         os.dup2(file.fileno(), 1)

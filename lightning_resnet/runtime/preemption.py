@@ -1,24 +1,44 @@
 """Signals that ask a training to end: they only leave a mark, which the training loop reads between two steps.
 
-SIGTERM, SIGUSR1, SIGUSR2: save, exit 143. Ctrl-C (SIGINT): save at the next batch, exit 130; a second one ends at once.
+SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU (the limit of CPU time): save, exit 143. SIGHUP (the terminal is closed): likewise,
+exit 129; under nohup it stays ignored. Ctrl-C (SIGINT): save at the next batch, exit 130; a second one, a second later
+or more, ends at once.
 Outside the loop there is nothing to save: an exception ends the process where it is, or in the imports a plain exit,
-as C code that imports a module swallows exceptions. Verbs that save nothing are gone within a second. Imports nothing
-slow: the command line arms it before torch is imported, because a signal in those seconds would otherwise kill without
-a word.
+as C code that imports a module swallows exceptions. A rank that others wait for, and that has no parent to tell them,
+takes the mark along into the loop, where all agree to end. Verbs that save nothing are gone within a second. Imports
+nothing slow: the command line arms it before torch is imported, because a signal in those seconds would otherwise kill
+without a word.
 """
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
 DEAF_S = 3.0  # seconds after which a process that has not reacted to a signal is ended; there is nothing to save
 LEAVE_S = 0.7  # likewise, of a verb that begins anew, whether it has reacted or not
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+JOIN_S = 30.0  # likewise, of a rank that takes the mark along to where it meets the others
+AGAIN_S = 1.0  # a second SIGINT sooner than this after the first is no second wish: some programs pass each on twice
+FINALIZER_S = 0.05  # until a signal that came in a finalizer, which swallows exceptions, comes again
+STATUSES = {  # of a process that such a signal has ended
+    signal.SIGTERM: 143,
+    signal.SIGUSR1: 143,
+    signal.SIGUSR2: 143,
+    signal.SIGXCPU: 143,
+    signal.SIGINT: 130,
+    signal.SIGHUP: 129,
+}
+SIGNALS = tuple(STATUSES)
+
+
+def heeded() -> tuple[signal.Signals, ...]:
+    """The signals to listen to: all of `SIGNALS`, without SIGHUP where nohup has it ignored."""
+    return tuple(s for s in SIGNALS if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN)
 
 
 class Stopped(BaseException):
@@ -40,8 +60,8 @@ class Stopped(BaseException):
 
     @property
     def exit_status(self) -> int:
-        """130 after Ctrl-C, else 143."""
-        return 130 if self.signum == signal.SIGINT else 143
+        """130 after Ctrl-C, 129 after SIGHUP, else 143."""
+        return STATUSES[signal.Signals(self.signum)]
 
     def __str__(self) -> str:
         if not self.continues:
@@ -55,44 +75,77 @@ class _Request:
     """The mark. There is one in a process, as signals are the process's."""
 
     signum = 0  # of the first signal
-    heard = False  # Python's handler has run: it cannot while the main thread waits in C code
+    since = 0.0  # when it came
     importing = False  # the process is still in its imports
-    deferred = False  # in the loop: wait for the end of the step
+    deferred = False  # only mark: wait for the end of the step, or for the other ranks
+    joined = False  # the mark will be read: in the loop, where all ranks have met, or at the end, where all is decided
     continues = True  # the same command would go on from here
     pid = 0  # of the process that listens, not of its workers
 
     def hear(self, signum: int, frame: FrameType | None = None) -> None:
         """The handler."""
-        self.heard = True
-        if self.importing:
-            stopped = Stopped(signum)
-            print(stopped, file=sys.stderr, flush=True)
-            os._exit(stopped.exit_status)
-        again = signum == signal.SIGINT == self.signum
-        self.signum = self.signum or signum
-        if not self.deferred:
-            raise (
-                Stopped(signum) if os.getpid() == self.pid else KeyboardInterrupt
-            )  # workers of torch end quietly on it
-        if again:
+        if self.importing and not self.deferred:
+            end_now(signum)
+        if os.getpid() != self.pid:
+            if self.deferred:
+                return  # a loader's worker, which ends with the training
+            raise KeyboardInterrupt  # workers of torch end quietly on it
+        if not self.deferred and _in_finalizer(frame):
+            again = threading.Timer(FINALIZER_S, os.kill, (self.pid, signum))
+            again.daemon = True
+            again.start()
+            return
+        before = self.signum
+        if not before:
+            self.signum = signum
+            self.since = time.monotonic()
+        if not self.deferred and not before:
+            raise Stopped(signum)
+        if signum == signal.SIGINT == before and time.monotonic() - self.since > AGAIN_S:
             os._exit(130)  # a rank that waits in a collective would not see an exception
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds that a process that has got a signal has until it must have reacted."""
+        if not self.continues:
+            return LEAVE_S
+        return JOIN_S if self.deferred else DEAF_S
 
 
 request = _Request()
 
 
+def _in_finalizer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
 @contextmanager
-def armed(continues: bool = True) -> Iterator[None]:
-    """Listen; afterwards the former handlers are back; see `insisting`."""
+def armed(continues: bool = True, deferred: bool = False) -> Iterator[None]:
+    """Listen; afterwards the former handlers are back; see `insisting`.
+
+    Args:
+        continues: the same command would go on from here.
+        deferred: this is a rank that takes a signal along to where it meets the others.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python allows handlers in the main thread only
         return
-    request.heard, request.signum, request.pid = False, 0, os.getpid()
-    former = {s: signal.signal(s, request.hear) for s in SIGNALS}
+    request.signum = 0
+    request.pid = os.getpid()
+    request.deferred = deferred
+    request.joined = False
+    former = {s: signal.signal(s, request.hear) for s in heeded()}
     try:
         with insisting(continues):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the parent of ranks starts them with these blocked
             yield
     finally:
+        request.deferred = False
+        request.joined = False
         for s, handler in former.items():
             signal.signal(s, handler)
 
@@ -112,7 +165,7 @@ def insisting(continues: bool) -> Iterator[None]:
     os.set_blocking(into, False)
     former_fd = signal.set_wakeup_fd(into, warn_on_full_buffer=False)  # written to from C, whatever Python does
     over = threading.Event()
-    threading.Thread(target=_insist, args=(out, over, continues), daemon=True).start()
+    threading.Thread(target=_insist, args=(out, over), daemon=True).start()
     try:
         yield
     finally:
@@ -122,16 +175,21 @@ def insisting(continues: bool) -> Iterator[None]:
         request.continues = former
 
 
-def _insist(pipe: int, over: threading.Event, continues: bool) -> None:
+def _insist(pipe: int, over: threading.Event) -> None:
     """In a thread: a rank that waits for another before the training starts ends too, though it does not hear."""
     while number := os.read(pipe, 1):
-        if number[0] not in SIGNALS or over.wait(DEAF_S if continues else LEAVE_S):
+        if number[0] not in SIGNALS or over.wait(request.patience_s) or request.joined:
             continue
-        if not (continues and (request.heard or request.deferred)):
-            stopped = Stopped(number[0])
-            print(stopped, file=sys.stderr, flush=True)
-            os._exit(stopped.exit_status)
+        end_now(number[0])
     os.close(pipe)
+
+
+def end_now(signum: int) -> NoReturn:
+    """End this process, wherever it is, with the message and the status of one that a signal has stopped."""
+    stopped = Stopped(signum)
+    with suppress(OSError):
+        print(stopped, file=sys.stderr, flush=True)
+    os._exit(stopped.exit_status)
 
 
 def leave(status: int) -> NoReturn:
@@ -146,14 +204,17 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-@contextmanager
-def deferring() -> Iterator[None]:
-    """Signals wait in `request.signum`, as does one whose exception somebody has swallowed before."""
-    request.deferred = True
-    try:
-        yield
-    finally:
-        request.deferred = False
+def leave_with(status: int) -> None:
+    """From here on a signal only hastens the end: what the exit status says is decided."""
+    for s in heeded():
+        signal.signal(s, _leaving(status))
+
+
+def _leaving(status: int) -> Callable[[int, FrameType | None], None]:
+    def leave_at_once(signum: int, frame: FrameType | None) -> None:
+        os._exit(status)
+
+    return leave_at_once
 
 
 @contextmanager

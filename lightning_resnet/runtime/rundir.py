@@ -22,7 +22,7 @@ from typing import Any
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.files import remove_unfinished, write_json, write_new, write_whole
 from lightning_resnet.reading import parse_yaml
-from lightning_resnet.runtime.status import attempt_files, last_attempt, process_name, status
+from lightning_resnet.runtime.status import attempt_files, last_attempt, process_name, restarts, status
 from lightning_resnet.secrets import mask
 
 HEARTBEAT_S = 10.0  # seconds between signs of life
@@ -76,7 +76,7 @@ class RunDir:
             "reason": "running",
             "last_step": 0,
             "job_id": os.environ.get("SLURM_JOB_ID"),
-            "restart_count": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+            "restart_count": restarts(os.environ),
             "gpus": gpus,
             "host": socket.gethostname(),
             "process": process_name(),
@@ -126,8 +126,8 @@ class RunDir:
 
     def _is_predecessor(self, owner: dict[str, Any]) -> bool:
         """A requeued job takes over from itself: what it was before the requeue has ended, or is about to."""
-        job, restarts = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
-        return job is not None and owner.get("job_id") == job and owner.get("restart_count", 0) < restarts
+        job, count = os.environ.get("SLURM_JOB_ID"), restarts(os.environ)
+        return job is not None and owner.get("job_id") == job and owner.get("restart_count", 0) < count
 
     def beat(self, step: int, force: bool = False) -> None:
         """Show that the attempt is alive and how far it has come; writes at most every `HEARTBEAT_S`."""

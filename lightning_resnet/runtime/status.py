@@ -4,6 +4,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,12 @@ def attempt_files(run_dir: Path) -> dict[int, Path]:
     numbers = sorted(int(name.partition(".")[0]) for name in names if ATTEMPT_FILE.fullmatch(name))
     files = {number: run_dir / "attempts" / f"{number}.json" for number in numbers}
     return {number: file for number, file in files.items() if file.is_file()}
+
+
+def restarts(env: Mapping[str, str]) -> int:
+    """How often Slurm has requeued this job; 0 outside of one, and where the variable is no number."""
+    count = env.get("SLURM_RESTART_COUNT", "")
+    return int(count) if count.isdecimal() else 0
 
 
 def attempts(run_dir: Path) -> list[dict[str, Any]]:
