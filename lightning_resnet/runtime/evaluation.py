@@ -1,5 +1,6 @@
 """The evaluation loop: Lightning's, also where a rank has no sample, with ranks that talk between two batches."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -30,8 +31,9 @@ def install_evaluation(trainer: pl.Trainer, step: int | None = None) -> None:
 class EvaluationLoop(_EvaluationLoop):
     """Also where a rank has no sample: it takes part in the sums all the same."""
 
-    training: Any = None  # the loop of the training that this is part of: asked after each batch whether to stop,
-    ticks = 0  # so many times in all: as often as on the rank with the most batches
+    between_batches: Callable[[], None] | None = None  # in a training: asks whether to stop,
+    most: Callable[[int], int] | None = None  # as often as the rank with the most batches
+    ticks = 0
     meter: Meter | None = None
     step: int | None = None  # see `install_evaluation`
 
@@ -51,8 +53,8 @@ class EvaluationLoop(_EvaluationLoop):
     def on_run_start(self) -> None:
         """The number of batches is known."""
         super().on_run_start()
-        if self.training:
-            self.ticks = self.training.agreement.now(1 + sum(self.max_batches))
+        if self.most:
+            self.ticks = self.most(1 + sum(self.max_batches))
         self.meter = Meter(sum(self.max_batches), "batches", show=self.trainer.is_global_zero)
 
     def _evaluation_step(self, *args: Any) -> None:
@@ -83,4 +85,4 @@ class EvaluationLoop(_EvaluationLoop):
     def _tick(self) -> None:
         if self.ticks > 0:
             self.ticks -= 1
-            self.training.between_batches()
+            self.between_batches()

@@ -40,7 +40,7 @@ def install(trainer: pl.Trainer, rundir: RunDir, checkpoints: Checkpoints, hang_
     trainer.fit_loop = FitLoop(trainer, rundir, checkpoints, hang_s)
     trainer._checkpoint_connector._select_ckpt_path = _given_path
     install_evaluation(trainer)
-    trainer.test_loop.training = trainer.fit_loop
+    trainer.fit_loop.listen_in(trainer.test_loop)
 
 
 def _given_path(state_fn: TrainerFn, ckpt_path: Path | None, **_: bool) -> Path | None:
@@ -71,7 +71,7 @@ class FitLoop(_FitLoop):
         self.epoch_loop.val_loop = EvaluationLoop(
             trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False
         )
-        self.epoch_loop.val_loop.training = self
+        self.listen_in(self.epoch_loop.val_loop)
         self.rundir, self.checkpoints, self.hang_s = rundir, checkpoints, hang_s
         self.epoch, self.steps, self.evaluated = 0, 0, False
         self.waits = {"read": 0.0, "data": 0.0}
@@ -311,8 +311,15 @@ class FitLoop(_FitLoop):
             return SUPERSEDED
         return SAVE if self.checkpoints.due else NOTHING
 
-    def between_batches(self) -> None:
-        """In an evaluation: agree whether to stop."""
+    def listen_in(self, loop: EvaluationLoop) -> None:
+        """Let an evaluation of this training stop between two batches."""
+        loop.between_batches = self._between_batches
+        loop.most = self._most
+
+    def _most(self, number: int) -> int:
+        return self.agreement.now(number)
+
+    def _between_batches(self) -> None:
         self._grant(self.agreement.check(self._wish()), training=False)
 
     def _grant(self, wish: int, training: bool = True) -> None:
