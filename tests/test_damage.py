@@ -97,6 +97,15 @@ def test_bad_pictures_are_counted_in_the_metrics(jpegs, tmp_path, cli):
     rows = [json.loads(line) for line in lines]
     counted = {e: sum(r.get("data/bad_images", 0) for r in rows if r["epoch"] == e) for e in (0, 1)}
     assert counted == {0: 2, 1: 2} and all(r.get("data/bad_images") != 0 for r in rows)
+    bad = tmp_path / "bad.beton"
+    shutil.copy(jpegs.files["val"], bad)
+    beton, content = Beton(bad), bytearray(bad.read_bytes())
+    content[int(beton.images["data_ptr"].min()) : int(beton.header["alloc_table_ptr"])] = bytes(
+        int(beton.header["alloc_table_ptr"]) - int(beton.images["data_ptr"].min())
+    )
+    bad.write_bytes(content)
+    code, _, err = cli("fit", *options, "--data.on_bad", "count", "--run.root", "none", "--data.source.val", bad)
+    assert code == 2 and "none of the 8 val images can be read: --data.on_bad raise names" in err
 
 
 def test_an_oddity_that_costs_no_pixel_is_no_damage(tmp_path):

@@ -2,8 +2,10 @@
 
 import gzip
 import io
+import json
 import os
 import pickle
+import re
 import struct
 import subprocess
 import tarfile
@@ -18,10 +20,11 @@ from PIL import Image
 
 from lightning_resnet.data import fallback, imagenet, kernel, module, sources
 from lightning_resnet.data import torch as torch_loader
-from lightning_resnet.data.beton import manifest_path
+from lightning_resnet.data.beton import FIELD, HEADER, IMAGE, Beton, manifest_path
 from lightning_resnet.data.betonfiles import BetonFiles
 from lightning_resnet.data.cache import as_beton
 from lightning_resnet.data.encode import Bad, Options, Task, encode, open_rgb
+from lightning_resnet.data.journal import ROW
 from lightning_resnet.data.limits import MAX_SCANS
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.data.sources import ImageFolder, Images, Synthetic, find_images
@@ -334,6 +337,115 @@ def test_labels_of_two_files_mean_the_same_classes(tmp_path, capsys):
         BetonFiles(train, beton_of(tmp_path, "other", ["bee", "dog"])).splits()
     manifest_path(Path(tmp_path / "other.beton")).unlink()  # then nothing is known of its classes
     assert BetonFiles(train, str(tmp_path / "other.beton")).splits()["val"].labels.tolist() == [0, 1] * 4
+
+
+def lying_about_size(folder, rows, cols):
+    """A .beton without a manifest, all of whose images are said to have so many pixels."""
+    path = Path(beton_of(folder, "lying", ["a", "b"]))
+    manifest_path(path).unlink()
+    beton = Beton(path)
+    stored = beton.images.copy()
+    stored["height"], stored["width"] = rows, cols
+    data = bytearray(path.read_bytes())
+    for i, image in enumerate(stored):
+        at = beton.header_bytes - (len(beton) - i) * ROW.itemsize
+        data[at : at + IMAGE.itemsize] = image.tobytes()
+    path.write_bytes(data)
+    return str(path)
+
+
+def test_images_that_are_said_to_be_huge_take_no_memory(tmp_path, monkeypatch):
+    path = lying_about_size(tmp_path, 60_000, 60_000)
+    data = data_of(BetonFiles(path, path), batch_size=4, size=None, crop="none")
+    with pytest.raises(UserError, match="a batch of 4 images of 60000x60000 pixels takes 43.2 GB: set --data.size"):
+        list(data.train_dataloader())
+    batches = copies(data_of(BetonFiles(path, path), batch_size=4, size=16, on_bad="count").train_dataloader())
+    assert all((labels == -100).all() for _, labels in batches)
+    assert len(verify(path)) == 8
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        ({"classes": "abc"}, "its classes is 'abc'|its classes is abc"),
+        ({"classes": ["a", 1]}, "not different names"),
+        ({"classes": ["a", "a"]}, "not different names"),
+        ({"skipped": 3}, "its skipped is 3"),
+        ({"skipped": [1]}, "is no list of samples"),
+        ({"count": True}, "its count is True"),
+        ({"count": None}, "it has no count"),
+        ({"crc32": 5}, "its crc32 is 5"),
+        ({"file_hash": ["\x1b[2J\n"]}, r"its file_hash is \['"),
+        ([], "it is no mapping"),
+    ],
+)
+def test_a_manifest_of_odd_types_is_one_line(tmp_path, manifest, words, cli):
+    path = Path(beton_of(tmp_path, "f", ["a", "b"]))
+    written = json.loads(manifest_path(path).read_text())
+    manifest_path(path).write_text(json.dumps(written | manifest if isinstance(manifest, dict) else manifest))
+    for verb in ("info", "verify"):
+        code, out, err = cli("data", verb, path)
+        assert code in (1, 2) and (out + err).count("remove it to go without its checks") == 1
+        assert re.search(words, out + err) and all(line.isprintable() for line in (out + err).split("\n"))
+
+
+def test_names_in_a_manifest_act_on_no_terminal(tmp_path, cli):
+    path = Path(beton_of(tmp_path, "f", ["a\x1b[2J", "b\nc"]))
+    code, out, _ = cli("data", "info", path)
+    assert code == 0 and r"a\x1b[2J, b\nc; 4 to 4" in out
+
+
+def with_fields(path, change):
+    """The same file with other entries in its table of fields."""
+    data = bytearray(path.read_bytes())
+    fields = np.frombuffer(data, FIELD, 3, HEADER.itemsize).copy()
+    change(fields)
+    data[HEADER.itemsize : HEADER.itemsize + fields.nbytes] = fields.tobytes()
+    path.write_bytes(data)
+
+
+def set_header(path, **values):
+    data = bytearray(path.read_bytes())
+    header = np.frombuffer(data, HEADER, 1).copy()
+    for name, value in values.items():
+        header[name] = value
+    data[: HEADER.itemsize] = header.tobytes()
+    path.write_bytes(data)
+
+
+def set_label(path, label):
+    beton, data = Beton(path), bytearray(path.read_bytes())
+    at = beton.header_bytes - ROW.itemsize + ROW.fields["f1"][1]
+    data[at : at + 8] = struct.pack("<q", label)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p: set_label(p, 2**63 - 1), r"position 7\): label 9223372036854775807 is not of 0 to 1048575 \(1 such"),
+        (lambda p: set_label(p, -1), "label -1 is not of 0 to"),
+        (lambda p: set_label(p, 2**31 - 1), "label 2147483647 is not of 0 to"),
+        (lambda p: set_header(p, num_fields=2), "image data begin|must hold one image|label|its allocation"),
+        (lambda p: set_header(p, num_samples=9), "counts 9 samples, its allocation table 8"),
+        (lambda p: set_header(p, num_samples=7), "counts 7 samples, its allocation table 8"),
+        (lambda p: set_header(p, page_size=0), "its pages have no bytes"),
+        (lambda p: with_fields(p, lambda f: f["type_id"].__setitem__(1, 0)), "its field label holds no integers"),
+        (lambda p: with_fields(p, lambda f: f["type_id"].__setitem__(2, 0)), "its field id holds no integers"),
+        (lambda p: with_fields(p, lambda f: f["name"].__setitem__(2, f["name"][1])), "two of its fields have one name"),
+        (lambda p: with_fields(p, lambda f: (f["type_id"].__setitem__(2, 9), f["name"][2].__setitem__(0, 27))), "kind"),
+    ],
+)
+def test_a_beton_that_contradicts_itself_is_one_line(tmp_path, change, words, cli):
+    path = Path(beton_of(tmp_path, "f", ["a", "b"]))
+    manifest_path(path).unlink()
+    change(path)
+    for verb in ("info", "verify"):
+        code, out, err = cli("data", verb, path)
+        assert code in (1, 2) and re.search(words, out + err), out + err
+        assert all(line.isprintable() for line in (out + err).split("\n"))
+    with pytest.raises(UserError, match=words):
+        BetonFiles(str(path), str(path)).splits()
 
 
 # -- archives ----------------------------------------------------------------------------------------------------------

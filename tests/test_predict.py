@@ -20,6 +20,14 @@ wandb: {mode: disabled}
 """
 CLASSES = [f"kind{i}" for i in range(7)]
 
+BAD = {
+    "00.png": b"no picture",
+    "eps.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
+    "bomb.ppm.png": b"P6 65535 65535 255\n",
+    "cut.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    "empty.tif": b"",
+}
+
 
 @pytest.fixture
 def photos(tmp_path):
@@ -62,6 +70,10 @@ def test_pictures_get_the_classes_that_validation_gives_them(cli, photos):
         and " object at " not in err
         and len(done) == 4
     )
+    for name, data in BAD.items():  # one bad image leaves the others their classes
+        (photos / "kind0" / name).write_bytes(data)
+    code, out, err = cli("predict", photos / "kind0", "--ckpt_path", run, "--format", "csv", "--top", 1)
+    assert code == 1 and err.count("; leave it out\n") == err.count("\n") == len(BAD) and out.count("\n") == 4
     assert [len(each["top"]) for each in done] == [5] * 4
     values = [best["probability"] for best in done[0]["top"]]
     assert values == sorted(values, reverse=True)

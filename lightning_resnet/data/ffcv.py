@@ -5,6 +5,7 @@ either side) its one thread ends with it. A batch on the CPU is the caller's own
 the caller has let go of it.
 """
 
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,12 +20,14 @@ from lightning_resnet.data import kernel
 from lightning_resnet.data.ahead import read_ahead
 from lightning_resnet.data.augment import Augment, draw, finish
 from lightning_resnet.data.loader import Batch, Loader, OnBad
+from lightning_resnet.data.machine import memory
 from lightning_resnet.data.sources import Images
 from lightning_resnet.errors import UserError
 
 NAME = "FFCVLoader"  # of the threads
 AHEAD = 3  # batches decoded before they are asked for
 HANG_S = 300.0  # seconds without a batch after which storage is taken to hang
+LARGE_BATCH = 1 << 29  # bytes; below it memory is not asked for
 IGNORED = -100  # label of a picture that could not be read: cross entropy's ignore_index
 
 
@@ -123,6 +126,7 @@ def read(
     stored = file.images[positions]
     boxes, flips, size = draw(augment, seed, epoch, images.ids[at], stored["height"], stored["width"], repeat)
     shape = (len(at), size, size, 3)
+    _check_memory(shape)
     out = empty(*shape) if empty else torch.empty(shape, dtype=torch.uint8)
     status = kernel.decode(file, kernel.make_items(file, positions, boxes, flips), out.numpy(), threads)
     labels = torch.from_numpy(images.labels[at])
@@ -136,6 +140,16 @@ def read(
     pictures = out.permute(0, 3, 1, 2)
     finish(augment, pictures, seed, epoch, images.ids[at], repeat, threads)
     return pictures, labels
+
+
+def _check_memory(shape: tuple[int, ...]) -> None:
+    """Refuse images so large as they are stored that a batch of them takes the memory; a damaged file may say so."""
+    needed = math.prod(shape)
+    if needed > LARGE_BATCH and needed > memory() // 4:
+        raise UserError(
+            f"a batch of {shape[0]} images of {shape[1]}x{shape[2]} pixels takes {needed / 1e9:.1f} GB: set "
+            "--data.size to the pixels per side, or lower --data.batch_size"
+        )
 
 
 def _put(queue: Queue, item: object, stop: threading.Event) -> bool:
