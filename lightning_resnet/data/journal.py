@@ -26,6 +26,7 @@ RECORD = np.dtype(
         ("crc", "<u4"),
         *((name, "<u8") for name in ("ptr", "size", "mark")),
         *((name, "<i8") for name in ("label", "id")),
+        ("check", "<u4"),  # CRC-32 of what stands before it: a record that was damaged ends what is taken over
     ]
 )
 MAGIC = b"beton journal 2\n"
@@ -79,6 +80,7 @@ class Unfinished:
                 _write(self._data, sample.data, at)
                 record["kept"], record["mode"], record["ptr"], record["size"] = 1, sample.mode, at, len(sample.data)
                 record["width"], record["height"], record["crc"] = sample.width, sample.height, sample.crc
+        records["check"] = [_checksum(record) for record in records]
         _write(self._notes, records.tobytes(), len(self._head) + self.done * RECORD.itemsize)
         self.done += len(samples)
 
@@ -126,7 +128,9 @@ class Unfinished:
             _write(self._notes, self._head, 0)
         records = np.frombuffer(notes, RECORD, len(notes) // RECORD.itemsize)
         for record, mark in zip(records, self._marks, strict=False):
-            if record["mark"] != mark or (record["kept"] and not self._is_there(record)):
+            if record["check"] != _checksum(record) or record["mark"] != mark:
+                break
+            if record["kept"] and not self._is_there(record):
                 break
             self.records[self.done] = record
             self.done += 1
@@ -142,6 +146,10 @@ class Unfinished:
                 return True
         self.page_size, self._end = before
         return False
+
+
+def _checksum(record: np.void) -> int:
+    return zlib.crc32(record.tobytes()[: RECORD.fields["check"][1]])
 
 
 def _field_table() -> np.ndarray:
