@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from lightning_resnet.analysis.tables import csv_cell
 from lightning_resnet.classes import align
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.describe import say
@@ -77,7 +78,7 @@ class _Rows(Callback):
         probability, predicted = outputs.max(1)
         for label, value in zip(predicted.tolist(), probability.tolist(), strict=True):
             sample, truth = next(self.images)
-            self.writer.writerow([sample, self.classes[truth], self.names[label], f"{value:.4f}"])
+            self.writer.writerow([sample, *map(csv_cell, (self.classes[truth], self.names[label])), f"{value:.4f}"])
         sys.stdout.flush()
         self.meter.update(1)
 

@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_resnet.errors import Parser, UserError, printable, tell
+from lightning_resnet.errors import Parser, UserError, tell
 from lightning_resnet.runtime.progress import Meter
 
 if TYPE_CHECKING:
@@ -145,13 +145,13 @@ def _table(found: Iterable[Prediction]) -> int:
 
 def _csv(found: Iterable[Prediction]) -> int:
     """Write each at once: an interruption loses nothing."""
+    from lightning_resnet.analysis.tables import csv_cell
+
     writer, n = csv.writer(sys.stdout, lineterminator="\n"), 0
     writer.writerow(["picture", "rank", "class", "probability"])
     for n, (picture, best) in enumerate(found, 1):  # noqa: B007 -- the last is how many
-        shown = [(printable(name, None), value) for name, value in best]
-        writer.writerows(
-            [printable(picture, None), rank, name, f"{value:.6f}"] for rank, (name, value) in enumerate(shown, 1)
-        )
+        shown = [(csv_cell(name), value) for name, value in best]
+        writer.writerows([csv_cell(picture), rank, name, f"{value:.6f}"] for rank, (name, value) in enumerate(shown, 1))
         sys.stdout.flush()
     return n
 

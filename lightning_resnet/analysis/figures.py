@@ -4,6 +4,7 @@ Figures are made through matplotlib's objects: no pyplot, no display, no state; 
 """
 
 import io
+import warnings
 from collections.abc import Sequence
 from textwrap import fill
 
@@ -15,10 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightning_resnet.analysis.tables import describe, groups, text
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, printable
 
 SHORT_RUN_STEPS = 5_000
 PANELS_PER_LINE = 4
+LONGEST = 200  # characters of a text in a figure
 LABEL = 36  # characters of a line of the legend: it must leave room for the panels
 X_LABELS = {
     "step": "iterations (optimizer steps)",
@@ -61,7 +63,7 @@ def curves(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], title
     with matplotlib.style.context(STYLE):
         figure, axes = _grid(len(panels), title, x)
         for ax, (value, part) in zip(axes, panels, strict=True):
-            ax.set_title(describe(other, value) if by_panel else "")
+            ax.set_title(drawn(describe(other, value)) if by_panel else "")
             for key, group in groups(part, keys):
                 _draw(ax, history[history["path"].isin(group["path"])], colours[key], x)
         _limits(axes)
@@ -97,7 +99,7 @@ def _grid(n: int, title: str, x: str) -> tuple[Figure, list[Axes]]:
     figure.supxlabel(X_LABELS[x], fontsize=12)
     figure.supylabel("error (%)", fontsize=12)
     if title:
-        figure.suptitle(title, fontsize=14)
+        figure.suptitle(drawn(title), fontsize=14)
     return figure, list(grid.flat[:n])
 
 
@@ -138,10 +140,17 @@ def _limits(axes: Sequence[Axes]) -> None:
         axes[0].xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k" if step >= 1000 else f"{step:g}")
 
 
+def drawn(text: str) -> str:
+    """Text as matplotlib may draw it: no mathematics, no hidden label, in lines, and not without end."""
+    shown = fill(printable(text, LONGEST), LABEL).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown  # matplotlib leaves out what begins with _
+
+
 def _legend(figure: Figure, keys: Sequence[str], colours: dict[tuple[str, ...], str]) -> None:
     """Beside the panels, so that it covers no data: colours, then line styles."""
-    label = lambda key: fill(describe(keys, key), LABEL)  # noqa: E731
-    handles = [Line2D([], [], color=colour, linewidth=3, label=label(key)) for key, colour in colours.items()]
+    handles = [
+        Line2D([], [], color=colour, linewidth=3, label=drawn(describe(keys, key))) for key, colour in colours.items()
+    ]
     for what, line, width in (("", "", 0), ("validation", "-", 2.0), ("training", "--", 1.3)):  # after a gap
         handles.append(Line2D([], [], color="0.25", linestyle=line, linewidth=width, label=what))
     if colours:
@@ -176,6 +185,7 @@ def _range(values: Sequence[float]) -> str:
 def render(figure: Figure, kind: str) -> bytes:
     """The figure as png or svg, without dates or versions: same runs, same bytes."""
     out = io.BytesIO()
-    with matplotlib.style.context(STYLE):
+    with matplotlib.style.context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box in its place is warning enough
         figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
     return out.getvalue()

@@ -137,7 +137,7 @@ def write(what: str, frame: "pd.DataFrame", folder: Path) -> str:
     module = import_module(f"lightning_resnet.analysis.{what}")
     markdown = "\n\n".join([tables.markdown(summary(module, frame)), *module.remarks(frame)]) + "\n"
     figure = module.figure(frame)
-    contents = {"md": markdown.encode(), "csv": frame.to_csv(index=False, lineterminator="\n").encode()}
+    contents = {"md": markdown.encode(), "csv": tables.as_csv(frame).encode()}
     contents |= {kind: figures.render(figure, kind) for kind in ("png", "svg")}
     files = [report.write_file(folder / f"{what}.{kind}", content) for kind, content in contents.items()]
     return "\n".join([markdown, *map(str, files)])

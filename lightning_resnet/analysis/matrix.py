@@ -185,10 +185,12 @@ def write_confusion(row: Row, names: Sequence[str], path: Path) -> None:
     """
     import torch
 
+    from lightning_resnet.analysis.tables import csv_cell
+
     known = row.labels >= 0
     n = max(len(names), int(row.best[:, 0].max()) + 1)
     counts = torch.bincount(row.labels[known] * n + row.best[known, 0], minlength=n * n).view(n, n).tolist()
-    heads = [*names, *map(str, range(len(names), n))]
+    heads = [csv_cell(name) for name in (*names, *map(str, range(len(names), n)))]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["label", *heads])

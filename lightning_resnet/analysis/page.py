@@ -11,6 +11,7 @@ import pandas as pd
 
 from lightning_resnet.analysis.figures import _colours
 from lightning_resnet.analysis.tables import describe, groups
+from lightning_resnet.errors import printable
 
 POINTS = 200  # of each curve at most
 STYLE = """
@@ -100,10 +101,10 @@ def page(title: str, body: Sequence[str], data: dict[str, Any], command: str) ->
         data: from `curves`.
         command: that made it.
     """
-    content = json.dumps(data, allow_nan=False).replace("</", "<\\/")
+    content = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # `<!--<script>` would swallow ours
     pieces = [
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n<h1>{html.escape(title)}</h1>",
+        f"<title>{_safe(title)}</title>\n<style>{STYLE}</style>\n<h1>{_safe(title)}</h1>",
         *body,
         '<h2>Runs</h2>\n<div id="keys"></div>\n<svg id="curves"></svg>\n<p id="value" class="small"></p>',
         note(f"Made by {command}"),
@@ -115,13 +116,13 @@ def page(title: str, body: Sequence[str], data: dict[str, Any], command: str) ->
 def picture(svg: bytes, caption: str) -> str:
     """A figure with what it shows, inside the file."""
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
-    text = html.escape(caption)
+    text = _safe(caption)
     return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
 def table(cells: Sequence[Sequence[str]]) -> str:
     """A table, header first; a click on a heading sorts."""
-    head, *rows = ([html.escape(str(cell)) for cell in row] for row in cells)
+    head, *rows = ([_safe(cell) for cell in row] for row in cells)
     head = [cell.replace("_", "_<wbr>") for cell in head]  # long names may break there
     body = "".join("\n<tr><td>" + "<td>".join(row) for row in rows)
     return f'<div class="table"><table>\n<tr><th>{"<th>".join(head)}{body}\n</table></div>'
@@ -129,18 +130,18 @@ def table(cells: Sequence[Sequence[str]]) -> str:
 
 def note(text: str) -> str:
     """Small print."""
-    return f'<p class="small">{html.escape(text)}</p>'
+    return f'<p class="small">{_safe(text)}</p>'
 
 
 def flag(text: str) -> str:
     """What weakens the comparison."""
-    return f'<p class="flag">Careful: {html.escape(text)}.</p>'
+    return f'<p class="flag">Careful: {_safe(text)}.</p>'
 
 
 def curves(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], x: str) -> dict[str, Any]:
     """Errors in percent of every run that has been evaluated, thinned out; by the column `x` of `history`."""
     parts = groups(runs[runs["status"] != "unreadable"], rows)
-    colours = {describe(rows, key): colour for key, colour in _colours([key for key, _ in parts]).items()}
+    colours = {printable(describe(rows, key)): colour for key, colour in _colours([key for key, _ in parts]).items()}
     val = dict(iter(history[history["kind"] == "val"].groupby("path")))
     found = []
     for key, part in parts:
@@ -148,9 +149,16 @@ def curves(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], x: st
             of = val.get(run.path, history.iloc[:0])
             of = of.iloc[:: max(1, len(of) // POINTS)]
             errors = {name: _errors(of[f"{name}/acc1"]) for name in ("val", "train_eval")}
-            found.append({"row": describe(rows, key), "run": run.run_id, "x": [float(v) for v in of[x]]})
+            found.append(
+                {"row": printable(describe(rows, key)), "run": printable(run.run_id), "x": [float(v) for v in of[x]]}
+            )
             found[-1] |= {"val": errors["val"], "train": errors["train_eval"]}
     return {"runs": [run for run in found if run["x"]], "colours": colours, "x": x}
+
+
+def _safe(text: object) -> str:
+    """As text of the page: no markup, and no character that cannot be seen."""
+    return html.escape(printable(text))
 
 
 def _errors(accuracy: pd.Series) -> list[float | None]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from lightning_resnet.analysis.figures import COLOURS, STYLE
+from lightning_resnet.analysis.figures import COLOURS, STYLE, drawn
 
 
 class Panel(NamedTuple):
@@ -45,7 +45,7 @@ def panels(frame: pd.DataFrame, each: Sequence[Panel]) -> Figure:
                 ax.set_ylim(0, 1.05 * max((line.get_ydata().max(initial=0) for line in ax.get_lines()), default=1) or 1)
             if panel.x != "step":
                 ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        handles = [Line2D([], [], color=colour, linewidth=3, label=net) for net, colour in colours.items()]
+        handles = [Line2D([], [], color=colour, linewidth=3, label=drawn(net)) for net, colour in colours.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), max(2, 2 * len(each) - 1)))
     return figure
 

@@ -95,14 +95,14 @@ def report(
 
 def _pictures(runs: "Runs", history: "pd.DataFrame", keys: list[str], view: View) -> tuple[dict[str, bytes], list[str]]:
     """The files of all figures, and the figures for the page: the curves, then what callbacks logged."""
-    from lightning_resnet.analysis import during, figures, page
+    from lightning_resnet.analysis import during, figures, page, tables
 
     drawn = {"curves": figures.curves(runs.runs, history, keys, view.title, view.x)}
     captions, contents = {"curves": figures.caption(runs.runs, keys)}, {}
     for kind in view.panels:
         frame = during.logged(runs, keys, kind)
         drawn[kind], captions[kind] = during.figure(frame, kind), during.caption(kind)
-        contents[f"{kind}.csv"] = frame.to_csv(index=False, lineterminator="\n").encode()
+        contents[f"{kind}.csv"] = tables.as_csv(frame).encode()
     for name, figure in drawn.items():
         contents |= {f"{name}.{kind}": figures.render(figure, kind) for kind in ("png", "svg")}
     return contents, [page.picture(contents[f"{name}.svg"], captions[name]) for name in drawn]

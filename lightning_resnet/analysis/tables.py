@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from lightning_resnet.analysis.runs import STATISTICS, Runs, short_names
-from lightning_resnet.errors import UserError, nearest
+from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.runtime.identity import DATA_KEYS_WITHOUT_EFFECT, TRAINER_KEYS
 
 CODE = ("code", "torch", "lightning_resnet")  # columns of `runs` that say which code ran
@@ -208,18 +208,41 @@ def _runs(n: int) -> str:
 
 def to_csv(table: Table) -> str:
     """The table as CSV: errors with 4 decimals, an empty field where there is no value."""
-    return _as_text(table.frame, 4, "").to_csv(index=False, lineterminator="\n")
+    return as_csv(_as_text(table.frame, 4, ""))
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """A table as CSV that a spreadsheet may open."""
+    safe = frame.map(lambda value: csv_cell(value) if isinstance(value, str) else value)
+    return safe.rename(columns=csv_cell).to_csv(index=False, lineterminator="\n")
+
+
+def csv_cell(text: str) -> str:
+    """A cell on one line that spreadsheets take for text, not for a formula, unless it is a number."""
+    shown = printable(text, None)
+    if not shown.startswith(("=", "+", "-", "@")):
+        return shown
+    try:
+        float(shown)
+    except ValueError:
+        return f"'{shown}"
+    return shown
+
+
+def prose(text: str) -> str:
+    """Text on one line of Markdown, in which no HTML and no link of others acts."""
+    return printable(text, None).replace("<", "\\<").replace("](", "]\\(")
 
 
 def to_markdown(table: Table) -> str:
     """The table as Markdown, with its legend, notes and flags."""
-    remarks = [LEGEND, *table.notes, *(f"**Careful:** {flag}." for flag in table.flags)]
+    remarks = [LEGEND, *map(prose, table.notes), *(f"**Careful:** {prose(flag)}." for flag in table.flags)]
     return markdown(to_cells(table)) + "\n\n" + "\n\n".join(remarks) + "\n"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Cells as a Markdown table, header first."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    cells = [[prose(cell).replace("|", "\\|") for cell in row] for row in rows]
     width = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["| " + " | ".join(cell.rjust(w) for cell, w in zip(row, width, strict=True)) + " |" for row in cells]
     lines.insert(1, "|" + "|".join("-" * (w + 1) + ":" for w in width) + "|")
@@ -228,8 +251,11 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 def to_latex(table: Table) -> str:
     """The table as a LaTeX tabular with booktabs rules."""
-    special = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "~": r"\textasciitilde{}"})
-    head, *rows = (" & ".join(cell.translate(special) for cell in row) + r" \\" for row in to_cells(table))
+    words = {"±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    words |= {"[": "{[}", "*": "{*}"}  # after the end of a row TeX takes these for its arguments
+    special = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | words)
+    lines = [[printable(cell, None).translate(special) for cell in row] for row in to_cells(table)]
+    head, *rows = (" & ".join(line) + r" \\" for line in lines)
     columns = "l" * sum(name not in STATISTICS for name in table.frame) + "r" * len(STATISTICS)
     begin, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
     return "\n".join([begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", end]) + "\n"

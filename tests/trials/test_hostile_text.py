@@ -1,12 +1,22 @@
 """Text of others in every output: nothing in it acts on a terminal, a page, a table, TeX or a spreadsheet."""
 
+import csv
+import json
+import re
+import shutil
+import subprocess
 import sys
+from html.parser import HTMLParser
 from io import BytesIO, TextIOWrapper
+from xml.etree import ElementTree
 
 import pytest
+from test_analysis import make_run
 
+from lightning_resnet.cli import main
 from lightning_resnet.errors import LONGEST, printable, tell
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PAYLOADS = {
     "script": "<script>document.title = 'ran'</script>",
     "swallowed script": "<!--<script>",
@@ -65,3 +75,111 @@ def test_a_terminal_of_any_encoding_takes_any_text(payload, encoding, monkeypatc
     tell("±", payload)
     stream.seek(0)
     assert_harmless(stream.read())
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The report of runs whose setting, commit, machine and title are payloads, and what is printed."""
+    root = tmp_path_factory.mktemp("hostile") / "runs"
+    for number, payload in enumerate(PAYLOADS.values()):
+        run = make_run(root / "s" / f"r{number:02}", net_args={"depth": 20, "shortcut": payload}, sha=payload)
+        meta = json.loads((run / "meta.json").read_text())
+        (run / "meta.json").write_text(json.dumps(meta | {"hardware": {"cpu": payload, "gpu": None}}))
+    titles = [payload for payload in PAYLOADS.values() if "\0" not in payload]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(root.parent / "cache"))
+        stream = TextIOWrapper(BytesIO(), encoding="utf-8")
+        patch.setattr(sys, "stdout", stream)
+        flags = ["--rows", "shortcut", "--title", " ".join(titles), "--out", str(root.parent)]
+        assert main(["compare", str(root), *flags]) == 0
+        stream.seek(0)
+        printed = stream.read()
+    return root.parent, printed
+
+
+def test_compare_prints_nothing_that_acts(compared):
+    assert_harmless(compared[1])
+
+
+class Tags(HTMLParser):
+    """All tags, attributes and scripts of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.scripts = [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1] == "script":
+            self.scripts.append(data)
+
+
+def test_the_page_holds_no_markup_but_ours(compared):
+    text = (compared[0] / "index.html").read_text()
+    found = Tags(text)
+    assert found.tags.count("script") == 2 and found.tags.count("img") == 1
+    assert not any(name.startswith("on") for name in found.attributes)
+    assert "<" not in found.scripts[0]
+    rows = json.loads(found.scripts[0])["colours"]
+    assert any("<!--<script>" in row for row in rows) and len(rows) > len(PAYLOADS) - 5
+    assert_harmless(text)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium")
+def test_a_browser_draws_the_curves_and_runs_nothing(compared, tmp_path):
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--virtual-time-budget=2000"]
+    page = (compared[0] / "index.html").as_uri()
+    done = subprocess.run([CHROMIUM, *flags, "--dump-dom", page], capture_output=True, text=True, timeout=200)
+    assert "<title>ran</title>" not in done.stdout
+    assert done.stdout.count("<polyline") >= len(PAYLOADS) - 5
+
+
+def test_tables_hold_a_row_for_each_and_no_command(compared):
+    lines = (compared[0] / "table.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    assert not re.search(r"(?<!\\)<|\]\(", "\n".join(lines))
+    with (compared[0] / "table.csv").open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not [cell for cell in cells if re.match(r"[=+@\t]|-(?![\d.]+$)", cell)]
+    tex = (compared[0] / "table.tex").read_text()
+    assert len(tex.splitlines()) == len(rows) - 1 + 5  # its rows, begin, three rules and end
+    ours = r"\\(begin|end|toprule|midrule|bottomrule|textbackslash|textasciitilde|textasciicircum|pm|[&%$#_{}\\])"
+    assert not re.search(r"\\", re.sub(ours, "", tex)) and "^" not in tex
+    assert not re.search(r"\\\\\s*[\[*]", tex)
+
+
+def test_figures_are_drawn(compared):
+    assert ElementTree.parse(compared[0] / "curves.svg").getroot().tag.endswith("svg")
+    assert (compared[0] / "curves.png").stat().st_size > 1000
+
+
+@ALL
+def test_a_sweep_of_any_name_and_value_is_listed(payload, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sweep = {
+        "name": payload,
+        "method": "grid",
+        "command": ["${env}", "resnet-cli", "fit", "--config", "r.yaml", "--config", "${args_json_file}"],
+        "parameters": {"model.net.shortcut": {"values": [payload, 1]}, f"model.{payload}": {"value": 1}},
+    }
+    (tmp_path / "r.yaml").write_text("data: {}\n")
+    (tmp_path / "s.yaml").write_text(json.dumps(sweep))
+    assert main(["sweep", "s.yaml", "--list"]) in (0, 2)
+    shown = "".join(capsys.readouterr())
+    assert_harmless(shown)
+    assert len(shown.splitlines()) <= 3
+
+
+@ALL
+@pytest.mark.parametrize("verb", ["fit --config", "compare", "sweep", "data info", "convert --out x.ckpt", "sync"])
+def test_every_verb_names_a_file_that_is_not_there_harmlessly(verb, payload, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*verb.split(), f"./{payload}"]) in (1, 2)
+    err = capsys.readouterr().err
+    assert_harmless(err)
+    assert err.count("\n") == 1 and len(err) < 2 * LONGEST + 500
