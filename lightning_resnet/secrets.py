@@ -8,9 +8,10 @@ import base64
 import json
 import os
 import re
+import stat
 import subprocess
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -185,16 +186,33 @@ def mask(text: str) -> str:
 
 def live() -> dict[str, str]:
     """Secrets of this process's user, from the environment and well-known files -> where each is from."""
+    home = Path(os.path.expanduser("~"))
+    files = [*(home / name for name in FILES), *(Path(os.environ[v]) for v in FILE_VARIABLES if v in os.environ)]
+    return _live(tuple(os.environ.items()), tuple((file, _mark(file)) for file in files))
+
+
+@lru_cache(4)
+def _live(variables: tuple[tuple[str, str], ...], files: tuple[tuple[Path, Any], ...]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for name, value in os.environ.items():
+    for name, value in variables:
         words = _words(name)
         if SURE.search(words) or TOKEN.search(words) or MAYBE.search(words):
             found |= dict.fromkeys([value, *value.splitlines()], name)
         found |= dict.fromkeys(_secrets_in(value), name)
-    home = Path(os.path.expanduser("~"))
-    for file in [*(home / name for name in FILES), *(Path(os.environ[v]) for v in FILE_VARIABLES if v in os.environ)]:
-        found |= dict.fromkeys(_secrets_in_file(file), str(file))
+    for file, mark in files:
+        if mark:
+            found |= dict.fromkeys(_secrets_in_file(file), str(file))
     return {secret: origin for secret, origin in found.items() if _may_be_live(secret)}
+
+
+def _mark(file: Path) -> tuple[int, int] | None:
+    """Size and time of a file, to notice another content; None where there is none to read."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    readable = stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST
+    return (status.st_size, status.st_mtime_ns) if readable else None
 
 
 def is_secret_name(name: str) -> bool:
@@ -329,8 +347,6 @@ def _secrets_in(text: str) -> list[str]:
 
 def _secrets_in_file(file: Path) -> list[str]:
     try:
-        if not file.is_file() or file.stat().st_size > LARGEST:
-            return []
         text = file.read_text(errors="replace")
     except OSError:
         return []
@@ -349,7 +365,7 @@ def _may_be_live(text: str) -> bool:
     return not text.startswith(("/", "~", "./")) or any(_is_random(part) for part in text.split("/"))
 
 
-@cache
+@lru_cache(256)
 def _encoded(secret: str) -> tuple[str, ...]:
     """The secret as it is, in an address, in JSON, in hexadecimal, and wherever it stands in a text that is base64."""
     data = secret.encode(errors="surrogateescape")

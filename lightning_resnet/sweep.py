@@ -16,7 +16,6 @@ from lightning_resnet.points import SEED, Point, Sweep, read
 from lightning_resnet.runtime.console import report_only
 from lightning_resnet.runtime.shared import points, share
 from lightning_resnet.runtime.status import attempts, final_row, read_json, read_meta, status
-from lightning_resnet.secrets import refuse_secret_flags
 
 
 def find_runs(sweep: Sweep, root: str | Path) -> None:
@@ -106,7 +105,6 @@ def main(argv: list[str]) -> int:
     """Run `resnet-cli sweep`; what follows `--` are options of sbatch."""
     cut = argv.index("--") if "--" in argv else len(argv)
     args = make_parser().parse_args(argv[:cut])
-    refuse_secret_flags(argv)
     for flag, value in (("-j", args.j), ("--pack", args.pack), ("--chain", args.chain), ("--throttle", args.throttle)):
         if value is not None and value < 1:
             raise UserError(f"{flag} {value}: at least one{' run at a time' if flag == '-j' else ''}")

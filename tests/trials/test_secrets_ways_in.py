@@ -13,7 +13,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY, TINY
 
-from lightning_resnet.cli import shielded
+from lightning_resnet import points
+from lightning_resnet.cli import VERBS, shielded
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.secrets import mask, refuse_secret_exports, refuse_secret_flags, refuse_secrets, sourced
 
@@ -485,6 +486,21 @@ def test_a_way_into_a_sweep_is_refused(world, sbatch, way, how):
     code, shown = world.run("sweep", world.write("s.yaml", SWEEP | SWEEPS[way]), how)
     assert code == 2 and shown.startswith("error: ") and "remove it" in shown
     assert world.found(shown) == [] and not list(world.outputs.iterdir())
+
+
+@pytest.mark.parametrize("way", SWEEPS)
+def test_a_way_into_a_file_that_is_not_named_as_yaml(world, way):
+    world.patch.setenv("WANDB_API_KEY", LIVE)
+    with pytest.raises(UserError, match="remove it"):
+        points.read(world.write("sweep", SWEEP | SWEEPS[way]))
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "sweep"])
+def test_every_verb_looks_at_its_flags_first(world, verb):
+    """Some keep their command in what they write."""
+    for words in (["--hub-token", SECRET], [f"--x=https://me:{SECRET}@host"], ["x", f"WANDB_API_KEY={SECRET}"]):
+        code, shown = world.run(verb, *words)
+        assert code == 2 and "remove it" in shown and world.found(shown) == []
 
 
 @pytest.mark.parametrize("how", ["--submit", "--retry-failed"])
