@@ -83,6 +83,14 @@ def test_a_crop_without_resize_at_a_part_of_a_pixel_is_refused(box):
     assert kernel.PROBLEMS[status[0]] == "size differs from what the file says"
 
 
+@pytest.mark.parametrize(
+    "box", [(5, 5, 1e-300, 1), (5, 5, 1, 1e-300), (160, 160, 1e-9, 1e-9), (3, 3, 0.5, 9), (0, 0, 0, 0)]
+)
+def test_a_box_below_a_pixel_is_refused(box):
+    _, status = decode(as_jpeg(NOISE), [box], 24, 160, 160)
+    assert kernel.PROBLEMS[status[0]] == "size differs from what the file says"
+
+
 def claiming(data, rows, cols):
     """The same JPEG, whose header says another size."""
     at = next(i for marker in (b"\xff\xc0", b"\xff\xc2") if (i := data.find(marker)) >= 0)

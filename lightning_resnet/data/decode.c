@@ -349,7 +349,8 @@ static int make_one(const job *b, int i, scratch *s) {
     int inside = t->top >= 0 && t->left >= 0 && t->top + t->height <= t->rows && t->left + t->width <= t->cols;
     int touches = t->top < t->rows && t->left < t->cols && t->top + t->height > 0 && t->left + t->width > 0;
     int whole = t->height == b->size && t->width == b->size;     /* a crop without resize may reach out */
-    if (t->rows == 0 || t->cols == 0 || !(t->height > 0) || !(t->width > 0) || !(inside || whole)) return BAD_SIZE;
+    /* of a box below a pixel, rounding may leave nothing to mix */
+    if (t->rows == 0 || t->cols == 0 || !(t->height >= 1) || !(t->width >= 1) || !(inside || whole)) return BAD_SIZE;
     if (whole && (floor(t->top) != t->top || floor(t->left) != t->left)) return BAD_SIZE;  /* it is copied, not resized */
     if (!touches) {
         memset(out, 0, (size_t)b->size * b->size * 3);

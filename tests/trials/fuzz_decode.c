@@ -317,7 +317,7 @@ static void try_batch(image *m, int intact, int jpeg, int file) {
         int possible = t->top == floor(t->top) && t->left == floor(t->left) && fabs(t->top) < 1e6 && fabs(t->left) < 1e6;
         if (!intact || !possible) continue;
         int inside = t->top >= 0 && t->left >= 0 && t->top + t->height <= t->rows && t->left + t->width <= t->cols;
-        int sound = t->height > 0 && t->width > 0 && (inside || is_whole);
+        int sound = t->height >= 1 && t->width >= 1 && (inside || is_whole);
         if (sound && m->rgb && status[i] != OK) fail("what is sound was not decoded");
         if (!sound && status[i] == OK) fail("a box outside the image was decoded");
         if (sound && m->rgb && is_whole) {
