@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 import traceback
 from multiprocessing import connection, get_context
@@ -21,7 +22,7 @@ EPOCHS = 30
 class Ranks:
     """One attempt at a run: real processes, forked from one that has imported torch."""
 
-    def __init__(self, arguments, world, **env):
+    def __init__(self, arguments, world, srun=False, **env):
         context = get_context("forkserver")
         context.set_forkserver_preload(["lightning_resnet.fit"])
         ranks = [env]
@@ -29,6 +30,15 @@ class Ranks:
             place = {"LOCAL_WORLD_SIZE": str(world), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
             place["LIGHTNING_RESNET_MEETING"] = mkdtemp(dir=".")
             ranks = [env | place | {"LOCAL_RANK": str(r)} for r in range(world)]
+        if srun:
+            step = {
+                "SLURM_STEP_ID": "0",
+                "SLURM_STEP_NUM_NODES": "1",
+                "SLURM_NODEID": "0",
+                "SLURM_JOB_ID": str(os.getpid()),
+            }
+            step |= {"SLURM_STEP_NUM_TASKS": str(world), "SLURM_STEP_NODELIST": "elsewhere"}
+            ranks = [env | step | {"SLURM_PROCID": str(r), "SLURM_LOCALID": str(r)} for r in range(world)]
         self.processes = [context.Process(target=numbered.main, args=(arguments, r)) for r in ranks]
         for p in self.processes:
             p.start()
@@ -121,3 +131,18 @@ def supervised(arguments, env):
 
     launch.subprocess = SimpleNamespace(Popen=Forked)
     raise SystemExit(numbered.run(arguments, env | {"LOCAL_RANK": "parent"}))
+
+
+def started(arguments, out):
+    """In a process of the fork server: the command line as its own process has it, with a stdout of its own."""
+    from lightning_resnet.cli import main
+
+    os.setsid()
+    os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT), 1)
+    os.dup2(os.open("err.txt", os.O_WRONLY | os.O_CREAT), 2)
+    sys.stdout = open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", closefd=False)
+    sys.argv = ["resnet-cli", *arguments]
+    status = main()
+    sys.stdout.flush()
+    raise SystemExit(status)

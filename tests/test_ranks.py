@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,16 @@ from ranks import Ranks, recipe, the_run, wait_for, weights
 from lightning_resnet.data.sources import Digits
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime import crash
-from lightning_resnet.runtime.launch import Place, first_host, place, plainly_asked, resolve
+from lightning_resnet.runtime.launch import (
+    Place,
+    first_host,
+    forget_strays,
+    place,
+    plainly_asked,
+    refuse_copies,
+    resolve,
+    waited_for,
+)
 
 LONG = [*TINY, "--trainer.max_epochs", "500"]
 
@@ -90,7 +100,9 @@ def test_precise_statistics_are_those_of_one_rank_with_ghost_batches(here):
     assert history("w1", "val/loss") == pytest.approx(history("w2", "val/loss"), abs=1e-9)
 
 
-@pytest.mark.parametrize("how", ["SIGTERM to one rank", "SIGUSR1 to both, 3 s apart", "SIGINT to both"])
+@pytest.mark.parametrize(
+    "how", ["SIGTERM to one rank", "SIGHUP to one rank", "SIGUSR1 to both, 3 s apart", "SIGINT to both"]
+)
 def test_signals_stop_all_ranks_at_the_same_step(here, how):
     ranks = Ranks(["fit", *LONG], 2)
     wait_for(lambda: list(Path("runs").rglob("prev.ckpt")), ranks)
@@ -100,10 +112,10 @@ def test_signals_stop_all_ranks_at_the_same_step(here, how):
         time.sleep(3)
         ranks.send(signal.SIGUSR1, [0])
     else:
-        ranks.send(signal.SIGTERM if "TERM" in how else signal.SIGINT, [1] if "one" in how else None)
+        ranks.send(signal.Signals[how.split()[0]], [1] if "one" in how else None)
     codes = ranks.wait(20)
     # the second signal of a pair may find its rank on the way out already, where signals have their usual effect
-    status = 130 if "INT" in how else 143
+    status = {"SIGINT": 130, "SIGHUP": 129}.get(how.split()[0], 143)
     assert codes[1] == status and codes[0] in (status, -signal.SIGUSR1), (codes, log())
     assert time.monotonic() - start < 20
     assert attempt()["reason"] == ("interrupted" if "INT" in how else "preempted")
@@ -218,6 +230,27 @@ def test_another_number_of_ranks_continues_the_same_batches(here):
     assert weights("runs").keys() == weights("whole").keys()
 
 
+def listening(pid):
+    """Addresses at which a process listens for TCP, in the kernel's hexadecimal."""
+    inodes = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()}
+    lines = [
+        line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]
+    ]
+    return [fields[1].partition(":")[0] for fields in lines if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes]
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux tells who listens")
+@pytest.mark.parametrize("srun", [False, True])
+def test_ranks_of_one_machine_listen_on_the_loopback_interface_only(here, srun):
+    """Also where the environment asks for an interface of the network, as a cluster's does."""
+    ranks = Ranks(["fit", *LONG], 2, srun, GLOO_SOCKET_IFNAME="eth0", NCCL_SOCKET_IFNAME="eth0")
+    wait_for(lambda: list(Path("runs").rglob("last.ckpt")), ranks)
+    found = [address for p in ranks.processes for address in listening(p.pid)]
+    ranks.send(signal.SIGTERM)
+    assert ranks.wait(100) == [143, 143], log()
+    assert len(found) >= 2 and set(found) == {"0100007F"}, found
+
+
 # -- who is which rank -------------------------------------------------------------------------------------------------
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"}
@@ -243,6 +276,72 @@ def test_places():
         resolve("slurm", {})
     with pytest.raises(UserError, match="give --ntasks-per-node"):
         place("slurm", STEP | {"SLURM_STEP_NUM_TASKS": "7"})
+
+
+SET = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        {"LOCAL_RANK": "0"},
+        {"RANK": "3"},
+        {"RANK": "abc"},
+        {"LOCAL_RANK": ""},
+        {"JSM_NAMESPACE_RANK": "x"},
+        {"SLURM_PROCID": "1", "SLURM_JOB_ID": "7", "SLURM_LOCALID": "1", "SLURM_NTASKS": "2"},
+        SET,
+        SET | {"LOCAL_WORLD_SIZE": "2"},
+    ],
+)
+def test_variables_that_were_left_in_a_shell_have_no_effect(left):
+    env = dict(left)
+    assert forget_strays(["fit"], env) and place(resolve("auto", env), env) is None
+    assert not {"RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"} & env.keys()
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "x"}, "LOCAL_WORLD_SIZE is not set"),
+        (TORCHRUN | {"LOCAL_RANK": "abc"}, "LOCAL_RANK is 'abc', not a whole number from 0 on: start it by torchrun"),
+        (TORCHRUN | {"LOCAL_RANK": ""}, "LOCAL_RANK is ''"),
+        (TORCHRUN | {"LOCAL_RANK": "4"}, "fit no rank"),
+        (TORCHRUN | {"WORLD_SIZE": "6"}, "fit no rank"),
+        (STEP | {"SLURM_PROCID": "abc"}, "SLURM_PROCID is 'abc'"),
+        (STEP | {"SLURM_STEP_NUM_NODES": "0"}, "SLURM_STEP_NUM_NODES is '0'"),
+    ],
+)
+def test_a_launcher_s_variables_that_make_no_sense_are_refused(env, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        waited_for(["fit"], env)
+    assert not waited_for(["fit", "--launcher", "local"], env)
+
+
+def test_copies_that_mpirun_starts_are_refused():
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE"):
+        with pytest.raises(UserError, match=f"{name}=2: this is one of 2 copies"):
+            refuse_copies(["fit"], {name: "2"})
+        refuse_copies(["fit", "--launcher=local"], {name: "2"})
+        refuse_copies(["fit"], {name: "1"})
+        refuse_copies(["fit"], {name: "abc"})
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ({}, "NODE_RANK is not set: start this command once on each node"),
+        ({"NODE_RANK": "2", "MASTER_ADDR": "h", "MASTER_PORT": "1"}, "NODE_RANK is '2', not a number from 0 to 1"),
+        ({"NODE_RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "x"}, "MASTER_PORT is 'x'"),
+    ],
+)
+def test_a_parent_on_several_nodes_needs_to_know_the_first(cli, monkeypatch, env, told):
+    for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = cli("fit", *TINY, "--trainer.num_nodes", "2")
+    assert code == 2 and told in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
