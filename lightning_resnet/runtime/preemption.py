@@ -11,6 +11,7 @@ without a word.
 """
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ from typing import NoReturn
 DEAF_S = 3.0  # seconds after which a process that has not reacted to a signal is ended; there is nothing to save
 LEAVE_S = 0.7  # likewise, of a verb that begins anew, whether it has reacted or not
 JOIN_S = 30.0  # likewise, of a rank that takes the mark along to where it meets the others
+CPU_S = 30  # of CPU time before its limit, at which the system kills, that SIGXCPU shall come
 AGAIN_S = 1.0  # a second SIGINT sooner than this after the first is no second wish: some programs pass each on twice
 FINALIZER_S = 0.05  # until a signal that came in a finalizer, which swallows exceptions, comes again
 STATUSES = {  # of a process that such a signal has ended
@@ -139,6 +141,7 @@ def armed(continues: bool = True, deferred: bool = False) -> Iterator[None]:
     request.deferred = deferred
     request.joined = False
     former = {s: signal.signal(s, request.hear) for s in heeded()}
+    _hear_of_the_cpu_limit()
     try:
         with insisting(continues):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the parent of ranks starts them with these blocked
@@ -148,6 +151,16 @@ def armed(continues: bool = True, deferred: bool = False) -> Iterator[None]:
         request.joined = False
         for s, handler in former.items():
             signal.signal(s, handler)
+
+
+def _hear_of_the_cpu_limit() -> None:
+    """Let SIGXCPU come in time to save: `ulimit -t` sets it to the very second at which the system kills."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    if hard == resource.RLIM_INFINITY:
+        return
+    earlier = max(1, hard - min(CPU_S, hard // 2))
+    if soft == resource.RLIM_INFINITY or soft > earlier:
+        resource.setrlimit(resource.RLIMIT_CPU, (earlier, hard))
 
 
 @contextmanager
