@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_map_only
 
 from lightning_resnet.errors import Diverged, UserError, one_line
 from lightning_resnet.files import remove_unfinished, replacing, sync_file
+from lightning_resnet.runtime.limits import limit_met
 
 POSITION = "lightning_resnet"  # key of our loop's position, among what Lightning's keeps
 HANG_S = 300.0  # seconds after which a write is taken to hang
@@ -437,7 +438,8 @@ class Checkpoints(Callback):
             self.error = ""
         except Exception as e:  # noqa: BLE001 -- disk full, no permission, folder gone, another attempt
             self._missed_best = state if better else self._missed_best
-            why = e.strerror if isinstance(e, OSError) and e.strerror else one_line(e)
+            told = e.strerror if isinstance(e, OSError) and e.strerror else one_line(e)
+            why = limit_met(e) or told
             self.error = f"cannot save {self.folder / 'last.ckpt'}: {why}"
             print(f"careful: {self.error}; training goes on and tries again", flush=True)
 
