@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_resnet.errors import Parser, UserError, tell
+from lightning_resnet.errors import Parser, UserError, one_line, tell
 
 if TYPE_CHECKING:
     from torch import nn
@@ -178,8 +178,9 @@ def read_file(path: Path) -> Any:
             check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # damaged files fail in many ways
+        why = one_line(e) if type(e) is ValueError else type(e).__name__  # check_archive tells what it found
         raise UserError(
-            f"{path} cannot be read as weights ({type(e).__name__}): it is damaged, or holds more than tensors; save "
+            f"{path} cannot be read as weights ({why}): it is damaged, or holds more than tensors; save "
             "net.state_dict() alone"
         ) from e
 

@@ -128,7 +128,7 @@ def submit(sweep: Sweep, points: list[Point], args: Namespace, options: list[str
         line = [*call[:2], *after, *call[2:]]
         tell(shlex.join(line))
         jobs.append(_sbatch(line))
-        about = read_json(folder / "about.json") | {"pack": args.pack, "sbatch": shlex.join(call), "jobs": jobs}
+        about = (read_json(folder / "about.json") or {}) | {"pack": args.pack, "sbatch": shlex.join(call), "jobs": jobs}
         write_json(folder / "about.json", about)
     tell(f"submitted as job {' then '.join(jobs)}; watch: resnet-cli sweep {args.file} --status; logs: {folder}/*.log")
     return 0
@@ -179,8 +179,10 @@ def cancel(home: Path) -> int:
 
 
 def _submissions(home: Path) -> list[dict[str, Any]]:
-    files = sorted(home.glob("*/about.json"), key=lambda file: int(file.parent.name))
-    return [about for file in files if (about := read_json(file))]
+    numbers = sorted(int(path.name) for path in home.glob("*") if path.name.isdecimal())
+    found = [read_json(home / str(number) / "about.json") or {} for number in numbers]
+    lists = [about for about in found if all(isinstance(about.get(key), list) for key in ("jobs", "points"))]
+    return [about for about in lists if type(about.get("pack", 1)) is int]
 
 
 def _environment() -> dict[str, str] | None:

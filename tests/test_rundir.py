@@ -338,3 +338,63 @@ def test_what_load_from_checkpoint_needs_is_told(finished):
     assert ClassificationTask.load_from_checkpoint(file, net=net).net is net
     with pytest.raises(UserError, match="--model.ema, in Python ema=Averaging"):
         ClassificationTask.load_from_checkpoint(file, net=net, ema=Averaging())
+
+
+def test_a_disk_that_is_full_from_the_start_is_told_and_the_attempt_closed(cli, monkeypatch):
+    def full(*args):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("lightning_resnet.runtime.checkpoint.torch.save", full)
+    monkeypatch.setattr("lightning_resnet.runtime.checkpoint.check_readable", lambda state: None)
+    code, out, err = cli("fit", *SHORT)
+    assert code == 2 and "last.ckpt: No space left on device; no checkpoint of it could be saved" in err
+    assert "training goes on" in out and json.loads((only_run() / "attempts/1.json").read_text())["end"]
+
+
+def test_rows_that_could_not_be_written_are_told_at_the_end(cli, monkeypatch):
+    original = rundir.RunDir._append
+
+    def append(self):
+        if self.attempt["last_step"] or self._unwritten[0].startswith('{"step": 22'):
+            raise OSError(30, os.strerror(30), "metrics.jsonl")
+        original(self)
+
+    monkeypatch.setattr(rundir.RunDir, "_append", append)
+    code, out, err = cli("fit", *SHORT)
+    assert code == 2 and "metrics.jsonl: Read-only file system; training goes on" in out
+    assert "5 rows are missing in" in err and err.count("\n") == 1 and status(only_run()) == "failed"
+
+
+def test_requeue_without_its_job_or_command_is_told(cli, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for command, words in (([], "needs the command"), (["fit"], "last line of a batch script")):
+        code, _, err = cli("requeue", "--status", 1, *command)
+        assert code == 2 and words in err and err.count("\n") == 1
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    code, _, err = cli("requeue", "--status", 1, "table", "nowhere.txt")
+    assert code == 2 and "nowhere.txt" in err
+    assert cli("requeue", "--status", 3, "fit", "--config", "nowhere.yaml")[0] == 3  # the training has told that
+
+
+def test_a_bomb_is_refused_by_convert_too(cli, stopped):
+    import zipfile
+
+    with zipfile.ZipFile("bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**7))
+    code, _, err = cli("convert", "bomb.ckpt", "--out", "out.ckpt")
+    assert code == 2 and "is compressed" in err and err.count("\n") == 1
+
+
+def test_stray_submissions_are_no_matter(tmp_path):
+    from lightning_resnet.submit import _submissions
+
+    for name, text in (
+        ("1", '{"jobs": ["3"], "points": []}'),
+        ("x", "{}"),
+        ("2", "{"),
+        ("3", "[]"),
+        ("4", '{"jobs": 1}'),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "about.json").write_text(text)
+    assert [about["jobs"] for about in _submissions(tmp_path)] == [["3"]]

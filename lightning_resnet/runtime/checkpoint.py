@@ -405,7 +405,9 @@ class Checkpoints(Callback):
         """
         self._wait()
         if self.error and must:
-            raise UserError(f"{self.error}; the run is kept up to its last good checkpoint: the same command continues")
+            kept = "the run is kept up to its last good checkpoint: the same command continues"
+            none = "no checkpoint of it could be saved: the same command begins anew"
+            raise UserError(f"{self.error}; {kept if any(self.folder.glob('*.ckpt')) else none}")
         return not self.error
 
     def keep(self, what: Literal["all", "weights", "none"]) -> None:
