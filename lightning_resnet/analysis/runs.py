@@ -22,7 +22,7 @@ from lightning_resnet.reading import parse_file, parse_json, parse_yaml
 from lightning_resnet.runtime.identity import flatten
 from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.rows import Row, merge, row_of
-from lightning_resnet.runtime.status import attempts, status
+from lightning_resnet.runtime.status import attempts, known_meta, status
 
 REFERENCE = Path(__file__).parents[2] / "reference"  # runs that we measured and ship
 TRAIN_ROW = re.compile(
@@ -165,7 +165,7 @@ def _scalar(key: str, value: Any) -> Any:
 
 
 def _meta(file: Path) -> dict[str, Any]:
-    meta = _mapping(file, parse_json) if file.exists() else {}
+    meta = known_meta(_mapping(file, parse_json)) if file.exists() else {}
     versions, hardware = meta.get("versions") or {}, meta.get("hardware") or {}
     sha, dirty = meta.get("git_sha"), meta.get("git_dirty")
     return {key: meta[key] for key in ("run_id", "git_sha", *IN_META) if key in meta} | {

@@ -26,7 +26,7 @@ ATTEMPT: dict[str, Any] = {  # what an attempt's file tells, and what holds wher
     "error": None,
     "signal": None,
 }
-META: dict[str, Any] = {"versions": {}, "hardware": {}, "git_sha": None, "code": None, "created": None}
+META: dict[str, Any] = {"versions": {}, "hardware": {}, "git_sha": None, "run_id": None, "name": None, "created": None}
 META_NUMBERS = ("threads", "steps_per_epoch", "epochs", "params", "macs", "train_samples", "val_samples")
 
 
@@ -41,7 +41,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def read_meta(run_dir: Path) -> dict[str, Any]:
     """What meta.json tells, without what is of another type than we write; empty where it cannot be read."""
-    found = read_json(run_dir / "meta.json") or {}
+    return known_meta(read_json(run_dir / "meta.json") or {})
+
+
+def known_meta(found: dict[str, Any]) -> dict[str, Any]:
+    """The content of a meta.json without what is of another type than we write."""
     numbers = dict.fromkeys(META_NUMBERS, 0)
     return {key: value for key, value in found.items() if _is_like(value, (META | numbers).get(key, value))}
 
@@ -133,7 +137,7 @@ def _is_like(value: Any, sample: Any) -> bool:
         return value is None or isinstance(value, str)
     if isinstance(sample, float):
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
-    return type(value) is type(sample)
+    return type(value) is type(sample) and (not isinstance(value, int) or abs(value) < LARGEST)
 
 
 def final_row(run_dir: Path, metric: str) -> dict[str, Any] | None:

@@ -122,7 +122,7 @@ class Round:
         ):
             file.write_bytes(self._cut_or_zeroed(file.read_bytes() + b" "))
         elif torn == "metrics" and (file := self.run / "metrics.jsonl").exists():
-            self._tear_rows(file, min(kept, default=0))
+            self._tear_rows(file, kept[0] if kept else 0)
         elif torn == "stray":
             (self.run / "attempts/._1.json").write_text("{")
             (self.run / "checkpoints/last.ckpt.0.tmp").write_text("half")
