@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import ranks as processes
-from ranks import Ranks, the_run, wait_for
-from test_kills import recipe
+from ranks import Ranks, recipe, the_run, wait_for
 
 EXPECTED = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143, signal.SIGHUP: 129}
 END_S = 100  # ranks that wait for one that has left wait for 660 s
