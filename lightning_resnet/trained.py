@@ -95,6 +95,7 @@ def hush() -> None:
     common = logging.getLogger("pytorch_lightning.utilities.rank_zero")  # which all of Lightning speaks through
     common.setLevel(logging.INFO)
     common.addFilter(_says_a_chosen_one)
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # with the run's own in it
     warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
 
 

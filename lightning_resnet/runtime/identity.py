@@ -29,7 +29,19 @@ TRAINER_KEYS = (
 )
 DATA_KEYS_WITHOUT_EFFECT = ("workers", "cache", "stage")
 SAVING = re.compile(r"(pytorch_lightning|lightning_fabric)\..*CheckpointIO$")  # plugins that write files of callbacks
-OBSERVERS = "lightning_resnet.analysis.callbacks."  # other callbacks may change the training, such as EarlyStopping
+OBSERVERS = ("lightning_resnet.analysis.callbacks.",) + tuple(
+    f"pytorch_lightning.callbacks.{name}"
+    for name in (
+        "DeviceStatsMonitor",
+        "LearningRateMonitor",
+        "ModelCheckpoint",
+        "ModelSummary",
+        "RichModelSummary",
+        "RichProgressBar",
+        "ThroughputMonitor",
+        "TQDMProgressBar",
+    )
+)  # other callbacks may change the training, such as EarlyStopping
 
 
 def decisive(config: dict[str, Any]) -> dict[str, Any]:

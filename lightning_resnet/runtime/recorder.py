@@ -111,6 +111,7 @@ class Recorder(Callback):
         logging = trainer._logger_connector
         logging._callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         logging._progress_bar_metrics.update({name: value for name, value in metrics.items() if name in SHOWN})
+        logging._logged_metrics.update(metrics)
         if not again:
             logging.log_metrics({**metrics, "epoch": trainer.current_epoch}, trainer.global_step)
         if trainer.is_global_zero:

@@ -373,6 +373,24 @@ def test_profilers_leave_weights_alone(cli, profiler, caplog):
     assert "training_step" in caplog.text or "training_step" in str([*again.iterdir()])
 
 
+def test_observers_are_no_part_of_the_run_id(cli):
+    ran(cli)
+    watching = ["LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "DeviceStatsMonitor", "TQDMProgressBar"]
+    flags = [f"--trainer.callbacks+={name}" for name in watching]
+    assert "is finished" in ran(cli, *flags, "--trainer.logger=CSVLogger", "--trainer.profiler=simple")
+    assert "is finished" not in ran(cli, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss")
+
+
+def test_the_verbs_that_evaluate_tell_loggers_too(cli):
+    ran(cli)
+    step = {"validate": "val/loss", "test": "test/loss"}
+    for verb, metric in step.items():
+        Rows.rows.clear()
+        code, _, err = cli(verb, *SHORT, ROWS)
+        assert code == 0, err
+        assert [(at, metric in row) for at, row in Rows.rows] == [(10, True)]
+
+
 def files(folder):
     return sorted(path.name for path in Path(folder).rglob("epoch=*.ckpt"))
 
