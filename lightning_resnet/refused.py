@@ -164,9 +164,13 @@ def _check_optimizer(task: ClassificationTask) -> None:
     try:
         optimizer = task.configure_optimizers()
     except ValueError as e:
-        if "per-parameter options" not in str(e):
-            raise
-        raise UserError(f"{e}: add --model.decay all, which puts all parameters into one group") from e
+        if "per-parameter options" in str(e):
+            raise UserError(f"{e}: add --model.decay all, which puts all parameters into one group") from e
+        if "only supports 2D parameters" in str(e):
+            raise UserError(f"{e}: a net with convolutions or biases needs another --model.optimizer") from e
+        raise
+    if isinstance(optimizer, optim.SparseAdam):
+        raise UserError("SparseAdam is for sparse gradients, which no net for images has: use --model.optimizer Adam")
     if isinstance(optimizer, optim.LBFGS) and task.channels_last:
         raise UserError("LBFGS takes a `view` of weights as they lie in memory: add --model.channels_last false")
     if not isinstance(optimizer, optim.Optimizer):
