@@ -7,6 +7,7 @@ import inspect
 import re
 import tempfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -735,7 +736,7 @@ def test_overfitted_batches_are_the_same_in_each_epoch(cli):
     data.datamodule.setup("fit")
     loader, labels = data.datamodule.train_dataloader(), []
     for epoch in range(2):
-        loader.load_state_dict({"epoch": epoch, "batch": 0})
+        loader.epoch = partial(int, epoch)
         labels.append(torch.cat([y.clone() for _, y in loader]))
     assert torch.equal(*labels)
 
@@ -818,6 +819,14 @@ def test_an_unfrozen_run_continues_bitwise(cli, monkeypatch):
     rest = ours([*flags, "--run.root", "again"], monkeypatch)
     assert all(p.requires_grad for p in rest.model.net.layer1[0].conv1.parameters())
     assert_same(whole, rest)
+
+
+def test_what_is_unfrozen_keeps_the_learning_rate_that_it_was_given(cli, monkeypatch):
+    """A tenth of the first group's by default; the schedule goes on for the groups that the training began with."""
+    half = ["--model.schedule", "Linear", "--trainer.max_epochs", "4", "--model.optimizer.lr", "0.1"]
+    first, second, added = ours([*SHORT, f"{ADD}Thaw", *half], monkeypatch).trainer.optimizers[0].param_groups
+    assert first["lr"] == second["lr"] == pytest.approx(0.1 / 16)  # at the last of 16 steps
+    assert added["lr"] == pytest.approx(0.1 * 0.75 / 10)  # a quarter of the training was done
 
 
 def test_schedule_free_optimizers_are_told_when_the_training_and_the_evaluation_begin(cli, monkeypatch):
