@@ -204,8 +204,9 @@ def _check(key: str, name: str, hint: Any, value: Any) -> None:
 
 
 def _is_fine(hint: Any, numbers: Range, value: Any) -> bool:
-    if value is None:
-        return type(None) in _parts(hint)
+    if value is None:  # also within a list, as in Adafactor's eps
+        inner = [arg for part in _parts(hint) for arg in typing.get_args(part)]
+        return any(type(None) in _parts(each) for each in [hint, *inner])
     if isinstance(value, bool) or not isinstance(value, int | float):
         return True  # of another part of the union
     return value in numbers
