@@ -1,5 +1,7 @@
 """What follows from a configuration: checked, printed before a training, and kept in its meta.json."""
 
+import copy
+import inspect
 import sys
 from typing import Any, NamedTuple
 
@@ -35,6 +37,8 @@ def describe(cli: ResNetCLI) -> dict[str, Any]:
         )
     if outputs > data.num_classes:
         say(f"careful: {outputs} outputs for {data.num_classes} classes; --model.net.num_classes {data.num_classes}")
+    check_training(cli, batches(cli, trainer.world_size))
+    check_compiler(cli)
     params = sum(p.numel() for p in task.net.parameters())
     options = cli.config.model.net.get("init_args", {})
     text = " ".join(f"{k}={options[k]}" for k in ("depth", "shortcut", "block", "norm", "init") if k in options)
@@ -145,26 +149,95 @@ def length(cli: ResNetCLI) -> Length:
     return Length(steps, total, -(-total // steps))
 
 
+def _check_logits(net: nn.Module, found: Any, images: int) -> None:
+    """Refuse a net that gives anything but one row of numbers per image, such as one with auxiliary heads."""
+    if isinstance(found, torch.Tensor) and found.ndim == 2 and len(found) == images:
+        return
+    name, parameters = type(net).__name__, inspect.signature(type(net)).parameters
+    if isinstance(found, torch.Tensor):
+        shape = f"outputs of shape {tuple(found.shape)} for {images} image{'s' * (images > 1)}"
+        raise UserError(f"{name} gives {shape}, not one row of class scores each: use a net that classifies images")
+    off = "--model.net.aux_logits false" if "aux_logits" in parameters else "a net whose forward returns these alone"
+    raise UserError(
+        f"{name} gives a {type(found).__name__} in training, not one tensor of class scores (as nets with auxiliary "
+        f"heads do): use {off}"
+    )
+
+
+def check_training(cli: ResNetCLI, made: "Batches") -> None:
+    """Try the net in training mode, on a copy: what it gives then, and whether its batch norm has enough values.
+
+    Args:
+        cli: a recipe's, its data set up.
+        made: its batches.
+
+    Raises:
+        UserError: it gives no scores, or batch norm sees one value per channel.
+    """
+    task, size = cli.model, cli.datamodule.input_size
+    if task.bn_batch:  # takes whole batches of its own
+        return
+    images = 1 if made.seen == 1 else 2
+    parameter = next(task.net.parameters())
+    net = copy.deepcopy(task.net).train()  # its statistics must not move
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = net(torch.zeros(images, *size, dtype=parameter.dtype, device=parameter.device))
+    except ValueError as e:
+        if "more than 1 value per channel" not in str(e):
+            raise
+        raise UserError(
+            f"batch norm sees {made.seen} image at a time, of 1x1 in {type(net).__name__}, which has no variance: "
+            "choose a larger --data.batch_size (per rank and accumulated part) or --data.size"
+        ) from e
+    _check_logits(net, found, images)
+
+
+def check_compiler(cli: ResNetCLI) -> None:
+    """Refuse `--model.compile` where torch finds no compiler: it would end in the first step.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not cli.model.compiled or cli.trainer.strategy.root_device.type != "cpu":
+        return
+    from torch._inductor import cpp_builder
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except Exception as e:
+        raise UserError(
+            f"--model.compile needs a C++ compiler ({one_line(e)[:100]}): apt-get install g++, or export CXX to one, "
+            "or leave it out"
+        ) from e
+
+
 def measure(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[int, int]:
     """(number of outputs, multiply-adds of convolutions and linear layers) for one image.
 
     Raises:
         UserError: the net cannot take images of this size.
     """
-    training = net.training
-    parameter = next(net.parameters())
+    training, name = net.training, type(net).__name__
+    parameter = next(net.parameters(), None)
+    if parameter is None:
+        raise UserError(f"{name} has no parameters to train: choose another --model.net")
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             logits = net.eval()(torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device))
-    except (RuntimeError, ValueError) as e:
+    except MemoryError:
+        raise
+    except Exception as e:  # of any type: it may be the user's own net
         if "view size is not compatible" in str(e):
             raise UserError(
                 f"{type(net).__name__} takes a `view` of images whose channels lie together in memory: use flatten(1) "
                 "or reshape there, or add --model.channels_last false"
             ) from e
-        raise UserError(
-            f"{type(net).__name__} cannot take images of {input_size} ({one_line(e)}): set --data.size"
-        ) from e
+        if not isinstance(e, RuntimeError | ValueError):  # torch tells wrong sizes by these two
+            told = f"{type(e).__name__}: {one_line(e)}"
+            raise UserError(f"{name} fails on images of {input_size} ({told}): mend its forward") from e
+        raise UserError(f"{name} cannot take images of {input_size} ({one_line(e)}): set --data.size") from e
     finally:
         net.train(training)
+    _check_logits(net, logits, 1)
     return logits.shape[1], counter.get_total_flops() // 2

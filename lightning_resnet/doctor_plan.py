@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.data import machine
-from lightning_resnet.describe import NOISY, batches, length, measure
+from lightning_resnet.describe import NOISY, batches, check_compiler, check_training, length, measure
 from lightning_resnet.doctor import GB, Finding, room
 from lightning_resnet.doctor_trial import trial
 from lightning_resnet.errors import UserError, one_line
@@ -109,6 +109,8 @@ def _runs(cli: ResNetCLI) -> Iterator[Finding]:
 def _batches(cli: ResNetCLI, ranks: int) -> Iterator[Finding]:
     try:
         made, whole = batches(cli, ranks), length(cli)
+        check_training(cli, made)
+        check_compiler(cli)
     except UserError as e:
         yield Finding("fails", "batch", *_halves(one_line(e)))
         return

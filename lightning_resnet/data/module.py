@@ -129,7 +129,13 @@ class ImageData(pl.LightningDataModule):
             return
         self.splits = self.source.splits()
         for name, images in self.splits.items():
-            found = np.unique(images.labels).tolist()
+            labels = np.asarray(images.labels)
+            if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(images):
+                raise UserError(
+                    f"labels of {type(self.source).__name__}'s {name} split must be whole numbers, one per sample (the "
+                    f"loss is over classes); found {labels.dtype} of shape {labels.shape} for {len(images)} samples"
+                )
+            found = np.unique(labels).tolist()
             if not found or found[0] < 0 or found[-1] >= self.num_classes:
                 raise UserError(
                     f"labels of {type(self.source).__name__}'s {name} split must be 0 to {self.num_classes - 1} "

@@ -1,0 +1,167 @@
+"""A net, labels or a machine that a training cannot use: one line before the run directory exists, no traceback."""
+
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+DIGITS = f"--config {REPOSITORY}/configs/digits.yaml --run.threads 1 --trainer.max_epochs 1".split()
+MINE = """
+import numpy as np
+from dataclasses import replace
+from torch import nn
+
+from lightning_resnet.data.sources import Digits
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes: int = 10):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, num_classes)
+
+    def forward(self, images):
+        return self.fc(self.conv(images).mean((2, 3)))
+
+
+class Auxiliary(Net):
+    def forward(self, images):
+        scores = super().forward(images)
+        return (scores, scores) if self.training else scores
+
+
+class Named(Net):
+    def forward(self, images):
+        return {"out": super().forward(images)}
+
+
+class Dense(Net):
+    def forward(self, images):
+        return self.conv(images)
+
+
+class Flat(Net):
+    def forward(self, images):
+        return super().forward(images)[:, 0]
+
+
+class Viewed(Net):
+    def forward(self, images):
+        return self.conv(images).view(len(images), -1)
+
+
+class Broken(Net):
+    def forward(self, images):
+        return self.nothing
+
+
+class Empty(nn.Module):
+    def forward(self, images):
+        return images.mean((2, 3))
+
+
+class Normed(Net):
+    def __init__(self, num_classes: int = 10):
+        super().__init__(num_classes)
+        self.pool, self.norm = nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4)
+
+    def forward(self, images):
+        return self.fc(self.norm(self.pool(self.conv(images))).flatten(1))
+
+
+def changed(how):
+    class Changed(Digits):
+        def splits(self):
+            return {name: replace(images, labels=how(images.labels)) for name, images in super().splits().items()}
+
+    return Changed
+
+
+class Regression(changed(lambda labels: labels / 10)):
+    pass
+
+
+class MultiLabel(changed(lambda labels: np.eye(10, dtype=int)[labels])):
+    pass
+
+
+class Words(changed(lambda labels: labels.astype(str))):
+    pass
+
+
+class Short(changed(lambda labels: labels[:-1])):
+    pass
+"""
+NETS = {
+    "Auxiliary": "Auxiliary gives a tuple in training, not one tensor of class scores",
+    "Named": "Named gives a dict in training, not one tensor",
+    "Dense": "Dense gives outputs of shape (1, 4, 8, 8) for 1 image",
+    "Flat": "Flat gives outputs of shape (1,) for 1 image",
+    "Viewed": "use flatten(1)",
+    "Broken": "Broken fails on images of (3, 8, 8) (AttributeError:",
+    "Empty": "empty parameter list",
+    "Normed --data.batch_size 1": "batch norm sees 1 image at a time, of 1x1 in Normed",
+    "Normed --data.batch_size 2 --trainer.accumulate_grad_batches 2": "larger --data.batch_size",
+}
+LABELS = {
+    "Regression": "must be whole numbers, one per sample (the loss is over classes); found float64 of shape (1437,)",
+    "MultiLabel": "found int64 of shape (1437, 10) for 1437 samples",
+    "Words": "found <U",
+    "Short": "found int64 of shape (1436,) for 1437 samples",
+}
+
+
+@pytest.fixture
+def fit(cli):
+    """`fit` in a folder with mine.py, which must be refused."""
+    Path("mine.py").write_text(MINE)
+
+    def refused(*flags):
+        code, _, err = cli("fit", *DIGITS, *flags)
+        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+        assert not Path("runs").exists()
+        return err
+
+    return refused
+
+
+@pytest.mark.parametrize(("flags", "line"), NETS.items(), ids=NETS)
+def test_a_net_that_cannot_be_trained(fit, flags, line):
+    assert line in fit("--model.net", *f"mine.{flags}".split())
+
+
+@pytest.mark.parametrize(("source", "line"), LABELS.items(), ids=LABELS)
+def test_labels_that_are_no_classes(fit, source, line):
+    assert line in fit("--model.net.depth", 8, "--data.source", f"mine.{source}")
+
+
+def test_auxiliary_heads_of_torchvision_have_a_switch(fit):
+    net = "torchvision.models.googlenet --model.net.num_classes 10 --model.net.init_weights false --data.size 32"
+    assert "GoogLeNet gives a GoogLeNetOutputs in training" in (err := fit("--model.net", *net.split()))
+    assert "use --model.net.aux_logits false\n" in err
+
+
+def test_a_net_that_normalises_several_values_trains(cli):
+    Path("mine.py").write_text(MINE)
+    code, _, err = cli("fit", *DIGITS, "--model.net", "mine.Normed", "--trainer.limit_train_batches", 2)
+    assert code == 0, err
+
+
+@pytest.fixture
+def no_compiler():
+    """As where CXX names nothing."""
+    from torch._inductor import config, cpp_builder
+
+    forget = getattr(cpp_builder.cpp_compiler_search, "cache_clear", int)
+    forget()
+    with config.patch({"cpp.cxx": ("/nonexistent/g++",)}):
+        yield
+    forget()
+
+
+def test_compiling_without_a_compiler(fit, no_compiler):
+    assert "--model.compile needs a C++ compiler" in fit("--model.net.depth", 8, "--model.compile", "true")
+
+
+def test_doctor_names_the_compiler_that_is_missing(cli, no_compiler):
+    code, out, _ = cli("doctor", *DIGITS, "--model.net.depth", 8, "--model.compile", "true")
+    assert code == 1 and "FAILS" in out and "--model.compile needs a C++ compiler" in out
