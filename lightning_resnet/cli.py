@@ -103,7 +103,7 @@ def _run(argv: list[str]) -> int:
 
     from lightning_resnet.errors import UserError, nearest, one_line, printable, tell
     from lightning_resnet.names import check_texts
-    from lightning_resnet.runtime.launch import forget_strays
+    from lightning_resnet.runtime.launch import forget_strays, says_first
     from lightning_resnet.runtime.limits import limit_met
     from lightning_resnet.runtime.preemption import Stopped, insisting
     from lightning_resnet.secrets import refuse_secret_flags
@@ -127,7 +127,9 @@ def _run(argv: list[str]) -> int:
     except UserError as e:
         if debug:
             raise
-        print(f"error: {printable(one_line(e))}", file=sys.stderr)
+        told = f"error: {printable(one_line(e))}"
+        if says_first(told, os.environ):
+            print(told, file=sys.stderr)
         return 2
     except (OSError, ImportError, MemoryError, RuntimeError) as e:
         limit = limit_met(e)

@@ -7,6 +7,7 @@ TORCHELASTIC_RUN_ID, and NODE_RANK, MASTER_ADDR, MASTER_PORT beside `--trainer.n
 has no effect.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -278,6 +279,25 @@ def _check_meeting(nodes: int) -> None:
     for name, last in (("NODE_RANK", nodes - 1), ("MASTER_PORT", 65535)):
         if not env[name].isdecimal() or int(env[name]) > last:
             raise UserError(f"{name} is {printable(env[name])!r}, not a number from 0 to {last}: {cure}")
+
+
+def says_first(line: str, env: Mapping[str, str]) -> bool:
+    """Tell whether no other rank of ours has said this line: all refuse a wrong option in the same words.
+
+    Args:
+        line: of an error.
+        env: of the process.
+    """
+    if not env.get(MEETING):
+        return True
+    name = hashlib.blake2b(line.encode(), digest_size=8).hexdigest()
+    try:
+        Path(env[MEETING], f"said-{name}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # the folder is gone: said twice is better than never
+        return True
+    return True
 
 
 def end_with_parent() -> None:

@@ -586,6 +586,14 @@ def test_what_ranks_refuse(tmp_path, monkeypatch):
         check_training(ranks.trainer, ranks.model, ranks.datamodule)
 
 
+def test_ranks_refuse_in_one_line(cli, tmp_path, monkeypatch):
+    """What all of them would say, one says."""
+    monkeypatch.setenv(MEETING, str(tmp_path))
+    assert cli("fitt") == (2, "", "error: unknown verb fitt; did you mean fit?; resnet-cli --help lists them\n")
+    assert cli("fitt") == (2, "", "")
+    assert "unknown verb testt" in cli("testt")[2]
+
+
 def test_seed(monkeypatch):
     """`true` is Lightning's word for the seed of the environment; a run's id tells the number."""
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
