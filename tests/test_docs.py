@@ -31,7 +31,7 @@ def test_every_example_of_extending_runs(cli, monkeypatch, capsys):
         Path(name).write_text(content)
     commands = re.findall(r"^ {4}((?:resnet-cli|python) .+)$", text, re.M)
     assert [name for name, _ in files] == ["mynet.py", "mysource.py", "myaug.py", "inspection.py"]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         program, *args = shlex.split(command)
         if program == "resnet-cli":
