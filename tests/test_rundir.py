@@ -351,6 +351,23 @@ def test_a_disk_that_is_full_from_the_start_is_told_and_the_attempt_closed(cli, 
     assert "training goes on" in out and json.loads((only_run() / "attempts/1.json").read_text())["end"]
 
 
+def test_a_signal_on_a_full_disk_is_told_as_not_saved(cli, monkeypatch):
+    from lightning_resnet.runtime.preemption import request
+
+    def full(*args):
+        raise OSError(28, os.strerror(28))
+
+    def step(self, *args):
+        request.signum = 15
+        return original(self, *args)
+
+    original = ClassificationTask.training_step
+    monkeypatch.setattr(ClassificationTask, "training_step", step)
+    monkeypatch.setattr("lightning_resnet.runtime.checkpoint.write_checkpoint", full)
+    code, _, err = cli("fit", *SHORT)
+    assert code == 143 and "not saved (cannot save" in err and "No space left on device)" in err
+
+
 def test_rows_that_could_not_be_written_are_told_at_the_end(cli, monkeypatch):
     original = rundir.RunDir._append
 

@@ -332,4 +332,5 @@ class FitLoop(_FitLoop):
         if wish > SAVE:
             saved = self.checkpoints.finish(must=False) and saved
             # the others wait for the first, which writes: a launcher may kill it soon after one of them has left
-            raise Stopped(wish - STOP, bool(self.agreement.now(saved and self.trainer.is_global_zero)))
+            all_saved = bool(self.agreement.now(saved and self.trainer.is_global_zero))
+            raise Stopped(wish - STOP, all_saved, self.checkpoints.error)

@@ -49,11 +49,13 @@ class Stopped(BaseException):
     Args:
         signum: of the signal that asked for it.
         saved: whether a checkpoint holds everything up to here.
+        error: why it could not be saved.
     """
 
-    def __init__(self, signum: int, saved: bool = False) -> None:
+    def __init__(self, signum: int, saved: bool = False, error: str = "") -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum, self.saved, self.continues = signum, saved, request.continues
+        self.error = error
 
     @property
     def reason(self) -> str:
@@ -69,7 +71,8 @@ class Stopped(BaseException):
         if not self.continues:
             by = "" if self.signum == signal.SIGINT else f" by {signal.Signals(self.signum).name}"
             return f"{self.reason}{by}; the same command begins anew"
-        done = "saved" if self.saved else "nothing new to save"
+        undone = f"not saved ({self.error})" if self.error else "nothing new to save"
+        done = "saved" if self.saved else undone
         return f"{self.reason} by {signal.Signals(self.signum).name}, {done}; the same command continues"
 
 

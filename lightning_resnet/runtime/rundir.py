@@ -105,7 +105,7 @@ class RunDir:
 
     def _free_number(self, n: int) -> int:
         """The first from `n` on whose name is not taken by something that is no attempt, such as a folder."""
-        while os.path.lexists(self._attempt_file(n)) and not self._attempt_file(n).is_file():
+        while os.path.lexists(self._attempt_file(n)) and not os.path.isfile(self._attempt_file(n)):
             n += 1
         return n
 
@@ -153,7 +153,7 @@ class RunDir:
 
     def look(self) -> bool:
         """Whether the run is still this attempt's."""
-        self.superseded |= self._next.is_file()
+        self.superseded |= os.path.isfile(self._next)
         return not self.superseded
 
     def end(self, step: int, reason: str, error: str | None = None, signal: str | None = None) -> None:

@@ -58,7 +58,7 @@ def attempt_files(run_dir: Path) -> dict[int, Path]:
         return {}
     numbers = sorted(int(name.partition(".")[0]) for name in names if ATTEMPT_FILE.fullmatch(name))
     files = {number: run_dir / "attempts" / f"{number}.json" for number in numbers}
-    return {number: file for number, file in files.items() if file.is_file()}
+    return {number: file for number, file in files.items() if os.path.isfile(file)}
 
 
 def restarts(env: Mapping[str, str]) -> int:
