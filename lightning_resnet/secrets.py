@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import yaml
 
@@ -26,10 +26,11 @@ SOURCE_S = 60.0  # seconds that a site's shell file may take
 
 # Names, in lower case with _ between the words: whatever these hold is a secret ...
 SURE = re.compile(
-    r"passw|passphrase|passcode|secret(?!ar)|credential|bearer|authori[sz]ation"
+    r"passw|kennw|passphrase|passcode|secret(?!ar)|credential|bearer|authori[sz]ation"
     r"|(api|access|private|signing|encryption|account|auth|ssh|deploy|master|service|storage|subscription)_?keys?(?![a-z])"
     r"|(?<![a-z])(o?auth2?|pwd|creds?|jwt|cookies?)(?![a-z])"
 )
+JOINED = re.compile(r"(api|access|private|secret|auth|encryption|signing)_keys?$")  # of two nested keys
 TOKEN = re.compile(r"token(s?)(?![a-z])")
 # ... and these may: a public key, the part of a net, a number of passes; so their value must look like a secret too.
 MAYBE = re.compile(r"(keys?|(?<![a-z])(pat|pass|pw|sig|signature|sas|webhook))(?![a-z])")
@@ -44,26 +45,35 @@ PIECES = (
     "patch image text vocab use with has keep prune merge mix next first last total"
 ).split()
 STILL = (
-    "value values string str text new old prod dev test staging live main default primary secondary read write".split()
-)
+    "value values string str text new old prod dev test staging live main default primary secondary read write "
+    "hub hf wandb github gitlab api server user admin"
+).split()
 GENERIC = {*STILL, "data", "content", "init_args", "dict_kwargs", "const", "constant"}
 EMPTY = {"", "none", "null", "true", "false", "auto", "default", "env", "netrc", "required", "optional", STARS}
 
-# Texts that are secrets by their form.
-ADDRESS = re.compile(r"//[^\s/@:]*:(?P<secret>[^\s/@]+)(?=@)")
+# Texts that are secrets by their form. Repetitions have bounds: without, a long text takes the square of its length.
+ADDRESS = re.compile(
+    r"""//[^\s/@:\[]{0,100}:(?P<secret>(?!\d{1,5}/)[^\s@"']{1,200})(?=@)"""
+    r"""|(?<![\w/])[\w.+-]{1,60}+:(?P<bare>[^\s@:/"']{6,100})(?=@(?!sha\d)[\w-]+(?:\.[\w-]|:\d))"""
+)
 ADDRESS_TOKEN = re.compile(r"://(?P<secret>[^\s/@:]{16,})(?=@)")
-HEADER = re.compile(r"\b(?P<kind>bearer|basic|token)\s+(?P<secret>[\w+/=.~-]{8,})", re.I)
+HEADER = re.compile(
+    r"""\b(?P<kind>bearer|basic|token|password(?:\s+is)?|authorization["']?\s*[:=]\s*["']?\w+)\s+["']?"""
+    r"""(?P<secret>[\w+/=.~-]{8,})""",
+    re.I,
+)
 FORMS = re.compile(
     r"(?P<secret>-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[opsur]_\w{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}|\bhf_[A-Za-z0-9]{20,}"
-    r"|\bsk_(?:live|test)_\w{10,}|\bsk-(?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{20,}|\bxox[abeprs]-[\w-]{10,}|\bAIza[\w-]{30,}"
-    r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}[\w.-]*|\bdckr_pat_[\w-]{16,}|\bnpm_[A-Za-z0-9]{30,}|\bpypi-AgE[\w-]{20,}"
-    r"|\bwandb_v\d_\w{20,}|\bnvapi-[\w-]{20,}|\bya29\.[\w-]{20,}|\bSG\.[\w-]{16,}\.[\w-]{16,})"
+    r"|hooks\.slack\.com/services/[\w/]+|/api/webhooks/\d+/[\w-]+|\bsk_(?:live|test)_\w{10,}|\bsk-(?=[\w-]{0,80}\d)(?=[\w-]{0,80}[A-Z])[\w-]{20,}|\bxox[abeprs]-[\w-]{10,}|\bAIza[\w-]{30,}"
+    r"|\beyJ[\w-]{8,300}\.eyJ[\w-]{8,}[\w.-]*|\bdckr_pat_[\w-]{16,}|\bnpm_[A-Za-z0-9]{30,}|\bpypi-AgE[\w-]{20,}"
+    r"|\bwandb_v\d_\w{20,}|\bnvapi-[\w-]{20,}|\bya29\.[\w-]{20,}|\bSG\.[\w-]{16,60}\.[\w-]{16,})"
 )
 # name=value, "name": value, --name value; the value is looked at, not consumed: it may hold the next pair
 PAIR = re.compile(
-    r"""(?P<flag>--)?(?<![\w])(?P<name>[A-Za-z_][\w.-]*)(?P<sign>["'\]\\]*\s*(?:=>|:=|\+=|=|:)\s*\\?|(?(flag)\s+|(?!)))"""
-    r"""(?=(?P<secret>"[^"]*"|'[^']*'|[^\s,;&"'}\])\\]+))"""
+    r"""(?P<flag>--)?(?<!\w)(?P<name>[A-Za-z_][\w.-]{0,120}+)"""
+    r"""(?P<sign>["'\]\\]{0,4}+\s{0,9}+(?:=>|:=|\+=|=|:)\s{0,9}+\\?|(?(flag)\s{1,9}+|(?!)))"""
+    r"""(?=(?P<secret>"[^"]{0,2000}"|'[^']{0,2000}'|[^\s,;&"'}\])\\]{1,2000}))"""
 )
 SET = re.compile(r"""(?<![\w$])(?P<name>[A-Za-z_]\w*)(?::|\+)?=(?P<value>"[^"]*"|'[^']*'|[^\s;&|}]*)""")
 
@@ -179,7 +189,7 @@ def mask(text: str) -> str:
     shown = [secret for secret in _secrets_in(text) if _may_be_live(secret)]  # and wherever else the text holds them
     for form in sorted({f for secret in [*live(), *shown] for f in _encoded(secret)}, key=len, reverse=True):
         text = text.replace(form, STARS)
-    for start, end in sorted((match.span("secret") for _, match in _by_form(text)), reverse=True):
+    for start, end in sorted((match.span(_group(match)) for _, match in _by_form(text)), reverse=True):
         text = text[:start] + STARS + text[end:] if STARS not in text[start:end] else text
     return text
 
@@ -242,6 +252,8 @@ def _is_named(key: str, value: Any) -> bool:
     while len(parts) > 1 and (parts[-1] in GENERIC or parts[-1].isdigit()):
         parts.pop()
     *above, words = parts
+    if above and JOINED.search(f"{above[-1]}_{words}"):
+        return True
     if any(SURE.search(part) and not _is_about(part) for part in above):
         return isinstance(value, str) and words != "class_path" and not _is_about(words)
     if any(TOKEN.search(part) and not _is_about(part) for part in above):
@@ -252,6 +264,8 @@ def _is_named(key: str, value: Any) -> bool:
         return isinstance(value, str) or "auth" not in words.split("_")
     if token := TOKEN.search(words):
         return _is_token(words, bool(token[1]), value)
+    if words.split("_")[-1] in ("pass", "pw", "pat", "tok"):
+        return isinstance(value, str) and bool(re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])\S{6,}", value))
     return bool(MAYBE.search(words)) and _is_random(_text(value))
 
 
@@ -287,7 +301,7 @@ def _words(name: str) -> str:
 def _is_random(text: str) -> bool:
     """Whether no person has chosen it: letters and digits mixed, no word in it."""
     return (
-        bool(re.fullmatch(r"[\w+/=.~-]{16,}", text))
+        bool(re.fullmatch(r"[\w+/=.~%-]{16,}", text))
         and len(re.findall(r"\d", text)) >= 2
         and bool(re.search(r"[A-Za-z]", text))
         and not re.search(r"[a-z]{7,}|[A-Z]{7,}", text)
@@ -309,6 +323,8 @@ def _is_header(match: re.Match[str]) -> bool:
         return True
     if match["kind"].lower() == "token":
         return _is_random(match["secret"])
+    if match["kind"].lower() != "basic":
+        return bool(re.search(r"\d", match["secret"]))
     try:
         return b":" in base64.b64decode(match["secret"], validate=True)
     except ValueError:
@@ -332,6 +348,10 @@ def _by_form(text: str) -> Iterator[tuple[str, re.Match[str]]]:
             yield f"a value for {match['name']}", match
 
 
+def _group(match: re.Match[str]) -> str:
+    return "bare" if match.groupdict().get("bare") else "secret"
+
+
 def _found_in(text: str, known: dict[str, str]) -> str:
     """What kind of secret a text holds, in words; empty: none."""
     for secret, origin in known.items():
@@ -342,7 +362,8 @@ def _found_in(text: str, known: dict[str, str]) -> str:
 
 def _secrets_in(text: str) -> list[str]:
     """Passwords of addresses, tokens, and what is assigned to a secret's name."""
-    return [match["secret"].strip("\"'") for _, match in _by_form(text)]
+    found = [match[_group(match)].strip("\"'") for _, match in _by_form(text)]
+    return [part for secret in found for part in (secret, *re.split(r"\n|\\n", secret))]
 
 
 def _secrets_in_file(file: Path) -> list[str]:
@@ -369,7 +390,7 @@ def _may_be_live(text: str) -> bool:
 def _encoded(secret: str) -> tuple[str, ...]:
     """The secret as it is, in an address, in JSON, in hexadecimal, and wherever it stands in a text that is base64."""
     data = secret.encode(errors="surrogateescape")
-    forms = {secret, quote(data, safe=""), json.dumps(secret)[1:-1], repr(secret)[1:-1], data.hex()}
+    forms = {secret, quote(data, safe=""), unquote(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1], data.hex()}
     if len(data) < LONG:
         return tuple(forms)
     for ahead, cut in ((0, 0), (1, 2), (2, 3)):
@@ -400,6 +421,13 @@ def _leaves(tree: Any, prefix: str = "", seen: set[tuple[int, str, bool]] | None
     if mark in seen:
         return
     seen.add(mark)
-    for key, value in tree.items() if isinstance(tree, dict) else [(None, item) for item in tree]:
+    for key, value in tree.items() if isinstance(tree, dict) else _items(list(tree)):
         name = ".".join(str(part) for part in (prefix, key) if part not in ("", None))
         yield from _leaves(value, name, seen)
+
+
+def _items(items: list[Any]) -> Iterator[tuple[str | None, Any]]:
+    """Yield each item with its name: in a command line, what follows a flag has the flag's."""
+    for before, item in zip([None, *items], items, strict=False):
+        is_flag = isinstance(before, str) and re.fullmatch(r"--[\w.-]+", before) and not str(item).startswith("--")
+        yield before.lstrip("-") if is_flag else None, item

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import sys
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -281,6 +282,80 @@ def test_a_way_in_is_refused_before_anything_is_written(world, way):
     code, shown = world.run("fit", *REFUSED[way](world))
     assert code == 2 and shown.count("\n") == 1 and shown.startswith("error: "), shown
     assert world.found(shown) == [] and not list(world.outputs.iterdir())
+
+
+ALSO = [
+    {"hf token": SECRET},
+    {"api": {"key": SECRET}},
+    {"aws": {"secret": {"access": {"key": SECRET}}}},
+    {"api_key": [{"a": SECRET}]},
+    {"passwords": {"a": {"b": SECRET}}},
+    {"Passwort": SECRET},
+    {"user_pw": SECRET},
+    {"tokenHub": SECRET},
+    {"accessKeyId": "AKIAIOSFODNN7EXAMPLE"},
+    {"headers": {"Cookie": f"session={SECRET}"}},
+    {"headers": "Authorization: Token " + SECRET},
+    {"hook": "https://hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"},
+    {"url": "https://x/y?X-Amz-Signature=abcdef0123456789abcdef0123456789"},
+    {"url": "https://x/y?sig=abcDEF123456ghiJKL789%3D"},
+    {"url": "https://ghp_abcdefghijklmnopqrst0123@github.com/x"},
+    {"url": f"mysql+pymysql://u:{SECRET}@h/db"},
+    {"url": f"https://user:pa/ss{SECRET}@host"},
+    {"proxy": f"user:{SECRET}@proxy:3128"},
+    {"text": f"Server=x;User Id=sa;Password={SECRET};"},
+    {"text": f"the password is {SECRET}"},
+    {"command": ["--password", SECRET]},
+    {"command": ["curl", "-H", f"Authorization: Bearer {SECRET}"]},
+    {"ssh": "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n-----END"},
+    {"live": LIVE.encode().hex()},
+    {"live": base64.urlsafe_b64encode(b"xx" + LIVE.encode() + b"yy").decode()},
+    {"live": "p%40ssw0rd9"},
+    {"live": "p@ssw0rd9"},
+    {"live": "mysqlpw99"},
+    {f"x{LIVE}y": None},
+]
+
+
+@pytest.mark.parametrize("config", ALSO, ids=[*map(str, range(len(ALSO)))])
+def test_further_texts_that_are_secrets(monkeypatch, config):
+    monkeypatch.setenv("WANDB_API_KEY", LIVE)
+    monkeypatch.setenv("DATABASE_URL", "postgres://user:p%40ssw0rd9@db:5432/x")
+    monkeypatch.setenv("MYSQL_OPTIONS", "--user=a --password=mysqlpw99")
+    with pytest.raises(UserError, match="remove it") as e:
+        refuse_secrets({"trainer": config})
+    assert SECRET not in str(e.value) and LIVE not in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"fatal: unable to access 'https://me:{SECRET}@github.com/x/': 403",
+        f"Max retries exceeded with url: /a?api_key={SECRET} (Caused by)",
+        f"headers={{'Authorization': 'Bearer {SECRET}'}}",
+        f"Wandb(api_key={SECRET!r}, x=1)",
+        f"login failed for user 'a' with password '{SECRET}'",
+        f'env: {{"GITHUB_TOKEN": "{SECRET}"}}',
+        f'{{\\"password\\": \\"{SECRET}\\"}}',
+        f"KeyError: '{LIVE}'",
+        f"{LIVE.encode()!r}\nline {LIVE}",
+    ],
+)
+def test_errors_of_others(monkeypatch, text):
+    monkeypatch.setenv("WANDB_API_KEY", LIVE)
+    assert SECRET not in mask(text) and LIVE not in mask(text) and "***" in mask(text)
+
+
+@pytest.mark.parametrize(
+    "piece", ["a-", "a", "a ", "a:", "//a:", "a=", "sk-", "eyJ", "bearer ", "--a ", "token_", "aB", "'"]
+)
+def test_long_texts_take_no_long_time(piece):
+    seconds = []
+    for length in (8_000, 64_000):
+        began = time.process_time()
+        mask(piece * (length // len(piece)))
+        seconds.append(time.process_time() - began)
+    assert seconds[1] < 32 * max(seconds[0], 0.01)  # about 8 times; by the square of the length it were 64
 
 
 @pytest.mark.parametrize("value", [123456789012345, -8675309.25, 2024_01_01])
