@@ -113,7 +113,7 @@ def _run(argv: list[str]) -> int:
             raise UserError(f"unknown verb {argv[0]}{nearest(argv[0], VERBS)}; resnet-cli --help lists them")
         check_texts({"the command line": argv})
         refuse_secret_flags(argv[1:])
-        sys.path.insert(0, os.getcwd())  # a user's own net or source is a file next to the recipe
+        _find_own_modules()
         alone = forget_strays(argv, os.environ)
         if argv[0] not in ARMED:
             if signal.getsignal(signal.SIGINT) is _leave_at_once:
@@ -162,5 +162,18 @@ def _armed(argv: list[str], alone: bool) -> int:
         return verb.main(argv)
 
 
+def _find_own_modules() -> None:
+    """A user's own net or source is a file next to the recipe: it is found after all that is installed.
+
+    A numpy.py or yaml.py that lies there never takes the place of the library, nor in the processes that start from
+    this one (ranks, workers, a sweep's runs).
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"  # without it `python -c` and `python -m` look into the working directory first
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
+
+
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the working directory, by `python -m`
     sys.exit(main())

@@ -42,6 +42,7 @@ from lightning_resnet.runtime.rendezvous import Ranks
 from lightning_resnet.runtime.wandb import WandbOptions
 from lightning_resnet.secrets import refuse_secret_flags, refuse_secret_variables, refuse_secrets
 from lightning_resnet.task import ClassificationTask
+from lightning_resnet.trust import Foreign, check_classes
 from lightning_resnet.values import check_values, explain
 
 TRAINER_DEFAULTS = {  # ours does these
@@ -81,12 +82,14 @@ class ResNetCLI(LightningCLI):
     Args:
         verb: fit | validate | test | predict.
         args: the command line after the verb.
+        foreign: a recipe of somebody else, which `args` override.
     """
 
     run_path: Path | None = None  # directory of the run, once it is known
 
-    def __init__(self, verb: str, args: list[str]) -> None:
+    def __init__(self, verb: str, args: list[str], foreign: Foreign | None = None) -> None:
         self.verb = verb
+        self.foreign = foreign
         observers.make_folders_optional()
         super().__init__(
             ClassificationTask,
@@ -123,12 +126,14 @@ class ResNetCLI(LightningCLI):
         for recipe in recipes:
             refuse_secrets(_check_mapping(recipe), str(recipe))
         try:
-            self.config = parser.parse_args(args)
+            begun = self.foreign.parse(parser, args) if self.foreign else None
+            self.config = parser.parse_args(args, namespace=begun)
         except ArgumentError as e:
             if "trainer.plugins" in str(e):
                 refuse_plugins_named(str(e).rpartition("Given value")[2])
             key, why, value = explain(one_line(e), parser, args)
             raise UserError(why + _place(key, value, args, recipes)) from e
+        check_classes(parser, self.config)
         check_values(self.config, parser)
         check(self.config)
         for key in ("callbacks", "plugins"):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_resnet.errors import Parser, UserError, one_line, tell
+from lightning_resnet.errors import TRUST, Parser, UserError, one_line, tell
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +52,7 @@ def make_parser() -> Parser:
         )
     parser.add_argument("--weights", choices=["net", "ema"], default="net", help="of ours: as trained | their average")
     parser.add_argument("--size", type=int, metavar="N", help="pixels per side of .onnx (default: the recipe's)")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
 
 
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     from lightning_resnet.trained import restore
 
     checkpoint, path = read(args)
-    trained = restore(checkpoint, path, weights=args.weights)
+    trained = restore(checkpoint, path, None, args.weights, args.trust)
     net, normalisation = trained.task.net, {name: checkpoint["state_dict"][name] for name in CONSTANTS}
     _check_classes(net, trained.classes, args.classes)
     tell(f"{path}: {describe(net, trained.options)}, {len(trained.classes) or 'no'} class names")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_resnet.errors import Parser, UserError, tell
+from lightning_resnet.errors import TRUST, Parser, UserError, tell
 
 if TYPE_CHECKING:
     from lightning_resnet.analysis.subjects import Subject
@@ -28,6 +28,7 @@ def make_parser() -> Parser:
     parser.add_argument("--arm", choices=["keep", "find"], default="keep", help="added blocks: identity | random")
     parser.add_argument("--freeze", action="store_true", help="only the added blocks will learn")
     parser.add_argument("--batches", type=int, default=20, metavar="N", help="to calibrate on (default: %(default)s)")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
 
 
@@ -37,24 +38,25 @@ def main(argv: Sequence[str]) -> int:
     out = Path(args.out)
     if out.suffix != ".ckpt" or args.batches < 1:
         raise UserError("--out must end in .ckpt and --batches be 1 or more")
-    from tempfile import TemporaryDirectory
-
-    from lightning_resnet.analysis.subjects import config_of, subjects
+    from lightning_resnet.analysis.subjects import again, subjects
     from lightning_resnet.models.surgery import deepen, take_over
 
-    found = list(subjects([args.checkpoint], [], batches=args.batches))
+    found = list(subjects([args.checkpoint], None, batches=args.batches, trust=args.trust))
     if len(found) > 1:
         raise UserError(f"{args.checkpoint} holds {len(found)} runs: give one of them")
     shallow = found[0]
-    with TemporaryDirectory() as folder:
-        recipe = Path(folder, "recipe.yaml")
-        recipe.write_text(config := config_of(shallow.path))
-        (deep,) = subjects([str(recipe)], ["--model.net.depth", str(args.depth)], batches=args.batches)
+    if shallow.foreign is None:
+        raise UserError(f"{args.checkpoint} is no checkpoint and no run: there is nothing trained to deepen")
+    deep = again(shallow, ["--model.net.depth", str(args.depth)])
     added = take_over(shallow.net, deep.net)
     if args.arm == "keep":
         deepen(shallow.net, deep.net, shallow.train)
     tell(describe(shallow, deep, added, args.arm))
-    write(args, config, deep, added)
+    if left := write(args, deep, added):
+        tell(
+            f"warning: left out of {out.with_suffix('.yaml')}, as it may name code of others: {', '.join(left)}; "
+            "give it by flags, or deepen with --trust"
+        )
     tell(f"{out}\ngo on training: resnet-cli fit --config {out.with_suffix('.yaml')}")
     return 0
 
@@ -76,16 +78,26 @@ def describe(shallow: "Subject", deep: "Subject", added: list[str], arm: str) ->
     return f"{len(added)} blocks added {how}, {len(layers)} convolutions: {', '.join(added)}\n\n{markdown(rows)}\n"
 
 
-def write(args: Namespace, config: str, deep: "Subject", added: list[str]) -> None:
-    """The checkpoint, and the recipe that starts from it and logs the added blocks' distance from identity."""
+def write(args: Namespace, deep: "Subject", added: list[str]) -> list[str]:
+    """Write the checkpoint, and the recipe that starts from it and logs the added blocks' distance from identity.
+
+    Returns:
+        Keys of the foreign recipe that were left out.
+    """
     import torch
     import yaml
 
     from lightning_resnet.analysis.report import write_file
+    from lightning_resnet.trust import KEPT, OF_A_MACHINE
 
-    recipe, out = yaml.safe_load(config), Path(args.out)
-    recipe["model"]["net"]["init_args"]["depth"] = args.depth
-    recipe["run"] = {"name": out.stem, "init_from": str(out), "threads": recipe["run"].get("threads")}
+    out = Path(args.out)
+    recipe, left = deep.foreign.to_train()
+    parsed = yaml.safe_load(deep.cli.resolved)
+    kept = {key: value for key, value in parsed["data"].items() if key not in OF_A_MACHINE}
+    recipe["data"] = recipe.get("data", {}) | kept
+    recipe["seed_everything"] = parsed["seed_everything"]
+    recipe["model"] |= {key: parsed["model"][key] for key in KEPT["model"] if key in parsed["model"]}
+    recipe["run"] = {"name": out.stem, "init_from": str(out)} | deep.foreign.kept()["run"]
     text = yaml.safe_dump(recipe, sort_keys=False)
     origin = {"from": args.checkpoint, "added": added, "arm": args.arm, "freeze": args.freeze}
     state = {name: tensor.cpu() for name, tensor in deep.cli.model.state_dict().items()}
@@ -97,3 +109,4 @@ def write(args: Namespace, config: str, deep: "Subject", added: list[str]) -> No
     callback = {"class_path": "AddedBlocks", "init_args": {"checkpoint": str(out)}}
     recipe["trainer"]["callbacks"] = [*(recipe["trainer"].get("callbacks") or []), callback]
     write_file(out.with_suffix(".yaml"), yaml.safe_dump(recipe, sort_keys=False).encode())
+    return left

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import NoReturn, TextIO
 
+TRUST = "the recipe in a checkpoint or run may name any code, which is imported and run"  # help of --trust
 LONGEST = 2_000  # characters of foreign text on one line: of more the beginning is shown
 
 

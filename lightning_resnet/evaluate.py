@@ -17,7 +17,7 @@ from lightning_resnet.classes import align
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.describe import say
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime.checkpoint import load_checkpoint, newest_good
+from lightning_resnet.runtime.checkpoint import classes_in, load_checkpoint, newest_good
 from lightning_resnet.runtime.loop import install_evaluation
 from lightning_resnet.runtime.progress import Meter
 from lightning_resnet.runtime.rundir import RunDir
@@ -37,7 +37,7 @@ def evaluate(cli: ResNetCLI, rundir: RunDir) -> int:
     checkpoint = load_checkpoint(path)
     load_weights(cli.model, checkpoint["state_dict"], flags=net_flags(checkpoint, cli.resolved))
     cli.datamodule.setup()
-    names = align(cli.datamodule, cli.model.net, checkpoint.get("run", {}).get("classes") or [])
+    names = align(cli.datamodule, cli.model.net, classes_in(checkpoint))
     install_evaluation(cli.trainer, checkpoint.get("global_step", 0))
     if cli.verb == "predict":
         return _predict(cli, names)

@@ -36,6 +36,7 @@ from lightning_resnet.runtime.checkpoint import (
     Checkpoints,
     GivenCheckpointIO,
     check_resumable,
+    classes_in,
     load_checkpoint,
     newest_good,
 )
@@ -318,7 +319,7 @@ def init_from(task: nn.Module, path: str, classes: Sequence[str], recipe: str = 
         UserError: it cannot be read, or is of another net.
     """
     checkpoint, ours = load_checkpoint(path), task.state_dict()
-    theirs, known = checkpoint["state_dict"], checkpoint.get("run", {}).get("classes") or []
+    theirs, known = checkpoint["state_dict"], classes_in(checkpoint)
     head = [n for n, m in task.net.named_modules() if isinstance(m, nn.Linear)][-1:]
     for name in [f"net.{h}.{kind}" for h in head for kind in ("weight", "bias")]:
         if name not in theirs or name not in ours:

@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_resnet.errors import Parser, UserError, tell
+from lightning_resnet.errors import TRUST, Parser, UserError, tell
 from lightning_resnet.runtime.progress import Meter
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def make_parser() -> Parser:
     parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="default: %(default)s")
     parser.add_argument("--weights", choices=["net", "ema"], default="net", help="as trained, or their moving average")
     parser.add_argument("--device", help="cpu | cuda (default: cuda where there is one)")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
 
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     with importing():
         from lightning_resnet.trained import load
 
-    trained = load(args.ckpt_path, recipe, args.weights)
+    trained = load(args.ckpt_path, recipe, args.weights, args.trust)
     return 0 if FORMATS[args.format](predict(trained, files, args)) == len(files) else 1
 
 

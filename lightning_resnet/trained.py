@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-import yaml
 
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime.checkpoint import last_of, load_checkpoint
+from lightning_resnet.runtime.checkpoint import classes_in, last_of, load_checkpoint
+from lightning_resnet.runtime.identity import read_recipe
 from lightning_resnet.task import ClassificationTask
+from lightning_resnet.trust import Foreign
 from lightning_resnet.weights import EMA, check_same_tensors
 
 ALONE = "--trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto".split()
@@ -71,16 +71,17 @@ def device_for(asked: str | None) -> str:
     return asked or ("cuda" if found else "cpu")
 
 
-def build(arguments: Sequence[str], accelerator: str | None = "cpu") -> ResNetCLI:
+def build(arguments: Sequence[str], accelerator: str | None = "cpu", foreign: Foreign | None = None) -> ResNetCLI:
     """Net, task and data of a recipe, for this process alone; no data are read.
 
     Args:
         arguments: of `fit`.
         accelerator: instead of the recipe's; None: the recipe's.
+        foreign: a recipe of somebody else, which `arguments` override.
     """
     hush()
     device = [f"--trainer.accelerator={accelerator}"] if accelerator else []
-    return ResNetCLI("fit", [*arguments, *ALONE, *device])
+    return ResNetCLI("fit", [*arguments, *ALONE, *device], foreign)
 
 
 def hush() -> None:
@@ -103,43 +104,48 @@ def _says_a_chosen_one(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or Path(record.pathname).parent.name in CHOSEN
 
 
-def load(path: str | Path, flags: Sequence[str] = (), weights: Weights = "net") -> Trained:
+def load(path: str | Path, flags: Sequence[str] = (), weights: Weights = "net", trust: bool = False) -> Trained:
     """Read a checkpoint, or a run's last; see `last_of` and `restore`."""
     path = last_of(Path(path))
-    return restore(load_checkpoint(path), path, flags, weights)
+    return restore(load_checkpoint(path), path, flags, weights, trust)
 
 
-def restore(checkpoint: dict[str, Any], path: Path, flags: Sequence[str] = (), weights: Weights = "net") -> Trained:
+def restore(
+    checkpoint: dict[str, Any],
+    path: Path,
+    flags: Sequence[str] | None = (),
+    weights: Weights = "net",
+    trust: bool = False,
+) -> Trained:
     """The net that a checkpoint is of, by the recipe in it.
 
     Args:
         checkpoint: its content.
         path: where it was.
-        flags: keys of a recipe that override the checkpoint's.
+        flags: keys of a recipe that override the checkpoint's; None: the verb has no such flags.
         weights: as trained, or their moving average.
+        trust: the recipe may name any code, which is run.
 
     Raises:
-        UserError: it tells no net, is of another than it tells, or holds no average.
+        UserError: it tells no net, is of another than it tells, holds no average, or names foreign code.
     """
-    config = config_in(checkpoint, path)
-    sized = (yaml.safe_load(config).get("data") or {}).get("size")
-    whole = [] if sized else ["--data.eval_share=1"]  # as it evaluates, also at the size that a flag asks for
-    with TemporaryDirectory() as folder:
-        recipe = Path(folder, "recipe.yaml")
-        recipe.write_text(config)
-        cli = build(["--config", str(recipe), *whole, *flags])
+    told = read_recipe(config_in(checkpoint, path), path)
+    foreign = Foreign(told, path, trust, takes_flags=flags is not None)
+    # as it evaluates, also at the size that a flag asks for
+    whole = [] if foreign.kept()["data"].get("size") else ["--data.eval_share=1"]
+    cli = build([*whole, *(flags or [])], foreign=foreign)
     take_weights(cli.model, checkpoint["state_dict"], weights)
-    return Trained(path, cli, list(checkpoint["run"].get("classes") or []))
+    return Trained(path, cli, classes_in(checkpoint))
 
 
 def config_in(checkpoint: dict[str, Any], path: Path) -> str:
     """The resolved configuration, as YAML, that a checkpoint was made with."""
-    try:
-        return checkpoint["run"]["config"]
-    except (KeyError, TypeError) as e:
+    config = (checkpoint.get("run") or {}).get("config")
+    if not isinstance(config, str):
         raise UserError(
             f"{path} does not tell what net it is of: give a checkpoint that `resnet-cli fit` or `convert` wrote"
-        ) from e
+        )
+    return config
 
 
 def take_weights(task: ClassificationTask, state: dict[str, torch.Tensor], weights: Weights = "net") -> None:
@@ -158,6 +164,8 @@ def take_weights(task: ClassificationTask, state: dict[str, torch.Tensor], weigh
     if weights == "ema" and not net:
         raise UserError("the checkpoint holds no averaged weights (ema): the run had none; leave --weights out")
     check_same_tensors(task.net.state_dict(), net)
+    normalisation = {name: getattr(task, name) for name in ("mean", "std")}
+    check_same_tensors(normalisation, {name: state[name] for name in normalisation if name in state})
     task.net.load_state_dict(net)
-    for name in ("mean", "std"):
-        getattr(task, name).copy_(state[name])
+    for name, tensor in normalisation.items():
+        tensor.copy_(state[name])

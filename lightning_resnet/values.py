@@ -363,6 +363,14 @@ def _special(message: str, parser: LightningArgumentParser, args: Sequence[str])
     """What needs no look at types."""
     key = message.partition(":")[0]
     flag = f"--{key}" if re.fullmatch(r"[\w.]+", key) else key
+    if denied := re.search(r"Importing '([^']+)' is not allowed, denied by the '([^']+)' entry", message):
+        why = f"{denied[2]} can run commands, open files or load code; name a class of your own"
+        return key, f"{flag}: a recipe may not name {denied[1]}: {why}", denied[1]
+    if other := re.search(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", message):
+        given = re.search(r"a path but (\S+) either", message)
+        name = other[1] or (given[1] if given else "what is given")
+        cure = "give a class of that kind (a function must be annotated to return one)"
+        return key, f"{flag}: {name} is no {other[2]}, and is not called: {cure}", name
     if missing := re.search(r"No module named '([^'.]+)[^']*'", message):
         cure = f"pip install {missing[1]}, or, if it is a file of yours, start where it lies"
         return key, f"{flag}: no module named {missing[1]}: {cure}", ""

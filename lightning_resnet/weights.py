@@ -1,12 +1,12 @@
 """Weights out of a checkpoint into a task, or one line that names the first tensor that does not fit."""
 
+from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor, nn
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime.identity import flatten
+from lightning_resnet.runtime.identity import flatten, read_recipe
 
 EMA = "ema."  # a checkpoint's averaged weights; the trained ones are under `net.`
 
@@ -14,10 +14,17 @@ EMA = "ema."  # a checkpoint's averaged weights; the trained ones are under `net
 def differing(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
     """Of the first tensor that is missing, unknown or of another shape: what it is there and here; else empty."""
     for name in [*ours, *theirs]:
-        here, there = (tuple(d[name].shape) if name in d else "absent" for d in (ours, theirs))
+        here, there = (_form(d.get(name)) for d in (ours, theirs))
         if here != there:
             return f"{name} is {there} there and {here} here"
     return ""
+
+
+def _form(value: Any) -> str:
+    """`(10, 64)`, or what it is instead of a tensor."""
+    if isinstance(value, Tensor):
+        return str(tuple(value.shape))
+    return "absent" if value is None else f"a {type(value).__name__}"
 
 
 def check_same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor], flags: str = "") -> None:
@@ -37,15 +44,22 @@ def net_flags(checkpoint: dict[str, Any], recipe: str) -> str:
 
     The number of classes is left out: it comes from the data.
     """
-    theirs, ours = (_net_options(text) for text in (checkpoint.get("run", {}).get("config"), recipe))
+    theirs = _net_options(checkpoint.get("run", {}).get("config"))
+    ours = _net_options(recipe)
     return " ".join(f"--model.net{k} {v}" for k, v in theirs.items() if v is not None and v != ours.get(k))
 
 
 def _net_options(recipe: str | None) -> dict[str, Any]:
-    net = ((yaml.safe_load(recipe or "") or {}).get("model") or {}).get("net")
+    try:
+        model = read_recipe(recipe, Path("checkpoint")).get("model")
+    except UserError:  # none, or of no form: it only serves for a hint
+        return {}
+    net = model.get("net") if isinstance(model, dict) else None
     if not isinstance(net, dict):
         return {}
-    options = {f".{k}": v for k, v in flatten(net.get("init_args") or {}).items() if k != "num_classes"}
+    given = net.get("init_args")
+    options = flatten(given) if isinstance(given, dict) else {}
+    options = {f".{k}": v for k, v in options.items() if k != "num_classes"}
     return {"": net.get("class_path")} | options
 
 

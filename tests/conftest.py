@@ -34,6 +34,7 @@ def cli(tmp_path, monkeypatch, capsys):
     """Run `resnet-cli` in an empty folder; returns (exit status, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as the command line sets it; and back afterwards
 
     def run(*args):
         capsys.readouterr()

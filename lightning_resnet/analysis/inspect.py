@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_resnet.errors import Parser, UserError, tell
+from lightning_resnet.errors import TRUST, Parser, UserError, tell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +47,7 @@ def make_parser() -> Parser:
     parser.add_argument("--batches", type=int, default=4, metavar="N", help="training batches (default: %(default)s)")
     parser.add_argument("--draws", type=int, default=10, metavar="N", help="random choices each (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu | cuda (default: %(default)s)")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     parser.add_argument("--out", metavar="DIR", help="where to write (default: report/ in the target's folder)")
     return parser
 
@@ -75,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     from lightning_resnet.analysis.subjects import subjects
     from lightning_resnet.trained import device_for
 
-    found = subjects(args.targets, recipe, args.at, args.batches, device_for(args.device))
+    found = subjects(args.targets, recipe, args.at, args.batches, device_for(args.device), args.trust)
     frame, folder = inspect(args, found)
     tell(write(args.what, frame, folder))
     return 0

@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lightning_resnet.errors import Parser, UserError, nearest, tell
+from lightning_resnet.errors import TRUST, Parser, UserError, nearest, tell
 from lightning_resnet.files import write_whole
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def make_parser() -> Parser:
     parser.add_argument("--per-class", action="store_true", help="also each class's accuracy, of the first row")
     parser.add_argument("--confusion", metavar="FILE.csv", help="write label against prediction, of the first row")
     parser.add_argument("--device", help="cpu | cuda (default: cuda where there is one)")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
 
 
@@ -72,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     from lightning_resnet.classes import align
     from lightning_resnet.trained import device_for
 
-    found = list(subjects([args.target], recipe, args.at, device=device_for(args.device)))
+    found = list(subjects([args.target], recipe, args.at, device=device_for(args.device), trust=args.trust))
     if len(found) > 1:
         raise UserError(f"{args.target} holds {len(found)} runs: give one of them")
     subject = found[0]

@@ -19,16 +19,17 @@ from torch import nn
 
 from lightning_resnet.analysis.runs import find_runs, short_names
 from lightning_resnet.classes import align
-from lightning_resnet.config import ResNetCLI, quoted
-from lightning_resnet.errors import UserError, tell
+from lightning_resnet.config import ResNetCLI
+from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.models.observe import Batch
 from lightning_resnet.points import read
 from lightning_resnet.reading import read_yaml
-from lightning_resnet.runtime.checkpoint import load_checkpoint
-from lightning_resnet.runtime.identity import flatten
+from lightning_resnet.runtime.checkpoint import classes_in, load_checkpoint
+from lightning_resnet.runtime.identity import flatten, read_recipe
 from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.status import cores
 from lightning_resnet.trained import build, config_in, take_weights
+from lightning_resnet.trust import Foreign
 
 EVAL_BATCH = 256  # images per forward pass at most: in eval mode nothing depends on it
 
@@ -45,6 +46,7 @@ class Subject:
         device: of net and batches.
         state: the checkpoint's tensors; None before training.
         classes: names of the net's outputs; empty before training.
+        foreign: the recipe of the run or checkpoint; None: it is the command line's own.
     """
 
     cli: ResNetCLI
@@ -54,6 +56,7 @@ class Subject:
     device: str
     state: dict[str, torch.Tensor] | None = None
     classes: Sequence[str] = ()
+    foreign: Foreign | None = None
 
     @property
     def net(self) -> nn.Module:
@@ -63,7 +66,13 @@ class Subject:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Short names, as in `compare`: net, depth, shortcut, seed, ...; and `at`."""
-        flat = flatten(yaml.safe_load(self.cli.resolved))
+        tree = yaml.safe_load(self.cli.resolved)
+        if self.foreign:  # what was not taken of it tells runs apart all the same
+            kept = self.foreign.kept()
+            for name, part in self.foreign.told.items():
+                if isinstance(part, dict) and isinstance(tree.get(name), dict):
+                    tree[name] |= {k: v for k, v in part.items() if k not in kept.get(name, {})}
+        flat = flatten(tree)
         named = {short: flat[key] for key, short in short_names(flat).items()}
         return named | {"net": type(self.cli.model.net).__name__, "at": self.at}
 
@@ -90,32 +99,56 @@ class Subject:
 
 
 def subjects(
-    targets: Sequence[str], flags: list[str], at: str = "last", batches: int = 4, device: str = "cpu"
+    targets: Sequence[str],
+    flags: list[str] | None,
+    at: str = "last",
+    batches: int = 4,
+    device: str = "cpu",
+    trust: bool = False,
 ) -> Iterator[Subject]:
     """Each target's nets, one after the other.
 
     Args:
         targets: run directories, folders of them, checkpoints, recipes or sweeps (.yaml); none: `flags` have --config.
-        flags: keys of a recipe that override the target's.
+        flags: keys of a recipe that override the target's; None: the verb has no such flags.
         at: of runs: last | best checkpoint, or init.
         batches: to look at.
         device: cpu | cuda.
+        trust: recipes of runs and checkpoints may name any code, which is run.
 
     Raises:
-        UserError: a target is none of these, has no checkpoint, or one of fewer outputs than the data has classes.
+        UserError: a target is none of these, has no checkpoint, one of fewer outputs than the data has classes, or
+            names foreign code.
     """
     with TemporaryDirectory() as folder:
-        for path, arguments, checkpoint, name in _all(targets, Path(folder), at):
-            cli, state, classes = _build([*arguments, *flags]), None, []
+        for path, recipe, checkpoint, name in _all(targets, Path(folder), at):
+            arguments, foreign = (recipe, None) if isinstance(recipe, list) else ([], _foreign(recipe, path, trust))
+            if foreign:
+                foreign = foreign._replace(has_weights=checkpoint is not None, takes_flags=flags is not None)
+            cli = _build([*arguments, *(flags or [])], foreign)
+            state = None
+            classes: list[str] = []
             if checkpoint:
-                take_weights(cli.model, state := checkpoint["state_dict"])
-                classes = align(cli.datamodule, cli.model.net, checkpoint.get("run", {}).get("classes") or [])
-            yield Subject(cli, path, name, batches, device, state, classes)
+                state = checkpoint["state_dict"]
+                take_weights(cli.model, state)
+                classes = align(cli.datamodule, cli.model.net, classes_in(checkpoint))
+            yield Subject(cli, path, name, batches, device, state, classes, foreign)
         if not targets:
-            yield Subject(_build(flags), Path("recipe"), "init", batches, device)
+            yield Subject(_build(flags or []), Path("recipe"), "init", batches, device)
 
 
-Found = tuple[Path, list[str], dict[str, Any] | None, str]  # where, arguments, checkpoint, `at`
+def again(subject: Subject, flags: list[str]) -> Subject:
+    """The net of a subject's foreign recipe, before training, with other flags."""
+    cli = _build(flags, subject.foreign)
+    return Subject(cli, subject.path, "init", subject.batches, subject.device, foreign=subject.foreign)
+
+
+def _foreign(config: str, path: Path, trust: bool) -> Foreign:
+    return Foreign(read_recipe(config, path), path, trust)
+
+
+# where, arguments or a foreign recipe, checkpoint, `at`
+Found = tuple[Path, list[str] | str, dict[str, Any] | None, str]
 
 
 def _all(targets: Sequence[str], folder: Path, at: str) -> Iterator[Found]:
@@ -123,9 +156,10 @@ def _all(targets: Sequence[str], folder: Path, at: str) -> Iterator[Found]:
         if target.suffix == ".yaml":
             yield from ((target, arguments, None, "init") for arguments in _recipes(target, folder))
         elif target.is_dir():
-            yield from _runs(target, folder, at)
+            yield from _runs(target, at)
         else:
-            yield _checkpoint(target, folder)
+            checkpoint = load_checkpoint(target)
+            yield target, config_in(checkpoint, target), checkpoint, target.stem
 
 
 def _recipes(file: Path, folder: Path) -> Iterator[list[str]]:
@@ -144,7 +178,7 @@ def _recipes(file: Path, folder: Path) -> Iterator[list[str]]:
         yield [a for recipe in [*sweep.recipes, str(parameters)] for a in ("--config", recipe)] + sweep.flags
 
 
-def _runs(root: Path, folder: Path, at: str) -> Iterator[Found]:
+def _runs(root: Path, at: str) -> Iterator[Found]:
     """Those that have what is asked for; the others are named."""
     some = False
     for run in find_runs([root]):
@@ -153,30 +187,22 @@ def _runs(root: Path, folder: Path, at: str) -> Iterator[Found]:
             tell(f"passed over {run}: no {'config.yaml' if at == 'init' else checkpoint.relative_to(run)}")
             continue
         some = True
-        yield run, _recipe(config_of(run), folder), None if at == "init" else load_checkpoint(checkpoint), at
+        yield run, _config_of(run), None if at == "init" else load_checkpoint(checkpoint), at
     if not some:
         raise UserError(f"no run to inspect in {root}: train one with `resnet-cli fit`, or give a recipe")
 
 
-def _checkpoint(file: Path, folder: Path) -> Found:
-    return file, _recipe(config_of(file), folder), load_checkpoint(file), file.stem
+def _config_of(run: Path) -> str:
+    """The resolved configuration, as YAML, that a run was made with."""
+    try:
+        return (run / "config.yaml").read_text()
+    except ValueError as e:
+        raise UserError(f"{run}/config.yaml is not text: {one_line(e)}") from e
 
 
-def _recipe(config: str, folder: Path) -> list[str]:
-    (folder / "recipe.yaml").write_text(config)
-    return ["--config", str(folder / "recipe.yaml")]
-
-
-def config_of(path: Path) -> str:
-    """The resolved configuration, as YAML, that a run or checkpoint was made with."""
-    if path.is_dir():
-        return quoted((path / "config.yaml").read_text())
-    return quoted(config_in(load_checkpoint(path), path))
-
-
-def _build(arguments: list[str]) -> ResNetCLI:
+def _build(arguments: list[str], foreign: Foreign | None = None) -> ResNetCLI:
     """Net, task and data, on this machine alone; the data's splits are read."""
-    cli = build(arguments)
+    cli = build(arguments, foreign=foreign)
     torch.set_num_threads(cli.config.run.threads or cores())
     task, data = cli.model, cli.datamodule
     data.trainer = cli.trainer

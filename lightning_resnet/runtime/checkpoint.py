@@ -208,7 +208,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     for name, tensor in checkpoint["state_dict"].items():
         if isinstance(tensor, torch.Tensor) and not _has_its_memory(tensor):
             raise UserError(f"checkpoint {path}: {name} is larger than what the file holds of it")
+    if not isinstance(checkpoint.get("run", {}), dict):
+        raise UserError(f"checkpoint {path} is of another form than ours: it was not written by `resnet-cli`")
     return checkpoint
+
+
+def classes_in(checkpoint: dict[str, Any]) -> list[str]:
+    """Names of the net's outputs, where a checkpoint tells them; else empty."""
+    classes = checkpoint.get("run", {}).get("classes")
+    return [str(name) for name in classes] if isinstance(classes, list | tuple) else []
 
 
 def _has_its_memory(tensor: torch.Tensor) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.errors import UserError
+from lightning_resnet.reading import LARGEST, parse_yaml
 
 # What decides a run's result; the rest of the trainer is about where and how to run.
 TRAINER_KEYS = (
@@ -75,6 +76,27 @@ def run_id(config: dict[str, Any]) -> str:
 def replicate(path: Path, k: int) -> Path:
     """Directory of the k-th run of one id; the first has no number."""
     return path.with_name(f"{path.name}-{k}") if k > 1 else path
+
+
+def read_recipe(text: Any, path: Path) -> dict[str, Any]:
+    """Read the recipe of a checkpoint or run directory; no tag of its YAML makes an object.
+
+    Args:
+        text: YAML.
+        path: where it was, for the message.
+
+    Raises:
+        UserError: it is no mapping, or would grow out of proportion.
+    """
+    if not isinstance(text, str) or len(text) > LARGEST:
+        raise UserError(f"{path} holds no recipe: it is not text, or of more than {LARGEST:,} characters")
+    try:
+        content = parse_yaml(text)
+    except UserError as e:
+        raise UserError(f"the recipe of {path}: {e}") from e
+    if not isinstance(content, dict):
+        raise UserError(f"the recipe of {path} is not a mapping")
+    return content
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

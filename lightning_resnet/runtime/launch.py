@@ -242,7 +242,7 @@ def supervise(argv: list[str], size: int, nodes: int = 1) -> int:
         env.pop("MASTER_ADDR", None)
         env.pop("MASTER_PORT", None)
     lifeline, held = os.pipe()
-    command = [sys.executable, "-m", "lightning_resnet.cli", *argv]
+    command = [sys.executable, "-P", "-m", "lightning_resnet.cli", *argv]  # -P: not out of the working directory
     ranks: list[subprocess.Popen] = []
     try:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a rank hears nothing until it listens
