@@ -50,7 +50,7 @@ def make_parser() -> Parser:
             metavar=("R", "G", "B"),
             help="of theirs, for pixels from 0 to 1 (default: what a .safetensors of ours tells, else ImageNet's)",
         )
-    parser.add_argument("--weights", choices=["net", "ema"], default="net", help="of ours: as trained | their average")
+    parser.add_argument("--weights", choices=["net", "ema"], default="net", help="as trained | their moving average")
     parser.add_argument("--size", type=int, metavar="N", help="pixels per side of .onnx (default: the recipe's)")
     parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
@@ -107,18 +107,28 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
     """
     import torch
 
-    from lightning_resnet.models.layouts import recognise, unwrap
+    from lightning_resnet.models.layouts import average_in, recognise, unwrap
     from lightning_resnet.runtime.checkpoint import last_of
 
     path = last_of(Path(args.file))
     content = read_file(path)
     names = Path(args.classes).read_text().split("\n") if args.classes else []
     classes = [name.strip() for name in names if name.strip()]
-    if isinstance(content, dict) and "config" in (content.get("run") or {}):
+    run = content.get("run") if isinstance(content, dict) else None
+    if isinstance(run, dict) and "config" in run:
         if given := [flag for flag in ("shortcut", *CONSTANTS) if getattr(args, flag)]:
             raise UserError(f"--{given[0]} is for weights of others, and {path} tells its own: leave it out")
         content["run"] |= {"classes": classes} if classes else {}
         return content, path
+    average = average_in(content)
+    if args.weights == "ema":
+        if average is None:
+            raise UserError(f"{path} holds no averaged weights (ema): leave --weights out")
+        content = {name: t for name, t in content[average].items() if name != "n_averaged"}  # torch's counter
+        tell(f"weights: their moving average, {average}")
+        args.weights = "net"  # of what is made of it
+    elif average:
+        tell(f"weights: as trained; the file also holds their moving average, {average}: --weights ema takes that")
     try:
         known = recognise(unwrap(content), args.shortcut)
     except UserError as e:

@@ -194,6 +194,23 @@ def test_averaged_weights_by_convention(cli):
     assert same(load("ema.ckpt").task.net, average) and same(load("both.ckpt").task.net, net)
 
 
+@pytest.mark.parametrize(("key", "prefix"), [("state_dict_ema", ""), ("model_ema", "module.")])
+def test_the_average_in_files_of_others_is_told_and_taken_when_asked(cli, key, prefix):
+    net, average = shaken(CifarResNet(8), 1), shaken(CifarResNet(8), 2)
+    counter = {"n_averaged": torch.tensor(3)} if prefix else {}
+    averaged = {f"{prefix}{k}": v for k, v in average.state_dict().items()} | counter
+    torch.save({"state_dict": net.state_dict(), key: averaged}, "theirs.pth")
+    code, out, err = cli("convert", "theirs.pth", "--out", "raw.ckpt")
+    assert code == 0 and f"weights: as trained; the file also holds their moving average, {key}" in out, err
+    code, out, err = cli("convert", "theirs.pth", "--out", "ema.ckpt", "--weights", "ema")
+    assert code == 0 and f"weights: their moving average, {key}" in out, err
+    assert same(load("raw.ckpt").task.net, net) and same(load("ema.ckpt").task.net, average)
+    torch.save({"state_dict": net.state_dict()}, "plain.pth")
+    code, out, err = cli("convert", "plain.pth", "--out", "no.ckpt", "--weights", "ema")
+    assert code == 2 and "holds no averaged weights" in err
+    assert "weights:" not in cli("convert", "plain.pth", "--out", "plain.ckpt")[1]
+
+
 def test_normalisation_outlives_a_round_trip_or_is_told(cli):
     torch.save(shaken(CifarResNet(8)).state_dict(), "theirs.pth")
     constants = ["--mean", 0.4914, 0.4822, 0.4465, "--std", 0.247, 0.2435, 0.2616]

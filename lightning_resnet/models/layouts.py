@@ -18,6 +18,7 @@ from lightning_resnet.weights import differing
 
 State = dict[str, Tensor]
 CONTAINERS = ("state_dict", "model", "model_state_dict", "net")  # keys under which training scripts keep weights
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict")  # timm's, torchvision's; keys of a moving average
 WRAPPERS = ("module.", "_orig_mod.", "net.", "model.")  # DataParallel's and DDP's, torch.compile's, Lightning modules'
 RENAMED = {"linear.": "fc.", ".shortcut.": ".downsample."}  # akamaster's -> ours
 
@@ -28,6 +29,12 @@ class Known(NamedTuple):
     kind: type[nn.Module]
     options: dict[str, Any]
     net: nn.Module
+
+
+def average_in(content: Any) -> str | None:
+    """The key under which a file also holds a moving average of its weights; None: it holds none."""
+    held = content if isinstance(content, Mapping) else {}
+    return next((key for key in AVERAGES if isinstance(held.get(key), Mapping)), None)
 
 
 def unwrap(content: Any) -> State:
