@@ -5,10 +5,15 @@ or with one line.
 """
 
 import copy
+import io
 import json
+import os
+import pickle
 import shutil
 import socket
+import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -16,8 +21,12 @@ import torch
 import yaml
 from conftest import REPOSITORY, TINY, only_run
 from PIL import Image
+from torch import nn
 
 from lightning_resnet.cli import main
+from lightning_resnet.convert import read_file
+from lightning_resnet.errors import UserError
+from lightning_resnet.runtime.checkpoint import load_checkpoint
 from lightning_resnet.trained import load
 
 CANARY = """
@@ -547,3 +556,191 @@ def test_code_of_ones_own_is_as_easy_as_ever(untyped, flags):
     small = "--trainer.limit_train_batches 1 --trainer.max_epochs 1 --data.train_eval_samples 10".split()
     code, _, err = untyped("fit", *recipe, *small, *flags)
     assert code in (0, 1) or "num_classes" in err, err
+
+
+class Bomb:
+    """Writes the canary where it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch canary",)
+
+
+class Zipped(Bomb):
+    """The same, by a function of Python's own."""
+
+    def __reduce__(self):
+        return exec, ("open('canary', 'w').close()",)
+
+
+def _pickled(path, protocol):
+    path.write_bytes(pickle.dumps({"state_dict": Bomb()}, protocol=protocol))
+
+
+def _in_tar(path):
+    text = pickle.dumps(Bomb())
+    with tarfile.open(path, "w") as archive:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text))
+
+
+def _in_checkpoint(path, **where):
+    torch.save(torch.load("run/checkpoints/best.ckpt", weights_only=True) | where, path)
+
+
+BOMBS = {
+    "a pickle, protocol 0": lambda path: _pickled(path, 0),
+    "a pickle, protocol 2": lambda path: _pickled(path, 2),
+    "a pickle, protocol 5": lambda path: _pickled(path, 5),
+    "an archive": lambda path: torch.save(Bomb(), path),
+    "an archive by exec": lambda path: torch.save({"state_dict": Zipped()}, path),
+    "torch's old form": lambda path: torch.save(Bomb(), path, _use_new_zipfile_serialization=False),
+    "torch's oldest form": _in_tar,
+    "a whole net": lambda path: torch.save(nn.Linear(1, 1), path),
+    "TorchScript": lambda path: torch.jit.script(nn.Linear(1, 1)).save(str(path)),
+    "in a good checkpoint": lambda path: _in_checkpoint(path, extra=Bomb()),
+    "in its recipe": lambda path: _in_checkpoint(path, run={"config": Bomb()}),
+    "in its callbacks": lambda path: _in_checkpoint(path, callbacks={"Checkpoints": Bomb()}),
+    "in its optimizer": lambda path: _in_checkpoint(path, optimizer_states=[Zipped()]),
+}
+UNPICKLERS = [
+    "convert FILE --out out.pth",
+    "fit --config own.yaml --run.name other --run.init_from FILE",
+    "evaluate FILE --crops centre",
+    "predict image.png --ckpt_path FILE",
+    "deepen FILE --depth 14 --out deep.ckpt",
+    "inspect responses FILE",
+    "validate --config own.yaml --ckpt_path FILE",
+    "test --config own.yaml --ckpt_path FILE",
+]
+
+
+@pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS)
+def test_no_pickle_is_run(own, make):
+    """By what all verbs read checkpoints and weights with."""
+    own({})
+    for name in ("evil.ckpt", "evil.pth", "evil.safetensors"):
+        make(Path(name))
+        for read_it in (load_checkpoint, read_file):
+            with pytest.raises(UserError, match="cannot be read"):
+                read_it(Path(name))
+
+
+@pytest.mark.parametrize("command", UNPICKLERS)
+def test_a_verb_says_so_in_one_line(own, cli, command):
+    own({})
+    BOMBS["in a good checkpoint"](Path("evil.ckpt"))
+    code, _, err = nothing_or_one_line(cli(*command.replace("FILE", "evil.ckpt").split()))
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS)
+def test_no_pickle_is_run_by_any_verb(own, cli, make):
+    own({})
+    make(Path("evil.ckpt"))
+    for command in UNPICKLERS:
+        assert nothing_or_one_line(cli(*command.replace("FILE", "evil.ckpt").split()))[0] == 2
+
+
+def test_no_pickle_is_run_by_a_run_that_goes_on(own, cli, trained):
+    shutil.rmtree("run")
+    name, run = trained.parts[-2:]
+    for make in (BOMBS["an archive"], BOMBS["in a good checkpoint"]):
+        shutil.copytree(trained, "run", dirs_exist_ok=True)
+        shutil.copytree(trained, f"runs/{name}/{run}", dirs_exist_ok=True)
+        for file in ("last.ckpt", "prev.ckpt", "best.ckpt"):
+            Path(f"runs/{name}/{run}/checkpoints/{file}").unlink(missing_ok=True)
+            make(Path(f"runs/{name}/{run}/checkpoints/{file}"))
+        shutil.rmtree(f"runs/{name}/{run}/attempts")
+        limits = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --data.train_eval_samples 10".split()
+        code, _, err = nothing_or_one_line(cli("fit", *TINY, *limits))
+        assert code == 2, err
+
+
+# -- modules of the working directory ----------------------------------------------------------------------------------
+
+SHADOWS = ["numpy", "torch", "yaml", "pandas", "socket", "struct", "selectors", "secrets", "random", "tempfile"]
+CHILDREN = """
+import sys
+import tarfile
+from lightning_resnet.cli import main
+
+print(main(["--help"]), main(["sweep", "nothing.yaml"]))
+from multiprocessing import get_context
+
+
+def work():
+    import mine
+    import numpy
+    import random
+    import socket
+
+    print("child", mine.__name__, numpy.__version__)
+
+
+if __name__ == "__main__":
+    for how in ("forkserver", "spawn"):
+        context = get_context(how)
+        context.set_forkserver_preload(["numpy", "random"])
+        process = context.Process(target=work)
+        process.start()
+        process.join(60)
+        assert process.exitcode == 0
+"""
+
+
+@pytest.fixture
+def shadows(tmp_path, monkeypatch):
+    """A folder with files of the names of libraries, which leave a canary, and one of the user's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    for name in SHADOWS:
+        Path(f"{name}.py").write_text(f"open('canary', 'w').write({name!r})\nraise SystemExit('shadow')\n")
+    Path("lightning_resnet").mkdir()
+    Path("lightning_resnet/__init__.py").write_text("open('canary', 'w').write('ours')\nraise SystemExit('shadow')\n")
+    Path("mine.py").write_text("")
+    yield
+    assert not Path("canary").exists(), Path("canary").read_text()
+
+
+def test_no_file_of_the_working_directory_takes_the_place_of_a_library(shadows, tmp_path):
+    program = Path(sys.executable).with_name("resnet-cli")
+    for command in (["--help"], ["compare", "nothing"], ["data", "info", "nothing.beton"]):
+        done = subprocess.run([program, *command], capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode in (0, 2) and "shadow" not in done.stderr, done.stderr
+        assert not Path("canary").exists()
+
+
+def test_nor_in_the_processes_that_start_from_it(shadows, tmp_path, tmp_path_factory):
+    script = tmp_path_factory.mktemp("elsewhere") / "children.py"
+    script.write_text(CHILDREN)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0 and done.stdout.count("child mine") == 2, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_nor_in_ranks_and_runs_of_a_sweep(shadows, tmp_path):
+    program = Path(sys.executable).with_name("resnet-cli")
+    recipe = [str(part) for part in TINY]
+    limits = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --data.train_eval_samples 10".split()
+    command = [program, "fit", *recipe, *limits, "--trainer.devices", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    flags = {"name": "s", "method": "grid", "parameters": {"seed_everything": {"values": [0]}}}
+    flags["command"] = ["resnet-cli", "fit", *recipe, *limits, "--config", "${args_json_file}"]
+    Path("s.yaml").write_text(json.dumps(flags))
+    done = subprocess.run([program, "sweep", "s.yaml", "--local"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_python_m_looks_elsewhere_first_too(tmp_path, monkeypatch):
+    """The package itself is found by Python; what it imports is not from the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    Path("yaml.py").write_text("open('canary', 'w')\n")
+    command = [sys.executable, "-m", "lightning_resnet.cli", "sweep", "nothing.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and "nothing.yaml" in done.stderr and not Path("canary").exists(), done.stderr
