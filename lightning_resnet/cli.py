@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 
 VERBS = {
@@ -169,8 +170,10 @@ def _find_own_modules() -> None:
     this one (ranks, workers, a sweep's runs).
     """
     os.environ["PYTHONSAFEPATH"] = "1"  # without it `python -c` and `python -m` look into the working directory first
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)
+    ours = str(Path(__file__).parents[1])  # an editable installation is else found after all of sys.path
+    for folder in (ours, os.getcwd()):
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 if __name__ == "__main__":

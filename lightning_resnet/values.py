@@ -310,6 +310,7 @@ def _shown(value: Any) -> str:
 # -- messages of jsonargparse ------------------------------------------------------------------------------------------
 
 STEP = r"(?:Problem with given class_path '([^']+)'|Type typing\.Callable\S* ?[^:]*? callable class): (\w+): "
+OF_THAT_KIND = "give a class of that kind (a function must be annotated to return one)"
 UNION = r"(?:- )?(?:Expected a path but .*? either not accessible or invalid )?(?:- )?"
 UNION += r"(?:Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: )?(?:- )?"
 
@@ -369,8 +370,9 @@ def _special(message: str, parser: LightningArgumentParser, args: Sequence[str])
     if other := re.search(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", message):
         given = re.search(r"a path but (\S+) either", message)
         name = other[1] or (given[1] if given else "what is given")
-        cure = "give a class of that kind (a function must be annotated to return one)"
-        return key, f"{flag}: {name} is no {other[2]}, and is not called: {cure}", name
+        return key, f"{flag}: {name} is no {other[2]}, and is not called: {OF_THAT_KIND}", name
+    if other := re.search(r"Expected '(\S+)' to be a (?:function that returns|subclass of) <class '(\w+)'>", message):
+        return key, f"{flag}: {other[1]} is no {other[2]}, and is not called: {OF_THAT_KIND}", other[1]
     if missing := re.search(r"No module named '([^'.]+)[^']*'", message):
         cure = f"pip install {missing[1]}, or, if it is a file of yours, start where it lies"
         return key, f"{flag}: no module named {missing[1]}: {cure}", ""

@@ -430,7 +430,7 @@ def call(name, **init_args):
 OWN = {  # flags of one's own command line, and what is said of them
     "optimizer": (["--model.optimizer", json.dumps(SHELL)], "may not name os.system"),
     "optimizer, a function": (["--model.optimizer", call("untyped.call")], "untyped.call is no Optimizer"),
-    "optimizer, a function's name": (["--model.optimizer", "untyped.call"], "a function that returns"),
+    "optimizer, a function's name": (["--model.optimizer", "untyped.call"], "untyped.call is no Optimizer"),
     "optimizer, a class": (["--model.optimizer", call("untyped.Callable")], "untyped.Callable"),
     "optimizer, a function that tells": (["--model.optimizer", call("untyped.tells")], "untyped.tells is no Optimizer"),
     "net": (["--model.net", call("untyped.call")], "untyped.call is no Module, and is not called"),
@@ -585,6 +585,11 @@ def _in_tar(path):
             archive.addfile(info, io.BytesIO(text))
 
 
+def _script(path):
+    with pytest.warns(DeprecationWarning):
+        torch.jit.script(nn.Linear(1, 1)).save(str(path))
+
+
 def _in_checkpoint(path, **where):
     torch.save(torch.load("run/checkpoints/best.ckpt", weights_only=True) | where, path)
 
@@ -598,7 +603,7 @@ BOMBS = {
     "torch's old form": lambda path: torch.save(Bomb(), path, _use_new_zipfile_serialization=False),
     "torch's oldest form": _in_tar,
     "a whole net": lambda path: torch.save(nn.Linear(1, 1), path),
-    "TorchScript": lambda path: torch.jit.script(nn.Linear(1, 1)).save(str(path)),
+    "TorchScript": _script,
     "in a good checkpoint": lambda path: _in_checkpoint(path, extra=Bomb()),
     "in its recipe": lambda path: _in_checkpoint(path, run={"config": Bomb()}),
     "in its callbacks": lambda path: _in_checkpoint(path, callbacks={"Checkpoints": Bomb()}),
