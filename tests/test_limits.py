@@ -32,6 +32,7 @@ from lightning_resnet.data.verify import verify
 from lightning_resnet.data.write import write_beton
 from lightning_resnet.errors import UserError
 
+PACKAGE = Path(kernel.__file__).parents[1]
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 255, (160, 160, 3), np.uint8)
 
@@ -203,6 +204,11 @@ def test_hostile_images_are_told_in_words(name, tmp_path, monkeypatch):
         else:
             pixels, labels = reader[0, np.arange(2)]
             assert labels.tolist() == [-100, -100] and (pixels == 127).all()
+
+
+def test_pillow_is_asked_for_named_formats_everywhere():
+    opened = [line for path in PACKAGE.rglob("*.py") for line in path.read_text().splitlines() if "Image.open(" in line]
+    assert len(opened) == 2 and all("formats=" in line for line in opened)
 
 
 def test_many_frames_and_large_metadata_cost_nothing(tmp_path):

@@ -133,8 +133,8 @@ class Reader(Dataset):
             return Image.fromarray(np.broadcast_to(self.images.pixels[i], (*self.images.pixels.shape[1:3], 3)))
         try:
             image = open_rgb(self.images.paths[i], check=not self._checked[i])
-        except MemoryError:
-            raise
+        except MemoryError as e:
+            raise UserError(f"no memory for image {self.images.paths[i]}: leave it out, or lower --data.workers") from e
         except Exception as e:  # noqa: BLE001 -- decoders meet damage in many ways: struct.error, SyntaxError, ...
             if self.on_bad == "count":
                 return None
