@@ -554,3 +554,10 @@ def test_own_loaders_in_a_stock_trainer(cli):
     trainer.fit(task, loader, loader)
     assert trainer.callback_metrics["val/loss"] > 0 and trainer.callback_metrics["train/loss"] > 0
     assert trainer.test(task, loader, verbose=False)[0]["test/acc1"] == pytest.approx(task.metrics["test/acc1"])
+
+
+def test_a_stock_trainer_may_try_a_few_batches_first():
+    """Its default check before the training evaluates two batches, not every sample."""
+    trainer, task = stock(logger=Rows(), num_sanity_val_steps=2, limit_val_batches=1.0, max_epochs=1)
+    assert [step for step, row in Rows.rows if "val/loss" in row] == [BATCHES - 1]
+    assert trainer.callback_metrics["val/loss"] == pytest.approx(task.metrics["val/loss"])
