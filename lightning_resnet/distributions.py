@@ -6,6 +6,7 @@
 import json
 import math
 from collections.abc import Callable
+from itertools import accumulate
 from statistics import NormalDist
 from typing import Any
 
@@ -24,6 +25,7 @@ KEYS = {  # of each distribution; q_ = in steps of q
     **{name: keys for name, (keys, _) in QUANTILES.items()},
     **{f"q_{name}": (*keys, "q") for name, (keys, _) in QUANTILES.items()},
 }
+LARGEST = 10**15  # of a number that makes points: floats tell whole numbers apart up to there
 DEFAULTS = {"probabilities": None, "q": 1, "mu": 0, "sigma": 1}  # W&B's
 
 Spec = dict[str, Any]  # a checked parameter: its distribution and all of that one's keys
@@ -38,7 +40,7 @@ def check(spec: Spec) -> Spec:
     try:
         json.dumps(spec, allow_nan=False)
     except (TypeError, ValueError) as e:
-        raise UserError(f"{e}; quote it") from e
+        raise UserError(f"{e}; write a finite number, or quote it") from e
     _known(spec, {"distribution", *(key for keys in KEYS.values() for key in keys)})
     name = str(spec.get("distribution") or _implied(spec))
     if name not in KEYS:
@@ -64,7 +66,10 @@ def axis(spec: Spec) -> tuple[int, Callable[[int], Any]]:
         case "int_uniform":
             return spec["max"] - spec["min"] + 1, lambda i: spec["min"] + i
         case "q_uniform":  # ends before max, as W&B's
-            size = math.ceil((spec["max"] - spec["min"]) / spec["q"] - 1e-9)
+            steps = (spec["max"] - spec["min"]) / spec["q"]
+            if steps > LARGEST:
+                raise UserError(f"q {spec['q']} makes more than {LARGEST:.0e} values")
+            size = math.ceil(steps - 1e-9)
             return max(1, size), lambda i: _short(spec["min"] + i * spec["q"])
     raise UserError(f"a grid cannot list {spec['distribution']}: give values, or method: random")
 
@@ -74,11 +79,14 @@ def draw(spec: Spec, u: float) -> Any:
     name = spec["distribution"]
     if name.removeprefix("q_") in QUANTILES:
         keys, quantile = QUANTILES[name.removeprefix("q_")]
-        x = quantile(u, *(spec[key] for key in keys))
-        return _short(round(x / spec["q"]) * spec["q"] if "q" in spec else x)
+        try:
+            x = quantile(u, *(spec[key] for key in keys))
+            return _short(round(x / spec["q"]) * spec["q"] if "q" in spec else x)
+        except (OverflowError, ValueError) as e:
+            raise UserError(f"{name} draws a number that is too large ({e})") from e
     size, nth = axis(spec)
     if spec.get("probabilities"):
-        return nth(sum(sum(spec["probabilities"][:i]) <= u for i in range(1, size)))
+        return nth(sum(below <= u for below in accumulate(spec["probabilities"][:-1])))
     return nth(int(u * size))
 
 
@@ -121,6 +129,8 @@ def _check_numbers(spec: Spec) -> None:
     for key in KEYS[name]:
         if type(spec[key]) not in types:
             raise UserError(f"{key} is {spec[key]!r}, not {'an integer' if types == (int,) else 'a number'}")
+        if abs(spec[key]) > LARGEST:
+            raise UserError(f"{key} must be between -{LARGEST:.0e} and {LARGEST:.0e}")
     if "min" in spec and spec["min"] > spec["max"]:
         raise UserError(f"min {spec['min']} is above max {spec['max']}")
     positive = {"min": "log" in name, "q": True, "sigma": True}

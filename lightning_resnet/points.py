@@ -28,6 +28,7 @@ TOP = (  # W&B's; what is not read here is for `wandb sweep`
 ).split()
 PARAMETER_FILE = "${args_json_file}"
 COMMAND = f'["${{env}}", resnet-cli, fit, --config, configs/digits.yaml, --config, "{PARAMETER_FILE}"]'
+MOST = 1_000_000  # points: each is a run
 MANY = 100_000  # points; more are surely a mistake
 SEED = "seed_everything"
 
@@ -102,6 +103,8 @@ def read(file: str | Path, many: bool = False) -> Sweep:
         if both := [flag for flag in flags if flag.partition("=")[0].removeprefix("--") in specs]:
             raise UserError(f"{both[0]} is in command and in parameters, and a flag wins: remove one")
         count, candidates = _expand(content, specs, name)
+        if count > MOST:
+            raise UserError(f"has more than {MOST:,} points: add run_cap, or give fewer values")
         if count > MANY and not many:
             raise UserError(f"has {count:,} points; add --yes if that is meant")
     except UserError as e:
@@ -186,7 +189,8 @@ def _expand(content: dict[str, Any], specs: dict[str, Spec], name: str) -> tuple
     if method == "grid":
         axes = {key: _of(key, axis, spec) for key, spec in specs.items()}
         count = math.prod(size for size, _ in axes.values())
-        return min(count, cap or count), (_grid_point(axes, i) for i in range(count))
+        tries = range(min(count, 10 * MOST))  # equal values make equal points
+        return min(count, cap or count), (_grid_point(axes, i) for i in tries)
     if method == "random":
         if cap is None:
             raise UserError("method random needs run_cap: how many points to draw")

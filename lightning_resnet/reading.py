@@ -5,6 +5,7 @@ expands 500 characters of aliases to gigabytes: all of that is found in the pars
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from yaml.events import (
 from lightning_resnet.errors import UserError, one_line
 
 LARGEST = 10_000_000  # characters of a file
+LONGEST_LINE = 1_000_000  # characters of a line of metrics.jsonl
 DEEPEST = 50  # mappings and lists within one another
 REPEATED = 1_000_000  # characters that aliases (`*name`) may add in all
 DIGITS = 100  # of a number
@@ -185,6 +187,23 @@ def _line_below(node: yaml.Node | None, parts: list[str]) -> int | None:
         if words == parts[: len(words)] and (line := _line_below(value, parts[len(words) :])):
             return line
     return None
+
+
+def lines_of(file: Path) -> Iterator[str]:
+    """Yield the lines of a text that another program may still write; none where there is no such file.
+
+    Of a line that is longer than `LONGEST_LINE` the beginning is yielded, which is then no JSON.
+    """
+    try:
+        stream = file.open(errors="replace")
+    except FileNotFoundError:
+        return
+    with stream:
+        whole = True
+        while part := stream.readline(LONGEST_LINE):
+            if whole:
+                yield part.rstrip("\r\n")
+            whole = part.endswith("\n")
 
 
 def parse_json(text: str) -> Any:

@@ -134,7 +134,7 @@ def test_grid_steps(sweep_file):
         (None, {"command": [*COMMAND, "${args_no_hyphens}"]}, "${args_no_hyphens} does not work here"),
         (None, {"command": [*COMMAND, "--a", 3]}, "--a is in command and in parameters, and a flag wins"),
         ({k: {"min": 1, "max": 500} for k in "ab"}, {}, "has 250,000 points; add --yes"),
-        ({"a": {"min": 1, "max": 10**9}}, {}, "has 1,000,000,000 points; add --yes"),
+        ({"a": {"min": 1, "max": 10**9}}, {}, "has more than 1,000,000 points: add run_cap"),
     ],
 )
 def test_faults_are_named_in_one_line(sweep_file, parameters, top, message):

@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
+from threading import Timer
 from typing import Any, TypeVar
 
 from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.reading import LARGEST, parse_json
 from lightning_resnet.runtime.identity import flatten
 from lightning_resnet.runtime.rows import Row, kind, merge
 from lightning_resnet.runtime.status import cores
@@ -25,6 +28,7 @@ REPORT = "compare"  # `job_type` of what `compare --wandb` publishes: no run of 
 STEPS = ("step", "trainer/global_step", "global_step", "_step")  # the first there is: ours, Lightning's, W&B's counter
 SILENT_S = 600.0  # seconds without a write after which W&B too calls a run crashed
 READ_S = 300.0  # for one file
+GROWS = 100  # times its size that a file may unpack to, beside `LARGEST`
 TRIES = 8  # of a request the server calls too many: 1 + 2 + 4 + ... s apart, about 2 minutes
 BUSY = ("429", "rate limit")
 
@@ -115,9 +119,13 @@ def finish(row: dict[str, Any], rows: list[Row]) -> Found:
 def _read_run(files: list[Path]) -> Found:
     run_id, path = files[0].stem.removeprefix("run-"), str(files[0].parent)
     try:
-        attempts = sorted((list(_records(file)) for file in files), key=_start)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return _read_files(files, run_id, path)
+    except Exception as error:  # noqa: BLE001 -- any content, any shape
         return {"run_id": run_id, "name": files[0].parents[1].name, "path": path} | _unreadable(error), []
+
+
+def _read_files(files: list[Path], run_id: str, path: str) -> Found:
+    attempts = sorted((list(_records(file)) for file in files), key=_start)
     config: dict[str, Any] = {}
     facts: dict[str, Any] = {"status": _ended(attempts[-1], files[-1]), "attempts": len(files), "seconds": 0.0}
     rows: list[Row] = []
@@ -140,10 +148,27 @@ def _unreadable(error: Exception) -> dict[str, Any]:
 def _records(file: Path) -> Iterator[dict[str, Any]]:
     """Of a killed run: those before the tear."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=READ_S, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        raise ValueError(done.stderr.strip() or f"wandb leet inspect: exit code {done.returncode}")
-    yield from map(json.loads, done.stdout.splitlines())
+    most = LARGEST + GROWS * file.stat().st_size
+    with TemporaryFile("w+", errors="replace") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True, errors="replace"
+        )
+        timer = Timer(READ_S, process.kill)
+        timer.start()
+        try:
+            while line := process.stdout.readline(most):
+                most -= len(line)
+                if most <= 0:
+                    raise ValueError(f"it unpacks to more than {GROWS} times its size")
+                yield parse_json(line)
+            if process.wait():
+                errors.seek(0)
+                raise ValueError(errors.read(1000).strip() or f"wandb leet inspect: exit code {process.returncode}")
+        finally:
+            timer.cancel()
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 def _start(records: list[dict[str, Any]]) -> str:

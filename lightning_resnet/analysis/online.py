@@ -12,7 +12,6 @@ from lightning_resnet.analysis.foreign import REPORT, SCHEME, Found, finish, his
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import cache_if_any, write_whole
 from lightning_resnet.runtime.rows import Row
-from lightning_resnet.runtime.status import read_json
 
 PAGE = 1000  # rows per request
 STATES = {"finished": "finished", "running": "running", "failed": "failed", "preempted": "preempted"}
@@ -42,7 +41,10 @@ def read(address: str) -> list[Found]:
 def _read(run: Any, path: str, folder: Path) -> Found:
     file = folder / f"{run.id}.json"
     stamp = [run.state, getattr(run, "heartbeatAt", None), getattr(run, "historyLineCount", None)]
-    content = read_json(file) or {}
+    try:
+        content = json.loads(file.read_text())  # ours, however large
+    except (OSError, ValueError):
+        content = {}
     if content.get("stamp") != stamp:
         content = {"stamp": stamp} | patiently(lambda: _ask(run))
         _keep(file, content)

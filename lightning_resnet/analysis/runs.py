@@ -18,12 +18,13 @@ import pandas as pd
 from lightning_resnet.analysis.cache import Cache
 from lightning_resnet.analysis.foreign import SCHEME, find_offline, read_offline, read_project
 from lightning_resnet.errors import UserError, one_line
-from lightning_resnet.reading import parse_file, parse_json, parse_yaml
+from lightning_resnet.reading import lines_of, parse_file, parse_json, parse_yaml
 from lightning_resnet.runtime.identity import flatten
 from lightning_resnet.runtime.progress import metered
-from lightning_resnet.runtime.rows import Row, merge, row_of
+from lightning_resnet.runtime.rows import MOST_METRICS, Row, merge, row_of
 from lightning_resnet.runtime.status import attempts, known_meta, status
 
+MOST_CELLS = 200_000_000  # of a table: 1.6 GB of numbers
 REFERENCE = Path(__file__).parents[2] / "reference"  # runs that we measured and ship
 TRAIN_ROW = re.compile(
     r'\{"step": (\d+), "epoch": \d+, "attempt": (\d+), "time": ([\d.]+), "train/.*\}$'
@@ -94,6 +95,7 @@ def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], 
         broken = "".join(f"; {row['path']}: {row['error']}" for row in rows[:3])
         where = ", ".join(map(str, paths))
         raise UserError(f"no runs under {where}{broken}; name a folder that `resnet-cli fit` or `sweep` has written to")
+    _check_size(found)
     runs = pd.DataFrame(rows, columns=list(dict.fromkeys([*FACTS, *(key for row in rows for key in row)])))
     runs[NUMBERS] = runs[NUMBERS].apply(pd.to_numeric, errors="coerce")
     history = [line for _, lines in found for line in lines]
@@ -101,6 +103,17 @@ def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], 
     columns = list(dict.fromkeys([*first, *(key for line in history for key in line)]))
     history = pd.DataFrame(history, columns=columns).astype({"val/acc1": float, "train_eval/acc1": float})
     return Runs(_add_short_names(runs), history)
+
+
+def _check_size(found: list[tuple[dict[str, Any], list[Row]]]) -> None:
+    """Refuse tables that memory cannot hold: each key of each run or row is a column of all."""
+    for what, lines in (
+        ("settings", [row for row, _ in found]),
+        ("metrics", [row for _, rows in found for row in rows]),
+    ):
+        columns = len({key for line in lines for key in line})
+        if columns * len(lines) > MOST_CELLS:
+            raise UserError(f"the runs have {len(lines):,} rows of {columns:,} different {what}: compare fewer of them")
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
@@ -209,10 +222,11 @@ def gpu_hours(path: Path) -> tuple[Callable[[Row], float], float | None]:
 
 def _metrics(file: Path, train: bool) -> tuple[list[Row], dict[str, Any]]:
     """The rows that hold, by step; and `began`, `steps`, and the lines that are no rows (a kill can tear one each)."""
-    lines = file.read_text(errors="replace").splitlines() if file.exists() else []
     rows: list[Row] = []
-    whole, last, attempt = 0, 0, None
-    for line in lines:
+    metrics: set[str] = set()
+    whole, last, attempt, some = 0, 0, None, 0
+    for line in lines_of(file):
+        some += bool(line.strip())
         skimmed = None if train else TRAIN_ROW.match(line)
         if skimmed:  # most rows: of each attempt only the first is needed, by which `merge` goes
             whole, last = whole + 1, int(skimmed[1])
@@ -222,9 +236,12 @@ def _metrics(file: Path, train: bool) -> tuple[list[Row], dict[str, Any]]:
         elif row := row_of(line):
             whole, last = whole + 1, row["step"]
             rows.append(row)
+            metrics.update(row)
+            if len(metrics) > MOST_METRICS:
+                raise ValueError(f"{file.name} has more than {MOST_METRICS:,} different metrics")
     merged = merge(rows)
-    facts = {"unreadable_lines": sum(1 for line in lines if line.strip()) - whole}
-    facts["steps"] = max([last if lines else 0, *(row["step"] for row in merged[-1:])])
+    facts = {"unreadable_lines": some - whole}
+    facts["steps"] = max([last if some else 0, *(row["step"] for row in merged[-1:])])
     facts["began"] = next((row["time"] for row in merged if "time" in row), None)
     return merged if train else [row for row in merged if row["kind"] != "train"], facts
 

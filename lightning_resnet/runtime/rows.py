@@ -5,15 +5,22 @@ import math
 from pathlib import Path
 from typing import Any
 
+from lightning_resnet.reading import lines_of
+
 Row = dict[str, Any]
+MOST_METRICS = 10_000  # of a row, and of a run
 LARGEST = 2**63  # whole number: larger ones fit no table
 
 
 def read_rows(file: Path) -> tuple[list[Row], int]:
     """All rows in the order they were written, and how many lines are none (a kill can tear one per attempt)."""
-    lines = file.read_text(errors="replace").splitlines() if file.exists() else []
-    rows = [row for line in lines if (row := row_of(line))]
-    return rows, sum(1 for line in lines if line.strip()) - len(rows)
+    rows, bad = [], 0
+    for line in lines_of(file):
+        if row := row_of(line):
+            rows.append(row)
+        else:
+            bad += bool(line.strip())
+    return rows, bad
 
 
 def kind(row: Row) -> str:
@@ -40,7 +47,7 @@ def row_of(line: str) -> Row | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict):
+    if not isinstance(row, dict) or len(row) > MOST_METRICS:
         return None
     row = {"attempt": 1, **row}
     if not all(type(row.get(key)) is int for key in ("step", "attempt")):

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning_resnet.errors import UserError
+from lightning_resnet.reading import lines_of, parse_file, parse_json
 from lightning_resnet.runtime.rows import LARGEST
 
 DEAD_S = 120.0  # a running attempt that has not shown itself for so many seconds was killed
@@ -33,8 +35,8 @@ META_NUMBERS = ("threads", "steps_per_epoch", "epochs", "params", "macs", "train
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON file's mapping, None where there is none or it is torn."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        content = parse_file(path, parse_json)
+    except UserError:
         return None
     return content if isinstance(content, dict) else None
 
@@ -143,11 +145,11 @@ def _is_like(value: Any, sample: Any) -> bool:
 def final_row(run_dir: Path, metric: str) -> dict[str, Any] | None:
     """The last row of metrics.jsonl that has this metric; its value is a number, or None where it was not finite."""
     try:
-        lines = (run_dir / "metrics.jsonl").read_text(errors="replace").splitlines()
+        lines = [line for line in lines_of(run_dir / "metrics.jsonl") if f'"{metric}"' in line]
     except OSError:
         return None
     for line in reversed(lines):
-        row = _row(line) if f'"{metric}"' in line else {}
+        row = _row(line)
         if metric in row and (row[metric] is None or _is_like(row[metric], 0.0)):
             return row
     return None
