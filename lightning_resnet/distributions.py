@@ -39,8 +39,10 @@ def check(spec: Spec) -> Spec:
     """
     try:
         json.dumps(spec, allow_nan=False)
-    except (TypeError, ValueError) as e:
-        raise UserError(f"{e}; write a finite number, or quote it") from e
+    except TypeError as e:
+        raise UserError(f"{e}; quote it") from e
+    except ValueError as e:
+        raise UserError(f"{e}; write a finite number") from e
     _known(spec, {"distribution", *(key for keys in KEYS.values() for key in keys)})
     name = str(spec.get("distribution") or _implied(spec))
     if name not in KEYS:
