@@ -320,6 +320,7 @@ def test_ctrl_c_during_the_first_imports_ends_at_once(sweep_file, group):
         time.sleep(1.5)
         (os.killpg if group else os.kill)(parent.pid, signal.SIGINT)
         assert parent.wait(100) == 130  # the imports take longer
+        os.killpg(parent.pid, signal.SIGKILL)  # the server, which is still importing
         os.killpg(parent.pid, signal.SIGKILL)  # the importing server has stdout too
         assert "Traceback" not in parent.stdout.read()
     assert not Path("runs/s/runwaits").exists()
