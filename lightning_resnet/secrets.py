@@ -408,6 +408,8 @@ def _as_yaml(text: str) -> Any:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 10_000:  # Python refuses to write out such a number
+        return hex(value)
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 

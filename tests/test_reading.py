@@ -6,6 +6,7 @@ import yaml
 from lightning_resnet.cli import main
 from lightning_resnet.errors import UserError
 from lightning_resnet.reading import DEEPEST, line_of, parse_json, parse_yaml, read_yaml
+from lightning_resnet.secrets import refuse_secret_flags
 
 
 def powers(first, each):
@@ -105,3 +106,8 @@ def test_a_file_that_a_flag_names_is_read_as_strictly(tmp_path, monkeypatch, cap
     (tmp_path / "r.yaml").write_text("data: {source: Digits}\n")
     assert main(["fit", "--config", "r.yaml", "--trainer", "trainer.yaml"]) == 2
     assert "line 2: max_epochs is there twice, first in line 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [":".join(["59"] * 10_000), "[" * 100_000, "1" * 5_000])
+def test_a_flag_of_any_value_is_searched_for_secrets(value):
+    refuse_secret_flags(["fit", "--run.name", value])
