@@ -119,7 +119,7 @@ def _train(loop: FitLoop, loader: Loader, epoch: int, shares: int) -> float:
     loop.epoch = epoch
     loop._tell(0)
     step, total = Step(trainer, loop.parts), task.total_steps
-    done = lambda: loop._tell((trainer.global_step + 1) % total)  # noqa: E731 -- schedules end where training does
+    done = lambda: loop._tell(trainer.global_step % total)  # noqa: E731 -- schedules end where training does
     with closing(on_device(_endless(loader), trainer.strategy.root_device)) as batches:
         once = lambda i: step(batches, i * loop.parts, done)  # noqa: E731
         return _pace(once, WARM, max(LEAST, STEPS // shares), LIMIT_S / shares, "trial steps", bool(task.compiled))
