@@ -14,7 +14,6 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from pkgutil import resolve_name
 from types import UnionType
 from typing import Annotated, Any, NamedTuple, Union
 
@@ -23,6 +22,7 @@ from torchvision.models import get_model_builder, list_models
 
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.runtime.identity import OBSERVERS
+from lightning_resnet.values import resolve_class
 
 OURS = ("lightning_resnet", "torchvision.models")  # packages whose nets and data a foreign recipe may name
 KEPT = {  # of a foreign recipe, beside the options of its data
@@ -186,7 +186,7 @@ def _returned(function: Any) -> Any:
 
 def _resolve(path: str, key: str) -> Any:
     try:
-        return resolve_name(path)
+        return resolve_class(path)
     except (ValueError, ImportError, AttributeError) as e:
         raise UserError(f"--{key} {path}: {one_line(e)}") from e
 

@@ -10,6 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pkgutil import resolve_name
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,21 @@ from lightning_resnet.runtime.launch import MOST_RANKS
 
 MOST = 10**9  # of a number of things, where nothing else is said
 SHOWN = 60  # characters of a value in a message
+
+
+def resolve_class(path: str) -> Any:
+    """Return what a class_path names, as jsonargparse does.
+
+    `pkgutil.resolve_name` alone takes `torchvision.models.googlenet` for the module of that name, not the function.
+
+    Raises:
+        ValueError, ImportError, AttributeError: it names nothing.
+    """
+    parent, _, name = path.rpartition(".")
+    if parent:
+        with suppress(ImportError, AttributeError):
+            return getattr(resolve_name(parent), name)
+    return resolve_name(path)
 
 
 class Range(NamedTuple):
@@ -214,7 +230,7 @@ def _is_fine(hint: Any, numbers: Range, value: Any) -> bool:
 
 def _arguments(node: Any) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, type and value of each argument that a class is given."""
-    hints = _hints(resolve_name(node["class_path"]))
+    hints = _hints(resolve_class(node["class_path"]))
     given = node.get("init_args") or {}
     for name, value in (vars(given) if isinstance(given, Namespace) else given).items():
         yield name, hints.get(name, Any), value
@@ -423,7 +439,7 @@ def _unknown(message: str, found: re.Match[str], parser: LightningArgumentParser
     if key.partition(".")[2] == "class_path" and key.partition(".")[0] in ("model", "data", "trainer"):
         return f"unknown option {key}: {_unloaded(key.partition('.')[0], 'class_path', '').partition('; ')[2]}"
     if owner := re.findall(r"class_path '([^']+)'", message):
-        cls = _chosen(message.partition(":")[0], resolve_name(owner[-1]), args)
+        cls = _chosen(message.partition(":")[0], resolve_class(owner[-1]), args)
         valid = list(inspect.signature(cls).parameters)
         return f"unknown option {key} of {cls.__name__}{_hint_or_list(key, valid)}"
     valid = [a.dest for a in parser._actions if a.dest != "help"]
@@ -435,7 +451,7 @@ def _chosen(root: str, base: type, args: Sequence[str]) -> type:
     words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--") else [arg])]
     given = [b for a, b in zip(words, words[1:], strict=False) if a in (f"--{root}", f"--{root}+")]
     paths = [path for name in given[-1:] for path in get_all_subclass_paths(base) if path.endswith(f".{name}")]
-    return resolve_name(paths[0]) if paths else base
+    return resolve_class(paths[0]) if paths else base
 
 
 def _hint_or_list(word: str, valid: Iterable[str]) -> str:
@@ -445,7 +461,7 @@ def _hint_or_list(word: str, valid: Iterable[str]) -> str:
 
 
 def _hint_of(class_path: str, argument: str) -> Any:
-    return _hints(resolve_name(class_path)).get(argument)
+    return _hints(resolve_class(class_path)).get(argument)
 
 
 def _hint_in(message: str) -> Any:
@@ -475,6 +491,8 @@ def _no_such_class(key: str, hint: Any, message: str, value: str) -> str:
     word = printable(shown[1] if shown else value, SHOWN)
     if problem := re.search(r"Problem with given class_path '([^']+)': (.+?)(?= - |$)", message):
         return f"--{key} {problem[1]}: {printable(problem[2], 300)}"
+    if several := re.search(r"Multiple subclasses with name (\w+)\..*?: ([\w., ]+?)\.?(?= - |$)", message):
+        return f"--{key}: several classes are named {several[1]}: give one of {several[2]}"
     text = f"--{key}: there is no class {word}" if word else f"--{key} needs a class"
     listed = f"; there are {', '.join(sorted(set(names)))}, or any other as module.Class" if names else ""
     return text + (nearest(word, names) or listed or ": write it as module.Class")

@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,7 +68,8 @@ def jpegs(tmp_path_factory):
 
 def test_200_faults_are_found_and_stop_training(jpegs, tmp_path):
     command = [sys.executable, "-c", FAULTS, jpegs.files["train"], str(tmp_path / "f.beton")]
-    done = subprocess.run(command, cwd=sys.path[0] or ".", capture_output=True, text=True, timeout=120)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     outcomes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     assert len(outcomes) == 200

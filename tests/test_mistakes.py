@@ -140,6 +140,13 @@ def test_auxiliary_heads_of_torchvision_have_a_switch(fit):
     assert "use --model.net.aux_logits false\n" in err
 
 
+def test_a_name_that_two_packages_have_is_told_with_both(fit):
+    import timm.optim  # noqa: F401 -- whose Adafactor it finds beside torch's
+
+    err = fit("--model.optimizer", "Adafactor")
+    assert "several classes are named Adafactor: give one of torch.optim.Adafactor, timm" in err
+
+
 def test_a_net_that_normalises_several_values_trains(cli):
     Path("mine.py").write_text(MINE)
     code, _, err = cli("fit", *DIGITS, "--model.net", "mine.Normed", "--trainer.limit_train_batches", 2)

@@ -48,6 +48,8 @@ def test_a_name_that_is_refused(cli, name):
     code, out, err = cli("fit", *SHORT, f"--run.name={name}")
     assert code == 2 and WRONG[name] in err and err.endswith("with --run.name\n") and err.count("\n") == 1
     assert not list(Path().iterdir()) and not list(Path("..").glob("x*"))
+    if "\udc80" in name:  # which YAML cannot hold
+        return
     Path("s.yaml").write_text(yaml.safe_dump({"name": name}))
     for how in ("--list", "--local", "--submit"):
         code, out, err = cli("sweep", "s.yaml", how)
