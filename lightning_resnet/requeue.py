@@ -17,31 +17,60 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.errors import Parser, UserError, one_line, tell
-from lightning_resnet.reading import read_yaml
+from lightning_resnet.reading import parse_yaml, read_text, read_yaml
 from lightning_resnet.runtime.status import ATTEMPT, attempts, restarts
 
 LIMIT = 20  # times a job requeues itself
 STAY_S = 900.0  # seconds to wait to be killed; no site's KillWait is longer
+SLURM_S = 60.0  # seconds that scontrol may take to answer
+ENDING_S = 60.0  # seconds that Slurm may take to end a job that was requeued
 KILLED = 128 + signal.SIGKILL
 STOPPED = 128 + signal.SIGTERM
+HIGHEST = 255  # exit status there is
 
 
 def folders(argv: list[str]) -> set[Path]:
-    """Where the runs of `fit ARGS`, or of the command lines of `table FILE`, are kept."""
-    if argv[0] == "table":
-        try:
-            lines = Path(argv[1]).read_text().splitlines()
-        except (OSError, IndexError) as e:
-            raise UserError(f"requeue cannot read its table of commands ({one_line(e)}): give table FILE") from e
-        return {folder for line in lines for folder in folders(shlex.split(line)[1:])}
+    """Where the runs of `fit ARGS`, or of the command lines of `table FILE`, are kept.
+
+    Raises:
+        UserError: the table cannot be read.
+    """
+    if argv[0] != "table":
+        return {_folder(argv)}
+    try:
+        lines = read_text(Path(argv[1])).splitlines()
+        commands = [shlex.split(line) for line in lines if line.strip()]
+    except (IndexError, ValueError, UserError) as e:
+        raise UserError(f"requeue cannot read its table of commands ({one_line(e)}): give table FILE") from e
+    return {_folder(words[1:]) for words in commands}
+
+
+def _folder(argv: list[str]) -> Path:
+    """Where the runs of `fit ARGS` are kept; what it cannot read has ended the training with a message."""
     tokens = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
     recipes = [Path(b) for a, b in zip(tokens, tokens[1:], strict=False) if a in ("-c", "--config")]
     run = {"root": "runs", "name": recipes[0].stem if recipes else "run"}
+    pairs = list(zip(tokens, tokens[1:], strict=False))
     for recipe in recipes:
-        with suppress(UserError, TypeError, AttributeError):  # the training told that
-            run |= read_yaml(recipe).get("run") or {}
-    run |= {a[6:]: b for a, b in zip(tokens, tokens[1:], strict=False) if a in ("--run.root", "--run.name")}
-    return {Path(run["root"], run["name"])}
+        with suppress(UserError):
+            run |= _options_of_run(read_yaml(recipe), recipe.parent)
+    run |= {k: v for a, b in pairs if a == "--run" for k, v in _options_of_run({"run": b}, Path()).items()}
+    run |= {a[6:]: b for a, b in pairs if a in ("--run.root", "--run.name")}
+    return Path(run["root"], run["name"])
+
+
+def _options_of_run(recipe: Any, folder: Path) -> dict[str, str]:
+    """The texts below `run:`, which may be a mapping, dotted keys, a mapping as text, or another file's name."""
+    if not isinstance(recipe, dict):
+        return {}
+    options = recipe.get("run")
+    if isinstance(options, str):
+        with suppress(UserError):
+            file = folder / options
+            options = read_yaml(file) if file.is_file() else parse_yaml(options)
+    dotted = {key[4:]: value for key, value in recipe.items() if isinstance(key, str) and key.startswith("run.")}
+    found = (options if isinstance(options, dict) else {}) | dotted
+    return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def of_this_job(folder: Path, env: dict[str, str]) -> Iterator[tuple[dict[str, Any], int]]:
@@ -108,12 +137,19 @@ def main(argv: list[str]) -> int:
 def _requeue(env: dict[str, str], status: int) -> int:
     """By scontrol; in a container without it, or where users may not, by the site's exit code, if it has one."""
     if scontrol := shutil.which("scontrol"):
-        done = subprocess.run([scontrol, "requeue", env["SLURM_JOB_ID"]], capture_output=True, text=True, timeout=60)
-        if done.returncode == 0:
-            time.sleep(60)  # until Slurm ends this job
-            return status
-        tell(done.stderr.strip())
+        call = [scontrol, "requeue", env["SLURM_JOB_ID"]]
+        try:
+            done = subprocess.run(call, capture_output=True, text=True, errors="replace", timeout=SLURM_S)
+        except subprocess.TimeoutExpired:
+            tell(f"scontrol did not answer within {SLURM_S:g} s")
+        else:
+            if done.returncode == 0:
+                time.sleep(ENDING_S)  # until Slurm ends this job
+                return status
+            tell(done.stderr.strip())
     if code := env.get("REQUEUE_EXIT"):
-        return int(code)
+        if code.isdecimal() and int(code) <= HIGHEST:
+            return int(code)
+        tell(f"REQUEUE_EXIT is {code}, which is no exit status: give a number up to {HIGHEST} in slurm/site.env")
     tell("cannot requeue here: submit the same command again, or begin with --chain")
     return status

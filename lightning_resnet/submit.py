@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from lightning_resnet.sweep import clock, command, describe_state, forecast, lis
 
 SLURM_S = 120.0  # seconds that a command of Slurm may take to answer
 RETRY = ("failed", "diverged", "interrupted", "preempted", "dead", "superseded")
+JOB = re.compile("[0-9]{1,18}")  # a job's number
 WORDS = {"new": "waiting", "dead": "failed", "diverged": "failed", "interrupted": "failed"}
 
 
@@ -89,7 +91,7 @@ def freeze(sweep: Sweep, points: list[Point], root: Path, home: Path) -> Path:
     about = {**code(), "points": [p.key for p in points], "jobs": []}
     frozen = ["--run.code", name] if (name := code_name(about)) else []
     lines = [shlex.join(["resnet-cli", *command(sweep, p, root, "THREADS")[0], *frozen]) for p in points]
-    n = 1 + max((int(p.name) for p in home.glob("*") if p.name.isdigit()), default=0)
+    n = 1 + max(_numbers(home), default=0)
     folder = home / str(n)
     folder.mkdir(parents=True)
     write_whole(
@@ -141,8 +143,9 @@ def queued(home: Path) -> dict[str, str]:
         return {}
     done = _answer(["squeue", "-h", "-r", "-o", "%F %K %T"])
     states: dict[str, str] = {}
-    for job, task, state in (line.split() for line in done.stdout.splitlines()):
-        if job in ours and task.isdigit():
+    lines = [line.split() for line in done.stdout.splitlines()]
+    for job, task, state in (words for words in lines if len(words) == 3):
+        if job in ours and task.isdecimal():
             k = ours[job].get("pack", 1)
             for key in ours[job]["points"][int(task) * k : (int(task) + 1) * k]:
                 states[key] = state if states.get(key) != "RUNNING" else "RUNNING"
@@ -179,10 +182,23 @@ def cancel(home: Path) -> int:
 
 
 def _submissions(home: Path) -> list[dict[str, Any]]:
-    numbers = sorted(int(path.name) for path in home.glob("*") if path.name.isdecimal())
-    found = [read_json(home / str(number) / "about.json") or {} for number in numbers]
-    lists = [about for about in found if all(isinstance(about.get(key), list) for key in ("jobs", "points"))]
-    return [about for about in lists if type(about.get("pack", 1)) is int]
+    """What each submission's about.json tells, the first first, without those that we do not write so."""
+    found = [read_json(home / str(number) / "about.json") or {} for number in sorted(_numbers(home))]
+    return [about for about in found if _is_ours(about)]
+
+
+def _numbers(home: Path) -> list[int]:
+    return [int(path.name) for path in home.glob("*") if re.fullmatch("[1-9][0-9]{0,8}", path.name)]
+
+
+def _is_ours(about: dict[str, Any]) -> bool:
+    """Whether an about.json has the form of ours: what it calls a job becomes a word of a call of scancel."""
+    jobs, points, pack = (about.get(key) for key in ("jobs", "points", "pack"))
+    if not isinstance(jobs, list) or not all(isinstance(job, str) and JOB.fullmatch(job) for job in jobs):
+        return False
+    if not isinstance(points, list) or not all(isinstance(point, str) for point in points):
+        return False
+    return pack is None or (type(pack) is int and pack >= 1)
 
 
 def _environment() -> dict[str, str] | None:
@@ -196,7 +212,12 @@ def _sbatch(line: list[str]) -> str:
     done = _answer(line, _environment())
     if done.returncode:
         raise UserError(f"sbatch: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'failed'}")
-    return done.stdout.strip().split(";")[0]
+    for answer in reversed(done.stdout.splitlines()):  # a site's own words may stand before it
+        if JOB.fullmatch(job := answer.strip().partition(";")[0]):
+            return job
+    raise UserError(
+        "sbatch did not tell the job's number: `squeue --me` shows whether it is queued, and scancel ends it"
+    )
 
 
 def _answer(line: list[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -206,7 +227,7 @@ def _answer(line: list[str], environment: dict[str, str] | None = None) -> subpr
         UserError: it says nothing.
     """
     try:
-        return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=SLURM_S)
+        return subprocess.run(line, env=environment, capture_output=True, text=True, errors="replace", timeout=SLURM_S)
     except subprocess.TimeoutExpired as e:
         raise UserError(f"{line[0]} did not answer within {SLURM_S:g} s: `sinfo` tells whether Slurm is up") from e
 
@@ -227,6 +248,9 @@ def _forecast(sweep: Sweep, args: Namespace, options: list[str]) -> str:
     given = dict(pair for option in options if len(pair := option.lstrip("-").split("=", 1)) == 2)
     given |= {a.lstrip("-"): b for a, b in zip(options, options[1:], strict=False) if a.startswith("--")}
     gpus = given.get("gpus-per-node") or os.environ.get("SBATCH_GPUS_PER_NODE") or "1"
-    count = int(gpus.rpartition(":")[2]) * int(given.get("nodes", "1").partition("-")[0])
-    hours = seconds * count / args.pack / 3600
-    return f"about {clock(seconds)} of run time left, by {by} finished: {hours:.2g} GPU-hours on {count} per run"
+    counts = [gpus.rpartition(":")[2], given.get("nodes", "1").partition("-")[0]]
+    told = f"about {clock(seconds)} of run time left, by {by} finished"
+    if not all(re.fullmatch("[0-9]{1,6}", count) for count in counts):  # sbatch tells what is wrong
+        return told
+    count = int(counts[0]) * int(counts[1])
+    return f"{told}: {seconds * count / args.pack / 3600:.2g} GPU-hours on {count} per run"

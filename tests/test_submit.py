@@ -69,7 +69,11 @@ def test_a_site_file_with_a_key_is_refused(sweep, monkeypatch):
     with pytest.raises(UserError, match="slurm/site.env sets WANDB_API_KEY"):
         submit._sbatch(["true"])
     Path("slurm/site.env").write_text("export SBATCH_ACCOUNT=physics\n")
-    assert submit._sbatch(["bash", "-c", "echo $SBATCH_ACCOUNT"]) == "physics"
+    assert submit._sbatch(["bash", "-c", "test $SBATCH_ACCOUNT = physics && echo 17"]) == "17"
+    assert submit._sbatch(["bash", "-c", "echo Welcome.; echo '18;cluster'; echo bye"]) == "18"  # a site's own words
+    for words in ("true", "printf '\\377\\n'"):
+        with pytest.raises(UserError, match="did not tell the job's number"):
+            submit._sbatch(["bash", "-c", words])
     with pytest.raises(UserError, match="sbatch: no such partition"):
         submit._sbatch(["bash", "-c", "echo no such partition >&2; exit 1"])
 
