@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_resnet.errors import TRUST, Parser, UserError, one_line, tell
+from lightning_resnet.reading import read_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -112,7 +113,7 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
 
     path = last_of(Path(args.file))
     content = read_file(path)
-    names = Path(args.classes).read_text().split("\n") if args.classes else []
+    names = read_text(Path(args.classes)).split("\n") if args.classes else []
     classes = [name.strip() for name in names if name.strip()]
     run = content.get("run") if isinstance(content, dict) else None
     if isinstance(run, dict) and "config" in run:

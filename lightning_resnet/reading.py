@@ -4,10 +4,14 @@ PyYAML takes the last of two equal keys without a word, reads `on` as true, ends
 expands 500 characters of aliases to gigabytes: all of that is found in the parser's events, before anything is built.
 """
 
+import errno
+import io
 import json
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 from yaml.events import (
@@ -76,10 +80,35 @@ def read_yaml(file: Path, loader: type = EVENTS) -> Any:
     return parse_file(file, lambda text: parse_yaml(text, loader))
 
 
+def open_plain(file: Path | str) -> BinaryIO:
+    """Open a file to read it; a named pipe or a device of that name would be waited for without end.
+
+    Raises:
+        OSError: the system's own, or that it is no plain file.
+    """
+    fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return open(fd, "rb")
+    os.close(fd)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    raise OSError(errno.EINVAL, "it is no plain file but a pipe or a device", str(file))
+
+
+def read_text(file: Path) -> str:
+    """Read a text in UTF-8 of at most `LARGEST` bytes.
+
+    Raises:
+        UserError: it cannot be read, and why.
+    """
+    return parse_file(file, str)
+
+
 def parse_file(file: Path, parse: Any) -> Any:
     """Apply `parse` to a file's text, which is UTF-8 of at most `LARGEST` bytes; errors name the file."""
     try:
-        with file.open("rb") as stream:
+        with open_plain(file) as stream:
             content = stream.read(LARGEST + 1)
     except OSError as e:
         raise UserError(f"cannot read {file}: {e.strerror} (seen from {Path.cwd()})") from e
@@ -195,10 +224,10 @@ def lines_of(file: Path) -> Iterator[str]:
     Of a line that is longer than `LONGEST_LINE` the beginning is yielded, which is then no JSON.
     """
     try:
-        stream = file.open(errors="replace")
+        stream = open_plain(file)
     except FileNotFoundError:
         return
-    with stream:
+    with io.TextIOWrapper(stream, encoding="utf-8", errors="replace") as stream:
         whole = True
         while part := stream.readline(LONGEST_LINE):
             if whole:
@@ -210,9 +239,13 @@ def parse_json(text: str) -> Any:
     """Build what a JSON text says.
 
     Raises:
-        ValueError: it is no JSON, or lists stand too deep within one another.
+        ValueError: it is no JSON, lists stand too deep within one another, or a text holds half of a surrogate pair,
+            which no file can.
     """
     try:
-        return json.loads(text)
+        content = json.loads(text)
     except RecursionError as e:
         raise ValueError("lists or mappings too deep within one another") from e
+    if "\\ud" in text.lower():
+        json.dumps(content, ensure_ascii=False).encode()
+    return content

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from pytorch_lightning.callbacks import Callback
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.cli import main
 from lightning_resnet.errors import UserError
-from lightning_resnet.requeue import of_this_job
+from lightning_resnet.requeue import folders, of_this_job
 from lightning_resnet.runtime import rundir
 from lightning_resnet.runtime.checkpoint import load_checkpoint, write_checkpoint
 from lightning_resnet.runtime.rows import row_of
 from lightning_resnet.runtime.status import attempts, final_row, last_attempt, read_json, read_meta, status
+from lightning_resnet.sweep import _find_in
 from lightning_resnet.task import ClassificationTask
 from lightning_resnet.trained import build
 
@@ -391,6 +393,39 @@ def test_requeue_without_its_job_or_command_is_told(cli, monkeypatch):
     code, _, err = cli("requeue", "--status", 1, "table", "nowhere.txt")
     assert code == 2 and "nowhere.txt" in err
     assert cli("requeue", "--status", 3, "fit", "--config", "nowhere.yaml")[0] == 3  # the training has told that
+    for text in ("run: {root: 5}", "run: {name: null}", "run: [a, b]", "run: nowhere.yaml", "- a", "run: {"):
+        Path("odd.yaml").write_text(text)
+        assert cli("requeue", "--status", 3, "fit", "--config", "odd.yaml")[0] == 3  # and that
+    for table in ("resnet-cli fit 'a", b"\xff\xfe"):
+        Path("table.txt").write_bytes(table if isinstance(table, bytes) else table.encode())
+        code, _, err = cli("requeue", "--status", 1, "table", "table.txt")
+        assert code == 2 and "give table FILE" in err and err.count("\n") == 1
+    for table in ("\n\n", "resnet-cli table table.txt", "resnet-cli"):
+        Path("table.txt").write_text(table)
+        assert cli("requeue", "--status", 3, "table", "table.txt")[0] == 3
+
+
+def test_requeue_finds_the_run_however_its_name_is_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text("{root: r, name: n}")
+    ways = {"nested": "run: {root: r, name: n}", "dotted": "run.root: r\nrun.name: n", "file": "run: run.yaml"}
+    for way, text in ways.items():
+        Path(f"{way}.yaml").write_text(text)
+        assert folders(["fit", "--config", f"{way}.yaml"]) == {Path("r/n")}
+    for value in ("run.yaml", '{"root": "r", "name": "n"}'):
+        assert folders(["fit", "--run", value]) == folders(["fit", f"--run={value}"]) == {Path("r/n")}
+
+
+def test_a_wrong_exit_code_for_requeueing_is_told(cli, monkeypatch):
+    Path("runs/run/x/attempts").mkdir(parents=True)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    killed = {"job_id": "7", "restart_count": 0, "reason": "running", "last_step": 5}
+    Path("runs/run/x/attempts/1.json").write_text(json.dumps(killed))
+    monkeypatch.setenv("PATH", "")
+    for code, expected in (("85", 85), ("abc", 1), ("-1", 1), ("300", 1)):
+        monkeypatch.setenv("REQUEUE_EXIT", code)
+        status, out, _ = cli("requeue", "--status", 1, "fit")
+        assert status == expected and ("no exit status" in out) == (expected == 1), out
 
 
 def test_a_bomb_is_refused_by_convert_too(cli, stopped):
@@ -403,15 +438,61 @@ def test_a_bomb_is_refused_by_convert_too(cli, stopped):
 
 
 def test_stray_submissions_are_no_matter(tmp_path):
-    from lightning_resnet.submit import _submissions
+    from lightning_resnet.submit import _numbers, _submissions
 
     for name, text in (
         ("1", '{"jobs": ["3"], "points": []}'),
         ("x", "{}"),
+        ("²", "{}"),
         ("2", "{"),
         ("3", "[]"),
         ("4", '{"jobs": 1}'),
+        ("5", '{"jobs": ["--user=me"], "points": []}'),  # would be a flag of scancel
+        ("6", '{"jobs": [{}], "points": []}'),
+        ("7", '{"jobs": ["3"], "points": [{}]}'),
+        ("8", '{"jobs": ["3"], "points": [], "pack": 0}'),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "about.json").write_text(text)
     assert [about["jobs"] for about in _submissions(tmp_path)] == [["3"]]
+    assert sorted(_numbers(tmp_path)) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("name", ["meta.json", "metrics.jsonl", "config.yaml", "attempts/1.json"])
+def test_a_named_pipe_in_a_run_is_waited_for_by_nobody(cli, stopped, name):
+    """As a stray of a synchronising program, or of somebody else who has the folder."""
+    Path(stopped, name).unlink()
+    os.mkfifo(Path(stopped, name))
+
+    def late(*args):
+        pytest.fail("it waits")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    try:
+        assert cli("compare", "runs", "--out", "report")[0] in (0, 2)
+        assert cli("fit", *SHORT)[0] in (0, 2)
+        if name == "meta.json":  # which a sweep reads of each run
+            _find_in(Path("runs").glob("*/*/meta.json"), [])
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_half_of_a_surrogate_pair_is_no_text(cli, stopped):
+    """JSON can spell it, and no file can hold it: such a row is none, such a meta.json cannot be read."""
+    assert row_of('{"step": 1, "val/\\ud800": 0.5}') is None
+    assert row_of('{"step": 1, "val/\\ud83d\\ude00": 0.5}')
+    Path(stopped, "meta.json").write_text('{"name": "\\ud800"}')
+    assert read_meta(stopped) == {}
+    code, _, err = cli("compare", "runs", "--out", "report")
+    assert code == 2 and err.count("\n") == 1, err
+
+
+def test_an_attempt_with_the_last_number_there_is_locks_no_run(cli, stopped):
+    """The next would have a number that nobody reads."""
+    Path(stopped, "attempts/999999999.json").write_text('{"reason": "failed"}')
+    code, _, err = cli("fit", *SHORT)
+    assert code == 2 and "999999999.json is of no attempt of this run" in err and err.count("\n") == 1
+    Path(stopped, "attempts/999999999.json").unlink()
+    assert cli("fit", *SHORT)[0] == 0

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_resnet.data.sources import Images
 from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.reading import open_plain
 
 NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 
@@ -31,7 +32,8 @@ def read_labels(file: str, images: Images, *classes: Sequence[str]) -> list[set[
         UserError: the file cannot be read, or the pictures' names are not known or not in it.
     """
     try:
-        content = json.loads(Path(file).read_text())
+        with open_plain(file) as stream:
+            content = json.load(stream)
         if images.paths is None:
             raise UserError(
                 f"{file} goes by the pictures' names, which this source does not know: name their folder or archive, "
@@ -40,7 +42,7 @@ def read_labels(file: str, images: Images, *classes: Sequence[str]) -> list[set[
         known = {name: i for names in classes for i, name in enumerate(names)}
         found = [_of_picture(content, path) for path in images.paths]
         return [{known[v] if isinstance(v, str) else int(v) for v in labels} for labels in found]
-    except (OSError, ValueError, TypeError) as e:
+    except (OSError, ValueError, TypeError, RecursionError) as e:
         raise UserError(f"{file} is no label file, a JSON list or mapping of lists: {one_line(e)}") from e
     except (KeyError, IndexError) as e:
         raise UserError(f"{file} has nothing for {one_line(e)}: it is of other pictures or classes") from e

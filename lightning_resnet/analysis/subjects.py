@@ -20,10 +20,10 @@ from torch import nn
 from lightning_resnet.analysis.runs import find_runs, short_names
 from lightning_resnet.classes import align
 from lightning_resnet.config import ResNetCLI
-from lightning_resnet.errors import UserError, one_line, tell
+from lightning_resnet.errors import UserError, tell
 from lightning_resnet.models.observe import Batch
 from lightning_resnet.points import read
-from lightning_resnet.reading import read_yaml
+from lightning_resnet.reading import read_text, read_yaml
 from lightning_resnet.runtime.checkpoint import classes_in, load_checkpoint
 from lightning_resnet.runtime.identity import flatten, read_recipe
 from lightning_resnet.runtime.progress import metered
@@ -187,17 +187,9 @@ def _runs(root: Path, at: str) -> Iterator[Found]:
             tell(f"passed over {run}: no {'config.yaml' if at == 'init' else checkpoint.relative_to(run)}")
             continue
         some = True
-        yield run, _config_of(run), None if at == "init" else load_checkpoint(checkpoint), at
+        yield run, read_text(run / "config.yaml"), None if at == "init" else load_checkpoint(checkpoint), at
     if not some:
         raise UserError(f"no run to inspect in {root}: train one with `resnet-cli fit`, or give a recipe")
-
-
-def _config_of(run: Path) -> str:
-    """The resolved configuration, as YAML, that a run was made with."""
-    try:
-        return (run / "config.yaml").read_text()
-    except ValueError as e:
-        raise UserError(f"{run}/config.yaml is not text: {one_line(e)}") from e
 
 
 def _build(arguments: list[str], foreign: Foreign | None = None) -> ResNetCLI:

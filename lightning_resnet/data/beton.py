@@ -16,6 +16,7 @@ import numpy as np
 
 from lightning_resnet.data.limits import MAX_LABEL
 from lightning_resnet.errors import UserError, one_line, printable
+from lightning_resnet.reading import open_plain
 
 VERSION = 2
 HEADER = np.dtype(
@@ -239,7 +240,8 @@ class Beton:
         if not path.exists():
             return {}
         try:
-            manifest = json.loads(path.read_text())
+            with open_plain(path) as file:
+                manifest = json.load(file)
             _check_manifest(manifest)
             crcs = np.frombuffer(base64.b64decode(manifest.get("crc32") or ""), "<u4")
         except (OSError, ValueError, RecursionError) as e:

@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning_resnet.data.beton import Beton, manifest_path
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import OWN, locked, private_folder, write_whole
+from lightning_resnet.reading import open_plain
 from lightning_resnet.runtime.progress import Meter
 
 BLOCK = 1 << 24  # bytes copied at once
@@ -55,7 +56,10 @@ def _mark(path: Path) -> tuple[int, int]:
 def _manifest(path: Path) -> bytes | None:
     """Its content; None where there is none."""
     manifest = manifest_path(path)
-    return manifest.read_bytes() if manifest.exists() else None
+    if not manifest.exists():
+        return None
+    with open_plain(manifest) as file:
+        return file.read()
 
 
 def _copy(path: Path, copy: Path) -> None:

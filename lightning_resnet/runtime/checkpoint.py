@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_map_only
 
 from lightning_resnet.errors import Diverged, UserError, one_line
 from lightning_resnet.files import remove_unfinished, replacing, sync_file
+from lightning_resnet.reading import open_plain
 from lightning_resnet.runtime.limits import limit_met
 
 POSITION = "lightning_resnet"  # key of our loop's position, among what Lightning's keeps
@@ -129,7 +130,7 @@ def check_archive(path: str | Path) -> None:
     Raises:
         ValueError: it is not.
     """
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - DIRECTORY_END.size))
         end = file.read()

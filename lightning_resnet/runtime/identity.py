@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.reading import LARGEST, parse_yaml
+from lightning_resnet.reading import LARGEST, open_plain, parse_yaml
 
 # What decides a run's result; the rest of the trainer is about where and how to run.
 TRAINER_KEYS = (
@@ -126,7 +126,7 @@ def _without_folders(data: Any, key: str = "") -> Any:
 
 def _digest_file(path: str) -> str:
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             return hashlib.file_digest(file, "blake2b").hexdigest()[:20]
     except OSError as e:
         raise UserError(f"cannot read --run.init_from {path}: {e.strerror}") from e

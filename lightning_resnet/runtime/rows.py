@@ -1,11 +1,10 @@
 """metrics.jsonl -> the rows that hold: what a killed attempt did and a later one did again counts once."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet.reading import lines_of
+from lightning_resnet.reading import lines_of, parse_json
 
 Row = dict[str, Any]
 MOST_METRICS = 10_000  # of a row, and of a run
@@ -44,8 +43,8 @@ def merge(rows: list[Row]) -> list[Row]:
 def row_of(line: str) -> Row | None:
     """A line as a row; None where it is none."""
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return None
     if not isinstance(row, dict) or len(row) > MOST_METRICS:
         return None

@@ -21,8 +21,8 @@ from typing import Any
 
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.files import remove_unfinished, write_json, write_new, write_whole
-from lightning_resnet.reading import parse_yaml
-from lightning_resnet.runtime.status import attempt_files, last_attempt, process_name, restarts, status
+from lightning_resnet.reading import open_plain, parse_yaml, read_text
+from lightning_resnet.runtime.status import ATTEMPT_FILE, attempt_files, last_attempt, process_name, restarts, status
 from lightning_resnet.secrets import mask
 
 HEARTBEAT_S = 10.0  # seconds between signs of life
@@ -67,6 +67,8 @@ class RunDir:
         n = self._free_number(1 + max(attempt_files(self.path), default=0))  # before looking who runs: see below
         if status(self.path) == "running" and not self._is_predecessor(last_attempt(self.path)):
             raise self._owned()
+        if not ATTEMPT_FILE.fullmatch(self._attempt_file(n + 1).name):
+            raise UserError(f"{self._attempt_file(n - 1)} is of no attempt of this run, which has few: remove it")
         self._file, self._next = self._attempt_file(n), self._attempt_file(self._free_number(n + 1))
         self.attempt = {
             "attempt": n,
@@ -210,7 +212,13 @@ class RunDir:
 
 def _end_torn_line(path: Path) -> None:
     """A killed attempt may have left half a line: what follows must begin a new one."""
-    if path.exists() and (text := path.read_bytes()) and not text.endswith(b"\n"):
+    if not os.path.lexists(path):
+        return
+    with open_plain(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        is_torn = file.read() not in (b"", b"\n")
+    if is_torn:
         with path.open("a") as file:
             file.write("\n")
 
@@ -223,9 +231,9 @@ def write_config(path: Path, text: str) -> None:
 def read_config(path: Path) -> tuple[dict[str, Any], bool]:
     """A run's config.yaml, empty where there is none that can be read; and whether it ends as we end it."""
     try:
-        text = (path / "config.yaml").read_text()
+        text = read_text(path / "config.yaml")
         content = parse_yaml(text)
-    except (OSError, ValueError, UserError):
+    except UserError:
         return {}, False
     ours = isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in ("data", "model"))
     return (content if ours and "seed_everything" in content else {}), text.endswith(END)
