@@ -4,6 +4,7 @@ resnet-cli VERB --help
 """
 
 import os
+import re
 import signal
 import sys
 from importlib import import_module
@@ -113,6 +114,9 @@ def _run(argv: list[str]) -> int:
         if argv[0] not in VERBS:
             raise UserError(f"unknown verb {argv[0]}{nearest(argv[0], VERBS)}; resnet-cli --help lists them")
         check_texts({"the command line": argv})
+        if homeless := [word for word in argv if re.match(r"--?[\w.-]+=~(/|$)", word)]:
+            flag, _, folder = homeless[0].partition("=")
+            raise UserError(f"{homeless[0]}: the shell makes no home folder of ~ after =: write {flag} {folder}")
         refuse_secret_flags(argv[1:])
         _find_own_modules()
         alone = forget_strays(argv, os.environ)

@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 from argparse import ArgumentError
+from collections.abc import Iterator
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
@@ -307,4 +308,19 @@ def _check_mapping(recipe: Path) -> dict[str, Any]:
                 f"{recipe} gives the class {key} and its argument {arguments[0]} as flat keys: write {key}.class_path "
                 f"and {key}.init_args.{arguments[0].removeprefix(f'{key}.')} (in a sweep's parameters too)"
             )
+    told: set[str] = set()
+    for key in _options_in(content):  # one of two would win, without a word
+        if key in told:
+            raise UserError(f"recipe {recipe} gives {key} twice, once with dots: remove or join one of them")
+        told.add(key)
     return content
+
+
+def _options_in(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted key of each option in a recipe; lists are options."""
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value:
+            yield from _options_in(value, f"{key}.")
+        else:
+            yield key

@@ -96,12 +96,20 @@ def check(config: Namespace) -> None:
         ("seed_everything", config.seed_everything, 0),
         ("trainer.log_every_n_steps", trainer.log_every_n_steps, 1),
         ("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1),
+        ("trainer.gradient_clip_val", trainer.gradient_clip_val, 0),
         ("run.replicate", run.replicate, 1),
         ("run.save_minutes", run.save_minutes, 0),
         ("run.hang_s", run.hang_s, 1),
     ):
         if value is not None and value < low:
             raise UserError(f"--{name} must be {low} or more, got {value}")
+    for name in ("run.init_from", "ckpt_path", "data.stage"):
+        if config.get(name) == "":
+            raise UserError(
+                f"--{name} is empty, as a variable of the shell is that is not set: leave it out, or set it"
+            )
+    if run.root.startswith("~"):
+        raise UserError(f"--run.root {run.root}: only a shell makes a home folder of ~, and not after =: write it out")
     unlimited = trainer.max_epochs in (None, -1) and trainer.max_steps is not None and trainer.max_steps > 0
     if not unlimited and (trainer.max_epochs or 0) < 1:
         raise UserError("--trainer.max_epochs must be 1 or more: schedules are fractions of the whole training")

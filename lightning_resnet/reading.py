@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ DEEPEST = 50  # mappings and lists within one another
 REPEATED = 1_000_000  # characters that aliases (`*name`) may add in all
 DIGITS = 100  # of a number
 EVENTS = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C: ten times faster
+OTHER_BASE = re.compile(r"[-+]?(0[0-7_]*[1-7][0-7_]*|[1-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")  # octal, minutes
 READ_AS = {"bool": "true or false", "null": "null", "float": "a number", "timestamp": "a date"}  # of keys
 
 
@@ -170,6 +172,9 @@ def check_yaml(text: str) -> None:
 def _check_scalar(event: ScalarEvent, resolver: Any) -> None:
     if event.implicit[0] and len(event.value) > DIGITS and _kind(event, resolver) in ("int", "float"):
         raise _refusal(event, f"a number of {len(event.value):,} digits: write a shorter one, or quote it")
+    if event.implicit[0] and OTHER_BASE.fullmatch(event.value):
+        number = yaml.safe_load(event.value)
+        raise _refusal(event, f"{event.value} is read as the number {number}: write {number}, or quote it")
 
 
 def _check_key(event: Event, mapping: _Open, resolver: Any) -> None:

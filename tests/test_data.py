@@ -211,6 +211,23 @@ def test_image_folder(folder, tmp_path):
     assert {k: len(v) for k, v in one_level.items()} == {"train": 10, "val": 2}
 
 
+@pytest.mark.parametrize("names", [("Train", "val"), ("training", "validation", "test"), ("val",)])
+def test_folders_of_splits_are_no_classes(folder, tmp_path, names):
+    for name in names:
+        copytree(folder / "train", tmp_path / "f" / name)
+    with pytest.raises(UserError, match="which are splits and no classes: name them train and val"):
+        ImageFolder(str(tmp_path / "f")).splits()
+
+
+def test_a_class_in_letters_composed_otherwise_is_told(folder, tmp_path):
+    for split, name in (("train", "caf\u00e9"), ("val", "cafe\u0301")):
+        copytree(folder / split, tmp_path / "f" / split)
+        first = min((tmp_path / "f" / split).iterdir())
+        first.rename(first.with_name(name))
+    with pytest.raises(UserError, match="no counterpart .* composed otherwise"):
+        ImageFolder(str(tmp_path / "f")).splits()
+
+
 def test_folders_of_classes_without_pictures(folder, tmp_path, capsys):
     copytree(folder, tmp_path / "f")
     (tmp_path / "f/train/ant").mkdir()

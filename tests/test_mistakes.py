@@ -172,3 +172,24 @@ def test_compiling_without_a_compiler(fit, no_compiler):
 def test_doctor_names_the_compiler_that_is_missing(cli, no_compiler):
     code, out, _ = cli("doctor", *DIGITS, "--model.net.depth", 8, "--model.compile", "true")
     assert code == 1 and "FAILS" in out and "--model.compile needs a C++ compiler" in out
+
+
+def test_a_tilde_that_no_shell_has_expanded_makes_no_folder(fit):
+    assert "after =: write --run.root ~/x" in fit("--run.root=~/x")
+    Path("home.yaml").write_text("run: {root: ~/x}")
+    assert "only a shell makes a home folder of ~" in fit("--config", "home.yaml")
+    assert not Path("~").exists()
+
+
+@pytest.mark.parametrize("flag", ["--run.init_from", "--data.stage"])
+def test_a_variable_of_the_shell_that_is_not_set_is_no_wish(fit, flag):
+    assert f"{flag} is empty" in fit("--model.net.depth", 8, flag, "")
+
+
+def test_a_negative_limit_of_gradients_is_refused(fit):
+    assert "--trainer.gradient_clip_val must be 0 or more" in fit("--trainer.gradient_clip_val=-1")
+
+
+def test_an_option_that_is_there_nested_and_dotted(fit):
+    Path("twice.yaml").write_text("data.batch_size: 32\ndata: {batch_size: 64}\n")
+    assert "twice.yaml gives data.batch_size twice" in fit("--config", "twice.yaml")

@@ -111,3 +111,15 @@ def test_a_file_that_a_flag_names_is_read_as_strictly(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize("value", [":".join(["59"] * 10_000), "[" * 100_000, "1" * 5_000])
 def test_a_flag_of_any_value_is_searched_for_secrets(value):
     refuse_secret_flags(["fit", "--run.name", value])
+
+
+@pytest.mark.parametrize(("text", "number"), [("0100", 64), ("1:30", 90), ("-017", -15), ("1:30.5", 90.5)])
+def test_numbers_that_yaml_reads_by_another_base_are_refused(text, number):
+    with pytest.raises(UserError, match=f"{text} is read as the number {number}: write {number}, or quote it"):
+        parse_yaml(f"a: {text}")
+    assert parse_yaml(f"a: '{text}'") == {"a": text}
+
+
+@pytest.mark.parametrize("text", ["0", "00", "0.1", "-0", "0x1F", "08:30:00x", "12 30", "1e-3", "0_0"])
+def test_other_numbers_and_words_are_not(text):
+    assert list(parse_yaml(f"a: {text}")) == ["a"]

@@ -5,6 +5,7 @@ A source names its classes and reads a split into `Images`. To add one, subclass
 
 import gzip
 import os
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +23,7 @@ from lightning_resnet.errors import UserError, one_line, tell
 SPLIT_SEED = 0  # of every split we make: independent of the run's seed, so that runs share their validation set
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SPLIT_NAMES = "train training val valid validate validation test testing eval evaluation dev".split()  # of folders
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 MACOS = "__MACOSX"  # a folder that its archives bring along, with a `._x.jpg` for every `x.jpg`
 MAX_IDX_BYTES = 1 << 27  # of a file of MNIST's format, unpacked: 47 million is usual
@@ -212,6 +214,12 @@ class ImageFolder(Source):
         root = Path(self.root)
         if not root.is_dir():
             raise UserError(f"image folder {root} does not exist: set --data.source.root")
+        found = [name for name in os.listdir(root) if (root / name).is_dir() and not is_hidden(name)]
+        if found and "train" not in found and all(name.lower() in SPLIT_NAMES for name in found):
+            raise UserError(
+                f"{root} holds the folders {', '.join(sorted(found))}, which are splits and no classes: name them "
+                "train and val"
+            )
         has_splits = (root / "train").is_dir()
         train = self.read(root / "train" if has_splits else root)
         if not has_splits:
@@ -230,7 +238,10 @@ class ImageFolder(Source):
         self.classes = getattr(self, "classes", None) or [n for n in names if files[n]]
         known = set(self.classes)
         if unknown := [n for n in names if files[n] and n not in known]:
-            raise UserError(f"class folder {folder / unknown[0]} has no counterpart among the training classes")
+            told = f"class folder {folder / unknown[0]} has no counterpart among the training classes"
+            if unicodedata.normalize("NFC", unknown[0]) in {unicodedata.normalize("NFC", n) for n in known}:
+                told += ": it looks like one, but its letters are composed otherwise (macOS does that); rename it"
+            raise UserError(told)
         paths = [p for n in self.classes for p in files.get(n, [])]
         if not paths:
             raise UserError(f"no pictures in {folder}: it must hold one folder of pictures per class")
