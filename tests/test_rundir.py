@@ -496,3 +496,19 @@ def test_an_attempt_with_the_last_number_there_is_locks_no_run(cli, stopped):
     assert code == 2 and "999999999.json is of no attempt of this run" in err and err.count("\n") == 1
     Path(stopped, "attempts/999999999.json").unlink()
     assert cli("fit", *SHORT)[0] == 0
+
+
+def test_a_start_that_loses_the_race_for_an_attempt_leaves_it_alone(stopped, monkeypatch, capsys):
+    """Both have looked, and nobody was training; then the other one makes the file first."""
+    file = stopped / "attempts/2.json"
+    begin = rundir.write_new
+
+    def beaten(path, content):
+        begin(path, content)
+        edit(path, host="theirs")
+        begin(path, content)
+
+    monkeypatch.setattr(rundir, "write_new", beaten)
+    assert main(["fit", *SHORT, "--run.root", str(stopped.parents[1])]) == 2
+    assert "is being trained by attempt 2 on theirs" in capsys.readouterr().err
+    assert read_json(file)["host"] == "theirs" and read_json(file)["reason"] == "running"

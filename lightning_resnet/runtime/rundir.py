@@ -69,14 +69,17 @@ class RunDir:
             raise self._owned()
         if not ATTEMPT_FILE.fullmatch(self._attempt_file(n + 1).name):
             raise UserError(f"{self._attempt_file(n - 1)} is of no attempt of this run, which has few: remove it")
-        self._file, self._next = self._attempt_file(n), self._attempt_file(self._free_number(n + 1))
-        self.attempt = {
+        self._file = self._attempt_file(n)
+        self._next = self._attempt_file(self._free_number(n + 1))
+        self._t0 = self._last_beat = time.monotonic()
+        attempt = {
             "attempt": n,
             "start": datetime.now(UTC).isoformat(timespec="seconds"),
             "end": None,
             "seconds": 0.0,
             "reason": "running",
             "last_step": 0,
+            "heartbeat": time.time(),
             "job_id": os.environ.get("SLURM_JOB_ID"),
             "restart_count": restarts(os.environ),
             "gpus": gpus,
@@ -85,8 +88,6 @@ class RunDir:
             "error": None,
             "signal": None,
         }
-        self._t0 = time.monotonic()
-        self._mark(0)
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
@@ -94,11 +95,12 @@ class RunDir:
         except OSError as e:
             raise self._cannot_begin(e) from e
         try:
-            write_new(self._file, json.dumps(self.attempt, indent=1) + "\n")
+            write_new(self._file, json.dumps(attempt, indent=1) + "\n")
         except FileExistsError:  # two starts at once: only one makes the file
             raise self._owned() from None
         except OSError as e:
             raise self._cannot_begin(e) from e
+        self.attempt = attempt  # only now: at the end of an attempt that has not begun there is nothing to write
         remove_unfinished(self.path)
         remove_unfinished(self._file.parent)
 
@@ -135,12 +137,9 @@ class RunDir:
         """Show that the attempt is alive and how far it has come; writes at most every `HEARTBEAT_S`."""
         if force or time.monotonic() - self._last_beat > HEARTBEAT_S:
             self.look()
-            self._mark(step)
+            self._last_beat = time.monotonic()
+            self.attempt.update(last_step=step, seconds=round(self._last_beat - self._t0, 3), heartbeat=time.time())
             self._try(partial(self._write_attempt, force))
-
-    def _mark(self, step: int) -> None:
-        self._last_beat = time.monotonic()
-        self.attempt.update(last_step=step, seconds=round(self._last_beat - self._t0, 3), heartbeat=time.time())
 
     def _write_attempt(self, sync: bool) -> None:
         """Whole; where the disk is full, over the file that is there, which takes no more room."""
