@@ -69,7 +69,7 @@ class _CLI(ResNetCLI):
     def before_instantiate_classes(self) -> None:
         run = self.config.run
         if self.config.trainer.fast_dev_run and self.verb == "fit":
-            run.root = str(Path(tempfile.gettempdir(), f"lightning_resnet-{uuid4().hex}"))
+            run.root = str(Path(tempfile.gettempdir(), f"resnet-trial-{uuid4().hex}"))
             self.config.wandb.mode = "disabled"
         config = yaml.safe_load(self.resolved)
         first = Path(run.root, run.name, run_id(config))
@@ -89,8 +89,6 @@ class _CLI(ResNetCLI):
         super().before_instantiate_classes()
         begun_with = stored.get("threads") or self._stored_threads()
         run.threads = run.threads or begun_with or max(1, cores() // self.here.local_size)
-        if run.threads < 1:
-            raise UserError(f"--run.threads {run.threads}: at least one")
         torch.set_num_threads(run.threads)
 
     def _check_stored(self, config: dict[str, Any]) -> None:
@@ -181,8 +179,6 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
                 say(f"a trial of {trainer.max_steps} steps by --trainer.fast_dev_run; nothing of it is kept")
             else:
                 say(f"run {rundir.path}" + (f", continued from {resume.name} at step {step}" if resume else ""))
-            # without a path Lightning would look for one: of an OnExceptionCheckpoint, or of a Slurm job
-            trainer._checkpoint_connector._user_managed = resume is None
             trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
             if early := observers.stopped_early(trainer, task):
                 say(early)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from lightning_resnet.data.sources import Digits
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime import crash
 from lightning_resnet.runtime.launch import (
+    MEETING,
     Place,
     first_host,
     forget_strays,
@@ -29,6 +31,7 @@ from lightning_resnet.runtime.launch import (
     resolve,
     waited_for,
 )
+from lightning_resnet.runtime.rendezvous import meeting_point
 
 LONG = [*TINY, "--trainer.max_epochs", "500"]
 
@@ -251,6 +254,12 @@ def test_ranks_of_one_machine_listen_on_the_loopback_interface_only(here, srun):
     assert len(found) >= 2 and set(found) == {"0100007F"}, found
 
 
+def test_ranks_are_waited_for_as_long_as_a_step(tmp_path, monkeypatch):
+    """Not for the 5 minutes that are the default of the store in a file."""
+    monkeypatch.setenv(MEETING, str(tmp_path))
+    assert meeting_point(Place(1, 2, 0, 1), timedelta(seconds=661)).timeout == timedelta(seconds=661)
+
+
 # -- who is which rank -------------------------------------------------------------------------------------------------
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"}
@@ -402,12 +411,14 @@ def test_an_older_attempt_that_sees_a_newer_one_stops_and_writes_no_more(cli, mo
         ("--trainer.devices auto", None),
         ("--trainer.devices 2 --launcher torchrun", None),
         ("--config absent.yaml", None),
+        ("--config odd.yaml", None),
         ("--run.new --trainer.devices 2", None),
     ],
 )
 def test_ranks_that_are_plainly_asked_for_need_no_imports(args, asked, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("two.yaml").write_text("trainer: {devices: 2}")
+    Path("odd.yaml").write_text("trainer: [devices]")
     assert plainly_asked(["fit", *args.split()]) == asked
 
 

@@ -60,8 +60,10 @@ def resolve(launcher: Launcher, env: Mapping[str, str]) -> Launcher:
     torchrun = "TORCHELASTIC_RUN_ID" in env
     if launcher == "auto" and MEETING in env:
         return "local"
+    if launcher == "auto" and torchrun:
+        return "torchrun"
     if launcher == "auto":
-        return "torchrun" if torchrun else "slurm" if step else "local"
+        return "slurm" if step else "local"
     if launcher == "slurm" and not step:
         raise UserError("--launcher slurm: this process was not started by srun; put srun before the command")
     if launcher == "torchrun" and not torchrun:
@@ -209,7 +211,7 @@ def plainly_asked(argv: list[str]) -> tuple[int, int] | None:
         if flag in ("-c", "--config"):
             try:
                 found |= read_yaml(Path(value))["trainer"]
-            except (UserError, LookupError, TypeError):
+            except (UserError, LookupError, TypeError, ValueError):
                 continue
     given = {flag: value for flag, value in pairs(argv) if flag.startswith("--")}
     asked = [given.get(f"--trainer.{key}", found.get(key, "1")) for key in ("devices", "num_nodes")]
@@ -235,7 +237,7 @@ def supervise(argv: list[str], size: int, nodes: int = 1) -> int:
     former = {s: signal.signal(s, lambda signum, _: heard.append(signum)) for s in heeded()}
     request.joined = True  # a rank may be saving: the parent waits for it
     env = os.environ | {"LOCAL_WORLD_SIZE": str(size), "WORLD_SIZE": str(size * nodes)}
-    folder = mkdtemp(prefix="lightning_resnet-") if nodes == 1 else ""
+    folder = mkdtemp(prefix="resnet-ranks-") if nodes == 1 else ""
     env[MEETING] = folder
     if nodes == 1:
         env["NODE_RANK"] = "0"

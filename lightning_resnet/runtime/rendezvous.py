@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.utilities.seed import reset_seed
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.ddp import _init_dist_connection
 from torch import distributed as dist
@@ -39,6 +40,7 @@ class Ranks(DDPStrategy):
         if dist.is_initialized():  # by the training, before its test
             super().setup_distributed()
             return
+        reset_seed()
         self.set_world_ranks()
         self._process_group_backend = self._get_process_group_backend()
         options: dict[str, Any] = {"timeout": self._timeout}
@@ -66,7 +68,9 @@ def meeting_point(here: Place, timeout: timedelta) -> dist.Store | None:
         UserError: another program has the port.
     """
     if folder := os.environ.get(MEETING):
-        return dist.FileStore(str(Path(folder, "store")), here.local_size)
+        store = dist.FileStore(str(Path(folder, "store")), here.local_size)
+        store.set_timeout(timeout)  # its own are 5 minutes, which ranks that import from a slow disk may lie apart
+        return store
     torchruns = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if here.nodes > 1 or torchruns:
         return None
