@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-import yaml
-
 from lightning_resnet.errors import UserError
+from lightning_resnet.reading import parse_yaml
 
 CURE = "keep it in the environment (WANDB_API_KEY) or in ~/.netrc (`wandb login`)"
 STARS = "***"
@@ -167,7 +166,8 @@ def sourced(file: Path) -> dict[str, str]:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no word"]
         raise UserError(f"{file} fails in bash: {mask(lines[-1])}")
     pairs = [item.split("=", 1) for item in done.stdout.decode(errors="surrogateescape").split("\0") if "=" in item]
-    after, known = dict(pairs), live()
+    after = dict(pairs)
+    known = live()
     for name, value in after.items():
         if value != os.environ.get(name) and (_is_named(name, value) or _found_in(value, known)):
             raise UserError(f"{file} sets {mask(name)}, which Slurm would show to others: remove it and {CURE}")
@@ -237,7 +237,7 @@ def _refuse_nested(value: Any, where: str, depth: int) -> None:
         return
     for path in {Path(value), Path(where).parent / value}:
         try:
-            content = _as_yaml(path.read_text()) if path.stat().st_size <= LARGEST else None
+            content = _as_yaml(path.read_text()) if path.is_file() and path.stat().st_size <= LARGEST else None
         except (OSError, ValueError):  # none, or no text: the parser tells
             continue
         if isinstance(content, dict | list):
@@ -402,8 +402,8 @@ def _encoded(secret: str) -> tuple[str, ...]:
 
 def _as_yaml(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (ValueError, RecursionError, yaml.YAMLError):
+        return parse_yaml(text)
+    except UserError:  # none, or one that the parser refuses too
         return text
 
 

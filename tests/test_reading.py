@@ -108,6 +108,15 @@ def test_a_file_that_a_flag_names_is_read_as_strictly(tmp_path, monkeypatch, cap
     assert "line 2: max_epochs is there twice, first in line 1" in capsys.readouterr().err
 
 
+def test_a_recipe_of_merges_takes_no_time_before_the_parser_refuses_it(tmp_path, monkeypatch, capsys):
+    """Each `<<` of nine would make nine times as many keys: the search for secrets reads as strictly as the parser."""
+    monkeypatch.chdir(tmp_path)
+    lines = ["a0: &a0 {x: 1}", *(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 16))]
+    (tmp_path / "r.yaml").write_text("\n".join(lines))
+    assert main(["fit", "--config", "r.yaml"]) == 2
+    assert "aliases such as" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", [":".join(["59"] * 10_000), "[" * 100_000, "1" * 5_000])
 def test_a_flag_of_any_value_is_searched_for_secrets(value):
     refuse_secret_flags(["fit", "--run.name", value])
