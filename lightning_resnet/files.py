@@ -177,7 +177,11 @@ def private_compile_cache() -> None:
     """
     default = os.path.join(tempfile.gettempdir(), "torchinductor_")
     if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default).startswith(default):
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "inductor")
+        try:
+            folder = cache_folder()
+        except (OSError, UserError):  # a home that cannot be written, as on some clusters' nodes
+            folder = private_folder(Path(tempfile.gettempdir()), f"{OWN}-{os.geteuid()}")
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
 
 
 def open_own(path: Path, mode: int = 0o600) -> int:
@@ -228,7 +232,8 @@ def locked(path: Path, growing: Path, cure: str) -> Iterator[None]:
 
 
 def _wait_for_lock(fd: int, path: Path, growing: Path, cure: str) -> None:
-    size, moved = -1, time.monotonic()
+    size = -1
+    moved = time.monotonic()
     told = moved - max(0.0, WORD_S - SOON_S)
     while True:
         with suppress(BlockingIOError):
@@ -236,7 +241,8 @@ def _wait_for_lock(fd: int, path: Path, growing: Path, cure: str) -> None:
         now = time.monotonic()
         found = growing.stat().st_size if growing.exists() else -1
         if found != size:
-            size, moved = found, now
+            size = found
+            moved = now
         if now - moved > STUCK_S:
             raise UserError(
                 f"another process has held {path} for {STUCK_S / 60:.0f} minutes and written nothing: end it "

@@ -2,11 +2,20 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.files import remove_unfinished, replacing, sync_folder, write_json, write_new, write_whole
+from lightning_resnet.files import (
+    private_compile_cache,
+    remove_unfinished,
+    replacing,
+    sync_folder,
+    write_json,
+    write_new,
+    write_whole,
+)
 
 
 def test_a_file_is_on_disk_before_it_takes_its_name(tmp_path, monkeypatch):
@@ -75,6 +84,17 @@ def test_of_two_that_make_a_file_one_does(tmp_path, monkeypatch, links):
     with pytest.raises(FileExistsError):
         write_new(path, "second")
     assert path.read_text() == "first" and os.listdir(tmp_path) == ["1.json"]
+
+
+def test_a_home_without_a_cache_folder_does_not_keep_from_compiling(tmp_path, monkeypatch):
+    (tmp_path / "home").touch()
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home/cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", f"{tmp_path}/tmp/torchinductor_me")
+    private_compile_cache()
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent
+    assert folder.parent == tmp_path / "tmp" and folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):

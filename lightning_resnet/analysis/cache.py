@@ -41,7 +41,7 @@ class Cache:
     def _keep(self, file: Path, content: dict[str, Any]) -> None:
         with suppress(OSError):  # a full or read-only home slows the next time down, nothing else
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, json.dumps(content, default=str))
+            write_whole(file, json.dumps(content, default=str), sync=False)
 
 
 def _files(path: Path) -> list[list[Any]]:

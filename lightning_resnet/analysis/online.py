@@ -80,4 +80,4 @@ def _keep(file: Path, content: dict[str, Any]) -> None:
     """Whole or not at all; without a cache everything still works."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(content))
+        write_whole(file, json.dumps(content), sync=False)
