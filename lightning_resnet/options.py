@@ -92,17 +92,6 @@ def check(config: Namespace) -> None:
     run, trainer = config.run, config.trainer
     if config.seed_everything is False:
         raise UserError("--seed_everything false would draw another seed each time and in each rank: give a number")
-    for name, value, low in (
-        ("seed_everything", config.seed_everything, 0),
-        ("trainer.log_every_n_steps", trainer.log_every_n_steps, 1),
-        ("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1),
-        ("trainer.gradient_clip_val", trainer.gradient_clip_val, 0),
-        ("run.replicate", run.replicate, 1),
-        ("run.save_minutes", run.save_minutes, 0),
-        ("run.hang_s", run.hang_s, 1),
-    ):
-        if value is not None and value < low:
-            raise UserError(f"--{name} must be {low} or more, got {value}")
     for name in ("run.init_from", "ckpt_path", "data.stage"):
         if config.get(name) == "":
             raise UserError(

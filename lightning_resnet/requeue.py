@@ -18,6 +18,7 @@ from typing import Any
 
 from lightning_resnet.errors import Parser, UserError, one_line, tell
 from lightning_resnet.reading import parse_yaml, read_text, read_yaml
+from lightning_resnet.runtime.launch import pairs
 from lightning_resnet.runtime.status import ATTEMPT, attempts, restarts
 
 LIMIT = 20  # times a job requeues itself
@@ -47,15 +48,14 @@ def folders(argv: list[str]) -> set[Path]:
 
 def _folder(argv: list[str]) -> Path:
     """Where the runs of `fit ARGS` are kept; what it cannot read has ended the training with a message."""
-    tokens = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
-    recipes = [Path(b) for a, b in zip(tokens, tokens[1:], strict=False) if a in ("-c", "--config")]
+    given = pairs(argv)
+    recipes = [Path(value) for flag, value in given if flag in ("-c", "--config")]
     run = {"root": "runs", "name": recipes[0].stem if recipes else "run"}
-    pairs = list(zip(tokens, tokens[1:], strict=False))
     for recipe in recipes:
         with suppress(UserError):
             run |= _options_of_run(read_yaml(recipe), recipe.parent)
-    run |= {k: v for a, b in pairs if a == "--run" for k, v in _options_of_run({"run": b}, Path()).items()}
-    run |= {a[6:]: b for a, b in pairs if a in ("--run.root", "--run.name")}
+    run |= {k: v for a, b in given if a == "--run" for k, v in _options_of_run({"run": b}, Path()).items()}
+    run |= {a[6:]: b for a, b in given if a in ("--run.root", "--run.name")}
     return Path(run["root"], run["name"])
 
 

@@ -22,7 +22,7 @@ from torchvision.models import get_model_builder, list_models
 
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.runtime.identity import OBSERVERS
-from lightning_resnet.values import resolve_class
+from lightning_resnet.values import OF_THAT_KIND, resolve_class
 
 OURS = ("lightning_resnet", "torchvision.models")  # packages whose nets and data a foreign recipe may name
 KEPT = {  # of a foreign recipe, beside the options of its data
@@ -126,10 +126,7 @@ def _check_target(target: Any, path: str, hint: Any, key: str) -> bool:
     if fits:
         return True
     wanted = " or ".join(kind.__name__ for kind in [*kinds, *made]) or "class whose objects can be called"
-    raise UserError(
-        f"--{key}: {path} is no {wanted}, and is not called: give a class of that kind (a function must be annotated "
-        "to return one)"
-    )
+    raise UserError(f"--{key}: {path} is no {wanted}, and is not called: {OF_THAT_KIND}")
 
 
 def _members(hint: Any) -> Iterator[Any]:

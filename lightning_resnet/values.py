@@ -21,7 +21,7 @@ from jsonargparse._typehints import get_all_subclass_paths
 from pytorch_lightning.cli import LightningArgumentParser
 
 from lightning_resnet.errors import UserError, nearest, printable
-from lightning_resnet.runtime.launch import MOST_RANKS
+from lightning_resnet.runtime.launch import MOST_RANKS, pairs
 
 MOST = 10**9  # of a number of things, where nothing else is said
 SHOWN = 60  # characters of a value in a message
@@ -72,6 +72,7 @@ NUMBERS = {  # by option, or by class and argument; of others any finite number 
     "trainer.min_steps": Range(0, 10**12),
     "trainer.check_val_every_n_epoch": Range(1, 1_000_000),
     "trainer.log_every_n_steps": COUNT,
+    "trainer.gradient_clip_val": Range(0),
     "trainer.accumulate_grad_batches": Range(1, 1_000_000),
     "trainer.fast_dev_run": Range(0, MOST),
     "trainer.overfit_batches": Range(0, MOST),
@@ -448,8 +449,7 @@ def _unknown(message: str, found: re.Match[str], parser: LightningArgumentParser
 
 def _chosen(root: str, base: type, args: Sequence[str]) -> type:
     """The class that the last `--ROOT CLASS` or `--ROOT+=CLASS` names, where it is one of `base`'s; else `base`."""
-    words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--") else [arg])]
-    given = [b for a, b in zip(words, words[1:], strict=False) if a in (f"--{root}", f"--{root}+")]
+    given = [value for flag, value in pairs(list(args)) if flag in (f"--{root}", f"--{root}+")]
     paths = [path for name in given[-1:] for path in get_all_subclass_paths(base) if path.endswith(f".{name}")]
     return resolve_class(paths[0]) if paths else base
 

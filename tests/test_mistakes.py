@@ -187,7 +187,9 @@ def test_a_variable_of_the_shell_that_is_not_set_is_no_wish(fit, flag):
 
 
 def test_a_negative_limit_of_gradients_is_refused(fit):
-    assert "--trainer.gradient_clip_val must be 0 or more" in fit("--trainer.gradient_clip_val=-1")
+    assert "--trainer.gradient_clip_val must be a number from 0 or null; got -1" in fit(
+        "--trainer.gradient_clip_val=-1"
+    )
 
 
 def test_an_option_that_is_there_nested_and_dotted(fit):

@@ -9,7 +9,6 @@ import inspect
 import traceback
 import warnings
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,6 +25,7 @@ from pytorch_lightning.callbacks.device_stats_monitor import _PSUTIL_AVAILABLE
 from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from lightning_resnet.errors import UserError, nearest, one_line
+from lightning_resnet.values import resolve_class
 
 PLACES = {  # loggers -> their folder in the run directory
     CSVLogger: ".",
@@ -61,7 +61,7 @@ def place(loggers: Any, run: Path) -> None:
         options = logger.get("init_args") if isinstance(logger, Namespace) else None
         if options is None or options.get("save_dir", "") is not None or options.get("dir"):
             continue
-        logger_class = resolve_name(logger.class_path)
+        logger_class = resolve_class(logger.class_path)
         for known, folder in PLACES.items():
             if issubclass(logger_class, known):
                 options["save_dir"] = str(run / folder)

@@ -13,7 +13,8 @@ LARGEST = 2**63  # whole number: larger ones fit no table
 
 def read_rows(file: Path) -> tuple[list[Row], int]:
     """All rows in the order they were written, and how many lines are none (a kill can tear one per attempt)."""
-    rows, bad = [], 0
+    rows: list[Row] = []
+    bad = 0
     for line in lines_of(file):
         if row := row_of(line):
             rows.append(row)

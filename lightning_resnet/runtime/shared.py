@@ -41,8 +41,6 @@ def points(meta: dict[str, Any] | None) -> list[str]:
 def _owner(root: Path, name: str, run_id: str) -> str:
     """Name of the folder that has the run, or now shall have it."""
     mark = root / ".shared" / run_id
-    if mark.is_symlink() and fault(os.readlink(mark), single=True):
-        raise OSError(errno.EINVAL, "no name of a folder in it", str(mark))
     if not mark.is_symlink():
         begun = [path.parent for path in root.glob(f"*/{run_id}/attempts") if not path.parent.is_symlink()]
         begun.sort(key=lambda run: (status(run) != "finished", run))
@@ -50,6 +48,6 @@ def _owner(root: Path, name: str, run_id: str) -> str:
         with suppress(FileExistsError):
             mark.symlink_to(begun[0].parent.name if begun else name)
     owner = os.readlink(mark)
-    if owner in (".", "..") or Path(owner).name != owner:
-        raise OSError(f"{mark} names no folder beside it")
+    if fault(owner, single=True):
+        raise OSError(errno.EINVAL, "names no folder beside it", str(mark))
     return owner

@@ -1,6 +1,5 @@
 """What a run directory tells about its run, read without torch."""
 
-import json
 import os
 import re
 import time
@@ -157,8 +156,8 @@ def final_row(run_dir: Path, metric: str) -> dict[str, Any] | None:
 
 def _row(line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return {}
     return row if isinstance(row, dict) else {}
 
