@@ -3,6 +3,7 @@
 resnet-cli fit --config configs/digits.yaml --model.net.depth 56 --model.net.shortcut none
 """
 
+import os
 import shutil
 import sys
 import tempfile
@@ -43,7 +44,7 @@ from lightning_resnet.runtime.checkpoint import (
 from lightning_resnet.runtime.console import report_only
 from lightning_resnet.runtime.crash import Watchdog, cause, is_consequence, report
 from lightning_resnet.runtime.identity import decisive, differences, replicate, run_id
-from lightning_resnet.runtime.launch import end_with_parent, supervise
+from lightning_resnet.runtime.launch import MEETING, end_with_parent, supervise
 from lightning_resnet.runtime.loop import install
 from lightning_resnet.runtime.preemption import Stopped, request
 from lightning_resnet.runtime.progress import Progress
@@ -69,7 +70,7 @@ class _CLI(ResNetCLI):
     def before_instantiate_classes(self) -> None:
         run = self.config.run
         if self.config.trainer.fast_dev_run and self.verb == "fit":
-            run.root = str(Path(tempfile.gettempdir(), f"resnet-trial-{uuid4().hex}"))
+            run.root = str(trial_root())
             self.config.wandb.mode = "disabled"
         config = yaml.safe_load(self.resolved)
         first = Path(run.root, run.name, run_id(config))
@@ -140,11 +141,19 @@ def main(argv: list[str]) -> int:
 @contextmanager
 def _nothing_kept(cli: _CLI) -> Iterator[None]:
     """Make the folder of a trial by --trainer.fast_dev_run, which goes with it, as Lightning would keep nothing."""
-    (cli.rundir.path / "attempts").mkdir(parents=True)  # where other ranks report
+    (cli.rundir.path / "attempts").mkdir(parents=True, exist_ok=True)  # where ranks report
     try:
         yield
     finally:
-        shutil.rmtree(cli.config.run.root, ignore_errors=True)
+        if not os.environ.get(MEETING):  # else the parent removes it, once the other ranks have read the reports
+            shutil.rmtree(cli.config.run.root, ignore_errors=True)
+
+
+def trial_root() -> Path:
+    """Choose the folder of a trial's run: the ranks of one machine share it, to tell one another how they failed."""
+    if folder := os.environ.get(MEETING):
+        return Path(folder, "trial")
+    return Path(tempfile.gettempdir(), f"resnet-trial-{uuid4().hex}")
 
 
 def _fit(cli: _CLI, argv: list[str]) -> int:

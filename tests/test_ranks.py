@@ -260,6 +260,21 @@ def test_ranks_are_waited_for_as_long_as_a_step(tmp_path, monkeypatch):
     assert meeting_point(Place(1, 2, 0, 1), timedelta(seconds=661)).timeout == timedelta(seconds=661)
 
 
+@pytest.mark.slow
+def test_a_trial_tells_which_rank_failed(here, tmp_path):
+    Path("mine.py").write_text(
+        "from pytorch_lightning.callbacks import Callback\n"
+        "class Boom(Callback):\n"
+        "    def on_train_batch_end(self, trainer, *args):\n"
+        "        if trainer.global_rank == 1: raise RuntimeError('boom')\n"
+    )
+    command = [sys.executable, "-m", "lightning_resnet.cli", "fit", *TINY, "--trainer.devices", "2"]
+    command += ["--trainer.fast_dev_run", "1", "--trainer.callbacks", "mine.Boom", "--trainer.accelerator", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode and "error: rank 1 failed: RuntimeError: boom" in done.stderr
+    assert not Path("runs").exists()
+
+
 # -- who is which rank -------------------------------------------------------------------------------------------------
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"}
