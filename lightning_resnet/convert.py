@@ -110,6 +110,7 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
 
     from lightning_resnet.models.layouts import average_in, recognise, unwrap
     from lightning_resnet.runtime.checkpoint import last_of
+    from lightning_resnet.weights import check_plain
 
     path = last_of(Path(args.file))
     content = read_file(path)
@@ -119,6 +120,12 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
     if isinstance(run, dict) and "config" in run:
         if given := [flag for flag in ("shortcut", *CONSTANTS) if getattr(args, flag)]:
             raise UserError(f"--{given[0]} is for weights of others, and {path} tells its own: leave it out")
+        if not isinstance(content.get("state_dict"), dict):
+            raise UserError(f"{path} has no state_dict: it is not whole")
+        try:
+            check_plain(content["state_dict"])
+        except UserError as e:
+            raise UserError(f"{path}: {e}") from e
         content["run"] |= {"classes": classes} if classes else {}
         return content, path
     average = average_in(content)

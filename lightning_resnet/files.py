@@ -4,6 +4,7 @@ A reader never meets half a file, and a power cut leaves none. What stands in a 
 neither trusted nor followed.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,20 @@ STUCK_S = 1800.0  # after which the process that has a lock and gets no further 
 TEMPORARY = ".tmp"  # how the names of unfinished files end
 
 
+def check_replaceable(path: Path) -> None:
+    """Refuse a path whose new file would take the place of a device, such as /dev/null, or of a pipe.
+
+    Raises:
+        OSError: it is one, or is the name of a folder.
+    """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        code = errno.EISDIR if path.is_dir() else errno.EINVAL
+        told = os.strerror(code) if path.is_dir() else "it is a device or a pipe, which no file takes the place of"
+        raise OSError(code, told, str(path))
+
+
 @contextmanager
 def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     """Yield a new file in the same folder, which takes the name of `path` once it is written and on disk.
@@ -40,6 +55,7 @@ def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     Raises:
         OSError: the system's own, with `path`, also where a library has hidden it behind an error of its own.
     """
+    check_replaceable(path)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     outer = sys.exception()
     try:

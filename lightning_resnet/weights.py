@@ -1,14 +1,43 @@
 """Weights out of a checkpoint into a task, or one line that names the first tensor that does not fit."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.identity import flatten, read_recipe
 
 EMA = "ema."  # a checkpoint's averaged weights; the trained ones are under `net.`
+
+DTYPES = {  # of tensors that weights are read from
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
+
+
+def check_plain(state: Mapping[Any, Any]) -> None:
+    """Refuse tensors that no net of floating-point numbers is made of, such as quantized, complex or sparse ones.
+
+    Args:
+        state: of a file; what is no tensor is not looked at.
+
+    Raises:
+        UserError: the first such tensor, or one that claims more elements than the file holds.
+    """
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            continue
+        if not isinstance(name, str):
+            raise UserError(f"a tensor goes by {name!r}, which is no name: save the net's state_dict()")
+        is_dense = tensor.layout == torch.strided and not tensor.is_meta
+        if is_dense and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(f"{name} is larger than what the file holds of it")
+        if not is_dense or tensor.dtype not in DTYPES:
+            kind = str(tensor.dtype if is_dense else "meta" if tensor.is_meta else tensor.layout)
+            raise UserError(f"{name} is a tensor of {kind.removeprefix('torch.')}: save the net in float32, dense")
 
 
 def differing(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:

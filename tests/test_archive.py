@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from lightning_resnet.errors import UserError
+from lightning_resnet.models.layouts import unwrap
 from lightning_resnet.runtime.checkpoint import load_checkpoint, write_checkpoint
+from lightning_resnet.weights import check_plain
 
 CONTENT = {"state_dict": {"weight": torch.arange(5.0), "num_batches_tracked": torch.tensor(88)}, "epoch": 1}
 
@@ -131,3 +133,20 @@ def test_each_bit_of_the_directory(small):
         start = archive.start_dir
     wrong = [where for changed, where in flips(small, start, small.stat().st_size) if not as_before(changed)]
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({5: torch.zeros(1)}, "goes by 5, which is no name"),
+        ({"w": torch.zeros(1, device="meta")}, "a tensor of meta"),
+        ({"w": torch.zeros(2, 2).to_sparse()}, "a tensor of sparse_coo"),
+        ({"w": torch.zeros(1, dtype=torch.complex64)}, "a tensor of complex64"),
+        ({"w": torch.zeros(1).to(torch.float8_e4m3fn)}, "a tensor of float8_e4m3fn"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_named(state, said):
+    with pytest.raises(UserError, match=said):
+        check_plain(state)
+    with pytest.raises(UserError, match=said):
+        unwrap({"model": state})

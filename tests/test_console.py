@@ -15,6 +15,7 @@ import ranks
 from conftest import TINY, only_run
 
 from lightning_resnet import cli as command_line
+from lightning_resnet.files import write_whole
 from lightning_resnet.runtime import preemption
 from lightning_resnet.runtime.limits import limit_met
 from lightning_resnet.runtime.preemption import Stopped, armed, request
@@ -198,3 +199,15 @@ def test_what_is_recorded_of_an_attempt_is_written_whatever_signal_comes_at_its_
     monkeypatch.setattr(RunDir, "end", end)
     assert cli("fit", *TINY, "--trainer.max_epochs", "1")[0] == 0
     assert status(only_run()) == "finished"
+
+
+@pytest.mark.parametrize("out", ["pipe", ".", ""])
+def test_no_output_takes_the_place_of_a_device_or_a_pipe(cli, out):
+    """As of /dev/null, which every program of the machine needs, where the user is root."""
+    os.mkfifo("pipe")
+    code, _, err = cli("data", "write", "digits", "--out", out)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    assert sorted(os.listdir()) == ["pipe"] and not Path("pipe").is_file()
+    with pytest.raises(OSError):
+        write_whole(Path("pipe"), "x")
+    assert sorted(os.listdir()) == ["pipe"]

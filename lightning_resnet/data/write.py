@@ -28,7 +28,7 @@ from lightning_resnet.data.pool import Encoded, encode_chunks
 from lightning_resnet.data.sources import SPLIT_SEED, Images
 from lightning_resnet.data.verify import file_hash, header_hash
 from lightning_resnet.errors import UserError, tell
-from lightning_resnet.files import replacing
+from lightning_resnet.files import check_replaceable, replacing
 from lightning_resnet.runtime.progress import Meter
 from lightning_resnet.runtime.provenance import versions
 from lightning_resnet.runtime.status import cores, read_json
@@ -79,6 +79,7 @@ def write_beton(
         UserError: a picture or the disk; the message says which.
     """
     out, options = Path(out), Options(quality, short_side, max_side)
+    check_replaceable(out)
     _check(images, classes, options, mode)
     order = permutation(SPLIT_SEED, SHUFFLE, len(images)) if shuffle else np.arange(len(images))
     names = {"source": source, "split": split, "classes": classes, "mode": mode, **asdict(options)}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_resnet.errors import UserError
 from lightning_resnet.models.blocks import Shortcut
 from lightning_resnet.models.resnet import IMAGENET_DEPTHS, CifarResNet, ImageNetResNet
-from lightning_resnet.weights import differing
+from lightning_resnet.weights import check_plain, differing
 
 State = dict[str, Tensor]
 CONTAINERS = ("state_dict", "model", "model_state_dict", "net")  # keys under which training scripts keep weights
@@ -45,7 +45,7 @@ def unwrap(content: Any) -> State:
             what is no tensor is left out, integers stay.
 
     Raises:
-        UserError: it is no mapping, or an empty one.
+        UserError: it is no mapping, an empty one, or holds tensors that are no weights.
     """
     for key in CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -53,6 +53,7 @@ def unwrap(content: Any) -> State:
             break
     if not isinstance(content, Mapping) or not content:
         raise UserError("it holds no weights by name: save the net's state_dict()")
+    check_plain(content)
     state = {k: t.float() if t.is_floating_point() else t for k, t in content.items() if isinstance(t, Tensor)}
     while wrapper := next((w for w in WRAPPERS if state and all(k.startswith(w) for k in state)), None):
         state = {k.removeprefix(wrapper): t for k, t in state.items()}

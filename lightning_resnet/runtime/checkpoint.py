@@ -29,6 +29,7 @@ from lightning_resnet.errors import Diverged, UserError, one_line
 from lightning_resnet.files import remove_unfinished, replacing, sync_file
 from lightning_resnet.reading import open_plain
 from lightning_resnet.runtime.limits import limit_met
+from lightning_resnet.weights import check_plain
 
 POSITION = "lightning_resnet"  # key of our loop's position, among what Lightning's keeps
 HANG_S = 300.0  # seconds after which a write is taken to hang
@@ -206,9 +207,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from e
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"checkpoint {path} has no state_dict: make it one of ours with `resnet-cli convert`")
-    for name, tensor in checkpoint["state_dict"].items():
-        if isinstance(tensor, torch.Tensor) and not _has_its_memory(tensor):
-            raise UserError(f"checkpoint {path}: {name} is larger than what the file holds of it")
+    try:
+        check_plain(checkpoint["state_dict"])
+    except UserError as e:
+        raise UserError(f"checkpoint {path}: {e}") from e
     if not isinstance(checkpoint.get("run", {}), dict):
         raise UserError(f"checkpoint {path} is of another form than ours: it was not written by `resnet-cli`")
     return checkpoint
@@ -218,13 +220,6 @@ def classes_in(checkpoint: dict[str, Any]) -> list[str]:
     """Names of the net's outputs, where a checkpoint tells them; else empty."""
     classes = checkpoint.get("run", {}).get("classes")
     return [str(name) for name in classes] if isinstance(classes, list | tuple) else []
-
-
-def _has_its_memory(tensor: torch.Tensor) -> bool:
-    """Whether the file holds all its elements: a view of one element can claim any size."""
-    if tensor.layout != torch.strided or tensor.is_meta:
-        return False
-    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def check_resumable(checkpoint: dict[str, Any], run_id: str) -> None:
