@@ -15,7 +15,7 @@ from torch import nn
 
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.describe import measure
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, printable, tell
 
 CODE = re.compile(r"\d+|n\d{8}")  # a number or a WordNet id: no name that could be compared with a word
 
@@ -46,9 +46,10 @@ def align(data: ImageData, net: nn.Module, known: Sequence[str]) -> list[str]:
         data.source.classes = known
     elif known and known != ours:
         k, theirs, its = next((k, *pair) for k, pair in enumerate(zip_longest(known, ours)) if pair[0] != pair[1])
-        rank_zero_only(print)(
-            f"careful: class {k} is {theirs or 'unknown'} to the checkpoint, {its or 'unknown'} to the data: labels "
-            "are taken by number, not by name",
+        named = [printable(name or "unknown") for name in (theirs, its)]
+        rank_zero_only(tell)(
+            f"careful: class {k} is {named[0]} to the checkpoint, {named[1]} to the data: labels are taken by number, "
+            "not by name",
             file=sys.stderr,
         )
     names = known or ours

@@ -4,17 +4,20 @@ import csv
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from torch import nn
 from torchvision.transforms import functional as T  # noqa: N812
 
 from lightning_resnet.analysis import matrix
 from lightning_resnet.analysis.subjects import subjects
 from lightning_resnet.analysis.views import top5, wilson
+from lightning_resnet.classes import align
 from lightning_resnet.models.resnet import CifarResNet
 from lightning_resnet.trained import load, take_weights
 
@@ -358,3 +361,14 @@ def test_a_gpu_that_is_not_there(cli, photos, command):
     ):
         code, _, err = cli(*command.split(), "--device", device)
         assert code == 2 and cure in err and "Traceback" not in err, err
+
+
+def test_a_class_of_a_checkpoint_sends_nothing_to_the_terminal(capsys):
+    source = SimpleNamespace(classes=["cat"])
+    align(
+        SimpleNamespace(source=source, input_size=(3, 8, 8)),
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 2)),
+        ["\x1b[2J\n=a"],
+    )
+    err = capsys.readouterr().err
+    assert "class 0 is \\x1b[2J\\n=a to the checkpoint" in err and err.count("\n") == 1
