@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def read(folder, world):
 
 
 def main(arguments, env):
-    """In a process of the fork server."""
+    """In a process of the fork server, which a sweep of an earlier test may have started deaf to SIGHUP."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     raise SystemExit(run(arguments, env))
 
 
