@@ -229,6 +229,10 @@ class ResNetCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as e:
             raise UserError(explain(one_line(e), self.parser)[1]) from e
+        except ModuleNotFoundError as e:
+            if not str(e).startswith("Requirement "):
+                raise
+            raise UserError(one_line(e)) from e  # of Lightning: a device or precision whose package is missing
         except (RuntimeError, TypeError) as e:  # torch's own, which do not tell whose they are
             raise UserError(f"{self.config.model.net.class_path}, or what it is trained with: {one_line(e)}") from e
         finally:

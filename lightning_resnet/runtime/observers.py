@@ -124,7 +124,14 @@ def _may_log(callback: pl.Callback) -> bool:
 
 
 def _check_names(callback: ModelCheckpoint, trainer: pl.Trainer, checkpoints: Path) -> None:
-    """The run's own checkpoints must not be overwritten by another's that would be the same by name."""
+    """Refuse names that cannot be made, or would be those of the run's own checkpoints."""
+    try:
+        callback.format_checkpoint_name({})
+    except (ValueError, LookupError, AttributeError, TypeError) as e:
+        raise UserError(
+            f"ModelCheckpoint cannot make names of {callback.filename} ({one_line(e)}): write it as "
+            "{epoch}-{step}-{val/loss:.2f}"
+        ) from e
     folder = callback.dirpath
     if folder is None and not trainer.loggers:
         folder = Path(trainer.default_root_dir, "checkpoints")
