@@ -111,7 +111,7 @@ class Evaluated(pl.LightningModule):
         """Metrics of `test`."""
         self._log_evaluation()
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Class probabilities [B, classes]."""
         return self(batch[0]).softmax(1)
 

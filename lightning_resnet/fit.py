@@ -254,6 +254,12 @@ def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer) -> BaseExceptio
             "some parameters of the net had no part in the loss, which ddp does not bear: add "
             "--trainer.strategy ddp_find_unused_parameters_true, or take them out of the net"
         )
+    if isinstance(e, ValueError) and "loaded state dict" in str(e) and "group" in str(e):
+        return UserError(
+            f"the checkpoint's optimizer has other parameters than this one ({one_line(e)}): a callback has added some "
+            "on its way; let it derive from BaseFinetuning, whose groups a run that continues finds again, and begin "
+            "with --run.new"
+        )
     if is_consequence(e):
         met = request.joined
         why = UserError(cause(rundir.path, trainer.world_size, e))

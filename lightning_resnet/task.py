@@ -26,6 +26,8 @@ from lightning_resnet.models.ghost import ghost_batch_norm
 from lightning_resnet.optim import Schedule, Steps, fuse, parameter_groups
 from lightning_resnet.weights import check_same_tensors
 
+EPOCH_START = 1 << 40  # in place of a batch's number: what is drawn before the first batch
+
 
 class ClassificationTask(Evaluated):
     """Cross entropy on a net's logits.
@@ -93,6 +95,8 @@ class ClassificationTask(Evaluated):
         self._train_sums = TrainingSums()  # since the last row
         self.extra_metrics: dict[str, float] = {}  # of callbacks, for the next training row
         self._lr = 0.0  # of the last optimizer step
+        self._followed = 0  # optimizer steps done when the average last followed
+        self._frozen: dict[str, list[str]] = {}  # parameters and norms of a run that continues, until it has begun
         self._last_taken = 0  # optimizer steps done when training sums were last taken
 
     def setup(self, stage: str) -> None:
@@ -117,7 +121,18 @@ class ClassificationTask(Evaluated):
             )
 
     def on_fit_start(self) -> None:
-        """Compile, each size of images and each net for itself: progressive resizing has few."""
+        """Freeze what was frozen where a run continues, and compile.
+
+        Frozen after the optimizer is made, which has the parameters that the run began with: a callback may freeze some
+        later, and one that unfreezes layers has frozen all of them again. Each size of images and each net is compiled
+        for itself: progressive resizing has few.
+        """
+        if self._frozen:
+            for name, p in self.net.named_parameters():
+                p.requires_grad_(name not in self._frozen["frozen"])
+            for name, m in self._norms():
+                m.track_running_stats = name not in self._frozen["unmeasured"]
+            self._frozen = {}
         if self.compiled:
             torch._dynamo.config.recompile_limit = 64  # sizes x last batches x training or not x net or average
             mode = None if self.compiled is True else self.compiled
@@ -135,9 +150,15 @@ class ClassificationTask(Evaluated):
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole training."""
+        """Optimizer steps of the whole training.
+
+        Raises:
+            UserError: the training has no end.
+        """
         t = self.trainer
         steps = t.max_epochs * math.ceil(t.num_training_batches / t.accumulate_grad_batches)
+        if steps <= 0 and t.max_steps <= 0:
+            raise UserError("schedules are fractions of the whole training: give the Trainer max_epochs or max_steps")
         return min(s for s in (steps, t.max_steps) if s > 0)
 
     def on_train_start(self) -> None:
@@ -156,6 +177,8 @@ class ClassificationTask(Evaluated):
         self._all_steps = self.total_steps  # asked for in each step
         self.schedule.begin(self._all_steps / steps)
         self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]  # of a run that continues
+        self._followed = self.global_step
+        self._seed_epoch(self.trainer.current_epoch)
         if not self.recorded:
             self.set_learning_rate()
 
@@ -178,10 +201,23 @@ class ClassificationTask(Evaluated):
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
         seed_generators(self.device, self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
 
+    def _seed_epoch(self, epoch: int) -> None:
+        """Seed what callbacks draw as an epoch begins, alike where a run continues within it."""
+        seed_generators(self.device, self.seed, epoch, EPOCH_START, self.trainer.global_rank)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one micro-batch."""
+        """Loss of one micro-batch.
+
+        Raises:
+            UserError: it cannot be mixed in pairs.
+        """
         images, labels = batch
         own = partners = share = None
+        if self.mix and len(labels) % 2:
+            raise UserError(
+                f"mix mixes pairs of images, and a batch has {len(labels)}: give the training loader an even "
+                "batch_size and drop_last=True"
+            )
         if self.mix:
             at, size = pair_numbers(batch_idx, len(labels), self.trainer), images.shape[2:]
             draws = self.mix.draw(self.seed, self.current_epoch, at, *size)
@@ -193,13 +229,20 @@ class ClassificationTask(Evaluated):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Let the average follow after each optimizer step."""
-        if self.averaging and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            self.averaging.follow(self.ema, self.net, self.global_step, self._all_steps)
+        self._follow()
         if not self.recorded:
             self._log_training()
 
+    def _follow(self) -> None:
+        """Let the average follow the newest optimizer step, once."""
+        step = self.global_step
+        if self.averaging and step > self._followed:
+            self._followed = step
+            self.averaging.follow(self.ema, self.net, step, self._all_steps)
+
     def on_train_epoch_end(self) -> None:
         """Log what no row of an interval holds."""
+        self._seed_epoch(self.trainer.current_epoch + 1)
         if not self.recorded:
             self.log_dict(self.take_train_metrics(), sync_dist=True)
             self.set_learning_rate()
@@ -263,6 +306,8 @@ class ClassificationTask(Evaluated):
         Raises:
             Diverged: a loss was not finite; such a net is not worth saving.
         """
+        if self.trainer.training:
+            self._follow()  # a ModelCheckpoint saves before `on_train_batch_end`; the state_dict shares the tensors
         checkpoint["schedule"] = self.schedule.state_dict()
         checkpoint["frozen"] = [name for name, p in self.net.named_parameters() if not p.requires_grad]
         checkpoint["unmeasured"] = [name for name, m in self._norms() if not m.track_running_stats]
@@ -275,12 +320,12 @@ class ClassificationTask(Evaluated):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back; refuse the weights of another net, naming the first tensor that differs."""
         check_same_tensors(self.state_dict(), checkpoint["state_dict"])
+        self._followed = checkpoint["global_step"]
         self.schedule.load_state_dict(checkpoint.get("schedule", {}))
-        if "frozen" in checkpoint:  # a callback that unfreezes layers has frozen all of them again
-            for name, p in self.net.named_parameters():
-                p.requires_grad_(name not in checkpoint["frozen"])
-            for name, m in self._norms():
-                m.track_running_stats = name not in checkpoint["unmeasured"]
+        if "frozen" in checkpoint:
+            self._frozen = {key: checkpoint[key] for key in ("frozen", "unmeasured")}
+        if self._trainer is not None:  # the weights shall not pass through a smaller type on their way
+            self.trainer.precision_plugin.convert_module(self)
         sums, self._last_taken = checkpoint.get("train_sums"), checkpoint.get("last_taken", checkpoint["global_step"])
         self._train_sums = TrainingSums(sums if sums is None or self.global_rank == 0 else torch.zeros_like(sums))
 

@@ -4,6 +4,8 @@ Our own, because library generators may change between versions, and because a h
 order: results then depend neither on worker count nor on rank, backend or batch.
 """
 
+import random
+
 import numpy as np
 import torch
 
@@ -47,8 +49,10 @@ def uniform(*parts: int | np.ndarray) -> np.ndarray:
 
 
 def seed_generators(device: torch.device, *parts: int) -> None:
-    """Seed torch's generators, on which a net may draw (dropout), with a hash."""
+    """Seed with a hash what a net (dropout) or a callback may draw from: generators of torch, NumPy and Python."""
     seed = _hash_ints(parts) >> 1
     torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index].manual_seed(seed)

@@ -78,6 +78,7 @@ class EvaluationLoop(_EvaluationLoop):
         task.finish_evaluation()
         metrics = {name: torch.tensor(value) for name, value in task.metrics.items()}
         self.trainer._logger_connector._callback_metrics.update(metrics)
+        self.trainer._logger_connector._logged_metrics.update(metrics)
         if self.step is not None:
             self.trainer._logger_connector.log_metrics(dict(task.metrics), self.step)
         return super().on_run_end()

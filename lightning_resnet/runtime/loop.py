@@ -197,6 +197,7 @@ class FitLoop(_FitLoop):
         call._call_callback_hooks(self.trainer, "on_train_start")
         call._call_lightning_module_hook(self.trainer, "on_train_start")
         call._call_strategy_hook(self.trainer, "on_train_start")
+        self.optimizer = self.trainer.optimizers[0]
         self._grant(self.agreement.now(self._wish()))
         while not self.done:
             with self.trainer.profiler.profile("run_training_epoch"):
@@ -225,6 +226,11 @@ class FitLoop(_FitLoop):
             raise UserError(
                 "a callback has changed how batches make optimizer steps, which --data.batch_size fixes for the whole "
                 "training: leave it out"
+            )
+        if trainer.optimizers[0] is not self.optimizer:
+            raise UserError(
+                "a callback has put another optimizer in place of the training's, which a run that continues would not "
+                "have: leave it out, or give as --model.optimizer a class of yours that does both"
             )
         for optimizer in trainer.optimizers:
             if hasattr(optimizer, "train"):  # a schedule-free optimizer: the weights to train at are not the result

@@ -80,13 +80,16 @@ class Seen(Callback):
                 "stage": stage and stage.value,
                 "batches": trainer.num_training_batches,
                 "val": {k: round(v.item(), 5) for k, v in trainer.callback_metrics.items() if k.startswith("val/")},
+                "logged": sorted(k for k in trainer.logged_metrics if k.startswith("val/")),
             }
         )
 
     def on_validation_epoch_end(self, trainer, pl_module):
         self._see("on_validation_epoch_end", trainer)
         if type(trainer.fit_loop).__module__.startswith("pytorch_lightning"):
-            self.seen[-1]["val"] = None  # there the task's own hook, which comes next, makes the metrics
+            self.seen[-1]["val"] = self.seen[-1]["logged"] = (
+                None  # there the task's own hook, which comes next, makes the metrics
+            )
 
 
 def _watch(name):
@@ -202,6 +205,7 @@ def test_what_callbacks_see_and_how_often(cli, options):
     for mine, its in zip(ours, theirs, strict=True):
         if its["val"] is None:
             its["val"] = mine["val"]
+            its["logged"] = mine["logged"]
             assert mine["val"]["val/loss"]
         if mine["hook"] in ("on_fit_start", "on_fit_end", "on_train_end"):
             mine, its = ({k: row[k] for k in ("hook", "step", "epoch")} for row in (mine, its))
@@ -500,6 +504,11 @@ REFUSED = [
             ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=3"],
             "No quantity for top_k to track",
         ),
+        (
+            ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.filename={epoch"],
+            "cannot make names of {epoch (",
+        ),
+        (["--trainer.precision=transformer-engine"], "Requirement 'transformer_engine"),
         (["--trainer.profiler=foo"], "it can only be one of ['simple', 'advanced', 'pytorch', 'xla']"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",

@@ -4,7 +4,10 @@ A stock Trainer is the one that the recipe builds, with Lightning's own loops: s
 """
 
 import inspect
+import os
+import random
 import re
+import signal
 import tempfile
 from collections import Counter
 from functools import partial
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import lightning_fabric
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -30,7 +34,10 @@ from lightning_resnet import fit
 from lightning_resnet.cli import main
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.data.module import ImageData
+from lightning_resnet.data.sources import Digits
+from lightning_resnet.ema import Averaging
 from lightning_resnet.errors import UserError
+from lightning_resnet.mix import Mix
 from lightning_resnet.models import CifarResNet
 from lightning_resnet.options import STRATEGIES, check
 from lightning_resnet.refused import check_training
@@ -367,6 +374,39 @@ class Thaw(callbacks.BaseFinetuning):
     def finetune_function(self, task, epoch, optimizer):
         if epoch == 1:
             self.unfreeze_and_add_param_group([task.net.conv1, task.net.layer1], optimizer)
+
+
+class Freezes(Callback):
+    """A layer is frozen in each second epoch, after the optimizer was made with it."""
+
+    def on_train_epoch_start(self, trainer, task):
+        task.net.conv1.requires_grad_(trainer.current_epoch % 2 == 0)
+
+
+class Draws(Callback):
+    """Draws from every generator, for an epoch and for each step."""
+
+    def on_train_epoch_start(self, trainer, task):
+        self.most = torch.rand(1).item()
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
+        share = self.most * (torch.rand(1).item() + np.random.rand() + random.random())
+        for p in task.net.parameters():
+            p.mul_(1 - 0.01 * share)
+
+
+class Replaces(Callback):
+    def on_train_epoch_start(self, trainer, task):
+        trainer.strategy.optimizers = [torch.optim.Adam(task.net.parameters())]
+
+
+class AddsGroup(Callback):
+    """As BaseFinetuning does, but keeps nothing of it."""
+
+    def on_train_epoch_start(self, trainer, task):
+        if trainer.current_epoch == 1:
+            trainer.optimizers[0].add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
 
 
 class Writer(callbacks.BasePredictionWriter):
@@ -828,6 +868,93 @@ def test_an_unfrozen_run_continues_bitwise(cli, monkeypatch):
     rest = ours([*flags, "--run.root", "again"], monkeypatch)
     assert all(p.requires_grad for p in rest.model.net.layer1[0].conv1.parameters())
     assert_same(whole, rest)
+
+
+def stopped_at(step, monkeypatch, *args):
+    """The exit status of a training that is told to end in the middle of an epoch."""
+    step_done = FitLoop._step_done
+
+    def done(loop):
+        step_done(loop)
+        if loop.trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FitLoop, "_step_done", done)
+        return main([*args])
+
+
+@pytest.mark.parametrize(
+    "flags", [f"{ADD}Freezes", "--trainer.precision 64-true", f"{ADD}Draws"], ids=["frozen later", "doubles", "draws"]
+)
+def test_a_run_continues_bitwise_in_mid_epoch(cli, monkeypatch, flags):
+    """With what a callback has frozen after the optimizer was made, all digits of the weights, and the same draws."""
+    flags = [*SHORT, *flags.split(), "--trainer.max_epochs", "3"]
+    whole = ours(flags, monkeypatch)
+    again = [*flags, "--run.root", "again"]
+    assert stopped_at(6, monkeypatch, "fit", *again) == 143
+    assert_same(whole, ours(again, monkeypatch))
+
+
+def test_groups_that_a_run_that_continues_cannot_find_are_told(cli, monkeypatch):
+    flags = [*SHORT, f"{ADD}AddsGroup"]
+    assert stopped_at(6, monkeypatch, "fit", *flags) == 143
+    code, _, err = cli("fit", *flags)
+    assert code == 2 and err.count("\n") == 1 and "let it derive from BaseFinetuning" in err
+
+
+def test_a_callback_that_replaces_the_optimizer_is_refused(cli):
+    code, _, err = cli("fit", *SHORT, f"{ADD}Replaces")
+    assert code == 2 and "a callback has put another optimizer in place" in err
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks")
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training")
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_stock_trainer_continues_an_average_from_what_a_callback_saved(tmp_path, accumulate):
+    """A ModelCheckpoint saves before the hook in which the average follows."""
+
+    def train(last=None, epochs=2, saving=()):
+        torch.manual_seed(0)
+        task = ClassificationTask(CifarResNet(8, width=4), ema=Averaging(0.5))
+        trainer = pl.Trainer(
+            max_epochs=epochs,
+            limit_train_batches=4,
+            limit_val_batches=0,
+            accumulate_grad_batches=accumulate,
+            callbacks=[*saving],
+            logger=False,
+            enable_checkpointing=bool(saving),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            accelerator="cpu",
+        )
+        trainer.fit(task, datamodule=ImageData(Digits()), ckpt_path=last, weights_only=True)
+        return task.state_dict()
+
+    saved = callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1)
+    whole = train(saving=[saved])
+    (middle,) = tmp_path.glob("*-step=1.ckpt")
+    rest = train(middle)
+    assert [k for k in whole if not torch.equal(whole[k], rest[k])] == []
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+@pytest.mark.filterwarnings("ignore:the images are not normalised")
+def test_what_a_stock_trainer_is_told():
+    torch.manual_seed(0)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    data = ImageData(Digits())
+    trainer = pl.Trainer(max_epochs=-1, enable_checkpointing=False, **quiet)
+    with pytest.raises(UserError, match="give the Trainer max_epochs or max_steps"):
+        trainer.fit(ClassificationTask(CifarResNet(8, width=4)), datamodule=data)
+    odd = torch.utils.data.DataLoader([(torch.zeros(3, 8, 8, dtype=torch.uint8), 0)] * 7, batch_size=7)
+    trainer = pl.Trainer(max_epochs=1, limit_val_batches=0, enable_checkpointing=False, **quiet)
+    with pytest.raises(UserError, match="an even batch_size and drop_last=True"):
+        trainer.fit(ClassificationTask(CifarResNet(8, width=4), mix=Mix(mixup=0.2)), odd)
+    loaders = [data.val_dataloader()[0], odd]  # of two loaders each batch tells its number
+    assert len(trainer.predict(ClassificationTask(CifarResNet(8, width=4)), loaders)) == 2
 
 
 def test_what_is_unfrozen_keeps_the_learning_rate_that_it_was_given(cli, monkeypatch):
