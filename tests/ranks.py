@@ -102,7 +102,7 @@ class Forked:
         if self.pid == 0:
             status = 1
             try:
-                status = numbered.run(command[3:], env)
+                status = numbered.run(command[command.index("lightning_resnet.cli") + 1 :], env)
             except BaseException:
                 traceback.print_exc()
             finally:
