@@ -94,13 +94,15 @@ class RunDir:
             _end_torn_line(self.path / "metrics.jsonl")
         except OSError as e:
             raise self._cannot_begin(e) from e
+        self.attempt = attempt  # before the file is there: a signal in between must find what to end
         try:
             write_new(self._file, json.dumps(attempt, indent=1) + "\n")
         except FileExistsError:  # two starts at once: only one makes the file
+            self.attempt = {}  # the file is the other start's, and so is its end
             raise self._owned() from None
         except OSError as e:
+            self.attempt = {}
             raise self._cannot_begin(e) from e
-        self.attempt = attempt  # only now: at the end of an attempt that has not begun there is nothing to write
         remove_unfinished(self.path)
         remove_unfinished(self._file.parent)
 
