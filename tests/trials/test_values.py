@@ -28,7 +28,7 @@ NUMBERS = {  # option -> which of WRONG it takes, after flags that choose its cl
         "trainer.fast_dev_run": {"true"},
         "trainer.limit_train_batches": NULL | FLOATS,
         "trainer.limit_val_batches": NULL | FLOATS,
-        "trainer.gradient_clip_val": NULL | FLOATS | {"-2", "1e30", "9" * 24},
+        "trainer.gradient_clip_val": NULL | FLOATS | {"1e30", "9" * 24},
         "data.batch_size": set(),
         "data.size": NULL,
         "data.pad": set(),
