@@ -236,7 +236,7 @@ class ClassificationTask(Evaluated):
     def _follow(self) -> None:
         """Let the average follow the newest optimizer step, once."""
         step = self.global_step
-        if self.averaging and step != self._followed:
+        if self.averaging and step not in (0, self._followed):
             self._followed = step
             self.averaging.follow(self.ema, self.net, step, self._all_steps)
 
