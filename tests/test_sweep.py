@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from datetime import date
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,27 @@ def test_local_runs_each_point_once_and_adds_new_ones(sweep_file, light, capfd):
     sweep = read(file)
     find_runs(sweep, "runs")
     assert "3 points, 3 finished" in listing(sweep) and "finished, val error 25.00 %" in listing(sweep)
+
+
+def test_a_later_sweep_of_a_process_has_the_variables_of_its_own_time(sweep_file, monkeypatch):
+    """The server that forks the runs lives on with the environment of the first sweep."""
+    monkeypatch.setenv("CHANGED", "before")
+    monkeypatch.setenv("REMOVED", "before")
+    monkeypatch.setattr(pool, "PRELOAD", ["sets_a_variable"])
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    Path("sets_a_variable.py").write_text("import os; os.environ['IMPORTED'] = '1'")
+    forkserver._forkserver._stop()  # an earlier test's
+    assert run(sweep_file({"a": {"value": 1}})) == 0
+    server = forkserver._forkserver._forkserver_pid
+    monkeypatch.setenv("CHANGED", "after, with a secret")
+    monkeypatch.setenv("ADDED", "a\n=\udcff")
+    monkeypatch.delenv("REMOVED")
+    assert run(sweep_file({"a": {"value": "environment"}})) == 0
+    assert server == forkserver._forkserver._forkserver_pid
+    assert b"secret" not in Path(f"/proc/{server}/cmdline").read_bytes()  # nor its forks': theirs is the same
+    forkserver._forkserver._stop()  # later tests want one without this module
+    seen = json.loads(Path("environment.json").read_text())
+    assert seen == os.environ | {"IMPORTED": "1"}
 
 
 def test_the_list_is_aligned_and_tells_short_names_apart(sweep_file):

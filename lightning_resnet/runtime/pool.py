@@ -93,7 +93,8 @@ def _run(main: Main, commands: list[tuple[list[str], Path]], jobs: int) -> Itera
             while waiting and len(live) < jobs:
                 i, (arguments, log) = waiting.pop(0)
                 yield i, None, 0.0
-                process = context.Process(target=_child, args=(main, arguments, str(log), nohup))
+                environment = dict(os.environ)
+                process = context.Process(target=_child, args=(environment, main, arguments, str(log), nohup))
                 live[process] = i, time.monotonic()  # before it starts: Ctrl-C may come any time
                 process.start()
             ended = connection.wait([process.sentinel for process in live])
@@ -121,8 +122,15 @@ def _command_line(arguments: list[str]) -> int:
     return shielded(arguments)
 
 
-def _child(main: Main, arguments: list[str], log: str, nohup: bool) -> None:
+def _child(environment: dict[str, str], main: Main, arguments: list[str], log: str, nohup: bool) -> None:
     """In the process: everything it prints goes to a file; Ctrl-C in the terminal reaches the parent only."""
+    # The server forks with the variables of the moment when it began, maybe for an earlier sweep of the same process.
+    # These are the parent's of now. They came through a pipe, so no list of processes shows them. sys.path needs
+    # nothing: multiprocessing hands the parent's to each child. What the server's libraries have read for good, such
+    # as OMP_NUM_THREADS or LD_PRELOAD, stays as it was; a run gets its threads by --run.threads.
+    environment = _set_by_imports() | environment
+    os.environ.clear()
+    os.environ.update(environment)
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
@@ -134,6 +142,15 @@ def _child(main: Main, arguments: list[str], log: str, nohup: bool) -> None:
         sys.exit(130)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.exit(main(arguments))
+
+
+def _set_by_imports() -> dict[str, str]:
+    """Return the variables that the server's imports have set, as Lightning does: a fresh process would have them."""
+    try:
+        began = os.fsdecode(Path("/proc/self/environ").read_bytes()).split("\0")
+    except OSError:  # not Linux
+        return {}
+    return {name: value for name, value in os.environ.items() if f"{name}={value}" not in began}
 
 
 def _end_with_parent() -> None:
