@@ -38,6 +38,7 @@ from lightning_resnet.options import Launch, RunOptions, check, gpus, local_devi
 from lightning_resnet.reading import check_yaml, line_of, read_yaml
 from lightning_resnet.refused import check_plugins, refuse_plugins_named
 from lightning_resnet.runtime import observers
+from lightning_resnet.runtime.identity import public_path, with_public_paths
 from lightning_resnet.runtime.launch import Launcher, Place, meeting_point, place, resolve
 from lightning_resnet.runtime.rendezvous import Ranks
 from lightning_resnet.runtime.wandb import WandbOptions
@@ -70,7 +71,7 @@ _SYNC_BUFFERS = next(
 def _load(text: str) -> Any:
     """Read a file that a recipe or flag names, or a flag's value: jsonargparse's own way, once it is harmless."""
     check_yaml(text)
-    return _plain_load(text)
+    return with_public_paths(_plain_load(text))
 
 
 _plain_load = get_loader("yaml")
@@ -279,7 +280,8 @@ def normalise(args: list[str]) -> list[str]:
             value = rest.pop(0) if rest[:1] in (["true"], ["false"]) else "true"
             flags.append(f"{SWITCHES[arg]}={value}")
         else:
-            flags.append(arg)
+            flag, equals, value = arg.partition("=")
+            flags.append(f"{flag}={public_path(value)}" if equals else public_path(arg))
     return recipes + flags
 
 

@@ -340,7 +340,7 @@ class Foreign(NamedTuple):
 def _is_observer(callback: Any) -> bool:
     """Whether a callback is one of ours that only watch."""
     name = callback.get("class_path") if isinstance(callback, dict) else None
-    return isinstance(name, str) and name.startswith(OBSERVERS)
+    return isinstance(name, str) and name in OBSERVERS
 
 
 def _is_harmless(value: Any) -> bool:

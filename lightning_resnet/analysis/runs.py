@@ -19,7 +19,7 @@ from lightning_resnet.analysis.cache import Cache
 from lightning_resnet.analysis.foreign import SCHEME, find_offline, read_offline, read_project
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.reading import lines_of, parse_file, parse_json, parse_yaml
-from lightning_resnet.runtime.identity import flatten
+from lightning_resnet.runtime.identity import flatten, with_public_paths
 from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.rows import MOST_METRICS, Row, merge, row_of
 from lightning_resnet.runtime.status import attempts, known_meta, status
@@ -165,7 +165,7 @@ def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
 def _config(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise ValueError("no config.yaml")
-    config = _mapping(file, parse_yaml)
+    config = with_public_paths(_mapping(file, parse_yaml))
     found = {key: _scalar(key, value) for key, value in flatten(config).items() if "." in key or key in SHORT}
     return (JOINED_LATER if "model.net.class_path" in found else {}) | found
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lightning_resnet import PUBLIC
 from lightning_resnet.errors import UserError
 from lightning_resnet.reading import LARGEST, open_plain, parse_yaml
 
@@ -30,19 +31,46 @@ TRAINER_KEYS = (
 )
 DATA_KEYS_WITHOUT_EFFECT = ("workers", "cache", "stage")
 SAVING = re.compile(r"(pytorch_lightning|lightning_fabric)\..*CheckpointIO$")  # plugins that write files of callbacks
-OBSERVERS = ("lightning_resnet.analysis.callbacks.",) + tuple(
-    f"pytorch_lightning.callbacks.{name}"
-    for name in (
-        "DeviceStatsMonitor",
-        "LearningRateMonitor",
-        "ModelCheckpoint",
-        "ModelSummary",
-        "RichModelSummary",
-        "RichProgressBar",
-        "ThroughputMonitor",
-        "TQDMProgressBar",
-    )
-)  # other callbacks may change the training, such as EarlyStopping
+# Callbacks that leave the training alone; others may change it, such as EarlyStopping.
+OBSERVERS = (
+    "lightning_resnet.GradientNorms",
+    "lightning_resnet.ResponseStds",
+    "lightning_resnet.AddedBlocks",
+    "pytorch_lightning.callbacks.DeviceStatsMonitor",
+    "pytorch_lightning.callbacks.LearningRateMonitor",
+    "pytorch_lightning.callbacks.ModelCheckpoint",
+    "pytorch_lightning.callbacks.ModelSummary",
+    "pytorch_lightning.callbacks.RichModelSummary",
+    "pytorch_lightning.callbacks.RichProgressBar",
+    "pytorch_lightning.callbacks.ThroughputMonitor",
+    "pytorch_lightning.callbacks.TQDMProgressBar",
+)
+# The modules that classes of this package stood in when ids were first made of their import paths. The table is frozen:
+# it keeps the ids of all runs. A class that is not in it enters an id by its name alone.
+FIRST_MODULES = {
+    "CifarResNet": "models",
+    "ImageNetResNet": "models",
+    "Digits": "data.sources",
+    "Synthetic": "data.sources",
+    "FashionMNIST": "data.sources",
+    "CIFAR10": "data.sources",
+    "CIFAR100": "data.sources",
+    "ImageFolder": "data.sources",
+    "ImageNet": "data.imagenet",
+    "ImageNetV2": "data.imagenet",
+    "BetonFiles": "data.betonfiles",
+    "Subset": "data.subset",
+    "Lighting": "data.policy",
+    "TrivialAugment": "data.policy",
+    "RandAugment": "data.policy",
+    "IncreasingRandAugment": "data.policy",
+    "Steps": "optim",
+    "Cosine": "optim",
+    "Linear": "optim",
+    "Plateau": "optim",
+    "ErrorWarmup": "optim",
+}
+OWN_CLASS = re.compile(r"lightning_resnet\.(?:\w+\.)*(\w+)")
 
 
 def decisive(config: dict[str, Any]) -> dict[str, Any]:
@@ -50,9 +78,10 @@ def decisive(config: dict[str, Any]) -> dict[str, Any]:
 
     What is null is left out: an option that joins later is null by default, and leaves the ids of older runs alone.
     """
+    config = with_public_paths(config)
     trainer = config.get("trainer", {})
     data = {k: v for k, v in config["data"].items() if k not in DATA_KEYS_WITHOUT_EFFECT}
-    callbacks = [c for c in trainer.get("callbacks") or [] if not c["class_path"].startswith(OBSERVERS)]
+    callbacks = [c for c in trainer.get("callbacks") or [] if c["class_path"] not in OBSERVERS]
     plugins = [p for p in trainer.get("plugins") or [] if not SAVING.match(p["class_path"])]
     run = config.get("run", {})
     return _given(
@@ -69,8 +98,39 @@ def decisive(config: dict[str, Any]) -> dict[str, Any]:
 
 def run_id(config: dict[str, Any]) -> str:
     """Ten hexadecimal digits: a hash of what decides the result."""
-    text = json.dumps(decisive(config), sort_keys=True, default=str)
+    text = json.dumps(_with_first_paths(decisive(config)), sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def public_path(text: str) -> str:
+    """Return `lightning_resnet.Steps` for `lightning_resnet.optim.Steps`, and so for each public class of this package.
+
+    Older versions wrote the paths of the modules in which the classes stood then. Any other text is returned as it is.
+    """
+    match = OWN_CLASS.fullmatch(text)
+    return f"lightning_resnet.{match[1]}" if match and match[1] in PUBLIC else text
+
+
+def with_public_paths(tree: Any) -> Any:
+    """Return a configuration in which each import path of a class of this package is the public one."""
+    if isinstance(tree, dict):
+        return {key: with_public_paths(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [with_public_paths(item) for item in tree]
+    return public_path(tree) if isinstance(tree, str) else tree
+
+
+def _with_first_paths(tree: Any) -> Any:
+    """Return the tree with each class of this package named as `FIRST_MODULES` says, else by its bare name."""
+    if isinstance(tree, dict):
+        return {key: _with_first_paths(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_with_first_paths(item) for item in tree]
+    match = OWN_CLASS.fullmatch(tree) if isinstance(tree, str) else None
+    if match is None or match[1] not in PUBLIC:
+        return tree
+    name = match[1]
+    return f"lightning_resnet.{FIRST_MODULES[name]}.{name}" if name in FIRST_MODULES else name
 
 
 def replicate(path: Path, k: int) -> Path:
@@ -96,7 +156,7 @@ def read_recipe(text: Any, path: Path) -> dict[str, Any]:
         raise UserError(f"the recipe of {path}: {e}") from e
     if not isinstance(content, dict):
         raise UserError(f"the recipe of {path} is not a mapping")
-    return content
+    return with_public_paths(content)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -109,7 +169,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """Lines `key: a -> b` for each key on which two configurations differ."""
-    a, b = flatten(a), flatten(b)
+    a = flatten(with_public_paths(a))
+    b = flatten(with_public_paths(b))
     return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a | b) if a.get(k) != b.get(k)]
 
 
