@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_resnet.errors import TRUST, Parser, UserError, one_line, tell
+from lightning_resnet.errors import TRUST, Parser, UserError, finite, one_line, positive, tell
 from lightning_resnet.reading import read_text
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def make_parser() -> Parser:
         parser.add_argument(
             f"--{name}",
             nargs=3,
-            type=float,
+            type=finite,
             metavar=("R", "G", "B"),
             help="of theirs, for pixels from 0 to 1 (default: what a .safetensors of ours tells, else ImageNet's)",
         )
     parser.add_argument("--weights", choices=["net", "ema"], default="net", help="as trained | their moving average")
-    parser.add_argument("--size", type=int, metavar="N", help="pixels per side of .onnx (default: the recipe's)")
+    parser.add_argument("--size", type=positive, metavar="N", help="pixels per side of .onnx (default: the recipe's)")
     parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_resnet.errors import TRUST, Parser, UserError, tell
+from lightning_resnet.errors import TRUST, Parser, UserError, positive, tell
 
 if TYPE_CHECKING:
     from lightning_resnet.analysis.subjects import Subject
@@ -21,13 +21,15 @@ def make_parser() -> Parser:
     """The flags of `resnet-cli deepen`."""
     parser = Parser(prog="resnet-cli deepen", description="Add blocks to a trained net; write checkpoint and recipe.")
     parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint, or a run or the folder of one: its last")
-    parser.add_argument("--depth", type=int, required=True, metavar="D", help="of the new net")
+    parser.add_argument("--depth", type=positive, required=True, metavar="D", help="of the new net")
     parser.add_argument(
         "--out", required=True, metavar="NEW.ckpt", help="checkpoint to write; the recipe stands beside it"
     )
     parser.add_argument("--arm", choices=["keep", "find"], default="keep", help="added blocks: identity | random")
     parser.add_argument("--freeze", action="store_true", help="only the added blocks will learn")
-    parser.add_argument("--batches", type=int, default=20, metavar="N", help="to calibrate on (default: %(default)s)")
+    parser.add_argument(
+        "--batches", type=positive, default=20, metavar="N", help="to calibrate on (default: %(default)s)"
+    )
     parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
 
@@ -36,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
     """Deepen, print the error before the first step and how to go on; 0, or an error the user can cure."""
     args = make_parser().parse_args(argv)
     out = Path(args.out)
-    if out.suffix != ".ckpt" or args.batches < 1:
-        raise UserError("--out must end in .ckpt and --batches be 1 or more")
+    if out.suffix != ".ckpt":
+        raise UserError(f"--out {out}: it must end in .ckpt")
     from lightning_resnet.analysis.subjects import again, subjects
     from lightning_resnet.models.surgery import deepen, take_over
 

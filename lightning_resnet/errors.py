@@ -1,6 +1,7 @@
 """Errors a user can cure: the command line prints their one line and exits 2 (no traceback)."""
 
 import argparse
+import math
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -26,7 +27,7 @@ class Diverged(UserError):
     def __init__(self, step: int, lr: float) -> None:
         super().__init__(
             f"loss is not finite from step {step} on (learning rate {lr:g}): lower --model.optimizer.lr or add a "
-            "warm-up; checkpoints of earlier epochs are kept"
+            "warm-up; any checkpoints of earlier epochs are kept"
         )
 
 
@@ -62,6 +63,29 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text}: a whole number, 1 or more")
     return int(text)
+
+
+def not_negative(text: str) -> int:
+    """Read the value of a flag, at least 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: a whole number, 0 or more")
+    return int(text)
+
+
+def finite(text: str) -> float:
+    """Read the value of a flag, neither infinite nor NaN.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text}: a finite number")
+    return number
 
 
 def one_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_resnet.errors import TRUST, Parser, UserError, tell
+from lightning_resnet.errors import TRUST, Parser, UserError, positive, tell
 from lightning_resnet.runtime.progress import Meter
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, or folders of them; before all options")
     parser.add_argument("--ckpt_path", required=True, metavar="CKPT", help="checkpoint, or a run: its last")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes of each (default: %(default)s)")
+    parser.add_argument("--top", type=positive, default=5, metavar="K", help="classes of each (default: %(default)s)")
     parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="default: %(default)s")
     parser.add_argument("--weights", choices=["net", "ema"], default="net", help="as trained, or their moving average")
     parser.add_argument("--device", help="cpu | cuda (default: cuda where there is one)")
@@ -57,8 +57,6 @@ def main(argv: Sequence[str]) -> int:
         return main(list(argv))
     own, recipe = split(argv[1 + len(pictures) :])
     args = make_parser().parse_args([*pictures, *own])
-    if args.top < 1:
-        raise UserError("--top must be 1 or more")
     files = find(args.pictures)
     with importing():
         from lightning_resnet.trained import load

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet.errors import Parser, UserError, one_line, tell
+from lightning_resnet.errors import Parser, UserError, not_negative, one_line, tell
 from lightning_resnet.reading import parse_yaml, read_text, read_yaml
 from lightning_resnet.runtime.launch import pairs
 from lightning_resnet.runtime.status import ATTEMPT, attempts, restarts
@@ -113,9 +113,9 @@ def decide(made: list[tuple[dict[str, Any], int]], status: int, restarts: int, l
 def main(argv: list[str]) -> int:
     """Run `resnet-cli requeue`; returns the training's status, or the site's code for requeueing."""
     parser = Parser(prog="resnet-cli requeue", description="In a batch script: requeue the job, wait, or end.")
-    parser.add_argument("--status", type=int, required=True, metavar="N", help="exit status of the training")
+    parser.add_argument("--status", type=not_negative, required=True, metavar="N", help="exit status of the training")
     parser.add_argument(
-        "--limit", type=int, default=LIMIT, metavar="N", help="requeues of a job (default: %(default)s)"
+        "--limit", type=not_negative, default=LIMIT, metavar="N", help="requeues of a job (default: %(default)s)"
     )
     parser.add_argument("command", nargs="...", help="fit ARGS, or table FILE")
     args = parser.parse_args(argv)

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lightning_resnet.errors import Parser, UserError, printable, tell
+from lightning_resnet.errors import Parser, UserError, positive, printable, tell
 from lightning_resnet.files import write_json
 from lightning_resnet.points import SEED, Point, Sweep, read
 from lightning_resnet.runtime.console import report_only
@@ -90,11 +90,11 @@ def make_parser() -> Parser:
     how.add_argument("--retry-failed", action="store_true", help="submit only what failed or was stopped")
     how.add_argument("--status", action="store_true", help="how far each point is, and what waits in SLURM's queue")
     how.add_argument("--cancel", action="store_true", help="cancel this sweep's jobs")
-    parser.add_argument("-j", type=int, default=1, metavar="N", help="runs at a time; each gets cores / N threads")
-    parser.add_argument("--throttle", type=int, metavar="N", help="tasks of the array at a time (default: all)")
-    parser.add_argument("--pack", type=int, default=1, metavar="K", help="runs per task, which share its GPU")
+    parser.add_argument("-j", type=positive, default=1, metavar="N", help="runs at a time; each gets cores / N threads")
+    parser.add_argument("--throttle", type=positive, metavar="N", help="tasks of the array at a time (default: all)")
+    parser.add_argument("--pack", type=positive, default=1, metavar="K", help="runs per task, which share its GPU")
     parser.add_argument(
-        "--chain", type=int, default=1, metavar="N", help="N arrays, each after the other: no requeueing"
+        "--chain", type=positive, default=1, metavar="N", help="N arrays, each after the other: no requeueing"
     )
     parser.add_argument("--root", default="runs", help="folder of all runs (default: %(default)s)")
     parser.add_argument("--yes", action="store_true", help="more than 100,000 points are meant")
@@ -105,9 +105,6 @@ def main(argv: list[str]) -> int:
     """Run `resnet-cli sweep`; what follows `--` are options of sbatch."""
     cut = argv.index("--") if "--" in argv else len(argv)
     args = make_parser().parse_args(argv[:cut])
-    for flag, value in (("-j", args.j), ("--pack", args.pack), ("--chain", args.chain), ("--throttle", args.throttle)):
-        if value is not None and value < 1:
-            raise UserError(f"{flag} {value}: at least one{' run at a time' if flag == '-j' else ''}")
     sweep = read(args.file, args.yes)
     find_runs(sweep, args.root)
     if args.local or args.submit or args.retry_failed:

@@ -21,6 +21,7 @@ from lightning_resnet.runtime.wandb_mode import choose_mode
 from lightning_resnet.secrets import refuse_secrets
 
 PATIENT = {"init_timeout": 60.0, "finish_timeout": 300.0, "finish_timeout_raises": True}  # seconds; nothing waits here
+LONGEST_S = 10_000_000  # between two looks: of much more no clock knows
 
 
 class Uploader:
@@ -108,8 +109,8 @@ def main(argv: list[str]) -> int:
     """Run `resnet-cli sync`; 0, or 1 if a run could not be uploaded."""
     args = make_parser().parse_args(argv)
     report_only()
-    if args.every <= 0:
-        raise UserError(f"--every {args.every:g}: a number of seconds above 0")
+    if not 0 < args.every <= LONGEST_S:  # not a number is neither
+        raise UserError(f"--every {args.every:g}: a number of seconds above 0, up to {LONGEST_S:,}")
     if not find_spec("wandb"):
         raise UserError("sync needs wandb: pip install 'wandb>=0.31,<0.32'")
     mode, why = choose_mode("online", patient=True)

@@ -457,7 +457,7 @@ def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
         ("write digits --out d.beton --split trian", "no split trian; did you mean train?"),
         ("write digits --out d.beton --mode 1.5", "--mode must be"),
         ("write digits --out d.beton --quality 0", "--quality must be 1 to 100"),
-        ("write digits --out d.beton --short-side 0", "--short-side must be at least 1 pixel"),
+        ("write digits --out d.beton --short-side 0", "argument --short-side: 0: a whole number, 1 or more"),
         ("write image_folder --out d.beton", "needs --root"),
         ("write image_folder --out d.beton --root phots", "image folder phots does not exist: set --root"),
         ("", "verb is one of get, write, info, verify"),

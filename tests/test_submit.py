@@ -112,7 +112,7 @@ def test_status_and_what_is_submitted_again(sweep, capsys, monkeypatch):
 def test_cancel_needs_a_submission(sweep):
     with pytest.raises(UserError, match="nothing was submitted from runs/s: --submit does it"):
         main([sweep(), "--cancel"])
-    with pytest.raises(UserError, match="--pack 0: at least one"):
+    with pytest.raises(UserError, match="--pack: 0: a whole number, 1 or more"):
         main(["s.yaml", "--pack", "0"])
 
 

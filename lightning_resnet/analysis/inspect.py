@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_resnet.errors import TRUST, Parser, UserError, tell
+from lightning_resnet.errors import TRUST, Parser, UserError, positive, tell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +44,12 @@ def make_parser() -> Parser:
         help="runs, folders of runs or checkpoints; or recipes or sweeps (.yaml): their nets before training",
     )
     parser.add_argument("--at", choices=["last", "best", "init"], default="last", help="of runs (default: %(default)s)")
-    parser.add_argument("--batches", type=int, default=4, metavar="N", help="training batches (default: %(default)s)")
-    parser.add_argument("--draws", type=int, default=10, metavar="N", help="random choices each (default: %(default)s)")
+    parser.add_argument(
+        "--batches", type=positive, default=4, metavar="N", help="training batches (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--draws", type=positive, default=10, metavar="N", help="random choices each (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu | cuda (default: %(default)s)")
     parser.add_argument("--trust", action="store_true", help=TRUST)
     parser.add_argument("--out", metavar="DIR", help="where to write (default: report/ in the target's folder)")
@@ -69,8 +73,6 @@ def main(argv: Sequence[str]) -> int:
     """Inspect, print the table and where the files lie; 0, or an error the user can cure."""
     ours, recipe = split(argv)
     args = make_parser().parse_args(ours)
-    if args.batches < 1 or args.draws < 1:
-        raise UserError("--batches and --draws must be 1 or more")
     if not args.targets and "--config" not in recipe and "-c" not in recipe:
         raise UserError(f"inspect what? name a run or a recipe: resnet-cli inspect {args.what} configs/digits.yaml")
     from lightning_resnet.analysis.subjects import subjects

@@ -216,7 +216,7 @@ def _check(args: Namespace, recipe: Sequence[str]) -> None:
             raise UserError(f"--{name} {bad[0]}: choose among {', '.join(words)}{nearest(bad[0], words)}")
         setattr(args, name, given)
     if args.sizes:
-        if not all(part.isdigit() and int(part) for part in args.sizes.split(",")):
+        if not all(part.isdecimal() and int(part) for part in args.sizes.split(",")):
             raise UserError(f"--sizes {args.sizes}: pixels per side, such as 224,256")
         args.sizes = [int(part) for part in args.sizes.split(",")]
     if args.labels and (args.per_class or args.confusion):

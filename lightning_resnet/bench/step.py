@@ -68,7 +68,7 @@ def _measure(name: str, peers: list[str], args: argparse.Namespace, device: Any,
     from lightning_resnet.describe import measure
 
     family, _, depth = name.partition("-")
-    if family not in FAMILIES or not depth.isdigit():
+    if family not in FAMILIES or not depth.isdecimal():
         raise UserError(f"--net {name}: cifar-DEPTH or imagenet-DEPTH, such as imagenet-50")
     size, batch = args.size or FAMILIES[family][0], args.batch or FAMILIES[family][1]
     try:

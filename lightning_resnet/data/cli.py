@@ -8,7 +8,7 @@ resnet-cli data info|verify F.beton
 import argparse
 from pathlib import Path
 
-from lightning_resnet.errors import Parser, UserError, nearest, one_line, tell
+from lightning_resnet.errors import Parser, UserError, nearest, one_line, positive, tell
 from lightning_resnet.runtime.console import report_only
 
 SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}  # torchvision's names
@@ -37,9 +37,13 @@ def make_parser() -> Parser:
         "--mode", default="auto", type=_mode, help="jpeg, raw, the share of JPEGs from 0 to 1, or auto: files as JPEG"
     )
     write.add_argument("--quality", type=int, default=90, help="of JPEGs, 1 to 100 (default: %(default)s)")
-    write.add_argument("--short-side", type=int, metavar="PIXELS", help="scale down until the shorter side has so many")
-    write.add_argument("--max-side", type=int, metavar="PIXELS", help="scale down until the longer side has so many")
-    write.add_argument("--workers", type=int, help="processes that encode (default: one per core)")
+    write.add_argument(
+        "--short-side", type=positive, metavar="PIXELS", help="scale down until the shorter side has so many"
+    )
+    write.add_argument(
+        "--max-side", type=positive, metavar="PIXELS", help="scale down until the longer side has so many"
+    )
+    write.add_argument("--workers", type=positive, help="processes that encode (default: one per core)")
     write.add_argument("--no-shuffle", action="store_true", help="keep the source's order on disk")
     write.add_argument("--skip-bad", action="store_true", help="leave out and list images that cannot be read")
     for verb, text in (("info", "what is in a .beton file"), ("verify", "check all of it; exit status 1 if damaged")):

@@ -80,7 +80,7 @@ def write_beton(
     """
     out, options = Path(out), Options(quality, short_side, max_side)
     check_replaceable(out)
-    _check(images, classes, options, mode)
+    _check(images, classes, options, mode, workers)
     order = permutation(SPLIT_SEED, SHUFFLE, len(images)) if shuffle else np.arange(len(images))
     names = {"source": source, "split": split, "classes": classes, "mode": mode, **asdict(options)}
     request = _digest(images, order, names)
@@ -202,7 +202,7 @@ def _finish(out: Path, unfinished: Unfinished, manifest: dict[str, Any], progres
         os.replace(unfinished.temp, out)
 
 
-def _check(images: Images, classes: list[str], options: Options, mode: Mode) -> None:
+def _check(images: Images, classes: list[str], options: Options, mode: Mode, workers: int | None) -> None:
     if images.pixels is None and images.paths is None:
         raise UserError("these pictures are in a .beton already: write from where they came from")
     found = np.unique(images.labels)
@@ -213,6 +213,8 @@ def _check(images: Images, classes: list[str], options: Options, mode: Mode) -> 
     for name, side in (("--short-side", options.short_side), ("--max-side", options.max_side)):
         if side is not None and side < 1:
             raise UserError(f"{name} must be at least 1 pixel, is {side}")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers must be 1 or more, is {workers}")
     if mode not in ("auto", "jpeg", "raw") and not (isinstance(mode, int | float) and 0 <= mode <= 1):
         raise UserError(f"--mode must be auto, jpeg, raw or the share of JPEGs from 0 to 1, is {mode}")
 
