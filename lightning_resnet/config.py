@@ -34,7 +34,7 @@ import lightning_resnet.models  # noqa: F401 -- short class names are those of i
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, nearest, one_line
 from lightning_resnet.names import check_name, check_texts
-from lightning_resnet.options import Launch, RunOptions, check, gpus, local_devices
+from lightning_resnet.options import Launch, RunOptions, check, check_devices, gpus, local_devices
 from lightning_resnet.reading import check_yaml, line_of, read_yaml
 from lightning_resnet.refused import check_plugins, refuse_plugins_named
 from lightning_resnet.runtime import observers
@@ -162,6 +162,7 @@ class ResNetCLI(LightningCLI):
         asked, size = self.config.trainer.devices, local_devices(self.config.trainer)
         self.here = here or Place(0, 1, 0, 1)
         rank_zero_only.rank = self.here.rank
+        check_devices(self.config.trainer, here is not None)
         if here is None:
             nodes = self.config.trainer.num_nodes
             if size * nodes > 1:
@@ -180,7 +181,7 @@ class ResNetCLI(LightningCLI):
         if here.local_size * here.nodes > 1:
             os.environ |= meeting_point(launcher, os.environ)
         os.environ |= {"LOCAL_RANK": str(here.local_rank), "NODE_RANK": str(here.node)}
-        if not isinstance(asked, (str, list)) or asked == "auto":
+        if not isinstance(asked, (str, list)) or asked in ("auto", "-1"):
             self.config.trainer.devices = here.local_size
         self.config.trainer.num_nodes = here.nodes
 

@@ -82,6 +82,31 @@ def local_devices(trainer: Namespace) -> int:
     return devices if isinstance(devices, int) else len(devices)
 
 
+def check_devices(trainer: Namespace, placed: bool) -> None:
+    """Refuse what tells which GPUs to use where the training runs on the CPU.
+
+    Lightning's own message has no option in it.
+
+    Args:
+        trainer: its configuration.
+        placed: whether a launcher has told how many ranks there are; then -1 stands for these.
+
+    Raises:
+        UserError: it does.
+    """
+    devices = trainer.devices
+    on_cpu = trainer.accelerator == "cpu"
+    if trainer.accelerator == "auto":
+        on_cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    listed = isinstance(devices, list) or "," in str(devices)
+    everything = devices in (-1, "-1") and not placed
+    if on_cpu and (listed or everything):
+        raise UserError(
+            f"--trainer.devices {devices} tells which GPUs to use, and this training runs on the CPU: give a number of "
+            "processes, such as 1, or leave it out"
+        )
+
+
 def gpus(trainer: Namespace) -> bool:
     """Tell whether the trainer's configuration and this machine give GPUs."""
     return trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
@@ -90,8 +115,12 @@ def gpus(trainer: Namespace) -> bool:
 def check(config: Namespace) -> None:
     """Refuse what would end in a traceback, or what our training loop has another way for."""
     run, trainer = config.run, config.trainer
-    if config.seed_everything is False:
-        raise UserError("--seed_everything false would draw another seed each time and in each rank: give a number")
+    if isinstance(config.seed_everything, bool):  # Lightning takes it for no seed, or for PL_GLOBAL_SEED, else 0
+        given = str(config.seed_everything).lower()
+        raise UserError(
+            f"--seed_everything {given} tells no seed, and the run is to record one: give a whole number, or leave it "
+            "out for 0"
+        )
     for name in ("run.init_from", "ckpt_path", "data.stage"):
         if config.get(name) == "":
             raise UserError(

@@ -179,8 +179,12 @@ def _check_devices(devices: Any) -> None:
     """A number of devices, or which: Lightning's message has no option in it, and each one is a process."""
     numbers = devices if isinstance(devices, list) else str(devices).split(",")
     numbers = [number for number in map(str, numbers) if number.strip()]
-    many = len(numbers) > 1 or isinstance(devices, list)
+    many = isinstance(devices, list) or "," in str(devices)
     valid = bool(numbers) and all(re.fullmatch(r"\s*\d{1,4}\s*", number) for number in numbers)
+    if valid and many and len({int(number) for number in numbers}) < len(numbers):
+        raise UserError(
+            f"--trainer.devices {_shown(devices)} names a GPU twice, and each rank needs one of its own: give each once"
+        )
     if devices in ("auto", "-1", -1) or (valid and (many or 0 < int(numbers[0]) <= MOST_RANKS)):
         return
     raise UserError(

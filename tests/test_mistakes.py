@@ -192,6 +192,61 @@ def test_a_negative_limit_of_gradients_is_refused(fit):
     )
 
 
+SEEDS = ["true", "false", "yes", "'true'", "1.5", "3.0", "1e3", "'x'", "[1]", "{a: 1}", "-1", "4294967296", ".nan"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_no_seed(fit, monkeypatch, seed):
+    """None of it stands for 0, or for PL_GLOBAL_SEED."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    Path("seed.yaml").write_text(f"seed_everything: {seed}\n")
+    assert "--seed_everything" in fit("--model.net.depth", 8, "--config", "seed.yaml")
+
+
+@pytest.mark.parametrize("accelerator", ["auto", "cpu"])
+@pytest.mark.parametrize("devices", ["[0]", "[1]", "[0,2]", "0,", "0,2", "-1"])
+def test_which_gpus_to_use_where_there_are_none(fit, devices, accelerator):
+    flags = ["--model.net.depth", 8, "--trainer.accelerator", accelerator]
+    err = fit(*flags, f"--trainer.devices={devices}")
+    assert (
+        f"--trainer.devices {devices.replace(',2]', ', 2]')} tells which GPUs to use, and this training runs on" in err
+    )
+
+
+@pytest.mark.parametrize("devices", ["[0,0]", "0,0", "[1, 2, 1]", "0,1,00"])
+def test_a_gpu_that_is_named_twice(fit, devices):
+    assert "names a GPU twice" in fit("--model.net.depth", 8, f"--trainer.devices={devices}")
+
+
+LEAST = {  # flags of the other verbs that take a number, and the least
+    "data write digits --out d.beton FLAG": {"--workers": 1, "--short-side": 1, "--max-side": 1, "--quality": 1},
+    "sweep s.yaml FLAG": {"-j": 1, "--throttle": 1, "--pack": 1, "--chain": 1},
+    "predict x.png --ckpt_path x.ckpt FLAG": {"--top": 1},
+    "inspect gradients x.ckpt FLAG": {"--batches": 1, "--draws": 1},
+    "deepen x.ckpt --depth 20 --out d.ckpt FLAG": {"--depth": 1, "--batches": 1},
+    "convert x.ckpt --out x.onnx FLAG": {"--size": 1},
+    "requeue --status 1 FLAG fit": {"--status": 0, "--limit": 0},
+    "sync runs FLAG": {"--every": 1},
+    "evaluate x.ckpt FLAG": {"--sizes": 1},
+}
+
+
+@pytest.mark.parametrize("words", LEAST)
+def test_numbers_that_count_nothing(cli, words):
+    for flag, least in LEAST[words].items():
+        for value in ("-1", "nan", "inf", "1e400", "\u00b2", str(least - 1)):
+            code, _, err = cli(*words.replace("FLAG", f"{flag} {value}").split())
+            assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and flag in err, (flag, value, err)
+    assert not [*Path().iterdir()]
+
+
+def test_constants_that_are_no_numbers(cli):
+    for flag in ("--mean", "--std"):
+        for value in ("nan", "inf"):
+            code, _, err = cli("convert", "x.pth", "--out", "x.ckpt", flag, value, "0.5", "0.5")
+            assert code == 2 and f"{flag}: {value}: a finite number" in err
+
+
 def test_an_option_that_is_there_nested_and_dotted(fit):
     Path("twice.yaml").write_text("data.batch_size: 32\ndata: {batch_size: 64}\n")
     assert "twice.yaml gives data.batch_size twice" in fit("--config", "twice.yaml")

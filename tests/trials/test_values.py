@@ -14,7 +14,7 @@ NULL = {"null"}
 ZERO_UP = FLOATS | {"true"}
 NUMBERS = {  # option -> which of WRONG it takes, after flags that choose its class
     "": {
-        "seed_everything": {"true"},
+        "seed_everything": set(),
         "model.label_smoothing": set(),
         "model.bn_batch": NULL,
         "model.precise_bn": set(),
