@@ -142,6 +142,7 @@ def main(argv: list[str]) -> int:
 def _nothing_kept(cli: _CLI) -> Iterator[None]:
     """Make the folder of a trial by --trainer.fast_dev_run, which goes with it, as Lightning would keep nothing."""
     (cli.rundir.path / "attempts").mkdir(parents=True, exist_ok=True)  # where ranks report
+    request.continues = False
     try:
         yield
     finally:
@@ -224,7 +225,7 @@ def _attempt(cli: _CLI, checkpoints: Checkpoints, progress: Progress, watchdog: 
         raise KeyboardInterrupt from None
     except BaseException as e:
         request.deferred = True
-        told = _told(e, rundir, trainer)
+        told = _told(e, rundir, trainer, checkpoints)
         reason = {Diverged: "diverged", Superseded: "superseded"}.get(type(e), "failed")
         end = {"reason": reason, "error": one_line(told)}
         if isinstance(told, Stopped):
@@ -245,7 +246,15 @@ def _attempt(cli: _CLI, checkpoints: Checkpoints, progress: Progress, watchdog: 
             dist.destroy_process_group()
 
 
-def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer) -> BaseException:
+def _again(rundir: RunDir, trainer: pl.Trainer, checkpoints: Checkpoints) -> str:
+    """Tell what the same command does after a failure: nothing is kept of a trial, or before the first checkpoint."""
+    with suppress(UserError):
+        checkpoints.finish(must=False)  # the first may be under way
+    saved = rundir.candidates() and not trainer.fast_dev_run
+    return f"the same command {'continues' if saved else 'begins anew'}"
+
+
+def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer, checkpoints: Checkpoints) -> BaseException:
     """The error as users shall see it; what is nobody's mistake leaves a report in the run directory."""
     if isinstance(e, MisconfigurationException):
         return UserError(one_line(e))
@@ -262,7 +271,8 @@ def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer) -> BaseExceptio
         )
     if is_consequence(e):
         met = request.joined
-        why = UserError(cause(rundir.path, trainer.world_size, e))
+        found = cause(rundir.path, trainer.world_size, e, not trainer.fast_dev_run)
+        why = UserError(f"{found}; {_again(rundir, trainer, checkpoints)}")
         if request.signum and not met:  # a signal to the other rank alone, which our parent has passed on meanwhile
             return Stopped(request.signum)
         return why

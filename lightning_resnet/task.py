@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning.cli import OptimizerCallable
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from lightning_resnet.data.hashing import seed_generators
 from lightning_resnet.ema import Averaging, average_of
-from lightning_resnet.errors import Diverged, UserError
+from lightning_resnet.errors import Diverged, UserError, tell
 from lightning_resnet.evaluated import Batch, Evaluated
 from lightning_resnet.files import private_compile_cache
 from lightning_resnet.loss import Loss, TrainingSums, training_loss
@@ -95,6 +95,8 @@ class ClassificationTask(Evaluated):
         self._train_sums = TrainingSums()  # since the last row
         self.extra_metrics: dict[str, float] = {}  # of callbacks, for the next training row
         self._lr = 0.0  # of the last optimizer step
+        self._scheduled: dict[int, float] = {}  # learning rate that each group of parameters was last set to
+        self._rate_told = False  # that somebody else has set one
         self._followed = 0  # optimizer steps done when the average last followed
         self._frozen: dict[str, list[str]] = {}  # parameters and norms of a run that continues, until it has begun
         self._last_taken = 0  # optimizer steps done when training sums were last taken
@@ -146,6 +148,7 @@ class ClassificationTask(Evaluated):
         optimizer = self.make_optimizer(parameter_groups(self.net, self.decay))
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]  # the schedule's base, under torch's own name for it
+        self._scheduled = {i: group["lr"] for i, group in enumerate(optimizer.param_groups)}
         return fuse(optimizer, self.device)
 
     @property
@@ -176,7 +179,10 @@ class ClassificationTask(Evaluated):
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         self._all_steps = self.total_steps  # asked for in each step
         self.schedule.begin(self._all_steps / steps)
-        self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]  # of a run that continues
+        groups = self.trainer.optimizers[0].param_groups
+        self._lr = groups[0]["lr"]  # of a run that continues
+        if self.global_step:
+            self._scheduled = {i: group["lr"] for i, group in enumerate(groups)}
         self._followed = self.global_step
         self._seed_epoch(self.trainer.current_epoch)
         if not self.recorded:
@@ -186,9 +192,21 @@ class ClassificationTask(Evaluated):
         """Set the learning rate of the coming optimizer step: before its first hook, as callbacks look at it there."""
         trainer = self.trainer
         factor = self.schedule.factor(trainer.global_step / self._all_steps)
-        for group in trainer.optimizers[0].param_groups:
+        for i, group in enumerate(trainer.optimizers[0].param_groups):
             if "initial_lr" in group:  # else it came by a callback that unfreezes layers, and keeps what that gave it
-                group["lr"] = group["initial_lr"] * factor
+                if group["lr"] != self._scheduled.get(i, group["lr"]):
+                    self._tell_of_other_rate(group["lr"])
+                group["lr"] = self._scheduled[i] = group["initial_lr"] * factor
+
+    def _tell_of_other_rate(self, rate: float) -> None:
+        """Say once that a learning rate which somebody else has set does not last."""
+        if not self._rate_told:
+            self._rate_told = True
+            rank_zero_only(tell)(
+                f"warning: by step {self.global_step} something set the learning rate to {float(rate):g}, but "
+                "--model.schedule sets it anew for each step: let a callback change the group's initial_lr, which the "
+                "schedule multiplies, or give a --model.schedule of your own"
+            )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the generators that a net may draw from (dropout).

@@ -44,20 +44,21 @@ def is_consequence(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
-def cause(run: Path, size: int, error: BaseException) -> str:
-    """In a rank that lost another: which one, and why, as far as it wrote it down.
+def cause(run: Path, size: int, error: BaseException, kept: bool = True) -> str:
+    """Tell, in a rank that lost another, which one, and why, as far as it wrote it down.
 
     Args:
         run: directory of the run.
         size: number of ranks.
         error: by which this one noticed.
+        kept: whether the directory stays, and what a rank wrote down can be read there.
     """
     time.sleep(WRITE_S)
     for rank in range(size):
         if (path := report_path(run, rank)).exists() and (text := path.read_text().strip()):
-            return f"rank {rank} failed: {text.splitlines()[-1]} ({path}); the same command continues"
+            return f"rank {rank} failed: {text.splitlines()[-1]}" + f" ({path})" * kept
     told = f"as when it is killed, or is out of reach ({one_line(error)[:200]})"
-    return f"another rank ended without a word, {told}; the same command continues"
+    return f"another rank ended without a word, {told}"
 
 
 class Watchdog(Callback):

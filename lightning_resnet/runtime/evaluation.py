@@ -1,13 +1,15 @@
 """The evaluation loop: Lightning's, also where a rank has no sample, with ranks that talk between two batches."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loops.evaluation_loop import _EvaluationLoop
-from pytorch_lightning.trainer.states import RunningStage, TrainerFn
+from pytorch_lightning.trainer.states import RunningStage, TrainerFn, TrainerStatus
 
+from lightning_resnet.errors import UserError
 from lightning_resnet.runtime.progress import Meter
 
 
@@ -19,6 +21,8 @@ def install_evaluation(trainer: pl.Trainer, step: int | None = None) -> None:
         step: optimizer steps that the net has made, under which loggers get its metrics; None: others log them.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None
+    for method in ("fit", "validate", "test", "predict"):
+        setattr(trainer, method, partial(_begin, trainer, getattr(trainer, method)))
     for name, fn, stage in (
         ("validate_loop", TrainerFn.VALIDATING, RunningStage.VALIDATING),
         ("test_loop", TrainerFn.TESTING, RunningStage.TESTING),
@@ -26,6 +30,20 @@ def install_evaluation(trainer: pl.Trainer, step: int | None = None) -> None:
         loop = EvaluationLoop(trainer, fn, stage, inference_mode=getattr(trainer, name).inference_mode)
         loop.step = step
         setattr(trainer, name, loop)
+
+
+def _begin(trainer: pl.Trainer, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call one of the trainer's entries, unless one runs already: the trainer would forget what it was doing.
+
+    Raises:
+        UserError: a callback, or the task, has called it.
+    """
+    if trainer.state.status == TrainerStatus.RUNNING or trainer.state.stage is not None:
+        raise UserError(
+            f"a callback has called trainer.{method.__name__} while the trainer is at work: read "
+            "trainer.callback_metrics in on_validation_end instead, or pass batches to pl_module there"
+        )
+    return method(*args, **kwargs)
 
 
 class EvaluationLoop(_EvaluationLoop):

@@ -358,7 +358,8 @@ def _exit_status(rank: int, status: int) -> int:
     except ValueError:
         name = f"signal {-status}"
     why = ", as the system does for want of memory" if -status == signal.SIGKILL else ""
-    print(f"error: rank {rank} was killed by {name}{why}; the same command continues", file=sys.stderr, flush=True)
+    again = "the same command continues from the last checkpoint, or begins anew where there is none"
+    print(f"error: rank {rank} was killed by {name}{why}; {again}", file=sys.stderr, flush=True)
     return 128 - status
 
 

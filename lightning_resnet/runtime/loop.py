@@ -5,11 +5,16 @@ resumes in the middle of an epoch, and hangs where a rank has nothing to evaluat
 its position is (epoch, steps done in it, evaluated?), and ranks talk only through gradients and `Agreement`.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loops.fit_loop import _FitLoop
 from pytorch_lightning.loops.progress import (
     _BatchProgress,
@@ -31,7 +36,7 @@ from lightning_resnet.runtime.checkpoint import POSITION, Checkpoints
 from lightning_resnet.runtime.evaluation import EvaluationLoop, install_evaluation
 from lightning_resnet.runtime.preemption import Stopped, request
 from lightning_resnet.runtime.rundir import RunDir
-from lightning_resnet.runtime.step import Step
+from lightning_resnet.runtime.step import Step, overrides
 from lightning_resnet.runtime.transfer import on_device, timed
 
 
@@ -74,6 +79,7 @@ class FitLoop(_FitLoop):
         self.listen_in(self.epoch_loop.val_loop)
         self.rundir, self.checkpoints, self.hang_s = rundir, checkpoints, hang_s
         self.epoch, self.steps, self.evaluated = 0, 0, False
+        self._evaluated_step = -1  # optimizer steps done at this attempt's last evaluation
         self.waits = {"read": 0.0, "data": 0.0}
         self.parts = trainer.accumulate_grad_batches
 
@@ -203,6 +209,9 @@ class FitLoop(_FitLoop):
             with self.trainer.profiler.profile("run_training_epoch"):
                 self._train_epoch()
                 self._evaluate()
+                while self._goes_on:  # somebody wanted to stop, and no longer does after the evaluation
+                    self._train_steps()
+                    self._evaluate()
             self._end_epoch()
         self.agreement.close()
         self.checkpoints.finish()
@@ -218,8 +227,9 @@ class FitLoop(_FitLoop):
         if self.steps < steps:
             trainer.lightning_module.set_learning_rate()
         self.epoch_progress.increment_ready()
-        call._call_callback_hooks(trainer, "on_train_epoch_start")
-        call._call_lightning_module_hook(trainer, "on_train_epoch_start")
+        with self._once_more() if self.steps else nullcontext():
+            call._call_callback_hooks(trainer, "on_train_epoch_start")
+            call._call_lightning_module_hook(trainer, "on_train_epoch_start")
         self.epoch_progress.increment_started()
         self._tell_batches()
         if trainer.accumulate_grad_batches != self.parts or self._skip_backward:
@@ -232,17 +242,55 @@ class FitLoop(_FitLoop):
                 "a callback has put another optimizer in place of the training's, which a run that continues would not "
                 "have: leave it out, or give as --model.optimizer a class of yours that does both"
             )
+        self._train_steps()
+
+    @contextmanager
+    def _once_more(self) -> Iterator[None]:
+        """Let an epoch's first hooks run again where a run continues within it; what a checkpoint holds is put back.
+
+        Lightning leaves them out there, and a callback would miss what it keeps nowhere, such as what it drew. Weights,
+        what is frozen, the optimizer and the callbacks' states have been through these hooks already.
+        """
+        task = self.trainer.lightning_module
+        callbacks = [c for c in self.trainer.callbacks if overrides(c, "on_train_epoch_start", Callback)]
+        if not callbacks and not overrides(task, "on_train_epoch_start", pl.LightningModule):
+            yield
+            return
+        weights = deepcopy(task.state_dict())
+        learns = {p: p.requires_grad for p in task.parameters()}
+        rates = deepcopy(self.optimizer.state_dict())
+        states = [(callback, deepcopy(callback.state_dict())) for callback in callbacks]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The provided params to be frozen already exist")  # of BaseFinetuning
+            yield
+        task.load_state_dict(weights)
+        for p, learned in learns.items():
+            p.requires_grad_(learned)
+        self.optimizer.load_state_dict(rates)
+        for callback, state in states:
+            if state:
+                callback.load_state_dict(state)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether steps of this epoch are left, and nobody has asked to stop."""
+        ended = self._steps_are_up or self._stops_early(self.epoch)
+        return self.steps < self.max_batches // self.parts and not ended
+
+    def _train_steps(self) -> None:
+        """The epoch's steps, from the position on."""
+        trainer = self.trainer
         for optimizer in trainer.optimizers:
             if hasattr(optimizer, "train"):  # a schedule-free optimizer: the weights to train at are not the result
                 optimizer.train()
-        if self.steps >= steps:
+        if not self._goes_on:
             return
         self.loader.load_state_dict({"epoch": self.epoch, "batch": self.steps * self.parts})
         read = timed(iter(self.loader), self.waits, "read")
         batches = timed(on_device(read, trainer.strategy.root_device), self.waits, "data")
         step = Step(trainer, self.parts)
         try:
-            while self.steps < steps and not self._steps_are_up and not self._stops_early(self.epoch):
+            while self._goes_on:
                 self.epoch_loop._batches_that_stepped = trainer.global_step
                 trainer.lightning_module.set_learning_rate()
                 step(batches, self.steps * self.parts, self._step_done)
@@ -281,15 +329,21 @@ class FitLoop(_FitLoop):
         last = self._stops_early(self.epoch + 1) or self._steps_are_up or self.epoch + 1 == self.max_epochs
         if not trainer.enable_validation or self._val_loop.skip or (every and (self.epoch + 1) % every and not last):
             return
+        if self._evaluated_step == trainer.global_step:  # an epoch without steps, as should_stop was set before them
+            return
+        self._evaluated_step = trainer.global_step
         if trainer.world_size > 1:
             for buffer in trainer.lightning_module.buffers():
                 dist.broadcast(buffer, 0)
         # Lightning counts the last step after the evaluation: what is logged in it stands at the step's number from 0
         self.epoch_loop._batches_that_stepped = trainer.global_step - 1
+        logging = trainer._logger_connector
+        first_batch = logging._first_loop_iter  # of the epoch, which may go on
         trainer.validating = True
         call._call_lightning_module_hook(trainer, "on_validation_model_zero_grad")
         self._val_loop.run()
         trainer.training = True
+        logging._first_loop_iter = first_batch
 
     def _end_epoch(self) -> None:
         self.evaluated = True

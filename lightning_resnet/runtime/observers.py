@@ -171,7 +171,7 @@ def _keep_rows(logger: CSVLogger, step: int) -> None:
     if not file.exists():
         return
     with file.open(newline="") as old:
-        rows = [row for row in csv.DictReader(old) if (row.get("step") or "").isdigit() and int(row["step"]) <= step]
+        rows = [row for row in csv.DictReader(old) if (row.get("step") or "").isdecimal() and int(row["step"]) <= step]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Experiment logs directory")  # that its files will be lost
         writer = logger.experiment
@@ -200,5 +200,5 @@ def failed(error: BaseException) -> str | None:
         return None
     return (
         f"the logger in {own[-1].name} failed ({type(error).__name__}: {one_line(error)}); "
-        "the same command continues, also without --trainer.logger"
+        "mend that, or leave out --trainer.logger"
     )

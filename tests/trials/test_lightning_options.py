@@ -4,11 +4,13 @@ A stock Trainer is the one that the recipe builds, with Lightning's own loops: s
 """
 
 import inspect
+import json
 import os
 import random
 import re
 import signal
 import tempfile
+import threading
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -41,10 +43,13 @@ from lightning_resnet.mix import Mix
 from lightning_resnet.models import CifarResNet
 from lightning_resnet.options import STRATEGIES, check
 from lightning_resnet.refused import check_training
-from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.runtime import crash
+from lightning_resnet.runtime.checkpoint import Checkpoints, load_checkpoint
 from lightning_resnet.runtime.identity import run_id
 from lightning_resnet.runtime.launch import MEETING
 from lightning_resnet.runtime.loop import FitLoop
+from lightning_resnet.runtime.preemption import request
+from lightning_resnet.runtime.rundir import RunDir
 from lightning_resnet.task import ClassificationTask
 
 SHORT = [*TINY, "--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "2"]
@@ -200,8 +205,13 @@ OPTIMIZERS = {
     "SparseAdam": Refused("--model.optimizer SparseAdam", "use --model.optimizer Adam"),
     "clipped": As(f"--model.optimizer {__name__}.Twice --model.optimizer.lr 0.05 --trainer.gradient_clip_val 0.1"),
 }
+CLEARING = (  # hooks that a wish to stop, of a step before them, may be taken back in
+    *("on_train_batch_start", "on_validation_start", "on_validation_batch_end", "on_validation_end"),
+    *("on_train_epoch_end", "on_train_epoch_start"),
+)
 MORE = {
-    "seed": Refused("--seed_everything false", "give a number"),
+    "no seed": Refused("--seed_everything false", "--seed_everything false tells no seed, and the run is to"),
+    "any seed": Refused("--seed_everything true", "give a whole number, or leave it out for 0"),
     "a part of a step": Refused(
         "--trainer.limit_train_batches 5 --trainer.accumulate_grad_batches 2", "give 4, or another multiple of 2"
     ),
@@ -213,6 +223,12 @@ MORE = {
     "a callback by itself": As(f'--trainer.callbacks {{"class_path":"{__name__}.Shrink"}}'),
     "precision by two": Refused("--trainer.plugins DoublePrecision --trainer.precision bf16-mixed", "Choose one"),
     "stop and accumulate": As(f"{ADD}StopAt {ARG}at 1 --trainer.accumulate_grad_batches 2"),
+    **{f"stop until {hook}": As(f"{ADD}Wavers {ARG}at 2 {ARG}until {hook}") for hook in CLEARING},
+    "stop for a while in the last epoch": As(f"{ADD}Wavers {ARG}at 6 {ARG}until on_validation_end"),
+    "stop before an epoch": As(f"{ADD}Wavers {ARG}at -1 {ARG}until on_train_epoch_end"),
+    "stop for a while and accumulate": As(
+        f"{ADD}Wavers {ARG}at 1 {ARG}until on_validation_end --trainer.accumulate_grad_batches 2"
+    ),
     "stop and rare evaluations": As(
         f"{ADD}StopAt {ARG}at 2 --trainer.check_val_every_n_epoch 2 --trainer.min_epochs 2 --trainer.max_epochs 6"
     ),
@@ -235,7 +251,7 @@ VARIABLES = {
     "PL_TRAINER_MAX_EPOCHS": NONE,
     "PL_TRAINER_PRECISION": NONE,
     "PL_FIT__TRAINER__MAX_EPOCHS": NONE,
-    "PL_GLOBAL_SEED": "the seed of --seed_everything true: test_seed; else no effect: test_variables_without_effect",
+    "PL_GLOBAL_SEED": NONE,
     "PL_SEED_WORKERS": NONE,
     "PL_DEEPSPEED_CONFIG_PATH": NONE,
     "LT_ACCELERATOR": NONE,
@@ -273,7 +289,7 @@ WITHOUT_EFFECT = {
     "PL_TRAINER_MAX_EPOCHS": "1",
     "PL_TRAINER_PRECISION": "64-true",
     "PL_FIT__TRAINER__MAX_EPOCHS": "1",
-    "PL_GLOBAL_SEED": "5",
+    "PL_GLOBAL_SEED": "abc",
     "PL_SEED_WORKERS": "1",
     "PL_DEEPSPEED_CONFIG_PATH": "none",
     "LT_ACCELERATOR": "gpu",
@@ -350,6 +366,83 @@ class StopAt(Callback):
     def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
         if trainer.global_step >= self.at:
             trainer.should_stop = True
+
+
+class Wavers(Callback):
+    """Wants to stop after a step (-1: before the second epoch), and no longer does in a later hook.
+
+    It logs, so that an epoch which goes on is seen not to begin its means anew.
+    """
+
+    def __init__(self, at: int, until: str):
+        self.at = at
+        setattr(self, until, self.go_on)
+
+    def go_on(self, trainer, *args):
+        trainer.should_stop = False
+
+    def on_train_epoch_start(self, trainer, *args):
+        if self.at == -1 and trainer.current_epoch == 1:
+            trainer.should_stop = True
+
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
+        task.log("loss", outputs["loss"], on_step=False, on_epoch=True)
+        if trainer.global_step == self.at and not trainer.fit_loop._should_accumulate():
+            trainer.should_stop = True
+
+
+class SetsRate(Callback):
+    """Which the schedule sets again."""
+
+    def on_train_epoch_start(self, trainer, task):
+        trainer.optimizers[0].param_groups[0]["lr"] = 0.5
+
+
+class SetsBase(Callback):
+    def on_train_epoch_start(self, trainer, task):
+        for group in trainer.optimizers[0].param_groups:
+            group["initial_lr"] = 0.5
+
+
+class Calls(Callback):
+    """Asks the trainer for something while it works."""
+
+    def __init__(self, method: str, hook: str):
+        self.method = method
+        setattr(self, hook, self.call)
+
+    def call(self, trainer, task):
+        getattr(trainer, self.method)(task, datamodule=trainer.datamodule)
+
+
+class Accumulating(Callback):
+    """Changes in an epoch's first hook, from what it finds, all that a checkpoint holds."""
+
+    epochs = 0
+
+    def state_dict(self):
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state):
+        self.epochs = state["epochs"]
+
+    @torch.no_grad()
+    def on_train_epoch_start(self, trainer, task):
+        self.epochs += 1
+        (optimizer,) = trainer.optimizers
+        for group in optimizer.param_groups:
+            group["initial_lr"] *= 0.5
+            group["momentum"] *= 0.9
+        for state in optimizer.state.values():
+            state["momentum_buffer"].mul_(0.5)
+        for p in task.net.parameters():
+            p.mul_(0.9)
+        task.net.conv1.requires_grad_(not task.net.conv1.weight.requires_grad)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
+        for p in task.net.parameters():
+            p.mul_(1 - 0.01 * self.epochs)
 
 
 class StepTimer(callbacks.Timer):
@@ -572,6 +665,7 @@ def test_as_in_a_stock_trainer(cli, monkeypatch, entry):
     assert here.trainer.global_step == there.trainer.global_step > 0
     assert here.trainer.current_epoch == there.trainer.current_epoch
     assert seen == expected
+    assert here.trainer.callback_metrics.get("loss") == there.trainer.callback_metrics.get("loss")
     assert_same(here, there)
 
 
@@ -609,7 +703,7 @@ def test_parameters_without_a_part_in_the_loss_are_told():
     """Lightning's words for it name the strategy; ours say so in a line."""
     assert "ddp_find_unused_parameters_true" in inspect.getsource(DDPStrategy.on_exception)
     error = RuntimeError("... by setting the string value `strategy='ddp_find_unused_parameters_true'` ...")
-    told = fit._told(error, None, None)
+    told = fit._told(error, None, None, None)
     assert isinstance(told, UserError) and "--trainer.strategy ddp_find_unused_parameters_true" in str(told)
 
 
@@ -632,14 +726,6 @@ def test_ranks_refuse_in_one_line(cli, tmp_path, monkeypatch):
     assert cli("fitt") == (2, "", "error: unknown verb fitt; did you mean fit?; resnet-cli --help lists them\n")
     assert cli("fitt") == (2, "", "")
     assert "unknown verb testt" in cli("testt")[2]
-
-
-def test_seed(monkeypatch):
-    """`true` is Lightning's word for the seed of the environment; a run's id tells the number."""
-    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
-    by_name, by_number = (ResNetCLI("fit", [*SHORT, "--seed_everything", seed]) for seed in ("true", "7"))
-    assert by_name.datamodule.seed == by_name.config.seed_everything == 7
-    assert run_id(yaml.safe_load(by_name.resolved)) == run_id(yaml.safe_load(by_number.resolved))
 
 
 def test_variables_without_effect(cli, monkeypatch):
@@ -837,6 +923,33 @@ def test_a_trial_leaves_nothing(cli, tmp_path, monkeypatch):
     assert [*tmp_path.rglob("*")] == [tmp_path / "tmp"]
 
 
+def test_a_trial_that_is_stopped_begins_anew(cli, monkeypatch, capsys):
+    assert stopped_at(1, monkeypatch, "fit", *SHORT, "--trainer.fast_dev_run", "2") == 143
+    assert capsys.readouterr().err == "preempted by SIGTERM; the same command begins anew\n"
+
+
+@pytest.mark.parametrize(
+    ("trial", "saved", "how"), [(2, True, "begins anew"), (0, False, "begins anew"), (0, True, "continues")]
+)
+def test_what_the_same_command_does_after_a_lost_rank(tmp_path, monkeypatch, trial, saved, how):
+    """It continues only from what was saved; of a trial the reports of the ranks are gone too."""
+    monkeypatch.setattr(crash, "WRITE_S", 0)
+    monkeypatch.setattr(request, "signum", 0)  # of another test
+    rundir = RunDir(tmp_path)
+    for folder in ("attempts", "checkpoints"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "attempts/0.rank1.txt").write_text("rank 1 failed after step 3\n\nLookupError: mine")
+    checkpoints = Checkpoints(rundir.checkpoints, {})
+    if saved:  # by the thread, which has not ended
+        writing = threading.Timer(0.2, (rundir.checkpoints / "last.ckpt").touch)
+        writing.start()
+        checkpoints._writer = writing
+    trainer = Namespace(fast_dev_run=trial, world_size=2)
+    told = str(fit._told(torch.distributed.DistNetworkError("gone"), rundir, trainer, checkpoints))
+    assert told.startswith("rank 1 failed: LookupError: mine") and told.endswith(f"; the same command {how}")
+    assert (str(tmp_path) in told) == (not trial)
+
+
 def test_options_of_the_other_verbs(cli, monkeypatch):
     cli("fit", *SHORT)
     seen = []
@@ -885,15 +998,36 @@ def stopped_at(step, monkeypatch, *args):
 
 
 @pytest.mark.parametrize(
-    "flags", [f"{ADD}Freezes", "--trainer.precision 64-true", f"{ADD}Draws"], ids=["frozen later", "doubles", "draws"]
+    "flags",
+    [f"{ADD}Freezes", "--trainer.precision 64-true", f"{ADD}Draws", f"{ADD}Accumulating", f"{ADD}Thaw"],
+    ids=["frozen later", "doubles", "draws", "changes in an epoch's first hook", "unfrozen"],
 )
 def test_a_run_continues_bitwise_in_mid_epoch(cli, monkeypatch, flags):
-    """With what a callback has frozen after the optimizer was made, all digits of the weights, and the same draws."""
+    """With what callbacks have frozen, drawn and changed, once, and all digits of the weights."""
     flags = [*SHORT, *flags.split(), "--trainer.max_epochs", "3"]
     whole = ours(flags, monkeypatch)
     again = [*flags, "--run.root", "again"]
     assert stopped_at(6, monkeypatch, "fit", *again) == 143
     assert_same(whole, ours(again, monkeypatch))
+
+
+def test_a_learning_rate_that_the_schedule_sets_again_is_told_once(cli, monkeypatch):
+    code, out, _ = cli("fit", *SHORT, f"{ADD}SetsRate")
+    assert code == 0
+    assert (
+        out.count("warning: by step 0 something set the learning rate to 0.5, but --model.schedule sets it anew") == 1
+    )
+    code, out, _ = cli("fit", *SHORT, f"{ADD}SetsBase", "--run.root", "cured")
+    first = json.loads((only_run(Path("cured")) / "metrics.jsonl").read_text().splitlines()[0])
+    assert code == 0 and "warning" not in out and first["lr"] == 0.5
+
+
+@pytest.mark.parametrize("method", ["fit", "validate", "test", "predict"])
+def test_the_trainer_does_one_thing_at_a_time(cli, method):
+    for hook in ("on_train_epoch_end", "on_validation_end"):
+        code, _, err = cli("fit", *SHORT, f"{ADD}Calls", f"{ARG}method", method, f"{ARG}hook", hook)
+        assert code == 2 and err.count("\n") == 1, err
+        assert f"a callback has called trainer.{method} while the trainer is at work: read" in err
 
 
 def test_groups_that_a_run_that_continues_cannot_find_are_told(cli, monkeypatch):
