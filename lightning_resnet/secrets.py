@@ -10,8 +10,10 @@ import os
 import re
 import stat
 import subprocess
+from bisect import bisect_right
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -84,6 +86,7 @@ FILES = (
 FILE_VARIABLES = ("NETRC", "AWS_SHARED_CREDENTIALS_FILE", "HF_TOKEN_PATH")
 SHORT = 8  # characters: what is shorter may be anything
 LONG = 12  # characters: so may a word of letters that is shorter
+UNMISTAKABLE = 16  # letters and digits: so many random ones follow one another nowhere by chance
 DEEPEST = 5  # recipes within recipes
 LARGEST = 1 << 20  # bytes of a recipe
 
@@ -100,7 +103,8 @@ def refuse_secrets(config: Any, where: str = "the configuration", depth: int = 0
         UserError: which key; never the value.
     """
     known = live()
-    for key, value in _leaves(config):
+    leaves = list(_leaves(config))
+    for key, value in leaves:
         if _is_named(key, value):
             told = f"{where} sets {key}, a secret that would end in files"
         elif found := _found_in(_text(value), known) or _found_in(key, known):
@@ -108,6 +112,9 @@ def refuse_secrets(config: Any, where: str = "the configuration", depth: int = 0
         else:
             _refuse_nested(value, where, depth)
             continue
+        raise UserError(f"{mask(told)}: remove it and {CURE}")
+    if parts := _found_in_parts(leaves, known):
+        told = f"{where} holds {parts[1]}, in parts from {parts[0]} on, which would end in files"
         raise UserError(f"{mask(told)}: remove it and {CURE}")
 
 
@@ -118,6 +125,7 @@ def refuse_secret_flags(args: list[str]) -> None:
         UserError: which flag; never the value.
     """
     known = live()
+    values = []
     for argument, following in zip(args, [*args[1:], ""], strict=False):
         flag, equals, value = argument.partition("=")
         if not flag.startswith("-"):
@@ -125,6 +133,7 @@ def refuse_secret_flags(args: list[str]) -> None:
         elif not equals and not following.startswith("--"):
             value = following
         name = flag.lstrip("-").rstrip("+")
+        values.append(value)
         if any(_is_named(key, leaf) for key, leaf in _leaves(_as_yaml(value), name)):
             raise UserError(
                 f"{mask(flag or 'an argument')} on the command line ends in files and logs: remove it and {CURE}"
@@ -133,6 +142,9 @@ def refuse_secret_flags(args: list[str]) -> None:
             _refuse_nested(text, "", 0)
             if found := _found_in(text, known):
                 raise UserError(f"the command line holds a key ({mask(found)}): remove it and {CURE}")
+    for words in (args, values):
+        if found := _found_run_together("".join(words), known):
+            raise UserError(f"the command line holds a key in parts ({mask(found)}): remove it and {CURE}")
 
 
 def refuse_secret_exports(file: Path) -> None:
@@ -142,12 +154,17 @@ def refuse_secret_exports(file: Path) -> None:
         UserError: which variable; never the value.
     """
     known = live()
-    for line in file.read_text(errors="replace").splitlines():
-        if line.lstrip().startswith("#") and not line.lstrip().startswith("#SBATCH"):
-            continue
+    lines = [
+        line
+        for line in file.read_text(errors="replace").splitlines()
+        if not line.lstrip().startswith("#") or line.lstrip().startswith("#SBATCH")
+    ]
+    for line in lines:
         sets = [match["name"] for match in SET.finditer(line) if _is_named(match["name"], match["value"].strip("\"'"))]
         if what := sets[0] if sets else _found_in(line, known):
             raise UserError(f"{file} sets {mask(what)}, which Slurm would show to others: remove it and {CURE}")
+    if what := _found_run_together("".join(lines), known):
+        raise UserError(f"{file} sets {what}, in parts, which Slurm would show to others: remove it and {CURE}")
 
 
 def sourced(file: Path) -> dict[str, str]:
@@ -186,9 +203,13 @@ def refuse_secret_variables() -> None:
 
 def mask(text: str) -> str:
     """The text with stars for every secret in it: what records or prints an error passes through here."""
+    known = live()
     shown = [secret for secret in _secrets_in(text) if _may_be_live(secret)]  # and wherever else the text holds them
-    for form in sorted({f for secret in [*live(), *shown] for f in _encoded(secret)}, key=len, reverse=True):
+    for form in sorted({f for secret in [*known, *shown] for f in _encoded(secret)}, key=len, reverse=True):
         text = text.replace(form, STARS)
+    if _found_run_together(text, known):
+        for form in {form for secret in known for form in _run_together_forms(secret)}:
+            text = re.sub(r"[\W_]*+".join(form), STARS, text, flags=re.I)
     for start, end in sorted((match.span(_group(match)) for _, match in _by_form(text)), reverse=True):
         text = text[:start] + STARS + text[end:] if STARS not in text[start:end] else text
     return text
@@ -357,7 +378,39 @@ def _found_in(text: str, known: dict[str, str]) -> str:
     for secret, origin in known.items():
         if any(form in text for form in _encoded(secret)):
             return f"the secret that {origin} holds"
-    return next((what for what, _ in _by_form(text)), "")
+    return _found_run_together(text, known) or next((what for what, _ in _by_form(text)), "")
+
+
+def _found_run_together(text: str, known: dict[str, str]) -> str:
+    """Which live secret a text holds in capitals, or with line ends, quotes or other marks within it; empty: none."""
+    together = _run_together(text)
+    for secret, origin in known.items():
+        if any(form in together for form in _run_together_forms(secret)):
+            return f"the secret that {origin} holds"
+    return ""
+
+
+def _found_in_parts(leaves: list[tuple[str, Any]], known: dict[str, str]) -> tuple[str, str] | None:
+    """Look for a live secret that is cut in parts: values, keys, or keys and values that follow one another.
+
+    Returns:
+        Where it begins, and which secret it is, in words; None: there is none.
+    """
+    values = [_text(value) for _, value in leaves]
+    names = [key.rpartition(".")[2] for key, _ in leaves]
+    fresh = [name if name != before else "" for name, before in zip(names, ["", *names], strict=False)]
+    both = [f"{name}{value}" for name, value in zip(fresh, values, strict=True)]
+    for texts in (values, names, both):
+        parts = [_run_together(text) for text in texts]
+        together = "".join(parts)
+        for secret, origin in known.items():
+            for form in _run_together_forms(secret):
+                if (start := together.find(form)) >= 0:
+                    key = leaves[bisect_right(list(accumulate(map(len, parts))), start)][0]
+                    # A key that is a part itself is not shown.
+                    place = key if texts is values else key.rpartition(".")[0] or "its first keys"
+                    return place, f"the secret that {origin} holds"
+    return None
 
 
 def _secrets_in(text: str) -> list[str]:
@@ -384,6 +437,22 @@ def _may_be_live(text: str) -> bool:
     if len(text) < SHORT or (len(text) < LONG and text.isalpha()) or text.lower() in EMPTY:
         return False
     return not text.startswith(("/", "~", "./")) or any(_is_random(part) for part in text.split("/"))
+
+
+def _run_together(text: str) -> str:
+    """Its letters and digits alone, in lower case."""
+    return re.sub(r"[\W_]+", "", text.casefold())
+
+
+@lru_cache(256)
+def _run_together_forms(secret: str) -> tuple[str, ...]:
+    """How a secret reads with its letters and digits alone; none where others might be met by chance."""
+    random = len(re.findall(r"\d", secret)) >= 2 and not re.search(r"[a-z]{7,}|[A-Z]{7,}", secret)
+    hexadecimal = re.fullmatch(r"[\da-fA-F]+", secret)
+    if not (random or hexadecimal) or not re.search(r"[A-Za-z]", secret):
+        return ()
+    forms = {_run_together(form) for form in _encoded(secret)}
+    return tuple(form for form in forms if len(form) >= UNMISTAKABLE)
 
 
 @lru_cache(256)

@@ -252,6 +252,12 @@ REFUSED = {
     "live as a key": live(lambda s: in_options({s: 1})),
     "live in base64": live(lambda s: in_options({"x": base64.b64encode(f"me:{s}".encode()).decode()})),
     "live in a query": live(lambda s: in_options({"x": f"https://h/?q={quote(s)}"})),
+    "live in capitals": live(lambda s: lambda w: [*SHORT, "--run.name", s.upper()]),
+    "live in capitals in a recipe": live(lambda s: in_recipe({"wandb": {"project": s.upper()}})),
+    "live in two items": live(lambda s: in_options({"x": [s[:15], s[15:]]})),
+    "live in two flags": live(lambda s: lambda w: [*SHORT, "--run.name", s[:20], "--wandb.project", s[20:]]),
+    "live as key and value": live(lambda s: in_options({s[:17]: s[17:]})),
+    "live in a folded text": live(lambda s: in_recipe(f"wandb:\n  project: >-\n    {s[:20]}\n    {s[20:]}\n")),
     "default of a class": default_of_a_class,
     "notes": variable("WANDB_NOTES", f"with {LIVE}"),
     "tags": variable("WANDB_TAGS", f"a,password={SECRET}"),
@@ -314,6 +320,17 @@ ALSO = [
     {"live": "p@ssw0rd9"},
     {"live": "mysqlpw99"},
     {f"x{LIVE}y": None},
+    {"x": LIVE.upper()},
+    {"x": LIVE[:9] + "\n    " + LIVE[9:]},
+    {"x": LIVE[:9] + '" + "' + LIVE[9:20].upper() + "\\\n" + LIVE[20:]},
+    {"x": [LIVE[:13], LIVE[13:26], LIVE[26:]]},
+    {"x": LIVE[:20], "y": [[], {"z": LIVE[20:]}]},
+    {LIVE[:20]: LIVE[20:]},
+    {LIVE[:20]: [LIVE[20:30], LIVE[30:]]},
+    {LIVE[:20]: 1, LIVE[20:]: 2},
+    {LIVE[:20]: {LIVE[20:]: 1}},
+    {"x": LIVE.encode().hex().upper()},
+    {"x": [base64.b64encode(LIVE.encode()).decode()[:25], base64.b64encode(LIVE.encode()).decode()[25:]]},
 ]
 
 
@@ -324,7 +341,7 @@ def test_further_texts_that_are_secrets(monkeypatch, config):
     monkeypatch.setenv("MYSQL_OPTIONS", "--user=a --password=mysqlpw99")
     with pytest.raises(UserError, match="remove it") as e:
         refuse_secrets({"trainer": config})
-    assert SECRET not in str(e.value) and LIVE not in str(e.value) and "\n" not in str(e.value)
+    assert SECRET not in str(e.value) and LIVE[:9] not in str(e.value) and "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize(
@@ -339,11 +356,14 @@ def test_further_texts_that_are_secrets(monkeypatch, config):
         f'{{\\"password\\": \\"{SECRET}\\"}}',
         f"KeyError: '{LIVE}'",
         f"{LIVE.encode()!r}\nline {LIVE}",
+        f"no access for {LIVE.upper()}",
+        f"no access for {LIVE[:20]}\n  {LIVE[20:]}: 403",
     ],
 )
 def test_errors_of_others(monkeypatch, text):
     monkeypatch.setenv("WANDB_API_KEY", LIVE)
-    assert SECRET not in mask(text) and LIVE not in mask(text) and "***" in mask(text)
+    together = re.sub(r"\W", "", mask(text)).lower()
+    assert SECRET not in mask(text) and LIVE not in together and "***" in mask(text)
 
 
 @pytest.mark.parametrize(
@@ -446,6 +466,17 @@ def test_what_only_looks_like_a_secret_passes(world, name):
     refuse_secret_flags([f"--model.net.{name}={json.dumps(HARMLESS[name])}"])
     text = f"{name}: {HARMLESS[name]}"
     assert mask(f"cannot read {text}") == f"cannot read {text}"
+
+
+def test_a_live_password_of_words_is_met_only_as_it_is(world):
+    """Texts that read alike are no secret: a password of words and a number may be a name too."""
+    for name, value in {
+        "DB_PASSWORD": "resnet-digits-110",
+        "SORT_KEY": "Val/Accuracy/Top1",
+        "PIN_TOKEN": "3" * 20,
+    }.items():
+        world.patch.setenv(name, value)
+        refuse_secrets({"a": [value[:6].upper(), value[6:].upper()], "b": value.replace("-", "_").lower() + "_"})
 
 
 def test_all_recipes_pass():
@@ -609,6 +640,8 @@ SITES = {
     "export to sbatch": "export SBATCH_EXPORT=ALL,WANDB_API_KEY=KEY",
     "line for sbatch": "#SBATCH --export=ALL,WANDB_API_KEY=KEY",
     "live": "export NOTE=LIVE",
+    "live in capitals": 'export NOTE="$(echo LIVE | tr a-z A-Z)"',
+    "live in a continued line": "export NOTE=LI\\\nVE",
     "continued line": "export \\\n  WANDB_API_KEY=\\\nKEY",
     "command": "export WANDB_API_KEY=$(echo KEY)",
     "loop": "for n in WANDB_API_KEY; do export $n=KEY; done",
@@ -622,6 +655,7 @@ def test_a_way_through_the_sites_file_is_refused(world, sbatch, way):
     world.patch.delenv("WANDB_API_KEY")
     world.patch.setenv("MY_TOKEN", LIVE)
     text = re.sub(r"(?<![A-Z_])KEY\b", SECRET, SITES[way]).replace("LIVE", LIVE)
+    text = text.replace("LI\\\nVE", f"{LIVE[:20]}\\\n{LIVE[20:]}")
     world.patch.setenv("SITE_ENV", world.write("site.env", f"export SBATCH_ACCOUNT=lab\n{text}\n"))
     code, shown = world.run("sweep", world.write("s.yaml", SWEEP), "--submit")
     Path("other.env").unlink()
