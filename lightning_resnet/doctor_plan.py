@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
+from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from lightning_resnet import refused
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.data import machine
 from lightning_resnet.describe import NOISY, batches, check_compiler, check_training, length, measure
@@ -17,6 +19,7 @@ from lightning_resnet.doctor_trial import trial
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.fit import init_from
 from lightning_resnet.options import local_devices
+from lightning_resnet.runtime import observers
 from lightning_resnet.trained import build, hush
 
 # torch's words on the CPU, CUDA's, its libraries', numpy's and the system's
@@ -42,9 +45,11 @@ def plan(recipe: list[str]) -> Iterator[Finding]:
         config = _Configured("fit", recipe).config
         ranks = local_devices(config.trainer) * config.trainer.num_nodes
         callbacks = bool(config.trainer.callbacks)
-        cli = build(recipe, accelerator=None)
+        cli = build(recipe, accelerator=None, callbacks=True)
         cli.datamodule.trainer = cli.trainer
-        cli.datamodule.setup("fit")
+        # A stand-in, because to make some of Lightning's loggers begins an experiment on a server.
+        cli.trainer.loggers = [] if config.trainer.logger in (False, []) else [DummyLogger()]
+        _check_as_fit_does(cli, ranks)
         parts = _data(cli), _net(cli), _runs(cli), _batches(cli, ranks), _time(cli, ranks, callbacks)
         for finding in chain(*parts, _devices(config.trainer)):
             yield finding
@@ -54,6 +59,28 @@ def plan(recipe: list[str]) -> Iterator[Finding]:
         yield Finding("fails", "recipe", *_halves(one_line(e)))
     except (RuntimeError, MemoryError, OSError) as e:
         yield _no_memory("recipe", e, "ask for more (--mem, docker --memory), or keep the pictures in .beton files")
+
+
+def _check_as_fit_does(cli: ResNetCLI, ranks: int) -> None:
+    """Set up the data and refuse what `fit` refuses; callbacks and loggers have no part in what follows.
+
+    Args:
+        cli: a recipe's, for one device, with callbacks and loggers.
+        ranks: that are to train.
+
+    Raises:
+        UserError: `fit` would say the same.
+    """
+    trainer, task, data = cli.trainer, cli.model, cli.datamodule
+    refused.check_training(trainer, task, data, ranks)
+    data.setup("fit")
+    # A run's default folder is its own. Here it is the working directory, which stands for the run's.
+    run = Path(trainer.default_root_dir)
+    if cli.config.trainer.default_root_dir is not None:
+        run = Path(cli.config.run.root, cli.config.run.name, "run")
+    observers.check(trainer, task, data, run / "checkpoints")
+    trainer.callbacks = []
+    trainer.loggers = []
 
 
 def _no_memory(what: str, error: Exception, cure: str) -> Finding:

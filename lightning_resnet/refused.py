@@ -110,19 +110,22 @@ def _names(kind: type) -> Iterator[str]:
         yield from _names(derived)
 
 
-def check_training(trainer: pl.Trainer, task: ClassificationTask, data: pl.LightningDataModule) -> None:
+def check_training(
+    trainer: pl.Trainer, task: ClassificationTask, data: pl.LightningDataModule, ranks: int | None = None
+) -> None:
     """Refuse what our training loop would not honour.
 
     Args:
         trainer: with the callbacks and plugins of the user.
         task: to train.
         data: to train it on.
+        ranks: that will train; None: the trainer's.
 
     Raises:
         UserError: there is such a thing.
     """
     for callback in trainer.callbacks:
-        _check_callback(callback, trainer, task)
+        _check_callback(callback, ranks or trainer.world_size, task)
     saving = any(isinstance(callback, callbacks.Checkpoint) for callback in trainer.callbacks)
     io = trainer._accelerator_connector.checkpoint_io
     if io is not None and not saving:
@@ -134,7 +137,7 @@ def check_training(trainer: pl.Trainer, task: ClassificationTask, data: pl.Light
     _check_optimizer(task)
 
 
-def _check_callback(callback: callbacks.Callback, trainer: pl.Trainer, task: ClassificationTask) -> None:
+def _check_callback(callback: callbacks.Callback, ranks: int, task: ClassificationTask) -> None:
     name = type(callback).__name__
     for kind, cure in CALLBACKS.items():
         if isinstance(callback, kind):
@@ -144,7 +147,7 @@ def _check_callback(callback: callbacks.Callback, trainer: pl.Trainer, task: Cla
             f"--trainer.callbacks {name} freezes self.backbone, and this task has net: derive a callback of your own "
             "from BaseFinetuning that freezes layers of pl_module.net"
         )
-    if isinstance(callback, callbacks.BaseFinetuning) and trainer.world_size > 1:
+    if isinstance(callback, callbacks.BaseFinetuning) and ranks > 1:
         raise UserError(
             f"--trainer.callbacks {name} does not work on several ranks: ddp would leave the gradients of layers that "
             "are unfrozen later to each rank alone: add --trainer.devices 1"

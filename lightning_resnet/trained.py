@@ -19,7 +19,7 @@ from lightning_resnet.trust import Foreign
 from lightning_resnet.weights import EMA, check_same_tensors
 
 ALONE = "--trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto".split()
-ALONE += "--trainer.callbacks null --trainer.logger false --trainer.profiler null".split()
+ALONE += "--trainer.logger false --trainer.profiler null".split()
 CHOSEN = ("callbacks", "loggers", "profilers")  # parts of Lightning that a recipe names
 Weights = Literal["net", "ema"]
 
@@ -71,17 +71,21 @@ def device_for(asked: str | None) -> str:
     return asked or ("cuda" if found else "cpu")
 
 
-def build(arguments: Sequence[str], accelerator: str | None = "cpu", foreign: Foreign | None = None) -> ResNetCLI:
+def build(
+    arguments: Sequence[str], accelerator: str | None = "cpu", foreign: Foreign | None = None, callbacks: bool = False
+) -> ResNetCLI:
     """Net, task and data of a recipe, for this process alone; no data are read.
 
     Args:
         arguments: of `fit`.
         accelerator: instead of the recipe's; None: the recipe's.
         foreign: a recipe of somebody else, which `arguments` override.
+        callbacks: make the recipe's too.
     """
     hush()
     device = [f"--trainer.accelerator={accelerator}"] if accelerator else []
-    return ResNetCLI("fit", [*arguments, *ALONE, *device], foreign)
+    without = [] if callbacks else ["--trainer.callbacks=null"]
+    return ResNetCLI("fit", [*arguments, *ALONE, *without, *device], foreign)
 
 
 def hush() -> None:

@@ -233,7 +233,7 @@ def test_the_trial_is_the_recipes_own_step_at_each_size(cli, monkeypatch):
     steps = 2 * (doctor_trial.WARM + doctor_trial.STEPS // 2)
     assert len(seen) == 2 * steps and compiled == [None] and all(words["loss"] == "bce" for words in loss)
     assert len(averaged) == 2 * (steps // 4)  # every second optimizer step, at each of two sizes
-    assert [len(optimizer.param_groups) for optimizer in optimizers] == [2]
+    assert [len(optimizer.param_groups) for optimizer in optimizers] == [2, 2]  # of the check, and of the trial
     assert all(text in found["trial"].found for text in ("8 px (6 epochs)", "16 px (2 epochs)", "bf16-mixed, compiled"))
 
 
@@ -286,6 +286,53 @@ def test_callbacks_that_the_trial_leaves_out_are_told(cli):
     callbacks = '[{"class_path": "pytorch_lightning.callbacks.Timer"}]'
     assert "callbacks were left out" in plan("--trainer.callbacks", callbacks)["trial"].found
     assert "callbacks" not in plan()["trial"].found
+
+
+MONITOR = "--trainer.callbacks.monitor"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"],
+        ["--trainer.callbacks+=BatchSizeFinder"],
+        ["--trainer.callbacks+=BackboneFinetuning"],
+        ["--trainer.callbacks+=EarlyStopping", MONITOR, "val/los"],
+        ["--trainer.callbacks+=LearningRateMonitor"],
+        ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_last", "true"],
+        ["--trainer.callbacks+=ModelCheckpoint", "--trainer.enable_checkpointing", "false"],
+        ["--trainer.plugins", "TorchSyncBatchNorm"],
+        ["--trainer.val_check_interval", "0.5"],
+        ["--model.optimizer", "SparseAdam"],
+    ],
+    ids=lambda flags: " ".join(flags),
+)
+def test_what_fit_refuses_is_told_in_its_words(cli, flags):
+    finding = plan(*flags)["recipe"]
+    assert finding.level == "fails" and not list(Path().glob("*/"))
+    code, _, err = cli("fit", "--config", "R.yaml", *flags)
+    told = f"{finding.found}: {finding.cure}" if finding.cure else finding.found
+    assert (code, err) == (2, f"error: {told}\n")
+
+
+def test_what_fit_refuses_on_several_ranks_is_told(cli):
+    Path("R.yaml").write_text(RECIPE)
+    Path("thaw.py").write_text(
+        "from pytorch_lightning.callbacks import BaseFinetuning\n"
+        "class Thaw(BaseFinetuning):\n"
+        "    def freeze_before_training(self, pl_module): pass\n"
+        "    def finetune_function(self, pl_module, epoch, optimizer): pass\n"
+    )
+    code, out, _ = cli("doctor", "--config", "R.yaml", "--trainer.callbacks+=thaw.Thaw", "--trainer.devices", 2)
+    assert code == 1 and "Thaw does not work on several ranks" in out
+
+
+def test_callbacks_and_loggers_that_fit_takes_have_no_part_in_the_trial(cli):
+    save = ["--trainer.callbacks+=ModelCheckpoint", MONITOR, "val/acc1", "--trainer.callbacks.save_last", "true"]
+    rate = ["--trainer.callbacks+=LearningRateMonitor", "--trainer.logger", "CSVLogger"]
+    found = plan(*save, *rate)
+    assert not any(finding.level == "fails" for finding in found.values()) and "trial" in found
+    assert {path.name for path in Path().iterdir()} == {"R.yaml"}
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,18 @@ def test_the_key_is_in_no_file(server, run):
     assert not any(KEY.encode() in body for body in server.bodies)
 
 
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_a_run_that_holds_the_key_is_not_sent(server, run, mode):
+    """As a caller with a configuration of its own, or an older version, may have made it."""
+    said = []
+    each = Mirror(WandbOptions(mode=mode), said.append)
+    each.start(run, META | {"hardware": {"node": KEY.upper()}}, CONFIG)
+    each.record(row(1))
+    each.finish("finished")
+    assert len(said) == 1 and said[0].startswith("W&B: disabled (what W&B is sent sets config.meta.hardware.node")
+    assert not server.runs and not list(run.rglob("*.wandb")) and KEY.upper() not in said[0]
+
+
 def test_details_only_where_asked(server, run, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ACCOUNT", "astrophysics")
     monkeypatch.setattr("sys.argv", ["fit", "as-typed"])

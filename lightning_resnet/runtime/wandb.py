@@ -18,6 +18,7 @@ from lightning_resnet.files import write_json
 from lightning_resnet.runtime.rows import Row, merge, read_rows
 from lightning_resnet.runtime.status import read_json
 from lightning_resnet.runtime.wandb_mode import choose_mode
+from lightning_resnet.secrets import refuse_secrets
 
 PROJECT = "lightning_resnet"
 MEMORY = "wandb/mirror.json"  # in the run directory: what W&B calls the run, and whether it was online
@@ -91,7 +92,9 @@ class Mirror:
         folder: Path | None = None,
         **settings: Any,
     ) -> int:
-        """Open the W&B run in a mode; raises what wandb raises. Returns how many rows it lacked.
+        """Open the W&B run in a mode; raises what wandb raises, and UserError where a secret would be sent.
+
+        Returns how many rows it lacked; rows are numbers, so all text that W&B is sent passes here.
 
         Args:
             mode: online | offline.
@@ -106,12 +109,16 @@ class Mirror:
         (folder or run_dir / "wandb").mkdir(exist_ok=True)  # if missing, wandb goes to /tmp without a word
         before = read_json(run_dir / MEMORY) or {}
         facts = {k: v for k, v in meta.items() if k != "command" or self.options.details}
-        self.run = wandb.init(
-            id=before.get("id") or run_dir.name,  # under a `wandb agent` W&B chose it
-            project=self.options.project or before.get("project") or os.environ.get("WANDB_PROJECT", PROJECT),
-            entity=self.options.entity or before.get("entity") or os.environ.get("WANDB_ENTITY"),
+        sent = {
+            "id": before.get("id") or run_dir.name,  # under a `wandb agent` W&B chose it
+            "project": self.options.project or before.get("project") or os.environ.get("WANDB_PROJECT", PROJECT),
+            "entity": self.options.entity or before.get("entity") or os.environ.get("WANDB_ENTITY"),
             **_labels(meta, config),
-            config=config | {"meta": facts},
+            "config": config | {"meta": facts},
+        }
+        refuse_secrets(sent, "what W&B is sent")
+        self.run = wandb.init(
+            **sent,
             dir=folder or run_dir,
             resume="allow",
             reinit="create_new",
