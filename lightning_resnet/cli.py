@@ -3,13 +3,11 @@
 resnet-cli VERB --help
 """
 
+# Few and quick imports up here: a Ctrl-C in them, before `main` has its handler, ends in a traceback.
 import os
-import re
 import signal
 import sys
 from importlib import import_module
-from pathlib import Path
-from types import FrameType
 
 VERBS = {
     "fit": ("lightning_resnet.fit", "train a net by a recipe, or continue"),
@@ -79,7 +77,7 @@ def shielded(argv: list[str]) -> int:
         return 1
 
 
-def _leave_at_once(signum: int, frame: FrameType | None) -> None:
+def _leave_at_once(signum: int, frame: object) -> None:
     how = "continues" if continues(sys.argv[1:]) else "begins anew"
     os.write(2, f"interrupted; the same command {how}\n".encode())
     os._exit(128 + signum)
@@ -101,6 +99,7 @@ def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if argv else 2
+    import re
     from contextlib import nullcontext
 
     from lightning_resnet.errors import UserError, nearest, one_line, printable, tell
@@ -174,7 +173,7 @@ def _find_own_modules() -> None:
     this one (ranks, workers, a sweep's runs).
     """
     os.environ["PYTHONSAFEPATH"] = "1"  # without it `python -c` and `python -m` look into the working directory first
-    ours = str(Path(__file__).parents[1])  # an editable installation is else found after all of sys.path
+    ours = os.path.dirname(os.path.dirname(__file__))  # an editable installation is else found after all of sys.path
     for folder in (ours, os.getcwd()):
         if folder not in sys.path:
             sys.path.append(folder)

@@ -46,6 +46,20 @@ def test_a_quick_verb_imports_nothing_slow(argv, tmp_path):
     assert code == "0" and not modules & SLOW
 
 
+def test_little_is_imported_before_an_interrupt_is_handled(tmp_path):
+    """A Ctrl-C in these imports ends in a traceback; without `site`, which imports more in an editable installation."""
+    script = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import lightning_resnet.cli; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    modules = set(done.stdout.split())
+    assert "signal" in modules and not modules & {"re", "pathlib", "contextlib", "typing", "argparse"}
+    assert {name for name in modules if name.startswith("lightning_resnet")} == {
+        "lightning_resnet",
+        "lightning_resnet.cli",
+    }
+
+
 def test_digits_import_no_scikit_learn(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, name)
