@@ -2,6 +2,11 @@
 
 A reader never meets half a file, and a power cut leaves none. What stands in a folder that several users write to is
 neither trusted nor followed.
+
+Whatever this package writes whole goes through here. What it does not write whole grows in its place, and its readers
+tell where it ends: rows (metrics.jsonl, `bench train --json`), logs of other processes (a sweep's points, crash reports
+of faulthandler), and an unfinished .beton with its journal, in which each sample has a checksum; once that is complete
+and on disk, `replacing` its manifest gives both their names.
 """
 
 import errno
@@ -9,6 +14,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import stat
 import sys
 import tempfile
@@ -42,8 +48,23 @@ def check_replaceable(path: Path) -> None:
         raise OSError(code, told, str(path))
 
 
+def check_writable(path: Path) -> None:
+    """Refuse now, not after the work, a path that `replacing` could not write; nothing stays of the trial.
+
+    Raises:
+        OSError: the system's own, with `path`.
+    """
+    check_replaceable(path)
+    temporary = _unfinished_name(path)
+    try:
+        temporary.open("xb").close()
+        temporary.unlink()
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from e
+
+
 @contextmanager
-def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
+def replacing(path: Path, sync: bool = True, unfinished: Path | None = None) -> Iterator[BinaryIO]:
     """Yield a new file in the same folder, which takes the name of `path` once it is written and on disk.
 
     The new file is nobody else's: it is made under a name that did not exist, and no link is followed.
@@ -51,12 +72,14 @@ def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     Args:
         path: of the file.
         sync: wait until it is on disk; without it, a power cut can leave an empty file.
+        unfinished: the new file's name until then, by default one that nobody knows. Who holds a lock on `path` and has
+            removed what a killed process left under that name lets others see how the file grows.
 
     Raises:
         OSError: the system's own, with `path`, also where a library has hidden it behind an error of its own.
     """
     check_replaceable(path)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    temporary = unfinished or _unfinished_name(path)
     outer = sys.exception()
     try:
         with temporary.open("xb") as file:
@@ -90,7 +113,7 @@ def write_new(path: Path, content: str) -> None:
     Raises:
         FileExistsError: somebody has.
     """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    temporary = _unfinished_name(path)
     try:
         with temporary.open("x") as file:
             file.write(content)
@@ -107,6 +130,23 @@ def write_new(path: Path, content: str) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file that is on disk one more name, at once; where the file system has no links, copy it."""
+    temporary = _unfinished_name(target)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        with source.open("rb") as content, replacing(target) as copy:
+            shutil.copyfileobj(content, copy)
+        return
+    try:
+        temporary.replace(target)
+        sync_folder(target.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()  # is still there where both were names of the same file
 
 
 def write_json(path: Path, data: Any, sync: bool = True) -> None:
@@ -268,6 +308,11 @@ def _wait_for_lock(fd: int, path: Path, growing: Path, cure: str) -> None:
             told = now
             tell(f"waiting for another process of yours, which is writing {growing}")
         time.sleep(LOOK_S)
+
+
+def _unfinished_name(path: Path) -> Path:
+    """Choose the name of a file until it is whole."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
 
 
 def _is_private(folder: Path) -> bool:

@@ -8,6 +8,8 @@ import pytest
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import (
+    check_writable,
+    link,
     private_compile_cache,
     remove_unfinished,
     replacing,
@@ -84,6 +86,32 @@ def test_of_two_that_make_a_file_one_does(tmp_path, monkeypatch, links):
     with pytest.raises(FileExistsError):
         write_new(path, "second")
     assert path.read_text() == "first" and os.listdir(tmp_path) == ["1.json"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_one_more_name_for_a_file_comes_at_once_and_is_on_disk(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *args: os.symlink("", ""))  # raises an OSError
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    source, target = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
+    source.write_text("good")
+    target.write_text("old")
+    link(source, target)
+    link(source, target)  # both are names of the same file now
+    assert target.read_text() == "good" and target.samefile(source) == links
+    assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "last.ckpt"] and synced[-1] == str(tmp_path)
+    assert links or synced[0].startswith(f"{target}.")
+
+
+def test_a_place_is_tried_before_the_work_and_left_as_it_was(tmp_path):
+    (tmp_path / "old").write_text("old")
+    for name in ("old", "new"):
+        check_writable(tmp_path / name)
+    assert (tmp_path / "old").read_text() == "old" and os.listdir(tmp_path) == ["old"]
+    with pytest.raises(FileNotFoundError) as e:
+        check_writable(tmp_path / "none/new")
+    assert e.value.filename == str(tmp_path / "none/new")
 
 
 def test_a_home_without_a_cache_folder_does_not_keep_from_compiling(tmp_path, monkeypatch):

@@ -164,6 +164,23 @@ def test_a_file_is_copied_once_and_used_again(original, monkeypatch):
     assert Beton(staged(path, str(near))).crcs is None
 
 
+def test_a_copy_is_on_disk_with_its_time_before_it_takes_its_name(original, monkeypatch):
+    path, near = original
+    os.utime(path, ns=(10**18, 10**18))
+    synced = []
+
+    def fsync(fd):
+        file = os.readlink(f"/proc/self/fd/{fd}")
+        synced.append((Path(file).suffix, os.stat(fd).st_mtime_ns, [p.suffix for p in near.rglob("*.beton")]))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    copy = staged(path, str(near))
+    assert copy.stat().st_mtime_ns == 10**18
+    assert [s[1:] for s in synced if s[0] == ".half"] == [(10**18, [])]
+    suffix, _, there = synced[-1]
+    assert suffix == copy.parent.suffix and there == [".beton"]  # then the folder, with the name in it
+
+
 def test_processes_of_a_node_copy_once(original, monkeypatch):
     path, near = original
     copies, inner = [], stage._copy

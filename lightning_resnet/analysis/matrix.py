@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_resnet.errors import TRUST, Parser, UserError, nearest, tell
-from lightning_resnet.files import write_whole
+from lightning_resnet.files import check_writable, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
     right = read_labels(args.labels, images, theirs, names) if args.labels else None
     if args.confusion:  # now, not after hours of work
         Path(args.confusion).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.confusion).open("a").close()
+        check_writable(Path(args.confusion))
     rows = [COLUMNS]
     for k, row in enumerate(measure(subject, args)):
         rows.append([*row.settings, *(cells := _shares(hits_of(row.best, row.labels, right)))])

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from lightning_resnet.errors import Parser
-from lightning_resnet.files import write_whole
+from lightning_resnet.files import check_writable, write_whole
 
 KINDS = {
     "startup": "seconds from the keystroke to an answer, and to the first optimizer step",
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     """Run `resnet-cli bench`."""
     args = make_parser().parse_args(argv)
     if args.out:
-        Path(args.out).open("a").close()  # an error now, not after the measurements
+        check_writable(Path(args.out))
     module = import_module(f"{__name__}.{args.what}")
     text = "\n".join([*module.report(args), "", _provenance(argv), ""])
     print(text)

@@ -6,10 +6,11 @@ import shutil
 import socket
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
 from lightning_resnet.data.beton import Beton, manifest_path
 from lightning_resnet.errors import UserError
-from lightning_resnet.files import OWN, locked, private_folder, write_whole
+from lightning_resnet.files import OWN, locked, private_folder, replacing, write_whole
 from lightning_resnet.reading import open_plain
 from lightning_resnet.runtime.progress import Meter
 
@@ -65,30 +66,27 @@ def _manifest(path: Path) -> bytes | None:
 def _copy(path: Path, copy: Path) -> None:
     half = copy.with_suffix(".half")
     for old in (copy, manifest_path(copy), half):
-        old.unlink(missing_ok=True)
+        old.unlink(missing_ok=True)  # before the space is measured
     free, size = shutil.disk_usage(copy.parent).free, path.stat().st_size
     if free < size:
         raise UserError(f"--data.stage {copy.parent} has {free / 1e9:.2f} GB left, {path} takes {size / 1e9:.2f} GB")
-    try:
-        noted, found = Beton(path).manifest.get("file_hash"), _copy_bytes(path, half)
+    noted = Beton(path).manifest.get("file_hash")
+    with replacing(copy, unfinished=half) as target:
+        found = _copy_bytes(path, target)
         if half.stat().st_size != size or noted not in (None, found):
             raise UserError(f"the copy of {path} is not what was written: `resnet-cli data verify {path}` tells more")
         if (manifest := _manifest(path)) is not None:
             write_whole(manifest_path(copy), manifest)
-        half.replace(copy)
-    finally:
-        half.unlink(missing_ok=True)
 
 
-def _copy_bytes(path: Path, out: Path) -> str:
+def _copy_bytes(path: Path, target: BinaryIO) -> str:
     """Copy, with the time of change; returns the hash of what was read."""
     digest, status = hashlib.blake2b(digest_size=32), path.stat()
-    with path.open("rb") as source, out.open("xb") as target, closing(Meter(status.st_size, "B")) as meter:
+    with path.open("rb") as source, closing(Meter(status.st_size, "B")) as meter:
         while block := source.read(BLOCK):
             digest.update(block)
             target.write(block)
             meter.update(len(block))
-        target.flush()
-        os.fsync(target.fileno())
-    os.utime(out, ns=(status.st_atime_ns, status.st_mtime_ns))
+    target.flush()  # a later write would change the time again
+    os.utime(target.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
     return digest.hexdigest()

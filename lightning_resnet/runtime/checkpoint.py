@@ -9,7 +9,6 @@ import math
 import os
 import pickle
 import re
-import shutil
 import struct
 import threading
 import time
@@ -26,7 +25,7 @@ from pytorch_lightning.plugins.io.wrapper import _WrappingCheckpointIO
 from torch.utils._pytree import tree_map_only
 
 from lightning_resnet.errors import Diverged, UserError, one_line
-from lightning_resnet.files import remove_unfinished, replacing, sync_file
+from lightning_resnet.files import link, remove_unfinished, replacing, sync_file
 from lightning_resnet.reading import open_plain
 from lightning_resnet.runtime.limits import limit_met
 from lightning_resnet.weights import check_plain
@@ -459,15 +458,3 @@ class Checkpoints(Callback):
             link(temporary, self.folder / "best.ckpt")
         if (last := self.folder / "last.ckpt").exists():
             last.replace(self.folder / "prev.ckpt")
-
-
-def link(source: Path, target: Path) -> None:
-    """Another name for the same file, or a copy where the file system has no links."""
-    temporary = target.with_suffix(".link")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-        sync_file(temporary)
-    temporary.replace(target)
