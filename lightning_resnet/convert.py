@@ -109,11 +109,14 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
     import torch
 
     from lightning_resnet.models.layouts import average_in, recognise, unwrap
-    from lightning_resnet.runtime.checkpoint import last_of
+    from lightning_resnet.runtime.checkpoint import newest_in
     from lightning_resnet.weights import check_plain
 
-    path = last_of(Path(args.file))
-    content = read_file(path)
+    path = Path(args.file)
+    if path.is_dir():
+        path, content = newest_in(path)
+    else:
+        content = read_file(path)
     names = read_text(Path(args.classes)).split("\n") if args.classes else []
     classes = [name.strip() for name in names if name.strip()]
     run = content.get("run") if isinstance(content, dict) else None

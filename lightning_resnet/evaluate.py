@@ -6,6 +6,7 @@ resnet-cli validate --config configs/digits.yaml --ckpt_path runs/digits/0123456
 import csv
 import json
 import sys
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,7 +27,12 @@ from lightning_resnet.weights import load_weights, net_flags
 
 def evaluate(cli: ResNetCLI, rundir: RunDir) -> int:
     """Run the verb on the given checkpoint, or the run's newest."""
-    path = cli.config.ckpt_path or newest_good(rundir.candidates(), say)[0]
+    path = cli.config.ckpt_path
+    if path:
+        checkpoint = load_checkpoint(path)
+    else:  # the standard output is for the result
+        warn = partial(say, file=sys.stderr)
+        path, checkpoint = newest_good(rundir.candidates(), warn, "restore one, or give --ckpt_path")
     if path is None:
         if rundir.path.exists():
             raise UserError(f"run {rundir.path} has no checkpoint: train it with `resnet-cli fit`, or give --ckpt_path")
@@ -34,7 +40,6 @@ def evaluate(cli: ResNetCLI, rundir: RunDir) -> int:
             f"there is no run {rundir.path}, so it has no checkpoint: give the flags of the fit that you mean, "
             "--run.name and --run.replicate too, or its --ckpt_path"
         )
-    checkpoint = load_checkpoint(path)
     load_weights(cli.model, checkpoint["state_dict"], flags=net_flags(checkpoint, cli.resolved))
     cli.datamodule.setup()
     names = align(cli.datamodule, cli.model.net, classes_in(checkpoint))

@@ -171,7 +171,11 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
         init_from(task, run.init_from, data.source.classes, cli.resolved)
     if run.must_resume and not rundir.candidates():
         raise UserError(f"run {rundir.path} has no checkpoint to continue from: drop --run.must_resume to begin it")
-    resume, step = newest_good(rundir.candidates(), say, partial(check_resumable, run_id=rundir.path.name))
+    cure = f"restore one, or delete {rundir.checkpoints} to begin at step 0, or add --run.new for a replicate"
+    check = partial(check_resumable, run_id=rundir.path.name)
+    resume, newest = newest_good(rundir.candidates(), say, cure, check)
+    step = newest.get("global_step", 0)
+    del newest  # Lightning reads the file itself
     origin = {"id": rundir.path.name, "config": cli.resolved, "classes": data.source.classes}
     checkpoints = Checkpoints(rundir.checkpoints, origin, run.save_minutes, rundir.look)
     progress = Progress(show=trainer.progress_bar_callback is None)

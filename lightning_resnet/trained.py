@@ -12,7 +12,7 @@ import torch
 
 from lightning_resnet.config import ResNetCLI
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime.checkpoint import classes_in, last_of, load_checkpoint
+from lightning_resnet.runtime.checkpoint import classes_in, load_checkpoint, newest_in
 from lightning_resnet.runtime.identity import read_recipe
 from lightning_resnet.task import ClassificationTask
 from lightning_resnet.trust import Foreign
@@ -109,9 +109,10 @@ def _says_a_chosen_one(record: logging.LogRecord) -> bool:
 
 
 def load(path: str | Path, flags: Sequence[str] = (), weights: Weights = "net", trust: bool = False) -> Trained:
-    """Read a checkpoint, or a run's last; see `last_of` and `restore`."""
-    path = last_of(Path(path))
-    return restore(load_checkpoint(path), path, flags, weights, trust)
+    """Read a checkpoint, or a run's last; see `newest_in` and `restore`."""
+    path = Path(path)
+    file, checkpoint = newest_in(path) if path.is_dir() else (path, load_checkpoint(path))
+    return restore(checkpoint, file, flags, weights, trust)
 
 
 def restore(

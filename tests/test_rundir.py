@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from conftest import TINY, only_run
+from PIL import Image
 from pytorch_lightning.callbacks import Callback
 
 from lightning_resnet.analysis import load_runs
@@ -214,6 +215,65 @@ def test_a_checkpoint_that_is_none_to_continue_from_is_told(cli, stopped, kind):
     write_checkpoint(checkpoint, last)
     code, _, err = cli("fit", *SHORT)
     assert code == 2 and words in err and "--run.init_from" in err and err.count("\n") == 1
+
+
+READERS = {
+    "evaluate": "evaluate TARGET --crops centre --sizes 8 --weights net",
+    "inspect": "inspect responses TARGET --batches 1",
+    "deepen": "deepen TARGET --depth 14 --out deep.ckpt --batches 1",
+    "predict": "predict image.png --ckpt_path TARGET --data.size 8 --format csv",
+    "convert": "convert TARGET --out out.ckpt",
+    "validate": " ".join(["validate", *SHORT, "--ckpt_path TARGET"]),
+}
+
+
+def read_by(cli, verb, target, run):
+    """Let a verb read a checkpoint or run; returns what it printed without paths, what it wrote, and its stderr."""
+    words = READERS[verb]
+    if verb == "validate" and target == run:
+        words = words.replace(" --ckpt_path TARGET", "")  # it finds the run by its flags
+    code, out, err = cli(*words.replace("TARGET", str(target)).split())
+    assert code == 0, err
+    written = [load_checkpoint(file)["state_dict"] for file in Path().glob("*.ckpt")]
+    sums = [tensor.double().sum().item() for state in written for tensor in state.values()]
+    return [line for line in out.splitlines() if run.name not in line], sums, err
+
+
+@pytest.mark.parametrize(("verb", "gone"), [*((verb, False) for verb in READERS), ("inspect", True), ("convert", True)])
+def test_who_reads_a_run_takes_the_checkpoint_that_fit_would_continue_from(cli, stopped, verb, gone):
+    """A warning names both files; what is printed and written is of the one that is good."""
+    Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save("image.png")
+    last = stopped / "checkpoints/last.ckpt"
+    prev = last.with_name("prev.ckpt")
+    before = read_by(cli, verb, prev, stopped)
+    assert before[:2] != read_by(cli, verb, last, stopped)[:2]
+    content = last.read_bytes()
+    last.unlink()
+    if not gone:
+        last.write_bytes(content[:-1])
+    printed, sums, err = read_by(cli, verb, stopped, stopped)
+    assert (printed, sums) == before[:2]
+    (warning,) = [line for line in err.splitlines() if "warning" in line]
+    why = "does not exist" if gone else "cannot be read"
+    assert f"{last.relative_to(stopped)} {why}" in warning and f"{prev.name} is taken in its place" in warning
+
+
+def test_a_checkpoint_that_is_named_is_read_and_no_other(cli, stopped):
+    for name in ("last", "best"):
+        file = stopped / f"checkpoints/{name}.ckpt"
+        content = file.read_bytes()
+        file.unlink()  # it may be a name of another one
+        file.write_bytes(content[:-1])
+        code, _, err = cli("convert", file, "--out", "out.ckpt")
+        assert code == 2 and f"{name}.ckpt cannot be read" in err and err.count("\n") == 1
+    code, _, err = cli("evaluate", stopped, "--at", "best")
+    assert code == 2 and "best.ckpt cannot be read" in err and err.count("\n") == 1
+    (stopped / "checkpoints/prev.ckpt").unlink()
+    for words in (["evaluate", stopped], ["convert", stopped, "--out", "out.ckpt"], ["validate", *SHORT]):
+        code, _, err = cli(*words)
+        assert code == 2 and "last.ckpt cannot be read" in err and "no other is good" in err, err
+        assert err.count("\n") == 1 and "--run.new" not in err
+    assert not Path("out.ckpt").exists()
 
 
 class Keeps(Callback):

@@ -24,7 +24,7 @@ from lightning_resnet.errors import UserError, tell
 from lightning_resnet.models.observe import Batch
 from lightning_resnet.points import read
 from lightning_resnet.reading import read_text, read_yaml
-from lightning_resnet.runtime.checkpoint import classes_in, load_checkpoint
+from lightning_resnet.runtime.checkpoint import classes_in, load_checkpoint, newest_of
 from lightning_resnet.runtime.identity import flatten, read_recipe
 from lightning_resnet.runtime.progress import metered
 from lightning_resnet.runtime.status import cores
@@ -41,7 +41,7 @@ class Subject:
     Attributes:
         cli: its parsed configuration and what was built of it.
         path: of the run or file it comes from.
-        at: init | last | best, or the checkpoint's name.
+        at: init | last | best, or the checkpoint's name; prev where last is damaged.
         batches: how many batches of each split are looked at.
         device: of net and batches.
         state: the checkpoint's tensors; None before training.
@@ -182,12 +182,18 @@ def _runs(root: Path, at: str) -> Iterator[Found]:
     """Those that have what is asked for; the others are named."""
     some = False
     for run in find_runs([root]):
-        checkpoint = run / "checkpoints" / f"{at}.ckpt"
-        if not (run / "config.yaml").exists() or (at != "init" and not checkpoint.exists()):
-            tell(f"passed over {run}: no {'config.yaml' if at == 'init' else checkpoint.relative_to(run)}")
+        name = at
+        checkpoint = None
+        missing = "" if (run / "config.yaml").exists() else "config.yaml"
+        if not missing and at != "init":
+            file, checkpoint = newest_of(run, at)
+            name = file.stem if file else at
+            missing = "" if file else f"checkpoints/{at}.ckpt"
+        if missing:
+            tell(f"passed over {run}: no {missing}")
             continue
         some = True
-        yield run, read_text(run / "config.yaml"), None if at == "init" else load_checkpoint(checkpoint), at
+        yield run, read_text(run / "config.yaml"), checkpoint, name
     if not some:
         raise UserError(f"no run to inspect in {root}: train one with `resnet-cli fit`, or give a recipe")
 

@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import struct
+import sys
 import threading
 import time
 import zipfile
@@ -24,10 +25,11 @@ from pytorch_lightning.plugins.io import CheckpointIO, TorchCheckpointIO
 from pytorch_lightning.plugins.io.wrapper import _WrappingCheckpointIO
 from torch.utils._pytree import tree_map_only
 
-from lightning_resnet.errors import Diverged, UserError, one_line
+from lightning_resnet.errors import Diverged, UserError, one_line, tell
 from lightning_resnet.files import link, remove_unfinished, replacing, sync_file
 from lightning_resnet.reading import open_plain
 from lightning_resnet.runtime.limits import limit_met
+from lightning_resnet.runtime.rundir import RunDir
 from lightning_resnet.weights import check_plain
 
 POSITION = "lightning_resnet"  # key of our loop's position, among what Lightning's keeps
@@ -167,18 +169,49 @@ def _check_members(members: list[zipfile.ZipInfo], size: int, end: bytes) -> Non
         raise ValueError("its members are larger than the file")
 
 
-def last_of(path: Path) -> Path:
-    """A file itself; of a run, or of a folder that holds one, its last checkpoint.
+def newest_in(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Read the last checkpoint of a run, or of a folder that holds one run; see `newest_of`.
+
+    Returns:
+        The checkpoint's file and its content.
 
     Raises:
-        UserError: the folder holds several runs.
+        UserError: the folder holds several runs, or the run no checkpoint that can be read.
     """
-    if not path.is_dir():
-        return path
     runs = [path] if (path / "checkpoints").is_dir() else sorted(p.parent for p in path.glob("*/checkpoints"))
     if len(runs) > 1:
         raise UserError(f"{path} holds {len(runs)} runs: give one of them, such as {runs[0]}")
-    return (runs or [path])[0] / "checkpoints" / "last.ckpt"
+    run = (runs or [path])[0]
+    file, checkpoint = newest_of(run)
+    if file is None:
+        raise UserError(
+            f"checkpoint {run / 'checkpoints' / 'last.ckpt'} does not exist: give a run that `resnet-cli fit` has "
+            "begun, or a checkpoint"
+        )
+    return file, checkpoint
+
+
+def newest_of(run: Path, at: str = "last") -> tuple[Path | None, dict[str, Any]]:
+    """Read a checkpoint of a run, to use its net; where `last` is damaged, the one that `fit` would continue from.
+
+    Args:
+        run: its directory.
+        at: last, or the name of another one, which none takes the place of.
+
+    Returns:
+        The checkpoint's file and its content; None and nothing where the run has none.
+
+    Raises:
+        UserError: it has some, and none can be read.
+    """
+    files = RunDir(run).candidates()
+    if at != "last":
+        files = [file for file in files if file.stem == at]
+    return newest_good(files, _warn, "restore one, or give another run or checkpoint")
+
+
+def _warn(text: str) -> None:
+    tell(text, file=sys.stderr)  # the standard output is for the verb's result
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -248,42 +281,41 @@ def check_resumable(checkpoint: dict[str, Any], run_id: str) -> None:
 def newest_good(
     candidates: list[Path],
     say: Callable[[str], None],
+    cure: str,
     check: Callable[[dict[str, Any]], None] = lambda checkpoint: None,
-) -> tuple[Path | None, int]:
-    """The first checkpoint that can be read, and its step; a damaged one is told and passed over.
+) -> tuple[Path | None, dict[str, Any]]:
+    """Read the first checkpoint that can be read; say which ones it takes the place of, and what is wrong with them.
 
     Args:
         candidates: files, the newest first.
         say: tells.
+        cure: what the user can do where none is good.
         check: raises UserError for a checkpoint that is of no use.
 
     Returns:
-        None and 0 where there are no candidates.
+        The checkpoint's file and its content; None and nothing where there are no candidates.
 
     Raises:
-        UserError: there are some, and none is good: to begin anew would overwrite them.
+        UserError: there are some, and none is good.
     """
-    first = ""
+    faults: list[str] = []
     for path in candidates:
         try:
             checkpoint = load_checkpoint(path)
         except UserError as e:
-            told = str(e)
-        else:
-            try:
-                check(checkpoint)
-                return path, checkpoint.get("global_step", 0)
-            except UserError as e:
-                told = f"checkpoint {path} is not one to continue from: {e}"
-        first = first or told
-        if path != candidates[-1]:
-            say(f"{told}; looking for the one before it")
-    if first:
-        raise UserError(
-            f"{first}; no other is good: restore one, or delete {candidates[0].parent} to begin at step 0, or add "
-            "--run.new for a replicate"
-        )
-    return None, 0
+            faults.append(str(e))
+            continue
+        try:
+            check(checkpoint)
+        except UserError as e:
+            faults.append(f"checkpoint {path} is not one to continue from: {e}")
+            continue
+        for fault in faults:
+            say(f"warning: {fault}; {path} is taken in its place")
+        return path, checkpoint
+    if faults:
+        raise UserError(f"{faults[0]}; no other is good: {cure}")
+    return None, {}
 
 
 def check_readable(state: dict[str, Any]) -> None:

@@ -51,9 +51,13 @@ class RunDir:
         return self.path / "checkpoints"
 
     def candidates(self) -> list[Path]:
-        """Checkpoints to continue from, the newest first; a link that leads nowhere is one that cannot be read."""
-        files = [self.checkpoints / f"{name}.ckpt" for name in ("last", "prev", "best")]
-        return [file for file in files if os.path.lexists(file)]
+        """List the checkpoints to continue from, the newest first.
+
+        A link that leads nowhere is one that cannot be read, and so is last.ckpt where it is missing beside others.
+        """
+        last, *others = [self.checkpoints / f"{name}.ckpt" for name in ("last", "prev", "best")]
+        there = [file for file in others if os.path.lexists(file)]
+        return [last, *there] if there or os.path.lexists(last) else []
 
     def claim(self, gpus: int = 0) -> None:
         """Begin an attempt.
