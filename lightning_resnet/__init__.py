@@ -5,8 +5,7 @@ just `Steps`. So do the ways in for a notebook: `from lightning_resnet import Ci
 when it is first asked for, because torch takes seconds to import.
 """
 
-from importlib import import_module, metadata
-from typing import Any
+from importlib import import_module
 
 PUBLIC = {  # name -> the module that defines it
     "CifarResNet": "models",
@@ -48,14 +47,16 @@ PUBLIC = {  # name -> the module that defines it
 __all__ = [*PUBLIC]  # noqa: PLE0604 -- the keys are the names
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name's module, or look the version up.
 
     Raises:
         AttributeError: there is no such name.
     """
     if name == "__version__":
-        return metadata.version(__name__)
+        from importlib.metadata import version  # which is slow to import, and a Ctrl-C in it is a traceback
+
+        return version(__name__)
     if name not in PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{PUBLIC[name]}"), name)
