@@ -15,7 +15,7 @@ ROOT = $(shell [ "$$(id -u)" = 0 ] && echo env || echo sudo -n)
 
 setup: .venv/done
 
-.venv/done: requirements.txt requirements-ffcv.txt pyproject.toml lightning_resnet/data/decode.c
+.venv/done: requirements.txt requirements-ffcv.txt pyproject.toml lightning_resnet/data/beton/decode.c
 	@command -v apt-get >/dev/null && { dpkg -s $(DEBIAN) >/dev/null 2>&1 \
 	  || { $(ROOT) apt-get update -qq && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; } \
 	  || echo "FFCV's system packages are missing; to have its loader, run: sudo apt-get install $(DEBIAN)"; } || true
@@ -30,7 +30,7 @@ else
 endif
 	$(INSTALL) --no-deps --require-hashes -r requirements-ffcv.txt \
 	  || echo "FFCV could not be built: training uses the torch loader"
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import lightning_resnet.fit, lightning_resnet.analysis.figures" # byte code
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import lightning_resnet.cli.fit, lightning_resnet.analysis.compare.figures" # byte code
 	touch $@
 
 demo: setup

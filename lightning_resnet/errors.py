@@ -6,9 +6,10 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import NoReturn, TextIO
+from typing import TextIO
 
-TRUST = "the recipe in a checkpoint or run may name any code, which is imported and run"  # help of --trust
+from lightning_resnet.masking import mask
+
 LONGEST = 2_000  # characters of foreign text on one line: of more the beginning is shown
 
 
@@ -42,29 +43,6 @@ class Superseded(UserError):
         super().__init__(f"run {path} was taken over by a newer attempt; this one stops")
 
 
-class Parser(argparse.ArgumentParser):
-    """Of the verbs without a recipe: what is wrong is a UserError, in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Instead of the usage and exit; of a word that is missing, what it can be."""
-        missing = message.partition("arguments are required: ")[2].split(", ")
-        for action in self._actions:
-            if action.dest in missing and action.choices:
-                message += f"; {action.dest} is one of {', '.join(action.choices)}"
-        raise UserError(f"{message}; {self.prog} --help tells the options")
-
-
-def positive(text: str) -> int:
-    """The value of a flag, at least 1.
-
-    Raises:
-        argparse.ArgumentTypeError: it is not.
-    """
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text}: a whole number, 1 or more")
-    return int(text)
-
-
 def not_negative(text: str) -> int:
     """Read the value of a flag, at least 0.
 
@@ -90,8 +68,6 @@ def finite(text: str) -> float:
 
 def one_line(error: BaseException) -> str:
     """The message on one line, secrets masked; of an error from a loader's worker process, the original's."""
-    from lightning_resnet.secrets import mask  # which imports this
-
     lines = [line.strip() for line in mask(str(error)).strip().splitlines() if line.strip()]
     if "Original Traceback" in str(error):
         return lines[-1].partition(": ")[2]
@@ -133,8 +109,6 @@ def tell(*texts: object, file: TextIO | None = None, end: str = "\n", flush: boo
         end: what follows the text.
         flush: whether the text is handed on at once.
     """
-    from lightning_resnet.secrets import mask  # which imports this
-
     stream = file or sys.stdout
     lines = mask(" ".join(map(str, texts))).split("\n")
     shown = "\n".join("\t".join(printable(cell, None) for cell in line.split("\t")) for line in lines)

@@ -22,9 +22,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lightning_resnet.errors import UserError, tell
+
+if TYPE_CHECKING:  # pandas and matplotlib take seconds to import: only once there is something to read
+    Extras = dict[str, tuple[list[list[str]], str]]  # name -> cells, header first, and what they are
 
 OWN = "lightning_resnet"  # what folders of ours are called among others
 LOOK_S = 0.1  # between two tries to take a lock
@@ -331,3 +334,13 @@ def _system_error(e: BaseException | None, outer: BaseException | None) -> OSErr
             return e
         e = e.__cause__ or e.__context__
     return None
+
+
+def write_file(file: Path, content: bytes) -> Path:
+    """Whole or not at all: a reader never meets half a file."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, content)
+    except OSError as error:
+        raise UserError(f"cannot write {file} ({error.strerror}); say --out DIR with a folder that can be") from error
+    return file

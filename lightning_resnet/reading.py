@@ -254,3 +254,12 @@ def parse_json(text: str) -> Any:
     if "\\ud" in text.lower():
         json.dumps(content, ensure_ascii=False).encode()
     return content
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's mapping, None where there is none or it is torn."""
+    try:
+        content = parse_file(path, parse_json)
+    except UserError:
+        return None
+    return content if isinstance(content, dict) else None

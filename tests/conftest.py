@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_resnet.cli import main
-from lightning_resnet.data import journal
-from lightning_resnet.data.betonfiles import BetonFiles
-from lightning_resnet.data.sources import Synthetic
-from lightning_resnet.data.write import write_beton
+from lightning_resnet.cli.main import main
+from lightning_resnet.data.beton import journal
+from lightning_resnet.data.beton.write import write_beton
+from lightning_resnet.data.sources.beton_files import BetonFiles
+from lightning_resnet.data.sources.synthetic import Synthetic
 
 REPOSITORY = Path(__file__).parents[1]
 torch.set_num_threads(1)  # two threads beside another busy process can be 20 times slower than one

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pytorch_lightning.callbacks import Callback
 
-from lightning_resnet.data.sources import Digits
+from lightning_resnet.data.sources.digits import Digits
 
 N, N_VAL, BATCH = 320, 40, 32
 
@@ -69,6 +69,6 @@ def run(arguments, env):
     log = os.open(f"log{env.get('LOCAL_RANK', 0)}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    from lightning_resnet.cli import main
+    from lightning_resnet.cli.main import main
 
     return main(arguments)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numbered
 import yaml
 
-from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.runs.checkpoint import load_checkpoint
 
 REPOSITORY = Path(__file__).parents[1]
 EPOCHS = 30
@@ -24,7 +24,7 @@ class Ranks:
 
     def __init__(self, arguments, world, srun=False, **env):
         context = get_context("forkserver")
-        context.set_forkserver_preload(["lightning_resnet.fit"])
+        context.set_forkserver_preload(["lightning_resnet.cli.fit"])
         ranks = [env]
         if world > 1:
             place = {"LOCAL_WORLD_SIZE": str(world), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
@@ -102,7 +102,7 @@ class Forked:
         if self.pid == 0:
             status = 1
             try:
-                status = numbered.run(command[command.index("lightning_resnet.cli") + 1 :], env)
+                status = numbered.run(command[command.index("lightning_resnet") + 1 :], env)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -127,7 +127,7 @@ class Forked:
 
 def supervised(arguments, env):
     """In a process of the fork server: the command line as the parent of two ranks."""
-    from lightning_resnet.runtime import launch
+    from lightning_resnet.engine import launch
 
     launch.subprocess = SimpleNamespace(Popen=Forked)
     raise SystemExit(numbered.run(arguments, env | {"LOCAL_RANK": "parent"}))
@@ -135,7 +135,7 @@ def supervised(arguments, env):
 
 def started(arguments, out):
     """In a process of the fork server: the command line as its own process has it, with a stdout of its own."""
-    from lightning_resnet.cli import main
+    from lightning_resnet.cli.main import main
 
     os.setsid()
     os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT), 1)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from lightning_resnet.analysis import load_runs
-from lightning_resnet.analysis.compare import main
-from lightning_resnet.analysis.figures import caption, curves, error_by_step
-from lightning_resnet.analysis.report import report
-from lightning_resnet.analysis.tables import summary, to_csv, to_markdown
+from lightning_resnet.analysis.compare.figures import caption, curves, error_by_step
+from lightning_resnet.analysis.compare.report import report
+from lightning_resnet.analysis.compare.tables import summary, to_csv, to_markdown
+from lightning_resnet.cli.compare import main
 from lightning_resnet.errors import UserError
 
 HEADER = "depth,shortcut,n,val_err_final_mean,val_err_final_std,val_err_best_mean,train_err_mean,gap_points,params,"
@@ -34,7 +34,10 @@ def make_run(path, *, depth=20, shortcut="A", seed=0, errors=(50, 10), reason="f
             "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "betas": [0.9, 0.99]}},
         },
         "data": {
-            "source": {"class_path": "lightning_resnet.data.sources.Digits", "init_args": {"root": f"{path}/data"}},
+            "source": {
+                "class_path": "lightning_resnet.data.sources.digits.Digits",
+                "init_args": {"root": f"{path}/data"},
+            },
             "batch_size": other.get("batch_size", 64),
             "workers": seed,
         },
@@ -285,7 +288,7 @@ def test_report_before_anything_has_finished(tmp_path):
 def test_help_is_immediate_and_nothing_imports_torch(sweep):
     code = (
         "import sys\n"
-        "from lightning_resnet.analysis.compare import main\n"
+        "from lightning_resnet.cli.compare import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'pandas', 'matplotlib', 'torch'} & set(sys.modules)\n"

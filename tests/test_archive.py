@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.models.layouts import unwrap
-from lightning_resnet.runtime.checkpoint import load_checkpoint, write_checkpoint
-from lightning_resnet.weights import check_plain
+from lightning_resnet.runs.checkpoint import check_plain, load_checkpoint, write_checkpoint
+from lightning_resnet.weights.layouts import unwrap
 
 CONTENT = {"state_dict": {"weight": torch.arange(5.0), "num_batches_tracked": torch.tensor(88)}, "epoch": 1}
 

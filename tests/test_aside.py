@@ -4,7 +4,7 @@ import time
 from threading import Event
 from types import SimpleNamespace
 
-from lightning_resnet.runtime import aside
+from lightning_resnet.tracking import background as aside
 
 
 def mirror_of(done, gate=None, mode="disabled"):

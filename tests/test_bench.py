@@ -13,10 +13,10 @@ from lightning_resnet.bench import child, train
 from lightning_resnet.bench.inputs import make_photos
 from lightning_resnet.bench.plain import PlainScriptResNet
 from lightning_resnet.bench.scaling import moved
-from lightning_resnet.data.betonfiles import images_of, open_beton
+from lightning_resnet.data.sources.beton_files import images_of, open_beton
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet
-from lightning_resnet.optim import fuse
+from lightning_resnet.training.optimizer import fuse
 
 
 def test_the_plain_script_is_the_same_net():

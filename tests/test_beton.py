@@ -16,14 +16,14 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from lightning_resnet.data import journal
-from lightning_resnet.data.beton import HEADER, JPEG, RAW, Beton, manifest_path
-from lightning_resnet.data.encode import open_rgb
+from lightning_resnet.data.beton import journal
+from lightning_resnet.data.beton.encode import open_rgb
+from lightning_resnet.data.beton.format import HEADER, JPEG, RAW, Beton, manifest_path
+from lightning_resnet.data.beton.verify import info, verify
+from lightning_resnet.data.beton.write import write_beton
 from lightning_resnet.data.hashing import uniform
-from lightning_resnet.data.imagenet import ImageNet
-from lightning_resnet.data.sources import Images
-from lightning_resnet.data.verify import info, verify
-from lightning_resnet.data.write import write_beton
+from lightning_resnet.data.images import Images
+from lightning_resnet.data.sources.imagenet import ImageNet
 from lightning_resnet.errors import UserError
 
 CLASSES = ["a", "b", "c"]
@@ -261,9 +261,9 @@ KILLED = """
 import sys, time
 import numpy as np
 from pathlib import Path
-from lightning_resnet.data import write
-from lightning_resnet.data.imagenet import ImageNet
-from lightning_resnet.data.sources import Images
+from lightning_resnet.data.beton import write
+from lightning_resnet.data.sources.imagenet import ImageNet
+from lightning_resnet.data.images import Images
 
 if __name__ == "__main__":
     write.CHUNK_FILES = 2
@@ -334,9 +334,9 @@ def test_a_worker_that_dies_is_an_error(tmp_path, monkeypatch):
 import os, signal, threading, time
 import numpy as np
 from concurrent.futures import process
-from lightning_resnet.data import pool, write
-from lightning_resnet.data.imagenet import ImageNet
-from lightning_resnet.data.sources import Images
+from lightning_resnet.data.beton import encode_pool as pool, write
+from lightning_resnet.data.sources.imagenet import ImageNet
+from lightning_resnet.data.images import Images
 from lightning_resnet.errors import UserError
 
 def die(*args):
@@ -379,8 +379,8 @@ def copy_of(sound, folder):
 @pytest.mark.parametrize("kernel", [True, False])
 def test_verify_names_the_damaged_sample(sound, tmp_path, kernel, monkeypatch):
     if not kernel:
-        monkeypatch.setattr("lightning_resnet.data.kernel.library", lambda: None)
-        monkeypatch.setattr("lightning_resnet.data.encode.library", lambda: None)
+        monkeypatch.setattr("lightning_resnet.data.beton.decode.library", lambda: None)
+        monkeypatch.setattr("lightning_resnet.data.beton.encode.library", lambda: None)
         assert verify(sound) == []
     out = copy_of(sound, tmp_path)
     beton = Beton(out)
@@ -474,7 +474,7 @@ def test_mistakes_on_the_command_line_are_one_line(cli, args, message):
 
 def test_help_does_not_import_torch():
     code = (
-        "import sys; from lightning_resnet.cli import main\n"
+        "import sys; from lightning_resnet.cli.main import main\n"
         "try: main(['data', 'write', '--help'])\n"
         "finally: print('torch' in sys.modules)"
     )

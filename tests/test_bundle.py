@@ -32,7 +32,7 @@ echo $PWD/torch > prefix/lib/python3.11/site-packages/torch.pth
 cd prefix/share/lightning_resnet
 resnet-cli fit --config configs/digits.yaml --model.net.depth 8 --trainer.max_epochs 1 --data.loader ffcv \\
   --run.root $HOME/runs
-python -c 'import ffcv, wandb, lightning_resnet.data.kernel as k; assert k.library(); print(k.__file__)'
+python -c 'import ffcv, wandb, lightning_resnet.data.beton.decode as k; assert k.library(); print(k.__file__)'
 """
 
 

@@ -7,7 +7,7 @@ import torch
 from conftest import TINY, only_run
 from pytorch_lightning.callbacks import Callback
 
-from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.runs.checkpoint import load_checkpoint
 
 SHORT = [*TINY, "--trainer.max_epochs", "1"]
 BOTH = ["--trainer.callbacks+=GradientNorms", "--trainer.callbacks+=ResponseStds"]

@@ -16,17 +16,18 @@ from test_analysis import epoch_rows, make_run, sweep  # noqa: F401 -- a fixture
 
 from lightning_resnet import bench
 from lightning_resnet.analysis import load_runs
-from lightning_resnet.analysis.columns import add_metric, add_paper, pivot
-from lightning_resnet.analysis.compare import diff, main
-from lightning_resnet.analysis.during import logged
-from lightning_resnet.analysis.effects import effects, gaps
-from lightning_resnet.analysis.pairs import paired
-from lightning_resnet.analysis.report import View, report, select
-from lightning_resnet.analysis.runs import JOINED_LATER, Runs
-from lightning_resnet.analysis.tables import choose_rows, summary, to_latex
+from lightning_resnet.analysis.compare.callback_metrics import logged
+from lightning_resnet.analysis.compare.effects import effects, gaps
+from lightning_resnet.analysis.compare.export import diff
+from lightning_resnet.analysis.compare.extra_columns import add_metric, add_paper, pivot
+from lightning_resnet.analysis.compare.load import JOINED_LATER, Runs
+from lightning_resnet.analysis.compare.pairs import paired
+from lightning_resnet.analysis.compare.report import View, report, select
+from lightning_resnet.analysis.compare.tables import choose_rows, summary, to_latex
+from lightning_resnet.cli.compare import main
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError
-from lightning_resnet.task import ClassificationTask
+from lightning_resnet.training.task import ClassificationTask
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -209,7 +210,10 @@ def cifar(path, depth, shortcut, batch_size=128, steps=64_000):
     config["model"]["net"]["init_args"] |= {"block": "basic", "norm": "batch"}
     config["model"]["optimizer"]["init_args"] |= {"lr": 0.1, "weight_decay": 1e-4}
     config["data"] |= {"crop": "pad", "pad": 4, "flip": True}
-    config["data"]["source"] = {"class_path": "lightning_resnet.data.sources.CIFAR10", "init_args": {"holdout": 0}}
+    config["data"]["source"] = {
+        "class_path": "lightning_resnet.data.sources.cifar.CIFAR10",
+        "init_args": {"holdout": 0},
+    }
     (path / "config.yaml").write_text(json.dumps(config))
 
 
@@ -248,7 +252,7 @@ def test_training_rows_can_be_left_out(sweep):  # noqa: F811
 
 def test_finished_runs_are_read_once(sweep, monkeypatch):  # noqa: F811
     first = load_runs(sweep, train=False)
-    monkeypatch.setattr("lightning_resnet.analysis.runs._metrics", lambda *a: pytest.fail("read again"))
+    monkeypatch.setattr("lightning_resnet.analysis.compare.load._metrics", lambda *a: pytest.fail("read again"))
     again = load_runs(sweep, train=False)
     pd.testing.assert_frame_equal(first.history, again.history)
     pd.testing.assert_frame_equal(first.runs, again.runs)

@@ -14,13 +14,13 @@ import pytest
 import ranks
 from conftest import TINY, only_run
 
-from lightning_resnet import cli as command_line
+from lightning_resnet.cli import main as command_line
+from lightning_resnet.engine import signals as preemption
+from lightning_resnet.engine.signals import Stopped, armed, request
 from lightning_resnet.files import write_whole
-from lightning_resnet.runtime import preemption
-from lightning_resnet.runtime.limits import limit_met
-from lightning_resnet.runtime.preemption import Stopped, armed, request
-from lightning_resnet.runtime.status import last_attempt, status
-from lightning_resnet.task import ClassificationTask
+from lightning_resnet.runs.status import last_attempt, status
+from lightning_resnet.training.task import ClassificationTask
+from lightning_resnet.ulimits import limit_met
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="Linux has a device that is always full")
@@ -28,7 +28,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="Linux has a device th
 
 def start(arguments, out):
     context = get_context("forkserver")
-    context.set_forkserver_preload(["lightning_resnet.fit"])
+    context.set_forkserver_preload(["lightning_resnet.cli.fit"])
     process = context.Process(target=ranks.started, args=(arguments, str(out)))
     process.start()
     return process
@@ -76,7 +76,9 @@ def test_a_result_that_cannot_be_printed_is_told(here, monkeypatch, capsys, argu
 
 
 def test_streams_that_are_closed_at_the_start_swallow_no_file(here):
-    code = "import sys; from lightning_resnet.cli import main; sys.argv = ['resnet-cli', '--help']; sys.exit(main())"
+    code = (
+        "import sys; from lightning_resnet.cli.main import main; sys.argv = ['resnet-cli', '--help']; sys.exit(main())"
+    )
     shell = f'{sys.executable} -c "{code}" >&-'
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (2, "error: stdout cannot be written: Bad file descriptor\n")
@@ -125,7 +127,7 @@ def test_a_limit_that_the_imports_meet_is_one_line(cli, monkeypatch):
 def test_two_sigints_in_the_first_imports_leave_no_traceback():
     code = """
 import os, signal, sys
-from lightning_resnet import cli
+from lightning_resnet.cli import main as cli
 sys.argv = ["resnet-cli", "fit"]
 def import_slowly(argv):
     os.kill(os.getpid(), signal.SIGINT)
@@ -188,7 +190,7 @@ def test_a_rank_that_others_wait_for_takes_a_signal_along(monkeypatch):
 
 
 def test_what_is_recorded_of_an_attempt_is_written_whatever_signal_comes_at_its_end(cli, monkeypatch):
-    from lightning_resnet.runtime.rundir import RunDir
+    from lightning_resnet.runs.directory import RunDir
 
     original = RunDir.end
 

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
-from lightning_resnet.convert import make_parser
-from lightning_resnet.models.layouts import recognise, unwrap
+from lightning_resnet.cli.convert import make_parser
 from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
-from lightning_resnet.trained import load
+from lightning_resnet.weights.layouts import recognise, unwrap
+from lightning_resnet.weights.trained import load
 
 PIXELS = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
 MEAN, STD = (torch.tensor(v).view(3, 1, 1) * 255 for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -268,7 +268,7 @@ def test_onnx_gives_the_same_logits_on_batches_of_any_size(cli):
 
 def test_onnx_is_an_extra(cli, monkeypatch):
     torch.save(CifarResNet(8).state_dict(), "theirs.pth")
-    monkeypatch.setattr("lightning_resnet.onnx.find_spec", lambda name: None)
+    monkeypatch.setattr("lightning_resnet.weights.onnx_export.find_spec", lambda name: None)
     code, _, err = cli("convert", "theirs.pth", "--out", "none.onnx")
     assert code == 2 and "pip install" in err and not Path("none.onnx").exists()
 
@@ -277,7 +277,9 @@ def test_a_converted_file_tells_its_recipe(cli):
     torch.save(shaken(CifarResNet(8, num_classes=100)).state_dict(), "c100.pth")
     assert cli("convert", "c100.pth", "--out", "c100.ckpt")[0] == 0
     recipe = yaml.safe_load(torch.load("c100.ckpt")["run"]["config"])
-    assert recipe["data"]["source"]["class_path"] == "CIFAR100" and "lightning_resnet.onnx" in sys.modules
+    assert (
+        recipe["data"]["source"]["class_path"] == "CIFAR100" and "lightning_resnet.weights.onnx_export" in sys.modules
+    )
     flags = "--data.source Synthetic --data.source.num_classes 100 --data.size null --trainer.max_epochs 1".split()
     code, out, err = cli("inspect", "responses", "c100.ckpt", *flags, "--out", "report")
     assert code == 0 and "c100" in out, err

@@ -14,12 +14,13 @@ from conftest import TINY, files_of, only_run
 from loaders import copies, data_of, same
 from PIL import Image
 
-from lightning_resnet.data import journal
-from lightning_resnet.data.beton import JPEG, Beton, manifest_path
-from lightning_resnet.data.betonfiles import BetonFiles
-from lightning_resnet.data.sources import Images, Synthetic
-from lightning_resnet.data.verify import verify
-from lightning_resnet.data.write import write_beton
+from lightning_resnet.data.beton import journal
+from lightning_resnet.data.beton.format import JPEG, Beton, manifest_path
+from lightning_resnet.data.beton.verify import verify
+from lightning_resnet.data.beton.write import write_beton
+from lightning_resnet.data.images import Images
+from lightning_resnet.data.sources.beton_files import BetonFiles
+from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
 
 FAULTS = """
@@ -27,10 +28,10 @@ import json, shutil, sys
 from pathlib import Path
 import torch
 from loaders import copies, data_of, same
-from lightning_resnet.data.beton import Beton
+from lightning_resnet.data.beton.format import Beton
 from lightning_resnet.data.hashing import uniform
-from lightning_resnet.data.betonfiles import BetonFiles
-from lightning_resnet.data.verify import verify
+from lightning_resnet.data.sources.beton_files import BetonFiles
+from lightning_resnet.data.beton.verify import verify
 from lightning_resnet.errors import UserError
 
 torch.set_num_threads(1)

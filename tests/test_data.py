@@ -11,9 +11,15 @@ from torchvision.transforms import RandomResizedCrop
 
 from lightning_resnet.data import draws
 from lightning_resnet.data.hashing import hash64, uniform
+from lightning_resnet.data.images import Images
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.data.order import eval_batches, permutation, train_batches
-from lightning_resnet.data.sources import CIFAR10, Digits, FashionMNIST, ImageFolder, Images, Source, Synthetic
+from lightning_resnet.data.sources.base import Source
+from lightning_resnet.data.sources.cifar import CIFAR10
+from lightning_resnet.data.sources.digits import Digits
+from lightning_resnet.data.sources.fashion_mnist import FashionMNIST
+from lightning_resnet.data.sources.folder import ImageFolder
+from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
 
 
@@ -268,7 +274,7 @@ def bad(labels, classes=2):
     ],
 )
 def test_bad_data_is_named_with_its_cure(act, message, tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_resnet.data.sources.DEBIAN_FASHION", tmp_path / "absent")
+    monkeypatch.setattr("lightning_resnet.data.sources.fashion_mnist.DEBIAN_FASHION", tmp_path / "absent")
     with pytest.raises(UserError, match=message) as e:
         act(tmp_path)
     assert "\n" not in str(e.value)

@@ -14,7 +14,7 @@ import torch
 import yaml
 from conftest import REPOSITORY
 
-from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.runs.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

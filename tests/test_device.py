@@ -6,13 +6,14 @@ import torch
 from conftest import files_of
 from loaders import copies, data_of, same
 
-from lightning_resnet.data import device
-from lightning_resnet.data.augment import Augment, Progressive
-from lightning_resnet.data.device import DeviceLoader
-from lightning_resnet.data.sources import Images, Synthetic
-from lightning_resnet.data.torch import TorchLoader
+from lightning_resnet.data.augment.crops import Augment, Progressive
+from lightning_resnet.data.images import Images
+from lightning_resnet.data.loaders import device_loader as device
+from lightning_resnet.data.loaders.device_loader import DeviceLoader
+from lightning_resnet.data.loaders.torch_loader import TorchLoader
+from lightning_resnet.data.sources.synthetic import Synthetic
+from lightning_resnet.engine.transfer import on_device
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime.transfer import on_device
 
 OWN_SIZE = {"size": None, "crop": "pad", "pad": 3, "flip": True}
 

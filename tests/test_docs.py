@@ -17,7 +17,7 @@ from conftest import REPOSITORY
 from PIL import Image
 from test_recipes import small
 
-from lightning_resnet.data.photos import make_photos
+from lightning_resnet.data.sources.photos import make_photos
 
 SMALL = "--run.threads 1 --trainer.max_epochs 1".split()
 TINY_NET = "--model.net.depth 8 --model.net.width 4".split()

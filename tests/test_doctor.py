@@ -11,13 +11,20 @@ import torch
 from jsonargparse import Namespace
 from pytorch_lightning.plugins.precision import MixedPrecision
 
-from lightning_resnet import config, doctor, doctor_deep, doctor_plan, doctor_trial, ema
-from lightning_resnet.doctor_trial import Pace, Trial
-from lightning_resnet.task import ClassificationTask
+from lightning_resnet.cli.doctor import main
+from lightning_resnet.config import recipe as config
+from lightning_resnet.doctor import checks as doctor
+from lightning_resnet.doctor import driver
+from lightning_resnet.doctor import imports as doctor_deep
+from lightning_resnet.doctor import recipe as doctor_plan
+from lightning_resnet.doctor import trial as doctor_trial
+from lightning_resnet.doctor.trial import Pace, Trial
+from lightning_resnet.training import ema
+from lightning_resnet.training.task import ClassificationTask
 
 CODE = """
 import json, sys
-from lightning_resnet.cli import main
+from lightning_resnet.cli.main import main
 code = main(["doctor", "--quick"])
 print(json.dumps([code, [m for m in ("torch", "numpy", "pytorch_lightning", "pandas", "PIL") if m in sys.modules]]))
 """
@@ -199,7 +206,7 @@ def test_imports_that_do_not_fit_end_the_examination(monkeypatch, missing, capsy
     levels = [finding.level for finding in doctor_deep.imports()]
     assert levels == (["fails"] if missing else ["ok"])
     if missing:
-        assert doctor.main([]) == 1 and "install both anew" in capsys.readouterr().out
+        assert main([]) == 1 and "install both anew" in capsys.readouterr().out
 
 
 def test_the_trial_is_the_recipes_own_step_at_each_size(cli, monkeypatch):
@@ -365,7 +372,7 @@ def test_data_too_large_for_memory_are_not_cured_by_a_smaller_batch(cli, monkeyp
     def fail(*args):
         raise MemoryError("Unable to allocate 4.63 GiB for an array")
 
-    monkeypatch.setattr("lightning_resnet.data.sources.Synthetic.splits", fail)
+    monkeypatch.setattr("lightning_resnet.data.sources.synthetic.Synthetic.splits", fail)
     found = plan()["recipe"]
     assert found.level == "fails" and "4.63 GiB" in found.found and "--mem" in found.cure
 
@@ -380,7 +387,7 @@ def test_other_errors_of_the_trial_are_not_called_lack_of_memory(cli, monkeypatc
 
 
 def test_the_trial_shows_its_progress_and_ends_cleanly_when_interrupted(cli, monkeypatch, capsys):
-    monkeypatch.setattr("lightning_resnet.runtime.progress.BAR_S", 0)
+    monkeypatch.setattr("lightning_resnet.progress.BAR_S", 0)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     plan()
     assert "trial steps" in capsys.readouterr().err
@@ -405,7 +412,7 @@ def test_the_trial_shows_its_progress_and_ends_cleanly_when_interrupted(cli, mon
 
 def test_a_gpu_is_shown_with_its_driver(monkeypatch, tmp_path):
     (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  999.1\nGCC\n")
-    monkeypatch.setattr(doctor, "DRIVER", tmp_path)
+    monkeypatch.setattr(driver, "DRIVER", tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     about = type("About", (), {"name": "Card", "total_memory": 10**10})

@@ -9,10 +9,10 @@ import torch
 from conftest import TINY, only_run
 from torch import nn
 
-from lightning_resnet.ema import Averaging, average_of, update
 from lightning_resnet.models import CifarResNet
-from lightning_resnet.runtime.checkpoint import load_checkpoint
-from lightning_resnet.task import ClassificationTask
+from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.training.ema import Averaging, average_of, update
+from lightning_resnet.training.task import ClassificationTask
 
 AVERAGED = [
     *TINY,
@@ -72,7 +72,7 @@ def test_both_nets_are_measured_and_saved(cli):
     last = rows(path)[-1]
     assert {f"{s}/{m}" for s in ("val", "val_ema", "train_eval") for m in ("loss", "acc1", "acc5")} <= last.keys()
     assert not [k for k in last if k.startswith("train_eval_ema")]
-    from lightning_resnet.data.sources import Digits
+    from lightning_resnet.data.sources.digits import Digits
 
     images, found = Digits().splits()["val"], {}
     x = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).expand(-1, 3, -1, -1) / 255

@@ -14,12 +14,12 @@ from sklearn.datasets import load_sample_images
 from torch import nn
 from torchvision.transforms import functional as T  # noqa: N812
 
-from lightning_resnet.analysis import matrix
-from lightning_resnet.analysis.subjects import subjects
-from lightning_resnet.analysis.views import top5, wilson
-from lightning_resnet.classes import align
+from lightning_resnet.analysis.evaluation import evaluate as matrix
+from lightning_resnet.analysis.evaluation.crops import top5, wilson
+from lightning_resnet.analysis.inspection.subjects import subjects
 from lightning_resnet.models.resnet import CifarResNet
-from lightning_resnet.trained import load, take_weights
+from lightning_resnet.weights.classes import align
+from lightning_resnet.weights.trained import load, take_weights
 
 RECIPE = """
 trainer: {max_epochs: 1, accelerator: cpu}
@@ -196,7 +196,7 @@ def test_precise_statistics_classes_and_confusion(cli, photos):
 
 def test_a_batch_of_many_devices_is_not_evaluated_at_once(cli, photos, monkeypatch):
     """Nor does it matter that it exceeds the training images."""
-    monkeypatch.setattr("lightning_resnet.analysis.subjects.EVAL_BATCH", 20)
+    monkeypatch.setattr("lightning_resnet.analysis.inspection.subjects.EVAL_BATCH", 20)
     ways, seen = ["--crops", "centre", "--sizes", "28", "--weights", "net"], []
     plain = table(cli("evaluate", "net.ckpt", *ways)[1])
     hook = lambda net, x: seen.append(len(x[0]))  # noqa: E731

@@ -9,12 +9,14 @@ from loaders import copies, data_of, same
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from lightning_resnet.data import fallback, kernel
-from lightning_resnet.data.beton import IMAGE, Beton, manifest_path
-from lightning_resnet.data.betonfiles import BetonFiles
-from lightning_resnet.data.journal import ROW
-from lightning_resnet.data.sources import Images, Synthetic
-from lightning_resnet.data.write import write_beton
+from lightning_resnet.data.beton import decode as kernel
+from lightning_resnet.data.beton import decode_fallback as fallback
+from lightning_resnet.data.beton.format import IMAGE, Beton, manifest_path
+from lightning_resnet.data.beton.journal import ROW
+from lightning_resnet.data.beton.write import write_beton
+from lightning_resnet.data.images import Images
+from lightning_resnet.data.sources.beton_files import BetonFiles
+from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
 
 TOLERANCE = 1.0  # levels of 255, mean of a batch

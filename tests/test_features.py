@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_resnet.models import CifarResNet, ImageNetResNet
-from lightning_resnet.models.precise import measure_norms
-from lightning_resnet.optim import parameter_groups
-from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.models.batch_norm import measure_norms
+from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.training.optimizer import parameter_groups
 
 FEW = [*TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "8", "--data.train_eval_samples", "8"]
 
@@ -90,7 +90,7 @@ def test_precise_statistics_are_those_of_all_images():
 
 def test_precise_statistics_without_float64_and_of_a_norm_that_is_not_reached(monkeypatch):
     """As on Apple's GPUs, and as in a net with a head that evaluation leaves out."""
-    monkeypatch.setattr("lightning_resnet.models.precise.sum_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("lightning_resnet.models.batch_norm.sum_dtype", lambda device: torch.float32)
     net, types = CifarResNet(8, width=4), set()
     net.head = nn.BatchNorm2d(4)
     images = torch.randn(16, 3, 8, 8)
@@ -197,7 +197,7 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(cli, monkeypatch):
 
 def test_fp16_scales_its_loss_and_keeps_its_scaler(cli, monkeypatch):
     """On the CPU Lightning gives bf16 instead; so its fp16 plugin is put in by hand."""
-    from lightning_resnet import fit as module
+    from lightning_resnet.cli import fit as module
 
     scaler, original = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=4), module.install
 

@@ -12,15 +12,16 @@ import pytest
 import torch
 from conftest import TINY
 
-from lightning_resnet.data import ffcv, kernel
-from lightning_resnet.data.augment import draw
-from lightning_resnet.data.beton import Beton
-from lightning_resnet.data.betonfiles import BetonFiles
+from lightning_resnet.data.augment.crops import draw
+from lightning_resnet.data.beton import decode as kernel
+from lightning_resnet.data.beton.format import Beton
+from lightning_resnet.data.loaders import read_batch
 from lightning_resnet.data.module import ImageData
-from lightning_resnet.data.sources import Synthetic
+from lightning_resnet.data.sources.beton_files import BetonFiles
+from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime.checkpoint import load_checkpoint
-from lightning_resnet.task import ClassificationTask
+from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.training.task import ClassificationTask
 
 pytestmark = pytest.mark.skipif(kernel.library() is None, reason="the kernel was not built: no libjpeg-turbo headers")
 
@@ -156,7 +157,7 @@ def test_no_thread_outlives_a_fit(cli, monkeypatch, tmp_path, end):
 
     monkeypatch.setattr(ClassificationTask, "training_step", step)
     if end == "transform":
-        monkeypatch.setattr(ffcv, "draw", lambda *args: draw(*args) if len(seen) < 3 else 1 / 0)
+        monkeypatch.setattr(read_batch, "draw", lambda *args: draw(*args) if len(seen) < 3 else 1 / 0)
     if end == "limit":
         assert cli("fit", *options, "--trainer.limit_train_batches", "2")[0] == 0
         assert len(seen) == 4

@@ -16,13 +16,13 @@ import torch
 import yaml
 from conftest import REPOSITORY, TINY, only_run
 
-from lightning_resnet.fit import init_from
+from lightning_resnet.engine.signals import Stopped
 from lightning_resnet.models import CifarResNet
-from lightning_resnet.runtime.checkpoint import load_checkpoint
-from lightning_resnet.runtime.identity import run_id
-from lightning_resnet.runtime.preemption import Stopped
-from lightning_resnet.runtime.status import status
-from lightning_resnet.task import ClassificationTask
+from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.runs.identity import run_id
+from lightning_resnet.runs.status import status
+from lightning_resnet.training.task import ClassificationTask
+from lightning_resnet.weights.init_from import init_from
 
 SHORT = [*TINY, "--trainer.max_epochs", "2"]
 
@@ -64,7 +64,7 @@ def test_metrics_are_those_of_the_saved_net(cli):
     """train_eval and val, recomputed by hand from the checkpoint: eval mode, all images, no augmentation."""
     cli("fit", *SHORT, "--data.crop", "pad", "--data.train_eval_samples", 1437)
     path = only_run()
-    from lightning_resnet.data.sources import Digits
+    from lightning_resnet.data.sources.digits import Digits
     from lightning_resnet.models import CifarResNet
 
     state = weights(path)
@@ -118,7 +118,7 @@ class Stop(Exception):
 @pytest.mark.parametrize("schedule", ["Steps", "Plateau", "ErrorWarmup"])
 def test_a_run_that_died_continues_bitwise(cli, monkeypatch, schedule):
     """Killed in the third epoch, its last checkpoint is the second's; what comes after is as if nothing had been."""
-    from lightning_resnet.task import ClassificationTask
+    from lightning_resnet.training.task import ClassificationTask
 
     args = [*TINY, "--trainer.max_epochs", "4", "--data.crop", "pad", "--data.pad", "1", "--model.schedule", schedule]
     if schedule == "Plateau":
@@ -154,7 +154,7 @@ def test_a_run_that_died_continues_bitwise(cli, monkeypatch, schedule):
 
 def test_a_net_that_draws_continues_bitwise(cli, monkeypatch):
     """Dropout draws by seed, epoch and rank."""
-    from lightning_resnet.task import ClassificationTask
+    from lightning_resnet.training.task import ClassificationTask
 
     Path("drop.py").write_text(
         "from torch import nn\n\nclass Drop(nn.Sequential):\n    def __init__(self, p: float = 0.3):\n"
@@ -192,7 +192,7 @@ def test_decay_all_smoothing_and_small_batches_reach_the_task(cli):
 
 
 def test_learning_rate_at_every_step(cli, monkeypatch):
-    from lightning_resnet.task import ClassificationTask
+    from lightning_resnet.training.task import ClassificationTask
 
     seen, original = [], ClassificationTask.training_step
 
@@ -220,23 +220,23 @@ def test_a_damaged_last_checkpoint_is_told_and_the_one_before_taken(cli):
 
 
 def test_best_is_the_highest_val_acc1_even_after_a_kill_right_after_it_was_written(cli, monkeypatch):
-    from lightning_resnet.runtime import checkpoint
+    from lightning_resnet.engine import checkpoints
 
-    original = checkpoint.link
+    original = checkpoints.link
 
     def dying(source, target):
         original(source, target)
         if torch.load(source)["global_step"] == 44:
             raise Stop("cannot give it its name")
 
-    monkeypatch.setattr(checkpoint, "link", dying)
+    monkeypatch.setattr(checkpoints, "link", dying)
     args = [*TINY, "--trainer.max_epochs", "2"]
     code, out, err = cli("fit", *args)
     assert code == 2 and "careful: cannot save" in out and "the same command continues" in err
     best = only_run() / "checkpoints/best.ckpt"
     assert load_checkpoint(best)["global_step"] == 44
     assert load_checkpoint(only_run() / "checkpoints/last.ckpt")["global_step"] == 22
-    monkeypatch.setattr(checkpoint, "link", original)
+    monkeypatch.setattr(checkpoints, "link", original)
     assert cli("fit", *args)[0] == 0
     accuracy = {r["step"]: r["val/acc1"] for r in rows(only_run()) if "val/acc1" in r}
     assert load_checkpoint(best)["global_step"] == min(accuracy, key=lambda s: (-accuracy[s], s))
@@ -315,7 +315,7 @@ def test_as_many_other_classes_get_a_new_head(capsys, monkeypatch, known, ours, 
     state |= {k: t + 1 for k, t in task.state_dict().items()}
     fresh = task.net.fc.weight.detach().clone()
     checkpoint = {"state_dict": state, "run": {"classes": known.split()}}
-    monkeypatch.setattr("lightning_resnet.fit.load_checkpoint", lambda path: checkpoint)
+    monkeypatch.setattr("lightning_resnet.weights.init_from.load_checkpoint", lambda path: checkpoint)
     init_from(task, "its.ckpt", ours.split())
     assert torch.equal(task.net.fc.weight, fresh + (not new)) and not torch.equal(task.net.bn1.weight, torch.ones(4))
     out = capsys.readouterr().out
@@ -358,7 +358,7 @@ def test_run_id_depends_on_what_decides_the_result_only():
         (("trainer", "accelerator"), "gpu"),
         (("run", "root"), "/scratch"),
         (("run", "threads"), 7),
-        (("trainer", "callbacks"), [{"class_path": "lightning_resnet.analysis.callbacks.GradientNorms"}]),
+        (("trainer", "callbacks"), [{"class_path": "lightning_resnet.training.callbacks.GradientNorms"}]),
         (("model", "net", "init_args", "option_of_a_later_release"), None),
     ]:
         assert not changed(path, value), path
@@ -552,7 +552,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_disk, monkeypatch):
-    from lightning_resnet.runtime.recorder import Recorder
+    from lightning_resnet.engine.recorder import Recorder
 
     args = [*TINY, "--trainer.max_epochs", "4", "--run.root", small_disk]
     ballast, original = small_disk / "ballast", Recorder.on_train_epoch_end
@@ -573,7 +573,7 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_dis
         checkpoints = self
         begin(self, *rest)
 
-    from lightning_resnet.runtime.checkpoint import Checkpoints
+    from lightning_resnet.engine.checkpoints import Checkpoints
 
     checkpoints, begin = None, Checkpoints.__init__
     monkeypatch.setattr(Checkpoints, "__init__", init)
@@ -611,8 +611,8 @@ def test_a_torn_config_does_not_end_a_run(cli):
 
 def test_the_last_evaluation_is_made_up_for(cli, monkeypatch):
     """A run of --max_steps that was stopped after its last step still owes its evaluation."""
-    from lightning_resnet.runtime.preemption import request
-    from lightning_resnet.task import ClassificationTask
+    from lightning_resnet.engine.signals import request
+    from lightning_resnet.training.task import ClassificationTask
 
     args = [*TINY, "--trainer.max_epochs", "-1", "--trainer.max_steps", "3"]
     original = ClassificationTask.validation_step
@@ -632,7 +632,7 @@ def test_the_last_evaluation_is_made_up_for(cli, monkeypatch):
 
 def test_a_signal_whose_exception_is_swallowed_stops_the_training_all_the_same(cli, monkeypatch):
     """Before the loop a signal is an exception, which C code may drop."""
-    from lightning_resnet.task import ClassificationTask
+    from lightning_resnet.training.task import ClassificationTask
 
     original = ClassificationTask.setup
 

@@ -6,9 +6,10 @@ import pytest
 import wandb
 from test_wandb import META, home, mirror, new_run, row, server  # noqa: F401 -- fixtures
 
-from lightning_resnet.analysis import foreign, load_runs
-from lightning_resnet.analysis.report import report
+from lightning_resnet.analysis import load_runs
+from lightning_resnet.analysis.compare.report import report
 from lightning_resnet.errors import UserError
+from lightning_resnet.tracking import wandb_rows as foreign
 
 
 def log(rows, run_id="theirs", code=0, folder=".", mode="offline"):

@@ -12,10 +12,10 @@ from conftest import REPOSITORY
 
 import lightning_resnet
 from lightning_resnet.analysis import load_runs
-from lightning_resnet.config import ResNetCLI
-from lightning_resnet.runtime.checkpoint import load_checkpoint
-from lightning_resnet.runtime.identity import FIRST_MODULES, public_path, run_id
-from lightning_resnet.trained import load
+from lightning_resnet.config.recipe import ResNetCLI
+from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.runs.identity import FIRST_MODULES, public_path, run_id
+from lightning_resnet.weights.trained import load
 
 OLD_RUNS = REPOSITORY / "tests/old_runs"  # made by commit e102483: finished, stopped at step 57, and the same run whole
 OLD = (
@@ -95,7 +95,12 @@ def test_ids_of_the_reference_runs():
 
 
 def test_the_path_of_a_class_is_no_part_of_an_id():
-    paths = ["lightning_resnet.optim.Cosine", "lightning_resnet.Cosine", "Cosine", "lightning_resnet.elsewhere.Cosine"]
+    paths = [
+        "lightning_resnet.training.schedules.Cosine",
+        "lightning_resnet.Cosine",
+        "Cosine",
+        "lightning_resnet.elsewhere.Cosine",
+    ]
     assert {id_of(f"digits.yaml --model.schedule {path}") for path in paths} == {
         GOLDEN["digits.yaml --model.schedule Cosine"]
     }

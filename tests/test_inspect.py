@@ -12,11 +12,11 @@ from conftest import REPOSITORY, TINY, only_run
 from sklearn.datasets import load_digits
 from torch import nn
 
-from lightning_resnet.analysis.derivation import derivation, sentence
-from lightning_resnet.analysis.gradients import gradients, summarise
+from lightning_resnet.analysis.inspection.derivation import derivation, sentence
+from lightning_resnet.analysis.inspection.gradients import gradients, summarise
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet
-from lightning_resnet.models.observe import observe
+from lightning_resnet.models.activations import observe
 
 DIGITS = str(REPOSITORY / "configs/digits.yaml")
 

@@ -15,14 +15,14 @@ from sklearn.preprocessing import StandardScaler
 from test_inspect import DIGITS, NETS, digits
 from torch.nn import functional as F
 
-from lightning_resnet.analysis.lesions import lesions, summarise
-from lightning_resnet.analysis.paths import _steps, effective, paths
-from lightning_resnet.analysis.probes import probes
-from lightning_resnet.analysis.responses import responses
-from lightning_resnet.analysis.shortcuts import shortcuts
+from lightning_resnet.analysis.inspection.lesions import lesions, summarise
+from lightning_resnet.analysis.inspection.paths import _steps, effective, paths
+from lightning_resnet.analysis.inspection.probes import probes
+from lightning_resnet.analysis.inspection.responses import responses
+from lightning_resnet.analysis.inspection.shortcuts import shortcuts
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet
-from lightning_resnet.models.observe import error, observe, train_mode
+from lightning_resnet.models.activations import error, observe, train_mode
 from lightning_resnet.models.surgery import alike, anatomy, drop, droppable, permute
 
 

@@ -18,18 +18,23 @@ import pytest
 from loaders import copies, data_of
 from PIL import Image
 
-from lightning_resnet.data import fallback, imagenet, kernel, module, sources
-from lightning_resnet.data import torch as torch_loader
-from lightning_resnet.data.beton import FIELD, HEADER, IMAGE, Beton, manifest_path
-from lightning_resnet.data.betonfiles import BetonFiles
-from lightning_resnet.data.cache import as_beton
-from lightning_resnet.data.encode import Bad, Options, Task, encode, open_rgb
-from lightning_resnet.data.journal import ROW
-from lightning_resnet.data.limits import MAX_SCANS
+from lightning_resnet.data import module
+from lightning_resnet.data.beton import decode as kernel
+from lightning_resnet.data.beton import decode_fallback as fallback
+from lightning_resnet.data.beton.cache import as_beton
+from lightning_resnet.data.beton.encode import Bad, Options, Task, encode, open_rgb
+from lightning_resnet.data.beton.format import FIELD, HEADER, IMAGE, Beton, manifest_path
+from lightning_resnet.data.beton.journal import ROW
+from lightning_resnet.data.beton.limits import MAX_SCANS
+from lightning_resnet.data.beton.verify import verify
+from lightning_resnet.data.beton.write import write_beton
+from lightning_resnet.data.images import Images
+from lightning_resnet.data.loaders import torch_loader
 from lightning_resnet.data.module import ImageData
-from lightning_resnet.data.sources import ImageFolder, Images, Synthetic, find_images
-from lightning_resnet.data.verify import verify
-from lightning_resnet.data.write import write_beton
+from lightning_resnet.data.sources import fashion_mnist, imagenet
+from lightning_resnet.data.sources.beton_files import BetonFiles
+from lightning_resnet.data.sources.folder import ImageFolder, find_images
+from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
 
 PACKAGE = Path(kernel.__file__).parents[1]
@@ -112,7 +117,7 @@ def decoder(request, monkeypatch):
     """With our decoder, and where it was not built."""
     if request.param == "pillow":
         monkeypatch.setattr(kernel, "library", lambda: None)
-        monkeypatch.setattr("lightning_resnet.data.encode.library", lambda: None)
+        monkeypatch.setattr("lightning_resnet.data.beton.encode.library", lambda: None)
         monkeypatch.setattr(fallback, "ffcv", lambda: None)
 
 
@@ -481,11 +486,11 @@ def test_archives_that_lead_back_or_unpack_without_end_are_refused(tmp_path, mon
     mat = bytes(128) + struct.pack("<II", 15, len(packed)) + packed
     with pytest.raises(ValueError, match="unpacks to more than"):
         imagenet._check_mat(mat)
-    monkeypatch.setattr(sources, "MAX_IDX_BYTES", 1 << 16)
+    monkeypatch.setattr(fashion_mnist, "MAX_IDX_BYTES", 1 << 16)
     with gzip.open(tmp_path / "train-images-idx3-ubyte.gz", "wb") as file:
         file.write(bytes(1 << 20))
     with pytest.raises(UserError, match="get the data set again"):
-        sources._read_idx(tmp_path, "train")
+        fashion_mnist._read_idx(tmp_path, "train")
 
 
 # -- the data module ---------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from loaders import LOADERS, copies, data_of, same
 
-from lightning_resnet.data import kernel
-from lightning_resnet.data.augment import Progressive
+from lightning_resnet.data.augment.crops import Progressive
+from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.errors import UserError
 
 

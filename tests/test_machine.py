@@ -13,14 +13,16 @@ import pytest
 import torch
 from loaders import copies, data_of, same
 
+from lightning_resnet import machine
 from lightning_resnet.bench.inputs import IMAGENET, make_tables
-from lightning_resnet.data import ahead, machine, stage
-from lightning_resnet.data.augment import Augment
-from lightning_resnet.data.beton import Beton, manifest_path
-from lightning_resnet.data.betonfiles import images_of
-from lightning_resnet.data.ffcv import FFCVLoader
+from lightning_resnet.data.augment.crops import Augment
+from lightning_resnet.data.beton import stage
+from lightning_resnet.data.beton.format import Beton, manifest_path
+from lightning_resnet.data.beton.stage import staged
+from lightning_resnet.data.loaders import read_ahead as ahead
+from lightning_resnet.data.loaders.beton_loader import FFCVLoader
 from lightning_resnet.data.order import permutation, train_batches
-from lightning_resnet.data.stage import staged
+from lightning_resnet.data.sources.beton_files import images_of
 from lightning_resnet.errors import UserError
 
 MEMINFO = {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    4000 kB\n"}

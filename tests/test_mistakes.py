@@ -11,7 +11,7 @@ import numpy as np
 from dataclasses import replace
 from torch import nn
 
-from lightning_resnet.data.sources import Digits
+from lightning_resnet.data.sources.digits import Digits
 
 
 class Net(nn.Module):

@@ -12,8 +12,8 @@ from test_ranks import history, log
 from timm.loss import BinaryCrossEntropy
 from torch.nn import functional as F
 
-from lightning_resnet.loss import TrainingSums, training_loss
-from lightning_resnet.mix import Mix, mixed, own_parts, pair_numbers
+from lightning_resnet.training.loss import TrainingSums, training_loss
+from lightning_resnet.training.mixup import Mix, mixed, own_parts, pair_numbers
 
 N, SIDE = 10_000, 64
 PAIRS = np.arange(N)

@@ -9,8 +9,8 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_resnet.describe import measure
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
+from lightning_resnet.models.complexity import measure
 
 # (depth, shortcut): parameters, multiply-adds at 32x32 (in M). Table 6 of He et al. 2015 rounds them: 0.27M ... 19.4M.
 CIFAR = {

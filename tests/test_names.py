@@ -8,7 +8,7 @@ import yaml
 from conftest import REPOSITORY, TINY, only_run
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.names import check_name, check_texts
+from lightning_resnet.runs.names import check_name, check_texts
 
 SHORT = [*TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
 WRONG = {

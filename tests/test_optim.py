@@ -9,7 +9,8 @@ from torch import nn
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet
-from lightning_resnet.optim import Cosine, ErrorWarmup, Linear, Plateau, Schedule, Steps, parameter_groups
+from lightning_resnet.training.optimizer import parameter_groups
+from lightning_resnet.training.schedules import Cosine, ErrorWarmup, Linear, Plateau, Schedule, Steps
 
 TOTAL = 64_000  # the paper's CIFAR schedule
 

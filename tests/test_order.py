@@ -7,7 +7,7 @@ from loaders import LOADERS, copies, data_of, same
 
 from lightning_resnet.data import draws
 from lightning_resnet.data.order import page_order, permutation, repeat_order, train_batches
-from lightning_resnet.data.sources import Synthetic
+from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
 
 PAGES = np.arange(1000) // 10  # 100 pages of 10 samples

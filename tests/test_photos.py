@@ -10,9 +10,9 @@ import torch
 from conftest import REPOSITORY, only_run
 from safetensors.torch import save_file
 
-from lightning_resnet.data.photos import make_photos
-from lightning_resnet.data.sources import ImageFolder
-from lightning_resnet.trained import load
+from lightning_resnet.data.sources.folder import ImageFolder
+from lightning_resnet.data.sources.photos import make_photos
+from lightning_resnet.weights.trained import load
 
 SMALL = "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --data.batch_size 10 --run.threads 1".split()
 

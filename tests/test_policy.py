@@ -11,9 +11,9 @@ from loaders import copies, data_of, same
 from timm.data import auto_augment as timms
 from torchvision.transforms import RandomErasing, v2
 
-from lightning_resnet.data import draws, pixels
-from lightning_resnet.data.hashing import uniform
-from lightning_resnet.data.policy import (
+from lightning_resnet.data import draws
+from lightning_resnet.data.augment import image_ops as pixels
+from lightning_resnet.data.augment.policies import (
     BINS,
     IncreasingRandAugment,
     Lighting,
@@ -23,9 +23,10 @@ from lightning_resnet.data.policy import (
     rand_space,
     wide_space,
 )
-from lightning_resnet.data.sources import Synthetic
+from lightning_resnet.data.hashing import uniform
+from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime.identity import run_id
+from lightning_resnet.runs.identity import run_id
 
 N, SIZE = 10_000, 32
 IDS = np.arange(N)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_resnet.data.sources import Synthetic
-from lightning_resnet.trained import load
+from lightning_resnet.data.sources.synthetic import Synthetic
+from lightning_resnet.weights.trained import load
 
 RECIPE = """
 trainer: {max_epochs: 1, accelerator: cpu}

@@ -13,8 +13,8 @@ from conftest import REPOSITORY, TINY
 from PIL import Image
 from tqdm import tqdm
 
-from lightning_resnet.data import verify
-from lightning_resnet.runtime import progress
+from lightning_resnet import progress
+from lightning_resnet.data.beton import verify
 
 
 def test_lines_in_a_log_file(monkeypatch, capsys):
@@ -79,7 +79,7 @@ def test_every_long_verb_ends_with_a_word(cli, monkeypatch, argv, how):
         def main(args):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("lightning_resnet.cli.import_module", lambda name: Verb)
+    monkeypatch.setattr("lightning_resnet.cli.main.import_module", lambda name: Verb)
     code, _, err = cli(*argv)
     assert code == 130 and err == f"interrupted; the same command {how}\n"
 
@@ -92,9 +92,9 @@ run: {threads: 1}
 """
 LONG = """
 import sys
-from lightning_resnet.cli import main
-from lightning_resnet.data import verify
-from lightning_resnet.runtime import progress
+from lightning_resnet.cli.main import main
+from lightning_resnet.data.beton import verify
+from lightning_resnet import progress
 progress.LINE_S, verify.BATCH = 0.0, 1
 sys.exit(main())
 """

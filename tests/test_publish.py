@@ -10,7 +10,7 @@ import wandb
 from test_analysis import sweep  # noqa: F401 -- a fixture
 
 from lightning_resnet.analysis import load_runs
-from lightning_resnet.analysis.compare import main
+from lightning_resnet.cli.compare import main
 from lightning_resnet.errors import UserError
 
 

@@ -17,10 +17,9 @@ import yaml
 from conftest import TINY
 from ranks import Ranks, recipe, the_run, wait_for, weights
 
-from lightning_resnet.data.sources import Digits
-from lightning_resnet.errors import UserError
-from lightning_resnet.runtime import crash
-from lightning_resnet.runtime.launch import (
+from lightning_resnet.data.sources.digits import Digits
+from lightning_resnet.engine import watchdog as crash
+from lightning_resnet.engine.launch import (
     MEETING,
     Place,
     first_host,
@@ -31,7 +30,8 @@ from lightning_resnet.runtime.launch import (
     resolve,
     waited_for,
 )
-from lightning_resnet.runtime.rendezvous import meeting_point
+from lightning_resnet.engine.rendezvous import meeting_point
+from lightning_resnet.errors import UserError
 
 LONG = [*TINY, "--trainer.max_epochs", "500"]
 
@@ -144,7 +144,7 @@ def test_three_ranks_continue_as_if_never_stopped(here):
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.9, 1.0, 1.1, 1.5])  # at about 1 s, torch's C code imports numpy
 def test_a_signal_before_the_training_starts_ends_at_once(here, seconds):
-    process = subprocess.Popen([sys.executable, "-m", "lightning_resnet.cli", "fit", *LONG], stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-m", "lightning_resnet", "fit", *LONG], stderr=subprocess.PIPE)
     time.sleep(seconds)  # in the imports
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=20)
@@ -161,7 +161,7 @@ def test_the_fault_of_one_rank_ends_all_and_is_told(here, fault):
     )
     args = [*LONG, "--config", "fault.yaml", "--trainer.devices", "2", "--run.hang_s", "4"]
     done = subprocess.run(
-        [sys.executable, "-m", "lightning_resnet.cli", "fit", *args], capture_output=True, text=True, timeout=90
+        [sys.executable, "-m", "lightning_resnet", "fit", *args], capture_output=True, text=True, timeout=90
     )
     assert done.returncode == {"Raises": 1, "Dies": 17, "Hangs": 1}[fault], done.stderr
     assert done.stderr.count("Traceback") == (fault == "Raises") and attempt()["reason"] == "failed"
@@ -187,7 +187,7 @@ def test_a_rank_that_nobody_reaches_says_where(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_ranks_end_with_their_parent(here):
-    command = [sys.executable, "-m", "lightning_resnet.cli", "fit", *LONG, "--trainer.devices", "2"]
+    command = [sys.executable, "-m", "lightning_resnet", "fit", *LONG, "--trainer.devices", "2"]
     parent = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(Path("runs").rglob("prev.ckpt")) and time.monotonic() < deadline:
@@ -268,7 +268,7 @@ def test_a_trial_tells_which_rank_failed(here, tmp_path):
         "    def on_train_batch_end(self, trainer, *args):\n"
         "        if trainer.global_rank == 1: raise RuntimeError('boom')\n"
     )
-    command = [sys.executable, "-m", "lightning_resnet.cli", "fit", *TINY, "--trainer.devices", "2"]
+    command = [sys.executable, "-m", "lightning_resnet", "fit", *TINY, "--trainer.devices", "2"]
     command += ["--trainer.fast_dev_run", "1", "--trainer.callbacks", "mine.Boom", "--trainer.accelerator", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode and "error: rank 1 failed: RuntimeError: boom" in done.stderr
@@ -395,8 +395,8 @@ def test_a_requeued_job_takes_over_from_itself(cli, monkeypatch):
 
 
 def test_an_older_attempt_that_sees_a_newer_one_stops_and_writes_no_more(cli, monkeypatch):
-    from lightning_resnet.runtime import rundir
-    from lightning_resnet.task import ClassificationTask
+    from lightning_resnet.runs import directory as rundir
+    from lightning_resnet.training.task import ClassificationTask
 
     monkeypatch.setattr(rundir, "HEARTBEAT_S", 0.0)
     original = ClassificationTask.training_step

@@ -3,10 +3,10 @@
 import pytest
 import yaml
 
-from lightning_resnet.cli import main
+from lightning_resnet.cli.main import main
+from lightning_resnet.credentials import refuse_secret_flags
 from lightning_resnet.errors import UserError
 from lightning_resnet.reading import DEEPEST, line_of, parse_json, parse_yaml, read_yaml
-from lightning_resnet.secrets import refuse_secret_flags
 
 
 def powers(first, each):

@@ -6,12 +6,13 @@ import shlex
 import pytest
 from conftest import REPOSITORY
 
-from lightning_resnet import bench, convert, deepen, doctor, predict, sweep, sync
-from lightning_resnet.analysis import compare, inspect, matrix
-from lightning_resnet.cli import VERBS, main
-from lightning_resnet.config import ResNetCLI
-from lightning_resnet.data.cli import make_parser
-from lightning_resnet.points import read
+from lightning_resnet import bench
+from lightning_resnet.arguments import split
+from lightning_resnet.cli import compare, convert, deepen, doctor, evaluate, inspect, predict, sweep, sync
+from lightning_resnet.cli.data import make_parser
+from lightning_resnet.cli.main import VERBS, main
+from lightning_resnet.config.recipe import ResNetCLI
+from lightning_resnet.sweeps.points import read
 
 PAGES = ("README", "docs/science", "docs/recipes", "docs/cluster", "benchmarks/gpu")
 DOCS = [REPOSITORY / f"{page}.md" for page in PAGES]
@@ -48,16 +49,16 @@ def test_command_is_understood(command, monkeypatch):
     elif verb == "deepen":
         deepen.make_parser().parse_args(args)
     elif verb == "evaluate":
-        matrix.make_parser().parse_args(inspect.split(args)[0])
+        evaluate.make_parser().parse_args(split(args)[0])
     elif verb == "doctor":
-        own, recipe = inspect.split(args)
+        own, recipe = split(args)
         assert doctor.make_parser().parse_args(own) and (not recipe or Parsed("fit", recipe))
     elif verb == "convert":
         convert.make_parser().parse_args(args)
     elif verb == "predict" and not args[0].startswith("-"):
-        predict.make_parser().parse_args(inspect.split(args)[0])
+        predict.make_parser().parse_args(split(args)[0])
     elif verb == "inspect":
-        ours, recipe = inspect.split(args)
+        ours, recipe = split(args)
         targets = inspect.make_parser().parse_args(ours).targets
         recipes = [target for target in targets if target.endswith(".yaml") and "sweeps" not in target]
         assert recipes or not recipe

@@ -12,9 +12,9 @@ import yaml
 from conftest import REPOSITORY, TINY, only_run
 from PIL import Image
 
-from lightning_resnet import optim
-from lightning_resnet.data.augment import Progressive
-from lightning_resnet.data.policy import Lighting
+from lightning_resnet.data.augment.crops import Progressive
+from lightning_resnet.data.augment.policies import Lighting
+from lightning_resnet.training import schedules
 
 RECIPES = sorted(p for p in (REPOSITORY / "configs").rglob("*.yaml") if p.parent.name != "sweeps")
 IMAGENET = [p for p in RECIPES if p.parent.name == "imagenet"]
@@ -115,7 +115,7 @@ def rates(name, epochs, **options):
     """The learning rate at the first step of each epoch."""
     model = recipe(name)["model"]
     schedule = model["schedule"]
-    made = getattr(optim, schedule["class_path"])(**schedule["init_args"] | options)
+    made = getattr(schedules, schedule["class_path"])(**schedule["init_args"] | options)
     made.begin(epochs)
     base = model["optimizer"]["init_args"]["lr"]
     return lambda epoch: base * made.factor(epoch / epochs)
@@ -131,7 +131,7 @@ def test_papers_rates():
 def test_papers_plateaus():
     """The variant of its header: 0.1 down by 10 where six evaluations bring nothing better; the errors are made up."""
     (name,) = re.findall(r"--model\.schedule (\w+)", (REPOSITORY / "configs/imagenet/paper.yaml").read_text())
-    schedule, lrs = getattr(optim, name)(), []
+    schedule, lrs = getattr(schedules, name)(), []
     errors = [0.9, 0.6, 0.5] + [0.5] * 5 + [0.49] + [0.55] * 6 + [0.3] * 7 + [0.25, 0.26]
     for error in errors:
         lrs.append(0.1 * schedule.factor(0.5))  # of the epoch that ends with this error
@@ -206,8 +206,8 @@ def test_cifar_rates():
     steps = 164 * 390
     assert [rate(s / 390) for s in (0, 31_979, 31_981, 47_969, 47_971)] == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
     assert abs(steps - 64_000) < 64 and 182 * (45_000 // 128) == 63_882
-    warmup = optim.ErrorWarmup(
-        optim.Steps(**recipe("cifar10_preact")["model"]["schedule"]["init_args"]["then"]["init_args"])
+    warmup = schedules.ErrorWarmup(
+        schedules.Steps(**recipe("cifar10_preact")["model"]["schedule"]["init_args"]["then"]["init_args"])
     )
     assert 0.1 * warmup.factor(0) == pytest.approx(0.01)
     warmup.observe({"train/acc1": 0.21})

@@ -17,16 +17,17 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback
 
 from lightning_resnet.analysis import load_runs
-from lightning_resnet.cli import main
+from lightning_resnet.cli.main import main
 from lightning_resnet.errors import UserError
-from lightning_resnet.requeue import folders, of_this_job
-from lightning_resnet.runtime import rundir
-from lightning_resnet.runtime.checkpoint import load_checkpoint, write_checkpoint
-from lightning_resnet.runtime.rows import row_of
-from lightning_resnet.runtime.status import attempts, final_row, last_attempt, read_json, read_meta, status
-from lightning_resnet.sweep import _find_in
-from lightning_resnet.task import ClassificationTask
-from lightning_resnet.trained import build
+from lightning_resnet.reading import read_json
+from lightning_resnet.runs import directory as rundir
+from lightning_resnet.runs.checkpoint import load_checkpoint, write_checkpoint
+from lightning_resnet.runs.metrics import row_of
+from lightning_resnet.runs.status import attempts, final_row, last_attempt, read_meta, status
+from lightning_resnet.sweeps.requeue import folders, of_this_job
+from lightning_resnet.sweeps.state import _find_in
+from lightning_resnet.training.task import ClassificationTask
+from lightning_resnet.weights.trained import build
 
 SHORT = [*TINY, "--trainer.max_epochs", "2"]
 
@@ -324,7 +325,7 @@ class Seen(Callback):
 def test_a_stock_trainer_continues_where_ours_stopped(cli, monkeypatch, finished, at):
     checkpoint = finished / "checkpoints/prev.ckpt"
     if at == "a step":
-        from lightning_resnet.runtime.preemption import request
+        from lightning_resnet.engine.signals import request
 
         original = ClassificationTask.training_step
 
@@ -383,7 +384,7 @@ def test_a_checkpoint_of_lightnings_that_found_no_room_is_told_at_the_end(cli, m
             raise OSError(28, os.strerror(28), str(path))
         return write_checkpoint(checkpoint, path, *args)
 
-    monkeypatch.setattr("lightning_resnet.runtime.checkpoint.write_checkpoint", full)
+    monkeypatch.setattr("lightning_resnet.engine.checkpoints.write_checkpoint", full)
     callback = "pytorch_lightning.callbacks.ModelCheckpoint"
     options = ["--trainer.enable_checkpointing", "true", f"--trainer.callbacks+={callback}"]
     code, out, err = cli("fit", *SHORT, *options, "--trainer.callbacks.dirpath", "theirs")
@@ -392,7 +393,7 @@ def test_a_checkpoint_of_lightnings_that_found_no_room_is_told_at_the_end(cli, m
 
 
 def test_what_load_from_checkpoint_needs_is_told(finished):
-    from lightning_resnet.ema import Averaging
+    from lightning_resnet.training.ema import Averaging
 
     file, net = finished / "checkpoints/last.ckpt", build(SHORT).model.net
     with pytest.raises(UserError, match="needs net="):
@@ -406,15 +407,15 @@ def test_a_disk_that_is_full_from_the_start_is_told_and_the_attempt_closed(cli, 
     def full(*args):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("lightning_resnet.runtime.checkpoint.torch.save", full)
-    monkeypatch.setattr("lightning_resnet.runtime.checkpoint.check_readable", lambda state: None)
+    monkeypatch.setattr("lightning_resnet.runs.checkpoint.torch.save", full)
+    monkeypatch.setattr("lightning_resnet.engine.checkpoints.check_readable", lambda state: None)
     code, out, err = cli("fit", *SHORT)
     assert code == 2 and "last.ckpt: No space left on device; no checkpoint of it could be saved" in err
     assert "training goes on" in out and json.loads((only_run() / "attempts/1.json").read_text())["end"]
 
 
 def test_a_signal_on_a_full_disk_is_told_as_not_saved(cli, monkeypatch):
-    from lightning_resnet.runtime.preemption import request
+    from lightning_resnet.engine.signals import request
 
     def full(*args):
         raise OSError(28, os.strerror(28))
@@ -425,7 +426,7 @@ def test_a_signal_on_a_full_disk_is_told_as_not_saved(cli, monkeypatch):
 
     original = ClassificationTask.training_step
     monkeypatch.setattr(ClassificationTask, "training_step", step)
-    monkeypatch.setattr("lightning_resnet.runtime.checkpoint.write_checkpoint", full)
+    monkeypatch.setattr("lightning_resnet.engine.checkpoints.write_checkpoint", full)
     code, _, err = cli("fit", *SHORT)
     assert code == 143 and "not saved (cannot save" in err and "No space left on device)" in err
 
@@ -498,7 +499,7 @@ def test_a_bomb_is_refused_by_convert_too(cli, stopped):
 
 
 def test_stray_submissions_are_no_matter(tmp_path):
-    from lightning_resnet.submit import _numbers, _submissions
+    from lightning_resnet.sweeps.slurm import _numbers, _submissions
 
     for name, text in (
         ("1", '{"jobs": ["3"], "points": []}'),

@@ -8,8 +8,8 @@ import wandb
 import yaml
 from conftest import REPOSITORY, TINY
 
+from lightning_resnet.credentials import refuse_secret_exports, refuse_secret_flags, refuse_secrets
 from lightning_resnet.errors import UserError
-from lightning_resnet.secrets import refuse_secret_exports, refuse_secret_flags, refuse_secrets
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 

@@ -9,10 +9,13 @@ from conftest import TINY
 from stand_in import write
 from test_sweep import light, run, sweep_file  # noqa: F401 -- fixtures
 
-from lightning_resnet import fit, submit
 from lightning_resnet.analysis import load_runs
-from lightning_resnet.runtime.shared import share
-from lightning_resnet.sweep import find_runs, listing, main, read
+from lightning_resnet.cli import fit
+from lightning_resnet.cli.sweep import main
+from lightning_resnet.runs.shared import share
+from lightning_resnet.sweeps import slurm as submit
+from lightning_resnet.sweeps.points import read
+from lightning_resnet.sweeps.state import find_runs, listing
 
 
 def begin(root, name, run_id):

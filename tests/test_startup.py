@@ -8,13 +8,13 @@ import pytest
 from conftest import REPOSITORY
 from sklearn.datasets import load_digits
 
-from lightning_resnet.data.sources import Digits
+from lightning_resnet.data.sources.digits import Digits
 
 SLOW = {"torch", "numpy", "pandas", "matplotlib", "scipy", "sklearn", "torchvision", "lightning_fabric", "wandb"}
 SLOW |= {"pytorch_lightning", "torchmetrics", "jsonargparse", "PIL"}
 SCRIPT = """
 import sys
-from lightning_resnet.cli import main
+from lightning_resnet.cli.main import main
 try:
     code = main(sys.argv[1:])
 except SystemExit as e:
@@ -48,7 +48,9 @@ def test_a_quick_verb_imports_nothing_slow(argv, tmp_path):
 
 def test_little_is_imported_before_an_interrupt_is_handled(tmp_path):
     """A Ctrl-C in these imports ends in a traceback; without `site`, which imports more in an editable installation."""
-    script = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import lightning_resnet.cli; print(*sys.modules)"
+    script = (
+        f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import lightning_resnet.cli.main; print(*sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-S", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
@@ -56,7 +58,7 @@ def test_little_is_imported_before_an_interrupt_is_handled(tmp_path):
     assert "signal" in modules and not modules & {"re", "pathlib", "contextlib", "typing", "argparse"}
     assert {name for name in modules if name.startswith("lightning_resnet")} == {
         "lightning_resnet",
-        "lightning_resnet.cli",
+        "lightning_resnet.cli.main",
     }
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from lightning_resnet import submit
+from lightning_resnet.cli.sweep import main
 from lightning_resnet.errors import UserError
-from lightning_resnet.points import read
-from lightning_resnet.requeue import decide, folders, of_this_job
-from lightning_resnet.runtime.provenance import code_name
-from lightning_resnet.sweep import main
+from lightning_resnet.provenance import code_name
+from lightning_resnet.sweeps import slurm as submit
+from lightning_resnet.sweeps.points import read
+from lightning_resnet.sweeps.requeue import decide, folders, of_this_job
 
 SWEEP = """
 name: s

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, only_run
 
-from lightning_resnet.data.sources import Digits
-from lightning_resnet.data.subset import Subset
+from lightning_resnet.data.sources.digits import Digits
+from lightning_resnet.data.sources.subset import Subset
 from lightning_resnet.errors import UserError
 
 

@@ -13,9 +13,9 @@ from test_inspect import digits
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
-from lightning_resnet.models.observe import error, train_mode
+from lightning_resnet.models.activations import error, train_mode
 from lightning_resnet.models.surgery import deepen, take_over
-from lightning_resnet.runtime.checkpoint import load_checkpoint
+from lightning_resnet.runs.checkpoint import load_checkpoint
 
 
 def trained(net, batches, steps=20):

@@ -17,10 +17,12 @@ import yaml
 from conftest import REPOSITORY
 from stand_in import train, write
 
+from lightning_resnet.cli.sweep import main
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime import pool
-from lightning_resnet.runtime.status import final_row, status
-from lightning_resnet.sweep import command, find_runs, forecast, listing, main, read
+from lightning_resnet.runs.status import final_row, status
+from lightning_resnet.sweeps import local as pool
+from lightning_resnet.sweeps.points import read
+from lightning_resnet.sweeps.state import command, find_runs, forecast, listing
 
 COMMAND = ["${env}", "resnet-cli", "fit", "--config", "recipe.yaml", "--config", "${args_json_file}"]
 
@@ -298,8 +300,8 @@ PARENT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
-from lightning_resnet.runtime import pool
-from lightning_resnet.sweep import read
+from lightning_resnet.sweeps import local as pool
+from lightning_resnet.sweeps.state import read
 from stand_in import train
 pool.PRELOAD = sys.argv[1:]
 print("ready", flush=True)
@@ -368,7 +370,7 @@ def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(sweep_file, light, capfd):
 
 def test_list_needs_no_torch(sweep_file):
     sweep_file()
-    code = "import sys; from lightning_resnet.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    code = "import sys; from lightning_resnet.cli.main import main; main(sys.argv[1:]); print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code, "sweep", "s.yaml", "--list"],
         capture_output=True,

@@ -17,10 +17,11 @@ import yaml
 from conftest import REPOSITORY, TINY
 from wandb_standin import StandIn
 
-from lightning_resnet import sync
-from lightning_resnet.runtime import wandb as mirrors
-from lightning_resnet.runtime import wandb_mode
-from lightning_resnet.runtime.wandb import Mirror, WandbOptions
+from lightning_resnet.cli.sync import main
+from lightning_resnet.errors import UserError
+from lightning_resnet.tracking import mirror as mirrors
+from lightning_resnet.tracking import mode as wandb_mode
+from lightning_resnet.tracking.mirror import Mirror, WandbOptions
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 META = {"name": "study", "git_sha": "f" * 40, "source": "Digits", "command": ["resnet-cli", "fit", "typed"]}
@@ -128,7 +129,7 @@ def test_an_offline_run_tells_what_it_was_and_nothing_private(run, monkeypatch, 
 ENDLESS = """
 import json, sys, time
 from pathlib import Path
-from lightning_resnet.runtime.wandb import Mirror, WandbOptions
+from lightning_resnet.tracking.mirror import Mirror, WandbOptions
 run, meta, config = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 mirror = Mirror(WandbOptions("offline"))
 mirror.start(run, meta, config)
@@ -313,7 +314,7 @@ def test_sync_uploads_each_step_once_and_again_nothing(server, run, capsys):
     write(other, row(5))
     new_run("private001", "finished", wandb={"mode": "disabled"})
     new_run("broken0001").joinpath("config.yaml").write_text("a: [")
-    assert sync.main(["runs"]) == 1
+    assert main(["runs"]) == 1
     out = capsys.readouterr().out
     assert f"{run}: 4 rows sent to {server.url}/me/lightning_resnet/runs/abcdef0123" in out
     assert "broken0001: not uploaded (" in out and "private001: wandb.mode is disabled" in out
@@ -323,7 +324,7 @@ def test_sync_uploads_each_step_once_and_again_nothing(server, run, capsys):
     assert files < set(run.rglob("*")) and len(list(run.rglob("*.synced"))) == 2
     write(other, row(6))
     shutil.rmtree("runs/study/broken0001")
-    assert sync.main(["runs"]) == 0
+    assert main(["runs"]) == 0
     assert "abcdef0123: 0 rows sent" in capsys.readouterr().out
     assert [r["step"] for r in server.rows("finished01")] == [5, 6] and len(server.rows("abcdef0123")) == 4
 
@@ -362,8 +363,8 @@ def test_sync_watch_follows_growing_and_killed_runs(server, run):
 
 def test_sync_says_what_it_needs(deaf, run, monkeypatch):
     monkeypatch.setattr(wandb_mode, "PATIENCE_S", 0.5)
-    with pytest.raises(sync.UserError, match="W&B cannot be reached: .* does not answer"):
-        sync.main(["runs"])
+    with pytest.raises(UserError, match="W&B cannot be reached: .* does not answer"):
+        main(["runs"])
     monkeypatch.delenv("WANDB_API_KEY")
-    with pytest.raises(sync.UserError, match="W&B cannot be reached: no key for .*: wandb login"):
-        sync.main(["runs"])
+    with pytest.raises(UserError, match="W&B cannot be reached: no key for .*: wandb login"):
+        main(["runs"])

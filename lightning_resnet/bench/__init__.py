@@ -8,7 +8,7 @@ import platform
 from importlib import import_module
 from pathlib import Path
 
-from lightning_resnet.errors import Parser
+from lightning_resnet.arguments import Parser
 from lightning_resnet.files import check_writable, write_whole
 
 KINDS = {
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 
 def _provenance(argv: list[str]) -> str:
     """The command, and where and with what it ran."""
-    from lightning_resnet.runtime.provenance import code, hardware, versions
+    from lightning_resnet.provenance import code, hardware, versions
 
     where, now = hardware(), code()
     gpu = f", {where['gpu']}" if where["gpu"] else ""

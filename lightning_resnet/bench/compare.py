@@ -13,10 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from lightning_resnet.arguments import positive
 from lightning_resnet.bench.child import child
 from lightning_resnet.bench.text import table
-from lightning_resnet.errors import UserError, positive
-from lightning_resnet.runtime.progress import metered
+from lightning_resnet.errors import UserError
+from lightning_resnet.progress import metered
 
 EVALUATIONS = 100  # of each run; its other rows are of training
 
@@ -52,7 +53,7 @@ def report(args: argparse.Namespace) -> list[str]:
 
 def make_runs(root: Path, runs: int, rows: int) -> None:
     """Copies of the reference runs with seeds of their own and long metrics.jsonl."""
-    from lightning_resnet.analysis.runs import REFERENCE
+    from lightning_resnet.runs.find import REFERENCE
 
     templates = sorted(path.parent for path in REFERENCE.glob("digits/*/config.yaml"))
     train, val = (_row(templates[0], key) for key in ("train/", "val/"))
@@ -79,7 +80,7 @@ def measure(folder: Path) -> tuple[float, float, float]:
 
     The peak is an upper bound: Linux counts what this process had when it started the other.
     """
-    command = [sys.executable, "-m", "lightning_resnet.cli", "compare", "runs/many", "--out", "report"]
+    command = [sys.executable, "-m", "lightning_resnet", "compare", "runs/many", "--out", "report"]
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
     begin = time.monotonic()
     with child(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:

@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 
+from lightning_resnet.arguments import positive
 from lightning_resnet.bench.child import child, output
 from lightning_resnet.bench.text import ratios, spread, table
-from lightning_resnet.errors import positive
-from lightning_resnet.runtime.progress import metered
-from lightning_resnet.runtime.status import cores
+from lightning_resnet.machine import cores
+from lightning_resnet.progress import metered
 
 BATCH = 64
 CLOCK = "lightning_resnet.bench.stock.ValidationClock"
@@ -72,7 +72,7 @@ def _ours(folder: Path, args: argparse.Namespace) -> list[str]:
     import torch
 
     from lightning_resnet.models import ImageNetResNet
-    from lightning_resnet.task import ClassificationTask
+    from lightning_resnet.training.task import ClassificationTask
 
     beton, init_args = str(folder / "photos.beton"), {"depth": args.depth, "num_classes": 2}
     torch.save({"state_dict": ClassificationTask(ImageNetResNet(**init_args)).state_dict()}, folder / "net.ckpt")
@@ -96,7 +96,7 @@ def _ours(folder: Path, args: argparse.Namespace) -> list[str]:
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     arguments = ["validate", "--config", f"{folder}/recipe.yaml", "--ckpt_path", f"{folder}/net.ckpt"]
-    return [sys.executable, "-m", "lightning_resnet.cli", *arguments]
+    return [sys.executable, "-m", "lightning_resnet", *arguments]
 
 
 def _peer(folder: str, args: argparse.Namespace) -> list[str]:

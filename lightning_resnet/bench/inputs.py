@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lightning_resnet.data.beton import ALLOCATION, FIELD, HEADER
-from lightning_resnet.data.journal import FIELDS, PAGE, ROW
-from lightning_resnet.data.sources import ImageFolder, Images
-from lightning_resnet.data.write import write_beton
-from lightning_resnet.runtime.progress import metered
+from lightning_resnet.data.beton.format import ALLOCATION, FIELD, HEADER
+from lightning_resnet.data.beton.journal import FIELDS, PAGE, ROW
+from lightning_resnet.data.beton.write import write_beton
+from lightning_resnet.data.images import Images
+from lightning_resnet.data.sources.folder import ImageFolder
+from lightning_resnet.progress import metered
 
 RAW = 50_000  # raw pictures, as many as CIFAR has
 IMAGENET = 1_281_167  # samples

@@ -14,12 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lightning_resnet.arguments import positive
 from lightning_resnet.bench.child import child
 from lightning_resnet.bench.peers import BATCH
 from lightning_resnet.bench.text import ratios, spread, table
-from lightning_resnet.errors import UserError, positive
-from lightning_resnet.runtime.progress import metered
-from lightning_resnet.runtime.status import cores
+from lightning_resnet.errors import UserError
+from lightning_resnet.machine import cores
+from lightning_resnet.progress import metered
 
 GROUPS = {  # input: {peer: what it is}
     "photos": {

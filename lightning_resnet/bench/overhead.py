@@ -21,9 +21,10 @@ from typing import Any
 
 import yaml
 
+from lightning_resnet.arguments import positive
 from lightning_resnet.bench.text import spread, table
-from lightning_resnet.errors import UserError, positive
-from lightning_resnet.runtime.progress import metered
+from lightning_resnet.errors import UserError
+from lightning_resnet.progress import metered
 
 WARM = 0.25  # share of the steps before the clock starts
 SIZE = 8  # pixels per side
@@ -88,7 +89,7 @@ def measure(steps: int, batch: int, repeat: int) -> dict[str, list[float]]:
 
 def _loader(steps: int, batch: int) -> Any:
     from lightning_resnet.data.module import ImageData
-    from lightning_resnet.data.sources import Synthetic
+    from lightning_resnet.data.sources.synthetic import Synthetic
 
     data = ImageData(Synthetic(batch * steps, 10, SIZE), batch)
     one = {"global_rank": 0, "world_size": 1, "num_devices": 1, "accumulate_grad_batches": 1, "current_epoch": 0}
@@ -103,7 +104,7 @@ def _bare(steps: int, batch: int) -> float:
     from torch.nn import functional as F
 
     from lightning_resnet.bench.stock import Tiny
-    from lightning_resnet.optim import parameter_groups
+    from lightning_resnet.training.optimizer import parameter_groups
 
     net, loader = Tiny().to(memory_format=torch.channels_last), _loader(steps, batch)
     mean, std = torch.full((3, 1, 1), 127.5), torch.full((3, 1, 1), 63.75)
@@ -121,7 +122,7 @@ def _bare(steps: int, batch: int) -> float:
 
 def _ours(steps: int, batch: int) -> float:
     """The command itself."""
-    from lightning_resnet.cli import main
+    from lightning_resnet.cli.main import main
 
     source = {"class_path": "Synthetic", "init_args": {"n": batch * steps, "n_val": 10, "size": SIZE}}
     marks = {"class_path": "lightning_resnet.bench.stock.Marks", "init_args": {"at": _marks(steps)}}

@@ -19,10 +19,10 @@ Make = Callable[[], Iterable[Any]]
 
 def ours(file: str, size: int, threads: int, check: bool = True, raw: bool = False) -> Make:
     """Ours; `raw` pictures are padded, cropped and flipped, photos cropped and resized."""
-    from lightning_resnet.data.augment import Augment
-    from lightning_resnet.data.betonfiles import images_of, open_beton
-    from lightning_resnet.data.ffcv import FFCVLoader
+    from lightning_resnet.data.augment.crops import Augment
+    from lightning_resnet.data.loaders.beton_loader import FFCVLoader
     from lightning_resnet.data.order import permutation, train_batches
+    from lightning_resnet.data.sources.beton_files import images_of, open_beton
 
     augment = Augment("pad", flip=True) if raw else Augment("resized", size, flip=True)
 
@@ -40,10 +40,10 @@ def device(file: str) -> Make:
     """Ours, with all pictures in memory."""
     import torch
 
-    from lightning_resnet.data.augment import Augment
-    from lightning_resnet.data.betonfiles import images_of, open_beton
-    from lightning_resnet.data.device import DeviceLoader
+    from lightning_resnet.data.augment.crops import Augment
+    from lightning_resnet.data.loaders.device_loader import DeviceLoader
     from lightning_resnet.data.order import permutation, train_batches
+    from lightning_resnet.data.sources.beton_files import images_of, open_beton
 
     augment = Augment("pad", flip=True)
 

@@ -5,10 +5,10 @@ resnet-cli bench scaling --ranks 1 2 --out benchmarks/scaling.md
 
 import argparse
 
+from lightning_resnet.arguments import positive
 from lightning_resnet.bench.text import spread, table
 from lightning_resnet.bench.train import NETS, make_recipe, measure
-from lightning_resnet.errors import positive
-from lightning_resnet.runtime.progress import metered
+from lightning_resnet.progress import metered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,10 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from lightning_resnet.arguments import positive
 from lightning_resnet.bench.child import child, ended
 from lightning_resnet.bench.text import spread, table
-from lightning_resnet.errors import UserError, positive
-from lightning_resnet.runtime.progress import metered
+from lightning_resnet.errors import UserError
+from lightning_resnet.progress import metered
 
 IMPORT = "import {0}, time; print('mark', time.monotonic(), flush=True)"  # without the interpreter's end
 MARKS = ["--trainer.callbacks+=lightning_resnet.bench.stock.Marks", "--trainer.callbacks.at=[0]"]
@@ -46,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def report(args: argparse.Namespace) -> list[str]:
     """Measure; the lines of the Markdown report."""
-    ours, stock = [sys.executable, "-m", "lightning_resnet.cli"], [sys.executable, "-m", "lightning_resnet.bench.stock"]
+    ours, stock = (
+        [sys.executable, "-m", "lightning_resnet"],
+        [sys.executable, "-m", "lightning_resnet.bench.stock"],
+    )
     fit = ["fit", "--config", "recipe.yaml", *ONE_EPOCH, "--run.threads=1", *MARKS]
     commands = {
         "import torch": [sys.executable, "-c", IMPORT.format("torch")],

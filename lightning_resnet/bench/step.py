@@ -14,11 +14,12 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+from lightning_resnet.arguments import positive
 from lightning_resnet.bench.text import ratios, spread, table
-from lightning_resnet.errors import UserError, positive
+from lightning_resnet.errors import UserError
 from lightning_resnet.files import private_compile_cache
-from lightning_resnet.runtime.progress import metered
-from lightning_resnet.runtime.status import cores
+from lightning_resnet.machine import cores
+from lightning_resnet.progress import metered
 
 PEERS = ("torchvision", "timm", "script")
 FAMILIES = {"cifar": (32, 128), "imagenet": (64, 16)}  # pixels, images by default
@@ -65,7 +66,7 @@ def report(args: argparse.Namespace) -> list[str]:
 def _measure(name: str, peers: list[str], args: argparse.Namespace, device: Any, rate: float) -> list[str]:
     import torch
 
-    from lightning_resnet.describe import measure
+    from lightning_resnet.models.complexity import measure
 
     family, _, depth = name.partition("-")
     if family not in FAMILIES or not depth.isdecimal():

@@ -18,12 +18,13 @@ from typing import Any
 
 import yaml
 
+from lightning_resnet.arguments import positive
 from lightning_resnet.bench.child import child, output
 from lightning_resnet.bench.text import ratios, spread, table
-from lightning_resnet.errors import UserError, positive
+from lightning_resnet.engine.launch import free_port
+from lightning_resnet.errors import UserError
+from lightning_resnet.progress import metered
 from lightning_resnet.reading import read_yaml
-from lightning_resnet.runtime.launch import free_port
-from lightning_resnet.runtime.progress import metered
 
 FASHION = {"source": "FashionMNIST", "crop": "pad", "pad": 2, "flip": True, "train_eval_samples": 10}
 NETS = {  # name -> net, its arguments, pixels, images per optimizer step, data (else random pictures in memory)
@@ -116,7 +117,7 @@ def _row(name: str, ours: list[dict[str, float]], bare: list[float], beside: str
 
 
 def _append(args: argparse.Namespace, name: str, ours: list[dict[str, float]], bare: list[float]) -> None:
-    from lightning_resnet.runtime.provenance import code, hardware, versions
+    from lightning_resnet.provenance import code, hardware, versions
 
     if args.json:
         given = {k: getattr(args, k) for k in ("processes", "threads", "accelerator", "steps", "flags")}
@@ -163,7 +164,16 @@ def measure(
     recipe["wandb"] = {"mode": "disabled"}  # the loop is measured, not a service
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "r.yaml").write_text(yaml.safe_dump(recipe))
-        command = ["-m", "lightning_resnet.cli", "fit", "--config", f"{folder}/r.yaml", "--run.root", folder, *flags]
+        command = [
+            "-m",
+            "lightning_resnet",
+            "fit",
+            "--config",
+            f"{folder}/r.yaml",
+            "--run.root",
+            folder,
+            *flags,
+        ]
         with child([sys.executable, *command]) as process:
             lines = output(process)
     found = next((json.loads(line) for line in lines if line.startswith('{"steps_per_s"')), None)

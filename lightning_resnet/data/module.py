@@ -15,22 +15,24 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_resnet.data import device as resident
-from lightning_resnet.data import fallback, kernel
-from lightning_resnet.data.ahead import Cache, by_process
-from lightning_resnet.data.augment import Augment, Crop, Progressive
-from lightning_resnet.data.betonfiles import open_beton
-from lightning_resnet.data.cache import as_beton
-from lightning_resnet.data.device import DeviceLoader
-from lightning_resnet.data.ffcv import FFCVLoader
-from lightning_resnet.data.loader import Loader, OnBad
-from lightning_resnet.data.machine import workers
+from lightning_resnet.data.augment.crops import Augment, Crop, Progressive
+from lightning_resnet.data.augment.policies import Policy
+from lightning_resnet.data.beton import decode as kernel
+from lightning_resnet.data.beton import decode_fallback as fallback
+from lightning_resnet.data.beton.cache import as_beton
+from lightning_resnet.data.beton.stage import staged
+from lightning_resnet.data.images import SPLIT_SEED, Images
+from lightning_resnet.data.loaders import device_loader as resident
+from lightning_resnet.data.loaders.base import Loader, OnBad
+from lightning_resnet.data.loaders.beton_loader import FFCVLoader
+from lightning_resnet.data.loaders.device_loader import DeviceLoader
+from lightning_resnet.data.loaders.read_ahead import Cache, by_process
+from lightning_resnet.data.loaders.torch_loader import TorchLoader
 from lightning_resnet.data.order import Order, eval_batches, page_order, permutation, repeat_order, train_batches
-from lightning_resnet.data.policy import Policy
-from lightning_resnet.data.sources import SPLIT_SEED, Images, Source
-from lightning_resnet.data.stage import staged
-from lightning_resnet.data.torch import TorchLoader
+from lightning_resnet.data.sources.base import Source
+from lightning_resnet.data.sources.beton_files import open_beton
 from lightning_resnet.errors import UserError
+from lightning_resnet.machine import workers
 
 SHM = Path("/dev/shm")  # shared memory, through which worker processes hand over batches
 AHEAD = 2  # batches that each has ready, torch's default

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_resnet.models import blur
+from lightning_resnet.models import blur_pool as blur
 from lightning_resnet.models.blocks import (
     BasicBlock,
     Block,
@@ -22,7 +22,7 @@ from lightning_resnet.models.blocks import (
     Shortcut,
     make_norm,
 )
-from lightning_resnet.models.init import Init, init_parameters
+from lightning_resnet.models.initialization import Init, init_parameters
 
 CIFAR_BLOCKS = {
     "basic": BasicBlock,

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_resnet.errors import UserError
+from lightning_resnet.models.activations import Batch, Seen, observe, train_mode
 from lightning_resnet.models.blocks import Function, blocks
-from lightning_resnet.models.observe import Batch, Seen, observe, train_mode
 
 Statistics = tuple[Tensor, Tensor]  # mean and biased variance of each channel [C]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from lightning_resnet.runtime.checkpoint import load_checkpoint
-from lightning_resnet.runtime.rows import merge, read_rows, row_of
+from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.runs.metrics import merge, read_rows, row_of
 
 SHAPES = {"2 nodes x 1 task": "--nodes=2 --ntasks-per-node=1", "1 node x 2 tasks": "--nodes=1 --ntasks-per-node=2"}
 NET = "--config configs/digits.yaml --model.net.depth 8 --model.net.width 4 --run.threads 1"

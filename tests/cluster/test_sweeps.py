@@ -9,8 +9,8 @@ import yaml
 from conftest import REPOSITORY
 
 from cluster.jobs import SLOW
-from lightning_resnet.runtime.checkpoint import load_checkpoint
-from lightning_resnet.runtime.status import status
+from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.runs.status import status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 TINY = "--model.net.width=4 --trainer.max_epochs=4 --trainer.callbacks+=slow.Slow".split()

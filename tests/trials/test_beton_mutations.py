@@ -78,8 +78,8 @@ class Trial:
         import numpy as np
         from loaders import copies, data_of
 
-        from lightning_resnet.data.beton import ALLOCATION, FIELD, HEADER, Beton
-        from lightning_resnet.data.betonfiles import BetonFiles
+        from lightning_resnet.data.beton.format import ALLOCATION, FIELD, HEADER, Beton
+        from lightning_resnet.data.sources.beton_files import BetonFiles
 
         self.np, self.copies, self.data_of, self.files = np, copies, data_of, BetonFiles
         self.folder, self.sound = folder, str(folder / "sound.beton")
@@ -138,7 +138,7 @@ class Trial:
         return []
 
     def command(self, *argv):
-        from lightning_resnet.cli import main
+        from lightning_resnet.cli.main import main
 
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -171,9 +171,9 @@ class Trial:
 
     def journal(self, rng):
         """A write that was killed and whose files were damaged ends with the right file."""
-        from lightning_resnet.data.beton import Beton
-        from lightning_resnet.data.verify import verify
-        from lightning_resnet.data.write import write_beton
+        from lightning_resnet.data.beton.format import Beton
+        from lightning_resnet.data.beton.verify import verify
+        from lightning_resnet.data.beton.write import write_beton
 
         out = self.folder / "written.beton"
         for end in ("", ".json"):
@@ -202,7 +202,7 @@ def images_of_files(folder):
     """Forty images, of two sizes where they are not loaded as they are."""
     import numpy as np
 
-    from lightning_resnet.data.sources import Images
+    from lightning_resnet.data.images import Images
 
     paths = [str(folder / "images" / f"{i:02}.png") for i in range(40)]
     return Images(np.arange(40), np.arange(40) % 3, paths=paths)
@@ -213,7 +213,7 @@ def make_files(folder):
     import numpy as np
     from PIL import Image
 
-    from lightning_resnet.data import journal, write
+    from lightning_resnet.data.beton import journal, write
 
     (folder / "images").mkdir()
     rng = np.random.default_rng(0)
@@ -234,7 +234,7 @@ def child(folder, first, last):
     import resource
 
     sys.path.insert(0, str(TESTS))
-    from lightning_resnet.data import journal
+    from lightning_resnet.data.beton import journal
 
     journal.PAGE = 1 << 14
     os.chdir(folder)

@@ -15,11 +15,11 @@ import pytest
 from conftest import TINY, only_run
 
 from lightning_resnet.analysis import load_runs
-from lightning_resnet.cli import main
+from lightning_resnet.cli.main import main
 from lightning_resnet.errors import UserError
-from lightning_resnet.requeue import of_this_job
-from lightning_resnet.runtime.rundir import read_config
-from lightning_resnet.runtime.status import attempts, final_row, status
+from lightning_resnet.runs.directory import read_config
+from lightning_resnet.runs.status import attempts, final_row, status
+from lightning_resnet.sweeps.requeue import of_this_job
 
 SHORT = [*TINY, "--trainer.max_epochs", "2"]
 DAMAGES = int(os.environ.get("DAMAGES") or 200)

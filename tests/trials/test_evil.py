@@ -23,11 +23,11 @@ from conftest import REPOSITORY, TINY, only_run
 from PIL import Image
 from torch import nn
 
-from lightning_resnet.cli import main
-from lightning_resnet.convert import read_file
+from lightning_resnet.cli.main import main
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime.checkpoint import load_checkpoint
-from lightning_resnet.trained import load
+from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.weights.convert import read_file
+from lightning_resnet.weights.trained import load
 
 CANARY = """
 from pathlib import Path
@@ -35,7 +35,7 @@ from pathlib import Path
 Path("canary").write_text(__name__)
 
 from torch import nn
-from lightning_resnet.data.sources import Digits
+from lightning_resnet.data.sources.digits import Digits
 
 
 def call(*args, **kwargs) -> nn.Module:
@@ -102,11 +102,11 @@ REFUSED = {  # what they would need
     "net, a download by default": net(TORCHVISION + "segmentation.fcn_resnet50", num_classes=3),
     "net, asked to download": net(TORCHVISION + "resnet18", weights="DEFAULT"),
     "net, a list of weights": net(TORCHVISION + "get_weight", name="ResNet18_Weights.DEFAULT"),
-    "net, a function of ours": net("lightning_resnet.cli.main", argv=["data", "info", "x"]),
-    "net, another class of ours": net("lightning_resnet.runtime.rundir.RunDir", path="canary"),
-    "net, through a module of ours": {"model": {"net": SHELL | {"class_path": "lightning_resnet.cli.os.system"}}},
-    "net, a function through ours": net("lightning_resnet.cli.import_module", name="canary_code"),
-    "net, YAML through ours": net("lightning_resnet.points.yaml.unsafe_load", stream="!!python/name:os.system"),
+    "net, a function of ours": net("lightning_resnet.cli.main.main", argv=["data", "info", "x"]),
+    "net, another class of ours": net("lightning_resnet.runs.directory.RunDir", path="canary"),
+    "net, through a module of ours": {"model": {"net": SHELL | {"class_path": "lightning_resnet.cli.main.os.system"}}},
+    "net, a function through ours": net("lightning_resnet.cli.main.import_module", name="canary_code"),
+    "net, YAML through ours": net("lightning_resnet.sweeps.points.yaml.unsafe_load", stream="!!python/name:os.system"),
     "net, a module": net("lightning_resnet.models"),
     "net, inside torchvision's, a function": net(TORCHVISION + "resnet18", num_classes=10, norm_layer=SHELL),
     "net, inside torchvision's, a name": net(TORCHVISION + "resnet18", num_classes=10, norm_layer="canary_code.Net"),
@@ -115,10 +115,10 @@ REFUSED = {  # what they would need
         "model": {"net": {"class_path": "CifarResNet", "init_args": {"depth": 8}, "dict_kwargs": {"x": RUN}}}
     },
     "net, a task with an optimizer": net(
-        "lightning_resnet.task.ClassificationTask", net={"class_path": "CifarResNet"}, optimizer=SHELL
+        "lightning_resnet.training.task.ClassificationTask", net={"class_path": "CifarResNet"}, optimizer=SHELL
     ),
     "net, a task with a schedule": net(
-        "lightning_resnet.task.ClassificationTask", net={"class_path": "CifarResNet"}, schedule=RUN
+        "lightning_resnet.training.task.ClassificationTask", net={"class_path": "CifarResNet"}, schedule=RUN
     ),
     "net, dotted": {"model": {"net.class_path": "canary_code.Net"}},
     "source, a function": {"data": {"source": SHELL}},
@@ -670,7 +670,7 @@ SHADOWS = ["numpy", "torch", "yaml", "pandas", "socket", "struct", "selectors", 
 CHILDREN = """
 import sys
 import tarfile
-from lightning_resnet.cli import main
+from lightning_resnet.cli.main import main
 
 print(main(["--help"]), main(["sweep", "nothing.yaml"]))
 from multiprocessing import get_context
@@ -746,6 +746,6 @@ def test_python_m_looks_elsewhere_first_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     Path("yaml.py").write_text("open('canary', 'w')\n")
-    command = [sys.executable, "-m", "lightning_resnet.cli", "sweep", "nothing.yaml"]
+    command = [sys.executable, "-m", "lightning_resnet", "sweep", "nothing.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2 and "nothing.yaml" in done.stderr and not Path("canary").exists(), done.stderr

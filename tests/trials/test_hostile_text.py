@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from test_analysis import make_run
 
-from lightning_resnet.cli import main
+from lightning_resnet.cli.main import main
 from lightning_resnet.errors import LONGEST, printable, tell
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

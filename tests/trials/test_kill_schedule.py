@@ -21,11 +21,11 @@ from ranks import EPOCHS, Ranks, recipe, the_run, wait_for
 
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.data.order import permutation
+from lightning_resnet.engine.signals import SIGNALS
 from lightning_resnet.errors import UserError
-from lightning_resnet.runtime.checkpoint import load_checkpoint
-from lightning_resnet.runtime.preemption import SIGNALS
-from lightning_resnet.runtime.rows import merge, read_rows
-from lightning_resnet.runtime.status import attempt_files, status
+from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.runs.metrics import merge, read_rows
+from lightning_resnet.runs.status import attempt_files, status
 
 KILLS = 4  # in a round
 ROUNDS = int(os.environ.get("KILL_ROUNDS") or 20)

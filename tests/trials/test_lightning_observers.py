@@ -19,8 +19,8 @@ from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor, LearningRa
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.profilers import SimpleProfiler
 
-from lightning_resnet.runtime.observers import TRAINING
-from lightning_resnet.trained import build
+from lightning_resnet.engine.observers import TRAINING
+from lightning_resnet.weights.trained import build
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BATCHES = 5

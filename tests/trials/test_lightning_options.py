@@ -32,25 +32,26 @@ from pytorch_lightning.plugins import LayerSync, Precision, TorchCheckpointIO, e
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from torch import nn
 
-from lightning_resnet import fit
-from lightning_resnet.cli import main
-from lightning_resnet.config import ResNetCLI
+from lightning_resnet.cli import fit
+from lightning_resnet.cli.main import main
+from lightning_resnet.config.options import STRATEGIES, check
+from lightning_resnet.config.recipe import ResNetCLI
 from lightning_resnet.data.module import ImageData
-from lightning_resnet.data.sources import Digits
-from lightning_resnet.ema import Averaging
+from lightning_resnet.data.sources.digits import Digits
+from lightning_resnet.engine import watchdog as crash
+from lightning_resnet.engine.checkpoints import Checkpoints
+from lightning_resnet.engine.launch import MEETING
+from lightning_resnet.engine.loop import FitLoop
+from lightning_resnet.engine.refused import check_training
+from lightning_resnet.engine.signals import request
 from lightning_resnet.errors import UserError
-from lightning_resnet.mix import Mix
 from lightning_resnet.models import CifarResNet
-from lightning_resnet.options import STRATEGIES, check
-from lightning_resnet.refused import check_training
-from lightning_resnet.runtime import crash
-from lightning_resnet.runtime.checkpoint import Checkpoints, load_checkpoint
-from lightning_resnet.runtime.identity import run_id
-from lightning_resnet.runtime.launch import MEETING
-from lightning_resnet.runtime.loop import FitLoop
-from lightning_resnet.runtime.preemption import request
-from lightning_resnet.runtime.rundir import RunDir
-from lightning_resnet.task import ClassificationTask
+from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.runs.directory import RunDir
+from lightning_resnet.runs.identity import run_id
+from lightning_resnet.training.ema import Averaging
+from lightning_resnet.training.mixup import Mix
+from lightning_resnet.training.task import ClassificationTask
 
 SHORT = [*TINY, "--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "2"]
 ADD, ARG = f"--trainer.callbacks+={__name__}.", "--trainer.callbacks."
@@ -767,7 +768,9 @@ def test_every_hook_of_a_task(cli, monkeypatch):
             assert f"Counted.{name} would never be called in this training" in str(e)
     assert {"optimizer_step", "optimizer_zero_grad", "backward", "on_train_batch_end"} <= honoured.keys()
     calls.clear()
-    monkeypatch.setattr("lightning_resnet.config.ClassificationTask", type("Counted", (ClassificationTask,), honoured))
+    monkeypatch.setattr(
+        "lightning_resnet.config.recipe.ClassificationTask", type("Counted", (ClassificationTask,), honoured)
+    )
     flags = [*SHORT, "--trainer.gradient_clip_val", "1", "--trainer.accumulate_grad_batches", "2"]
     here = ours(flags, monkeypatch)
     seen = Counter(calls)
@@ -798,7 +801,7 @@ class NoTensor(ClassificationTask):
 
 @pytest.mark.filterwarnings("ignore:.*`training_step` returned `None`")
 def test_losses_that_are_no_tensor(cli, monkeypatch):
-    monkeypatch.setattr("lightning_resnet.config.ClassificationTask", NoTensor)
+    monkeypatch.setattr("lightning_resnet.config.recipe.ClassificationTask", NoTensor)
     assert_same(ours(SHORT, monkeypatch), stock(SHORT))
 
 
@@ -840,7 +843,7 @@ class Moves(ImageData):
 )
 def test_tasks_and_data_of_other_kinds_are_refused(cli, monkeypatch, owner, words):
     kind = "ImageData" if issubclass(owner, ImageData) else "ClassificationTask"
-    monkeypatch.setattr(f"lightning_resnet.config.{kind}", owner)
+    monkeypatch.setattr(f"lightning_resnet.config.recipe.{kind}", owner)
     code, _, err = cli("fit", *SHORT)
     assert code == 2 and err.count("\n") == 1 and words in err
     assert owner is Skips or not Path("runs").exists()
@@ -849,7 +852,7 @@ def test_tasks_and_data_of_other_kinds_are_refused(cli, monkeypatch, owner, word
 def test_a_scheduler_beside_ours_is_refused_in_a_stock_trainer():
     cli = ResNetCLI("fit", SHORT)
     cli.model.__class__ = Scheduled
-    with pytest.raises(UserError, match="a subclass of lightning_resnet.optim.Schedule"):
+    with pytest.raises(UserError, match="a subclass of lightning_resnet.Schedule"):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
 
 

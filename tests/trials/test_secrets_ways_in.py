@@ -14,10 +14,11 @@ import pytest
 import yaml
 from conftest import REPOSITORY, TINY
 
-from lightning_resnet import points
-from lightning_resnet.cli import VERBS, shielded
+from lightning_resnet.cli.main import VERBS, shielded
+from lightning_resnet.credentials import refuse_secret_exports, refuse_secret_flags, refuse_secrets, sourced
 from lightning_resnet.errors import UserError, tell
-from lightning_resnet.secrets import mask, refuse_secret_exports, refuse_secret_flags, refuse_secrets, sourced
+from lightning_resnet.masking import mask
+from lightning_resnet.sweeps import points
 
 SECRET = "Zq7-hunter.2024-wIl0w"  # named as one, known to nobody
 LIVE = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b"  # in the environment
@@ -522,7 +523,7 @@ def test_the_log_of_a_sweeps_run(world):
 
 def test_a_run_of_others_is_not_uploaded_with_a_secret(world):
     """As an older version wrote it."""
-    from lightning_resnet.sync import Uploader
+    from lightning_resnet.tracking.upload import Uploader
 
     run = world.outputs / "runs/x/0123456789"
     (run / "attempts").mkdir(parents=True)

@@ -6,9 +6,11 @@ import math
 import pytest
 from test_analysis import epoch_rows, make_run
 
-from lightning_resnet.analysis import load_runs, runs
-from lightning_resnet.cli import main
-from lightning_resnet.runtime import rows, status
+from lightning_resnet.analysis import load_runs
+from lightning_resnet.analysis.compare import load as runs
+from lightning_resnet.cli.main import main
+from lightning_resnet.runs import metrics as rows
+from lightning_resnet.runs import status
 
 ROWS = [row for epoch in range(2) for row in epoch_rows(epoch, 50)]
 

@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import lightning_resnet.secrets  # noqa: F401 -- a forked process of another user cannot import it
+import lightning_resnet.credentials  # noqa: F401 -- a forked process of another user cannot import it
 from lightning_resnet import files
-from lightning_resnet.data import stage, write  # noqa: F401 -- likewise
-from lightning_resnet.data.beton import Beton, manifest_path
-from lightning_resnet.data.cache import as_beton
-from lightning_resnet.data.sources import Synthetic
-from lightning_resnet.data.stage import staged
-from lightning_resnet.data.write import write_beton
+from lightning_resnet.data.beton import stage, write  # noqa: F401 -- likewise
+from lightning_resnet.data.beton.cache import as_beton
+from lightning_resnet.data.beton.format import Beton, manifest_path
+from lightning_resnet.data.beton.stage import staged
+from lightning_resnet.data.beton.write import write_beton
+from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import cache_folder, cache_if_any, locked, open_own, private_compile_cache, private_folder
-from lightning_resnet.runtime.shared import share
+from lightning_resnet.runs.shared import share
 
 ALICE, BOB = 44_001, 44_002
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")

@@ -3,9 +3,9 @@
 import pytest
 from conftest import REPOSITORY
 
-from lightning_resnet.config import ResNetCLI, normalise
+from lightning_resnet.config.options import Launch
+from lightning_resnet.config.recipe import ResNetCLI, normalise
 from lightning_resnet.errors import UserError
-from lightning_resnet.options import Launch
 
 RECIPE = ["--config", f"{REPOSITORY}/configs/digits.yaml"]
 WRONG = ["null", "nan", "inf", "-inf", "-2", "1e30", "9" * 24, "1" * 5000, "text", "[1]", "[]", "{}", "1.5", "true"]

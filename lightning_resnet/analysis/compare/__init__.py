@@ -1,0 +1,1 @@
+"""Runs -> DataFrames -> tables and figures: pure, and without torch."""

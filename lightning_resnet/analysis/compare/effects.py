@@ -1,0 +1,107 @@
+"""On what the gap between deep and shallow nets depends (S12): main effects and interactions, with intervals.
+
+`resnet-cli compare runs/digits_gap --effects`
+
+Gap = final validation error of a deep net minus that of its shallowest twin (all else and the seed equal). Factors are
+the other settings that vary, and depth where there are several deep ones.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lightning_resnet.analysis.compare.load import Runs
+from lightning_resnet.analysis.compare.tables import choose_rows, describe, final_errors, groups, text
+from lightning_resnet.errors import UserError
+
+LEGEND = (
+    "Gap: final validation error of the deep net minus that of its shallowest twin; points; relative: over the shallow "
+    "net's error; chance: over what lies between the shallow net's error and chance. mean: over all cells; other "
+    "lines: change of the gap from the lowest to the highest level of a factor (numbers count by their logarithm), by "
+    "least squares with all two-way interactions (a x b: half the change of a's effect between the levels of b); 95 % "
+    "intervals of Student's t, clear where they exclude 0."
+)
+MEASURES = ("points", "relative", "chance")
+
+
+def gaps(runs: Runs) -> tuple[pd.DataFrame, list[str]]:
+    """One row per deep run with a shallow twin: shortcut, factors as -1 ... 1, the MEASURES; and the factors' names.
+
+    Raises:
+        UserError: the runs have one depth only.
+    """
+    done = runs.runs[runs.runs["status"] == "finished"]
+    rows = [row for row in choose_rows(done) if row != "shortcut"]
+    if "depth" not in rows:
+        raise UserError("--effects is about the gap between depths: give runs of two depths or more")
+    done = done.assign(error=final_errors(runs.history)["final"].reindex(done["path"]).to_numpy())
+    twins = [key for key in (*rows, "shortcut", "seed") if key in done and key != "depth"]
+    found = []
+    for _, part in groups(done, twins):
+        part = part.sort_values("depth")
+        shallow = part.iloc[0]
+        for _, deep in part[part["depth"] > shallow["depth"]].iterrows():
+            found.append({key: deep[key] for key in (*twins, "depth")} | _measures(deep, shallow))
+    frame = pd.DataFrame(found)
+    factors = [row for row in rows if frame[row].nunique() > 1]
+    return frame.assign(**{row: _coded(frame[row]) for row in factors}), factors
+
+
+def _measures(deep: pd.Series, shallow: pd.Series) -> dict[str, float]:
+    classes = next((deep[key] for key in deep.index if key.endswith("source.init_args.num_classes")), None)
+    chance = 100 * (1 - 1 / float(classes or deep.get("num_classes") or 10))
+    gap = deep["error"] - shallow["error"]
+    return {
+        "points": gap,
+        "relative": gap / shallow["error"] if shallow["error"] else math.nan,
+        "chance": gap / (chance - shallow["error"]),
+    }
+
+
+def _coded(levels: pd.Series) -> pd.Series:
+    """-1 for the lowest, 1 for the highest; numbers by their logarithm, words by their order (two only)."""
+    values = pd.to_numeric(levels, errors="coerce")
+    if values.isna().any() or (values <= 0).any():
+        values = pd.Series(pd.factorize(levels.map(text), sort=True)[0], index=levels.index).add(1)
+    logs = np.log(values.astype(float))
+    return 2 * (logs - logs.min()) / (logs.max() - logs.min()) - 1
+
+
+def effects(runs: Runs) -> pd.DataFrame:
+    """Columns net, effect, and per measure its estimate, low and high."""
+    frame, factors = gaps(runs)
+    pairs = list(itertools.combinations(factors, 2))
+    lines = []
+    for net, part in groups(frame, ["shortcut"]) if "shortcut" in frame else [(("",), frame)]:
+        design = [np.ones(len(part)), *(part[f] / 2 for f in factors), *(part[a] * part[b] / 2 for a, b in pairs)]
+        names = ["mean", *factors, *(f"{a} x {b}" for a, b in pairs)]
+        fits = {m: _fit(np.column_stack(design), part[m].to_numpy()) for m in MEASURES}
+        for i, name in enumerate(names):
+            columns = {f"{m}{end}": fits[m][i][j] for m in MEASURES for j, end in enumerate(("", "_low", "_high"))}
+            lines.append({"net": describe(["shortcut"], net), "effect": name, "n": len(part), **columns})
+    return pd.DataFrame(lines)
+
+
+def _fit(design: np.ndarray, y: np.ndarray) -> list[tuple[float, float, float]]:
+    """Least squares: estimate and 95 % interval of each coefficient; nan where the runs cannot tell."""
+    design, y = design[~np.isnan(y)], y[~np.isnan(y)]
+    freedom = len(y) - design.shape[1]
+    if freedom < 1 or np.linalg.matrix_rank(design) < design.shape[1]:
+        return [(math.nan,) * 3] * design.shape[1]
+    estimate = np.linalg.lstsq(design, y, rcond=None)[0]
+    variance = np.sum((y - design @ estimate) ** 2) / freedom * np.diag(np.linalg.inv(design.T @ design))
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+    return list(zip(estimate, estimate - half, estimate + half, strict=True))
+
+
+def to_cells(table: pd.DataFrame, measures: Sequence[str] = MEASURES) -> list[list[str]]:
+    """For people, header first."""
+    cells = [["net", "effect", "n", *measures]]
+    for _, row in table.iterrows():
+        texts = [f"{row[m]:+.2f} ({row[f'{m}_low']:+.2f} to {row[f'{m}_high']:+.2f})" for m in measures]
+        cells.append([row["net"], row["effect"], str(row["n"]), *texts])
+    return cells

@@ -1,0 +1,191 @@
+"""Runs -> the paper's figure: error against iterations, plain beside residual (He et al. 2015, fig. 1, 4 and 6).
+
+Figures are made through matplotlib's objects: no pyplot, no display, no state; and to the byte the same each time.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from textwrap import fill
+
+import matplotlib as mpl
+import matplotlib.style
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lightning_resnet.analysis.compare.tables import describe, groups, text
+from lightning_resnet.errors import UserError, printable
+
+SHORT_RUN_STEPS = 5_000
+PANELS_PER_LINE = 4
+LONGEST = 200  # characters of a text in a figure
+LABEL = 36  # characters of a line of the legend: it must leave room for the panels
+X_LABELS = {
+    "step": "iterations (optimizer steps)",
+    "epoch": "epochs",
+    "time": "seconds since the first training row",
+    "gpu_h": "GPU hours (hours x GPUs)",
+}
+# Okabe & Ito 2008, told apart by colour-blind readers; without yellow, too pale for a line, and black, kept for text
+COLOURS = ["#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"]
+STYLE = [
+    "default",  # whatever the user's matplotlibrc says
+    {
+        "font.size": 11,
+        "axes.titlesize": 13,
+        "axes.labelsize": 12,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "0.9",
+        "legend.frameon": False,
+        "lines.solid_capstyle": "round",
+        "svg.hashsalt": "lightning_resnet",
+    },
+]
+
+
+def curves(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], title: str = "", x: str = "step") -> Figure:
+    """Error (%) of the finished runs against a column of `history`: solid = validation, dashed = clean training error.
+
+    One colour per row: a line for the mean over its runs, a band from the lowest to the highest. When `rows` are depth
+    and one other key, each value of the other has its panel.
+    """
+    done = runs[runs["status"] == "finished"]
+    other = [row for row in rows if row != "depth"]
+    by_panel = len(other) == 1 and len(rows) == 2
+    panels = groups(done, other) if by_panel else [(("",), done)]
+    keys = ["depth"] if by_panel else list(rows)
+    colours = _colours([key for key, _ in groups(done, keys)])
+    with matplotlib.style.context(STYLE):
+        figure, axes = _grid(len(panels), title, x)
+        for ax, (value, part) in zip(axes, panels, strict=True):
+            ax.set_title(drawn(describe(other, value)) if by_panel else "")
+            for key, group in groups(part, keys):
+                _draw(ax, history[history["path"].isin(group["path"])], colours[key], x)
+        _limits(axes)
+        _legend(figure, keys, colours)
+    return figure
+
+
+def with_x(runs: pd.DataFrame, history: pd.DataFrame, x: str) -> pd.DataFrame:
+    """History for `curves`: epochs done instead of their numbers, seconds since a run's first row instead of the date.
+
+    Raises:
+        UserError: GPU hours of runs that used no GPU, or do not tell.
+    """
+    if x == "gpu_h" and (missing := int(runs[runs["status"] == "finished"]["gpu_h"].isna().sum())):
+        raise UserError(
+            f"--x gpu_h: {missing} of the finished runs used no GPU or do not tell how many; say --x time, or leave "
+            "them out with --where 'gpu_h > 0'"
+        )
+    if x == "time":
+        began = history["path"].map(runs.set_index("path")["began"])
+        return history.assign(time=history["time"] - began.fillna(history.groupby("path")["time"].transform("min")))
+    return history.assign(epoch=history["epoch"] + 1) if x == "epoch" else history
+
+
+def _grid(n: int, title: str, x: str) -> tuple[Figure, list[Axes]]:
+    """`n` panels that share both axes; only the outer ones are labelled."""
+    columns = max(1, min(n, PANELS_PER_LINE))
+    lines = max(1, -(-n // columns))
+    figure = Figure(figsize=(10, 0.9 + 3.3 * lines), dpi=150, layout="constrained")
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    for ax in grid.flat[n:]:
+        ax.remove()
+    figure.supxlabel(X_LABELS[x], fontsize=12)
+    figure.supylabel("error (%)", fontsize=12)
+    if title:
+        figure.suptitle(drawn(title), fontsize=14)
+    return figure, list(grid.flat[:n])
+
+
+def _colours(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """A colour for each row; beyond the palette, a ramp that rises in lightness for every eye."""
+    if len(keys) <= len(COLOURS):
+        return dict(zip(keys, COLOURS, strict=False))
+    ramp = mpl.colormaps["viridis"]
+    return {key: mpl.colors.to_hex(ramp(0.9 * i / (len(keys) - 1))) for i, key in enumerate(keys)}
+
+
+def _draw(ax: Axes, history: pd.DataFrame, colour: str, x: str) -> None:
+    """Mean and range over runs, for both errors; of time, the mean over runs at each step."""
+    for metric, line, width in (("train_eval/acc1", "--", 1.3), ("val/acc1", "-", 2.0)):
+        error = error_by_step(history, metric)
+        if error.empty:
+            continue
+        mark = {"marker": "o", "fillstyle": "full" if line == "-" else "none"} if len(error) == 1 else {}  # no line yet
+        at = history.groupby("step")[x].mean()[error.index] if x != "step" else error.index
+        ax.plot(at, error.mean(axis=1), line, color=colour, linewidth=width, **mark)
+        if error.shape[1] > 1:
+            ax.fill_between(at, error.min(axis=1), error.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+
+
+def error_by_step(history: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Error in percent, one column per run, at the steps where every run has one."""
+    val = history[history["kind"] == "val"].drop_duplicates(["path", "step"], keep="last")
+    return (100 * (1 - val.pivot(index="step", columns="path", values=metric))).dropna()
+
+
+def _limits(axes: Sequence[Axes]) -> None:
+    """From zero up to twice the highest final error, where the nets differ; the way there is steep and alike."""
+    lines = [line.get_ydata() for ax in axes for line in ax.get_lines()]
+    if lines:
+        highest, final = max(max(line) for line in lines), max(line[-1] for line in lines)
+        axes[0].set_ylim(0, max(min(1.05 * highest, 2 * final), 1))
+        axes[0].set_xlim(left=0)
+        axes[0].xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k" if step >= 1000 else f"{step:g}")
+
+
+def drawn(text: str) -> str:
+    """Text as matplotlib may draw it: no mathematics, no hidden label, in lines, and not without end."""
+    shown = fill(printable(text, LONGEST), LABEL).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown  # matplotlib leaves out what begins with _
+
+
+def _legend(figure: Figure, keys: Sequence[str], colours: dict[tuple[str, ...], str]) -> None:
+    """Beside the panels, so that it covers no data: colours, then line styles."""
+    handles = [
+        Line2D([], [], color=colour, linewidth=3, label=drawn(describe(keys, key))) for key, colour in colours.items()
+    ]
+    for what, line, width in (("", "", 0), ("validation", "-", 2.0), ("training", "--", 1.3)):  # after a gap
+        handles.append(Line2D([], [], color="0.25", linestyle=line, linewidth=width, label=what))
+    if colours:
+        figure.legend(handles=handles, loc="outside right center", handlelength=2.2)
+
+
+def caption(runs: pd.DataFrame, rows: Sequence[str]) -> str:
+    """What the figure shows and, for short runs, what it cannot show."""
+    done = runs[runs["status"] == "finished"]
+    if done.empty:
+        return "No run has finished yet."
+    n = _range([len(part) for _, part in groups(done, rows)])
+    several = "" if n == "1" else " (lines: mean; bands: lowest to highest)"
+    data = " and ".join(sorted(set(done["source"].map(text)))) if "source" in done else "unknown data"
+    parts = [
+        "Error against iterations: solid = validation, dashed = training (clean: evaluation mode, no augmentation).",
+        f"n = {n} seed{'' if n == '1' else 's'} per setting{several}; {_range(done['steps'])} steps on {data}.",
+    ]
+    if done["steps"].min() < SHORT_RUN_STEPS:
+        parts.append(
+            "In so few steps, a deeper plain net that does worse is harder to optimise under this budget; that says "
+            "nothing of what a converged net does (He et al. 2015 train for 64,000 steps)."
+        )
+    return " ".join(parts)
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+
+
+def render(figure: Figure, kind: str) -> bytes:
+    """The figure as png or svg, without dates or versions: same runs, same bytes."""
+    out = io.BytesIO()
+    with matplotlib.style.context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box in its place is warning enough
+        figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    return out.getvalue()

@@ -1,0 +1,244 @@
+"""Run directories -> two DataFrames: what each run was, and how it went.
+
+The run directory is the truth: nothing here needs a network, a GPU or the code that trained.
+`runs, history = load_runs("runs/digits")`
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from lightning_resnet.analysis.compare.cache import Cache
+from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.progress import metered
+from lightning_resnet.reading import lines_of, parse_file, parse_json, parse_yaml
+from lightning_resnet.runs.find import REFERENCE, find_runs, locate
+from lightning_resnet.runs.identity import flatten, with_public_paths
+from lightning_resnet.runs.metrics import MOST_METRICS, Row, merge, row_of
+from lightning_resnet.runs.status import attempts, known_meta, status
+from lightning_resnet.tracking.wandb_offline import find_offline, read_offline
+from lightning_resnet.tracking.wandb_online import read_project
+from lightning_resnet.tracking.wandb_rows import SCHEME
+
+MOST_CELLS = 200_000_000  # of a table: 1.6 GB of numbers
+TRAIN_ROW = re.compile(
+    r'\{"step": (\d+), "epoch": \d+, "attempt": (\d+), "time": ([\d.]+), "train/.*\}$'
+)  # as we write them
+NET_ARGS = "model.net.init_args."
+SHORT = {  # config keys with a short column of their own, beside the arguments of the net
+    "seed_everything": "seed",
+    "model.net.class_path": "net",
+    "model.optimizer.init_args.lr": "lr",
+    "data.source.class_path": "source",
+    "trainer.max_epochs": "epochs",
+}
+IN_META = ["params", "macs", "steps_per_epoch", "train_samples", "val_samples"]
+JOINED_LATER = {  # options, and what runs did that were made before there were any
+    "model.loss": "cross_entropy",
+    "model.precise_bn": 0,
+    "model.compile": False,
+    "data.erase": 0.0,
+    "data.order": "global",
+    "data.repeats": 3,
+}
+NUMBERS = ["attempts", "seconds", "gpu_h", "began", "steps", "unreadable_lines", *IN_META]
+FACTS = [  # columns of `runs` that are not config
+    *("run_id", "name", "path", "status", "error", *NUMBERS),
+    *("git_sha", "dirty", "code", "torch", "lightning_resnet", "hardware"),
+]
+STATISTICS = (  # columns of the summary table; like FACTS, no argument of a net takes their names
+    *("n", "val_err_final_mean", "val_err_final_std", "val_err_best_mean", "train_err_mean"),
+    *("gap_points", "params", "macs", "seconds"),
+)
+
+
+class Runs(NamedTuple):
+    """Two tables, joined by `path` (run ids repeat when a run is copied).
+
+    `runs`: one row per run: FACTS, the config under dotted keys, short names for the common ones (`depth`, `seed`).
+    A folder that cannot be read is a row with status "unreadable" and the reason in `error`. `began`: `time` of the
+    first row; `gpu_h`: hours times GPUs over all attempts, nan on CPUs.
+    `history`: one row per line of metrics.jsonl that holds after the merge, with `kind` train | val | test, and the
+    `gpu_h` spent until then.
+    """
+
+    runs: pd.DataFrame
+    history: pd.DataFrame
+
+
+def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], train: bool = True) -> Runs:
+    """Read every run in or under `paths`: run directories, sweeps, whole roots, runs that only W&B wrote.
+
+    Args:
+        paths: folders, `wandb://entity/project`, or `reference:digits`, which is one of ours.
+        train: with the rows of training; without them, finished runs are read once and then from a cache.
+
+    Raises:
+        UserError: a path does not exist, or there is no readable run.
+    """
+    paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    folders = [locate(path) for path in paths if not str(path).startswith(SCHEME)]
+    read = read_run if train else Cache(partial(read_run, train=False)).read
+    folders_of_runs = [*find_runs(folders)]
+    found = [read(path) for path in metered(folders_of_runs, len(folders_of_runs), "runs")]
+    if offline := find_offline(folders):
+        found += read_offline(offline)
+    for address in (str(path) for path in paths if str(path).startswith(SCHEME)):
+        found += read_project(address)
+    rows = [row for row, _ in found]
+    if not any(row["status"] != "unreadable" for row in rows):
+        broken = "".join(f"; {row['path']}: {row['error']}" for row in rows[:3])
+        where = ", ".join(map(str, paths))
+        raise UserError(f"no runs under {where}{broken}; name a folder that `resnet-cli fit` or `sweep` has written to")
+    _check_size(found)
+    runs = pd.DataFrame(rows, columns=list(dict.fromkeys([*FACTS, *(key for row in rows for key in row)])))
+    runs[NUMBERS] = runs[NUMBERS].apply(pd.to_numeric, errors="coerce")
+    history = [line for _, lines in found for line in lines]
+    first = ["run_id", "path", "kind", "step", "epoch", "attempt", "time", "gpu_h", "val/acc1", "train_eval/acc1"]
+    columns = list(dict.fromkeys([*first, *(key for line in history for key in line)]))
+    history = pd.DataFrame(history, columns=columns).astype({"val/acc1": float, "train_eval/acc1": float})
+    return Runs(_add_short_names(runs), history)
+
+
+def _check_size(found: list[tuple[dict[str, Any], list[Row]]]) -> None:
+    """Refuse tables that memory cannot hold: each key of each run or row is a column of all."""
+    for what, lines in (
+        ("settings", [row for row, _ in found]),
+        ("metrics", [row for _, rows in found for row in rows]),
+    ):
+        columns = len({key for line in lines for key in line})
+        if columns * len(lines) > MOST_CELLS:
+            raise UserError(f"the runs have {len(lines):,} rows of {columns:,} different {what}: compare fewer of them")
+
+
+def read_run(path: Path, train: bool = True) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One row of `runs` and its rows of `history`."""
+    ours = "reference:" if REFERENCE in path.parents else ""
+    row: dict[str, Any] = {"run_id": path.name, "name": ours + path.absolute().parent.name, "path": str(path)}
+    try:
+        row |= _config(path / "config.yaml") | _meta(path / "meta.json") | _attempts(path)
+        history, facts = _metrics(path / "metrics.jsonl", train)
+        spent, row["gpu_h"] = gpu_hours(path)
+    except (UserError, OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # any content, any shape
+        return row | {"status": "unreadable", "error": one_line(error)}, []
+    names = {"run_id": row["run_id"], "path": row["path"]}
+    return row | facts, [names | line | ({"gpu_h": spent(line)} if row["gpu_h"] else {}) for line in history]
+
+
+def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    value = parse_file(file, parse)
+    if not isinstance(value, dict):
+        raise ValueError(f"{file.name} is not a mapping")
+    return value
+
+
+def _config(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        raise ValueError("no config.yaml")
+    config = with_public_paths(_mapping(file, parse_yaml))
+    found = {key: _scalar(key, value) for key, value in flatten(config).items() if "." in key or key in SHORT}
+    return (JOINED_LATER if "model.net.class_path" in found else {}) | found
+
+
+def _scalar(key: str, value: Any) -> Any:
+    """One cell: lists as JSON text; of a data folder its name, so that copies of one data set compare equal."""
+    if key.startswith("data.") and key.endswith(".root"):
+        return Path(value).name
+    return json.dumps(value, default=str) if isinstance(value, list) else value
+
+
+def _meta(file: Path) -> dict[str, Any]:
+    meta = known_meta(_mapping(file, parse_json)) if file.exists() else {}
+    versions, hardware = meta.get("versions") or {}, meta.get("hardware") or {}
+    sha, dirty = meta.get("git_sha"), meta.get("git_dirty")
+    return {key: meta[key] for key in ("run_id", "git_sha", *IN_META) if key in meta} | {
+        "dirty": dirty,
+        "code": sha and sha[:10] + ("+changes" if dirty else ""),
+        "torch": versions.get("torch"),
+        "lightning_resnet": versions.get("lightning_resnet"),
+        "hardware": hardware.get("gpu") or hardware.get("cpu"),
+    }
+
+
+def _attempts(path: Path) -> dict[str, Any]:
+    """Status and cost over all attempts."""
+    found = attempts(path)
+    seconds = float(sum(attempt["seconds"] for attempt in found))
+    error = found[-1]["error"] if found else None
+    return {"status": status(path), "attempts": len(found), "seconds": seconds, "error": error}
+
+
+def gpu_hours(path: Path) -> tuple[Callable[[Row], float], float | None]:
+    """From a row to the GPU hours spent until then, and those of the whole run; None where no GPU is known of.
+
+    Time between attempts costs nothing; what a killed attempt did in vain costs.
+    """
+    done = {a["attempt"]: a for a in attempts(path) if a["gpus"]}
+    cost = {n: a["seconds"] * a["gpus"] / 3600 for n, a in done.items()}
+
+    def spent(row: Row) -> float:
+        before = sum(hours for n, hours in cost.items() if n < row["attempt"])
+        if row["attempt"] not in done or "time" not in row:
+            return before
+        own = done[row["attempt"]]
+        try:
+            start = datetime.fromisoformat(own["start"]).timestamp()
+        except ValueError:  # a damaged file
+            return before
+        return before + max(0.0, row["time"] - start) * own["gpus"] / 3600
+
+    return spent, sum(cost.values()) or None
+
+
+def _metrics(file: Path, train: bool) -> tuple[list[Row], dict[str, Any]]:
+    """The rows that hold, by step; and `began`, `steps`, and the lines that are no rows (a kill can tear one each)."""
+    rows: list[Row] = []
+    metrics: set[str] = set()
+    whole, last, attempt, some = 0, 0, None, 0
+    for line in lines_of(file):
+        some += bool(line.strip())
+        skimmed = None if train else TRAIN_ROW.match(line)
+        if skimmed:  # most rows: of each attempt only the first is needed, by which `merge` goes
+            whole, last = whole + 1, int(skimmed[1])
+            if skimmed[2] != attempt:
+                rows.append({"kind": "train", "step": last, "attempt": int(skimmed[2]), "time": float(skimmed[3])})
+            attempt = skimmed[2]
+        elif row := row_of(line):
+            whole, last = whole + 1, row["step"]
+            rows.append(row)
+            metrics.update(row)
+            if len(metrics) > MOST_METRICS:
+                raise ValueError(f"{file.name} has more than {MOST_METRICS:,} different metrics")
+    merged = merge(rows)
+    facts = {"unreadable_lines": some - whole}
+    facts["steps"] = max([last if some else 0, *(row["step"] for row in merged[-1:])])
+    facts["began"] = next((row["time"] for row in merged if "time" in row), None)
+    return merged if train else [row for row in merged if row["kind"] != "train"], facts
+
+
+def short_names(columns: Iterable[str]) -> dict[str, str]:
+    """Config key -> short column name, for those that have one: SHORT and the arguments of the net."""
+    names: dict[str, str] = {}
+    for key in sorted((c for c in columns if "." in c or c in SHORT), key=lambda key: key not in SHORT):
+        name = SHORT.get(key, key.removeprefix(NET_ARGS))
+        if "." not in name and name not in {*FACTS, *STATISTICS, *names.values()}:
+            names[key] = name
+    return names
+
+
+def _add_short_names(runs: pd.DataFrame) -> pd.DataFrame:
+    """Add the short columns; classes by their bare names unless two would look the same."""
+    short = {}
+    for key, name in short_names(runs.columns).items():
+        bare = runs[key].map(lambda path: path.rpartition(".")[2] if isinstance(path, str) else path)
+        distinct = key.endswith("class_path") and bare.nunique() == runs[key].nunique()
+        short[name] = bare if distinct else runs[key]
+    return pd.concat([runs, pd.DataFrame(short)], axis=1)

@@ -1,0 +1,1 @@
+"""What a net does inside, block by block."""

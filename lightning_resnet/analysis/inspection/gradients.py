@@ -1,0 +1,115 @@
+"""Where the gradient goes: through the shortcut, through the branch, and how much of it arrives (S1, S3, S10).
+
+`resnet-cli inspect gradients runs/digits_degradation`
+
+A residual block gives dE/dx = (shortcut' + F')^T dE/ds, a plain one F'^T dE/ds, where s is the sum before the ReLU: the
+added identity lives in dE/dx, and on the paper's block the ReLU after the sum gates it (He et al. 2016, eq. 5 and
+sec. 3 need the pre-activation block for a clean 1).
+"""
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_resnet.analysis.compare.panels import Panel, panels
+from lightning_resnet.analysis.inspection.derivation import sentence
+from lightning_resnet.analysis.inspection.subjects import Subject
+from lightning_resnet.models.activations import Batch, Seen, observe, train_mode
+from lightning_resnet.progress import metered
+
+LEGEND = (
+    "Train mode, mean over batches of one loss gradient each. grad_x, grad_w: norm of dE/dx at the block's input, of "
+    "dE/dw of its parameters; shortcut, branch: norms of the two parts of dE/dx; sum_error: largest relative deviation "
+    "of their sum from the whole; gate: share of the gradient's energy that passes the ReLU after the sum; gain: "
+    "grad_x over the same norm at the block's output; first_last: grad_x of the first block over that of the last; "
+    "shortcut_share: energy of the shortcut's part over that of both parts, mean over blocks."
+)
+
+
+def gradients(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
+    """One row per block, in order of depth: see LEGEND; the net is as before afterwards."""
+    each = metered(batches, len(batches), "batches")
+    frame = pd.concat([_one_batch(net, images, labels) for images, labels in each])
+    grouped = frame.groupby("block", sort=False)
+    table = grouped.mean()
+    table["sum_error"] = grouped["sum_error"].max()
+    return table.reset_index().rename_axis("index").reset_index()
+
+
+def _one_batch(net: nn.Module, images: Tensor, labels: Tensor) -> pd.DataFrame:
+    with train_mode(net), torch.enable_grad():
+        logits, seen = observe(net, images.detach().requires_grad_())
+        weights = [[p for p in block.module.parameters() if p.requires_grad] for block in seen]
+        wanted = [*(b.x for b in seen), *(b.y for b in seen), *(p for part in weights for p in part)]
+        found = torch.autograd.grad(F.cross_entropy(logits, labels), wanted)
+        n, rest = len(seen), iter(found[2 * len(seen) :])
+        of_weights = [norm(torch.stack([norm(next(rest)) for _ in part] or [torch.zeros(())])) for part in weights]
+        rows = [_row(*parts) for parts in zip(seen, found[:n], found[n : 2 * n], of_weights, strict=True)]
+    return pd.DataFrame(rows)
+
+
+def _row(block: Seen, at_x: Tensor, at_y: Tensor, at_w: Tensor) -> dict[str, float | str]:
+    shortcut, branch, at_sum = parts(block, at_y)
+    values = {  # tensors: where no gradient arrives at all, ratios are nan
+        "grad_x": norm(at_x),
+        "grad_w": at_w,
+        "shortcut": norm(shortcut),
+        "branch": norm(branch),
+        "gate": (norm(at_sum) / norm(at_y)) ** 2,
+        "gain": norm(at_x) / norm(at_y),
+        "sum_error": norm(shortcut + branch - at_x) / norm(at_x),
+    }
+    return {"block": block.name} | {key: value.item() for key, value in values.items()}
+
+
+def norm(x: Tensor) -> Tensor:
+    """Euclidean; in float64, because squares of what has vanished or exploded are beyond float32."""
+    return torch.linalg.vector_norm(x, dtype=torch.float64)
+
+
+def parts(block: Seen, at_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """dE/dx through the shortcut (zero if plain) and through the branch, and dE/ds before the ReLU, from dE/dy."""
+    at_sum = at_y * (block.y > 0) if block.gated() else at_y
+    x = block.x.detach().requires_grad_()
+
+    def through(function: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.autograd.grad(function(x * 1), x, at_sum)[0]  # x * 1: what works in place gets a copy
+
+    return (through(block.shortcut) if block.shortcut else torch.zeros_like(x)), through(block.branch), at_sum
+
+
+def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
+    """For `inspect gradients`."""
+    return gradients(subject.net, subject.train)
+
+
+def summarise(table: pd.DataFrame) -> dict[str, float]:
+    """One net's row: end-to-end ratio, geometric mean gain, what the shortcut carries."""
+    x, energy = table["grad_x"], table[["shortcut", "branch"]] ** 2
+    return {
+        "first_last": x.iloc[0] / x.iloc[-1],
+        "gain": float(np.exp(np.log(table["gain"]).mean())),
+        "shortcut_share": (energy["shortcut"] / energy.sum(axis=1)).mean(),
+        "gate": table["gate"].mean(),
+        "sum_error": table["sum_error"].max(),
+    }
+
+
+def remarks(frame: pd.DataFrame) -> list[str]:
+    """What the columns are, the derivation in numbers, and blocks that are not what they say."""
+    broken = frame[frame["sum_error"] > 1e-4]
+    careful = [f"Careful: {n} is not relu(F(x) + shortcut(x)), nor that without relu." for n in set(broken["block"])]
+    return [LEGEND, sentence(), *careful]
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    """The norms of dE/dx and dE/dw over depth, a colour for each net."""
+    x = ("index", "block, in order of depth")
+    titles = {"grad_x": "norm of dE/dx at the block's input", "grad_w": "norm of dE/dw"}
+    return panels(frame, [Panel(y, title, *x, log=True) for y, title in titles.items()])

@@ -1,0 +1,106 @@
+"""What trained projections do to x (S9): their singular values, and how much of x they keep.
+
+`resnet-cli inspect shortcuts RUN` of a net with shortcut B or C
+
+He et al. 2015, sec. 3.3, use them where shapes change. A 1x1 convolution with stride 2 sees a quarter of the positions.
+"""
+
+from argparse import Namespace
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from lightning_resnet.analysis.compare.panels import Panel, panels
+from lightning_resnet.analysis.inspection.subjects import Subject
+from lightning_resnet.errors import UserError
+from lightning_resnet.models.activations import Batch, Seen, observe
+
+LEGEND = (
+    "Eval mode, mean over batches, of the shortcuts that are not x itself, as linear maps of the channels (a norm "
+    "after the convolution included; behind an activation, as in preact_bottleneck, there is no such map). singular: "
+    "singular values, rank 0 the largest; positions: share of those seen; "
+    "visible: share of x's energy (sum of squares) at those; kept: share of x's energy within the channel directions "
+    "that the map does not shrink below 1/10 of its largest, at those positions; spread: largest over smallest "
+    "singular value (an orthogonal map, which changes x least, has 1); from_identity: norm of map - identity over norm "
+    "of identity, where channels in = out."
+)
+
+
+@torch.no_grad()
+def shortcuts(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
+    """One row per singular value (`rank`) of each shortcut that is not x itself, with that shortcut's figures."""
+    frames = []
+    for images, _ in batches:
+        rows = [row for block in observe(net, images)[1] if block.shortcut for row in _rows(block)]
+        frames.append(pd.DataFrame(rows))
+    if frames[0].empty:
+        raise UserError(
+            "no shortcut of this net changes x by a linear map: inspect one with --model.net.shortcut B or C, of "
+            "preact_bottleneck C"
+        )
+    return pd.concat(frames).groupby(["block", "rank"], sort=False).mean().reset_index()
+
+
+def _rows(block: Seen) -> list[dict[str, float | str]]:
+    found = linear_map(block)
+    if found is None:
+        return []
+    weight, stride = found
+    u, s, v = torch.linalg.svd(weight.double(), full_matrices=False)
+    x = block.x[:, :, ::stride, ::stride].double()
+    energy = block.x.double().square().sum()
+    keeps = v[s > s[0] / 10]
+    square = weight.shape[0] == weight.shape[1]
+    eye = torch.eye(*weight.shape, dtype=weight.dtype, device=weight.device)
+    facts = {
+        "block": block.name,
+        "positions": x[0, 0].numel() / block.x[0, 0].numel(),
+        "visible": (x.square().sum() / energy).item(),
+        "kept": (torch.einsum("kc,bchw->bkhw", keeps, x).square().sum() / energy).item(),
+        "spread": (s[0] / s[-1]).item(),
+        "from_identity": ((weight - eye).norm() / eye.norm()).item() if square else float("nan"),
+    }
+    return [facts | {"rank": i, "singular": value} for i, value in enumerate(s.tolist())]
+
+
+def linear_map(block: Seen) -> tuple[Tensor, int] | None:
+    """The shortcut as a matrix [C', C] on the channels of every `stride`-th position; None for x itself or no such map.
+
+    Found by asking: constant images of one channel each, less the answer to none.
+    """
+    channels, side = block.x.shape[1], block.x.shape[2]
+    probe = torch.eye(channels, dtype=block.x.dtype, device=block.x.device)[:, :, None, None].expand(-1, -1, side, side)
+    nothing = block.shortcut(torch.zeros_like(probe))
+    y, opposite = block.shortcut(probe) - nothing, block.shortcut(-probe) - nothing
+    if (y + opposite).norm() > 1e-3 * y.norm():  # an activation
+        return None
+    weight = y[:, :, 0, 0].T.contiguous()
+    if block.same_shape and torch.equal(weight, torch.eye(channels, dtype=weight.dtype, device=weight.device)):
+        return None
+    return weight, -(-side // y.shape[2])
+
+
+def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
+    """For `inspect shortcuts`."""
+    return shortcuts(subject.net, subject.train)
+
+
+def summarise(table: pd.DataFrame) -> dict[str, float]:
+    """One net's row: means over its shortcuts."""
+    per_block = table.drop_duplicates("block")
+    means = {key: per_block[key].mean() for key in ("positions", "visible", "kept", "spread", "from_identity")}
+    return {"shortcuts": len(per_block), **means}
+
+
+def remarks(frame: pd.DataFrame) -> list[str]:
+    """What the columns are."""
+    return [LEGEND]
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    """Singular values of each shortcut, sorted."""
+    named = frame.assign(net=frame["block"] if frame["net"].nunique() == 1 else frame["net"] + ", " + frame["block"])
+    return panels(named, [Panel("singular", "singular value", "rank", "channel direction, sorted")])

@@ -1,0 +1,213 @@
+"""What an inspection looks at: a net with its batches, out of a run, a checkpoint, a recipe or a sweep.
+
+A run or checkpoint brings its weights; a recipe or a sweep is looked at where training would start. The recipe's own
+language says the rest: `--model.net torchvision.models.resnet50 --data.size 64` is any other net on other data.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from lightning_resnet.analysis.compare.load import short_names
+from lightning_resnet.config.recipe import ResNetCLI
+from lightning_resnet.config.trust import Foreign
+from lightning_resnet.errors import UserError, tell
+from lightning_resnet.machine import cores
+from lightning_resnet.models.activations import Batch
+from lightning_resnet.progress import metered
+from lightning_resnet.reading import read_text, read_yaml
+from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_of
+from lightning_resnet.runs.find import find_runs
+from lightning_resnet.runs.identity import flatten, read_recipe
+from lightning_resnet.sweeps.points import read
+from lightning_resnet.weights.classes import align
+from lightning_resnet.weights.trained import build, config_in, take_weights
+
+EVAL_BATCH = 256  # images per forward pass at most: in eval mode nothing depends on it
+
+
+@dataclass
+class Subject:
+    """A net to inspect.
+
+    Attributes:
+        cli: its parsed configuration and what was built of it.
+        path: of the run or file it comes from.
+        at: init | last | best, or the checkpoint's name; prev where last is damaged.
+        batches: how many batches of each split are looked at.
+        device: of net and batches.
+        state: the checkpoint's tensors; None before training.
+        classes: names of the net's outputs; empty before training.
+        foreign: the recipe of the run or checkpoint; None: it is the command line's own.
+    """
+
+    cli: ResNetCLI
+    path: Path
+    at: str
+    batches: int
+    device: str
+    state: dict[str, torch.Tensor] | None = None
+    classes: Sequence[str] = ()
+    foreign: Foreign | None = None
+
+    @property
+    def net(self) -> nn.Module:
+        """In eval mode."""
+        return self.cli.model.net.to(self.device).eval()
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Short names, as in `compare`: net, depth, shortcut, seed, ...; and `at`."""
+        tree = yaml.safe_load(self.cli.resolved)
+        if self.foreign:  # what was not taken of it tells runs apart all the same
+            kept = self.foreign.kept()
+            for name, part in self.foreign.told.items():
+                if isinstance(part, dict) and isinstance(tree.get(name), dict):
+                    tree[name] |= {k: v for k, v in part.items() if k not in kept.get(name, {})}
+        flat = flatten(tree)
+        named = {short: flat[key] for key, short in short_names(flat).items()}
+        return named | {"net": type(self.cli.model.net).__name__, "at": self.at}
+
+    @cached_property
+    def train(self) -> list[Batch]:
+        """The first training batches of epoch 0, normalised, augmented as in training."""
+        return self._take(self.cli.datamodule.train_dataloader(), self.batches)
+
+    @cached_property
+    def train_eval(self) -> list[Batch]:
+        """Training images as they are: all of those on which the clean training error is measured."""
+        return self._take(self.cli.datamodule.val_dataloader()[1], None)
+
+    @cached_property
+    def val(self) -> list[Batch]:
+        """All validation images."""
+        return self._take(self.cli.datamodule.val_dataloader()[0], None)
+
+    def _take(self, loader: Any, n: int | None) -> list[Batch]:
+        task = self.cli.model
+        n = min(len(loader), n or len(loader))
+        taken = metered(islice(iter(loader), n), n, "batches read")
+        return [(((x - task.mean) / task.std).to(self.device), y.to(self.device)) for x, y in taken]
+
+
+def subjects(
+    targets: Sequence[str],
+    flags: list[str] | None,
+    at: str = "last",
+    batches: int = 4,
+    device: str = "cpu",
+    trust: bool = False,
+) -> Iterator[Subject]:
+    """Each target's nets, one after the other.
+
+    Args:
+        targets: run directories, folders of them, checkpoints, recipes or sweeps (.yaml); none: `flags` have --config.
+        flags: keys of a recipe that override the target's; None: the verb has no such flags.
+        at: of runs: last | best checkpoint, or init.
+        batches: to look at.
+        device: cpu | cuda.
+        trust: recipes of runs and checkpoints may name any code, which is run.
+
+    Raises:
+        UserError: a target is none of these, has no checkpoint, one of fewer outputs than the data has classes, or
+            names foreign code.
+    """
+    with TemporaryDirectory() as folder:
+        for path, recipe, checkpoint, name in _all(targets, Path(folder), at):
+            arguments, foreign = (recipe, None) if isinstance(recipe, list) else ([], _foreign(recipe, path, trust))
+            if foreign:
+                foreign = foreign._replace(has_weights=checkpoint is not None, takes_flags=flags is not None)
+            cli = _build([*arguments, *(flags or [])], foreign)
+            state = None
+            classes: list[str] = []
+            if checkpoint:
+                state = checkpoint["state_dict"]
+                take_weights(cli.model, state)
+                classes = align(cli.datamodule, cli.model.net, classes_in(checkpoint))
+            yield Subject(cli, path, name, batches, device, state, classes, foreign)
+        if not targets:
+            yield Subject(_build(flags or []), Path("recipe"), "init", batches, device)
+
+
+def again(subject: Subject, flags: list[str]) -> Subject:
+    """The net of a subject's foreign recipe, before training, with other flags."""
+    cli = _build(flags, subject.foreign)
+    return Subject(cli, subject.path, "init", subject.batches, subject.device, foreign=subject.foreign)
+
+
+def _foreign(config: str, path: Path, trust: bool) -> Foreign:
+    return Foreign(read_recipe(config, path), path, trust)
+
+
+# where, arguments or a foreign recipe, checkpoint, `at`
+Found = tuple[Path, list[str] | str, dict[str, Any] | None, str]
+
+
+def _all(targets: Sequence[str], folder: Path, at: str) -> Iterator[Found]:
+    for target in map(Path, targets):
+        if target.suffix == ".yaml":
+            yield from ((target, arguments, None, "init") for arguments in _recipes(target, folder))
+        elif target.is_dir():
+            yield from _runs(target, at)
+        else:
+            checkpoint = load_checkpoint(target)
+            yield target, config_in(checkpoint, target), checkpoint, target.stem
+
+
+def _recipes(file: Path, folder: Path) -> Iterator[list[str]]:
+    """Arguments of a recipe, or of each point of a sweep."""
+    try:
+        content = read_yaml(file)
+    except UserError as e:
+        raise UserError(f"{e}; give a recipe, a sweep, a run or a checkpoint") from e
+    if not isinstance(content, dict) or "parameters" not in content:
+        yield ["--config", str(file)]
+        return
+    sweep = read(file)
+    for point in sweep.points:
+        parameters = folder / "point.json"
+        parameters.write_text(json.dumps(point.parameters))
+        yield [a for recipe in [*sweep.recipes, str(parameters)] for a in ("--config", recipe)] + sweep.flags
+
+
+def _runs(root: Path, at: str) -> Iterator[Found]:
+    """Those that have what is asked for; the others are named."""
+    some = False
+    for run in find_runs([root]):
+        name = at
+        checkpoint = None
+        missing = "" if (run / "config.yaml").exists() else "config.yaml"
+        if not missing and at != "init":
+            file, checkpoint = newest_of(run, at)
+            name = file.stem if file else at
+            missing = "" if file else f"checkpoints/{at}.ckpt"
+        if missing:
+            tell(f"passed over {run}: no {missing}")
+            continue
+        some = True
+        yield run, read_text(run / "config.yaml"), checkpoint, name
+    if not some:
+        raise UserError(f"no run to inspect in {root}: train one with `resnet-cli fit`, or give a recipe")
+
+
+def _build(arguments: list[str], foreign: Foreign | None = None) -> ResNetCLI:
+    """Net, task and data, on this machine alone; the data's splits are read."""
+    cli = build(arguments, foreign=foreign)
+    torch.set_num_threads(cli.config.run.threads or cores())
+    task, data = cli.model, cli.datamodule
+    data.trainer = cli.trainer
+    own = 2 * data.batch_size // cli.trainer.accumulate_grad_batches  # perhaps of many devices, and here is one
+    data.eval_batch = min(own, EVAL_BATCH)
+    data.setup()
+    for ours, its in ((task.mean, data.source.mean), (task.std, data.source.std)):
+        ours.copy_(torch.tensor(its).view(3, 1, 1) * 255)
+    return cli

@@ -1,0 +1,81 @@
+"""`resnet-cli convert IN --out OUT`: weights of other layouts into ours; ours into ONNX and others."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_resnet.arguments import TRUST, Parser, positive
+from lightning_resnet.errors import UserError, finite, tell
+from lightning_resnet.weights.convert import CONSTANTS, KINDS, _check_classes, _text, describe, read, whose
+
+
+def make_parser() -> Parser:
+    """The flags of `resnet-cli convert`."""
+    parser = Parser(
+        prog="resnet-cli convert",
+        description="Weights of torchvision, timm or akamaster in; ours out.",
+        epilog="Not supported: timm's nets with BlurPool2d (resnetblur18, resnetblur50). Their tensors are those of "
+        "ordinary nets, so they convert without a word, but they blur after the convolution, ours before it "
+        "(blur_pool): the logits differ. Keep the .ckpt of your own nets with blur_pool or stride_in_1x1, for the same "
+        "reason: a .pth does not tell.",
+    )
+    parser.add_argument("file", metavar="FILE", help="theirs (.pth .th .bin .safetensors), or our checkpoint or run")
+    parser.add_argument("--out", required=True, metavar="FILE", help=f"what to write: {' | '.join(KINDS)}")
+    parser.add_argument(
+        "--shortcut", choices=["none", "A", "B", "C"], help="none: weights without projections are plain"
+    )
+    parser.add_argument(
+        "--classes", metavar="FILE", help="names, one on a line (default: ImageNet's where there are 1000)"
+    )
+    for name in CONSTANTS:
+        parser.add_argument(
+            f"--{name}",
+            nargs=3,
+            type=finite,
+            metavar=("R", "G", "B"),
+            help="of theirs, for pixels from 0 to 1 (default: what a .safetensors of ours tells, else ImageNet's)",
+        )
+    parser.add_argument("--weights", choices=["net", "ema"], default="net", help="as trained | their moving average")
+    parser.add_argument("--size", type=positive, metavar="N", help="pixels per side of .onnx (default: the recipe's)")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Convert, and say what was made; 0, or an error the user can cure."""
+    args = make_parser().parse_args(argv)
+    out = Path(args.out)
+    if out.suffix not in KINDS:
+        raise UserError(f"--out {out}: its ending says what to write, one of {' '.join(KINDS)}")
+    if args.size and out.suffix != ".onnx":
+        raise UserError(f"--size is of .onnx files, which take one size of pictures: leave it out for {out}")
+    from lightning_resnet.files import write_file
+    from lightning_resnet.runs.checkpoint import write_checkpoint
+    from lightning_resnet.weights.trained import restore
+
+    checkpoint, path = read(args)
+    trained = restore(checkpoint, path, None, args.weights, args.trust)
+    net, normalisation = trained.task.net, {name: checkpoint["state_dict"][name] for name in CONSTANTS}
+    _check_classes(net, trained.classes, args.classes)
+    tell(f"{path}: {describe(net, trained.options)}, {len(trained.classes) or 'no'} class names")
+    state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".ckpt":
+        net_state = {f"net.{name}": tensor for name, tensor in state.items()}
+        write_checkpoint({"state_dict": normalisation | net_state, "run": checkpoint["run"]}, out)
+    elif out.suffix == ".onnx":
+        from lightning_resnet.weights.onnx_export import export
+
+        tell(export(trained, out, args.size))
+    else:
+        from safetensors.torch import save
+
+        tell(whose(type(net).__name__, trained.options))
+        if out.suffix == ".pth":
+            write_checkpoint(state, out)
+            tell(f"normalisation is not in this file: {_text(normalisation)}; give both to convert it back")
+        else:
+            told = {name: json.dumps(tensor.flatten().tolist()) for name, tensor in normalisation.items()}
+            write_file(out, save(state, metadata={"format": "pt"} | told))
+    tell(out)
+    return 0

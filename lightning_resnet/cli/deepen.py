@@ -1,0 +1,54 @@
+"""`resnet-cli deepen CKPT --depth D --out NEW`: add blocks to a trained net."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_resnet.analysis.inspection.deepen import describe, write
+from lightning_resnet.arguments import TRUST, Parser, positive
+from lightning_resnet.errors import UserError, tell
+
+
+def make_parser() -> Parser:
+    """The flags of `resnet-cli deepen`."""
+    parser = Parser(prog="resnet-cli deepen", description="Add blocks to a trained net; write checkpoint and recipe.")
+    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint, or a run or the folder of one: its last")
+    parser.add_argument("--depth", type=positive, required=True, metavar="D", help="of the new net")
+    parser.add_argument(
+        "--out", required=True, metavar="NEW.ckpt", help="checkpoint to write; the recipe stands beside it"
+    )
+    parser.add_argument("--arm", choices=["keep", "find"], default="keep", help="added blocks: identity | random")
+    parser.add_argument("--freeze", action="store_true", help="only the added blocks will learn")
+    parser.add_argument(
+        "--batches", type=positive, default=20, metavar="N", help="to calibrate on (default: %(default)s)"
+    )
+    parser.add_argument("--trust", action="store_true", help=TRUST)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Deepen, print the error before the first step and how to go on; 0, or an error the user can cure."""
+    args = make_parser().parse_args(argv)
+    out = Path(args.out)
+    if out.suffix != ".ckpt":
+        raise UserError(f"--out {out}: it must end in .ckpt")
+    from lightning_resnet.analysis.inspection.subjects import again, subjects
+    from lightning_resnet.models.surgery import deepen, take_over
+
+    found = list(subjects([args.checkpoint], None, batches=args.batches, trust=args.trust))
+    if len(found) > 1:
+        raise UserError(f"{args.checkpoint} holds {len(found)} runs: give one of them")
+    shallow = found[0]
+    if shallow.foreign is None:
+        raise UserError(f"{args.checkpoint} is no checkpoint and no run: there is nothing trained to deepen")
+    deep = again(shallow, ["--model.net.depth", str(args.depth)])
+    added = take_over(shallow.net, deep.net)
+    if args.arm == "keep":
+        deepen(shallow.net, deep.net, shallow.train)
+    tell(describe(shallow, deep, added, args.arm))
+    if left := write(args, deep, added):
+        tell(
+            f"warning: left out of {out.with_suffix('.yaml')}, as it may name code of others: {', '.join(left)}; "
+            "give it by flags, or deepen with --trust"
+        )
+    tell(f"{out}\ngo on training: resnet-cli fit --config {out.with_suffix('.yaml')}")
+    return 0

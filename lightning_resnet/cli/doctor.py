@@ -1,0 +1,57 @@
+"""`resnet-cli doctor [--config R.yaml]`: will training run here, and how well? One screen."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from lightning_resnet.arguments import Parser
+from lightning_resnet.doctor.checks import data, decoder, memory, packages, processor, slurm, space, weights_and_biases
+from lightning_resnet.doctor.driver import driver
+from lightning_resnet.doctor.finding import Finding
+from lightning_resnet.errors import UserError, tell
+
+
+def make_parser() -> Parser:
+    """The flags of `resnet-cli doctor`."""
+    parser = Parser(
+        prog="resnet-cli doctor",
+        description="Whether training runs on this machine; exit 1 if it would fail.",
+        epilog="Any key of a recipe is a flag too, such as --data.batch_size 64.",
+    )
+    parser.add_argument("--quick", action="store_true", help="only what takes no time: no torch, no GPU is asked")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print what was found; 1 if something would make training fail."""
+    from lightning_resnet.arguments import split
+
+    own, recipe = split(argv)
+    args = make_parser().parse_args(own)
+    if recipe and args.quick:
+        raise UserError("--quick looks at no recipe: drop one of the two")
+    failed = False
+    for finding in _all(args.quick, recipe):
+        tell(finding)
+        failed |= finding.level == "fails"
+    return int(failed)
+
+
+def _all(quick: bool, recipe: list[str]) -> Iterator[Finding]:
+    spaces = partial(space, None) if recipe else space
+    for check in (packages, processor, memory, spaces, decoder, weights_and_biases, slurm, data):
+        yield from check()
+    if not quick:
+        from lightning_resnet.doctor.imports import gpu, imports, numba_layer
+
+        fine = list(imports())
+        yield from fine
+        if any(finding.level == "fails" for finding in fine):
+            return
+        yield from gpu()
+        yield from numba_layer()
+    else:
+        yield driver()
+    if recipe:
+        from lightning_resnet.doctor.recipe import plan
+
+        yield from plan(recipe)

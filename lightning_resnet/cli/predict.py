@@ -1,0 +1,45 @@
+"""`resnet-cli predict IMAGE... --ckpt_path CKPT`: the most probable classes of images."""
+
+from collections.abc import Sequence
+from itertools import takewhile
+
+from lightning_resnet.analysis.evaluation.predict import FORMATS, find, predict
+from lightning_resnet.arguments import TRUST, Parser, positive
+
+
+def make_parser() -> Parser:
+    """The flags of `resnet-cli predict PICTURES`."""
+    parser = Parser(
+        prog="resnet-cli predict",
+        description="The likeliest classes of pictures. Without pictures: of a recipe's validation images, as CSV.",
+        usage="resnet-cli predict PICTURE... --ckpt_path CKPT [options] | resnet-cli predict --config R.yaml [options]",
+        epilog="Any key of a recipe is a flag too, such as --data.size 256.",
+    )
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, or folders of them; before all options")
+    parser.add_argument("--ckpt_path", required=True, metavar="CKPT", help="checkpoint, or a run: its last")
+    parser.add_argument("--top", type=positive, default=5, metavar="K", help="classes of each (default: %(default)s)")
+    parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="default: %(default)s")
+    parser.add_argument("--weights", choices=["net", "ema"], default="net", help="as trained, or their moving average")
+    parser.add_argument("--device", help="cpu | cuda (default: cuda where there is one)")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `argv` = [predict, pictures..., options...]; 0, 1 if a picture could not be read, or an error."""
+    from lightning_resnet.arguments import split
+    from lightning_resnet.engine.signals import importing
+
+    pictures = list(takewhile(lambda word: not word.startswith("-"), argv[1:]))
+    if not pictures and "--help" not in argv and "-h" not in argv:
+        with importing():  # takes seconds
+            from lightning_resnet.cli.fit import main
+        return main(list(argv))
+    own, recipe = split(argv[1 + len(pictures) :])
+    args = make_parser().parse_args([*pictures, *own])
+    files = find(args.pictures)
+    with importing():
+        from lightning_resnet.weights.trained import load
+
+    trained = load(args.ckpt_path, recipe, args.weights, args.trust)
+    return 0 if FORMATS[args.format](predict(trained, files, args)) == len(files) else 1

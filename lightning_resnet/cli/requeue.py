@@ -1,0 +1,34 @@
+"""`resnet-cli requeue`: the last line of a SLURM batch script; requeue the job, wait, or end."""
+
+import os
+import signal
+import time
+
+from lightning_resnet.arguments import Parser
+from lightning_resnet.errors import UserError, not_negative, tell
+from lightning_resnet.runs.status import restarts
+from lightning_resnet.sweeps.requeue import LIMIT, STAY_S, _requeue, decide, folders, of_this_job
+
+
+def main(argv: list[str]) -> int:
+    """Run `resnet-cli requeue`; returns the training's status, or the site's code for requeueing."""
+    parser = Parser(prog="resnet-cli requeue", description="In a batch script: requeue the job, wait, or end.")
+    parser.add_argument("--status", type=not_negative, required=True, metavar="N", help="exit status of the training")
+    parser.add_argument(
+        "--limit", type=not_negative, default=LIMIT, metavar="N", help="requeues of a job (default: %(default)s)"
+    )
+    parser.add_argument("command", nargs="...", help="fit ARGS, or table FILE")
+    args = parser.parse_args(argv)
+    env = dict(os.environ)
+    if not args.command:
+        raise UserError("requeue needs the command that was run: fit ARGS, or table FILE")
+    if not env.get("SLURM_JOB_ID"):
+        raise UserError("requeue is the last line of a batch script: outside a Slurm job there is nothing to requeue")
+    made = [pair for folder in folders(args.command) for pair in of_this_job(folder, env)]
+    what, why = decide(made, args.status, restarts(env), args.limit)
+    if why:
+        tell(why)
+    if what == "stay":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(STAY_S)
+    return _requeue(env, args.status) if what == "requeue" else args.status

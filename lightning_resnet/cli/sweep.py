@@ -1,0 +1,58 @@
+"""`resnet-cli sweep S.yaml`: list the points of a sweep with their runs, run them here, or submit them to SLURM."""
+
+from pathlib import Path
+
+from lightning_resnet.arguments import Parser, positive
+from lightning_resnet.console import report_only
+from lightning_resnet.errors import tell
+from lightning_resnet.sweeps.points import read
+from lightning_resnet.sweeps.state import find_runs, link_shared, listing
+
+
+def make_parser() -> Parser:
+    """The flags of `resnet-cli sweep`."""
+    parser = Parser(prog="resnet-cli sweep", description="List or run the points of a sweep.")
+    parser.add_argument("file", help="YAML in W&B's sweep format, such as configs/sweeps/digits_degradation.yaml")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--list", action="store_true", help="print the points and do nothing (the default)")
+    how.add_argument("--local", action="store_true", help="run here what is not finished")
+    how.add_argument(
+        "--submit", action="store_true", help="as one SLURM array: what is not finished, running or queued"
+    )
+    how.add_argument("--retry-failed", action="store_true", help="submit only what failed or was stopped")
+    how.add_argument("--status", action="store_true", help="how far each point is, and what waits in SLURM's queue")
+    how.add_argument("--cancel", action="store_true", help="cancel this sweep's jobs")
+    parser.add_argument("-j", type=positive, default=1, metavar="N", help="runs at a time; each gets cores / N threads")
+    parser.add_argument("--throttle", type=positive, metavar="N", help="tasks of the array at a time (default: all)")
+    parser.add_argument("--pack", type=positive, default=1, metavar="K", help="runs per task, which share its GPU")
+    parser.add_argument(
+        "--chain", type=positive, default=1, metavar="N", help="N arrays, each after the other: no requeueing"
+    )
+    parser.add_argument("--root", default="runs", help="folder of all runs (default: %(default)s)")
+    parser.add_argument("--yes", action="store_true", help="more than 100,000 points are meant")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run `resnet-cli sweep`; what follows `--` are options of sbatch."""
+    cut = argv.index("--") if "--" in argv else len(argv)
+    args = make_parser().parse_args(argv[:cut])
+    sweep = read(args.file, args.yes)
+    find_runs(sweep, args.root)
+    if args.local or args.submit or args.retry_failed:
+        link_shared(sweep, Path(args.root))
+    if args.local or args.submit or args.retry_failed or args.cancel:
+        report_only()
+    if args.local:
+        from lightning_resnet.cli.main import shielded
+        from lightning_resnet.sweeps.local import run_points
+
+        return run_points(sweep, Path(args.root), args.j, shielded)
+    if args.submit or args.retry_failed or args.status or args.cancel:
+        from lightning_resnet.sweeps import slurm as submit
+
+        return submit.run(sweep, args, argv[cut + 1 :])
+    tell(listing(sweep))
+    if not args.list:
+        tell(f"run them here: resnet-cli sweep {args.file} --local -j 2; on a cluster: --submit")
+    return 0

@@ -1,0 +1,47 @@
+"""`resnet-cli sync RUNS...`: upload runs to Weights & Biases, from where it can be reached."""
+
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lightning_resnet.arguments import Parser
+from lightning_resnet.console import report_only
+from lightning_resnet.errors import UserError
+from lightning_resnet.tracking.mode import choose_mode
+from lightning_resnet.tracking.upload import LONGEST_S, Uploader
+
+
+def make_parser() -> Parser:
+    """The flags of `resnet-cli sync`."""
+    parser = Parser(prog="resnet-cli sync", description="Upload runs to Weights & Biases; nothing is ever deleted.")
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run directories, sweeps or roots, such as runs/digits")
+    parser.add_argument("--watch", action="store_true", help="go on until Ctrl-C: what grows or begins is sent too")
+    parser.add_argument("--every", type=float, default=20, metavar="S", help="seconds between two looks (%(default)s)")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run `resnet-cli sync`; 0, or 1 if a run could not be uploaded."""
+    args = make_parser().parse_args(argv)
+    report_only()
+    if not 0 < args.every <= LONGEST_S:  # not a number is neither
+        raise UserError(f"--every {args.every:g}: a number of seconds above 0, up to {LONGEST_S:,}")
+    if not find_spec("wandb"):
+        raise UserError("sync needs wandb: pip install 'wandb>=0.31,<0.32'")
+    mode, why = choose_mode("online", patient=True)
+    if mode != "online":
+        raise UserError(f"W&B cannot be reached: {why}")
+    from lightning_resnet.runs.find import find_runs
+
+    paths = [Path(path) for path in args.runs]
+    with TemporaryDirectory() as folder:
+        uploader = Uploader(Path(folder), args.every if args.watch else 0.0)
+        try:
+            failed = uploader.look(find_runs(paths))
+            while args.watch:
+                time.sleep(args.every)
+                failed = uploader.look(find_runs(paths))
+        finally:
+            uploader.close()
+    return 1 if failed else 0

@@ -1,0 +1,95 @@
+"""The verbs that use a trained net: validate, test, predict.
+
+resnet-cli validate --config configs/digits.yaml --ckpt_path runs/digits/0123456789/checkpoints/best.ckpt
+"""
+
+import csv
+import json
+import sys
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from lightning_resnet.analysis.compare.tables import csv_cell
+from lightning_resnet.config.recipe import ResNetCLI
+from lightning_resnet.config.summary import say
+from lightning_resnet.engine.loop import install_evaluation
+from lightning_resnet.errors import UserError
+from lightning_resnet.progress import Meter
+from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_good
+from lightning_resnet.runs.directory import RunDir
+from lightning_resnet.training.state_dict import load_weights, net_flags
+from lightning_resnet.weights.classes import align
+
+
+def evaluate(cli: ResNetCLI, rundir: RunDir) -> int:
+    """Run the verb on the given checkpoint, or the run's newest."""
+    path = cli.config.ckpt_path
+    if path:
+        checkpoint = load_checkpoint(path)
+    else:  # the standard output is for the result
+        warn = partial(say, file=sys.stderr)
+        path, checkpoint = newest_good(rundir.candidates(), warn, "restore one, or give --ckpt_path")
+    if path is None:
+        if rundir.path.exists():
+            raise UserError(f"run {rundir.path} has no checkpoint: train it with `resnet-cli fit`, or give --ckpt_path")
+        raise UserError(
+            f"there is no run {rundir.path}, so it has no checkpoint: give the flags of the fit that you mean, "
+            "--run.name and --run.replicate too, or its --ckpt_path"
+        )
+    load_weights(cli.model, checkpoint["state_dict"], flags=net_flags(checkpoint, cli.resolved))
+    cli.datamodule.setup()
+    names = align(cli.datamodule, cli.model.net, classes_in(checkpoint))
+    install_evaluation(cli.trainer, checkpoint.get("global_step", 0))
+    if cli.verb == "predict":
+        return _predict(cli, names)
+    run = cli.trainer.validate if cli.verb == "validate" else cli.trainer.test
+    run(cli.model, datamodule=cli.datamodule, verbose=False)
+    say(json.dumps({"checkpoint": str(path), **cli.model.metrics}, indent=1))
+    return 0
+
+
+def _predict(cli: ResNetCLI, names: list[str]) -> int:
+    if cli.trainer.world_size > 1:
+        raise UserError("predict runs on one device: add --trainer.devices 1")
+    cli.trainer.callbacks.append(_Rows(names))
+    cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+    return 0
+
+
+class _Rows(Callback):
+    """CSV of the predictions, batch by batch: an interruption loses nothing."""
+
+    meter: Meter | None = None
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names  # of the net's outputs
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The head; rows on a terminal are progress enough."""
+        images, self.classes = trainer.datamodule.splits["val"], trainer.datamodule.source.classes
+        self.images = zip(images.ids, images.labels, strict=True)
+        self.meter = Meter(sum(trainer.num_predict_batches), "batches", show=not sys.stdout.isatty())
+        self.writer = csv.writer(sys.stdout, lineterminator="\n")
+        self.writer.writerow(["sample", "label", "predicted", "probability"])
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Tensor, *_: Any
+    ) -> None:
+        """A row per image."""
+        probability, predicted = outputs.max(1)
+        for label, value in zip(predicted.tolist(), probability.tolist(), strict=True):
+            sample, truth = next(self.images)
+            self.writer.writerow([sample, *map(csv_cell, (self.classes[truth], self.names[label])), f"{value:.4f}"])
+        sys.stdout.flush()
+        self.meter.update(1)
+
+    def on_predict_end(self, *args: Any) -> None:
+        """Leave the terminal in order."""
+        if self.meter:
+            self.meter.close()
+
+    on_exception = on_predict_end

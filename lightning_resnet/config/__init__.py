@@ -1,0 +1,1 @@
+"""The configuration: from recipes and flags to the objects of a run."""

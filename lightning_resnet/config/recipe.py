@@ -1,0 +1,331 @@
+"""From command line and YAML to a trainer, a task and data: LightningCLI, with errors that tell the cure.
+
+The signatures of ClassificationTask, ImageData, Trainer and RunOptions are the schema; there is no other.
+"""
+
+import errno
+import inspect
+import os
+import re
+from argparse import ArgumentError
+from collections.abc import Iterator
+from datetime import timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace, get_loader, set_loader
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.nn.parallel import DistributedDataParallel
+from yaml import YAMLError
+
+import lightning_resnet.data.augment.policies
+import lightning_resnet.data.sources
+import lightning_resnet.models
+import lightning_resnet.training.callbacks  # noqa: F401 -- recipes name the classes of these by a word
+from lightning_resnet.config.options import Launch, RunOptions, check, check_devices, gpus, local_devices
+from lightning_resnet.config.trust import Foreign, check_classes
+from lightning_resnet.config.values import check_values, explain
+from lightning_resnet.credentials import refuse_secret_flags, refuse_secret_variables, refuse_secrets
+from lightning_resnet.data.module import ImageData
+from lightning_resnet.engine import observers
+from lightning_resnet.engine.launch import Launcher, Place, meeting_point, place, resolve
+from lightning_resnet.engine.refused import check_plugins, refuse_plugins_named
+from lightning_resnet.engine.rendezvous import Ranks
+from lightning_resnet.errors import UserError, nearest, one_line
+from lightning_resnet.reading import check_yaml, line_of, read_yaml
+from lightning_resnet.runs.identity import public_path, with_public_paths
+from lightning_resnet.runs.names import check_name, check_texts
+from lightning_resnet.tracking.mirror import WandbOptions
+from lightning_resnet.training.task import ClassificationTask
+
+TRAINER_DEFAULTS = {  # ours does these
+    "logger": False,
+    "enable_progress_bar": None,  # with a progress bar among the callbacks
+    "enable_model_summary": False,
+    "enable_checkpointing": None,  # with a ModelCheckpoint among the callbacks
+    "num_sanity_val_steps": 0,  # would validate before the first step, on batches that it then forgets
+}
+SWITCHES = {  # flags that may go without a value, and what they are
+    "--run.new": "--run.new",
+    "--run.must_resume": "--run.must_resume",
+    "--deterministic": "--trainer.deterministic",
+}
+COUNTS = ["trainer.overfit_batches", *(f"trainer.limit_{s}_batches" for s in ("train", "val", "test", "predict"))]
+# torch 2.13's new name for it
+_SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel.__init__).parameters
+)
+
+
+def _load(text: str) -> Any:
+    """Read a file that a recipe or flag names, or a flag's value: jsonargparse's own way, once it is harmless."""
+    check_yaml(text)
+    return with_public_paths(_plain_load(text))
+
+
+_plain_load = get_loader("yaml")
+set_loader("yaml", _load, (YAMLError,))
+
+
+class ResNetCLI(LightningCLI):
+    """Parses and instantiates; the verbs of `fit.py` do the rest.
+
+    Args:
+        verb: fit | validate | test | predict.
+        args: the command line after the verb.
+        foreign: a recipe of somebody else, which `args` override.
+    """
+
+    run_path: Path | None = None  # directory of the run, once it is known
+
+    def __init__(self, verb: str, args: list[str], foreign: Foreign | None = None) -> None:
+        self.verb = verb
+        self.foreign = foreign
+        observers.make_folders_optional()
+        super().__init__(
+            ClassificationTask,
+            ImageData,
+            run=False,
+            args=normalise(args),
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": f"resnet-cli {verb}"},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run, and the checkpoint to evaluate; 1 is one batch.
+
+        Typing takes Lightning's `int | float` for any older union of these, float first: 1 would be 1.0, all batches.
+        """
+        for action in parser._actions:
+            if action.dest in COUNTS:
+                action._typehint = int | float | None
+        parser.add_class_arguments(RunOptions, "run")
+        parser.add_class_arguments(WandbOptions, "wandb")
+        parser.add_argument("--launcher", type=Launcher, default="auto", help="what started, or starts, the ranks")
+        if self.verb != "fit":
+            parser.add_argument("--ckpt_path", type=str | None, default=None, help="default: the run's last checkpoint")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        """Parse; the run's name is by default the first recipe's."""
+        refuse_secret_flags(args)
+        refuse_secret_variables()
+        recipes = [Path(b) for a, b in zip(args, args[1:], strict=False) if a in ("-c", "--config")]
+        for recipe in recipes:
+            refuse_secrets(_check_mapping(recipe), str(recipe))
+        try:
+            begun = self.foreign.parse(parser, args) if self.foreign else None
+            self.config = parser.parse_args(args, namespace=begun)
+        except ArgumentError as e:
+            if "trainer.plugins" in str(e):
+                refuse_plugins_named(str(e).rpartition("Given value")[2])
+            key, why, value = explain(one_line(e), parser, args)
+            raise UserError(why + _place(key, value, args, recipes)) from e
+        check_classes(parser, self.config)
+        check_values(self.config, parser)
+        check(self.config)
+        for key in ("callbacks", "plugins"):
+            if isinstance(self.config.trainer[key], Namespace):  # a single one is a list of one
+                self.config.trainer[key] = [self.config.trainer[key]]
+            for item in self.config.trainer[key] or []:
+                _use_plain_words(item.get("init_args", Namespace()))
+        refuse_plugins_named(" ".join(plugin.class_path for plugin in self.config.trainer.plugins or []))
+        self.asked = {key: self.config.trainer[key] for key in ("devices", "num_nodes")}
+        if self.config.run.name is None:
+            self.config.run.name = recipes[0].stem if recipes else "run"
+        check_name(self.config.run.name, "--run.name")
+        check_texts(self.config.as_dict())
+        refuse_secrets(self.config.as_dict())  # whatever way it came in: nothing has been written yet
+
+    def before_instantiate_classes(self) -> None:
+        """Find this process's place among the ranks.
+
+        Raises:
+            Launch: there is none yet: the ranks are to be started.
+        """
+        launcher = resolve(self.config.launcher, os.environ)
+        here = place(launcher, os.environ)
+        asked, size = self.config.trainer.devices, local_devices(self.config.trainer)
+        self.here = here or Place(0, 1, 0, 1)
+        rank_zero_only.rank = self.here.rank
+        check_devices(self.config.trainer, here is not None)
+        if here is None:
+            nodes = self.config.trainer.num_nodes
+            if size * nodes > 1:
+                raise Launch(size, nodes, self.config.run.replicate)
+            for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):  # left in the shell; Lightning would read them
+                os.environ.pop(name, None)
+            return
+        if self.config.run.new and launcher != "local" and here.local_size * here.nodes > 1:
+            raise UserError("--run.new: ranks started by others cannot agree on a number; give --run.replicate N")
+        if asked not in ("auto", -1, "-1") and size != here.local_size:
+            cure = "drop it" if launcher == "local" else "drop it, or add --launcher local to start them from here"
+            raise UserError(f"{launcher} runs {here.local_size} ranks per node, --trainer.devices is {asked}: {cure}")
+        nodes = self.config.trainer.num_nodes
+        if nodes not in (1, here.nodes):
+            raise UserError(f"{launcher} runs on {here.nodes} nodes, --trainer.num_nodes is {nodes}: drop it")
+        if here.local_size * here.nodes > 1:
+            os.environ |= meeting_point(launcher, os.environ)
+        os.environ |= {"LOCAL_RANK": str(here.local_rank), "NODE_RANK": str(here.node)}
+        if not isinstance(asked, (str, list)) or asked in ("auto", "-1"):
+            self.config.trainer.devices = here.local_size
+        self.config.trainer.num_nodes = here.nodes
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """With a strategy of ours for several ranks: nothing is sent in a step but gradients."""
+        trainer, environment = self.config.trainer, LightningEnvironment()
+        plugins = self.config_init.trainer.plugins or []
+        check_plugins(plugins)
+        kwargs |= self._observing()
+        if local_devices(trainer) * trainer.num_nodes == 1:
+            return super().instantiate_trainer(plugins=[environment, *plugins], **kwargs)
+        if trainer.sync_batchnorm and not gpus(trainer):
+            raise UserError(
+                "--trainer.sync_batchnorm needs GPUs: leave it out; --model.bn_batch fixes what batch norm sees, for "
+                "any number of ranks"
+            )
+        strategy = Ranks(
+            self.here,
+            cluster_environment=environment,
+            timeout=timedelta(seconds=self.config.run.hang_s + 60),  # the rank that hangs shall be the first to tell
+            **{_SYNC_BUFFERS: False},  # in every step; we do before each evaluation
+            gradient_as_bucket_view=True,
+            find_unused_parameters=trainer.strategy == "ddp_find_unused_parameters_true",
+        )
+        return super().instantiate_trainer(strategy=strategy, **kwargs)
+
+    def _observing(self) -> dict[str, Any]:
+        """Arguments of the trainer: the run directory as default folder, and what the callbacks need to be allowed."""
+        trainer = self.config_init.trainer
+        callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+        chosen: dict[str, Any] = {}
+        for key, kind in (("enable_checkpointing", Checkpoint), ("enable_progress_bar", ProgressBar)):
+            found = [type(callback).__name__ for callback in callbacks if isinstance(callback, kind)]
+            if found and trainer[key] is False:
+                raise UserError(f"--trainer.{key} false and {found[0]} among the callbacks exclude each other")
+            chosen[key] = bool(found) if trainer[key] is None else trainer[key]
+        if trainer.default_root_dir is None and self.run_path is not None:
+            chosen["default_root_dir"] = str(self.run_path)
+        return chosen
+
+    def instantiate_classes(self) -> None:
+        """Build the data, the task and the trainer; what their constructors refuse is the user's to cure."""
+        told = self.config
+        self.config = told.clone()
+        observers.place(self.config.trainer.logger, self.run_path or Path())
+        try:
+            super().instantiate_classes()
+        except (ValueError, MisconfigurationException) as e:
+            raise UserError(explain(one_line(e), self.parser)[1]) from e
+        except ModuleNotFoundError as e:
+            if not str(e).startswith("Requirement "):
+                raise
+            raise UserError(one_line(e)) from e  # of Lightning: a device or precision whose package is missing
+        except (RuntimeError, TypeError) as e:  # torch's own, which do not tell whose they are
+            raise UserError(f"{self.config.model.net.class_path}, or what it is trained with: {one_line(e)}") from e
+        finally:
+            self.config = told
+
+    @property
+    def resolved(self) -> str:
+        """The whole configuration as YAML."""
+        config = self.config.clone()
+        for key in ("ckpt_path", "launcher"):
+            config.pop(key, None)
+        config.run.new = config.run.must_resume = False
+        config.run.code = None
+        for key in ("devices", "num_nodes"):  # of this attempt
+            config.trainer[key] = self.asked[key]
+        return quoted(self.parser.dump(config))
+
+
+def _use_plain_words(arguments: Namespace) -> None:
+    """Turn words of an enumeration, such as Timer's `Interval.step`, and devices into words that YAML can hold."""
+    for key, value in arguments.items():
+        if isinstance(value, Enum):
+            arguments[key] = value.value
+        elif isinstance(value, torch.device):
+            arguments[key] = str(value)
+
+
+def quoted(text: str) -> str:
+    """YAML in which a hash such as 3e69836295 stays a string: jsonargparse reads a number there, PyYAML does not."""
+    return re.sub(r"(?m)^(\s*(?:[^\s:]+:|-) )(\d+e\d+)$", r"\1'\2'", text)
+
+
+def normalise(args: list[str]) -> list[str]:
+    """Move `--config FILE` before all flags, because flags win whatever their place; let some flags stand alone."""
+    recipes, flags, rest = [], [], list(args)
+    while rest:
+        arg = rest.pop(0)
+        if arg in ("-c", "--config"):
+            recipes += ["--config", *rest[:1]]
+            rest = rest[1:]
+        elif arg.startswith("--config="):
+            recipes += ["--config", arg.removeprefix("--config=")]
+        elif arg in SWITCHES:
+            value = rest.pop(0) if rest[:1] in (["true"], ["false"]) else "true"
+            flags.append(f"{SWITCHES[arg]}={value}")
+        else:
+            flag, equals, value = arg.partition("=")
+            flags.append(f"{flag}={public_path(value)}" if equals else public_path(arg))
+    return recipes + flags
+
+
+def _place(key: str, value: str, args: list[str], recipes: list[Path]) -> str:
+    """Where a recipe gives the key, in brackets, and that YAML reads some words as other things; else nothing."""
+    if not key or any(arg.startswith(f"--{key}") for arg in args):
+        return ""
+    for recipe in reversed(recipes):  # the last wins
+        if line := line_of(text := recipe.read_text(), key):
+            word = re.search(r"[\s{,](on|off|yes|no|y|n)\s*([},#]|$)", text.splitlines()[line - 1], re.I)
+            if word and value in ("True", "False"):
+                return f" ({recipe}, line {line}; YAML reads {word[1]} as {value.lower()}: quote it)"
+            return f" ({recipe}, line {line})"
+    return ""
+
+
+def _check_mapping(recipe: Path) -> dict[str, Any]:
+    try:
+        content: Any = read_yaml(recipe)
+    except UserError as e:
+        if recipe.exists():
+            raise UserError(f"recipe {e}") from e
+        near = nearest(str(recipe), map(str, recipe.parent.glob("*.y*ml")))
+        raise UserError(f"cannot read recipe {recipe}: {os.strerror(errno.ENOENT)}{near}") from e
+    if not isinstance(content, dict):
+        raise UserError(f"recipe {recipe} is not a mapping (lines `key: value`) but a {type(content).__name__}")
+    for key in content:  # jsonargparse would build the recipe's class, or lose the arguments, without a word
+        if isinstance(content[key], str) and (arguments := [k for k in content if str(k).startswith(f"{key}.")]):
+            raise UserError(
+                f"{recipe} gives the class {key} and its argument {arguments[0]} as flat keys: write {key}.class_path "
+                f"and {key}.init_args.{arguments[0].removeprefix(f'{key}.')} (in a sweep's parameters too)"
+            )
+    told: set[str] = set()
+    for key in _options_in(content):  # one of two would win, without a word
+        if key in told:
+            raise UserError(f"recipe {recipe} gives {key} twice, once with dots: remove or join one of them")
+        told.add(key)
+    return content
+
+
+def _options_in(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted key of each option in a recipe; lists are options."""
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value:
+            yield from _options_in(value, f"{key}.")
+        else:
+            yield key

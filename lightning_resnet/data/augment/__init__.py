@@ -1,0 +1,1 @@
+"""Random choices about an image: crops, flips, policies; pure functions of the draws."""

@@ -1,0 +1,137 @@
+"""What happens to a picture between disk and batch, as data: the crop box, the flip, the size."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_resnet.data import draws
+from lightning_resnet.data.augment.policies import Policy
+from lightning_resnet.errors import UserError
+
+Crop = Literal["none", "pad", "resized", "scaled"]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Choices for a split.
+
+    Attributes:
+        crop: "none": the whole image, or at `size` a square in it; "pad": a crop of its own size out of the image
+            padded by `pad`; "resized": random area and aspect ratio, resized to `size`; "scaled": a square
+            anywhere, whose side is 224 of a scale of 256 to 480 pixels of the shorter side, resized to `size`.
+        size: pixels per side of the result; None as stored.
+        pad: pixels on each side.
+        flip: mirror half of the images.
+        scale: range of the area of "resized", as a share of the image's.
+        share: side of the square as a share of the shorter side.
+        policy: changes of colour and shape.
+        erase: share of the pictures of which a box is erased.
+        grey: what is put there, of each channel.
+        corner: where the square lies: (0, 0) top left to (1, 1) bottom right.
+    """
+
+    crop: Crop = "none"
+    size: int | None = None
+    pad: int = 4
+    flip: bool = False
+    scale: tuple[float, float] = (0.08, 1.0)
+    share: float = 0.875
+    policy: Policy | None = None
+    erase: float = 0.0
+    grey: tuple[int, ...] = (128, 128, 128)
+    corner: tuple[float, float] = (0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.erase <= 1:
+            raise ValueError(f"--data.erase must be 0 to 1, got {self.erase}")
+
+
+@dataclass(frozen=True)
+class Progressive:
+    """Side of the training images by epoch; the defaults are ffcv-imagenet's, of whatever number of epochs.
+
+    Its files for 16 to 88 epochs name the epochs 3/4 n - 1 and 7/8 n - 1.
+
+    Attributes:
+        low: pixels up to the end of the epoch with which the share `start` of training is done.
+        high: pixels from the one on with which `end` is done; between them linear, rounded to a multiple of 32 where
+            one is between them. The same as `low` for a training size that is not `size`.
+        start: 0 to 1.
+        end: 0 to 1.
+    """
+
+    low: int = 160
+    high: int = 192
+    start: float = 3 / 4
+    end: float = 7 / 8
+
+    def size(self, epoch: int, epochs: int) -> int:
+        """Pixels per side in `epoch` (0-based) of `epochs`."""
+        done = (epoch + 1) / epochs
+        if done <= self.start:
+            return self.low
+        if done >= self.end:
+            return self.high
+        exact = float(np.interp(done, (self.start, self.end), (self.low, self.high)))
+        return int(np.clip(round(exact / 32) * 32, *sorted((self.low, self.high))))
+
+
+def draw(
+    augment: Augment,
+    seed: int,
+    epoch: int,
+    ids: np.ndarray,
+    heights: np.ndarray,
+    widths: np.ndarray,
+    repeat: int | np.ndarray = 0,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Boxes (top, left, height, width) in pixels of the stored pictures [B, 4], flips [B], side of the result.
+
+    A box of crop `pad` may reach out of the picture, where pixels are 0.
+
+    Raises:
+        UserError: the pictures have no common square size and none is asked for.
+    """
+    heights, widths = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
+    flips = draws.flips(seed, epoch, ids, repeat) if augment.flip else np.zeros(len(ids), bool)
+    if augment.crop == "resized":
+        boxes = draws.random_resized_crops(seed, epoch, ids, heights, widths, augment.scale, repeat=repeat)
+    elif augment.crop == "scaled":
+        boxes = draws.scaled_crops(seed, epoch, ids, heights, widths, repeat)
+    elif augment.size is not None and augment.crop == "none":
+        boxes = draws.center_boxes(heights, widths, augment.share)
+        boxes[:, :2] = augment.corner * (np.stack([heights, widths], axis=1) - boxes[:, 2:])
+    else:
+        boxes = np.stack([np.zeros_like(heights), np.zeros_like(heights), heights, widths], axis=1)
+    if augment.size is not None and augment.crop != "pad":
+        return boxes, flips, augment.size
+    if augment.size is not None:
+        raise UserError("crop `pad` is for pictures of their stored size: drop --data.size or use --data.crop resized")
+    if len({*heights.tolist(), *widths.tolist()}) != 1:
+        raise UserError("these pictures have no common square size: set --data.size to the pixels per side")
+    if augment.crop == "pad":
+        boxes[:, :2] += draws.pad_crops(seed, epoch, ids, augment.pad, repeat) - augment.pad
+    return boxes, flips, int(heights[0])
+
+
+def finish(
+    augment: Augment,
+    images: Tensor,
+    seed: int,
+    epoch: int,
+    ids: np.ndarray,
+    repeat: int | np.ndarray = 0,
+    threads: int = 1,
+) -> None:
+    """What happens to pictures once they have their size, in place: the policy, then erasing; uint8 [B, 3, H, W]."""
+    if augment.policy is not None:
+        augment.policy(images, seed, epoch, ids, repeat, threads)
+    if not augment.erase:
+        return
+    grey = torch.tensor(augment.grey, dtype=torch.uint8)[:, None, None]
+    boxes = draws.erasing_boxes(seed, epoch, ids, *images.shape[2:], augment.erase, repeat)
+    for image, (top, left, h, w) in zip(images, boxes.tolist(), strict=True):
+        image[:, top : top + h, left : left + w] = grey

@@ -1,0 +1,1 @@
+"""FFCV's file format: read, written, verified, decoded."""

@@ -1,0 +1,46 @@
+"""A .beton of any split, written once on this machine: what `--data.loader ffcv` reads where the source has no file."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from lightning_resnet.data.beton.encode import marks
+from lightning_resnet.data.beton.write import write_beton
+from lightning_resnet.data.images import Images
+from lightning_resnet.data.sources.base import Source
+from lightning_resnet.data.sources.beton_files import images_of, open_beton
+from lightning_resnet.errors import UserError
+from lightning_resnet.files import cache_folder, locked
+
+CURE = "go on without such images: --data.loader torch --data.on_bad count"
+
+
+def as_beton(images: Images, source: Source, split: str) -> Images:
+    """The same samples, out of a file in the user's cache folder (XDG_CACHE_HOME, ~/.cache by default).
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    name = type(source).__name__
+    path = Path(f"{name}-{split}-{_digest(images)}.beton")
+    try:
+        path = cache_folder() / path
+        growing, cure = path.with_name(f"{path.name}.tmp"), "use --data.loader torch"
+        with locked(path.with_suffix(".lock"), growing, cure):  # other runs wait until the file is there
+            if not path.exists():
+                write_beton(images, path, classes=source.classes, source=name, split=split, cure=CURE)
+    except OSError as e:
+        raise UserError(f"cannot write {path}: {e.strerror}; set XDG_CACHE_HOME, or use --data.loader torch") from e
+    return images_of(open_beton(path))
+
+
+def _digest(images: Images) -> str:
+    """Digest what the file will hold: of image files the names, and size and time of change for their content."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(images.ids.tobytes() + images.labels.tobytes())
+    if images.paths:
+        digest.update(os.fsencode("\0".join(map(os.path.abspath, images.paths))))
+        digest.update(marks(images.paths).tobytes())
+    else:
+        digest.update(images.pixels.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,129 @@
+"""Batches of pictures where the C kernel could not be built: slower, the same boxes and flips, nearly the same pixels.
+
+FFCV decodes where it is installed (its fast DCT: a few levels off), else Pillow (which notices less damage where there
+is no manifest); Pillow resizes, by the kernel's definition but without its scaling in the DCT domain.
+"""
+
+import io
+import os
+import re
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+
+from lightning_resnet.data.beton.limits import MAX_SCANS, too_many_pixels
+
+MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)  # no filling, and none that pixels may hold
+DAMAGED, BAD_SIZE, BAD_RANGE, BAD_CRC, TOO_MUCH = 1, 2, 3, 4, 6  # the kernel's numbers, see `kernel.PROBLEMS`
+
+
+@cache
+def ffcv() -> ModuleType | None:
+    """FFCV's library; None where it is not installed."""
+    try:
+        import ffcv.libffcv
+    except (ImportError, OSError):
+        return None
+    return ffcv.libffcv
+
+
+def notice() -> str:
+    """What to tell the user."""
+    taken = "FFCV" if ffcv() else "Pillow"
+    return (
+        f"careful: our decoder was not built (or before an update), {taken}'s is used, which is slower: install a C "
+        "compiler, libjpeg-dev and zlib1g-dev, then run `pip install --no-deps -e .`"
+    )
+
+
+def decode_batch(fd: int, items: np.ndarray, out: np.ndarray, threads: int) -> np.ndarray:
+    """As `kernel.decode`."""
+    return np.fromiter(_pool(threads).map(lambda item, o: _make(fd, item, o), items, out), np.uint8, len(items))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """One for the process: FFCV's decoder keeps memory for each thread that ever used it."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="fallback")
+
+
+def _make(fd: int, item: np.void, out: np.ndarray) -> int:
+    """One picture, [size, size, 3]; returns its status."""
+    size, offset = int(item["size"]), int(item["offset"])
+    status, data = BAD_RANGE, b""
+    if 0 < size < 1 << 31 and offset < 1 << 63:
+        data = os.pread(fd, size, offset)
+    if len(data) == size > 0:
+        try:
+            intact = bool(item["check"]) and zlib.crc32(data) == item["crc"]
+            if item["check"] and not intact:
+                status = BAD_CRC
+            elif item["jpeg"] and _is_too_much(data, item):
+                status = TOO_MUCH
+            else:
+                status = _fill(_pixels(data, item, intact), item, out)
+        except ValueError:
+            status = BAD_SIZE
+        except Exception:  # noqa: BLE001 -- decoders meet damage in many ways
+            status = DAMAGED
+    if status:
+        out[:] = 127
+    return status
+
+
+def _is_too_much(data: bytes, item: np.void) -> bool:
+    """See `limits`."""
+    pixels = too_many_pixels(int(item["cols"]), int(item["rows"]), len(data))
+    return bool(pixels) or count_scans(data) > MAX_SCANS
+
+
+def count_scans(data: bytes) -> int:
+    """Count how often a JPEG goes over its pixels; 0 for other files."""
+    scans, at = 0, 0 if data[:2] == b"\xff\xd8" else len(data)
+    while (found := MARKER.search(data, at)) and found[1] != b"\xd9":
+        at = found.end()
+        if found[1] != b"\xd8":
+            at += int.from_bytes(data[at : at + 2], "big")  # of the segment that the marker begins
+        scans += found[1] == b"\xda"
+    return scans
+
+
+def _pixels(data: bytes, item: np.void, intact: bool) -> np.ndarray:
+    """[rows, cols, 3]."""
+    rows, cols = int(item["rows"]), int(item["cols"])
+    if not item["jpeg"]:
+        return np.frombuffer(data, np.uint8, rows * cols * 3).reshape(rows, cols, 3)
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
+        if picture.size != (cols, rows):
+            raise ValueError
+        full = np.empty((rows, cols, 3), np.uint8)
+        if ffcv() and not ffcv().imdecode(np.frombuffer(data, np.uint8), full, rows, cols, rows, cols):
+            return full
+        if ffcv() and not intact:  # it warns of any oddity; bytes that are as they were written were looked at then
+            raise OSError
+        return np.asarray(picture.convert("RGB"))
+
+
+def _fill(x: np.ndarray, item: np.void, out: np.ndarray) -> int:
+    """Crop, resize, flip."""
+    box = [float(item[k]) for k in ("top", "left", "height", "width")]
+    if not all(v.is_integer() for v in box) or min(box[2:]) < 1:
+        return BAD_SIZE
+    top, left, height, width = map(int, box)
+    y0, y1 = np.clip((top, top + height), 0, len(x))
+    x0, x1 = np.clip((left, left + width), 0, x.shape[1])
+    part = x[y0:y1, x0:x1]
+    if out.shape[:2] == (height, width):  # may reach out of the picture
+        out[:] = 0
+        out[y0 - top : y1 - top, x0 - left : x1 - left] = part
+    elif part.shape[:2] != (height, width):
+        return BAD_SIZE
+    else:
+        out[:] = Image.fromarray(part).resize(out.shape[1::-1], Image.Resampling.BILINEAR)
+    if item["flip"]:
+        out[:] = out[:, ::-1].copy()
+    return 0

@@ -1,0 +1,269 @@
+"""One picture, of whatever kind, to the bytes that a .beton stores: a JPEG or raw RGB.
+
+A JPEG file that needs no change is taken byte for byte: encoding it again would lose quality a second time.
+"""
+
+import io
+import os
+import re
+import stat
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from lightning_resnet.data.beton.decode import PROBLEMS, library
+from lightning_resnet.data.beton.decode_fallback import count_scans
+from lightning_resnet.data.beton.format import JPEG, RAW
+from lightning_resnet.data.beton.limits import MAX_BYTES, MAX_SCANS, MAX_SIDE, too_many_pixels
+from lightning_resnet.data.hashing import hash64
+from lightning_resnet.errors import one_line
+
+MAX_SAMPLE = 2**31  # bytes of an image as it is stored: what the decoder can hold
+MEMBER = re.compile(r"(.+\.tar)!.+@(\d+)\+(\d+)", re.DOTALL)  # an image in an archive: archive!name@offset+bytes
+# Pillow reads forty more, and runs another program (Ghostscript) for one of them.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of a TIFF
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # orientation in EXIF -> what puts the image upright
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to store.
+
+    Attributes:
+        quality: of JPEGs that are made, 1 to 100; chroma at half resolution (4:2:0), as FFCV's writer does.
+        short_side: pixels the shorter side is scaled down to; None leaves it.
+        max_side: pixels the longer side is scaled down to.
+    """
+
+    quality: int = 90
+    short_side: int | None = None
+    max_side: int | None = None
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) to store; never larger, the aspect is kept."""
+        scales = [self.short_side and self.short_side / min(width, height)]
+        scales.append(self.max_side and self.max_side / max(width, height))
+        scale = min(1.0, *(s for s in scales if s), 1.0)
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+class Task(NamedTuple):
+    """A picture to store: its file or its pixels [H, W, C], as JPEG or raw."""
+
+    picture: str | np.ndarray
+    jpeg: bool
+
+
+class Sample(NamedTuple):
+    """A picture as it is stored."""
+
+    mode: int
+    width: int
+    height: int
+    data: bytes
+    crc: int
+
+
+class Bad(NamedTuple):
+    """A picture that cannot be stored. Fatal: the disk or network is at fault, not the picture, so never skip it."""
+
+    why: str
+    fatal: bool
+
+
+def encode(task: Task, options: Options) -> Sample | Bad:
+    """Make the sample; whatever is wrong with an image comes back as `Bad`."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # Pillow's, on metadata; what is wrong with pixels raises
+            return _encode(task, options)
+    except MemoryError:
+        raise
+    except Exception as e:  # noqa: BLE001 -- decoders meet damage in many ways: struct.error, SyntaxError, ...
+        return Bad(explain(e), isinstance(e, OSError) and e.errno is not None)
+
+
+def explain(error: Exception) -> str:
+    """Tell what is wrong with an image that could not be read, in words for the user."""
+    if isinstance(error, UnidentifiedImageError):  # its own message is the address of an object
+        return f"it is no image ({', '.join(FORMATS)})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return one_line(error)
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a file, or a member of an archive.
+
+    Raises:
+        ValueError: it is empty, too large, or no file (a pipe would be waited for without end).
+    """
+    member = MEMBER.fullmatch(path)
+    descriptor = os.open(member[1] if member else path, os.O_RDONLY | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise ValueError("it is no file")
+    with open(descriptor, "rb") as file:
+        size = int(member[3]) if member else status.st_size
+        if size > MAX_BYTES:
+            raise ValueError(f"its {size:,} bytes are more than {MAX_BYTES:,}")
+        if member:
+            file.seek(int(member[2]))
+        data = file.read(size)
+    if not data:
+        raise ValueError("it is empty")
+    if len(data) < size:
+        raise ValueError("it is cut off")
+    return data
+
+
+def marks(paths: Sequence[str]) -> np.ndarray:
+    """Mark the content of each file by its size and time of change, uint64 [n]; 0 where there is none."""
+    found: dict[str, tuple[int, int]] = {}
+    for path in paths:
+        member = MEMBER.fullmatch(path)
+        file = member[1] if member else path
+        if file not in found:
+            try:
+                status = os.stat(file)
+                found[file] = (status.st_size, status.st_mtime_ns)
+            except OSError:
+                found[file] = (0, 0)
+        found[path] = found[file]
+    pairs = np.array([found[path] for path in paths], np.int64).reshape(-1, 2)
+    return np.where(pairs.any(axis=1), hash64(pairs[:, 0], pairs[:, 1]), np.uint64(0))
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Open the bytes of an image: the header is read, its limits are checked, no pixel is decoded.
+
+    Raises:
+        ValueError: it is beyond `limits`.
+        UnidentifiedImageError: it is none of `FORMATS`.
+    """
+    if library() is None and count_scans(data) > MAX_SCANS:  # else `jpeg_problem` finds them
+        raise ValueError(f"more than {MAX_SCANS} scans")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as e:
+        raise ValueError(one_line(e)) from e
+    tags = getattr(image, "tag_v2", {})
+    tile = [tags.get(TILE_WIDTH, 1), tags.get(TILE_LENGTH, 1)]
+    for width, height in (image.size, tile):  # a tile is decoded whole, however small the image
+        if not isinstance(width, int) or not isinstance(height, int):
+            raise ValueError("the size of its tiles is no number")
+        if why := too_many_pixels(width, height, len(data)):
+            raise ValueError(why)
+    return image
+
+
+def open_rgb(path: str, check: bool = True) -> Image.Image:
+    """Decode an image file to 8 bit RGB, upright.
+
+    16 bits are scaled to 8; transparency is dropped, as torchvision does.
+
+    Args:
+        path: of the file, or of a member of an archive.
+        check: look for damage that Pillow passes over.
+
+    Raises:
+        ValueError: it is beyond `limits`, or a damaged JPEG.
+    """
+    data = read_bytes(path)
+    with warnings.catch_warnings(action="ignore"), open_image(data) as image:
+        if check and (problem := jpeg_problem(data, *image.size)):
+            raise ValueError(problem)
+        return to_rgb(image)
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """See `open_rgb`."""
+    picture.load()
+    turn = UPRIGHT.get(_orientation(picture))
+    if turn is not None:
+        picture = picture.transpose(turn)
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        picture = Image.fromarray(_eight_bits(np.asarray(picture)))
+    if picture.mode == "P":  # directly to RGB Pillow warns of palettes with transparency
+        picture = picture.convert("RGBA")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def jpeg_problem(data: bytes, width: int, height: int) -> str:
+    """Tell what is wrong with a JPEG; empty if it decodes without a warning, or is of another format."""
+    if data[:2] != b"\xff\xd8" or library() is None:  # without our decoder Pillow's errors have to do
+        return ""
+    status = library().check_jpeg(data, len(data), height, width)
+    return PROBLEMS[status] if status else ""
+
+
+def _encode(task: Task, options: Options) -> Sample:
+    if isinstance(task.picture, str):
+        data = read_bytes(task.picture)
+        with open_image(data) as picture:
+            if problem := jpeg_problem(data, *picture.size):
+                raise ValueError(problem)  # Pillow would give grey blocks, and no word
+            if task.jpeg and _as_it_is(picture, options):
+                if library() is None:
+                    picture.load()
+                return _sample(JPEG, *picture.size, data)
+            picture = to_rgb(picture)
+    else:
+        pixels = task.picture
+        picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
+    size = options.size(*picture.size)
+    if size != picture.size:
+        picture = picture.resize(size, Image.Resampling.BICUBIC)  # Pillow's has antialiasing
+    return _sample(JPEG if task.jpeg else RAW, *size, _bytes(picture, task.jpeg, options.quality))
+
+
+def _as_it_is(picture: Image.Image, options: Options) -> bool:
+    """Grey JPEGs too: every decoder to RGB gives three equal channels."""
+    plain = picture.format == "JPEG" and picture.mode in ("RGB", "L") and _orientation(picture) == 1
+    return plain and options.size(*picture.size) == picture.size
+
+
+def _bytes(picture: Image.Image, jpeg: bool, quality: int) -> bytes:
+    if not jpeg:
+        return picture.tobytes()
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    return file.getvalue()
+
+
+def _sample(mode: int, width: int, height: int, data: bytes) -> Sample:
+    if max(width, height) > MAX_SIDE or len(data) > MAX_SAMPLE:
+        raise ValueError(f"{width}x{height} pixels are more than the format holds; --max-side makes it smaller")
+    return Sample(mode, width, height, data, zlib.crc32(data))
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 -- damaged EXIF: the pixels are as good as without
+        return 1
+    return found if found in range(2, 9) else 1
+
+
+def _eight_bits(x: np.ndarray) -> np.ndarray:
+    """16 bits to 8 by scale: Pillow's own conversion clips at 255, which makes such pictures white."""
+    if x.dtype.kind not in "iu" or x.min() < 0 or x.max() > 65535:
+        raise ValueError(f"its pixels are {x.dtype} from {x.min():g} to {x.max():g}, not of 8 or 16 bits: convert it")
+    out = np.empty(x.shape, np.uint8)
+    for row, wide in zip(out, x, strict=True):  # of a whole image the numbers between would take 12 bytes a pixel
+        row[:] = (wide.astype(np.uint32) + 128) // 257
+    return out

@@ -1,0 +1,65 @@
+"""Several processes encode pictures; the results come in order, and a process that dies is an error, not a wait."""
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+
+from lightning_resnet.data.beton.encode import Bad, Options, Sample, Task, encode
+from lightning_resnet.errors import UserError
+
+Encoded = list[Sample | Bad]
+
+
+def encode_chunks(chunks: Iterator[list[Task]], options: Options, workers: int) -> Iterator[Encoded]:
+    """Encode chunk by chunk.
+
+    Args:
+        chunks: are taken only a few ahead of what was asked for, which bounds the memory.
+        options: how to store.
+        workers: processes; 1 works in this one.
+
+    Yields:
+        The results of each chunk, in order.
+    """
+    if workers <= 1:
+        yield from (encode_chunk(chunk, options) for chunk in chunks)
+        return
+    # spawned: a fork of a process that has threads (torch's, numba's) can hang
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start)
+    try:
+        yield from _in_order(pool, chunks, options, 2 * workers)
+    except (BrokenProcessPool, MemoryError) as e:
+        raise UserError(
+            "a process that encodes pictures died, likely for want of memory; the same command continues, with "
+            "--workers 1 in the least memory"
+        ) from e
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def encode_chunk(chunk: list[Task], options: Options) -> Encoded:
+    """What a worker does."""
+    return [encode(task, options) for task in chunk]
+
+
+def _in_order(
+    pool: ProcessPoolExecutor, chunks: Iterator[list[Task]], options: Options, ahead: int
+) -> Iterator[Encoded]:
+    pending = deque()
+    for chunk in chunks:
+        pending.append(pool.submit(encode_chunk, chunk, options))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _start() -> None:
+    """Ctrl-C is the parent's to handle; a parent that was killed takes us with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()

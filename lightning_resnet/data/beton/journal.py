@@ -1,0 +1,170 @@
+"""The unfinished .beton: F.beton.tmp with the samples, F.beton.journal with one record for each that is in it.
+
+A sample is written before its record: what the journal names is there, unless the machine itself went down, which the
+CRCs tell. Layout: header, fields, metadata rows, samples from the next page on, allocation table from the page after.
+"""
+
+import fcntl
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from lightning_resnet.data.beton.encode import MAX_SAMPLE, Sample
+from lightning_resnet.data.beton.format import ALLOCATION, FIELD, FIELD_TYPES, HEADER, IMAGE_TYPE, INT_TYPE, VERSION
+from lightning_resnet.errors import UserError, tell
+from lightning_resnet.files import open_own
+
+PAGE = 1 << 23  # bytes, FFCV's default; no sample crosses a page
+FIELDS = (("image", IMAGE_TYPE), ("label", INT_TYPE), ("id", INT_TYPE))
+ROW = np.dtype([("", FIELD_TYPES[t]) for _, t in FIELDS], align=True)
+RECORD = np.dtype(
+    [
+        *((name, "<u1") for name in ("kept", "mode")),
+        *((name, "<u2") for name in ("width", "height")),
+        ("crc", "<u4"),
+        *((name, "<u8") for name in ("ptr", "size", "mark")),
+        *((name, "<i8") for name in ("label", "id")),
+        ("check", "<u4"),  # CRC-32 of what stands before it: a record that was damaged ends what is taken over
+    ]
+)
+MAGIC = b"beton journal 2\n"
+
+
+class Unfinished:
+    """A file being written, new or continued.
+
+    Args:
+        out: the name it shall have.
+        request: digest of all that decides its bytes; what another request left behind is written over.
+        marks: of the content of each image, in order [n]; what was written of another content is written again.
+
+    Attributes:
+        records: of the samples, in order [n].
+        done: how many of them are dealt with.
+        page_size: bytes.
+
+    Raises:
+        UserError: another process is writing it.
+    """
+
+    def __init__(self, out: Path, request: bytes, marks: np.ndarray) -> None:
+        n = len(marks)
+        self.temp, self.journal = (out.with_name(out.name + end) for end in (".tmp", ".journal"))
+        self._head = MAGIC + request
+        self._notes = open_own(self.journal)
+        try:
+            fcntl.flock(self._notes, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            os.close(self._notes)
+            raise UserError(f"another process is writing {out}: wait for it, or choose another --out") from e
+        except OSError:  # a file system without locks
+            pass
+        self._data = open_own(self.temp, 0o666)
+        self.page_size, self._end = (
+            PAGE,
+            _align(HEADER.itemsize + len(FIELDS) * FIELD.itemsize + n * ROW.itemsize, PAGE),
+        )
+        self.records, self.done, self._marks = np.zeros(n, RECORD), 0, marks
+        self._resume()
+
+    def append(self, samples: list[tuple[Sample | None, int, int]]) -> None:
+        """Write (sample, label, id) of some; None stands for one that is skipped."""
+        records = self.records[self.done : self.done + len(samples)]
+        records["mark"] = self._marks[self.done : self.done + len(samples)]
+        for record, (sample, label, id) in zip(records, samples, strict=True):
+            record["label"], record["id"] = label, id
+            if sample is not None:
+                at = self._place(len(sample.data))
+                _write(self._data, sample.data, at)
+                record["kept"], record["mode"], record["ptr"], record["size"] = 1, sample.mode, at, len(sample.data)
+                record["width"], record["height"], record["crc"] = sample.width, sample.height, sample.crc
+        records["check"] = [_checksum(record) for record in records]
+        _write(self._notes, records.tobytes(), len(self._head) + self.done * RECORD.itemsize)
+        self.done += len(samples)
+
+    def finish(self) -> np.ndarray:
+        """Header, metadata and table: the temporary file is a .beton now. Returns the records of its samples."""
+        kept = self.records[self.records["kept"] == 1]
+        table_at = _align(self._end, self.page_size)
+        header, rows, table = np.zeros(1, HEADER), np.zeros(len(kept), ROW), np.zeros(len(kept), ALLOCATION)
+        header["version"], header["num_fields"], header["num_samples"] = VERSION, len(FIELDS), len(kept)
+        header["page_size"], header["alloc_table_ptr"] = self.page_size, table_at
+        for name, source in (("mode", "mode"), ("width", "width"), ("height", "height"), ("data_ptr", "ptr")):
+            rows["f0"][name] = kept[source]
+        rows["f1"], rows["f2"] = kept["label"], kept["id"]
+        table["sample_id"], table["ptr"], table["size"] = np.arange(len(kept)), kept["ptr"], kept["size"]
+        _write(self._data, header.tobytes() + _field_table().tobytes() + rows.tobytes(), 0)
+        _write(self._data, table.tobytes(), table_at)
+        os.fsync(self._data)
+        return kept
+
+    def close(self, remove: bool = False) -> None:
+        """Let go of it."""
+        if remove:
+            self.temp.unlink(missing_ok=True)
+            self.journal.unlink(missing_ok=True)
+        os.close(self._data)
+        os.close(self._notes)
+
+    def _place(self, size: int) -> int:
+        """Where the next sample goes. Pages may grow to hold it: what crosses none, crosses none twice as large."""
+        while self.page_size < size:
+            self.page_size *= 2
+        if self._end % self.page_size + size > self.page_size:
+            self._end = _align(self._end, self.page_size)
+        self._end += size
+        return self._end - size
+
+    def _resume(self) -> None:
+        """Take over what an earlier attempt wrote, up to the first sample that is not there as its record says."""
+        found = os.pread(self._notes, len(self._head) + self.records.nbytes, 0)
+        notes = found[len(self._head) :]
+        if found[: len(self._head)] != self._head:
+            if found:
+                tell(f"{self.temp} is of another command or other images: starting over")
+            notes = b""
+            _write(self._notes, self._head, 0)
+        records = np.frombuffer(notes, RECORD, len(notes) // RECORD.itemsize)
+        for record, mark in zip(records, self._marks, strict=False):
+            if record["check"] != _checksum(record) or record["mark"] != mark:
+                break
+            if record["kept"] and not self._is_there(record):
+                break
+            self.records[self.done] = record
+            self.done += 1
+        os.ftruncate(self._notes, len(self._head) + self.done * RECORD.itemsize)
+        os.ftruncate(self._data, self._end)
+        if self.done:
+            tell(f"{self.temp}: {self.done:,} of {len(self.records):,} are there, continuing")
+
+    def _is_there(self, record: np.void) -> bool:
+        size, before = int(record["size"]), (self.page_size, self._end)
+        if size <= MAX_SAMPLE and self._place(size) == record["ptr"]:
+            if zlib.crc32(os.pread(self._data, size, int(record["ptr"]))) == record["crc"]:
+                return True
+        self.page_size, self._end = before
+        return False
+
+
+def _checksum(record: np.void) -> int:
+    return zlib.crc32(record.tobytes()[: RECORD.fields["check"][1]])
+
+
+def _field_table() -> np.ndarray:
+    fields = np.zeros(len(FIELDS), FIELD)
+    for field, (name, kind) in zip(fields, FIELDS, strict=True):
+        field["type_id"], field["name"][: len(name)] = kind, list(name.encode())
+    return fields
+
+
+def _align(at: int, size: int) -> int:
+    return -(-at // size) * size
+
+
+def _write(fd: int, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:  # a disk that fills up takes a part first
+        done = os.pwrite(fd, view, at)
+        view, at = view[done:], at + done

@@ -1,0 +1,92 @@
+"""A .beton on the node's own disk: copied once, checked, used again by later starts."""
+
+import hashlib
+import os
+import shutil
+import socket
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO
+
+from lightning_resnet.data.beton.format import Beton, manifest_path
+from lightning_resnet.errors import UserError
+from lightning_resnet.files import OWN, locked, private_folder, replacing, write_whole
+from lightning_resnet.progress import Meter
+from lightning_resnet.reading import open_plain
+
+BLOCK = 1 << 24  # bytes copied at once
+
+
+def staged(path: Path, folder: str) -> Path:
+    """A copy of a .beton in a folder of this machine, made once: by one process, while the others wait.
+
+    It lies in a folder that only this user can write to. A copy is made under another name, checked (its size, and the
+    hash in the manifest), and renamed; one that has its original's size, time and manifest is used again.
+
+    Raises:
+        UserError: no such folder, no space, or the copy is not what the manifest says.
+    """
+    where = Path(os.path.expandvars(folder))
+    if not where.is_dir():
+        raise UserError(f"--data.stage {where} is no folder on {socket.gethostname()}: make it, or leave the flag out")
+    try:
+        copy = private_folder(where, f"{OWN}-{os.geteuid()}") / copy_name(path)
+        with locked(copy.with_suffix(".lock"), copy.with_suffix(".half"), "leave --data.stage out"):
+            if not _is_copy(copy, path):
+                _copy(path, copy)
+    except OSError as e:
+        raise UserError(f"cannot copy {path} to {where}: {e.strerror}; give another --data.stage, or none") from e
+    return copy
+
+
+def copy_name(path: Path) -> str:
+    """What the copy of a file is called."""
+    digest = hashlib.blake2b(os.fsencode(path.absolute()), digest_size=4).hexdigest()
+    return f"{path.stem[:60]}-{digest}.beton"
+
+
+def _is_copy(copy: Path, path: Path) -> bool:
+    return copy.exists() and _mark(copy) == _mark(path) and _manifest(copy) == _manifest(path)
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _manifest(path: Path) -> bytes | None:
+    """Its content; None where there is none."""
+    manifest = manifest_path(path)
+    if not manifest.exists():
+        return None
+    with open_plain(manifest) as file:
+        return file.read()
+
+
+def _copy(path: Path, copy: Path) -> None:
+    half = copy.with_suffix(".half")
+    for old in (copy, manifest_path(copy), half):
+        old.unlink(missing_ok=True)  # before the space is measured
+    free, size = shutil.disk_usage(copy.parent).free, path.stat().st_size
+    if free < size:
+        raise UserError(f"--data.stage {copy.parent} has {free / 1e9:.2f} GB left, {path} takes {size / 1e9:.2f} GB")
+    noted = Beton(path).manifest.get("file_hash")
+    with replacing(copy, unfinished=half) as target:
+        found = _copy_bytes(path, target)
+        if half.stat().st_size != size or noted not in (None, found):
+            raise UserError(f"the copy of {path} is not what was written: `resnet-cli data verify {path}` tells more")
+        if (manifest := _manifest(path)) is not None:
+            write_whole(manifest_path(copy), manifest)
+
+
+def _copy_bytes(path: Path, target: BinaryIO) -> str:
+    """Copy, with the time of change; returns the hash of what was read."""
+    digest, status = hashlib.blake2b(digest_size=32), path.stat()
+    with path.open("rb") as source, closing(Meter(status.st_size, "B")) as meter:
+        while block := source.read(BLOCK):
+            digest.update(block)
+            target.write(block)
+            meter.update(len(block))
+    target.flush()  # a later write would change the time again
+    os.utime(target.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+    return digest.hexdigest()

@@ -1,0 +1,164 @@
+"""What is in a .beton, and whether it is whole.
+
+resnet-cli data info F.beton; resnet-cli data verify F.beton
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from lightning_resnet.data.beton.decode import PROBLEMS, decode, make_items
+from lightning_resnet.data.beton.format import JPEG, RAW, Beton
+from lightning_resnet.errors import UserError, one_line, printable
+from lightning_resnet.machine import cores
+from lightning_resnet.progress import Meter, metered
+
+BATCH = 1024  # samples checked at once
+BLOCK = 1 << 20  # bytes hashed at once
+
+
+def info(path: str | Path) -> str:
+    """A few lines for people."""
+    beton = Beton(path)
+    images, m = beton.images, beton.manifest
+    jpegs = np.count_nonzero(images["mode"] == JPEG)
+    counts = np.bincount(beton.labels.clip(0)) if len(beton) else np.zeros(1, int)
+    skipped = len(m.get("skipped") or [])
+    made = (
+        f"{printable(m.get('source'))} {printable(m.get('split'))}, {skipped} skipped"
+        if m
+        else "no manifest: unchecked"
+    )
+    shown = ", ".join(map(printable, beton.classes[:5])) + (", ..." if len(beton.classes) > 5 else "")
+    lines = [
+        f"{path}: {len(beton):,} samples, {len(beton.classes)} classes, {beton.size / 1e6:,.1f} MB",
+        f"  made from   {made}",
+        f"  classes     {shown}; {counts.min():,} to {counts.max():,} samples each",
+        f"  pictures    {jpegs:,} JPEG, {len(beton) - jpegs:,} raw; {_range(beton)}",
+        f"  fields      {', '.join(map(printable, beton.names))}",
+        f"  pages       {beton.page_size / 2**20:g} MiB",
+    ]
+    if m:
+        resize = [f"{k.replace('_', ' ')} {m[k]} px" for k in ("short_side", "max_side") if m.get(k)]
+        sides = " and ".join(resize) or "nothing: as in the source"
+        lines.append(f"  resized to  {sides}; quality {printable(m.get('quality'))}")
+    return "\n".join(lines)
+
+
+def verify(path: str | Path) -> list[str]:
+    """Everything that is wrong with a file, each in one line; empty if it is whole.
+
+    With a manifest every byte is covered. Without, a damaged raw picture cannot be told, and of a JPEG only what its
+    decoder notices.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"no file {path}: `resnet-cli data write` makes one")
+    try:
+        beton = Beton(path)
+        return [*_layout(beton), *_samples(beton), *_hashes(beton)]
+    except UserError as e:
+        return [one_line(e)]
+
+
+def header_hash(beton: Beton) -> str:
+    """Of all that is not samples: before the first of them, and the allocation table."""
+    digest, table = hashlib.blake2b(digest_size=32), int(beton.header["alloc_table_ptr"])
+    first = min(int(beton.images["data_ptr"].min(initial=2**64 - 1)), table)
+    for block in chain(_blocks(beton.fd, 0, first), _blocks(beton.fd, table, beton.size)):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def file_hash(beton: Beton, progress: bool = True) -> str:
+    """Of every byte."""
+    digest = hashlib.blake2b(digest_size=32)
+    with closing(Meter(beton.size, "B", show=progress)) as meter:
+        for block in _blocks(beton.fd, 0, beton.size):
+            digest.update(block)
+            meter.update(len(block))
+    return digest.hexdigest()
+
+
+def _blocks(fd: int, start: int, end: int) -> Iterator[bytes]:
+    while start < end and (block := os.pread(fd, min(BLOCK, end - start), start)):
+        yield block
+        start += len(block)
+
+
+def _range(beton: Beton) -> str:
+    if not len(beton):
+        return "none"
+    h, w, sizes = beton.images["height"], beton.images["width"], beton.sizes(np.arange(len(beton)))
+    return (
+        f"{w.min()}x{h.min()} to {w.max()}x{h.max()} pixels (width x height), {sizes.mean() / 1e3:,.1f} kB on average"
+    )
+
+
+def _layout(beton: Beton) -> Iterator[str]:
+    """Header, metadata and table against one another."""
+    page, n, table = beton.page_size, len(beton), int(beton.header["alloc_table_ptr"])
+    if page < 1 or page & (page - 1):
+        yield f"header: page size {page} is no power of two"
+        page = 1 << 63
+    if not n:
+        yield "header: there are no samples"
+    start, allocations = beton.header_bytes, beton.allocations
+    ptr, size = (allocations[k].astype(np.uint64) for k in ("ptr", "size"))
+    inside = (ptr >= start) & (ptr <= table) & (size <= np.maximum(np.uint64(table), ptr) - ptr)
+    yield from _rows("lies outside the data", beton, np.flatnonzero(~inside))
+    crossing = inside & (size > 0) & (ptr // np.uint64(page) != (ptr + size - np.uint64(1)) // np.uint64(page))
+    yield from _rows("crosses a page", beton, np.flatnonzero(crossing))
+    order = np.argsort(ptr, kind="stable")
+    overlap = ptr[order][1:] - ptr[order][:-1] < size[order][:-1]
+    yield from _rows("overlaps another", beton, order[1:][overlap])
+    yield from _metadata(beton)
+
+
+def _rows(what: str, beton: Beton, entries: np.ndarray) -> Iterator[str]:
+    of = beton.allocations["sample_id"]
+    for i in entries:
+        yield f"allocation table: entry {i} (of position {of[i]}) {what}"
+
+
+def _metadata(beton: Beton) -> Iterator[str]:
+    ids, modes = beton.ids, beton.images["mode"]
+    for i in np.flatnonzero((modes != JPEG) & (modes != RAW)):
+        yield f"{beton.name(i)}: image mode {modes[i]} is neither JPEG (0) nor raw (1)"
+    _, first = np.unique(ids, return_index=True)
+    for i in np.setdiff1d(np.arange(len(beton)), first):
+        yield f"{beton.name(i)}: another sample has the same id"
+
+
+def _samples(beton: Beton) -> Iterator[str]:
+    """Read all of each: range, CRC, and the whole picture through the decoder."""
+    starts = range(0, len(beton), BATCH)
+    for start in metered(starts, len(starts), f"batches of {BATCH:,} pictures"):
+        at = np.arange(start, min(start + BATCH, len(beton)))
+        for i, status in zip(at, _check(beton, at), strict=True):
+            if status:
+                yield f"{beton.name(i)}: {PROBLEMS[status]}"
+
+
+def _check(beton: Beton, at: np.ndarray) -> np.ndarray:
+    """Each picture as a whole, made into one pixel: all of its data is decoded, and the memory stays small."""
+    boxes = np.zeros((len(at), 4))
+    boxes[:, 2], boxes[:, 3] = beton.images["height"][at], beton.images["width"][at]
+    items = make_items(beton, at, boxes, np.zeros(len(at), bool))
+    return decode(beton, items, np.empty((len(at), 1, 1, 3), np.uint8), cores())
+
+
+def _hashes(beton: Beton) -> Iterator[str]:
+    for name, of, compute in (
+        ("header_hash", "header, metadata or table", header_hash),
+        ("file_hash", "file", file_hash),
+    ):
+        if (noted := beton.manifest.get(name)) and compute(beton) != noted:
+            yield f"{of}: not the bytes that were written ({name} differs)"

@@ -1,0 +1,1 @@
+"""Loaders: the same batches from arrays, files, .beton files or the device's memory."""

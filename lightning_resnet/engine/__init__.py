@@ -1,0 +1,1 @@
+"""Everything that touches Lightning's inside: loops, checkpoints, ranks and signals."""

@@ -1,0 +1,193 @@
+"""One optimizer step, without what Lightning's way to call hooks and plugins costs: as much as a small net's own step.
+
+Only hooks that somebody overrides are called. Lightning's own code runs the step where it does more than ours: with a
+profiler, with precisions that scale the loss or convert the batch (16-mixed, 64, ...), and with optimizers that call
+the forward pass themselves.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loops.utilities import _block_parallel_sync_behavior
+from pytorch_lightning.plugins.precision import MixedPrecision, Precision
+from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.trainer import call
+
+from lightning_resnet.errors import UserError
+from lightning_resnet.training.task import ClassificationTask
+
+HOOKS = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
+OPTIMIZING = ("optimizer_step", "optimizer_zero_grad", "backward")  # hooks of a task that only Lightning's step calls
+
+
+def overrides(owner: Any, hook: str, base: type) -> bool:
+    """Tell whether an object has a hook of its own, from its class or set on it as LambdaCallback does.
+
+    Args:
+        owner: the object.
+        hook: name of a method of `base`.
+        base: whose version does nothing, or what every object does.
+    """
+    return getattr(getattr(owner, hook), "__func__", None) is not getattr(base, hook)
+
+
+class Step:
+    """Forward and backward passes and the optimizer's step.
+
+    Args:
+        trainer: whose callbacks, strategy and optimizer are set up.
+        parts: micro-batches per step; ranks add their gradients in the last.
+    """
+
+    def __init__(self, trainer: pl.Trainer, parts: int) -> None:
+        self.trainer, self.strategy, self.task, self.parts = trainer, trainer.strategy, trainer.lightning_module, parts
+        self.optimizer, self.logging, self.results = trainer.optimizers[0], trainer._logger_connector, trainer._results
+        loop = trainer.fit_loop.epoch_loop
+        self.progress = loop.batch_progress
+        self.automatic = loop.automatic_optimization  # Lightning's way to make a step
+        self.steps_made = self.automatic.optim_progress.optimizer.step
+        self.batches = trainer.fit_loop.max_batches  # of an epoch
+        self.hooks = {hook: self._overriding(hook) for hook in HOOKS}
+        self.profiled = not isinstance(trainer.profiler, PassThroughProfiler)
+        precision = trainer.precision_plugin
+        self.plain = type(precision) is Precision or (type(precision) is MixedPrecision and precision.scaler is None)
+        # others may call the pass themselves, as LBFGS does
+        self.plain &= type(self.optimizer).__module__.startswith("torch.optim.")
+        self.plain &= not isinstance(self.optimizer, torch.optim.LBFGS)
+        self.plain &= not any(overrides(self.task, hook, pl.LightningModule) for hook in OPTIMIZING)
+        # others may return no tensor
+        self.plain &= not overrides(self.task, "training_step", ClassificationTask)
+        bare = type(precision) is Precision and self.strategy.model is self.task
+        self.forward = self.task.training_step if bare else self.strategy.training_step
+
+    def _tell_logging(self, batch: Any) -> None:
+        """What `self.log` of a callback or task needs; Lightning's own way asks which loop runs, in every batch."""
+        if self.logging._first_loop_iter is not False:
+            self.logging.on_batch_start(batch)
+        self.results.batch, self.results.batch_size = batch, None
+
+    def _zero_grad(self) -> None:
+        """As the optimizer's own, which also asks for hooks, profilers and kernels: more than the work itself."""
+        if type(self.optimizer).zero_grad is not torch.optim.Optimizer.zero_grad:
+            self.optimizer.zero_grad()
+            return
+        for group in self.optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    def _overriding(self, hook: str) -> list[Callable[..., Any]]:
+        """The callbacks' and the task's own versions of a hook."""
+        found = [
+            partial(getattr(callback, hook), self.trainer, self.task)
+            for callback in self.trainer.callbacks
+            if overrides(callback, hook, Callback)
+        ]
+        if overrides(self.task, hook, pl.LightningModule):
+            found.append(getattr(self.task, hook))
+        return found
+
+    def __call__(self, batches: Iterator[Any], i: int, done: Callable[[], None]) -> None:
+        """Take `parts` batches.
+
+        Args:
+            batches: on the device.
+            i: number of the first in its epoch.
+            done: called once the optimizer has made its step, before the hooks of the last batch's end.
+        """
+        for part in range(self.parts):
+            last = part == self.parts - 1
+            batch = self._next(batches)
+            if not self.plain:
+                batch = self.trainer.precision_plugin.convert_input(batch)
+            self.progress.is_last_batch = i + part + 1 == self.batches
+            self.progress.increment_ready()
+            self._tell_logging(batch)
+            if self._call("on_train_batch_start", batch, i + part) == -1:
+                raise UserError(
+                    f"{type(self.task).__name__}.on_train_batch_start returned -1, to skip the rest of the epoch: this "
+                    "training does not do that; use --trainer.limit_train_batches"
+                )
+            self.progress.increment_started()
+            if self.profiled or not self.plain:
+                outputs = self._step_of_lightning(batch, i + part)
+            else:
+                with nullcontext() if last else _block_parallel_sync_behavior(self.strategy):
+                    outputs = self._pass_and_step(batch, i + part, part == 0, last)
+            if last:
+                done()
+            self.progress.increment_processed()
+            self._call("on_train_batch_end", outputs, batch, i + part)
+            self._take_logged()
+        self.task.__dict__["_current_fx_name"] = None
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        if not self.profiled:
+            return next(batches)
+        with self.trainer.profiler.profile("[_TrainingEpochLoop].train_dataloader_next"):
+            return next(batches)
+
+    def _take_logged(self) -> None:
+        """Hand on what `self.log` was given in this batch, as Lightning does; costs nothing where nobody logs."""
+        logged = bool(self.results)
+        if logged:
+            self.logging.on_batch_end()
+        self.progress.increment_completed()
+        if logged:
+            self.logging.update_train_step_metrics()
+        self.results.batch = None
+
+    def _step_of_lightning(self, batch: Any, i: int) -> dict[str, Any]:
+        """Let Lightning pass forward and backward, and step where a step is due."""
+        with self.trainer.profiler.profile("run_training_batch"):
+            return self.automatic.run(self.optimizer, i, {"batch": batch, "batch_idx": i})
+
+    def _pass_and_step(self, batch: Any, i: int, first: bool, last: bool) -> dict[str, Any]:
+        outputs = self._pass(batch, i, first)
+        if last:
+            self._call("on_before_optimizer_step", self.optimizer)
+            if clip := self.trainer.gradient_clip_val:
+                how = self.trainer.gradient_clip_algorithm
+                self.task.configure_gradient_clipping(self.optimizer, clip, how)
+            self.steps_made.increment_ready()
+            self.optimizer.step()
+            self.steps_made.increment_completed()
+        return outputs
+
+    def _pass(self, batch: Any, i: int, first: bool) -> dict[str, Any]:
+        """Forward and backward; the first of a step begins its gradients anew."""
+        loss = self.forward(batch, i)
+        if first:
+            self._call("on_before_zero_grad", self.optimizer)
+            self._zero_grad()
+        share = loss / self.parts if self.parts > 1 else loss
+        self._call("on_before_backward", share)
+        share.backward()
+        self._call("on_after_backward")
+        return {"loss": share.detach()}
+
+    def _call(self, hook: str, *args: Any) -> Any:
+        """A hook of every batch; returns what the last one does, the task's where it has one."""
+        result = None
+        if self.profiled:
+            call._call_callback_hooks(self.trainer, hook, *args)
+            result = call._call_lightning_module_hook(self.trainer, hook, *args)
+            if hook == "on_train_batch_start":
+                call._call_strategy_hook(self.trainer, hook, *args)
+            return result
+        if found := self.hooks[hook]:
+            self.task.__dict__["_current_fx_name"] = hook  # a module's own way to set it costs more than most hooks
+            for function in found:
+                result = function(*args)
+        return result

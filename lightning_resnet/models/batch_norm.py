@@ -1,0 +1,59 @@
+"""Precise batch norm: statistics of the net as it is, not averages over what it was (Wu & Johnson 2021, sec. 3)."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@torch.no_grad()
+def measure_norms(
+    net: nn.Module, batches: Iterable[Tensor], reduce: Callable[[Tensor], Tensor] = lambda sums: sums
+) -> None:
+    """Set the running mean and variance of each batch norm to those over all positions of all batches.
+
+    Norms normalise by the batch meanwhile, as in training; the rest of the net is in eval mode and left as it was, and
+    so is a norm that no batch comes through.
+
+    Args:
+        net: in place.
+        batches: normalised images [B, 3, H, W] of this rank.
+        reduce: adds up over ranks; of a tensor [3, C] of `sum_dtype`.
+    """
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    modes, counters = {m: m.training for m in net.modules()}, [m.num_batches_tracked.clone() for m in norms]
+    sums: dict[nn.Module, Tensor] = {}
+    net.eval()
+    handles = []
+    for norm in norms:
+        norm.train()
+        handles.append(norm.register_forward_pre_hook(lambda m, x: _add(sums, m, x[0])))
+    try:
+        for x in batches:
+            net(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    for norm, counter in zip(norms, counters, strict=True):
+        if norm not in sums:
+            continue
+        n, total, squares = reduce(sums[norm])
+        mean = total / n
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_((squares / n - mean**2) * n / (n - 1))
+        norm.num_batches_tracked.copy_(counter)
+
+
+def _add(sums: dict[nn.Module, Tensor], norm: nn.Module, x: Tensor) -> None:
+    """Positions, sum and sum of squares of each channel [3, C]."""
+    values = x.transpose(0, 1).flatten(1).to(sum_dtype(x.device))
+    n = torch.full_like(values[:, 0], values.shape[1])
+    sums[norm] = sums.get(norm, 0) + torch.stack([n, values.sum(1), (values**2).sum(1)])
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Of sums over many images; counts of a batch are exact in float32, all that Apple's GPUs have."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,0 +1,1 @@
+"""The run directory: its id, its files, its status."""

@@ -1,0 +1,1 @@
+"""Weights & Biases: what is written there, and what is read back."""

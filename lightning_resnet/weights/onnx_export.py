@@ -1,0 +1,96 @@
+"""A trained net as an ONNX file: uint8 images in, logits out, the normalisation inside; checked in onnxruntime."""
+
+import json
+import logging
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.files import replacing
+from lightning_resnet.weights.trained import Trained
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-4  # of logits, beside the largest
+SAMPLES = (1, 3)  # sizes of the batches that are compared
+
+
+def export(trained: Trained, out: Path, size: int | None = None) -> str:
+    """Write the file and compare it with the net on random images, in batches of other sizes than it was traced with.
+
+    Args:
+        trained: the net.
+        out: file to write.
+        size: pixels per side; default: the recipe's.
+
+    Returns:
+        What the file takes and gives, and how far its logits are from the net's.
+
+    Raises:
+        UserError: a package is missing, the net cannot be exported, or the logits differ (nothing is written then).
+    """
+    if missing := [name for name in PACKAGES if not find_spec(name)]:
+        raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'lightning_resnet[onnx]'")
+    size = size or trained.cli.datamodule.eval_augment.size
+    if size is None:
+        raise UserError("the recipe does not tell the pixels per side: give --size")
+    with replacing(out) as file:
+        _write(trained, Path(file.name), size)
+        worst = _difference(trained, Path(file.name), size)
+        if worst > TOLERANCE:
+            raise UserError(f"logits in onnxruntime are {worst:.1e} off, more than {TOLERANCE:g}: {out} is not written")
+    return (
+        f"images uint8 [N, 3, {size}, {size}] -> logits [N, classes]; onnxruntime's are within {worst:.1e} of torch's"
+    )
+
+
+def _write(trained: Trained, path: Path, size: int) -> None:
+    import onnx
+
+    images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch's exporter on its own internals
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            program = torch.onnx.export(
+                _Net(trained),
+                (images,),
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("N")},),
+                verbose=False,
+            )
+    except Exception as e:  # of many types, for what cannot be traced
+        raise UserError(f"{type(trained.task.net).__name__} cannot be exported to ONNX: {one_line(e)[:300]}") from e
+    model = program.model_proto
+    onnx.helper.set_model_props(model, {"classes": json.dumps(trained.classes)})
+    onnx.save(model, path)
+
+
+class _Net(torch.nn.Module):
+    """The task's own forward, without Lightning around it."""
+
+    def __init__(self, trained: Trained) -> None:
+        super().__init__()
+        self.net = trained.task.net
+        self.register_buffer("mean", trained.task.mean)
+        self.register_buffer("std", trained.task.std)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.net((images.to(self.mean.dtype) - self.mean) / self.std)
+
+
+def _difference(trained: Trained, path: Path, size: int) -> float:
+    """The largest between logits, as a share of the largest logit where that is above 1."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    generator, worst = torch.Generator().manual_seed(0), 0.0
+    for n in SAMPLES:
+        images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
+        with torch.no_grad():
+            wanted = trained.task(images)
+        (got,) = session.run(["logits"], {"images": images.numpy()})
+        worst = max(worst, float((torch.from_numpy(got) - wanted).abs().max() / max(1.0, float(wanted.abs().max()))))
+    return worst
