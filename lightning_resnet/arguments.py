@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, Literal, NoReturn
 
 from lightning_resnet.errors import UserError
 
@@ -10,10 +10,43 @@ TRUST = "the recipe in a checkpoint or run may name any code, which is imported 
 
 
 class Parser(argparse.ArgumentParser):
-    """Of the verbs without a recipe: what is wrong is a UserError, in one line."""
+    """Parser of a verb's command line; a mistake is a UserError of one line.
+
+    Args:
+        recipe: what it takes of a recipe: nothing, its keys as flags beside its own, or the whole command line, which
+            LightningCLI parses when the verb runs.
+        options: the arguments of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, *, recipe: Literal["nothing", "keys", "all"] = "nothing", **options: Any) -> None:
+        super().__init__(**options)
+        self.recipe = recipe
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse the words that follow the verb.
+
+        Returns:
+            The verb's own flags, and beside them `recipe`: the keys of a recipe with their values, as they were given;
+            `rest`: what follows `--`; `words`: all of them.
+
+        Raises:
+            UserError: the words are not what the verb takes.
+        """
+        if self.recipe == "all":
+            return argparse.Namespace(recipe=list(words), rest=[], words=list(words))
+        end = list(words).index("--") if "--" in words else len(words)
+        own = list(words[:end])
+        recipe: list[str] = []
+        if self.recipe == "keys":
+            own, recipe = split(own)
+        args = self.parse_args(own)
+        args.recipe = recipe
+        args.rest = list(words[end + 1 :])
+        args.words = list(words)
+        return args
 
     def error(self, message: str) -> NoReturn:
-        """Instead of the usage and exit; of a word that is missing, what it can be."""
+        """Raise in place of printing the usage; name the choices of a word that is missing."""
         missing = message.partition("arguments are required: ")[2].split(", ")
         for action in self._actions:
             if action.dest in missing and action.choices:
@@ -33,13 +66,16 @@ def positive(text: str) -> int:
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(arguments of the inspection, keys of a recipe with their values)."""
-    ours, recipe, rest = [], [], list(argv)
+    """Part a command line into a verb's own flags and the keys of a recipe with their values."""
+    own: list[str] = []
+    recipe: list[str] = []
+    rest = list(argv)
     while rest:
         key, has_value, _ = rest[0].partition("=")
         if key in ("-c", "--config", "--seed_everything") or (key.startswith("--") and "." in key):
             n = 1 if has_value else 2
-            recipe, rest = recipe + rest[:n], rest[n:]
+            recipe += rest[:n]
+            rest = rest[n:]
         else:
-            ours.append(rest.pop(0))
-    return ours, recipe
+            own.append(rest.pop(0))
+    return own, recipe

@@ -44,6 +44,15 @@ def cli(tmp_path, monkeypatch, capsys):
     return run
 
 
+def verb(module):
+    """Return a function that runs the words of a verb as the command line does, and raises what it meets."""
+
+    def run(words):
+        return module.run(module.make_parser().read([str(word) for word in words]))
+
+    return run
+
+
 def only_run(root=Path("runs")):
     """The one run directory there is."""
     (path,) = (p.parent for p in root.glob("*/*/meta.json"))

@@ -8,13 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import verb
 
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.analysis.compare.figures import caption, curves, error_by_step
 from lightning_resnet.analysis.compare.report import report
 from lightning_resnet.analysis.compare.tables import summary, to_csv, to_markdown
-from lightning_resnet.cli.compare import main
+from lightning_resnet.cli import compare as command
 from lightning_resnet.errors import UserError
+
+main = verb(command)
 
 HEADER = "depth,shortcut,n,val_err_final_mean,val_err_final_std,val_err_best_mean,train_err_mean,gap_points,params,"
 HEADER += "macs,seconds"
@@ -288,11 +291,11 @@ def test_report_before_anything_has_finished(tmp_path):
 def test_help_is_immediate_and_nothing_imports_torch(sweep):
     code = (
         "import sys\n"
-        "from lightning_resnet.cli.compare import main\n"
-        "try: main(['--help'])\n"
+        "from lightning_resnet.cli.main import main\n"
+        "try: main(['compare', '--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'pandas', 'matplotlib', 'torch'} & set(sys.modules)\n"
-        f"main([{str(sweep)!r}])\n"
+        f"main(['compare', {str(sweep)!r}])\n"
         "assert not {'torch', 'pytorch_lightning', 'matplotlib.pyplot'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import verb
 from scipy import stats
 from test_analysis import epoch_rows, make_run, sweep  # noqa: F401 -- a fixture
 
-from lightning_resnet import bench
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.analysis.compare.callback_metrics import logged
 from lightning_resnet.analysis.compare.effects import effects, gaps
@@ -24,10 +24,13 @@ from lightning_resnet.analysis.compare.load import JOINED_LATER, Runs
 from lightning_resnet.analysis.compare.pairs import paired
 from lightning_resnet.analysis.compare.report import View, report, select
 from lightning_resnet.analysis.compare.tables import choose_rows, summary, to_latex
-from lightning_resnet.cli.compare import main
+from lightning_resnet.cli import bench
+from lightning_resnet.cli import compare as command
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError
 from lightning_resnet.training.task import ClassificationTask
+
+main = verb(command)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -330,7 +333,7 @@ def test_the_page_sorts_toggles_and_tells_values(sweep, tmp_path):  # noqa: F811
 
 
 def test_the_benchmark_measures(capsys):
-    assert bench.main(["compare", "--runs", "13", "--rows", "200", "--repeat", "1"]) == 0
+    assert verb(bench)(["compare", "--runs", "13", "--rows", "200", "--repeat", "1"]) == 0
     out = capsys.readouterr().out
     assert "13 runs of 200 rows, 100 of them evaluations." in out
     assert re.search(r"\| first \| \d+\.\d \| \d+\.\d \| \d+\.\d\d \|", out) and out.count("| again |") == 1

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import verb
 from jsonargparse import Namespace
 from pytorch_lightning.plugins.precision import MixedPrecision
 
-from lightning_resnet.cli.doctor import main
+from lightning_resnet.cli import doctor as command
 from lightning_resnet.config import recipe as config
 from lightning_resnet.doctor import checks as doctor
 from lightning_resnet.doctor import driver
@@ -21,6 +22,8 @@ from lightning_resnet.doctor import trial as doctor_trial
 from lightning_resnet.doctor.trial import Pace, Trial
 from lightning_resnet.training import ema
 from lightning_resnet.training.task import ClassificationTask
+
+main = verb(command)
 
 CODE = """
 import json, sys

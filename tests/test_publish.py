@@ -7,11 +7,14 @@ import sys
 
 import pytest
 import wandb
+from conftest import verb
 from test_analysis import sweep  # noqa: F401 -- a fixture
 
 from lightning_resnet.analysis import load_runs
-from lightning_resnet.cli.compare import main
+from lightning_resnet.cli import compare as command
 from lightning_resnet.errors import UserError
+
+main = verb(command)
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,12 @@
 
 import re
 import shlex
+from importlib import import_module
 
 import pytest
 from conftest import REPOSITORY
 
-from lightning_resnet import bench
-from lightning_resnet.arguments import split
-from lightning_resnet.cli import compare, convert, deepen, doctor, evaluate, inspect, predict, sweep, sync
-from lightning_resnet.cli.data import make_parser
+from lightning_resnet.cli import fit
 from lightning_resnet.cli.main import VERBS, main
 from lightning_resnet.config.recipe import ResNetCLI
 from lightning_resnet.sweeps.points import read
@@ -35,37 +33,20 @@ def test_command_is_understood(command, monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "tests")  # gated.py
     program, verb, *args = shlex.split(command)
     assert program == "resnet-cli" and verb in VERBS
-    if verb == "sweep":
-        sweep.make_parser().parse_args(args[: args.index("--")] if "--" in args else args)
-        assert read(args[0]).points
-    elif verb == "sync":
-        sync.make_parser().parse_args(args)
-    elif verb == "compare":
-        compare.make_parser().parse_args(args)
-    elif verb == "data":
-        make_parser().parse_args(args)
-    elif verb == "bench":
-        bench.make_parser().parse_args(args)
-    elif verb == "deepen":
-        deepen.make_parser().parse_args(args)
-    elif verb == "evaluate":
-        evaluate.make_parser().parse_args(split(args)[0])
-    elif verb == "doctor":
-        own, recipe = split(args)
-        assert doctor.make_parser().parse_args(own) and (not recipe or Parsed("fit", recipe))
-    elif verb == "convert":
-        convert.make_parser().parse_args(args)
-    elif verb == "predict" and not args[0].startswith("-"):
-        predict.make_parser().parse_args(split(args)[0])
-    elif verb == "inspect":
-        ours, recipe = split(args)
-        targets = inspect.make_parser().parse_args(ours).targets
-        recipes = [target for target in targets if target.endswith(".yaml") and "sweeps" not in target]
-        assert recipes or not recipe
-        for target in recipes:
-            Parsed("fit", ["--config", target, *recipe])
-    else:
+    module = import_module(f"lightning_resnet.cli.{VERBS[verb].module or verb}")
+    if module is fit or (verb == "predict" and args[0].startswith("-")):
         Parsed(verb, args)
+        return
+    parsed = module.make_parser().read(args)
+    if verb == "sweep":
+        assert read(args[0]).points
+    elif verb == "doctor":
+        assert not parsed.recipe or Parsed("fit", parsed.recipe)
+    elif verb == "inspect":
+        recipes = [target for target in parsed.targets if target.endswith(".yaml") and "sweeps" not in target]
+        assert recipes or not parsed.recipe
+        for target in recipes:
+            Parsed("fit", ["--config", target, *parsed.recipe])
 
 
 def test_there_are_commands():

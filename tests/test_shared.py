@@ -5,17 +5,19 @@ import shutil
 from pathlib import Path
 from threading import Barrier, Thread
 
-from conftest import TINY
+from conftest import TINY, verb
 from stand_in import write
 from test_sweep import light, run, sweep_file  # noqa: F401 -- fixtures
 
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.cli import fit
-from lightning_resnet.cli.sweep import main
+from lightning_resnet.cli import sweep as command
 from lightning_resnet.runs.shared import share
 from lightning_resnet.sweeps import slurm as submit
 from lightning_resnet.sweeps.points import read
 from lightning_resnet.sweeps.state import find_runs, listing
+
+main = verb(command)
 
 
 def begin(root, name, run_id):

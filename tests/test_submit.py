@@ -5,14 +5,16 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, verb
 
-from lightning_resnet.cli.sweep import main
+from lightning_resnet.cli import sweep as command
 from lightning_resnet.errors import UserError
 from lightning_resnet.provenance import code_name
 from lightning_resnet.sweeps import slurm as submit
 from lightning_resnet.sweeps.points import read
 from lightning_resnet.sweeps.requeue import decide, folders, of_this_job
+
+main = verb(command)
 
 SWEEP = """
 name: s

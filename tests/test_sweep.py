@@ -14,15 +14,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, verb
 from stand_in import train, write
 
-from lightning_resnet.cli.sweep import main
+from lightning_resnet.cli import sweep as sweep_verb
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.status import final_row, status
 from lightning_resnet.sweeps import local as pool
 from lightning_resnet.sweeps.points import read
 from lightning_resnet.sweeps.state import command, find_runs, forecast, listing
+
+main = verb(sweep_verb)
 
 COMMAND = ["${env}", "resnet-cli", "fit", "--config", "recipe.yaml", "--config", "${args_json_file}"]
 

@@ -14,14 +14,16 @@ from pathlib import Path
 import pytest
 import wandb
 import yaml
-from conftest import REPOSITORY, TINY
+from conftest import REPOSITORY, TINY, verb
 from wandb_standin import StandIn
 
-from lightning_resnet.cli.sync import main
+from lightning_resnet.cli import sync as command
 from lightning_resnet.errors import UserError
 from lightning_resnet.tracking import mirror as mirrors
 from lightning_resnet.tracking import mode as wandb_mode
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions
+
+main = verb(command)
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 META = {"name": "study", "git_sha": "f" * 40, "source": "Digits", "command": ["resnet-cli", "fit", "typed"]}

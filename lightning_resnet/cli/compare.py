@@ -4,11 +4,9 @@
 """
 
 import shlex
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 
-from lightning_resnet.analysis.compare.export import diff, write_parquet
-from lightning_resnet.analysis.compare.report import View, report
 from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, tell
 
@@ -29,7 +27,7 @@ def make_parser() -> Parser:
     parser.add_argument("--metric", nargs="+", default=[], metavar="M@WHEN", help=metric)
     axes = ["step", "epoch", "time", "gpu_h"]
     parser.add_argument("--x", choices=axes, default="step", help="of the figure (default: %(default)s)")
-    kinds = ["grad_norm", "response_std", "identity_distance"]  # of analysis.during, whose import takes seconds
+    kinds = ["grad_norm", "response_std", "identity_distance"]
     panels = "figures of what the callbacks GradientNorms, ResponseStds and AddedBlocks logged"
     parser.add_argument("--panels", nargs="+", default=[], choices=kinds, help=panels)
     parser.add_argument("--baseline", default="", metavar="K=V", help="paired differences from it: shortcut=none")
@@ -43,9 +41,12 @@ def make_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str]) -> int:
+def run(args: Namespace) -> int:
     """Write the report, print its tables and where it lies; 0, or an error the user can cure."""
-    args = make_parser().parse_args(argv)
+    from lightning_resnet.analysis.compare import tables
+    from lightning_resnet.analysis.compare.export import diff, write_parquet
+    from lightning_resnet.analysis.compare.report import View, report
+
     if args.diff:
         tell(diff(*map(Path, args.diff)))
         return 0
@@ -56,10 +57,8 @@ def main(argv: Sequence[str]) -> int:
         metrics=args.metric,
         panels=args.panels,
     )
-    command = shlex.join(["resnet-cli", "compare", *argv])
+    command = shlex.join(["resnet-cli", "compare", *args.words])
     made = report(args.runs, args.out, view, command)
-    from lightning_resnet.analysis.compare import tables
-
     tell(tables.to_markdown(made.table))
     for cells, text in made.extras.values():
         tell(f"{tables.markdown(cells)}\n\n{text}\n")

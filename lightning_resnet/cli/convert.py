@@ -1,12 +1,14 @@
 """`resnet-cli convert IN --out OUT`: weights of other layouts into ours; ours into ONNX and others."""
 
 import json
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 
 from lightning_resnet.arguments import TRUST, Parser, positive
 from lightning_resnet.errors import UserError, finite, tell
-from lightning_resnet.weights.convert import CONSTANTS, KINDS, _check_classes, _text, describe, read, whose
+
+CONSTANTS = ("mean", "std")
+KINDS = (".ckpt", ".pth", ".safetensors", ".onnx")
 
 
 def make_parser() -> Parser:
@@ -41,9 +43,8 @@ def make_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str]) -> int:
+def run(args: Namespace) -> int:
     """Convert, and say what was made; 0, or an error the user can cure."""
-    args = make_parser().parse_args(argv)
     out = Path(args.out)
     if out.suffix not in KINDS:
         raise UserError(f"--out {out}: its ending says what to write, one of {' '.join(KINDS)}")
@@ -51,12 +52,13 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--size is of .onnx files, which take one size of pictures: leave it out for {out}")
     from lightning_resnet.files import write_file
     from lightning_resnet.runs.checkpoint import write_checkpoint
+    from lightning_resnet.weights.convert import check_classes, describe, read, text, whose
     from lightning_resnet.weights.trained import restore
 
     checkpoint, path = read(args)
     trained = restore(checkpoint, path, None, args.weights, args.trust)
     net, normalisation = trained.task.net, {name: checkpoint["state_dict"][name] for name in CONSTANTS}
-    _check_classes(net, trained.classes, args.classes)
+    check_classes(net, trained.classes, args.classes)
     tell(f"{path}: {describe(net, trained.options)}, {len(trained.classes) or 'no'} class names")
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
         tell(whose(type(net).__name__, trained.options))
         if out.suffix == ".pth":
             write_checkpoint(state, out)
-            tell(f"normalisation is not in this file: {_text(normalisation)}; give both to convert it back")
+            tell(f"normalisation is not in this file: {text(normalisation)}; give both to convert it back")
         else:
             told = {name: json.dumps(tensor.flatten().tolist()) for name, tensor in normalisation.items()}
             write_file(out, save(state, metadata={"format": "pt"} | told))

@@ -16,16 +16,15 @@ SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionM
 SOURCES = {"digits": "Digits", **SETS, "image_folder": "ImageFolder", "imagenet": "ImageNet"}
 
 
-def main(argv: list[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run `resnet-cli data`."""
-    args = make_parser().parse_args(argv)
-    return {"get": _get, "write": _write, "info": _info, "verify": _verify}[args.verb](args)
+    return {"get": _get, "write": _write, "info": _info, "verify": _verify}[args.what](args)
 
 
 def make_parser() -> Parser:
     """The flags of `resnet-cli data`."""
     parser = Parser(prog="resnet-cli data", description=__doc__.splitlines()[0])
-    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs = parser.add_subparsers(dest="what", required=True)
     get = verbs.add_parser("get", help="download, check and unpack")
     get.add_argument("name", choices=[*SETS, "photos"], help="photos: ten classes, made of two that packages ship")
     get.add_argument("--root", default="data", help="folder to put it in (default: %(default)s)")

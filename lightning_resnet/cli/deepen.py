@@ -1,9 +1,8 @@
 """`resnet-cli deepen CKPT --depth D --out NEW`: add blocks to a trained net."""
 
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 
-from lightning_resnet.analysis.inspection.deepen import describe, write
 from lightning_resnet.arguments import TRUST, Parser, positive
 from lightning_resnet.errors import UserError, tell
 
@@ -25,12 +24,12 @@ def make_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str]) -> int:
+def run(args: Namespace) -> int:
     """Deepen, print the error before the first step and how to go on; 0, or an error the user can cure."""
-    args = make_parser().parse_args(argv)
     out = Path(args.out)
     if out.suffix != ".ckpt":
         raise UserError(f"--out {out}: it must end in .ckpt")
+    from lightning_resnet.analysis.inspection.deepen import describe, write
     from lightning_resnet.analysis.inspection.subjects import again, subjects
     from lightning_resnet.models.surgery import deepen, take_over
 

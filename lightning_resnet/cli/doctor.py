@@ -1,6 +1,7 @@
 """`resnet-cli doctor [--config R.yaml]`: will training run here, and how well? One screen."""
 
-from collections.abc import Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Iterator
 from functools import partial
 
 from lightning_resnet.arguments import Parser
@@ -13,6 +14,7 @@ from lightning_resnet.errors import UserError, tell
 def make_parser() -> Parser:
     """The flags of `resnet-cli doctor`."""
     parser = Parser(
+        recipe="keys",
         prog="resnet-cli doctor",
         description="Whether training runs on this machine; exit 1 if it would fail.",
         epilog="Any key of a recipe is a flag too, such as --data.batch_size 64.",
@@ -21,16 +23,12 @@ def make_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str]) -> int:
+def run(args: Namespace) -> int:
     """Print what was found; 1 if something would make training fail."""
-    from lightning_resnet.arguments import split
-
-    own, recipe = split(argv)
-    args = make_parser().parse_args(own)
-    if recipe and args.quick:
+    if args.recipe and args.quick:
         raise UserError("--quick looks at no recipe: drop one of the two")
     failed = False
-    for finding in _all(args.quick, recipe):
+    for finding in _all(args.quick, args.recipe):
         tell(finding)
         failed |= finding.level == "fails"
     return int(failed)

@@ -1,9 +1,8 @@
 """`resnet-cli evaluate CKPT`: accuracy by crops, resolution, norm statistics and weights."""
 
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 
-from lightning_resnet.analysis.evaluation.evaluate import COLUMNS, _check, _shares, measure, per_class, write_confusion
 from lightning_resnet.arguments import TRUST, Parser
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import check_writable
@@ -12,6 +11,7 @@ from lightning_resnet.files import check_writable
 def make_parser() -> Parser:
     """The flags of `resnet-cli evaluate`."""
     parser = Parser(
+        recipe="keys",
         prog="resnet-cli evaluate",
         description="Top-1 and top-5 accuracy of one checkpoint by crops, resolution, norm statistics and weights.",
         epilog="Any key of a recipe is a flag too, such as --data.source ImageNetV2 --data.source.root DIR.",
@@ -31,20 +31,24 @@ def make_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str]) -> int:
+def run(args: Namespace) -> int:
     """Evaluate and print the table; 0, or an error the user can cure."""
-    from lightning_resnet.arguments import split
-
-    own, recipe = split(argv)
-    args = make_parser().parse_args(own)
-    _check(args, recipe)
     from lightning_resnet.analysis.compare.tables import markdown
+    from lightning_resnet.analysis.evaluation.evaluate import (
+        COLUMNS,
+        check,
+        measure,
+        per_class,
+        shares,
+        write_confusion,
+    )
     from lightning_resnet.analysis.evaluation.real_labels import hits_of, read_labels
     from lightning_resnet.analysis.inspection.subjects import subjects
     from lightning_resnet.weights.classes import align
     from lightning_resnet.weights.trained import device_for
 
-    found = list(subjects([args.target], recipe, args.at, device=device_for(args.device), trust=args.trust))
+    check(args)
+    found = list(subjects([args.target], args.recipe, args.at, device=device_for(args.device), trust=args.trust))
     if len(found) > 1:
         raise UserError(f"{args.target} holds {len(found)} runs: give one of them")
     subject = found[0]
@@ -58,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         check_writable(Path(args.confusion))
     rows = [COLUMNS]
     for k, row in enumerate(measure(subject, args)):
-        rows.append([*row.settings, *(cells := _shares(hits_of(row.best, row.labels, right)))])
+        rows.append([*row.settings, *(cells := shares(hits_of(row.best, row.labels, right)))])
         tell(f"evaluated: {' '.join(row.settings)}: N {cells[0]}, top-1 {cells[1]} %, top-5 {cells[3]} %")
         if k == 0 and args.per_class:
             classes = [["class", "N", "top-1, %", "95 % interval", "most often taken for"], *per_class(row, names)]

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -21,6 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import distributed as dist
 
+from lightning_resnet.arguments import Parser
 from lightning_resnet.cli.validate import evaluate
 from lightning_resnet.config.options import Launch
 from lightning_resnet.config.recipe import ResNetCLI
@@ -109,8 +111,18 @@ class _CLI(ResNetCLI):
         return threads if isinstance(threads, int) and threads > 0 else None
 
 
-def main(argv: list[str]) -> int:
-    """Run `argv` = [verb, options...]; returns the exit status."""
+def make_parser() -> Parser:
+    """Return the parser of the verbs that take a recipe: LightningCLI reads their words."""
+    return Parser(recipe="all")
+
+
+def run(args: Namespace) -> int:
+    """Run fit, validate, test, or predict for a recipe's validation images.
+
+    Returns:
+        The exit status.
+    """
+    argv = [args.verb, *args.words]
     hush()
     end_with_parent()
     try:

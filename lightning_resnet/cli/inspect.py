@@ -1,15 +1,24 @@
 """`resnet-cli inspect KIND TARGET...`: what a net does inside, block by block."""
 
-from collections.abc import Sequence
+from argparse import Namespace
 
-from lightning_resnet.analysis.inspection.report import KINDS, inspect, write
-from lightning_resnet.arguments import TRUST, Parser, positive, split
+from lightning_resnet.arguments import TRUST, Parser, positive
 from lightning_resnet.errors import UserError, tell
+
+KINDS = {
+    "gradients": "norms of dE/dx and dE/dw, and the part of each that takes the shortcut (train mode)",
+    "responses": "standard deviation of each 3x3 layer's response (He et al. 2015, fig. 7), F(x) against x, weights",
+    "lesions": "validation error with blocks deleted or exchanged (Veit et al. 2016)",
+    "paths": "share of the gradient by length of the path it takes, and the effective depth (Veit et al. 2016)",
+    "probes": "how well a linear classifier does on each block's output",
+    "shortcuts": "singular values of projections on shortcuts, and the energy of x they keep",
+}
 
 
 def make_parser() -> Parser:
     """The flags of `resnet-cli inspect`."""
     parser = Parser(
+        recipe="keys",
         prog="resnet-cli inspect",
         description="What a net does inside, block by block.",
         epilog="Any key of a recipe is a flag too, such as --model.net.depth 56 or --data.size 64.",
@@ -34,16 +43,15 @@ def make_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str]) -> int:
+def run(args: Namespace) -> int:
     """Inspect, print the table and where the files lie; 0, or an error the user can cure."""
-    ours, recipe = split(argv)
-    args = make_parser().parse_args(ours)
-    if not args.targets and "--config" not in recipe and "-c" not in recipe:
+    if not args.targets and "--config" not in args.recipe and "-c" not in args.recipe:
         raise UserError(f"inspect what? name a run or a recipe: resnet-cli inspect {args.what} configs/digits.yaml")
+    from lightning_resnet.analysis.inspection.report import inspect, write
     from lightning_resnet.analysis.inspection.subjects import subjects
     from lightning_resnet.weights.trained import device_for
 
-    found = subjects(args.targets, recipe, args.at, args.batches, device_for(args.device), args.trust)
+    found = subjects(args.targets, args.recipe, args.at, args.batches, device_for(args.device), args.trust)
     frame, folder = inspect(args, found)
     tell(write(args.what, frame, folder))
     return 0

@@ -7,44 +7,49 @@ resnet-cli VERB --help
 import os
 import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
 
+
+class Verb:
+    """One verb of the command line.
+
+    Args:
+        help: what it does, for the table of verbs.
+        module: of `lightning_resnet.cli`, with `make_parser()` and `run(args)`; empty: it has the verb's name.
+        armed: signals leave a mark or raise `Stopped`, so that the verb can end in order.
+        ranked: may run as several processes.
+    """
+
+    def __init__(self, help: str, module: str = "", armed: bool = False, ranked: bool = False) -> None:
+        self.help = help
+        self.module = module
+        self.armed = armed
+        self.ranked = ranked
+
+
 VERBS = {
-    "fit": ("lightning_resnet.cli.fit", "train a net by a recipe, or continue"),
-    "validate": ("lightning_resnet.cli.fit", "validation metrics of a trained run or checkpoint"),
-    "test": ("lightning_resnet.cli.fit", "test metrics"),
-    "evaluate": (
-        "lightning_resnet.cli.evaluate",
-        "accuracy by crops, resolution, norm statistics, weights",
-    ),
-    "predict": (
-        "lightning_resnet.cli.predict",
-        "the likeliest classes of pictures, or of the validation images",
-    ),
-    "sweep": ("lightning_resnet.cli.sweep", "list or run the points of a sweep"),
-    "requeue": ("lightning_resnet.cli.requeue", "at the end of a SLURM job: requeue it, or not"),
-    "sync": ("lightning_resnet.cli.sync", "upload runs to Weights & Biases, from where it can be reached"),
-    "compare": ("lightning_resnet.cli.compare", "tables and figures from runs"),
-    "inspect": (
-        "lightning_resnet.cli.inspect",
-        "gradients, responses, lesions, ... of a net, block by block",
-    ),
-    "deepen": ("lightning_resnet.cli.deepen", "add blocks to a trained net, as identity or at random"),
-    "convert": (
-        "lightning_resnet.cli.convert",
-        "weights of torchvision, timm, akamaster into ours; ours into ONNX, ...",
-    ),
-    "data": ("lightning_resnet.cli.data", "get a data set; write, check and describe .beton files"),
-    "doctor": ("lightning_resnet.cli.doctor", "will training run here? each problem with its cure"),
-    "bench": ("lightning_resnet.bench", "measure our parts beside their peers"),
+    "fit": Verb("train a net by a recipe, or continue", armed=True, ranked=True),
+    "validate": Verb("validation metrics of a trained run or checkpoint", "fit", armed=True, ranked=True),
+    "test": Verb("test metrics", "fit", armed=True, ranked=True),
+    "evaluate": Verb("accuracy by crops, resolution, norm statistics, weights"),
+    "predict": Verb("the most probable classes of images, or of the validation images", armed=True),
+    "sweep": Verb("list or run the points of a sweep"),
+    "requeue": Verb("at the end of a SLURM job: requeue it, or not"),
+    "sync": Verb("upload runs to Weights & Biases, from where it can be reached"),
+    "compare": Verb("tables and figures from runs"),
+    "inspect": Verb("gradients, responses, lesions, ... of a net, block by block"),
+    "deepen": Verb("add blocks to a trained net, as identity or at random"),
+    "convert": Verb("weights of torchvision, timm, akamaster into ours; ours into ONNX, ..."),
+    "data": Verb("get a data set; write, check and describe .beton files"),
+    "doctor": Verb("will training run here? each problem with its cure"),
+    "bench": Verb("measure our parts beside their peers"),
 }
-ARMED = ("fit", "validate", "test", "predict")  # signals leave a mark, or raise Stopped
-RANKED = ("fit", "validate", "test")  # may run as several processes
 
 
 def usage() -> str:
-    """The table of verbs."""
-    lines = [f"  {verb:<10}{help}" for verb, (_, help) in VERBS.items()]
+    """Return the table of verbs."""
+    lines = [f"  {name:<10}{verb.help}" for name, verb in VERBS.items()]
     return "\n".join(["usage: resnet-cli VERB [options]; resnet-cli VERB --help tells them", "", *lines])
 
 
@@ -131,11 +136,11 @@ def _run(argv: list[str]) -> int:
         refuse_secret_flags(argv[1:])
         _find_own_modules()
         alone = forget_strays(argv, os.environ)
-        if argv[0] not in ARMED:
+        if not VERBS[argv[0]].armed:
             if signal.getsignal(signal.SIGINT) is _leave_at_once:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             with nullcontext() if continues(argv) else insisting(False):
-                return import_module(VERBS[argv[0]][0]).main(argv[1:])
+                return _load(argv)()
         return _armed(argv, alone)
     except Stopped as e:
         print(e, file=sys.stderr)
@@ -167,15 +172,31 @@ def _armed(argv: list[str], alone: bool) -> int:
     from lightning_resnet.engine.launch import plainly_asked, refuse_copies, supervise, waited_for
     from lightning_resnet.engine.signals import armed, importing
 
-    if argv[0] in RANKED:
+    if VERBS[argv[0]].ranked:
         if alone:
             refuse_copies(argv, os.environ)
         if ranks := plainly_asked(argv):
             return supervise(argv, *ranks)
     with armed(continues(argv), deferred=not alone and waited_for(argv, os.environ)):
         with importing():  # takes seconds
-            verb = import_module(VERBS[argv[0]][0])
-        return verb.main(argv)
+            run = _load(argv)
+        return run()
+
+
+def _load(argv: list[str]) -> Callable[[], int]:
+    """Import the file of a verb, and return what runs it; `predict` without images takes a recipe, as `fit` does."""
+    name = VERBS[argv[0]].module or argv[0]
+    asks_for_help = "--help" in argv or "-h" in argv
+    if name == "predict" and not asks_for_help and (len(argv) == 1 or argv[1].startswith("-")):
+        name = "fit"
+    module = import_module(f"lightning_resnet.cli.{name}")
+
+    def run() -> int:
+        args = module.make_parser().read(argv[1:])
+        args.verb = argv[0]
+        return module.run(args)
+
+    return run
 
 
 def _find_own_modules() -> None:

@@ -1,15 +1,14 @@
 """`resnet-cli predict IMAGE... --ckpt_path CKPT`: the most probable classes of images."""
 
-from collections.abc import Sequence
-from itertools import takewhile
+from argparse import Namespace
 
-from lightning_resnet.analysis.evaluation.predict import FORMATS, find, predict
 from lightning_resnet.arguments import TRUST, Parser, positive
 
 
 def make_parser() -> Parser:
     """The flags of `resnet-cli predict PICTURES`."""
     parser = Parser(
+        recipe="keys",
         prog="resnet-cli predict",
         description="The likeliest classes of pictures. Without pictures: of a recipe's validation images, as CSV.",
         usage="resnet-cli predict PICTURE... --ckpt_path CKPT [options] | resnet-cli predict --config R.yaml [options]",
@@ -25,21 +24,15 @@ def make_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `argv` = [predict, pictures..., options...]; 0, 1 if a picture could not be read, or an error."""
-    from lightning_resnet.arguments import split
+def run(args: Namespace) -> int:
+    """Predict; 0, or 1 if an image could not be read."""
     from lightning_resnet.engine.signals import importing
 
-    pictures = list(takewhile(lambda word: not word.startswith("-"), argv[1:]))
-    if not pictures and "--help" not in argv and "-h" not in argv:
-        with importing():  # takes seconds
-            from lightning_resnet.cli.fit import main
-        return main(list(argv))
-    own, recipe = split(argv[1 + len(pictures) :])
-    args = make_parser().parse_args([*pictures, *own])
-    files = find(args.pictures)
-    with importing():
+    with importing():  # takes seconds
+        from lightning_resnet.analysis.evaluation.predict import FORMATS, find, predict
         from lightning_resnet.weights.trained import load
 
-    trained = load(args.ckpt_path, recipe, args.weights, args.trust)
+    files = find(args.pictures)
+
+    trained = load(args.ckpt_path, args.recipe, args.weights, args.trust)
     return 0 if FORMATS[args.format](predict(trained, files, args)) == len(files) else 1

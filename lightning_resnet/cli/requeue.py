@@ -3,22 +3,27 @@
 import os
 import signal
 import time
+from argparse import Namespace
 
 from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, not_negative, tell
 from lightning_resnet.runs.status import restarts
-from lightning_resnet.sweeps.requeue import LIMIT, STAY_S, _requeue, decide, folders, of_this_job
+from lightning_resnet.sweeps.requeue import LIMIT, STAY_S, decide, folders, of_this_job, requeue
 
 
-def main(argv: list[str]) -> int:
-    """Run `resnet-cli requeue`; returns the training's status, or the site's code for requeueing."""
+def make_parser() -> Parser:
+    """The flags of `resnet-cli requeue`."""
     parser = Parser(prog="resnet-cli requeue", description="In a batch script: requeue the job, wait, or end.")
     parser.add_argument("--status", type=not_negative, required=True, metavar="N", help="exit status of the training")
     parser.add_argument(
         "--limit", type=not_negative, default=LIMIT, metavar="N", help="requeues of a job (default: %(default)s)"
     )
     parser.add_argument("command", nargs="...", help="fit ARGS, or table FILE")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def run(args: Namespace) -> int:
+    """Run `resnet-cli requeue`; returns the training's status, or the site's code for requeueing."""
     env = dict(os.environ)
     if not args.command:
         raise UserError("requeue needs the command that was run: fit ARGS, or table FILE")
@@ -31,4 +36,4 @@ def main(argv: list[str]) -> int:
     if what == "stay":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(STAY_S)
-    return _requeue(env, args.status) if what == "requeue" else args.status
+    return requeue(env, args.status) if what == "requeue" else args.status

@@ -1,5 +1,6 @@
 """`resnet-cli sweep S.yaml`: list the points of a sweep with their runs, run them here, or submit them to SLURM."""
 
+from argparse import Namespace
 from pathlib import Path
 
 from lightning_resnet.arguments import Parser, positive
@@ -33,10 +34,8 @@ def make_parser() -> Parser:
     return parser
 
 
-def main(argv: list[str]) -> int:
+def run(args: Namespace) -> int:
     """Run `resnet-cli sweep`; what follows `--` are options of sbatch."""
-    cut = argv.index("--") if "--" in argv else len(argv)
-    args = make_parser().parse_args(argv[:cut])
     sweep = read(args.file, args.yes)
     find_runs(sweep, args.root)
     if args.local or args.submit or args.retry_failed:
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> int:
     if args.submit or args.retry_failed or args.status or args.cancel:
         from lightning_resnet.sweeps import slurm as submit
 
-        return submit.run(sweep, args, argv[cut + 1 :])
+        return submit.run(sweep, args, args.rest)
     tell(listing(sweep))
     if not args.list:
         tell(f"run them here: resnet-cli sweep {args.file} --local -j 2; on a cluster: --submit")

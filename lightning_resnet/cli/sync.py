@@ -1,6 +1,7 @@
 """`resnet-cli sync RUNS...`: upload runs to Weights & Biases, from where it can be reached."""
 
 import time
+from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,9 +22,8 @@ def make_parser() -> Parser:
     return parser
 
 
-def main(argv: list[str]) -> int:
+def run(args: Namespace) -> int:
     """Run `resnet-cli sync`; 0, or 1 if a run could not be uploaded."""
-    args = make_parser().parse_args(argv)
     report_only()
     if not 0 < args.every <= LONGEST_S:  # not a number is neither
         raise UserError(f"--every {args.every:g}: a number of seconds above 0, up to {LONGEST_S:,}")

@@ -109,7 +109,7 @@ def decide(made: list[tuple[dict[str, Any], int]], status: int, restarts: int, l
     return "requeue", f"{done}; requeued for the {restarts + 1}. time"
 
 
-def _requeue(env: dict[str, str], status: int) -> int:
+def requeue(env: dict[str, str], status: int) -> int:
     """By scontrol; in a container without it, or where users may not, by the site's exit code, if it has one."""
     if scontrol := shutil.which("scontrol"):
         call = [scontrol, "requeue", env["SLURM_JOB_ID"]]

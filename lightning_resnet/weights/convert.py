@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 CONSTANTS = ("mean", "std")
-KINDS = (".ckpt", ".pth", ".safetensors", ".onnx")
 TORCHVISION_DEPTHS = (18, 34, 50, 101, 152)
 
 
@@ -75,7 +74,7 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
     given = {k: [255 * v for v in getattr(args, k)] for k in CONSTANTS if getattr(args, k)}
     content["state_dict"] |= {k: torch.tensor(v).view(3, 1, 1) for k, v in (told | given).items()}
     source = "as given" if given else "from the file" if told else "assumed, as the file tells none"
-    tell(f"normalisation {source}: {_text(content['state_dict'])}")
+    tell(f"normalisation {source}: {text(content['state_dict'])}")
     return content, path
 
 
@@ -90,12 +89,17 @@ def _told(path: Path) -> dict[str, list[float]]:
     return {name: json.loads(metadata[name]) for name in CONSTANTS if name in metadata}
 
 
-def _text(state: "State") -> str:
+def text(state: "State") -> str:
     """The flags that give this normalisation."""
     return " ".join(f"--{k} {' '.join(f'{v / 255:.4g}' for v in state[k].flatten().tolist())}" for k in CONSTANTS)
 
 
-def _check_classes(net: "nn.Module", classes: list[str], file: str | None) -> None:
+def check_classes(net: "nn.Module", classes: list[str], file: str | None) -> None:
+    """Refuse names that are not as many as the net has outputs.
+
+    Raises:
+        UserError: how many there are of each.
+    """
     from torch import nn
 
     outputs = [m.out_features for m in net.modules() if isinstance(m, nn.Linear)][-1:]

@@ -8,6 +8,7 @@ Figures of two papers compare only within a row: crops, resolution and statistic
 import copy
 import csv
 import io
+import os
 from argparse import Namespace
 from collections.abc import Sequence
 from itertools import product
@@ -73,7 +74,7 @@ def _held(subject: "Subject") -> list[str]:
     return [w for w in WEIGHTS if w == "net" or any(k.startswith(EMA) for k in subject.state or {})]
 
 
-def _shares(hits: "tuple[Tensor, Tensor]") -> list[str]:
+def shares(hits: "tuple[Tensor, Tensor]") -> list[str]:
     """N, top-1 and top-5 with their intervals, in percent."""
     n = len(hits[0])
     cells = [str(n)]
@@ -128,13 +129,11 @@ def write_confusion(row: Row, names: Sequence[str], path: Path) -> None:
     write_whole(path, file.getvalue())
 
 
-def _check(args: Namespace, recipe: Sequence[str]) -> None:
+def check(args: Namespace) -> None:
     """Lists out of the flags' text; what is no word of theirs, and several ranks, are refused."""
-    import os
-
     here = place(resolve("auto", os.environ), os.environ)
     if (here and here.local_size * here.nodes > 1) or any(
-        a.startswith("--trainer.") and "devices" in a for a in recipe
+        a.startswith("--trainer.") and "devices" in a for a in args.recipe
     ):
         raise UserError("evaluate runs on one device: start one process, and drop --trainer.devices")
     for name, words in (("crops", ("centre", "ten", "flip")), ("bn", BN), ("weights", WEIGHTS)):

@@ -20,14 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-KINDS = {
-    "gradients": "norms of dE/dx and dE/dw, and the part of each that takes the shortcut (train mode)",
-    "responses": "standard deviation of each 3x3 layer's response (He et al. 2015, fig. 7), F(x) against x, weights",
-    "lesions": "validation error with blocks deleted or exchanged (Veit et al. 2016)",
-    "paths": "share of the gradient by length of the path it takes, and the effective depth (Veit et al. 2016)",
-    "probes": "how well a linear classifier does on each block's output",
-    "shortcuts": "singular values of projections on shortcuts, and the energy of x they keep",
-}
 GEOMETRIC = {"first_last", "gain"}  # ratios that span orders of magnitude
 
 
