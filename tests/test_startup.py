@@ -58,6 +58,7 @@ def test_little_is_imported_before_an_interrupt_is_handled(tmp_path):
     assert "signal" in modules and not modules & {"re", "pathlib", "contextlib", "typing", "argparse"}
     assert {name for name in modules if name.startswith("lightning_resnet")} == {
         "lightning_resnet",
+        "lightning_resnet.cli",
         "lightning_resnet.cli.main",
     }
 

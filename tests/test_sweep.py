@@ -303,7 +303,7 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from lightning_resnet.sweeps import local as pool
-from lightning_resnet.sweeps.state import read
+from lightning_resnet.sweeps.points import read
 from stand_in import train
 pool.PRELOAD = sys.argv[1:]
 print("ready", flush=True)

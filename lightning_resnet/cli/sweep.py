@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import tell
-from lightning_resnet.sweeps.points import read
+from lightning_resnet.sweeps.points import Sweep, read
 from lightning_resnet.sweeps.state import find_runs, link_shared, listing
 
 
@@ -48,10 +48,29 @@ def run(args: Namespace) -> int:
 
         return run_points(sweep, Path(args.root), args.j, shielded)
     if args.submit or args.retry_failed or args.status or args.cancel:
-        from lightning_resnet.sweeps import slurm as submit
-
-        return submit.run(sweep, args, args.rest)
+        return _on_slurm(sweep, args)
     tell(listing(sweep))
     if not args.list:
         tell(f"run them here: resnet-cli sweep {args.file} --local -j 2; on a cluster: --submit")
     return 0
+
+
+def _on_slurm(sweep: Sweep, args: Namespace) -> int:
+    """Submit the sweep, show how far it is, or cancel it."""
+    from lightning_resnet.sweeps import slurm
+
+    home = Path(args.root, sweep.name, "submitted")
+    if args.status:
+        slurm.tell_status(sweep, home)
+        return 0
+    if args.cancel:
+        return slurm.cancel(home)
+    points = slurm.points_to_submit(sweep, home, args.retry_failed)
+    if not points:
+        return 0
+    from lightning_resnet.sweeps.check import check_points
+
+    check_points(sweep, points)
+    slurm.check_site()
+    folder = slurm.freeze(sweep, points, Path(args.root), home)
+    return slurm.submit(sweep, points, args, args.rest, folder)

@@ -3,7 +3,6 @@
 <root>/<sweep>/submitted/<n>/ holds table.txt, a command per line, and about.json: code, points, sbatch line, jobs.
 """
 
-import json
 import os
 import re
 import shlex
@@ -15,7 +14,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet.config.recipe import ResNetCLI
 from lightning_resnet.credentials import refuse_secret_exports, sourced
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import write_json, write_whole
@@ -30,54 +28,39 @@ JOB = re.compile("[0-9]{1,18}")  # a job's number
 WORDS = {"new": "waiting", "dead": "failed", "diverged": "failed", "interrupted": "failed"}
 
 
-def run(sweep: Sweep, args: Namespace, options: list[str]) -> int:
-    """What `resnet-cli sweep` was asked for, where it concerns SLURM.
+def tell_status(sweep: Sweep, home: Path) -> None:
+    """Print how far each point is, and what waits in SLURM's queue.
 
     Args:
         sweep: with the state of its points.
-        args: the parsed command line.
-        options: further ones for sbatch.
+        home: folder of the sweep's submissions.
     """
-    home = Path(args.root, sweep.name, "submitted")
     queue = queued(home)
-    if args.status:
-        tell(listing(sweep, lambda point: describe(point, queue)))
-        tell(totals(sweep, queue))
-        return 0
-    if args.cancel:
-        return cancel(home)
-    states = RETRY if args.retry_failed else ("new", *RETRY)
+    tell(listing(sweep, lambda point: describe(point, queue)))
+    tell(totals(sweep, queue))
+
+
+def points_to_submit(sweep: Sweep, home: Path, retry: bool) -> list[Point]:
+    """Return the points that neither run nor wait in SLURM's queue; say so where there are none.
+
+    Args:
+        sweep: with the state of its points.
+        home: folder of the sweep's submissions.
+        retry: only those that failed or were stopped.
+    """
+    queue = queued(home)
+    states = RETRY if retry else ("new", *RETRY)
     points = [p for p in sweep.points if p.state in states and p.key not in queue]
     if not points:
         tell(f"{totals(sweep, queue)}: nothing to submit")
-        return 0
-    check(sweep, points)
+    return points
+
+
+def check_site() -> None:
+    """Refuse secrets in what SLURM's jobs are started with, before anything is written."""
     if shutil.which("sbatch"):
-        _environment()  # a secret in it is refused before anything is written
+        _environment()
         refuse_secret_exports(_script())
-    folder = freeze(sweep, points, Path(args.root), home)
-    return submit(sweep, points, args, options, folder)
-
-
-def check(sweep: Sweep, points: list[Point]) -> None:
-    """Parse each value of each parameter once, as the run will: a wrong key shall not cost a place in the queue."""
-
-    class Parsed(ResNetCLI):
-        def instantiate_classes(self) -> None:
-            pass
-
-    recipes = [arg for recipe in sweep.recipes for arg in ("--config", recipe)]
-    seen: set[str] = set()
-    for point in points:
-        values = {f"{key}={json.dumps(value)}" for key, value in point.parameters.items()}
-        if values <= seen:
-            continue
-        seen |= values
-        flags = [f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in point.parameters.items()]
-        try:
-            Parsed("fit", [*recipes, *sweep.flags, *flags])
-        except UserError as e:
-            raise UserError(f"sweep {sweep.name}, point {sweep.text(point)}: {e}") from e
 
 
 def freeze(sweep: Sweep, points: list[Point], root: Path, home: Path) -> Path:
