@@ -1,0 +1,117 @@
+"""The package's floor plan: each room imports only what stands before it, and no two files import each other."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+
+from conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "lightning_resnet"
+ORDER = (  # each imports only what stands before it; files that are in none of these folders are the ground floor
+    "models",
+    "runs",
+    "data",
+    "tracking",
+    "training",
+    "engine",
+    "config",
+    "weights",
+    "sweeps",
+    "analysis",
+    "doctor",
+    "cli",
+    "bench",
+)
+ANALYSIS = ("compare", "inspection", "evaluation")  # the order within `analysis`
+
+
+def modules():
+    """Dotted name -> syntax tree, of all files of the package."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(REPOSITORY).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text())
+    return found
+
+
+MODULES = modules()
+
+
+def imports(tree, local=None):
+    """Yield (module of ours, line) for each import; `local`: only those inside functions."""
+    inside = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if local and node not in inside:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lightning_resnet":
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield (full if full in MODULES else node.module), node.lineno
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "lightning_resnet":
+                    yield alias.name, node.lineno
+
+
+def floor(module):
+    room = module.split(".")[1:2]
+    return ORDER.index(room[0]) + 1 if room and room[0] in ORDER else 0
+
+
+def test_imports_run_one_way():
+    upward = [
+        f"{module}:{line} imports {target}"
+        for module, tree in MODULES.items()
+        for target, line in imports(tree)
+        if floor(target) > floor(module) and module != "lightning_resnet.__main__"
+    ]
+    assert not upward
+
+
+def test_the_three_parts_of_analysis_stand_on_one_another():
+    for module, tree in MODULES.items():
+        part = module.split(".")[2:3]
+        if not module.startswith("lightning_resnet.analysis.") or part[0] not in ANALYSIS:
+            continue
+        for target, line in imports(tree):
+            other = target.split(".")[2:3] if target.startswith("lightning_resnet.analysis.") else []
+            if other and other[0] in ANALYSIS:
+                assert ANALYSIS.index(other[0]) <= ANALYSIS.index(part[0]), f"{module}:{line} imports {target}"
+
+
+def test_no_two_files_import_each_other():
+    graph = {module: {target for target, _ in imports(tree)} for module, tree in MODULES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as e:
+        raise AssertionError(f"a circle of imports: {' -> '.join(e.args[1])}") from None
+
+
+def test_only_the_command_line_imports_late():
+    """A verb's help must not wait for torch; all other files import at their top."""
+    late = [
+        f"{module}:{line} imports {target}"
+        for module, tree in MODULES.items()
+        for target, line in imports(tree, local=True)
+        if not module.startswith(("lightning_resnet.cli.", "lightning_resnet.bench."))
+    ]
+    assert not late
+
+
+def test_no_module_is_named_like_a_library_that_we_use():
+    libraries = {"torch", "torchvision", "ffcv", "wandb", "onnx", "numpy", "pandas", "secrets", "inspect", "signal"}
+    named = {module.rpartition(".")[2] for module in MODULES if not module.startswith("lightning_resnet.cli.")}
+    assert not named & libraries
+
+
+def test_the_ground_floor_has_no_torch():
+    for module, tree in MODULES.items():
+        if floor(module) == 0:
+            names = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+            names |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module}
+            assert not {name.split(".")[0] for name in names} & {"torch", "torchvision", "pytorch_lightning"}, module
