@@ -26,21 +26,21 @@ class Parser(argparse.ArgumentParser):
         """Parse the words that follow the verb.
 
         Returns:
-            The verb's own flags, and beside them `recipe`: the keys of a recipe with their values, as they were given;
-            `rest`: what follows `--`; `words`: all of them.
+            The verb's own flags, with three lists of words: `recipe_keys`, the keys of a recipe with their values;
+            `rest`, what follows `--`; and `words`, all of them.
 
         Raises:
             UserError: the words are not what the verb takes.
         """
         if self.recipe == "all":
-            return argparse.Namespace(recipe=list(words), rest=[], words=list(words))
+            return argparse.Namespace(recipe_keys=list(words), rest=[], words=list(words))
         end = list(words).index("--") if "--" in words else len(words)
         own = list(words[:end])
         recipe: list[str] = []
         if self.recipe == "keys":
             own, recipe = split(own)
         args = self.parse_args(own)
-        args.recipe = recipe
+        args.recipe_keys = recipe
         args.rest = list(words[end + 1 :])
         args.words = list(words)
         return args

@@ -460,7 +460,7 @@ def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
         ("write digits --out d.beton --short-side 0", "argument --short-side: 0: a whole number, 1 or more"),
         ("write image_folder --out d.beton", "needs --root"),
         ("write image_folder --out d.beton --root phots", "image folder phots does not exist: set --root"),
-        ("", "verb is one of get, write, info, verify"),
+        ("", "action is one of get, write, info, verify"),
         ("write nothing --out d.beton", "invalid choice"),
         ("write digits --out /proc/none/d.beton", "cannot write /proc/none/d.beton: No such file"),
         ("verify none.beton", "no file none.beton"),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lightning_resnet import progress
+from lightning_resnet.arguments import Parser
 from lightning_resnet.data.beton import verify
 
 
@@ -74,12 +76,11 @@ def test_an_interrupted_check_says_that_it_begins_anew(cli, source, monkeypatch)
     ],
 )
 def test_every_long_verb_ends_with_a_word(cli, monkeypatch, argv, how):
-    class Verb:
-        @staticmethod
-        def main(args):
-            signal.raise_signal(signal.SIGINT)
+    def run(args):
+        signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("lightning_resnet.cli.main.import_module", lambda name: Verb)
+    module = SimpleNamespace(make_parser=lambda: Parser(recipe="all"), run=run)
+    monkeypatch.setattr("lightning_resnet.cli.main.import_module", lambda name: module)
     code, _, err = cli(*argv)
     assert code == 130 and err == f"interrupted; the same command {how}\n"
 

@@ -41,12 +41,12 @@ def test_command_is_understood(command, monkeypatch):
     if verb == "sweep":
         assert read(args[0]).points
     elif verb == "doctor":
-        assert not parsed.recipe or Parsed("fit", parsed.recipe)
+        assert not parsed.recipe_keys or Parsed("fit", parsed.recipe_keys)
     elif verb == "inspect":
         recipes = [target for target in parsed.targets if target.endswith(".yaml") and "sweeps" not in target]
-        assert recipes or not parsed.recipe
+        assert recipes or not parsed.recipe_keys
         for target in recipes:
-            Parsed("fit", ["--config", target, *parsed.recipe])
+            Parsed("fit", ["--config", target, *parsed.recipe_keys])
 
 
 def test_there_are_commands():

@@ -13,7 +13,7 @@ from lightning_resnet.analysis import load_runs
 from lightning_resnet.cli import fit
 from lightning_resnet.cli import sweep as command
 from lightning_resnet.runs.shared import share
-from lightning_resnet.sweeps import slurm as submit
+from lightning_resnet.sweeps import check
 from lightning_resnet.sweeps.points import read
 from lightning_resnet.sweeps.state import find_runs, listing
 
@@ -83,7 +83,7 @@ def test_where_there_are_no_links_a_run_is_the_sweeps_own(tmp_path):
 
 
 def test_a_sweep_counts_and_shows_what_others_have_trained(sweep_file, light, capfd, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(submit, "check", lambda *parts: None)  # the stand-in has other keys
+    monkeypatch.setattr(check, "check_points", lambda *parts: None)  # the stand-in has other keys
     assert run(sweep_file({"a": {"values": [1, 2]}}, name="first")) == 0
     capfd.readouterr()
     file = sweep_file({"a": {"values": [2, 3]}}, name="second")

@@ -18,13 +18,13 @@ SOURCES = {"digits": "Digits", **SETS, "image_folder": "ImageFolder", "imagenet"
 
 def run(args: argparse.Namespace) -> int:
     """Run `resnet-cli data`."""
-    return {"get": _get, "write": _write, "info": _info, "verify": _verify}[args.what](args)
+    return {"get": _get, "write": _write, "info": _info, "verify": _verify}[args.action](args)
 
 
 def make_parser() -> Parser:
     """The flags of `resnet-cli data`."""
     parser = Parser(prog="resnet-cli data", description=__doc__.splitlines()[0])
-    verbs = parser.add_subparsers(dest="what", required=True)
+    verbs = parser.add_subparsers(dest="action", required=True)
     get = verbs.add_parser("get", help="download, check and unpack")
     get.add_argument("name", choices=[*SETS, "photos"], help="photos: ten classes, made of two that packages ship")
     get.add_argument("--root", default="data", help="folder to put it in (default: %(default)s)")
@@ -84,15 +84,14 @@ def _get_photos(root: Path) -> int:
 
 
 def _write(args: argparse.Namespace) -> int:
+    from lightning_resnet.data import sources
     from lightning_resnet.data.beton.write import write_beton
-    from lightning_resnet.data.sources import folder as sources
-    from lightning_resnet.data.sources import imagenet
 
     report_only()
     name = SOURCES[args.source]
     if args.root is None and name in ("ImageFolder", "ImageNet"):
         raise UserError(f"{args.source} needs --root, the folder its pictures are in")
-    make = getattr(imagenet if name == "ImageNet" else sources, name)
+    make = getattr(sources, name)
     source = make(**({"root": args.root} if args.root else {}))
     try:
         splits = source.splits()

@@ -25,10 +25,10 @@ def make_parser() -> Parser:
 
 def run(args: Namespace) -> int:
     """Print what was found; 1 if something would make training fail."""
-    if args.recipe and args.quick:
+    if args.recipe_keys and args.quick:
         raise UserError("--quick looks at no recipe: drop one of the two")
     failed = False
-    for finding in _all(args.quick, args.recipe):
+    for finding in _all(args.quick, args.recipe_keys):
         tell(finding)
         failed |= finding.level == "fails"
     return int(failed)

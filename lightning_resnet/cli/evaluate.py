@@ -48,7 +48,7 @@ def run(args: Namespace) -> int:
     from lightning_resnet.weights.trained import device_for
 
     check(args)
-    found = list(subjects([args.target], args.recipe, args.at, device=device_for(args.device), trust=args.trust))
+    found = list(subjects([args.target], args.recipe_keys, args.at, device=device_for(args.device), trust=args.trust))
     if len(found) > 1:
         raise UserError(f"{args.target} holds {len(found)} runs: give one of them")
     subject = found[0]

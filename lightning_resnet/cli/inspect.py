@@ -45,13 +45,13 @@ def make_parser() -> Parser:
 
 def run(args: Namespace) -> int:
     """Inspect, print the table and where the files lie; 0, or an error the user can cure."""
-    if not args.targets and "--config" not in args.recipe and "-c" not in args.recipe:
+    if not args.targets and "--config" not in args.recipe_keys and "-c" not in args.recipe_keys:
         raise UserError(f"inspect what? name a run or a recipe: resnet-cli inspect {args.what} configs/digits.yaml")
     from lightning_resnet.analysis.inspection.report import inspect, write
     from lightning_resnet.analysis.inspection.subjects import subjects
     from lightning_resnet.weights.trained import device_for
 
-    found = subjects(args.targets, args.recipe, args.at, args.batches, device_for(args.device), args.trust)
+    found = subjects(args.targets, args.recipe_keys, args.at, args.batches, device_for(args.device), args.trust)
     frame, folder = inspect(args, found)
     tell(write(args.what, frame, folder))
     return 0

@@ -34,5 +34,5 @@ def run(args: Namespace) -> int:
 
     files = find(args.pictures)
 
-    trained = load(args.ckpt_path, args.recipe, args.weights, args.trust)
+    trained = load(args.ckpt_path, args.recipe_keys, args.weights, args.trust)
     return 0 if FORMATS[args.format](predict(trained, files, args)) == len(files) else 1

@@ -133,7 +133,7 @@ def check(args: Namespace) -> None:
     """Lists out of the flags' text; what is no word of theirs, and several ranks, are refused."""
     here = place(resolve("auto", os.environ), os.environ)
     if (here and here.local_size * here.nodes > 1) or any(
-        a.startswith("--trainer.") and "devices" in a for a in args.recipe
+        a.startswith("--trainer.") and "devices" in a for a in args.recipe_keys
     ):
         raise UserError("evaluate runs on one device: start one process, and drop --trainer.devices")
     for name, words in (("crops", ("centre", "ten", "flip")), ("bn", BN), ("weights", WEIGHTS)):
