@@ -281,14 +281,14 @@ def test_the_trial_goes_through_the_precision_plugin(cli, monkeypatch, precision
 
 
 def test_the_trial_scales_the_loss_where_the_precision_does(cli, monkeypatch):
-    scaler, build = torch.amp.GradScaler("cpu"), doctor_plan.build
+    scaler, build = torch.amp.GradScaler("cpu"), doctor_plan.build_alone
 
     def with_scaler(*args, **kwargs):
         cli = build(*args, **kwargs)
         cli.trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu", scaler)
         return cli
 
-    monkeypatch.setattr(doctor_plan, "build", with_scaler)
+    monkeypatch.setattr(doctor_plan, "build_alone", with_scaler)
     assert plan()["forecast"].level == "ok" and scaler.state_dict()["_growth_tracker"] > 0
 
 
@@ -449,7 +449,7 @@ def test_1_is_one_batch_and_1_0_all(cli, as_flag):
             recipe = recipe.replace("max_epochs: 3", ", ".join(["max_epochs: 3", *map(": ".join, limits.items())]))
         Path("R.yaml").write_text(recipe)
         flags = [word for key, value in limits.items() for word in (f"--{key}", value)] if as_flag else []
-        trainer = config.ResNetCLI("fit", ["--config", "R.yaml", *flags]).trainer
+        trainer = config.build(config.parse("fit", ["--config", "R.yaml", *flags])).trainer
         for stage in ("train", "val", "test", "predict"):
             assert isinstance(getattr(trainer, f"limit_{stage}_batches"), int) == is_one
     found = plan("--trainer.limit_train_batches", 1)

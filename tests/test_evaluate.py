@@ -100,14 +100,14 @@ def test_crops_and_weights_agree_with_one_picture_at_a_time(cli, photos):
     (subject,), wanted = subjects(["net.ckpt"], []), []
     normalise = lambda pixels: (pixels - 110.0) / 60  # noqa: E731
     for name, weights in (("raw", "net"), ("ema", "ema")):
-        take_weights(subject.cli.model, subject.state, weights)
+        take_weights(subject.experiment.task, subject.state, weights)
         for crops in ("centre", "ten", "flip"):
             cells = rows[name, "moving", crops, "28"]
             best = by_hand(subject.net, photos, crops)
             assert [cells[1], cells[3]] == accuracy(photos, best), (crops, name)
             assert best not in wanted, "all alike: the test could not fail"
             wanted.append(best)
-            assert top5(subject.net, normalise, subject.cli.datamodule, crops, 28)[0].tolist() == best
+            assert top5(subject.net, normalise, subject.experiment.data, crops, 28)[0].tolist() == best
     ffcv = table(cli("evaluate", "net.ckpt", "--sizes", "28", "--weights", "net", "--data.loader", "ffcv")[1])
     assert {key for key in rows if key[0] == "raw"} == set(ffcv)
     for key, cells in ffcv.items():  # PNGs are JPEGs there: a picture or two may be taken for another class
@@ -149,7 +149,7 @@ def torchvisions(picture, crops):
 def test_pictures_that_are_scaled_and_have_odd_margins(cli, odd, crops, off):
     flags = "--data.source.root odd --data.workers 0 --data.batch_size 25".split()
     (subject,), seen = subjects(["net.ckpt"], flags), []
-    net, data = subject.net, subject.cli.datamodule
+    net, data = subject.net, subject.experiment.data
     with net.register_forward_hook(lambda net, x, logits: seen.append(logits.clone())):
         best = top5(net, lambda pixels: (pixels - 110.0) / 60, data, crops, 28)[0]
     validated = torch.cat([pixels.clone() for pixels, _ in data.eval_loader("val")])
@@ -177,7 +177,7 @@ def test_precise_statistics_classes_and_confusion(cli, photos):
     assert code == 0, err
     rows = table(out.partition("\n\nraw")[0])
     (subject,) = subjects(["net.ckpt"], [])
-    data = subject.cli.datamodule
+    data = subject.experiment.data
     stem = [subject.net.conv1((pixels - 110.0) / 60) for pixels, _ in data.train_dataloader()]
     normalise = lambda pixels: (pixels - 110.0) / 60  # noqa: E731
     precise = matrix._net(subject, "net", "precise", normalise)

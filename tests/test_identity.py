@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 
 import lightning_resnet
 from lightning_resnet.analysis import load_runs
-from lightning_resnet.config.recipe import ResNetCLI
+from lightning_resnet.config.recipe import parse
 from lightning_resnet.runs.checkpoint import load_checkpoint
 from lightning_resnet.runs.identity import FIRST_MODULES, public_path, run_id
 from lightning_resnet.weights.trained import load
@@ -61,20 +61,10 @@ GOLDEN = {  # recipe and flags -> the id that commit e102483 gave
 }
 
 
-class Parsed(ResNetCLI):
-    """Goes no further than the configuration."""
-
-    def before_instantiate_classes(self):
-        pass
-
-    def instantiate_classes(self):
-        pass
-
-
 def id_of(command):
     recipe, *flags = command.split()
-    cli = Parsed("fit", ["--config", str(REPOSITORY / "configs" / recipe), *flags])
-    return run_id(yaml.safe_load(cli.resolved))
+    config = parse("fit", ["--config", str(REPOSITORY / "configs" / recipe), *flags])
+    return run_id(yaml.safe_load(config.resolved))
 
 
 @pytest.mark.parametrize("command", GOLDEN)

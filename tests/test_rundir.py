@@ -27,7 +27,7 @@ from lightning_resnet.runs.status import attempts, final_row, last_attempt, read
 from lightning_resnet.sweeps.requeue import folders, of_this_job
 from lightning_resnet.sweeps.state import _find_in
 from lightning_resnet.training.task import ClassificationTask
-from lightning_resnet.weights.trained import build
+from lightning_resnet.weights.trained import build_alone
 
 SHORT = [*TINY, "--trainer.max_epochs", "2"]
 
@@ -338,17 +338,17 @@ def test_a_stock_trainer_continues_where_ours_stopped(cli, monkeypatch, finished
             assert cli("fit", *SHORT)[0] == 143
         request.signum = 0
         checkpoint = only_run() / "checkpoints/last.ckpt"
-    parts = build(SHORT)
+    parts = build_alone(SHORT)
     seen = Seen()
     options = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     trainer = pl.Trainer(
         max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[seen], **options
     )
-    trainer.fit(parts.model, datamodule=parts.datamodule, ckpt_path=checkpoint, weights_only=True)
+    trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     first = 8 if at == "a step" else 0
     assert seen.batches == [(1, i) for i in range(first, 22)] and trainer.global_step == 44
     ours = load_checkpoint(finished / "checkpoints/last.ckpt")["state_dict"]
-    assert all(torch.equal(ours[name], tensor) for name, tensor in parts.model.state_dict().items())
+    assert all(torch.equal(ours[name], tensor) for name, tensor in parts.task.state_dict().items())
 
 
 def test_lightnings_checkpoint_callbacks_make_their_folder(cli):
@@ -395,7 +395,7 @@ def test_a_checkpoint_of_lightnings_that_found_no_room_is_told_at_the_end(cli, m
 def test_what_load_from_checkpoint_needs_is_told(finished):
     from lightning_resnet.training.ema import Averaging
 
-    file, net = finished / "checkpoints/last.ckpt", build(SHORT).model.net
+    file, net = finished / "checkpoints/last.ckpt", build_alone(SHORT).task.net
     with pytest.raises(UserError, match="needs net="):
         ClassificationTask.load_from_checkpoint(file)
     assert ClassificationTask.load_from_checkpoint(file, net=net).net is net

@@ -52,10 +52,10 @@ def run(args: Namespace) -> int:
     if len(found) > 1:
         raise UserError(f"{args.target} holds {len(found)} runs: give one of them")
     subject = found[0]
-    names = subject.classes or align(subject.cli.datamodule, subject.net, [])
-    if args.split not in subject.cli.datamodule.splits:
-        raise UserError(f"--split {args.split}: the source has {', '.join(subject.cli.datamodule.splits)}")
-    images, theirs = subject.cli.datamodule.splits[args.split], subject.cli.datamodule.source.classes
+    names = subject.classes or align(subject.experiment.data, subject.net, [])
+    if args.split not in subject.experiment.data.splits:
+        raise UserError(f"--split {args.split}: the source has {', '.join(subject.experiment.data.splits)}")
+    images, theirs = subject.experiment.data.splits[args.split], subject.experiment.data.source.classes
     right = read_labels(args.labels, images, theirs, names) if args.labels else None
     if args.confusion:  # now, not after hours of work
         Path(args.confusion).parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def run(args: Namespace) -> int:
             classes = [["class", "N", "top-1, %", "95 % interval", "most often taken for"], *per_class(row, names)]
         if k == 0 and args.confusion:
             write_confusion(row, names, Path(args.confusion))
-    tell(f"\n{subject.path}, {args.split} images of {type(subject.cli.datamodule.source).__name__}\n")
+    tell(f"\n{subject.path}, {args.split} images of {type(subject.experiment.data.source).__name__}\n")
     tell(markdown(rows))
     if args.per_class:
         tell(f"\n{' '.join(rows[1][:4])}:\n\n{markdown(classes)}")

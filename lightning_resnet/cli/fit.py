@@ -24,8 +24,8 @@ from torch import distributed as dist
 
 from lightning_resnet.arguments import Parser
 from lightning_resnet.cli.validate import evaluate
-from lightning_resnet.config.options import Launch
-from lightning_resnet.config.recipe import ResNetCLI
+from lightning_resnet.config.options import local_devices
+from lightning_resnet.config.recipe import Config, Experiment, build, find_place, parse, ranks_asked
 from lightning_resnet.config.summary import describe, say
 from lightning_resnet.console import report_only
 from lightning_resnet.engine import observers
@@ -54,63 +54,6 @@ from lightning_resnet.weights.trained import hush
 SHOWN = ("val", "val_ema", "train_eval", "test", "test_ema")
 
 
-class _Finished(Exception):
-    """The run is done already."""
-
-
-class _CLI(ResNetCLI):
-    """Finds the run directory as soon as the configuration is known: before anything heavy is built."""
-
-    def before_instantiate_classes(self) -> None:
-        run = self.config.run
-        if self.config.trainer.fast_dev_run and self.verb == "fit":
-            run.root = str(trial_root())
-            self.config.wandb.mode = "disabled"
-        config = yaml.safe_load(self.resolved)
-        first = Path(run.root, run.name, run_id(config))
-        if run.new and self.verb == "fit":
-            run.replicate = next(k for k in range(2, sys.maxsize) if not replicate(first, k).exists())
-        self.rundir = RunDir(replicate(first, run.replicate))
-        self.run_path = self.rundir.path
-        linked = run.point and self.verb == "fit" and run.replicate == 1 and share(Path(run.root), run.name, first.name)
-        stored = read_meta(self.rundir.path)
-        if linked and stored:
-            run.threads = stored.get("threads")  # with what another sweep began
-        if self.verb == "fit":
-            if stored and run.point and run.point not in points(stored):  # another sweep's, or edited without effect
-                keys = [*points(stored), run.point]
-                rank_zero_only(write_json)(self.rundir.path / "meta.json", stored | {"point": keys})
-            self._check_stored(config)
-        super().before_instantiate_classes()
-        begun_with = stored.get("threads") or self._stored_threads()
-        run.threads = run.threads or begun_with or max(1, cores() // self.here.local_size)
-        torch.set_num_threads(run.threads)
-
-    def _check_stored(self, config: dict[str, Any]) -> None:
-        path = self.rundir.path
-        if status(path) == "finished":
-            raise _Finished(path)
-        stored, whole = read_config(path)
-        try:
-            differing = differences(decisive(stored), decisive(config)) if stored else []
-        except (UserError, LookupError, TypeError, AttributeError, ValueError):  # of any shape
-            differing, stored = ["it is damaged"], {}
-        whole = whole or config.keys() <= stored.keys()  # as older versions wrote it
-        if differing and whole:
-            raise UserError(
-                f"{path}/config.yaml is not this run's any more ({'; '.join(differing)}): restore it, or delete it "
-                "(it is written again, as this command says), or add --run.new for a new run"
-            )
-        if differing or (not stored and (path / "config.yaml").exists()):
-            say(f"careful: {path}/config.yaml was damaged; it is written again, as this command says")
-
-    def _stored_threads(self) -> int | None:
-        """What the run began with, where meta.json does not tell: by its config.yaml."""
-        run = read_config(self.rundir.path)[0].get("run")
-        threads = run.get("threads") if isinstance(run, dict) else None
-        return threads if isinstance(threads, int) and threads > 0 else None
-
-
 def make_parser() -> Parser:
     """Return the parser of the verbs that take a recipe: LightningCLI reads their words."""
     return Parser(recipe="all")
@@ -125,33 +68,117 @@ def run(args: Namespace) -> int:
     argv = [args.verb, *args.words]
     hush()
     end_with_parent()
-    try:
-        cli = _CLI(argv[0], argv[1:])
-        given = cli.trainer._accelerator_connector.checkpoint_io
-        ours = AtomicCheckpointIO() if given is None else GivenCheckpointIO(given, cli.rundir.candidates())
-        cli.trainer.strategy.checkpoint_io = ours
-        if cli.verb != "fit":
-            return evaluate(cli, cli.rundir)
-        report_only()
-        with _nothing_kept(cli) if cli.trainer.fast_dev_run else nullcontext():
-            return _fit(cli, argv)
-    except _Finished as e:
-        say(f"run {e} is finished; nothing to do (--run.new trains a replicate)")
-        return 0
-    except Launch as e:
-        return supervise(e.argv(argv), e.size, e.nodes)
+    config = parse(args.verb, args.words)
+    if config.verb == "fit" and config.trainer.fast_dev_run:
+        config = config.replaced({"run.root": str(trial_root()), "wandb.mode": "disabled"})
+    first = Path(config.run.root, config.run.name, run_id(yaml.safe_load(config.resolved)))
+    if config.verb == "fit" and config.run.new:
+        config = config.replaced({"run.replicate": _free_replicate(first)})
+    rundir = RunDir(replicate(first, config.run.replicate))
+    if config.verb == "fit":
+        config = _join_sweep(config, rundir.path)
+        if status(rundir.path) == "finished":
+            say(f"run {rundir.path} is finished; nothing to do (--run.new trains a replicate)")
+            return 0
+        _check_stored(config, rundir.path)
+    place = find_place(config)
+    if place is None and ranks_asked(config) > 1:
+        return _supervise(config, argv)
+    threads = _threads(config, rundir.path, place.local_size if place else 1)
+    torch.set_num_threads(threads)
+    experiment = build(config.replaced({"run.threads": threads}), rundir.path)
+    given = experiment.trainer._accelerator_connector.checkpoint_io
+    ours = AtomicCheckpointIO()
+    if given is not None:
+        ours = GivenCheckpointIO(given, rundir.candidates())
+    experiment.trainer.strategy.checkpoint_io = ours
+    if config.verb != "fit":
+        return evaluate(experiment, rundir)
+    report_only()
+    with _nothing_kept(experiment, rundir) if experiment.trainer.fast_dev_run else nullcontext():
+        return _fit(experiment, rundir, argv)
+
+
+def _free_replicate(first: Path) -> int:
+    """Return the number of the next replicate of a run."""
+    return next(k for k in range(2, sys.maxsize) if not replicate(first, k).exists())
+
+
+def _join_sweep(config: Config, path: Path) -> Config:
+    """Link a sweep's point to the run that it shares with other sweeps, and record the point there.
+
+    Returns:
+        The configuration, with the number of threads of a run that another sweep began.
+    """
+    run = config.run
+    is_linked = bool(run.point) and run.replicate == 1 and share(Path(run.root), run.name, path.name)
+    stored = read_meta(path)
+    if is_linked and stored:
+        config = config.replaced({"run.threads": stored.get("threads")})
+    # the run is another sweep's, or the sweep was edited without effect on this point
+    if stored and run.point and run.point not in points(stored):
+        keys = [*points(stored), run.point]
+        rank_zero_only(write_json)(path / "meta.json", stored | {"point": keys})
+    return config
+
+
+def _check_stored(config: Config, path: Path) -> None:
+    """Refuse to continue a run whose config.yaml is another run's; warn of a damaged one.
+
+    Raises:
+        UserError: config.yaml gives another run.
+    """
+    asked = yaml.safe_load(config.resolved)
+    stored, is_whole = read_config(path)
+    differing = []
+    if stored:
+        try:
+            differing = differences(decisive(stored), decisive(asked))
+        except (UserError, LookupError, TypeError, AttributeError, ValueError):  # of any shape
+            differing = ["it is damaged"]
+            stored = {}
+    is_whole = is_whole or asked.keys() <= stored.keys()  # as older versions wrote it
+    if differing and is_whole:
+        raise UserError(
+            f"{path}/config.yaml is not this run's any more ({'; '.join(differing)}): restore it, or delete it "
+            "(it is written again, as this command says), or add --run.new for a new run"
+        )
+    if differing or (not stored and (path / "config.yaml").exists()):
+        say(f"careful: {path}/config.yaml was damaged; it is written again, as this command says")
+
+
+def _supervise(config: Config, argv: list[str]) -> int:
+    """Start the ranks of this node, wait for them, and return the exit status.
+
+    The ranks must not each look for a new replicate: the last flag wins.
+    """
+    told = [*argv, "--run.new=false", f"--run.replicate={config.run.replicate}"]
+    return supervise(told, local_devices(config.trainer), config.trainer.num_nodes)
+
+
+def _threads(config: Config, path: Path, local_size: int) -> int:
+    """Return the number of torch's threads: as asked for, as the run began, or this rank's cores."""
+    begun_with = read_meta(path).get("threads") or _stored_threads(path)
+    return config.run.threads or begun_with or max(1, cores() // local_size)
+
+
+def _stored_threads(path: Path) -> int | None:
+    """Return the number of threads in a run's config.yaml, for a run whose meta.json does not tell."""
+    run = read_config(path)[0].get("run")
+    threads = run.get("threads") if isinstance(run, dict) else None
+    return threads if isinstance(threads, int) and threads > 0 else None
 
 
 @contextmanager
-def _nothing_kept(cli: _CLI) -> Iterator[None]:
+def _nothing_kept(experiment: Experiment, rundir: RunDir) -> Iterator[None]:
     """Make the folder of a trial by --trainer.fast_dev_run, which goes with it, as Lightning would keep nothing."""
-    (cli.rundir.path / "attempts").mkdir(parents=True, exist_ok=True)  # where ranks report
+    (rundir.path / "attempts").mkdir(parents=True, exist_ok=True)  # where ranks report
     request.continues = False
     try:
         yield
     finally:
         if not os.environ.get(MEETING):  # else the parent removes it, once the other ranks have read the reports
-            shutil.rmtree(cli.config.run.root, ignore_errors=True)
+            shutil.rmtree(experiment.config.run.root, ignore_errors=True)
 
 
 def trial_root() -> Path:
@@ -161,18 +188,23 @@ def trial_root() -> Path:
     return Path(tempfile.gettempdir(), f"resnet-trial-{uuid4().hex}")
 
 
-def _fit(cli: _CLI, argv: list[str]) -> int:
-    trainer, task, data, rundir, run = cli.trainer, cli.model, cli.datamodule, cli.rundir, cli.config.run
+def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
+    """Train, test, and keep the run directory; return the exit status."""
+    trainer = experiment.trainer
+    task = experiment.task
+    data = experiment.data
+    config = experiment.config
+    run = config.run
     data.trainer = trainer
     try:
         check_training(trainer, task, data)
         data.setup("fit")
-        facts = describe(cli)
+        facts = describe(experiment)
     except (ValueError, ZeroDivisionError) as e:  # what an optimizer or a source refuses
         raise UserError(one_line(e)) from e
     observers.check(trainer, task, data, rundir.checkpoints)
     if run.init_from:
-        init_from(task, run.init_from, data.source.classes, cli.resolved)
+        init_from(task, run.init_from, data.source.classes, config.resolved)
     if run.must_resume and not rundir.candidates():
         raise UserError(f"run {rundir.path} has no checkpoint to continue from: drop --run.must_resume to begin it")
     cure = f"restore one, or delete {rundir.checkpoints} to begin at step 0, or add --run.new for a replicate"
@@ -180,14 +212,14 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
     resume, newest = newest_good(rundir.candidates(), say, cure, check)
     step = newest.get("global_step", 0)
     del newest  # Lightning reads the file itself
-    origin = {"id": rundir.path.name, "config": cli.resolved, "classes": data.source.classes}
+    origin = {"id": rundir.path.name, "config": config.resolved, "classes": data.source.classes}
     checkpoints = Checkpoints(rundir.checkpoints, origin, run.save_minutes, rundir.look)
     progress = Progress(show=trainer.progress_bar_callback is None)
     watchdog = Watchdog(rundir.path, run.hang_s)
     try:
-        with _attempt(cli, checkpoints, progress, watchdog):
+        with _attempt(experiment, rundir, checkpoints, progress, watchdog):
             if trainer.is_global_zero:
-                _open_rundir(cli, facts, argv)
+                _open_rundir(experiment, rundir, facts, argv)
             # a ModelCheckpoint comes last, as in Lightning: it needs what the Recorder has just measured
             ours = [Recorder(rundir, progress), checkpoints, watchdog]
             trainer.callbacks = trainer._callback_connector._reorder_callbacks([*trainer.callbacks, *ours])
@@ -218,9 +250,12 @@ def _fit(cli: _CLI, argv: list[str]) -> int:
 
 
 @contextmanager
-def _attempt(cli: _CLI, checkpoints: Checkpoints, progress: Progress, watchdog: Watchdog) -> Iterator[None]:
-    """Record how it ends, and end what it began."""
-    trainer, rundir, end = cli.trainer, cli.rundir, {"reason": "failed"}
+def _attempt(
+    experiment: Experiment, rundir: RunDir, checkpoints: Checkpoints, progress: Progress, watchdog: Watchdog
+) -> Iterator[None]:
+    """Record how the attempt ends, and stop its threads and processes."""
+    trainer = experiment.trainer
+    end = {"reason": "failed"}
     try:
         yield
         end = {"reason": "finished"}
@@ -291,41 +326,48 @@ def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer, checkpoints: Ch
     return e
 
 
-def _open_rundir(cli: _CLI, facts: dict[str, Any], argv: list[str]) -> None:
-    rundir = cli.rundir
+def _open_rundir(experiment: Experiment, rundir: RunDir, facts: dict[str, Any], argv: list[str]) -> None:
+    """Claim the run directory for this attempt, describe the run there, and start its mirror.
+
+    Raises:
+        UserError: another process has finished the run, or the directory cannot be written.
+    """
+    config = experiment.config
     if status(rundir.path) == "finished":  # meanwhile; as an error, because other ranks wait for this one
         raise UserError(f"run {rundir.path} has just been finished by another process; nothing is left to do")
-    on_gpu = cli.trainer.strategy.root_device.type == "cuda"
-    rundir.claim(cli.trainer.world_size if on_gpu else 0)
+    on_gpu = experiment.trainer.strategy.root_device.type == "cuda"
+    rundir.claim(experiment.trainer.world_size if on_gpu else 0)
     try:
-        stored = _describe_run(cli, facts, argv)
+        stored = _describe_run(config, rundir, facts, argv)
     except OSError as e:
         error = f"cannot write {e.filename or rundir.path}: {e.strerror}"
         rundir.end(0, "failed", error)
         raise UserError(f"{error}; mend that, or set --run.root to a folder you can write") from e
-    rundir.mirror = Aside(Mirror(WandbOptions(**cli.config.wandb.as_dict()), say))
-    rundir.mirror.start(rundir.path, stored, yaml.safe_load(cli.resolved))
+    rundir.mirror = Aside(Mirror(WandbOptions(**config.values.wandb.as_dict()), say))
+    rundir.mirror.start(rundir.path, stored, yaml.safe_load(config.resolved))
 
 
-def _describe_run(cli: _CLI, facts: dict[str, Any], argv: list[str]) -> dict[str, Any]:
-    """Write config.yaml, and meta.json where there is none that can be read; returns what meta.json tells."""
-    rundir = cli.rundir
-    write_config(rundir.path, cli.resolved)
+def _describe_run(config: Config, rundir: RunDir, facts: dict[str, Any], argv: list[str]) -> dict[str, Any]:
+    """Write config.yaml, and meta.json where there is none that can be read; return what meta.json tells."""
+    write_config(rundir.path, config.resolved)
     now = code() | {"versions": versions(), "hardware": hardware()}
     rundir.attempt["code"] = here = code_name(now)
-    if here and cli.config.run.code not in (None, here):
-        say(f"careful: the sweep was submitted with code {cli.config.run.code}, but this is {here}")
+    if here and config.run.code not in (None, here):
+        say(f"careful: the sweep was submitted with code {config.run.code}, but this is {here}")
     if stored := read_meta(rundir.path):
         if differing := changes(stored, now):
             say(f"careful: this run began with other software: {differing}; it may not end with the same weights")
     else:
-        stored = _meta(cli, facts, argv, now)
+        stored = _meta(config, rundir, facts, argv, now)
         write_json(rundir.path / "meta.json", stored)
     return stored
 
 
-def _meta(cli: _CLI, facts: dict[str, Any], argv: list[str], now: dict[str, Any]) -> dict[str, Any]:
-    run, rundir = cli.config.run, cli.rundir
+def _meta(
+    config: Config, rundir: RunDir, facts: dict[str, Any], argv: list[str], now: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what meta.json tells of a new run."""
+    run = config.run
     meta = {
         "run_id": rundir.path.name,
         "name": run.name,

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from lightning_resnet.analysis.compare.tables import csv_cell
-from lightning_resnet.config.recipe import ResNetCLI
+from lightning_resnet.config.recipe import Experiment
 from lightning_resnet.config.summary import say
 from lightning_resnet.engine.loop import install_evaluation
 from lightning_resnet.errors import UserError
@@ -25,9 +25,9 @@ from lightning_resnet.training.state_dict import load_weights, net_flags
 from lightning_resnet.weights.classes import align
 
 
-def evaluate(cli: ResNetCLI, rundir: RunDir) -> int:
+def evaluate(experiment: Experiment, rundir: RunDir) -> int:
     """Run the verb on the given checkpoint, or the run's newest."""
-    path = cli.config.ckpt_path
+    path = experiment.config.values.ckpt_path
     if path:
         checkpoint = load_checkpoint(path)
     else:  # the standard output is for the result
@@ -40,23 +40,23 @@ def evaluate(cli: ResNetCLI, rundir: RunDir) -> int:
             f"there is no run {rundir.path}, so it has no checkpoint: give the flags of the fit that you mean, "
             "--run.name and --run.replicate too, or its --ckpt_path"
         )
-    load_weights(cli.model, checkpoint["state_dict"], flags=net_flags(checkpoint, cli.resolved))
-    cli.datamodule.setup()
-    names = align(cli.datamodule, cli.model.net, classes_in(checkpoint))
-    install_evaluation(cli.trainer, checkpoint.get("global_step", 0))
-    if cli.verb == "predict":
-        return _predict(cli, names)
-    run = cli.trainer.validate if cli.verb == "validate" else cli.trainer.test
-    run(cli.model, datamodule=cli.datamodule, verbose=False)
-    say(json.dumps({"checkpoint": str(path), **cli.model.metrics}, indent=1))
+    load_weights(experiment.task, checkpoint["state_dict"], flags=net_flags(checkpoint, experiment.config.resolved))
+    experiment.data.setup()
+    names = align(experiment.data, experiment.task.net, classes_in(checkpoint))
+    install_evaluation(experiment.trainer, checkpoint.get("global_step", 0))
+    if experiment.config.verb == "predict":
+        return _predict(experiment, names)
+    run = experiment.trainer.validate if experiment.config.verb == "validate" else experiment.trainer.test
+    run(experiment.task, datamodule=experiment.data, verbose=False)
+    say(json.dumps({"checkpoint": str(path), **experiment.task.metrics}, indent=1))
     return 0
 
 
-def _predict(cli: ResNetCLI, names: list[str]) -> int:
-    if cli.trainer.world_size > 1:
+def _predict(experiment: Experiment, names: list[str]) -> int:
+    if experiment.trainer.world_size > 1:
         raise UserError("predict runs on one device: add --trainer.devices 1")
-    cli.trainer.callbacks.append(_Rows(names))
-    cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+    experiment.trainer.callbacks.append(_Rows(names))
+    experiment.trainer.predict(experiment.task, datamodule=experiment.data, return_predictions=False)
     return 0
 
 

@@ -52,24 +52,6 @@ class RunOptions:
     code: str | None = None
 
 
-class Launch(Exception):  # noqa: N818 -- no error
-    """The ranks of this node are to be started by this process.
-
-    Args:
-        size: ranks on this node.
-        nodes: number of nodes.
-        replicate: that the run is.
-    """
-
-    def __init__(self, size: int, nodes: int, replicate: int) -> None:
-        super().__init__(size, nodes)
-        self.size, self.nodes, self.replicate = size, nodes, replicate
-
-    def argv(self, argv: list[str]) -> list[str]:
-        """The command line of the ranks: they must not each look for a new replicate."""
-        return [*argv, "--run.new=false", f"--run.replicate={self.replicate}"]  # the last flag wins
-
-
 def local_devices(trainer: Namespace) -> int:
     """Ranks on this node, as the trainer's configuration asks for: one per device."""
     devices = trainer.devices

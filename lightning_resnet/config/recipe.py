@@ -1,4 +1,6 @@
-"""From command line and YAML to a trainer, a task and data: LightningCLI, with errors that tell the cure.
+"""Parse a command line and its recipes, and build the experiment that they describe.
+
+`parse` gives a Config and writes nothing; `build` makes an Experiment of a Config. LightningCLI does both inside.
 
 The signatures of ClassificationTask, ImageData, Trainer and RunOptions are the schema; there is no other.
 """
@@ -9,6 +11,7 @@ import os
 import re
 from argparse import ArgumentError
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace, get_loader, set_loader
-from pytorch_lightning import Trainer
+from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.environments import LightningEnvironment
@@ -29,7 +32,7 @@ import lightning_resnet.data.augment.policies
 import lightning_resnet.data.sources
 import lightning_resnet.models
 import lightning_resnet.training.callbacks  # noqa: F401 -- recipes name the classes of these by a word
-from lightning_resnet.config.options import Launch, RunOptions, check, check_devices, gpus, local_devices
+from lightning_resnet.config.options import RunOptions, check, check_devices, gpus, local_devices
 from lightning_resnet.config.trust import Foreign, check_classes
 from lightning_resnet.config.values import check_values, explain
 from lightning_resnet.credentials import refuse_secret_flags, refuse_secret_variables, refuse_secrets
@@ -76,38 +79,190 @@ _plain_load = get_loader("yaml")
 set_loader("yaml", _load, (YAMLError,))
 
 
-class ResNetCLI(LightningCLI):
-    """Parses and instantiates; the verbs of `fit.py` do the rest.
+@dataclass(frozen=True)
+class Config:
+    """A recipe with its flags, parsed and checked; nothing is built.
+
+    Attributes:
+        verb: fit | validate | test | predict.
+        values: value of each option, by its dotted key.
+        parser: the parser that read the options.
+    """
+
+    verb: str
+    values: Namespace
+    parser: "RecipeParser"
+
+    @property
+    def run(self) -> Namespace:
+        """Options of the run (`--run.KEY`)."""
+        return self.values.run
+
+    @property
+    def trainer(self) -> Namespace:
+        """Options of the trainer (`--trainer.KEY`)."""
+        return self.values.trainer
+
+    def replaced(self, values: dict[str, Any]) -> "Config":
+        """Return a copy with other values of some options, by dotted key."""
+        copied = self.values.clone()
+        for key, value in values.items():
+            copied[key] = value
+        return replace(self, values=copied)
+
+    @property
+    def resolved(self) -> str:
+        """The configuration as YAML, without what concerns one attempt only."""
+        values = self.values.clone()
+        for key in ("ckpt_path", "launcher"):
+            values.pop(key, None)
+        values.run.new = False
+        values.run.must_resume = False
+        values.run.code = None
+        return quoted(self.parser.parser.dump(values))
+
+
+@dataclass
+class Experiment:
+    """What a configuration was built into.
+
+    Attributes:
+        trainer: Lightning's trainer.
+        task: net, loss and optimizer.
+        data: images and their loaders, not set up yet.
+        config: the configuration.
+    """
+
+    trainer: Trainer
+    task: ClassificationTask
+    data: ImageData
+    config: Config
+
+
+def parse(verb: str, args: list[str], foreign: Foreign | None = None) -> Config:
+    """Parse and check a command line; nothing is built or written.
 
     Args:
         verb: fit | validate | test | predict.
         args: the command line after the verb.
-        foreign: a recipe of somebody else, which `args` override.
+        foreign: recipe of a checkpoint or run, which `args` override.
+
+    Raises:
+        UserError: an option is unknown or refused; the message names a cure.
+    """
+    return RecipeParser(verb).read(args, foreign)
+
+
+def build(config: Config, run_path: Path | None = None) -> Experiment:
+    """Seed the generators, and build the data, the task and the trainer for this process.
+
+    Args:
+        config: the parsed configuration.
+        run_path: directory of the run; default folder of the trainer and of loggers.
+
+    Raises:
+        UserError: a constructor refuses an option, or several ranks have yet to be started.
+    """
+    return config.parser.build(config, run_path)
+
+
+def ranks_asked(config: Config) -> int:
+    """Return the world size that the trainer's options ask for, where no launcher tells another."""
+    return local_devices(config.trainer) * config.trainer.num_nodes
+
+
+def find_place(config: Config) -> Place | None:
+    """Return this process's place among the ranks; None: no launcher has started this process.
+
+    Raises:
+        UserError: the options do not match the ranks that the launcher has started.
+    """
+    launcher = resolve(config.values.launcher, os.environ)
+    here = place(launcher, os.environ)
+    trainer = config.trainer
+    check_devices(trainer, here is not None)
+    if here is None:
+        return None
+    asked = trainer.devices
+    size = local_devices(trainer)
+    if config.run.new and launcher != "local" and here.local_size * here.nodes > 1:
+        raise UserError("--run.new: ranks started by others cannot agree on a number; give --run.replicate N")
+    if asked not in ("auto", -1, "-1") and size != here.local_size:
+        cure = "drop it"
+        if launcher != "local":
+            cure = "drop it, or add --launcher local to start them from here"
+        raise UserError(f"{launcher} runs {here.local_size} ranks per node, --trainer.devices is {asked}: {cure}")
+    if trainer.num_nodes not in (1, here.nodes):
+        raise UserError(f"{launcher} runs on {here.nodes} nodes, --trainer.num_nodes is {trainer.num_nodes}: drop it")
+    return here
+
+
+def _take_place(config: Config) -> tuple[Place, Namespace]:
+    """Tell Lightning this process's place; return the place, and the options for this place.
+
+    Raises:
+        UserError: several ranks have yet to be started.
+    """
+    here = find_place(config)
+    values = config.values.clone()
+    if here is None:
+        ranks = ranks_asked(config)
+        if ranks > 1:
+            raise UserError(
+                f"{ranks} ranks are asked for, and this process is alone: add --trainer.devices 1, "
+                "or train with `resnet-cli fit`, which starts the ranks"
+            )
+        rank_zero_only.rank = 0
+        # left in the shell; Lightning would read them
+        for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
+        return Place(0, 1, 0, 1), values
+    rank_zero_only.rank = here.rank
+    if here.local_size * here.nodes > 1:
+        os.environ |= meeting_point(resolve(values.launcher, os.environ), os.environ)
+    os.environ |= {"LOCAL_RANK": str(here.local_rank), "NODE_RANK": str(here.node)}
+    asked = values.trainer.devices
+    if not isinstance(asked, (str, list)) or asked in ("auto", "-1"):
+        values.trainer.devices = here.local_size
+    values.trainer.num_nodes = here.nodes
+    return here, values
+
+
+class RecipeParser(LightningCLI):
+    """The parser of recipes, and Lightning's way to build from them.
+
+    LightningCLI's constructor parses and builds at once. Here the constructor makes the parser
+    only, `read` parses, and `build` builds.
+
+    Args:
+        verb: fit | validate | test | predict.
     """
 
-    run_path: Path | None = None  # directory of the run, once it is known
-
-    def __init__(self, verb: str, args: list[str], foreign: Foreign | None = None) -> None:
+    def __init__(self, verb: str) -> None:
         self.verb = verb
-        self.foreign = foreign
         observers.make_folders_optional()
         super().__init__(
             ClassificationTask,
             ImageData,
             run=False,
-            args=normalise(args),
+            args=[],
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults=TRAINER_DEFAULTS,
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": f"resnet-cli {verb}"},
+            parser_kwargs={
+                "exit_on_error": False,
+                "allow_abbrev": False,
+                "prog": f"resnet-cli {verb}",
+            },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The run, and the checkpoint to evaluate; 1 is one batch.
+        """Add the options of the run, of W&B and of the launcher; a limit of 1 is one batch.
 
-        Typing takes Lightning's `int | float` for any older union of these, float first: 1 would be 1.0, all batches.
+        Typing takes Lightning's `int | float` for any older union of these, float first: 1 would be
+        1.0, all batches.
         """
         for action in parser._actions:
             if action.dest in COUNTS:
@@ -116,115 +271,59 @@ class ResNetCLI(LightningCLI):
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_argument("--launcher", type=Launcher, default="auto", help="what started, or starts, the ranks")
         if self.verb != "fit":
-            parser.add_argument("--ckpt_path", type=str | None, default=None, help="default: the run's last checkpoint")
+            parser.add_argument(
+                "--ckpt_path",
+                type=str | None,
+                default=None,
+                help="default: the run's last checkpoint",
+            )
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
-        """Parse; the run's name is by default the first recipe's."""
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse nothing: the constructor calls this, and neither parses nor seeds."""
+        self.config = Namespace(seed_everything=False)
+
+    def instantiate_classes(self) -> None:
+        """Build nothing: the constructor calls this; `build` builds."""
+
+    def read(self, args: list[str], foreign: Foreign | None = None) -> Config:
+        """Parse and check a command line; see `parse`."""
+        args = normalise(args)
         refuse_secret_flags(args)
         refuse_secret_variables()
-        recipes = [Path(b) for a, b in zip(args, args[1:], strict=False) if a in ("-c", "--config")]
+        recipes = [Path(word) for flag, word in zip(args, args[1:], strict=False) if flag in ("-c", "--config")]
         for recipe in recipes:
             refuse_secrets(_check_mapping(recipe), str(recipe))
         try:
-            begun = self.foreign.parse(parser, args) if self.foreign else None
-            self.config = parser.parse_args(args, namespace=begun)
+            begun = foreign.parse(self.parser, args) if foreign else None
+            values = self.parser.parse_args(args, namespace=begun)
         except ArgumentError as e:
             if "trainer.plugins" in str(e):
                 refuse_plugins_named(str(e).rpartition("Given value")[2])
-            key, why, value = explain(one_line(e), parser, args)
+            key, why, value = explain(one_line(e), self.parser, args)
             raise UserError(why + _place(key, value, args, recipes)) from e
-        check_classes(parser, self.config)
-        check_values(self.config, parser)
-        check(self.config)
+        check_classes(self.parser, values)
+        check_values(values, self.parser)
+        check(values)
         for key in ("callbacks", "plugins"):
-            if isinstance(self.config.trainer[key], Namespace):  # a single one is a list of one
-                self.config.trainer[key] = [self.config.trainer[key]]
-            for item in self.config.trainer[key] or []:
+            if isinstance(values.trainer[key], Namespace):  # a single one is a list of one
+                values.trainer[key] = [values.trainer[key]]
+            for item in values.trainer[key] or []:
                 _use_plain_words(item.get("init_args", Namespace()))
-        refuse_plugins_named(" ".join(plugin.class_path for plugin in self.config.trainer.plugins or []))
-        self.asked = {key: self.config.trainer[key] for key in ("devices", "num_nodes")}
-        if self.config.run.name is None:
-            self.config.run.name = recipes[0].stem if recipes else "run"
-        check_name(self.config.run.name, "--run.name")
-        check_texts(self.config.as_dict())
-        refuse_secrets(self.config.as_dict())  # whatever way it came in: nothing has been written yet
+        plugins = values.trainer.plugins or []
+        refuse_plugins_named(" ".join(plugin.class_path for plugin in plugins))
+        if values.run.name is None:
+            values.run.name = recipes[0].stem if recipes else "run"
+        check_name(values.run.name, "--run.name")
+        check_texts(values.as_dict())
+        refuse_secrets(values.as_dict())  # whatever way it came in: nothing has been written yet
+        return Config(self.verb, values, self)
 
-    def before_instantiate_classes(self) -> None:
-        """Find this process's place among the ranks.
-
-        Raises:
-            Launch: there is none yet: the ranks are to be started.
-        """
-        launcher = resolve(self.config.launcher, os.environ)
-        here = place(launcher, os.environ)
-        asked, size = self.config.trainer.devices, local_devices(self.config.trainer)
-        self.here = here or Place(0, 1, 0, 1)
-        rank_zero_only.rank = self.here.rank
-        check_devices(self.config.trainer, here is not None)
-        if here is None:
-            nodes = self.config.trainer.num_nodes
-            if size * nodes > 1:
-                raise Launch(size, nodes, self.config.run.replicate)
-            for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):  # left in the shell; Lightning would read them
-                os.environ.pop(name, None)
-            return
-        if self.config.run.new and launcher != "local" and here.local_size * here.nodes > 1:
-            raise UserError("--run.new: ranks started by others cannot agree on a number; give --run.replicate N")
-        if asked not in ("auto", -1, "-1") and size != here.local_size:
-            cure = "drop it" if launcher == "local" else "drop it, or add --launcher local to start them from here"
-            raise UserError(f"{launcher} runs {here.local_size} ranks per node, --trainer.devices is {asked}: {cure}")
-        nodes = self.config.trainer.num_nodes
-        if nodes not in (1, here.nodes):
-            raise UserError(f"{launcher} runs on {here.nodes} nodes, --trainer.num_nodes is {nodes}: drop it")
-        if here.local_size * here.nodes > 1:
-            os.environ |= meeting_point(launcher, os.environ)
-        os.environ |= {"LOCAL_RANK": str(here.local_rank), "NODE_RANK": str(here.node)}
-        if not isinstance(asked, (str, list)) or asked in ("auto", "-1"):
-            self.config.trainer.devices = here.local_size
-        self.config.trainer.num_nodes = here.nodes
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """With a strategy of ours for several ranks: nothing is sent in a step but gradients."""
-        trainer, environment = self.config.trainer, LightningEnvironment()
-        plugins = self.config_init.trainer.plugins or []
-        check_plugins(plugins)
-        kwargs |= self._observing()
-        if local_devices(trainer) * trainer.num_nodes == 1:
-            return super().instantiate_trainer(plugins=[environment, *plugins], **kwargs)
-        if trainer.sync_batchnorm and not gpus(trainer):
-            raise UserError(
-                "--trainer.sync_batchnorm needs GPUs: leave it out; --model.bn_batch fixes what batch norm sees, for "
-                "any number of ranks"
-            )
-        strategy = Ranks(
-            self.here,
-            cluster_environment=environment,
-            timeout=timedelta(seconds=self.config.run.hang_s + 60),  # the rank that hangs shall be the first to tell
-            **{_SYNC_BUFFERS: False},  # in every step; we do before each evaluation
-            gradient_as_bucket_view=True,
-            find_unused_parameters=trainer.strategy == "ddp_find_unused_parameters_true",
-        )
-        return super().instantiate_trainer(strategy=strategy, **kwargs)
-
-    def _observing(self) -> dict[str, Any]:
-        """Arguments of the trainer: the run directory as default folder, and what the callbacks need to be allowed."""
-        trainer = self.config_init.trainer
-        callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
-        chosen: dict[str, Any] = {}
-        for key, kind in (("enable_checkpointing", Checkpoint), ("enable_progress_bar", ProgressBar)):
-            found = [type(callback).__name__ for callback in callbacks if isinstance(callback, kind)]
-            if found and trainer[key] is False:
-                raise UserError(f"--trainer.{key} false and {found[0]} among the callbacks exclude each other")
-            chosen[key] = bool(found) if trainer[key] is None else trainer[key]
-        if trainer.default_root_dir is None and self.run_path is not None:
-            chosen["default_root_dir"] = str(self.run_path)
-        return chosen
-
-    def instantiate_classes(self) -> None:
-        """Build the data, the task and the trainer; what their constructors refuse is the user's to cure."""
-        told = self.config
-        self.config = told.clone()
-        observers.place(self.config.trainer.logger, self.run_path or Path())
+    def build(self, config: Config, run_path: Path | None) -> Experiment:
+        """Build the objects of a configuration; see the function `build`."""
+        self.place, self.config = _take_place(config)
+        self.run_path = run_path
+        seed_everything(self.config.seed_everything, workers=True)
+        observers.place(self.config.trainer.logger, run_path or Path())
         try:
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as e:
@@ -232,23 +331,54 @@ class ResNetCLI(LightningCLI):
         except ModuleNotFoundError as e:
             if not str(e).startswith("Requirement "):
                 raise
-            raise UserError(one_line(e)) from e  # of Lightning: a device or precision whose package is missing
+            # Lightning's, about a device or precision whose package is missing
+            raise UserError(one_line(e)) from e
         except (RuntimeError, TypeError) as e:  # torch's own, which do not tell whose they are
-            raise UserError(f"{self.config.model.net.class_path}, or what it is trained with: {one_line(e)}") from e
-        finally:
-            self.config = told
+            net = self.config.model.net.class_path
+            raise UserError(f"{net}, or what it is trained with: {one_line(e)}") from e
+        return Experiment(self.trainer, self.model, self.datamodule, config)
 
-    @property
-    def resolved(self) -> str:
-        """The whole configuration as YAML."""
-        config = self.config.clone()
-        for key in ("ckpt_path", "launcher"):
-            config.pop(key, None)
-        config.run.new = config.run.must_resume = False
-        config.run.code = None
-        for key in ("devices", "num_nodes"):  # of this attempt
-            config.trainer[key] = self.asked[key]
-        return quoted(self.parser.dump(config))
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; several ranks get our strategy, which sends nothing but gradients."""
+        trainer = self.config.trainer
+        environment = LightningEnvironment()
+        plugins = self.config_init.trainer.plugins or []
+        check_plugins(plugins)
+        kwargs |= self._observing()
+        if local_devices(trainer) * trainer.num_nodes == 1:
+            return super().instantiate_trainer(plugins=[environment, *plugins], **kwargs)
+        if trainer.sync_batchnorm and not gpus(trainer):
+            raise UserError(
+                "--trainer.sync_batchnorm needs GPUs: leave it out; --model.bn_batch fixes what "
+                "batch norm sees, for any number of ranks"
+            )
+        strategy = Ranks(
+            self.place,
+            cluster_environment=environment,
+            # longer than the watchdog waits: the rank that hangs must be the first to tell
+            timeout=timedelta(seconds=self.config.run.hang_s + 60),
+            **{_SYNC_BUFFERS: False},  # in every step; we do before each evaluation
+            gradient_as_bucket_view=True,
+            find_unused_parameters=trainer.strategy == "ddp_find_unused_parameters_true",
+        )
+        return super().instantiate_trainer(strategy=strategy, **kwargs)
+
+    def _observing(self) -> dict[str, Any]:
+        """Return the trainer's default folder, and the switches that its callbacks need."""
+        trainer = self.config_init.trainer
+        callbacks = trainer.callbacks
+        if not isinstance(callbacks, list):
+            callbacks = [callbacks]
+        chosen: dict[str, Any] = {}
+        kinds = {"enable_checkpointing": Checkpoint, "enable_progress_bar": ProgressBar}
+        for key, kind in kinds.items():
+            found = [type(callback).__name__ for callback in callbacks if isinstance(callback, kind)]
+            if found and trainer[key] is False:
+                raise UserError(f"--trainer.{key} false and {found[0]} among the callbacks exclude each other")
+            chosen[key] = bool(found) if trainer[key] is None else trainer[key]
+        if trainer.default_root_dir is None and self.run_path is not None:
+            chosen["default_root_dir"] = str(self.run_path)
+        return chosen
 
 
 def _use_plain_words(arguments: Namespace) -> None:

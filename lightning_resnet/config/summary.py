@@ -10,7 +10,7 @@ from pytorch_lightning.trainer.states import RunningStage
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from lightning_resnet.config.recipe import ResNetCLI
+from lightning_resnet.config.recipe import Experiment
 from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.models.complexity import _check_logits, measure
 from lightning_resnet.models.ghost import batch_norms
@@ -19,13 +19,13 @@ NOISY = 16  # statistics of fewer images
 say = rank_zero_only(tell)
 
 
-def describe(cli: ResNetCLI) -> dict[str, Any]:
+def describe(experiment: Experiment) -> dict[str, Any]:
     """Check that net and data fit, print what follows, and return what meta.json keeps.
 
     Raises:
         UserError: they do not fit.
     """
-    trainer, task, data = cli.trainer, cli.model, cli.datamodule
+    trainer, task, data = experiment.trainer, experiment.task, experiment.data
     n = len(data.splits["train"])
     outputs, macs = measure(task.net, data.input_size)
     if outputs < data.num_classes:
@@ -35,14 +35,14 @@ def describe(cli: ResNetCLI) -> dict[str, Any]:
         )
     if outputs > data.num_classes:
         say(f"careful: {outputs} outputs for {data.num_classes} classes; --model.net.num_classes {data.num_classes}")
-    check_training(cli, batches(cli, trainer.world_size))
-    check_compiler(cli)
+    check_training(experiment, batches(experiment, trainer.world_size))
+    check_compiler(experiment)
     params = sum(p.numel() for p in task.net.parameters())
-    options = cli.config.model.net.get("init_args", {})
+    options = experiment.config.values.model.net.get("init_args", {})
     text = " ".join(f"{k}={options[k]}" for k in ("depth", "shortcut", "block", "norm", "init") if k in options)
     name = type(task.net).__name__
     say(f"{name} {text}: {params:,} parameters, {macs / 1e6:,.1f} M multiply-adds at {data.input_size}")
-    _say_batches(cli)
+    _say_batches(experiment)
     for group in task.configure_optimizers().param_groups:
         numel = sum(p.numel() for p in group["params"])
         say(f"weight decay {group.get('weight_decay', 0):g}: {len(group['params'])} tensors, {numel:,} parameters")
@@ -59,11 +59,11 @@ def describe(cli: ResNetCLI) -> dict[str, Any]:
     }
 
 
-def _say_batches(cli: ResNetCLI) -> None:
-    made, whole = batches(cli, cli.trainer.world_size), length(cli)
-    n = len(cli.datamodule.splits["train"])
+def _say_batches(experiment: Experiment) -> None:
+    made, whole = batches(experiment, experiment.trainer.world_size), length(experiment)
+    n = len(experiment.data.splits["train"])
     say(f"{n:,} training images, {whole.steps} step{'s' * (whole.steps > 1)} per epoch; batch {made.text}")
-    if doubt := cli.model.schedule.doubt(whole.total / whole.steps):
+    if doubt := experiment.task.schedule.doubt(whole.total / whole.steps):
         say(f"careful: {doubt}")
     if made.seen:
         careful = f"; below {NOISY} its statistics are noisy" if made.seen < NOISY else ""
@@ -84,13 +84,13 @@ class Batches(NamedTuple):
     seen: int
 
 
-def batches(cli: ResNetCLI, ranks: int) -> Batches:
+def batches(experiment: Experiment, ranks: int) -> Batches:
     """Of a recipe on so many ranks; its data are set up.
 
     Raises:
         UserError: they do not divide.
     """
-    data, task, accumulated = cli.datamodule, cli.model, cli.trainer.accumulate_grad_batches
+    data, task, accumulated = experiment.data, experiment.task, experiment.trainer.accumulate_grad_batches
     micro, normed = data.micro_batch_of(ranks), batch_norms(task.net)
     if task.mix and micro % 2:
         raise UserError(
@@ -102,7 +102,7 @@ def batches(cli: ResNetCLI, ranks: int) -> Batches:
             f"--model.bn_batch {task.bn_batch} does not divide the {micro} images of a rank's batch: choose a divisor, "
             "or null"
         )
-    shared = ranks if cli.config.trainer.sync_batchnorm else 1
+    shared = ranks if experiment.config.trainer.sync_batchnorm else 1
     text = f"{data.batch_size} = {ranks} rank{'s' * (ranks > 1)} x {accumulated} accumulated x {micro}"
     return Batches(text, micro, (task.bn_batch or micro * shared) if normed else 0)
 
@@ -121,13 +121,13 @@ class Length(NamedTuple):
     epochs: int
 
 
-def length(cli: ResNetCLI) -> Length:
+def length(experiment: Experiment) -> Length:
     """Of a recipe whose data are set up.
 
     Raises:
         UserError: it has no optimizer step.
     """
-    data, trainer = cli.datamodule, cli.trainer
+    data, trainer = experiment.data, experiment.trainer
     parts = trainer.accumulate_grad_batches
     all_ = len(data.splits["train"]) // data.batch_size * parts
     try:
@@ -147,17 +147,17 @@ def length(cli: ResNetCLI) -> Length:
     return Length(steps, total, -(-total // steps))
 
 
-def check_training(cli: ResNetCLI, made: "Batches") -> None:
+def check_training(experiment: Experiment, made: "Batches") -> None:
     """Try the net in training mode, on a copy: what it gives then, and whether its batch norm has enough values.
 
     Args:
-        cli: a recipe's, its data set up.
+        experiment: a recipe's, its data set up.
         made: its batches.
 
     Raises:
         UserError: it gives no scores, or batch norm sees one value per channel.
     """
-    task, size = cli.model, cli.datamodule.input_size
+    task, size = experiment.task, experiment.data.input_size
     if task.bn_batch:  # takes whole batches of its own
         return
     images = 1 if made.seen == 1 else 2
@@ -176,13 +176,13 @@ def check_training(cli: ResNetCLI, made: "Batches") -> None:
     _check_logits(net, found, images)
 
 
-def check_compiler(cli: ResNetCLI) -> None:
+def check_compiler(experiment: Experiment) -> None:
     """Refuse `--model.compile` where torch finds no compiler: it would end in the first step.
 
     Raises:
         UserError: there is none.
     """
-    if not cli.model.compiled or cli.trainer.strategy.root_device.type != "cpu":
+    if not experiment.task.compiled or experiment.trainer.strategy.root_device.type != "cpu":
         return
     from torch._inductor import cpp_builder
 

@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_resnet import machine
 from lightning_resnet.config.options import local_devices
-from lightning_resnet.config.recipe import ResNetCLI
+from lightning_resnet.config.recipe import Experiment, parse, ranks_asked
 from lightning_resnet.config.summary import NOISY, batches, check_compiler, check_training, length
 from lightning_resnet.doctor.finding import GB, Finding, room
 from lightning_resnet.doctor.trial import trial
@@ -20,7 +20,7 @@ from lightning_resnet.engine import observers, refused
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.models.complexity import measure
 from lightning_resnet.weights.init_from import init_from
-from lightning_resnet.weights.trained import build, hush
+from lightning_resnet.weights.trained import build_alone, hush
 
 # torch's words on the CPU, CUDA's, its libraries', numpy's and the system's
 NO_MEMORY = re.compile(
@@ -28,29 +28,25 @@ NO_MEMORY = re.compile(
 )
 
 
-class _Configured(ResNetCLI):
-    """Goes no further than the configuration."""
-
-    def before_instantiate_classes(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
-        pass
-
-
 def plan(recipe: list[str]) -> Iterator[Finding]:
     """Data, net, runs, batches, memory and time of a recipe, and its GPUs; the first that fails ends it."""
     hush()
     try:
-        config = _Configured("fit", recipe).config
-        ranks = local_devices(config.trainer) * config.trainer.num_nodes
+        config = parse("fit", recipe)
+        ranks = ranks_asked(config)
         callbacks = bool(config.trainer.callbacks)
-        cli = build(recipe, accelerator=None, callbacks=True)
-        cli.datamodule.trainer = cli.trainer
+        experiment = build_alone(recipe, accelerator=None, callbacks=True)
+        experiment.data.trainer = experiment.trainer
         # A stand-in, because to make some of Lightning's loggers begins an experiment on a server.
-        cli.trainer.loggers = [] if config.trainer.logger in (False, []) else [DummyLogger()]
-        _check_as_fit_does(cli, ranks)
-        parts = _data(cli), _net(cli), _runs(cli), _batches(cli, ranks), _time(cli, ranks, callbacks)
+        experiment.trainer.loggers = [] if config.trainer.logger in (False, []) else [DummyLogger()]
+        _check_as_fit_does(experiment, ranks)
+        parts = (
+            _data(experiment),
+            _net(experiment),
+            _runs(experiment),
+            _batches(experiment, ranks),
+            _time(experiment, ranks, callbacks),
+        )
         for finding in chain(*parts, _devices(config.trainer)):
             yield finding
             if finding.level == "fails":
@@ -61,23 +57,23 @@ def plan(recipe: list[str]) -> Iterator[Finding]:
         yield _no_memory("recipe", e, "ask for more (--mem, docker --memory), or keep the pictures in .beton files")
 
 
-def _check_as_fit_does(cli: ResNetCLI, ranks: int) -> None:
+def _check_as_fit_does(experiment: Experiment, ranks: int) -> None:
     """Set up the data and refuse what `fit` refuses; callbacks and loggers have no part in what follows.
 
     Args:
-        cli: a recipe's, for one device, with callbacks and loggers.
+        experiment: a recipe's, for one device, with callbacks and loggers.
         ranks: that are to train.
 
     Raises:
         UserError: `fit` would say the same.
     """
-    trainer, task, data = cli.trainer, cli.model, cli.datamodule
+    trainer, task, data = experiment.trainer, experiment.task, experiment.data
     refused.check_training(trainer, task, data, ranks)
     data.setup("fit")
     # A run's default folder is its own. Here it is the working directory, which stands for the run's.
     run = Path(trainer.default_root_dir)
-    if cli.config.trainer.default_root_dir is not None:
-        run = Path(cli.config.run.root, cli.config.run.name, "run")
+    if experiment.config.trainer.default_root_dir is not None:
+        run = Path(experiment.config.run.root, experiment.config.run.name, "run")
     observers.check(trainer, task, data, run / "checkpoints")
     trainer.callbacks = []
     trainer.loggers = []
@@ -96,8 +92,8 @@ def _halves(message: str) -> tuple[str, str]:
     return (what, cure) if what else (message, "")
 
 
-def _data(cli: ResNetCLI) -> Iterator[Finding]:
-    data = cli.datamodule
+def _data(experiment: Experiment) -> Iterator[Finding]:
+    data = experiment.data
     counts = ", ".join(f"{len(images):,} {name}" for name, images in data.splits.items() if name != "train_eval")
     yield Finding("ok", "recipe's data", f"{type(data.source).__name__}: {counts} images, {data.num_classes} classes")
     able = machine.workers(1)
@@ -111,8 +107,8 @@ def _data(cli: ResNetCLI) -> Iterator[Finding]:
         yield Finding("careful" if size > room else "ok", ".beton files", text, late * (size > room))
 
 
-def _net(cli: ResNetCLI) -> Iterator[Finding]:
-    data, net = cli.datamodule, cli.model.net
+def _net(experiment: Experiment) -> Iterator[Finding]:
+    data, net = experiment.data, experiment.task.net
     outputs, macs = measure(net, data.input_size)
     params = sum(p.numel() for p in net.parameters())
     text = f"{type(net).__name__}, {params:,} parameters, {macs / 1e6:,.1f} M multiply-adds at {data.input_size}"
@@ -121,28 +117,28 @@ def _net(cli: ResNetCLI) -> Iterator[Finding]:
         yield Finding("fails", "net", f"{text}; {outputs} outputs for {data.num_classes} classes", cure)
         return
     yield Finding("ok", "net", text)
-    if path := cli.config.run.init_from:
-        init_from(cli.model, path, cli.datamodule.source.classes, cli.resolved)
+    if path := experiment.config.run.init_from:
+        init_from(experiment.task, path, experiment.data.source.classes, experiment.config.resolved)
         yield Finding("ok", "weights", f"those of {path}")
 
 
-def _runs(cli: ResNetCLI) -> Iterator[Finding]:
+def _runs(experiment: Experiment) -> Iterator[Finding]:
     """The folder of runs: last, prev and best.ckpt, of weights, average and a momentum."""
-    tensors = [*cli.model.state_dict().values(), *cli.model.net.parameters()]
+    tensors = [*experiment.task.state_dict().values(), *experiment.task.net.parameters()]
     needed = 3 * sum(t.nbytes for t in tensors) / GB
-    yield room("runs", Path(cli.config.run.root), max(1.0, 2 * needed), needed)
+    yield room("runs", Path(experiment.config.run.root), max(1.0, 2 * needed), needed)
 
 
-def _batches(cli: ResNetCLI, ranks: int) -> Iterator[Finding]:
+def _batches(experiment: Experiment, ranks: int) -> Iterator[Finding]:
     try:
-        made, whole = batches(cli, ranks), length(cli)
-        check_training(cli, made)
-        check_compiler(cli)
+        made, whole = batches(experiment, ranks), length(experiment)
+        check_training(experiment, made)
+        check_compiler(experiment)
     except UserError as e:
         yield Finding("fails", "batch", *_halves(one_line(e)))
         return
     yield Finding("ok", "steps", f"{whole.steps:,} per epoch, {whole.total:,} in {whole.epochs} epochs")
-    if doubt := cli.model.schedule.doubt(whole.total / whole.steps):
+    if doubt := experiment.task.schedule.doubt(whole.total / whole.steps):
         yield Finding("careful", "schedule", *_halves(doubt))
     if made.seen:
         cure = "a larger --data.batch_size, --trainer.sync_batchnorm true, or fewer ranks" * (made.seen < NOISY)
@@ -161,25 +157,25 @@ def _devices(trainer: Namespace) -> Iterator[Finding]:
         yield Finding("fails", "GPUs", text, cure)
 
 
-def _time(cli: ResNetCLI, ranks: int, callbacks: bool) -> Iterator[Finding]:
+def _time(experiment: Experiment, ranks: int, callbacks: bool) -> Iterator[Finding]:
     """Epochs and device-hours from a trial of one rank's work."""
     try:
-        found, whole = trial(cli, ranks), length(cli)
+        found, whole = trial(experiment, ranks), length(experiment)
     except (RuntimeError, MemoryError, OSError) as e:
         cure = "--trainer.accumulate_grad_batches 2 (or twice what it is), --trainer.precision bf16-mixed, "
         yield _no_memory("trial", e, cure + "or a smaller --data.batch_size")
         return
-    images = cli.datamodule.batch_size // ranks
+    images = experiment.data.batch_size // ranks
     rates = ", ".join(
         f"{images / p.seconds:,.0f} images/s" + (f" at {p.size} px ({p.epochs} epochs)" * (len(found.paces) > 1))
         for p in found.paces
     )
-    how = f"{cli.trainer.precision}{', compiled' * bool(cli.model.compiled)}"
-    micro = images // cli.trainer.accumulate_grad_batches
+    how = f"{experiment.trainer.precision}{', compiled' * bool(experiment.task.compiled)}"
+    micro = images // experiment.trainer.accumulate_grad_batches
     text = f"{rates} with batches of {micro}, {how}, on one {found.device}; {found.peak}"
     yield Finding("ok", "trial", text + "; the recipe's callbacks were left out" * callbacks)
     epoch = whole.steps * found.step + found.evaluation
     hours = epoch * whole.total / whole.steps / 3600
-    unit = "GPU-hours" if cli.trainer.strategy.root_device.type == "cuda" else "rank-hours on this CPU"
+    unit = "GPU-hours" if experiment.trainer.strategy.root_device.type == "cuda" else "rank-hours on this CPU"
     text = f"{epoch:,.1f} s an epoch, {hours:.2f} h for {whole.epochs} epochs, {hours * ranks:.2f} {unit}"
     yield Finding("ok", "forecast", text + (f" on {ranks} ranks, if they do not wait for one another" * (ranks > 1)))

@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning.trainer.connectors.data_connector import _parse_num_batches
 from pytorch_lightning.trainer.states import RunningStage, TrainerFn
 
-from lightning_resnet.config.recipe import ResNetCLI
+from lightning_resnet.config.recipe import Experiment
 from lightning_resnet.config.summary import length
 from lightning_resnet.data.loaders.base import Batch, Loader
 from lightning_resnet.doctor.finding import GB
@@ -64,24 +64,24 @@ class Trial(NamedTuple):
         return sum(p.epochs * p.seconds for p in self.paces) / sum(p.epochs for p in self.paces)
 
 
-def trial(cli: ResNetCLI, ranks: int) -> Trial:
+def trial(experiment: Experiment, ranks: int) -> Trial:
     """Train a few steps at each size of the schedule, and evaluate a few batches.
 
     Args:
-        cli: a recipe's, for one device; the data are set up.
+        experiment: a recipe's, for one device; the data are set up.
         ranks: whose batch this one has a share of.
     """
-    data, device = cli.datamodule, cli.trainer.strategy.root_device
-    torch.set_num_threads(cli.config.run.threads or cores())
-    loop = _begin(cli)
+    data, device = experiment.data, experiment.trainer.strategy.root_device
+    torch.set_num_threads(experiment.config.run.threads or cores())
+    loop = _begin(experiment)
     whole, data.batch_size = data.batch_size, data.batch_size // ranks
     try:
-        loader, sizes = data.train_dataloader(), _sizes(cli)
+        loader, sizes = data.train_dataloader(), _sizes(experiment)
         paces = [
             Pace(size, len(epochs), _train(loop, loader, epochs[len(epochs) // 2], len(sizes)))
             for size, epochs in sizes.items()
         ]
-        evaluation = _evaluate(cli, ranks) / (cli.trainer.check_val_every_n_epoch or 1)
+        evaluation = _evaluate(experiment, ranks) / (experiment.trainer.check_val_every_n_epoch or 1)
     finally:
         data.batch_size = whole
     on_gpu = device.type == "cuda"
@@ -89,12 +89,12 @@ def trial(cli: ResNetCLI, ranks: int) -> Trial:
     return Trial(paces, evaluation, name, _peak(device))
 
 
-def _begin(cli: ResNetCLI) -> FitLoop:
+def _begin(experiment: Experiment) -> FitLoop:
     """What `fit` does before its first step, without a run directory."""
-    trainer, task, data = cli.trainer, cli.model, cli.datamodule
+    trainer, task, data = experiment.trainer, experiment.task, experiment.data
     trainer.fit_loop = loop = FitLoop(trainer, None, None, 0)
     loop.parts = trainer.accumulate_grad_batches
-    loop.max_batches = length(cli).steps * loop.parts
+    loop.max_batches = length(experiment).steps * loop.parts
     trainer.state.fn, trainer.training = TrainerFn.FITTING, True
     trainer.datamodule, task.trainer = data, trainer
     trainer.strategy.connect(task)
@@ -105,10 +105,10 @@ def _begin(cli: ResNetCLI) -> FitLoop:
     return loop
 
 
-def _sizes(cli: ResNetCLI) -> dict[int | None, list[int]]:
+def _sizes(experiment: Experiment) -> dict[int | None, list[int]]:
     """Epochs of each size of the training images."""
-    augment, sizes = cli.datamodule._augment_by_epoch(), {}
-    for epoch in range(length(cli).epochs):
+    augment, sizes = experiment.data._augment_by_epoch(), {}
+    for epoch in range(length(experiment).epochs):
         sizes.setdefault(augment(epoch).size, []).append(epoch)
     return sizes
 
@@ -126,9 +126,9 @@ def _train(loop: FitLoop, loader: Loader, epoch: int, shares: int) -> float:
 
 
 @torch.no_grad()
-def _evaluate(cli: ResNetCLI, ranks: int) -> float:
+def _evaluate(experiment: Experiment, ranks: int) -> float:
     """Seconds of an evaluation, from a few batches of each of its loaders."""
-    trainer, data, task = cli.trainer, cli.datamodule, cli.model.eval()
+    trainer, data, task = experiment.trainer, experiment.data, experiment.task.eval()
     precision, seconds = trainer.precision_plugin, 0.0
     for k, loader in enumerate(data.val_dataloader()):
         with closing(on_device(_endless(loader), trainer.strategy.root_device)) as batches:

@@ -2,9 +2,19 @@
 
 import json
 
-from lightning_resnet.config.recipe import ResNetCLI
+from lightning_resnet.config.recipe import parse
 from lightning_resnet.errors import UserError
 from lightning_resnet.sweeps.points import Point, Sweep
+
+
+def arguments(sweep: Sweep, point: Point) -> list[str]:
+    """Return the arguments of `fit` that describe a point, its parameters as flags."""
+    recipes = [arg for recipe in sweep.recipes for arg in ("--config", recipe)]
+    flags = []
+    for key, value in point.parameters.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        flags.append(f"--{key}={text}")
+    return [*recipes, *flags, *sweep.flags]
 
 
 def check_points(sweep: Sweep, points: list[Point]) -> None:
@@ -13,20 +23,13 @@ def check_points(sweep: Sweep, points: list[Point]) -> None:
     Raises:
         UserError: the point, and what is wrong.
     """
-
-    class Parsed(ResNetCLI):
-        def instantiate_classes(self) -> None:
-            pass
-
-    recipes = [arg for recipe in sweep.recipes for arg in ("--config", recipe)]
     seen: set[str] = set()
     for point in points:
         values = {f"{key}={json.dumps(value)}" for key, value in point.parameters.items()}
         if values <= seen:
             continue
         seen |= values
-        flags = [f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in point.parameters.items()]
         try:
-            Parsed("fit", [*recipes, *sweep.flags, *flags])
+            parse("fit", arguments(sweep, point))
         except UserError as e:
             raise UserError(f"sweep {sweep.name}, point {sweep.text(point)}: {e}") from e

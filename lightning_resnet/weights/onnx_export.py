@@ -33,7 +33,7 @@ def export(trained: Trained, out: Path, size: int | None = None) -> str:
     """
     if missing := [name for name in PACKAGES if not find_spec(name)]:
         raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'lightning_resnet[onnx]'")
-    size = size or trained.cli.datamodule.eval_augment.size
+    size = size or trained.experiment.data.eval_augment.size
     if size is None:
         raise UserError("the recipe does not tell the pixels per side: give --size")
     with replacing(out) as file:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from lightning_resnet.config.recipe import ResNetCLI
+from lightning_resnet.config.recipe import Experiment, build, parse
 from lightning_resnet.config.trust import Foreign
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_in
@@ -30,22 +30,22 @@ class Trained:
 
     Attributes:
         path: of the checkpoint.
-        cli: what its configuration gives.
+        experiment: what its configuration gives.
         classes: their names, in order of label; empty in checkpoints that do not tell.
     """
 
     path: Path
-    cli: ResNetCLI
+    experiment: Experiment
     classes: list[str]
 
     @property
     def task(self) -> ClassificationTask:
         """In eval mode, on the CPU."""
-        return self.cli.model.eval()
+        return self.experiment.task.eval()
 
     def class_names(self) -> list[str]:
         """As the checkpoint tells, else as its source does (which may be read for it); else empty."""
-        source = self.cli.datamodule.source
+        source = self.experiment.data.source
         if not self.classes and not hasattr(source, "classes"):
             with suppress(UserError):
                 source.splits()
@@ -54,7 +54,7 @@ class Trained:
     @property
     def options(self) -> dict[str, Any]:
         """The net's arguments, as its recipe has them."""
-        return dict(self.cli.config.model.net.get("init_args") or {})
+        return dict(self.experiment.config.values.model.net.get("init_args") or {})
 
 
 def device_for(asked: str | None) -> str:
@@ -71,9 +71,9 @@ def device_for(asked: str | None) -> str:
     return asked or ("cuda" if found else "cpu")
 
 
-def build(
+def build_alone(
     arguments: Sequence[str], accelerator: str | None = "cpu", foreign: Foreign | None = None, callbacks: bool = False
-) -> ResNetCLI:
+) -> Experiment:
     """Net, task and data of a recipe, for this process alone; no data are read.
 
     Args:
@@ -85,7 +85,7 @@ def build(
     hush()
     device = [f"--trainer.accelerator={accelerator}"] if accelerator else []
     without = [] if callbacks else ["--trainer.callbacks=null"]
-    return ResNetCLI("fit", [*arguments, *ALONE, *without, *device], foreign)
+    return build(parse("fit", [*arguments, *ALONE, *without, *device], foreign))
 
 
 def hush() -> None:
@@ -138,9 +138,9 @@ def restore(
     foreign = Foreign(told, path, trust, takes_flags=flags is not None)
     # as it evaluates, also at the size that a flag asks for
     whole = [] if foreign.kept()["data"].get("size") else ["--data.eval_share=1"]
-    cli = build([*whole, *(flags or [])], foreign=foreign)
-    take_weights(cli.model, checkpoint["state_dict"], weights)
-    return Trained(path, cli, classes_in(checkpoint))
+    experiment = build_alone([*whole, *(flags or [])], foreign=foreign)
+    take_weights(experiment.task, checkpoint["state_dict"], weights)
+    return Trained(path, experiment, classes_in(checkpoint))
 
 
 def config_in(checkpoint: dict[str, Any], path: Path) -> str:

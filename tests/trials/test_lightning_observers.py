@@ -20,7 +20,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.profilers import SimpleProfiler
 
 from lightning_resnet.engine.observers import TRAINING
-from lightning_resnet.weights.trained import build
+from lightning_resnet.weights.trained import build_alone
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BATCHES = 5
@@ -155,7 +155,7 @@ def forgotten():
 
 def stock(callbacks=(), logger=False, flags=(), **options):
     """The same training in Lightning's own Trainer."""
-    cli = build([*TINY, *flags])
+    made = build_alone([*TINY, *flags])
     options = {"max_epochs": 2, "num_sanity_val_steps": 0, "enable_checkpointing": False, **LIMITS, **options}
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -165,8 +165,8 @@ def stock(callbacks=(), logger=False, flags=(), **options):
         enable_model_summary=False,
         **options,
     )
-    trainer.fit(cli.model, datamodule=cli.datamodule)
-    return trainer, cli.model
+    trainer.fit(made.task, datamodule=made.data)
+    return trainer, made.task
 
 
 def ran(cli, *args):
@@ -555,7 +555,7 @@ def test_a_package_that_is_missing(cli, flag, package):
 def test_own_loaders_in_a_stock_trainer(cli):
     images = torch.randint(0, 255, (32, 3, 8, 8), dtype=torch.uint8)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, torch.arange(32) % 10), 8)
-    task = build(TINY).model
+    task = build_alone(TINY).task
     task.std.fill_(255.0)
     trainer = pl.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False

@@ -35,7 +35,7 @@ from torch import nn
 from lightning_resnet.cli import fit
 from lightning_resnet.cli.main import main
 from lightning_resnet.config.options import STRATEGIES, check
-from lightning_resnet.config.recipe import ResNetCLI
+from lightning_resnet.config.recipe import build, parse
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.data.sources.digits import Digits
 from lightning_resnet.engine import watchdog as crash
@@ -597,22 +597,25 @@ class View(nn.Module):
 # -- the two trainings -------------------------------------------------------------------------------------------------
 
 
+def built(*flags):
+    """The experiment that a command line describes."""
+    return build(parse("fit", [*map(str, flags)]))
+
+
 def ours(flags, monkeypatch):
     """Train by `resnet-cli fit`."""
     made = []
     with monkeypatch.context() as patch:
-        patch.setattr(
-            fit._CLI, "instantiate_classes", lambda cli: (made.append(cli), ResNetCLI.instantiate_classes(cli))
-        )
+        patch.setattr(fit, "build", lambda *args: made.append(build(*args)) or made[-1])
         assert main(["fit", *map(str, flags)]) == 0
     return made[0]
 
 
 def stock(flags):
     """Train the same by Lightning's own loops."""
-    cli = ResNetCLI("fit", [*map(str, flags)])
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    return cli
+    experiment = built(*flags)
+    experiment.trainer.fit(experiment.task, datamodule=experiment.data)
+    return experiment
 
 
 def recorded(train, *args):
@@ -623,7 +626,7 @@ def recorded(train, *args):
 
 
 def assert_same(a, b):
-    a, b = a.model.state_dict(), b.model.state_dict()
+    a, b = a.task.state_dict(), b.task.state_dict()
     assert a.keys() == b.keys()
     assert [k for k in a if not torch.equal(a[k], b[k])] == []
 
@@ -680,7 +683,7 @@ def test_refused_before_anything_is_written(cli, tmp_path, entry):
 
 def test_names_of_strategies():
     """Those of ddp are taken; others, and classes, would need Lightning's own ways to start ranks or to share a net."""
-    config = ResNetCLI("fit", SHORT).config
+    config = parse("fit", SHORT).values
     assert {*STRATEGIES} - {"auto"} <= {*StrategyRegistry.available_strategies()}
     for name in STRATEGIES:
         config.trainer.strategy = name
@@ -696,8 +699,8 @@ def test_optimizers_of_torch_train_or_are_refused():
     """All but those in the table go the usual way."""
     named = {name for name in torch.optim.__all__ if isinstance(getattr(torch.optim, name), type)} - {"Optimizer"}
     for name in named - {key.partition(" ")[0] for key in OPTIMIZERS}:
-        cli = ResNetCLI("fit", [*SHORT, "--model.optimizer", f"torch.optim.{name}"])  # timm has some of these names
-        check_training(cli.trainer, cli.model, cli.datamodule)
+        cli = built(*SHORT, "--model.optimizer", f"torch.optim.{name}")  # timm has some of these names
+        check_training(cli.trainer, cli.task, cli.data)
 
 
 def test_parameters_without_a_part_in_the_loss_are_told():
@@ -715,10 +718,10 @@ def test_what_ranks_refuse(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(rank_zero_only, "rank", 0)
     with pytest.raises(UserError, match="--trainer.sync_batchnorm needs GPUs: leave it out"):
-        ResNetCLI("fit", [*SHORT, "--trainer.sync_batchnorm", "true"])
-    ranks = ResNetCLI("fit", [*SHORT, f"{ADD}Thaw"])
+        built(*SHORT, "--trainer.sync_batchnorm", "true")
+    ranks = built(*SHORT, f"{ADD}Thaw")
     with pytest.raises(UserError, match="does not work on several ranks.* add --trainer.devices 1"):
-        check_training(ranks.trainer, ranks.model, ranks.datamodule)
+        check_training(ranks.trainer, ranks.task, ranks.data)
 
 
 def test_ranks_refuse_in_one_line(cli, tmp_path, monkeypatch):
@@ -756,13 +759,13 @@ def test_every_hook_of_a_task(cli, monkeypatch):
     known += ["optimizer_step", "optimizer_zero_grad", "backward", "configure_gradient_clipping", "lr_scheduler_step"]
     known += ["training_step", "validation_step", "configure_callbacks", "configure_optimizers", "forward"]
     hooks = [name for name in known if not name.startswith("_") and not re.search("test|predict|sharded", name)]
-    cli_ = ResNetCLI("fit", SHORT)
+    cli_ = built(*SHORT)
     honoured, calls = {}, Counter()
     for name in hooks:
         counting = {name: counter(name, calls)}
-        cli_.model.__class__ = type("Counted", (ClassificationTask,), counting)
+        cli_.task.__class__ = type("Counted", (ClassificationTask,), counting)
         try:
-            check_training(cli_.trainer, cli_.model, cli_.datamodule)
+            check_training(cli_.trainer, cli_.task, cli_.data)
             honoured |= counting
         except UserError as e:
             assert f"Counted.{name} would never be called in this training" in str(e)
@@ -850,10 +853,10 @@ def test_tasks_and_data_of_other_kinds_are_refused(cli, monkeypatch, owner, word
 
 
 def test_a_scheduler_beside_ours_is_refused_in_a_stock_trainer():
-    cli = ResNetCLI("fit", SHORT)
-    cli.model.__class__ = Scheduled
+    cli = built(*SHORT)
+    cli.task.__class__ = Scheduled
     with pytest.raises(UserError, match="a subclass of lightning_resnet.Schedule"):
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        cli.trainer.fit(cli.task, datamodule=cli.data)
 
 
 def test_images_that_are_scaled_already_are_refused():
@@ -869,10 +872,10 @@ def test_a_callback_that_changes_accumulation_is_refused(cli):
 
 
 def test_overfitted_batches_are_the_same_in_each_epoch(cli):
-    data = ResNetCLI("fit", [*SHORT, "--trainer.overfit_batches", "2"])
-    data.datamodule.trainer = data.trainer
-    data.datamodule.setup("fit")
-    loader, labels = data.datamodule.train_dataloader(), []
+    made = built(*SHORT, "--trainer.overfit_batches", 2)
+    made.data.trainer = made.trainer
+    made.data.setup("fit")
+    loader, labels = made.data.train_dataloader(), []
     for epoch in range(2):
         loader.epoch = partial(int, epoch)
         labels.append(torch.cat([y.clone() for _, y in loader]))
@@ -883,7 +886,7 @@ def test_what_decides_the_result_is_in_the_id():
     """And what does not is not; a callback by itself is a list of one."""
 
     def id_of(*flags):
-        return run_id(yaml.safe_load(ResNetCLI("fit", [*SHORT, *flags]).resolved))
+        return run_id(yaml.safe_load(parse("fit", [*SHORT, *flags]).resolved))
 
     one = id_of(f"{ADD}Shrink")
     assert one == id_of("--trainer.callbacks", f"{__name__}.Shrink")
@@ -982,7 +985,7 @@ def test_an_unfrozen_run_continues_bitwise(cli, monkeypatch):
         with pytest.raises(LookupError):
             main(["fit", *flags, "--run.root", "again"])
     rest = ours([*flags, "--run.root", "again"], monkeypatch)
-    assert all(p.requires_grad for p in rest.model.net.layer1[0].conv1.parameters())
+    assert all(p.requires_grad for p in rest.task.net.layer1[0].conv1.parameters())
     assert_same(whole, rest)
 
 

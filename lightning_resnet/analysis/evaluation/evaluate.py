@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 def measure(subject: "Subject", args: Namespace) -> "Iterator[Row]":
     """Each way that was asked for."""
-    task, data = subject.cli.model.to(subject.device), subject.cli.datamodule
+    task, data = subject.experiment.task.to(subject.device), subject.experiment.data
     normalise = lambda pixels: task.normalise(pixels.to(subject.device))  # noqa: E731
     own = data.eval_augment.size
     sizes = args.sizes or ([own, round(own * 8 / 7)] if own else [None])
@@ -61,11 +61,11 @@ def measure(subject: "Subject", args: Namespace) -> "Iterator[Row]":
 def _net(subject: "Subject", weights: str, bn: str, normalise: "Score") -> "nn.Module":
     """In eval mode; precise: a copy with statistics of training images as augmented in the last epoch."""
     if subject.state is not None:
-        take_weights(subject.cli.model, subject.state, weights)
+        take_weights(subject.experiment.task, subject.state, weights)
     if bn == "moving":
         return subject.net
     net = copy.deepcopy(subject.net)
-    measure_norms(net, training_batches(subject.cli.datamodule, normalise, BN_SAMPLES))
+    measure_norms(net, training_batches(subject.experiment.data, normalise, BN_SAMPLES))
     return net
 
 

@@ -74,7 +74,7 @@ def _image(trained: "Trained", file: str) -> "Tensor | None":
     """As evaluation sees it, uint8 [1, 3, S, S]."""
     import numpy as np
 
-    data, one = trained.cli.datamodule, np.zeros(1, np.int64)
+    data, one = trained.experiment.data, np.zeros(1, np.int64)
     if data.eval_augment.size is None:
         raise UserError(
             "the recipe takes pictures as they are: say the pixels per side it was trained on, such as --data.size 32 "

@@ -41,7 +41,7 @@ def write(args: Namespace, deep: "Subject", added: list[str]) -> list[str]:
 
     out = Path(args.out)
     recipe, left = deep.foreign.to_train()
-    parsed = yaml.safe_load(deep.cli.resolved)
+    parsed = yaml.safe_load(deep.experiment.config.resolved)
     kept = {key: value for key, value in parsed["data"].items() if key not in OF_A_MACHINE}
     recipe["data"] = recipe.get("data", {}) | kept
     recipe["seed_everything"] = parsed["seed_everything"]
@@ -49,8 +49,8 @@ def write(args: Namespace, deep: "Subject", added: list[str]) -> list[str]:
     recipe["run"] = {"name": out.stem, "init_from": str(out)} | deep.foreign.kept()["run"]
     text = yaml.safe_dump(recipe, sort_keys=False)
     origin = {"from": args.checkpoint, "added": added, "arm": args.arm, "freeze": args.freeze}
-    state = {name: tensor.cpu() for name, tensor in deep.cli.model.state_dict().items()}
-    classes, file = list(deep.cli.datamodule.source.classes), io.BytesIO()
+    state = {name: tensor.cpu() for name, tensor in deep.experiment.task.state_dict().items()}
+    classes, file = list(deep.experiment.data.source.classes), io.BytesIO()
     torch.save(
         {"state_dict": state, "run": {"id": out.stem, "config": text, "classes": classes}, "deepen": origin}, file
     )

@@ -4,13 +4,11 @@ A run or checkpoint brings its weights; a recipe or a sweep is looked at where t
 language says the rest: `--model.net torchvision.models.resnet50 --data.size 64` is any other net on other data.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ import yaml
 from torch import nn
 
 from lightning_resnet.analysis.compare.load import short_names
-from lightning_resnet.config.recipe import ResNetCLI
+from lightning_resnet.config.recipe import Experiment
 from lightning_resnet.config.trust import Foreign
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.machine import cores
@@ -28,9 +26,10 @@ from lightning_resnet.reading import read_text, read_yaml
 from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_of
 from lightning_resnet.runs.find import find_runs
 from lightning_resnet.runs.identity import flatten, read_recipe
+from lightning_resnet.sweeps.check import arguments as arguments_of
 from lightning_resnet.sweeps.points import read
 from lightning_resnet.weights.classes import align
-from lightning_resnet.weights.trained import build, config_in, take_weights
+from lightning_resnet.weights.trained import build_alone, config_in, take_weights
 
 EVAL_BATCH = 256  # images per forward pass at most: in eval mode nothing depends on it
 
@@ -40,7 +39,7 @@ class Subject:
     """A net to inspect.
 
     Attributes:
-        cli: its parsed configuration and what was built of it.
+        experiment: its parsed configuration and what was built of it.
         path: of the run or file it comes from.
         at: init | last | best, or the checkpoint's name; prev where last is damaged.
         batches: how many batches of each split are looked at.
@@ -50,7 +49,7 @@ class Subject:
         foreign: the recipe of the run or checkpoint; None: it is the command line's own.
     """
 
-    cli: ResNetCLI
+    experiment: Experiment
     path: Path
     at: str
     batches: int
@@ -62,12 +61,12 @@ class Subject:
     @property
     def net(self) -> nn.Module:
         """In eval mode."""
-        return self.cli.model.net.to(self.device).eval()
+        return self.experiment.task.net.to(self.device).eval()
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Short names, as in `compare`: net, depth, shortcut, seed, ...; and `at`."""
-        tree = yaml.safe_load(self.cli.resolved)
+        tree = yaml.safe_load(self.experiment.config.resolved)
         if self.foreign:  # what was not taken of it tells runs apart all the same
             kept = self.foreign.kept()
             for name, part in self.foreign.told.items():
@@ -75,25 +74,25 @@ class Subject:
                     tree[name] |= {k: v for k, v in part.items() if k not in kept.get(name, {})}
         flat = flatten(tree)
         named = {short: flat[key] for key, short in short_names(flat).items()}
-        return named | {"net": type(self.cli.model.net).__name__, "at": self.at}
+        return named | {"net": type(self.experiment.task.net).__name__, "at": self.at}
 
     @cached_property
     def train(self) -> list[Batch]:
         """The first training batches of epoch 0, normalised, augmented as in training."""
-        return self._take(self.cli.datamodule.train_dataloader(), self.batches)
+        return self._take(self.experiment.data.train_dataloader(), self.batches)
 
     @cached_property
     def train_eval(self) -> list[Batch]:
         """Training images as they are: all of those on which the clean training error is measured."""
-        return self._take(self.cli.datamodule.val_dataloader()[1], None)
+        return self._take(self.experiment.data.val_dataloader()[1], None)
 
     @cached_property
     def val(self) -> list[Batch]:
         """All validation images."""
-        return self._take(self.cli.datamodule.val_dataloader()[0], None)
+        return self._take(self.experiment.data.val_dataloader()[0], None)
 
     def _take(self, loader: Any, n: int | None) -> list[Batch]:
-        task = self.cli.model
+        task = self.experiment.task
         n = min(len(loader), n or len(loader))
         taken = metered(islice(iter(loader), n), n, "batches read")
         return [(((x - task.mean) / task.std).to(self.device), y.to(self.device)) for x, y in taken]
@@ -121,27 +120,31 @@ def subjects(
         UserError: a target is none of these, has no checkpoint, one of fewer outputs than the data has classes, or
             names foreign code.
     """
-    with TemporaryDirectory() as folder:
-        for path, recipe, checkpoint, name in _all(targets, Path(folder), at):
-            arguments, foreign = (recipe, None) if isinstance(recipe, list) else ([], _foreign(recipe, path, trust))
-            if foreign:
-                foreign = foreign._replace(has_weights=checkpoint is not None, takes_flags=flags is not None)
-            cli = _build([*arguments, *(flags or [])], foreign)
-            state = None
-            classes: list[str] = []
-            if checkpoint:
-                state = checkpoint["state_dict"]
-                take_weights(cli.model, state)
-                classes = align(cli.datamodule, cli.model.net, classes_in(checkpoint))
-            yield Subject(cli, path, name, batches, device, state, classes, foreign)
-        if not targets:
-            yield Subject(_build(flags or []), Path("recipe"), "init", batches, device)
+    for path, recipe, checkpoint, name in _all(targets, at):
+        arguments: list[str] = []
+        foreign = None
+        if isinstance(recipe, list):
+            arguments = recipe
+        else:
+            foreign = _foreign(recipe, path, trust)._replace(
+                has_weights=checkpoint is not None, takes_flags=flags is not None
+            )
+        experiment = _build([*arguments, *(flags or [])], foreign)
+        state = None
+        classes: list[str] = []
+        if checkpoint:
+            state = checkpoint["state_dict"]
+            take_weights(experiment.task, state)
+            classes = align(experiment.data, experiment.task.net, classes_in(checkpoint))
+        yield Subject(experiment, path, name, batches, device, state, classes, foreign)
+    if not targets:
+        yield Subject(_build(flags or []), Path("recipe"), "init", batches, device)
 
 
 def again(subject: Subject, flags: list[str]) -> Subject:
     """The net of a subject's foreign recipe, before training, with other flags."""
-    cli = _build(flags, subject.foreign)
-    return Subject(cli, subject.path, "init", subject.batches, subject.device, foreign=subject.foreign)
+    experiment = _build(flags, subject.foreign)
+    return Subject(experiment, subject.path, "init", subject.batches, subject.device, foreign=subject.foreign)
 
 
 def _foreign(config: str, path: Path, trust: bool) -> Foreign:
@@ -152,10 +155,11 @@ def _foreign(config: str, path: Path, trust: bool) -> Foreign:
 Found = tuple[Path, list[str] | str, dict[str, Any] | None, str]
 
 
-def _all(targets: Sequence[str], folder: Path, at: str) -> Iterator[Found]:
+def _all(targets: Sequence[str], at: str) -> Iterator[Found]:
     for target in map(Path, targets):
         if target.suffix == ".yaml":
-            yield from ((target, arguments, None, "init") for arguments in _recipes(target, folder))
+            for arguments in _recipes(target):
+                yield target, arguments, None, "init"
         elif target.is_dir():
             yield from _runs(target, at)
         else:
@@ -163,7 +167,7 @@ def _all(targets: Sequence[str], folder: Path, at: str) -> Iterator[Found]:
             yield target, config_in(checkpoint, target), checkpoint, target.stem
 
 
-def _recipes(file: Path, folder: Path) -> Iterator[list[str]]:
+def _recipes(file: Path) -> Iterator[list[str]]:
     """Arguments of a recipe, or of each point of a sweep."""
     try:
         content = read_yaml(file)
@@ -174,9 +178,7 @@ def _recipes(file: Path, folder: Path) -> Iterator[list[str]]:
         return
     sweep = read(file)
     for point in sweep.points:
-        parameters = folder / "point.json"
-        parameters.write_text(json.dumps(point.parameters))
-        yield [a for recipe in [*sweep.recipes, str(parameters)] for a in ("--config", recipe)] + sweep.flags
+        yield arguments_of(sweep, point)
 
 
 def _runs(root: Path, at: str) -> Iterator[Found]:
@@ -199,15 +201,15 @@ def _runs(root: Path, at: str) -> Iterator[Found]:
         raise UserError(f"no run to inspect in {root}: train one with `resnet-cli fit`, or give a recipe")
 
 
-def _build(arguments: list[str], foreign: Foreign | None = None) -> ResNetCLI:
+def _build(arguments: list[str], foreign: Foreign | None = None) -> Experiment:
     """Net, task and data, on this machine alone; the data's splits are read."""
-    cli = build(arguments, foreign=foreign)
-    torch.set_num_threads(cli.config.run.threads or cores())
-    task, data = cli.model, cli.datamodule
-    data.trainer = cli.trainer
-    own = 2 * data.batch_size // cli.trainer.accumulate_grad_batches  # perhaps of many devices, and here is one
+    experiment = build_alone(arguments, foreign=foreign)
+    torch.set_num_threads(experiment.config.run.threads or cores())
+    task, data = experiment.task, experiment.data
+    data.trainer = experiment.trainer
+    own = 2 * data.batch_size // experiment.trainer.accumulate_grad_batches  # perhaps of many devices, and here is one
     data.eval_batch = min(own, EVAL_BATCH)
     data.setup()
     for ours, its in ((task.mean, data.source.mean), (task.std, data.source.std)):
         ours.copy_(torch.tensor(its).view(3, 1, 1) * 255)
-    return cli
+    return experiment
