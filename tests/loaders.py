@@ -9,19 +9,32 @@ from lightning_resnet.data.module import ImageData
 LOADERS = ["torch", "ffcv"]
 
 
-def data_of(source, epoch=1, rank=0, world=1, **options):
+class Later(ImageData):
+    """Training loaders begin at `epoch`."""
+
+    epoch = 0
+
+    def train_dataloader(self, steps=None):
+        loader = super().train_dataloader(steps)
+        loader.set_epoch(self.epoch)
+        return loader
+
+
+def plain_data_of(source, epoch=0, rank=0, world=1, accumulate=1, **options):
     torch.manual_seed(0)
-    data = ImageData(source, **({"batch_size": 32, "crop": "resized", "size": 24, "flip": True} | options))
+    data = Later(source, **options)
+    data.epoch = epoch
     data.trainer = SimpleNamespace(
-        global_rank=rank,
-        world_size=world,
-        num_devices=1,
-        accumulate_grad_batches=1,
-        current_epoch=epoch,
-        max_epochs=4,
+        global_rank=rank, world_size=world, num_devices=1, accumulate_grad_batches=accumulate, max_epochs=4
     )
     data.setup()
     return data
+
+
+def data_of(source, epoch=1, **options):
+    """Photos as they are trained on: resized crops of 24 pixels, mirrored, from epoch 1 on."""
+    usual = {"batch_size": 32, "crop": "resized", "size": 24, "flip": True}
+    return plain_data_of(source, epoch, **(usual | options))
 
 
 def copies(batches):

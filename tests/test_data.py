@@ -1,18 +1,17 @@
 """Order and draws are pure functions; the loader only carries them out."""
 
 from shutil import copytree, rmtree
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from loaders import plain_data_of as data_of
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from lightning_resnet.data import draws
 from lightning_resnet.data.hashing import hash64, uniform
 from lightning_resnet.data.images import Images
-from lightning_resnet.data.module import ImageData
 from lightning_resnet.data.order import eval_batches, permutation, train_batches
 from lightning_resnet.data.sources.base import Source
 from lightning_resnet.data.sources.cifar import CIFAR10
@@ -93,16 +92,6 @@ def test_pad_crops_and_flips_cover_all_choices_evenly():
     assert np.bincount(corners[:, 0] * 9 + corners[:, 1], minlength=81) == pytest.approx(1000, abs=160)
     assert draws.flips(1, 0, ids).mean() == pytest.approx(0.5, abs=0.01)
     assert not np.array_equal(draws.flips(1, 0, ids), draws.flips(1, 1, ids))
-
-
-def data_of(source, epoch=0, rank=0, world=1, accumulate=1, **kwargs):
-    torch.manual_seed(0)
-    data = ImageData(source, **kwargs)
-    data.trainer = SimpleNamespace(
-        global_rank=rank, world_size=world, num_devices=world, accumulate_grad_batches=accumulate, current_epoch=epoch
-    )
-    data.setup()
-    return data
 
 
 @pytest.fixture(scope="session")

@@ -5,18 +5,17 @@ import io
 import shutil
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from loaders import plain_data_of
 
 from lightning_resnet.data.augment.crops import draw
 from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.data.beton.format import Beton
 from lightning_resnet.data.loaders import read_batch
-from lightning_resnet.data.module import ImageData
 from lightning_resnet.data.sources.beton_files import BetonFiles
 from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
@@ -55,14 +54,8 @@ def files(tmp_path_factory):
     return made
 
 
-def data_of(source, epoch=1, rank=0, world=1, **kwargs):
-    torch.manual_seed(0)
-    data = ImageData(source, batch_size=32, **kwargs)
-    data.trainer = SimpleNamespace(
-        global_rank=rank, world_size=world, num_devices=1, accumulate_grad_batches=1, current_epoch=epoch
-    )
-    data.setup()
-    return data
+def data_of(source, epoch=1, **options):
+    return plain_data_of(source, epoch, batch_size=32, **options)
 
 
 def batches(source, **kwargs):

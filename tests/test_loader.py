@@ -1,4 +1,4 @@
-"""Both loaders: a pass that was stopped goes on where it stood."""
+"""Both loaders: any epoch from any batch on, and what a plain loop or Lightning's Trainer sees of them."""
 
 import numpy as np
 import pytest
@@ -18,15 +18,29 @@ def test_stopped_at_any_batch_and_resumed(source, loader, workers, rank):
     whole = copies(first)
     assert first.state_dict() == {"epoch": 1, "batch": 6}
     for stop in range(7):
+        first.set_epoch(1)
         begun = iter(first)
         head = copies(next(begun) for _ in range(stop))
         state = first.state_dict() if stop else {"epoch": 1, "batch": 0}
         begun.close()
         assert state == {"epoch": 1, "batch": stop}
         other.load_state_dict(state)
+        other.set_epoch(1)  # as a Trainer does before it goes on
         assert other.state_dict() == state and len(other) == 6
         assert same(head + copies(other), whole)
-    assert same(copies(other), whole)  # only the next pass is cut
+        assert same(head + copies(other.batches(1, stop)), whole)
+    later = copies(other)  # only the next pass is cut
+    assert other.state_dict() == {"epoch": 2, "batch": 6} and not same(later, whole)
+
+
+def test_a_plain_loop_sees_a_new_order_in_each_epoch(source):
+    loader = data_of(source, epoch=0).train_dataloader()
+    passes = [copies(loader) for _ in range(3)]
+    assert [same(passes[epoch], copies(loader.batches(epoch))) for epoch in range(3)] == [True] * 3
+    next(iter(loader))  # epoch 3, broken off
+    assert same(copies(loader), copies(loader.batches(4)))
+    loader.set_epoch(1)
+    assert same(copies(loader), passes[1]) and same(copies(loader), passes[2])
 
 
 # start_ramp and end_ramp of libffcv/ffcv-imagenet's rn50_configs and rn18_configs
@@ -56,12 +70,11 @@ def test_the_size_grows_with_the_epochs_of_one_loader(source, loader, workers):
     options = {"loader": loader, "workers": workers, "progressive": Progressive(8, 32, 0.25, 0.5)}
     data = data_of(source, epoch=0, **options)
     train, sizes = data.train_dataloader(), []
-    for data.trainer.current_epoch in range(4):  # noqa: B020
-        sizes.append({x.shape[-1] for x, _ in train})
+    for epoch in range(4):
+        sizes.append({x.shape[-1] for x, _ in train.batches(epoch)})
     assert sizes == [{8}, {32}, {32}, {32}] and data.input_size == (3, 24, 24)
     assert {x.shape[-1] for val in data.val_dataloader() for x, _ in val} == {24}
-    data.trainer.current_epoch = 2
-    assert same(copies(train), copies(data_of(source, epoch=2, size=32, loader=loader).train_dataloader()))
+    assert same(copies(train.batches(2)), copies(data_of(source, epoch=2, size=32, loader=loader).train_dataloader()))
 
 
 def test_a_size_that_cannot_grow_is_refused(source):
@@ -78,6 +91,7 @@ def test_a_size_that_cannot_grow_is_refused(source):
 def test_a_state_is_for_its_epoch_and_reads_nothing_before_it(source, loader, monkeypatch):
     ours = data_of(source, loader=loader, workers=0).train_dataloader()
     ours.load_state_dict({"epoch": 0, "batch": 4})
+    ours.set_epoch(1)
     assert len(copies(ours)) == 6 == len(copies(ours))
     read = []
     monkeypatch.setattr(kernel, "decode", lambda *args: read.append(1) or kernel.np.zeros(len(args[1]), "u1"))

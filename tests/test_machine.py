@@ -116,7 +116,7 @@ def test_pages_are_read_early_once_and_dropped_when_done(paged, monkeypatch):
     assert same(expected, copies(data_of(paged, cache="process", **options).train_dataloader()))
     log.clear()
     held, most = set(), 0
-    for visits in ahead.read_ahead(images, loader.batches(1)):
+    for visits in ahead.read_ahead(images, loader.plan(1)):
         for advice, page in log:
             (held.add if advice == os.POSIX_FADV_WILLNEED else held.remove)(page)
         log.clear()

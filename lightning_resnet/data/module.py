@@ -266,10 +266,10 @@ class ImageData(pl.LightningDataModule):
         length = min(len(self.splits["train"]) // self.batch_size, steps or sys.maxsize) * parts
         overfits = getattr(trainer, "overfit_batches", 0) > 0  # as in Lightning: on the same batches in each epoch
 
-        def batches(epoch: int) -> Iterator[np.ndarray]:
+        def plan(epoch: int) -> Iterator[np.ndarray]:
             return islice(share(order(self.seed, 0 if overfits else epoch), self.batch_size), length)
 
-        return self._loader("train", self._augment_by_epoch(), batches, length)
+        return self._loader("train", self._augment_by_epoch(), plan, length)
 
     def _augment_by_epoch(self) -> Callable[[int], Augment]:
         """Of the training images."""
@@ -316,13 +316,12 @@ class ImageData(pl.LightningDataModule):
         augment = augment or self.eval_augment
         rank, world = self.trainer.global_rank, self.trainer.world_size
         batch = self.eval_batch or 2 * self.micro_batch  # no gradients: twice the training batch fits
-        plan = [*eval_batches(len(self.splits[split]), batch, rank, world)]
-        return self._loader(split, lambda epoch: augment, lambda epoch: iter(plan), len(plan))
+        batches = [*eval_batches(len(self.splits[split]), batch, rank, world)]
+        return self._loader(split, lambda epoch: augment, lambda epoch: iter(batches), len(batches))
 
-    def _loader(self, split: str, augment: Callable, batches: Callable, length: int) -> Loader:
+    def _loader(self, split: str, augment: Callable, plan: Callable, length: int) -> Loader:
         images = self.splits[split]
         count = self._workers(images, augment(0))
-        epoch = lambda: self.trainer.current_epoch  # noqa: E731 -- asked when the pass begins: right after a resume too
         make = TorchLoader
         device = getattr(getattr(self.trainer, "strategy", None), "root_device", torch.device("cpu"))
         if self.loader == "device":
@@ -336,7 +335,7 @@ class ImageData(pl.LightningDataModule):
         elif images.file is not None and self.loader != "torch":
             ahead = split == "train" and by_process(self.cache, images.file.size, self.order)
             make = partial(FFCVLoader, by_process=ahead)
-        loader = make(images, augment, self.seed, batches, length, epoch, count, self.on_bad)
+        loader = make(images, augment, self.seed, plan, length, count, self.on_bad)
         self._made.add(loader)
         return loader
 

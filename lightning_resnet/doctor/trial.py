@@ -120,7 +120,7 @@ def _train(loop: FitLoop, loader: Loader, epoch: int, shares: int) -> float:
     loop._tell(0)
     step, total = Step(trainer, loop.parts), task.total_steps
     done = lambda: loop._tell(trainer.global_step % total)  # noqa: E731 -- schedules end where training does
-    with closing(on_device(_endless(loader), trainer.strategy.root_device)) as batches:
+    with closing(on_device(_endless(loader, epoch), trainer.strategy.root_device)) as batches:
         once = lambda i: step(batches, i * loop.parts, done)  # noqa: E731
         return _pace(once, WARM, max(LEAST, STEPS // shares), LIMIT_S / shares, "trial steps", bool(task.compiled))
 
@@ -146,10 +146,10 @@ def _evaluate(experiment: Experiment, ranks: int) -> float:
     return seconds + lap * task.precise_bn * trainer.accumulate_grad_batches / 2 * len(task.nets)
 
 
-def _endless(loader: Loader) -> Iterator[Batch]:
-    """Its batches, again and again."""
+def _endless(loader: Loader, epoch: int = 0) -> Iterator[Batch]:
+    """Yield the batches of an epoch, again and again."""
     for _ in count():
-        with closing(iter(loader)) as batches:
+        with closing(loader.batches(epoch)) as batches:
             yield from batches
 
 

@@ -20,8 +20,7 @@ def settle_buckets(trainer: pl.Trainer, loader: Loader, epoch: int) -> None:
         return
     task = trainer.lightning_module
     before = [buffer.clone() for buffer in task.buffers()]
-    loader.load_state_dict({"epoch": epoch, "batch": 0})
-    batches = iter(loader)
+    batches = loader.batches(epoch)
     images, _ = trainer.strategy.batch_to_device(next(batches), dataloader_idx=0)
     batches.close()
     with trainer.precision_plugin.forward_context():

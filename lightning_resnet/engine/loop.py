@@ -286,8 +286,7 @@ class FitLoop(_FitLoop):
                 optimizer.train()
         if not self._goes_on:
             return
-        self.loader.load_state_dict({"epoch": self.epoch, "batch": self.steps * self.parts})
-        read = timed(iter(self.loader), self.waits, "read")
+        read = timed(self.loader.batches(self.epoch, self.steps * self.parts), self.waits, "read")
         batches = timed(on_device(read, trainer.strategy.root_device), self.waits, "data")
         step = Step(trainer, self.parts)
         try:

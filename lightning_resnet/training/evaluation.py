@@ -81,7 +81,7 @@ class Evaluated(pl.LightningModule):
             self._measured = self.trainer.datamodule.train_dataloader(self.precise_bn)
         for net in self.nets:
             first, n = self.trainer.is_global_zero, len(self._measured)
-            batches = metered(self._measured, n, "batches for batch norm", first)
+            batches = metered(self._measured.batches(self.trainer.current_epoch), n, "batches for batch norm", first)
             batches = map(self.trainer.strategy.batch_to_device, batches)
             with self.trainer.precision_plugin.forward_context():
                 measure_norms(net, (self.normalise(images) for images, _ in batches), self._reduce)

@@ -90,9 +90,9 @@ def training_batches(data: ImageData, normalise: Score, n: int) -> Iterator[Tens
         UserError: there are none, fewer than a batch, or batch_size does not divide.
     """
     loader = data.train_dataloader()
-    loader.epoch = lambda: max(0, (data.trainer.max_epochs or 1) - 1)
+    last = max(0, (data.trainer.max_epochs or 1) - 1)
     enough = min(len(loader), math.ceil(n / data.micro_batch))
-    with closing(iter(loader)) as batches:
+    with closing(loader.batches(last)) as batches:
         for pixels, _ in metered(islice(batches, enough), enough, "training batches"):
             yield normalise(pixels)
 

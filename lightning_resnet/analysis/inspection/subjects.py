@@ -94,7 +94,7 @@ class Subject:
     def _take(self, loader: Any, n: int | None) -> list[Batch]:
         task = self.experiment.task
         n = min(len(loader), n or len(loader))
-        taken = metered(islice(iter(loader), n), n, "batches read")
+        taken = metered(islice(loader.batches(0), n), n, "batches read")
         return [(((x - task.mean) / task.std).to(self.device), y.to(self.device)) for x, y in taken]
 
 

@@ -1,8 +1,9 @@
-"""What the loaders share: a pass per epoch whose batches are a function of (seed, epoch) alone, and where it stands."""
+"""The base of the loaders: each batch is a function of (seed, epoch, number of the batch) alone."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
+from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
@@ -16,18 +17,21 @@ OnBad = Literal["raise", "count"]
 
 
 class Loader:
-    """One epoch per `iter`, begun at the first `next`; yields `(uint8 images [B, 3, H, W], int64 labels [B])`.
+    """Batches `(uint8 images [B, 3, H, W], int64 labels [B])` of any epoch, from any batch on.
+
+    `batches(epoch, start)` depends on its arguments alone; one such generator runs at a time. To iterate over the
+    loader itself gives epoch 0, then epoch 1, and so on, unless `set_epoch` names another: what a PyTorch loop and
+    Lightning's own Trainer need. The Trainer keeps `state_dict` in its checkpoints.
 
     Args:
         images: a split.
-        augment: epoch -> what happens to the pictures.
-        seed: of the run.
-        batches: epoch -> visits of each batch of this rank, see `order`.
-        length: number of batches.
-        epoch: asked at the first `next` of each pass.
-        workers: threads or processes that read ahead.
-        on_bad: an image that cannot be read: raise, or count: a grey image whose label is -100, which loss and
-            metrics leave out.
+        augment: epoch -> what happens to the images.
+        seed: seed of the run.
+        plan: epoch -> indices of each batch of this rank, see `order`.
+        length: number of batches in an epoch.
+        workers: number of threads or processes that read ahead.
+        on_bad: what to do about an image that cannot be read: raise, or count (yield a grey image with label -100,
+            which loss and metrics leave out).
     """
 
     def __init__(
@@ -35,42 +39,63 @@ class Loader:
         images: Images,
         augment: Callable[[int], Augment],
         seed: int,
-        batches: Callable[[int], Iterator[np.ndarray]],
+        plan: Callable[[int], Iterator[np.ndarray]],
         length: int,
-        epoch: Callable[[], int] = lambda: 0,
         workers: int = 0,
         on_bad: OnBad = "raise",
     ) -> None:
-        self.images, self.augment, self.seed, self.batches = images, augment, seed, batches
-        self.length, self.epoch, self.workers, self.on_bad = length, epoch, workers, on_bad
-        self._state = {"epoch": 0, "batch": 0}
-        self._loaded = False
+        self.images = images
+        self.augment = augment
+        self.seed = seed
+        self.plan = plan
+        self.length = length
+        self.workers = workers
+        self.on_bad = on_bad
+        self._begin = (0, 0)  # epoch and first batch of the next `iter`
+        self._position = (0, 0)  # epoch of the `iter` begun last, and how many of its batches are done
 
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[Batch]:
-        epoch = self.epoch()
-        if not self._loaded or self._state["epoch"] != epoch:
-            self._state = {"epoch": epoch, "batch": 0}
-        self._loaded = False
-        plan = islice(self.batches(epoch), self._state["batch"], None)
-        with closing(self._pass(epoch, plan)) as batches:
-            for batch in batches:
-                self._state["batch"] += 1
-                yield batch
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from batch `start` on, without reading those before.
 
-    def close(self) -> None:
-        """End processes that wait for the next pass; it would read without them."""
+        Reading begins at the first `next`; to close the generator ends the threads that read for it.
+        """
+        yield from self._read(epoch, islice(self.plan(epoch), start, None))
 
-    def _pass(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
-        """A generator of the batches of these visits, which ends cleanly when it is closed."""
+    def _read(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
+        """Yield the batches of these indices; a generator, which ends cleanly when it is closed."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """End the processes that wait for the next epoch; the loader then reads without them."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, start = self._begin
+        self._begin = (epoch + 1, 0)
+        self._position = (epoch, start)
+        with closing(self.batches(epoch, start)) as batches:
+            for done, batch in enumerate(batches, start + 1):
+                self._position = (epoch, done)
+                yield batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next `iter` give this epoch: from its beginning, unless `load_state_dict` named a batch of it."""
+        if epoch != self._begin[0]:
+            self._begin = (epoch, 0)
+
+    @property
+    def batch_sampler(self) -> SimpleNamespace:
+        """The place where Lightning looks for `sampler.set_epoch`, which its Trainer calls before each epoch."""
+        return SimpleNamespace(sampler=SimpleNamespace(set_epoch=self.set_epoch))
+
     def state_dict(self) -> dict[str, int]:
-        """Epoch of the pass that was begun last, and how many of its batches were handed out."""
-        return dict(self._state)
+        """Return the epoch of the `iter` that was begun last, and how many of its batches were handed out."""
+        epoch, batch = self._position
+        return {"epoch": epoch, "batch": batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next pass, if it is of this epoch, begin at this batch, without reading those before."""
-        self._state, self._loaded = dict(state), True
+        """Let the next `iter` go on where `state_dict` was taken, unless `set_epoch` then names another epoch."""
+        self._begin = (state["epoch"], state["batch"])
+        self._position = self._begin

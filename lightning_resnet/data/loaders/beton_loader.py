@@ -36,7 +36,7 @@ class FFCVLoader(Loader):
         self.by_process = by_process
         self._buffers: list[np.ndarray] = []
 
-    def _pass(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
+    def _read(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
         queue: Queue = Queue(AHEAD)
         stop = threading.Event()
         thread = threading.Thread(target=self._produce, args=(epoch, plan, queue, stop), name=NAME, daemon=True)
@@ -80,11 +80,29 @@ class FFCVLoader(Loader):
         if torch.cuda.is_available():  # torch keeps pinned memory until its copies are done, and then reuses it
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         self._buffers = [b for b in self._buffers if b.shape[1:] == shape[1:]]
-        for b in self._buffers:
-            if sys.getrefcount(b) == 3 and len(b) >= shape[0]:  # referred to by the list, the loop and this call
-                return torch.from_numpy(b[: shape[0]])
+        for i in range(len(self._buffers)):
+            if len(self._buffers[i]) >= shape[0] and _is_unused(self._buffers, i):
+                return torch.from_numpy(self._buffers[i][: shape[0]])
         self._buffers.append(np.empty(shape, np.uint8))
         return torch.from_numpy(self._buffers[-1])
+
+
+def _is_unused(buffers: list[np.ndarray], i: int) -> bool:
+    """Tell whether only the list refers to buffer i, so that no batch made of its memory is left."""
+    return sys.getrefcount(buffers[i]) == 2  # the list's reference and that of this call
+
+
+def _check_reference_counts() -> None:
+    """Hold what `_is_unused` relies on: a Python that counts otherwise would overwrite batches in use."""
+    buffers = [np.empty(1, np.uint8)]
+    assert _is_unused(buffers, 0), "this Python counts references otherwise than CPython 3.11 to 3.13"
+    batch = torch.from_numpy(buffers[0][:1])
+    assert not _is_unused(buffers, 0), "a tensor does not hold the array whose memory it shares"
+    del batch
+    assert _is_unused(buffers, 0), "a tensor outlives its last reference"
+
+
+_check_reference_counts()
 
 
 def _put(queue: Queue, item: object, stop: threading.Event) -> bool:

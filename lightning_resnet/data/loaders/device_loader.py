@@ -34,7 +34,7 @@ class DeviceLoader(Loader):
         self.device = device
         self._windows: Any = None  # every crop of every picture, from the first pass on
 
-    def _pass(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
+    def _read(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
         batches, a = list(plan), self.augment(epoch)
         if not batches:
             return

@@ -35,7 +35,7 @@ class TorchLoader(Loader):
         self._plan: list[tuple[int, np.ndarray]] = []  # the pass's batches, as the workers' sampler
         self._pool = self._make_pool(self.workers) if self.workers else None
 
-    def _pass(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
+    def _read(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
         self._plan[:] = [(epoch, positions) for positions in plan]
         if self._pool is None:
             yield from map(self._reader.__getitem__, self._plan)
