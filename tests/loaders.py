@@ -1,10 +1,9 @@
 """What the tests of loaders share."""
 
-from types import SimpleNamespace
-
 import torch
 
 from lightning_resnet.data.module import ImageData
+from lightning_resnet.data.shard import Shard
 
 LOADERS = ["torch", "ffcv"]
 
@@ -24,9 +23,7 @@ def plain_data_of(source, epoch=0, rank=0, world=1, accumulate=1, **options):
     torch.manual_seed(0)
     data = Later(source, **options)
     data.epoch = epoch
-    data.trainer = SimpleNamespace(
-        global_rank=rank, world_size=world, num_devices=1, accumulate_grad_batches=accumulate, max_epochs=4
-    )
+    data.shard = Shard(rank, world, accumulate=accumulate, epochs=4)
     data.setup()
     return data
 

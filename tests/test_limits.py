@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from loaders import copies, data_of
 from PIL import Image
 
@@ -506,11 +507,15 @@ def test_the_data_module_can_be_pickled_with_open_files_and_loaders(source):
     again.teardown("fit")
 
 
-def test_without_a_trainer_the_data_module_says_what_it_needs():
-    data = ImageData(Synthetic(64, 8))
-    for ask in (data.train_dataloader, data.val_dataloader, data.test_dataloader, lambda: data.micro_batch):
-        with pytest.raises(UserError, match="has no trainer: give it to"):
+def test_without_a_trainer_the_data_module_makes_the_batches_of_one_process():
+    data = ImageData(Synthetic(64, 8), batch_size=16)
+    for ask in (data.train_dataloader, data.val_dataloader, data.test_dataloader):
+        with pytest.raises(UserError, match="call data.setup"):
             ask()
+    data.setup()
+    assert data.micro_batch == 16
+    first, second = (torch.cat([y for _, y in data.train_dataloader().batches(epoch)]) for epoch in (0, 1))
+    assert len(first) == len(second) == 64 and not torch.equal(first, second)
 
 
 def test_too_little_shared_memory_is_told_before_training(tmp_path, monkeypatch):

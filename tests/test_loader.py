@@ -1,5 +1,7 @@
 """Both loaders: any epoch from any batch on, and what a plain loop or Lightning's Trainer sees of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from loaders import LOADERS, copies, data_of, same
@@ -82,7 +84,7 @@ def test_a_size_that_cannot_grow_is_refused(source):
         with pytest.raises(ValueError, match="--data.progressive"):
             data_of(source, progressive=progressive, crop=crop)
     data = data_of(source, progressive=Progressive())
-    data.trainer.max_epochs = -1
+    data.shard = replace(data.shard, epochs=-1)
     with pytest.raises(UserError, match="set --trainer.max_epochs"):
         data.train_dataloader()
 

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -92,8 +91,6 @@ def _loader(steps: int, batch: int) -> Any:
     from lightning_resnet.data.sources.synthetic import Synthetic
 
     data = ImageData(Synthetic(batch * steps, 10, SIZE), batch)
-    one = {"global_rank": 0, "world_size": 1, "num_devices": 1, "accumulate_grad_batches": 1, "current_epoch": 0}
-    data.trainer = SimpleNamespace(**one, max_epochs=1)
     data.setup()
     return data.train_dataloader()
 

@@ -195,7 +195,6 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     data = experiment.data
     config = experiment.config
     run = config.run
-    data.trainer = trainer
     try:
         check_training(trainer, task, data)
         data.setup("fit")

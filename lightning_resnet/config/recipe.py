@@ -37,6 +37,7 @@ from lightning_resnet.config.trust import Foreign, check_classes
 from lightning_resnet.config.values import check_values, explain
 from lightning_resnet.credentials import refuse_secret_flags, refuse_secret_variables, refuse_secrets
 from lightning_resnet.data.module import ImageData
+from lightning_resnet.data.shard import Shard
 from lightning_resnet.engine import observers
 from lightning_resnet.engine.launch import Launcher, Place, meeting_point, place, resolve
 from lightning_resnet.engine.refused import check_plugins, refuse_plugins_named
@@ -336,6 +337,7 @@ class RecipeParser(LightningCLI):
         except (RuntimeError, TypeError) as e:  # torch's own, which do not tell whose they are
             net = self.config.model.net.class_path
             raise UserError(f"{net}, or what it is trained with: {one_line(e)}") from e
+        self.datamodule.shard = Shard.of(self.trainer)
         return Experiment(self.trainer, self.model, self.datamodule, config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

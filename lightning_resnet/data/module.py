@@ -29,6 +29,7 @@ from lightning_resnet.data.loaders.device_loader import DeviceLoader
 from lightning_resnet.data.loaders.read_ahead import Cache, by_process
 from lightning_resnet.data.loaders.torch_loader import TorchLoader
 from lightning_resnet.data.order import Order, eval_batches, page_order, permutation, repeat_order, train_batches
+from lightning_resnet.data.shard import Shard
 from lightning_resnet.data.sources.base import Source
 from lightning_resnet.data.sources.beton_files import open_beton
 from lightning_resnet.errors import UserError
@@ -118,15 +119,18 @@ class ImageData(pl.LightningDataModule):
         )
         self.eval_augment = Augment(size=size, share=eval_share)
         self.eval_batch: int | None = None  # images per forward pass where none is trained; None: twice `micro_batch`
+        self.shard = Shard()  # `setup` takes a trainer's; a loop of one's own with several ranks sets it
         self.splits: dict[str, Images] = {}
         self._made: WeakSet[Loader] = WeakSet()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the splits, once.
+        """Take the ranks and epochs of the trainer, where there is one, and read the splits, once.
 
         Raises:
             UserError: data missing, labels outside the source's classes, or, to fit, fewer images than a batch.
         """
+        if self.trainer is not None:
+            self.shard = Shard.of(self.trainer)
         if self.splits:
             return
         self.splits = self.source.splits()
@@ -177,9 +181,9 @@ class ImageData(pl.LightningDataModule):
     def _check_shared_memory(self) -> None:
         """Refuse worker processes whose batches do not fit into shared memory: to write them there would kill them."""
         train, augment = self.splits["train"], self.train_augment
-        if self.trainer is None or not SHM.is_dir() or (train.file is not None and self.loader != "torch"):
+        if not SHM.is_dir() or (train.file is not None and self.loader != "torch"):
             return
-        processes = self._workers(train, augment) * self.trainer.num_devices
+        processes = self._workers(train, augment) * self.shard.local_ranks
         height, width = self.input_size[1:]
         size = max(augment.size or max(height, width), self.progressive.high if self.progressive else 0)
         needed = processes * AHEAD * self.micro_batch * 3 * size**2
@@ -196,15 +200,9 @@ class ImageData(pl.LightningDataModule):
             return self.workers
         if images.pixels is not None and augment.policy is None:  # ten thousand images/s, else 1,700 a core
             return 0
-        return workers(self.trainer.num_devices)
+        return workers(self.shard.local_ranks)
 
-    def _need_trainer(self) -> None:
-        if self.trainer is None:
-            raise UserError(
-                "ImageData makes the batches of a trainer's rank and epoch, and has no trainer: give it to "
-                "`pl.Trainer(...).fit(task, datamodule=data)`, or set data.trainer to an object with world_size, "
-                "global_rank, num_devices, accumulate_grad_batches, current_epoch and max_epochs"
-            )
+    def _need_images(self) -> None:
         if not self.splits:
             raise UserError("ImageData has not read its images yet: call data.setup() first")
 
@@ -237,8 +235,7 @@ class ImageData(pl.LightningDataModule):
     @property
     def micro_batch(self) -> int:
         """Images per forward pass on one rank; see `micro_batch_of`."""
-        self._need_trainer()
-        return self.micro_batch_of(self.trainer.world_size)
+        return self.micro_batch_of(self.shard.world_size)
 
     def micro_batch_of(self, ranks: int) -> int:
         """Images per forward pass on one of so many ranks.
@@ -246,7 +243,7 @@ class ImageData(pl.LightningDataModule):
         Raises:
             UserError: batch_size does not divide.
         """
-        accumulated = self.trainer.accumulate_grad_batches
+        accumulated = self.shard.accumulate
         parts = ranks * accumulated
         if self.batch_size % parts:
             nearest = max(1, round(self.batch_size / parts)) * parts
@@ -258,16 +255,17 @@ class ImageData(pl.LightningDataModule):
 
     def train_dataloader(self, steps: int | None = None) -> Loader:
         """The epoch's global batches in the order `order`, or the first `steps` of them; this rank's share."""
-        self._need_trainer()
+        self._need_images()
         self._need_training_images()
         self.micro_batch  # noqa: B018 -- raises where batch_size is impossible
-        order, trainer, parts = self._order(), self.trainer, self.trainer.accumulate_grad_batches
-        share = partial(train_batches, rank=trainer.global_rank, world=trainer.world_size, parts=parts)
+        order = self._order()
+        shard = self.shard
+        parts = shard.accumulate
+        share = partial(train_batches, rank=shard.rank, world=shard.world_size, parts=parts)
         length = min(len(self.splits["train"]) // self.batch_size, steps or sys.maxsize) * parts
-        overfits = getattr(trainer, "overfit_batches", 0) > 0  # as in Lightning: on the same batches in each epoch
 
         def plan(epoch: int) -> Iterator[np.ndarray]:
-            return islice(share(order(self.seed, 0 if overfits else epoch), self.batch_size), length)
+            return islice(share(order(self.seed, 0 if shard.repeats_epoch else epoch), self.batch_size), length)
 
         return self._loader("train", self._augment_by_epoch(), plan, length)
 
@@ -276,7 +274,7 @@ class ImageData(pl.LightningDataModule):
         augment, progressive = self.train_augment, self.progressive
         if progressive is None:
             return lambda epoch: augment
-        if (epochs := self.trainer.max_epochs or 0) < 1:
+        if (epochs := self.shard.epochs or 0) < 1:
             raise UserError("--data.progressive goes by the number of epochs: set --trainer.max_epochs")
         return lambda epoch: replace(augment, size=progressive.size(epoch, epochs))
 
@@ -312,9 +310,9 @@ class ImageData(pl.LightningDataModule):
 
     def eval_loader(self, split: str, augment: Augment | None = None) -> Loader:
         """Every sample of a split once, over all ranks, cut and scaled as asked for, else as the recipe evaluates."""
-        self._need_trainer()
+        self._need_images()
         augment = augment or self.eval_augment
-        rank, world = self.trainer.global_rank, self.trainer.world_size
+        rank, world = self.shard.rank, self.shard.world_size
         batch = self.eval_batch or 2 * self.micro_batch  # no gradients: twice the training batch fits
         batches = [*eval_batches(len(self.splits[split]), batch, rank, world)]
         return self._loader(split, lambda epoch: augment, lambda epoch: iter(batches), len(batches))
@@ -323,13 +321,13 @@ class ImageData(pl.LightningDataModule):
         images = self.splits[split]
         count = self._workers(images, augment(0))
         make = TorchLoader
-        device = getattr(getattr(self.trainer, "strategy", None), "root_device", torch.device("cpu"))
+        device = self.shard.device
         if self.loader == "device":
             make = partial(resident.make, device=device)
         elif (
             self.loader == "auto"
             and resident.suits(images, a := augment(0))
-            and resident.fits(images, device, a, self.trainer.num_devices)
+            and resident.fits(images, device, a, self.shard.local_ranks)
         ):
             make = partial(DeviceLoader, device=device)
         elif images.file is not None and self.loader != "torch":

@@ -36,7 +36,6 @@ def plan(recipe: list[str]) -> Iterator[Finding]:
         ranks = ranks_asked(config)
         callbacks = bool(config.trainer.callbacks)
         experiment = build_alone(recipe, accelerator=None, callbacks=True)
-        experiment.data.trainer = experiment.trainer
         # A stand-in, because to make some of Lightning's loggers begins an experiment on a server.
         experiment.trainer.loggers = [] if config.trainer.logger in (False, []) else [DummyLogger()]
         _check_as_fit_does(experiment, ranks)

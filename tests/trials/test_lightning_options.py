@@ -872,7 +872,6 @@ def test_a_callback_that_changes_accumulation_is_refused(cli):
 
 def test_overfitted_batches_are_the_same_in_each_epoch(cli):
     made = built(*SHORT, "--trainer.overfit_batches", 2)
-    made.data.trainer = made.trainer
     made.data.setup("fit")
     loader, labels = made.data.train_dataloader(), []
     for epoch in range(2):

@@ -49,7 +49,7 @@ def top5(
     Args:
         net: in eval mode.
         normalise: uint8 images -> what the net takes, on its device.
-        data: with a trainer.
+        data: the data, set up.
         crops: a key of `CROPS`.
         size: pixels per side of a crop; None: images as they are stored.
         split: name.
@@ -82,7 +82,7 @@ def training_batches(data: ImageData, normalise: Score, n: int) -> Iterator[Tens
     """Enough batches for n training images (or all), as augmented in the last epoch: [B, 3, H, W], normalised.
 
     Args:
-        data: with a trainer.
+        data: the data, set up.
         normalise: uint8 images -> what the net takes, on its device.
         n: training images.
 
@@ -90,7 +90,7 @@ def training_batches(data: ImageData, normalise: Score, n: int) -> Iterator[Tens
         UserError: there are none, fewer than a batch, or batch_size does not divide.
     """
     loader = data.train_dataloader()
-    last = max(0, (data.trainer.max_epochs or 1) - 1)
+    last = max(0, (data.shard.epochs or 1) - 1)
     enough = min(len(loader), math.ceil(n / data.micro_batch))
     with closing(loader.batches(last)) as batches:
         for pixels, _ in metered(islice(batches, enough), enough, "training batches"):

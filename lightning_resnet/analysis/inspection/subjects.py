@@ -206,7 +206,6 @@ def _build(arguments: list[str], foreign: Foreign | None = None) -> Experiment:
     experiment = build_alone(arguments, foreign=foreign)
     torch.set_num_threads(experiment.config.run.threads or cores())
     task, data = experiment.task, experiment.data
-    data.trainer = experiment.trainer
     own = 2 * data.batch_size // experiment.trainer.accumulate_grad_batches  # perhaps of many devices, and here is one
     data.eval_batch = min(own, EVAL_BATCH)
     data.setup()
