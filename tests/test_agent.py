@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
-from test_wandb import BIN, home, server  # noqa: F401 -- fixtures
+from helpers.command_line import REPOSITORY
+from helpers.wandb_runs import BIN
+
+pytestmark = pytest.mark.usefixtures("home")
 
 SWEEP = """
 name: agent
@@ -23,7 +25,7 @@ parameters:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_real_agent_runs_every_point(server, tmp_path):  # noqa: F811
+def test_a_real_agent_runs_every_point(server, tmp_path):
     Path("configs").symlink_to(REPOSITORY / "configs")
     Path("s.yaml").write_text(SWEEP)
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import REPOSITORY
+from helpers.command_line import REPOSITORY
 
 from lightning_resnet.bench import child, train
 from lightning_resnet.bench.inputs import make_photos

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from helpers.command_line import REPOSITORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 TORCH = ("torch", "torchvision", "torchgen", "functorch", "nvidia", "triton")  # and what tells their versions

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, only_run
+from helpers.command_line import TINY
+from helpers.run_dir import only_run
 from pytorch_lightning.callbacks import Callback
 
 from lightning_resnet.runs.checkpoint import load_checkpoint

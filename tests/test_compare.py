@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import verb
+from helpers.command_line import verb
+from helpers.made_runs import epoch_rows, make_run
 from scipy import stats
-from test_analysis import epoch_rows, make_run, sweep  # noqa: F401 -- a fixture
 
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.analysis.compare.callback_metrics import logged
@@ -40,7 +40,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def test_where_selects_runs(sweep):  # noqa: F811
+def test_where_selects_runs(sweep):
     runs = select(load_runs(sweep), "depth == 56 and shortcut != 'none'")
     assert len(runs.runs) == 3 and set(runs.history["path"]) == set(runs.runs["path"])
     for where, message in (
@@ -52,7 +52,7 @@ def test_where_selects_runs(sweep):  # noqa: F811
             select(load_runs(sweep), where)
 
 
-def test_averages_over_more_than_seeds_and_side_by_side(sweep, capsys):  # noqa: F811
+def test_averages_over_more_than_seeds_and_side_by_side(sweep, capsys):
     made = report([sweep], view=View(over=["shortcut"]))
     assert made.table.frame["n"].tolist() == [6, 6] and "mixes shortcut" in made.table.flags[0]
     main([str(sweep), "--cols", "shortcut"])
@@ -148,7 +148,7 @@ def test_panels_of_what_callbacks_logged(tmp_path):
         report([tmp_path / "d"], view=View(panels=["response_std"]))
 
 
-def test_parquet(sweep, capsys, monkeypatch):  # noqa: F811
+def test_parquet(sweep, capsys, monkeypatch):
     main([str(sweep), "--parquet"])
     whole, kept = load_runs(sweep), [pd.read_parquet(sweep / f"report/{name}.parquet") for name in Runs._fields]
     assert kept[0]["run_id"].tolist() == whole.runs["run_id"].tolist() and len(kept[1]) == len(whole.history)
@@ -232,7 +232,7 @@ def test_papers_values_stand_beside_its_protocol_only(tmp_path):
     assert "paper" not in add_paper(summary(few).frame, few.runs, ["depth"])
 
 
-def test_diff_of_two_configurations(sweep):  # noqa: F811
+def test_diff_of_two_configurations(sweep):
     text = diff(sweep / "20A0", sweep / "56A0")
     assert "model.net.init_args.depth: 20 -> 56" in text and "shortcut" not in text
     assert diff(sweep / "20A0", sweep / "20A0") == "no setting differs"
@@ -240,20 +240,20 @@ def test_diff_of_two_configurations(sweep):  # noqa: F811
         diff(sweep, sweep)
 
 
-def test_latex(sweep):  # noqa: F811
+def test_latex(sweep):
     text = to_latex(summary(load_runs(sweep)))
     assert r"depth & shortcut & n & val\_err\_final\_mean" in text and text.count(r"\\") == 5
     assert r"56 & none & 3 & 41.00" in text
 
 
-def test_training_rows_can_be_left_out(sweep):  # noqa: F811
+def test_training_rows_can_be_left_out(sweep):
     whole, part = load_runs(sweep), load_runs(sweep, train=False)
     assert (part.history["kind"] == "val").all() and len(part.history) == (whole.history["kind"] == "val").sum()
     assert part.runs["steps"].tolist() == whole.runs["steps"].tolist()
     assert summary(part).frame.equals(summary(whole).frame) and summary(part)[1:] == summary(whole)[1:]
 
 
-def test_finished_runs_are_read_once(sweep, monkeypatch):  # noqa: F811
+def test_finished_runs_are_read_once(sweep, monkeypatch):
     first = load_runs(sweep, train=False)
     monkeypatch.setattr("lightning_resnet.analysis.compare.load._metrics", lambda *a: pytest.fail("read again"))
     again = load_runs(sweep, train=False)
@@ -307,7 +307,7 @@ def test_nan_and_half_finished_runs_have_a_page(tmp_path):
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium")
-def test_the_page_sorts_toggles_and_tells_values(sweep, tmp_path):  # noqa: F811
+def test_the_page_sorts_toggles_and_tells_values(sweep, tmp_path):
     page = report([sweep]).files[-1].read_text()
     clicks = """<script>
     const count = () => document.querySelectorAll('#curves polyline').length, out = [count()];

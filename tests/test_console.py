@@ -11,8 +11,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-import ranks
-from conftest import TINY, only_run
+from helpers import ranks
+from helpers.command_line import TINY
+from helpers.run_dir import only_run
 
 from lightning_resnet.cli import main as command_line
 from lightning_resnet.engine import signals as preemption

@@ -11,8 +11,9 @@ import timm
 import torch
 import torchvision
 import yaml
-from akamaster import Akamaster
-from conftest import TINY, only_run
+from helpers.akamaster import Akamaster
+from helpers.command_line import TINY
+from helpers.run_dir import only_run
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models.resnet import Bottleneck

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, files_of, only_run
-from loaders import copies, data_of, same
+from helpers.command_line import TINY
+from helpers.loaders import copies, data_of, files_of, same
+from helpers.run_dir import only_run
 from PIL import Image
 
 from lightning_resnet.data.beton import journal
@@ -27,7 +28,7 @@ FAULTS = """
 import json, shutil, sys
 from pathlib import Path
 import torch
-from loaders import copies, data_of, same
+from helpers.loaders import copies, data_of, same
 from lightning_resnet.data.beton.format import Beton
 from lightning_resnet.data.hashing import uniform
 from lightning_resnet.data.sources.beton_files import BetonFiles

@@ -5,7 +5,7 @@ from shutil import copytree, rmtree
 import numpy as np
 import pytest
 import torch
-from loaders import plain_data_of as data_of
+from helpers.loaders import plain_data_of as data_of
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
@@ -254,8 +254,14 @@ def bad(labels, classes=2):
         (lambda p: data_of(bad([0, 1, 2])), r"must be 0 to 1 \(2 classes\), found 0 to 2"),
         (lambda p: data_of(bad([-1, 1])), r"found -1 to 1"),
         (lambda p: data_of(bad([])), "found none"),
-        (lambda p: data_of(bad([0, 1]), batch_size=4).train_dataloader(), "batch_size 4 exceeds the 2 training images"),
-        (lambda p: data_of(bad([0, 1]), batch_size=5, world=2).micro_batch, "by 2 ranks .* try --data.batch_size 4"),
+        (
+            lambda p: data_of(bad([0, 1]), batch_size=4).train_dataloader(),
+            "batch_size 4 exceeds the 2 training images",
+        ),
+        (
+            lambda p: data_of(bad([0, 1]), batch_size=5, world=2).micro_batch,
+            "by 2 ranks .* try --data.batch_size 4",
+        ),
         (lambda p: ImageFolder(str(p / "none")).splits(), "does not exist: set --data.source.root"),
         (lambda p: ImageFolder(str(p)).splits(), "no pictures in"),
         (lambda p: CIFAR10(str(p)).splits(), "CIFAR10 not found .* `resnet-cli data get cifar10"),

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
+from helpers.command_line import REPOSITORY
 
 from lightning_resnet.runs.checkpoint import load_checkpoint
 
@@ -61,7 +61,7 @@ def test_degradation_on_digits(tmp_path, monkeypatch):
 
 def test_a_net_from_a_file_outside_the_package_sweeps_and_compares(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shutil.copy(REPOSITORY / "tests/gated.py", "gated.py")
+    shutil.copy(REPOSITORY / "tests/helpers/gated.py", "gated.py")
     recipe = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
     recipe["model"]["net"] = {"class_path": "gated.GatedNet", "init_args": {"depth": 2}}
     recipe["trainer"]["max_epochs"] = 1

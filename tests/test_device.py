@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import files_of
-from loaders import copies, data_of, same
+from helpers.loaders import copies, data_of, files_of, same
 
 from lightning_resnet.data.augment.crops import Augment, Progressive
 from lightning_resnet.data.images import Images

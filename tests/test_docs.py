@@ -13,9 +13,8 @@ import pytest
 import torch
 import torchvision
 import yaml
-from conftest import REPOSITORY
+from helpers.command_line import REPOSITORY, small
 from PIL import Image
-from test_recipes import small
 
 from lightning_resnet.data.sources.photos import make_photos
 
@@ -151,7 +150,7 @@ def shrink_configs():
 
 def give_files():
     """What README's commands find: a net of the user's, photos, weights, ImageNet's folders, labels."""
-    shutil.copy(REPOSITORY / "tests/gated.py", ".")
+    shutil.copy(REPOSITORY / "tests/helpers/gated.py", ".")
     make_photos(Path("made"), {"train": 80})
     Path("made/train").rename("photos")
     picture = shutil.copy(next(Path("photos").rglob("*.jpg")), "cat.jpg")

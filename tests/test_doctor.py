@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import verb
+from helpers.command_line import verb
 from jsonargparse import Namespace
 from pytorch_lightning.plugins.precision import MixedPrecision
 

@@ -6,11 +6,11 @@ from copy import deepcopy
 
 import pytest
 import torch
-from conftest import TINY, only_run
+from helpers.command_line import TINY
+from helpers.run_dir import only_run, rows, weights
 from torch import nn
 
 from lightning_resnet.models import CifarResNet
-from lightning_resnet.runs.checkpoint import load_checkpoint
 from lightning_resnet.training.ema import Averaging, average_of, update
 from lightning_resnet.training.task import ClassificationTask
 
@@ -23,15 +23,6 @@ AVERAGED = [
     "--model.ema",
     "{decay: 0.9, every: 2, start: 0.2}",
 ]
-
-
-def rows(path):
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-
-
-def state(path, prefix):
-    weights = load_checkpoint(path / "checkpoints/last.ckpt")["state_dict"]
-    return {k.removeprefix(prefix): t for k, t in weights.items() if k.startswith(prefix)}
 
 
 def test_the_average_is_the_sum_of_its_definition():
@@ -79,18 +70,18 @@ def test_both_nets_are_measured_and_saved(cli):
     x = (x - torch.tensor(Digits.mean).view(3, 1, 1)) / torch.tensor(Digits.std).view(3, 1, 1)
     for split, prefix in (("val", "net."), ("val_ema", "ema.")):
         net = CifarResNet(8, width=4)
-        net.load_state_dict(state(path, prefix))
+        net.load_state_dict(weights(path, prefix))
         with torch.no_grad():
             found[split] = (net.eval()(x).argmax(1) == torch.from_numpy(images.labels)).double().mean().item()
         assert last[f"{split}/acc1"] == pytest.approx(found[split], abs=1e-9)
     assert last["val_ema/loss"] != last["val/loss"]
-    averaged = state(path, "net.")
+    averaged = weights(path, "net.")
     code, out, _ = cli("validate", *AVERAGED)
     assert code == 0 and json.loads(out)["val_ema/acc1"] == last["val_ema/acc1"]
     shutil.rmtree("runs")
     assert cli("fit", *AVERAGED[:-2])[0] == 0
-    plain = state(only_run(), "net.")
-    assert all(torch.equal(averaged[k], plain[k]) for k in plain) and not state(only_run(), "ema.")
+    plain = weights(only_run(), "net.")
+    assert all(torch.equal(averaged[k], plain[k]) for k in plain) and not weights(only_run(), "ema.")
 
 
 class Stop(Exception):
@@ -100,7 +91,7 @@ class Stop(Exception):
 def test_an_average_continues_bitwise(cli, monkeypatch):
     assert cli("fit", *AVERAGED)[0] == 0
     path = only_run()
-    whole, expected = state(path, "ema."), [(r["step"], r["val_ema/loss"]) for r in rows(path) if "val_ema/loss" in r]
+    whole, expected = weights(path, "ema."), [(r["step"], r["val_ema/loss"]) for r in rows(path) if "val_ema/loss" in r]
     shutil.rmtree("runs")
     original = ClassificationTask.training_step
 
@@ -115,7 +106,7 @@ def test_an_average_continues_bitwise(cli, monkeypatch):
     monkeypatch.setattr(ClassificationTask, "training_step", original)
     code, out, _ = cli("fit", *AVERAGED)
     assert code == 0 and "continued from" in out
-    assert all(torch.equal(whole[k], t) for k, t in state(only_run(), "ema.").items())
+    assert all(torch.equal(whole[k], t) for k, t in weights(only_run(), "ema.").items())
     assert [(r["step"], r["val_ema/loss"]) for r in rows(path) if "val_ema/loss" in r] == expected
 
 
@@ -127,8 +118,8 @@ def test_runs_with_and_without_an_average_take_each_others_weights(cli):
     from_average = ["--run.init_from", checkpoint, "--run.name", "next", "--model.ema", "{decay: 0.9, every: 99}"]
     assert cli("fit", *TINY, "--trainer.max_epochs", "1", *from_average)[0] == 0
     (path,) = (p.parent for p in checkpoint.parents[3].glob("next/*/meta.json"))
-    begun = state(path, "ema.")  # no update was due: it is what it began as, the other run's net
-    assert all(torch.equal(begun[k], t) for k, t in state(checkpoint.parents[1], "net.").items())
+    begun = weights(path, "ema.")  # no update was due: it is what it began as, the other run's net
+    assert all(torch.equal(begun[k], t) for k, t in weights(checkpoint.parents[1], "net.").items())
 
 
 @pytest.mark.parametrize("bad", ["{decay: 1.0}", "{every: 0}", "{start: 2.0}"])

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from loaders import copies, data_of, same
+from helpers.loaders import copies, data_of, same
 from PIL import Image
 from sklearn.datasets import load_sample_images
 

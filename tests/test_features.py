@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from conftest import TINY, only_run
+from helpers.command_line import TINY
+from helpers.run_dir import only_run, weights
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
 from torch.nn import functional as F
@@ -23,10 +24,6 @@ FEW = [*TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "8",
 def losses(path):
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [r[k] for r in rows for k in ("train/loss", "val/loss", "val/acc1") if k in r]
-
-
-def state(path):
-    return load_checkpoint(path / "checkpoints/last.ckpt")["state_dict"]
 
 
 def fit(cli, root, *args):
@@ -101,7 +98,7 @@ def test_precise_statistics_without_float64_and_of_a_norm_that_is_not_reached(mo
 
 def test_precise_statistics_are_measured_before_an_evaluation_and_change_no_weight(cli):
     one, other = fit(cli, "a"), fit(cli, "b", "--model.precise_bn", "4", "--model.ema", "{decay: 0.5}")
-    a, b = state(one), state(other)
+    a, b = weights(one), weights(other)
     assert all(torch.equal(a[k], b[k]) for k in a if "running" not in k)
     assert not torch.equal(a["net.bn1.running_var"], b["net.bn1.running_var"])
     assert losses(one)[0] == losses(other)[0] and losses(one)[1] != losses(other)[1]
@@ -146,8 +143,8 @@ def test_accumulation_is_one_batch(cli):
     one = fit(cli, "one", *args)
     four = fit(cli, "four", *args, "--trainer.accumulate_grad_batches", "4", "--trainer.limit_train_batches", "32")
     assert losses(one) == pytest.approx(losses(four), abs=1e-12)
-    for name, tensor in state(one).items():
-        torch.testing.assert_close(tensor, state(four)[name], rtol=0, atol=1e-13)
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(tensor, weights(four)[name], rtol=0, atol=1e-13)
 
 
 def test_channels_last_is_a_layout_only(cli, monkeypatch):
@@ -167,8 +164,8 @@ def test_channels_last_is_a_layout_only(cli, monkeypatch):
     other = fit(cli, "other", *args)
     assert {*map(frozenset, seen)} == {frozenset([True])} and {*map(frozenset, layouts)} == {frozenset([False])}
     assert losses(one) == pytest.approx(losses(other), abs=1e-12)
-    for name, tensor in state(one).items():
-        torch.testing.assert_close(tensor, state(other)[name], rtol=0, atol=1e-12)
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(tensor, weights(other)[name], rtol=0, atol=1e-12)
 
 
 def test_bf16_computes_in_bf16_and_keeps_float32_weights(cli, monkeypatch):
@@ -192,7 +189,7 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(cli, monkeypatch):
     ]
     path = fit(cli, "bf16", "--trainer.precision", "bf16-mixed", *args)
     assert torch.bfloat16 in seen and all(math.isfinite(x) for x in losses(path))
-    assert all(t.dtype == torch.float32 for t in state(path).values() if t.is_floating_point() and t.ndim)
+    assert all(t.dtype == torch.float32 for t in weights(path).values() if t.is_floating_point() and t.ndim)
 
 
 def test_fp16_scales_its_loss_and_keeps_its_scaler(cli, monkeypatch):
@@ -224,7 +221,7 @@ def test_deterministic_is_a_flag_and_part_of_the_run(cli, words):
         torch.use_deterministic_algorithms(False)
     plain = fit(cli, "p")
     assert path.name != plain.name
-    assert all(torch.equal(t, state(plain)[k]) for k, t in state(path).items())  # a CPU is deterministic anyway
+    assert all(torch.equal(t, weights(plain)[k]) for k, t in weights(path).items())  # a CPU is deterministic anyway
 
 
 def test_compiled_nets_train_alike_under_the_same_names(cli, monkeypatch):
@@ -233,7 +230,7 @@ def test_compiled_nets_train_alike_under_the_same_names(cli, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda f, mode, **how: compile(f, backend="aot_eager", **how))
     more = ["--model.mix", "{mixup: 0.2}", "--model.ema", "{decay: 0.9}"]
     plain, compiled = (fit(cli, name, *more, "--model.compile", name == "compiled") for name in ("plain", "compiled"))
-    a, b = state(plain), state(compiled)
+    a, b = weights(plain), weights(compiled)
     assert a.keys() == b.keys() and plain.name != compiled.name
     assert losses(plain) == pytest.approx(losses(compiled), abs=1e-5)
     for name, tensor in a.items():

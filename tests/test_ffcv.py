@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
-from loaders import plain_data_of
+from helpers.command_line import TINY
+from helpers.loaders import copies, plain_data_of, same
 
 from lightning_resnet.data.augment.crops import draw
 from lightning_resnet.data.beton import decode as kernel
@@ -58,14 +58,8 @@ def data_of(source, epoch=1, **options):
     return plain_data_of(source, epoch, batch_size=32, **options)
 
 
-def batches(source, **kwargs):
-    return [(x.clone(), y.clone()) for x, y in data_of(source, **kwargs).train_dataloader()]
-
-
-def same(a, b):
-    return len(a) == len(b) and all(
-        torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(a, b, strict=True)
-    )
+def batches(source, **options):
+    return copies(data_of(source, **options).train_dataloader())
 
 
 def beton(files, mode="raw"):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, TINY, only_run
+from helpers.command_line import REPOSITORY, TINY
+from helpers.run_dir import only_run, rows, same_weights, weights
 
 from lightning_resnet.engine.signals import Stopped
 from lightning_resnet.models import CifarResNet
@@ -25,18 +26,6 @@ from lightning_resnet.training.task import ClassificationTask
 from lightning_resnet.weights.init_from import init_from
 
 SHORT = [*TINY, "--trainer.max_epochs", "2"]
-
-
-def rows(path):
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
-
-
-def weights(path):
-    return load_checkpoint(path / "checkpoints/last.ckpt")["state_dict"]
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_fit_writes_the_run_directory(cli):
@@ -90,9 +79,9 @@ def test_same_command_again_returns_and_replicates_are_bitwise_equal(cli):
     assert cli("fit", "--run.new", *SHORT)[0] == 0
     assert cli("fit", *SHORT, "--seed_everything", "1")[0] == 0
     replicate = path.with_name(path.name + "-2")
-    assert same(weights(path), weights(replicate))
+    assert same_weights(weights(path), weights(replicate))
     (other,) = set(path.parent.iterdir()) - {path, replicate}
-    assert not same(weights(path), weights(other))
+    assert not same_weights(weights(path), weights(other))
 
 
 def test_a_finished_run_belongs_to_all_points_that_it_was(cli):
@@ -108,7 +97,7 @@ def test_config_yaml_alone_reproduces_the_run(cli):
     assert "is finished" in cli("fit", "--config", path / "config.yaml")[1]
     shutil.copy(path / "config.yaml", "other.yaml")
     assert cli("fit", "--config", "other.yaml", "--run.root", "again")[0] == 0
-    assert same(weights(path), weights(only_run(Path("again"))))
+    assert same_weights(weights(path), weights(only_run(Path("again"))))
 
 
 class Stop(Exception):
@@ -145,7 +134,7 @@ def test_a_run_that_died_continues_bitwise(cli, monkeypatch, schedule):
         file.write('{"step": 5')  # as a kill leaves it
     code, out, _ = cli("fit", *args)
     assert code == 0 and "continued from last.ckpt at step 44" in out
-    assert same(whole, weights(path))
+    assert same_weights(whole, weights(path))
     second = [r for r in rows(path) if r["attempt"] == 2]
     assert second[0]["step"] == 55 and second[-1]["step"] == 88
     merged = [r for r in rows(path) if r["attempt"] == 1 and r["step"] < second[0]["step"]] + second
@@ -179,7 +168,7 @@ def test_a_net_that_draws_continues_bitwise(cli, monkeypatch):
         cli("fit", *args)
     monkeypatch.setattr(ClassificationTask, "training_step", original)
     assert cli("fit", *args)[0] == 0
-    assert same(whole, weights(only_run()))
+    assert same_weights(whole, weights(only_run()))
 
 
 def test_decay_all_smoothing_and_small_batches_reach_the_task(cli):
@@ -216,7 +205,7 @@ def test_a_damaged_last_checkpoint_is_told_and_the_one_before_taken(cli):
     last.write_bytes(damaged)
     code, out, _ = cli("fit", *SHORT)
     assert code == 0 and "last.ckpt cannot be read" in out and "continued from prev.ckpt" in out
-    assert same(expected, weights(path))
+    assert same_weights(expected, weights(path))
 
 
 def test_best_is_the_highest_val_acc1_even_after_a_kill_right_after_it_was_written(cli, monkeypatch):
@@ -259,7 +248,7 @@ def test_validate_and_predict_use_the_runs_checkpoint(cli):
 
 
 def test_users_net_and_foreign_nets_train(cli):
-    shutil.copy(REPOSITORY / "tests/gated.py", "gated.py")
+    shutil.copy(REPOSITORY / "tests/helpers/gated.py", "gated.py")
     args = ["--trainer.max_epochs", "1", "--run.threads", "1"]
     recipe = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
     recipe["model"]["net"] = {"class_path": "gated.GatedNet", "init_args": {"depth": 3}}
@@ -595,7 +584,7 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_dis
     assert load_checkpoint(path / "checkpoints/last.ckpt")["global_step"] == 88
     monkeypatch.setattr(Recorder, "on_train_epoch_end", original)
     assert cli("fit", *args[:-1], "undisturbed")[0] == 0
-    assert same(weights(path), weights(only_run(Path("undisturbed"))))
+    assert same_weights(weights(path), weights(only_run(Path("undisturbed"))))
 
 
 def test_a_torn_config_does_not_end_a_run(cli):

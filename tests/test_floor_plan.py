@@ -3,7 +3,7 @@
 import ast
 from graphlib import CycleError, TopologicalSorter
 
-from conftest import REPOSITORY
+from helpers.command_line import REPOSITORY
 
 PACKAGE = REPOSITORY / "lightning_resnet"
 ORDER = (  # each imports only what stands before it; files that are in none of these folders are the ground floor

@@ -4,12 +4,14 @@ import math
 
 import pytest
 import wandb
-from test_wandb import META, home, mirror, new_run, row, server  # noqa: F401 -- fixtures
+from helpers.wandb_runs import META, mirror, new_run, row
 
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.analysis.compare.report import report
 from lightning_resnet.errors import UserError
 from lightning_resnet.tracking import wandb_rows as foreign
+
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def log(rows, run_id="theirs", code=0, folder=".", mode="offline"):
@@ -61,7 +63,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def test_a_project_is_read_from_the_server_once(server, cache, tmp_path):  # noqa: F811
+def test_a_project_is_read_from_the_server_once(server, cache, tmp_path):
     mirror(new_run("abcdef0123"), [row(1, val_loss=0.5, val_acc1=0.9), row(2)], "finished")
     theirs = [step(s, train_loss=1.0 / s) for s in (10, 20, 30)]
     log([*theirs, step(20, train_loss=7.0), step(40, train_loss=8.0)], mode="online")
@@ -83,7 +85,7 @@ def test_a_project_is_read_from_the_server_once(server, cache, tmp_path):  # noq
     assert load_runs("wandb://me/p").runs["run_id"].tolist() == ["abcdef0123"]
 
 
-def test_a_busy_server_and_a_torn_cache_are_no_obstacle(server, cache, tmp_path):  # noqa: F811
+def test_a_busy_server_and_a_torn_cache_are_no_obstacle(server, cache, tmp_path):
     mirror(new_run("abcdef0123"), [row(1, val_acc1=0.9)], "finished")
     server.busy = 2
     assert len(load_runs("wandb://me/p").history) == 1 and server.busy == 0
@@ -112,7 +114,7 @@ def test_too_many_requests_are_asked_again_ever_later(monkeypatch):
         foreign.patiently(request)
 
 
-def test_addresses_that_are_none(server, cache):  # noqa: F811
+def test_addresses_that_are_none(server, cache):
     for address in ("wandb://me", "wandb://", "wandb://me/p/q"):
         with pytest.raises(UserError, match="write wandb://entity/project"):
             load_runs(address)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
+from helpers.command_line import REPOSITORY
 
 import lightning_resnet
 from lightning_resnet.analysis import load_runs

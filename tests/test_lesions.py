@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
+from helpers.command_line import DIGITS
+from helpers.nets import NETS, digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from test_inspect import DIGITS, NETS, digits
 from torch.nn import functional as F
 
 from lightning_resnet.analysis.inspection.lesions import lesions, summarise

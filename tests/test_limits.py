@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from loaders import copies, data_of
+from helpers.loaders import copies, data_of
 from PIL import Image
 
 from lightning_resnet.data import module

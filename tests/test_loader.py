@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from loaders import LOADERS, copies, data_of, same
+from helpers.loaders import LOADERS, copies, data_of, same
 
 from lightning_resnet.data.augment.crops import Progressive
 from lightning_resnet.data.beton import decode as kernel

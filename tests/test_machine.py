@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from loaders import copies, data_of, same
+from helpers.loaders import copies, data_of, same
 
 from lightning_resnet import machine
 from lightning_resnet.bench.inputs import IMAGENET, make_tables

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from helpers.command_line import REPOSITORY
 
 DIGITS = f"--config {REPOSITORY}/configs/digits.yaml --run.threads 1 --trainer.max_epochs 1".split()
 MINE = """

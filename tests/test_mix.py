@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
-from ranks import Ranks
-from test_ranks import history, log
+from helpers.command_line import TINY
+from helpers.ranks import Ranks
+from helpers.run_dir import history, rank_logs
 from timm.loss import BinaryCrossEntropy
 from torch.nn import functional as F
 
@@ -146,7 +146,7 @@ def test_ranks_and_accumulation_mix_as_one(here):
     args += ["--model.mix", "{mixup: 0.4, cutmix: 1.0}", "--model.loss", "bce", "--data.train_eval_samples", "8"]
     for world, parts in ((1, 1), (2, 1), (2, 2)):
         here = [*args, "--trainer.accumulate_grad_batches", str(parts), "--run.root", f"{world}x{parts}"]
-        assert Ranks(here, world).wait(100) == [0] * world, log()
+        assert Ranks(here, world).wait(100) == [0] * world, rank_logs()
     one = history("1x1", "train/loss")
     assert len(one) == 8 and one == pytest.approx(history("2x1", "train/loss"), abs=1e-9)
     assert one == pytest.approx(history("2x2", "train/loss"), abs=1e-9)

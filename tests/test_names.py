@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, TINY, only_run
+from helpers.command_line import REPOSITORY, TINY
+from helpers.run_dir import only_run
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.names import check_name, check_texts

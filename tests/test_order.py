@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from loaders import LOADERS, copies, data_of, same
+from helpers.loaders import LOADERS, copies, data_of, same
 
 from lightning_resnet.data import draws
 from lightning_resnet.data.order import page_order, permutation, repeat_order, train_batches

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import REPOSITORY, only_run
+from helpers.command_line import REPOSITORY
+from helpers.run_dir import only_run
 from safetensors.torch import save_file
 
 from lightning_resnet.data.sources.folder import ImageFolder

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TINY, only_run
-from loaders import copies, data_of, same
+from helpers.command_line import TINY
+from helpers.loaders import copies, data_of, same
+from helpers.run_dir import only_run
 from timm.data import auto_augment as timms
 from torchvision.transforms import RandomErasing, v2
 

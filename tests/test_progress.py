@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, TINY
+from helpers.command_line import REPOSITORY, TINY
 from PIL import Image
 from tqdm import tqdm
 

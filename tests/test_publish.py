@@ -7,8 +7,7 @@ import sys
 
 import pytest
 import wandb
-from conftest import verb
-from test_analysis import sweep  # noqa: F401 -- a fixture
+from helpers.command_line import verb
 
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.cli import compare as command
@@ -29,7 +28,7 @@ def offline(tmp_path, monkeypatch):
     os.environ.pop("WANDB_SERVICE", None)
 
 
-def test_tables_and_figures_go_to_the_project(sweep, capsys):  # noqa: F811
+def test_tables_and_figures_go_to_the_project(sweep, capsys):
     main([str(sweep), "--baseline", "shortcut=none", "--wandb", "me/study"])
     told = capsys.readouterr().out.splitlines()[-1]
     assert told.startswith("W&B: offline; to upload it: wandb sync ")
@@ -46,7 +45,7 @@ def test_tables_and_figures_go_to_the_project(sweep, capsys):  # noqa: F811
     assert load_runs(sweep).runs["status"].tolist() == ["finished"] * 12  # what was published is no run
 
 
-def test_disabled_says_so(sweep, monkeypatch):  # noqa: F811
+def test_disabled_says_so(sweep, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     with pytest.raises(UserError, match="WANDB_MODE is disabled"):
         main([str(sweep), "--wandb"])

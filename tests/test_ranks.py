@@ -10,14 +10,13 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TINY
-from ranks import Ranks, recipe, the_run, wait_for, weights
+from helpers.command_line import TINY
+from helpers.ranks import Ranks, recipe, wait_for
+from helpers.run_dir import attempt, history, only_run, rank_logs, weights
 
-from lightning_resnet.data.sources.digits import Digits
 from lightning_resnet.engine import watchdog as crash
 from lightning_resnet.engine.launch import (
     MEETING,
@@ -36,46 +35,25 @@ from lightning_resnet.errors import UserError
 LONG = [*TINY, "--trainer.max_epochs", "500"]
 
 
-class Few(Digits):
-    """Seven samples to validate."""
-
-    def splits(self):
-        splits = super().splits()
-        return splits | {"val": splits["val"].take(np.arange(7))}
-
-
-def log():
-    return "".join(p.read_text() for p in sorted(Path().glob("log*.txt")))
-
-
-def history(root, key):
-    rows = [json.loads(line) for line in (the_run(root) / "metrics.jsonl").read_text().splitlines()]
-    return [row[key] for row in rows if key in row]
-
-
-def attempt(n=1, root="runs"):
-    return json.loads((the_run(root) / f"attempts/{n}.json").read_text())
-
-
 def test_two_ranks_train_as_one(here):
     """Without a norm, which sees the rank's own images; float64, so that rounding does not hide a difference."""
     args = ["fit", *TINY, "--trainer.max_epochs", "3", "--trainer.max_steps", "50", "--trainer.log_every_n_steps", "1"]
     args += ["--model.net.norm", "none", "--model.optimizer.lr", "0.01", "--trainer.precision", "64-true"]
     for world in (1, 2):
-        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, log()
+        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, rank_logs()
     one, two = history("w1", "train/loss"), history("w2", "train/loss")
     assert len(one) == 50 and one == pytest.approx(two, abs=1e-9)
 
 
-@pytest.mark.parametrize("source", ["Digits", "test_ranks.Few"])
+@pytest.mark.parametrize("source", ["Digits", "helpers.numbered.Few"])
 def test_every_number_of_ranks_measures_the_same(here, source):
-    assert Ranks(["fit", *TINY, "--trainer.max_epochs", "1"], 1).wait(100) == [0], log()
-    checkpoint = str(the_run("runs") / "checkpoints/last.ckpt")
+    assert Ranks(["fit", *TINY, "--trainer.max_epochs", "1"], 1).wait(100) == [0], rank_logs()
+    checkpoint = str(only_run("runs") / "checkpoints/last.ckpt")
     found = []
     for world in (1, 2, 3):
         Path("log0.txt").unlink()
         args = ["validate", *TINY, "--data.source", source, "--ckpt_path", checkpoint, "--data.batch_size", "48"]
-        assert Ranks(args, world).wait(100) == [0] * world, log()
+        assert Ranks(args, world).wait(100) == [0] * world, rank_logs()
         found.append(json.loads(Path("log0.txt").read_text()))
     for other in found[1:]:
         assert other["val/acc1"] == found[0]["val/acc1"] and other["val/acc5"] == found[0]["val/acc5"]
@@ -86,7 +64,7 @@ def test_ghost_batches_follow_the_recipe_of_two_ranks(here):
     args = ["fit", *TINY, "--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1"]
     args += ["--trainer.precision", "64-true", "--model.bn_batch", "32"]
     for world in (1, 2):
-        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, log()
+        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, rank_logs()
     assert history("w1", "train/loss") == pytest.approx(history("w2", "train/loss"), abs=1e-9)
     assert history("w1", "val/loss") == pytest.approx(history("w2", "val/loss"), abs=1e-9)
 
@@ -97,8 +75,8 @@ def test_precise_statistics_are_those_of_one_rank_with_ghost_batches(here):
     args = ["fit", *TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "6"]
     args += ["--trainer.precision", "64-true", "--model.bn_batch", "32", "--model.precise_bn", "4"]
     for world in (1, 2):
-        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, log()
-    one, two = weights("w1"), weights("w2")
+        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, rank_logs()
+    one, two = weights(only_run("w1")), weights(only_run("w2"))
     assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-9) for name in one)
     assert history("w1", "val/loss") == pytest.approx(history("w2", "val/loss"), abs=1e-9)
 
@@ -119,25 +97,25 @@ def test_signals_stop_all_ranks_at_the_same_step(here, how):
     codes = ranks.wait(20)
     # the second signal of a pair may find its rank on the way out already, where signals have their usual effect
     status = {"SIGINT": 130, "SIGHUP": 129}.get(how.split()[0], 143)
-    assert codes[1] == status and codes[0] in (status, -signal.SIGUSR1), (codes, log())
+    assert codes[1] == status and codes[0] in (status, -signal.SIGUSR1), (codes, rank_logs())
     assert time.monotonic() - start < 20
     assert attempt()["reason"] == ("interrupted" if "INT" in how else "preempted")
     assert attempt()["signal"] == how.split()[0]
-    saved = torch.load(the_run("runs") / "checkpoints/last.ckpt", weights_only=True)
-    assert saved["global_step"] == attempt()["last_step"] > 0 and "saved; the same command continues" in log()
+    saved = torch.load(only_run("runs") / "checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == attempt()["last_step"] > 0 and "saved; the same command continues" in rank_logs()
 
 
 @pytest.mark.slow
 def test_three_ranks_continue_as_if_never_stopped(here):
     """From three on, the order in which a gradient is summed depends on its place in DDP's buckets."""
     args = ["fit", *TINY, "--trainer.max_epochs", "30", "--data.batch_size", "66"]
-    assert Ranks([*args, "--run.root", "whole"], 3).wait(100) == [0] * 3, log()
+    assert Ranks([*args, "--run.root", "whole"], 3).wait(100) == [0] * 3, rank_logs()
     ranks = Ranks(args, 3)
     wait_for(lambda: list(Path("runs").rglob("prev.ckpt")), ranks)
     ranks.send(signal.SIGTERM)
-    assert ranks.wait(20) == [143] * 3, log()
-    assert Ranks(args, 3).wait(100) == [0] * 3, log()
-    whole, cut = weights("whole"), weights("runs")
+    assert ranks.wait(20) == [143] * 3, rank_logs()
+    assert Ranks(args, 3).wait(100) == [0] * 3, rank_logs()
+    whole, cut = weights(only_run("whole")), weights(only_run("runs"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
@@ -156,7 +134,11 @@ def test_a_signal_before_the_training_starts_ends_at_once(here, seconds):
 def test_the_fault_of_one_rank_ends_all_and_is_told(here, fault):
     Path("fault.yaml").write_text(
         yaml.safe_dump(
-            {"trainer": {"callbacks": [{"class_path": f"faults.{fault}", "init_args": {"rank": 1, "step": 30}}]}}
+            {
+                "trainer": {
+                    "callbacks": [{"class_path": f"helpers.faults.{fault}", "init_args": {"rank": 1, "step": 30}}]
+                }
+            }
         )
     )
     args = [*LONG, "--config", "fault.yaml", "--trainer.devices", "2", "--run.hang_s", "4"]
@@ -165,7 +147,7 @@ def test_the_fault_of_one_rank_ends_all_and_is_told(here, fault):
     )
     assert done.returncode == {"Raises": 1, "Dies": 17, "Hangs": 1}[fault], done.stderr
     assert done.stderr.count("Traceback") == (fault == "Raises") and attempt()["reason"] == "failed"
-    text = "".join(p.read_text() for p in (the_run("runs") / "attempts").glob("1.rank1.txt"))
+    text = "".join(p.read_text() for p in (only_run("runs") / "attempts").glob("1.rank1.txt"))
     if fault == "Raises":
         assert "rank 1 failed after step 30" in text and "torch 2" in text
         assert "rank 1 failed: RuntimeError: a fault of this rank alone" in attempt()["error"]
@@ -174,7 +156,7 @@ def test_the_fault_of_one_rank_ends_all_and_is_told(here, fault):
     else:
         assert "another rank ended without a word" in attempt()["error"]
     assert Ranks(["fit", *TINY, "--trainer.max_epochs", "500", "--trainer.max_steps", "40"], 2).wait(60) == [0, 0], (
-        log()
+        rank_logs()
     )
 
 
@@ -214,23 +196,23 @@ def running(pid):
 
 
 def test_another_number_of_ranks_continues_the_same_batches(here):
-    import numbered
+    from helpers import numbered
 
     args = [*recipe(here / "r.yaml", "torch"), "--trainer.max_epochs", "6"]
-    assert Ranks([*args, "--run.root", "whole"], 1).wait(60) == [0], log()
+    assert Ranks([*args, "--run.root", "whole"], 1).wait(60) == [0], rank_logs()
     whole = numbered.read("ids", 1)
     Path("ids").rename("whole_ids")
     ranks = Ranks(args, 2)
     file = Path("ids/rank1-of-2.jsonl")
     wait_for(lambda: file.exists() and len(file.read_text().splitlines()) > 13, ranks)
     ranks.send(signal.SIGTERM)
-    assert ranks.wait(20) == [143, 143], log()
+    assert ranks.wait(20) == [143, 143], rank_logs()
     stopped = attempt()["last_step"]  # in nine of ten runs within an epoch
-    assert stopped < 60 and Ranks(args, 1).wait(60) == [0], log()
+    assert stopped < 60 and Ranks(args, 1).wait(60) == [0], rank_logs()
     steps = numbered.read("ids", 2) | numbered.read("ids", 1)
     assert min(numbered.read("ids", 1)) == stopped + 1
     assert steps == whole
-    assert weights("runs").keys() == weights("whole").keys()
+    assert weights(only_run("runs")).keys() == weights(only_run("whole")).keys()
 
 
 def listening(pid):
@@ -250,7 +232,7 @@ def test_ranks_of_one_machine_listen_on_the_loopback_interface_only(here, srun):
     wait_for(lambda: list(Path("runs").rglob("last.ckpt")), ranks)
     found = [address for p in ranks.processes for address in listening(p.pid)]
     ranks.send(signal.SIGTERM)
-    assert ranks.wait(100) == [143, 143], log()
+    assert ranks.wait(100) == [143, 143], rank_logs()
     assert len(found) >= 2 and set(found) == {"0100007F"}, found
 
 
@@ -445,4 +427,4 @@ def test_a_rank_that_waits_for_others_before_the_training_hears_a_signal(here):
     wait_for(lambda: Path("log1.txt").exists(), ranks)
     time.sleep(4)
     ranks.send(signal.SIGTERM, [1])
-    assert ranks.wait(100)[1] == 143, log()
+    assert ranks.wait(100)[1] == 143, rank_logs()

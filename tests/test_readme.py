@@ -5,7 +5,7 @@ import shlex
 from importlib import import_module
 
 import pytest
-from conftest import REPOSITORY
+from helpers.command_line import REPOSITORY
 
 from lightning_resnet.cli import fit
 from lightning_resnet.cli.main import VERBS, main
@@ -21,7 +21,7 @@ COMMANDS = [c.strip() for t in TEXTS for c in re.findall(r"^(?: {4}|# ?)(resnet-
 @pytest.mark.parametrize("command", [part for c in COMMANDS for part in c.split(" && ")])
 def test_command_is_understood(command, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.syspath_prepend(REPOSITORY / "tests")  # gated.py
+    monkeypatch.syspath_prepend(REPOSITORY / "tests/helpers")  # gated.py
     program, verb, *args = shlex.split(command)
     assert program == "resnet-cli" and verb in VERBS
     module = import_module(f"lightning_resnet.cli.{VERBS[verb].module or verb}")

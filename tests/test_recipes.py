@@ -1,6 +1,5 @@
 """Shipped recipes train by flags alone, and their curves are those that were published."""
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, TINY, only_run
+from helpers.command_line import REPOSITORY, TINY, small
+from helpers.run_dir import only_run, rows
 from PIL import Image
 
 from lightning_resnet.data.augment.crops import Progressive
@@ -35,20 +35,6 @@ def photos(tmp_path_factory):
             for i in range(n):
                 Image.fromarray(rng.integers(0, 256, (40 + i, 50, 3), np.uint8)).save(root / split / name / f"{i}.jpg")
     return root
-
-
-def small(args, photos):
-    """The flags that make a command small: two steps on the folder; CIFAR's crops are of pictures of one size."""
-    path = REPOSITORY / args[args.index("--config") + 1]
-    flags = "--data.workers 0 --trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 2"
-    flags += " --trainer.accelerator cpu --run.threads 1 --run.keep none --data.batch_size 4 --model.net.num_classes 2"
-    flags += f" --data.source ImageFolder --data.source.root {photos}"
-    content = yaml.safe_load(path.read_text())
-    cifar = content["model"]["net"]["class_path"] == "CifarResNet"
-    flags += " --data.size 16 --data.crop resized" if cifar else " --data.size 64"
-    if "progressive" in content["data"]:
-        flags += " --data.progressive '{low: 32, high: 64}'"
-    return path, shlex.split(flags)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -105,10 +91,6 @@ def test_documented_commands_train(cli, photos, command):
     finally:
         torch.use_deterministic_algorithms(False)
     assert code == 0 and "val/acc1" in out, err
-
-
-def rows(path):
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
 def rates(name, epochs, **options):

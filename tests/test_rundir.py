@@ -12,7 +12,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from conftest import TINY, only_run
+from helpers.command_line import TINY
+from helpers.run_dir import edit, only_run
 from PIL import Image
 from pytorch_lightning.callbacks import Callback
 
@@ -32,14 +33,6 @@ from lightning_resnet.weights.trained import build_alone
 SHORT = [*TINY, "--trainer.max_epochs", "2"]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run of two epochs."""
-    root = tmp_path_factory.mktemp("finished")
-    assert main(["fit", *SHORT, "--run.root", str(root)]) == 0
-    return only_run(root)
-
-
 @pytest.fixture
 def stopped(finished, tmp_path):
     """The same, as if it had failed at its end: the same command continues it."""
@@ -47,10 +40,6 @@ def stopped(finished, tmp_path):
     shutil.copytree(finished, run)
     edit(run / "attempts/1.json", reason="failed")
     return run
-
-
-def edit(file, **values):
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 def stray(run):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import wandb
 import yaml
-from conftest import REPOSITORY, TINY
+from helpers.command_line import REPOSITORY, TINY
 
 from lightning_resnet.credentials import refuse_secret_exports, refuse_secret_flags, refuse_secrets
 from lightning_resnet.errors import UserError

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 from threading import Barrier, Thread
 
-from conftest import TINY, verb
-from stand_in import write
-from test_sweep import light, run, sweep_file  # noqa: F401 -- fixtures
+from helpers.command_line import TINY, verb
+from helpers.stand_in import write
+from helpers.sweeping import run_sweep
 
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.cli import fit
@@ -82,9 +82,9 @@ def test_where_there_are_no_links_a_run_is_the_sweeps_own(tmp_path):
     assert not share(tmp_path, "a", "x") and not (tmp_path / "a").exists()
 
 
-def test_a_sweep_counts_and_shows_what_others_have_trained(sweep_file, light, capfd, monkeypatch):  # noqa: F811
+def test_a_sweep_counts_and_shows_what_others_have_trained(sweep_file, light, capfd, monkeypatch):
     monkeypatch.setattr(check, "check_points", lambda *parts: None)  # the stand-in has other keys
-    assert run(sweep_file({"a": {"values": [1, 2]}}, name="first")) == 0
+    assert run_sweep(sweep_file({"a": {"values": [1, 2]}}, name="first")) == 0
     capfd.readouterr()
     file = sweep_file({"a": {"values": [2, 3]}}, name="second")
     sweep = read(file)

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from helpers.command_line import REPOSITORY
 from sklearn.datasets import load_digits
 
 from lightning_resnet.data.sources.digits import Digits

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, verb
+from helpers.command_line import REPOSITORY, verb
 
 from lightning_resnet.cli import sweep as command
 from lightning_resnet.errors import UserError

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, only_run
+from helpers.command_line import REPOSITORY
+from helpers.run_dir import only_run
 
 from lightning_resnet.data.sources.digits import Digits
 from lightning_resnet.data.sources.subset import Subset

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import TINY, only_run
+from helpers.command_line import TINY
+from helpers.nets import digits
+from helpers.run_dir import only_run
 from pytorch_lightning.callbacks import Callback
-from test_inspect import digits
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks

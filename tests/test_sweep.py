@@ -13,9 +13,9 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import REPOSITORY, verb
-from stand_in import train, write
+from helpers.command_line import REPOSITORY, verb
+from helpers.stand_in import write
+from helpers.sweeping import COMMAND, run_sweep
 
 from lightning_resnet.cli import sweep as sweep_verb
 from lightning_resnet.errors import UserError
@@ -25,22 +25,6 @@ from lightning_resnet.sweeps.points import read
 from lightning_resnet.sweeps.state import command, find_runs, forecast, listing
 
 main = verb(sweep_verb)
-
-COMMAND = ["${env}", "resnet-cli", "fit", "--config", "recipe.yaml", "--config", "${args_json_file}"]
-
-
-@pytest.fixture
-def sweep_file(tmp_path, monkeypatch):
-    """Write a sweep's YAML into an empty folder that holds a recipe."""
-    monkeypatch.chdir(tmp_path)
-    Path("recipe.yaml").write_text("seed_everything: 0\n")
-
-    def write(parameters=None, **top):
-        content = {"method": "grid", "command": COMMAND, "parameters": parameters or {"a": {"values": [1, 2]}}} | top
-        Path("s.yaml").write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
-        return "s.yaml"
-
-    return write
 
 
 def points(file):
@@ -178,20 +162,9 @@ def test_a_point_is_known_by_recipe_flags_and_parameters(sweep_file):
     assert not first & keys()
 
 
-@pytest.fixture
-def light(monkeypatch):
-    monkeypatch.setattr(pool, "PRELOAD", [])
-
-
-def run(file, jobs=2):
-    sweep = read(file)
-    find_runs(sweep, "runs")
-    return pool.run_points(sweep, Path("runs"), jobs, main=train)
-
-
 def test_local_runs_each_point_once_and_adds_new_ones(sweep_file, light, capfd):
     file = sweep_file({"a": {"values": [1, 2]}, "nothing": {"value": None}})
-    assert run(file) == 0
+    assert run_sweep(file) == 0
     out = capfd.readouterr().out
     assert "2 finished, 0 not, 0 finished before" in out and out.count("val error 25.00 %") == 2
     assert "next: resnet-cli compare runs/s" in out
@@ -199,7 +172,7 @@ def test_local_runs_each_point_once_and_adds_new_ones(sweep_file, light, capfd):
     assert any("{'a': 1, 'nothing': None} threads" in text for text in logs)
     assert all("own session True" in text for text in logs)  # Ctrl-C in the terminal is the sweep's to handle
     sweep_file({"a": {"values": [1, 2, 3]}, "nothing": {"value": None}})
-    assert run(file) == 0
+    assert run_sweep(file) == 0
     assert "1 finished, 0 not, 2 finished before" in capfd.readouterr().out
     sweep = read(file)
     find_runs(sweep, "runs")
@@ -214,12 +187,12 @@ def test_a_later_sweep_of_a_process_has_the_variables_of_its_own_time(sweep_file
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
     Path("sets_a_variable.py").write_text("import os; os.environ['IMPORTED'] = '1'")
     forkserver._forkserver._stop()  # an earlier test's
-    assert run(sweep_file({"a": {"value": 1}})) == 0
+    assert run_sweep(sweep_file({"a": {"value": 1}})) == 0
     server = forkserver._forkserver._forkserver_pid
     monkeypatch.setenv("CHANGED", "after, with a secret")
     monkeypatch.setenv("ADDED", "a\n=\udcff")
     monkeypatch.delenv("REMOVED")
-    assert run(sweep_file({"a": {"value": "environment"}})) == 0
+    assert run_sweep(sweep_file({"a": {"value": "environment"}})) == 0
     assert server == forkserver._forkserver._forkserver_pid
     assert b"secret" not in Path(f"/proc/{server}/cmdline").read_bytes()  # nor its forks': theirs is the same
     forkserver._forkserver._stop()  # later tests want one without this module
@@ -238,7 +211,7 @@ def test_the_list_is_aligned_and_tells_short_names_apart(sweep_file):
 
 def test_the_list_tells_how_far_unfinished_runs_are(sweep_file, light):
     file = sweep_file({"a": {"values": [1, 2]}})
-    run(file)
+    run_sweep(file)
     write(Path("runs/s/run2/meta.json"), read_meta(2) | {"steps_per_epoch": 6, "epochs": 3})
     attempt = json.loads(Path("runs/s/run2/attempts/1.json").read_text())
     write(Path("runs/s/run2/attempts/1.json"), attempt | {"reason": "interrupted"})
@@ -256,14 +229,14 @@ def read_meta(a):
 def test_forecast_goes_by_finished_runs(sweep_file, light):
     file = sweep_file({"a": {"values": [1]}})
     assert "no finished run yet to forecast from" in listing(read(file))
-    run(file)
+    run_sweep(file)
     sweep = read(sweep_file({"a": {"values": [1, 2, 3]}}))
     find_runs(sweep, "runs")
     assert forecast(sweep) == (60.0, 1) and "about 1 min 00 s of run time left, by 1 finished" in listing(sweep)
 
 
 def test_failures_are_told_and_do_not_stop_the_others(sweep_file, light, capfd):
-    assert run(sweep_file({"a": {"values": ["fails", "dies", 1]}})) == 1
+    assert run_sweep(sweep_file({"a": {"values": ["fails", "dies", 1]}})) == 1
     out = capfd.readouterr().out
     assert "a=fails  failed: no luck (log: runs/s/points/" in out
     assert "a=dies  killed by SIGKILL" in out and "1 finished, 2 not" in out
@@ -275,7 +248,7 @@ def test_a_run_that_is_live_elsewhere_is_not_called_failed(sweep_file, light, ca
     Path("runs/s/theirs/attempts").mkdir(parents=True)
     write(Path("runs/s/theirs/meta.json"), {"point": read(file).points[0].key})
     write(Path("runs/s/theirs/attempts/1.json"), attempt)
-    assert run(file) == 1
+    assert run_sweep(file) == 1
     assert "a=elsewhere  running elsewhere (runs/s/theirs)" in capfd.readouterr().out
 
 
@@ -288,7 +261,7 @@ def test_a_continued_run_keeps_its_threads(sweep_file):
 
 def test_exit_codes_are_never_mixed_up(sweep_file, light, capfd):
     """Runs that end while others start: from several threads, multiprocessing took some codes for 255."""
-    assert run(sweep_file({"a": {"min": 1, "max": 40}}), jobs=8) == 0
+    assert run_sweep(sweep_file({"a": {"min": 1, "max": 40}}), jobs=8) == 0
     assert "40 finished, 0 not" in capfd.readouterr().out
 
 
@@ -304,7 +277,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from lightning_resnet.sweeps import local as pool
 from lightning_resnet.sweeps.points import read
-from stand_in import train
+from helpers.stand_in import train
 pool.PRELOAD = sys.argv[1:]
 print("ready", flush=True)
 sys.exit(pool.run_points(read("s.yaml"), Path("runs"), 1, main=train))
@@ -364,7 +337,7 @@ def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(sweep_file, light, capfd):
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=interrupt).start()
-    assert run(file, jobs=1) == 143
+    assert run_sweep(file, jobs=1) == 143
     assert "the same command continues" in capfd.readouterr().err
     assert status(runs / "runwaits") == "interrupted"
     assert not (runs / "run1").exists()

@@ -12,10 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-import wandb
-import yaml
-from conftest import REPOSITORY, TINY, verb
-from wandb_standin import StandIn
+from helpers.command_line import REPOSITORY, TINY, verb
+from helpers.wandb_runs import BIN, CONFIG, KEY, META, end_attempt, leet, mirror, new_run, row, write
 
 from lightning_resnet.cli import sync as command
 from lightning_resnet.errors import UserError
@@ -25,83 +23,10 @@ from lightning_resnet.tracking.mirror import Mirror, WandbOptions
 
 main = verb(command)
 
-KEY = "0123456789abcdef0123456789abcdef01234567"
-META = {"name": "study", "git_sha": "f" * 40, "source": "Digits", "command": ["resnet-cli", "fit", "typed"]}
-CONFIG = {"seed_everything": 3, "data": {"size": None, "mean": [0.5, 0.5]}}
-CONFIG |= {"model": {"net": {"class_path": "CifarResNet", "init_args": {"depth": 20, "shortcut": "none"}}}}
-BIN = Path(sys.executable).parent
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """Nothing of the developer's own W&B: no key, no settings; and no process of wandb's survives a test."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    yield
-    wandb.teardown()
-    os.environ.pop("WANDB_SERVICE", None)
-
-
-@pytest.fixture
-def server(monkeypatch):
-    server = StandIn()
-    monkeypatch.setenv("WANDB_BASE_URL", server.url)
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    yield server
-    server.close()
-    assert not server.unknown
-
 
 @pytest.fixture
 def run():
     return new_run("abcdef0123")
-
-
-def new_run(name, reason="running", **config):
-    run = Path("runs/study", name)
-    (run / "attempts").mkdir(parents=True)
-    (run / "config.yaml").write_text(yaml.safe_dump(CONFIG | config))
-    (run / "meta.json").write_text(json.dumps(META))
-    end_attempt(run, 1, reason)
-    return run
-
-
-def end_attempt(run, number, reason):
-    content = {"attempt": number, "reason": reason, "heartbeat": time.time()}
-    (run / f"attempts/{number}.json").write_text(json.dumps(content))
-
-
-def row(step, attempt=1, **metrics):
-    row.time += 1
-    metrics = {name.replace("_", "/"): value for name, value in (metrics or {"train_loss": 1 / step}).items()}
-    return {"step": step, "epoch": 0, "attempt": attempt, "time": row.time, **metrics}
-
-
-row.time = time.time()
-
-
-def write(run, *rows):
-    with (run / "metrics.jsonl").open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def mirror(run, rows, reason, said=None, **options):
-    """One attempt."""
-    mirror = Mirror(WandbOptions(**options), (said if said is not None else []).append)
-    mirror.start(run, META, CONFIG)
-    for each in rows:
-        write(run, each)
-        mirror.record(each)
-    mirror.finish(reason)
-
-
-def leet(folder, *options):
-    command = [BIN / "wandb", "leet", "inspect", *options, "--json", folder]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    lines = [done.stdout] if "--summary" in options else done.stdout.splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def test_an_offline_run_tells_what_it_was_and_nothing_private(run, monkeypatch, capfd):
@@ -132,6 +57,8 @@ ENDLESS = """
 import json, sys, time
 from pathlib import Path
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions
+
+pytestmark = pytest.mark.usefixtures("home")
 run, meta, config = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 mirror = Mirror(WandbOptions("offline"))
 mirror.start(run, meta, config)

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from helpers.command_line import REPOSITORY
 
 from cluster.loopback import Cluster, NoSlurm, unpack
 

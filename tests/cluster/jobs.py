@@ -2,13 +2,10 @@
 
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
-import torch
+from helpers.wandb_runs import leet
 
-from lightning_resnet.runs.checkpoint import load_checkpoint
 from lightning_resnet.runs.metrics import merge, read_rows, row_of
 
 SHAPES = {"2 nodes x 1 task": "--nodes=2 --ntasks-per-node=1", "1 node x 2 tasks": "--nodes=1 --ntasks-per-node=2"}
@@ -49,10 +46,6 @@ def attempts(root="runs"):
     return [json.loads(file.read_text()) for file in sorted(files, key=lambda file: int(file.stem))]
 
 
-def weights(root):
-    return load_checkpoint(the_run(root) / "checkpoints/last.ckpt")["state_dict"]
-
-
 def histories():
     """(step, kind) of the rows that hold: of metrics.jsonl, and of what W&B wrote, whose attempts are one run."""
     run = the_run()
@@ -62,17 +55,6 @@ def histories():
     items = [json.dumps(record["history"]["item"]) for record in records if record["type"] == "history"]
     mirrored = merge(sorted(map(row_of, items), key=lambda row: row["attempt"]))
     return [[(row["step"], row["kind"]) for row in some] for some in (rows, mirrored)]
-
-
-def leet(file):
-    """Records of a .wandb file, by W&B's own reader."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    return list(map(json.loads, done.stdout.splitlines()))
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def log(job):

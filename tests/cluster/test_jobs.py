@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.run_dir import same_weights, weights
 
 from cluster.jobs import (
     ENDLESS,
@@ -18,11 +19,9 @@ from cluster.jobs import (
     histories,
     local,
     log,
-    same,
     step,
     submit,
     the_run,
-    weights,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -33,7 +32,7 @@ def undisturbed(slurm, tmp_path_factory):
     """Weights after LONG, by 2 local ranks."""
     root = tmp_path_factory.mktemp("undisturbed")
     os.chdir(Path(__file__).parents[2])
-    return weights(local(slurm, LONG, root))
+    return weights(the_run(local(slurm, LONG, root)))
 
 
 def begin(slurm, options="", shape=SHAPES["2 nodes x 1 task"], fit=LONG):
@@ -50,14 +49,14 @@ def end(slurm, job, undisturbed, reasons):
     """The job completes; its run is one, and what it would have been."""
     assert slurm.wait(job, "COMPLETED", "FAILED", "TIMEOUT", timeout=300) == "COMPLETED", log(job)
     assert [attempt["reason"] for attempt in attempts()] == reasons
-    assert same(weights("runs"), undisturbed)
+    assert same_weights(weights(the_run()), undisturbed)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_ends_with_the_weights_of_two_local_ranks(slurm, shape):
     job = submit(slurm, SHAPES[shape], SHORT)
     assert slurm.wait(job, "COMPLETED", "FAILED") == "COMPLETED", log(job)
-    assert same(weights("runs"), weights(local(slurm, SHORT, "local")))
+    assert same_weights(weights(the_run()), weights(the_run(local(slurm, SHORT, "local"))))
     assert "batch 64 = 2 ranks x 1 accumulated x 32" in log(job)
 
 
@@ -101,7 +100,7 @@ def test_a_task_that_is_killed(slurm, undisturbed):
     rank = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if rank_of(pid, slurm) == "1"]
     os.kill(rank[0], signal.SIGKILL)
     slurm.until(lambda: slurm.show(job)["Restarts"] == "1", 90, lambda: log(job))
-    assert slurm.wait(job, "COMPLETED", timeout=300) and same(weights("runs"), undisturbed)
+    assert slurm.wait(job, "COMPLETED", timeout=300) and same_weights(weights(the_run()), undisturbed)
 
 
 def rank_of(pid, slurm):
@@ -122,7 +121,7 @@ def test_a_lost_node(slurm, undisturbed):
     slurm.run("scontrol update NodeName=127.0.0.2 State=DOWN Reason=lost")
     slurm.until(lambda: slurm.state(job) == "PENDING", 90)
     slurm.run("scontrol update NodeName=127.0.0.2 State=RESUME || true")  # unless it came back by itself
-    assert slurm.wait(job, "COMPLETED", timeout=300) and same(weights("runs"), undisturbed)
+    assert slurm.wait(job, "COMPLETED", timeout=300) and same_weights(weights(the_run()), undisturbed)
 
 
 def test_a_cancelled_job_stays_cancelled_and_one_submitted_by_hand_continues(slurm, undisturbed):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from helpers.command_line import REPOSITORY
 
 from cluster.jobs import SLOW
 from lightning_resnet.runs.checkpoint import load_checkpoint

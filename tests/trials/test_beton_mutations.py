@@ -76,7 +76,7 @@ class Trial:
 
     def __init__(self, folder):
         import numpy as np
-        from loaders import copies, data_of
+        from helpers.loaders import copies, data_of
 
         from lightning_resnet.data.beton.format import ALLOCATION, FIELD, HEADER, Beton
         from lightning_resnet.data.sources.beton_files import BetonFiles
@@ -162,7 +162,7 @@ class Trial:
             assert same, "another pixel or label, and a manifest"
 
     def fit(self, path):
-        from conftest import TINY
+        from helpers.command_line import TINY
 
         source = ["--data.source", "BetonFiles", "--data.source.train", path, "--data.source.val", self.sound]
         flags = ["--data.size", "16", "--data.batch_size", "8", "--trainer.max_steps", "5", "--run.new"]

@@ -12,10 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY, only_run
+from helpers.command_line import TINY
 
 from lightning_resnet.analysis import load_runs
-from lightning_resnet.cli.main import main
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.directory import read_config
 from lightning_resnet.runs.status import attempts, final_row, status
@@ -26,13 +25,6 @@ DAMAGES = int(os.environ.get("DAMAGES") or 200)
 FILES = ("config.yaml", "meta.json", "metrics.jsonl", "attempts/1.json")
 CHECKPOINTS = tuple(f"checkpoints/{name}.ckpt" for name in ("last", "prev", "best"))
 VALUES = (None, True, -1, 10**400, "text", [], [1, {}], {}, {"a": {"b": []}}, 1e308, "\x1b[31m\n", "../..", 0)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    root = tmp_path_factory.mktemp("finished")
-    assert main(["fit", *SHORT, "--run.root", str(root)]) == 0
-    return only_run(root)
 
 
 def damage(rng, file):

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, TINY, only_run
+from helpers.command_line import REPOSITORY, TINY
+from helpers.run_dir import only_run
 from PIL import Image
 from torch import nn
 

@@ -11,7 +11,7 @@ from io import BytesIO, TextIOWrapper
 from xml.etree import ElementTree
 
 import pytest
-from test_analysis import make_run
+from helpers.made_runs import make_run
 
 from lightning_resnet.cli.main import main
 from lightning_resnet.errors import LONGEST, printable, tell

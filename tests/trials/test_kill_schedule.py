@@ -14,10 +14,11 @@ import signal
 import time
 from pathlib import Path
 
-import numbered
 import pytest
 import torch
-from ranks import EPOCHS, Ranks, recipe, the_run, wait_for
+from helpers import numbered
+from helpers.ranks import EPOCHS, Ranks, recipe, wait_for
+from helpers.run_dir import only_run
 
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.data.order import permutation
@@ -239,7 +240,7 @@ def play(seeds, undisturbed, here):
         os.chdir(folder)
         game = Round(arguments, world, seed)
         game.play()
-        n, rows = compare(the_run("runs"), the_run(whole / "runs"), game.told)
+        n, rows = compare(only_run("runs"), only_run(whole / "runs"), game.told)
         expected = sum((permutation(0, e, numbered.N)[: numbered.N].tolist() for e in range(EPOCHS)), [])
         steps = numbered.read("ids", world)
         assert sum((steps[s] for s in range(1, STEPS + 1)), []) == expected, game.told
@@ -271,6 +272,6 @@ def test_the_harness_trains(here):
     """So that the tests above cannot rot unseen."""
     arguments = [*recipe(here / "r.yaml", "torch"), "--trainer.max_epochs", "1"]
     assert Ranks(arguments, 1).wait(100) == [0], Path("log0.txt").read_text()
-    assert json.loads((the_run("runs") / "attempts/1.json").read_text())["last_step"] == 10
-    assert status(the_run("runs")) == "finished"
-    compare(the_run("runs"), the_run("runs"), [])
+    assert json.loads((only_run("runs") / "attempts/1.json").read_text())["last_step"] == 10
+    assert status(only_run("runs")) == "finished"
+    compare(only_run("runs"), only_run("runs"), [])

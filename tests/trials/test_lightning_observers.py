@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import TINY, only_run
+from helpers.command_line import TINY
+from helpers.run_dir import only_run
 from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.profilers import SimpleProfiler

@@ -21,7 +21,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from conftest import TINY, only_run
+from helpers.command_line import TINY
+from helpers.run_dir import only_run
 from jsonargparse import Namespace
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import callbacks, plugins, strategies

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 import yaml
-from conftest import REPOSITORY, TINY
+from helpers.command_line import REPOSITORY, TINY
 
 from lightning_resnet.cli.main import VERBS, shielded
 from lightning_resnet.credentials import refuse_secret_exports, refuse_secret_flags, refuse_secrets, sourced

@@ -7,8 +7,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-import ranks as processes
-from ranks import Ranks, recipe, the_run, wait_for
+from helpers import ranks as processes
+from helpers.ranks import Ranks, recipe, wait_for
+from helpers.run_dir import only_run, rank_logs
 
 EXPECTED = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143, signal.SIGHUP: 129}
 END_S = 100  # ranks that wait for one that has left wait for 660 s
@@ -65,11 +66,7 @@ def check(codes, signum, log):
     assert set(codes) <= {EXPECTED[signum], 143, 0}, (codes, log)
     for attempt in filter(None, attempts):
         assert attempt["reason"] in ("preempted", "interrupted", "finished"), (attempt, log)
-        assert attempt["last_step"] == 0 or (the_run("runs") / "checkpoints/last.ckpt").exists()
-
-
-def log():
-    return "".join(p.read_text() for p in sorted(Path().glob("log*.txt")))
+        assert attempt["last_step"] == 0 or (only_run("runs") / "checkpoints/last.ckpt").exists()
 
 
 def trial(here, whom, instant, signum):
@@ -78,7 +75,7 @@ def trial(here, whom, instant, signum):
     ranks = Supervised([*recipe(here / "r.yaml", "torch"), "--trainer.max_epochs", str(epochs)])
     wait_for(INSTANTS[instant], ranks)
     ranks.signal(whom, signum)
-    check(ranks.wait(END_S), signum, log())
+    check(ranks.wait(END_S), signum, rank_logs())
 
 
 @pytest.mark.slow

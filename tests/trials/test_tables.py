@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from test_analysis import epoch_rows, make_run
+from helpers.made_runs import epoch_rows, make_run
 
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.analysis.compare import load as runs

@@ -1,7 +1,7 @@
 """Every numeric option and every choice of `fit`, given what it cannot be: one line that names it and what is valid."""
 
 import pytest
-from conftest import REPOSITORY
+from helpers.command_line import REPOSITORY
 
 from lightning_resnet.config.recipe import RecipeParser
 from lightning_resnet.errors import UserError

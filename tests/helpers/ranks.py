@@ -10,10 +10,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from types import SimpleNamespace
 
-import numbered
 import yaml
 
-from lightning_resnet.runs.checkpoint import load_checkpoint
+from helpers import numbered
 
 REPOSITORY = Path(__file__).parents[1]
 EPOCHS = 30
@@ -68,11 +67,11 @@ def recipe(path, loader):
     """Everything that has a state: momentum, averages, a schedule that watches, mixing, intervals across epochs."""
     config = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
     config["trainer"] |= {"max_epochs": EPOCHS, "log_every_n_steps": 7}
-    config["trainer"]["callbacks"] = [{"class_path": "numbered.LogIds", "init_args": {"folder": "ids"}}]
+    config["trainer"]["callbacks"] = [{"class_path": "helpers.numbered.LogIds", "init_args": {"folder": "ids"}}]
     net = {"depth": 8, "width": 4, "num_classes": numbered.N}
     config["model"] |= {"net": {"class_path": "CifarResNet", "init_args": net}, "schedule": "ErrorWarmup"}
     config["model"] |= {"ema": {"decay": 0.9}, "mix": {"mixup": 0.2, "cutmix": 1.0}}
-    config["data"] = {"source": "numbered.Numbered", "batch_size": numbered.BATCH, "crop": "pad", "pad": 1}
+    config["data"] = {"source": "helpers.numbered.Numbered", "batch_size": numbered.BATCH, "crop": "pad", "pad": 1}
     config["data"] |= {"flip": True, "loader": loader, "train_eval_samples": 100}
     path.write_text(yaml.safe_dump(config))
     return ["fit", "--config", str(path), "--run.threads", "1", "--run.save_minutes", "0.005"]
@@ -82,15 +81,6 @@ def wait_for(happened, ranks, seconds=60):
     deadline = time.monotonic() + seconds
     while not happened() and ranks.alive and time.monotonic() < deadline:
         time.sleep(0.0005)
-
-
-def the_run(root):
-    (path,) = (p.parent for p in Path(root).glob("*/*/meta.json"))
-    return path
-
-
-def weights(root):
-    return load_checkpoint(the_run(root) / "checkpoints/last.ckpt")["state_dict"]
 
 
 class Forked:
