@@ -22,6 +22,7 @@ from lightning_resnet.tracking import mode as wandb_mode
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions
 
 main = verb(command)
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
@@ -57,8 +58,6 @@ ENDLESS = """
 import json, sys, time
 from pathlib import Path
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions
-
-pytestmark = pytest.mark.usefixtures("home")
 run, meta, config = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 mirror = Mirror(WandbOptions("offline"))
 mirror.start(run, meta, config)

@@ -6,15 +6,14 @@ import sys
 import time
 import traceback
 from multiprocessing import connection, get_context
-from pathlib import Path
 from tempfile import mkdtemp
 from types import SimpleNamespace
 
 import yaml
 
 from helpers import numbered
+from helpers.command_line import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
 EPOCHS = 30
 
 
