@@ -9,10 +9,11 @@ import pytest
 import torch
 from helpers.command_line import REPOSITORY
 
-from lightning_resnet.bench import child, train
+from lightning_resnet.bench import child, loader, train
 from lightning_resnet.bench.inputs import make_photos
 from lightning_resnet.bench.plain import PlainScriptResNet
 from lightning_resnet.bench.scaling import moved
+from lightning_resnet.cli import bench
 from lightning_resnet.data.sources.beton_files import images_of, open_beton
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet
@@ -102,9 +103,14 @@ def test_a_process_that_hangs_is_given_up_with_its_children(monkeypatch):
         child.output(process)
 
 
-def test_ours_and_the_peers_read_the_same_pictures(tmp_path):
+def test_ours_and_the_peers_read_the_same_images(tmp_path):
     make_photos(tmp_path, 24)
     assert len(images_of(open_beton(tmp_path / "photos.beton"))) == len([*tmp_path.rglob("*.jpg")]) == 24
+
+
+def test_the_flags_offer_all_that_is_measured():
+    assert bench.PEERS == [peer for group in loader.GROUPS.values() for peer in group]
+    assert list(train.NETS) == bench.NETS and {*bench.SCALING_NETS} <= {*bench.NETS}
 
 
 def test_bytes_of_a_ring():

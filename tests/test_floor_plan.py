@@ -98,7 +98,7 @@ def test_only_the_command_line_imports_late():
         f"{module}:{line} imports {target}"
         for module, tree in MODULES.items()
         for target, line in imports(tree, local=True)
-        if not module.startswith(("lightning_resnet.cli.", "lightning_resnet.bench."))
+        if not module.startswith("lightning_resnet.cli.")
     ]
     assert not late
 

@@ -1,1 +1,1 @@
-"""Benchmarks: our parts beside their peers on the same input, in turn; medians, as one Markdown table per kind."""
+"""Benchmarks: our parts and their peers on the same input, in turn; medians, as Markdown tables."""

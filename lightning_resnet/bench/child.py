@@ -1,4 +1,4 @@
-"""The processes that benchmarks measure."""
+"""Child processes that the benchmarks measure."""
 
 import os
 import signal
@@ -10,21 +10,23 @@ from typing import Any
 
 from lightning_resnet.errors import UserError
 
-HANG_S = 900.0  # seconds after which a process is given up
+HANG_S = 900.0  # seconds after which a process is killed
 
 
 @contextmanager
 def child(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
-    """A process whose stdout is read; it and its own are gone afterwards, and after `HANG_S` in any case.
+    """Start a process whose stdout is read; kill the process and its children at the end.
 
-    It has a session of its own: Ctrl-C on a terminal reaches the benchmark alone, which ends it and says so.
+    The process is killed after `HANG_S` in any case. It has its own session: Ctrl-C on a terminal
+    reaches the benchmark alone, which ends the process and says so.
 
     Args:
         command: the program and its arguments.
-        options: of `subprocess.Popen`.
+        options: arguments of `subprocess.Popen`.
     """
     pipe = {"stdout": subprocess.PIPE} | options
-    with subprocess.Popen([*map(str, command)], text=True, start_new_session=True, **pipe) as process:
+    words = [*map(str, command)]
+    with subprocess.Popen(words, text=True, start_new_session=True, **pipe) as process:
         watch = threading.Timer(HANG_S, _kill, [process])
         watch.daemon = True
         watch.start()
@@ -36,10 +38,10 @@ def child(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
 
 
 def output(process: subprocess.Popen) -> list[str]:
-    """Its lines, once it has ended well.
+    """Return the lines that the process prints, once it has exited with status 0.
 
     Raises:
-        UserError: it has not.
+        UserError: the process failed or was killed.
     """
     lines = process.stdout.read().splitlines()
     ended(process, lines)
@@ -47,18 +49,23 @@ def output(process: subprocess.Popen) -> list[str]:
 
 
 def ended(process: subprocess.Popen, lines: Sequence[str] = ()) -> None:
-    """Wait for its end.
+    """Wait until the process has exited with status 0.
 
     Args:
         process: a child.
-        lines: what it has printed.
+        lines: what the process has printed.
 
     Raises:
-        UserError: it failed, or was given up.
+        UserError: the process failed or was killed.
     """
-    if status := process.wait():
-        how = f"ended with {status}" if status != -signal.SIGKILL else f"was killed, by us after {HANG_S:.0f} s"
-        raise UserError(f"a measured process {how}: {' '.join(process.args)}: {' '.join(lines[-3:])[-300:]}")
+    status = process.wait()
+    if not status:
+        return
+    how = f"ended with {status}"
+    if status == -signal.SIGKILL:
+        how = f"was killed, by us after {HANG_S:.0f} s"
+    last = " ".join(lines[-3:])[-300:]
+    raise UserError(f"a measured process {how}: {' '.join(process.args)}: {last}")
 
 
 def _kill(process: subprocess.Popen) -> None:

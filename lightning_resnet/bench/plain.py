@@ -1,4 +1,4 @@
-"""ResNet for CIFAR as a plain script writes it: what `resnet-cli bench step` measures CifarResNet beside."""
+"""ResNet for CIFAR as a plain script writes it: the peer of ours in `resnet-cli bench step`."""
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ class Block(nn.Module):
         self.pad = (width - channels) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, width, H / stride, W / stride]."""
+        """Map [B, C, H, W] to [B, width, H / stride, W / stride]."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         if self.pad:
@@ -26,7 +26,7 @@ class Block(nn.Module):
 
 
 class PlainScriptResNet(nn.Module):
-    """He et al. 2015, sec. 4.2.
+    """Residual net for CIFAR (He et al. 2015, sec. 4.2).
 
     Args:
         depth: 6 n + 2.
@@ -34,15 +34,18 @@ class PlainScriptResNet(nn.Module):
 
     def __init__(self, depth: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
-        blocks, channels = [], 16
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        blocks = []
+        channels = 16
         for width in (16, 32, 64):
             for i in range((depth - 2) // 6):
                 blocks.append(Block(channels, width, 2 if i == 0 and width > 16 else 1))
                 channels = width
-        self.blocks, self.fc = nn.Sequential(*blocks), nn.Linear(64, 10)
+        self.blocks = nn.Sequential(*blocks)
+        self.fc = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> logits [B, 10]."""
+        """Map images [B, 3, H, W] to logits [B, 10]."""
         x = self.blocks(F.relu(self.bn1(self.conv1(x))))
         return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))

@@ -1,4 +1,4 @@
-"""Seconds from the keystroke until a command answers, and until a training's first optimizer step is done.
+"""Seconds until a command answers, and until a training's first optimizer step is done.
 
 resnet-cli bench startup --out benchmarks/startup.md
 """
@@ -11,20 +11,22 @@ import tempfile
 import time
 from pathlib import Path
 
-from lightning_resnet.arguments import positive
 from lightning_resnet.bench.child import child, ended
 from lightning_resnet.bench.text import spread, table
 from lightning_resnet.errors import UserError
 from lightning_resnet.progress import metered
 
-IMPORT = "import {0}, time; print('mark', time.monotonic(), flush=True)"  # without the interpreter's end
+# prints the time after an import, so that the interpreter's end does not count
+IMPORT = "import {0}, time; print('mark', time.monotonic(), flush=True)"
 MARKS = ["--trainer.callbacks+=lightning_resnet.bench.stock.Marks", "--trainer.callbacks.at=[0]"]
 ONE_EPOCH = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
 RECIPE = """\
 data: {source: Digits, batch_size: 64}
 model:
   net: {class_path: CifarResNet, init_args: {depth: 20}}
-  optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.02, momentum: 0.9, nesterov: true, weight_decay: 1.0e-4}}
+  optimizer:
+    class_path: torch.optim.SGD
+    init_args: {lr: 0.02, momentum: 0.9, nesterov: true, weight_decay: 1.0e-4}
 """
 SWEEP = """\
 method: grid
@@ -40,66 +42,78 @@ ANSWERS = {  # arguments of `resnet-cli` that must answer at once
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of `resnet-cli bench startup`."""
-    parser.add_argument("--repeat", type=positive, default=5, help="of each command, in turn (default: %(default)s)")
-
-
 def report(args: argparse.Namespace) -> list[str]:
-    """Measure; the lines of the Markdown report."""
-    ours, stock = (
-        [sys.executable, "-m", "lightning_resnet"],
-        [sys.executable, "-m", "lightning_resnet.bench.stock"],
-    )
-    fit = ["fit", "--config", "recipe.yaml", *ONE_EPOCH, "--run.threads=1", *MARKS]
-    commands = {
-        "import torch": [sys.executable, "-c", IMPORT.format("torch")],
-        "import pytorch_lightning": [sys.executable, "-c", IMPORT.format("pytorch_lightning")],
-        "Lightning's CLI, fit --help": [*stock, "fit", "--help"],
-        "Lightning's CLI, fit to the first step": [*stock, "fit", *ONE_EPOCH, *MARKS],
-        **{f"resnet-cli {name}": [*ours, *arguments] for name, arguments in ANSWERS.items()},
-        "resnet-cli fit --help": [*ours, "fit", "--help"],
-        "resnet-cli fit to the first step": [*ours, *fit, "--wandb.mode=disabled"],
-        "the same with W&B, offline": [*ours, *fit, "--wandb.mode=offline"],
-    }
+    """Measure; return the lines of the Markdown report."""
+    commands = _commands()
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "recipe.yaml").write_text(RECIPE)
         Path(folder, "sweep.yaml").write_text(SWEEP)
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for turn in metered(range(args.repeat + 1), args.repeat + 1, "turns"):
             for name, command in commands.items():
-                value = _seconds(command, Path(folder), "mark " if MARKS[0] in command or "-c" in command else "")
+                mark = "mark " if MARKS[0] in command or "-c" in command else ""
+                value = _seconds(command, Path(folder), mark)
                 if turn:  # the first writes byte code and fills the page cache
                     seconds[name].append(value)
     return _lines(seconds, args.repeat)
+
+
+def _commands() -> dict[str, list[str]]:
+    """Return the commands that are measured, by the name that stands in the table."""
+    ours = [sys.executable, "-m", "lightning_resnet"]
+    stock = [sys.executable, "-m", "lightning_resnet.bench.stock"]
+    fit = ["fit", "--config", "recipe.yaml", *ONE_EPOCH, "--run.threads=1", *MARKS]
+    answers = {f"resnet-cli {name}": [*ours, *words] for name, words in ANSWERS.items()}
+    return {
+        "import torch": [sys.executable, "-c", IMPORT.format("torch")],
+        "import pytorch_lightning": [sys.executable, "-c", IMPORT.format("pytorch_lightning")],
+        "Lightning's CLI, fit --help": [*stock, "fit", "--help"],
+        "Lightning's CLI, fit to the first step": [*stock, "fit", *ONE_EPOCH, *MARKS],
+        **answers,
+        "resnet-cli fit --help": [*ours, "fit", "--help"],
+        "resnet-cli fit to the first step": [*ours, *fit, "--wandb.mode=disabled"],
+        "the same with W&B, offline": [*ours, *fit, "--wandb.mode=offline"],
+    }
 
 
 def _lines(seconds: dict[str, list[float]], repeat: int) -> list[str]:
     alone = seconds["import pytorch_lightning"]
     rows = []
     for name, values in seconds.items():
-        beyond = [a - b for a, b in zip(values, alone, strict=True)]
-        rows.append([name, spread(values), spread(beyond) if "first step" in name or "W&B" in name else ""])
+        beyond = ""
+        if "first step" in name or "W&B" in name:
+            beyond = spread([a - b for a, b in zip(values, alone, strict=True)])
+        rows.append([name, spread(values), beyond])
     return [
         "# Start-up",
         "",
-        "Seconds from the keystroke until the command has ended, or the import or the first step is done; byte code "
-        f"and page cache warm; medians of {repeat} turns, commands in turn; lowest and highest in brackets. "
-        "ResNet-20 on digits, batch 64, one thread.",
+        "Seconds from the keystroke until the command has ended, or the import or the first step "
+        f"is done; byte code and page cache warm; medians of {repeat} turns, commands in turn; "
+        "lowest and highest in brackets. ResNet-20 on digits, batch 64, one thread.",
         "",
         *table(["command", "s", "beyond `import pytorch_lightning`, s"], rows),
     ]
 
 
 def _seconds(command: list[str], folder: Path, mark: str) -> float:
-    """Until the command has ended or, with `mark`, until the time it prints, whereupon it is ended."""
+    """Return the seconds until the command has ended, or until the time that it prints.
+
+    Args:
+        command: the program and its arguments.
+        folder: the working directory.
+        mark: what the command prints before the time; it is then ended. Empty: wait for its end.
+
+    Raises:
+        UserError: the command failed, or ended without a mark.
+    """
     env = os.environ | {
         "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
     }
     env.pop("PYTHONDONTWRITEBYTECODE", None)
-    start, runs = time.monotonic(), ["--run.root", tempfile.mkdtemp(dir=folder)] if "--config" in command else []
+    start = time.monotonic()
+    runs = ["--run.root", tempfile.mkdtemp(dir=folder)] if "--config" in command else []
     lines = []
     with child([*command, *runs], cwd=folder, env=env, stderr=subprocess.STDOUT) as process:
         for line in process.stdout:
@@ -108,5 +122,6 @@ def _seconds(command: list[str], folder: Path, mark: str) -> float:
                 return float(line.rpartition(mark)[2].split()[0]) - start
         ended(process, lines)
     if mark:
-        raise UserError(f"{' '.join(command)} did not come to its first step: {' '.join(lines[-3:])}")
+        last = " ".join(lines[-3:])
+        raise UserError(f"{' '.join(command)} did not come to its first step: {last}")
     return time.monotonic() - start

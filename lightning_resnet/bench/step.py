@@ -1,9 +1,11 @@
-"""A training step of our nets beside those of torchvision, timm and a plain script, in turn in one process.
+r"""A training step of our nets and of those of torchvision, timm and a plain script, in turn.
 
 resnet-cli bench step --vs torchvision,timm,script --out benchmarks/step.md
-resnet-cli bench step --net imagenet-50 --size 224 --batch 256 --precision bf16 --compile max-autotune-no-cudagraphs
+resnet-cli bench step --net imagenet-50 --size 224 --batch 256 --precision bf16 \
+    --compile max-autotune-no-cudagraphs
 
-A step is the same for all: uint8 batch, normalisation, forward, cross entropy, backward, SGD with momentum.
+A step is the same for all: uint8 batch, normalisation, forward, cross entropy, backward, SGD with
+momentum. All nets are in one process.
 """
 
 import argparse
@@ -12,13 +14,17 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
-from lightning_resnet.arguments import positive
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_resnet.bench.plain import PlainScriptResNet
 from lightning_resnet.bench.text import ratios, spread, table
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import private_compile_cache
-from lightning_resnet.machine import cores
+from lightning_resnet.models import CifarResNet, ImageNetResNet
+from lightning_resnet.models.complexity import measure
 from lightning_resnet.progress import metered
 
 PEERS = ("torchvision", "timm", "script")
@@ -26,25 +32,8 @@ FAMILIES = {"cifar": (32, 128), "imagenet": (64, 16)}  # pixels, images by defau
 WARM = 2  # steps of each net before the first turn
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of `resnet-cli bench step`."""
-    parser.add_argument("--net", nargs="+", default=["imagenet-50", "cifar-20"], help="FAMILY-DEPTH (default: both)")
-    parser.add_argument("--vs", default="torchvision,timm,script", help="of these where they apply: %(default)s")
-    parser.add_argument("--size", type=positive, help="pixels per side (default: cifar 32, imagenet 64)")
-    parser.add_argument("--batch", type=positive, help="images (default: cifar 128, imagenet 16)")
-    parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="bf16: autocast")
-    modes = ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
-    parser.add_argument("--compile", choices=modes, help="torch.compile's mode (default: not compiled)")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--threads", type=positive, default=cores(), help="on the CPU (default: all cores)")
-    parser.add_argument("--steps", type=positive, default=5, help="of a turn (default: %(default)s)")
-    parser.add_argument("--repeat", type=positive, default=11, help="turns (default: %(default)s)")
-
-
 def report(args: argparse.Namespace) -> list[str]:
-    """Measure; the lines of the Markdown report."""
-    import torch
-
+    """Measure; return the lines of the Markdown report."""
     peers = [p for p in args.vs.split(",") if p]
     if unknown := set(peers) - set(PEERS):
         raise UserError(f"--vs {unknown.pop()}: one or more of {', '.join(PEERS)}, with commas")
@@ -54,55 +43,93 @@ def report(args: argparse.Namespace) -> list[str]:
     device = torch.device(found if args.device == "auto" else args.device)
     torch.set_num_threads(args.threads)
     rate = matmul_rate(device, args.precision)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {args.threads} threads"
-    lines = ["# Step", "", f"{where}; precision {args.precision}, compile {args.compile or 'off'}, channels_last."]
-    lines += [f"Matrix product measured at {rate / 1e12:.3f} TFLOP/s. Medians of {args.repeat} turns of {args.steps} "]
-    lines[-1] += "steps, nets in turn; lowest and highest in brackets."
+    where = f"CPU, {args.threads} threads"
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
+    compiled = args.compile or "off"
+    lines = [
+        "# Step",
+        "",
+        f"{where}; precision {args.precision}, compile {compiled}, channels_last.",
+        f"Matrix product measured at {rate / 1e12:.3f} TFLOP/s. Medians of {args.repeat} turns of "
+        f"{args.steps} steps, nets in turn; lowest and highest in brackets.",
+    ]
     for name in args.net:
         lines += ["", *_measure(name, peers, args, device, rate)]
     return lines
 
 
-def _measure(name: str, peers: list[str], args: argparse.Namespace, device: Any, rate: float) -> list[str]:
-    import torch
-
-    from lightning_resnet.models.complexity import measure
-
+def _measure(
+    name: str,
+    peers: list[str],
+    args: argparse.Namespace,
+    device: torch.device,
+    rate: float,
+) -> list[str]:
+    """Measure the nets of one family and depth; return the lines of their section."""
     family, _, depth = name.partition("-")
     if family not in FAMILIES or not depth.isdecimal():
         raise UserError(f"--net {name}: cifar-DEPTH or imagenet-DEPTH, such as imagenet-50")
-    size, batch = args.size or FAMILIES[family][0], args.batch or FAMILIES[family][1]
+    size = args.size or FAMILIES[family][0]
+    batch = args.batch or FAMILIES[family][1]
     try:
         nets = make_nets(family, int(depth), peers)
     except ValueError as e:
         raise UserError(f"--net {name}: {e}") from e
     _, macs = measure(nets["ours"], (3, size, size))
-    arms = {arm: Arm(net, size, batch, device, args.precision, args.compile) for arm, net in nets.items()}
+    arms = {}
+    for arm, net in nets.items():
+        arms[arm] = Arm(net, size, batch, device, args.precision, args.compile)
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
     for turn in metered(range(args.repeat), args.repeat, "turns"):
-        for arm in (*arms,) if turn % 2 else reversed((*arms,)):
+        order = list(arms) if turn % 2 else list(reversed(arms))
+        for arm in order:
             seconds[arm].append(arms[arm].run(args.steps))
     rows = []
     for arm, values in seconds.items():
-        flops = 6 * macs * batch / statistics.median(values)  # 2 per multiply-add, backward twice the forward pass
-        images = spread([batch / s for s in values], ",.1f")
+        # 2 per multiply-add, and backward twice the forward pass
+        flops = 6 * macs * batch / statistics.median(values)
         memory = f"{arms[arm].peak / 1e9:.2f}" if device.type == "cuda" else "not measured"
-        ms = spread([1e3 * s for s in values], ",.1f")
-        beside = ratios(values, seconds["ours"])
-        rows.append([arm, images, ms, beside, f"{flops / 1e12:.3f}", f"{100 * flops / rate:.0f} %", memory])
+        cells = [
+            arm,
+            spread([batch / s for s in values], ",.1f"),
+            spread([1e3 * s for s in values], ",.1f"),
+            ratios(values, seconds["ours"]),
+            f"{flops / 1e12:.3f}",
+            f"{100 * flops / rate:.0f} %",
+            memory,
+        ]
+        rows.append(cells)
     torch.cuda.empty_cache()
-    head = ["net", "images/s", "ms", "time / ours", "TFLOP/s", "of the matrix product", "peak memory, GB"]
+    head = [
+        "net",
+        "images/s",
+        "ms",
+        "time / ours",
+        "TFLOP/s",
+        "of the matrix product",
+        "peak memory, GB",
+    ]
     return [f"## {name}, {size} px, batch {batch}", "", *table(head, rows)]
 
 
-def make_nets(family: str, depth: int, peers: list[str]) -> dict[str, Any]:
-    """Ours first, and the peers that have such a net."""
-    from lightning_resnet.bench.plain import PlainScriptResNet
-    from lightning_resnet.models import CifarResNet, ImageNetResNet
+def make_nets(family: str, depth: int, peers: list[str]) -> dict[str, nn.Module]:
+    """Return our net first, then those of the peers that have such a net.
 
+    Args:
+        family: cifar | imagenet.
+        depth: layers with weights.
+        peers: names, see `PEERS`.
+
+    Raises:
+        UserError: timm is asked for and not installed.
+        ValueError: there is no net of this depth.
+    """
     if family == "cifar":
         nets = {"ours": CifarResNet(depth)}
-        return nets | ({"script": PlainScriptResNet(depth)} if "script" in peers else {})
+        if "script" in peers:
+            nets["script"] = PlainScriptResNet(depth)
+        return nets
     nets = {"ours": ImageNetResNet(depth)}
     if "torchvision" in peers:
         import torchvision
@@ -112,22 +139,45 @@ def make_nets(family: str, depth: int, peers: list[str]) -> dict[str, Any]:
         try:
             import timm
         except ImportError as e:
-            raise UserError("timm is not installed: pip install timm, or leave it out of --vs") from e
+            cure = "pip install timm, or leave it out of --vs"
+            raise UserError(f"timm is not installed: {cure}") from e
         nets["timm"] = timm.create_model(f"resnet{depth}")
     return nets
 
 
 class Arm:
-    """One net with its optimizer and batch."""
+    """One net with its optimizer and batch.
 
-    def __init__(self, net: Any, size: int, batch: int, device: Any, precision: str, compile: str | None) -> None:
-        import torch
+    Args:
+        net: images [B, 3, S, S] -> logits [B, classes].
+        size: pixels per side, S.
+        batch: images, B.
+        device: where the net trains.
+        precision: 32 | bf16.
+        compile: mode of torch.compile, or None.
 
-        self.device, self.own = device, 0
-        before = torch.cuda.memory_allocated() if device.type == "cuda" else 0  # of the other arms
+    Attributes:
+        peak: bytes of GPU memory that this net held at most, without the other nets.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        size: int,
+        batch: int,
+        device: torch.device,
+        precision: str,
+        compile: str | None,
+    ) -> None:
+        self.device = device
+        self.own = 0
+        self.peak = 0
+        others = torch.cuda.memory_allocated() if device.type == "cuda" else 0
         self.net = net.to(device, memory_format=torch.channels_last).train()
         fused = {"fused": True} if device.type == "cuda" else {}
-        self.optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9, nesterov=True, weight_decay=1e-4, **fused)
+        self.optimizer = torch.optim.SGD(
+            net.parameters(), 0.01, 0.9, nesterov=True, weight_decay=1e-4, **fused
+        )
         images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
         self.images = images.to(device, memory_format=torch.channels_last)
         self.labels = torch.randint(0, 10, (batch,), device=device)
@@ -135,24 +185,22 @@ class Arm:
         self.context: Callable = nullcontext
         if precision == "bf16":
             self.context = partial(torch.autocast, device.type, torch.bfloat16)
+        self.loss = self._loss
         if compile:
             private_compile_cache()
-        self.loss = torch.compile(self._loss, mode=compile, dynamic=False) if compile else self._loss
+            self.loss = torch.compile(self._loss, mode=compile, dynamic=False)
         self.run(WARM)
-        self.peak = 0
+        self.peak = 0  # the first steps may need more memory than the later ones
         if device.type == "cuda":
-            self.own = torch.cuda.memory_allocated() - before
+            self.own = torch.cuda.memory_allocated() - others
 
-    def _loss(self) -> Any:
-        from torch.nn import functional as F
-
+    def _loss(self) -> Tensor:
         with self.context():
-            return F.cross_entropy(self.net((self.images.float() - self.mean) / 60), self.labels)
+            logits = self.net((self.images.float() - self.mean) / 60)
+            return F.cross_entropy(logits, self.labels)
 
     def run(self, steps: int) -> float:
-        """Seconds per step."""
-        import torch
-
+        """Train for some steps; return the seconds per step."""
         cuda = self.device.type == "cuda"
         if cuda:
             torch.cuda.synchronize()
@@ -170,16 +218,15 @@ class Arm:
         return (time.perf_counter() - start) / steps
 
 
-def matmul_rate(device: Any, precision: str) -> float:
-    """FLOP/s of the best of a few products of square matrices."""
-    import torch
-
+def matmul_rate(device: torch.device, precision: str) -> float:
+    """Return the FLOP/s of the best of a few products of square matrices."""
     n = 8192 if device.type == "cuda" else 1024
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, best = torch.randn(n, n, device=device, dtype=dtype), 0.0
+    matrix = torch.randn(n, n, device=device, dtype=dtype)
+    best = 0.0
     for _ in range(8):
         start = time.perf_counter()
-        a @ a
+        matrix @ matrix
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = max(best, 2 * n**3 / (time.perf_counter() - start))

@@ -1,42 +1,73 @@
-"""`resnet-cli bench`: our parts beside their peers on the same input, in turn, medians; one Markdown table per command.
+"""`resnet-cli bench`: measure our parts and their peers on the same input, in turn.
 
-resnet-cli bench startup --out benchmarks/startup.md; resnet-cli bench loader --images 2000 --out benchmarks/loader.md
+resnet-cli bench startup --out benchmarks/startup.md
+resnet-cli bench loader --images 2000 --out benchmarks/loader.md
+
+Each kind prints medians as Markdown tables. The flags stand here: `--help` imports no torch.
 """
 
+import argparse
 import os
 import platform
-from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 
-from lightning_resnet.arguments import Parser
+from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.files import check_writable, write_whole
+from lightning_resnet.machine import cores
 
 KINDS = {
     "startup": "seconds from the keystroke to an answer, and to the first optimizer step",
     "overhead": "microseconds that a training loop adds to a step",
-    "loader": "pictures per second",
+    "loader": "images per second that a loader delivers",
     "step": "a training step of our nets beside those of torchvision, timm and a plain script",
-    "train": "a whole training: its bottleneck, and its speed beside a bare loop",
-    "evaluation": "pictures per second of an evaluation, from files to accuracy",
+    "train": "a complete training: its bottleneck, and its speed beside a bare loop",
+    "evaluation": "images per second of an evaluation, from files to accuracy",
     "scaling": "images per second on 1 to N ranks",
     "compare": "seconds and memory of comparing many runs",
 }
+ACCELERATORS = ["cpu", "gpu"]
+PEERS = [  # the loaders that bench/loader.py describes
+    "ours",
+    "ours-noverify",
+    "ffcv",
+    "torchvision",
+    "dali",
+    "ours-raw",
+    "device-raw",
+    "ffcv-raw",
+    "torchvision-raw",
+    "ours-tables",
+    "ffcv-tables",
+]
+NETS = ["digits", "resnet18-64", "fashion", "fashion-pooled"]  # described in bench/train.py
+SCALING_NETS = ["digits", "resnet18-64"]
+COMPILE_MODES = ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
 def make_parser() -> Parser:
-    """The flags of `resnet-cli bench`."""
+    """Return the parser of `resnet-cli bench`."""
     parser = Parser(prog="resnet-cli bench", description="Measure beside peers.")
     what = parser.add_subparsers(dest="what", required=True)
+    flags = {
+        "startup": _startup_flags,
+        "overhead": _overhead_flags,
+        "loader": _loader_flags,
+        "step": _step_flags,
+        "train": _train_flags,
+        "evaluation": _evaluation_flags,
+        "scaling": _scaling_flags,
+        "compare": _compare_flags,
+    }
     for kind, text in KINDS.items():
         one = what.add_parser(kind, help=text, description=text)
-        import_module(f"lightning_resnet.bench.{kind}").add_arguments(one)
+        flags[kind](one)
         one.add_argument("--out", help="Markdown file to write the tables to")
     return parser
 
 
-def run(args: Namespace) -> int:
-    """Run `resnet-cli bench`."""
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the tables and write them to `--out`; return 0."""
     if args.out:
         check_writable(Path(args.out))
     module = import_module(f"lightning_resnet.bench.{args.what}")
@@ -47,15 +78,143 @@ def run(args: Namespace) -> int:
     return 0
 
 
+def _startup_flags(parser: argparse.ArgumentParser) -> None:
+    _count(parser, "--repeat", 5, "of each command, in turn")
+
+
+def _overhead_flags(parser: argparse.ArgumentParser) -> None:
+    _count(parser, "--steps", 800, "of each training")
+    _count(parser, "--batch", 8, "images of 8x8")
+    _count(parser, "--repeat", 7, "trainings of each kind, in turn")
+
+
+def _loader_flags(parser: argparse.ArgumentParser) -> None:
+    _count(parser, "--images", 2000, "photo-like JPEGs of 500 px")
+    _count(parser, "--size", 224, "of random-resized-crop + flip")
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        default=cores(),
+        help="threads or processes (default: all cores)",
+    )
+    _count(parser, "--repeat", 5, "epochs each, in turn")
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        choices=PEERS,
+        help="loaders to measure (default: all whose package is installed)",
+    )
+
+
+def _step_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--net",
+        nargs="+",
+        default=["imagenet-50", "cifar-20"],
+        help="FAMILY-DEPTH (default: both)",
+    )
+    parser.add_argument(
+        "--vs",
+        default="torchvision,timm,script",
+        help="of these where they apply: %(default)s",
+    )
+    parser.add_argument(
+        "--size",
+        type=positive,
+        help="pixels per side (default: cifar 32, imagenet 64)",
+    )
+    parser.add_argument("--batch", type=positive, help="images (default: cifar 128, imagenet 16)")
+    parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="bf16: autocast")
+    parser.add_argument(
+        "--compile",
+        choices=COMPILE_MODES,
+        help="torch.compile's mode (default: not compiled)",
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        default=cores(),
+        help="on the CPU (default: all cores)",
+    )
+    _count(parser, "--steps", 5, "of a turn")
+    _count(parser, "--repeat", 11, "turns")
+
+
+def _train_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=["digits"])
+    parser.add_argument(
+        "--recipe",
+        help="instead of --nets: what it trains, one epoch of it, by its own loader",
+    )
+    parser.add_argument(
+        "--loaders",
+        nargs="+",
+        help="values of data.loader, one beside the other (default: auto)",
+    )
+    _count(parser, "--processes", 2, "ranks")
+    _count(parser, "--threads", 1, "of each rank")
+    parser.add_argument("--accelerator", choices=ACCELERATORS, default="cpu")
+    _count(parser, "--steps", 200, "of each training")
+    _count(parser, "--repeat", 5, "trainings of each kind, in turn")
+    parser.add_argument("--json", metavar="FILE", help="also append a row for each net")
+    parser.add_argument(
+        "--flags",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="last: more flags of `fit`, such as --data.batch_size 64",
+    )
+
+
+def _evaluation_flags(parser: argparse.ArgumentParser) -> None:
+    _count(parser, "--images", 1500, "photo-like JPEGs of 500 px")
+    _count(parser, "--depth", 18, "of the ResNet")
+    _count(parser, "--size", 64, "pixels per side")
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        default=cores(),
+        help="of torch, and that read (default: all cores)",
+    )
+    parser.add_argument("--accelerator", choices=ACCELERATORS, default="cpu")
+    _count(parser, "--repeat", 5, "evaluations each, in turn")
+
+
+def _scaling_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--net", choices=SCALING_NETS, default="resnet18-64")
+    parser.add_argument(
+        "--ranks",
+        type=positive,
+        nargs="+",
+        default=[1, 2],
+        help="on this machine (default: 1 2)",
+    )
+    parser.add_argument("--accelerator", choices=ACCELERATORS, default="cpu")
+    _count(parser, "--steps", 40, "of each training")
+    _count(parser, "--repeat", 5, "trainings of each kind, in turn")
+
+
+def _compare_flags(parser: argparse.ArgumentParser) -> None:
+    _count(parser, "--runs", 1000, "copies of the reference runs")
+    _count(parser, "--rows", 10_000, "of each run's metrics.jsonl")
+    _count(parser, "--repeat", 3, "times it is asked again")
+
+
+def _count(parser: argparse.ArgumentParser, flag: str, default: int, text: str) -> None:
+    """Add a flag that takes a whole number of 1 or more."""
+    parser.add_argument(flag, type=positive, default=default, help=f"{text} (default: %(default)s)")
+
+
 def _provenance(words: list[str]) -> str:
-    """The command, and where and with what it ran."""
+    """Return the command, and where and with what it ran."""
     from lightning_resnet.provenance import code, hardware, versions
 
-    where, now = hardware(), code()
+    where = hardware()
+    now = code()
     gpu = f", {where['gpu']}" if where["gpu"] else ""
+    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
+    changes = " with changes" if now["git_dirty"] else ""
     return (
         f"`resnet-cli bench {' '.join(words)}` on {where['cpu']}, {os.cpu_count()} cores{gpu}, "
-        f"{platform.platform()}; "
-        + ", ".join(f"{k} {v}" for k, v in versions().items())
-        + f"; code {(now['git_sha'] or '?')[:10]}{' with changes' if now['git_dirty'] else ''}."
+        f"{platform.platform()}; {packages}; code {(now['git_sha'] or '?')[:10]}{changes}."
     )
