@@ -1,1 +1,1 @@
-"""Runs -> DataFrames -> tables and figures: pure, and without torch."""
+"""Tables and figures from runs, by way of DataFrames: pure functions, without torch."""

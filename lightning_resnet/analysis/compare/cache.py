@@ -1,4 +1,7 @@
-"""What `compare` read of finished runs, kept in the user's cache folder: the second time, only what changed is read."""
+"""Cache of what `compare` read of finished runs, in the user's cache folder.
+
+The second time, only what has changed is read.
+"""
 
 import json
 from collections.abc import Callable
@@ -13,7 +16,7 @@ VERSION = 2  # of what is kept; higher when `read_run` gives other columns
 
 
 class Cache:
-    """Reads runs, each through its own file in XDG_CACHE_HOME (~/.cache by default).
+    """Reader of runs that keeps each in a file of XDG_CACHE_HOME (~/.cache by default).
 
     Args:
         read: reads a run directory.
@@ -24,15 +27,16 @@ class Cache:
         self._folder = cache_if_any() / "runs"
 
     def read(self, path: Path) -> Read:
-        """As kept, if none of the run's files has changed since; else anew."""
+        """Return what was kept, if no file of the run has changed since; else read the run."""
         signature = [VERSION, str(path), *_files(path)]
-        file = self._folder / f"{path.absolute().as_posix().strip('/').replace('/', '%')[-200:]}.json"
+        name = path.absolute().as_posix().strip("/").replace("/", "%")[-200:]
+        file = self._folder / f"{name}.json"
         try:
             kept = json.loads(file.read_text())
             if kept["signature"] == signature:
                 return kept["row"], kept["history"]
         except (OSError, ValueError, LookupError, TypeError):
-            pass  # none, or torn
+            pass  # there is no file, or a torn one
         row, history = self._read(path)
         if row.get("status") == "finished":  # of the others, the state depends on the time
             self._keep(file, {"signature": signature, "row": row, "history": history})
@@ -45,7 +49,12 @@ class Cache:
 
 
 def _files(path: Path) -> list[list[Any]]:
-    """Name, size and time of what a run is read from."""
-    names = [path / name for name in ("config.yaml", "meta.json", "metrics.jsonl")]
-    stats = [(file.name, file.stat()) for file in (*names, *sorted(path.glob("attempts/*.json"))) if file.exists()]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+    """Return name, size and time of the files that a run is read from."""
+    files = [path / name for name in ("config.yaml", "meta.json", "metrics.jsonl")]
+    files += sorted(path.glob("attempts/*.json"))
+    found = []
+    for file in files:
+        if file.exists():
+            stat = file.stat()
+            found.append([file.name, stat.st_size, stat.st_mtime_ns])
+    return found

@@ -1,7 +1,8 @@
-"""What `resnet-cli compare` gives beside the report: configuration differences, Parquet files."""
+"""What `resnet-cli compare` gives besides the report: configuration differences, Parquet files."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning_resnet.analysis.compare.load import load_runs
 from lightning_resnet.analysis.compare.report import select
@@ -13,26 +14,43 @@ from lightning_resnet.runs.identity import differences
 
 
 def diff(a: Path, b: Path) -> str:
-    """`key: value of a -> value of b` for each setting that differs."""
+    """Return `key: value of a -> value of b` for each setting that differs.
+
+    Raises:
+        UserError: a path is no run directory.
+    """
     configs = []
-    for path in map(locate, (a, b)):
+    for path in (a, b):
         try:
-            configs.append(read_yaml(path / "config.yaml"))
+            configs.append(read_yaml(locate(path) / "config.yaml"))
         except UserError as e:
             raise UserError(f"--diff takes two run directories: {e}") from e
     return "\n".join(differences(*configs)) or "no setting differs"
 
 
 def write_parquet(paths: Sequence[str], where: str, folder: Path) -> list[Path]:
-    """Both tables of `load_runs`, training rows included."""
+    """Write both tables of `load_runs`, training rows included; return the files.
+
+    Args:
+        paths: see `load_runs`.
+        where: see `select`.
+        folder: where to write runs.parquet and history.parquet.
+
+    Raises:
+        UserError: pyarrow is not installed.
+    """
     runs = select(load_runs(paths), where)
     files = [folder / "runs.parquet", folder / "history.parquet"]
     try:
         for frame, file in zip(runs, files, strict=True):
             mixed = [name for name in frame if frame[name].dtype == object]
-            texts = frame[mixed].map(lambda v: v if isinstance(v, str) or v is None else str(v))
-            with replacing(file) as whole:
-                frame.assign(**texts).to_parquet(whole)
+            with replacing(file) as unfinished:
+                frame.assign(**frame[mixed].map(_as_text)).to_parquet(unfinished)
     except ImportError as e:
         raise UserError("--parquet needs pyarrow: pip install 'pyarrow>=18'") from e
     return files
+
+
+def _as_text(value: Any) -> str | None:
+    """Return a cell of a column of mixed types, which Parquet does not hold."""
+    return value if isinstance(value, str) or value is None else str(value)

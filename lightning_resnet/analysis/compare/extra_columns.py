@@ -1,4 +1,4 @@
-"""Further columns of the summary table: any metric, and what the paper reports for the same protocol."""
+"""Further columns of the summary table: any metric, and the paper's value for its protocol."""
 
 import pandas as pd
 
@@ -6,10 +6,11 @@ from lightning_resnet.analysis.compare.load import Runs
 from lightning_resnet.analysis.compare.tables import groups, text
 from lightning_resnet.errors import UserError, nearest
 
-# He et al. 2015, table 6: test error (%) on CIFAR-10, shortcut A; the plain nets' are read off figure 6
+# He et al. 2015, table 6: test error (%) on CIFAR-10, shortcut A; that of plain nets is read off
+# figure 6
 CIFAR10 = {20: "8.75", 32: "7.51", 44: "7.17", 56: "6.97", 110: "6.43 best, 6.61 ± 0.16"}
 CIFAR10_PLAIN = {20: "about 9 (figure)", 56: "about 13 (figure)"}
-# sec. 4.2; depth and shortcut may vary, and nothing else: otherwise no value of the paper stands beside ours
+# sec. 4.2; depth and shortcut may vary, and nothing else: otherwise the paper's value is not shown
 PROTOCOL = {
     "net": "CifarResNet",
     "width": "16",
@@ -25,19 +26,18 @@ PROTOCOL = {
     "model.optimizer.init_args.weight_decay": "0.0001",
 }
 STEPS = 64_000
-STEPS_TO = {"steps_to:": "val/acc1", "train_steps_to:": "train_eval/acc1"}  # S13
+STEPS_TO = {"steps_to:": "val/acc1", "train_steps_to:": "train_eval/acc1"}
 
 
 def paper(run: pd.Series) -> str:
-    """The paper's error (%) for a run of its protocol on CIFAR-10, else nothing.
+    """Return the paper's error (%) for a run of the paper's protocol on CIFAR-10, else nothing.
 
     ImageNet has none: tables 2 and 3 are of ten crops, and we evaluate one.
     """
-    if any(
-        text(run.get(key)).rpartition(".")[2] != value and text(run.get(key)) != value
-        for key, value in PROTOCOL.items()
-    ):
-        return ""
+    for key, value in PROTOCOL.items():
+        own = text(run.get(key))
+        if value not in (own, own.rpartition(".")[2]):  # a class stands there by its path
+            return ""
     if abs(run["steps"] - STEPS) > 0.01 * STEPS:
         return ""
     values = {"A": CIFAR10, "none": CIFAR10_PLAIN}.get(text(run.get("shortcut")), {})
@@ -45,18 +45,32 @@ def paper(run: pd.Series) -> str:
 
 
 def add_paper(table: pd.DataFrame, runs: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
-    """With the column `paper`, where any row has a value there."""
+    """Add the column `paper` to the summary table, if any row has a value there.
+
+    Args:
+        table: the summary table.
+        runs: the table `Runs.runs`.
+        rows: the row keys.
+    """
     done = dict(groups(runs, rows))
-    values = [{paper(run) for _, run in done[tuple(row)].iterrows()} for row in table[rows].to_numpy()]
-    cells = [value.pop() if len(value) == 1 else "" for value in values]
+    cells = []
+    for row in table[rows].to_numpy():
+        values = {paper(run) for _, run in done[tuple(row)].iterrows()}
+        cells.append(values.pop() if len(values) == 1 else "")
     return table.assign(paper=cells) if any(cells) else table
 
 
 def add_metric(table: pd.DataFrame, runs: Runs, rows: list[str], metric: str) -> pd.DataFrame:
-    """With a column for `test/acc1@last` or `@best`: mean ± std over finished runs; or for `steps_to:5`.
+    """Add a column to the summary table: mean ± std of a metric over finished runs.
 
-    `@best` is the value at the epoch of the highest val/acc1, the earliest of equal ones. Accuracies become errors
-    in percent.
+    Accuracies become errors in percent.
+
+    Args:
+        table: the summary table.
+        runs: from `load_runs`.
+        rows: the row keys.
+        metric: `test/acc1@last`; or `test/acc1@best`, the value at the epoch of the highest
+            val/acc1, the earliest of equal ones; or `steps_to:5`.
 
     Raises:
         UserError: no run has that metric.
@@ -66,16 +80,23 @@ def add_metric(table: pd.DataFrame, runs: Runs, rows: list[str], metric: str) ->
     name, _, when = metric.partition("@")
     if name not in runs.history or when not in ("", "last", "best"):
         hint = nearest(name, runs.history.columns)
-        raise UserError(f"--metric {metric}: write METRIC@last or METRIC@best with a metric of the runs{hint}")
-    values = per_run(runs.history, name, when or "last")
+        raise UserError(
+            f"--metric {metric}: write METRIC@last or METRIC@best with a metric of the runs{hint}"
+        )
+    when = when or "last"
+    values = per_run(runs.history, name, when)
     done = runs.runs[runs.runs["status"] == "finished"]
     parts = {key: values.reindex(part["path"]).dropna() for key, part in groups(done, rows)}
-    cells = [_cell(parts.get(tuple(row), pd.Series(dtype=float))) for row in table[rows].to_numpy()]
-    return table.assign(**{f"{name}@{when or 'last'}" + (" error" if _is_accuracy(name) else ""): cells})
+    empty = pd.Series(dtype=float)
+    cells = [_cell(parts.get(tuple(row), empty)) for row in table[rows].to_numpy()]
+    column = f"{name}@{when}"
+    if _is_accuracy(name):
+        column += " error"
+    return table.assign(**{column: cells})
 
 
 def _add_steps_to(table: pd.DataFrame, runs: Runs, rows: list[str], metric: str) -> pd.DataFrame:
-    """The mean is over those runs that get there; how many do is said."""
+    """Add the mean number of steps over those runs that reach an error, and how many do."""
     kind, _, percent = metric.partition(":")
     try:
         reached = steps_to(runs.history, STEPS_TO[f"{kind}:"], float(percent))
@@ -87,19 +108,29 @@ def _add_steps_to(table: pd.DataFrame, runs: Runs, rows: list[str], metric: str)
     for row in table[rows].to_numpy():
         all_runs = parts.get(tuple(row), pd.Series(dtype=float))
         some = all_runs.dropna()
+        mean = f"{some.mean():.0f}" if len(some) else "never"
         spread = f" ± {some.std(ddof=1):.0f}" if len(some) > 1 else ""
-        cells.append(f"{f'{some.mean():.0f}{spread}' if len(some) else 'never'} ({len(some)} of {len(all_runs)})")
+        cells.append(f"{mean}{spread} ({len(some)} of {len(all_runs)})")
     return table.assign(**{metric: cells})
 
 
 def steps_to(history: pd.DataFrame, accuracy: str, percent: float) -> pd.Series:
-    """By `path`: the first step at which the error was at most `percent`; evaluations are an epoch apart."""
+    """Return, by `path`, the first step at which the error was at most `percent`.
+
+    Evaluations are an epoch apart.
+    """
     rows = history[100 * (1 - history[accuracy]) <= percent + 1e-9]
     return rows.groupby("path")["step"].min()
 
 
 def per_run(history: pd.DataFrame, name: str, when: str) -> pd.Series:
-    """One value per run, by `path`; of an accuracy, the error in percent."""
+    """Return one value per run, by `path`; for an accuracy, the error in percent.
+
+    Args:
+        history: the table `Runs.history`.
+        name: of the metric.
+        when: last | best.
+    """
     rows = history.dropna(subset=name)
     if when == "best":
         best = history.dropna(subset="val/acc1")
@@ -121,15 +152,21 @@ def _cell(values: pd.Series) -> str:
 
 
 def pivot(table: pd.DataFrame, rows: list[str], column: str) -> list[list[str]]:
-    """Final validation error with `column`'s values side by side, header first; n in every cell."""
+    """Return cells, header first, with the final validation error and n.
+
+    Args:
+        table: the summary table.
+        rows: its row keys.
+        column: the row key whose values stand side by side.
+    """
     left = [row for row in rows if row != column]
     across = list(dict.fromkeys(table[column]))
     lines = {tuple(line): [""] * len(across) for line in table[left].to_numpy()}
     for _, row in table.iterrows():
         spread = "" if pd.isna(row["val_err_final_std"]) else f" ± {row['val_err_final_std']:.2f}"
-        mean = "no result" if pd.isna(row["val_err_final_mean"]) else f"{row['val_err_final_mean']:.2f}{spread}"
+        mean = "no result"
+        if not pd.isna(row["val_err_final_mean"]):
+            mean = f"{row['val_err_final_mean']:.2f}{spread}"
         lines[tuple(row[left])][across.index(row[column])] = f"{mean} (n = {row['n']})"
-    return [
-        [*left, *(f"{column} {value or 'unset'}" for value in across)],
-        *([*key, *line] for key, line in lines.items()),
-    ]
+    head = [*left, *(f"{column} {value or 'unset'}" for value in across)]
+    return [head, *([*key, *line] for key, line in lines.items())]

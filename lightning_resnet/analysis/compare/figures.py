@@ -1,12 +1,14 @@
-"""Runs -> the paper's figure: error against iterations, plain beside residual (He et al. 2015, fig. 1, 4 and 6).
+"""The paper's figure: error against iterations, plain and residual (He et al. 2015, fig. 1, 4, 6).
 
-Figures are made through matplotlib's objects: no pyplot, no display, no state; and to the byte the same each time.
+Figures are made through matplotlib's objects: no pyplot, no display, no state. The same runs give
+the same bytes.
 """
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from textwrap import fill
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import matplotlib.style
@@ -18,6 +20,7 @@ from matplotlib.lines import Line2D
 from lightning_resnet.analysis.compare.tables import describe, groups, text
 from lightning_resnet.errors import UserError, printable
 
+Key = TypeVar("Key", bound=Hashable)
 SHORT_RUN_STEPS = 5_000
 PANELS_PER_LINE = 4
 LONGEST = 200  # characters of a text in a figure
@@ -28,7 +31,8 @@ X_LABELS = {
     "time": "seconds since the first training row",
     "gpu_h": "GPU hours (hours x GPUs)",
 }
-# Okabe & Ito 2008, told apart by colour-blind readers; without yellow, too pale for a line, and black, kept for text
+# Okabe & Ito 2008, told apart by colour-blind readers; without yellow, too pale for a line, and
+# black, kept for text
 COLOURS = ["#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"]
 STYLE = [
     "default",  # whatever the user's matplotlibrc says
@@ -48,18 +52,27 @@ STYLE = [
 ]
 
 
-def curves(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], title: str = "", x: str = "step") -> Figure:
-    """Error (%) of the finished runs against a column of `history`: solid = validation, dashed = clean training error.
+def curves(
+    runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], title: str = "", x: str = "step"
+) -> Figure:
+    """Draw the error (%) of the finished runs: solid = validation, dashed = clean training error.
 
-    One colour per row: a line for the mean over its runs, a band from the lowest to the highest. When `rows` are depth
-    and one other key, each value of the other has its panel.
+    There is one colour per row: a line for the mean over its runs, a band from the lowest to the
+    highest. When `rows` are depth and one other key, each value of the other has its panel.
+
+    Args:
+        runs: the table `Runs.runs`.
+        history: the table `Runs.history`, after `with_x`.
+        rows: columns of `runs` that tell nets apart.
+        title: above the panels.
+        x: column of `history` on the horizontal axis, a key of `X_LABELS`.
     """
     done = runs[runs["status"] == "finished"]
     other = [row for row in rows if row != "depth"]
     by_panel = len(other) == 1 and len(rows) == 2
     panels = groups(done, other) if by_panel else [(("",), done)]
     keys = ["depth"] if by_panel else list(rows)
-    colours = _colours([key for key, _ in groups(done, keys)])
+    colours = palette([key for key, _ in groups(done, keys)])
     with matplotlib.style.context(STYLE):
         figure, axes = _grid(len(panels), title, x)
         for ax, (value, part) in zip(axes, panels, strict=True):
@@ -72,24 +85,37 @@ def curves(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], title
 
 
 def with_x(runs: pd.DataFrame, history: pd.DataFrame, x: str) -> pd.DataFrame:
-    """History for `curves`: epochs done instead of their numbers, seconds since a run's first row instead of the date.
+    """Return the history that `curves` draws against `x`.
+
+    Epochs are those done, not their numbers; time is in seconds since a run's first row, not the
+    date.
+
+    Args:
+        runs: the table `Runs.runs`.
+        history: the table `Runs.history`.
+        x: a key of `X_LABELS`.
 
     Raises:
         UserError: GPU hours of runs that used no GPU, or do not tell.
     """
-    if x == "gpu_h" and (missing := int(runs[runs["status"] == "finished"]["gpu_h"].isna().sum())):
-        raise UserError(
-            f"--x gpu_h: {missing} of the finished runs used no GPU or do not tell how many; say --x time, or leave "
-            "them out with --where 'gpu_h > 0'"
-        )
+    if x == "gpu_h":
+        missing = int(runs[runs["status"] == "finished"]["gpu_h"].isna().sum())
+        if missing:
+            raise UserError(
+                f"--x gpu_h: {missing} of the finished runs used no GPU or do not tell how many; "
+                "say --x time, or leave them out with --where 'gpu_h > 0'"
+            )
     if x == "time":
         began = history["path"].map(runs.set_index("path")["began"])
-        return history.assign(time=history["time"] - began.fillna(history.groupby("path")["time"].transform("min")))
-    return history.assign(epoch=history["epoch"] + 1) if x == "epoch" else history
+        first = history.groupby("path")["time"].transform("min")
+        return history.assign(time=history["time"] - began.fillna(first))
+    if x == "epoch":
+        return history.assign(epoch=history["epoch"] + 1)
+    return history
 
 
 def _grid(n: int, title: str, x: str) -> tuple[Figure, list[Axes]]:
-    """`n` panels that share both axes; only the outer ones are labelled."""
+    """Make a figure of `n` panels that share both axes; only the outer ones are labelled."""
     columns = max(1, min(n, PANELS_PER_LINE))
     lines = max(1, -(-n // columns))
     figure = Figure(figsize=(10, 0.9 + 3.3 * lines), dpi=150, layout="constrained")
@@ -103,89 +129,143 @@ def _grid(n: int, title: str, x: str) -> tuple[Figure, list[Axes]]:
     return figure, list(grid.flat[:n])
 
 
-def _colours(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """A colour for each row; beyond the palette, a ramp that rises in lightness for every eye."""
+def palette(keys: Sequence[Key]) -> dict[Key, str]:
+    """Return a colour for each key.
+
+    Beyond six keys they come from a ramp that rises in lightness for every eye.
+    """
     if len(keys) <= len(COLOURS):
         return dict(zip(keys, COLOURS, strict=False))
     ramp = mpl.colormaps["viridis"]
     return {key: mpl.colors.to_hex(ramp(0.9 * i / (len(keys) - 1))) for i, key in enumerate(keys)}
 
 
+def draw_mean(
+    ax: Axes,
+    x: pd.Index | pd.Series,
+    mean: pd.Series,
+    low: pd.Series,
+    high: pd.Series,
+    colour: str,
+    **line: Any,
+) -> None:
+    """Draw a line for the mean, and a band from the lowest to the highest where these differ.
+
+    Args:
+        ax: where to draw.
+        x: horizontal positions [n].
+        mean: values of the line [n].
+        low: lowest values [n].
+        high: highest values [n].
+        colour: of line and band.
+        line: properties of the line, see `Axes.plot`.
+    """
+    ax.plot(x, mean, color=colour, **line)
+    if (high > low).any():
+        ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
 def _draw(ax: Axes, history: pd.DataFrame, colour: str, x: str) -> None:
-    """Mean and range over runs, for both errors; of time, the mean over runs at each step."""
-    for metric, line, width in (("train_eval/acc1", "--", 1.3), ("val/acc1", "-", 2.0)):
+    """Draw both errors of the runs of one setting; time is the mean over runs at each step."""
+    for metric, style, width in (("train_eval/acc1", "--", 1.3), ("val/acc1", "-", 2.0)):
         error = error_by_step(history, metric)
         if error.empty:
             continue
-        mark = {"marker": "o", "fillstyle": "full" if line == "-" else "none"} if len(error) == 1 else {}  # no line yet
-        at = history.groupby("step")[x].mean()[error.index] if x != "step" else error.index
-        ax.plot(at, error.mean(axis=1), line, color=colour, linewidth=width, **mark)
-        if error.shape[1] > 1:
-            ax.fill_between(at, error.min(axis=1), error.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+        line = {"linestyle": style, "linewidth": width}
+        if len(error) == 1:  # a line of one point would not be seen
+            line["marker"] = "o"
+            line["fillstyle"] = "full" if style == "-" else "none"
+        at = error.index
+        if x != "step":
+            at = history.groupby("step")[x].mean()[error.index]
+        low = error.min(axis=1)
+        high = error.max(axis=1)
+        draw_mean(ax, at, error.mean(axis=1), low, high, colour, **line)
 
 
 def error_by_step(history: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Error in percent, one column per run, at the steps where every run has one."""
+    """Return the error in percent, one column per run, at the steps where every run has one."""
     val = history[history["kind"] == "val"].drop_duplicates(["path", "step"], keep="last")
     return (100 * (1 - val.pivot(index="step", columns="path", values=metric))).dropna()
 
 
 def _limits(axes: Sequence[Axes]) -> None:
-    """From zero up to twice the highest final error, where the nets differ; the way there is steep and alike."""
+    """Show errors from zero up to twice the highest final error, where the nets differ."""
     lines = [line.get_ydata() for ax in axes for line in ax.get_lines()]
     if lines:
-        highest, final = max(max(line) for line in lines), max(line[-1] for line in lines)
+        highest = max(max(line) for line in lines)
+        final = max(line[-1] for line in lines)
         axes[0].set_ylim(0, max(min(1.05 * highest, 2 * final), 1))
         axes[0].set_xlim(left=0)
-        axes[0].xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k" if step >= 1000 else f"{step:g}")
+        axes[0].xaxis.set_major_formatter(_thousands)
+
+
+def _thousands(value: float, _: int) -> str:
+    """Return a tick's label, 64k for 64000."""
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
 
 
 def drawn(text: str) -> str:
-    """Text as matplotlib may draw it: no mathematics, no hidden label, in lines, and not without end."""
+    """Return text that matplotlib may draw.
+
+    It holds no mathematics and no hidden label, is broken into lines, and is not longer than
+    `LONGEST`.
+    """
     shown = fill(printable(text, LONGEST), LABEL).replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown  # matplotlib leaves out what begins with _
+    return (
+        f" {shown}" if shown.startswith("_") else shown
+    )  # matplotlib leaves out what begins with _
 
 
 def _legend(figure: Figure, keys: Sequence[str], colours: dict[tuple[str, ...], str]) -> None:
-    """Beside the panels, so that it covers no data: colours, then line styles."""
-    handles = [
-        Line2D([], [], color=colour, linewidth=3, label=drawn(describe(keys, key))) for key, colour in colours.items()
-    ]
-    for what, line, width in (("", "", 0), ("validation", "-", 2.0), ("training", "--", 1.3)):  # after a gap
-        handles.append(Line2D([], [], color="0.25", linestyle=line, linewidth=width, label=what))
+    """Draw the legend to the right of the panels: colours, then line styles after a gap."""
+    handles = []
+    for key, colour in colours.items():
+        handles.append(Line2D([], [], color=colour, linewidth=3, label=drawn(describe(keys, key))))
+    for what, style, width in (("", "", 0), ("validation", "-", 2.0), ("training", "--", 1.3)):
+        handles.append(Line2D([], [], color="0.25", linestyle=style, linewidth=width, label=what))
     if colours:
         figure.legend(handles=handles, loc="outside right center", handlelength=2.2)
 
 
 def caption(runs: pd.DataFrame, rows: Sequence[str]) -> str:
-    """What the figure shows and, for short runs, what it cannot show."""
+    """Return what the figure shows and, for short runs, what it cannot show."""
     done = runs[runs["status"] == "finished"]
     if done.empty:
         return "No run has finished yet."
     n = _range([len(part) for _, part in groups(done, rows)])
-    several = "" if n == "1" else " (lines: mean; bands: lowest to highest)"
-    data = " and ".join(sorted(set(done["source"].map(text)))) if "source" in done else "unknown data"
+    seeds = "seed per setting"
+    if n != "1":
+        seeds = "seeds per setting (lines: mean; bands: lowest to highest)"
+    data = "unknown data"
+    if "source" in done:
+        data = " and ".join(sorted(set(done["source"].map(text))))
     parts = [
-        "Error against iterations: solid = validation, dashed = training (clean: evaluation mode, no augmentation).",
-        f"n = {n} seed{'' if n == '1' else 's'} per setting{several}; {_range(done['steps'])} steps on {data}.",
+        "Error against iterations: solid = validation, dashed = training (clean: evaluation mode, "
+        "no augmentation).",
+        f"n = {n} {seeds}; {_range(done['steps'])} steps on {data}.",
     ]
     if done["steps"].min() < SHORT_RUN_STEPS:
         parts.append(
-            "In so few steps, a deeper plain net that does worse is harder to optimise under this budget; that says "
-            "nothing of what a converged net does (He et al. 2015 train for 64,000 steps)."
+            "In so few steps, a deeper plain net that does worse is harder to optimise under this "
+            "budget; that says nothing of what a converged net does (He et al. 2015 train for "
+            "64,000 steps)."
         )
     return " ".join(parts)
 
 
 def _range(values: Sequence[float]) -> str:
-    low, high = min(values), max(values)
+    low = min(values)
+    high = max(values)
     return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
 
 
 def render(figure: Figure, kind: str) -> bytes:
-    """The figure as png or svg, without dates or versions: same runs, same bytes."""
+    """Return the figure as png or svg, without dates or versions: same runs, same bytes."""
     out = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.style.context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box in its place is warning enough
-        figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+        # a box in the place of a glyph is warning enough
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(out, format=kind, metadata=metadata)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Run directories -> two DataFrames: what each run was, and how it went.
+"""Two DataFrames from run directories: what each run was, and how it went.
 
 The run directory is the truth: nothing here needs a network, a GPU or the code that trained.
 `runs, history = load_runs("runs/digits")`
@@ -28,9 +28,10 @@ from lightning_resnet.tracking.wandb_online import read_project
 from lightning_resnet.tracking.wandb_rows import SCHEME
 
 MOST_CELLS = 200_000_000  # of a table: 1.6 GB of numbers
+# a training row as we write it
 TRAIN_ROW = re.compile(
     r'\{"step": (\d+), "epoch": \d+, "attempt": (\d+), "time": ([\d.]+), "train/.*\}$'
-)  # as we write them
+)
 NET_ARGS = "model.net.init_args."
 SHORT = {  # config keys with a short column of their own, beside the arguments of the net
     "seed_everything": "seed",
@@ -53,6 +54,10 @@ FACTS = [  # columns of `runs` that are not config
     *("run_id", "name", "path", "status", "error", *NUMBERS),
     *("git_sha", "dirty", "code", "torch", "lightning_resnet", "hardware"),
 ]
+HISTORY = [  # columns of `history` that come first
+    *("run_id", "path", "kind", "step", "epoch", "attempt", "time", "gpu_h"),
+    *("val/acc1", "train_eval/acc1"),
+]
 STATISTICS = (  # columns of the summary table; like FACTS, no argument of a net takes their names
     *("n", "val_err_final_mean", "val_err_final_std", "val_err_best_mean", "train_err_mean"),
     *("gap_points", "params", "macs", "seconds"),
@@ -62,48 +67,59 @@ STATISTICS = (  # columns of the summary table; like FACTS, no argument of a net
 class Runs(NamedTuple):
     """Two tables, joined by `path` (run ids repeat when a run is copied).
 
-    `runs`: one row per run: FACTS, the config under dotted keys, short names for the common ones (`depth`, `seed`).
-    A folder that cannot be read is a row with status "unreadable" and the reason in `error`. `began`: `time` of the
-    first row; `gpu_h`: hours times GPUs over all attempts, nan on CPUs.
-    `history`: one row per line of metrics.jsonl that holds after the merge, with `kind` train | val | test, and the
-    `gpu_h` spent until then.
+    Attributes:
+        runs: one row per run: `FACTS`, the config under dotted keys, short names for the common
+            ones (`depth`, `seed`). A folder that cannot be read is a row with status "unreadable"
+            and the reason in `error`. `began`: `time` of the first row; `gpu_h`: hours times GPUs
+            over all attempts, nan on CPUs.
+        history: one row per line of metrics.jsonl that holds after the merge, with `kind`
+            train | val | test, and the `gpu_h` spent until then.
     """
 
     runs: pd.DataFrame
     history: pd.DataFrame
 
 
-def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], train: bool = True) -> Runs:
-    """Read every run in or under `paths`: run directories, sweeps, whole roots, runs that only W&B wrote.
+def load_runs(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], train: bool = True
+) -> Runs:
+    """Read every run in or under `paths`.
 
     Args:
-        paths: folders, `wandb://entity/project`, or `reference:digits`, which is one of ours.
-        train: with the rows of training; without them, finished runs are read once and then from a cache.
+        paths: run directories, sweeps, roots, or folders of runs that only W&B wrote;
+            `wandb://entity/project`; or `reference:digits`, which is one of ours.
+        train: with the rows of training; without them, finished runs are read once and then from
+            a cache.
 
     Raises:
         UserError: a path does not exist, or there is no readable run.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    addresses = [str(path) for path in paths if str(path).startswith(SCHEME)]
     folders = [locate(path) for path in paths if not str(path).startswith(SCHEME)]
     read = read_run if train else Cache(partial(read_run, train=False)).read
     folders_of_runs = [*find_runs(folders)]
     found = [read(path) for path in metered(folders_of_runs, len(folders_of_runs), "runs")]
     if offline := find_offline(folders):
         found += read_offline(offline)
-    for address in (str(path) for path in paths if str(path).startswith(SCHEME)):
+    for address in addresses:
         found += read_project(address)
     rows = [row for row, _ in found]
     if not any(row["status"] != "unreadable" for row in rows):
         broken = "".join(f"; {row['path']}: {row['error']}" for row in rows[:3])
         where = ", ".join(map(str, paths))
-        raise UserError(f"no runs under {where}{broken}; name a folder that `resnet-cli fit` or `sweep` has written to")
+        raise UserError(
+            f"no runs under {where}{broken}; name a folder that `resnet-cli fit` or `sweep` has "
+            "written to"
+        )
     _check_size(found)
-    runs = pd.DataFrame(rows, columns=list(dict.fromkeys([*FACTS, *(key for row in rows for key in row)])))
+    columns = dict.fromkeys([*FACTS, *(key for row in rows for key in row)])
+    runs = pd.DataFrame(rows, columns=list(columns))
     runs[NUMBERS] = runs[NUMBERS].apply(pd.to_numeric, errors="coerce")
     history = [line for _, lines in found for line in lines]
-    first = ["run_id", "path", "kind", "step", "epoch", "attempt", "time", "gpu_h", "val/acc1", "train_eval/acc1"]
-    columns = list(dict.fromkeys([*first, *(key for line in history for key in line)]))
-    history = pd.DataFrame(history, columns=columns).astype({"val/acc1": float, "train_eval/acc1": float})
+    columns = dict.fromkeys([*HISTORY, *(key for line in history for key in line)])
+    history = pd.DataFrame(history, columns=list(columns))
+    history = history.astype({"val/acc1": float, "train_eval/acc1": float})
     return Runs(_add_short_names(runs), history)
 
 
@@ -115,22 +131,47 @@ def _check_size(found: list[tuple[dict[str, Any], list[Row]]]) -> None:
     ):
         columns = len({key for line in lines for key in line})
         if columns * len(lines) > MOST_CELLS:
-            raise UserError(f"the runs have {len(lines):,} rows of {columns:,} different {what}: compare fewer of them")
+            raise UserError(
+                f"the runs have {len(lines):,} rows of {columns:,} different {what}: "
+                "compare fewer of them"
+            )
 
 
 def read_run(path: Path, train: bool = True) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One row of `runs` and its rows of `history`."""
+    """Return a run's row of `runs` and its rows of `history`.
+
+    Args:
+        path: run directory; one that cannot be read gives a row that says why.
+        train: with the rows of training.
+    """
     ours = "reference:" if REFERENCE in path.parents else ""
-    row: dict[str, Any] = {"run_id": path.name, "name": ours + path.absolute().parent.name, "path": str(path)}
+    row: dict[str, Any] = {
+        "run_id": path.name,
+        "name": ours + path.absolute().parent.name,
+        "path": str(path),
+    }
+    # a run directory of others may hold any content of any shape
+    unreadable = (
+        UserError,
+        OSError,
+        ArithmeticError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    )
     try:
         row |= _config(path / "config.yaml") | _meta(path / "meta.json") | _attempts(path)
         history, facts = _metrics(path / "metrics.jsonl", train)
         spent, row["gpu_h"] = gpu_hours(path)
-    except (UserError, OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError) as error:
-        # any content, any shape
+    except unreadable as error:
         return row | {"status": "unreadable", "error": one_line(error)}, []
     names = {"run_id": row["run_id"], "path": row["path"]}
-    return row | facts, [names | line | ({"gpu_h": spent(line)} if row["gpu_h"] else {}) for line in history]
+    lines = []
+    for line in history:
+        cost = {"gpu_h": spent(line)} if row["gpu_h"] else {}
+        lines.append(names | line | cost)
+    return row | facts, lines
 
 
 def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
@@ -144,12 +185,19 @@ def _config(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise ValueError("no config.yaml")
     config = with_public_paths(_mapping(file, parse_yaml))
-    found = {key: _scalar(key, value) for key, value in flatten(config).items() if "." in key or key in SHORT}
+    found = {}
+    for key, value in flatten(config).items():
+        if "." in key or key in SHORT:
+            found[key] = _scalar(key, value)
     return (JOINED_LATER if "model.net.class_path" in found else {}) | found
 
 
 def _scalar(key: str, value: Any) -> Any:
-    """One cell: lists as JSON text; of a data folder its name, so that copies of one data set compare equal."""
+    """Return a config value as one cell.
+
+    Lists become JSON text. A data folder becomes its name, so that copies of one data set compare
+    equal.
+    """
     if key.startswith("data.") and key.endswith(".root"):
         return Path(value).name
     return json.dumps(value, default=str) if isinstance(value, list) else value
@@ -157,9 +205,12 @@ def _scalar(key: str, value: Any) -> Any:
 
 def _meta(file: Path) -> dict[str, Any]:
     meta = known_meta(_mapping(file, parse_json)) if file.exists() else {}
-    versions, hardware = meta.get("versions") or {}, meta.get("hardware") or {}
-    sha, dirty = meta.get("git_sha"), meta.get("git_dirty")
-    return {key: meta[key] for key in ("run_id", "git_sha", *IN_META) if key in meta} | {
+    versions = meta.get("versions") or {}
+    hardware = meta.get("hardware") or {}
+    sha = meta.get("git_sha")
+    dirty = meta.get("git_dirty")
+    found = {key: meta[key] for key in ("run_id", "git_sha", *IN_META) if key in meta}
+    return found | {
         "dirty": dirty,
         "code": sha and sha[:10] + ("+changes" if dirty else ""),
         "torch": versions.get("torch"),
@@ -169,7 +220,7 @@ def _meta(file: Path) -> dict[str, Any]:
 
 
 def _attempts(path: Path) -> dict[str, Any]:
-    """Status and cost over all attempts."""
+    """Return status and cost over all attempts."""
     found = attempts(path)
     seconds = float(sum(attempt["seconds"] for attempt in found))
     error = found[-1]["error"] if found else None
@@ -177,9 +228,15 @@ def _attempts(path: Path) -> dict[str, Any]:
 
 
 def gpu_hours(path: Path) -> tuple[Callable[[Row], float], float | None]:
-    """From a row to the GPU hours spent until then, and those of the whole run; None where no GPU is known of.
+    """Return a function from a row to the GPU hours spent until then, and those of all attempts.
 
-    Time between attempts costs nothing; what a killed attempt did in vain costs.
+    Time between attempts costs nothing; steps of a killed attempt that were not saved do cost.
+
+    Args:
+        path: run directory.
+
+    Returns:
+        The function; and hours times GPUs, None where no GPU is known of.
     """
     done = {a["attempt"]: a for a in attempts(path) if a["gpus"]}
     cost = {n: a["seconds"] * a["gpus"] / 3600 for n, a in done.items()}
@@ -199,35 +256,51 @@ def gpu_hours(path: Path) -> tuple[Callable[[Row], float], float | None]:
 
 
 def _metrics(file: Path, train: bool) -> tuple[list[Row], dict[str, Any]]:
-    """The rows that hold, by step; and `began`, `steps`, and the lines that are no rows (a kill can tear one each)."""
+    """Return the rows that hold, by step, and facts about the file.
+
+    The facts are `began`, `steps`, and the number of lines that are no rows (each kill can tear
+    one).
+    """
     rows: list[Row] = []
     metrics: set[str] = set()
-    whole, last, attempt, some = 0, 0, None, 0
+    readable = 0
+    last = 0
+    attempt = None
+    some = 0
     for line in lines_of(file):
         some += bool(line.strip())
         skimmed = None if train else TRAIN_ROW.match(line)
         if skimmed:  # most rows: of each attempt only the first is needed, by which `merge` goes
-            whole, last = whole + 1, int(skimmed[1])
+            readable += 1
+            last = int(skimmed[1])
             if skimmed[2] != attempt:
-                rows.append({"kind": "train", "step": last, "attempt": int(skimmed[2]), "time": float(skimmed[3])})
-            attempt = skimmed[2]
+                attempt = skimmed[2]
+                row = {"kind": "train", "step": last, "attempt": int(attempt)}
+                rows.append(row | {"time": float(skimmed[3])})
         elif row := row_of(line):
-            whole, last = whole + 1, row["step"]
+            readable += 1
+            last = row["step"]
             rows.append(row)
             metrics.update(row)
             if len(metrics) > MOST_METRICS:
                 raise ValueError(f"{file.name} has more than {MOST_METRICS:,} different metrics")
     merged = merge(rows)
-    facts = {"unreadable_lines": some - whole}
-    facts["steps"] = max([last if some else 0, *(row["step"] for row in merged[-1:])])
-    facts["began"] = next((row["time"] for row in merged if "time" in row), None)
-    return merged if train else [row for row in merged if row["kind"] != "train"], facts
+    times = (row["time"] for row in merged if "time" in row)
+    facts = {
+        "unreadable_lines": some - readable,
+        "steps": max([last, *(row["step"] for row in merged[-1:])]),
+        "began": next(times, None),
+    }
+    if not train:
+        merged = [row for row in merged if row["kind"] != "train"]
+    return merged, facts
 
 
 def short_names(columns: Iterable[str]) -> dict[str, str]:
-    """Config key -> short column name, for those that have one: SHORT and the arguments of the net."""
+    """Return config key -> short column name, for `SHORT` and the arguments of the net."""
     names: dict[str, str] = {}
-    for key in sorted((c for c in columns if "." in c or c in SHORT), key=lambda key: key not in SHORT):
+    keys = [column for column in columns if "." in column or column in SHORT]
+    for key in sorted(keys, key=lambda key: key not in SHORT):
         name = SHORT.get(key, key.removeprefix(NET_ARGS))
         if "." not in name and name not in {*FACTS, *STATISTICS, *names.values()}:
             names[key] = name
@@ -238,7 +311,11 @@ def _add_short_names(runs: pd.DataFrame) -> pd.DataFrame:
     """Add the short columns; classes by their bare names unless two would look the same."""
     short = {}
     for key, name in short_names(runs.columns).items():
-        bare = runs[key].map(lambda path: path.rpartition(".")[2] if isinstance(path, str) else path)
+        bare = runs[key].map(_without_module)
         distinct = key.endswith("class_path") and bare.nunique() == runs[key].nunique()
         short[name] = bare if distinct else runs[key]
     return pd.concat([runs, pd.DataFrame(short)], axis=1)
+
+
+def _without_module(path: Any) -> Any:
+    return path.rpartition(".")[2] if isinstance(path, str) else path

@@ -1,6 +1,7 @@
-"""`resnet-cli compare RUNS --wandb [ENTITY/]PROJECT`: the report as a run of that project, tables and figures.
+"""`resnet-cli compare RUNS --wandb [ENTITY/]PROJECT`: the report as a W&B run.
 
-Online, or where the server cannot be reached in a folder beside the report, which `wandb sync` uploads.
+The run holds tables and figures. Where the server cannot be reached it lies in a folder beside the
+report, which `wandb sync` uploads.
 """
 
 import os
@@ -15,17 +16,22 @@ from lightning_resnet.tracking.mirror import PROJECT, settings_for
 from lightning_resnet.tracking.mode import choose_mode
 from lightning_resnet.tracking.wandb_rows import REPORT
 
-PATIENT = {"init_timeout": 60.0, "finish_timeout": 300.0, "finish_timeout_raises": True}  # seconds
+PATIENT = {  # settings of wandb: seconds, and an error where they are over
+    "init_timeout": 60.0,
+    "finish_timeout": 300.0,
+    "finish_timeout_raises": True,
+}
 
 
 def publish(made: Report, address: str, title: str, command: str) -> str:
-    """Publish tables, figures and the page; returns the line that says where.
+    """Publish tables, figures and the page; return the line that says where.
 
     Args:
         made: the report.
-        address: `entity/project` or `project`; empty: that of the runs, else WANDB_PROJECT or lightning_resnet.
+        address: `entity/project` or `project`; empty: that of the runs, else WANDB_PROJECT or
+            lightning_resnet.
         title: name of the W&B run.
-        command: kept in its config.
+        command: kept in the config of the W&B run.
 
     Raises:
         UserError: wandb is not installed or disabled, or its server refuses.
@@ -38,7 +44,7 @@ def publish(made: Report, address: str, title: str, command: str) -> str:
     import wandb
 
     folder = made.files[-1].parent
-    (folder / "wandb").mkdir(exist_ok=True)  # if missing, wandb goes to /tmp without a word
+    (folder / "wandb").mkdir(exist_ok=True)  # if missing, wandb goes to /tmp without a message
     try:
         run = wandb.init(
             **_where(made, address),
@@ -50,31 +56,47 @@ def publish(made: Report, address: str, title: str, command: str) -> str:
             settings=wandb.Settings(**(settings_for(mode, {}, False) | PATIENT)),
         )
         run.log(_contents(made))
-        url, files = run.url, Path(run.dir).parent
+        url = run.url
+        files = Path(run.dir).parent
         run.finish()
     except Exception as error:  # of many types: wandb's, requests' and its own service's
-        raise UserError(f"--wandb: {one_line(error)}; WANDB_MODE=offline keeps it in a folder") from error
-    return f"W&B: {url}" if mode == "online" else f"W&B: offline{why and f' ({why})'}; to upload it: wandb sync {files}"
+        raise UserError(
+            f"--wandb: {one_line(error)}; WANDB_MODE=offline keeps it in a folder"
+        ) from error
+    if mode == "online":
+        return f"W&B: {url}"
+    reason = f" ({why})" if why else ""
+    return f"W&B: offline{reason}; to upload it: wandb sync {files}"
 
 
 def _where(made: Report, address: str) -> dict[str, str | None]:
-    """Entity and project."""
+    """Return entity and project: those of the address, of the runs, or of the environment."""
     entity, _, project = address.rpartition("/")
-    theirs = {key: set(made.runs.runs.get(f"wandb.{key}", [])) for key in ("entity", "project")}
-    of_runs = {key: next(iter(v)) for key, v in theirs.items() if len(v) == 1 and isinstance(next(iter(v)), str)}
     return {
-        "entity": entity or of_runs.get("entity") or os.environ.get("WANDB_ENTITY"),
-        "project": project or of_runs.get("project") or os.environ.get("WANDB_PROJECT", PROJECT),
+        "entity": entity or _of_runs(made, "entity") or os.environ.get("WANDB_ENTITY"),
+        "project": project or _of_runs(made, "project") or os.environ.get("WANDB_PROJECT", PROJECT),
     }
 
 
+def _of_runs(made: Report, key: str) -> str | None:
+    """Return the value of a W&B setting that all runs share."""
+    values = set(made.runs.runs.get(f"wandb.{key}", []))
+    value = values.pop() if len(values) == 1 else None
+    return value if isinstance(value, str) else None
+
+
 def _contents(made: Report) -> dict[str, Any]:
-    """Tables as W&B's tables, PNGs as pictures, the page as it is."""
+    """Return the tables as W&B's tables, the PNGs as images, the page as it is."""
     import wandb
 
-    tables = {"table": to_cells(made.table)} | {name: cells for name, (cells, _) in made.extras.items()}
-    found: dict[str, Any] = {name: wandb.Table(columns=head, data=rows) for name, (head, *rows) in tables.items()}
+    tables = {"table": to_cells(made.table)}
+    for name, (cells, _) in made.extras.items():
+        tables[name] = cells
+    found: dict[str, Any] = {}
+    for name, (head, *rows) in tables.items():
+        found[name] = wandb.Table(columns=head, data=rows)
     for file in made.files:
         if file.suffix == ".png":
             found[file.stem] = wandb.Image(str(file))
-    return found | {"page": wandb.Html(made.files[-1].read_text(), inject=False)}
+    found["page"] = wandb.Html(made.files[-1].read_text(), inject=False)
+    return found

@@ -1,7 +1,8 @@
-"""Runs -> the summary table: one row per setting, mean and spread over its seeds, and what to be careful about.
+"""The summary table of runs: one row per setting, with mean and spread over its seeds.
 
-Errors are in percent. Only finished runs are averaged; the others are counted in `notes`. Runs that were averaged
-although they were not made alike (code, or a setting that is no row) are named in `flags`.
+Errors are in percent. Only finished runs are averaged; the others are counted in `notes`. Runs that
+were averaged although they were not made alike (code, or a setting that is no row) are named in
+`flags`.
 """
 
 import math
@@ -18,17 +19,24 @@ from lightning_resnet.runs.identity import DATA_KEYS_WITHOUT_EFFECT, TRAINER_KEY
 CODE = ("code", "torch", "lightning_resnet")  # columns of `runs` that say which code ran
 DATA = ("train_samples", "val_samples")
 LEGEND = (
-    "Errors in percent, over finished runs: mean and sample standard deviation (std) of n runs. final = last epoch; "
-    "best = best epoch; train = clean training error after the last epoch; gap_points = final minus that of the "
-    "shallowest depth; macs = multiply-adds of one image; seconds = mean wall-clock time of a run."
+    "Errors in percent, over finished runs: mean and sample standard deviation (std) of n runs. "
+    "final = last epoch; best = best epoch; train = clean training error after the last epoch; "
+    "gap_points = final minus that of the shallowest depth; macs = multiply-adds of one image; "
+    "seconds = mean wall-clock time of a run."
 )
 
-
-Parts = list[tuple[tuple[str, ...], pd.DataFrame]]  # (values of the row keys, the runs that share them)
+# (values of the row keys, the runs that share them)
+Parts = list[tuple[tuple[str, ...], pd.DataFrame]]
 
 
 class Table(NamedTuple):
-    """`frame`: row keys as text, then STATISTICS. `notes`: what was counted. `flags`: what weakens the comparison."""
+    """Summary table.
+
+    Attributes:
+        frame: row keys as text, then `STATISTICS`.
+        notes: what was counted.
+        flags: what weakens the comparison.
+    """
 
     frame: pd.DataFrame
     notes: list[str]
@@ -36,7 +44,15 @@ class Table(NamedTuple):
 
 
 def summary(runs: Runs, rows: Sequence[str] | None = None) -> Table:
-    """Summarise runs by `rows`: columns of `runs.runs`, by default the settings that vary among the runs."""
+    """Summarise runs.
+
+    Args:
+        runs: from `load_runs`.
+        rows: columns of `runs.runs` that make the rows; by default the settings that vary.
+
+    Raises:
+        UserError: the runs have no such column.
+    """
     frame, history = runs
     readable = frame[frame["status"] != "unreadable"]
     rows = choose_rows(readable, rows)
@@ -45,28 +61,49 @@ def summary(runs: Runs, rows: Sequence[str] | None = None) -> Table:
     lines = [_line(part[part["status"] == "finished"], results) for _, part in parts]
     table = pd.DataFrame([key for key, _ in parts], columns=rows).join(pd.DataFrame(lines))
     table["gap_points"] = _gaps(table, rows)
-    return Table(table[[*rows, *STATISTICS]], _notes(frame, parts, rows), _flags(parts, rows, results))
+    return Table(
+        table[[*rows, *STATISTICS]], _notes(frame, parts, rows), _flags(parts, rows, results)
+    )
 
 
 def choose_rows(runs: pd.DataFrame, rows: Sequence[str] | None = None) -> list[str]:
-    """The row keys asked for, checked; or the settings that vary; or, when none does, depth and shortcut or the net."""
+    """Return the row keys: those asked for, or the settings that vary.
+
+    If none varies they are depth and shortcut, or the net.
+
+    Args:
+        runs: the table `Runs.runs`.
+        rows: the keys asked for.
+
+    Raises:
+        UserError: the runs have no such column.
+    """
     if rows is None:
         names = short_names(runs.columns)
-        rows = [names.get(key, key) for key in varying(runs, [key for key in runs if decides(key)])]
-        if runs["name"].str.startswith("reference:").nunique() > 1:  # ours beside the user's
+        settings = varying(runs, [key for key in runs if decides(key)])
+        rows = [names.get(key, key) for key in settings]
+        if runs["name"].str.startswith("reference:").nunique() > 1:  # reference and user's runs
             rows.append("name")
-        rows = rows or [key for key in ("depth", "shortcut") if key in runs] or ["net" if "net" in runs else "name"]
-        return sorted(rows, key=lambda row: {"name": 0, "net": 1, "depth": 2, "shortcut": 3}.get(row, 4))
+        if not rows:
+            rows = [key for key in ("depth", "shortcut") if key in runs]
+        if not rows:
+            rows = ["net" if "net" in runs else "name"]
+        order = {"name": 0, "net": 1, "depth": 2, "shortcut": 3}
+        return sorted(rows, key=lambda row: order.get(row, 4))
     valid = [name for name in runs if name not in STATISTICS]
     for row in rows:
         if row not in valid:
-            hint = nearest(row, valid) or "; name it as in config.yaml with dots, such as data.batch_size"
+            hint = nearest(row, valid)
+            hint = hint or "; name it as in config.yaml with dots, such as data.batch_size"
             raise UserError(f"--rows {row}: the runs have no such setting{hint}")
     return list(dict.fromkeys(rows))
 
 
 def decides(key: str) -> bool:
-    """Whether a config key decides the result: not the seed, nor where and on what the run was made."""
+    """Return whether a config key decides the result.
+
+    The seed does not count, nor where and on what the run was made.
+    """
     section, _, name = key.partition(".")
     if section == "trainer":
         return name in TRAINER_KEYS
@@ -76,25 +113,34 @@ def decides(key: str) -> bool:
 
 
 def varying(runs: pd.DataFrame, keys: Iterable[str]) -> list[str]:
-    """The keys with several values; arguments of a class only among runs of that class."""
-    return [key for key in keys if any(part[key].map(text).nunique() > 1 for part in _same_class(runs, key))]
+    """Return the keys with several values; arguments of a class only among runs of that class."""
+    found = []
+    for key in keys:
+        if any(part[key].map(text).nunique() > 1 for part in _same_class(runs, key)):
+            found.append(key)
+    return found
 
 
 def _same_class(runs: pd.DataFrame, key: str) -> list[pd.DataFrame]:
+    """Part the runs by the class whose argument the key is."""
     owner = key.rpartition(".init_args.")[0] + ".class_path"
     return [part for _, part in groups(runs, [owner])] if owner in runs else [runs]
 
 
 def groups(runs: pd.DataFrame, rows: Sequence[str]) -> Parts:
-    """The runs by the values, as text, of their row keys, in natural order."""
+    """Part the runs by the values, as text, of their row keys; in natural order."""
     found: dict[tuple[str, ...], list[int]] = {}
     for i, values in enumerate(runs[list(rows)].itertuples(index=False, name=None)):
         found.setdefault(tuple(map(text, values)), []).append(i)
-    return [(key, runs.iloc[found[key]]) for key in sorted(found, key=lambda key: [natural(value) for value in key])]
+    keys = sorted(found, key=lambda key: [natural(value) for value in key])
+    return [(key, runs.iloc[found[key]]) for key in keys]
 
 
 def text(value: Any) -> str:
-    """A setting as one writes it: 20 for 20.0 (pandas makes floats of integers beside gaps), nothing for none."""
+    """Return a setting as one writes it: 20 for 20.0, an empty text for a missing value.
+
+    Pandas turns integers into floats in columns with gaps.
+    """
     if pd.isna(value):
         return ""
     if isinstance(value, float):
@@ -103,16 +149,20 @@ def text(value: Any) -> str:
 
 
 def natural(value: str) -> tuple[int, float, str]:
-    """Numbers by size, then none, then words, then what is unset."""
+    """Return a key that sorts numbers by size, then `none`, then words, then what is unset."""
     try:
         return 0, float(value), ""
     except ValueError:
-        return (1 if value == "none" else 2 if value else 3), 0.0, value
+        pass
+    if value == "none":
+        return 1, 0.0, value
+    return 2 if value else 3, 0.0, value
 
 
 def describe(rows: Sequence[str], values: Sequence[str]) -> str:
-    """A row in words: `depth 56, plain`."""
-    return ", ".join(_word(row, value) for row, value in zip(rows, values, strict=True) if value) or "unset"
+    """Return a row in words: `depth 56, plain`."""
+    words = [_word(row, value) for row, value in zip(rows, values, strict=True) if value]
+    return ", ".join(words) or "unset"
 
 
 def _word(row: str, value: str) -> str:
@@ -124,11 +174,17 @@ def _word(row: str, value: str) -> str:
 
 
 def final_errors(history: pd.DataFrame) -> pd.DataFrame:
-    """Per run (index `path`), in percent: `final` and `best` validation error, `train` clean training error at last."""
+    """Return the errors of each run, in percent.
+
+    Returns:
+        Index `path`; columns `final` and `best`, validation error, and `train`, clean training
+        error after the last epoch.
+    """
     val = history[history["kind"] == "val"]
-    last = val.groupby("path").tail(1).set_index("path")  # not .last(), which would pass over a null
+    last = val.groupby("path").tail(1).set_index("path")  # .last() would skip a null
     best = val.groupby("path")["val/acc1"].max()
-    return 100 * (1 - pd.DataFrame({"final": last["val/acc1"], "best": best, "train": last["train_eval/acc1"]}))
+    accuracies = {"final": last["val/acc1"], "best": best, "train": last["train_eval/acc1"]}
+    return 100 * (1 - pd.DataFrame(accuracies))
 
 
 def _line(part: pd.DataFrame, results: pd.DataFrame) -> dict[str, Any]:
@@ -147,14 +203,16 @@ def _line(part: pd.DataFrame, results: pd.DataFrame) -> dict[str, Any]:
 
 
 def _gaps(table: pd.DataFrame, rows: Sequence[str]) -> list[float]:
-    """Final error above that of the shallowest depth with the same other keys, in points."""
+    """Return each final error minus that of the shallowest depth with the same other keys."""
     if "depth" not in rows or table["depth"].nunique() < 2:
         return [math.nan] * len(table)
     others = [tuple(row) for row in table[[row for row in rows if row != "depth"]].to_numpy()]
-    error, shallowest = table["val_err_final_mean"], {}
-    for i in sorted(table.index, key=lambda i: natural(table["depth"][i])):
+    error = table["val_err_final_mean"]
+    depth = table["depth"]
+    shallowest = {}
+    for i in sorted(table.index, key=lambda i: natural(depth[i])):
         shallowest.setdefault(others[i], error[i])
-    return [error[i] - shallowest[others[i]] if table["depth"][i] else math.nan for i in table.index]
+    return [error[i] - shallowest[others[i]] if depth[i] else math.nan for i in table.index]
 
 
 def _notes(runs: pd.DataFrame, parts: Parts, rows: Sequence[str]) -> list[str]:
@@ -162,44 +220,60 @@ def _notes(runs: pd.DataFrame, parts: Parts, rows: Sequence[str]) -> list[str]:
     for key, part in parts:
         rest = part[part["status"] != "finished"]
         if len(rest):
-            notes.append(f"Not averaged, {describe(rows, key)}: {_statuses(rest)} ({', '.join(rest['run_id'])}).")
+            ids = ", ".join(rest["run_id"])
+            notes.append(f"Not averaged, {describe(rows, key)}: {_statuses(rest)} ({ids}).")
     for run in runs[runs["status"] == "unreadable"].itertuples():
         notes.append(f"Unreadable: {run.path} ({run.error}).")
-    made = {key: " and ".join(sorted(filter(None, set(runs[key].map(text))))) for key in (*CODE, "hardware")}
-    return [*notes, "Made with: " + ", ".join(f"{key} {value or 'unknown'}" for key, value in made.items()) + "."]
+    made = []
+    for key in (*CODE, "hardware"):
+        values = sorted(set(runs[key].map(text)) - {""})
+        made.append(f"{key} {' and '.join(values) or 'unknown'}")
+    return [*notes, f"Made with: {', '.join(made)}."]
 
 
 def _flags(parts: Parts, rows: Sequence[str], results: pd.DataFrame) -> list[str]:
     done = [(describe(rows, key), part[part["status"] == "finished"]) for key, part in parts]
-    flags = [flag for label, part in done for flag in _row_flags(label, part, rows, results)]
+    flags = []
+    for label, part in done:
+        flags += _row_flags(label, part, rows, results)
     everything = pd.concat([part for _, part in done])
     for key in varying(everything, CODE):
         if not any(f" mixes {key}:" in flag for flag in flags):
             flags.append(f"rows differ in {key}: {_values(everything[key])}")
-    torn = everything[everything["unreadable_lines"] > everything["attempts"]]  # a kill tears one line at most
-    return flags + [f"run {run.run_id} has {run.unreadable_lines:.0f} torn lines" for run in torn.itertuples()]
+    # a kill tears one line at most
+    torn = everything[everything["unreadable_lines"] > everything["attempts"]]
+    for run in torn.itertuples():
+        flags.append(f"run {run.run_id} has {run.unreadable_lines:.0f} torn lines")
+    return flags
 
 
-def _row_flags(label: str, part: pd.DataFrame, rows: Sequence[str], results: pd.DataFrame) -> list[str]:
+def _row_flags(
+    label: str, part: pd.DataFrame, rows: Sequence[str], results: pd.DataFrame
+) -> list[str]:
     names = short_names(part.columns)
     protocol = [key for key in part if decides(key) and not {key, names.get(key)} & set(rows)]
     mixed = varying(part, [*protocol, *CODE, *DATA])
     flags = [f"{label} mixes {names.get(key, key)}: {_values(part[key])}" for key in mixed]
-    for seed, n in Counter(part["seed"].map(text) if "seed" in part else ()).items():
+    seeds = part["seed"].map(text) if "seed" in part else ()
+    for seed, n in Counter(seeds).items():
         if n > 1:
-            flags.append(f"{label} counts seed {seed or 'unset'} {n} times: runs of one seed are not independent")
+            flags.append(
+                f"{label} counts seed {seed or 'unset'} {n} times: runs of one seed are not "
+                "independent"
+            )
     unmeasured = part["run_id"][results.loc[part["path"], "final"].isna().to_numpy()]
     return flags + [f"{label} has no final validation error in run {run}" for run in unmeasured]
 
 
 def _statuses(runs: pd.DataFrame) -> str:
-    """`10 finished, 1 failed`, the most frequent first."""
+    """Return `10 finished, 1 failed`, the most frequent first."""
     return ", ".join(f"{n} {status}" for status, n in Counter(runs["status"]).most_common())
 
 
 def _values(column: pd.Series) -> str:
-    """`64 (4 runs), 128 (1 run)`, the most frequent first."""
-    return ", ".join(f"{value or 'unset'} ({_runs(n)})" for value, n in Counter(column.map(text)).most_common())
+    """Return `64 (4 runs), 128 (1 run)`, the most frequent first."""
+    counts = Counter(column.map(text)).most_common()
+    return ", ".join(f"{value or 'unset'} ({_runs(n)})" for value, n in counts)
 
 
 def _runs(n: int) -> str:
@@ -207,18 +281,18 @@ def _runs(n: int) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """The table as CSV: errors with 4 decimals, an empty field where there is no value."""
+    """Return the table as CSV: errors with 4 decimals, an empty field where there is no value."""
     return as_csv(_as_text(table.frame, 4, ""))
 
 
 def as_csv(frame: pd.DataFrame) -> str:
-    """A table as CSV that a spreadsheet may open."""
+    """Return a table as CSV that a spreadsheet may open."""
     safe = frame.map(lambda value: csv_cell(value) if isinstance(value, str) else value)
     return safe.rename(columns=csv_cell).to_csv(index=False, lineterminator="\n")
 
 
 def csv_cell(text: str) -> str:
-    """A cell on one line that spreadsheets take for text, not for a formula, unless it is a number."""
+    """Return a cell on one line that spreadsheets do not take for a formula."""
     shown = printable(text, None)
     if not shown.startswith(("=", "+", "-", "@")):
         return shown
@@ -226,56 +300,88 @@ def csv_cell(text: str) -> str:
         float(shown)
     except ValueError:
         return f"'{shown}"
-    return shown
+    return shown  # a number
 
 
 def prose(text: str) -> str:
-    """Text on one line of Markdown, in which no HTML and no link of others acts."""
+    """Return text on one line of Markdown, in which HTML and links have no effect."""
     return printable(text, None).replace("<", "\\<").replace("](", "]\\(")
 
 
 def to_markdown(table: Table) -> str:
-    """The table as Markdown, with its legend, notes and flags."""
-    remarks = [LEGEND, *map(prose, table.notes), *(f"**Careful:** {prose(flag)}." for flag in table.flags)]
+    """Return the table as Markdown, with its legend, notes and flags."""
+    remarks = [
+        LEGEND,
+        *map(prose, table.notes),
+        *(f"**Warning:** {prose(flag)}." for flag in table.flags),
+    ]
     return markdown(to_cells(table)) + "\n\n" + "\n\n".join(remarks) + "\n"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Cells as a Markdown table, header first."""
+    """Return a Markdown table; `rows`: cells, header first."""
     cells = [[prose(cell).replace("|", "\\|") for cell in row] for row in rows]
     width = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = ["| " + " | ".join(cell.rjust(w) for cell, w in zip(row, width, strict=True)) + " |" for row in cells]
+    lines = []
+    for row in cells:
+        padded = [cell.rjust(w) for cell, w in zip(row, width, strict=True)]
+        lines.append("| " + " | ".join(padded) + " |")
     lines.insert(1, "|" + "|".join("-" * (w + 1) + ":" for w in width) + "|")
     return "\n".join(lines)
 
 
 def to_latex(table: Table) -> str:
-    """The table as a LaTeX tabular with booktabs rules."""
-    words = {"±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    """Return the table as a LaTeX tabular with booktabs rules."""
+    words = {
+        "±": r"$\pm$",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\\": r"\textbackslash{}",
+    }
     words |= {"[": "{[}", "*": "{*}"}  # after the end of a row TeX takes these for its arguments
     special = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | words)
     lines = [[printable(cell, None).translate(special) for cell in row] for row in to_cells(table)]
     head, *rows = (" & ".join(line) + r" \\" for line in lines)
-    columns = "l" * sum(name not in STATISTICS for name in table.frame) + "r" * len(STATISTICS)
-    begin, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
-    return "\n".join([begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", end]) + "\n"
+    keys = [name for name in table.frame if name not in STATISTICS]
+    columns = "l" * len(keys) + "r" * len(STATISTICS)
+    pieces = [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(pieces) + "\n"
 
 
 def to_cells(table: Table) -> list[list[str]]:
-    """The table for people, header first: errors with 2 decimals."""
+    """Return the table's cells for people, header first: errors with 2 decimals."""
     frame = _as_text(table.frame, 2, ",")
     return [list(frame.columns), *frame.to_numpy().tolist()]
 
 
 def _as_text(frame: pd.DataFrame, decimals: int, thousands: str) -> pd.DataFrame:
-    """Each cell as text: counts whole, seconds to a tenth, errors to `decimals`."""
+    """Return each cell as text.
+
+    Args:
+        frame: the summary table.
+        decimals: of errors; counts have none, seconds have one.
+        thousands: what separates thousands, a comma or nothing.
+    """
     digits = {"n": 0, "params": 0, "macs": 0, "seconds": 1}
-
-    def cell(value: Any, name: str) -> str:
-        number = 0.0 if pd.isna(value) else round(float(value), digits.get(name, decimals)) + 0.0  # no -0.0
-        return "" if pd.isna(value) else f"{number:{thousands}.{digits.get(name, decimals)}f}"
-
-    shown = {
-        name: [cell(value, name) for value in frame[name]] if name in STATISTICS else frame[name] for name in frame
-    }
+    shown = {}
+    for name in frame:
+        shown[name] = frame[name]
+        if name in STATISTICS:
+            places = digits.get(name, decimals)
+            shown[name] = [_number(value, places, thousands) for value in frame[name]]
     return pd.DataFrame(shown, dtype=str)
+
+
+def _number(value: Any, places: int, thousands: str) -> str:
+    if pd.isna(value):
+        return ""
+    rounded = round(float(value), places) + 0.0  # turns -0.0 into 0.0
+    return f"{rounded:{thousands}.{places}f}"
