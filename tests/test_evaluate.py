@@ -313,7 +313,7 @@ def test_several_right_labels(cli, photos):
     for args, word in (
         (["--labels", "own.json"], "has nothing for"),
         (["--labels", "R.yaml"], "no label file"),
-        (["--labels", "real.json", "--data.loader", "ffcv"], "pictures' names"),
+        (["--labels", "real.json", "--data.loader", "ffcv"], "images' names"),
         (["--labels", "real.json", "--per-class"], "leave --labels out"),
         (["--crops", "twelve"], "choose among centre, ten, flip"),
         (["--sizes", "big"], "pixels per side"),

@@ -8,25 +8,55 @@ from lightning_resnet.errors import UserError, tell
 
 
 def make_parser() -> Parser:
-    """The flags of `resnet-cli deepen`."""
-    parser = Parser(prog="resnet-cli deepen", description="Add blocks to a trained net; write checkpoint and recipe.")
-    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint, or a run or the folder of one: its last")
-    parser.add_argument("--depth", type=positive, required=True, metavar="D", help="of the new net")
-    parser.add_argument(
-        "--out", required=True, metavar="NEW.ckpt", help="checkpoint to write; the recipe stands beside it"
+    """Return the parser of `resnet-cli deepen`."""
+    parser = Parser(
+        prog="resnet-cli deepen",
+        description="Add blocks to a trained net; write checkpoint and recipe.",
     )
-    parser.add_argument("--arm", choices=["keep", "find"], default="keep", help="added blocks: identity | random")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CKPT",
+        help="a checkpoint, or a run or the folder of one: its last",
+    )
+    parser.add_argument(
+        "--depth",
+        type=positive,
+        required=True,
+        metavar="D",
+        help="of the new net",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="NEW.ckpt",
+        help="checkpoint to write; the recipe stands next to it",
+    )
+    parser.add_argument(
+        "--arm",
+        choices=["keep", "find"],
+        default="keep",
+        help="added blocks: identity | random",
+    )
     parser.add_argument("--freeze", action="store_true", help="only the added blocks will learn")
     parser.add_argument(
-        "--batches", type=positive, default=20, metavar="N", help="to calibrate on (default: %(default)s)"
+        "--batches",
+        type=positive,
+        default=20,
+        metavar="N",
+        help="to calibrate on (default: %(default)s)",
     )
     parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
 
 
 def run(args: Namespace) -> int:
-    """Deepen, print the error before the first step and how to go on; 0, or an error the user can cure."""
+    """Deepen; print the error before the first step and how to go on; return 0.
+
+    Raises:
+        UserError: there is nothing trained to deepen, or `--out` is no checkpoint's name.
+    """
     out = Path(args.out)
+    recipe = out.with_suffix(".yaml")
     if out.suffix != ".ckpt":
         raise UserError(f"--out {out}: it must end in .ckpt")
     from lightning_resnet.analysis.inspection.deepen import describe, write
@@ -38,16 +68,17 @@ def run(args: Namespace) -> int:
         raise UserError(f"{args.checkpoint} holds {len(found)} runs: give one of them")
     shallow = found[0]
     if shallow.foreign is None:
-        raise UserError(f"{args.checkpoint} is no checkpoint and no run: there is nothing trained to deepen")
+        raise UserError(f"{args.checkpoint} is no checkpoint and no run: nothing trained to deepen")
     deep = again(shallow, ["--model.net.depth", str(args.depth)])
     added = take_over(shallow.net, deep.net)
     if args.arm == "keep":
         deepen(shallow.net, deep.net, shallow.train)
     tell(describe(shallow, deep, added, args.arm))
-    if left := write(args, deep, added):
+    left = write(args, deep, added)
+    if left:
         tell(
-            f"warning: left out of {out.with_suffix('.yaml')}, as it may name code of others: {', '.join(left)}; "
+            f"warning: left out of {recipe}, as it may name code of others: {', '.join(left)}; "
             "give it by flags, or deepen with --trust"
         )
-    tell(f"{out}\ngo on training: resnet-cli fit --config {out.with_suffix('.yaml')}")
+    tell(f"{out}\ngo on training: resnet-cli fit --config {recipe}")
     return 0

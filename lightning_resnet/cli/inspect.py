@@ -6,52 +6,76 @@ from lightning_resnet.arguments import TRUST, Parser, positive
 from lightning_resnet.errors import UserError, tell
 
 KINDS = {
-    "gradients": "norms of dE/dx and dE/dw, and the part of each that takes the shortcut (train mode)",
-    "responses": "standard deviation of each 3x3 layer's response (He et al. 2015, fig. 7), F(x) against x, weights",
+    "gradients": "norms of dE/dx and dE/dw, and the part that takes the shortcut (train mode)",
+    "responses": "std of each 3x3 layer's response (He et al. 2015, fig. 7), F(x) over x, weights",
     "lesions": "validation error with blocks deleted or exchanged (Veit et al. 2016)",
-    "paths": "share of the gradient by length of the path it takes, and the effective depth (Veit et al. 2016)",
+    "paths": "share of the gradient by length of path, and the effective depth (Veit et al. 2016)",
     "probes": "how well a linear classifier does on each block's output",
     "shortcuts": "singular values of projections on shortcuts, and the energy of x they keep",
 }
 
 
 def make_parser() -> Parser:
-    """The flags of `resnet-cli inspect`."""
+    """Return the parser of `resnet-cli inspect`."""
     parser = Parser(
         recipe="keys",
         prog="resnet-cli inspect",
         description="What a net does inside, block by block.",
         epilog="Any key of a recipe is a flag too, such as --model.net.depth 56 or --data.size 64.",
     )
-    parser.add_argument("what", choices=KINDS, help="; ".join(f"{kind}: {text}" for kind, text in KINDS.items()))
+    kinds = "; ".join(f"{kind}: {text}" for kind, text in KINDS.items())
+    parser.add_argument("what", choices=KINDS, help=kinds)
     parser.add_argument(
         "targets",
         nargs="*",
         metavar="TARGET",
-        help="runs, folders of runs or checkpoints; or recipes or sweeps (.yaml): their nets before training",
-    )
-    parser.add_argument("--at", choices=["last", "best", "init"], default="last", help="of runs (default: %(default)s)")
-    parser.add_argument(
-        "--batches", type=positive, default=4, metavar="N", help="training batches (default: %(default)s)"
+        help="runs, folders of runs, checkpoints; or recipes, sweeps (.yaml): nets before training",
     )
     parser.add_argument(
-        "--draws", type=positive, default=10, metavar="N", help="random choices each (default: %(default)s)"
+        "--at",
+        choices=["last", "best", "init"],
+        default="last",
+        help="of runs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batches",
+        type=positive,
+        default=4,
+        metavar="N",
+        help="training batches (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--draws",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="random choices each (default: %(default)s)",
     )
     parser.add_argument("--device", default="cpu", help="cpu | cuda (default: %(default)s)")
     parser.add_argument("--trust", action="store_true", help=TRUST)
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: report/ in the target's folder)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="where to write (default: report/ in the target's folder)",
+    )
     return parser
 
 
 def run(args: Namespace) -> int:
-    """Inspect, print the table and where the files lie; 0, or an error the user can cure."""
+    """Inspect; print the table and where the files lie; return 0.
+
+    Raises:
+        UserError: there is nothing to inspect.
+    """
     if not args.targets and "--config" not in args.recipe_keys and "-c" not in args.recipe_keys:
-        raise UserError(f"inspect what? name a run or a recipe: resnet-cli inspect {args.what} configs/digits.yaml")
+        example = f"resnet-cli inspect {args.what} configs/digits.yaml"
+        raise UserError(f"inspect what? name a run or a recipe: {example}")
     from lightning_resnet.analysis.inspection.report import inspect, write
     from lightning_resnet.analysis.inspection.subjects import subjects
     from lightning_resnet.weights.trained import device_for
 
-    found = subjects(args.targets, args.recipe_keys, args.at, args.batches, device_for(args.device), args.trust)
+    device = device_for(args.device)
+    found = subjects(args.targets, args.recipe_keys, args.at, args.batches, device, args.trust)
     frame, folder = inspect(args, found)
     tell(write(args.what, frame, folder))
     return 0

@@ -1,1 +1,1 @@
-"""The accuracy of one checkpoint, in every way that figures are published."""
+"""Accuracy of one checkpoint, in every way that figures are published; and predictions."""

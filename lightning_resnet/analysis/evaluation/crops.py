@@ -1,9 +1,10 @@
-"""Ways to evaluate a net that published figures come from: which crops, averaged how, with what norm statistics.
+"""Ways to evaluate a net that published figures come from: crops, averages, norm statistics.
 
-`centre`: one central crop. `ten`: four corners and the centre, and their mirror images, the softmax outputs averaged
-(Krizhevsky et al. 2012, sec. 4.1; He et al. 2015, tables 2 and 3). The corners are those of the whole picture, as in
-torchvision's TenCrop; Krizhevsky et al. take those of its central square. `flip`: the central crop and its mirror
-image, the logits added (ffcv-imagenet's figures, at 256 pixels).
+`centre`: one central crop. `ten`: four corners and the centre, and their mirror images, the softmax
+outputs averaged (Krizhevsky et al. 2012, sec. 4.1; He et al. 2015, tables 2 and 3). The corners are
+those of the entire image, as in torchvision's TenCrop; Krizhevsky et al. take those of the image's
+central square. `flip`: the central crop and its mirror image, the logits added (ffcv-imagenet's
+figures, at 256 pixels).
 """
 
 import math
@@ -26,7 +27,13 @@ Score = Callable[[Tensor], Tensor]
 
 
 class View(NamedTuple):
-    """Places of the crops, whether their mirror images count too, and what is added up."""
+    """One way to crop an image and to add up the outputs.
+
+    Attributes:
+        corners: places of the crops, (0, 0) for the first corner and (1, 1) for the last.
+        mirror: whether the mirror images of the crops count too.
+        score: logits [B, classes] -> what is added up over the crops.
+    """
 
     corners: tuple[tuple[float, float], ...]
     mirror: bool
@@ -42,9 +49,14 @@ CROPS = {
 
 @torch.inference_mode()
 def top5(
-    net: nn.Module, normalise: Score, data: ImageData, crops: str, size: int | None, split: str = "val"
+    net: nn.Module,
+    normalise: Score,
+    data: ImageData,
+    crops: str,
+    size: int | None,
+    split: str = "val",
 ) -> tuple[Tensor, Tensor]:
-    """The likeliest classes of each sample of a split, in order of its ids.
+    """Return the most probable classes of each sample of a split, in order of the sample ids.
 
     Args:
         net: in eval mode.
@@ -55,17 +67,22 @@ def top5(
         split: name.
 
     Returns:
-        Classes, likeliest first, [n, 5 or as many as there are], and labels [n]; negative: a damaged picture.
+        Classes [n, 5 or as many as there are], the most probable first; and labels [n], negative
+        for a damaged image.
 
     Raises:
         UserError: ten crops of images that are taken whole.
     """
     view = CROPS[crops]
     if size is None and len(view.corners) > 1:
-        raise UserError("--crops ten cuts squares out of larger pictures: give --sizes, such as --sizes 28 for 32x32")
+        raise UserError(
+            "--crops ten cuts squares out of larger images: give --sizes, such as --sizes 28 for "
+            "32x32"
+        )
     augments = [replace(data.eval_augment, size=size, corner=corner) for corner in view.corners]
     loaders = [data.eval_loader(split, augment) for augment in augments]
-    found, labels = [], []
+    found = []
+    labels = []
     for batches in metered(zip(*loaders, strict=True), len(loaders[0]), "batches"):
         scores = 0
         for pixels, _ in batches:
@@ -79,7 +96,9 @@ def top5(
 
 
 def training_batches(data: ImageData, normalise: Score, n: int) -> Iterator[Tensor]:
-    """Enough batches for n training images (or all), as augmented in the last epoch: [B, 3, H, W], normalised.
+    """Yield batches of n training images (or all) as augmented in the last epoch.
+
+    Each is [B, 3, H, W], normalised.
 
     Args:
         data: the data, set up.
@@ -98,6 +117,6 @@ def training_batches(data: ImageData, normalise: Score, n: int) -> Iterator[Tens
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927): right where the share is near 0 or 1 too."""
+    """Return the 95 % interval of a share (Wilson 1927), which holds near 0 and 1 too."""
     interval = binomtest(hits, n).proportion_ci(0.95, "wilson")
     return float(interval.low), float(interval.high)

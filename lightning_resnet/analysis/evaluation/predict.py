@@ -1,8 +1,9 @@
-"""`resnet-cli predict`: the likeliest classes of pictures, or (without pictures) of a recipe's validation images.
+"""`resnet-cli predict`: the most probable classes of images.
 
 `resnet-cli predict photos/ cat.jpg --ckpt_path runs/fine/RUN/checkpoints/best.ckpt --format csv`
 
-Pictures are read, cut and scaled as the recipe in the checkpoint evaluates: `--data.size 256` asks for another size.
+Images are read, cut and scaled as the recipe in the checkpoint evaluates: `--data.size 256` asks
+for another size.
 """
 
 import csv
@@ -12,7 +13,10 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from lightning_resnet.analysis.compare.tables import csv_cell, markdown
 from lightning_resnet.data.beton.encode import explain
@@ -23,99 +27,123 @@ from lightning_resnet.errors import UserError, tell
 from lightning_resnet.progress import Meter
 from lightning_resnet.weights.trained import Trained, device_for
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
 BATCH = 32
-Prediction = tuple[str, list[tuple[str, float]]]  # picture, its likeliest (class, probability)
+# image file, its most probable (class, probability)
+Prediction = tuple[str, list[tuple[str, float]]]
 
 
 def find(paths: Sequence[str]) -> list[str]:
-    """The pictures among files and folders, each folder's sorted by name."""
+    """Return the image files among files and folders, those of a folder sorted by name.
+
+    Raises:
+        UserError: a path does not exist, or a folder has no images.
+    """
     files: list[str] = []
     for path in map(Path, paths):
         if not path.exists():
-            raise UserError(f"picture {path} does not exist")
+            raise UserError(f"image {path} does not exist")
         inside = sorted(map(Path, find_images(path))) if path.is_dir() else [path]
         if not inside:
-            raise UserError(f"no pictures in {path}: files that end in {' '.join(sorted(SUFFIXES))} are looked for")
+            suffixes = " ".join(sorted(SUFFIXES))
+            raise UserError(f"no images in {path}: files that end in {suffixes} are looked for")
         files += map(str, inside)
     return files
 
 
-def predict(trained: "Trained", files: list[str], args: Namespace) -> Iterator[Prediction]:
-    """Those that can be read; the others are named on stderr."""
-    shown = args.format != "csv" or not sys.stdout.isatty()  # rows on a terminal are progress enough
-    with closing(Meter(len(files), "pictures", show=shown)) as meter:
-        for part in (files[i : i + BATCH] for i in range(0, len(files), BATCH)):
+def predict(trained: Trained, files: list[str], args: Namespace) -> Iterator[Prediction]:
+    """Yield the predictions for the images that can be read; name the others on stderr.
+
+    Args:
+        trained: net with weights and data.
+        files: from `find`.
+        args: flags of `resnet-cli predict`.
+
+    Raises:
+        UserError: the recipe says no size of the images.
+    """
+    shown = args.format != "csv" or not sys.stdout.isatty()  # rows on a terminal are enough
+    with closing(Meter(len(files), "images", show=shown)) as meter:
+        for start in range(0, len(files), BATCH):
+            part = files[start : start + BATCH]
             yield from _batch(trained, part, args)
             meter.update(len(part))
 
 
-def _batch(trained: "Trained", files: list[str], args: Namespace) -> list[Prediction]:
-    import torch
-
+def _batch(trained: Trained, files: list[str], args: Namespace) -> list[Prediction]:
     device = device_for(args.device)
-    read = [(file, image) for file in files if (image := _image(trained, file)) is not None]
+    read = []
+    images = []
+    for file in files:
+        image = _image(trained, file)
+        if image is not None:
+            read.append(file)
+            images.append(image)
     if not read:
         return []
     with torch.inference_mode():
-        images = torch.cat([image for _, image in read]).to(device)
-        chances = trained.task.to(device)(images).softmax(1).cpu()
-    names = trained.class_names() or [str(label) for label in range(chances.shape[1])]
-    best = chances[:, : len(names)].topk(min(args.top, len(names)))
-    tops = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    likeliest = [[(names[label], value) for value, label in zip(*top, strict=True)] for top in tops]
-    return [(file, top) for (file, _), top in zip(read, likeliest, strict=True)]
+        logits = trained.task.to(device)(torch.cat(images).to(device))
+        probabilities = logits.softmax(1).cpu()
+    names = trained.class_names() or [str(label) for label in range(probabilities.shape[1])]
+    best = probabilities[:, : len(names)].topk(min(args.top, len(names)))
+    found = []
+    for file, values, labels in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
+        top = [(names[label], value) for value, label in zip(values, labels, strict=True)]
+        found.append((file, top))
+    return found
 
 
-def _image(trained: "Trained", file: str) -> "Tensor | None":
-    """As evaluation sees it, uint8 [1, 3, S, S]."""
-    import numpy as np
-
-    data, one = trained.experiment.data, np.zeros(1, np.int64)
+def _image(trained: Trained, file: str) -> Tensor | None:
+    """Return an image as evaluation sees it, uint8 [1, 3, S, S]; None if it cannot be read."""
+    data = trained.experiment.data
+    one = np.zeros(1, np.int64)
     if data.eval_augment.size is None:
         raise UserError(
-            "the recipe takes pictures as they are: say the pixels per side it was trained on, such as --data.size 32 "
-            "of CIFAR's; each picture's whole central square is then taken"
+            "the recipe takes images as they are: say the pixels per side it was trained on, such "
+            "as --data.size 32 of CIFAR's; the entire central square of each image is then taken"
         )
     try:
         reader = Reader(Images(one, one, paths=[file]), lambda epoch: data.eval_augment, 0, "raise")
         return reader[0, one][0]
-    except Exception as e:  # noqa: BLE001 -- whatever is wrong with one image, the others are predicted
+    except Exception as e:  # whatever is wrong with one image, the others are predicted
         why = e.__cause__ if isinstance(e.__cause__, Exception) else e
         tell(f"cannot read {file}: {explain(why)}; leave it out", file=sys.stderr)
         return None
 
 
 def _table(found: Iterable[Prediction]) -> int:
-    """Write all at the end, as columns have to fit; like the others, returns how many."""
+    """Write all at the end, because columns have to fit; return how many."""
     done = list(found)
     places = max((len(best) for _, best in done), default=0)
-    rows = [[picture, *(f"{name} {value:.1%}" for name, value in best)] for picture, best in done]
-    tell(markdown([["picture", *map(str, range(1, places + 1))], *rows]))
+    rows = [["picture", *map(str, range(1, places + 1))]]
+    for file, best in done:
+        rows.append([file, *(f"{name} {value:.1%}" for name, value in best)])
+    tell(markdown(rows))
     return len(done)
 
 
 def _csv(found: Iterable[Prediction]) -> int:
-    """Write each at once: an interruption loses nothing."""
-    writer, n = csv.writer(sys.stdout, lineterminator="\n"), 0
+    """Write each prediction at once, so that an interruption loses nothing; return how many."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["picture", "rank", "class", "probability"])
-    for n, (picture, best) in enumerate(found, 1):  # noqa: B007 -- the last is how many
-        shown = [(csv_cell(name), value) for name, value in best]
-        writer.writerows([csv_cell(picture), rank, name, f"{value:.6f}"] for rank, (name, value) in enumerate(shown, 1))
+    n = 0
+    for file, best in found:
+        n += 1
+        for rank, (name, value) in enumerate(best, 1):
+            writer.writerow([csv_cell(file), rank, csv_cell(name), f"{value:.6f}"])
         sys.stdout.flush()
     return n
 
 
 def _json(found: Iterable[Prediction]) -> int:
-    named = [
-        {"picture": p, "top": [{"class": name, "probability": round(v, 6)} for name, v in best]} for p, best in found
-    ]
-    text = json.dumps(named, indent=1, ensure_ascii=False)
+    """Write all as one JSON list; return how many."""
+    rows = []
+    for file, best in found:
+        top = [{"class": name, "probability": round(value, 6)} for name, value in best]
+        rows.append({"picture": file, "top": top})
+    text = json.dumps(rows, indent=1, ensure_ascii=False)
+    # a terminal shows no control characters of others
     print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
-    return len(named)
+    return len(rows)
 
 
 FORMATS = {"table": _table, "csv": _csv, "json": _json}
