@@ -174,7 +174,7 @@ def test_nets_with_nothing_of_the_kind_are_passed_over(cli):
     sweep["command"] = ["resnet-cli", "fit", "--config", DIGITS, "--config", "${args_json_file}"]
     Path("s.yaml").write_text(json.dumps(sweep))
     code, out, _ = cli("inspect", "shortcuts", "s.yaml", *tiny)
-    assert code == 0 and "passed over s.yaml: no shortcut" in out and "residual (B)" in out
+    assert code == 0 and "skipped s.yaml: no shortcut" in out and "residual (B)" in out
     code, _, err = cli("inspect", "shortcuts", DIGITS, *tiny, "--model.net.shortcut", "none")
     assert code == 2 and "no shortcut of this net changes x" in err and err.count("\n") == 1
 

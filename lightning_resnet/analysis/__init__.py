@@ -1,6 +1,7 @@
-"""Runs, nets and checkpoints, looked into: `compare` (without torch), `inspection` and `evaluation`.
+"""Analysis of runs, nets and checkpoints: `compare` (without torch), `inspection`, `evaluation`.
 
-`from lightning_resnet.analysis import load_runs` is the way in; `resnet-cli compare` makes the report of it.
+In a notebook, `from lightning_resnet.analysis import load_runs` reads runs; `resnet-cli compare`
+makes a report of them.
 """
 
 from importlib import import_module

@@ -1,10 +1,11 @@
-"""Where the gradient goes: through the shortcut, through the branch, and how much of it arrives (S1, S3, S10).
+"""Where the gradient goes: through the shortcut, through the branch, and how much of it arrives.
 
 `resnet-cli inspect gradients runs/digits_degradation`
 
-A residual block gives dE/dx = (shortcut' + F')^T dE/ds, a plain one F'^T dE/ds, where s is the sum before the ReLU: the
-added identity lives in dE/dx, and on the paper's block the ReLU after the sum gates it (He et al. 2016, eq. 5 and
-sec. 3 need the pre-activation block for a clean 1).
+A residual block gives dE/dx = (shortcut' + F')^T dE/ds, a plain one F'^T dE/ds, where s is the sum
+before the ReLU: the added identity lives in dE/dx, and on the paper's block the ReLU after the sum
+gates it (He et al. 2016, eq. 5 and sec. 3 need the pre-activation block for a clean 1).
+docs/science.md shows the measurements.
 """
 
 from argparse import Namespace
@@ -24,16 +25,20 @@ from lightning_resnet.models.activations import Batch, Seen, observe, train_mode
 from lightning_resnet.progress import metered
 
 LEGEND = (
-    "Train mode, mean over batches of one loss gradient each. grad_x, grad_w: norm of dE/dx at the block's input, of "
-    "dE/dw of its parameters; shortcut, branch: norms of the two parts of dE/dx; sum_error: largest relative deviation "
-    "of their sum from the whole; gate: share of the gradient's energy that passes the ReLU after the sum; gain: "
-    "grad_x over the same norm at the block's output; first_last: grad_x of the first block over that of the last; "
-    "shortcut_share: energy of the shortcut's part over that of both parts, mean over blocks."
+    "Train mode, mean over batches of one loss gradient each. grad_x, grad_w: norm of dE/dx at the "
+    "block's input, of dE/dw of its parameters; shortcut, branch: norms of the two parts of dE/dx; "
+    "sum_error: largest relative deviation of their sum from the whole; gate: share of the "
+    "gradient's energy that passes the ReLU after the sum; gain: grad_x over the same norm at the "
+    "block's output; first_last: grad_x of the first block over that of the last; shortcut_share: "
+    "energy of the shortcut's part over that of both parts, mean over blocks."
 )
 
 
 def gradients(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
-    """One row per block, in order of depth: see LEGEND; the net is as before afterwards."""
+    """Return one row per block, in order of depth, with the columns that `LEGEND` explains.
+
+    The net is afterwards as it was before.
+    """
     each = metered(batches, len(batches), "batches")
     frame = pd.concat([_one_batch(net, images, labels) for images, labels in each])
     grouped = frame.groupby("block", sort=False)
@@ -44,13 +49,20 @@ def gradients(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
 
 def _one_batch(net: nn.Module, images: Tensor, labels: Tensor) -> pd.DataFrame:
     with train_mode(net), torch.enable_grad():
-        logits, seen = observe(net, images.detach().requires_grad_())
-        weights = [[p for p in block.module.parameters() if p.requires_grad] for block in seen]
-        wanted = [*(b.x for b in seen), *(b.y for b in seen), *(p for part in weights for p in part)]
-        found = torch.autograd.grad(F.cross_entropy(logits, labels), wanted)
-        n, rest = len(seen), iter(found[2 * len(seen) :])
-        of_weights = [norm(torch.stack([norm(next(rest)) for _ in part] or [torch.zeros(())])) for part in weights]
-        rows = [_row(*parts) for parts in zip(seen, found[:n], found[n : 2 * n], of_weights, strict=True)]
+        logits, blocks = observe(net, images.detach().requires_grad_())
+        weights = []
+        for block in blocks:
+            weights.append([p for p in block.module.parameters() if p.requires_grad])
+        inputs = [block.x for block in blocks]
+        outputs = [block.y for block in blocks]
+        wanted = [*inputs, *outputs, *(p for part in weights for p in part)]
+        found = iter(torch.autograd.grad(F.cross_entropy(logits, labels), wanted))
+        at_inputs = [next(found) for _ in blocks]
+        at_outputs = [next(found) for _ in blocks]
+        rows = []
+        for block, part, at_x, at_y in zip(blocks, weights, at_inputs, at_outputs, strict=True):
+            norms = [norm(next(found)) for _ in part] or [torch.zeros(())]
+            rows.append(_row(block, at_x, at_y, norm(torch.stack(norms))))
     return pd.DataFrame(rows)
 
 
@@ -69,29 +81,44 @@ def _row(block: Seen, at_x: Tensor, at_y: Tensor, at_w: Tensor) -> dict[str, flo
 
 
 def norm(x: Tensor) -> Tensor:
-    """Euclidean; in float64, because squares of what has vanished or exploded are beyond float32."""
+    """Return the Euclidean norm, in float64.
+
+    Squares of what has vanished or exploded are beyond float32.
+    """
     return torch.linalg.vector_norm(x, dtype=torch.float64)
 
 
 def parts(block: Seen, at_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """dE/dx through the shortcut (zero if plain) and through the branch, and dE/ds before the ReLU, from dE/dy."""
+    """Return the parts of a block's gradient.
+
+    Args:
+        block: its recorded input and output.
+        at_y: dE/dy at the output.
+
+    Returns:
+        dE/dx through the shortcut (zero if plain), dE/dx through the branch, and dE/ds before the
+        ReLU after the sum.
+    """
     at_sum = at_y * (block.y > 0) if block.gated() else at_y
     x = block.x.detach().requires_grad_()
 
     def through(function: Callable[[Tensor], Tensor]) -> Tensor:
-        return torch.autograd.grad(function(x * 1), x, at_sum)[0]  # x * 1: what works in place gets a copy
+        y = function(x * 1)  # x * 1: what works in place gets a copy
+        return torch.autograd.grad(y, x, at_sum)[0]
 
-    return (through(block.shortcut) if block.shortcut else torch.zeros_like(x)), through(block.branch), at_sum
+    shortcut = through(block.shortcut) if block.shortcut else torch.zeros_like(x)
+    return shortcut, through(block.branch), at_sum
 
 
 def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
-    """For `inspect gradients`."""
+    """Measure one net for `inspect gradients`."""
     return gradients(subject.net, subject.train)
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:
-    """One net's row: end-to-end ratio, geometric mean gain, what the shortcut carries."""
-    x, energy = table["grad_x"], table[["shortcut", "branch"]] ** 2
+    """Return one net's row: end-to-end ratio, geometric mean gain, what the shortcut carries."""
+    x = table["grad_x"]
+    energy = table[["shortcut", "branch"]] ** 2
     return {
         "first_last": x.iloc[0] / x.iloc[-1],
         "gain": float(np.exp(np.log(table["gain"]).mean())),
@@ -102,14 +129,17 @@ def summarise(table: pd.DataFrame) -> dict[str, float]:
 
 
 def remarks(frame: pd.DataFrame) -> list[str]:
-    """What the columns are, the derivation in numbers, and blocks that are not what they say."""
+    """Return what the columns are, the derivation in numbers, and blocks of another form."""
+    remarks = [LEGEND, sentence()]
     broken = frame[frame["sum_error"] > 1e-4]
-    careful = [f"Careful: {n} is not relu(F(x) + shortcut(x)), nor that without relu." for n in set(broken["block"])]
-    return [LEGEND, sentence(), *careful]
+    for name in set(broken["block"]):
+        remarks.append(f"Warning: {name} is not relu(F(x) + shortcut(x)), nor that without relu.")
+    return remarks
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """The norms of dE/dx and dE/dw over depth, a colour for each net."""
+    """Draw the norms of dE/dx and dE/dw over depth, a colour for each net."""
     x = ("index", "block, in order of depth")
-    titles = {"grad_x": "norm of dE/dx at the block's input", "grad_w": "norm of dE/dw"}
-    return panels(frame, [Panel(y, title, *x, log=True) for y, title in titles.items()])
+    at_x = Panel("grad_x", "norm of dE/dx at the block's input", *x, log=True)
+    at_w = Panel("grad_w", "norm of dE/dw", *x, log=True)
+    return panels(frame, [at_x, at_w])

@@ -1,6 +1,8 @@
-"""What a trained net loses with its blocks (S11): each deleted, several deleted, several exchanged (Veit et al. 2016).
+"""What a trained net loses with its blocks: each deleted, several deleted, several exchanged.
 
-`resnet-cli inspect lesions runs/digits_degradation`: plain nets under the same lesions, for contrast.
+`resnet-cli inspect lesions runs/digits_degradation` also shows plain nets under the same lesions.
+
+Veit et al. 2016; docs/science.md shows the measurements.
 """
 
 from argparse import Namespace
@@ -20,70 +22,92 @@ from lightning_resnet.progress import metered
 
 COUNTS = 8  # numbers of blocks to delete or move, spread over what is possible
 LEGEND = (
-    "Validation error in percent, eval mode, no training after the lesion. A deleted residual block passes its "
-    "shortcut alone; plain blocks are deleted where their shapes are the same; of blocks to exchange, those of equal "
-    "shapes change places in a random cycle. unharmed: the whole net; one_middle: mean over the single blocks that "
-    "neither begin nor end a stage; one_worst: over all; half_deleted, half_moved: mean over random draws of half of "
-    "the blocks. CSV: every lesion."
+    "Validation error in percent, eval mode, no training after the lesion. A deleted residual "
+    "block passes its shortcut alone; plain blocks are deleted where their shapes are the same; of "
+    "blocks to exchange, those of equal shapes change places in a random cycle. unharmed: the "
+    "net without lesion; one_middle: mean over the single blocks that neither begin nor end a "
+    "stage; one_worst: over all; half_deleted, half_moved: mean over random draws of half of the "
+    "blocks. CSV: every lesion."
 )
 
 
-def lesions(net: nn.Module, batches: Sequence[Batch], draws: int = 10, seed: int = 0) -> pd.DataFrame:
-    """Error (%) after each lesion.
+def lesions(
+    net: nn.Module, batches: Sequence[Batch], draws: int = 10, seed: int = 0
+) -> pd.DataFrame:
+    """Return the error (%) after each lesion.
 
     Args:
         net: in eval mode, on the device of the batches.
         batches: to measure the error on.
         draws: random lesions of each number of blocks.
-        seed: of those.
+        seed: of the random lesions.
 
     Returns:
-        Columns lesion (none | one | delete | permute), block (of `one`), index, changed (number of blocks), error.
+        Columns lesion (none | one | delete | permute), block (of `one`), index, changed (number of
+        blocks), error.
     """
-    plan, rows = [*_plan(anatomy(net, batches[0][0][:2]), draws, np.random.default_rng(seed))], []
+    blocks = anatomy(net, batches[0][0][:2])
+    plan = list(_plan(blocks, draws, np.random.default_rng(seed)))
+    rows = []
     for row, lesion in metered(plan, len(plan), "lesions"):
         with lesion:
             rows.append(row | {"error": error(net, batches)})
     return pd.DataFrame(rows)
 
 
-def _plan(seen: list[Seen], draws: int, rng: np.random.Generator) -> Iterator[tuple[dict, AbstractContextManager]]:
-    """Each lesion: what its row says, and the lesion itself."""
-    can, flat = droppable(seen), [block for group in alike(seen) for block in group]
+def _plan(
+    blocks: list[Seen], draws: int, rng: np.random.Generator
+) -> Iterator[tuple[dict, AbstractContextManager]]:
+    """Yield each lesion: what its row says, and the lesion itself."""
     yield {"lesion": "none", "changed": 0}, nullcontext()
-    for block in can:
-        yield {"lesion": "one", "changed": 1, "block": block.name, "index": seen.index(block)}, drop([block])
-    for k in [k for k in _spread(1, len(can)) for _ in range(draws)]:
-        chosen = [can[i] for i in rng.choice(len(can), k, replace=False)]
-        yield {"lesion": "delete", "changed": k}, drop(chosen)
-    for k in [k for k in _spread(2, len(flat)) for _ in range(draws)]:
-        chosen = [flat[i] for i in rng.permutation(len(flat))[:k]]
-        yield {"lesion": "permute", "changed": k}, permute(*_cycles(chosen))
+    deletable = droppable(blocks)
+    for block in deletable:
+        row = {"lesion": "one", "changed": 1, "block": block.name, "index": blocks.index(block)}
+        yield row, drop([block])
+    for k in _spread(1, len(deletable)):
+        for _ in range(draws):
+            chosen = [deletable[i] for i in rng.choice(len(deletable), k, replace=False)]
+            yield {"lesion": "delete", "changed": k}, drop(chosen)
+    movable = [block for group in alike(blocks) for block in group]
+    for k in _spread(2, len(movable)):
+        for _ in range(draws):
+            chosen = [movable[i] for i in rng.permutation(len(movable))[:k]]
+            yield {"lesion": "permute", "changed": k}, permute(*_cycles(chosen))
 
 
 def _cycles(chosen: Sequence[Seen]) -> tuple[list[Seen], list[Seen]]:
-    """Each block and the one that takes its place: the next one of its shapes, in the order given."""
-    groups = alike(chosen)
-    blocks = [block for group in groups for block in group]
-    return blocks, [block for group in groups for block in [*group[1:], group[0]]]
+    """Return the blocks, and for each the block that takes its place.
+
+    That is the next block of the same shapes, in the order given.
+    """
+    blocks = []
+    next_blocks = []
+    for group in alike(chosen):
+        blocks += group
+        next_blocks += [*group[1:], group[0]]
+    return blocks, next_blocks
 
 
 def _spread(low: int, high: int) -> list[int]:
-    return sorted({round(k) for k in np.linspace(low, high, COUNTS)}) if high >= low else []
+    """Return `COUNTS` whole numbers from low to high, or all if there are fewer."""
+    if high < low:
+        return []
+    return sorted({round(k) for k in np.linspace(low, high, COUNTS)})
 
 
 def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
-    """For `inspect lesions`."""
+    """Measure one net for `inspect lesions`."""
     return lesions(subject.net, subject.val, args.draws)
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:
-    """One net's row."""
-    one, half = table[table["lesion"] == "one"], {}
+    """Return one net's row of the summary."""
+    half = {}
     for lesion in ("delete", "permute"):
         part = table[table["lesion"] == lesion]
-        near = (part["changed"] - part["changed"].max() / 2).abs()
-        half[lesion] = part["error"][near == near.min()].mean()
+        distance = (part["changed"] - part["changed"].max() / 2).abs()
+        half[lesion] = part["error"][distance == distance.min()].mean()
+    one = table[table["lesion"] == "one"]
     last = set(one.groupby(one["block"].str.rpartition(".")[0])["index"].max())
     middle = one[~one["block"].str.endswith(".0") & ~one["index"].isin(last)]
     return {
@@ -96,14 +120,18 @@ def summarise(table: pd.DataFrame) -> dict[str, float]:
 
 
 def remarks(frame: pd.DataFrame) -> list[str]:
-    """What the columns are."""
+    """Return what the columns are."""
     return [LEGEND]
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """Error without each block, and against the number of blocks deleted or moved."""
-    of = lambda *kinds: frame["error"].where(frame["lesion"].isin(kinds))  # noqa: E731
-    wide = frame.assign(one=of("one"), delete=of("delete", "none"), permute=of("permute", "none"))
+    """Draw the error without each block, and against the number of blocks deleted or moved."""
+    kind = frame["lesion"]
+    wide = frame.assign(
+        one=frame["error"].where(kind == "one"),
+        delete=frame["error"].where(kind.isin(["delete", "none"])),
+        permute=frame["error"].where(kind.isin(["permute", "none"])),
+    )
     text = "validation error (%)"
     return panels(
         wide,

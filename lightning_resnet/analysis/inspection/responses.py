@@ -1,6 +1,8 @@
-"""How strongly layers respond (S8): He et al. 2015, fig. 7; F(x) against x; weights.
+"""How strongly layers respond: He et al. 2015, fig. 7; F(x) against x; weights.
 
 `resnet-cli inspect responses runs/digits_degradation`
+
+docs/science.md shows the measurements.
 """
 
 from argparse import Namespace
@@ -17,57 +19,80 @@ from lightning_resnet.models.activations import Batch, observe, train_mode, watc
 from lightning_resnet.progress import metered
 
 LEGEND = (
-    "Train mode (batch statistics), mean over batches. std: standard deviation of a 3x3 layer's response over images, "
-    "channels and positions, after its norm if one follows, before the activation and the addition (He et al. 2015, "
-    "fig. 7); rank: its place when sorted, the largest first; ratio: norm of F(x) over norm of x, of the layer's "
-    "block; weight_norm: of all convolution weights of that block. In the summary: std over layers, the rest over "
-    "blocks. Under batch norm std is about the norm's weights, 1 at the start: short runs hardly move it."
+    "Train mode (batch statistics), mean over batches. std: standard deviation of a 3x3 layer's "
+    "response over images, channels and positions, after its norm if one follows, before the "
+    "activation and the addition (He et al. 2015, fig. 7); rank: its place when sorted, the "
+    "largest first; ratio: norm of F(x) over norm of x, of the layer's block; weight_norm: of all "
+    "convolution weights of that block. In the summary: std over layers, the rest over blocks. "
+    "Under batch norm std is about the norm's weights, 1 at the start: short runs hardly move it."
 )
 
 
 @torch.no_grad()
 def responses(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
-    """One row per 3x3 layer, in order of depth: see LEGEND; layers of no block (the stem) have no ratio."""
-    stds, ratios = [], []
+    """Return one row per 3x3 layer, in order of depth, with the columns that `LEGEND` explains.
+
+    Layers of no block (the stem) have no ratio.
+    """
+    stds = []
+    ratios = []
     with train_mode(net):
         for images, _ in metered(batches, len(batches), "batches"):
             with watch_responses(net) as found:
-                _, seen = observe(net, images)
+                _, blocks = observe(net, images)
             stds.append({layer: values[0].item() for layer, values in found.items()})
-            ratios.append({b.name: (b.branch(b.x).norm() / b.x.norm()).item() for b in seen})
+            ratios.append({b.name: (b.branch(b.x).norm() / b.x.norm()).item() for b in blocks})
+    names = list(ratios[0])
     table = pd.DataFrame(stds).mean().rename_axis("layer").reset_index(name="std")
     table["rank"] = table["std"].rank(ascending=False, method="first").astype(int) - 1
-    table["block"] = [next((n for n in ratios[0] if layer.startswith(f"{n}.")), None) for layer in table["layer"]]
+    table["block"] = [_block_of(layer, names) for layer in table["layer"]]
     table["ratio"] = table["block"].map(pd.DataFrame(ratios).mean())
-    table["weight_norm"] = table["block"].map({n: weight_norm(net.get_submodule(n)) for n in ratios[0]})
+    norms = {name: weight_norm(net.get_submodule(name)) for name in names}
+    table["weight_norm"] = table["block"].map(norms)
     return table.rename_axis("index").reset_index()
 
 
+def _block_of(layer: str, blocks: Sequence[str]) -> str | None:
+    return next((block for block in blocks if layer.startswith(f"{block}.")), None)
+
+
 def weight_norm(block: nn.Module) -> float:
-    """Of all convolution weights: He et al. 2015, sec. 3.1, expect them driven toward zero where identity is best."""
-    weights = [m.weight.detach().norm() for m in block.modules() if isinstance(m, nn.Conv2d)]
-    return torch.stack(weights or [torch.zeros(())]).norm().item()
+    """Return the norm of all convolution weights of a block.
+
+    He et al. 2015, sec. 3.1, expect the weights to be driven toward zero where identity is best.
+    """
+    norms = []
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d):
+            norms.append(module.weight.detach().norm())
+    return torch.stack(norms or [torch.zeros(())]).norm().item()
 
 
 def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
-    """For `inspect responses`."""
+    """Measure one net for `inspect responses`."""
     return responses(subject.net, subject.train)
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:
-    """One net's row."""
+    """Return one net's row of the summary."""
     blocks = table.drop_duplicates("block").dropna(subset="block")
-    means = {"std": table["std"].mean(), "std_median": table["std"].median()}
-    return means | {"ratio": blocks["ratio"].mean(), "weight_norm": blocks["weight_norm"].mean()}
+    return {
+        "std": table["std"].mean(),
+        "std_median": table["std"].median(),
+        "ratio": blocks["ratio"].mean(),
+        "weight_norm": blocks["weight_norm"].mean(),
+    }
 
 
 def remarks(frame: pd.DataFrame) -> list[str]:
-    """What the columns are."""
+    """Return what the columns are."""
     return [LEGEND]
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """The paper's figure 7: layers in order of depth, and sorted; then F(x) against x."""
-    depth, rank = ("index", "3x3 layer, in order of depth"), ("rank", "3x3 layer, sorted by response")
-    std, ratio = ("std", "std of the response"), ("ratio", "norm of F(x) / norm of x")
-    return panels(frame, [Panel(*std, *depth), Panel(*std, *rank), Panel(*ratio, *depth)])
+    """Draw the paper's figure 7, layers in order of depth and sorted; then F(x) against x."""
+    depth = ("index", "3x3 layer, in order of depth")
+    by_depth = Panel("std", "std of the response", *depth)
+    by_rank = Panel("std", "std of the response", "rank", "3x3 layer, sorted by response")
+    ratio = Panel("ratio", "norm of F(x) / norm of x", *depth)
+    return panels(frame, [by_depth, by_rank, ratio])

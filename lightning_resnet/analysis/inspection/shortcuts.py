@@ -1,8 +1,9 @@
-"""What trained projections do to x (S9): their singular values, and how much of x they keep.
+"""What trained projections do to x: their singular values, and how much of x they keep.
 
 `resnet-cli inspect shortcuts RUN` of a net with shortcut B or C
 
-He et al. 2015, sec. 3.3, use them where shapes change. A 1x1 convolution with stride 2 sees a quarter of the positions.
+He et al. 2015, sec. 3.3, use projections where shapes change. A 1x1 convolution with stride 2 sees
+a quarter of the positions. docs/science.md shows the measurements.
 """
 
 from argparse import Namespace
@@ -19,27 +20,37 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.models.activations import Batch, Seen, observe
 
 LEGEND = (
-    "Eval mode, mean over batches, of the shortcuts that are not x itself, as linear maps of the channels (a norm "
-    "after the convolution included; behind an activation, as in preact_bottleneck, there is no such map). singular: "
-    "singular values, rank 0 the largest; positions: share of those seen; "
-    "visible: share of x's energy (sum of squares) at those; kept: share of x's energy within the channel directions "
-    "that the map does not shrink below 1/10 of its largest, at those positions; spread: largest over smallest "
-    "singular value (an orthogonal map, which changes x least, has 1); from_identity: norm of map - identity over norm "
-    "of identity, where channels in = out."
+    "Eval mode, mean over batches, of the shortcuts that are not x itself, as linear maps of the "
+    "channels (a norm after the convolution included; behind an activation, as in "
+    "preact_bottleneck, there is no such map). singular: singular values, rank 0 the largest; "
+    "positions: share of those seen; visible: share of x's energy (sum of squares) at those; kept: "
+    "share of x's energy within the channel directions that the map does not shrink below 1/10 of "
+    "its largest, at those positions; spread: largest over smallest singular value (an orthogonal "
+    "map, which changes x least, has 1); from_identity: norm of map - identity over norm of "
+    "identity, where channels in = out."
 )
 
 
 @torch.no_grad()
 def shortcuts(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
-    """One row per singular value (`rank`) of each shortcut that is not x itself, with that shortcut's figures."""
+    """Return one row per singular value (`rank`) of each shortcut that is not x itself.
+
+    The row also has the figures of the shortcut that `LEGEND` explains.
+
+    Raises:
+        UserError: the net has no such shortcut.
+    """
     frames = []
     for images, _ in batches:
-        rows = [row for block in observe(net, images)[1] if block.shortcut for row in _rows(block)]
+        rows = []
+        for block in observe(net, images)[1]:
+            if block.shortcut:
+                rows += _rows(block)
         frames.append(pd.DataFrame(rows))
     if frames[0].empty:
         raise UserError(
-            "no shortcut of this net changes x by a linear map: inspect one with --model.net.shortcut B or C, of "
-            "preact_bottleneck C"
+            "no shortcut of this net changes x by a linear map: inspect one with "
+            "--model.net.shortcut B or C, of preact_bottleneck C"
         )
     return pd.concat(frames).groupby(["block", "rank"], sort=False).mean().reset_index()
 
@@ -49,7 +60,7 @@ def _rows(block: Seen) -> list[dict[str, float | str]]:
     if found is None:
         return []
     weight, stride = found
-    u, s, v = torch.linalg.svd(weight.double(), full_matrices=False)
+    _, s, v = torch.linalg.svd(weight.double(), full_matrices=False)
     x = block.x[:, :, ::stride, ::stride].double()
     energy = block.x.double().square().sum()
     keeps = v[s > s[0] / 10]
@@ -67,40 +78,51 @@ def _rows(block: Seen) -> list[dict[str, float | str]]:
 
 
 def linear_map(block: Seen) -> tuple[Tensor, int] | None:
-    """The shortcut as a matrix [C', C] on the channels of every `stride`-th position; None for x itself or no such map.
+    """Return the shortcut as a matrix [C', C] on the channels of every `stride`-th position.
 
-    Found by asking: constant images of one channel each, less the answer to none.
+    The matrix is found by constant images of one channel each, less the answer to zeros.
+
+    Returns:
+        Matrix and stride; None if the shortcut is x itself or no linear map.
     """
-    channels, side = block.x.shape[1], block.x.shape[2]
-    probe = torch.eye(channels, dtype=block.x.dtype, device=block.x.device)[:, :, None, None].expand(-1, -1, side, side)
+    channels = block.x.shape[1]
+    side = block.x.shape[2]
+    eye = torch.eye(channels, dtype=block.x.dtype, device=block.x.device)
+    probe = eye[:, :, None, None].expand(-1, -1, side, side)
     nothing = block.shortcut(torch.zeros_like(probe))
-    y, opposite = block.shortcut(probe) - nothing, block.shortcut(-probe) - nothing
+    y = block.shortcut(probe) - nothing
+    opposite = block.shortcut(-probe) - nothing
     if (y + opposite).norm() > 1e-3 * y.norm():  # an activation
         return None
     weight = y[:, :, 0, 0].T.contiguous()
-    if block.same_shape and torch.equal(weight, torch.eye(channels, dtype=weight.dtype, device=weight.device)):
+    if block.same_shape and torch.equal(weight, eye.to(weight.dtype)):
         return None
     return weight, -(-side // y.shape[2])
 
 
 def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
-    """For `inspect shortcuts`."""
+    """Measure one net for `inspect shortcuts`."""
     return shortcuts(subject.net, subject.train)
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:
-    """One net's row: means over its shortcuts."""
+    """Return one net's row of the summary: means over the net's shortcuts."""
     per_block = table.drop_duplicates("block")
-    means = {key: per_block[key].mean() for key in ("positions", "visible", "kept", "spread", "from_identity")}
-    return {"shortcuts": len(per_block), **means}
+    row = {"shortcuts": len(per_block)}
+    for key in ("positions", "visible", "kept", "spread", "from_identity"):
+        row[key] = per_block[key].mean()
+    return row
 
 
 def remarks(frame: pd.DataFrame) -> list[str]:
-    """What the columns are."""
+    """Return what the columns are."""
     return [LEGEND]
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """Singular values of each shortcut, sorted."""
-    named = frame.assign(net=frame["block"] if frame["net"].nunique() == 1 else frame["net"] + ", " + frame["block"])
-    return panels(named, [Panel("singular", "singular value", "rank", "channel direction, sorted")])
+    """Draw the singular values of each shortcut, sorted."""
+    names = frame["block"]
+    if frame["net"].nunique() > 1:
+        names = frame["net"] + ", " + frame["block"]
+    panel = Panel("singular", "singular value", "rank", "channel direction, sorted")
+    return panels(frame.assign(net=names), [panel])
