@@ -100,8 +100,8 @@ def check(config: Namespace) -> None:
     if isinstance(config.seed_everything, bool):  # Lightning takes it for no seed, or for PL_GLOBAL_SEED, else 0
         given = str(config.seed_everything).lower()
         raise UserError(
-            f"--seed_everything {given} tells no seed, and the run is to record one: give a whole number, or leave it "
-            "out for 0"
+            f"--seed_everything must be a number that the run can record, got {given}: give a whole number, or leave "
+            "it out for 0"
         )
     for name in ("run.init_from", "ckpt_path", "data.stage"):
         if config.get(name) == "":

@@ -211,7 +211,9 @@ CLEARING = (  # hooks that a wish to stop, of a step before them, may be taken b
     *("on_train_epoch_end", "on_train_epoch_start"),
 )
 MORE = {
-    "no seed": Refused("--seed_everything false", "--seed_everything false tells no seed, and the run is to"),
+    "no seed": Refused(
+        "--seed_everything false", "--seed_everything must be a number that the run can record, got false"
+    ),
     "any seed": Refused("--seed_everything true", "give a whole number, or leave it out for 0"),
     "a part of a step": Refused(
         "--trainer.limit_train_batches 5 --trainer.accumulate_grad_batches 2", "give 4, or another multiple of 2"
