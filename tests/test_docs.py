@@ -153,7 +153,7 @@ def give_files():
     shutil.copy(REPOSITORY / "tests/helpers/gated.py", ".")
     make_photos(Path("made"), {"train": 80})
     Path("made/train").rename("photos")
-    picture = shutil.copy(next(Path("photos").rglob("*.jpg")), "cat.jpg")
+    picture = shutil.copy(min(Path("photos").rglob("*.jpg")), "cat.jpg")
     torch.save(torchvision.models.resnet50().state_dict(), "resnet50-11ad3fa6.pth")
     for i in range(1000):
         Path(f"imagenet/train/n{i:08}").mkdir(parents=True)
@@ -188,6 +188,16 @@ def little(verb, args, name):
     return []
 
 
+def what_runs_say():
+    """Return the errors of runs in processes of their own, which the command itself does not print."""
+    told = [f"{log}:\n{log.read_text()[-2000:]}" for log in sorted(Path("runs").glob("*/points/*.log"))]
+    for file in sorted(Path("runs").glob("*/*/attempts/*.json")):
+        attempt = json.loads(file.read_text() or "{}")
+        if attempt.get("reason") != "finished":
+            told.append(f"{file}: {attempt}")
+    return "\n".join(told)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("document", "count"), [("README.md", 33), ("docs/science.md", 29)])
@@ -205,5 +215,5 @@ def test_every_command_runs(cli, document, count, monkeypatch):
         ran += verb != "validate"  # that one is of the run before
         code, out, err = cli(verb, *args, *little(verb, args, f"run{ran}"))
         diverges = verb == "sweep" and "digits_init_norm" in command  # two of its nets, as docs/science.md says
-        assert code == diverges, (command, out, err)
+        assert code == diverges, f"{command}\n{out}\n{err}\n{what_runs_say()}"
     assert ran == count
