@@ -396,11 +396,11 @@ def test_the_trial_shows_its_progress_and_ends_cleanly_when_interrupted(cli, mon
     assert "trial steps" in capsys.readouterr().err
     closed, endless, calls = [], doctor_trial._endless, []
 
-    def watched(loader):
+    def watched(*args):
         try:
-            yield from endless(loader)
+            yield from endless(*args)
         finally:
-            closed.append(loader)
+            closed.append(args)
 
     def interrupted(step, batches, i, done):
         calls.append(next(batches))
