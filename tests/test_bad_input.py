@@ -63,7 +63,7 @@ class Wrong(nn.Module):
             "VGG cannot take images of (3, 16, 16)",
         ),
         ([*DIGITS, "--data.source", "ImageFolder", "--data.source.root", "nowhere"], "nowhere does not exist"),
-        ([*DIGITS, "--data.source", "ImageFolder", "--data.source.root", "."], "no pictures in"),
+        ([*DIGITS, "--data.source", "ImageFolder", "--data.source.root", "."], "no images in"),
         ([*DIGITS, "--data.source", "CIFAR10"], "`resnet-cli data get cifar10"),
         ([*DIGITS, "--run.init_from", "no.ckpt"], "cannot read --run.init_from no.ckpt"),
         ([*DIGITS, "--run.root", "/proc/1/nowhere"], "set --run.root to a folder you can write"),

@@ -243,7 +243,7 @@ def test_bad_pictures_stop_with_their_name_or_are_listed(tmp_path):
     beton = Beton(write(images, tmp_path / "f.beton", skip_bad=True))  # continues
     assert beton.manifest["skipped"] == [{"id": 10, "picture": bad, "why": "it is empty"}]
     assert sorted(beton.ids) == [i for i in range(21) if i != 10] and verify(beton.path) == []
-    with pytest.raises(UserError, match="no picture is left"):
+    with pytest.raises(UserError, match="no image is left"):
         write(Images(np.arange(1), np.zeros(1, int), paths=[bad]), tmp_path / "g.beton", skip_bad=True)
 
 
@@ -354,7 +354,7 @@ if __name__ == "__main__":
     done = subprocess.run(
         [sys.executable, "dies.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
     )
-    assert "a process that encodes pictures died" in done.stdout
+    assert "a process that encodes images died" in done.stdout
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
@@ -525,7 +525,7 @@ def test_imagenet_is_read_from_its_archives(tmp_path):
         out = write_beton(splits[split], tmp_path / f"{split}.beton", classes=source.classes, workers=1, shuffle=False)
         beton = Beton(out)
         assert [content(beton, i) for i in range(len(beton))] == [files[f"{int(k):03}"] for k in names.split()]
-    with pytest.raises(UserError, match="has 8 train pictures, ImageNet 1,281,167"):
+    with pytest.raises(UserError, match="has 8 train images, ImageNet 1,281,167"):
         ImageNet(str(tmp_path)).splits()
 
 

@@ -231,12 +231,10 @@ def test_folders_of_classes_without_pictures(folder, tmp_path, capsys):
     source = ImageFolder(str(tmp_path / "f"))
     assert source.splits()["train"].labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert source.classes == ["cat", "dog", "eel"]
-    assert (
-        capsys.readouterr().out == f"careful: no pictures in class folder {tmp_path}/f/train/ant (2 such): left out\n"
-    )
+    assert capsys.readouterr().out == f"warning: no images in class folder {tmp_path}/f/train/ant (2 such): left out\n"
     for name in ("dog", "eel"):
         rmtree(tmp_path / "f/train" / name)
-    with pytest.raises(UserError, match="f/train has pictures of one class only, cat"):
+    with pytest.raises(UserError, match="f/train has images of one class only, cat"):
         ImageFolder(str(tmp_path / "f")).splits()
 
 
@@ -263,7 +261,7 @@ def bad(labels, classes=2):
             "by 2 ranks .* try --data.batch_size 4",
         ),
         (lambda p: ImageFolder(str(p / "none")).splits(), "does not exist: set --data.source.root"),
-        (lambda p: ImageFolder(str(p)).splits(), "no pictures in"),
+        (lambda p: ImageFolder(str(p)).splits(), "no images in"),
         (lambda p: CIFAR10(str(p)).splits(), "CIFAR10 not found .* `resnet-cli data get cifar10"),
         (lambda p: FashionMNIST(str(p)).splits(), "data get fashion_mnist"),
     ],

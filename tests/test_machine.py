@@ -98,7 +98,7 @@ def test_who_looks_after_pages_follows_from_size_and_memory(monkeypatch, capsys)
     chosen = [ahead.by_process("auto", size, "pages") for size in (80, 81)]
     assert chosen == [False, True] and capsys.readouterr().out == ""
     assert not ahead.by_process("auto", 81, "global")
-    assert "careful: the training file has" in (out := capsys.readouterr().out) and out.count("\n") == 1
+    assert "warning: the training file has" in (out := capsys.readouterr().out) and out.count("\n") == 1
     assert ahead.by_process("process", 1, "pages") and not ahead.by_process("os", 999, "pages")
     with pytest.raises(UserError, match="add --data.order pages"):
         ahead.by_process("process", 1, "global")

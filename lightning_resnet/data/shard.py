@@ -8,7 +8,7 @@ import torch
 
 @dataclass(frozen=True)
 class Shard:
-    """One process's part of a training, as far as its batches depend on it. The defaults are a single process.
+    """One process's part of a training; the defaults are those of a single process.
 
     Attributes:
         rank: global rank of this process.
@@ -16,7 +16,8 @@ class Shard:
         local_ranks: number of ranks on this machine, which share its cores and memory.
         accumulate: micro-batches per optimizer step on each rank.
         epochs: epochs of the training; None or below 1: not known.
-        repeats_epoch: give each epoch the batches of the first, as Lightning's `overfit_batches` does.
+        repeats_epoch: give each epoch the batches of the first, as Lightning's `overfit_batches`
+            does.
         device: device of this rank.
     """
 

@@ -14,6 +14,7 @@ from lightning_resnet import machine
 from lightning_resnet.config.options import local_devices
 from lightning_resnet.config.recipe import Experiment, parse, ranks_asked
 from lightning_resnet.config.summary import NOISY, batches, check_compiler, check_training, length
+from lightning_resnet.data.images import BetonImages
 from lightning_resnet.doctor.finding import GB, Finding, room
 from lightning_resnet.doctor.trial import trial
 from lightning_resnet.engine import observers, refused
@@ -99,7 +100,8 @@ def _data(experiment: Experiment) -> Iterator[Finding]:
     if isinstance(data.workers, int) and data.workers > able:
         text = f"--data.workers {data.workers}, but {able} cores for them"
         yield Finding("careful", "workers", text, "leave it at auto, or ask for more cores")
-    if files := {images.file.path: images.file.size for images in data.splits.values() if images.file}:
+    betons = [images.file for images in data.splits.values() if isinstance(images, BetonImages)]
+    if files := {beton.path: beton.size for beton in betons}:
         size, room = sum(files.values()), machine.memory()
         text = f"{size / GB:.2f} GB of {room / GB:.1f} GB memory"
         late = "every epoch reads the disk: --data.order pages, --data.stage DIR, or more memory"

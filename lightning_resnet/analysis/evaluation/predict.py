@@ -20,8 +20,8 @@ from torch import Tensor
 
 from lightning_resnet.analysis.compare.tables import csv_cell, markdown
 from lightning_resnet.data.beton.encode import explain
-from lightning_resnet.data.images import Images
-from lightning_resnet.data.loaders.torch_loader import Reader
+from lightning_resnet.data.images import FileImages
+from lightning_resnet.data.loaders.read_batch import read_files
 from lightning_resnet.data.sources.folder import SUFFIXES, find_images
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.progress import Meter
@@ -102,8 +102,9 @@ def _image(trained: Trained, file: str) -> Tensor | None:
             "as --data.size 32 of CIFAR's; the entire central square of each image is then taken"
         )
     try:
-        reader = Reader(Images(one, one, paths=[file]), lambda epoch: data.eval_augment, 0, "raise")
-        return reader[0, one][0]
+        images = FileImages(one, one, [file])
+        pixels, _ = read_files(images, data.eval_augment, seed=0, epoch=0, at=one)
+        return pixels
     except Exception as e:  # whatever is wrong with one image, the others are predicted
         why = e.__cause__ if isinstance(e.__cause__, Exception) else e
         tell(f"cannot read {file}: {explain(why)}; leave it out", file=sys.stderr)

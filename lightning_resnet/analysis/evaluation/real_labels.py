@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_resnet.data.images import Images
+from lightning_resnet.data.images import FileImages, Images
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.reading import open_plain
 
@@ -38,7 +38,7 @@ def read_labels(file: str, images: Images, *classes: Sequence[str]) -> list[set[
     try:
         with open_plain(file) as stream:
             content = json.load(stream)
-        if images.paths is None:
+        if not isinstance(images, FileImages):
             raise UserError(
                 f"{file} goes by the images' names, which this source does not know: name their "
                 "folder or archive, as --data.source ImageNet does"

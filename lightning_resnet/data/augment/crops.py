@@ -1,4 +1,4 @@
-"""What happens to a picture between disk and batch, as data: the crop box, the flip, the size."""
+"""Augmentation as data: the crop box, the flip and the size of each image of a batch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,17 +19,18 @@ class Augment:
     """Choices for a split.
 
     Attributes:
-        crop: "none": the whole image, or at `size` a square in it; "pad": a crop of its own size out of the image
-            padded by `pad`; "resized": random area and aspect ratio, resized to `size`; "scaled": a square
-            anywhere, whose side is 224 of a scale of 256 to 480 pixels of the shorter side, resized to `size`.
+        crop: "none": the whole image, or at `size` a square in it; "pad": a crop of its own size
+            out of the image padded by `pad`; "resized": random area and aspect ratio, resized to
+            `size`; "scaled": a square anywhere, whose side is 224 of a scale of 256 to 480 pixels
+            of the shorter side, resized to `size`.
         size: pixels per side of the result; None as stored.
         pad: pixels on each side.
         flip: mirror half of the images.
         scale: range of the area of "resized", as a share of the image's.
         share: side of the square as a share of the shorter side.
         policy: changes of colour and shape.
-        erase: share of the pictures of which a box is erased.
-        grey: what is put there, of each channel.
+        erase: share of the images of which a box is erased.
+        grey: value of each channel in an erased box.
         corner: where the square lies: (0, 0) top left to (1, 1) bottom right.
     """
 
@@ -51,14 +52,15 @@ class Augment:
 
 @dataclass(frozen=True)
 class Progressive:
-    """Side of the training images by epoch; the defaults are ffcv-imagenet's, of whatever number of epochs.
+    """Side of the training images by epoch; the defaults are ffcv-imagenet's.
 
-    Its files for 16 to 88 epochs name the epochs 3/4 n - 1 and 7/8 n - 1.
+    The files of ffcv-imagenet for 16 to 88 epochs name the epochs 3/4 n - 1 and 7/8 n - 1.
 
     Attributes:
         low: pixels up to the end of the epoch with which the share `start` of training is done.
-        high: pixels from the one on with which `end` is done; between them linear, rounded to a multiple of 32 where
-            one is between them. The same as `low` for a training size that is not `size`.
+        high: pixels from the one on with which `end` is done; between them linear, rounded to a
+            multiple of 32 where one is between them. The same as `low` for a training size that is
+            not `size`.
         start: 0 to 1.
         end: 0 to 1.
     """
@@ -69,7 +71,7 @@ class Progressive:
     end: float = 7 / 8
 
     def size(self, epoch: int, epochs: int) -> int:
-        """Pixels per side in `epoch` (0-based) of `epochs`."""
+        """Return the pixels per side in `epoch` (0-based) of `epochs`."""
         done = (epoch + 1) / epochs
         if done <= self.start:
             return self.low
@@ -88,17 +90,23 @@ def draw(
     widths: np.ndarray,
     repeat: int | np.ndarray = 0,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Boxes (top, left, height, width) in pixels of the stored pictures [B, 4], flips [B], side of the result.
+    """Draw the crops of a batch.
 
-    A box of crop `pad` may reach out of the picture, where pixels are 0.
+    Returns:
+        Boxes (top, left, height, width) in pixels of the stored images [B, 4], flips [B], and the
+        side of the result in pixels. A box of crop `pad` may reach out of the image, where pixels
+        are 0.
 
     Raises:
-        UserError: the pictures have no common square size and none is asked for.
+        UserError: the images have no common square size and none is asked for.
     """
-    heights, widths = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
+    heights = np.asarray(heights, np.int64)
+    widths = np.asarray(widths, np.int64)
     flips = draws.flips(seed, epoch, ids, repeat) if augment.flip else np.zeros(len(ids), bool)
     if augment.crop == "resized":
-        boxes = draws.random_resized_crops(seed, epoch, ids, heights, widths, augment.scale, repeat=repeat)
+        boxes = draws.random_resized_crops(
+            seed, epoch, ids, heights, widths, augment.scale, repeat=repeat
+        )
     elif augment.crop == "scaled":
         boxes = draws.scaled_crops(seed, epoch, ids, heights, widths, repeat)
     elif augment.size is not None and augment.crop == "none":
@@ -109,9 +117,14 @@ def draw(
     if augment.size is not None and augment.crop != "pad":
         return boxes, flips, augment.size
     if augment.size is not None:
-        raise UserError("crop `pad` is for pictures of their stored size: drop --data.size or use --data.crop resized")
+        raise UserError(
+            "crop `pad` is for images of their stored size: drop --data.size or use --data.crop "
+            "resized"
+        )
     if len({*heights.tolist(), *widths.tolist()}) != 1:
-        raise UserError("these pictures have no common square size: set --data.size to the pixels per side")
+        raise UserError(
+            "these images have no common square size: set --data.size to the pixels per side"
+        )
     if augment.crop == "pad":
         boxes[:, :2] += draws.pad_crops(seed, epoch, ids, augment.pad, repeat) - augment.pad
     return boxes, flips, int(heights[0])
@@ -126,7 +139,7 @@ def finish(
     repeat: int | np.ndarray = 0,
     threads: int = 1,
 ) -> None:
-    """What happens to pictures once they have their size, in place: the policy, then erasing; uint8 [B, 3, H, W]."""
+    """Apply the policy, then erasing, in place to images of final size, uint8 [B, 3, H, W]."""
     if augment.policy is not None:
         augment.policy(images, seed, epoch, ids, repeat, threads)
     if not augment.erase:

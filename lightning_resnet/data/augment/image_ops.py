@@ -1,4 +1,4 @@
-"""One operation on one picture, by torchvision's kernels; magnitudes mean what they do in its TrivialAugmentWide."""
+"""Operations on one image, by torchvision's kernels, with TrivialAugmentWide's magnitudes."""
 
 import math
 
@@ -9,14 +9,15 @@ from torchvision.transforms.v2 import functional as F
 
 
 def apply(image: Tensor, name: str, magnitude: float | tuple[float, ...]) -> Tensor:
-    """Picture uint8 [3, H, W] -> another of its size.
+    """Return the changed image, uint8 [3, H, W].
 
     Args:
-        image: to change.
-        name: of the operation.
-        magnitude: tangent of the shear, pixels of the translation, degrees of the rotation; what is added to the factor
-            1 of Brightness, Color, Contrast and Sharpness; bits that Posterize keeps; the value from which Solarize
-            inverts; what SolarizeAdd adds to values below 128; what Shift adds to red, green, blue, in levels of 255.
+        image: uint8 [3, H, W].
+        name: name of the operation.
+        magnitude: tangent of the shear, pixels of the translation, degrees of the rotation; what is
+            added to the factor 1 of Brightness, Color, Contrast and Sharpness; bits that Posterize
+            keeps; the value from which Solarize inverts; what SolarizeAdd adds to values below 128;
+            what Shift adds to red, green, blue, in levels of 255.
     """
     if name in ("ShearX", "ShearY", "TranslateX", "TranslateY"):
         return _affine(image, name, magnitude)
@@ -29,9 +30,12 @@ def apply(image: Tensor, name: str, magnitude: float | tuple[float, ...]) -> Ten
     if name == "Solarize":
         return F.solarize(image, threshold=magnitude) if magnitude <= 255 else image
     if name == "SolarizeAdd":
-        return torch.where(image < 128, (image.int() + int(magnitude)).clamp(max=255).to(image.dtype), image)
-    if name == "Shift":  # rounded before it is added: every pixel changes alike
-        return (image.short() + torch.tensor(magnitude).round().short()[:, None, None]).clamp(0, 255).to(image.dtype)
+        brighter = (image.int() + int(magnitude)).clamp(max=255).to(image.dtype)
+        return torch.where(image < 128, brighter, image)
+    if name == "Shift":
+        # Rounded before it is added, so that every pixel changes by the same levels.
+        levels = torch.tensor(magnitude).round().short()[:, None, None]
+        return (image.short() + levels).clamp(0, 255).to(image.dtype)
     return _PLAIN[name](image)
 
 

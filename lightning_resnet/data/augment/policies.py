@@ -1,10 +1,10 @@
-"""Changes of colour and shape: Lighting, TrivialAugment, RandAugment; choices by our draws, pixels by torchvision.
+"""Policies that change colour and shape: our draws choose, torchvision makes the pixels.
 
 resnet-cli fit --config configs/fashion_mnist.yaml --data.policy TrivialAugment
 
-Torchvision's own classes take one draw for a whole batch, from a generator that depends on the worker. Here each
-picture has its own, by (seed, epoch, sample id, repeat). As in torchvision's recipes, what turns is read bilinearly and
-what comes in from outside is black.
+Torchvision's own classes take one draw for a whole batch, from a generator that depends on the
+worker. Here each image has its own draws, by (seed, epoch, sample id, repeat). As in
+torchvision's recipes, rotations interpolate bilinearly and pixels from outside the image are black.
 """
 
 from collections.abc import Callable
@@ -22,38 +22,49 @@ from lightning_resnet.data.hashing import uniform
 Step = tuple[str, float | tuple[float, ...]]  # an operation of `pixels` and its magnitude
 BINS = 31  # torchvision's number of magnitudes
 _DRAWS = 4  # per operation
-# Principal components of the colours of ImageNet's training pixels in [0, 1], as fb.resnet.torch has them: rows red,
-# green, blue, a column for each component; then what that code multiplies them by.
-COMPONENTS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+# Principal components of the colours of ImageNet's training pixels in [0, 1], as fb.resnet.torch
+# has them: rows red, green, blue, a column for each component; then what that code multiplies them
+# by.
+COMPONENTS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
 EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 
 
 class Policy:
-    """Base of policies."""
+    """Base class of policies; a subclass chooses the operations."""
 
     def choose(self, draw: Callable[[int], np.ndarray], size: int) -> list[list[Step]]:
-        """What happens to each picture, in order [B].
+        """Return the operations for each image, in order [B].
 
         Args:
-            draw: number of a draw -> uniform in [0, 1) for each picture [B].
+            draw: number of a draw -> uniform in [0, 1) for each image [B].
             size: pixels per side.
         """
         raise NotImplementedError
 
     def __call__(
-        self, images: Tensor, seed: int, epoch: int, ids: np.ndarray, repeat: int | np.ndarray = 0, threads: int = 1
+        self,
+        images: Tensor,
+        seed: int,
+        epoch: int,
+        ids: np.ndarray,
+        repeat: int | np.ndarray = 0,
+        threads: int = 1,
     ) -> None:
-        """Change pictures in place.
+        """Change images in place.
 
         Args:
             images: uint8 [B, 3, H, W].
-            seed: of the run.
+            seed: seed of the run.
             epoch: 0-based.
             ids: sample ids [B].
             repeat: number of the repeat of a sample within an epoch.
-            threads: to work on.
+            threads: number of threads.
         """
-        steps = self.choose(lambda k: uniform(seed, epoch, ids, repeat, POLICY + k), images.shape[-1])
+        steps = self.choose(
+            lambda k: uniform(seed, epoch, ids, repeat, POLICY + k), images.shape[-1]
+        )
         work = partial(_change, images, steps)
         if threads < 2:
             for i in range(len(images)):
@@ -64,10 +75,11 @@ class Policy:
 
 
 class Lighting(Policy):
-    """One colour for all pixels of a picture: noise along ImageNet's principal components (Krizhevsky et al. 2012).
+    """Noise along ImageNet's principal components, one colour for all pixels of an image.
 
-    Their sec. 4.1: each pixel gets [p1 p2 p3] [a1 l1, a2 l2, a3 l3]^T. He et al. 2015, sec. 3.4, use it. Pixels stay
-    uint8: the colour is rounded to whole levels of 255, the sum cut at 0 and 255.
+    Krizhevsky et al. 2012, sec. 4.1: [p1 p2 p3] [a1 l1, a2 l2, a3 l3]^T is added to each pixel. He
+    et al. 2015, sec. 3.4, use the same. Pixels stay uint8: the colour is rounded to levels of 255,
+    the sum clipped to 0 and 255.
 
     Args:
         std: standard deviation of a1, a2 and a3.
@@ -79,24 +91,29 @@ class Lighting(Policy):
         self.std = std
 
     def choose(self, draw: Callable[[int], np.ndarray], size: int) -> list[list[Step]]:
-        """See `Policy`."""
+        """Return the operations for each image, see `Policy`."""
         a = self.std * np.stack([_normal(draw(k)) for k in range(3)], axis=1)
-        # summed by hand: a matrix product's last bit may depend on how many pictures there are
+        # Not a matrix product, whose last bit may depend on the number of images.
         colours = sum(255 * (a * EIGENVALUES)[:, k, None] * COMPONENTS[:, k] for k in range(3))
         return [[("Shift", tuple(colour))] for colour in colours.tolist()]
 
 
 class TrivialAugment(Policy):
-    """One of 14 operations at one of 31 strengths, all alike (Müller & Hutter 2021, "wide", as torchvision has it)."""
+    """One of 14 operations at one of 31 strengths, all equally likely.
+
+    Müller & Hutter 2021, the "wide" space, as torchvision has it.
+    """
 
     def choose(self, draw: Callable[[int], np.ndarray], size: int) -> list[list[Step]]:
-        """See `Policy`."""
+        """Return the operations for each image, see `Policy`."""
         bins = (draw(1) * BINS).astype(int)
         return [[step] for step in _pick(wide_space(), draw(0), bins, draw(2))]
 
 
 class RandAugment(Policy):
-    """`ops` operations of the 14, one after the other, at one strength (Cubuk et al. 2020, as torchvision has it).
+    """Some of the 14 operations, one after the other, at one strength.
+
+    Cubuk et al. 2020, as torchvision has it.
 
     Args:
         ops: number of operations.
@@ -105,15 +122,20 @@ class RandAugment(Policy):
 
     def __init__(self, ops: int = 2, magnitude: int = 9) -> None:
         if ops < 1 or not 0 <= magnitude < BINS:
-            raise ValueError(f"RandAugment needs ops of 1 or more and a magnitude of 0 to 30, got {ops}, {magnitude}")
-        self.ops, self.magnitude = ops, magnitude
+            raise ValueError(
+                f"RandAugment needs ops of 1 or more and a magnitude of 0 to 30, got {ops}, "
+                f"{magnitude}"
+            )
+        self.ops = ops
+        self.magnitude = magnitude
 
     def choose(self, draw: Callable[[int], np.ndarray], size: int) -> list[list[Step]]:
-        """See `Policy`."""
+        """Return the operations for each image, see `Policy`."""
         space = rand_space(size)
         columns = []
         for k in range(self.ops):
-            op, sign = draw(_DRAWS * k), draw(_DRAWS * k + 2)
+            op = draw(_DRAWS * k)
+            sign = draw(_DRAWS * k + 2)
             columns.append(_pick(space, op, np.full(len(op), self.magnitude), sign))
         return [list(steps) for steps in zip(*columns, strict=True)]
 
@@ -121,7 +143,8 @@ class RandAugment(Policy):
 class IncreasingRandAugment(Policy):
     """RandAugment of "ResNet strikes back" (Wightman et al. 2021): timm's `rand-mM-mstdS-inc1`.
 
-    15 operations that get stronger with the magnitude, which is normal for each; each is left out half of the time.
+    15 operations get stronger with the magnitude, which is normally distributed for each. Each
+    operation is left out half of the time.
 
     Args:
         ops: number of operations.
@@ -132,13 +155,17 @@ class IncreasingRandAugment(Policy):
     def __init__(self, ops: int = 2, magnitude: float = 6.0, std: float = 0.5) -> None:
         if ops < 1 or not 0 <= magnitude <= 10 or std < 0:
             raise ValueError(
-                f"IncreasingRandAugment needs ops >= 1, magnitude 0 to 10, std >= 0, got {ops}, {magnitude}, {std}"
+                f"IncreasingRandAugment needs ops >= 1, magnitude 0 to 10, std >= 0, got {ops}, "
+                f"{magnitude}, {std}"
             )
-        self.ops, self.magnitude, self.std = ops, magnitude, std
+        self.ops = ops
+        self.magnitude = magnitude
+        self.std = std
 
     def choose(self, draw: Callable[[int], np.ndarray], size: int) -> list[list[Step]]:
-        """See `Policy`."""
-        names, columns = [*increasing_step(0, 1, size)], []
+        """Return the operations for each image, see `Policy`."""
+        names = [*increasing_step(0, 1, size)]
+        columns = []
         for k in range(self.ops):
             op, left_out, sign, normal = (draw(_DRAWS * k + i) for i in range(_DRAWS))
             level = np.clip(self.magnitude + self.std * _normal(normal), 0, 10)
@@ -148,13 +175,15 @@ class IncreasingRandAugment(Policy):
 
 
 def _normal(u: np.ndarray) -> np.ndarray:
-    """Uniform in [0, 1) -> standard normal, by the inverse of its distribution function."""
+    """Turn uniform numbers in [0, 1) into standard normal ones, by the inverse distribution."""
     from scipy.special import ndtri
 
     return ndtri(np.maximum(u, 2.0**-54))
 
 
-def _increasing(names: list[str], op: float, left_out: float, sign: float, level: float, size: int) -> Step | None:
+def _increasing(
+    names: list[str], op: float, left_out: float, sign: float, level: float, size: int
+) -> Step | None:
     if left_out < 0.5:
         return None
     name = names[int(op * len(names))]
@@ -162,7 +191,7 @@ def _increasing(names: list[str], op: float, left_out: float, sign: float, level
 
 
 def increasing_step(level: float, sign: int, size: int) -> dict[str, float]:
-    """Operation -> its magnitude at level 0 to 10, in timm's units and order."""
+    """Return the magnitude of each operation at a level of 0 to 10, in timm's units and order."""
     part = level / 10
     enhance = max(0.1, 1 + sign * part * 0.9) - 1
     move = sign * part * 0.45 * size
@@ -186,24 +215,28 @@ def increasing_step(level: float, sign: int, size: int) -> dict[str, float]:
     }
 
 
-Space = dict[str, tuple[list[float], bool]]  # operation -> (magnitude of each bin, whether it has a sign)
+# Operation -> (magnitude of each bin, whether the magnitude has a sign).
+Space = dict[str, tuple[list[float], bool]]
 
 
 @lru_cache
 def wide_space() -> Space:
-    """TrivialAugment's."""
+    """Return the operations and magnitudes of TrivialAugment."""
     return _space(0.99, 32.0, 135.0, 0.99, 6)
 
 
 @lru_cache
 def rand_space(size: int) -> Space:
-    """RandAugment's for pictures of so many pixels per side."""
+    """Return the operations and magnitudes of RandAugment for images of `size` pixels per side."""
     return _space(0.3, 150.0 / 331.0 * size, 30.0, 0.9, 4)
 
 
 def _space(shear: float, translate: float, rotate: float, enhance: float, bits: int) -> Space:
-    """Up to these magnitudes, in torchvision's order and rounding."""
-    up_to = lambda top: torch.linspace(0.0, top, BINS).tolist()  # noqa: E731
+    """Return bins of magnitudes up to these, in torchvision's order and rounding."""
+
+    def up_to(top: float) -> list[float]:
+        return torch.linspace(0.0, top, BINS).tolist()
+
     none = [0.0] * BINS
     return {
         "Identity": (none, False),
@@ -227,7 +260,8 @@ def _pick(space: Space, op: np.ndarray, bins: np.ndarray, sign: np.ndarray) -> l
     names = [*space]
     steps = []
     for o, b, s in zip(op, bins, sign, strict=True):
-        magnitudes, signed = space[name := names[int(o * len(names))]]
+        name = names[int(o * len(names))]
+        magnitudes, signed = space[name]
         steps.append((name, -magnitudes[b] if signed and s < 0.5 else magnitudes[b]))
     return steps
 

@@ -1,4 +1,7 @@
-"""A .beton of any split, written once on this machine: what `--data.loader ffcv` reads where the source has no file."""
+"""A .beton of any split, written once on this machine.
+
+`--data.loader ffcv` reads this file if the source has none.
+"""
 
 import hashlib
 import os
@@ -6,7 +9,7 @@ from pathlib import Path
 
 from lightning_resnet.data.beton.encode import marks
 from lightning_resnet.data.beton.write import write_beton
-from lightning_resnet.data.images import Images
+from lightning_resnet.data.images import BetonImages, FileImages, Images
 from lightning_resnet.data.sources.base import Source
 from lightning_resnet.data.sources.beton_files import images_of, open_beton
 from lightning_resnet.errors import UserError
@@ -15,8 +18,10 @@ from lightning_resnet.files import cache_folder, locked
 CURE = "go on without such images: --data.loader torch --data.on_bad count"
 
 
-def as_beton(images: Images, source: Source, split: str) -> Images:
-    """The same samples, out of a file in the user's cache folder (XDG_CACHE_HOME, ~/.cache by default).
+def as_beton(images: Images, source: Source, split: str) -> BetonImages:
+    """Write the samples to a file in the user's cache folder, once, and return them from there.
+
+    The folder is XDG_CACHE_HOME, by default ~/.cache.
 
     Raises:
         UserError: the folder cannot be written.
@@ -25,22 +30,31 @@ def as_beton(images: Images, source: Source, split: str) -> Images:
     path = Path(f"{name}-{split}-{_digest(images)}.beton")
     try:
         path = cache_folder() / path
-        growing, cure = path.with_name(f"{path.name}.tmp"), "use --data.loader torch"
-        with locked(path.with_suffix(".lock"), growing, cure):  # other runs wait until the file is there
+        growing = path.with_name(f"{path.name}.tmp")
+        cure = "use --data.loader torch"
+        # Other runs wait until the file is there.
+        with locked(path.with_suffix(".lock"), growing, cure):
             if not path.exists():
-                write_beton(images, path, classes=source.classes, source=name, split=split, cure=CURE)
+                write_beton(
+                    images, path, classes=source.classes, source=name, split=split, cure=CURE
+                )
     except OSError as e:
-        raise UserError(f"cannot write {path}: {e.strerror}; set XDG_CACHE_HOME, or use --data.loader torch") from e
+        raise UserError(
+            f"cannot write {path}: {e.strerror}; set XDG_CACHE_HOME, or use --data.loader torch"
+        ) from e
     return images_of(open_beton(path))
 
 
 def _digest(images: Images) -> str:
-    """Digest what the file will hold: of image files the names, and size and time of change for their content."""
+    """Digest what the file will hold.
+
+    The names of image files stand for their content, with size and time of change.
+    """
     digest = hashlib.blake2b(digest_size=8)
     digest.update(images.ids.tobytes() + images.labels.tobytes())
-    if images.paths:
+    if isinstance(images, FileImages):
         digest.update(os.fsencode("\0".join(map(os.path.abspath, images.paths))))
         digest.update(marks(images.paths).tobytes())
     else:
-        digest.update(images.pixels.tobytes())
+        digest.update(images.contents())
     return digest.hexdigest()

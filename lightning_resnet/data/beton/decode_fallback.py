@@ -1,7 +1,8 @@
-"""Batches of pictures where the C kernel could not be built: slower, the same boxes and flips, nearly the same pixels.
+"""Batches of images without the C kernel: slower, nearly the same pixels.
 
-FFCV decodes where it is installed (its fast DCT: a few levels off), else Pillow (which notices less damage where there
-is no manifest); Pillow resizes, by the kernel's definition but without its scaling in the DCT domain.
+Boxes and flips are the same. FFCV decodes if it is installed (its fast DCT is a few levels off),
+else Pillow (which notices less damage without a manifest). Pillow resizes, by the kernel's
+definition but without the kernel's scaling in the DCT domain.
 """
 
 import io
@@ -17,13 +18,19 @@ from PIL import Image
 
 from lightning_resnet.data.beton.limits import MAX_SCANS, too_many_pixels
 
-MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)  # no filling, and none that pixels may hold
-DAMAGED, BAD_SIZE, BAD_RANGE, BAD_CRC, TOO_MUCH = 1, 2, 3, 4, 6  # the kernel's numbers, see `kernel.PROBLEMS`
+# A marker of a JPEG: no filling, and none that pixels may hold.
+MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
+# The kernel's numbers, see `decode.PROBLEMS`.
+DAMAGED = 1
+BAD_SIZE = 2
+BAD_RANGE = 3
+BAD_CRC = 4
+TOO_MUCH = 6
 
 
 @cache
 def ffcv() -> ModuleType | None:
-    """FFCV's library; None where it is not installed."""
+    """Return FFCV's library; None if it is not installed."""
     try:
         import ffcv.libffcv
     except (ImportError, OSError):
@@ -32,29 +39,34 @@ def ffcv() -> ModuleType | None:
 
 
 def notice() -> str:
-    """What to tell the user."""
+    """Return what to tell the user."""
     taken = "FFCV" if ffcv() else "Pillow"
     return (
-        f"careful: our decoder was not built (or before an update), {taken}'s is used, which is slower: install a C "
-        "compiler, libjpeg-dev and zlib1g-dev, then run `pip install --no-deps -e .`"
+        f"warning: our decoder was not built (or before an update), {taken}'s is used, which "
+        "is slower: install a C compiler, libjpeg-dev and zlib1g-dev, then run `pip install "
+        "--no-deps -e .`"
     )
 
 
 def decode_batch(fd: int, items: np.ndarray, out: np.ndarray, threads: int) -> np.ndarray:
-    """As `kernel.decode`."""
-    return np.fromiter(_pool(threads).map(lambda item, o: _make(fd, item, o), items, out), np.uint8, len(items))
+    """Make a batch of images as `decode.decode` does."""
+    return np.fromiter(
+        _pool(threads).map(lambda item, o: _make(fd, item, o), items, out), np.uint8, len(items)
+    )
 
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """One for the process: FFCV's decoder keeps memory for each thread that ever used it."""
+    """Return the process's one pool: FFCV's decoder keeps memory for each thread that used it."""
     return ThreadPoolExecutor(threads, thread_name_prefix="fallback")
 
 
 def _make(fd: int, item: np.void, out: np.ndarray) -> int:
-    """One picture, [size, size, 3]; returns its status."""
-    size, offset = int(item["size"]), int(item["offset"])
-    status, data = BAD_RANGE, b""
+    """Make one image, [size, size, 3], and return its status."""
+    size = int(item["size"])
+    offset = int(item["offset"])
+    status = BAD_RANGE
+    data = b""
     if 0 < size < 1 << 31 and offset < 1 << 63:
         data = os.pread(fd, size, offset)
     if len(data) == size > 0:
@@ -76,40 +88,45 @@ def _make(fd: int, item: np.void, out: np.ndarray) -> int:
 
 
 def _is_too_much(data: bytes, item: np.void) -> bool:
-    """See `limits`."""
+    """Tell whether an image is beyond what `limits` allow."""
     pixels = too_many_pixels(int(item["cols"]), int(item["rows"]), len(data))
     return bool(pixels) or count_scans(data) > MAX_SCANS
 
 
 def count_scans(data: bytes) -> int:
     """Count how often a JPEG goes over its pixels; 0 for other files."""
-    scans, at = 0, 0 if data[:2] == b"\xff\xd8" else len(data)
+    scans = 0
+    at = 0 if data[:2] == b"\xff\xd8" else len(data)
     while (found := MARKER.search(data, at)) and found[1] != b"\xd9":
         at = found.end()
         if found[1] != b"\xd8":
-            at += int.from_bytes(data[at : at + 2], "big")  # of the segment that the marker begins
+            at += int.from_bytes(data[at : at + 2], "big")  # length of the segment
         scans += found[1] == b"\xda"
     return scans
 
 
 def _pixels(data: bytes, item: np.void, intact: bool) -> np.ndarray:
-    """[rows, cols, 3]."""
-    rows, cols = int(item["rows"]), int(item["cols"])
+    """Decode the pixels of an image, [rows, cols, 3]."""
+    rows = int(item["rows"])
+    cols = int(item["cols"])
     if not item["jpeg"]:
         return np.frombuffer(data, np.uint8, rows * cols * 3).reshape(rows, cols, 3)
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
-        if picture.size != (cols, rows):
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        if image.size != (cols, rows):
             raise ValueError
         full = np.empty((rows, cols, 3), np.uint8)
-        if ffcv() and not ffcv().imdecode(np.frombuffer(data, np.uint8), full, rows, cols, rows, cols):
+        if ffcv() and not ffcv().imdecode(
+            np.frombuffer(data, np.uint8), full, rows, cols, rows, cols
+        ):
             return full
-        if ffcv() and not intact:  # it warns of any oddity; bytes that are as they were written were looked at then
+        if ffcv() and not intact:
+            # FFCV warns of any oddity; intact bytes were checked when they were written.
             raise OSError
-        return np.asarray(picture.convert("RGB"))
+        return np.asarray(image.convert("RGB"))
 
 
 def _fill(x: np.ndarray, item: np.void, out: np.ndarray) -> int:
-    """Crop, resize, flip."""
+    """Crop, resize and flip an image into `out`."""
     box = [float(item[k]) for k in ("top", "left", "height", "width")]
     if not all(v.is_integer() for v in box) or min(box[2:]) < 1:
         return BAD_SIZE
@@ -117,7 +134,7 @@ def _fill(x: np.ndarray, item: np.void, out: np.ndarray) -> int:
     y0, y1 = np.clip((top, top + height), 0, len(x))
     x0, x1 = np.clip((left, left + width), 0, x.shape[1])
     part = x[y0:y1, x0:x1]
-    if out.shape[:2] == (height, width):  # may reach out of the picture
+    if out.shape[:2] == (height, width):  # the box may reach out of the image
         out[:] = 0
         out[y0 - top : y1 - top, x0 - left : x1 - left] = part
     elif part.shape[:2] != (height, width):

@@ -1,6 +1,7 @@
-"""One picture, of whatever kind, to the bytes that a .beton stores: a JPEG or raw RGB.
+"""Encode an image of any kind to the bytes that a .beton stores: a JPEG or raw RGB.
 
-A JPEG file that needs no change is taken byte for byte: encoding it again would lose quality a second time.
+A JPEG file that needs no change is taken byte for byte, because a second encoding loses quality a
+second time.
 """
 
 import io
@@ -24,10 +25,14 @@ from lightning_resnet.data.hashing import hash64
 from lightning_resnet.errors import one_line
 
 MAX_SAMPLE = 2**31  # bytes of an image as it is stored: what the decoder can hold
-MEMBER = re.compile(r"(.+\.tar)!.+@(\d+)\+(\d+)", re.DOTALL)  # an image in an archive: archive!name@offset+bytes
+# An image in an archive: archive!name@offset+bytes.
+MEMBER = re.compile(r"(.+\.tar)!.+@(\d+)\+(\d+)", re.DOTALL)
 # Pillow reads forty more, and runs another program (Ghostscript) for one of them.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of a TIFF
+# Tags of a TIFF.
+TILE_WIDTH = 322
+TILE_LENGTH = 323
+# Orientation in EXIF -> what puts the image upright.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,15 +41,16 @@ UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # orientation in EXIF -> what puts the image upright
+}
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to store.
+    """Choices of how images are stored.
 
     Attributes:
-        quality: of JPEGs that are made, 1 to 100; chroma at half resolution (4:2:0), as FFCV's writer does.
+        quality: quality of JPEGs that are made, 1 to 100; chroma at half resolution (4:2:0), as
+            FFCV's writer does.
         short_side: pixels the shorter side is scaled down to; None leaves it.
         max_side: pixels the longer side is scaled down to.
     """
@@ -54,7 +60,7 @@ class Options:
     max_side: int | None = None
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) to store; never larger, the aspect is kept."""
+        """Return (width, height) to store: never larger, the aspect is kept."""
         scales = [self.short_side and self.short_side / min(width, height)]
         scales.append(self.max_side and self.max_side / max(width, height))
         scale = min(1.0, *(s for s in scales if s), 1.0)
@@ -62,14 +68,14 @@ class Options:
 
 
 class Task(NamedTuple):
-    """A picture to store: its file or its pixels [H, W, C], as JPEG or raw."""
+    """An image to store: its file or its pixels [H, W, C], as JPEG or raw."""
 
-    picture: str | np.ndarray
+    image: str | np.ndarray
     jpeg: bool
 
 
 class Sample(NamedTuple):
-    """A picture as it is stored."""
+    """An image as it is stored."""
 
     mode: int
     width: int
@@ -79,7 +85,10 @@ class Sample(NamedTuple):
 
 
 class Bad(NamedTuple):
-    """A picture that cannot be stored. Fatal: the disk or network is at fault, not the picture, so never skip it."""
+    """An image that cannot be stored.
+
+    `fatal` means that the disk or network is at fault, not the image, which must not be skipped.
+    """
 
     why: str
     fatal: bool
@@ -88,11 +97,12 @@ class Bad(NamedTuple):
 def encode(task: Task, options: Options) -> Sample | Bad:
     """Make the sample; whatever is wrong with an image comes back as `Bad`."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # Pillow's, on metadata; what is wrong with pixels raises
+        # Pillow warns of metadata only; damaged pixels raise.
+        with warnings.catch_warnings(action="ignore"):
             return _encode(task, options)
     except MemoryError:
         raise
-    except Exception as e:  # noqa: BLE001 -- decoders meet damage in many ways: struct.error, SyntaxError, ...
+    except Exception as e:  # noqa: BLE001 -- decoders raise struct.error, SyntaxError, ...
         return Bad(explain(e), isinstance(e, OSError) and e.errno is not None)
 
 
@@ -132,7 +142,11 @@ def read_bytes(path: str) -> bytes:
 
 
 def marks(paths: Sequence[str]) -> np.ndarray:
-    """Mark the content of each file by its size and time of change, uint64 [n]; 0 where there is none."""
+    """Mark the content of each file by its size and time of change.
+
+    Returns:
+        uint64 [n]; 0 where there is no file.
+    """
     found: dict[str, tuple[int, int]] = {}
     for path in paths:
         member = MEMBER.fullmatch(path)
@@ -177,8 +191,8 @@ def open_rgb(path: str, check: bool = True) -> Image.Image:
     16 bits are scaled to 8; transparency is dropped, as torchvision does.
 
     Args:
-        path: of the file, or of a member of an archive.
-        check: look for damage that Pillow passes over.
+        path: path of the file, or of a member of an archive.
+        check: look for damage that Pillow ignores.
 
     Raises:
         ValueError: it is beyond `limits`, or a damaged JPEG.
@@ -190,80 +204,94 @@ def open_rgb(path: str, check: bool = True) -> Image.Image:
         return to_rgb(image)
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """See `open_rgb`."""
-    picture.load()
-    turn = UPRIGHT.get(_orientation(picture))
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a decoded image to 8 bit RGB, upright; see `open_rgb`."""
+    image.load()
+    turn = UPRIGHT.get(_orientation(image))
     if turn is not None:
-        picture = picture.transpose(turn)
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        picture = Image.fromarray(_eight_bits(np.asarray(picture)))
-    if picture.mode == "P":  # directly to RGB Pillow warns of palettes with transparency
-        picture = picture.convert("RGBA")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+        image = image.transpose(turn)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    if image.mode == "P":  # directly to RGB Pillow warns of palettes with transparency
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def jpeg_problem(data: bytes, width: int, height: int) -> str:
-    """Tell what is wrong with a JPEG; empty if it decodes without a warning, or is of another format."""
-    if data[:2] != b"\xff\xd8" or library() is None:  # without our decoder Pillow's errors have to do
+    """Tell what is wrong with a JPEG; empty if nothing is, or the file is no JPEG."""
+    if data[:2] != b"\xff\xd8" or library() is None:  # without our kernel Pillow's errors must do
         return ""
     status = library().check_jpeg(data, len(data), height, width)
     return PROBLEMS[status] if status else ""
 
 
 def _encode(task: Task, options: Options) -> Sample:
-    if isinstance(task.picture, str):
-        data = read_bytes(task.picture)
-        with open_image(data) as picture:
-            if problem := jpeg_problem(data, *picture.size):
-                raise ValueError(problem)  # Pillow would give grey blocks, and no word
-            if task.jpeg and _as_it_is(picture, options):
+    if isinstance(task.image, str):
+        data = read_bytes(task.image)
+        with open_image(data) as image:
+            if problem := jpeg_problem(data, *image.size):
+                raise ValueError(problem)  # Pillow would give grey blocks, without an error
+            if task.jpeg and _as_it_is(image, options):
                 if library() is None:
-                    picture.load()
-                return _sample(JPEG, *picture.size, data)
-            picture = to_rgb(picture)
+                    image.load()
+                return _sample(JPEG, *image.size, data)
+            image = to_rgb(image)
     else:
-        pixels = task.picture
-        picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
-    size = options.size(*picture.size)
-    if size != picture.size:
-        picture = picture.resize(size, Image.Resampling.BICUBIC)  # Pillow's has antialiasing
-    return _sample(JPEG if task.jpeg else RAW, *size, _bytes(picture, task.jpeg, options.quality))
+        pixels = task.image
+        image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert(
+            "RGB"
+        )
+    size = options.size(*image.size)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC)  # Pillow's has antialiasing
+    return _sample(JPEG if task.jpeg else RAW, *size, _bytes(image, task.jpeg, options.quality))
 
 
-def _as_it_is(picture: Image.Image, options: Options) -> bool:
-    """Grey JPEGs too: every decoder to RGB gives three equal channels."""
-    plain = picture.format == "JPEG" and picture.mode in ("RGB", "L") and _orientation(picture) == 1
-    return plain and options.size(*picture.size) == picture.size
+def _as_it_is(image: Image.Image, options: Options) -> bool:
+    """Tell whether a JPEG can be stored as it is.
+
+    Grey ones can: every decoder to RGB gives three equal channels.
+    """
+    plain = image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation(image) == 1
+    return plain and options.size(*image.size) == image.size
 
 
-def _bytes(picture: Image.Image, jpeg: bool, quality: int) -> bytes:
+def _bytes(image: Image.Image, jpeg: bool, quality: int) -> bytes:
     if not jpeg:
-        return picture.tobytes()
+        return image.tobytes()
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    image.save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return file.getvalue()
 
 
 def _sample(mode: int, width: int, height: int, data: bytes) -> Sample:
     if max(width, height) > MAX_SIDE or len(data) > MAX_SAMPLE:
-        raise ValueError(f"{width}x{height} pixels are more than the format holds; --max-side makes it smaller")
+        raise ValueError(
+            f"{width}x{height} pixels are more than the format holds; --max-side makes it smaller"
+        )
     return Sample(mode, width, height, data, zlib.crc32(data))
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     try:
-        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001 -- damaged EXIF: the pixels are as good as without
         return 1
     return found if found in range(2, 9) else 1
 
 
 def _eight_bits(x: np.ndarray) -> np.ndarray:
-    """16 bits to 8 by scale: Pillow's own conversion clips at 255, which makes such pictures white."""
+    """Scale 16 bits to 8.
+
+    Pillow's own conversion clips at 255, which makes such images white.
+    """
     if x.dtype.kind not in "iu" or x.min() < 0 or x.max() > 65535:
-        raise ValueError(f"its pixels are {x.dtype} from {x.min():g} to {x.max():g}, not of 8 or 16 bits: convert it")
+        raise ValueError(
+            f"its pixels are {x.dtype} from {x.min():g} to {x.max():g}, not of 8 or 16 bits: "
+            "convert it"
+        )
     out = np.empty(x.shape, np.uint8)
-    for row, wide in zip(out, x, strict=True):  # of a whole image the numbers between would take 12 bytes a pixel
+    # Row by row: a temporary array of the entire image would take 12 bytes a pixel.
+    for row, wide in zip(out, x, strict=True):
         row[:] = (wide.astype(np.uint32) + 128) // 257
     return out

@@ -1,4 +1,4 @@
-"""Several processes encode pictures; the results come in order, and a process that dies is an error, not a wait."""
+"""Encode images in several processes; results come in order, and a dead process is an error."""
 
 import os
 import signal
@@ -15,13 +15,15 @@ from lightning_resnet.errors import UserError
 Encoded = list[Sample | Bad]
 
 
-def encode_chunks(chunks: Iterator[list[Task]], options: Options, workers: int) -> Iterator[Encoded]:
+def encode_chunks(
+    chunks: Iterator[list[Task]], options: Options, workers: int
+) -> Iterator[Encoded]:
     """Encode chunk by chunk.
 
     Args:
-        chunks: are taken only a few ahead of what was asked for, which bounds the memory.
+        chunks: chunks of tasks; only a few are taken ahead, which bounds the memory.
         options: how to store.
-        workers: processes; 1 works in this one.
+        workers: number of processes; 1 works in this process.
 
     Yields:
         The results of each chunk, in order.
@@ -29,21 +31,21 @@ def encode_chunks(chunks: Iterator[list[Task]], options: Options, workers: int) 
     if workers <= 1:
         yield from (encode_chunk(chunk, options) for chunk in chunks)
         return
-    # spawned: a fork of a process that has threads (torch's, numba's) can hang
+    # Spawned, because a fork of a process that has threads (torch's, numba's) can hang.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start)
     try:
         yield from _in_order(pool, chunks, options, 2 * workers)
     except (BrokenProcessPool, MemoryError) as e:
         raise UserError(
-            "a process that encodes pictures died, likely for want of memory; the same command continues, with "
-            "--workers 1 in the least memory"
+            "a process that encodes images died, probably for lack of memory; the same command "
+            "continues, with --workers 1 in the least memory"
         ) from e
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def encode_chunk(chunk: list[Task], options: Options) -> Encoded:
-    """What a worker does."""
+    """Encode a chunk; the work of a worker process."""
     return [encode(task, options) for task in chunk]
 
 
@@ -60,6 +62,6 @@ def _in_order(
 
 
 def _start() -> None:
-    """Ctrl-C is the parent's to handle; a parent that was killed takes us with it."""
+    """Leave Ctrl-C to the parent process, and exit when the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()

@@ -1,7 +1,9 @@
-"""FFCV's file format (.beton, version 2), read without FFCV: header, fields, one row of metadata per sample, pages.
+"""FFCV's file format (.beton, version 2), read without FFCV.
 
-A file that `resnet-cli data write` made has a manifest beside it, `F.beton.json`: classes, count, how pictures were
-resized, CRC-32 of each sample. Files by FFCV's own writer have none; then classes are counted and nothing is checked.
+A file has a header, fields, a row of metadata per sample, and pages. A file that `resnet-cli data
+write` made has a manifest next to it, `F.beton.json`: classes, count, how images were resized,
+CRC-32 of each sample. Files by FFCV's own writer have none; then classes are counted and nothing is
+checked.
 """
 
 import base64
@@ -29,17 +31,20 @@ HEADER = np.dtype(
     ],
     align=True,
 )
-FIELD = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True)
+FIELD = np.dtype(
+    [("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True
+)
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
-INT_TYPE, IMAGE_TYPE = 1, 2
-FIELD_TYPES = {
-    0: np.dtype("<f8"),
-    INT_TYPE: np.dtype("<i8"),
-    IMAGE_TYPE: IMAGE,
-}  # type_id -> its part of a metadata row
+INT_TYPE = 1
+IMAGE_TYPE = 2
+# type_id -> the field's part of a metadata row.
+FIELD_TYPES = {0: np.dtype("<f8"), INT_TYPE: np.dtype("<i8"), IMAGE_TYPE: IMAGE}
 PIECE = 1 << 15  # rows read at once
-JPEG, RAW = 0, 1  # modes of an image
+# Modes of an image.
+JPEG = 0
+RAW = 1
+# What is read of a manifest, and its type.
 MANIFEST = {
     "classes": list,
     "count": int,
@@ -49,18 +54,20 @@ MANIFEST = {
     "max_side": int,
     "short_side": int,
     "skipped": list,
-}  # what is read of a manifest, and its type
+}
 
 
 class Beton:
-    """An open file. Arrays are in order of position in the file. Nothing is mapped: a file cut short cannot kill us.
+    """An open .beton file; arrays are in order of position in the file.
+
+    Nothing is mapped into memory, so that a file which is cut short cannot kill the process.
 
     Args:
         path: the file.
 
     Attributes:
-        fd: file descriptor: stays on the same data where the file is replaced by another of its name.
-        images: metadata of the pictures [n]: mode, width, height, data_ptr.
+        fd: file descriptor; keeps the same data if another file takes over the name.
+        images: metadata of the images [n]: mode, width, height, data_ptr.
         manifest: what the writer noted; empty without one.
         crcs: CRC-32 of each sample, uint32 [n]; None without a manifest.
 
@@ -71,20 +78,29 @@ class Beton:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            self.fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for without end
+            # Without O_NONBLOCK, opening a pipe would wait without end.
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as e:
-            raise UserError(f"cannot read {self.path}: {e.strerror}; make it with `resnet-cli data write`") from e
+            raise UserError(
+                f"cannot read {self.path}: {e.strerror}; make it with `resnet-cli data write`"
+            ) from e
         if not stat.S_ISREG(os.fstat(self.fd).st_mode):
             self._refuse("it is no file")
         self._stat = self._identity()
         self.size = self._stat[0]
         self.header = self._table(HEADER, 1, 0, "header")[0]
-        n, k = int(self.header["num_samples"]), int(self.header["num_fields"])
-        if self.header["version"] != VERSION or not 0 < k < 256 or self.size < HEADER.itemsize + k * FIELD.itemsize:
+        n = int(self.header["num_samples"])
+        k = int(self.header["num_fields"])
+        if (
+            self.header["version"] != VERSION
+            or not 0 < k < 256
+            or self.size < HEADER.itemsize + k * FIELD.itemsize
+        ):
             self._refuse("it does not begin like a .beton of version 2")
         self.fields = self._table(FIELD, k, HEADER.itemsize, "fields")
         self._row = self._row_type()
-        self._count, self._start = n, HEADER.itemsize + k * FIELD.itemsize
+        self._count = n
+        self._start = HEADER.itemsize + k * FIELD.itemsize
         self.images = self._column(self.fields["type_id"].tolist().index(IMAGE_TYPE))
         if self.page_size < 1:
             self._refuse("its pages have no bytes")
@@ -107,64 +123,83 @@ class Beton:
 
     @property
     def labels(self) -> np.ndarray:
-        """Read anew, int64 [n]."""
+        """Labels of the samples, read from the file, int64 [n]."""
         return self._column(self.names.index(self._label))
 
     @property
     def ids(self) -> np.ndarray:
-        """Of the samples, read anew, int64 [n]: the field `id`, or the position."""
+        """Ids of the samples, read from the file, int64 [n]: the field `id`, or the position."""
         return self._column(self.names.index("id")) if "id" in self.names else np.arange(len(self))
 
     def name(self, position: int) -> str:
-        """Of a sample, for people."""
+        """Return what a message calls a sample."""
         if "id" not in self.names:
             return f"sample {position} (position {position})"
-        row = self._table(self._row, 1, self._start + int(position) * self._row.itemsize, "metadata")[0]
+        row = self._table(
+            self._row, 1, self._start + int(position) * self._row.itemsize, "metadata"
+        )[0]
         return f"sample {row[self.names.index('id')]} (position {position})"
 
     @property
     def allocations(self) -> np.ndarray:
-        """The table of what is where, read anew."""
+        """Allocation table, read from the file."""
         return self._table(ALLOCATION, *self._allocation_table(), "allocation table")
 
     @property
     def classes(self) -> list[str]:
-        """From the manifest, or as many numbers as the labels need."""
-        return self.manifest.get("classes") or [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
+        """Names of the classes, from the manifest, or as many numbers as the labels need."""
+        return self.manifest.get("classes") or [
+            str(i) for i in range(int(self.labels.max(initial=-1)) + 1)
+        ]
 
     @property
     def page_size(self) -> int:
-        """Bytes."""
+        """Size of a page in bytes."""
         return int(self.header["page_size"])
 
     @property
     def header_bytes(self) -> int:
-        """Of header, fields and metadata."""
+        """Size of header, fields and metadata in bytes."""
         return self._start + self._count * self._row.itemsize
 
     def sizes(self, positions: np.ndarray) -> np.ndarray:
-        """Bytes of the samples at these positions, uint32; 0 where the file has no such data."""
+        """Return the bytes of the samples at these positions, uint32; 0 if there are no data."""
         return self._sizes[positions]
 
     def check_unchanged(self) -> None:
-        """Raise UserError where the file was written to since it was opened."""
+        """Raise UserError if the file was written to since it was opened."""
         if self._identity() != self._stat:
-            raise UserError(f"{self.path} was changed while in use; start again with a file that stays as it is")
+            raise UserError(
+                f"{self.path} was changed while in use; start again with a file that stays as it is"
+            )
 
     def _check_labels(self) -> None:
-        """Refuse bytes of images that are taken for labels: each number up to the highest would get a name."""
+        """Refuse labels that are no class numbers, such as bytes of images.
+
+        Each number up to the highest would get a name.
+        """
         labels = self.labels
-        high = min(len(self.manifest["classes"]), MAX_LABEL) if self.manifest.get("classes") else MAX_LABEL
+        high = MAX_LABEL
+        if self.manifest.get("classes"):
+            high = min(len(self.manifest["classes"]), MAX_LABEL)
         wrong = np.flatnonzero((labels < 0) | (labels >= high))
         if len(wrong):
             at = int(wrong[0])
-            self._refuse(f"{self.name(at)}: label {labels[at]} is not of 0 to {high - 1} ({len(wrong):,} such labels)")
+            self._refuse(
+                f"{self.name(at)}: label {labels[at]} is not of 0 to {high - 1} ({len(wrong):,} "
+                "such labels)"
+            )
 
     def _check_counts(self) -> None:
-        """Refuse a header whose counts are not those of the file: other bytes would be taken for images and labels."""
+        """Refuse a header whose counts are not those of the file.
+
+        Other bytes would be taken for images and labels.
+        """
         entries = self._allocation_table()[0]
         if entries != self._count:
-            self._refuse(f"its header counts {self._count:,} samples, its allocation table {entries:,}")
+            self._refuse(
+                f"its header counts {self._count:,} samples, its allocation table {entries:,}"
+            )
         first = int(self.images["data_ptr"].min(initial=self.size))
         if first < self.header_bytes:
             self._refuse(f"image data begin at byte {first:,}, before its header and metadata end")
@@ -183,14 +218,19 @@ class Beton:
 
     def _check_fits(self, dtype: np.dtype, count: int, offset: int, what: str) -> None:
         if count * dtype.itemsize + offset > self.size:
-            self._refuse(f"its {what} does not fit into its {self.size:,} bytes: it is cut off, or no .beton")
+            self._refuse(
+                f"its {what} does not fit into its {self.size:,} bytes: it is cut off, or no .beton"
+            )
 
     def _column(self, field: int) -> np.ndarray:
-        """One field of all samples."""
+        """Return one field of all samples."""
         return self._part(self._row, self._count, self._start, f"f{field}", "metadata")
 
     def _part(self, dtype: np.dtype, count: int, offset: int, field: str, what: str) -> np.ndarray:
-        """One field of a table, read piece by piece: large memory, once freed, is not always given back."""
+        """Return one field of a table, read piece by piece.
+
+        The system does not always get back large memory that is freed.
+        """
         self._check_fits(dtype, count, offset, what)
         out = np.empty(count, dtype[field])
         for i in range(0, count, PIECE):
@@ -199,7 +239,7 @@ class Beton:
         return out
 
     def _allocation_table(self) -> tuple[int, int]:
-        """(entries, offset)."""
+        """Return (number of entries, offset in bytes)."""
         table = int(self.header["alloc_table_ptr"])
         if table > self.size or (self.size - table) % ALLOCATION.itemsize:
             self._refuse("its allocation table lies outside the file")
@@ -207,33 +247,43 @@ class Beton:
 
     def _row_type(self) -> np.dtype:
         types = self.fields["type_id"].tolist()
-        self.names = [bytes(f["name"]).split(b"\0")[0].decode("ascii", "replace") for f in self.fields]
-        if unknown := [name for name, t in zip(self.names, types, strict=True) if t not in FIELD_TYPES]:
-            self._refuse(
-                f"its field {printable(unknown[0])} is of a kind that is not read here (images, integers, floats are)"
-            )
+        self.names = [
+            bytes(f["name"]).split(b"\0")[0].decode("ascii", "replace") for f in self.fields
+        ]
+        shown = ", ".join(map(printable, self.names))
+        for name, kind in zip(self.names, types, strict=True):
+            if kind not in FIELD_TYPES:
+                self._refuse(
+                    f"its field {printable(name)} is of a kind that is not read here (images, "
+                    "integers, floats are)"
+                )
         if types.count(IMAGE_TYPE) != 1 or INT_TYPE not in types:
-            self._refuse(
-                f"it must hold one image and a label per sample, and has fields {', '.join(map(printable, self.names))}"
-            )
+            self._refuse(f"it must hold one image and a label per sample, and has fields {shown}")
         for name, kind in zip(self.names, types, strict=True):
             if name in ("label", "id") and kind != INT_TYPE:
                 self._refuse(f"its field {name} holds no integers")
         if len(set(self.names)) < len(self.names):
-            self._refuse(f"two of its fields have one name: {', '.join(map(printable, self.names))}")
+            self._refuse(f"two of its fields have one name: {shown}")
         self._label = "label" if "label" in self.names else self.names[types.index(INT_TYPE)]
         return np.dtype([("", FIELD_TYPES[t]) for t in types], align=True)
 
     def _sample_sizes(self) -> np.ndarray:
-        """See `sizes`. Our table is in order of position; FFCV's workers write theirs in any."""
+        """Return the bytes of each sample, uint32 [n].
+
+        Our writer's table is in order of position, FFCV's in any order.
+        """
         pointers = self.images["data_ptr"]
-        of, sizes = (self._part(ALLOCATION, *self._allocation_table(), f, "allocation table") for f in ("ptr", "size"))
+        table = self._allocation_table()
+        of = self._part(ALLOCATION, *table, "ptr", "allocation table")
+        sizes = self._part(ALLOCATION, *table, "size", "allocation table")
         sizes = sizes.clip(max=2**32 - 1).astype(np.uint32)  # more are refused by the decoder
         if np.array_equal(of, pointers):
             return sizes
+        if not len(of):
+            return np.zeros(len(self), np.uint32)
         order = np.argsort(of)
         at = np.searchsorted(of[order], pointers).clip(max=len(of) - 1)
-        return np.where(of[order[at]] == pointers, sizes[order[at]], 0) if len(of) else np.zeros(len(self), np.uint32)
+        return np.where(of[order[at]] == pointers, sizes[order[at]], 0)
 
     def _read_manifest(self, n: int) -> dict[str, Any]:
         path = manifest_path(self.path)
@@ -246,19 +296,25 @@ class Beton:
             crcs = np.frombuffer(base64.b64decode(manifest.get("crc32") or ""), "<u4")
         except (OSError, ValueError, RecursionError) as e:
             raise UserError(
-                f"manifest {path} cannot be read ({one_line(e)}); remove it to go without its checks"
+                f"manifest {path} cannot be read ({one_line(e)}); remove it to go without its "
+                "checks"
             ) from e
         if manifest["count"] != n or len(crcs) not in (0, n):
-            raise UserError(f"manifest {path} is of another file: it counts {manifest['count']} samples, not {n}")
+            raise UserError(
+                f"manifest {path} is of another file: it counts {manifest['count']} samples, not "
+                f"{n}"
+            )
         manifest["crc32"] = crcs if len(crcs) else None
         return manifest
 
     def _refuse(self, why: str) -> None:
-        raise UserError(f"{self.path} cannot be read: {why}; `resnet-cli data write` makes it anew")
+        raise UserError(
+            f"{self.path} cannot be read: {why}; `resnet-cli data write` makes it again"
+        )
 
 
 def _check_manifest(manifest: Any) -> None:
-    """Refuse with ValueError what no writer of ours wrote."""
+    """Raise ValueError for a manifest that our writer did not make."""
     if not isinstance(manifest, dict):
         raise ValueError("it is no mapping")
     for name, kind in MANIFEST.items():
@@ -278,10 +334,12 @@ def _open_again(path: Path, status: tuple[int, int]) -> "Beton":
     """Open a file in another process; see `Beton.check_unchanged`."""
     beton = Beton(path)
     if beton._identity() != status:
-        raise UserError(f"{path} was changed while in use; start again with a file that stays as it is")
+        raise UserError(
+            f"{path} was changed while in use; start again with a file that stays as it is"
+        )
     return beton
 
 
 def manifest_path(path: Path) -> Path:
-    """Where the manifest of a file is."""
+    """Return the path of a file's manifest."""
     return path.with_name(path.name + ".json")

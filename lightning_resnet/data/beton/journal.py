@@ -1,7 +1,8 @@
-"""The unfinished .beton: F.beton.tmp with the samples, F.beton.journal with one record for each that is in it.
+"""The unfinished .beton: F.beton.tmp has the samples, F.beton.journal a record of each sample.
 
-A sample is written before its record: what the journal names is there, unless the machine itself went down, which the
-CRCs tell. Layout: header, fields, metadata rows, samples from the next page on, allocation table from the page after.
+A sample is written before its record: what the journal names is there, unless the machine itself
+crashed, which the CRCs tell. Layout: header, fields, metadata rows, samples from the next page on,
+allocation table from the page after.
 """
 
 import fcntl
@@ -12,7 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from lightning_resnet.data.beton.encode import MAX_SAMPLE, Sample
-from lightning_resnet.data.beton.format import ALLOCATION, FIELD, FIELD_TYPES, HEADER, IMAGE_TYPE, INT_TYPE, VERSION
+from lightning_resnet.data.beton.format import (
+    ALLOCATION,
+    FIELD,
+    FIELD_TYPES,
+    HEADER,
+    IMAGE_TYPE,
+    INT_TYPE,
+    VERSION,
+)
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import open_own
 
@@ -26,27 +35,30 @@ RECORD = np.dtype(
         ("crc", "<u4"),
         *((name, "<u8") for name in ("ptr", "size", "mark")),
         *((name, "<i8") for name in ("label", "id")),
-        ("check", "<u4"),  # CRC-32 of what stands before it: a record that was damaged ends what is taken over
+        # CRC-32 of the record's other fields; a damaged record ends what is taken over.
+        ("check", "<u4"),
     ]
 )
 MAGIC = b"beton journal 2\n"
 
 
 class Unfinished:
-    """A file being written, new or continued.
+    """A .beton file being written, new or continued.
 
     Args:
-        out: the name it shall have.
-        request: digest of all that decides its bytes; what another request left behind is written over.
-        marks: of the content of each image, in order [n]; what was written of another content is written again.
+        out: final path of the file.
+        request: digest of everything that determines the file's bytes; the remains of another
+            request are written over.
+        marks: mark of the content of each image, in order [n]; a sample of another content is
+            written again.
 
     Attributes:
-        records: of the samples, in order [n].
-        done: how many of them are dealt with.
-        page_size: bytes.
+        records: records of the samples, in order [n].
+        done: number of samples that are written or skipped.
+        page_size: size of a page in bytes.
 
     Raises:
-        UserError: another process is writing it.
+        UserError: another process is writing the file.
     """
 
     def __init__(self, out: Path, request: bytes, marks: np.ndarray) -> None:
@@ -58,50 +70,75 @@ class Unfinished:
             fcntl.flock(self._notes, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             os.close(self._notes)
-            raise UserError(f"another process is writing {out}: wait for it, or choose another --out") from e
+            raise UserError(
+                f"another process is writing {out}: wait for it, or choose another --out"
+            ) from e
         except OSError:  # a file system without locks
             pass
         self._data = open_own(self.temp, 0o666)
-        self.page_size, self._end = (
-            PAGE,
-            _align(HEADER.itemsize + len(FIELDS) * FIELD.itemsize + n * ROW.itemsize, PAGE),
-        )
-        self.records, self.done, self._marks = np.zeros(n, RECORD), 0, marks
+        self.page_size = PAGE
+        self._end = _align(HEADER.itemsize + len(FIELDS) * FIELD.itemsize + n * ROW.itemsize, PAGE)
+        self.records = np.zeros(n, RECORD)
+        self.done = 0
+        self._marks = marks
         self._resume()
 
     def append(self, samples: list[tuple[Sample | None, int, int]]) -> None:
-        """Write (sample, label, id) of some; None stands for one that is skipped."""
+        """Write samples as (sample, label, id); None stands for a skipped one."""
         records = self.records[self.done : self.done + len(samples)]
         records["mark"] = self._marks[self.done : self.done + len(samples)]
         for record, (sample, label, id) in zip(records, samples, strict=True):
-            record["label"], record["id"] = label, id
+            record["label"] = label
+            record["id"] = id
             if sample is not None:
                 at = self._place(len(sample.data))
                 _write(self._data, sample.data, at)
-                record["kept"], record["mode"], record["ptr"], record["size"] = 1, sample.mode, at, len(sample.data)
-                record["width"], record["height"], record["crc"] = sample.width, sample.height, sample.crc
+                record["kept"] = 1
+                record["mode"] = sample.mode
+                record["ptr"] = at
+                record["size"] = len(sample.data)
+                record["width"] = sample.width
+                record["height"] = sample.height
+                record["crc"] = sample.crc
         records["check"] = [_checksum(record) for record in records]
         _write(self._notes, records.tobytes(), len(self._head) + self.done * RECORD.itemsize)
         self.done += len(samples)
 
     def finish(self) -> np.ndarray:
-        """Header, metadata and table: the temporary file is a .beton now. Returns the records of its samples."""
+        """Write header, metadata and table, which make the temporary file a .beton.
+
+        Returns:
+            The records of the samples in the file.
+        """
         kept = self.records[self.records["kept"] == 1]
         table_at = _align(self._end, self.page_size)
-        header, rows, table = np.zeros(1, HEADER), np.zeros(len(kept), ROW), np.zeros(len(kept), ALLOCATION)
-        header["version"], header["num_fields"], header["num_samples"] = VERSION, len(FIELDS), len(kept)
-        header["page_size"], header["alloc_table_ptr"] = self.page_size, table_at
-        for name, source in (("mode", "mode"), ("width", "width"), ("height", "height"), ("data_ptr", "ptr")):
+        header = np.zeros(1, HEADER)
+        rows = np.zeros(len(kept), ROW)
+        table = np.zeros(len(kept), ALLOCATION)
+        header["version"] = VERSION
+        header["num_fields"] = len(FIELDS)
+        header["num_samples"] = len(kept)
+        header["page_size"] = self.page_size
+        header["alloc_table_ptr"] = table_at
+        for name, source in (
+            ("mode", "mode"),
+            ("width", "width"),
+            ("height", "height"),
+            ("data_ptr", "ptr"),
+        ):
             rows["f0"][name] = kept[source]
-        rows["f1"], rows["f2"] = kept["label"], kept["id"]
-        table["sample_id"], table["ptr"], table["size"] = np.arange(len(kept)), kept["ptr"], kept["size"]
+        rows["f1"] = kept["label"]
+        rows["f2"] = kept["id"]
+        table["sample_id"] = np.arange(len(kept))
+        table["ptr"] = kept["ptr"]
+        table["size"] = kept["size"]
         _write(self._data, header.tobytes() + _field_table().tobytes() + rows.tobytes(), 0)
         _write(self._data, table.tobytes(), table_at)
         os.fsync(self._data)
         return kept
 
     def close(self, remove: bool = False) -> None:
-        """Let go of it."""
+        """Close the files; `remove` deletes them."""
         if remove:
             self.temp.unlink(missing_ok=True)
             self.journal.unlink(missing_ok=True)
@@ -109,7 +146,11 @@ class Unfinished:
         os.close(self._notes)
 
     def _place(self, size: int) -> int:
-        """Where the next sample goes. Pages may grow to hold it: what crosses none, crosses none twice as large."""
+        """Return the offset of the next sample, in bytes.
+
+        Pages double until the sample fits: a sample that crosses no page crosses none of the
+        doubled pages.
+        """
         while self.page_size < size:
             self.page_size *= 2
         if self._end % self.page_size + size > self.page_size:
@@ -118,7 +159,10 @@ class Unfinished:
         return self._end - size
 
     def _resume(self) -> None:
-        """Take over what an earlier attempt wrote, up to the first sample that is not there as its record says."""
+        """Take over what an earlier attempt wrote.
+
+        The first sample that differs from its record ends what is taken over.
+        """
         found = os.pread(self._notes, len(self._head) + self.records.nbytes, 0)
         notes = found[len(self._head) :]
         if found[: len(self._head)] != self._head:
@@ -140,7 +184,8 @@ class Unfinished:
             tell(f"{self.temp}: {self.done:,} of {len(self.records):,} are there, continuing")
 
     def _is_there(self, record: np.void) -> bool:
-        size, before = int(record["size"]), (self.page_size, self._end)
+        size = int(record["size"])
+        before = (self.page_size, self._end)
         if size <= MAX_SAMPLE and self._place(size) == record["ptr"]:
             if zlib.crc32(os.pread(self._data, size, int(record["ptr"]))) == record["crc"]:
                 return True
@@ -155,7 +200,8 @@ def _checksum(record: np.void) -> int:
 def _field_table() -> np.ndarray:
     fields = np.zeros(len(FIELDS), FIELD)
     for field, (name, kind) in zip(fields, FIELDS, strict=True):
-        field["type_id"], field["name"][: len(name)] = kind, list(name.encode())
+        field["type_id"] = kind
+        field["name"][: len(name)] = list(name.encode())
     return fields
 
 
@@ -165,6 +211,7 @@ def _align(at: int, size: int) -> int:
 
 def _write(fd: int, data: bytes, at: int) -> None:
     view = memoryview(data)
-    while view:  # a disk that fills up takes a part first
+    while view:  # a disk that fills up first takes a part
         done = os.pwrite(fd, view, at)
-        view, at = view[done:], at + done
+        view = view[done:]
+        at = at + done

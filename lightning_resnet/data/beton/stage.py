@@ -18,29 +18,35 @@ BLOCK = 1 << 24  # bytes copied at once
 
 
 def staged(path: Path, folder: str) -> Path:
-    """A copy of a .beton in a folder of this machine, made once: by one process, while the others wait.
+    """Copy a .beton to a folder of this machine, once, and return the copy's path.
 
-    It lies in a folder that only this user can write to. A copy is made under another name, checked (its size, and the
-    hash in the manifest), and renamed; one that has its original's size, time and manifest is used again.
+    One process copies while the others wait. The copy lies in a folder that only this user can
+    write to. It is made under another name, checked (its size, and the hash in the manifest), and
+    renamed; a copy with the original's size, time and manifest is used again.
 
     Raises:
         UserError: no such folder, no space, or the copy is not what the manifest says.
     """
     where = Path(os.path.expandvars(folder))
     if not where.is_dir():
-        raise UserError(f"--data.stage {where} is no folder on {socket.gethostname()}: make it, or leave the flag out")
+        raise UserError(
+            f"--data.stage {where} is no folder on {socket.gethostname()}: make it, or leave the "
+            "flag out"
+        )
     try:
         copy = private_folder(where, f"{OWN}-{os.geteuid()}") / copy_name(path)
         with locked(copy.with_suffix(".lock"), copy.with_suffix(".half"), "leave --data.stage out"):
             if not _is_copy(copy, path):
                 _copy(path, copy)
     except OSError as e:
-        raise UserError(f"cannot copy {path} to {where}: {e.strerror}; give another --data.stage, or none") from e
+        raise UserError(
+            f"cannot copy {path} to {where}: {e.strerror}; give another --data.stage, or none"
+        ) from e
     return copy
 
 
 def copy_name(path: Path) -> str:
-    """What the copy of a file is called."""
+    """Return the file name of a file's copy."""
     digest = hashlib.blake2b(os.fsencode(path.absolute()), digest_size=4).hexdigest()
     return f"{path.stem[:60]}-{digest}.beton"
 
@@ -55,7 +61,7 @@ def _mark(path: Path) -> tuple[int, int]:
 
 
 def _manifest(path: Path) -> bytes | None:
-    """Its content; None where there is none."""
+    """Return the content of a file's manifest; None if there is none."""
     manifest = manifest_path(path)
     if not manifest.exists():
         return None
@@ -67,21 +73,30 @@ def _copy(path: Path, copy: Path) -> None:
     half = copy.with_suffix(".half")
     for old in (copy, manifest_path(copy), half):
         old.unlink(missing_ok=True)  # before the space is measured
-    free, size = shutil.disk_usage(copy.parent).free, path.stat().st_size
+    free = shutil.disk_usage(copy.parent).free
+    size = path.stat().st_size
     if free < size:
-        raise UserError(f"--data.stage {copy.parent} has {free / 1e9:.2f} GB left, {path} takes {size / 1e9:.2f} GB")
+        raise UserError(
+            f"--data.stage {copy.parent} has {free / 1e9:.2f} GB left, {path} takes "
+            f"{size / 1e9:.2f} GB"
+        )
     noted = Beton(path).manifest.get("file_hash")
     with replacing(copy, unfinished=half) as target:
         found = _copy_bytes(path, target)
         if half.stat().st_size != size or noted not in (None, found):
-            raise UserError(f"the copy of {path} is not what was written: `resnet-cli data verify {path}` tells more")
-        if (manifest := _manifest(path)) is not None:
+            raise UserError(
+                f"the copy of {path} is not what was written: `resnet-cli data verify {path}` "
+                "tells more"
+            )
+        manifest = _manifest(path)
+        if manifest is not None:
             write_whole(manifest_path(copy), manifest)
 
 
 def _copy_bytes(path: Path, target: BinaryIO) -> str:
-    """Copy, with the time of change; returns the hash of what was read."""
-    digest, status = hashlib.blake2b(digest_size=32), path.stat()
+    """Copy a file with its time of change, and return the hash of what was read."""
+    digest = hashlib.blake2b(digest_size=32)
+    status = path.stat()
     with path.open("rb") as source, closing(Meter(status.st_size, "B")) as meter:
         while block := source.read(BLOCK):
             digest.update(block)

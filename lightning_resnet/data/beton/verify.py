@@ -1,4 +1,4 @@
-"""What is in a .beton, and whether it is whole.
+"""Tell what is in a .beton, and whether the file is undamaged.
 
 resnet-cli data info F.beton; resnet-cli data verify F.beton
 """
@@ -23,38 +23,41 @@ BLOCK = 1 << 20  # bytes hashed at once
 
 
 def info(path: str | Path) -> str:
-    """A few lines for people."""
+    """Describe a file in a few lines."""
     beton = Beton(path)
-    images, m = beton.images, beton.manifest
+    images = beton.images
+    m = beton.manifest
     jpegs = np.count_nonzero(images["mode"] == JPEG)
     counts = np.bincount(beton.labels.clip(0)) if len(beton) else np.zeros(1, int)
-    skipped = len(m.get("skipped") or [])
-    made = (
-        f"{printable(m.get('source'))} {printable(m.get('split'))}, {skipped} skipped"
-        if m
-        else "no manifest: unchecked"
-    )
-    shown = ", ".join(map(printable, beton.classes[:5])) + (", ..." if len(beton.classes) > 5 else "")
+    made = "no manifest: unchecked"
+    if m:
+        skipped = len(m.get("skipped") or [])
+        made = f"{printable(m.get('source'))} {printable(m.get('split'))}, {skipped} skipped"
+    shown = ", ".join(map(printable, beton.classes[:5]))
+    if len(beton.classes) > 5:
+        shown += ", ..."
     lines = [
         f"{path}: {len(beton):,} samples, {len(beton.classes)} classes, {beton.size / 1e6:,.1f} MB",
         f"  made from   {made}",
         f"  classes     {shown}; {counts.min():,} to {counts.max():,} samples each",
-        f"  pictures    {jpegs:,} JPEG, {len(beton) - jpegs:,} raw; {_range(beton)}",
+        f"  images      {jpegs:,} JPEG, {len(beton) - jpegs:,} raw; {_range(beton)}",
         f"  fields      {', '.join(map(printable, beton.names))}",
         f"  pages       {beton.page_size / 2**20:g} MiB",
     ]
     if m:
-        resize = [f"{k.replace('_', ' ')} {m[k]} px" for k in ("short_side", "max_side") if m.get(k)]
+        resize = [
+            f"{k.replace('_', ' ')} {m[k]} px" for k in ("short_side", "max_side") if m.get(k)
+        ]
         sides = " and ".join(resize) or "nothing: as in the source"
         lines.append(f"  resized to  {sides}; quality {printable(m.get('quality'))}")
     return "\n".join(lines)
 
 
 def verify(path: str | Path) -> list[str]:
-    """Everything that is wrong with a file, each in one line; empty if it is whole.
+    """List everything that is wrong with a file, in a line each; empty if the file is undamaged.
 
-    With a manifest every byte is covered. Without, a damaged raw picture cannot be told, and of a JPEG only what its
-    decoder notices.
+    With a manifest every byte is covered. Without one, damage to a raw image cannot be found, and
+    damage to a JPEG only if the decoder notices it.
 
     Raises:
         UserError: there is no such file.
@@ -69,8 +72,9 @@ def verify(path: str | Path) -> list[str]:
 
 
 def header_hash(beton: Beton) -> str:
-    """Of all that is not samples: before the first of them, and the allocation table."""
-    digest, table = hashlib.blake2b(digest_size=32), int(beton.header["alloc_table_ptr"])
+    """Hash everything that is no sample: what stands before them, and the allocation table."""
+    digest = hashlib.blake2b(digest_size=32)
+    table = int(beton.header["alloc_table_ptr"])
     first = min(int(beton.images["data_ptr"].min(initial=2**64 - 1)), table)
     for block in chain(_blocks(beton.fd, 0, first), _blocks(beton.fd, table, beton.size)):
         digest.update(block)
@@ -78,7 +82,7 @@ def header_hash(beton: Beton) -> str:
 
 
 def file_hash(beton: Beton, progress: bool = True) -> str:
-    """Of every byte."""
+    """Hash every byte of the file."""
     digest = hashlib.blake2b(digest_size=32)
     with closing(Meter(beton.size, "B", show=progress)) as meter:
         for block in _blocks(beton.fd, 0, beton.size):
@@ -96,25 +100,35 @@ def _blocks(fd: int, start: int, end: int) -> Iterator[bytes]:
 def _range(beton: Beton) -> str:
     if not len(beton):
         return "none"
-    h, w, sizes = beton.images["height"], beton.images["width"], beton.sizes(np.arange(len(beton)))
+    h = beton.images["height"]
+    w = beton.images["width"]
+    mean = beton.sizes(np.arange(len(beton))).mean()
     return (
-        f"{w.min()}x{h.min()} to {w.max()}x{h.max()} pixels (width x height), {sizes.mean() / 1e3:,.1f} kB on average"
+        f"{w.min()}x{h.min()} to {w.max()}x{h.max()} pixels (width x height), {mean / 1e3:,.1f} kB "
+        "on average"
     )
 
 
 def _layout(beton: Beton) -> Iterator[str]:
-    """Header, metadata and table against one another."""
-    page, n, table = beton.page_size, len(beton), int(beton.header["alloc_table_ptr"])
+    """Compare header, metadata and table with one another."""
+    page = beton.page_size
+    n = len(beton)
+    table = int(beton.header["alloc_table_ptr"])
     if page < 1 or page & (page - 1):
         yield f"header: page size {page} is no power of two"
         page = 1 << 63
     if not n:
         yield "header: there are no samples"
-    start, allocations = beton.header_bytes, beton.allocations
+    start = beton.header_bytes
+    allocations = beton.allocations
     ptr, size = (allocations[k].astype(np.uint64) for k in ("ptr", "size"))
     inside = (ptr >= start) & (ptr <= table) & (size <= np.maximum(np.uint64(table), ptr) - ptr)
     yield from _rows("lies outside the data", beton, np.flatnonzero(~inside))
-    crossing = inside & (size > 0) & (ptr // np.uint64(page) != (ptr + size - np.uint64(1)) // np.uint64(page))
+    crossing = (
+        inside
+        & (size > 0)
+        & (ptr // np.uint64(page) != (ptr + size - np.uint64(1)) // np.uint64(page))
+    )
     yield from _rows("crosses a page", beton, np.flatnonzero(crossing))
     order = np.argsort(ptr, kind="stable")
     overlap = ptr[order][1:] - ptr[order][:-1] < size[order][:-1]
@@ -129,7 +143,8 @@ def _rows(what: str, beton: Beton, entries: np.ndarray) -> Iterator[str]:
 
 
 def _metadata(beton: Beton) -> Iterator[str]:
-    ids, modes = beton.ids, beton.images["mode"]
+    ids = beton.ids
+    modes = beton.images["mode"]
     for i in np.flatnonzero((modes != JPEG) & (modes != RAW)):
         yield f"{beton.name(i)}: image mode {modes[i]} is neither JPEG (0) nor raw (1)"
     _, first = np.unique(ids, return_index=True)
@@ -138,9 +153,9 @@ def _metadata(beton: Beton) -> Iterator[str]:
 
 
 def _samples(beton: Beton) -> Iterator[str]:
-    """Read all of each: range, CRC, and the whole picture through the decoder."""
+    """Read every sample: range, CRC, and the entire image through the decoder."""
     starts = range(0, len(beton), BATCH)
-    for start in metered(starts, len(starts), f"batches of {BATCH:,} pictures"):
+    for start in metered(starts, len(starts), f"batches of {BATCH:,} images"):
         at = np.arange(start, min(start + BATCH, len(beton)))
         for i, status in zip(at, _check(beton, at), strict=True):
             if status:
@@ -148,9 +163,13 @@ def _samples(beton: Beton) -> Iterator[str]:
 
 
 def _check(beton: Beton, at: np.ndarray) -> np.ndarray:
-    """Each picture as a whole, made into one pixel: all of its data is decoded, and the memory stays small."""
+    """Decode images to one pixel each, and return their statuses.
+
+    All data of an image are decoded, in little memory.
+    """
     boxes = np.zeros((len(at), 4))
-    boxes[:, 2], boxes[:, 3] = beton.images["height"][at], beton.images["width"][at]
+    boxes[:, 2] = beton.images["height"][at]
+    boxes[:, 3] = beton.images["width"][at]
     items = make_items(beton, at, boxes, np.zeros(len(at), bool))
     return decode(beton, items, np.empty((len(at), 1, 1, 3), np.uint8), cores())
 

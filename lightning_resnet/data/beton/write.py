@@ -2,8 +2,8 @@
 
 resnet-cli data write cifar10 --out cifar10_train.beton
 
-Worker processes encode; this one writes, in order, so that the file does not depend on their number. A write that was
-killed continues where it was when it is started again.
+Worker processes encode; this one writes, in order, so that the file does not depend on their
+number. A write that was killed continues where it was when it is started again.
 """
 
 import base64
@@ -25,7 +25,7 @@ from lightning_resnet.data.beton.format import Beton, manifest_path
 from lightning_resnet.data.beton.journal import Unfinished
 from lightning_resnet.data.beton.verify import file_hash, header_hash
 from lightning_resnet.data.hashing import uniform
-from lightning_resnet.data.images import SPLIT_SEED, Images
+from lightning_resnet.data.images import SPLIT_SEED, BetonImages, FileImages, Images
 from lightning_resnet.data.order import permutation
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import check_replaceable, replacing
@@ -34,9 +34,13 @@ from lightning_resnet.progress import Meter
 from lightning_resnet.provenance import versions
 from lightning_resnet.reading import read_json
 
-FORMAT = 1  # of the manifest
-SHUFFLE, JPEG_SHARE = 2, 3  # what SPLIT_SEED is used for here
-CHUNK_BYTES, CHUNK_FILES = 1 << 21, 16  # that a worker takes at once
+FORMAT = 1  # version of the manifest
+# Purposes of SPLIT_SEED here.
+SHUFFLE = 2
+JPEG_SHARE = 3
+# What a worker takes at once.
+CHUNK_BYTES = 1 << 21
+CHUNK_FILES = 16
 Mode = Literal["auto", "jpeg", "raw"] | float
 
 
@@ -57,7 +61,7 @@ def write_beton(
     progress: bool = True,
     cure: str = "leave bad images out with --skip-bad",
 ) -> Path:
-    """Write the images; continue if the same was begun before, do nothing if it is there.
+    """Write the images; continue an unfinished file, do nothing if the file is there.
 
     Args:
         images: one split of a source.
@@ -65,27 +69,34 @@ def write_beton(
         classes: names in order of label.
         source: name, for the manifest.
         split: name, for the manifest.
-        quality: of JPEGs, 1 to 100. JPEG files that need no change are stored byte for byte.
-        mode: "jpeg", "raw", the share of the pictures that is JPEG (0 to 1), or "auto": files JPEG, images in memory
-            raw.
-        short_side: pixels; scales pictures down (bicubic, antialiased) until their shorter side has so many.
-        max_side: likewise, until the longer side has at most so many.
+        quality: quality of JPEGs, 1 to 100. JPEG files that need no change are stored byte for
+            byte.
+        mode: "jpeg", "raw", the share of the images that is JPEG (0 to 1), or "auto": files JPEG,
+            images in memory raw.
+        short_side: pixels; scales images down (bicubic, antialiased) until their shorter side has
+            so many.
+        max_side: pixels; scales images down until their longer side has at most so many.
         workers: processes that encode; None is one per core.
-        shuffle: store in random order, always the same; then reading page by page is random enough to train on.
-        skip_bad: leave out pictures that cannot be read and list them in the manifest, instead of stopping.
-        progress: show it.
-        cure: what the caller's user can do about a bad image, but mend or remove it.
+        shuffle: store in random order, always the same; then reading page by page is random enough
+            to train on.
+        skip_bad: leave out images that cannot be read and list them in the manifest, instead of
+            stopping.
+        progress: show the progress.
+        cure: what the user can do about a bad image, apart from repairing or removing it.
 
     Raises:
-        UserError: a picture or the disk; the message says which.
+        UserError: an image cannot be stored, or the disk is full; the message says which.
     """
-    out, options = Path(out), Options(quality, short_side, max_side)
+    out = Path(out)
+    options = Options(quality, short_side, max_side)
     check_replaceable(out)
     _check(images, classes, options, mode, workers)
     order = permutation(SPLIT_SEED, SHUFFLE, len(images)) if shuffle else np.arange(len(images))
     names = {"source": source, "split": split, "classes": classes, "mode": mode, **asdict(options)}
     request = _digest(images, order, names)
-    content = marks(images.paths)[order] if images.paths else np.zeros(len(images), np.uint64)
+    content = np.zeros(len(images), np.uint64)
+    if isinstance(images, FileImages):
+        content = marks(images.paths)[order]
     files = hashlib.blake2b(content.astype("<u8"), digest_size=16).hexdigest()
     noted = (read_json(manifest_path(out)) or {}) if out.exists() else {}
     if noted.get("request") == request:
@@ -96,14 +107,23 @@ def write_beton(
     with _unfinished(out, request, content) as unfinished:
         job = _Job(images, order, unfinished, options, mode, skip_bad, cure)
         skipped = job.run(workers or cores(), progress)
-        manifest = {"format": FORMAT, **names, "request": request, "files": files, "skipped": skipped}
+        manifest = {
+            "format": FORMAT,
+            **names,
+            "request": request,
+            "files": files,
+            "skipped": skipped,
+        }
         _finish(out, unfinished, manifest, progress)
     return out
 
 
 @contextmanager
 def _unfinished(out: Path, request: str, content: np.ndarray) -> Iterator[Unfinished]:
-    """What a killed write left, or a new one; it stays unless the write is done or the disk is full."""
+    """Open what a killed write left, or a new file.
+
+    The file stays unless the write is done or the disk is full.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Unfinished(out, bytes.fromhex(request), content)
@@ -115,13 +135,15 @@ def _unfinished(out: Path, request: str, content: np.ndarray) -> Iterator[Unfini
         done = True
     except OSError as e:
         done = e.errno in (errno.ENOSPC, errno.EDQUOT)  # no half file stays on a full disk
-        raise UserError(_disk_error(out, e, unfinished) if done else f"cannot write {out}: {e}") from e
+        raise UserError(
+            _disk_error(out, e, unfinished) if done else f"cannot write {out}: {e}"
+        ) from e
     finally:
         unfinished.close(remove=done)
 
 
 class _Job:
-    """Encode and append what is not in the unfinished file yet."""
+    """The work of encoding and appending what is not in the unfinished file yet."""
 
     def __init__(
         self,
@@ -133,20 +155,31 @@ class _Job:
         skip_bad: bool,
         cure: str,
     ) -> None:
-        self.images, self.order, self.unfinished, self.options = images, order, unfinished, options
+        self.images = images
+        self.order = order
+        self.unfinished = unfinished
+        self.options = options
         self.cure = cure
-        self.jpeg, self.skip_bad, self.skipped = _is_jpeg(images, mode), skip_bad, []
+        self.jpeg = _is_jpeg(images, mode)
+        self.skip_bad = skip_bad
+        self.skipped = []
 
     def run(self, workers: int, progress: bool) -> list[dict[str, Any]]:
-        """Returns what was skipped."""
+        """Encode and append the rest, and return what was skipped."""
         first = self.unfinished.done
-        for i in self.order[:first][self.unfinished.records["kept"][:first] == 0]:  # the journal does not say why
+        was_skipped = self.unfinished.records["kept"][:first] == 0
+        for i in self.order[:first][was_skipped]:  # the journal does not say why
             again = encode(self._task(i), self.options)
-            self._skip(i, again.why if isinstance(again, Bad) else "it was bad when the write began")
-        spans = [self.order[i : i + self._chunk()] for i in range(first, len(self.order), self._chunk())]
+            why = again.why if isinstance(again, Bad) else "it was bad when the write began"
+            self._skip(i, why)
+        chunk = self._chunk()
+        spans = [self.order[i : i + chunk] for i in range(first, len(self.order), chunk)]
         tasks = ([self._task(i) for i in span] for span in spans)
         meter = Meter(len(self.order), "images", first, progress)
-        with closing(encode_chunks(tasks, self.options, min(workers, len(spans)))) as encoded, closing(meter):
+        with (
+            closing(encode_chunks(tasks, self.options, min(workers, len(spans)))) as encoded,
+            closing(meter),
+        ):
             for span, samples in zip(spans, encoded, strict=True):
                 self._append(span, samples)
                 meter.update(len(span))
@@ -165,36 +198,43 @@ class _Job:
         self.unfinished.append(entries)
 
     def _complaint(self, i: int, bad: Bad) -> str:
-        cure = "mend it" if bad.fatal else f"mend it, or {self.cure}"
+        cure = "repair it" if bad.fatal else f"repair it, or {self.cure}"
         return (
-            f"cannot store image {self._name(i)} (sample {self.images.ids[i]}): {bad.why}; {cure}; the same command "
-            "continues from there"
+            f"cannot store image {self.images.name(i)} (sample {self.images.ids[i]}): {bad.why}; "
+            f"{cure}; the same command continues from there"
         )
 
     def _skip(self, i: int, why: str) -> None:
-        self.skipped.append({"id": int(self.images.ids[i]), "picture": self._name(i), "why": why})
-
-    def _name(self, i: int) -> str:
-        return self.images.paths[i] if self.images.paths else f"number {i}"
+        self.skipped.append(
+            {"id": int(self.images.ids[i]), "picture": self.images.name(i), "why": why}
+        )
 
     def _task(self, i: int) -> Task:
-        return Task(self.images.paths[i] if self.images.paths else self.images.pixels[i], bool(self.jpeg[i]))
+        return Task(self.images.original(i), bool(self.jpeg[i]))
 
     def _chunk(self) -> int:
-        """Pictures that a worker takes at once: many small ones, to spare messages."""
-        if self.images.paths:
+        """Return how many images a worker takes at once: many small ones, for fewer messages."""
+        if isinstance(self.images, FileImages):
             return CHUNK_FILES
         return max(1, CHUNK_BYTES // max(1, self.images.pixels[0].nbytes))
 
 
 def _finish(out: Path, unfinished: Unfinished, manifest: dict[str, Any], progress: bool) -> None:
-    """Give the file its name and its manifest; between the two it is a file without one: valid, but unchecked."""
+    """Give the file its name and its manifest.
+
+    Between the two steps the file has no manifest: it is valid, but unchecked.
+    """
     kept = unfinished.finish()
     if not len(kept):
-        raise UserError(f"no picture is left to write to {out}: all {len(manifest['skipped'])} are bad")
+        raise UserError(
+            f"no image is left to write to {out}: all {len(manifest['skipped'])} are bad"
+        )
     beton = Beton(unfinished.temp)
     manifest |= {"writer": versions().get("lightning_resnet", "unknown"), "count": len(kept)}
-    manifest |= {"page_size": unfinished.page_size, "crc32": base64.b64encode(kept["crc"].tobytes()).decode()}
+    manifest |= {
+        "page_size": unfinished.page_size,
+        "crc32": base64.b64encode(kept["crc"].tobytes()).decode(),
+    }
     manifest |= {"header_hash": header_hash(beton), "file_hash": file_hash(beton, progress)}
     path = manifest_path(out)
     with replacing(path) as file:
@@ -203,12 +243,17 @@ def _finish(out: Path, unfinished: Unfinished, manifest: dict[str, Any], progres
         os.replace(unfinished.temp, out)
 
 
-def _check(images: Images, classes: list[str], options: Options, mode: Mode, workers: int | None) -> None:
-    if images.pixels is None and images.paths is None:
-        raise UserError("these pictures are in a .beton already: write from where they came from")
+def _check(
+    images: Images, classes: list[str], options: Options, mode: Mode, workers: int | None
+) -> None:
+    if isinstance(images, BetonImages):
+        raise UserError("these images are in a .beton already: write from where they came from")
     found = np.unique(images.labels)
     if not len(found) or found[0] < 0 or found[-1] >= len(classes):
-        raise UserError(f"labels must be 0 to {len(classes) - 1} ({len(classes)} classes), found {found.tolist()[:9]}")
+        raise UserError(
+            f"labels must be 0 to {len(classes) - 1} ({len(classes)} classes), found "
+            f"{found.tolist()[:9]}"
+        )
     if not 1 <= options.quality <= 100:
         raise UserError(f"--quality must be 1 to 100, is {options.quality}")
     for name, side in (("--short-side", options.short_side), ("--max-side", options.max_side)):
@@ -216,22 +261,30 @@ def _check(images: Images, classes: list[str], options: Options, mode: Mode, wor
             raise UserError(f"{name} must be at least 1 pixel, is {side}")
     if workers is not None and workers < 1:
         raise UserError(f"--workers must be 1 or more, is {workers}")
-    if mode not in ("auto", "jpeg", "raw") and not (isinstance(mode, int | float) and 0 <= mode <= 1):
-        raise UserError(f"--mode must be auto, jpeg, raw or the share of JPEGs from 0 to 1, is {mode}")
+    if mode not in ("auto", "jpeg", "raw") and not (
+        isinstance(mode, int | float) and 0 <= mode <= 1
+    ):
+        raise UserError(
+            f"--mode must be auto, jpeg, raw or the share of JPEGs from 0 to 1, is {mode}"
+        )
 
 
 def _is_jpeg(images: Images, mode: Mode) -> np.ndarray:
     if isinstance(mode, int | float):
         return uniform(SPLIT_SEED, JPEG_SHARE, images.ids) < mode
-    return np.full(len(images), mode == "jpeg" or (mode == "auto" and images.paths is not None))
+    from_files = isinstance(images, FileImages)
+    return np.full(len(images), mode == "jpeg" or (mode == "auto" and from_files))
 
 
 def _digest(images: Images, order: np.ndarray, names: dict[str, Any]) -> str:
-    """Of all that decides the file's bytes; of picture files only the names, so that one mended does not start over."""
+    """Digest everything that determines the file's bytes.
+
+    Image files count by name only: replacing a damaged one does not restart the write.
+    """
     digest = hashlib.blake2b(json.dumps([FORMAT, names]).encode(), digest_size=32)
     for array in (order, images.ids, images.labels):
         digest.update(np.ascontiguousarray(array, "<i8"))
-    digest.update(os.fsencode("\0".join(images.paths)) if images.paths else np.ascontiguousarray(images.pixels))
+    digest.update(images.contents())
     return digest.hexdigest()
 
 
@@ -239,6 +292,7 @@ def _disk_error(out: Path, error: OSError, unfinished: Unfinished) -> str:
     sizes = unfinished.records["size"]
     gigabytes = float(sizes.sum()) / max(1, np.count_nonzero(sizes)) * len(sizes) / 1e9
     return (
-        f"no space for {out} ({error.strerror}): it takes about {gigabytes:.2g} GB; nothing was left of it; free some, "
-        "choose another --out, or make it smaller with --max-side or --quality"
+        f"no space for {out} ({error.strerror}): it takes about {gigabytes:.2g} GB; nothing was "
+        "left of it; free some, choose another --out, or make it smaller with --max-side or "
+        "--quality"
     )

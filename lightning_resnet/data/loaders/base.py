@@ -19,9 +19,10 @@ OnBad = Literal["raise", "count"]
 class Loader:
     """Batches `(uint8 images [B, 3, H, W], int64 labels [B])` of any epoch, from any batch on.
 
-    `batches(epoch, start)` depends on its arguments alone; one such generator runs at a time. To iterate over the
-    loader itself gives epoch 0, then epoch 1, and so on, unless `set_epoch` names another: what a PyTorch loop and
-    Lightning's own Trainer need. The Trainer keeps `state_dict` in its checkpoints.
+    `batches(epoch, start)` depends on its arguments alone; one such generator runs at a time. To
+    iterate over the loader itself gives epoch 0, then epoch 1, and so on, unless `set_epoch` names
+    another: what a PyTorch loop and Lightning's own Trainer need. The Trainer keeps `state_dict` in
+    its checkpoints.
 
     Args:
         images: a split.
@@ -30,8 +31,8 @@ class Loader:
         plan: epoch -> indices of each batch of this rank, see `order`.
         length: number of batches in an epoch.
         workers: number of threads or processes that read ahead.
-        on_bad: what to do about an image that cannot be read: raise, or count (yield a grey image with label -100,
-            which loss and metrics leave out).
+        on_bad: what to do about an image that cannot be read: raise, or count (yield a grey image
+            with label -100, which loss and metrics leave out).
     """
 
     def __init__(
@@ -52,7 +53,10 @@ class Loader:
         self.workers = workers
         self.on_bad = on_bad
         self._begin = (0, 0)  # epoch and first batch of the next `iter`
-        self._position = (0, 0)  # epoch of the `iter` begun last, and how many of its batches are done
+        self._position = (
+            0,
+            0,
+        )  # epoch of the `iter` begun last, and how many of its batches are done
 
     def __len__(self) -> int:
         return self.length
@@ -60,7 +64,8 @@ class Loader:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch `start` on, without reading those before.
 
-        Reading begins at the first `next`; to close the generator ends the threads that read for it.
+        Reading begins at the first `next`; to close the generator ends the threads that read for
+        it.
         """
         yield from self._read(epoch, islice(self.plan(epoch), start, None))
 
@@ -81,21 +86,24 @@ class Loader:
                 yield batch
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next `iter` give this epoch: from its beginning, unless `load_state_dict` named a batch of it."""
+        """Let the next `iter` give this epoch.
+
+        The epoch begins at its first batch, unless `load_state_dict` named another batch of it.
+        """
         if epoch != self._begin[0]:
             self._begin = (epoch, 0)
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
-        """The place where Lightning looks for `sampler.set_epoch`, which its Trainer calls before each epoch."""
+        """Place of `sampler.set_epoch`, which Lightning's Trainer calls before each epoch."""
         return SimpleNamespace(sampler=SimpleNamespace(set_epoch=self.set_epoch))
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch of the `iter` that was begun last, and how many of its batches were handed out."""
+        """Return the epoch of the `iter` begun last, and how many batches were handed out."""
         epoch, batch = self._position
         return {"epoch": epoch, "batch": batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next `iter` go on where `state_dict` was taken, unless `set_epoch` then names another epoch."""
+        """Let the next `iter` go on at a saved position, unless `set_epoch` names another epoch."""
         self._begin = (state["epoch"], state["batch"])
         self._position = self._begin

@@ -1,8 +1,8 @@
-"""The loader of .beton files: FFCV's format, the order and draws of the torch loader, a decoder of our own.
+"""The loader of .beton files: FFCV's format, the torch loader's order and draws, our own decoder.
 
-Nothing runs until the first batch is asked for, and however an epoch ends (exhausted, broken off, an exception on
-either side) its one thread ends with it. A batch on the CPU is the caller's own: its memory is used again only once
-the caller has let go of it.
+Nothing runs until the first batch is asked for. However an epoch ends (exhausted, broken off, an
+exception on either side), the loader's one thread ends with the epoch. A batch on the CPU belongs
+to the caller: its memory is used again only when the caller holds no reference to the batch.
 """
 
 import sys
@@ -17,18 +17,20 @@ from torch import Tensor
 
 from lightning_resnet.data.loaders.base import Batch, Loader
 from lightning_resnet.data.loaders.read_ahead import read_ahead
-from lightning_resnet.data.loaders.read_batch import read
+from lightning_resnet.data.loaders.read_batch import read_beton
 
-NAME = "FFCVLoader"  # of the threads
+THREAD_NAME = "FFCVLoader"
 AHEAD = 3  # batches decoded before they are asked for
 HANG_S = 300.0  # seconds without a batch after which storage is taken to hang
 
 
 class FFCVLoader(Loader):
-    """See `Loader`; the images are in a .beton, the workers are threads that decode.
+    """A loader of `BetonImages` whose workers are threads that decode.
 
     Args:
-        by_process: read pages ahead, see `ahead`.
+        *args: see `Loader`.
+        by_process: read pages ahead, see `read_ahead`.
+        **kwargs: see `Loader`.
     """
 
     def __init__(self, *args: Any, by_process: bool = False, **kwargs: Any) -> None:
@@ -39,7 +41,9 @@ class FFCVLoader(Loader):
     def _read(self, epoch: int, plan: Iterator[np.ndarray]) -> Iterator[Batch]:
         queue: Queue = Queue(AHEAD)
         stop = threading.Event()
-        thread = threading.Thread(target=self._produce, args=(epoch, plan, queue, stop), name=NAME, daemon=True)
+        thread = threading.Thread(
+            target=self._produce, args=(epoch, plan, queue, stop), name=THREAD_NAME, daemon=True
+        )
         thread.start()
         try:
             while (item := self._next(queue, thread)) is not None:
@@ -51,17 +55,19 @@ class FFCVLoader(Loader):
             thread.join(HANG_S)
 
     def _next(self, queue: Queue, thread: threading.Thread) -> Batch | BaseException | None:
-        """Wait for a batch, but not for ever."""
+        """Return the next batch, the thread's exception, or None at the end; wait up to HANG_S."""
         try:
             return queue.get(timeout=HANG_S)
         except Empty:
             raise RuntimeError(
-                f"no batch from {self.images.file.path} for {HANG_S:.0f} s (thread alive: {thread.is_alive()}): "
-                "the storage does not answer"
+                f"no batch from {self.images.file.path} for {HANG_S:.0f} s (thread alive: "
+                f"{thread.is_alive()}): the storage does not answer"
             ) from None
 
-    def _produce(self, epoch: int, plan: Iterator[np.ndarray], queue: Queue, stop: threading.Event) -> None:
-        """In the thread: batches, then None; or the exception that ended it."""
+    def _produce(
+        self, epoch: int, plan: Iterator[np.ndarray], queue: Queue, stop: threading.Event
+    ) -> None:
+        """Put batches into the queue, then None or the exception that ended this thread."""
         last: BaseException | None = None
         try:
             for at in read_ahead(self.images, plan) if self.by_process else plan:
@@ -72,13 +78,17 @@ class FFCVLoader(Loader):
         _put(queue, last, stop)
 
     def _make(self, epoch: int, at: np.ndarray) -> Batch:
-        augment, threads = self.augment(epoch), max(1, self.workers)
-        return read(self.images, augment, self.seed, epoch, at, threads, self.on_bad, self._buffer)
+        augment = self.augment(epoch)
+        threads = max(1, self.workers)
+        return read_beton(
+            self.images, augment, self.seed, epoch, at, self.on_bad, threads, self._buffer
+        )
 
-    def _buffer(self, *shape: int) -> Tensor:
-        """Memory for a batch: pinned for a GPU, else some that nobody refers to any more."""
-        if torch.cuda.is_available():  # torch keeps pinned memory until its copies are done, and then reuses it
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+    def _buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return memory for a batch: pinned for a GPU, else an unused buffer or a new one."""
+        if torch.cuda.is_available():
+            # torch keeps pinned memory until its copies are done, and then reuses it
+            return torch.empty(shape, dtype=dtype, pin_memory=True)
         self._buffers = [b for b in self._buffers if b.shape[1:] == shape[1:]]
         for i in range(len(self._buffers)):
             if len(self._buffers[i]) >= shape[0] and _is_unused(self._buffers, i):
@@ -88,14 +98,16 @@ class FFCVLoader(Loader):
 
 
 def _is_unused(buffers: list[np.ndarray], i: int) -> bool:
-    """Tell whether only the list refers to buffer i, so that no batch made of its memory is left."""
+    """Tell whether only the list refers to buffer i: no batch of this memory is left."""
     return sys.getrefcount(buffers[i]) == 2  # the list's reference and that of this call
 
 
 def _check_reference_counts() -> None:
-    """Hold what `_is_unused` relies on: a Python that counts otherwise would overwrite batches in use."""
+    """Check the counts that `_is_unused` relies on; with others, it would free batches in use."""
     buffers = [np.empty(1, np.uint8)]
-    assert _is_unused(buffers, 0), "this Python counts references otherwise than CPython 3.11 to 3.13"
+    assert _is_unused(buffers, 0), (
+        "this Python counts references otherwise than CPython 3.11 to 3.13"
+    )
     batch = torch.from_numpy(buffers[0][:1])
     assert not _is_unused(buffers, 0), "a tensor does not hold the array whose memory it shares"
     del batch
@@ -106,7 +118,7 @@ _check_reference_counts()
 
 
 def _put(queue: Queue, item: object, stop: threading.Event) -> bool:
-    """Hand over; False once nobody wants it."""
+    """Put an item into the queue; return False if the epoch was stopped instead."""
     while not stop.is_set():
         try:
             queue.put(item, timeout=0.1)

@@ -1,78 +1,215 @@
-"""Read one batch of a split that is kept in a .beton file."""
+"""Read one batch of a split, from whatever storage it is kept in: one function for each."""
 
 import math
 from collections.abc import Callable
+from functools import singledispatch
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from lightning_resnet.data import draws
 from lightning_resnet.data.augment.crops import Augment, draw, finish
 from lightning_resnet.data.beton import decode as kernel
-from lightning_resnet.data.images import Images
+from lightning_resnet.data.beton.encode import explain, open_rgb
+from lightning_resnet.data.images import ArrayImages, BetonImages, FileImages, Images
 from lightning_resnet.data.loaders.base import Batch, OnBad
 from lightning_resnet.errors import UserError
 from lightning_resnet.machine import memory
 
-LARGE_BATCH = 1 << 29  # bytes; below it memory is not asked for
+LARGE_BATCH = 1 << 29  # bytes; the memory is looked at only for larger batches
+IGNORED = -100  # label of an image that could not be read: cross entropy's ignore_index
+GREY = Image.new("RGB", (1, 1), (127, 127, 127))  # takes the place of an image that cannot be read
 
 
-IGNORED = -100  # label of a picture that could not be read: cross entropy's ignore_index
-
-
+@singledispatch
 def read(
-    images: Images,
+    images: Images, augment: Augment, seed: int, epoch: int, at: np.ndarray, on_bad: OnBad = "raise"
+) -> Batch:
+    """Read a batch of a split; each storage has a function of its own.
+
+    Args:
+        images: the split.
+        augment: what happens to the images.
+        seed: seed of the run.
+        epoch: 0-based.
+        at: indices into the split [B], see `order`.
+        on_bad: see `Loader`.
+
+    Returns:
+        Images, uint8 [B, 3, H, W] channels_last, and labels, int64 [B].
+
+    Raises:
+        UserError: an image cannot be read and `on_bad` is raise, or the images have no common size.
+    """
+    raise TypeError(f"no loader reads {type(images).__name__}")
+
+
+@read.register
+def read_array(
+    images: ArrayImages,
     augment: Augment,
     seed: int,
     epoch: int,
     at: np.ndarray,
-    threads: int = 1,
     on_bad: OnBad = "raise",
-    empty: Callable[..., Tensor] | None = None,
 ) -> Batch:
-    """One batch of a split in a .beton.
+    """Read images in memory: all at once at their own size, else one by one through Pillow."""
+    repeat, at = np.divmod(at, len(images))
+    ids = images.ids[at]
+    if augment.size is None and augment.crop in ("none", "pad"):
+        pixels = _gather(images.pixels[at], augment, seed, epoch, ids, repeat)
+    else:
+        shape = (*images.shape, 3)
+        opened = [Image.fromarray(np.broadcast_to(images.pixels[i], shape)) for i in at]
+        pixels = _cut(opened, augment, seed, epoch, ids, repeat)
+    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    finish(augment, batch, seed, epoch, ids, repeat)
+    return batch, torch.from_numpy(images.labels[at])
+
+
+@read.register
+def read_files(
+    images: FileImages,
+    augment: Augment,
+    seed: int,
+    epoch: int,
+    at: np.ndarray,
+    on_bad: OnBad = "raise",
+) -> Batch:
+    """Read image files one by one through Pillow, bilinear with antialiasing."""
+    repeat, at = np.divmod(at, len(images))
+    ids = images.ids[at]
+    opened = [_open(images, i, on_bad) for i in at]
+    usable = [GREY if image is None else image for image in opened]
+    pixels = _cut(usable, augment, seed, epoch, ids, repeat)
+    labels = torch.from_numpy(images.labels[at])
+    labels[torch.tensor([image is None for image in opened])] = IGNORED
+    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    finish(augment, batch, seed, epoch, ids, repeat)
+    return batch, labels
+
+
+@read.register
+def read_beton(
+    images: BetonImages,
+    augment: Augment,
+    seed: int,
+    epoch: int,
+    at: np.ndarray,
+    on_bad: OnBad = "raise",
+    threads: int = 1,
+    empty: Callable[..., Tensor] = torch.empty,
+) -> Batch:
+    """Read images of a .beton file by the C kernel.
 
     Args:
         images: the split.
-        augment: of the pictures.
-        seed: of the run.
+        augment: what happens to the images.
+        seed: seed of the run.
         epoch: 0-based.
-        at: visits of the split [B], see `order`.
-        threads: to decode on.
+        at: indices into the split [B], see `order`.
         on_bad: see `Loader`.
-        empty: gives a uint8 tensor of a shape; default: a new one.
+        threads: number of threads that decode.
+        empty: shape, dtype=torch.uint8 -> memory for the batch.
 
     Raises:
-        UserError: the file changed, or pictures cannot be read and `on_bad` is raise.
+        UserError: the file changed, or images cannot be read and `on_bad` is raise.
     """
     file = images.file
     file.check_unchanged()
     repeat, at = np.divmod(at, len(images))
+    ids = images.ids[at]
     positions = images.positions[at]
     stored = file.images[positions]
-    boxes, flips, size = draw(augment, seed, epoch, images.ids[at], stored["height"], stored["width"], repeat)
+    boxes, flips, size = draw(augment, seed, epoch, ids, stored["height"], stored["width"], repeat)
     shape = (len(at), size, size, 3)
     _check_memory(shape)
-    out = empty(*shape) if empty else torch.empty(shape, dtype=torch.uint8)
-    status = kernel.decode(file, kernel.make_items(file, positions, boxes, flips), out.numpy(), threads)
+    out = empty(shape, dtype=torch.uint8)
+    items = kernel.make_items(file, positions, boxes, flips)
+    status = kernel.decode(file, items, out.numpy(), threads)
     labels = torch.from_numpy(images.labels[at])
     if status.any():
         if on_bad == "raise":
             raise UserError(
-                f"{file.path}: {kernel.describe(file, positions, status)}; `resnet-cli data verify` lists all, "
-                "--data.on_bad count goes on without them"
+                f"{file.path}: {kernel.describe(file, positions, status)}; `resnet-cli data "
+                "verify` lists all, --data.on_bad count goes on without them"
             )
         labels[torch.from_numpy(status != 0)] = IGNORED
-    pictures = out.permute(0, 3, 1, 2)
-    finish(augment, pictures, seed, epoch, images.ids[at], repeat, threads)
-    return pictures, labels
+    batch = out.permute(0, 3, 1, 2)
+    finish(augment, batch, seed, epoch, ids, repeat, threads)
+    return batch, labels
 
 
 def _check_memory(shape: tuple[int, ...]) -> None:
-    """Refuse images so large as they are stored that a batch of them takes the memory; a damaged file may say so."""
+    """Refuse a batch of images so large that it takes the memory; a damaged file may claim such."""
     needed = math.prod(shape)
     if needed > LARGE_BATCH and needed > memory() // 4:
         raise UserError(
-            f"a batch of {shape[0]} images of {shape[1]}x{shape[2]} pixels takes {needed / 1e9:.1f} GB: set "
-            "--data.size to the pixels per side, or lower --data.batch_size"
+            f"a batch of {shape[0]} images of {shape[1]}x{shape[2]} pixels takes "
+            f"{needed / 1e9:.1f} GB: set --data.size to the pixels per side, or lower "
+            "--data.batch_size"
         )
+
+
+def _gather(
+    x: np.ndarray, a: Augment, seed: int, epoch: int, ids: np.ndarray, repeat: np.ndarray
+) -> np.ndarray:
+    """Pad, crop and flip a batch [B, H, W, C] by indexing, all images at once; C becomes 3."""
+    b, h, w, c = x.shape
+    rows = np.arange(h)[None]
+    cols = np.arange(w)[None]
+    if a.crop == "pad":
+        x = np.pad(x, ((0, 0), (a.pad, a.pad), (a.pad, a.pad), (0, 0)))
+        corners = draws.pad_crops(seed, epoch, ids, a.pad, repeat)
+        rows = rows + corners[:, :1]
+        cols = cols + corners[:, 1:]
+    if a.flip:
+        flips = draws.flips(seed, epoch, ids, repeat)
+        cols = np.where(flips[:, None], cols[:, ::-1], cols)
+    x = x[np.arange(b)[:, None, None], rows[:, :, None], cols[:, None, :]]
+    return np.broadcast_to(x, (b, h, w, 3)).copy() if c == 1 else x
+
+
+def _cut(
+    images: list[Image.Image],
+    augment: Augment,
+    seed: int,
+    epoch: int,
+    ids: np.ndarray,
+    repeat: np.ndarray,
+) -> np.ndarray:
+    """Crop, resize and flip images one by one; uint8 [B, S, S, 3]."""
+    heights = [image.height for image in images]
+    widths = [image.width for image in images]
+    boxes, flips, size = draw(augment, seed, epoch, ids, heights, widths, repeat)
+    if augment.crop == "pad":
+        raise UserError(
+            "crop `pad` is for images in memory or in a .beton: use --data.crop resized"
+        )
+    made = []
+    for image, box, flip in zip(images, boxes.astype(int).tolist(), flips, strict=True):
+        top, left, h, w = box
+        crop = image.crop((left, top, left + w, top + h))
+        x = np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR))
+        made.append(x[:, ::-1] if flip else x)
+    return np.stack(made)
+
+
+def _open(images: FileImages, i: int, on_bad: OnBad) -> Image.Image | None:
+    """Read an image file; None where it cannot be read and is only counted."""
+    path = images.paths[i]
+    try:
+        image = open_rgb(path, check=not images.checked[i])
+    except MemoryError as e:
+        raise UserError(f"no memory for image {path}: leave it out, or lower --data.workers") from e
+    except Exception as e:  # noqa: BLE001 -- decoders meet damage in many ways: struct.error, ...
+        if on_bad == "count":
+            return None
+        raise UserError(
+            f"cannot read image {path} (sample {images.ids[i]}): {explain(e)}; repair or remove "
+            "the file, or go on without such images: --data.on_bad count"
+        ) from e
+    images.checked[i] = True
+    return image

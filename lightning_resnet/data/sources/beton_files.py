@@ -1,4 +1,4 @@
-"""The source whose pictures are in .beton files."""
+"""The source whose images are in .beton files."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from lightning_resnet.data.beton.format import Beton
 from lightning_resnet.data.beton.verify import header_hash
-from lightning_resnet.data.images import Images
+from lightning_resnet.data.images import BetonImages, Images
 from lightning_resnet.data.sources.base import Source
 from lightning_resnet.errors import UserError, tell
 
@@ -15,16 +15,18 @@ class BetonFiles(Source):
     """Files that `resnet-cli data write`, or FFCV's own writer, made.
 
     Args:
-        train: of the training images.
-        val: of the validation images.
-        test: of the test images, where they are others.
+        train: file of the training images.
+        val: file of the validation images.
+        test: file of the test images, if these are others.
     """
 
     def __init__(self, train: str, val: str, test: str | None = None) -> None:
-        self.files = {"train": train, "val": val} | ({"test": test} if test else {})
+        self.files = {"train": train, "val": val}
+        if test:
+            self.files["test"] = test
 
     def splits(self) -> dict[str, Images]:
-        """Of each file."""
+        """Open the files: train, val, and test if there is one."""
         opened = {name: open_beton(path) for name, path in self.files.items()}
         named = {name: beton for name, beton in opened.items() if beton.manifest.get("classes")}
         first = max(named.values(), key=_number_of_classes) if named else None
@@ -41,19 +43,23 @@ def _number_of_classes(beton: Beton) -> int:
 
 
 def _renumber(labels: np.ndarray, beton: Beton, first: Beton) -> np.ndarray:
-    """Number the classes of a file as another file does that has more of them.
+    """Renumber labels of a file by the class names of a file that has more classes.
 
     Raises:
-        UserError: one of its classes is none of the other's.
+        UserError: the other file lacks one of the classes.
     """
     number = {name: i for i, name in enumerate(first.classes)}
     unknown = [name for name in beton.classes if name not in number]
     if unknown:
         raise UserError(
-            f"class {unknown[0]} of {beton.path} is none of {first.path}: both must be written from the same classes "
-            "(`resnet-cli data write` with the folder that holds train/ and val/ as --root, and --split)"
+            f"class {unknown[0]} of {beton.path} is none of {first.path}: both must be written "
+            "from the same classes (`resnet-cli data write` with the folder that holds train/ and "
+            "val/ as --root, and --split)"
         )
-    tell(f"{beton.path} has other classes than {first.path}, or in another order: its labels are numbered by name")
+    tell(
+        f"{beton.path} has other classes than {first.path}, or in another order: its labels are "
+        "numbered by name"
+    )
     return np.array([number[name] for name in beton.classes])[labels]
 
 
@@ -61,25 +67,28 @@ def open_beton(path: str | Path) -> Beton:
     """Open a file to train on.
 
     Raises:
-        UserError: it is no .beton, or labels, sizes or addresses are not those that the manifest vouches for.
+        UserError: the file is no .beton, or labels, sizes or addresses are not those that the
+            manifest has a hash of.
     """
     beton = Beton(path)
-    if (noted := beton.manifest.get("header_hash")) and header_hash(beton) != noted:
+    noted = beton.manifest.get("header_hash")
+    if noted and header_hash(beton) != noted:
         raise UserError(
-            f"{path}: header, metadata or table are not what was written: `resnet-cli data verify` tells more"
+            f"{path}: header, metadata or table are not what was written: `resnet-cli data verify` "
+            "tells more"
         )
     return beton
 
 
-def images_of(beton: Beton) -> Images:
-    """A file's samples in order of their ids."""
+def images_of(beton: Beton) -> BetonImages:
+    """Return a file's samples in order of their ids."""
     ids = beton.ids
     order = _order_of(ids)
-    return Images(ids[order], beton.labels[order], file=beton, positions=order)
+    return BetonImages(ids[order], beton.labels[order], beton, order)
 
 
 def _order_of(ids: np.ndarray) -> np.ndarray:
-    """Positions in order of id; of 0 to n - 1, the usual case, without a sort."""
+    """Return positions in order of id; ids 0 to n - 1, the usual case, need no sort."""
     n = len(ids)
     if n and ids.min() == 0 and ids.max() == n - 1:
         order = np.full(n, -1)

@@ -6,52 +6,73 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_resnet.data.images import Images
+from lightning_resnet.data.images import ArrayImages, Images
 from lightning_resnet.data.sources.base import Source, _with_holdout
 from lightning_resnet.errors import UserError, one_line
 
-DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
-
-
-MAX_IDX_BYTES = 1 << 27  # of a file of MNIST's format, unpacked: 47 million is usual
+# Folder of Debian's package dataset-fashion-mnist.
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
+MAX_IDX_BYTES = 1 << 27  # size of an unpacked file of MNIST's format; 47 million are usual
 
 
 class FashionMNIST(Source):
-    """60,000 + 10,000 grey pictures of clothes, 28x28 (Xiao et al. 2017); the 10,000 validate.
+    """60,000 training and 10,000 test images of clothes, 28x28, grey (Xiao et al. 2017).
+
+    The 10,000 validate.
 
     Args:
-        root: folder in which `resnet-cli data get fashion_mnist` put them; Debian's package is found as well.
-        holdout: training images to validate on instead; the 10,000 are then the test set.
+        root: folder in which `resnet-cli data get fashion_mnist` put the images; Debian's
+            package is found as well.
+        holdout: number of training images to validate on instead; the 10,000 are then the test set.
     """
 
-    classes = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
-    mean, std = (0.2860,) * 3, (0.3530,) * 3
+    classes = [
+        "T-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ]
+    mean = (0.2860,) * 3
+    std = (0.3530,) * 3
 
     def __init__(self, root: str = "data", holdout: int = 0) -> None:
-        self.root, self.holdout = root, holdout
+        self.root = root
+        self.holdout = holdout
 
     def splits(self) -> dict[str, Images]:
-        """Train and val, and test with `holdout`."""
+        """Read train and val, and test with `holdout`."""
         folders = [Path(self.root, "FashionMNIST", "raw"), DEBIAN_FASHION]
         found = [f for f in folders if any(f.glob("train-images-idx3-ubyte*"))]
         if not found:
             raise UserError(
-                f"Fashion-MNIST not found in {' nor '.join(map(str, folders))}: run `resnet-cli data get "
-                "fashion_mnist` or `apt-get install dataset-fashion-mnist`, or set --data.source.root"
+                f"Fashion-MNIST not found in {' nor '.join(map(str, folders))}: run `resnet-cli "
+                "data get fashion_mnist` or `apt-get install dataset-fashion-mnist`, or set "
+                "--data.source.root"
             )
-        return _with_holdout(_read_idx(found[0], "train"), _read_idx(found[0], "t10k"), self.holdout)
+        train = _read_idx(found[0], "train")
+        test = _read_idx(found[0], "t10k")
+        return _with_holdout(train, test, self.holdout)
 
 
 def _read_idx(folder: Path, split: str) -> Images:
-    """Read the format of MNIST: big-endian header of 4 bytes per dimension after the magic number, then bytes."""
+    """Read the format of MNIST.
+
+    A magic number, a big-endian header of 4 bytes per dimension, then the bytes.
+    """
     pixels = _idx_bytes(folder, f"{split}-images-idx3-ubyte", 16)
     labels = _idx_bytes(folder, f"{split}-labels-idx1-ubyte", 8).astype(np.int64)
     if len(pixels) != len(labels) * 28 * 28:
         raise UserError(
-            f"{folder} holds {len(pixels):,} bytes of {split} images for {len(labels):,} labels, of 28 x 28 each: "
-            "get the data set again"
+            f"{folder} holds {len(pixels):,} bytes of {split} images for {len(labels):,} labels, "
+            "of 28 x 28 each: get the data set again"
         )
-    return Images(np.arange(len(labels)), labels, pixels.reshape(-1, 28, 28, 1))
+    return ArrayImages(np.arange(len(labels)), labels, pixels.reshape(-1, 28, 28, 1))
 
 
 def _idx_bytes(folder: Path, name: str, header: int) -> np.ndarray:
@@ -62,5 +83,7 @@ def _idx_bytes(folder: Path, name: str, header: int) -> np.ndarray:
         if not header <= len(raw) <= MAX_IDX_BYTES:
             raise ValueError(f"it has less than {header} or more than {MAX_IDX_BYTES:,} bytes")
     except (OSError, EOFError, ValueError, zlib.error) as e:
-        raise UserError(f"cannot read {name} in {folder}: {one_line(e)}; get the data set again") from e
+        raise UserError(
+            f"cannot read {name} in {folder}: {one_line(e)}; get the data set again"
+        ) from e
     return np.frombuffer(raw, np.uint8, offset=header)

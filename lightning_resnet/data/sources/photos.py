@@ -1,7 +1,8 @@
 """`resnet-cli data get photos`: a folder of real photos in ten classes, made without a network.
 
-Crops of the two photos that scikit-learn ships; a class is one of five upright strips of one of them. Training and
-validation crops overlap: it shows that the way from JPEG files to a trained net works, not that a net generalises.
+The images are crops of the two photos that scikit-learn ships; a class is one of five upright
+strips of a photo. Training and validation crops overlap: the folder shows that the way from JPEG
+files to a trained net works, not that a net generalises.
 """
 
 from pathlib import Path
@@ -10,20 +11,22 @@ import numpy as np
 from PIL import Image
 
 COUNTS = {"train": 2000, "val": 500}
-STRIPS, TOP = 5, 110  # above it one of the photos has nothing but sky
-SIDES = (90, 128)  # of a crop, in pixels
+STRIPS = 5
+TOP = 110  # in pixels; above it one of the photos has nothing but sky
+SIDES = (90, 128)  # range of the side of a crop, in pixels
 
 
 def make_photos(root: Path, counts: dict[str, int] = COUNTS) -> None:
     """Write root/{train,val}/<class>/*.jpg, always the same; squares of 90 to 128 pixels, RGB.
 
     Args:
-        root: folder, made where it is missing; files in it are written over.
-        counts: split -> number of pictures, the ten classes in turn.
+        root: folder, made if missing; files in it are written over.
+        counts: split -> number of images, the ten classes in turn.
     """
     from sklearn.datasets import load_sample_images
 
-    sample, rng = load_sample_images(), np.random.default_rng(0)
+    sample = load_sample_images()
+    rng = np.random.default_rng(0)
     names = [Path(name).stem for name in sample.filenames]
     for split, n in counts.items():
         for i in range(n):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lightning_resnet.data.hashing import uniform
-from lightning_resnet.data.images import Images
+from lightning_resnet.data.images import ArrayImages, Images
 from lightning_resnet.data.sources.base import Source
 
 
@@ -14,20 +14,26 @@ class Synthetic(Source):
         n: training images.
         n_val: validation images.
         size: pixels per side.
-        num_classes: classes.
+        num_classes: number of classes.
     """
 
-    mean, std = (0.5,) * 3, (0.25,) * 3
+    mean = (0.5,) * 3
+    std = (0.25,) * 3
 
-    def __init__(self, n: int = 512, n_val: int = 128, size: int = 32, num_classes: int = 10) -> None:
-        self.n, self.n_val, self.size = n, n_val, size
+    def __init__(
+        self, n: int = 512, n_val: int = 128, size: int = 32, num_classes: int = 10
+    ) -> None:
+        self.n = n
+        self.n_val = n_val
+        self.size = size
         self.classes = [str(i) for i in range(num_classes)]
 
     def splits(self) -> dict[str, Images]:
-        """Train and val."""
+        """Make train and val."""
         ids = np.arange(self.n + self.n_val)
         labels = ids % len(self.classes)
         colours = uniform(1, labels[:, None], np.arange(3))[:, None, None, :]
-        noise = uniform(2, ids[:, None], np.arange(self.size**2 * 3)).reshape(-1, self.size, self.size, 3)
-        images = Images(ids, labels, ((colours + noise) * 127).astype(np.uint8))
+        noise = uniform(2, ids[:, None], np.arange(self.size**2 * 3))
+        noise = noise.reshape(-1, self.size, self.size, 3)
+        images = ArrayImages(ids, labels, ((colours + noise) * 127).astype(np.uint8))
         return {"train": images.take(ids[: self.n]), "val": images.take(ids[self.n :])}
