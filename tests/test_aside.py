@@ -19,7 +19,7 @@ def mirror_of(done, gate=None, mode="disabled"):
 
 def test_rows_wait_for_the_start_and_the_training_does_not():
     done, gate = [], Event()
-    beside = aside.Aside(mirror_of(done, gate))
+    beside = aside.BackgroundMirror(mirror_of(done, gate))
     beside.start("run", {}, {})
     beside.record(1)
     beside.record(2)
@@ -32,7 +32,7 @@ def test_rows_wait_for_the_start_and_the_training_does_not():
 def test_a_start_that_hangs_does_not_keep_the_end(monkeypatch):
     monkeypatch.setattr(aside, "LIMIT_S", 0.1)
     done, gate = [], Event()
-    beside = aside.Aside(mirror_of(done, gate))
+    beside = aside.BackgroundMirror(mirror_of(done, gate))
     beside.start()
     begin = time.monotonic()
     beside.finish("preempted")

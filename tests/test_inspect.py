@@ -15,7 +15,7 @@ from lightning_resnet.analysis.inspection.derivation import derivation, sentence
 from lightning_resnet.analysis.inspection.gradients import gradients, summarise
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet
-from lightning_resnet.models.activations import observe
+from lightning_resnet.models.activations import record_blocks
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -93,7 +93,7 @@ def test_nets_without_blocks_say_what_to_do():
         (Silent(), "body.1 was not"),
     ):
         with pytest.raises(UserError, match=message):
-            observe(net, digits(2)[0])
+            record_blocks(net, digits(2)[0])
 
 
 def test_command_line_inspects_runs_recipes_and_sweeps(cli):

@@ -23,8 +23,8 @@ from lightning_resnet.analysis.inspection.responses import responses
 from lightning_resnet.analysis.inspection.shortcuts import shortcuts
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet
-from lightning_resnet.models.activations import error, observe, train_mode
-from lightning_resnet.models.surgery import alike, anatomy, drop, droppable, permute
+from lightning_resnet.models.activations import error, record_blocks, train_mode
+from lightning_resnet.models.surgery import alike, drop, droppable, permute
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -33,10 +33,10 @@ def test_dropped_blocks_pass_their_shortcut_and_come_back(name):
     net, images = NETS[name]().eval(), digits(2, 32)[0]
     with torch.no_grad():
         whole = net(images)
-        seen = anatomy(net, images)
+        _, seen = record_blocks(net, images)
         block = droppable(seen)[-1]
         with drop([block]):
-            _, without = observe(net, images)
+            _, without = record_blocks(net, images)
         expected = block.shortcut(block.x) if block.shortcut else block.x
         expected = expected if "preact" in name else expected.relu()
         torch.testing.assert_close(without[seen.index(block)].y, expected)
@@ -46,7 +46,7 @@ def test_dropped_blocks_pass_their_shortcut_and_come_back(name):
 
 def test_exchanged_blocks_compute_with_each_others_weights():
     net, images = CifarResNet(20).eval(), digits(4)[0]
-    seen = anatomy(net, images)
+    _, seen = record_blocks(net, images)
     assert [[block.name for block in group] for group in alike(seen)] == [
         ["layer1.0", "layer1.1", "layer1.2"],
         ["layer2.1", "layer2.2"],
@@ -74,7 +74,7 @@ def test_paths_add_up_to_the_gradient():
     """All 2^n of them, summed as vectors."""
     net, (images, labels) = CifarResNet(8, "B"), digits()
     with train_mode(net):
-        logits, seen = observe(net, images)
+        logits, seen = record_blocks(net, images)
         whole, start = torch.autograd.grad(F.cross_entropy(logits, labels), [seen[0].x, seen[-1].y])
         steps = [_steps(block) for block in reversed(seen)]
         total = torch.zeros_like(whole)
@@ -103,7 +103,7 @@ def test_probes_are_fitted_on_pooled_outputs():
     table = probes(net, [train], [val]).set_index("block")
     assert list(table.index)[:2] == ["input", "layer1.0"] and len(table) == 10
     with torch.no_grad():
-        x, x_val = (observe(net, images)[1][4].y.mean((2, 3)).numpy() for images, _ in (train, val))
+        x, x_val = (record_blocks(net, images)[1][4].y.mean((2, 3)).numpy() for images, _ in (train, val))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(x, train[1])
     assert table.loc["layer2.1", "val"] == pytest.approx(100 * (1 - probe.score(x_val, val[1])))
     assert table.loc["layer2.1", "channels"] == 32 and table.loc["layer2.1", "train"] < table.loc["layer2.1", "val"]
@@ -139,7 +139,7 @@ def test_responses_are_taken_after_the_norm_and_before_the_activation(block):
     table = responses(net.eval(), [(images, labels)]).set_index("layer")
     assert len(table) == 19 and all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
     with train_mode(net), torch.no_grad():
-        seen = observe(net, images)[1][4]
+        seen = record_blocks(net, images)[1][4]
         module, x = seen.module, seen.x
         h = module.conv1(x if block == "basic" else module.bn1(x).relu())
         first = module.bn1(h) if block == "basic" else module.bn2(h)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
-from lightning_resnet.models.complexity import measure
+from lightning_resnet.models.complexity import count_macs
 
 # (depth, shortcut): parameters, multiply-adds at 32x32 (in M). Table 6 of He et al. 2015 rounds them: 0.27M ... 19.4M.
 CIFAR = {
@@ -67,21 +67,21 @@ def count(net):
 @pytest.mark.parametrize(("depth", "shortcut"), CIFAR)
 def test_cifar_counts(depth, shortcut):
     net = CifarResNet(depth, shortcut)
-    outputs, macs = measure(net, (3, 32, 32))
+    outputs, macs = count_macs(net, (3, 32, 32))
     assert (outputs, count(net), round(macs / 1e6, 3)) == (10, *CIFAR[depth, shortcut])
 
 
 @pytest.mark.parametrize(("depth", "shortcut"), IMAGENET)
 def test_imagenet_counts(depth, shortcut):
     net = ImageNetResNet(depth, shortcut)
-    outputs, macs = measure(net, (3, 224, 224))
+    outputs, macs = count_macs(net, (3, 224, 224))
     assert (outputs, count(net), round(macs / 1e9, 3)) == (1000, *IMAGENET[depth, shortcut])
 
 
 @pytest.mark.parametrize(("depth", "gmacs"), [(50, 3.858), (101, 7.570), (152, 11.282)])
 def test_the_papers_stride_in_the_1x1(depth, gmacs):
     net = ImageNetResNet(depth, stride_in_1x1=True)
-    assert (count(net), round(measure(net, (3, 224, 224))[1] / 1e9, 3)) == (IMAGENET[depth, "B"][0], gmacs)
+    assert (count(net), round(count_macs(net, (3, 224, 224))[1] / 1e9, 3)) == (IMAGENET[depth, "B"][0], gmacs)
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])

@@ -24,7 +24,7 @@ from lightning_resnet.bench.text import ratios, spread, table
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import private_compile_cache
 from lightning_resnet.models import CifarResNet, ImageNetResNet
-from lightning_resnet.models.complexity import measure
+from lightning_resnet.models.complexity import count_macs
 from lightning_resnet.progress import metered
 
 PEERS = ("torchvision", "timm", "script")
@@ -76,7 +76,7 @@ def _measure(
         nets = make_nets(family, int(depth), peers)
     except ValueError as e:
         raise UserError(f"--net {name}: {e}") from e
-    _, macs = measure(nets["ours"], (3, size, size))
+    _, macs = count_macs(nets["ours"], (3, size, size))
     arms = {}
     for arm, net in nets.items():
         arms[arm] = Arm(net, size, batch, device, args.precision, args.compile)

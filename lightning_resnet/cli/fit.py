@@ -43,10 +43,10 @@ from lightning_resnet.progress import Progress
 from lightning_resnet.provenance import changes, code, code_name, hardware, versions
 from lightning_resnet.runs.checkpoint import check_resumable, newest_good
 from lightning_resnet.runs.directory import RunDir, read_config, write_config
-from lightning_resnet.runs.identity import decisive, differences, replicate, run_id
+from lightning_resnet.runs.identity import differences, replicate_dir, result_config, run_id
 from lightning_resnet.runs.shared import points, share
 from lightning_resnet.runs.status import read_meta, status
-from lightning_resnet.tracking.background import Aside
+from lightning_resnet.tracking.background import BackgroundMirror
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions
 from lightning_resnet.weights.init_from import init_from
 from lightning_resnet.weights.trained import hush
@@ -74,7 +74,7 @@ def run(args: Namespace) -> int:
     first = Path(config.run.root, config.run.name, run_id(yaml.safe_load(config.resolved)))
     if config.verb == "fit" and config.run.new:
         config = config.replaced({"run.replicate": _free_replicate(first)})
-    rundir = RunDir(replicate(first, config.run.replicate))
+    rundir = RunDir(replicate_dir(first, config.run.replicate))
     if config.verb == "fit":
         config = _join_sweep(config, rundir.path)
         if status(rundir.path) == "finished":
@@ -101,7 +101,7 @@ def run(args: Namespace) -> int:
 
 def _free_replicate(first: Path) -> int:
     """Return the number of the next replicate of a run."""
-    return next(k for k in range(2, sys.maxsize) if not replicate(first, k).exists())
+    return next(k for k in range(2, sys.maxsize) if not replicate_dir(first, k).exists())
 
 
 def _join_sweep(config: Config, path: Path) -> Config:
@@ -133,7 +133,7 @@ def _check_stored(config: Config, path: Path) -> None:
     differing = []
     if stored:
         try:
-            differing = differences(decisive(stored), decisive(asked))
+            differing = differences(result_config(stored), result_config(asked))
         except (UserError, LookupError, TypeError, AttributeError, ValueError):  # of any shape
             differing = ["it is damaged"]
             stored = {}
@@ -212,7 +212,7 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     step = newest.get("global_step", 0)
     del newest  # Lightning reads the file itself
     origin = {"id": rundir.path.name, "config": config.resolved, "classes": data.source.classes}
-    checkpoints = Checkpoints(rundir.checkpoints, origin, run.save_minutes, rundir.look)
+    checkpoints = Checkpoints(rundir.checkpoints, origin, run.save_minutes, rundir.is_owner)
     progress = Progress(show=trainer.progress_bar_callback is None)
     watchdog = Watchdog(rundir.path, run.hang_s)
     try:
@@ -280,7 +280,7 @@ def _attempt(
         watchdog.close()
         with suppress(UserError):
             checkpoints.finish(must=False)  # a write under way is worth waiting for
-        if trainer.is_global_zero and rundir.attempt and rundir.look():
+        if trainer.is_global_zero and rundir.attempt and rundir.is_owner():
             rundir.end(trainer.global_step, **end)
             if rundir.mirror:
                 rundir.mirror.finish(end["reason"])
@@ -335,14 +335,14 @@ def _open_rundir(experiment: Experiment, rundir: RunDir, facts: dict[str, Any], 
     if status(rundir.path) == "finished":  # meanwhile; as an error, because other ranks wait for this one
         raise UserError(f"run {rundir.path} has just been finished by another process; nothing is left to do")
     on_gpu = experiment.trainer.strategy.root_device.type == "cuda"
-    rundir.claim(experiment.trainer.world_size if on_gpu else 0)
+    rundir.start_attempt(experiment.trainer.world_size if on_gpu else 0)
     try:
         stored = _describe_run(config, rundir, facts, argv)
     except OSError as e:
         error = f"cannot write {e.filename or rundir.path}: {e.strerror}"
         rundir.end(0, "failed", error)
         raise UserError(f"{error}; mend that, or set --run.root to a folder you can write") from e
-    rundir.mirror = Aside(Mirror(WandbOptions(**config.values.wandb.as_dict()), say))
+    rundir.mirror = BackgroundMirror(Mirror(WandbOptions(**config.values.wandb.as_dict()), say))
     rundir.mirror.start(rundir.path, stored, yaml.safe_load(config.resolved))
 
 

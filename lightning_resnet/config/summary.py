@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_resnet.config.recipe import Experiment
 from lightning_resnet.errors import UserError, one_line, tell
-from lightning_resnet.models.complexity import _check_logits, measure
+from lightning_resnet.models.complexity import check_logits, count_macs
 from lightning_resnet.models.ghost import batch_norms
 
 NOISY = 16  # statistics of fewer images
@@ -27,7 +27,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     """
     trainer, task, data = experiment.trainer, experiment.task, experiment.data
     n = len(data.splits["train"])
-    outputs, macs = measure(task.net, data.input_size)
+    outputs, macs = count_macs(task.net, data.input_size)
     if outputs < data.num_classes:
         raise UserError(
             f"the data has {data.num_classes} classes (labels 0 to {data.num_classes - 1}), the net {outputs} outputs: "
@@ -173,7 +173,7 @@ def check_training(experiment: Experiment, made: "Batches") -> None:
             f"batch norm sees {made.seen} image at a time, of 1x1 in {type(net).__name__}, which has no variance: "
             "choose a larger --data.batch_size (per rank and accumulated part) or --data.size"
         ) from e
-    _check_logits(net, found, images)
+    check_logits(net, found, images)
 
 
 def check_compiler(experiment: Experiment) -> None:

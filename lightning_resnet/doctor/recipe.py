@@ -19,7 +19,7 @@ from lightning_resnet.doctor.finding import GB, Finding, room
 from lightning_resnet.doctor.trial import trial
 from lightning_resnet.engine import observers, refused
 from lightning_resnet.errors import UserError, one_line
-from lightning_resnet.models.complexity import measure
+from lightning_resnet.models.complexity import count_macs
 from lightning_resnet.weights.init_from import init_from
 from lightning_resnet.weights.trained import build_alone, hush
 
@@ -110,7 +110,7 @@ def _data(experiment: Experiment) -> Iterator[Finding]:
 
 def _net(experiment: Experiment) -> Iterator[Finding]:
     data, net = experiment.data, experiment.task.net
-    outputs, macs = measure(net, data.input_size)
+    outputs, macs = count_macs(net, data.input_size)
     params = sum(p.numel() for p in net.parameters())
     text = f"{type(net).__name__}, {params:,} parameters, {macs / 1e6:,.1f} M multiply-adds at {data.input_size}"
     if outputs < data.num_classes:

@@ -54,7 +54,7 @@ class Recorder(Callback):
         if step > self._step and (step % trainer.log_every_n_steps == 0 or trainer.is_last_batch):
             self._record_training(trainer, pl_module)
         if trainer.is_global_zero:
-            self.rundir.beat(step)
+            self.rundir.heartbeat(step)
             self.progress.update(step)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -73,7 +73,7 @@ class Recorder(Callback):
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Stay alive."""
         if trainer.is_global_zero:
-            self.rundir.beat(trainer.global_step)
+            self.rundir.heartbeat(trainer.global_step)
 
     on_test_batch_end = on_validation_batch_end
 

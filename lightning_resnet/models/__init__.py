@@ -1,4 +1,4 @@
-"""Plain and residual nets; no Lightning, no files."""
+"""Plain and residual nets, without Lightning and without files."""
 
 from lightning_resnet.models.blocks import blocks
 from lightning_resnet.models.initialization import init_parameters

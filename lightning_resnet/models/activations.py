@@ -1,6 +1,7 @@
-"""A net watched from outside: what goes into and comes out of each block, with nothing in the net changed.
+"""Record what enters and leaves each block of a net, without changing the net.
 
-All inspections stand on `blocks(net)` and these: ours, torchvision's, timm's and a user's nets look alike from here.
+All inspections use `blocks(net)` and this file, so they treat the nets of this package, of
+torchvision, of timm and of users in the same way.
 """
 
 from collections import defaultdict
@@ -20,14 +21,14 @@ Batch = tuple[Tensor, Tensor]  # normalised images [B, 3, H, W], labels [B]
 
 
 @dataclass
-class Seen:
-    """One block in one forward pass.
+class BlockActivations:
+    """Input and output of one block in one forward pass.
 
     Attributes:
-        name: such as `layer2.3`.
+        name: name of the module, such as `layer2.3`.
         module: the block.
-        branch: F.
-        shortcut: what is added to F(x); None = plain.
+        branch: the function F.
+        shortcut: the function that is added to F(x); None in a plain block.
         x: input [B, C, H, W].
         y: output [B, C', H', W'].
     """
@@ -40,24 +41,29 @@ class Seen:
     y: Tensor
 
     def total(self) -> Tensor:
-        """F(x) + shortcut(x), or F(x) in a plain block: what the block's last activation receives."""
-        return self.branch(self.x) + self.shortcut(self.x) if self.shortcut else self.branch(self.x)
+        """Return F(x) + shortcut(x), or F(x) in a plain block: the input of the last activation."""
+        if self.shortcut is None:
+            return self.branch(self.x)
+        return self.branch(self.x) + self.shortcut(self.x)
 
     def gated(self) -> bool:
-        """Whether a ReLU follows the sum (He et al. 2015), rather than nothing (He et al. 2016)."""
+        """Tell whether a ReLU follows the sum (He et al. 2015) or nothing does (He et al. 2016)."""
         with torch.no_grad():
             total = self.total()
-            return bool((self.y - total).norm() >= (self.y - total.relu()).norm())  # equal: no sum is below 0
+            distance_to_sum = (self.y - total).norm()
+            distance_to_relu = (self.y - total.relu()).norm()
+            # The distances are equal where no sum is negative.
+            return bool(distance_to_sum >= distance_to_relu)
 
     @property
     def same_shape(self) -> bool:
-        """Whether a block more or less leaves the shapes as they are."""
+        """Whether the block's input and output have the same shape."""
         return self.x.shape == self.y.shape
 
 
 @contextmanager
 def train_mode(net: nn.Module) -> Iterator[nn.Module]:
-    """Train mode inside; afterwards modes and running statistics are what they were."""
+    """Put the net in train mode; afterwards restore modes and buffers (running statistics)."""
     modes = {module: module.training for module in net.modules()}
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
     net.train()
@@ -71,31 +77,48 @@ def train_mode(net: nn.Module) -> Iterator[nn.Module]:
                 buffer.copy_(buffers[name])
 
 
-def observe(net: nn.Module, images: Tensor) -> tuple[Tensor, list[Seen]]:
-    """Run the net on [B, 3, H, W]; returns its logits [B, classes] and its blocks, in order of depth.
+def record_blocks(net: nn.Module, images: Tensor) -> tuple[Tensor, list[BlockActivations]]:
+    """Run the net on images and record the input and output of each block.
+
+    Args:
+        net: any net with blocks; it is not changed.
+        images: normalised images [B, 3, H, W].
+
+    Returns:
+        The logits [B, classes] and the blocks in order of depth.
 
     Raises:
-        UserError: the net has no blocks, or a block that is no submodule or was not called.
+        UserError: the net has no blocks, or a block is no submodule or was not called.
     """
-    found = list(blocks(net))
-    if not found:
-        raise UserError(f"{type(net).__name__} has no blocks: give it a method blocks() as models/blocks.py describes")
-    seen = [Seen(name, _module(net, name), branch, shortcut, *2 * [images]) for name, branch, shortcut in found]
-    called: list[Seen] = []
-    handles = [handle for block in seen for handle in _hooks(block, called)]
+    recorded: list[BlockActivations] = []
+    called: list[BlockActivations] = []
+    for name, branch, shortcut in blocks(net):
+        # The forward pass below replaces the placeholders x and y.
+        block = BlockActivations(name, _module(net, name), branch, shortcut, x=images, y=images)
+        recorded.append(block)
+    if not recorded:
+        raise UserError(
+            f"{type(net).__name__} has no blocks: give it a method blocks() as models/blocks.py "
+            "describes"
+        )
+    handles = [handle for block in recorded for handle in _hooks(block, called)]
     try:
         logits = net(images)
     finally:
         for handle in handles:
             handle.remove()
-    if len(called) != len(seen):
-        missing = next(block.name for block in seen if block not in called)
-        raise UserError(f"block {missing} was not called as a module: let the net's forward call it")
-    return logits, seen
+    if len(called) != len(recorded):
+        missing = next(block.name for block in recorded if block not in called)
+        raise UserError(
+            f"block {missing} was not called as a module: let the net's forward call it"
+        )
+    return logits, recorded
 
 
-def _hooks(block: Seen, called: list[Seen]) -> list[torch.utils.hooks.RemovableHandle]:
-    """Note x and y; copies, because what follows may work in place."""
+def _hooks(
+    block: BlockActivations, called: list[BlockActivations]
+) -> list[torch.utils.hooks.RemovableHandle]:
+    """Record x and y of a block, and pass copies on, because later layers may work in place."""
 
     def enter(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         block.x = args[0].clone()
@@ -106,34 +129,50 @@ def _hooks(block: Seen, called: list[Seen]) -> list[torch.utils.hooks.RemovableH
         called.append(block)
         return y.clone()
 
-    return [block.module.register_forward_pre_hook(enter), block.module.register_forward_hook(leave)]
+    return [
+        block.module.register_forward_pre_hook(enter),
+        block.module.register_forward_hook(leave),
+    ]
 
 
 def _module(net: nn.Module, name: str) -> nn.Module:
     try:
         return net.get_submodule(name)
     except AttributeError as e:
-        raise UserError(f"block {name} of {type(net).__name__}.blocks() is no submodule: name it as it is one") from e
+        raise UserError(
+            f"block {name} of {type(net).__name__}.blocks() is no submodule: yield the name that "
+            "named_modules() has for it"
+        ) from e
 
 
 @contextmanager
 def watch_responses(net: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Inside, each forward pass appends the std of each 3x3 layer's response, a scalar, under the layer's name."""
+    """Record the standard deviation of each 3x3 layer's response (He et al. 2015, fig. 7).
+
+    Yields:
+        A dict from the layer's name to one scalar for each forward pass; the response is taken
+        after the norm that follows the convolution, if there is one.
+    """
     stds: dict[str, list[Tensor]] = defaultdict(list)
-    last: list[tuple[str, Tensor]] = []  # the newest response, and the layer it is of
+    newest_name = ""
+    newest_response: Tensor | None = None
 
     def after_conv(name: str, response: Tensor) -> None:
-        last[:] = [(name, response)]
+        nonlocal newest_name, newest_response
+        newest_name = name
+        newest_response = response
         stds[name].append(response.detach().float().std())
 
     def after_norm(x: Tensor, response: Tensor) -> None:
-        if last and x is last[0][1]:
-            stds[last[0][0]][-1] = response.detach().float().std()
+        if newest_response is not None and x is newest_response:
+            stds[newest_name][-1] = response.detach().float().std()
 
     handles = []
     for name, module in net.named_modules():
         if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
-            handles.append(module.register_forward_hook(lambda m, x, y, name=name: after_conv(name, y)))
+            handles.append(
+                module.register_forward_hook(lambda m, x, y, name=name: after_conv(name, y))
+            )
         elif isinstance(module, NORMS):
             handles.append(module.register_forward_hook(lambda m, x, y: after_norm(x[0], y)))
     try:
@@ -145,6 +184,6 @@ def watch_responses(net: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 
 @torch.no_grad()
 def error(net: nn.Module, batches: list[Batch]) -> float:
-    """Percent of images classified wrongly, in the mode the net is in."""
+    """Return the percentage of images that the net, in its present mode, classifies wrongly."""
     wrong = sum(int((net(x).argmax(1) != y).sum()) for x, y in batches)
     return 100 * wrong / sum(len(y) for _, y in batches)

@@ -1,4 +1,7 @@
-"""Precise batch norm: statistics of the net as it is, not averages over what it was (Wu & Johnson 2021, sec. 3)."""
+"""Precise batch norm: statistics of the present weights, not running averages over past weights.
+
+Wu & Johnson 2021, "Rethinking 'Batch' in BatchNorm", section 3.
+"""
 
 from collections.abc import Callable, Iterable
 
@@ -9,20 +12,23 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @torch.no_grad()
 def measure_norms(
-    net: nn.Module, batches: Iterable[Tensor], reduce: Callable[[Tensor], Tensor] = lambda sums: sums
+    net: nn.Module,
+    batches: Iterable[Tensor],
+    reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> None:
-    """Set the running mean and variance of each batch norm to those over all positions of all batches.
+    """Set the running mean and variance of each batch norm to those over all given batches.
 
-    Norms normalise by the batch meanwhile, as in training; the rest of the net is in eval mode and left as it was, and
-    so is a norm that no batch comes through.
+    While the batches pass, batch norms normalise by the batch, as in training; all other modules
+    are in eval mode. Modes are restored. A norm that no batch passes keeps its statistics.
 
     Args:
-        net: in place.
+        net: changed in place.
         batches: normalised images [B, 3, H, W] of this rank.
-        reduce: adds up over ranks; of a tensor [3, C] of `sum_dtype`.
+        reduce: sums a tensor [3, C] of `sum_dtype` over the ranks.
     """
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    modes, counters = {m: m.training for m in net.modules()}, [m.num_batches_tracked.clone() for m in norms]
+    modes = {m: m.training for m in net.modules()}
+    counters = [m.num_batches_tracked.clone() for m in norms]
     sums: dict[nn.Module, Tensor] = {}
     net.eval()
     handles = []
@@ -48,12 +54,15 @@ def measure_norms(
 
 
 def _add(sums: dict[nn.Module, Tensor], norm: nn.Module, x: Tensor) -> None:
-    """Positions, sum and sum of squares of each channel [3, C]."""
+    """Add the number of positions, the sum and the sum of squares of each channel: [3, C]."""
     values = x.transpose(0, 1).flatten(1).to(sum_dtype(x.device))
     n = torch.full_like(values[:, 0], values.shape[1])
     sums[norm] = sums.get(norm, 0) + torch.stack([n, values.sum(1), (values**2).sum(1)])
 
 
 def sum_dtype(device: torch.device) -> torch.dtype:
-    """Of sums over many images; counts of a batch are exact in float32, all that Apple's GPUs have."""
+    """Return the type for sums over many images: float64, or float32 where there is no float64.
+
+    Apple's GPUs (mps) have only float32, in which the counts of one batch are still exact.
+    """
     return torch.float32 if device.type == "mps" else torch.float64

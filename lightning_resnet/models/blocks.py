@@ -1,15 +1,17 @@
-"""The paper's building blocks, plain and residual: one block, one switch.
+"""Building blocks of the paper, plain and residual: one block with one switch.
 
-A residual block computes `relu(F(x) + shortcut(x))`, its plain twin `relu(F(x))` (He et al. 2015, eq. 1-2). Both own
-the same parameters under the same names, which are torchvision's, so weights compare and load one to one.
+A residual block computes `relu(F(x) + shortcut(x))`, the plain block `relu(F(x))` (He et al. 2015,
+eq. 1-2). Both have the same parameters under the same names. The names are those of torchvision, so
+weights can be compared and loaded one to one.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from lightning_resnet.models.foreign_blocks import foreign_block
 
 Shortcut = Literal["none", "A", "B", "C"]
 Norm = Literal["batch", "none"]
@@ -17,30 +19,38 @@ Function = Callable[[Tensor], Tensor]
 
 
 def conv(n_in: int, n_out: int, kernel: int, stride: int, norm: Norm) -> nn.Conv2d:
-    """A convolution that keeps the size at stride 1; its bias is the norm's business unless there is no norm."""
+    """Make a convolution that keeps the size at stride 1; it has a bias only without a norm."""
     return nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, bias=norm == "none")
 
 
 def make_norm(channels: int, norm: Norm) -> nn.Module:
-    """Batch normalisation, or nothing."""
+    """Make batch normalisation, or the identity where the net has no norm."""
     return nn.BatchNorm2d(channels) if norm == "batch" else nn.Identity()
 
 
 class ZeroPad(nn.Module):
-    """Option A: every `stride`-th position, new channels zero, half on each side (He et al. 2015, sec. 3.3)."""
+    """Shortcut of option A: identity with zero padding (He et al. 2015, sec. 3.3).
+
+    The shortcut takes every `stride`-th position. The new channels are zero, half of them before
+    and half after the old ones.
+    """
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.pad = ((n_out - n_in) // 2, n_out - n_in - (n_out - n_in) // 2)
+        before = (n_out - n_in) // 2
+        after = n_out - n_in - before
+        self.pad = (before, after)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, n_in, H, W] -> [B, n_out, ceil(H / stride), ceil(W / stride)]."""
+        """Map [B, n_in, H, W] to [B, n_out, ceil(H / stride), ceil(W / stride)]."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.pad))
 
 
-def make_downsample(n_in: int, n_out: int, stride: int, shortcut: Shortcut, norm: Norm) -> nn.Module | None:
-    """The module on the shortcut; None where x passes as it is (and in plain nets)."""
+def make_downsample(
+    n_in: int, n_out: int, stride: int, shortcut: Shortcut, norm: Norm
+) -> nn.Module | None:
+    """Make the module on the shortcut; None where x passes unchanged, and in plain nets."""
     same_shape = n_in == n_out and stride == 1
     if shortcut == "none" or (same_shape and shortcut != "C"):
         return None
@@ -50,12 +60,12 @@ def make_downsample(n_in: int, n_out: int, stride: int, shortcut: Shortcut, norm
 
 
 class Block(nn.Module):
-    """What all blocks share: where x goes around the branch.
+    """Base class of all blocks: the sum of branch and shortcut, and the activation after the sum.
 
     Args:
         n_in: channels of x.
         width: channels of the 3x3 convolutions; the output has `width * expansion`.
-        stride: of the block.
+        stride: stride of the block.
         shortcut: none | A | B | C.
         norm: batch | none.
     """
@@ -68,20 +78,21 @@ class Block(nn.Module):
         self.downsample = make_downsample(n_in, width * self.expansion, stride, shortcut, norm)
 
     def branch(self, x: Tensor) -> Tensor:
-        """F(x)."""
+        """Compute F(x) [B, width * expansion, H / stride, W / stride]."""
         raise NotImplementedError
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """What is added to F(x): x itself, or x brought to the shape of F(x)."""
+        """Compute the term that is added to F(x): x, or x brought to the shape of F(x)."""
         return x if self.downsample is None else self.downsample(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Relu(F(x) + shortcut(x)), or relu(F(x)) in a plain net."""
-        return F.relu(self.branch(x) + self.shortcut(x) if self.residual else self.branch(x), inplace=True)
+        """Compute relu(F(x) + shortcut(x)), or relu(F(x)) in a plain net."""
+        total = self.branch(x) + self.shortcut(x) if self.residual else self.branch(x)
+        return F.relu(total, inplace=True)
 
 
 class BasicBlock(Block):
-    """Two 3x3 convolutions (He et al. 2015, fig. 5 left)."""
+    """Block of two 3x3 convolutions (He et al. 2015, fig. 5 left)."""
 
     def __init__(self, n_in: int, width: int, stride: int, shortcut: Shortcut, norm: Norm) -> None:
         super().__init__(n_in, width, stride, shortcut, norm)
@@ -91,41 +102,51 @@ class BasicBlock(Block):
         self.bn2 = make_norm(width, norm)
 
     def branch(self, x: Tensor) -> Tensor:
-        """F(x) = bn2(conv2(relu(bn1(conv1(x)))))."""
+        """Compute F(x) = bn2(conv2(relu(bn1(conv1(x)))))."""
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return self.bn2(self.conv2(x))
 
 
 class Bottleneck(Block):
-    """1x1, 3x3, 1x1 convolutions (fig. 5 right).
+    """Bottleneck of 1x1, 3x3 and 1x1 convolutions (He et al. 2015, fig. 5 right).
 
-    The paper strides in the first 1x1; torchvision, and we by default, in the 3x3 ("v1.5": more accurate, 6 % more
-    multiply-adds).
+    The default stride is in the 3x3 convolution, as in torchvision ("v1.5": more accurate, 6 % more
+    multiply-adds). `stride_in_1x1` puts the stride in the first 1x1 convolution, as in the paper.
     """
 
     expansion = 4
 
     def __init__(
-        self, n_in: int, width: int, stride: int, shortcut: Shortcut, norm: Norm, stride_in_1x1: bool = False
+        self,
+        n_in: int,
+        width: int,
+        stride: int,
+        shortcut: Shortcut,
+        norm: Norm,
+        stride_in_1x1: bool = False,
     ) -> None:
         super().__init__(n_in, width, stride, shortcut, norm)
-        s1, s3 = (stride, 1) if stride_in_1x1 else (1, stride)
-        self.conv1 = conv(n_in, width, 1, s1, norm)
+        stride_1x1 = stride if stride_in_1x1 else 1
+        stride_3x3 = 1 if stride_in_1x1 else stride
+        self.conv1 = conv(n_in, width, 1, stride_1x1, norm)
         self.bn1 = make_norm(width, norm)
-        self.conv2 = conv(width, width, 3, s3, norm)
+        self.conv2 = conv(width, width, 3, stride_3x3, norm)
         self.bn2 = make_norm(width, norm)
         self.conv3 = conv(width, width * self.expansion, 1, 1, norm)
         self.bn3 = make_norm(width * self.expansion, norm)
 
     def branch(self, x: Tensor) -> Tensor:
-        """F(x) = bn3(conv3(relu(bn2(conv2(relu(bn1(conv1(x))))))))."""
+        """Compute F(x) = bn3(conv3(relu(bn2(conv2(relu(bn1(conv1(x))))))))."""
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)
         return self.bn3(self.conv3(x))
 
 
 class Preact(Block):
-    """What pre-activation blocks share: nothing gates the sum, projections carry no norm (He et al. 2016, eq. 1)."""
+    """Base class of pre-activation blocks (He et al. 2016, eq. 1).
+
+    No activation follows the sum, and projections on the shortcut have no norm.
+    """
 
     def __init__(self, n_in: int, width: int, stride: int, shortcut: Shortcut, norm: Norm) -> None:
         super().__init__(n_in, width, stride, shortcut, norm)
@@ -133,12 +154,15 @@ class Preact(Block):
             self.downsample = self.downsample[:1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """F(x) + shortcut(x), or F(x) in a plain net."""
+        """Compute F(x) + shortcut(x), or F(x) in a plain net."""
         return self.branch(x) + self.shortcut(x) if self.residual else self.branch(x)
 
 
 class PreactBlock(Preact):
-    """Two 3x3 convolutions, each after its norm and ReLU (He et al. 2016, fig. 1b); every shortcut acts on x itself."""
+    """Block of two 3x3 convolutions, each after a norm and a ReLU (He et al. 2016, fig. 1b).
+
+    Every shortcut acts on x itself.
+    """
 
     def __init__(self, n_in: int, width: int, stride: int, shortcut: Shortcut, norm: Norm) -> None:
         super().__init__(n_in, width, stride, shortcut, norm)
@@ -148,18 +172,20 @@ class PreactBlock(Preact):
         self.conv2 = conv(width, width, 3, 1, norm)
 
     def branch(self, x: Tensor) -> Tensor:
-        """F(x) = conv2(relu(bn2(conv1(relu(bn1(x))))))."""
+        """Compute F(x) = conv2(relu(bn2(conv1(relu(bn1(x))))))."""
         x = self.conv1(F.relu(self.bn1(x)))  # not in place: x also takes the shortcut
         return self.conv2(F.relu(self.bn2(x)))
 
 
 class PreactBottleneck(Preact):
-    """1x1, 3x3, 1x1 convolutions, each after its norm and ReLU: He et al. 2016's blocks of 164 and 1001 layers.
+    """Bottleneck of 1x1, 3x3 and 1x1 convolutions, each after a norm and a ReLU.
 
-    A projection that changes the shape takes the branch's first activation, relu(bn1(x)), in place of x (that paper's
-    appendix and its authors' code). All else acts on x itself: identity, zero padding, option C's other projections.
-    Strides in the 3x3 as `Bottleneck` does, so that the two differ in their order alone; the authors' code strides in
-    the first 1x1.
+    The nets of 164 and 1001 layers of He et al. 2016 consist of these blocks. A projection that
+    changes the shape takes the first activation of the branch, relu(bn1(x)), in place of x
+    (appendix of the paper, and its authors' code). All other shortcuts act on x itself: identity,
+    zero padding, and the remaining projections of option C. The stride is in the 3x3 convolution,
+    as in `Bottleneck`, so that the two blocks differ in their order only; the authors' code has
+    the stride in the first 1x1 convolution.
     """
 
     expansion = 4
@@ -172,22 +198,23 @@ class PreactBottleneck(Preact):
         self.conv2 = conv(width, width, 3, stride, norm)
         self.bn3 = make_norm(width, norm)
         self.conv3 = conv(width, width * self.expansion, 1, 1, norm)
-        changes = n_in != width * self.expansion or stride > 1
-        self.shares = changes and isinstance(self.downsample, nn.Sequential)
+        changes_shape = n_in != width * self.expansion or stride > 1
+        self.shares_activation = changes_shape and isinstance(self.downsample, nn.Sequential)
 
     def branch(self, x: Tensor) -> Tensor:
-        """F(x) = conv3(relu(bn3(conv2(relu(bn2(conv1(relu(bn1(x)))))))))."""
+        """Compute F(x) = conv3(relu(bn3(conv2(relu(bn2(conv1(relu(bn1(x)))))))))."""
         return self._convolve(F.relu(self.bn1(x)))
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """See `Block`; downsample(relu(bn1(x))) where the activation is shared."""
-        return super().shortcut(F.relu(self.bn1(x)) if self.shares else x)
+        """Compute downsample(relu(bn1(x))) where the activation is shared; else see `Block`."""
+        return super().shortcut(F.relu(self.bn1(x)) if self.shares_activation else x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """F(x) + shortcut(x), or F(x) in a plain net."""
-        if not self.shares:
+        """Compute F(x) + shortcut(x), or F(x) in a plain net."""
+        if not self.shares_activation:
             return super().forward(x)
-        active = F.relu(self.bn1(x))  # once: a norm in train mode counts what it sees
+        # Call bn1 only once: in train mode each call updates the running statistics.
+        active = F.relu(self.bn1(x))
         return self._convolve(active) + self.downsample(active)
 
     def _convolve(self, active: Tensor) -> Tensor:
@@ -196,38 +223,24 @@ class PreactBottleneck(Preact):
 
 
 def blocks(net: nn.Module) -> Iterator[tuple[str, Function, Function | None]]:
-    """Yield (name such as `layer2.3`, branch, shortcut) of each block in order of depth; shortcut None = plain.
+    """Yield the name, branch and shortcut of each block in order of depth.
 
-    Works on our nets, torchvision's and timm's ResNets, and on any net that has a method `blocks()` yielding the same
-    or blocks with methods `branch(x)` and `shortcut(x)` (and `residual = False` on the plain ones). Branch and shortcut
-    are functions [B, C, H, W] -> [B, C', H', W'] that share the net's parameters; the activation after the sum is in
-    neither.
+    The function works on the nets of this package, on the ResNets of torchvision and timm, and on
+    any net that has a method `blocks()` yielding the same, or blocks with the methods `branch(x)`
+    and `shortcut(x)` (and `residual = False` on the plain ones).
+
+    Yields:
+        The name, such as `layer2.3`, and two functions [B, C, H, W] -> [B, C', H', W'] that share
+        the net's parameters. Neither contains the activation after the sum. The shortcut is None
+        in a plain block.
     """
     if hasattr(net, "blocks"):
         yield from net.blocks()
         return
     for name, module in net.named_modules():
         if hasattr(module, "branch") and hasattr(module, "shortcut"):
-            yield name, module.branch, module.shortcut if getattr(module, "residual", True) else None
-        elif hasattr(module, "downsample") and hasattr(module, "bn2"):  # torchvision's and timm's blocks
-            yield name, partial(_foreign_branch, module), module.downsample if module.downsample else nn.Identity()
-
-
-def _foreign_branch(block: nn.Module, x: Tensor) -> Tensor:
-    """Everything a torchvision or timm block does before the sum."""
-    for i in (1, 2, 3):
-        if not hasattr(block, f"conv{i}"):
-            break
-        if i > 1:
-            x = block.relu(x) if hasattr(block, "relu") else _timm_between(block, i - 1, x)
-        x = getattr(block, f"bn{i}")(getattr(block, f"conv{i}")(x))
-    for name in ("se", "drop_path"):  # timm's, None or absent in plain ResNets
-        x = (getattr(block, name, None) or nn.Identity())(x)
-    return x
-
-
-def _timm_between(block: nn.Module, i: int, x: Tensor) -> Tensor:
-    """What timm puts between convolution i and the next: dropblock, activation, anti-aliasing after the strided one."""
-    strided = 1 if not hasattr(block, "conv3") else 2
-    x = getattr(block, f"act{i}")(block.drop_block(x) if i == strided else x)
-    return block.aa(x) if i == strided and block.aa is not None else x
+            is_residual = getattr(module, "residual", True)
+            yield name, module.branch, module.shortcut if is_residual else None
+        elif (foreign := foreign_block(module)) is not None:
+            branch, shortcut = foreign
+            yield name, branch, shortcut

@@ -1,7 +1,8 @@
-"""The paper's networks: CIFAR nets of depth 6n+2 (He et al. 2015, sec. 4.2) and ImageNet nets 18 to 152 (table 1).
+"""Networks of the paper: CIFAR nets of depth 6n+2 and ImageNet nets of depth 18 to 152.
 
-`CifarResNet(56, shortcut="none")` is plain-56, `CifarResNet(56)` ResNet-56. Modules have torchvision's names
-(`conv1 bn1 layer1.0.conv1 ... downsample.0 fc`), so its weights load as they are.
+See He et al. 2015, section 4.2 (CIFAR) and table 1 (ImageNet). `CifarResNet(56, shortcut="none")`
+is plain-56 and `CifarResNet(56)` is ResNet-56. Modules have torchvision's names (`conv1 bn1
+layer1.0.conv1 ... downsample.0 fc`), so torchvision's weights load without conversion.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +41,10 @@ IMAGENET_DEPTHS = {
 
 
 class _ResNet(nn.Module):
-    """Stem, stages of blocks, mean over positions, linear head; each stage doubles the width and halves the size."""
+    """Stem, stages of blocks, mean over positions, and linear head.
+
+    Each stage after the first doubles the width and halves the height and width of the maps.
+    """
 
     def __init__(
         self,
@@ -54,7 +58,7 @@ class _ResNet(nn.Module):
         norm: Norm,
     ) -> None:
         super().__init__()
-        # these blocks bring the norm and ReLU before them: none after the stem
+        # Pre-activation blocks begin with a norm and a ReLU, so none follow the stem.
         self.preact = block in (PreactBlock, PreactBottleneck)
         self.conv1 = conv1
         self.bn1 = nn.Identity() if self.preact else make_norm(conv1.out_channels, norm)
@@ -63,7 +67,8 @@ class _ResNet(nn.Module):
         for i, count in enumerate(counts):
             stage = nn.Sequential()
             for k in range(count):
-                stage.append(block(n_in, width * 2**i, 2 if i > 0 and k == 0 else 1, shortcut, norm))
+                stride = 2 if i > 0 and k == 0 else 1
+                stage.append(block(n_in, width * 2**i, stride, shortcut, norm))
                 n_in = width * 2**i * stage[-1].expansion
             self.add_module(f"layer{i + 1}", stage)
         self.stages = len(counts)
@@ -71,7 +76,7 @@ class _ResNet(nn.Module):
         self.fc = nn.Linear(n_in, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised images [B, 3, H, W] -> logits [B, num_classes]."""
+        """Map normalised images [B, 3, H, W] to logits [B, num_classes]."""
         x = self.conv1(x)
         if not self.preact:
             x = self.maxpool(F.relu(self.bn1(x), inplace=True))
@@ -83,22 +88,25 @@ class _ResNet(nn.Module):
 
 
 class CifarResNet(_ResNet):
-    """CIFAR net of He et al. 2015, sec. 4.2: 3 stages of n blocks, widths `width` x 1, 2, 4, for images of any size.
+    """CIFAR net of He et al. 2015, sec. 4.2: 3 stages of n blocks, for images of any size.
+
+    The stages have `width`, 2 x `width` and 4 x `width` channels.
 
     Args:
-        depth: layers with weights: 6n+2 (basic, preact; the paper has 20, 32, 44, 56, 110, 1202) or 9n+2 (bottleneck,
-            preact_bottleneck; He et al. 2016 has 164, 1001).
-        shortcut: "none" = plain net; "A" identity, zero-padded where shapes change (the paper's choice for CIFAR);
-            "B" 1x1 projection where shapes change; "C" projections everywhere.
+        depth: layers with weights: 6n+2 (basic, preact; the paper has 20, 32, 44, 56, 110, 1202) or
+            9n+2 (bottleneck, preact_bottleneck; He et al. 2016 has 164, 1001).
+        shortcut: "none" = plain net; "A" = identity, zero-padded where shapes change (the paper's
+            choice for CIFAR); "B" = 1x1 projection where shapes change; "C" = projections
+            everywhere.
         width: channels of the first stage.
-        num_classes: outputs.
+        num_classes: number of outputs.
         block: basic | bottleneck | preact | preact_bottleneck (pre-activation, He et al. 2016).
         norm: batch | none (then convolutions have a bias, which starts at 0).
         init: he | xavier | dirac | a gain (times he); see `init_parameters`.
         zero_last: start residual branches at zero.
 
     Raises:
-        ValueError: a depth that no n gives, with the nearest that one does.
+        ValueError: no n gives this depth; the message names the nearest depth that some n gives.
     """
 
     def __init__(
@@ -116,28 +124,41 @@ class CifarResNet(_ResNet):
         n = max(1, round((depth - 2) / per_n))
         if depth != per_n * n + 2:
             raise ValueError(
-                f"depth of a CIFAR net with {block} blocks must be {per_n}n+2, got {depth}; try {per_n * n + 2}"
+                f"depth of a CIFAR net with {block} blocks must be {per_n}n+2, got {depth}; try "
+                f"{per_n * n + 2}"
             )
-        conv1 = nn.Conv2d(3, width, 3, padding=1, bias=norm == "none")
-        super().__init__(conv1, nn.Identity(), CIFAR_BLOCKS[block], [n] * 3, width, num_classes, shortcut, norm)
+        super().__init__(
+            conv1=nn.Conv2d(3, width, 3, padding=1, bias=norm == "none"),
+            maxpool=nn.Identity(),
+            block=CIFAR_BLOCKS[block],
+            counts=[n] * 3,
+            width=width,
+            num_classes=num_classes,
+            shortcut=shortcut,
+            norm=norm,
+        )
         init_parameters(self, init, zero_last)
 
 
 class ImageNetResNet(_ResNet):
-    """ImageNet net of He et al. 2015, table 1: basic blocks at 18 and 34, bottlenecks at 50, 101 and 152.
+    """ImageNet net of He et al. 2015, table 1.
+
+    Nets of depth 18 and 34 consist of basic blocks, nets of depth 50, 101 and 152 of bottlenecks.
 
     Args:
         depth: 18 | 34 | 50 | 101 | 152.
-        shortcut: "none" = plain net; A, B (torchvision's, and the paper's from 50 on) or C; see `CifarResNet`.
-        num_classes: outputs.
+        shortcut: "none" = plain net; A, B (torchvision's, and the paper's from 50 on) or C; see
+            `CifarResNet`.
+        num_classes: number of outputs.
         norm: batch | none.
         init: he | xavier | dirac | a gain (times he).
         zero_last: start residual branches at zero.
-        stride_in_1x1: bottlenecks stride in the first 1x1 as the paper's do, instead of the 3x3 as torchvision's.
-        blur_pool: blur before each strided convolution but the stem; see `blur`.
+        stride_in_1x1: put the stride of a bottleneck in the first 1x1 convolution, as the paper
+            does, instead of the 3x3, as torchvision does.
+        blur_pool: blur before each strided convolution but the stem; see `blur_pool`.
 
     Raises:
-        ValueError: another depth.
+        ValueError: the depth is another one, or `stride_in_1x1` is set for a net of basic blocks.
     """
 
     def __init__(
@@ -154,14 +175,27 @@ class ImageNetResNet(_ResNet):
         if depth not in IMAGENET_DEPTHS:
             nearest = min(IMAGENET_DEPTHS, key=lambda d: abs(d - depth))
             raise ValueError(
-                f"depth of an ImageNet net must be one of {[*IMAGENET_DEPTHS]}, got {depth}; try {nearest}"
+                f"depth of an ImageNet net must be one of {[*IMAGENET_DEPTHS]}, got {depth}; try "
+                f"{nearest}"
             )
         block, counts = IMAGENET_DEPTHS[depth]
         if stride_in_1x1 and block is not Bottleneck:
-            raise ValueError(f"stride_in_1x1 is about bottlenecks (depth 50 and up); ResNet-{depth} has none: drop it")
-        make = partial(Bottleneck, stride_in_1x1=stride_in_1x1) if block is Bottleneck else block
-        conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=norm == "none")
-        super().__init__(conv1, nn.MaxPool2d(3, 2, 1), make, counts, 64, num_classes, shortcut, norm)
+            raise ValueError(
+                f"stride_in_1x1 is about bottlenecks (depth 50 and up); ResNet-{depth} has none: "
+                "drop it"
+            )
+        if block is Bottleneck:
+            block = partial(Bottleneck, stride_in_1x1=stride_in_1x1)
+        super().__init__(
+            conv1=nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=norm == "none"),
+            maxpool=nn.MaxPool2d(3, 2, 1),
+            block=block,
+            counts=counts,
+            width=64,
+            num_classes=num_classes,
+            shortcut=shortcut,
+            norm=norm,
+        )
         init_parameters(self, init, zero_last)
         if blur_pool:
             blur.blur_pool(self)

@@ -59,7 +59,7 @@ class RunDir:
         there = [file for file in others if os.path.lexists(file)]
         return [last, *there] if there or os.path.lexists(last) else []
 
-    def claim(self, gpus: int = 0) -> None:
+    def start_attempt(self, gpus: int = 0) -> None:
         """Begin an attempt.
 
         Args:
@@ -139,10 +139,10 @@ class RunDir:
         job, count = os.environ.get("SLURM_JOB_ID"), restarts(os.environ)
         return job is not None and owner.get("job_id") == job and owner.get("restart_count", 0) < count
 
-    def beat(self, step: int, force: bool = False) -> None:
+    def heartbeat(self, step: int, force: bool = False) -> None:
         """Show that the attempt is alive and how far it has come; writes at most every `HEARTBEAT_S`."""
         if force or time.monotonic() - self._last_beat > HEARTBEAT_S:
-            self.look()
+            self.is_owner()
             self._last_beat = time.monotonic()
             self.attempt.update(last_step=step, seconds=round(self._last_beat - self._t0, 3), heartbeat=time.time())
             self._try(partial(self._write_attempt, force))
@@ -158,7 +158,7 @@ class RunDir:
                 file.write(json.dumps(self.attempt) + "\n")
                 file.truncate()
 
-    def look(self) -> bool:
+    def is_owner(self) -> bool:
         """Whether the run is still this attempt's."""
         self.superseded |= os.path.isfile(self._next)
         return not self.superseded
@@ -167,7 +167,7 @@ class RunDir:
         """Record how far the attempt came and how it ended."""
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         self.attempt.update(reason=reason, error=error and mask(error), signal=signal, end=ended)
-        self.beat(step, force=True)
+        self.heartbeat(step, force=True)
 
     def finish(self) -> None:
         """See that all rows are written.
@@ -184,7 +184,7 @@ class RunDir:
         """Append one row to metrics.jsonl: `step` = optimizer steps done, `epoch` 0-based; not finite = null."""
         row = {"step": step, "epoch": epoch, "attempt": self.attempt["attempt"], "time": round(time.time(), 3)}
         row |= {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-        if not self.look():
+        if not self.is_owner():
             return
         self._unwritten.append(json.dumps(row) + "\n")
         self._try(self._append)

@@ -75,7 +75,7 @@ FIRST_MODULES = {
 OWN_CLASS = re.compile(r"lightning_resnet\.(?:\w+\.)*(\w+)")
 
 
-def decisive(config: dict[str, Any]) -> dict[str, Any]:
+def result_config(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides the result; of paths only the last component.
 
     What is null is left out: an option that joins later is null by default, and leaves the ids of older runs alone.
@@ -100,7 +100,7 @@ def decisive(config: dict[str, Any]) -> dict[str, Any]:
 
 def run_id(config: dict[str, Any]) -> str:
     """Ten hexadecimal digits: a hash of what decides the result."""
-    text = json.dumps(_with_first_paths(decisive(config)), sort_keys=True, default=str)
+    text = json.dumps(_with_first_paths(result_config(config)), sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
 
@@ -135,7 +135,7 @@ def _with_first_paths(tree: Any) -> Any:
     return f"lightning_resnet.{FIRST_MODULES[name]}.{name}" if name in FIRST_MODULES else name
 
 
-def replicate(path: Path, k: int) -> Path:
+def replicate_dir(path: Path, k: int) -> Path:
     """Directory of the k-th run of one id; the first has no number."""
     return path.with_name(f"{path.name}-{k}") if k > 1 else path
 

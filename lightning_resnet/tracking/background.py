@@ -13,7 +13,7 @@ PATIENCE_S = 5.0  # beyond what the mirror's own limits allow
 LIMIT_S = 2 * START_S + FINISH_S + FORGET_S + PATIENCE_S  # online, then offline
 
 
-class Aside:
+class BackgroundMirror:
     """In front of a mirror, with its interface.
 
     Args:

@@ -15,7 +15,7 @@ from torch import nn
 
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, printable, tell
-from lightning_resnet.models.complexity import measure
+from lightning_resnet.models.complexity import count_macs
 
 CODE = re.compile(r"\d+|n\d{8}")  # a number or a WordNet id: no name that could be compared with a word
 
@@ -34,7 +34,7 @@ def align(data: ImageData, net: nn.Module, known: Sequence[str]) -> list[str]:
     Raises:
         UserError: the source has more classes than the net has outputs.
     """
-    outputs, known, ours = measure(net, data.input_size)[0], list(known), list(data.source.classes)
+    outputs, known, ours = count_macs(net, data.input_size)[0], list(known), list(data.source.classes)
     if len(ours) > outputs:
         raise UserError(
             f"the data has {len(ours)} classes, the checkpoint's net {outputs} outputs: set --data.source to data of "

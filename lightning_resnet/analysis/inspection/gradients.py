@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from lightning_resnet.analysis.compare.panels import Panel, panels
 from lightning_resnet.analysis.inspection.derivation import sentence
 from lightning_resnet.analysis.inspection.subjects import Subject
-from lightning_resnet.models.activations import Batch, Seen, observe, train_mode
+from lightning_resnet.models.activations import Batch, BlockActivations, record_blocks, train_mode
 from lightning_resnet.progress import metered
 
 LEGEND = (
@@ -49,7 +49,7 @@ def gradients(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
 
 def _one_batch(net: nn.Module, images: Tensor, labels: Tensor) -> pd.DataFrame:
     with train_mode(net), torch.enable_grad():
-        logits, blocks = observe(net, images.detach().requires_grad_())
+        logits, blocks = record_blocks(net, images.detach().requires_grad_())
         weights = []
         for block in blocks:
             weights.append([p for p in block.module.parameters() if p.requires_grad])
@@ -66,7 +66,9 @@ def _one_batch(net: nn.Module, images: Tensor, labels: Tensor) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _row(block: Seen, at_x: Tensor, at_y: Tensor, at_w: Tensor) -> dict[str, float | str]:
+def _row(
+    block: BlockActivations, at_x: Tensor, at_y: Tensor, at_w: Tensor
+) -> dict[str, float | str]:
     shortcut, branch, at_sum = parts(block, at_y)
     values = {  # tensors: where no gradient arrives at all, ratios are nan
         "grad_x": norm(at_x),
@@ -88,7 +90,7 @@ def norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dtype=torch.float64)
 
 
-def parts(block: Seen, at_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def parts(block: BlockActivations, at_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the parts of a block's gradient.
 
     Args:

@@ -11,13 +11,14 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from torch import nn
 
 from lightning_resnet.analysis.compare.panels import Panel, panels
 from lightning_resnet.analysis.inspection.subjects import Subject
-from lightning_resnet.models.activations import Batch, Seen, error
-from lightning_resnet.models.surgery import alike, anatomy, drop, droppable, permute
+from lightning_resnet.models.activations import Batch, BlockActivations, error, record_blocks
+from lightning_resnet.models.surgery import alike, drop, droppable, permute
 from lightning_resnet.progress import metered
 
 COUNTS = 8  # numbers of blocks to delete or move, spread over what is possible
@@ -46,7 +47,8 @@ def lesions(
         Columns lesion (none | one | delete | permute), block (of `one`), index, changed (number of
         blocks), error.
     """
-    blocks = anatomy(net, batches[0][0][:2])
+    with torch.no_grad():
+        _, blocks = record_blocks(net, batches[0][0][:2])
     plan = list(_plan(blocks, draws, np.random.default_rng(seed)))
     rows = []
     for row, lesion in metered(plan, len(plan), "lesions"):
@@ -56,7 +58,7 @@ def lesions(
 
 
 def _plan(
-    blocks: list[Seen], draws: int, rng: np.random.Generator
+    blocks: list[BlockActivations], draws: int, rng: np.random.Generator
 ) -> Iterator[tuple[dict, AbstractContextManager]]:
     """Yield each lesion: what its row says, and the lesion itself."""
     yield {"lesion": "none", "changed": 0}, nullcontext()
@@ -75,7 +77,9 @@ def _plan(
             yield {"lesion": "permute", "changed": k}, permute(*_cycles(chosen))
 
 
-def _cycles(chosen: Sequence[Seen]) -> tuple[list[Seen], list[Seen]]:
+def _cycles(
+    chosen: Sequence[BlockActivations],
+) -> tuple[list[BlockActivations], list[BlockActivations]]:
     """Return the blocks, and for each the block that takes its place.
 
     That is the next block of the same shapes, in the order given.

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from lightning_resnet.analysis.compare.panels import Panel, panels
 from lightning_resnet.analysis.inspection.subjects import Subject
-from lightning_resnet.models.activations import Batch, Seen, observe, train_mode
+from lightning_resnet.models.activations import Batch, BlockActivations, record_blocks, train_mode
 from lightning_resnet.progress import metered
 
 CARRIES = 0.95  # share of the gradient that the effective depth carries
@@ -49,7 +49,7 @@ def paths(net: nn.Module, batch: Batch, draws: int = 10, seed: int = 0) -> pd.Da
     images, labels = batch
     rng = np.random.default_rng(seed)
     with train_mode(net), torch.enable_grad():
-        logits, blocks = observe(net, images.detach().requires_grad_())
+        logits, blocks = record_blocks(net, images.detach().requires_grad_())
         (start,) = torch.autograd.grad(F.cross_entropy(logits, labels), [blocks[-1].y])
         steps = [_steps(block) for block in reversed(blocks)]
         free = [i for i, (_, around) in enumerate(steps) if around]
@@ -65,7 +65,7 @@ def paths(net: nn.Module, batch: Batch, draws: int = 10, seed: int = 0) -> pd.Da
 Step = Callable[[Tensor], Tensor]  # gradient at a block's output -> at its input
 
 
-def _steps(block: Seen) -> tuple[Step, Step | None]:
+def _steps(block: BlockActivations) -> tuple[Step, Step | None]:
     """Return the step through a block's branch, and the step around it, if there is one.
 
     The graphs are built once and used for every path.

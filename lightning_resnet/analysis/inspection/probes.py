@@ -23,7 +23,7 @@ from torch import nn
 
 from lightning_resnet.analysis.compare.panels import Panel, panels
 from lightning_resnet.analysis.inspection.subjects import Subject
-from lightning_resnet.models.activations import Batch, observe
+from lightning_resnet.models.activations import Batch, record_blocks
 from lightning_resnet.progress import metered
 
 C = 1.0  # inverse L2 penalty of the probes, on standardised features
@@ -73,7 +73,7 @@ def _features(net: nn.Module, batches: Sequence[Batch]) -> tuple[dict[str, np.nd
     parts: dict[str, list[torch.Tensor]] = {"input": []}
     for images, _ in metered(batches, len(batches), "batches"):
         parts["input"].append(images.mean((2, 3)))
-        for block in observe(net, images)[1]:
+        for block in record_blocks(net, images)[1]:
             parts.setdefault(block.name, []).append(block.y.mean((2, 3)))
     features = {name: torch.cat(part).cpu().double().numpy() for name, part in parts.items()}
     return features, torch.cat([labels for _, labels in batches]).cpu().numpy()

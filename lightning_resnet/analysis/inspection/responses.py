@@ -15,7 +15,7 @@ from torch import nn
 
 from lightning_resnet.analysis.compare.panels import Panel, panels
 from lightning_resnet.analysis.inspection.subjects import Subject
-from lightning_resnet.models.activations import Batch, observe, train_mode, watch_responses
+from lightning_resnet.models.activations import Batch, record_blocks, train_mode, watch_responses
 from lightning_resnet.progress import metered
 
 LEGEND = (
@@ -39,7 +39,7 @@ def responses(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
     with train_mode(net):
         for images, _ in metered(batches, len(batches), "batches"):
             with watch_responses(net) as found:
-                _, blocks = observe(net, images)
+                _, blocks = record_blocks(net, images)
             stds.append({layer: values[0].item() for layer, values in found.items()})
             ratios.append({b.name: (b.branch(b.x).norm() / b.x.norm()).item() for b in blocks})
     names = list(ratios[0])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lightning_resnet.analysis.compare.panels import Panel, panels
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.errors import UserError
-from lightning_resnet.models.activations import Batch, Seen, observe
+from lightning_resnet.models.activations import Batch, BlockActivations, record_blocks
 
 LEGEND = (
     "Eval mode, mean over batches, of the shortcuts that are not x itself, as linear maps of the "
@@ -43,7 +43,7 @@ def shortcuts(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
     frames = []
     for images, _ in batches:
         rows = []
-        for block in observe(net, images)[1]:
+        for block in record_blocks(net, images)[1]:
             if block.shortcut:
                 rows += _rows(block)
         frames.append(pd.DataFrame(rows))
@@ -55,7 +55,7 @@ def shortcuts(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
     return pd.concat(frames).groupby(["block", "rank"], sort=False).mean().reset_index()
 
 
-def _rows(block: Seen) -> list[dict[str, float | str]]:
+def _rows(block: BlockActivations) -> list[dict[str, float | str]]:
     found = linear_map(block)
     if found is None:
         return []
@@ -77,7 +77,7 @@ def _rows(block: Seen) -> list[dict[str, float | str]]:
     return [facts | {"rank": i, "singular": value} for i, value in enumerate(s.tolist())]
 
 
-def linear_map(block: Seen) -> tuple[Tensor, int] | None:
+def linear_map(block: BlockActivations) -> tuple[Tensor, int] | None:
     """Return the shortcut as a matrix [C', C] on the channels of every `stride`-th position.
 
     The matrix is found by constant images of one channel each, less the answer to zeros.
