@@ -424,7 +424,7 @@ def test_rows_that_could_not_be_written_are_told_at_the_end(cli, monkeypatch):
     original = rundir.RunDir._append
 
     def append(self):
-        if self.attempt["last_step"] or self._unwritten[0].startswith('{"step": 22'):
+        if self.attempt["last_step"] or self._unwritten_rows[0].startswith('{"step": 22'):
             raise OSError(30, os.strerror(30), "metrics.jsonl")
         original(self)
 

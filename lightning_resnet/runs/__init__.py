@@ -1,1 +1,1 @@
-"""The run directory: its id, its files, its status."""
+"""Run directory: id, files and status of a run."""

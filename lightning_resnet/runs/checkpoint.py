@@ -1,7 +1,8 @@
-"""Checkpoints: whole or not at all, written beside the training, and loaded without running code from the file.
+"""Checkpoint files: written atomically, and loaded without running code from the file.
 
-`last.ckpt` after every epoch, every few minutes and when a signal asks for it; the one before as `prev.ckpt`;
-`best.ckpt` = highest val/acc1, earliest wins. Training waits only until the tensors are copied to host memory.
+`last.ckpt` is written after every epoch, every few minutes and when a signal asks for it; its
+predecessor is kept as `prev.ckpt`; `best.ckpt` has the highest val/acc1, the earliest among equals.
+Training waits only until the tensors are copied to host memory.
 """
 
 import io
@@ -24,29 +25,32 @@ from lightning_resnet.files import replacing
 from lightning_resnet.reading import open_plain
 from lightning_resnet.runs.directory import RunDir
 
-DTYPES = {  # of tensors that weights are read from
+# Types of tensors that weights are read from.
+DTYPES = {
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
 }
-
-POSITION = "lightning_resnet"  # key of our loop's position, among what Lightning's keeps
-DIRECTORY_END = struct.Struct("<4s4H2LH")  # of a zip archive without a comment: its last 22 bytes
-PLAIN_FLAGS = 1 << 3 | 1 << 11  # sizes follow the member; its name is UTF-8
-FORBIDDEN = re.compile(r"(?:GLOBAL|global:?|class|type) (?:GLOBAL )?([\w.]+\.[\w.]+)")  # what torch.load names
+POSITION = "lightning_resnet"  # key of our loop's position in the state of Lightning's loop
+# The last 22 bytes of a zip archive without a comment: the end of its central directory.
+DIRECTORY_END = struct.Struct("<4s4H2LH")
+PLAIN_FLAGS = 1 << 3 | 1 << 11  # the sizes follow the member; its name is UTF-8
+# The name of a class or function in an error message of torch.load.
+FORBIDDEN = re.compile(r"(?:GLOBAL|global:?|class|type) (?:GLOBAL )?([\w.]+\.[\w.]+)")
 
 
 def write_checkpoint(
     checkpoint: dict[str, Any], path: Path, before: Callable[[Path], None] = lambda temporary: None
 ) -> None:
-    """Write to a temporary file in the target's directory, see that it is on disk and whole, then rename it.
+    """Write a checkpoint to a temporary file, verify the file on disk, then rename it.
 
     Args:
-        checkpoint: to write.
-        path: of the file.
-        before: called with the temporary file once it is good, before it takes the name.
+        checkpoint: content of the checkpoint.
+        path: path of the file.
+        before: called with the verified temporary file, before it takes the name `path`.
     """
     with replacing(path) as file:
-        torch.save(checkpoint, file)  # into a Python file: torch lets other threads run between its pieces
+        # torch.save to a Python file lets other threads run between the pieces it writes.
+        torch.save(checkpoint, file)
         file.flush()
         os.fsync(file.fileno())
         temporary = Path(file.name)
@@ -55,20 +59,24 @@ def write_checkpoint(
 
 
 def check_archive(path: str | Path) -> None:
-    """Check that an archive is as torch writes them, and compare its checksums: torch.load looks at neither.
+    """Check that an archive has the form that torch writes, and verify its checksums.
 
-    Torch stores its members as they are, without attributes. Anything else takes memory out of proportion, or makes
-    torch read something else than what the checksums are of.
+    `torch.load` checks neither. Torch stores its members uncompressed and without attributes; any
+    other form can take memory out of proportion, or make torch read other bytes than those that the
+    checksums cover.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the archive is damaged or has another form.
     """
     with open_plain(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - DIRECTORY_END.size))
         end = file.read()
-        if len(end) < DIRECTORY_END.size or not end.startswith(b"PK\x05\x06") or end[-2:] != bytes(2):
-            raise ValueError("it does not end as an archive does: it is cut off, or something was added")
+        is_complete = len(end) == DIRECTORY_END.size and end.startswith(b"PK\x05\x06")
+        if not is_complete or end[-2:] != bytes(2):
+            raise ValueError(
+                "it does not end as an archive does: it is cut off, or something was added"
+            )
         with zipfile.ZipFile(file) as archive:
             _check_members(archive.infolist(), size, end)
             if damaged := archive.testzip():
@@ -76,64 +84,89 @@ def check_archive(path: str | Path) -> None:
 
 
 def _check_members(members: list[zipfile.ZipInfo], size: int, end: bytes) -> None:
-    """Look at the archive's directory.
+    """Check the central directory of an archive.
 
     Args:
-        members: as Python reads it.
-        size: of the file.
-        end: its last bytes, as torch reads them.
+        members: the members that Python finds in the directory.
+        size: size of the file in bytes.
+        end: last bytes of the file, as torch reads them.
+
+    Raises:
+        ValueError: the directory is damaged, or has a member that torch would not write.
     """
-    _, disk, first, here, all_members, *_ = DIRECTORY_END.unpack(end)
-    if disk or first or not here == all_members == min(len(members), 0xFFFF):
+    _, disk, first_disk, on_this_disk, in_all, *_ = DIRECTORY_END.unpack(end)
+    if disk or first_disk or not on_this_disk == in_all == min(len(members), 0xFFFF):
         raise ValueError("its directory is damaged")
     names = {member.filename for member in members}
-    if len(names) < len(members) or any(".." in name or name[:1] == "/" or "\\" in name for name in names):
+    leads_out = any(".." in name or name[:1] == "/" or "\\" in name for name in names)
+    if len(names) < len(members) or leads_out:
         raise ValueError("it holds a name twice, or one that leads out of it")
     for member in members:
-        large = len(member.extra) >= 4 and member.extra[:2] == b"\1\0" and len(member.extra) == 4 + member.extra[2]
-        plain = (member.compress_type, member.external_attr, member.internal_attr, member.volume) == (0, 0, 0, 0)
-        if not plain or member.flag_bits & ~PLAIN_FLAGS or member.comment or (member.extra and not large):
-            raise ValueError(f"{member.filename} is compressed, or marked as torch marks nothing")
-        if member.compress_size != member.file_size:
-            raise ValueError(f"{member.filename} has two sizes")
+        _check_member(member)
     if sum(member.file_size for member in members) > size:
         raise ValueError("its members are larger than the file")
+
+
+def _check_member(member: zipfile.ZipInfo) -> None:
+    """Check that torch could have written a member of an archive."""
+    attributes = (
+        member.compress_type,
+        member.external_attr,
+        member.internal_attr,
+        member.volume,
+        member.flag_bits & ~PLAIN_FLAGS,
+    )
+    extra = member.extra
+    # Torch writes one extra field, for sizes of more than 4 GB.
+    is_size_field = len(extra) >= 4 and extra[:2] == b"\1\0" and len(extra) == 4 + extra[2]
+    if any(attributes) or member.comment or (extra and not is_size_field):
+        raise ValueError(f"{member.filename} is compressed, or marked as torch marks nothing")
+    if member.compress_size != member.file_size:
+        raise ValueError(f"{member.filename} has two sizes")
 
 
 def newest_in(path: Path) -> tuple[Path, dict[str, Any]]:
     """Read the last checkpoint of a run, or of a folder that holds one run; see `newest_of`.
 
+    Args:
+        path: a run directory, or a folder with one run directory in it.
+
     Returns:
-        The checkpoint's file and its content.
+        The path of the checkpoint and its content.
 
     Raises:
         UserError: the folder holds several runs, or the run no checkpoint that can be read.
     """
-    runs = [path] if (path / "checkpoints").is_dir() else sorted(p.parent for p in path.glob("*/checkpoints"))
-    if len(runs) > 1:
-        raise UserError(f"{path} holds {len(runs)} runs: give one of them, such as {runs[0]}")
-    run = (runs or [path])[0]
+    run = path
+    if not (path / "checkpoints").is_dir():
+        runs = sorted(p.parent for p in path.glob("*/checkpoints"))
+        if len(runs) > 1:
+            raise UserError(f"{path} holds {len(runs)} runs: give one of them, such as {runs[0]}")
+        if runs:
+            run = runs[0]
     file, checkpoint = newest_of(run)
     if file is None:
         raise UserError(
-            f"checkpoint {run / 'checkpoints' / 'last.ckpt'} does not exist: give a run that `resnet-cli fit` has "
-            "begun, or a checkpoint"
+            f"checkpoint {run / 'checkpoints' / 'last.ckpt'} does not exist: give a run that "
+            "`resnet-cli fit` has begun, or a checkpoint"
         )
     return file, checkpoint
 
 
 def newest_of(run: Path, at: str = "last") -> tuple[Path | None, dict[str, Any]]:
-    """Read a checkpoint of a run, to use its net; where `last` is damaged, the one that `fit` would continue from.
+    """Read a checkpoint of a run, to use its net.
+
+    Where `last` is damaged, the checkpoint is read that `fit` would continue from.
 
     Args:
-        run: its directory.
-        at: last, or the name of another one, which none takes the place of.
+        run: the run directory.
+        at: `last`, or the name of another checkpoint, which has no replacement.
 
     Returns:
-        The checkpoint's file and its content; None and nothing where the run has none.
+        The path of the checkpoint and its content; None and an empty dict where the run has none.
 
     Raises:
-        UserError: it has some, and none can be read.
+        UserError: the run has checkpoints, and none can be read.
     """
     files = RunDir(run).candidates()
     if at != "last":
@@ -146,7 +179,10 @@ def _warn(text: str) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of ours onto the CPU, with `weights_only`.
+    """Read a checkpoint onto the CPU, with `weights_only`.
+
+    Args:
+        path: a checkpoint that this package wrote.
 
     Raises:
         UserError: the file is missing, damaged or holds code.
@@ -158,55 +194,67 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} does not exist") from e
     except OSError as e:
         raise UserError(f"checkpoint {path} cannot be read: {e.strerror or one_line(e)}") from e
-    except ValueError as e:  # by check_archive
-        raise UserError(f"checkpoint {path} cannot be read: {one_line(e)}; it is damaged or not a checkpoint") from e
-    except Exception as e:  # a damaged archive fails in many ways
+    except ValueError as e:  # raised by check_archive
+        raise UserError(
+            f"checkpoint {path} cannot be read: {one_line(e)}; it is damaged or not a checkpoint"
+        ) from e
+    except Exception as e:  # torch.load raises many types for a damaged archive
         if found := FORBIDDEN.search(str(e)):
             raise UserError(
-                f"checkpoint {path} cannot be read: it holds {found[1]}, not tensors and plain values"
+                f"checkpoint {path} cannot be read: it holds {found[1]}, not tensors and plain "
+                "values"
             ) from e
         raise UserError(
-            f"checkpoint {path} cannot be read ({type(e).__name__}): it is damaged or not a checkpoint"
+            f"checkpoint {path} cannot be read ({type(e).__name__}): it is damaged or not a "
+            "checkpoint"
         ) from e
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise UserError(f"checkpoint {path} has no state_dict: make it one of ours with `resnet-cli convert`")
+        raise UserError(
+            f"checkpoint {path} has no state_dict: make it one of ours with `resnet-cli convert`"
+        )
     try:
         check_plain(checkpoint["state_dict"])
     except UserError as e:
         raise UserError(f"checkpoint {path}: {e}") from e
     if not isinstance(checkpoint.get("run", {}), dict):
-        raise UserError(f"checkpoint {path} is of another form than ours: it was not written by `resnet-cli`")
+        raise UserError(
+            f"checkpoint {path} is of another form than ours: it was not written by `resnet-cli`"
+        )
     return checkpoint
 
 
 def classes_in(checkpoint: dict[str, Any]) -> list[str]:
-    """Names of the net's outputs, where a checkpoint tells them; else empty."""
+    """Return the names of the net's outputs; empty where the checkpoint has none."""
     classes = checkpoint.get("run", {}).get("classes")
     return [str(name) for name in classes] if isinstance(classes, list | tuple) else []
 
 
 def check_resumable(checkpoint: dict[str, Any], run_id: str) -> None:
-    """Check that training can go on from a checkpoint.
+    """Check that training can continue from a checkpoint.
 
     Args:
-        checkpoint: its content.
-        run_id: of the run that shall go on.
+        checkpoint: content of the checkpoint.
+        run_id: id of the run that is to continue.
 
     Raises:
-        UserError: it holds no state of a training, or another run's.
+        UserError: the checkpoint holds no state of a training, or that of another run.
     """
     origin = checkpoint.get("run")
-    theirs = origin.get("id") if isinstance(origin, dict) else None
-    if isinstance(theirs, str) and theirs.partition("-")[0] != run_id.partition("-")[0]:
-        raise UserError(f"it is of run {theirs}; --run.init_from takes its weights")
-    if missing := [key for key in ("loops", "optimizer_states", "callbacks") if key not in checkpoint]:
-        raise UserError(
-            f"it holds weights alone, as a finished run keeps with --run.keep weights (no {missing[0]}); "
-            "--run.init_from takes them"
-        )
-    loop = checkpoint["loops"].get("fit_loop") if isinstance(checkpoint["loops"], dict) else None
+    origin_id = origin.get("id") if isinstance(origin, dict) else None
+    if isinstance(origin_id, str) and origin_id.partition("-")[0] != run_id.partition("-")[0]:
+        raise UserError(f"it is of run {origin_id}; --run.init_from takes its weights")
+    for key in ("loops", "optimizer_states", "callbacks"):
+        if key not in checkpoint:
+            raise UserError(
+                "it holds weights alone, as a finished run keeps with --run.keep weights "
+                f"(no {key}); --run.init_from takes them"
+            )
+    loops = checkpoint["loops"]
+    loop = loops.get("fit_loop") if isinstance(loops, dict) else None
     if not isinstance(loop, dict) or not ({POSITION, "evaluated"} & loop.keys()):
-        raise UserError("another Trainer wrote it, with its own position; --run.init_from takes its weights")
+        raise UserError(
+            "another Trainer wrote it, with its own position; --run.init_from takes its weights"
+        )
 
 
 def newest_good(
@@ -215,19 +263,20 @@ def newest_good(
     cure: str,
     check: Callable[[dict[str, Any]], None] = lambda checkpoint: None,
 ) -> tuple[Path | None, dict[str, Any]]:
-    """Read the first checkpoint that can be read; say which ones it takes the place of, and what is wrong with them.
+    """Read the first good checkpoint, and warn about those that were not good.
 
     Args:
-        candidates: files, the newest first.
-        say: tells.
-        cure: what the user can do where none is good.
+        candidates: paths of checkpoints, the newest first.
+        say: prints a warning.
+        cure: what the user can do where no checkpoint is good.
         check: raises UserError for a checkpoint that is of no use.
 
     Returns:
-        The checkpoint's file and its content; None and nothing where there are no candidates.
+        The path of the checkpoint and its content; None and an empty dict where there are no
+        candidates.
 
     Raises:
-        UserError: there are some, and none is good.
+        UserError: there are candidates, and none is good.
     """
     faults: list[str] = []
     for path in candidates:
@@ -250,24 +299,27 @@ def newest_good(
 
 
 def check_readable(state: dict[str, Any]) -> None:
-    """Check that a checkpoint can be read back with `weights_only`, before it replaces one that can.
+    """Check that a checkpoint can be read back with `weights_only`, before it replaces a good one.
 
     Args:
-        state: the checkpoint; its tensors, which can, are left out.
+        state: content of the checkpoint. Its tensors can always be read back, so they are replaced
+            by empty ones for the check.
 
     Raises:
-        UserError: it cannot; whose state it is, and what in it.
+        UserError: the checkpoint cannot be read back; the message names the part and its owner.
     """
     small = tree_map_only(torch.Tensor, _without_elements, state)
     if not _why_unreadable(small):
         return
     parts = {f"the callback {name}": part for name, part in small.get("callbacks", {}).items()}
-    parts |= {f"the checkpoint's {name!r}": part for name, part in small.items() if name != "callbacks"}
+    for name, part in small.items():
+        if name != "callbacks":
+            parts[f"the checkpoint's {name!r}"] = part
     for name, part in parts.items():
         if why := _why_unreadable(part):
             raise UserError(
-                f"{name} keeps {why}, which could not be read back from a checkpoint: let its state_dict (or "
-                "on_save_checkpoint) give numbers, text, lists, dicts and tensors"
+                f"{name} keeps {why}, which could not be read back from a checkpoint: let its "
+                "state_dict (or on_save_checkpoint) give numbers, text, lists, dicts and tensors"
             )
 
 
@@ -276,24 +328,26 @@ def _without_elements(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _why_unreadable(part: Any) -> str:
-    """What in it could not be read back; empty if all can."""
+    """Return what could not be read back, such as the name of a class; empty if all can."""
     file = io.BytesIO()
     try:
         torch.save(part, file)
         file.seek(0)
         torch.load(file, weights_only=True)
-    except Exception as e:  # whatever pickle and torch do not take
+    except Exception as e:  # pickle and torch raise many types
         if found := FORBIDDEN.search(str(e)):
             return found[1]
-        return "something of another type" if isinstance(e, pickle.UnpicklingError) else one_line(e)[:200]
+        if isinstance(e, pickle.UnpicklingError):
+            return "something of another type"
+        return one_line(e)[:200]
     return ""
 
 
 def check_plain(state: Mapping[Any, Any]) -> None:
-    """Refuse tensors that no net of floating-point numbers is made of, such as quantized, complex or sparse ones.
+    """Refuse tensors that are not dense or of another type, such as quantized or complex ones.
 
     Args:
-        state: of a file; what is no tensor is not looked at.
+        state: a state dict from a file; values that are no tensors are ignored.
 
     Raises:
         UserError: the first such tensor, or one that claims more elements than the file holds.
@@ -302,10 +356,18 @@ def check_plain(state: Mapping[Any, Any]) -> None:
         if not isinstance(tensor, Tensor):
             continue
         if not isinstance(name, str):
-            raise UserError(f"a tensor goes by {name!r}, which is no name: save the net's state_dict()")
-        is_dense = tensor.layout == torch.strided and not tensor.is_meta
-        if is_dense and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(
+                f"a tensor goes by {name!r}, which is no name: save the net's state_dict()"
+            )
+        kind = tensor.dtype
+        if tensor.is_meta:
+            kind = "meta"
+        elif tensor.layout != torch.strided:
+            kind = tensor.layout
+        elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise UserError(f"{name} is larger than what the file holds of it")
-        if not is_dense or tensor.dtype not in DTYPES:
-            kind = str(tensor.dtype if is_dense else "meta" if tensor.is_meta else tensor.layout)
-            raise UserError(f"{name} is a tensor of {kind.removeprefix('torch.')}: save the net in float32, dense")
+        if kind not in DTYPES:
+            raise UserError(
+                f"{name} is a tensor of {str(kind).removeprefix('torch.')}: save the net in "
+                "float32, dense"
+            )

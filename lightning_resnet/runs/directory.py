@@ -1,4 +1,4 @@
-"""The run directory `<root>/<name>/<run id>/`: who owns it, what it records. It is the truth about a run.
+"""Run directory `<root>/<name>/<run id>/`: its owner and its records. It is the truth about a run.
 
 config.yaml        reproduces the run, alone
 meta.json          code, versions, hardware, command
@@ -23,59 +23,79 @@ from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.files import remove_unfinished, write_json, write_new, write_whole
 from lightning_resnet.masking import mask
 from lightning_resnet.reading import open_plain, parse_yaml, read_text
-from lightning_resnet.runs.status import ATTEMPT_FILE, attempt_files, last_attempt, process_name, restarts, status
+from lightning_resnet.runs.status import (
+    ATTEMPT_FILE,
+    attempt_files,
+    last_attempt,
+    process_name,
+    restarts,
+    status,
+)
 
-HEARTBEAT_S = 10.0  # seconds between signs of life
+HEARTBEAT_S = 10.0  # seconds between two heartbeats
 END = "# The end of config.yaml: without this line the file is not whole.\n"
 
 
 class RunDir:
-    """One attempt at a run.
+    """One attempt at a run: it owns the run directory and writes all records in it.
 
     Args:
-        path: the directory; made where it does not exist.
+        path: the run directory; it is made where it does not exist.
+
+    Attributes:
+        attempt: content of this attempt's file; empty before `start_attempt`.
+        mirror: receives each row too, such as for W&B; None without one. Set before the first row.
+        superseded: whether a newer attempt has taken over the run.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.attempt: dict[str, Any] = {}
-        self.mirror: Any = None  # of the rows, outside the directory; set before the first
-        self.superseded = False  # a newer attempt has the run
-        self._last_beat = 0.0
-        self._unwritten: list[str] = []  # rows
-        self._complaint = ""  # why the last write failed
+        self.mirror: Any = None
+        self.superseded = False
+        self._last_heartbeat = 0.0
+        self._unwritten_rows: list[str] = []
+        self._write_error = ""  # why the last write failed; empty if it succeeded
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints are."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     def candidates(self) -> list[Path]:
         """List the checkpoints to continue from, the newest first.
 
-        A link that leads nowhere is one that cannot be read, and so is last.ckpt where it is missing beside others.
+        The list also holds files that cannot be read: links that lead nowhere, and last.ckpt where
+        it is missing but another checkpoint is there.
         """
-        last, *others = [self.checkpoints / f"{name}.ckpt" for name in ("last", "prev", "best")]
-        there = [file for file in others if os.path.lexists(file)]
-        return [last, *there] if there or os.path.lexists(last) else []
+        last = self.checkpoints / "last.ckpt"
+        others = [self.checkpoints / "prev.ckpt", self.checkpoints / "best.ckpt"]
+        existing = [file for file in others if os.path.lexists(file)]
+        return [last, *existing] if existing or os.path.lexists(last) else []
 
     def start_attempt(self, gpus: int = 0) -> None:
-        """Begin an attempt.
+        """Start an attempt and take over the run.
 
         Args:
-            gpus: that all ranks together train on.
+            gpus: number of GPUs that all ranks together train on.
 
         Raises:
-            UserError: another process is at this run, or the directory cannot be written.
+            UserError: another process trains this run, or the directory cannot be written.
         """
-        n = self._free_number(1 + max(attempt_files(self.path), default=0))  # before looking who runs: see below
+        # Choose the number before asking for the run's status: if another process starts an
+        # attempt in between, both want the same number, and write_new below lets one have it.
+        n = self._free_number(1 + max(attempt_files(self.path), default=0))
         if status(self.path) == "running" and not self._is_predecessor(last_attempt(self.path)):
             raise self._owned()
         if not ATTEMPT_FILE.fullmatch(self._attempt_file(n + 1).name):
-            raise UserError(f"{self._attempt_file(n - 1)} is of no attempt of this run, which has few: remove it")
+            raise UserError(
+                f"{self._attempt_file(n - 1)} is of no attempt of this run, which has few: "
+                "remove it"
+            )
         self._file = self._attempt_file(n)
-        self._next = self._attempt_file(self._free_number(n + 1))
-        self._t0 = self._last_beat = time.monotonic()
+        self._next_file = self._attempt_file(self._free_number(n + 1))
+        self._start = time.monotonic()
+        self._last_heartbeat = self._start
         attempt = {
             "attempt": n,
             "start": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -98,11 +118,12 @@ class RunDir:
             _end_torn_line(self.path / "metrics.jsonl")
         except OSError as e:
             raise self._cannot_begin(e) from e
-        self.attempt = attempt  # before the file is there: a signal in between must find what to end
+        # Set the attempt before the file exists, so that a signal in between finds what to end.
+        self.attempt = attempt
         try:
             write_new(self._file, json.dumps(attempt, indent=1) + "\n")
-        except FileExistsError:  # two starts at once: only one makes the file
-            self.attempt = {}  # the file is the other start's, and so is its end
+        except FileExistsError:  # another process started at the same time and owns the file
+            self.attempt = {}
             raise self._owned() from None
         except OSError as e:
             self.attempt = {}
@@ -114,7 +135,7 @@ class RunDir:
         return self.path / "attempts" / f"{n}.json"
 
     def _free_number(self, n: int) -> int:
-        """The first from `n` on whose name is not taken by something that is no attempt, such as a folder."""
+        """Return the first number from `n` on whose name no other object, such as a folder, has."""
         while os.path.lexists(self._attempt_file(n)) and not os.path.isfile(self._attempt_file(n)):
             n += 1
         return n
@@ -122,33 +143,49 @@ class RunDir:
     def _cannot_begin(self, e: OSError) -> UserError:
         where = e.filename or self.path
         return UserError(
-            f"cannot begin a run in {self.path}: {where}: {e.strerror}; mend that, or set --run.root to a folder "
-            "you can write"
+            f"cannot begin a run in {self.path}: {where}: {e.strerror}; correct that, or set "
+            "--run.root to a folder you can write"
         )
 
     def _owned(self) -> UserError:
         owner = last_attempt(self.path) or {"attempt": "?", "host": "?", "start": "now"}
         return UserError(
-            f"run {self.path} is being trained by attempt {owner['attempt']} on {owner['host']} since "
-            f"{owner['start']}, as attempts/{owner['attempt']}.json tells: wait for it, stop it, or add --run.new "
-            "for a replicate"
+            f"run {self.path} is being trained by attempt {owner['attempt']} on {owner['host']} "
+            f"since {owner['start']}, as attempts/{owner['attempt']}.json tells: wait for it, stop "
+            "it, or add --run.new for a replicate"
         )
 
     def _is_predecessor(self, owner: dict[str, Any]) -> bool:
-        """A requeued job takes over from itself: what it was before the requeue has ended, or is about to."""
-        job, count = os.environ.get("SLURM_JOB_ID"), restarts(os.environ)
-        return job is not None and owner.get("job_id") == job and owner.get("restart_count", 0) < count
+        """Tell whether the owner is this SLURM job before it was requeued.
+
+        A requeued job takes over the run, because the processes from before the requeue have ended
+        or are about to end.
+        """
+        job = os.environ.get("SLURM_JOB_ID")
+        if job is None or owner.get("job_id") != job:
+            return False
+        return owner.get("restart_count", 0) < restarts(os.environ)
 
     def heartbeat(self, step: int, force: bool = False) -> None:
-        """Show that the attempt is alive and how far it has come; writes at most every `HEARTBEAT_S`."""
-        if force or time.monotonic() - self._last_beat > HEARTBEAT_S:
-            self.is_owner()
-            self._last_beat = time.monotonic()
-            self.attempt.update(last_step=step, seconds=round(self._last_beat - self._t0, 3), heartbeat=time.time())
-            self._try(partial(self._write_attempt, force))
+        """Record that the attempt is alive and how far it has come.
+
+        Args:
+            step: optimizer steps done.
+            force: write even if the last heartbeat is less than `HEARTBEAT_S` ago.
+        """
+        if not force and time.monotonic() - self._last_heartbeat <= HEARTBEAT_S:
+            return
+        self.is_owner()
+        self._last_heartbeat = time.monotonic()
+        self.attempt.update(
+            last_step=step,
+            seconds=round(self._last_heartbeat - self._start, 3),
+            heartbeat=time.time(),
+        )
+        self._try(partial(self._write_attempt, force))
 
     def _write_attempt(self, sync: bool) -> None:
-        """Whole; where the disk is full, over the file that is there, which takes no more room."""
+        """Write the attempt's file atomically; on a full disk overwrite the file in place."""
         try:
             write_json(self._file, self.attempt, sync)
         except OSError as e:
@@ -159,64 +196,89 @@ class RunDir:
                 file.truncate()
 
     def is_owner(self) -> bool:
-        """Whether the run is still this attempt's."""
-        self.superseded |= os.path.isfile(self._next)
+        """Tell whether this attempt still owns the run, and remember if it does not."""
+        self.superseded |= os.path.isfile(self._next_file)
         return not self.superseded
 
-    def end(self, step: int, reason: str, error: str | None = None, signal: str | None = None) -> None:
-        """Record how far the attempt came and how it ended."""
+    def end(
+        self, step: int, reason: str, error: str | None = None, signal: str | None = None
+    ) -> None:
+        """Record how far the attempt came and how it ended.
+
+        Args:
+            step: optimizer steps done.
+            reason: finished, failed, diverged, interrupted, preempted or superseded.
+            error: message of the error that ended the attempt.
+            signal: name of the signal that ended the attempt, such as SIGTERM.
+        """
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         self.attempt.update(reason=reason, error=error and mask(error), signal=signal, end=ended)
         self.heartbeat(step, force=True)
 
     def finish(self) -> None:
-        """See that all rows are written.
+        """Write the rows that could not be written before.
 
         Raises:
-            UserError: some could not be.
+            UserError: some rows still cannot be written.
         """
-        if self._unwritten:
+        if self._unwritten_rows:
             self._try(self._append)
-        if self._unwritten:
-            raise UserError(f"{len(self._unwritten)} rows are missing in {self.path}/metrics.jsonl: {self._complaint}")
+        if self._unwritten_rows:
+            raise UserError(
+                f"{len(self._unwritten_rows)} rows are missing in {self.path}/metrics.jsonl: "
+                f"{self._write_error}"
+            )
 
     def record(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
-        """Append one row to metrics.jsonl: `step` = optimizer steps done, `epoch` 0-based; not finite = null."""
-        row = {"step": step, "epoch": epoch, "attempt": self.attempt["attempt"], "time": round(time.time(), 3)}
+        """Append one row to metrics.jsonl.
+
+        Args:
+            step: optimizer steps done.
+            epoch: number of the epoch, from 0.
+            metrics: values by name; a value that is not finite is written as null.
+        """
+        row = {
+            "step": step,
+            "epoch": epoch,
+            "attempt": self.attempt["attempt"],
+            "time": round(time.time(), 3),
+        }
         row |= {k: v if math.isfinite(v) else None for k, v in metrics.items()}
         if not self.is_owner():
             return
-        self._unwritten.append(json.dumps(row) + "\n")
+        self._unwritten_rows.append(json.dumps(row) + "\n")
         self._try(self._append)
         if self.mirror:
             self.mirror.record(row)
 
     def _append(self) -> None:
-        """All rows or none, so that a disk that was full for a while leaves no torn line."""
-        path, rows = self.path / "metrics.jsonl", "".join(self._unwritten).encode()
+        """Append all rows or none, so that a disk that was full for a while leaves no torn line."""
+        path = self.path / "metrics.jsonl"
+        rows = "".join(self._unwritten_rows).encode()
         with path.open("ab", buffering=0) as file:
             before = file.tell()
             if file.write(rows) != len(rows):
                 file.truncate(before)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        self._unwritten.clear()
+        self._unwritten_rows.clear()
 
     def _try(self, write: Callable[[], None]) -> None:
-        """Write; where that fails say so once, and let the training go on."""
+        """Write; if that fails warn once and let the training go on."""
         try:
             write()
-            self._complaint = ""
+            self._write_error = ""
         except OSError as e:
-            if not self._complaint:
+            if not self._write_error:
                 print(
-                    f"careful: cannot write {e.filename or self.path}: {e.strerror}; training goes on and tries again",
+                    f"warning: cannot write {e.filename or self.path}: {e.strerror}; training goes "
+                    "on and tries again",
                     flush=True,
                 )
-            self._complaint = e.strerror or one_line(e)
+            self._write_error = e.strerror or one_line(e)
 
 
 def _end_torn_line(path: Path) -> None:
-    """A killed attempt may have left half a line: what follows must begin a new one."""
+    """End the last line of a file if a killed attempt has left half a line."""
     if not os.path.lexists(path):
         return
     with open_plain(path) as file:
@@ -229,16 +291,24 @@ def _end_torn_line(path: Path) -> None:
 
 
 def write_config(path: Path, text: str) -> None:
-    """Write a run's config.yaml, with a last line that tells that it is whole."""
+    """Write config.yaml of a run; its last line tells readers that the file is complete."""
     write_whole(path / "config.yaml", text + END)
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], bool]:
-    """A run's config.yaml, empty where there is none that can be read; and whether it ends as we end it."""
+    """Read config.yaml of a run.
+
+    Returns:
+        The configuration, empty where no file can be read, and whether the file is complete.
+    """
     try:
         text = read_text(path / "config.yaml")
         content = parse_yaml(text)
     except UserError:
         return {}, False
-    ours = isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in ("data", "model"))
-    return (content if ours and "seed_everything" in content else {}), text.endswith(END)
+    is_complete = text.endswith(END)
+    if not isinstance(content, dict) or "seed_everything" not in content:
+        return {}, is_complete
+    if not all(isinstance(content.get(key), dict) for key in ("data", "model")):
+        return {}, is_complete
+    return content, is_complete

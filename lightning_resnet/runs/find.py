@@ -6,28 +6,47 @@ from pathlib import Path
 
 from lightning_resnet.errors import UserError
 
-REFERENCE = Path(__file__).parents[2] / "reference"  # runs that we measured and ship
+REFERENCE = Path(__file__).parents[2] / "reference"  # measured runs that come with the repository
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
-    """The folder; `reference:digits` lies in the repository."""
+    """Return the path of a folder; `reference:digits` is one in the repository."""
     kind, _, name = str(path).partition(":")
     return REFERENCE / name if kind == "reference" else Path(path)
 
 
 def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield each run directory once; a folder that may not be opened counts as one (and proves unreadable)."""
-    seen: set[str] = set()  # real paths: links may lead in circles, paths may overlap
+    """Yield each run directory once.
+
+    A folder that may not be opened is yielded too, so that its reader reports it as unreadable.
+
+    Args:
+        paths: run directories, or folders that hold run directories at any depth.
+
+    Raises:
+        UserError: a path is no folder.
+    """
+    seen: set[str] = set()  # real paths, because links may lead in circles and paths may overlap
     for path in paths:
         if not path.is_dir():
-            raise UserError(f"{path} is not a folder; give a run, a sweep or the folder that holds them")
-        locked: list[Path] = []
-        walk = os.walk(path, followlinks=True, onerror=lambda error, to=locked: to.append(Path(error.filename)))
-        for folder, inside, files in walk:
-            is_run = "metrics.jsonl" in files or "attempts" in inside or {"config.yaml", "meta.json"} <= set(files)
-            new = os.path.realpath(folder) not in seen
-            seen.add(os.path.realpath(folder))
-            inside[:] = sorted(name for name in inside if name[0] != ".") if new and not is_run else []
-            if is_run and new:
+            raise UserError(
+                f"{path} is not a folder; give a run, a sweep or the folder that holds them"
+            )
+        unreadable: list[Path] = []
+
+        def note(error: OSError, unreadable: list[Path] = unreadable) -> None:
+            unreadable.append(Path(error.filename))
+
+        for folder, inside, files in os.walk(path, followlinks=True, onerror=note):
+            has_recipe = "config.yaml" in files and "meta.json" in files
+            is_run = "metrics.jsonl" in files or "attempts" in inside or has_recipe
+            real_path = os.path.realpath(folder)
+            is_new = real_path not in seen
+            seen.add(real_path)
+            if is_run and is_new:
                 yield Path(folder)
-        yield from locked
+            if is_run or not is_new:
+                inside.clear()
+            else:
+                inside[:] = sorted(name for name in inside if name[0] != ".")
+        yield from unreadable

@@ -1,4 +1,4 @@
-"""What a run is: the part of a configuration that decides its result, and the id made of it."""
+"""Identity of a run: the part of a configuration that decides the result, and the id made of it."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from lightning_resnet import PUBLIC
 from lightning_resnet.errors import UserError
 from lightning_resnet.reading import LARGEST, open_plain, parse_yaml
 
-# What decides a run's result; the rest of the trainer is about where and how to run.
+# Options of the trainer that decide a run's result; the others are about where and how to run.
 TRAINER_KEYS = (
     "max_epochs",
     "max_steps",
@@ -32,8 +32,9 @@ TRAINER_KEYS = (
     "log_every_n_steps",  # the interval over which ErrorWarmup watches the training error
 )
 DATA_KEYS_WITHOUT_EFFECT = ("workers", "cache", "stage")
-SAVING = re.compile(r"(pytorch_lightning|lightning_fabric)\..*CheckpointIO$")  # plugins that write files of callbacks
-# Callbacks that leave the training alone; others may change it, such as EarlyStopping.
+# Plugins that only write the files of callbacks.
+SAVING = re.compile(r"(pytorch_lightning|lightning_fabric)\..*CheckpointIO$")
+# Callbacks that do not change the training; others may, such as EarlyStopping.
 OBSERVERS = (
     "lightning_resnet.GradientNorms",
     "lightning_resnet.ResponseStds",
@@ -47,8 +48,9 @@ OBSERVERS = (
     "pytorch_lightning.callbacks.ThroughputMonitor",
     "pytorch_lightning.callbacks.TQDMProgressBar",
 )
-# The modules that classes of this package stood in when ids were first made of their import paths. The table is frozen:
-# it keeps the ids of all runs. A class that is not in it enters an id by its name alone.
+# Modules in which classes of this package were when ids were first made of their import paths. The
+# table is frozen, because it keeps the ids of all runs. A class that is not in the table enters an
+# id by its name alone.
 FIRST_MODULES = {
     "CifarResNet": "models",
     "ImageNetResNet": "models",
@@ -76,9 +78,10 @@ OWN_CLASS = re.compile(r"lightning_resnet\.(?:\w+\.)*(\w+)")
 
 
 def result_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a resolved configuration that decides the result; of paths only the last component.
+    """Return the part of a resolved configuration that decides the result.
 
-    What is null is left out: an option that joins later is null by default, and leaves the ids of older runs alone.
+    Paths are cut to their last component. Null values are left out: an option that is added later
+    is null by default, and so does not change the ids of older runs.
     """
     config = with_public_paths(config)
     trainer = config.get("trainer", {})
@@ -86,35 +89,39 @@ def result_config(config: dict[str, Any]) -> dict[str, Any]:
     callbacks = [c for c in trainer.get("callbacks") or [] if c["class_path"] not in OBSERVERS]
     plugins = [p for p in trainer.get("plugins") or [] if not SAVING.match(p["class_path"])]
     run = config.get("run", {})
-    return _given(
+    trainer_part = {key: trainer.get(key) for key in TRAINER_KEYS}
+    trainer_part["callbacks"] = callbacks or None
+    trainer_part["plugins"] = plugins or None
+    return _without_nulls(
         {
             "seed_everything": config["seed_everything"],
             "model": config["model"],
             "data": _without_folders(data),
-            "trainer": {k: trainer.get(k) for k in TRAINER_KEYS}
-            | {"callbacks": callbacks or None, "plugins": plugins or None},
+            "trainer": trainer_part,
             "init_from": _digest_file(run["init_from"]) if run.get("init_from") else None,
         }
     )
 
 
 def run_id(config: dict[str, Any]) -> str:
-    """Ten hexadecimal digits: a hash of what decides the result."""
+    """Return the id of a run: ten hexadecimal digits, a hash of what decides the result."""
     text = json.dumps(_with_first_paths(result_config(config)), sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
 
 def public_path(text: str) -> str:
-    """Return `lightning_resnet.Steps` for `lightning_resnet.optim.Steps`, and so for each public class of this package.
+    """Return the public import path of a class of this package.
 
-    Older versions wrote the paths of the modules in which the classes stood then. Any other text is returned as it is.
+    The path of `lightning_resnet.optim.Steps`, for example, is `lightning_resnet.Steps`. Older
+    versions wrote the paths of the modules that had the classes then. Any other text is returned
+    unchanged.
     """
     match = OWN_CLASS.fullmatch(text)
     return f"lightning_resnet.{match[1]}" if match and match[1] in PUBLIC else text
 
 
 def with_public_paths(tree: Any) -> Any:
-    """Return a configuration in which each import path of a class of this package is the public one."""
+    """Return a configuration with the public import path for each class of this package."""
     if isinstance(tree, dict):
         return {key: with_public_paths(value) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -123,7 +130,7 @@ def with_public_paths(tree: Any) -> Any:
 
 
 def _with_first_paths(tree: Any) -> Any:
-    """Return the tree with each class of this package named as `FIRST_MODULES` says, else by its bare name."""
+    """Return the tree with each class of this package named by `FIRST_MODULES` or its bare name."""
     if isinstance(tree, dict):
         return {key: _with_first_paths(value) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -136,22 +143,24 @@ def _with_first_paths(tree: Any) -> Any:
 
 
 def replicate_dir(path: Path, k: int) -> Path:
-    """Directory of the k-th run of one id; the first has no number."""
+    """Return the directory of the k-th replicate of a run; the first has no number."""
     return path.with_name(f"{path.name}-{k}") if k > 1 else path
 
 
 def read_recipe(text: Any, path: Path) -> dict[str, Any]:
-    """Read the recipe of a checkpoint or run directory; no tag of its YAML makes an object.
+    """Read the recipe of a checkpoint or run directory; no YAML tag can create an object.
 
     Args:
-        text: YAML.
-        path: where it was, for the message.
+        text: the recipe as YAML.
+        path: the checkpoint or run directory, for the message.
 
     Raises:
-        UserError: it is no mapping, or would grow out of proportion.
+        UserError: the text is no mapping, or would grow out of proportion.
     """
     if not isinstance(text, str) or len(text) > LARGEST:
-        raise UserError(f"{path} holds no recipe: it is not text, or of more than {LARGEST:,} characters")
+        raise UserError(
+            f"{path} holds no recipe: it is not text, or of more than {LARGEST:,} characters"
+        )
     try:
         content = parse_yaml(text)
     except UserError as e:
@@ -162,29 +171,37 @@ def read_recipe(text: Any, path: Path) -> dict[str, Any]:
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings -> one level with dotted keys."""
+    """Flatten nested mappings into one level with dotted keys."""
     flat = {}
     for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """Lines `key: a -> b` for each key on which two configurations differ."""
+    """Return a line `key: a -> b` for each key in which two configurations differ."""
     a = flatten(with_public_paths(a))
     b = flatten(with_public_paths(b))
     return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a | b) if a.get(k) != b.get(k)]
 
 
-def _given(tree: Any) -> Any:
-    """Without what is null."""
-    return {k: _given(v) for k, v in tree.items() if v is not None} if isinstance(tree, dict) else tree
+def _without_nulls(tree: Any) -> Any:
+    """Return nested mappings without the keys whose value is null."""
+    if not isinstance(tree, dict):
+        return tree
+    return {k: _without_nulls(v) for k, v in tree.items() if v is not None}
 
 
 def _without_folders(data: Any, key: str = "") -> Any:
+    """Return the data's configuration with paths cut to their last component."""
     if isinstance(data, dict):
         return {k: _without_folders(v, k) for k, v in data.items()}
-    return Path(data).name if isinstance(data, str) and (key == "root" or data.endswith(".beton")) else data
+    if isinstance(data, str) and (key == "root" or data.endswith(".beton")):
+        return Path(data).name
+    return data
 
 
 def _digest_file(path: str) -> str:
@@ -196,12 +213,13 @@ def _digest_file(path: str) -> str:
 
 
 def resolve_class(path: str) -> Any:
-    """Return what a class_path names, as jsonargparse does.
+    """Return the object that a class_path names, as jsonargparse does.
 
-    `pkgutil.resolve_name` alone takes `torchvision.models.googlenet` for the module of that name, not the function.
+    `pkgutil.resolve_name` alone would return the module `torchvision.models.googlenet`, not the
+    function of that name.
 
     Raises:
-        ValueError, ImportError, AttributeError: it names nothing.
+        ValueError, ImportError, AttributeError: the path names nothing.
     """
     parent, _, name = path.rpartition(".")
     if parent:

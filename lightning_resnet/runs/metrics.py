@@ -1,4 +1,4 @@
-"""metrics.jsonl -> the rows that hold: what a killed attempt did and a later one did again counts once."""
+"""Read metrics.jsonl; steps that a killed attempt did and a later attempt repeated count once."""
 
 import math
 from pathlib import Path
@@ -7,42 +7,56 @@ from typing import Any
 from lightning_resnet.reading import lines_of, parse_json
 
 Row = dict[str, Any]
-MOST_METRICS = 10_000  # of a row, and of a run
-LARGEST_NUMBER = 2**63  # whole number: larger ones fit no table
+MOST_METRICS = 10_000  # in a row, and in a run
+LARGEST_NUMBER = 2**63  # larger integers fit in no table
 
 
 def read_rows(file: Path) -> tuple[list[Row], int]:
-    """All rows in the order they were written, and how many lines are none (a kill can tear one per attempt)."""
+    """Read the rows of a metrics.jsonl.
+
+    Returns:
+        The rows in the order in which they were written, and the number of lines that are no rows
+        (a kill can tear one line per attempt).
+    """
     rows: list[Row] = []
-    bad = 0
+    bad_lines = 0
     for line in lines_of(file):
         if row := row_of(line):
             rows.append(row)
-        else:
-            bad += bool(line.strip())
-    return rows, bad
+        elif line.strip():
+            bad_lines += 1
+    return rows, bad_lines
 
 
 def kind(row: Row) -> str:
-    """`train`, `val` or `test`."""
-    return next((kind for kind in ("val", "test") if any(key.startswith(f"{kind}/") for key in row)), "train")
+    """Return the kind of a row by the names of its metrics: `train`, `val` or `test`."""
+    for name in ("val", "test"):
+        if any(key.startswith(f"{name}/") for key in row):
+            return name
+    return "train"
 
 
 def merge(rows: list[Row]) -> list[Row]:
-    """Hide what a later attempt did again: older rows from its first step on, in order of steps.
+    """Drop the rows of an attempt from the first step of any later attempt on; sort by step.
 
-    Test rows hide nothing: a run killed between its last validation and its test resumes with the test alone.
+    Test rows hide nothing: a run that is killed between its last validation and its test resumes
+    with the test alone.
     """
-    first: dict[int, int] = {}
+    first_steps: dict[int, int] = {}  # of each attempt
     for row in rows:
         if row["kind"] != "test":
-            first[row["attempt"]] = min(row["step"], first.get(row["attempt"], row["step"]))
-    end = {a: min((step for later, step in first.items() if later > a), default=math.inf) for a in first}
-    return sorted((row for row in rows if row["step"] < end.get(row["attempt"], math.inf)), key=lambda row: row["step"])
+            attempt = row["attempt"]
+            first_steps[attempt] = min(row["step"], first_steps.get(attempt, row["step"]))
+    ends: dict[int, float] = {}  # of each attempt: the first step that a later attempt repeats
+    for attempt in first_steps:
+        later_steps = (step for later, step in first_steps.items() if later > attempt)
+        ends[attempt] = min(later_steps, default=math.inf)
+    kept = [row for row in rows if row["step"] < ends.get(row["attempt"], math.inf)]
+    return sorted(kept, key=lambda row: row["step"])
 
 
 def row_of(line: str) -> Row | None:
-    """A line as a row; None where it is none."""
+    """Parse one line; None where the line is no row. Null values become NaN."""
     try:
         row = parse_json(line)
     except ValueError:
@@ -52,7 +66,9 @@ def row_of(line: str) -> Row | None:
     row = {"attempt": 1, **row}
     if not all(type(row.get(key)) is int for key in ("step", "attempt")):
         return None
-    values = {key: math.nan if value is None else value for key, value in row.items()}  # null = not finite
-    if not all(isinstance(v, float) or (isinstance(v, int) and abs(v) < LARGEST_NUMBER) for v in values.values()):
-        return None
+    values = {key: math.nan if value is None else value for key, value in row.items()}
+    for value in values.values():
+        fits = isinstance(value, int) and abs(value) < LARGEST_NUMBER
+        if not fits and not isinstance(value, float):
+            return None
     return {"kind": kind(row), **values}

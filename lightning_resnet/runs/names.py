@@ -1,4 +1,4 @@
-"""What a name may be that becomes a folder, a line of a table and a word of a command."""
+"""Check names that become a folder, a line of a table and a word of a command."""
 
 import unicodedata
 from collections.abc import Iterator
@@ -6,16 +6,16 @@ from typing import Any
 
 from lightning_resnet.errors import UserError, printable
 
-LONGEST = 255  # bytes of one folder's name, on all usual file systems
-BREAKS = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of what is no letter, sign or space: line breaks, NUL, ...
+LONGEST = 255  # bytes in the name of one folder, on all usual file systems
+BREAKS = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories of line breaks and control characters
 
 
 def fault(name: str, single: bool = False) -> str:
-    """Tell why a name cannot be that of a folder in the folder of all runs; empty: it can.
+    """Return why a name cannot be that of a folder in the folder of all runs; empty if it can.
 
     Args:
-        name: of a run or a sweep.
-        single: one folder and no more, whose name no program takes for a flag.
+        name: name of a run or a sweep.
+        single: whether the name must be one folder that no program takes for a flag.
     """
     parts = name.split("/")
     longest = max(len(part.encode(errors="surrogateescape")) for part in parts)
@@ -36,12 +36,12 @@ def check_name(name: str, cure: str, single: bool = False) -> None:
     """Refuse a name that cannot be a folder's; see `fault`.
 
     Args:
-        name: of a run or a sweep.
-        cure: how another one is given, such as `--run.name`.
-        single: one folder and no more.
+        name: name of a run or a sweep.
+        cure: how the user gives another name, such as `--run.name`.
+        single: whether the name must be one folder that no program takes for a flag.
 
     Raises:
-        UserError: why not.
+        UserError: the name cannot be a folder's.
     """
     if why := fault(name, single):
         raise UserError(f"the name {printable(name, 60)} {why}: give another one with {cure}")
@@ -50,13 +50,17 @@ def check_name(name: str, cure: str, single: bool = False) -> None:
 def check_texts(tree: Any, key: str = "") -> None:
     """Refuse a configuration with a NUL byte, which no path, command or table can hold.
 
+    Args:
+        tree: a configuration: mappings, lists and plain values.
+        key: dotted key of `tree` in the configuration that it is part of.
+
     Raises:
-        UserError: which key has one.
+        UserError: a text has a NUL byte; the message names its key.
     """
     for name, value in _items(tree):
         where = f"{key}.{name}" if key and name else key or str(name)
         if "\0" in str(name) or (isinstance(value, str) and "\0" in value):
-            raise UserError(f"{printable(where)} holds a NUL byte: write it anew, without")
+            raise UserError(f"{printable(where)} holds a NUL byte: write it without")
         if isinstance(value, dict | list | tuple):
             check_texts(value, where)
 

@@ -1,4 +1,4 @@
-"""What a run directory tells about its run, read without torch."""
+"""Read attempts, status and metadata of a run from its directory, without torch."""
 
 import os
 import re
@@ -10,9 +10,10 @@ from typing import Any
 from lightning_resnet.reading import lines_of, parse_json, read_json
 from lightning_resnet.runs.metrics import LARGEST_NUMBER
 
-DEAD_S = 120.0  # a running attempt that has not shown itself for so many seconds was killed
-ATTEMPT_FILE = re.compile(r"[1-9][0-9]{0,8}\.json")  # other files in the folder are strays, such as `._1.json`
-ATTEMPT: dict[str, Any] = {  # what an attempt's file tells, and what holds where it does not, or tells it otherwise
+DEAD_S = 120.0  # seconds without a heartbeat after which a running attempt counts as killed
+ATTEMPT_FILE = re.compile(r"[1-9][0-9]{0,8}\.json")  # others are strays, such as `._1.json`
+# Keys of an attempt's file, with the value that replaces a missing one or one of another type.
+ATTEMPT: dict[str, Any] = {
     "start": "now",
     "end": None,
     "seconds": 0.0,
@@ -26,23 +27,35 @@ ATTEMPT: dict[str, Any] = {  # what an attempt's file tells, and what holds wher
     "error": None,
     "signal": None,
 }
-META: dict[str, Any] = {"versions": {}, "hardware": {}, "git_sha": None, "run_id": None, "name": None, "created": None}
-META_NUMBERS = ("threads", "steps_per_epoch", "epochs", "params", "macs", "train_samples", "val_samples")
+META: dict[str, Any] = {
+    "versions": {},
+    "hardware": {},
+    "git_sha": None,
+    "run_id": None,
+    "name": None,
+    "created": None,
+    "threads": 0,
+    "steps_per_epoch": 0,
+    "epochs": 0,
+    "params": 0,
+    "macs": 0,
+    "train_samples": 0,
+    "val_samples": 0,
+}
 
 
 def read_meta(run_dir: Path) -> dict[str, Any]:
-    """What meta.json tells, without what is of another type than we write; empty where it cannot be read."""
+    """Read meta.json of a run, without values of another type than `META` has; may be empty."""
     return known_meta(read_json(run_dir / "meta.json") or {})
 
 
 def known_meta(found: dict[str, Any]) -> dict[str, Any]:
-    """The content of a meta.json without what is of another type than we write."""
-    numbers = dict.fromkeys(META_NUMBERS, 0)
-    return {key: value for key, value in found.items() if _is_like(value, (META | numbers).get(key, value))}
+    """Return the content of a meta.json without values of another type than `META` has."""
+    return {key: value for key, value in found.items() if _is_like(value, META.get(key, value))}
 
 
 def attempt_files(run_dir: Path) -> dict[int, Path]:
-    """The attempts' files by number, the first first."""
+    """Return the files of the attempts by number, in ascending order."""
     try:
         names = os.listdir(run_dir / "attempts")
     except OSError:
@@ -53,56 +66,71 @@ def attempt_files(run_dir: Path) -> dict[int, Path]:
 
 
 def restarts(env: Mapping[str, str]) -> int:
-    """How often Slurm has requeued this job; 0 outside of one, and where the variable is no number."""
+    """Return how often Slurm has requeued this job; 0 outside of a job."""
     count = env.get("SLURM_RESTART_COUNT", "")
     return int(count) if count.isdecimal() else 0
 
 
 def attempts(run_dir: Path) -> list[dict[str, Any]]:
-    """All attempts, the first first."""
+    """Read all attempts of a run, in ascending order."""
     return [_read_attempt(number, file) for number, file in attempt_files(run_dir).items()]
 
 
 def last_attempt(run_dir: Path) -> dict[str, Any] | None:
-    """The attempt with the highest number."""
+    """Read the attempt with the highest number; None where there is none."""
     files = attempt_files(run_dir)
-    return _read_attempt(max(files), files[max(files)]) if files else None
+    if not files:
+        return None
+    number = max(files)
+    return _read_attempt(number, files[number])
 
 
 def status(run_dir: Path) -> str:
-    """New, running, dead (killed), or the reason why the last attempt ended: finished, failed, diverged, ..."""
+    """Return the status of a run.
+
+    Returns:
+        new, running, dead (killed), or the reason why the last attempt ended: finished, failed,
+        diverged, ...
+    """
     attempt = last_attempt(run_dir)
     if attempt is None:
         return "new"
     if attempt["reason"] != "running":
         return attempt["reason"]
-    shown = abs(time.time() - attempt["heartbeat"]) <= DEAD_S  # from the future: by a clock that was wrong
-    return "running" if shown and not _gone(attempt["process"]) else "dead"
+    # A heartbeat from the future is the work of a wrong clock, so it counts only if it is near.
+    is_recent = abs(time.time() - attempt["heartbeat"]) <= DEAD_S
+    return "running" if is_recent and not _has_ended(attempt["process"]) else "dead"
 
 
 def process_name() -> dict[str, Any]:
-    """This process, so that another on the same machine can tell whether it lives; a pid alone means little."""
+    """Describe this process, so that another on the same machine can tell whether it is alive.
+
+    A pid alone is not enough, because pids are reused.
+    """
     return {"pid": os.getpid(), "where": _where(), "start": _start_time(os.getpid())}
 
 
-def _gone(process: dict[str, Any]) -> bool:
-    """Certainly ended: it was started under this kernel and pid namespace, and is not there any more."""
-    pid, where, start = (process.get(key) for key in ("pid", "where", "start"))
+def _has_ended(process: dict[str, Any]) -> bool:
+    """Tell whether a process was started under this kernel and pid namespace, and is gone."""
+    pid = process.get("pid")
+    where = process.get("where")
+    start = process.get("start")
     if not isinstance(pid, int) or not isinstance(start, str) or not where:
         return False
     return where == _where() and _start_time(pid) != start
 
 
 def _where() -> str:
-    """Boot and pid namespace; empty where there is no /proc."""
+    """Return an id of the boot and the pid namespace; empty where there is no /proc."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return boot + os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
 
 
 def _start_time(pid: int) -> str | None:
-    """In clock ticks since boot; None where there is no such process, or only its remains."""
+    """Return when a process began, in clock ticks since boot; None if it is gone or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -111,28 +139,38 @@ def _start_time(pid: int) -> str | None:
 
 
 def _read_attempt(number: int, file: Path) -> dict[str, Any]:
-    """What an attempt's file tells; one that has just begun has made its file, but not written it yet."""
+    """Read an attempt's file; an attempt that has just begun may not have written its file yet.
+
+    Values that are missing, or of another type than `ATTEMPT` has, are replaced by those of
+    `ATTEMPT`; a missing heartbeat is replaced by the time when the file was written.
+    """
     found = read_json(file) or {}
     try:
         written = file.stat().st_mtime
-    except OSError:  # removed meanwhile
+    except OSError:  # the file was removed in between
         written = 0.0
-    expected = ATTEMPT | {"heartbeat": written}
-    wrong = {key: value for key, value in expected.items() if not _is_like(found.get(key), value)}
-    return expected | found | wrong | {"attempt": number}
+    defaults = ATTEMPT | {"heartbeat": written}
+    replaced = {k: v for k, v in defaults.items() if not _is_like(found.get(k), v)}
+    return defaults | found | replaced | {"attempt": number}
 
 
 def _is_like(value: Any, sample: Any) -> bool:
-    """Whether a value may stand where we write such a one; where we write None, text may stand."""
+    """Tell whether a value has the type of a sample; None stands for a text or nothing."""
     if sample is None:
         return value is None or isinstance(value, str)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(sample, float):
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
-    return type(value) is type(sample) and (not isinstance(value, int) or abs(value) < LARGEST_NUMBER)
+        return is_number and abs(value) < LARGEST_NUMBER
+    if type(value) is not type(sample):
+        return False
+    return not isinstance(value, int) or abs(value) < LARGEST_NUMBER
 
 
 def final_row(run_dir: Path, metric: str) -> dict[str, Any] | None:
-    """The last row of metrics.jsonl that has this metric; its value is a number, or None where it was not finite."""
+    """Read the last row of metrics.jsonl that has a metric; None where there is none.
+
+    The metric's value is a number, or None where it was not finite.
+    """
     try:
         lines = [line for line in lines_of(run_dir / "metrics.jsonl") if f'"{metric}"' in line]
     except OSError:
