@@ -1,8 +1,9 @@
 """Train, measure and compare plain and residual networks (He et al. 2015).
 
-The classes that a recipe can name stand here, whatever module defines them: `class_path: lightning_resnet.Steps`, or
-just `Steps`. So do the ways in for a notebook: `from lightning_resnet import CifarResNet, load_runs`. Each is imported
-when it is first asked for, because torch takes seconds to import.
+This module has all classes that a recipe can name, whatever module defines them: `class_path:
+lightning_resnet.Steps`, or just `Steps`. It also has the functions for a notebook: `from
+lightning_resnet import CifarResNet, load_runs`. Each name is imported at its first use, because
+torch takes seconds to import.
 """
 
 from importlib import import_module
@@ -48,13 +49,14 @@ __all__ = [*PUBLIC]  # noqa: PLE0604 -- the keys are the names
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name's module, or look the version up.
+    """Import the module of a public name, or look up the version.
 
     Raises:
         AttributeError: there is no such name.
     """
     if name == "__version__":
-        from importlib.metadata import version  # which is slow to import, and a Ctrl-C in it is a traceback
+        # A Ctrl-C during this slow import would be a traceback, so it is not at the top.
+        from importlib.metadata import version
 
         return version(__name__)
     if name not in PUBLIC:

@@ -1,4 +1,4 @@
-"""`python -m lightning_resnet` is `resnet-cli`."""
+"""Entry point of `python -m lightning_resnet`, which is the same as `resnet-cli`."""
 
 import sys
 
@@ -6,5 +6,5 @@ from lightning_resnet.cli.main import main
 
 if __name__ == "__main__":
     if not sys.flags.safe_path:
-        del sys.path[0]  # the working directory, by `python -m`
+        del sys.path[0]  # the working directory, which `python -m` puts there
     sys.exit(main())

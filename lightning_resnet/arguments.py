@@ -1,4 +1,4 @@
-"""The command line's arguments: parsers of the verbs, and what is a recipe's key among them."""
+"""Command-line arguments: parsers of the verbs, and the recipe's keys among a verb's own flags."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,31 +6,37 @@ from typing import Any, Literal, NoReturn
 
 from lightning_resnet.errors import UserError
 
-TRUST = "the recipe in a checkpoint or run may name any code, which is imported and run"  # help of --trust
+# Help text of --trust.
+TRUST = "the recipe in a checkpoint or run may name any code, which is imported and run"
 
 
 class Parser(argparse.ArgumentParser):
-    """Parser of a verb's command line; a mistake is a UserError of one line.
+    """Parser of a verb's command line, which raises a UserError of one line for a mistake.
 
     Args:
-        recipe: what it takes of a recipe: nothing, its keys as flags beside its own, or the whole command line, which
-            LightningCLI parses when the verb runs.
+        recipe: which part of a recipe the verb takes: nothing; the keys as flags next to its own;
+            or all, that is, LightningCLI parses the command line when the verb runs.
         options: the arguments of `argparse.ArgumentParser`.
     """
 
-    def __init__(self, *, recipe: Literal["nothing", "keys", "all"] = "nothing", **options: Any) -> None:
+    def __init__(
+        self, *, recipe: Literal["nothing", "keys", "all"] = "nothing", **options: Any
+    ) -> None:
         super().__init__(**options)
         self.recipe = recipe
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse the words that follow the verb.
 
+        Args:
+            words: the command line after the verb.
+
         Returns:
-            The verb's own flags, with three lists of words: `recipe_keys`, the keys of a recipe with their values;
-            `rest`, what follows `--`; and `words`, all of them.
+            The verb's own flags, with three lists of words: `recipe_keys`, the keys of a recipe
+            with their values; `rest`, the words after `--`; and `words`, all words.
 
         Raises:
-            UserError: the words are not what the verb takes.
+            UserError: the verb does not take these words.
         """
         if self.recipe == "all":
             return argparse.Namespace(recipe_keys=list(words), rest=[], words=list(words))
@@ -46,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def error(self, message: str) -> NoReturn:
-        """Raise in place of printing the usage; name the choices of a word that is missing."""
+        """Raise a UserError instead of printing the usage; name the choices of a missing word."""
         missing = message.partition("arguments are required: ")[2].split(", ")
         for action in self._actions:
             if action.dest in missing and action.choices:
@@ -55,10 +61,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive(text: str) -> int:
-    """The value of a flag, at least 1.
+    """Read the value of a flag, a whole number of at least 1.
 
     Raises:
-        argparse.ArgumentTypeError: it is not.
+        argparse.ArgumentTypeError: the text is no such number.
     """
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text}: a whole number, 1 or more")
@@ -66,7 +72,7 @@ def positive(text: str) -> int:
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part a command line into a verb's own flags and the keys of a recipe with their values."""
+    """Split a command line into a verb's own flags, and the keys of a recipe with their values."""
     own: list[str] = []
     recipe: list[str] = []
     rest = list(argv)

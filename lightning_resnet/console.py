@@ -1,8 +1,9 @@
-"""Guards the standard streams, which can be lost at any time: a closed pipe or terminal, a full disk.
+"""Guard the standard streams, which a closed pipe or terminal or a full disk can make fail.
 
-What a verb prints is its result, unless it says otherwise by `report_only`: a verb whose result cannot be printed ends,
-with status 141 where the reader of a pipe has left, as programs that SIGPIPE ends. A training only reports its progress
-there; its results are in its files, so it goes on without. Nobody ends for want of stderr.
+The output of a verb is its result, unless the verb calls `report_only`. A verb whose result cannot
+be printed ends, with status 141 if the reader of a pipe has left, like programs that SIGPIPE ends.
+A training only reports its progress on stdout and has its results in files, so it continues
+without stdout. No verb ends because stderr is lost.
 """
 
 import errno
@@ -17,10 +18,12 @@ PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)  # a later write may succee
 
 
 class OutputLost(BaseException):
-    """The result of this verb cannot be printed; no Exception, so that nobody's handler swallows it.
+    """Signal that the result of this verb cannot be printed.
+
+    The class is no Exception, so that no handler swallows it.
 
     Args:
-        error: that a write of stdout met.
+        error: the error of a write to stdout.
     """
 
     def __init__(self, error: OSError) -> None:
@@ -29,10 +32,10 @@ class OutputLost(BaseException):
 
 
 class Stream:
-    """Stands for stdout or stderr and survives its loss.
+    """Replacement of stdout or stderr that survives the loss of the stream.
 
     Args:
-        stream: to write to.
+        stream: the stream to write to.
         required: whether the loss ends the verb.
     """
 
@@ -42,7 +45,7 @@ class Stream:
         self._lost = False
 
     def write(self, text: str) -> int:
-        """Write, or see to the loss."""
+        """Write a text, or handle the loss of the stream."""
         try:
             return self.stream.write(text)
         except OSError as e:
@@ -50,19 +53,19 @@ class Stream:
             return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write each."""
+        """Write each line, or handle the loss of the stream."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Flush, or see to the loss."""
+        """Flush the stream, or handle its loss."""
         try:
             self.stream.flush()
         except OSError as e:
             self._lose(e)
 
     def finish(self) -> None:
-        """Leave nothing behind that the interpreter's end would try to write again, and complain about."""
+        """Flush or discard the buffer, which the interpreter would write, and fail, at its end."""
         try:
             self.stream.flush()
         except OSError:
@@ -79,15 +82,18 @@ class Stream:
         self._lost = True
         if self.required:
             raise OutputLost(error)
-        if self is sys.stdout:  # the reader of a pipe, or a full disk; what is lost is no result
-            sys.stderr.write(f"warning: stdout cannot be written ({error.strerror}): the work goes on without it\n")
+        if self is sys.stdout:
+            sys.stderr.write(
+                f"warning: stdout cannot be written ({error.strerror}): the work goes on without "
+                "it\n"
+            )
 
     def _discard(self) -> None:
-        """Send what is still to come, and what is still in the buffers, nowhere."""
-        with suppress(OSError, ValueError):  # a stream that is no file
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.stream.fileno())
-            os.close(nowhere)
+        """Send all later output, and what is in the buffers, to the null device."""
+        with suppress(OSError, ValueError):  # the stream may be no file
+            null_device = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null_device, self.stream.fileno())
+            os.close(null_device)
             self.stream.flush()
 
 
@@ -105,7 +111,7 @@ def guarded() -> Iterator[None]:
     try:
         try:
             yield
-        except SystemExit:  # after --help
+        except SystemExit:  # raised by --help
             sys.stdout.flush()
             raise
         sys.stdout.flush()
@@ -122,7 +128,7 @@ def guarded() -> Iterator[None]:
 
 
 def report_only() -> None:
-    """Declare that what this verb prints from here on is no result: the work goes on when nobody can read it."""
+    """Declare that further output of this verb is no result, so its loss does not end the verb."""
     if isinstance(sys.stdout, Stream):
         sys.stdout.required = False
 
@@ -130,8 +136,9 @@ def report_only() -> None:
 def open_closed_streams() -> None:
     """Give this process the standard streams that it was started without (`>&-`).
 
-    Otherwise the next files that are opened would take their places, and what is printed would end up in them. The
-    null device is opened for reading only, so that a verb notices that its result cannot be printed.
+    Otherwise the next files that are opened would take their places, and output would go to these
+    files. The null device is opened for reading only, so that a verb notices that its result cannot
+    be printed.
     """
     for fd in range(3):
         try:

@@ -1,7 +1,8 @@
-"""Secrets stay in the environment or ~/.netrc: what would write one is refused, what tells an error is masked.
+"""Refuse secrets in recipes, flags and shell files, because they would be written to files or logs.
 
-A text is taken for a secret by its name (`api_key`, `hubToken`, `Authorization`), by its form (a password in an
-address, `Bearer ...`, `ghp_...`), or because it is a live secret: one that this user's environment or files hold.
+Secrets belong in the environment or ~/.netrc. A text counts as a secret by its name (`api_key`,
+`hubToken`, `Authorization`), by its form (a password in an address, `Bearer ...`, `ghp_...`), or
+because it is a live secret: one that this user's environment or files hold.
 """
 
 import os
@@ -33,10 +34,11 @@ from lightning_resnet.reading import parse_yaml
 
 CURE = "keep it in the environment (WANDB_API_KEY) or in ~/.netrc (`wandb login`)"
 SOURCE_S = 60.0  # seconds that a site's shell file may take
-
-
-SET = re.compile(r"""(?<![\w$])(?P<name>[A-Za-z_]\w*)(?::|\+)?=(?P<value>"[^"]*"|'[^']*'|[^\s;&|}]*)""")
-
+# An assignment in a shell file.
+SET = re.compile(
+    r"""(?<![\w$])(?P<name>[A-Za-z_]\w*)(?::|\+)?="""
+    r"""(?P<value>"[^"]*"|'[^']*'|[^\s;&|}]*)"""
+)
 DEEPEST = 5  # recipes within recipes
 
 
@@ -45,11 +47,11 @@ def refuse_secrets(config: Any, where: str = "the configuration", depth: int = 0
 
     Args:
         config: a recipe or a resolved configuration, nested or with dotted keys.
-        where: it comes from, for the message; of a recipe its path.
-        depth: of this recipe within others.
+        where: origin of the configuration, for the message: the path of a recipe.
+        depth: number of recipes that this recipe is within.
 
     Raises:
-        UserError: which key; never the value.
+        UserError: there is a secret; the message names its key, never its value.
     """
     known = live()
     leaves = list(_leaves(config))
@@ -70,139 +72,205 @@ def refuse_secrets(config: Any, where: str = "the configuration", depth: int = 0
 def refuse_secret_flags(args: list[str]) -> None:
     """Refuse a command line with a secret: every user of the machine can read it, and logs keep it.
 
+    Args:
+        args: the words of the command line.
+
     Raises:
-        UserError: which flag; never the value.
+        UserError: there is a secret; the message names its flag, never its value.
     """
     known = live()
     values = []
     for argument, following in zip(args, [*args[1:], ""], strict=False):
         flag, equals, value = argument.partition("=")
         if not flag.startswith("-"):
-            flag, value = "", argument
+            flag = ""
+            value = argument
         elif not equals and not following.startswith("--"):
             value = following
         name = flag.lstrip("-").rstrip("+")
         values.append(value)
         if any(_is_named(key, leaf) for key, leaf in _leaves(_as_yaml(value), name)):
             raise UserError(
-                f"{mask(flag or 'an argument')} on the command line ends in files and logs: remove it and {CURE}"
+                f"{mask(flag or 'an argument')} on the command line ends in files and logs: remove "
+                f"it and {CURE}"
             )
-        for text in (argument, value, *(_text(leaf) for _, leaf in _leaves(_as_yaml(value)))):
+        leaves = [_text(leaf) for _, leaf in _leaves(_as_yaml(value))]
+        for text in (argument, value, *leaves):
             _refuse_nested(text, "", 0)
             if found := _found_in(text, known):
-                raise UserError(f"the command line holds a key ({mask(found)}): remove it and {CURE}")
+                raise UserError(
+                    f"the command line holds a key ({mask(found)}): remove it and {CURE}"
+                )
     for words in (args, values):
         if found := _found_run_together("".join(words), known):
-            raise UserError(f"the command line holds a key in parts ({mask(found)}): remove it and {CURE}")
+            raise UserError(
+                f"the command line holds a key in parts ({mask(found)}): remove it and {CURE}"
+            )
 
 
 def refuse_secret_exports(file: Path) -> None:
-    """Refuse a shell file, such as slurm/site.env, that sets a secret: jobs' environments are public to Slurm.
+    """Refuse a shell file, such as slurm/site.env, that sets a secret.
+
+    The environments of jobs are public to all users of Slurm.
+
+    Args:
+        file: path of the shell file.
 
     Raises:
-        UserError: which variable; never the value.
+        UserError: there is a secret; the message names its variable, never its value.
     """
     known = live()
-    lines = [
-        line
-        for line in file.read_text(errors="replace").splitlines()
-        if not line.lstrip().startswith("#") or line.lstrip().startswith("#SBATCH")
-    ]
+    lines = []
+    for line in file.read_text(errors="replace").splitlines():
+        is_comment = line.lstrip().startswith("#")
+        if not is_comment or line.lstrip().startswith("#SBATCH"):
+            lines.append(line)
     for line in lines:
-        sets = [match["name"] for match in SET.finditer(line) if _is_named(match["name"], match["value"].strip("\"'"))]
-        if what := sets[0] if sets else _found_in(line, known):
-            raise UserError(f"{file} sets {mask(what)}, which Slurm would show to others: remove it and {CURE}")
+        what = _secret_set_in(line) or _found_in(line, known)
+        if what:
+            raise UserError(
+                f"{file} sets {mask(what)}, which Slurm would show to others: remove it and {CURE}"
+            )
     if what := _found_run_together("".join(lines), known):
-        raise UserError(f"{file} sets {what}, in parts, which Slurm would show to others: remove it and {CURE}")
+        raise UserError(
+            f"{file} sets {what}, in parts, which Slurm would show to others: remove it and {CURE}"
+        )
+
+
+def _secret_set_in(line: str) -> str:
+    """Return the first variable with a secret's name in a line of a shell file; may be empty."""
+    for match in SET.finditer(line):
+        if _is_named(match["name"], match["value"].strip("\"'")):
+            return match["name"]
+    return ""
 
 
 def sourced(file: Path) -> dict[str, str]:
-    """This process's environment after a shell file, such as slurm/site.env, was read.
+    """Return the environment of this process after reading a shell file, such as slurm/site.env.
+
+    Args:
+        file: path of the shell file.
 
     Raises:
-        UserError: it fails or does not end, or what it sets, however it is written, is a secret.
+        UserError: the file fails or does not end, or sets a secret in whatever way.
     """
     refuse_secret_exports(file)
     call = ["bash", "-c", 'set -a; . "$0" >&2; exec env -0', str(file.absolute())]
     try:
         done = subprocess.run(call, capture_output=True, stdin=subprocess.DEVNULL, timeout=SOURCE_S)
     except subprocess.TimeoutExpired as e:
-        raise UserError(f"{file} did not end within {SOURCE_S:g} s: `bash {file}` shows where it waits") from e
+        raise UserError(
+            f"{file} did not end within {SOURCE_S:g} s: `bash {file}` shows where it waits"
+        ) from e
     if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no word"]
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no error message"]
         raise UserError(f"{file} fails in bash: {mask(lines[-1])}")
-    pairs = [item.split("=", 1) for item in done.stdout.decode(errors="surrogateescape").split("\0") if "=" in item]
-    after = dict(pairs)
+    items = done.stdout.decode(errors="surrogateescape").split("\0")
+    after = dict(item.split("=", 1) for item in items if "=" in item)
     known = live()
     for name, value in after.items():
-        if value != os.environ.get(name) and (_is_named(name, value) or _found_in(value, known)):
-            raise UserError(f"{file} sets {mask(name)}, which Slurm would show to others: remove it and {CURE}")
+        if value == os.environ.get(name):
+            continue
+        if _is_named(name, value) or _found_in(value, known):
+            raise UserError(
+                f"{file} sets {mask(name)}, which Slurm would show to others: remove it and {CURE}"
+            )
     return after
 
 
 def refuse_secret_variables() -> None:
-    """Refuse a variable that W&B itself copies into its files, such as WANDB_NOTES, with a secret in it."""
-    public = {k: v for k, v in os.environ.items() if k.startswith("WANDB_") and not is_secret_name(k)}
-    public.pop("WANDB_BASE_URL", None)  # an address, which only W&B's own requests need
+    """Refuse a secret in a variable that W&B copies into its files, such as WANDB_NOTES.
+
+    Raises:
+        UserError: there is a secret; the message names its variable, never its value.
+    """
     known = live()
-    for name, value in public.items():
+    for name, value in os.environ.items():
+        if not name.startswith("WANDB_") or is_secret_name(name):
+            continue
+        if name == "WANDB_BASE_URL":  # an address, which only W&B's own requests need
+            continue
         if found := _found_in(value, known):
-            raise UserError(f"{name} holds {mask(found)}, which W&B would write to its files: take it out")
+            raise UserError(
+                f"{name} holds {mask(found)}, which W&B would write to its files: take it out"
+            )
 
 
 def _refuse_nested(value: Any, where: str, depth: int) -> None:
-    """Refuse a secret in a recipe that a value names, which the parser would open by itself."""
+    """Refuse a secret in a recipe whose path is a value, because the parser would open it."""
     if not isinstance(value, str) or not value.endswith((".yaml", ".yml")) or depth > DEEPEST:
         return
     for path in {Path(value), Path(where).parent / value}:
         try:
-            content = _as_yaml(path.read_text()) if path.is_file() and path.stat().st_size <= LARGEST else None
-        except (OSError, ValueError):  # none, or no text: the parser tells
+            if not path.is_file() or path.stat().st_size > LARGEST:
+                continue
+            content = _as_yaml(path.read_text())
+        except (OSError, ValueError):  # the parser reports a file that is no text
             continue
         if isinstance(content, dict | list):
             refuse_secrets(content, str(path), depth + 1)
 
 
 def _found_in(text: str, known: dict[str, str]) -> str:
-    """What kind of secret a text holds, in words; empty: none."""
+    """Describe the kind of secret that a text holds; empty if it holds none."""
     for secret, origin in known.items():
         if any(form in text for form in _encoded(secret)):
             return f"the secret that {origin} holds"
-    return _found_run_together(text, known) or next((what for what, _ in _by_form(text)), "")
+    if found := _found_run_together(text, known):
+        return found
+    for what, _ in _by_form(text):
+        return what
+    return ""
 
 
 def _found_in_parts(leaves: list[tuple[str, Any]], known: dict[str, str]) -> tuple[str, str] | None:
-    """Look for a live secret that is cut in parts: values, keys, or keys and values that follow one another.
+    """Look for a live secret that is cut in parts.
+
+    The parts may be successive values, successive keys, or successive keys with their values.
+
+    Args:
+        leaves: dotted keys and values of a configuration.
+        known: live secrets, with their origins.
 
     Returns:
-        Where it begins, and which secret it is, in words; None: there is none.
+        The key at which the secret begins and a description of the secret; None if there is none.
     """
     values = [_text(value) for _, value in leaves]
     names = [key.rpartition(".")[2] for key, _ in leaves]
-    fresh = [name if name != before else "" for name, before in zip(names, ["", *names], strict=False)]
-    both = [f"{name}{value}" for name, value in zip(fresh, values, strict=True)]
+    both = []
+    before = ""
+    for name, value in zip(names, values, strict=True):
+        both.append(value if name == before else f"{name}{value}")  # items of a list share a key
+        before = name
     for texts in (values, names, both):
         parts = [_run_together(text) for text in texts]
         together = "".join(parts)
+        ends = list(accumulate(map(len, parts)))
         for secret, origin in known.items():
             for form in _run_together_forms(secret):
                 if (start := together.find(form)) >= 0:
-                    key = leaves[bisect_right(list(accumulate(map(len, parts))), start)][0]
-                    # A key that is a part itself is not shown.
+                    key = leaves[bisect_right(ends, start)][0]
+                    # A key that is a part of the secret is not shown.
                     place = key if texts is values else key.rpartition(".")[0] or "its first keys"
                     return place, f"the secret that {origin} holds"
     return None
 
 
 def _as_yaml(text: str) -> Any:
+    """Parse a text as YAML; return the text where it is none, or none that the parser accepts."""
     try:
         return parse_yaml(text)
-    except UserError:  # none, or one that the parser refuses too
+    except UserError:
         return text
 
 
-def _leaves(tree: Any, prefix: str = "", seen: set[tuple[int, str, bool]] | None = None) -> Iterator[tuple[str, Any]]:
-    """Yield dotted key and value; of a list each item, of what YAML's aliases repeat nothing twice under one name."""
+def _leaves(
+    tree: Any, prefix: str = "", seen: set[tuple[int, str, bool]] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of each leaf of a configuration.
+
+    Each item of a list is a leaf. What YAML's aliases repeat is yielded once for each name.
+    """
     if not isinstance(tree, dict | list | tuple | set):
         yield prefix, tree
         return
@@ -217,7 +285,10 @@ def _leaves(tree: Any, prefix: str = "", seen: set[tuple[int, str, bool]] | None
 
 
 def _items(items: list[Any]) -> Iterator[tuple[str | None, Any]]:
-    """Yield each item with its name: in a command line, what follows a flag has the flag's."""
-    for before, item in zip([None, *items], items, strict=False):
-        is_flag = isinstance(before, str) and re.fullmatch(r"--[\w.-]+", before) and not str(item).startswith("--")
-        yield before.lstrip("-") if is_flag else None, item
+    """Yield each item of a list with its name: in a command line, a value has its flag's name."""
+    before: Any = None
+    for item in items:
+        follows_flag = isinstance(before, str) and re.fullmatch(r"--[\w.-]+", before)
+        is_value = follows_flag and not str(item).startswith("--")
+        yield before.lstrip("-") if is_value else None, item
+        before = item

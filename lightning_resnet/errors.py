@@ -1,4 +1,4 @@
-"""Errors a user can cure: the command line prints their one line and exits 2 (no traceback)."""
+"""Errors that a user can cure: the command line prints one line and exits 2 (no traceback)."""
 
 import argparse
 import math
@@ -10,33 +10,33 @@ from typing import TextIO
 
 from lightning_resnet.masking import mask
 
-LONGEST = 2_000  # characters of foreign text on one line: of more the beginning is shown
+LONGEST = 2_000  # characters of foreign text that are shown on one line
 
 
 class UserError(Exception):
-    """What is wrong and how to cure it, in one line."""
+    """Error whose message says, in one line, what is wrong and how to cure it."""
 
 
 class Diverged(UserError):
-    """The training loss is not a finite number any more.
+    """Error of a training whose loss is no finite number any more.
 
     Args:
-        step: optimizer step (the first is 1) whose loss was the first not to be finite.
-        lr: learning rate then.
+        step: first optimizer step (counted from 1) whose loss was not finite.
+        lr: learning rate at that step.
     """
 
     def __init__(self, step: int, lr: float) -> None:
         super().__init__(
-            f"loss is not finite from step {step} on (learning rate {lr:g}): lower --model.optimizer.lr or add a "
-            "warm-up; any checkpoints of earlier epochs are kept"
+            f"loss is not finite from step {step} on (learning rate {lr:g}): lower "
+            "--model.optimizer.lr or add a warm-up; any checkpoints of earlier epochs are kept"
         )
 
 
 class Superseded(UserError):
-    """A newer attempt has taken over the run: this one must write no more.
+    """Error of an attempt whose run a newer attempt has taken over; it must write no more.
 
     Args:
-        path: of the run.
+        path: path of the run.
     """
 
     def __init__(self, path: object) -> None:
@@ -44,10 +44,10 @@ class Superseded(UserError):
 
 
 def not_negative(text: str) -> int:
-    """Read the value of a flag, at least 0.
+    """Read the value of a flag, a whole number of at least 0.
 
     Raises:
-        argparse.ArgumentTypeError: it is not.
+        argparse.ArgumentTypeError: the text is no such number.
     """
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text}: a whole number, 0 or more")
@@ -55,10 +55,10 @@ def not_negative(text: str) -> int:
 
 
 def finite(text: str) -> float:
-    """Read the value of a flag, neither infinite nor NaN.
+    """Read the value of a flag, a number that is neither infinite nor NaN.
 
     Raises:
-        argparse.ArgumentTypeError: it is not.
+        argparse.ArgumentTypeError: the text is no such number.
     """
     number = float(text)
     if not math.isfinite(number):
@@ -67,7 +67,10 @@ def finite(text: str) -> float:
 
 
 def one_line(error: BaseException) -> str:
-    """The message on one line, secrets masked; of an error from a loader's worker process, the original's."""
+    """Return the message of an error on one line, with secrets masked.
+
+    For an error from a loader's worker process this is the message of the original error.
+    """
     lines = [line.strip() for line in mask(str(error)).strip().splitlines() if line.strip()]
     if "Original Traceback" in str(error):
         return lines[-1].partition(": ")[2]
@@ -75,14 +78,14 @@ def one_line(error: BaseException) -> str:
 
 
 def printable(text: object, longest: int | None = LONGEST) -> str:
-    r"""Make text of others harmless to a terminal or a table: one line, in which nothing acts and all can be seen.
+    r"""Make foreign text harmless to a terminal or a table: one line of visible characters.
 
-    Control characters (newlines, escape codes, NUL), marks that turn the direction of writing, invisible characters
-    and halves of surrogate pairs become escapes such as `\x1b`.
+    Control characters (newlines, escape codes, NUL), marks that change the direction of writing,
+    invisible characters and halves of surrogate pairs become escapes such as `\x1b`.
 
     Args:
-        text: any object's text.
-        longest: characters that are kept; None: all.
+        text: any object; its text is used.
+        longest: number of characters that are kept; None keeps all.
     """
     whole = str(text)
     if longest is not None and len(whole) > longest:
@@ -94,30 +97,34 @@ def printable(text: object, longest: int | None = LONGEST) -> str:
 
 
 def _visible(character: str) -> str:
-    """Return the character, or its escape where it is none that can be seen."""
-    if character.isprintable() or unicodedata.category(character) == "Zs":  # a space of any width
+    """Return a visible character or a space as it is, and the escape of any other."""
+    if character.isprintable() or unicodedata.category(character) == "Zs":  # spaces of any width
         return character
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 def tell(*texts: object, file: TextIO | None = None, end: str = "\n", flush: bool = True) -> None:
-    """Print as `print` does, without secrets and what would act on the terminal; newlines and tabs stay.
+    """Print as `print` does, with secrets masked and control characters escaped.
+
+    Newlines and tabs stay.
 
     Args:
-        texts: to print, with spaces between them.
+        texts: objects to print, with spaces between them.
         file: the stream; default: the standard output.
-        end: what follows the text.
-        flush: whether the text is handed on at once.
+        end: text that is printed last.
+        flush: whether to flush the stream.
     """
     stream = file or sys.stdout
     lines = mask(" ".join(map(str, texts))).split("\n")
-    shown = "\n".join("\t".join(printable(cell, None) for cell in line.split("\t")) for line in lines)
+    shown = "\n".join(
+        "\t".join(printable(cell, None) for cell in line.split("\t")) for line in lines
+    )
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    known = shown.encode(encoding, "backslashreplace").decode(encoding)  # an ASCII terminal has no ±
-    print(known, file=stream, end=end, flush=flush)
+    encodable = shown.encode(encoding, "backslashreplace").decode(encoding)  # ASCII has no ±
+    print(encodable, file=stream, end=end, flush=flush)
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
-    """`; did you mean X?` where a valid word is near, else nothing."""
+    """Return `; did you mean X?` for the most similar valid word; empty if none is similar."""
     found = get_close_matches(word, list(valid), 1, 0.5)
     return f"; did you mean {found[0]}?" if found else ""

@@ -1,12 +1,13 @@
-"""Files that are written whole or not at all, and folders and locks that only this user has.
+"""Write files atomically, and make folders and locks that only this user has.
 
-A reader never meets half a file, and a power cut leaves none. What stands in a folder that several users write to is
-neither trusted nor followed.
+A reader never sees half a file, and a power cut leaves none. Files in a folder that several users
+write to are not trusted, and links there are not followed.
 
-Whatever this package writes whole goes through here. What it does not write whole grows in its place, and its readers
-tell where it ends: rows (metrics.jsonl, `bench train --json`), logs of other processes (a sweep's points, crash reports
-of faulthandler), and an unfinished .beton with its journal, in which each sample has a checksum; once that is complete
-and on disk, `replacing` its manifest gives both their names.
+All atomic writes of this package use this module. Other files grow in place, and their readers
+detect where the valid part ends: rows (metrics.jsonl, `bench train --json`), logs of other
+processes (a sweep's points, crash reports of faulthandler), and an unfinished .beton with its
+journal, in which each sample has a checksum. Once the .beton is complete and on disk, `replacing`
+its manifest gives both their names.
 """
 
 import errno
@@ -22,40 +23,40 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from lightning_resnet.errors import UserError, tell
 
-if TYPE_CHECKING:  # pandas and matplotlib take seconds to import: only once there is something to read
-    Extras = dict[str, tuple[list[list[str]], str]]  # name -> cells, header first, and what they are
-
-OWN = "lightning_resnet"  # what folders of ours are called among others
-LOOK_S = 0.1  # between two tries to take a lock
-SOON_S = 2.0  # until the first word about waiting for one
-WORD_S = 60.0  # between two
-STUCK_S = 1800.0  # after which the process that has a lock and gets no further is taken to hang
-TEMPORARY = ".tmp"  # how the names of unfinished files end
+OWN = "lightning_resnet"  # name of this package's folder in folders that others use too
+LOOK_S = 0.1  # seconds between two tries to take a lock
+SOON_S = 2.0  # seconds until the first message about waiting for a lock
+WORD_S = 60.0  # seconds between two such messages
+STUCK_S = 1800.0  # seconds without progress after which the owner of a lock counts as hanging
+TEMPORARY = ".tmp"  # suffix of the names of unfinished files
 
 
 def check_replaceable(path: Path) -> None:
-    """Refuse a path whose new file would take the place of a device, such as /dev/null, or of a pipe.
+    """Refuse a path whose new file would replace a device, such as /dev/null, or a pipe.
 
     Raises:
-        OSError: it is one, or is the name of a folder.
+        OSError: the path is that of a device, a pipe or a folder.
     """
     if not path.name:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not path.is_file():
-        code = errno.EISDIR if path.is_dir() else errno.EINVAL
-        told = os.strerror(code) if path.is_dir() else "it is a device or a pipe, which no file takes the place of"
-        raise OSError(code, told, str(path))
+        if path.is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        told = "it is a device or a pipe, which no file takes the place of"
+        raise OSError(errno.EINVAL, told, str(path))
 
 
 def check_writable(path: Path) -> None:
-    """Refuse now, not after the work, a path that `replacing` could not write; nothing stays of the trial.
+    """Refuse now, not after the work, a path that `replacing` could not write.
+
+    The trial leaves no file.
 
     Raises:
-        OSError: the system's own, with `path`.
+        OSError: the system's error, with `path`.
     """
     check_replaceable(path)
     temporary = _unfinished_name(path)
@@ -68,18 +69,21 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path, sync: bool = True, unfinished: Path | None = None) -> Iterator[BinaryIO]:
-    """Yield a new file in the same folder, which takes the name of `path` once it is written and on disk.
+    """Yield a new file that takes the name `path` once it is written and on disk.
 
-    The new file is nobody else's: it is made under a name that did not exist, and no link is followed.
+    The new file is in the same folder. It is made under a name that did not exist, and no link is
+    followed, so nobody else has it.
 
     Args:
-        path: of the file.
-        sync: wait until it is on disk; without it, a power cut can leave an empty file.
-        unfinished: the new file's name until then, by default one that nobody knows. Who holds a lock on `path` and has
-            removed what a killed process left under that name lets others see how the file grows.
+        path: path of the file.
+        sync: wait until the file is on disk; without this a power cut can leave an empty file.
+        unfinished: name of the new file until it is complete; a random one by default. A caller
+            that holds a lock on `path`, and has removed what a killed process left under this name,
+            can so let others see how the file grows.
 
     Raises:
-        OSError: the system's own, with `path`, also where a library has hidden it behind an error of its own.
+        OSError: the system's error, with `path`, even if a library has raised another error
+            because of it.
     """
     check_replaceable(path)
     temporary = unfinished or _unfinished_name(path)
@@ -105,16 +109,16 @@ def replacing(path: Path, sync: bool = True, unfinished: Path | None = None) -> 
 
 
 def write_whole(path: Path, content: str | bytes, sync: bool = True) -> None:
-    """Write a file whole or not at all; see `replacing`."""
+    """Write a file atomically; see `replacing`."""
     with replacing(path, sync) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def write_new(path: Path, content: str) -> None:
-    """Write a file that nobody has made before: of two processes at once, one does.
+    """Write a file that does not exist yet; of two processes at once, only one succeeds.
 
     Raises:
-        FileExistsError: somebody has.
+        FileExistsError: the file exists.
     """
     temporary = _unfinished_name(path)
     try:
@@ -126,7 +130,7 @@ def write_new(path: Path, content: str) -> None:
             os.link(temporary, path)
         except FileExistsError:
             raise
-        except OSError:  # a file system without links: for an instant the file is empty
+        except OSError:  # the file system has no links, so the file is empty for an instant
             with path.open("x") as file:
                 file.write(content)
         sync_folder(path.parent)
@@ -136,7 +140,7 @@ def write_new(path: Path, content: str) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file that is on disk one more name, at once; where the file system has no links, copy it."""
+    """Give a file one more name, atomically; copy the file where the file system has no links."""
     temporary = _unfinished_name(target)
     try:
         os.link(source, temporary)
@@ -149,16 +153,16 @@ def link(source: Path, target: Path) -> None:
         sync_folder(target.parent)
     finally:
         with suppress(OSError):
-            temporary.unlink()  # is still there where both were names of the same file
+            temporary.unlink()  # the replacement does nothing if both are names of the same file
 
 
 def write_json(path: Path, data: Any, sync: bool = True) -> None:
-    """Write data as JSON, whole or not at all; see `replacing`."""
+    """Write data as JSON, atomically; see `replacing`."""
     write_whole(path, json.dumps(data, indent=1) + "\n", sync)
 
 
 def sync_file(path: Path) -> None:
-    """Wait until a file's content is on disk."""
+    """Wait until the content of a file is on disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -167,32 +171,32 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on disk; some file systems cannot, and do it by themselves."""
+    """Wait until the names in a folder are on disk, on file systems that have such a call."""
     with suppress(OSError):
         sync_file(path)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left of files that they were writing."""
+    """Remove the unfinished files of killed processes."""
     with suppress(OSError):
-        for left in folder.glob(f"*{TEMPORARY}"):
+        for file in folder.glob(f"*{TEMPORARY}"):
             with suppress(OSError):
-                left.unlink()
+                file.unlink()
 
 
 def private_folder(where: Path, name: str) -> Path:
-    """Find or make a folder that only this user can write to, in one where others may.
+    """Find or make a folder that only this user can write to, in a folder where others can.
 
-    Where the name is another user's, a link, or open to others, one with a random ending is found or made instead, so
-    that nobody can keep us out by taking the name.
+    If the name belongs to another user, is a link, or is open to others, a folder with a random
+    suffix is found or made instead, so that nobody can block this user by taking the name.
 
     Args:
-        where: the folder to make it in.
-        name: of it.
+        where: the folder that holds the private folder.
+        name: name of the private folder.
 
     Raises:
-        UserError: files cannot be kept from others there.
-        OSError: the system's own.
+        UserError: `where` has no folders that only their owner can write to.
+        OSError: the system's error.
     """
     first = where / name
     with suppress(FileExistsError):
@@ -203,7 +207,9 @@ def private_folder(where: Path, name: str) -> Path:
     made = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=where))
     if not _is_private(made):
         made.rmdir()
-        raise UserError(f"{where} has no folders that only their owner can write to: name another one")
+        raise UserError(
+            f"{where} has no folders that only their owner can write to: name another one"
+        )
     return made
 
 
@@ -211,18 +217,19 @@ def cache_folder() -> Path:
     """Find or make this user's cache folder: in XDG_CACHE_HOME, by default in ~/.cache.
 
     Raises:
-        UserError: there is none that only this user can write to.
-        OSError: the system's own.
+        UserError: there is no folder that only this user can write to.
+        OSError: the system's error.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", OWN)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.is_symlink() and folder.lstat().st_uid == os.geteuid():  # moved to where there is more space
+    # Users move their cache to a larger disk and leave a link.
+    if folder.is_symlink() and folder.lstat().st_uid == os.geteuid():
         folder = folder.resolve()
     return private_folder(folder.parent, folder.name)
 
 
 def cache_if_any() -> Path:
-    """Find this user's cache folder; where there is none, name one in which nothing is found or kept."""
+    """Return this user's cache folder, or a path below which no file can be found or written."""
     try:
         return cache_folder()
     except (OSError, UserError):
@@ -230,31 +237,36 @@ def cache_if_any() -> Path:
 
 
 def private_compile_cache() -> None:
-    """Let torch.compile keep its programs in this user's cache folder, where the user has not named another.
+    """Let torch.compile keep its programs in this user's cache folder.
 
-    It runs what it finds there, and its own default, which it sets itself, is a name below /tmp that anybody can take.
+    Torch runs the programs that it finds. Its own default is a name below /tmp that anybody can
+    take. A folder that the user has named stays.
     """
     default = os.path.join(tempfile.gettempdir(), "torchinductor_")
     if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default).startswith(default):
         try:
             folder = cache_folder()
-        except (OSError, UserError):  # a home that cannot be written, as on some clusters' nodes
+        except (OSError, UserError):  # on some clusters' nodes the home cannot be written
             folder = private_folder(Path(tempfile.gettempdir()), f"{OWN}-{os.geteuid()}")
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
 
 
 def open_own(path: Path, mode: int = 0o600) -> int:
-    """Open a file of this user's to read and write, made where there is none; returns its descriptor.
+    """Open a file of this user to read and write, and make it if it does not exist.
 
     Args:
-        path: of the file.
-        mode: its rights, where it is made; by default nobody else can lock it.
+        path: path of the file.
+        mode: permissions of a new file; by default no other user can lock it.
+
+    Returns:
+        The file descriptor.
 
     Raises:
-        UserError: it is a link, no plain file, or of another user.
-        OSError: the system's own.
+        UserError: the path is a link, no plain file, or a file of another user.
+        OSError: the system's error.
     """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe of that name must not keep us waiting
+    # O_NONBLOCK: the open call must not wait if the path is a named pipe.
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         return os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:
@@ -266,21 +278,23 @@ def open_own(path: Path, mode: int = 0o600) -> int:
     if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1:
         return fd
     os.close(fd)
-    raise UserError(f"{path} is of user {status.st_uid}, has another name, or is no plain file: remove it")
+    raise UserError(
+        f"{path} is of user {status.st_uid}, has another name, or is no plain file: remove it"
+    )
 
 
 @contextmanager
 def locked(path: Path, growing: Path, cure: str) -> Iterator[None]:
-    """Hold a lock; wait for another process that has it as long as that gets on.
+    """Hold a lock; wait for another process that has the lock as long as its work progresses.
 
     Args:
-        path: file to lock, in a folder of this user's.
-        growing: file that the other process writes meanwhile.
+        path: file to lock, in a folder of this user.
+        growing: file that the other process writes while it has the lock.
         cure: what else the user can do, for the message.
 
     Raises:
-        UserError: the other process has it, and has written nothing for half an hour.
-        OSError: the system's own.
+        UserError: the other process has written nothing for half an hour.
+        OSError: the system's error.
     """
     fd = open_own(path)
     try:
@@ -304,8 +318,8 @@ def _wait_for_lock(fd: int, path: Path, growing: Path, cure: str) -> None:
             moved = now
         if now - moved > STUCK_S:
             raise UserError(
-                f"another process has held {path} for {STUCK_S / 60:.0f} minutes and written nothing: end it "
-                f"(`fuser {path}` tells its number), or {cure}"
+                f"another process has held {path} for {STUCK_S / 60:.0f} minutes and written "
+                f"nothing: end it (`fuser {path}` tells its number), or {cure}"
             )
         if now - told > WORD_S:
             told = now
@@ -314,21 +328,25 @@ def _wait_for_lock(fd: int, path: Path, growing: Path, cure: str) -> None:
 
 
 def _unfinished_name(path: Path) -> Path:
-    """Choose the name of a file until it is whole."""
+    """Return a random name for a file until it is complete."""
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether it is a folder of this user's, no link, and nobody else may write to it."""
+    """Tell whether a path is a folder, no link, that only this user may write to."""
     try:
         status = folder.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+    return (
+        stat.S_ISDIR(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and not status.st_mode & 0o022
+    )
 
 
 def _system_error(e: BaseException | None, outer: BaseException | None) -> OSError | None:
-    """The system's error behind an error, up to the one that was being handled before."""
+    """Return the system's error that caused an error, up to `outer`, which was handled before."""
     while e is not None and e is not outer:
         if isinstance(e, OSError) and e.errno is not None:
             return e
@@ -337,10 +355,20 @@ def _system_error(e: BaseException | None, outer: BaseException | None) -> OSErr
 
 
 def write_file(file: Path, content: bytes) -> Path:
-    """Whole or not at all: a reader never meets half a file."""
+    """Write a result of a verb atomically, and make its folder.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, content)
     except OSError as error:
-        raise UserError(f"cannot write {file} ({error.strerror}); say --out DIR with a folder that can be") from error
+        raise UserError(
+            f"cannot write {file} ({error.strerror}); give --out DIR with a folder that you can "
+            "write"
+        ) from error
     return file

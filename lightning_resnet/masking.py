@@ -1,4 +1,4 @@
-"""Find secrets in texts, and mask them: what prints or records a message passes through here."""
+"""Find and mask secrets in texts; all code that prints or records a message uses this module."""
 
 import base64
 import json
@@ -12,145 +12,138 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 STARS = "***"
-
-
-# Names, in lower case with _ between the words: whatever these hold is a secret ...
+# Patterns of names, in lower case with _ between the words. The value of such a name is a secret.
 SURE = re.compile(
     r"passw|kennw|passphrase|passcode|secret(?!ar)|credential|bearer|authori[sz]ation"
-    r"|(api|access|private|signing|encryption|account|auth|ssh|deploy|master|service|storage|subscription)_?keys?(?![a-z])"
+    r"|(api|access|private|signing|encryption|account|auth|ssh|deploy|master|service|storage"
+    r"|subscription)_?keys?(?![a-z])"
     r"|(?<![a-z])(o?auth2?|pwd|creds?|jwt|cookies?)(?![a-z])"
 )
-
-
-JOINED = re.compile(r"(api|access|private|secret|auth|encryption|signing)_keys?$")  # of two nested keys
-
-
+# The same for two nested keys, joined by _.
+JOINED = re.compile(r"(api|access|private|secret|auth|encryption|signing)_keys?$")
+# A token is a secret, or a piece of text or of an image.
 TOKEN = re.compile(r"token(s?)(?![a-z])")
-
-
-# ... and these may: a public key, the part of a net, a number of passes; so their value must look like a secret too.
+# The value of such a name may be a secret, or a public key, the part of a net, a number of passes;
+# so the value must look like a secret too.
 MAYBE = re.compile(r"(keys?|(?<![a-z])(pat|pass|pw|sig|signature|sas|webhook))(?![a-z])")
-
-
-# Words after which a name is about a secret, and does not hold one: password_file, token_type, auth_mode.
+# A name that ends in such a word describes a secret: password_file, token_type, auth_mode.
 ABOUT = (
-    "file files path dir folder name names env var variable type kind mode policy length len size dim dims count num "
-    "min max url uri endpoint host sock provider backend method scheme rounds ttl expiry timeout retries required"
+    "file files path dir folder name names env var variable type kind mode policy length len size "
+    "dim dims count num min max url uri endpoint host sock provider backend method scheme rounds "
+    "ttl expiry timeout retries required"
 ).split()
-
-
-# Words with which a token is a piece of text or of an image.
+# A token whose name has such a word is a piece of text or of an image.
 PIECES = (
-    "n num number max min class cls mask pad unk sep bos eos dist distill register special prefix suffix extra per "
-    "patch image text vocab use with has keep prune merge mix next first last total"
+    "n num number max min class cls mask pad unk sep bos eos dist distill register special prefix "
+    "suffix extra per patch image text vocab use with has keep prune merge mix next first last "
+    "total"
 ).split()
-
-
+# A name that has such a word after `token` still is a secret's: token_value, token_github.
 STILL = (
-    "value values string str text new old prod dev test staging live main default primary secondary read write "
-    "hub hf wandb github gitlab api server user admin"
+    "value values string str text new old prod dev test staging live main default primary "
+    "secondary read write hub hf wandb github gitlab api server user admin"
 ).split()
-
-
+# The last of several nested keys if it says nothing about the value.
 GENERIC = {*STILL, "data", "content", "init_args", "dict_kwargs", "const", "constant"}
-
-
-EMPTY = {"", "none", "null", "true", "false", "auto", "default", "env", "netrc", "required", "optional", STARS}
-
-
-# Texts that are secrets by their form. Repetitions have bounds: without, a long text takes the square of its length.
+# Values that hold no secret.
+EMPTY = set("none null true false auto default env netrc required optional".split()) | {"", STARS}
+# Texts that are secrets by their form. Repetitions have bounds, because without bounds the search
+# takes time quadratic in the length of the text.
 ADDRESS = re.compile(
     r"""//[^\s/@:\[]{0,100}:(?P<secret>(?!\d{1,5}/)[^\s@"']{1,200})(?=@)"""
     r"""|(?<![\w/])[\w.+-]{1,60}+:(?P<bare>[^\s@:/"']{6,100})(?=@(?!sha\d)[\w-]+(?:\.[\w-]|:\d))"""
 )
-
-
 ADDRESS_TOKEN = re.compile(r"://(?P<secret>[^\s/@:]{16,})(?=@)")
-
-
 HEADER = re.compile(
-    r"""\b(?P<kind>bearer|basic|token|password(?:\s+is)?|authorization["']?\s*[:=]\s*["']?\w+)\s+["']?"""
+    r"""\b(?P<kind>bearer|basic|token|password(?:\s+is)?"""
+    r"""|authorization["']?\s*[:=]\s*["']?\w+)\s+["']?"""
     r"""(?P<secret>[\w+/=.~-]{8,})""",
     re.I,
 )
-
-
 FORMS = re.compile(
     r"(?P<secret>-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[opsur]_\w{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}|\bhf_[A-Za-z0-9]{20,}"
-    r"|hooks\.slack\.com/services/[\w/]+|/api/webhooks/\d+/[\w-]+|\bsk_(?:live|test)_\w{10,}|\bsk-(?=[\w-]{0,80}\d)(?=[\w-]{0,80}[A-Z])[\w-]{20,}|\bxox[abeprs]-[\w-]{10,}|\bAIza[\w-]{30,}"
-    r"|\beyJ[\w-]{8,300}\.eyJ[\w-]{8,}[\w.-]*|\bdckr_pat_[\w-]{16,}|\bnpm_[A-Za-z0-9]{30,}|\bpypi-AgE[\w-]{20,}"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[opsur]_\w{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}"
+    r"|\bhf_[A-Za-z0-9]{20,}"
+    r"|hooks\.slack\.com/services/[\w/]+|/api/webhooks/\d+/[\w-]+|\bsk_(?:live|test)_\w{10,}"
+    r"|\bsk-(?=[\w-]{0,80}\d)(?=[\w-]{0,80}[A-Z])[\w-]{20,}|\bxox[abeprs]-[\w-]{10,}"
+    r"|\bAIza[\w-]{30,}"
+    r"|\beyJ[\w-]{8,300}\.eyJ[\w-]{8,}[\w.-]*|\bdckr_pat_[\w-]{16,}|\bnpm_[A-Za-z0-9]{30,}"
+    r"|\bpypi-AgE[\w-]{20,}"
     r"|\bwandb_v\d_\w{20,}|\bnvapi-[\w-]{20,}|\bya29\.[\w-]{20,}|\bSG\.[\w-]{16,60}\.[\w-]{16,})"
 )
-
-
-# name=value, "name": value, --name value; the value is looked at, not consumed: it may hold the next pair
+# name=value, "name": value, --name value. The value is in a lookahead, because the value may hold
+# the next pair.
 PAIR = re.compile(
     r"""(?P<flag>--)?(?<!\w)(?P<name>[A-Za-z_][\w.-]{0,120}+)"""
     r"""(?P<sign>["'\]\\]{0,4}+\s{0,9}+(?:=>|:=|\+=|=|:)\s{0,9}+\\?|(?(flag)\s{1,9}+|(?!)))"""
     r"""(?=(?P<secret>"[^"]{0,2000}"|'[^']{0,2000}'|[^\s,;&"'}\])\\]{1,2000}))"""
 )
-
-
-# Files that hold secrets of their user, from the home folder.
+# Files in the home folder that hold secrets of their user.
 FILES = (
-    ".netrc _netrc .aws/credentials .git-credentials .config/gh/hosts.yml .cache/huggingface/token .kaggle/kaggle.json "
-    ".docker/config.json .pypirc"
+    ".netrc _netrc .aws/credentials .git-credentials .config/gh/hosts.yml .cache/huggingface/token "
+    ".kaggle/kaggle.json .docker/config.json .pypirc"
 ).split()
-
-
+# Variables that name such files.
 FILE_VARIABLES = ("NETRC", "AWS_SHARED_CREDENTIALS_FILE", "HF_TOKEN_PATH")
-
-
-SHORT = 8  # characters: what is shorter may be anything
-
-
-LONG = 12  # characters: so may a word of letters that is shorter
-
-
-UNMISTAKABLE = 16  # letters and digits: so many random ones follow one another nowhere by chance
-
-
+SHORT = 8  # characters; a shorter text may occur anywhere by chance
+LONG = 12  # characters; so may a shorter word of letters
+UNMISTAKABLE = 16  # letters and digits; as many random ones never follow one another by chance
 LARGEST = 1 << 20  # bytes of a recipe
 
 
 def mask(text: str) -> str:
-    """The text with stars for every secret in it: what records or prints an error passes through here."""
+    """Return the text with stars in place of each secret."""
     known = live()
-    shown = [secret for secret in _secrets_in(text) if _may_be_live(secret)]  # and wherever else the text holds them
-    for form in sorted({f for secret in [*known, *shown] for f in _encoded(secret)}, key=len, reverse=True):
+    # Secrets that the text shows by their form are masked wherever else the text has them.
+    shown = [secret for secret in _secrets_in(text) if _may_be_live(secret)]
+    forms: set[str] = set()
+    for secret in (*known, *shown):
+        forms.update(_encoded(secret))
+    for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, STARS)
     if _found_run_together(text, known):
-        for form in {form for secret in known for form in _run_together_forms(secret)}:
+        run_together: set[str] = set()
+        for secret in known:
+            run_together.update(_run_together_forms(secret))
+        for form in run_together:
             text = re.sub(r"[\W_]*+".join(form), STARS, text, flags=re.I)
-    for start, end in sorted((match.span(_group(match)) for _, match in _by_form(text)), reverse=True):
-        text = text[:start] + STARS + text[end:] if STARS not in text[start:end] else text
+    spans = sorted(match.span(_group(match)) for _, match in _by_form(text))
+    for start, end in reversed(spans):
+        if STARS not in text[start:end]:
+            text = text[:start] + STARS + text[end:]
     return text
 
 
 def live() -> dict[str, str]:
-    """Secrets of this process's user, from the environment and well-known files -> where each is from."""
+    """Return the secrets of this process's user, each with its origin.
+
+    They come from the environment and from well-known files.
+    """
     home = Path(os.path.expanduser("~"))
-    files = [*(home / name for name in FILES), *(Path(os.environ[v]) for v in FILE_VARIABLES if v in os.environ)]
-    return _live(tuple(os.environ.items()), tuple((file, _mark(file)) for file in files))
+    files = [home / name for name in FILES]
+    files += [Path(os.environ[name]) for name in FILE_VARIABLES if name in os.environ]
+    return _live(tuple(os.environ.items()), tuple((file, _stamp(file)) for file in files))
 
 
 @lru_cache(4)
-def _live(variables: tuple[tuple[str, str], ...], files: tuple[tuple[Path, Any], ...]) -> dict[str, str]:
+def _live(
+    variables: tuple[tuple[str, str], ...], files: tuple[tuple[Path, Any], ...]
+) -> dict[str, str]:
+    """Return the secrets in these variables and files; the arguments are the key of the cache."""
     found: dict[str, str] = {}
     for name, value in variables:
         words = _words(name)
         if SURE.search(words) or TOKEN.search(words) or MAYBE.search(words):
             found |= dict.fromkeys([value, *value.splitlines()], name)
         found |= dict.fromkeys(_secrets_in(value), name)
-    for file, mark in files:
-        if mark:
+    for file, stamp in files:
+        if stamp:
             found |= dict.fromkeys(_secrets_in_file(file), str(file))
     return {secret: origin for secret, origin in found.items() if _may_be_live(secret)}
 
 
-def _mark(file: Path) -> tuple[int, int] | None:
-    """Size and time of a file, to notice another content; None where there is none to read."""
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Return size and time of a file, which tell whether it has changed; None if it is no file."""
     try:
         status = file.stat()
     except OSError:
@@ -160,13 +153,13 @@ def _mark(file: Path) -> tuple[int, int] | None:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a variable or key of this name holds a secret."""
+    """Tell whether a variable or key of this name holds a secret."""
     words = _words(name)
     return bool(SURE.search(words) or TOKEN.search(words)) and not _is_about(words)
 
 
 def _is_named(key: str, value: Any) -> bool:
-    """Whether a key's name says that its value is a secret."""
+    """Tell whether a dotted key's name says that its value is a secret."""
     if value is None or isinstance(value, bool) or _text(value).strip().lower() in EMPTY:
         return False
     parts = [_words(part) for part in key.split(".")]
@@ -191,36 +184,40 @@ def _is_named(key: str, value: Any) -> bool:
 
 
 def _is_token(words: str, plural: bool, value: Any) -> bool:
-    """Whether it is one for a server, and no piece of a text or an image."""
+    """Tell whether a token is one for a server, not a piece of a text or an image."""
     if _is_about(words) or set(words.split("_")) & set(PIECES):
         return _is_random(_text(value))
     if plural:
-        return (
-            isinstance(value, str) and len(value) >= SHORT and bool(re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])\S+", value))
-        )
-    return isinstance(value, str) or abs(float(value if isinstance(value, int | float) else 0)) >= 1e7
+        if not isinstance(value, str) or len(value) < SHORT:
+            return False
+        return bool(re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])\S+", value))
+    if isinstance(value, int | float):
+        return abs(float(value)) >= 1e7
+    return isinstance(value, str)
 
 
 def _is_about(words: str) -> bool:
-    """Whether it ends in a word that makes the name one about a secret: token_file, auth_mode, token_dropout."""
+    """Tell whether a name describes a secret, as token_file, auth_mode and token_dropout do."""
     last = words.split("_")[-1]
     if last in ABOUT:
         return True
-    token = list(TOKEN.finditer(words))
-    after = words[token[-1].end() :].strip("_") if token and not SURE.search(words) else ""
+    tokens = list(TOKEN.finditer(words))
+    if not tokens or SURE.search(words):
+        return False
+    after = words[tokens[-1].end() :].strip("_")
     return bool(after) and not re.fullmatch(r"\d+", after) and after not in STILL
 
 
 def _words(name: str) -> str:
-    """Any style of writing a name -> lower case, with _ between the words."""
-    if name in ("PWD", "OLDPWD"):  # where the shell is
+    """Return a name, in whatever style, in lower case with _ between the words."""
+    if name in ("PWD", "OLDPWD"):  # the shell's working directory
         return "folder"
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
     return re.sub(r"[\W_]+", "_", parted).strip("_").lower()
 
 
 def _is_random(text: str) -> bool:
-    """Whether no person has chosen it: letters and digits mixed, no word in it."""
+    """Tell whether a text looks random: letters and digits mixed, and no word in it."""
     return (
         bool(re.fullmatch(r"[\w+/=.~%-]{16,}", text))
         and len(re.findall(r"\d", text)) >= 2
@@ -230,7 +227,7 @@ def _is_random(text: str) -> bool:
 
 
 def _is_secret_pair(match: re.Match[str]) -> bool:
-    """Whether name and value in a text are a secret's; prose such as `token: must be a number` is none."""
+    """Tell whether a name and value in a text are a secret; `token: must be a number` is none."""
     value = match["secret"].strip("\"'")
     if re.fullmatch(r"\$\w*|\$\{\w+\}|\$\(.*", value) or not _is_named(match["name"], value):
         return False
@@ -239,7 +236,7 @@ def _is_secret_pair(match: re.Match[str]) -> bool:
 
 
 def _is_header(match: re.Match[str]) -> bool:
-    """Whether it is what a request proves its sender by; `basic block` is none."""
+    """Tell whether a text is an HTTP header that authenticates a request; `basic block` is none."""
     if match["kind"].lower() == "bearer":
         return True
     if match["kind"].lower() == "token":
@@ -253,7 +250,7 @@ def _is_header(match: re.Match[str]) -> bool:
 
 
 def _by_form(text: str) -> Iterator[tuple[str, re.Match[str]]]:
-    """Yield the secrets that a text shows by its form, each with what it is, in words."""
+    """Yield the secrets that a text shows by its form, each with a description."""
     for match in FORMS.finditer(text):
         yield "a token", match
     for match in ADDRESS.finditer(text):
@@ -270,11 +267,16 @@ def _by_form(text: str) -> Iterator[tuple[str, re.Match[str]]]:
 
 
 def _group(match: re.Match[str]) -> str:
+    """Return the name of the group that matched the secret."""
     return "bare" if match.groupdict().get("bare") else "secret"
 
 
 def _found_run_together(text: str, known: dict[str, str]) -> str:
-    """Which live secret a text holds in capitals, or with line ends, quotes or other marks within it; empty: none."""
+    """Describe the live secret in a text, whatever its case and with any marks within it.
+
+    Marks are characters other than letters and digits, such as line ends and quotes. The result is
+    empty if there is no secret.
+    """
     together = _run_together(text)
     for secret, origin in known.items():
         if any(form in together for form in _run_together_forms(secret)):
@@ -283,12 +285,16 @@ def _found_run_together(text: str, known: dict[str, str]) -> str:
 
 
 def _secrets_in(text: str) -> list[str]:
-    """Passwords of addresses, tokens, and what is assigned to a secret's name."""
-    found = [match[_group(match)].strip("\"'") for _, match in _by_form(text)]
-    return [part for secret in found for part in (secret, *re.split(r"\n|\\n", secret))]
+    """Return the secrets that a text shows by its form, and the lines of each."""
+    found = []
+    for _, match in _by_form(text):
+        secret = match[_group(match)].strip("\"'")
+        found += [secret, *re.split(r"\n|\\n", secret)]
+    return found
 
 
 def _secrets_in_file(file: Path) -> list[str]:
+    """Return the secrets in a well-known file."""
     try:
         text = file.read_text(errors="replace")
     except OSError:
@@ -298,27 +304,35 @@ def _secrets_in_file(file: Path) -> list[str]:
         found += [value.strip('"') for value in re.findall(r"\bpassword\s+(\S+)", text)]
     if file.suffix == ".json":  # kaggle's key, docker's auth
         found += re.findall(r'"(?:key|auth)"\s*:\s*"([^"]+)"', text)
-    return found + ([text.strip()] if file.name == "token" else [])
+    if file.name == "token":
+        found.append(text.strip())
+    return found
 
 
 def _may_be_live(text: str) -> bool:
-    """Whether it is long enough not to be met by chance, and no path."""
+    """Tell whether a text is no path, and too long to occur elsewhere by chance."""
     if len(text) < SHORT or (len(text) < LONG and text.isalpha()) or text.lower() in EMPTY:
         return False
-    return not text.startswith(("/", "~", "./")) or any(_is_random(part) for part in text.split("/"))
+    return not text.startswith(("/", "~", "./")) or any(
+        _is_random(part) for part in text.split("/")
+    )
 
 
 def _run_together(text: str) -> str:
-    """Its letters and digits alone, in lower case."""
+    """Return the letters and digits of a text, in lower case."""
     return re.sub(r"[\W_]+", "", text.casefold())
 
 
 @lru_cache(256)
 def _run_together_forms(secret: str) -> tuple[str, ...]:
-    """How a secret reads with its letters and digits alone; none where others might be met by chance."""
-    random = len(re.findall(r"\d", secret)) >= 2 and not re.search(r"[a-z]{7,}|[A-Z]{7,}", secret)
-    hexadecimal = re.fullmatch(r"[\da-fA-F]+", secret)
-    if not (random or hexadecimal) or not re.search(r"[A-Za-z]", secret):
+    """Return the encodings of a secret with their letters and digits alone.
+
+    The result is empty for a secret that might occur in other texts by chance.
+    """
+    has_digits = len(re.findall(r"\d", secret)) >= 2
+    is_random = has_digits and not re.search(r"[a-z]{7,}|[A-Z]{7,}", secret)
+    is_hexadecimal = re.fullmatch(r"[\da-fA-F]+", secret)
+    if not (is_random or is_hexadecimal) or not re.search(r"[A-Za-z]", secret):
         return ()
     forms = {_run_together(form) for form in _encoded(secret)}
     return tuple(form for form in forms if len(form) >= UNMISTAKABLE)
@@ -326,19 +340,34 @@ def _run_together_forms(secret: str) -> tuple[str, ...]:
 
 @lru_cache(256)
 def _encoded(secret: str) -> tuple[str, ...]:
-    """The secret as it is, in an address, in JSON, in hexadecimal, and wherever it stands in a text that is base64."""
+    """Return the secret as it is, in an address, in JSON, in hexadecimal and in base64.
+
+    The base64 of a text depends on the position of the secret in the text modulo 3, so there are
+    three forms.
+    """
     data = secret.encode(errors="surrogateescape")
-    forms = {secret, quote(data, safe=""), unquote(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1], data.hex()}
+    forms = {
+        secret,
+        quote(data, safe=""),
+        unquote(secret),
+        json.dumps(secret)[1:-1],
+        repr(secret)[1:-1],
+        data.hex(),
+    }
     if len(data) < LONG:
         return tuple(forms)
-    for ahead, cut in ((0, 0), (1, 2), (2, 3)):
-        whole = (ahead + len(data)) // 3 * 3 - ahead
-        text = base64.b64encode(b"\0" * ahead + data[:whole]).decode()[cut:]
+    # (bytes before the secret, characters of base64 that depend on these bytes)
+    for bytes_before, cut in ((0, 0), (1, 2), (2, 3)):
+        end = (bytes_before + len(data)) // 3 * 3 - bytes_before
+        text = base64.b64encode(b"\0" * bytes_before + data[:end]).decode()[cut:]
         forms |= {text, text.translate(str.maketrans("+/", "-_"))}
     return tuple(forms)
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, int) and value.bit_length() > 10_000:  # Python refuses to write out such a number
+    """Return the text of a value in a configuration."""
+    if isinstance(value, bytes):
+        return value.decode("latin1")
+    if isinstance(value, int) and value.bit_length() > 10_000:  # too long for Python's str()
         return hex(value)
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+    return str(value)

@@ -1,4 +1,4 @@
-"""How a training, or other long work, shows itself: a bar on a terminal, one line every few seconds in a log file."""
+"""Show the progress of long work: a bar on a terminal, one line every few seconds in a log file."""
 
 import sys
 import time
@@ -9,8 +9,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 LINE_S = 15.0  # seconds between lines in a log file
-BAR_S = 1.0  # seconds after which a bar appears: of what is short there is none
-SHOWN = {  # metrics of a training, and how they look
+BAR_S = 1.0  # seconds after which a bar appears, so that short work has none
+SHOWN = {  # metrics of a training, with their format
     "train/loss": "loss {:.3f}",
     "train/acc1": "acc {:.3f}",
     "val/acc1": "val acc {:.4f}",
@@ -20,10 +20,10 @@ Item = TypeVar("Item")
 
 
 class Progress:
-    """Progress over optimizer steps.
+    """Progress of a training in optimizer steps.
 
     Args:
-        show: whether to print; not beside a bar that the user chose.
+        show: whether to print; False where the user has chosen another progress bar.
     """
 
     def __init__(self, show: bool = True) -> None:
@@ -32,87 +32,114 @@ class Progress:
         self.bar: tqdm | None = None
 
     def start(self, step: int, total: int) -> None:
-        """Begin at `step` of `total`."""
+        """Start to show progress.
+
+        Args:
+            step: optimizer steps done before.
+            total: optimizer steps of the whole training.
+        """
         self.total = total
-        self._first, self._t0 = step, time.monotonic()
-        self._next = self._t0 + LINE_S
+        self._first_step = step
+        self._start = time.monotonic()
+        self._next_line = self._start + LINE_S
         if self.shows and sys.stderr.isatty():
             self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True)
 
     def update(self, step: int) -> None:
-        """`step` steps are done."""
+        """Show that `step` optimizer steps are done."""
         if self.bar:
             self.bar.update(step - self.bar.n)
-        elif self.shows and (time.monotonic() >= self._next or step == self.total):
-            self._next = time.monotonic() + LINE_S
-            seconds = (time.monotonic() - self._t0) / max(1, step - self._first) * (self.total - step)
-            print(f"step {step}/{self.total}  {self._text()}  {_eta(seconds)}", flush=True)
+        elif self.shows and (time.monotonic() >= self._next_line or step == self.total):
+            self._next_line = time.monotonic() + LINE_S
+            seconds_per_step = (time.monotonic() - self._start) / max(1, step - self._first_step)
+            eta = _eta(seconds_per_step * (self.total - step))
+            print(f"step {step}/{self.total}  {self._text()}  {eta}", flush=True)
 
     def show(self, metrics: dict[str, float]) -> None:
-        """The newest values, to appear with the next line."""
+        """Show the newest values of metrics, in a log file with the next line."""
         self.metrics |= metrics
         if self.bar:
             self.bar.set_postfix_str(self._text())
 
     def stop(self) -> None:
-        """Leave the terminal in order."""
+        """Close the bar, which leaves the terminal in order."""
         if self.bar:
             self.bar.close()
 
     def _text(self) -> str:
-        return "  ".join(text.format(self.metrics[k]) for k, text in SHOWN.items() if k in self.metrics)
+        return "  ".join(
+            text.format(self.metrics[k]) for k, text in SHOWN.items() if k in self.metrics
+        )
 
 
 class Meter:
-    """How far long work is, on stderr: a passing bar on a terminal, else a line every few seconds.
+    """Progress of long work on stderr: a bar on a terminal, otherwise a line every few seconds.
+
+    The bar disappears when the work is done.
 
     Args:
-        total: to be dealt with.
-        unit: what it is, in the plural; B: bytes.
-        first: dealt with before.
-        show: whether it is for this process to tell.
+        total: amount of the whole work.
+        unit: unit of the amount, in the plural; B: bytes.
+        first: amount that was done before.
+        show: whether this process shows the progress.
     """
 
     def __init__(self, total: int, unit: str, first: int = 0, show: bool = True) -> None:
-        self._show, self._first, self._done, self._total, self._bar = show, first, first, total, None
-        self._per, self._unit = (1e6, "MB") if unit == "B" else (1, unit)
-        self._start = self._last = time.monotonic()
+        self._show = show
+        self._first = first
+        self._done = first
+        self._total = total
+        self._in_bytes = unit == "B"
+        self._unit = "MB" if self._in_bytes else unit
+        self._start = time.monotonic()
+        self._last_line = self._start
+        self._bar: tqdm | None = None
         if show and sys.stderr.isatty():
-            unit = {"unit": "B", "unit_scale": True} if unit == "B" else {"unit": f" {unit}"}
-            self._bar = tqdm(total=total, initial=first, **unit, dynamic_ncols=True, delay=BAR_S, leave=False)
+            self._bar = tqdm(
+                total=total,
+                initial=first,
+                unit="B" if self._in_bytes else f" {unit}",
+                unit_scale=self._in_bytes,
+                dynamic_ncols=True,
+                delay=BAR_S,
+                leave=False,
+            )
 
     def update(self, n: int) -> None:
-        """So much more is done."""
+        """Show that `n` more are done."""
         self._done += n
         if self._bar:
             self._bar.update(n)
-        elif self._show and self._done < self._total and time.monotonic() - self._last >= LINE_S:
-            self._last = time.monotonic()
-            rate = max(1e-9, self._done - self._first) / max(1e-9, self._last - self._start)
-            done, total, per_s = self._done / self._per, self._total / self._per, rate / self._per
+            return
+        now = time.monotonic()
+        if self._show and self._done < self._total and now - self._last_line >= LINE_S:
+            self._last_line = now
+            rate = max(1e-9, self._done - self._first) / max(1e-9, now - self._start)
             eta = _eta((self._total - self._done) / rate)
-            text = f"{done:,.0f} of {total:,.0f} {self._unit}  {per_s:,.1f}/s  {eta}"
-            print(text, file=sys.stderr, flush=True)
+            scale = 1e6 if self._in_bytes else 1
+            amount = f"{self._done / scale:,.0f} of {self._total / scale:,.0f} {self._unit}"
+            print(f"{amount}  {rate / scale:,.1f}/s  {eta}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the terminal in order."""
+        """Close the bar, which leaves the terminal in order."""
         if self._bar:
             self._bar.close()
 
 
 def _eta(seconds: float) -> str:
-    """As hours:minutes:seconds."""
-    return f"ETA {int(seconds) // 3600}:{int(seconds) % 3600 // 60:02}:{int(seconds) % 60:02}"
+    """Return the remaining time as `ETA hours:minutes:seconds`."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"ETA {minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def metered(items: Iterable[Item], total: int, unit: str, show: bool = True) -> Iterator[Item]:
-    """The same items; see `Meter`.
+    """Yield the items and show how many are done; see `Meter`.
 
     Args:
-        items: to deal with one by one.
-        total: number of them.
-        unit: what they are, in the plural.
-        show: whether it is for this process to tell.
+        items: items to work on one by one.
+        total: number of items.
+        unit: what the items are, in the plural.
+        show: whether this process shows the progress.
     """
     with closing(Meter(total, unit, show=show)) as meter:
         for item in items:

@@ -1,4 +1,4 @@
-"""Which code, which versions, which machine: what a number needs beside it."""
+"""Record the code, the versions and the machine that a number was measured with."""
 
 import platform
 import subprocess
@@ -12,18 +12,23 @@ PACKAGES = ("lightning_resnet", "torch", "torchvision", "pytorch-lightning", "nu
 
 
 def code() -> dict[str, Any]:
-    """Git SHA of the package's source and whether it was changed since; None outside a repository."""
+    """Return the commit of the source, and whether there are changes that are in no commit.
+
+    Both are None outside a repository.
+    """
     sha = _git("rev-parse", "HEAD")
-    return {"git_sha": sha, "git_dirty": bool(_git("status", "--porcelain", "--", ".")) if sha else None}
+    if not sha:
+        return {"git_sha": sha, "git_dirty": None}
+    return {"git_sha": sha, "git_dirty": bool(_git("status", "--porcelain", "--", "."))}
 
 
 def code_name(code: dict[str, Any]) -> str:
-    """The SHA, `+changes` where some are in no commit; empty outside a repository."""
+    """Return the SHA, with `+changes` if there are changes in no commit; empty without one."""
     return (code["git_sha"] or "") + ("+changes" if code["git_dirty"] else "")
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that decide numbers."""
+    """Return the versions of Python and of the packages that affect numbers."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -34,31 +39,44 @@ def versions() -> dict[str, str]:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Code and versions that differ between two records: `torch 2.12.0 -> 2.13.0`; empty if none does."""
-    a, b = before.get("versions") or {}, now["versions"]
-    pairs = [(name, a.get(name), b.get(name)) for name in sorted(a | b)]
-    pairs.append(("code", (before.get("git_sha") or "")[:10], (now["git_sha"] or "")[:10]))
-    return ", ".join(f"{name} {x or '?'} -> {y or '?'}" for name, x, y in pairs if x != y)
+    """Describe the code and versions that differ, as `torch 2.12.0 -> 2.13.0`; empty if none does.
+
+    Args:
+        before: an earlier record: versions, git_sha.
+        now: a record of the same form.
+    """
+    old = before.get("versions") or {}
+    new = now["versions"]
+    rows = [(name, old.get(name), new.get(name)) for name in sorted(old | new)]
+    rows.append(("code", (before.get("git_sha") or "")[:10], (now["git_sha"] or "")[:10]))
+    return ", ".join(f"{name} {x or '?'} -> {y or '?'}" for name, x, y in rows if x != y)
 
 
 def hardware() -> dict[str, Any]:
-    """CPU, cores this process may use, GPU."""
+    """Return the CPU, the number of cores that this process may use, and the GPU."""
     import torch
 
-    cpu = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).exists():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "cores": cores(), "gpu": gpu}
+    return {"cpu": _cpu_name(), "cores": cores(), "gpu": gpu}
+
+
+def _cpu_name() -> str:
+    """Return the name of the CPU, or of the machine's architecture."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _git(*args: str) -> str | None:
+    """Return the output of a git command in the package's folder; None where it fails."""
     folder = Path(__file__).parent
     try:
-        done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(
+            ["git", *args], cwd=folder, capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -1,7 +1,8 @@
-"""Read YAML and JSON that somebody wrote: a recipe, a sweep, a run of others; nothing in it takes memory or time.
+"""Read YAML and JSON from users, such as recipes and runs, with bounds on memory and time.
 
-PyYAML takes the last of two equal keys without a word, reads `on` as true, ends the process on lists 10,000 deep, and
-expands 500 characters of aliases to gigabytes: all of that is found in the parser's events, before anything is built.
+PyYAML silently takes the last of two equal keys, reads `on` as true, ends the process on lists
+10,000 deep, and expands 500 characters of aliases to gigabytes. This module finds all of that in
+the events of the parser, before any object is built.
 """
 
 import errno
@@ -30,39 +31,50 @@ LARGEST = 10_000_000  # characters of a file
 LONGEST_LINE = 1_000_000  # characters of a line of metrics.jsonl
 DEEPEST = 50  # mappings and lists within one another
 REPEATED = 1_000_000  # characters that aliases (`*name`) may add in all
-DIGITS = 100  # of a number
+DIGITS = 100  # digits of a number
 EVENTS = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C: ten times faster
-OTHER_BASE = re.compile(r"[-+]?(0[0-7_]*[1-7][0-7_]*|[1-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")  # octal, minutes
-READ_AS = {"bool": "true or false", "null": "null", "float": "a number", "timestamp": "a date"}  # of keys
+# A number that YAML 1.1 reads as octal or as minutes and seconds.
+OTHER_BASE = re.compile(r"[-+]?(0[0-7_]*[1-7][0-7_]*|[1-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+# Types that PyYAML may read a key as, in words.
+READ_AS = {"bool": "true or false", "null": "null", "float": "a number", "timestamp": "a date"}
 
 
 class Refused(UserError, yaml.YAMLError):
-    """YAML that PyYAML would take wrongly or out of proportion; for jsonargparse, text that is no YAML."""
+    """Error of YAML that PyYAML would misread or expand out of proportion.
+
+    The class is a YAMLError too, so that jsonargparse takes the text for no YAML.
+    """
 
 
-class _Open:
-    """A mapping or list that the events are within.
+class _OpenCollection:
+    """Mapping or list that has begun and not ended yet.
 
     Args:
-        start: the event that began it.
+        start: the event that began the collection.
+
+    Attributes:
+        weight: number of characters in the collection so far.
+        lines: line of each key so far.
+        awaits_key: whether the next event is a key.
     """
 
     def __init__(self, start: CollectionStartEvent) -> None:
         self.start = start
         self.weight = 1
-        self.lines: dict[str, int] = {}  # key -> line
+        self.lines: dict[str, int] = {}
         self.awaits_key = isinstance(start, MappingStartEvent)
 
 
 def parse_yaml(text: str, loader: type = EVENTS) -> Any:
-    """Build what a YAML text says.
+    """Parse a YAML text.
 
     Args:
         text: one document.
         loader: a safe loader of PyYAML, which decides what is a number.
 
     Raises:
-        UserError: it is no YAML, a key is there twice or is no word, or it would grow out of proportion.
+        UserError: the text is no YAML, has a key twice or one that is no word, or would grow out of
+            proportion.
     """
     try:
         check_yaml(text)
@@ -74,19 +86,19 @@ def parse_yaml(text: str, loader: type = EVENTS) -> Any:
 
 
 def read_yaml(file: Path, loader: type = EVENTS) -> Any:
-    """Build what a YAML file says; see `parse_yaml`.
+    """Parse a YAML file; see `parse_yaml`.
 
     Raises:
-        UserError: it cannot be read, or is refused; the message names the file.
+        UserError: the file cannot be read, or is refused; the message names the file.
     """
     return parse_file(file, lambda text: parse_yaml(text, loader))
 
 
 def open_plain(file: Path | str) -> BinaryIO:
-    """Open a file to read it; a named pipe or a device of that name would be waited for without end.
+    """Open a plain file to read it; reading a named pipe or a device could wait without end.
 
     Raises:
-        OSError: the system's own, or that it is no plain file.
+        OSError: the system's error, or the path is that of no plain file.
     """
     fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(fd).st_mode
@@ -102,13 +114,21 @@ def read_text(file: Path) -> str:
     """Read a text in UTF-8 of at most `LARGEST` bytes.
 
     Raises:
-        UserError: it cannot be read, and why.
+        UserError: the file cannot be read; the message says why.
     """
     return parse_file(file, str)
 
 
 def parse_file(file: Path, parse: Any) -> Any:
-    """Apply `parse` to a file's text, which is UTF-8 of at most `LARGEST` bytes; errors name the file."""
+    """Apply `parse` to the text of a file.
+
+    Args:
+        file: a file in UTF-8 of at most `LARGEST` bytes.
+        parse: function of the text; may raise UserError or ValueError.
+
+    Raises:
+        UserError: the file cannot be read or parsed; the message names the file.
+    """
     try:
         with open_plain(file) as stream:
             content = stream.read(LARGEST + 1)
@@ -125,15 +145,15 @@ def parse_file(file: Path, parse: Any) -> Any:
 
 
 def check_yaml(text: str) -> None:
-    """Refuse what PyYAML would take wrongly or out of proportion.
+    """Refuse YAML that PyYAML would misread or expand out of proportion.
 
     Raises:
-        Refused: the line, what is wrong and how to write it.
-        yaml.YAMLError: it is no YAML.
+        Refused: the message tells the line, what is wrong and how to write it.
+        yaml.YAMLError: the text is no YAML.
     """
     resolver = EVENTS("")
-    stack: list[_Open] = []
-    weights: dict[str, int] = {}  # anchor -> characters below it
+    stack: list[_OpenCollection] = []
+    weights: dict[str, int] = {}  # anchor -> number of characters in what it names
     repeated = 0
     for event in yaml.parse(text, EVENTS):
         weight = 0
@@ -149,19 +169,24 @@ def check_yaml(text: str) -> None:
             weight = weights.get(anchor, 1)
             repeated += weight
             if repeated > REPEATED:
-                raise _refusal(event, f"aliases such as *{anchor} repeat more than {REPEATED:,} characters: use fewer")
+                raise _refusal(
+                    event,
+                    f"aliases such as *{anchor} repeat more than {REPEATED:,} characters: use "
+                    "fewer",
+                )
         elif isinstance(event, ScalarEvent):
             weight = 1 + len(event.value)
             if anchor:
                 weights[anchor] = weight
             _check_scalar(event, resolver)
-        if stack and stack[-1].awaits_key and isinstance(event, AliasEvent | ScalarEvent | CollectionStartEvent):
+        begins_node = isinstance(event, AliasEvent | ScalarEvent | CollectionStartEvent)
+        if begins_node and stack and stack[-1].awaits_key:
             _check_key(event, stack[-1], resolver)
             stack[-1].awaits_key = False
             stack[-1].weight += weight
             continue
         if isinstance(event, CollectionStartEvent):
-            stack.append(_Open(event))
+            stack.append(_OpenCollection(event))
             if len(stack) > DEEPEST:
                 raise _refusal(event, f"more than {DEEPEST} lists and mappings within one another")
         elif stack and weight:
@@ -170,29 +195,40 @@ def check_yaml(text: str) -> None:
 
 
 def _check_scalar(event: ScalarEvent, resolver: Any) -> None:
-    if event.implicit[0] and len(event.value) > DIGITS and _kind(event, resolver) in ("int", "float"):
-        raise _refusal(event, f"a number of {len(event.value):,} digits: write a shorter one, or quote it")
-    if event.implicit[0] and OTHER_BASE.fullmatch(event.value):
+    """Refuse a number that is too long, or that PyYAML reads in another base than 10."""
+    is_quoted = not event.implicit[0]
+    if is_quoted:
+        return
+    digits = len(event.value)
+    if digits > DIGITS and _kind(event, resolver) in ("int", "float"):
+        raise _refusal(event, f"a number of {digits:,} digits: write a shorter one, or quote it")
+    if OTHER_BASE.fullmatch(event.value):
         number = yaml.safe_load(event.value)
-        raise _refusal(event, f"{event.value} is read as the number {number}: write {number}, or quote it")
+        raise _refusal(
+            event, f"{event.value} is read as the number {number}: write {number}, or quote it"
+        )
 
 
-def _check_key(event: Event, mapping: _Open, resolver: Any) -> None:
-    """Refuse a key that is no word or whole number, or was there before."""
+def _check_key(event: Event, mapping: _OpenCollection, resolver: Any) -> None:
+    """Refuse a key that is neither a word nor a whole number, or that the mapping has already."""
     if not isinstance(event, ScalarEvent):
         raise _refusal(event, "a key is a list, a mapping or an alias: write a word")
     kind = _kind(event, resolver)
     if kind in READ_AS:
-        raise _refusal(event, f"the key {event.value} is read as {READ_AS[kind]}: write it in quotes")
-    line = event.start_mark.line + 1
+        raise _refusal(
+            event, f"the key {event.value} is read as {READ_AS[kind]}: write it in quotes"
+        )
     if event.value in mapping.lines:
         first = mapping.lines[event.value]
-        raise _refusal(event, f"{event.value} is there twice, first in line {first}: remove or join one of them")
-    mapping.lines[event.value] = line
+        raise _refusal(
+            event,
+            f"{event.value} is there twice, first in line {first}: remove or join one of them",
+        )
+    mapping.lines[event.value] = event.start_mark.line + 1
 
 
 def _kind(event: ScalarEvent, resolver: Any) -> str:
-    """What a scalar is read as: str, bool, int, ..."""
+    """Return the type that a scalar is read as: str, bool, int, ..."""
     if not event.implicit[0]:
         return "str"
     return resolver.resolve(yaml.ScalarNode, event.value, event.implicit).rpartition(":")[2]
@@ -203,19 +239,24 @@ def _refusal(event: Event, why: str) -> Refused:
 
 
 def line_of(text: str, key: str) -> int | None:
-    """Line (from 1) at which a YAML text gives a dotted key, whether nested, dotted or mixed; None: it does not.
+    """Return the line, from 1, at which a YAML text gives a dotted key; None if it does not.
 
-    `init_args` may be missing in the key or in the text.
+    The text may nest the key, write it dotted, or mix both. `init_args` may be missing in the key
+    or in the text.
     """
     node = yaml.compose(text, EVENTS)
-    return _line_below(node, [part for part in key.split(".") if part not in ("init_args", "dict_kwargs")])
+    return _line_below(
+        node, [part for part in key.split(".") if part not in ("init_args", "dict_kwargs")]
+    )
 
 
 def _line_below(node: yaml.Node | None, parts: list[str]) -> int | None:
+    """Return the line at which a node gives the key with these parts; None if it does not."""
     if not isinstance(node, yaml.MappingNode):
         return None
     for name, value in node.value:
-        words = [word for word in str(name.value).split(".") if word not in ("init_args", "dict_kwargs")]
+        words = str(name.value).split(".")
+        words = [word for word in words if word not in ("init_args", "dict_kwargs")]
         if words and words == parts:
             return name.start_mark.line + 1
         if words == parts[: len(words)] and (line := _line_below(value, parts[len(words) :])):
@@ -224,28 +265,28 @@ def _line_below(node: yaml.Node | None, parts: list[str]) -> int | None:
 
 
 def lines_of(file: Path) -> Iterator[str]:
-    """Yield the lines of a text that another program may still write; none where there is no such file.
+    """Yield the lines of a text that another program may still write; none without such a file.
 
-    Of a line that is longer than `LONGEST_LINE` the beginning is yielded, which is then no JSON.
+    A line that is longer than `LONGEST_LINE` is cut, and so is no JSON any more.
     """
     try:
         stream = open_plain(file)
     except FileNotFoundError:
         return
     with io.TextIOWrapper(stream, encoding="utf-8", errors="replace") as stream:
-        whole = True
+        begins_line = True
         while part := stream.readline(LONGEST_LINE):
-            if whole:
+            if begins_line:
                 yield part.rstrip("\r\n")
-            whole = part.endswith("\n")
+            begins_line = part.endswith("\n")
 
 
 def parse_json(text: str) -> Any:
-    """Build what a JSON text says.
+    """Parse a JSON text.
 
     Raises:
-        ValueError: it is no JSON, lists stand too deep within one another, or a text holds half of a surrogate pair,
-            which no file can.
+        ValueError: the text is no JSON, nests lists too deep, or has half of a surrogate pair,
+            which no file can hold.
     """
     try:
         content = json.loads(text)
@@ -257,7 +298,7 @@ def parse_json(text: str) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON file's mapping, None where there is none or it is torn."""
+    """Read the mapping in a JSON file; None where the file is missing, torn or no mapping."""
     try:
         content = parse_file(path, parse_json)
     except UserError:
