@@ -22,7 +22,7 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.runs.status import final_row, status
 from lightning_resnet.sweeps import local as pool
 from lightning_resnet.sweeps.points import read
-from lightning_resnet.sweeps.state import command, find_runs, forecast, listing
+from lightning_resnet.sweeps.state import find_runs, forecast, listing, prepare_command
 
 main = verb(sweep_verb)
 
@@ -254,9 +254,9 @@ def test_a_run_that_is_live_elsewhere_is_not_called_failed(sweep_file, light, ca
 
 def test_a_continued_run_keeps_its_threads(sweep_file):
     sweep = read(sweep_file())
-    assert "--run.threads" in command(sweep, sweep.points[0], Path("runs"), "2")[0]
+    assert "--run.threads" in prepare_command(sweep, sweep.points[0], Path("runs"), "2")[0]
     sweep.points[0].run = Path("runs/s/begun")
-    assert "--run.threads" not in command(sweep, sweep.points[0], Path("runs"), "2")[0]
+    assert "--run.threads" not in prepare_command(sweep, sweep.points[0], Path("runs"), "2")[0]
 
 
 def test_exit_codes_are_never_mixed_up(sweep_file, light, capfd):

@@ -1,4 +1,4 @@
-"""Check the points of a sweep before they are submitted: a wrong key must not cost a place in SLURM's queue."""
+"""Check the points of a sweep before submission, so that a wrong key costs no place in a queue."""
 
 import json
 
@@ -10,10 +10,7 @@ from lightning_resnet.sweeps.points import Point, Sweep
 def arguments(sweep: Sweep, point: Point) -> list[str]:
     """Return the arguments of `fit` that describe a point, its parameters as flags."""
     recipes = [arg for recipe in sweep.recipes for arg in ("--config", recipe)]
-    flags = []
-    for key, value in point.parameters.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        flags.append(f"--{key}={text}")
+    flags = [f"--{key}={text}" for key, text in point.texts().items()]
     return [*recipes, *flags, *sweep.flags]
 
 
@@ -21,7 +18,7 @@ def check_points(sweep: Sweep, points: list[Point]) -> None:
     """Parse each value of each parameter once, as the run will.
 
     Raises:
-        UserError: the point, and what is wrong.
+        UserError: a value is wrong; the message names the point.
     """
     seen: set[str] = set()
     for point in points:

@@ -1,7 +1,8 @@
-"""A sweep's YAML, in W&B's format -> its points: the same ones every time and on every machine, without a server.
+"""Read a sweep's YAML, in W&B's format, and expand its points, without a server.
 
-Grid: the product over the parameters sorted by name, the last one fastest, as W&B's. Random: each value is a hash of
-the sweep's name, the parameter and a number, so a higher run_cap only adds points. early_terminate is W&B's alone.
+The points are the same every time and on every machine. Grid: the product over the parameters
+sorted by name, the last one fastest, as in W&B. Random: each value is a hash of the sweep's name,
+the parameter and a number, so a higher run_cap only adds points. Only W&B has early_terminate.
 """
 
 import hashlib
@@ -22,26 +23,29 @@ from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.names import check_name
 from lightning_resnet.sweeps.distributions import Spec, axis, check, draw
 
-TOP = (  # W&B's; what is not read here is for `wandb sweep`
-    "method parameters metric metrics name description project entity program command run_cap early_terminate "
-    "controller scheduler job image_uri apiVersion kind"
+# Keys of a sweep in W&B; the keys that are not read here are for `wandb sweep`.
+TOP_KEYS = (
+    "method parameters metric metrics name description project entity program command run_cap "
+    "early_terminate controller scheduler job image_uri apiVersion kind"
 ).split()
 PARAMETER_FILE = "${args_json_file}"
-COMMAND = f'["${{env}}", resnet-cli, fit, --config, configs/digits.yaml, --config, "{PARAMETER_FILE}"]'
-MOST = 1_000_000  # points: each is a run
-MANY = 100_000  # points; more are surely a mistake
+COMMAND = (
+    f'["${{env}}", resnet-cli, fit, --config, configs/digits.yaml, --config, "{PARAMETER_FILE}"]'
+)
+MAX_POINTS = 1_000_000
+MANY_POINTS = 100_000  # more points need --yes, because they are probably a mistake
 SEED = "seed_everything"
 
 
 @dataclass
 class Point:
-    """One run of a sweep.
+    """Point of a sweep, for which there is one run.
 
     Attributes:
-        parameters: dotted key -> value.
-        key: hash of recipes, literal flags and parameters; the run keeps it as `point`.
-        run: directory of its run, once there is one.
-        state: of that run; "new" without one.
+        parameters: values by dotted key.
+        key: hash of recipes, literal flags and parameters; the run has it in meta.json as `point`.
+        run: directory of the run; None before its start.
+        state: status of the run; "new" before its start.
     """
 
     parameters: dict[str, Any]
@@ -49,16 +53,23 @@ class Point:
     run: Path | None = None
     state: str = "new"
 
+    def texts(self) -> dict[str, str]:
+        """Return the value of each parameter as a text for the command line."""
+        texts = {}
+        for key, value in self.parameters.items():
+            texts[key] = value if isinstance(value, str) else json.dumps(value)
+        return texts
+
 
 @dataclass
 class Sweep:
-    """What a sweep's YAML says.
+    """Content of a sweep's YAML.
 
     Attributes:
-        name: of the sweep and of the folder of its runs.
-        recipes: files of `command`, in order.
-        flags: the other literal arguments of `command`.
-        points: to run.
+        name: name of the sweep and of the folder of its runs.
+        recipes: paths of the recipes in `command`, in order.
+        flags: other literal arguments in `command`.
+        points: points of the sweep.
     """
 
     name: str
@@ -67,14 +78,22 @@ class Sweep:
     points: list[Point]
 
     def cells(self, point: Point) -> list[str]:
-        """`depth=56`, `shortcut=none`, `seed=1`; the whole key where two end alike."""
-        short = {key: "seed" if key == SEED else key.rpartition(".")[2] for key in point.parameters}
+        """Return the parameters of a point as texts, such as `depth=56`, `shortcut=none`, `seed=1`.
+
+        A key is given in full where two keys have the same last part.
+        """
+        short = {key: key.rpartition(".")[2] for key in point.parameters}
+        if SEED in short:
+            short[SEED] = "seed"
         count = Counter(short.values())
-        text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in point.parameters.items()}
-        return [printable(f"{short[k] if count[short[k]] == 1 else k}={text[k]}") for k in text]
+        cells = []
+        for key, text in point.texts().items():
+            name = short[key] if count[short[key]] == 1 else key
+            cells.append(printable(f"{name}={text}"))
+        return cells
 
     def text(self, point: Point) -> str:
-        """`depth=56 shortcut=none seed=1`."""
+        """Return the parameters of a point, such as `depth=56 shortcut=none seed=1`."""
         return " ".join(self.cells(point))
 
 
@@ -86,11 +105,11 @@ def read(file: str | Path, many: bool = False) -> Sweep:
         many: allow more than 100,000 points.
 
     Raises:
-        UserError: what is wrong with it.
+        UserError: the file cannot be read, or is no sweep that can run here.
     """
     content = _load(Path(file))
     try:
-        _check_keys(content, TOP)
+        _check_keys(content, TOP_KEYS)
         refuse_secrets(content, "it")
         name = str(content.get("name") or Path(file).stem)
         check_name(name, "`name:` in its YAML", single=True)
@@ -100,12 +119,17 @@ def read(file: str | Path, many: bool = False) -> Sweep:
         specs = dict(sorted(_flatten(content.get("parameters")).items()))
         for recipe, found in zip(recipes, contents, strict=True):
             refuse_secrets(found, recipe)
-        if both := [flag for flag in flags if flag.partition("=")[0].removeprefix("--") in specs]:
-            raise UserError(f"{both[0]} is in command and in parameters, and a flag wins: remove one")
+        for flag in flags:
+            if flag.partition("=")[0].removeprefix("--") in specs:
+                raise UserError(
+                    f"{flag} is in command and in parameters, and a flag wins: remove one"
+                )
         count, candidates = _expand(content, specs, name)
-        if count > MOST:
-            raise UserError(f"has more than {MOST:,} points: add run_cap, or give fewer values")
-        if count > MANY and not many:
+        if count > MAX_POINTS:
+            raise UserError(
+                f"has more than {MAX_POINTS:,} points: add run_cap, or give fewer values"
+            )
+        if count > MANY_POINTS and not many:
             raise UserError(f"has {count:,} points; add --yes if that is meant")
     except UserError as e:
         raise UserError(f"sweep {file}: {e}") from e
@@ -113,51 +137,76 @@ def read(file: str | Path, many: bool = False) -> Sweep:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, as YAML 1.2 and recipes do; to PyYAML it is text."""
+    """Loader that reads 1e-3 as a number, as YAML 1.2 and recipes do; for PyYAML it is text."""
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$"), [*"-+0123456789"])
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$"),
+    [*"-+0123456789"],
+)
 
 
 def _load(file: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping."""
     content = read_yaml(file, _Loader)
     if not isinstance(content, dict):
-        raise UserError(f"{file} is not a mapping (lines `key: value`) but a {type(content).__name__}")
+        raise UserError(
+            f"{file} is not a mapping (lines `key: value`) but a {type(content).__name__}"
+        )
     return content
 
 
 def _check_keys(content: dict[str, Any], valid: list[str]) -> None:
+    """Refuse keys that are not valid."""
     for key in content:
         if key not in valid:
             raise UserError(f"there is no key {key}{nearest(str(key), valid)}")
 
 
 def _read_command(command: Any) -> tuple[list[str], list[str]]:
-    """Recipes and other literal arguments of `command: [..., fit, --config, RECIPE, ...]`; a macro is a whole item."""
+    """Return the recipes and the other literal arguments of a sweep's command.
+
+    Args:
+        command: `[..., fit, --config, RECIPE, ...]`. A macro of W&B is one item of the list.
+
+    Raises:
+        UserError: the command is no such list, or does not pass the parameters to `fit`.
+    """
     tokens = [str(token) for token in command] if isinstance(command, list) else []
     if "fit" not in tokens:
         raise UserError(f"needs a command, such as {COMMAND}")
     refuse_secret_flags(tokens)
-    recipes, flags, passed = [], [], False
+    recipes: list[str] = []
+    flags: list[str] = []
+    passes_parameters = False
     rest = iter(tokens[tokens.index("fit") + 1 :])
     for token in rest:
         is_config = token in ("-c", "--config")
         token = next(rest, "") if is_config else token
         if token == (PARAMETER_FILE if is_config else "${args}"):
-            passed = True
+            passes_parameters = True
         elif "${" in token:
-            raise UserError(f'{token} does not work here; pass the parameters by --config, "{PARAMETER_FILE}"')
+            raise UserError(
+                f'{token} does not work here; pass the parameters by --config, "{PARAMETER_FILE}"'
+            )
+        elif is_config:
+            recipes.append(token)
         else:
-            (recipes if is_config else flags).append(token)
-    if not recipes or not passed:
-        raise UserError(f"command lacks {'the parameters' if recipes else 'a recipe'}: write, as fits, {COMMAND}")
+            flags.append(token)
+    if not recipes or not passes_parameters:
+        lacking = "the parameters" if recipes else "a recipe"
+        raise UserError(f"command lacks {lacking}: write, as fits, {COMMAND}")
     return recipes, flags
 
 
 def _flatten(parameters: Any, prefix: str = "") -> dict[str, Spec]:
-    """Nested `parameters` blocks -> dotted keys."""
+    """Flatten nested `parameters` blocks into dotted keys, and check each parameter."""
     if not isinstance(parameters, dict) or not parameters:
-        raise UserError(f"{prefix}parameters has no points: give some, such as model.net.depth: {{values: [20, 56]}}")
+        raise UserError(
+            f"{prefix}parameters has no points: give some, such as model.net.depth: "
+            "{values: [20, 56]}"
+        )
     flat: dict[str, Spec] = {}
     for name, spec in parameters.items():
         key = f"{prefix}{name}"
@@ -165,44 +214,69 @@ def _flatten(parameters: Any, prefix: str = "") -> dict[str, Spec]:
             raise UserError(f"parameter {key} is not a mapping: write {key}: {{value: {spec}}}")
         if "parameters" in spec and len(spec) > 1:
             raise UserError(f"parameter {key} has nested parameters, so no other key")
-        nested = "parameters" in spec
-        found = _flatten(spec["parameters"], f"{key}.") if nested else {key: _of(key, check, spec)}
+        if "parameters" in spec:
+            found = _flatten(spec["parameters"], f"{key}.")
+        else:
+            found = {key: _with_key(key, check, spec)}
         if twice := flat.keys() & found.keys():
             raise UserError(f"parameter {min(twice)} is given twice")
         flat |= found
     return flat
 
 
-def _of(key: str, function: Any, spec: Spec) -> Any:
-    """Call; errors name the parameter."""
+def _with_key(key: str, function: Any, spec: Spec) -> Any:
+    """Call a function of a parameter; its errors name the parameter's key."""
     try:
         return function(spec)
     except UserError as e:
         raise UserError(f"parameter {key}: {e}") from e
 
 
-def _expand(content: dict[str, Any], specs: dict[str, Spec], name: str) -> tuple[int, Iterator[dict[str, Any]]]:
-    """How many points are wanted, and parameters, some perhaps equal, to take them from."""
-    method, cap = content.get("method"), content.get("run_cap")
+def _expand(
+    content: dict[str, Any], specs: dict[str, Spec], name: str
+) -> tuple[int, Iterator[dict[str, Any]]]:
+    """Expand the points of a sweep.
+
+    Args:
+        content: the sweep's YAML.
+        specs: parameters by dotted key, checked.
+        name: name of the sweep.
+
+    Returns:
+        The number of points that are wanted, and an iterator over more of them, because some may be
+        equal.
+    """
+    method = content.get("method")
+    cap = content.get("run_cap")
     if cap is not None and (type(cap) is not int or cap < 1):
         raise UserError(f"run_cap is {cap!r}, not a number of points")
     if method == "grid":
-        axes = {key: _of(key, axis, spec) for key, spec in specs.items()}
+        axes = {key: _with_key(key, axis, spec) for key, spec in specs.items()}
         count = math.prod(size for size, _ in axes.values())
-        tries = range(min(count, 10 * MOST))  # equal values make equal points
+        tries = range(min(count, 10 * MAX_POINTS))
         return min(count, cap or count), (_grid_point(axes, i) for i in tries)
     if method == "random":
         if cap is None:
             raise UserError("method random needs run_cap: how many points to draw")
-        tries = range(10 * cap)  # nearly all of a small space, where most draws are repetitions
-        return cap, ({key: draw(spec, _uniform(name, key, i)) for key, spec in specs.items()} for i in tries)
+        # So many draws find nearly all points of a small space, where most draws are repetitions.
+        tries = range(10 * cap)
+        return cap, (_random_point(specs, name, i) for i in tries)
     if method in ("bayes", "custom"):
-        raise UserError(f"method {method} needs the W&B server: use `wandb sweep` and `wandb agent`, or grid or random")
-    raise UserError(f"method must be grid or random, got {method}{nearest(str(method), ['grid', 'random'])}")
+        raise UserError(
+            f"method {method} needs the W&B server: use `wandb sweep` and `wandb agent`, or grid "
+            "or random"
+        )
+    hint = nearest(str(method), ["grid", "random"])
+    raise UserError(f"method must be grid or random, got {method}{hint}")
+
+
+def _random_point(specs: dict[str, Spec], name: str, i: int) -> dict[str, Any]:
+    """Draw the i-th point of the sweep of this name."""
+    return {key: draw(spec, _uniform(name, key, i)) for key, spec in specs.items()}
 
 
 def _grid_point(axes: dict[str, tuple[int, Any]], i: int) -> dict[str, Any]:
-    """The i-th: in W&B's order the last parameter is the fastest."""
+    """Return the i-th point of a grid, in W&B's order: the last parameter is the fastest."""
     parameters = {}
     for key, (size, nth) in reversed(axes.items()):
         i, digit = divmod(i, size)
@@ -211,10 +285,17 @@ def _grid_point(axes: dict[str, tuple[int, Any]], i: int) -> dict[str, Any]:
 
 
 def _points(candidates: Iterator[dict[str, Any]], count: int, origin: str) -> list[Point]:
-    """The first `count` that differ."""
+    """Return the first `count` candidates that differ.
+
+    Args:
+        candidates: parameters of points, of which some may be equal.
+        count: number of points.
+        origin: text of the recipes and flags, which is a part of the points' keys.
+    """
     points: dict[str, Point] = {}
     for parameters in candidates:
-        key = hashlib.blake2b((origin + json.dumps(parameters, sort_keys=True)).encode(), digest_size=5).hexdigest()
+        text = origin + json.dumps(parameters, sort_keys=True)
+        key = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
         points.setdefault(key, Point(parameters, key))
         if len(points) == count:
             break
@@ -222,6 +303,6 @@ def _points(candidates: Iterator[dict[str, Any]], count: int, origin: str) -> li
 
 
 def _uniform(*parts: Any) -> float:
-    """In (0, 1): the same for the same sweep, parameter and point, on every machine."""
+    """Return a number in (0, 1) that is the same for the same parts on every machine."""
     digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
     return ((int.from_bytes(digest, "big") >> 12) + 0.5) / 2**52

@@ -1,7 +1,8 @@
-"""resnet-cli requeue: what a SLURM job does once its training has left; the last line of slurm/*.sbatch.
+"""Decide what a SLURM job does when its training has ended: requeue the job, wait, or end.
 
-The time limit's signal, or a kill, requeues the job if it came further than the attempts before it. After SIGTERM the
-job waits to be killed: Slurm then requeues it if it was preempted, and does not if it was cancelled.
+The signal of the time limit, or a kill, requeues the job if it came further than the attempts
+before. After SIGTERM the job waits to be killed: Slurm then requeues a job that was preempted, and
+does not requeue one that was cancelled. The last line of slurm/*.sbatch is such as
 resnet-cli requeue --status 143 fit --config configs/digits.yaml
 """
 
@@ -20,17 +21,17 @@ from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.reading import parse_yaml, read_text, read_yaml
 from lightning_resnet.runs.status import ATTEMPT, attempts, restarts
 
-LIMIT = 20  # times a job requeues itself
-STAY_S = 900.0  # seconds to wait to be killed; no site's KillWait is longer
+LIMIT = 20  # number of times that a job requeues itself
+STAY_S = 900.0  # seconds to wait to be killed; longer than the KillWait of any site
 SLURM_S = 60.0  # seconds that scontrol may take to answer
 ENDING_S = 60.0  # seconds that Slurm may take to end a job that was requeued
 KILLED = 128 + signal.SIGKILL
 STOPPED = 128 + signal.SIGTERM
-HIGHEST = 255  # exit status there is
+HIGHEST = 255  # largest exit status
 
 
 def folders(argv: list[str]) -> set[Path]:
-    """Where the runs of `fit ARGS`, or of the command lines of `table FILE`, are kept.
+    """Return the folders that hold the runs of `fit ARGS`, or of the commands in `table FILE`.
 
     Raises:
         UserError: the table cannot be read.
@@ -41,25 +42,40 @@ def folders(argv: list[str]) -> set[Path]:
         lines = read_text(Path(argv[1])).splitlines()
         commands = [shlex.split(line) for line in lines if line.strip()]
     except (IndexError, ValueError, UserError) as e:
-        raise UserError(f"requeue cannot read its table of commands ({one_line(e)}): give table FILE") from e
+        raise UserError(
+            f"requeue cannot read its table of commands ({one_line(e)}): give table FILE"
+        ) from e
     return {_folder(words[1:]) for words in commands}
 
 
 def _folder(argv: list[str]) -> Path:
-    """Where the runs of `fit ARGS` are kept; what it cannot read has ended the training with a message."""
+    """Return the folder that holds the runs of `fit ARGS`.
+
+    Recipes that cannot be read are skipped, because they have ended the training with an error.
+    """
     given = pairs(argv)
     recipes = [Path(value) for flag, value in given if flag in ("-c", "--config")]
     run = {"root": "runs", "name": recipes[0].stem if recipes else "run"}
     for recipe in recipes:
         with suppress(UserError):
             run |= _options_of_run(read_yaml(recipe), recipe.parent)
-    run |= {k: v for a, b in given if a == "--run" for k, v in _options_of_run({"run": b}, Path()).items()}
-    run |= {a[6:]: b for a, b in given if a in ("--run.root", "--run.name")}
+    for flag, value in given:
+        if flag == "--run":
+            run |= _options_of_run({"run": value}, Path())
+    for flag, value in given:
+        if flag in ("--run.root", "--run.name"):
+            run[flag.removeprefix("--run.")] = value
     return Path(run["root"], run["name"])
 
 
 def _options_of_run(recipe: Any, folder: Path) -> dict[str, str]:
-    """The texts below `run:`, which may be a mapping, dotted keys, a mapping as text, or another file's name."""
+    """Return the options of `run:` in a recipe that are texts.
+
+    Args:
+        recipe: content of a recipe. `run:` may be a mapping, dotted keys, a mapping as text, or the
+            name of another file.
+        folder: folder of the recipe, for the name of another file.
+    """
     if not isinstance(recipe, dict):
         return {}
     options = recipe.get("run")
@@ -67,41 +83,62 @@ def _options_of_run(recipe: Any, folder: Path) -> dict[str, str]:
         with suppress(UserError):
             file = folder / options
             options = read_yaml(file) if file.is_file() else parse_yaml(options)
-    dotted = {key[4:]: value for key, value in recipe.items() if isinstance(key, str) and key.startswith("run.")}
-    found = (options if isinstance(options, dict) else {}) | dotted
+    found = dict(options) if isinstance(options, dict) else {}
+    for key, value in recipe.items():
+        if isinstance(key, str) and key.startswith("run."):
+            found[key.removeprefix("run.")] = value
     return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def of_this_job(folder: Path, env: dict[str, str]) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield each attempt that this start of the job made, with the steps that earlier ones of its run had done."""
-    mine = (env["SLURM_JOB_ID"], restarts(env))
+    """Yield the attempts that this start of the job has made.
+
+    Args:
+        folder: folder that holds run directories.
+        env: environment of the job.
+
+    Yields:
+        The attempt, and the optimizer steps that earlier attempts of its run had done.
+    """
+    job = env["SLURM_JOB_ID"]
+    restart_count = restarts(env)
     for run in folder.glob("*/attempts"):
         *before, last = attempts(run.parent) or [ATTEMPT]
-        if (last["job_id"], last["restart_count"]) == mine:
+        if last["job_id"] == job and last["restart_count"] == restart_count:
             yield last, max((attempt["last_step"] for attempt in before), default=0)
 
 
-def decide(made: list[tuple[dict[str, Any], int]], status: int, restarts: int, limit: int) -> tuple[str, str]:
-    """`requeue`, `stay` to be killed or `end`, and why.
+def decide(
+    made: list[tuple[dict[str, Any], int]], status: int, restarts: int, limit: int
+) -> tuple[str, str]:
+    """Decide what the job does.
 
     Args:
-        made: attempts of this job, each with the steps done before it.
+        made: attempts of this job, each with the steps that were done before.
         status: exit status of the training.
-        restarts: of this job.
-        limit: of restarts.
+        restarts: number of restarts of this job so far.
+        limit: largest number of restarts.
+
+    Returns:
+        `requeue`, `stay` (wait to be killed) or `end`, and the reason, which may be empty.
     """
     if status == STOPPED and not made:
         return "stay", "stopped before training began; Slurm will end this job"
     if any(attempt["signal"] == "SIGTERM" for attempt, _ in made):
-        return "stay", "Slurm sent SIGTERM and will end this job: it is requeued if it was preempted"
-    unfinished = [
-        (attempt, before)
-        for attempt, before in made
-        if attempt["signal"] in ("SIGUSR1", "SIGUSR2") or attempt["reason"] == "running" or status == KILLED
-    ]
+        return (
+            "stay",
+            "Slurm sent SIGTERM and will end this job: it is requeued if it was preempted",
+        )
+    unfinished = []
+    for attempt, before in made:
+        was_warned = attempt["signal"] in ("SIGUSR1", "SIGUSR2")
+        if was_warned or attempt["reason"] == "running" or status == KILLED:
+            unfinished.append((attempt, before))
     if not unfinished:
         return "end", ""
-    done = ", ".join(f"step {before} to {attempt['last_step']}" for attempt, before in unfinished[:3])
+    done = ", ".join(
+        f"step {before} to {attempt['last_step']}" for attempt, before in unfinished[:3]
+    )
     if all(attempt["last_step"] <= before for attempt, before in unfinished):
         return "end", f"not requeued: it came no further ({done}); the same command continues"
     if restarts >= limit:
@@ -110,11 +147,24 @@ def decide(made: list[tuple[dict[str, Any], int]], status: int, restarts: int, l
 
 
 def requeue(env: dict[str, str], status: int) -> int:
-    """By scontrol; in a container without it, or where users may not, by the site's exit code, if it has one."""
+    """Requeue this job with scontrol.
+
+    If scontrol is missing or not permitted, the site's exit code for requeueing is returned, if
+    there is one (REQUEUE_EXIT).
+
+    Args:
+        env: environment of the job.
+        status: exit status of the training.
+
+    Returns:
+        The exit status of the job.
+    """
     if scontrol := shutil.which("scontrol"):
         call = [scontrol, "requeue", env["SLURM_JOB_ID"]]
         try:
-            done = subprocess.run(call, capture_output=True, text=True, errors="replace", timeout=SLURM_S)
+            done = subprocess.run(
+                call, capture_output=True, text=True, errors="replace", timeout=SLURM_S
+            )
         except subprocess.TimeoutExpired:
             tell(f"scontrol did not answer within {SLURM_S:g} s")
         else:
@@ -125,6 +175,9 @@ def requeue(env: dict[str, str], status: int) -> int:
     if code := env.get("REQUEUE_EXIT"):
         if code.isdecimal() and int(code) <= HIGHEST:
             return int(code)
-        tell(f"REQUEUE_EXIT is {code}, which is no exit status: give a number up to {HIGHEST} in slurm/site.env")
+        tell(
+            f"REQUEUE_EXIT is {code}, which is no exit status: give a number up to {HIGHEST} in "
+            "slurm/site.env"
+        )
     tell("cannot requeue here: submit the same command again, or begin with --chain")
     return status

@@ -1,9 +1,4 @@
-"""resnet-cli sweep: list the points of a sweep with their runs, or run them.
-
-resnet-cli sweep configs/sweeps/digits_degradation.yaml --list
-resnet-cli sweep configs/sweeps/digits_degradation.yaml --local -j 2
-resnet-cli sweep configs/sweeps/digits_degradation.yaml --submit --throttle 2 -- --time 30
-"""
+"""Find the runs of a sweep's points, describe their states, and prepare their commands."""
 
 import json
 import statistics
@@ -19,78 +14,138 @@ from lightning_resnet.sweeps.points import SEED, Point, Sweep
 
 
 def find_runs(sweep: Sweep, root: str | Path) -> None:
-    """Fill in the state of each point from the run directories: the sweep's own, then those of other names."""
+    """Fill in the run and state of each point from the run directories.
+
+    The sweep's own folder is searched first, then, for points without a run, all other folders.
+
+    Args:
+        sweep: changed in place.
+        root: folder of all runs.
+    """
     own = Path(root, sweep.name)
     _find_in(own.glob("*/meta.json"), sweep.points)
-    if missing := [point for point in sweep.points if not point.run]:
-        _find_in((meta for meta in Path(root).glob("*/*/meta.json") if meta.parents[1] != own), missing)
+    missing = [point for point in sweep.points if not point.run]
+    if missing:
+        others = (file for file in Path(root).glob("*/*/meta.json") if file.parents[1] != own)
+        _find_in(others, missing)
 
 
-def _find_in(metas: Iterable[Path], wanted: list[Point]) -> None:
+def _find_in(meta_files: Iterable[Path], wanted: list[Point]) -> None:
+    """Fill in the run and state of those points whose keys the meta.json files have."""
     by_key = {point.key: point for point in wanted}
-    for meta in metas:
-        for point in [by_key[key] for key in points(read_json(meta)) if key in by_key]:
-            if point.state != "finished":
-                point.run, point.state = meta.parent, status(meta.parent)
+    for file in meta_files:
+        for key in points(read_json(file)):
+            point = by_key.get(key)
+            if point and point.state != "finished":
+                point.run = file.parent
+                point.state = status(file.parent)
 
 
 def link_shared(sweep: Sweep, root: Path) -> None:
-    """Let the sweep's folder show the runs of its points that were begun under other names."""
+    """Link the runs of the sweep's points that other sweeps have into the sweep's folder."""
     for point in sweep.points:
-        if point.run and point.run.parent.name != sweep.name and share(root, sweep.name, point.run.name):
+        if not point.run or point.run.parent.name == sweep.name:
+            continue
+        if share(root, sweep.name, point.run.name):
             point.run = root / sweep.name / point.run.name
 
 
 def forecast(sweep: Sweep) -> tuple[float, int]:
-    """Seconds that the points which are not finished will take, one at a time, and how many finished runs tell so.
+    """Forecast the run time of the points that are not finished.
 
-    A point takes as long as its twins of other seeds; where none has finished, as the mean run.
+    A point takes the mean time of the points that differ in the seed alone; if none of them has
+    finished, the mean time of all finished points.
+
+    Returns:
+        The seconds that the points take one at a time, and the number of finished runs that the
+        forecast is from.
     """
     seconds: dict[str, list[float]] = {}
-    for point in (p for p in sweep.points if p.state == "finished"):
-        seconds.setdefault(_without_seed(point), []).append(sum(a["seconds"] for a in attempts(point.run)))
-    known = [s for twins in seconds.values() for s in twins] or [0.0]
-    left = [p for p in sweep.points if p.state != "finished"]
-    total = sum(statistics.mean(seconds.get(_without_seed(p), known)) * _share_left(p) for p in left)
-    return total, sum(map(len, seconds.values()))
+    for point in sweep.points:
+        if point.state == "finished":
+            run_time = sum(attempt["seconds"] for attempt in attempts(point.run))
+            seconds.setdefault(_without_seed(point), []).append(run_time)
+    known = [run_time for run_times in seconds.values() for run_time in run_times]
+    total = 0
+    for point in sweep.points:
+        if point.state != "finished":
+            run_times = seconds.get(_without_seed(point), known or [0.0])
+            total += statistics.mean(run_times) * _share_left(point)
+    return total, len(known)
 
 
 def clock(seconds: float) -> str:
-    """`31 s`, `2 min 05 s`, `3 h 12 min`."""
+    """Format a duration: `31 s`, `2 min 05 s`, `3 h 12 min`."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02} min"
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def command(sweep: Sweep, point: Point, root: Path, threads: str) -> tuple[list[str], Path]:
-    """Arguments of a point's run, and its log; its parameters go through a file, as W&B's `${args_json_file}`."""
+def prepare_command(sweep: Sweep, point: Point, root: Path, threads: str) -> tuple[list[str], Path]:
+    """Write the file of a point's parameters, and return the command that uses the file.
+
+    The file is that of W&B's macro `${args_json_file}`.
+
+    Args:
+        sweep: the sweep.
+        point: a point of the sweep.
+        root: folder of all runs.
+        threads: number of threads of a new run, or a word that stands for the number.
+
+    Returns:
+        The arguments of `resnet-cli`, and the path of the log.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     file = root / sweep.name / "points" / f"{point.key}.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, point.parameters)
     except OSError as e:
-        raise UserError(f"cannot write {file}: {e.strerror}; set --root to a folder you can write") from e
-    configs = [a for recipe in [*sweep.recipes, str(file)] for a in ("--config", recipe)]
-    where = ["--run.root", str(root), "--run.name", sweep.name, "--run.point", point.key]
-    begun_with = [] if point.run else ["--run.threads", threads]  # a run continues with what it began with
-    return ["fit", *configs, *sweep.flags, *where, *begun_with], file.with_suffix(".log")
+        raise UserError(
+            f"cannot write {file}: {e.strerror}; set --root to a folder you can write"
+        ) from e
+    arguments = ["fit"]
+    for recipe in (*sweep.recipes, str(file)):
+        arguments += ["--config", recipe]
+    arguments += sweep.flags
+    arguments += ["--run.root", str(root), "--run.name", sweep.name, "--run.point", point.key]
+    if not point.run:  # a run continues with the number of threads that it began with
+        arguments += ["--run.threads", threads]
+    return arguments, file.with_suffix(".log")
 
 
 def listing(sweep: Sweep, describe: Callable[[Point], str] | None = None) -> str:
-    """A line per point, then the totals."""
-    rows = [[f"{i}", (describe or describe_state)(p), *sweep.cells(p)] for i, p in enumerate(sweep.points, 1)]
+    """Return a line for each point, then a line of totals.
+
+    Args:
+        sweep: a sweep with the state of its points filled in.
+        describe: describes the state of a point; default: `describe_state`.
+    """
+    describe = describe or describe_state
+    rows = []
+    for number, point in enumerate(sweep.points, 1):
+        rows.append([str(number), describe(point), *sweep.cells(point)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
     finished = sum(p.state == "finished" for p in sweep.points)
-    seconds, by = forecast(sweep)
-    time = f"about {clock(seconds)} of run time left, by {by} finished"
-    end = "" if finished == len(rows) else f"; {time}" if by else "; no finished run yet to forecast from"
-    return "\n".join([*lines, f"{printable(sweep.name)}: {len(rows)} points, {finished} finished{end}"])
+    total = f"{printable(sweep.name)}: {len(rows)} points, {finished} finished"
+    if finished < len(rows):
+        seconds, known = forecast(sweep)
+        if known:
+            total += f"; about {clock(seconds)} of run time left, by {known} finished"
+        else:
+            total += "; no finished run yet to forecast from"
+    return "\n".join([*lines, total])
 
 
 def describe_state(point: Point) -> str:
-    """`finished, val error 1.94 %`, `failed at step 120/330`, `new`."""
+    """Describe the state of a point by its run: `finished, val error 1.94 %`, `new`, ..."""
     if point.state == "new":
         return "new"
     error = validation_error(point)
@@ -98,26 +153,37 @@ def describe_state(point: Point) -> str:
     if point.state == "finished":
         return point.state + text
     step, total = _steps(point)
-    return f"{point.state} at step {step}{f'/{total}' if total else ''}{text}"
+    progress = f"{step}/{total}" if total else f"{step}"
+    return f"{point.state} at step {progress}{text}"
 
 
 def _steps(point: Point) -> tuple[int, int]:
-    """Optimizer steps done, and of the whole training where that is counted in epochs, else 0."""
+    """Return the optimizer steps done, and those of the whole training.
+
+    The latter is 0 if the training is not counted in epochs.
+    """
     meta = read_meta(point.run)
+    done = max((attempt["last_step"] for attempt in attempts(point.run)), default=0)
     total = meta.get("steps_per_epoch", 0) * max(0, meta.get("epochs") or 0)
-    return max((a["last_step"] for a in attempts(point.run)), default=0), total
+    return done, total
 
 
 def _share_left(point: Point) -> float:
-    step, total = _steps(point) if point.run else (0, 0)
+    """Return the share of a point's training that is left, from 0 to 1."""
+    if not point.run:
+        return 1.0
+    step, total = _steps(point)
     return 1 - min(1, step / total) if total else 1.0
 
 
 def validation_error(point: Point) -> float | None:
-    """Percent, from the last evaluation."""
+    """Return the error (%) of a point's last evaluation; None where there is none."""
     row = final_row(point.run, "val/acc1") if point.run else None
-    return 100 * (1 - row["val/acc1"]) if row and row["val/acc1"] is not None else None
+    if row is None or row["val/acc1"] is None:
+        return None
+    return 100 * (1 - row["val/acc1"])
 
 
 def _without_seed(point: Point) -> str:
+    """Return the parameters of a point, except the seed, as a text."""
     return json.dumps({k: v for k, v in point.parameters.items() if k != SEED}, sort_keys=True)
