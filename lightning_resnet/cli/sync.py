@@ -1,4 +1,4 @@
-"""`resnet-cli sync RUNS...`: upload runs to Weights & Biases, from where it can be reached."""
+"""`resnet-cli sync RUNS...`: upload runs to Weights & Biases from a machine that can reach it."""
 
 import time
 from argparse import Namespace
@@ -14,18 +14,36 @@ from lightning_resnet.tracking.upload import LONGEST_S, Uploader
 
 
 def make_parser() -> Parser:
-    """The flags of `resnet-cli sync`."""
-    parser = Parser(prog="resnet-cli sync", description="Upload runs to Weights & Biases; nothing is ever deleted.")
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run directories, sweeps or roots, such as runs/digits")
-    parser.add_argument("--watch", action="store_true", help="go on until Ctrl-C: what grows or begins is sent too")
-    parser.add_argument("--every", type=float, default=20, metavar="S", help="seconds between two looks (%(default)s)")
+    """Return the parser of `resnet-cli sync`."""
+    parser = Parser(
+        prog="resnet-cli sync",
+        description="Upload runs to Weights & Biases; nothing is ever deleted.",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUNS",
+        help="run directories, sweeps or roots, such as runs/digits",
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="go on until Ctrl-C: what grows or begins is sent too",
+    )
+    parser.add_argument(
+        "--every",
+        type=float,
+        default=20,
+        metavar="S",
+        help="seconds between two uploads (%(default)s)",
+    )
     return parser
 
 
 def run(args: Namespace) -> int:
-    """Run `resnet-cli sync`; 0, or 1 if a run could not be uploaded."""
+    """Run `resnet-cli sync`; return 0, or 1 if a run could not be uploaded."""
     report_only()
-    if not 0 < args.every <= LONGEST_S:  # not a number is neither
+    if not 0 < args.every <= LONGEST_S:  # refuses NaN too
         raise UserError(f"--every {args.every:g}: a number of seconds above 0, up to {LONGEST_S:,}")
     if not find_spec("wandb"):
         raise UserError("sync needs wandb: pip install 'wandb>=0.31,<0.32'")
@@ -38,10 +56,10 @@ def run(args: Namespace) -> int:
     with TemporaryDirectory() as folder:
         uploader = Uploader(Path(folder), args.every if args.watch else 0.0)
         try:
-            failed = uploader.look(find_runs(paths))
+            failed = uploader.upload(find_runs(paths))
             while args.watch:
                 time.sleep(args.every)
-                failed = uploader.look(find_runs(paths))
+                failed = uploader.upload(find_runs(paths))
         finally:
             uploader.close()
     return 1 if failed else 0

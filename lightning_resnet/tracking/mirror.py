@@ -1,7 +1,8 @@
-"""Weights & Biases mirrors the run directory, which stays the truth: whatever W&B does, the run goes on.
+"""Mirror the run directory on Weights & Biases; no failure of W&B stops the run.
 
-All attempts of a run are one W&B run, whose id is ours; x is the optimizer step. An offline attempt lies in
-<run>/wandb/offline-run-*: `wandb leet` shows it, `resnet-cli sync RUN` uploads the run.
+The run directory stays the truth. All attempts of a run are one W&B run, which has the id of the
+run directory; the x axis is the optimizer step. An offline attempt is in <run>/wandb/offline-run-*:
+`wandb leet` shows it, `resnet-cli sync RUN` uploads the run.
 """
 
 import os
@@ -21,24 +22,29 @@ from lightning_resnet.runs.metrics import Row, merge, read_rows
 from lightning_resnet.tracking.mode import choose_mode
 
 PROJECT = "lightning_resnet"
-MEMORY = "wandb/mirror.json"  # in the run directory: what W&B calls the run, and whether it was online
-START_S = 6.5  # seconds, imports among them, until the server must have taken the run: then training goes on offline
-FINISH_S = 10.0  # and to take the rest at the end: a preempted job has little more before it is killed
-FORGET_S = 1.0  # and wandb's process to end, once it is of no use
-FLUSH_S = 2.0  # seconds of rows that a killed offline attempt may lose; W&B's own is 15
+# File in the run directory: the W&B id, project and entity of the run, and whether it was online.
+MEMORY = "wandb/mirror.json"
+# Seconds, including imports, in which the server must take the run; otherwise it goes on offline.
+START_S = 6.5
+# Seconds for the last rows at the end; a preempted job is killed soon after.
+FINISH_S = 10.0
+FORGET_S = 1.0  # seconds in which wandb's process must end after a failure
+FLUSH_S = 2.0  # seconds of rows that a killed offline attempt may lose; the default of W&B is 15
 SUMMARY = {"loss": "min", "acc1": "last,max", "acc5": "last,max"}
 SPLITS = ("val", "val_ema", "train_eval")
 
 
 @dataclass
 class WandbOptions:
-    """Weights & Biases, where the run is mirrored; the key comes from WANDB_API_KEY or ~/.netrc, never from here.
+    """Options of Weights & Biases; the key is in WANDB_API_KEY or ~/.netrc, never in a recipe.
 
     Args:
-        mode: auto is online if a key is configured and the server answers within seconds, else offline.
-        project: of the runs; default: WANDB_PROJECT or lightning_resnet.
-        entity: user or team that owns the project; default: WANDB_ENTITY or the key's.
-        details: also send the host's name, command line, installed packages, hardware use and console output.
+        mode: auto | online | offline | disabled; auto is online if a key is configured and the
+            server answers within seconds, else offline.
+        project: project of the runs; default: WANDB_PROJECT or lightning_resnet.
+        entity: user or team that owns the project; default: WANDB_ENTITY or the owner of the key.
+        details: also send the host's name, command line, installed packages, hardware use and
+            console output.
     """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -48,40 +54,54 @@ class WandbOptions:
 
 
 class Mirror:
-    """One attempt at a run, on W&B. Only the first rank has one; after `start` nothing in it ever raises.
+    """Mirror of one attempt at a run on W&B. Only the first rank has one.
+
+    `start`, `record` and `finish` raise nothing, whatever goes wrong with W&B.
 
     Args:
-        options: what the user chose.
+        options: options that the user chose.
         say: prints a line.
+
+    Attributes:
+        run: the run of wandb; None if there is none.
     """
 
     def __init__(self, options: WandbOptions, say: Callable[[str], Any] = print) -> None:
-        self.options, self.say = options, say
+        self.options = options
+        self.say = say
         self.run: Any = None
         self._sent: set[tuple[Any, ...]] = set()
 
     def start(self, run_dir: Path, meta: dict[str, Any], config: dict[str, Any]) -> None:
-        """Begin to mirror, online or offline, and say which; what earlier attempts could not send follows.
+        """Begin to mirror, online or offline, and print which; send rows of earlier attempts.
 
         Args:
-            run_dir: of the run; its name is the id.
+            run_dir: the run directory; its name is the id.
             meta: content of meta.json.
-            config: the whole resolved configuration.
+            config: the resolved configuration.
         """
-        begun = time.monotonic()
+        start = time.monotonic()
         try:
-            mode, why = choose_mode(self.options.mode)
-        except Exception as error:  # W&B must never cost a run, whatever goes wrong in it
-            mode, why = "disabled", one_line(error)
-        left = max(2.0, START_S - (time.monotonic() - begun))
-        if mode == "online" and (fault := self._try(mode, run_dir, meta, config, left)):
-            mode, why = "offline", fault
+            mode, reason = choose_mode(self.options.mode)
+        except Exception as error:  # no error of W&B may stop a run
+            mode = "disabled"
+            reason = one_line(error)
+        seconds_left = max(2.0, START_S - (time.monotonic() - start))
+        if mode == "online" and (fault := self._try(mode, run_dir, meta, config, seconds_left)):
+            mode = "offline"
+            reason = fault
         if mode == "offline" and (fault := self._try(mode, run_dir, meta, config, START_S)):
-            mode, why = "disabled", fault
-        note = f", {self.run.url}" if mode == "online" else f" ({why})" if why else ""
-        later = f"; to upload it: resnet-cli sync {run_dir}" if mode == "offline" else ""
-        if mode != "disabled" or why:
-            self.say(f"W&B: {mode}{note}{later}")
+            mode = "disabled"
+            reason = fault
+        text = f"W&B: {mode}"
+        if mode == "online":
+            text += f", {self.run.url}"
+        elif reason:
+            text += f" ({reason})"
+        if mode == "offline":
+            text += f"; to upload it: resnet-cli sync {run_dir}"
+        if mode != "disabled" or reason:
+            self.say(text)
 
     def open(
         self,
@@ -92,43 +112,54 @@ class Mirror:
         folder: Path | None = None,
         **settings: Any,
     ) -> int:
-        """Open the W&B run in a mode; raises what wandb raises, and UserError where a secret would be sent.
+        """Open the W&B run; it may raise all that wandb raises.
 
-        Returns how many rows it lacked; rows are numbers, so all text that W&B is sent passes here.
+        All text that W&B receives passes here, because rows are numbers.
 
         Args:
             mode: online | offline.
-            run_dir: of the run.
+            run_dir: the run directory.
             meta: content of meta.json.
             config: the resolved configuration.
-            folder: for wandb's files; default: in the run directory.
-            settings: further ones of wandb's.
+            folder: folder for wandb's files; default: the run directory.
+            settings: further settings of wandb.
+
+        Returns:
+            The number of rows that W&B lacked.
+
+        Raises:
+            UserError: a secret would be sent.
         """
         import wandb
 
-        (folder or run_dir / "wandb").mkdir(exist_ok=True)  # if missing, wandb goes to /tmp without a word
+        # Without the folder, wandb would silently use /tmp.
+        (folder or run_dir / "wandb").mkdir(exist_ok=True)
         before = read_json(run_dir / MEMORY) or {}
+        project = self.options.project or before.get("project")
+        entity = self.options.entity or before.get("entity")
         facts = {k: v for k, v in meta.items() if k != "command" or self.options.details}
         sent = {
-            "id": before.get("id") or run_dir.name,  # under a `wandb agent` W&B chose it
-            "project": self.options.project or before.get("project") or os.environ.get("WANDB_PROJECT", PROJECT),
-            "entity": self.options.entity or before.get("entity") or os.environ.get("WANDB_ENTITY"),
+            # The memory has the id that W&B chose for a run under a `wandb agent`.
+            "id": before.get("id") or run_dir.name,
+            "project": project or os.environ.get("WANDB_PROJECT", PROJECT),
+            "entity": entity or os.environ.get("WANDB_ENTITY"),
             **_labels(meta, config),
             "config": config | {"meta": facts},
         }
         refuse_secrets(sent, "what W&B is sent")
+        all_settings = settings_for(mode, meta, self.options.details) | settings
         self.run = wandb.init(
             **sent,
             dir=folder or run_dir,
             resume="allow",
             reinit="create_new",
-            settings=wandb.Settings(**{**settings_for(mode, meta, self.options.details), **settings}),
+            settings=wandb.Settings(**all_settings),
         )
         _define(self.run)
         return self._catch_up_from_server(run_dir) if mode == "online" else 0
 
     def catch_up(self, run_dir: Path) -> int:
-        """Send the rows of metrics.jsonl that W&B does not have; returns how many."""
+        """Send the rows of metrics.jsonl that W&B does not have, and return their number."""
         before = len(self._sent)
         for row in merge(read_rows(run_dir / "metrics.jsonl")[0]):
             self._log(row)
@@ -142,25 +173,41 @@ class Mirror:
             self._give_up(error)
 
     def finish(self, reason: str) -> None:
-        """End the attempt; `preempted` is told apart, so that a `wandb agent` may run it again."""
+        """End the attempt.
+
+        Args:
+            reason: how the attempt ended. After any reason but finished, failed and diverged, such
+                as preempted, a `wandb agent` may run it again.
+        """
         try:
             self.close(reason)
         except Exception as error:
             self._give_up(error)
 
     def close(self, reason: str) -> None:
-        """End the attempt; raises what wandb raises."""
+        """End the attempt; it may raise all that wandb raises."""
         if self.run:
             if reason not in ("finished", "failed", "diverged"):
                 self.run.mark_preempting()
             self.run.finish(exit_code=0 if reason == "finished" else 1)
             self.run = None
 
-    def _try(self, mode: str, run_dir: Path, meta: dict[str, Any], config: dict[str, Any], seconds: float) -> str:
-        """Open within so many seconds; what went wrong, else nothing."""
+    def _try(
+        self,
+        mode: str,
+        run_dir: Path,
+        meta: dict[str, Any],
+        config: dict[str, Any],
+        seconds: float,
+    ) -> str:
+        """Open the W&B run within a time limit; return what went wrong, or an empty text."""
         try:
             self.open(mode, run_dir, meta, config, init_timeout=seconds)
-            names = {"id": self.run.id, "project": self.run.project, "entity": self.run.entity or None}
+            names = {
+                "id": self.run.id,
+                "project": self.run.project,
+                "entity": self.run.entity or None,
+            }
             write_json(run_dir / MEMORY, {"mode": mode, **names})
             return ""
         except Exception as error:
@@ -169,35 +216,45 @@ class Mirror:
             return one_line(error)
 
     def _catch_up_from_server(self, run_dir: Path) -> int:
+        """Send the rows that are newer than the server's newest row, and return their number."""
         until = self.run.summary.get("time") or 0.0
         rows = read_rows(run_dir / "metrics.jsonl")[0]
         self._sent = {_key(row) for row in rows if row.get("time", 0.0) <= until}
         return self.catch_up(run_dir)
 
     def _log(self, row: Row) -> None:
-        if self.run and _key(row) not in self._sent:
-            self._sent.add(_key(row))
-            finite = {k: v for k, v in row.items() if v is not None and v == v}  # nan would be the minimum for ever
-            self.run.log({k: v for k, v in finite.items() if k != "kind"})
+        """Send a row, unless W&B has it."""
+        if not self.run or _key(row) in self._sent:
+            return
+        self._sent.add(_key(row))
+        values = {}
+        for name, value in row.items():
+            is_nan = value != value  # W&B would keep a NaN as the minimum
+            if name != "kind" and value is not None and not is_nan:
+                values[name] = value
+        self.run.log(values)
 
     def _give_up(self, error: Exception) -> None:
+        """Stop mirroring after an error, and print it."""
         self.run = None
-        self.say(f"W&B stopped ({one_line(error)}); the run goes on, and resnet-cli sync uploads it")
+        self.say(
+            f"W&B stopped ({one_line(error)}); the run goes on, and resnet-cli sync uploads it"
+        )
         _forget()
 
 
 def settings_for(mode: str, meta: dict[str, Any], details: bool) -> dict[str, Any]:
-    """Of a W&B run, so that nothing private is sent unless `details` are wanted."""
+    """Return the settings of a W&B run, which sends nothing private unless `details` is set."""
     return {
         "mode": mode,
         "silent": True,
-        "program": "resnet-cli",  # not the path of it
+        "program": "resnet-cli",  # instead of the path of the program
         "finish_timeout": FINISH_S,
         "x_transaction_log_flush_interval": FLUSH_S,
         "git_commit": meta.get("git_sha"),
-        "disable_git": True,  # would send the remote's address with a user name in it
+        "disable_git": True,  # the address of the remote may have a user name
         "disable_code": True,
-        "x_disable_meta": True,  # holds the command line as typed, and SLURM's account and nodes
+        "x_disable_meta": True,  # has the command line, and SLURM's account and nodes
         "console": "wrap" if details else "off",
         "x_disable_stats": not details,
         "x_disable_machine_info": not details,
@@ -207,40 +264,48 @@ def settings_for(mode: str, meta: dict[str, Any], details: bool) -> dict[str, An
 
 
 def _labels(meta: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Return name, group and tags of a W&B run."""
     net = config["model"]["net"].get("init_args", {})
     tags = [f"{key}={net[key]}" for key in ("depth", "shortcut") if key in net]
-    name = " ".join([*(tags or [str(meta.get("net", "net"))]), f"seed={config['seed_everything']}"])
+    name = " ".join(tags) or str(meta.get("net", "net"))
+    tags.append(f"data={meta.get('source')}")
     return {
-        "name": name,
+        "name": f"{name} seed={config['seed_everything']}",
         "group": meta.get("name"),
         "job_type": "fit",
-        "tags": [tag[:64] for tag in (*tags, f"data={meta.get('source')}")],  # the server takes no longer ones
+        "tags": [tag[:64] for tag in tags],  # the server accepts 64 characters
     }
 
 
 def _define(run: Any) -> None:
+    """Define the x axis of all metrics, and the summary of those of an evaluation."""
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
-    for metric in (f"{split}/{name}" for split in SPLITS for name in SUMMARY):
-        run.define_metric(metric, step_metric="step", summary=SUMMARY[metric.rpartition("/")[2]])
+    for split in SPLITS:
+        for name, summary in SUMMARY.items():
+            run.define_metric(f"{split}/{name}", step_metric="step", summary=summary)
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    """What tells a row from others: a resumed run repeats rows, and W&B can only append."""
+    """Return the step and the metrics' names of a row, which identify it.
+
+    A resumed run repeats rows, and W&B can only append.
+    """
     return row["step"], *sorted(name for name in row if "/" in name)
 
 
 def _forget() -> None:
-    """Part with wandb's process, which may be dead: its own exit handler would print tracebacks.
+    """Shut down wandb's process, which may be dead, without waiting for unsent data.
 
-    In a thread: wandb waits without a limit until what the server did not take is sent.
+    The exit handler of wandb would print tracebacks. The call is in a thread, because wandb waits
+    without a limit until the server has taken all data.
     """
     import wandb
 
-    def part() -> None:
+    def teardown() -> None:
         with suppress(Exception):
             wandb.teardown()
 
-    thread = Thread(target=part, daemon=True)
+    thread = Thread(target=teardown, daemon=True)
     thread.start()
     thread.join(FORGET_S)

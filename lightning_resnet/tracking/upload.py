@@ -1,6 +1,7 @@
-"""resnet-cli sync: upload runs to Weights & Biases from where it can be reached, such as a login node.
+"""Upload runs to Weights & Biases from a machine that can reach the server, such as a login node.
 
-What is sent is metrics.jsonl: each step once however often a run was killed, and only what W&B does not have yet.
+The rows of metrics.jsonl are sent: each step once, however often a run was killed, and only rows
+that W&B does not have yet.
 resnet-cli sync runs/digits_degradation
 resnet-cli sync --watch runs
 """
@@ -15,59 +16,69 @@ from lightning_resnet.reading import read_json, read_yaml
 from lightning_resnet.runs.status import status
 from lightning_resnet.tracking.mirror import MEMORY, Mirror, WandbOptions
 
-PATIENT = {"init_timeout": 60.0, "finish_timeout": 300.0, "finish_timeout_raises": True}  # seconds; nothing waits here
-LONGEST_S = 10_000_000  # between two looks: of much more no clock knows
+# Settings of wandb: long timeouts in seconds, because no training waits here.
+PATIENT = {"init_timeout": 60.0, "finish_timeout": 300.0, "finish_timeout_raises": True}
+LONGEST_S = 10_000_000  # seconds between two uploads; time.sleep refuses much more
 
 
 class Uploader:
-    """Uploads runs, and keeps those that still grow open between two looks.
+    """Uploader of runs, which keeps running runs open between two uploads.
 
     Args:
-        folder: for wandb's own files.
-        every: seconds between looks; 0: there is only one.
+        folder: folder for wandb's own files.
+        every: seconds between uploads; 0: there is only one.
     """
 
     def __init__(self, folder: Path, every: float = 0.0) -> None:
-        self.folder, self.every = folder, every
-        self.settings = PATIENT | ({"x_file_stream_transmit_interval": min(max(every, 1.0), 15.0)} if every else {})
+        self.folder = folder
+        self.every = every
+        self.settings: dict[str, Any] = dict(PATIENT)
+        if every:
+            self.settings["x_file_stream_transmit_interval"] = min(max(every, 1.0), 15.0)
         self.open: dict[Path, Mirror] = {}
-        self.seen: dict[Path, Any] = {}
+        self._uploaded: dict[Path, Any] = {}  # state and size of each run at its last upload
 
-    def look(self, runs: Iterable[Path]) -> int:
-        """Upload what is new in each run; returns how many could not be."""
+    def upload(self, runs: Iterable[Path]) -> int:
+        """Upload the new rows of each run, and return the number of runs that failed."""
         failed = 0
         for run in runs:
             try:
                 self._upload(run)
-            except Exception as error:  # one run's trouble, of any kind, must not keep the others
+            except Exception as error:  # an error of one run must not keep the others
                 self.open.pop(run, None)
                 failed += 1
                 tell(f"{run}: not uploaded ({one_line(error)})")
         return failed
 
     def close(self) -> None:
-        """End what is open: these runs are to be continued."""
+        """Close the open runs; they can be continued later."""
         for run, mirror in self.open.items():
             mirror.finish(status(run))
 
     def _upload(self, run: Path) -> None:
+        """Upload the new rows of a run, and print what was done."""
         metrics = run / "metrics.jsonl"
         state = status(run)
         stamp = (state, metrics.stat().st_size if metrics.exists() else 0)
-        if self.seen.get(run) == stamp:
+        if self._uploaded.get(run) == stamp:
             return
         config = read_yaml(run / "config.yaml")
-        refuse_secrets(config, f"{run}/config.yaml")  # of older versions, or of others
+        # Older versions, or other programs, may have written secrets.
+        refuse_secrets(config, f"{run}/config.yaml")
         options = WandbOptions(**(config.get("wandb") or {}))
         if why := _why_not(run, state, options):
             tell(f"{run}: {why}")
         else:
             sent, url = self._send(run, state, options, config)
             tell(f"{run}: {sent} rows sent to {url}")
-        self.seen[run] = stamp
+        self._uploaded[run] = stamp
 
-    def _send(self, run: Path, state: str, options: WandbOptions, config: dict[str, Any]) -> tuple[int, str]:
-        mirror, sent = self.open.pop(run, None), 0
+    def _send(
+        self, run: Path, state: str, options: WandbOptions, config: dict[str, Any]
+    ) -> tuple[int, str]:
+        """Send the new rows of a run; return their number and the address of the W&B run."""
+        sent = 0
+        mirror = self.open.pop(run, None)
         if mirror is None:
             mirror = Mirror(options)
             meta = read_json(run / "meta.json") or {}
@@ -79,11 +90,13 @@ class Uploader:
         else:
             mirror.close(state)
             for file in run.glob("wandb/offline-run-*/*.wandb"):
-                file.with_name(f"{file.name}.synced").touch()  # else `wandb sync` would append it all once more
+                # Without this mark `wandb sync` would append all rows once more.
+                file.with_name(f"{file.name}.synced").touch()
         return sent, url
 
 
 def _why_not(run: Path, state: str, options: WandbOptions) -> str:
+    """Return the reason why a run is not to be uploaded; empty if it is."""
     if options.mode == "disabled":
         return "wandb.mode is disabled, so nothing is sent"
     if state == "running" and (read_json(run / MEMORY) or {}).get("mode") == "online":

@@ -1,6 +1,7 @@
-"""`wandb://entity/project` -> rows, through wandb.Api(); a run that has ended is asked for once.
+"""Read the runs of `wandb://entity/project` from the server; an ended run is requested once.
 
-The cache lies in ~/.cache/lightning_resnet/wandb (XDG_CACHE_HOME moves it); it may be removed at any time.
+The cache is in ~/.cache/lightning_resnet/wandb (XDG_CACHE_HOME moves it); it may be removed at any
+time.
 """
 
 import json
@@ -23,14 +24,22 @@ from lightning_resnet.tracking.wandb_rows import (
 )
 
 PAGE = 1000  # rows per request
-STATES = {"finished": "finished", "running": "running", "failed": "failed", "preempted": "preempted"}
+STATES = {
+    "finished": "finished",
+    "running": "running",
+    "failed": "failed",
+    "preempted": "preempted",
+}
 
 
 def read_project(address: str) -> list[Found]:
-    """All runs of a project; what does not grow any more is asked for once and kept in the cache.
+    """Read all runs of a project, unchanged ones from the cache.
 
     Args:
         address: wandb://entity/project.
+
+    Raises:
+        UserError: the address is no project, or the server does not give its runs.
     """
     need_wandb(address)
     import wandb
@@ -39,7 +48,9 @@ def read_project(address: str) -> list[Found]:
     if not (entity and project) or "/" in project:
         raise UserError(f"{address} is no project: write wandb://entity/project")
     api = patiently(lambda: wandb.Api(timeout=30))
-    runs = patiently(lambda: list(api.runs(f"{entity}/{project}", per_page=100, order="+created_at")))
+    runs = patiently(
+        lambda: list(api.runs(f"{entity}/{project}", per_page=100, order="+created_at"))
+    )
     runs = [run for run in runs if getattr(run, "jobType", None) != REPORT]
     folder = cache_if_any() / "wandb" / entity / project
     found = [_read(run, f"{address.rstrip('/')}/{run.id}", folder) for run in runs]
@@ -49,45 +60,66 @@ def read_project(address: str) -> list[Found]:
 
 
 def _read(run: Any, path: str, folder: Path) -> Found:
+    """Read one run from the cache, or from the server if the run has changed.
+
+    Args:
+        run: a run of wandb's API.
+        path: address of the run.
+        folder: folder of the project in the cache.
+    """
     file = folder / f"{run.id}.json"
     stamp = [run.state, getattr(run, "heartbeatAt", None), getattr(run, "historyLineCount", None)]
     try:
-        content = json.loads(file.read_text())  # ours, however large
+        content = json.loads(file.read_text())  # without a limit of size, because we wrote the file
     except (OSError, ValueError):
         content = {}
     if content.get("stamp") != stamp:
-        content = {"stamp": stamp} | patiently(lambda: _ask(run))
-        _keep(file, content)
-    rows = _rows(content["history"])
-    facts = {"name": content["group"] or run.project, "status": STATES.get(run.state, "dead")}
-    facts |= {"attempts": max((item.get("attempt", 1) for item in content["history"]), default=1)}
-    facts |= {
+        content = {"stamp": stamp} | patiently(lambda: _request(run))
+        _store(file, content)
+    history = content["history"]
+    facts = {
+        "name": content["group"] or run.project,
+        "status": STATES.get(run.state, "dead"),
+        "attempts": max((item.get("attempt", 1) for item in history), default=1),
         "git_sha": content["commit"],
-        "seconds": max((item.get("_runtime", 0) for item in content["history"]), default=0.0),
+        "seconds": max((item.get("_runtime", 0) for item in history), default=0.0),
     }
-    return finish(row_of(run.id, path, content["config"], **facts), rows)
+    return finish(row_of(run.id, path, content["config"], **facts), _rows(history))
 
 
 def _rows(items: list[dict[str, Any]]) -> list[Row]:
-    """Of a run that others resumed, a step back begins an attempt; our mirror sends each step once."""
-    rows, attempt, last = [], 1, 0
+    """Convert W&B rows.
+
+    If the step decreases, another tool has resumed the run: a new attempt begins. Our mirror sends
+    each step once.
+    """
+    rows = []
+    attempt = 1
+    last_step = 0
     for item in items:
         row = history_row({key: value for key, value in item.items() if key != "attempt"}, attempt)
-        if row and "attempt" not in item and row["step"] < last:
-            row["attempt"] = attempt = attempt + 1
-        if row:
-            rows.append(row)
-            last = row["step"]
+        if row is None:
+            continue
+        if "attempt" not in item and row["step"] < last_step:
+            attempt += 1
+            row["attempt"] = attempt
+        rows.append(row)
+        last_step = row["step"]
     return rows
 
 
-def _ask(run: Any) -> dict[str, Any]:
-    history = [dict(item) for item in run.scan_history(page_size=PAGE)]
-    return {"config": dict(run.config), "group": run.group, "commit": run.commit, "history": history}
+def _request(run: Any) -> dict[str, Any]:
+    """Request the configuration and the history of a run from the server."""
+    return {
+        "config": dict(run.config),
+        "group": run.group,
+        "commit": run.commit,
+        "history": [dict(item) for item in run.scan_history(page_size=PAGE)],
+    }
 
 
-def _keep(file: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all; without a cache everything still works."""
+def _store(file: Path, content: dict[str, Any]) -> None:
+    """Write a file of the cache, if there is a cache."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps(content), sync=False)

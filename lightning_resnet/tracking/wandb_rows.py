@@ -1,7 +1,4 @@
-"""Runs that only Weights & Biases wrote -> the same rows as our run directories give.
-
-Offline files (*.wandb) are read by W&B's own local reader; `wandb://entity/project` is read from the server, once.
-"""
+"""Convert runs that only Weights & Biases wrote into the rows that run directories give."""
 
 import json
 import math
@@ -15,31 +12,39 @@ from lightning_resnet.runs.identity import flatten
 from lightning_resnet.runs.metrics import Row, kind, merge
 
 SCHEME = "wandb://"
-REPORT = "compare"  # `job_type` of what `compare --wandb` publishes: no run of a net
-STEPS = ("step", "trainer/global_step", "global_step", "_step")  # the first there is: ours, Lightning's, W&B's counter
-TRIES = 8  # of a request the server calls too many: 1 + 2 + 4 + ... s apart, about 2 minutes
-BUSY = ("429", "rate limit")
+REPORT = "compare"  # `job_type` of the reports that `compare --wandb` publishes, which are no runs
+# Names of the step, in the order of preference: ours, Lightning's, W&B's counter.
+STEPS = ("step", "trainer/global_step", "global_step", "_step")
+TRIES = 8  # of a request when the server is busy: 1 + 2 + 4 + ... s apart, about 2 minutes
+BUSY = ("429", "rate limit")  # parts of error messages
 
-Found = tuple[dict[str, Any], list[Row]]
+Found = tuple[dict[str, Any], list[Row]]  # a row of `runs`, and the rows of `history`
 T = TypeVar("T")
 
 
 def need_wandb(what: str) -> None:
-    """Raise where wandb is not installed."""
+    """Check that wandb is installed.
+
+    Args:
+        what: what is to be read, for the message.
+
+    Raises:
+        UserError: wandb is not installed.
+    """
     if not find_spec("wandb"):
         raise UserError(f"reading {what} needs wandb: pip install 'wandb>=0.31,<0.32'")
 
 
 def patiently(request: Callable[[], T]) -> T:
-    """Ask again, ever later, while the server says that there are too many requests.
+    """Make a request, and repeat it with growing pauses while the server has too many requests.
 
     Raises:
-        UserError: it still says so, or anything else is wrong.
+        UserError: the server is still busy after the last try, or the request fails.
     """
     for attempt in range(TRIES):
         try:
             return request()
-        except Exception as error:  # of many types: wandb's, requests' and its own service's
+        except Exception as error:  # wandb, requests and wandb's service raise many types
             text = one_line(error)
             if attempt == TRIES - 1 or not any(sign in text.lower() for sign in BUSY):
                 raise UserError(f"Weights & Biases: {text}") from error
@@ -48,29 +53,52 @@ def patiently(request: Callable[[], T]) -> T:
 
 
 def row_of(run_id: str, path: str, config: dict[str, Any], **facts: Any) -> dict[str, Any]:
-    """A row of `runs`; a config of our own mirror gives the columns that its run directory would give."""
+    """Make a row of `runs`.
+
+    The configuration of one of our mirrors gives the same columns as its run directory.
+
+    Args:
+        run_id: id of the run.
+        path: path or address of the run.
+        config: configuration of the W&B run.
+        facts: further columns.
+    """
     meta = config.get("meta") if isinstance(config.get("meta"), dict) else {}
+    row = {key: value for key, value in meta.items() if isinstance(value, int | float | str)}
     flat = flatten({key: value for key, value in config.items() if key not in ("meta", "_wandb")})
-    cells = {key: json.dumps(value, default=str) if isinstance(value, list) else value for key, value in flat.items()}
-    known = {key: value for key, value in meta.items() if isinstance(value, int | float | str)}
-    return {**known, **cells, "run_id": run_id, "path": path, "error": None, "unreadable_lines": 0, **facts}
+    for key, value in flat.items():
+        row[key] = json.dumps(value, default=str) if isinstance(value, list) else value
+    row |= {"run_id": run_id, "path": path, "error": None, "unreadable_lines": 0}
+    return row | facts
 
 
 def history_row(item: dict[str, Any], attempt: int) -> Row | None:
-    """A row of `history`, of the numbers alone; None without any step."""
-    values = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-    numbers = {key: values.get(value, value) if isinstance(value, str) else value for key, value in item.items()}
-    numbers = {key: value for key, value in numbers.items() if isinstance(value, int | float)}
-    step = next((numbers[key] for key in STEPS if key in numbers), None)
-    if step is None:
+    """Make a row of `history` from the numbers of a W&B row; None if it has no step.
+
+    Args:
+        item: a row of W&B's history.
+        attempt: number of the attempt, unless the row has one.
+    """
+    as_text = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+    numbers: dict[str, float] = {}
+    for key, value in item.items():
+        if isinstance(value, str):
+            value = as_text.get(value)
+        if isinstance(value, int | float):
+            numbers[key] = value
+    steps = [numbers[key] for key in STEPS if key in numbers]
+    if not steps:
         return None
-    plain = {key: value for key, value in numbers.items() if key[0] != "_" and key not in STEPS}
-    plain = {"attempt": attempt, "time": numbers.get("_timestamp")} | plain | {"step": int(step)}
-    return {"kind": kind(plain), **plain}
+    row: Row = {"attempt": attempt, "time": numbers.get("_timestamp")}
+    for key, value in numbers.items():
+        if key[0] != "_" and key not in STEPS:
+            row[key] = value
+    row["step"] = int(steps[0])
+    return {"kind": kind(row), **row}
 
 
 def finish(row: dict[str, Any], rows: list[Row]) -> Found:
-    """The newest attempt wins from its first step on; each row of `history` tells its run."""
+    """Merge the attempts, complete the row of `runs`, and name the run in each row of `history`."""
     history = merge(rows)
     row["steps"] = max((each["step"] for each in history), default=0)
     return row, [{"run_id": row["run_id"], "path": row["path"], **each} for each in history]

@@ -529,7 +529,7 @@ def test_a_run_of_others_is_not_uploaded_with_a_secret(world):
     (run / "attempts").mkdir(parents=True)
     (run / "config.yaml").write_text(yaml.safe_dump({"wandb": {}, "model": {"hub_token": "abc"}}))
     (run / "metrics.jsonl").write_text("{}\n")
-    assert Uploader(world.inputs).look([run]) == 1
+    assert Uploader(world.inputs).upload([run]) == 1
     assert "config.yaml sets model.hub_token, a secret" in world.captured.readouterr().out
 
 
