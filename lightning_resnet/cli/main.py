@@ -1,9 +1,9 @@
-"""resnet-cli: one table of verbs. Each imports only what it needs: torch is slow to import.
+"""Command line `resnet-cli VERB ...`: the table of verbs, and how a verb runs and ends.
 
-resnet-cli VERB --help
+Each verb imports only the modules it needs, because torch is slow to import.
 """
 
-# Few and quick imports up here: a Ctrl-C in them, before `main` has its handler, ends in a traceback.
+# These imports are few: a Ctrl-C during them, before `main` sets its handler, ends in a traceback.
 import os
 import signal
 import sys
@@ -12,16 +12,19 @@ from importlib import import_module
 
 
 class Verb:
-    """One verb of the command line.
+    """Verb of the command line.
 
     Args:
-        help: what it does, for the table of verbs.
-        module: of `lightning_resnet.cli`, with `make_parser()` and `run(args)`; empty: it has the verb's name.
-        armed: signals leave a mark or raise `Stopped`, so that the verb can end in order.
-        ranked: may run as several processes.
+        help: what the verb does, for the table of verbs.
+        module: module of `lightning_resnet.cli` with `make_parser()` and `run(args)`; empty: it has
+            the verb's name.
+        armed: whether signals leave a mark or raise `Stopped`, so that the verb can end in order.
+        ranked: whether the verb may run as several processes.
     """
 
-    def __init__(self, help: str, module: str = "", armed: bool = False, ranked: bool = False) -> None:
+    def __init__(
+        self, help: str, module: str = "", armed: bool = False, ranked: bool = False
+    ) -> None:
         self.help = help
         self.module = module
         self.armed = armed
@@ -30,7 +33,9 @@ class Verb:
 
 VERBS = {
     "fit": Verb("train a net by a recipe, or continue", armed=True, ranked=True),
-    "validate": Verb("validation metrics of a trained run or checkpoint", "fit", armed=True, ranked=True),
+    "validate": Verb(
+        "validation metrics of a trained run or checkpoint", "fit", armed=True, ranked=True
+    ),
     "test": Verb("test metrics", "fit", armed=True, ranked=True),
     "evaluate": Verb("accuracy by crops, resolution, norm statistics, weights"),
     "predict": Verb("the most probable classes of images, or of the validation images", armed=True),
@@ -49,25 +54,31 @@ VERBS = {
 
 def usage() -> str:
     """Return the table of verbs."""
-    lines = [f"  {name:<10}{verb.help}" for name, verb in VERBS.items()]
-    return "\n".join(["usage: resnet-cli VERB [options]; resnet-cli VERB --help tells them", "", *lines])
+    lines = ["usage: resnet-cli VERB [options]; resnet-cli VERB --help tells them", ""]
+    lines += [f"  {name:<10}{verb.help}" for name, verb in VERBS.items()]
+    return "\n".join(lines)
 
 
 def continues(argv: list[str]) -> bool:
-    """Whether the same command goes on where it was interrupted."""
+    """Tell whether the same command continues where it was interrupted."""
     return argv[:1] in (["fit"], ["sweep"], ["sync"]) or argv[:2] == ["data", "write"]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb.
 
+    Args:
+        argv: the command line; default: that of this process.
+
     Returns:
-        0 done, 1 not all, 2 an error the user can cure, 129, 130 or 143 stopped by a signal, 141 nobody reads stdout.
+        Exit status: 0 done, 1 not all done, 2 an error that the user can cure, 129, 130 or 143
+        stopped by a signal, 141 the reader of stdout has left.
     """
     if argv is not None:
         return _guarded(argv)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it
-        # before all imports: they take long enough for a Ctrl-C, and a KeyboardInterrupt in them is a traceback
+    # A background job of a shell ignores SIGINT. Otherwise set a handler before the imports: they
+    # take long enough for a Ctrl-C, and a KeyboardInterrupt during an import is a traceback.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave_at_once)
     from lightning_resnet.console import open_closed_streams
     from lightning_resnet.engine.signals import STATUSES, leave, leave_with
@@ -75,14 +86,14 @@ def main(argv: list[str] | None = None) -> int:
     open_closed_streams()
     argv = sys.argv[1:]
     status = shielded(argv)
-    leave_with(status)  # all is decided; the interpreter's own end takes a second once torch is there
+    leave_with(status)  # once torch is imported, the interpreter's own end takes a second
     if status in STATUSES.values() and not continues(argv):
         leave(status)
     return status
 
 
 def shielded(argv: list[str]) -> int:
-    """Run one verb in a process of its own; a traceback is printed with the secrets in it masked."""
+    """Run one verb in a process of its own; print a traceback with its secrets masked."""
     try:
         return _guarded(argv)
     except Exception as e:
@@ -94,13 +105,20 @@ def shielded(argv: list[str]) -> int:
         return 1
 
 
+def _interrupted(argv: list[str]) -> str:
+    """Return the line that an interrupted verb prints."""
+    how = "continues" if continues(argv) else "begins anew"
+    return f"interrupted; the same command {how}"
+
+
 def _leave_at_once(signum: int, frame: object) -> None:
-    how = "continues" if continues(sys.argv[1:]) else "begins anew"
-    os.write(2, f"interrupted; the same command {how}\n".encode())
+    """Handle SIGINT before the verb has its own handler: print a line and exit."""
+    os.write(2, f"{_interrupted(sys.argv[1:])}\n".encode())
     os._exit(128 + signum)
 
 
 def _guarded(argv: list[str]) -> int:
+    """Run one verb with guarded standard streams."""
     from lightning_resnet.console import OutputLost, guarded
 
     try:
@@ -111,6 +129,7 @@ def _guarded(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    """Run one verb, and print the errors that a user can cure as one line."""
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -128,11 +147,16 @@ def _run(argv: list[str]) -> int:
 
     try:
         if argv[0] not in VERBS:
-            raise UserError(f"unknown verb {argv[0]}{nearest(argv[0], VERBS)}; resnet-cli --help lists them")
+            raise UserError(
+                f"unknown verb {argv[0]}{nearest(argv[0], VERBS)}; resnet-cli --help lists them"
+            )
         check_texts({"the command line": argv})
-        if homeless := [word for word in argv if re.match(r"--?[\w.-]+=~(/|$)", word)]:
-            flag, _, folder = homeless[0].partition("=")
-            raise UserError(f"{homeless[0]}: the shell makes no home folder of ~ after =: write {flag} {folder}")
+        for word in argv:
+            if re.match(r"--?[\w.-]+=~(/|$)", word):
+                flag, _, folder = word.partition("=")
+                raise UserError(
+                    f"{word}: the shell makes no home folder of ~ after =: write {flag} {folder}"
+                )
         refuse_secret_flags(argv[1:])
         _find_own_modules()
         alone = forget_strays(argv, os.environ)
@@ -160,15 +184,19 @@ def _run(argv: list[str]) -> int:
         tell(f"error: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        how = "continues" if continues(argv) else "begins anew"
-        print(f"interrupted; the same command {how}", file=sys.stderr)
-        signal.signal(signal.SIGINT, again)
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print(_interrupted(argv), file=sys.stderr)
+        signal.signal(signal.SIGINT, handler)
         return 130
 
 
 def _armed(argv: list[str], alone: bool) -> int:
-    """Run a verb that listens to signals, as one process or as ranks."""
+    """Run a verb that handles signals, as one process or as several ranks.
+
+    Args:
+        argv: the command line.
+        alone: whether this process is not a rank that another process has started.
+    """
     from lightning_resnet.engine.launch import plainly_asked, refuse_copies, supervise, waited_for
     from lightning_resnet.engine.signals import armed, importing
 
@@ -184,7 +212,10 @@ def _armed(argv: list[str], alone: bool) -> int:
 
 
 def _load(argv: list[str]) -> Callable[[], int]:
-    """Import the file of a verb, and return what runs it; `predict` without images takes a recipe, as `fit` does."""
+    """Import the module of a verb, and return a function that runs the verb.
+
+    `predict` without images takes a recipe, and so is run by the module of `fit`.
+    """
     name = VERBS[argv[0]].module or argv[0]
     asks_for_help = "--help" in argv or "-h" in argv
     if name == "predict" and not asks_for_help and (len(argv) == 1 or argv[1].startswith("-")):
@@ -200,15 +231,15 @@ def _load(argv: list[str]) -> Callable[[], int]:
 
 
 def _find_own_modules() -> None:
-    """A user's own net or source is a file next to the recipe: it is found after all that is installed.
+    """Append the working directory to sys.path, so that a user's own net or source is found.
 
-    A numpy.py or yaml.py that lies there never takes the place of the library, nor in the processes that start from
-    this one (ranks, workers, a sweep's runs).
+    The working directory comes last, so that a numpy.py or yaml.py in it never replaces the
+    library, also in the processes that this one starts (ranks, workers, a sweep's runs).
     """
-    os.environ["PYTHONSAFEPATH"] = "1"  # without it `python -c` and `python -m` look into the working directory first
-    ours = os.path.dirname(
-        os.path.dirname(os.path.dirname(__file__))
-    )  # an editable installation is else found after all of sys.path
-    for folder in (ours, os.getcwd()):
+    # Without the variable `python -c` and `python -m` search the working directory first.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    # An editable installation would otherwise be found after all folders of sys.path.
+    package = os.path.dirname(os.path.dirname(__file__))
+    for folder in (os.path.dirname(package), os.getcwd()):
         if folder not in sys.path:
             sys.path.append(folder)

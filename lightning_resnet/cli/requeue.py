@@ -12,28 +12,46 @@ from lightning_resnet.sweeps.requeue import LIMIT, STAY_S, decide, folders, of_t
 
 
 def make_parser() -> Parser:
-    """The flags of `resnet-cli requeue`."""
-    parser = Parser(prog="resnet-cli requeue", description="In a batch script: requeue the job, wait, or end.")
-    parser.add_argument("--status", type=not_negative, required=True, metavar="N", help="exit status of the training")
+    """Return the parser of `resnet-cli requeue`."""
+    parser = Parser(
+        prog="resnet-cli requeue",
+        description="In a batch script: requeue the job, wait, or end.",
+    )
     parser.add_argument(
-        "--limit", type=not_negative, default=LIMIT, metavar="N", help="requeues of a job (default: %(default)s)"
+        "--status",
+        type=not_negative,
+        required=True,
+        metavar="N",
+        help="exit status of the training",
+    )
+    parser.add_argument(
+        "--limit",
+        type=not_negative,
+        default=LIMIT,
+        metavar="N",
+        help="requeues of a job (default: %(default)s)",
     )
     parser.add_argument("command", nargs="...", help="fit ARGS, or table FILE")
     return parser
 
 
 def run(args: Namespace) -> int:
-    """Run `resnet-cli requeue`; returns the training's status, or the site's code for requeueing."""
+    """Run `resnet-cli requeue`; return the training's status, or the site's requeue exit code."""
     env = dict(os.environ)
     if not args.command:
         raise UserError("requeue needs the command that was run: fit ARGS, or table FILE")
     if not env.get("SLURM_JOB_ID"):
-        raise UserError("requeue is the last line of a batch script: outside a Slurm job there is nothing to requeue")
+        raise UserError(
+            "requeue is the last line of a batch script: outside a Slurm job there is nothing to "
+            "requeue"
+        )
     made = [pair for folder in folders(args.command) for pair in of_this_job(folder, env)]
-    what, why = decide(made, args.status, restarts(env), args.limit)
-    if why:
-        tell(why)
-    if what == "stay":
+    decision, reason = decide(made, args.status, restarts(env), args.limit)
+    if reason:
+        tell(reason)
+    if decision == "requeue":
+        return requeue(env, args.status)
+    if decision == "stay":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(STAY_S)
-    return requeue(env, args.status) if what == "requeue" else args.status
+    return args.status

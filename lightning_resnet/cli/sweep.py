@@ -1,4 +1,9 @@
-"""`resnet-cli sweep S.yaml`: list the points of a sweep with their runs, run them here, or submit them to SLURM."""
+"""`resnet-cli sweep S.yaml`: list the points of a sweep, run them here, or submit them to SLURM.
+
+resnet-cli sweep configs/sweeps/digits_degradation.yaml --list
+resnet-cli sweep configs/sweeps/digits_degradation.yaml --local -j 2
+resnet-cli sweep configs/sweeps/digits_degradation.yaml --submit --throttle 2 -- --time 30
+"""
 
 from argparse import Namespace
 from pathlib import Path
@@ -11,23 +16,52 @@ from lightning_resnet.sweeps.state import find_runs, link_shared, listing
 
 
 def make_parser() -> Parser:
-    """The flags of `resnet-cli sweep`."""
+    """Return the parser of `resnet-cli sweep`."""
     parser = Parser(prog="resnet-cli sweep", description="List or run the points of a sweep.")
-    parser.add_argument("file", help="YAML in W&B's sweep format, such as configs/sweeps/digits_degradation.yaml")
+    parser.add_argument(
+        "file", help="YAML in W&B's sweep format, such as configs/sweeps/digits_degradation.yaml"
+    )
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--list", action="store_true", help="print the points and do nothing (the default)")
+    how.add_argument(
+        "--list", action="store_true", help="print the points and do nothing (the default)"
+    )
     how.add_argument("--local", action="store_true", help="run here what is not finished")
     how.add_argument(
-        "--submit", action="store_true", help="as one SLURM array: what is not finished, running or queued"
+        "--submit",
+        action="store_true",
+        help="as one SLURM array: what is not finished, running or queued",
     )
-    how.add_argument("--retry-failed", action="store_true", help="submit only what failed or was stopped")
-    how.add_argument("--status", action="store_true", help="how far each point is, and what waits in SLURM's queue")
+    how.add_argument(
+        "--retry-failed", action="store_true", help="submit only what failed or was stopped"
+    )
+    how.add_argument(
+        "--status",
+        action="store_true",
+        help="how far each point is, and what waits in SLURM's queue",
+    )
     how.add_argument("--cancel", action="store_true", help="cancel this sweep's jobs")
-    parser.add_argument("-j", type=positive, default=1, metavar="N", help="runs at a time; each gets cores / N threads")
-    parser.add_argument("--throttle", type=positive, metavar="N", help="tasks of the array at a time (default: all)")
-    parser.add_argument("--pack", type=positive, default=1, metavar="K", help="runs per task, which share its GPU")
     parser.add_argument(
-        "--chain", type=positive, default=1, metavar="N", help="N arrays, each after the other: no requeueing"
+        "-j",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="runs at a time; each gets cores / N threads",
+    )
+    parser.add_argument(
+        "--throttle",
+        type=positive,
+        metavar="N",
+        help="tasks of the array at a time (default: all)",
+    )
+    parser.add_argument(
+        "--pack", type=positive, default=1, metavar="K", help="runs per task, which share its GPU"
+    )
+    parser.add_argument(
+        "--chain",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="N arrays, each after the other: no requeueing",
     )
     parser.add_argument("--root", default="runs", help="folder of all runs (default: %(default)s)")
     parser.add_argument("--yes", action="store_true", help="more than 100,000 points are meant")
@@ -35,7 +69,7 @@ def make_parser() -> Parser:
 
 
 def run(args: Namespace) -> int:
-    """Run `resnet-cli sweep`; what follows `--` are options of sbatch."""
+    """Run `resnet-cli sweep`, and return the exit status; `args.rest` has options of sbatch."""
     sweep = read(args.file, args.yes)
     find_runs(sweep, args.root)
     if args.local or args.submit or args.retry_failed:
@@ -56,7 +90,7 @@ def run(args: Namespace) -> int:
 
 
 def _on_slurm(sweep: Sweep, args: Namespace) -> int:
-    """Submit the sweep, show how far it is, or cancel it."""
+    """Submit the sweep, show the progress of its points, or cancel its jobs."""
     from lightning_resnet.sweeps import slurm
 
     home = Path(args.root, sweep.name, "submitted")
