@@ -87,13 +87,13 @@ def printable(text: object, longest: int | None = LONGEST) -> str:
         text: any object; its text is used.
         longest: number of characters that are kept; None keeps all.
     """
-    whole = str(text)
-    if longest is not None and len(whole) > longest:
-        kept = printable(whole[:longest], None)
-        return f"{kept}... ({len(whole):,} characters)"
-    if whole.isprintable():
-        return whole
-    return "".join(map(_visible, whole))
+    full = str(text)
+    if longest is not None and len(full) > longest:
+        kept = printable(full[:longest], None)
+        return f"{kept}... ({len(full):,} characters)"
+    if full.isprintable():
+        return full
+    return "".join(map(_visible, full))
 
 
 def _visible(character: str) -> str:

@@ -72,7 +72,7 @@ def replacing(path: Path, sync: bool = True, unfinished: Path | None = None) -> 
     """Yield a new file that takes the name `path` once it is written and on disk.
 
     The new file is in the same folder. It is made under a name that did not exist, and no link is
-    followed, so nobody else has it.
+    followed, so no other process has it.
 
     Args:
         path: path of the file.
@@ -188,7 +188,7 @@ def private_folder(where: Path, name: str) -> Path:
     """Find or make a folder that only this user can write to, in a folder where others can.
 
     If the name belongs to another user, is a link, or is open to others, a folder with a random
-    suffix is found or made instead, so that nobody can block this user by taking the name.
+    suffix is found or made instead, so that others cannot block this user by taking the name.
 
     Args:
         where: the folder that holds the private folder.

@@ -36,7 +36,7 @@ class Progress:
 
         Args:
             step: optimizer steps done before.
-            total: optimizer steps of the whole training.
+            total: optimizer steps of the full training.
         """
         self.total = total
         self._first_step = step
@@ -78,7 +78,7 @@ class Meter:
     The bar disappears when the work is done.
 
     Args:
-        total: amount of the whole work.
+        total: amount of all work.
         unit: unit of the amount, in the plural; B: bytes.
         first: amount that was done before.
         show: whether this process shows the progress.

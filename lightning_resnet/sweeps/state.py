@@ -158,7 +158,7 @@ def describe_state(point: Point) -> str:
 
 
 def _steps(point: Point) -> tuple[int, int]:
-    """Return the optimizer steps done, and those of the whole training.
+    """Return the optimizer steps done, and those of the full training.
 
     The latter is 0 if the training is not counted in epochs.
     """
