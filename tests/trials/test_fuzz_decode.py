@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-DECODER = HERE.parents[1] / "lightning_resnet" / "data"
+DECODER = HERE.parents[1] / "lightning_resnet/data/beton"
 INPUTS, SEED = int(os.environ.get("FUZZ_INPUTS", 60_000)), os.environ.get("FUZZ_SEED", "1")
 FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined,float-cast-overflow"]
 STRICT = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1", "ASAN_OPTIONS": "hard_rss_limit_mb=2000"}
