@@ -13,6 +13,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
 from torch.nn import functional as F
 
+from lightning_resnet.engine.trainer import Trainer
 from lightning_resnet.models import CifarResNet, ImageNetResNet
 from lightning_resnet.models.batch_norm import measure_norms
 from lightning_resnet.runs.checkpoint import load_checkpoint
@@ -194,15 +195,14 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(cli, monkeypatch):
 
 def test_fp16_scales_its_loss_and_keeps_its_scaler(cli, monkeypatch):
     """On the CPU Lightning gives bf16 instead; so its fp16 plugin is put in by hand."""
-    from lightning_resnet.cli import fit as module
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=4)
+    prepare_run = Trainer.prepare_run
 
-    scaler, original = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=4), module.install
-
-    def install(trainer, *args):
+    def prepare(trainer, *args):
         trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu", scaler)
-        original(trainer, *args)
+        prepare_run(trainer, *args)
 
-    monkeypatch.setattr(module, "install", install)
+    monkeypatch.setattr(Trainer, "prepare_run", prepare)
     path = fit(cli, "fp16", "--trainer.gradient_clip_val", "1.0")
     assert all(math.isfinite(x) for x in losses(path))
     assert scaler.get_scale() == 2.0**12  # grew twice in eight steps

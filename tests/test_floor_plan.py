@@ -1,6 +1,7 @@
 """The package's floor plan: each room imports only what stands before it, and no two files import each other."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 
 from helpers.command_line import REPOSITORY
@@ -21,6 +22,7 @@ ORDER = (  # each imports only what stands before it; files that are in none of 
     "cli",
     "bench",
 )
+LIGHTNING = ("pytorch_lightning", "lightning_fabric")
 ANALYSIS = ("compare", "inspection", "evaluation")  # the order within `analysis`
 
 
@@ -115,3 +117,50 @@ def test_the_ground_floor_has_no_torch():
             names = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
             names |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module}
             assert not {name.split(".")[0] for name in names} & {"torch", "torchvision", "pytorch_lightning"}, module
+
+
+def private_names(tree):
+    """Yield (private name, line) of attributes and of what is imported from Lightning; double underscores apart."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield node.attr, node.lineno
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(LIGHTNING):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+
+
+def defined(tree):
+    """Names of the functions of a file, and of the attributes that it sets."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            yield node.name
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            yield node.attr
+
+
+def test_lightnings_private_names_are_listed_and_used_in_the_engine_alone():
+    listed = set(re.findall(r"`(_\w+)`", ast.get_docstring(MODULES["lightning_resnet.engine.trainer"])))
+    used, ours = set(), set()
+    for module, tree in MODULES.items():
+        names = {(name, line) for name, line in private_names(tree) if re.match(r"_[A-Za-z]", name)}
+        if module.startswith("lightning_resnet.engine."):
+            used |= {name for name, _ in names}
+            ours |= set(defined(tree))
+        else:
+            foreign = [f"{module}:{line} uses {name}" for name, line in names if name in listed]
+            assert not foreign
+    unlisted = used - ours - listed - {"_exit"}  # of os
+    assert not unlisted, f"list them at the top of engine/trainer.py: {unlisted}"
+    engine = "".join(path.read_text() for path in (PACKAGE / "engine").glob("*.py"))
+    assert not [name for name in listed if engine.count(name) == 1], "listed, and not used any more"
+
+
+def test_no_file_outside_the_engine_reads_a_trainers_private_attributes():
+    for module, tree in MODULES.items():
+        if module.startswith("lightning_resnet.engine."):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(LIGHTNING):
+                assert not [a.name for a in node.names if a.name.startswith("_")], f"{module}:{node.lineno}"
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+                owner = ast.unparse(node.value)
+                assert not re.search(r"\b(trainer|fit_loop|strategy)$", owner), f"{module}:{node.lineno}"

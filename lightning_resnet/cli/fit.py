@@ -29,9 +29,8 @@ from lightning_resnet.config.recipe import Config, Experiment, build, find_place
 from lightning_resnet.config.summary import describe, say
 from lightning_resnet.console import report_only
 from lightning_resnet.engine import observers
-from lightning_resnet.engine.checkpoints import AtomicCheckpointIO, Checkpoints, GivenCheckpointIO
+from lightning_resnet.engine.checkpoints import Checkpoints
 from lightning_resnet.engine.launch import MEETING, end_with_parent, supervise
-from lightning_resnet.engine.loop import install
 from lightning_resnet.engine.recorder import Recorder
 from lightning_resnet.engine.refused import check_training
 from lightning_resnet.engine.signals import Stopped, request
@@ -87,11 +86,6 @@ def run(args: Namespace) -> int:
     threads = _threads(config, rundir.path, place.local_size if place else 1)
     torch.set_num_threads(threads)
     experiment = build(config.replaced({"run.threads": threads}), rundir.path)
-    given = experiment.trainer._accelerator_connector.checkpoint_io
-    ours = AtomicCheckpointIO()
-    if given is not None:
-        ours = GivenCheckpointIO(given, rundir.candidates())
-    experiment.trainer.strategy.checkpoint_io = ours
     if config.verb != "fit":
         return evaluate(experiment, rundir)
     report_only()
@@ -219,10 +213,8 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
         with _attempt(experiment, rundir, checkpoints, progress, watchdog):
             if trainer.is_global_zero:
                 _open_rundir(experiment, rundir, facts, argv)
-            # a ModelCheckpoint comes last, as in Lightning: it needs what the Recorder has just measured
             ours = [Recorder(rundir, progress), checkpoints, watchdog]
-            trainer.callbacks = trainer._callback_connector._reorder_callbacks([*trainer.callbacks, *ours])
-            install(trainer, rundir, checkpoints, run.hang_s)
+            trainer.prepare_run(rundir, checkpoints, ours, run.hang_s)
             observers.go_on(trainer, rundir.path, step)
             if trainer.fast_dev_run:
                 say(f"a trial of {trainer.max_steps} steps by --trainer.fast_dev_run; nothing of it is kept")

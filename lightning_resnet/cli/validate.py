@@ -16,7 +16,6 @@ from torch import Tensor
 from lightning_resnet.analysis.compare.tables import csv_cell
 from lightning_resnet.config.recipe import Experiment
 from lightning_resnet.config.summary import say
-from lightning_resnet.engine.loop import install_evaluation
 from lightning_resnet.errors import UserError
 from lightning_resnet.progress import Meter
 from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_good
@@ -43,7 +42,7 @@ def evaluate(experiment: Experiment, rundir: RunDir) -> int:
     load_weights(experiment.task, checkpoint["state_dict"], flags=net_flags(checkpoint, experiment.config.resolved))
     experiment.data.setup()
     names = align(experiment.data, experiment.task.net, classes_in(checkpoint))
-    install_evaluation(experiment.trainer, checkpoint.get("global_step", 0))
+    experiment.trainer.weights_step = checkpoint.get("global_step", 0)
     if experiment.config.verb == "predict":
         return _predict(experiment, names)
     run = experiment.trainer.validate if experiment.config.verb == "validate" else experiment.trainer.test

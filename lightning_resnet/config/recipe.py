@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace, get_loader, set_loader
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import seed_everything
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.environments import LightningEnvironment
@@ -42,6 +42,7 @@ from lightning_resnet.engine import observers
 from lightning_resnet.engine.launch import Launcher, Place, meeting_point, place, resolve
 from lightning_resnet.engine.refused import check_plugins, refuse_plugins_named
 from lightning_resnet.engine.rendezvous import Ranks
+from lightning_resnet.engine.trainer import Trainer
 from lightning_resnet.errors import UserError, nearest, one_line
 from lightning_resnet.reading import check_yaml, line_of, read_yaml
 from lightning_resnet.runs.identity import public_path, with_public_paths
@@ -245,6 +246,7 @@ class RecipeParser(LightningCLI):
         super().__init__(
             ClassificationTask,
             ImageData,
+            trainer_class=Trainer,
             run=False,
             args=[],
             save_config_callback=None,

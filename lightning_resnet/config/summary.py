@@ -5,12 +5,12 @@ import sys
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning.trainer.connectors.data_connector import _parse_num_batches
 from pytorch_lightning.trainer.states import RunningStage
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_resnet.config.recipe import Experiment
+from lightning_resnet.engine.trainer import limited
 from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.models.complexity import check_logits, count_macs
 from lightning_resnet.models.ghost import batch_norms
@@ -131,16 +131,16 @@ def length(experiment: Experiment) -> Length:
     parts = trainer.accumulate_grad_batches
     all_ = len(data.splits["train"]) // data.batch_size * parts
     try:
-        limited = _parse_num_batches(RunningStage.TRAINING, all_, trainer.limit_train_batches)
+        left = limited(all_, trainer.limit_train_batches, RunningStage.TRAINING)
     except MisconfigurationException:  # a share of them that is less than one
-        limited = 0
+        left = 0
     flag = "--trainer.overfit_batches" if trainer.overfit_batches else "--trainer.limit_train_batches"
-    steps = limited // parts
+    steps = left // parts
     if not steps:
         raise UserError(f"no optimizer step is left of {all_} batches: raise {flag}")
-    if limited % parts:
+    if left % parts:
         raise UserError(
-            f"{flag} leaves {limited} batches of an epoch, of which {parts} make an optimizer step: give "
+            f"{flag} leaves {left} batches of an epoch, of which {parts} make an optimizer step: give "
             f"{steps * parts}, or another multiple of {parts}"
         )
     total = min(n for n in (steps * trainer.max_epochs, trainer.max_steps, sys.maxsize) if n >= 0)

@@ -13,7 +13,6 @@ from itertools import count
 from typing import NamedTuple
 
 import torch
-from pytorch_lightning.trainer.connectors.data_connector import _parse_num_batches
 from pytorch_lightning.trainer.states import RunningStage, TrainerFn
 
 from lightning_resnet.config.recipe import Experiment
@@ -22,6 +21,7 @@ from lightning_resnet.data.loaders.base import Batch, Loader
 from lightning_resnet.doctor.finding import GB
 from lightning_resnet.engine.loop import FitLoop
 from lightning_resnet.engine.step import Step
+from lightning_resnet.engine.trainer import limited
 from lightning_resnet.engine.transfer import on_device
 from lightning_resnet.machine import cores
 from lightning_resnet.progress import metered
@@ -141,7 +141,7 @@ def _evaluate(experiment: Experiment, ranks: int) -> float:
             )  # the last batch has a shape of its own to compile
             lap = _pace(once, warm, EVALUATED, LIMIT_S / 4, "trial batches of an evaluation", bool(task.compiled))
         mine = -(-len(loader) // ranks)
-        seconds += lap * _parse_num_batches(RunningStage.VALIDATING, mine, trainer.limit_val_batches)
+        seconds += lap * limited(mine, trainer.limit_val_batches, RunningStage.VALIDATING)
     # batches of an evaluation are twice as large as those of training, over which precise_bn measures
     return seconds + lap * task.precise_bn * trainer.accumulate_grad_batches / 2 * len(task.nets)
 

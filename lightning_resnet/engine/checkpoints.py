@@ -58,13 +58,16 @@ class GivenCheckpointIO(CheckpointIO):
 
     Args:
         given: the plugin.
+
+    Attributes:
         ours: the run's own checkpoints.
     """
 
     error = ""  # the plugin raises its own
 
-    def __init__(self, given: CheckpointIO, ours: list[Path]) -> None:
-        self.given, self.ours = given, ours
+    def __init__(self, given: CheckpointIO) -> None:
+        self.given = given
+        self.ours: list[Path] = []
         if isinstance(given, _WrappingCheckpointIO) and given.checkpoint_io is None:
             given.checkpoint_io = AtomicCheckpointIO()
 

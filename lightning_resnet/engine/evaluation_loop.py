@@ -1,49 +1,12 @@
 """The evaluation loop: Lightning's, also where a rank has no sample, with ranks that talk between two batches."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loops.evaluation_loop import _EvaluationLoop
-from pytorch_lightning.trainer.states import RunningStage, TrainerFn, TrainerStatus
 
-from lightning_resnet.errors import UserError
 from lightning_resnet.progress import Meter
-
-
-def install_evaluation(trainer: pl.Trainer, step: int | None = None) -> None:
-    """Give the trainer our loops to validate and test.
-
-    Args:
-        trainer: to change.
-        step: optimizer steps that the net has made, under which loggers get its metrics; None: others log them.
-    """
-    trainer._signal_connector.register_signal_handlers = lambda: None
-    for method in ("fit", "validate", "test", "predict"):
-        setattr(trainer, method, partial(_begin, trainer, getattr(trainer, method)))
-    for name, fn, stage in (
-        ("validate_loop", TrainerFn.VALIDATING, RunningStage.VALIDATING),
-        ("test_loop", TrainerFn.TESTING, RunningStage.TESTING),
-    ):
-        loop = EvaluationLoop(trainer, fn, stage, inference_mode=getattr(trainer, name).inference_mode)
-        loop.step = step
-        setattr(trainer, name, loop)
-
-
-def _begin(trainer: pl.Trainer, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call one of the trainer's entries, unless one runs already: the trainer would forget what it was doing.
-
-    Raises:
-        UserError: a callback, or the task, has called it.
-    """
-    if trainer.state.status == TrainerStatus.RUNNING or trainer.state.stage is not None:
-        raise UserError(
-            f"a callback has called trainer.{method.__name__} while the trainer is at work: read "
-            "trainer.callback_metrics in on_validation_end instead, or pass batches to pl_module there"
-        )
-    return method(*args, **kwargs)
 
 
 class EvaluationLoop(_EvaluationLoop):
@@ -53,7 +16,6 @@ class EvaluationLoop(_EvaluationLoop):
     most: Callable[[int], int] | None = None  # as often as the rank with the most batches
     ticks = 0
     meter: Meter | None = None
-    step: int | None = None  # see `install_evaluation`
 
     @property
     def skip(self) -> bool:
@@ -97,8 +59,8 @@ class EvaluationLoop(_EvaluationLoop):
         metrics = {name: torch.tensor(value) for name, value in task.metrics.items()}
         self.trainer._logger_connector._callback_metrics.update(metrics)
         self.trainer._logger_connector._logged_metrics.update(metrics)
-        if self.step is not None:
-            self.trainer._logger_connector.log_metrics(dict(task.metrics), self.step)
+        if self.trainer.weights_step is not None:
+            self.trainer._logger_connector.log_metrics(dict(task.metrics), self.trainer.weights_step)
         return super().on_run_end()
 
     def _tick(self) -> None:

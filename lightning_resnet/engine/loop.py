@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -32,29 +31,13 @@ from torch import distributed as dist
 from lightning_resnet.engine.agreement import NOTHING, SAVE, STOP, SUPERSEDED, Agreement
 from lightning_resnet.engine.checkpoints import Checkpoints
 from lightning_resnet.engine.ddp_buckets import settle_buckets
-from lightning_resnet.engine.evaluation_loop import EvaluationLoop, install_evaluation
+from lightning_resnet.engine.evaluation_loop import EvaluationLoop
 from lightning_resnet.engine.signals import Stopped, request
 from lightning_resnet.engine.step import Step, overrides
 from lightning_resnet.engine.transfer import on_device, timed
 from lightning_resnet.errors import Superseded, UserError
 from lightning_resnet.runs.checkpoint import POSITION
 from lightning_resnet.runs.directory import RunDir
-
-
-def install(trainer: pl.Trainer, rundir: RunDir, checkpoints: Checkpoints, hang_s: float) -> None:
-    """Give the trainer this loop; Lightning's signal handlers, which run collectives, stay away."""
-    trainer.fit_loop = FitLoop(trainer, rundir, checkpoints, hang_s)
-    trainer._checkpoint_connector._select_ckpt_path = _given_path
-    install_evaluation(trainer)
-    trainer.fit_loop.listen_in(trainer.test_loop)
-
-
-def _given_path(state_fn: TrainerFn, ckpt_path: Path | None, **_: bool) -> Path | None:
-    """Return the checkpoint that a run continues from, where it has one.
-
-    Lightning would else load an OnExceptionCheckpoint's file, or hpc_ckpt_*.ckpt of Slurm jobs, whosever it is.
-    """
-    return ckpt_path
 
 
 class FitLoop(_FitLoop):

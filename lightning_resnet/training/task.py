@@ -5,6 +5,7 @@ It knows nothing of files, plots or clusters. Sums stay on the device between lo
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -185,6 +186,7 @@ class ClassificationTask(Evaluated):
         if self.global_step:
             self._scheduled = {i: group["lr"] for i, group in enumerate(groups)}
         self._followed = self.global_step
+        self._logged_step = self.global_step
         self._seed_epoch(self.trainer.current_epoch)
         if not self.recorded:
             self.set_learning_rate()
@@ -269,8 +271,9 @@ class ClassificationTask(Evaluated):
     def _log_training(self) -> None:
         """Log as other modules do, in a Trainer that is not ours; all ranks at the same step."""
         trainer = self.trainer
-        if trainer.fit_loop._should_accumulate():
+        if trainer.global_step == self._logged_step:  # in the middle of an optimizer step
             return
+        self._logged_step = trainer.global_step
         if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:
             self.log_dict(self.take_train_metrics())
         self.set_learning_rate()  # of the next step, which callbacks look at before it begins
@@ -343,8 +346,9 @@ class ClassificationTask(Evaluated):
         self.schedule.load_state_dict(checkpoint.get("schedule", {}))
         if "frozen" in checkpoint:
             self._frozen = {key: checkpoint[key] for key in ("frozen", "unmeasured")}
-        if self._trainer is not None:  # the weights shall not pass through a smaller type on their way
-            self.trainer.precision_plugin.convert_module(self)
+        with suppress(RuntimeError):  # of a task without a trainer, in load_from_checkpoint
+            trainer = self.trainer
+            trainer.precision_plugin.convert_module(self)  # else weights would pass through a smaller type
         sums, self._last_taken = checkpoint.get("train_sums"), checkpoint.get("last_taken", checkpoint["global_step"])
         self._train_sums = TrainingSums(sums if sums is None or self.global_rank == 0 else torch.zeros_like(sums))
 
