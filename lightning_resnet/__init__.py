@@ -39,6 +39,7 @@ PUBLIC = {  # name -> the module that defines it
     "Mix": "training.mixup",
     "Averaging": "training.ema",
     "ClassificationTask": "training.task",
+    "TrainingHooks": "training.hooks",
     "GradientNorms": "training.callbacks",
     "ResponseStds": "training.callbacks",
     "AddedBlocks": "training.callbacks",

@@ -29,8 +29,8 @@ def test_every_example_of_extending_runs(cli, monkeypatch, capsys):
     for name, content in files:
         Path(name).write_text(content)
     commands = re.findall(r"^ {4}((?:resnet-cli|python) .+)$", text, re.M)
-    assert [name for name, _ in files] == ["mynet.py", "mysource.py", "myaug.py", "inspection.py"]
-    assert len(commands) == 5
+    assert [name for name, _ in files] == ["mynet.py", "mysource.py", "myhooks.py", "mytask.py", "inspection.py"]
+    assert len(commands) == 7
     for command in commands:
         program, *args = shlex.split(command)
         if program == "resnet-cli":
@@ -41,25 +41,31 @@ def test_every_example_of_extending_runs(cli, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", args)
         runpy.run_path(args[0])
         lines = capsys.readouterr().out.splitlines()
+        if args == ["mytask.py"]:
+            assert any(line.startswith("val/acc1 0.") for line in lines)
+            continue
         assert any("silent" in line and "layer1.0" in line for line in lines)
-        assert len({line.split()[0] for line in lines if "silent" in line}) == 2  # Wide has no blocks
+        assert len({line.split()[0] for line in lines if "silent" in line}) == 3  # Wide has no blocks
 
 
-def test_the_augmentation_of_extending_changes_the_training_and_repeats_itself(cli):
+def test_the_hooks_of_extending_change_the_training_and_repeat_themselves(cli):
     text = (REPOSITORY / "docs/extending.md").read_text()
-    (content,) = re.findall(r"^```python file=myaug.py\n(.*?)^```", text, re.M | re.S)
-    Path("myaug.py").write_text(content)
+    (content,) = re.findall(r"^```python file=myhooks.py\n(.*?)^```", text, re.M | re.S)
+    Path("myhooks.py").write_text(content)
     recipe = ["--config", REPOSITORY / "configs/digits.yaml", *SMALL, *TINY_NET]
     said = []
     for name, extra in (
         ("a", []),
-        ("b", ["--trainer.callbacks+=myaug.Darken"]),
-        ("c", ["--trainer.callbacks+=myaug.Darken"]),
+        ("b", ["--model.hooks", "myhooks.Darken"]),
+        ("c", ["--model.hooks", "myhooks.Darken"]),
+        ("d", ["--model.hooks", "myhooks.Focal", "--model.hooks.gamma", "5"]),
+        ("e", ["--model.hooks", "myhooks.Focal", "--model.hooks.gamma", "0"]),
     ):
         code, out, err = cli("fit", *recipe, "--run.name", name, *extra)
         assert code == 0, err
         said.append(out.splitlines()[-1])
     assert said[0] != said[1] == said[2]
+    assert said[0] == said[4] != said[3] != said[1]
 
 
 def test_the_arithmetic_of_cluster():

@@ -12,8 +12,8 @@ from helpers.run_dir import history, rank_logs
 from timm.loss import BinaryCrossEntropy
 from torch.nn import functional as F
 
-from lightning_resnet.training.loss import TrainingSums, training_loss
-from lightning_resnet.training.mixup import Mix, mixed, own_parts, pair_numbers
+from lightning_resnet.training.loss import TrainingSums, probabilities, training_loss
+from lightning_resnet.training.mixup import Mix, mixed, mixed_targets, own_parts, pair_numbers
 
 N, SIDE = 10_000, 64
 PAIRS = np.arange(N)
@@ -96,15 +96,16 @@ def test_a_pair_has_one_number_on_any_number_of_ranks(world, parts):
 
 def test_losses_are_torchs_and_timms():
     torch.manual_seed(0)
-    logits, labels, partners = torch.randn(8, 10), torch.randint(10, (8,)), torch.randint(10, (8,))
-    share = torch.rand(8)
+    logits, labels = torch.randn(8, 10), torch.randint(10, (8,))
+    share, partners = torch.rand(8), labels.view(4, 2).flip(1).flatten()
     soft = share[:, None] * F.one_hot(labels, 10) + (1 - share[:, None]) * F.one_hot(partners, 10)
+    torch.testing.assert_close(mixed_targets(probabilities(labels, logits), share), soft)
     for smoothing in (0.0, 0.1):
-        mixed = training_loss(logits, labels, partners, share, smoothing=smoothing)
+        mixed = training_loss(logits, soft, smoothing=smoothing)
         torch.testing.assert_close(mixed, F.cross_entropy(logits, soft, label_smoothing=smoothing))
         plain = training_loss(logits, labels, loss="bce", smoothing=smoothing)
         torch.testing.assert_close(plain, BinaryCrossEntropy(smoothing)(logits, labels))
-        hard = training_loss(logits, labels, partners, share, "bce", smoothing, threshold=0.2)
+        hard = training_loss(logits, soft, "bce", smoothing, threshold=0.2)
         smooth = soft * (1 - smoothing) + smoothing / 10
         torch.testing.assert_close(hard, BinaryCrossEntropy(smoothing, target_threshold=0.2)(logits, smooth))
     damaged = labels.clone()
@@ -112,6 +113,7 @@ def test_losses_are_torchs_and_timms():
     for kind in ("cross_entropy", "bce"):
         without = training_loss(logits[labels == damaged], labels[labels == damaged], loss=kind)
         torch.testing.assert_close(training_loss(logits, damaged, loss=kind), without)
+        torch.testing.assert_close(training_loss(logits, probabilities(damaged, logits), loss=kind), without)
         for smoothing in (0.0, 0.1):
             none = training_loss(logits.requires_grad_(), torch.full((8,), -100), loss=kind, smoothing=smoothing)
             assert not torch.autograd.grad(none, logits)[0].any()

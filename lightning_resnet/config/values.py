@@ -414,7 +414,7 @@ def _unloaded(key: str, file: str, why: str) -> str:
     if why and "Unable to load config" not in why:
         return f"--{key}: {file}: {why}"
     cures = {
-        "model": "the task is always ours: choose --model.net CLASS, --model.optimizer CLASS, --model.loss",
+        "model": "the task is always ours: choose --model.net CLASS, --model.optimizer CLASS, --model.hooks CLASS",
         "data": "the data module is always ours: choose --data.source CLASS, your own Source too",
         "trainer": "the trainer is always Lightning's: give its options, such as --trainer.max_epochs 5",
     }

@@ -28,7 +28,7 @@ from pytorch_lightning.trainer.states import RunningStage, TrainerFn
 from pytorch_lightning.utilities import CombinedLoader
 from torch import distributed as dist
 
-from lightning_resnet.engine.agreement import NOTHING, SAVE, STOP, SUPERSEDED, Agreement
+from lightning_resnet.engine.agreement import Agreement, Wish
 from lightning_resnet.engine.checkpoints import Checkpoints
 from lightning_resnet.engine.ddp_buckets import settle_buckets
 from lightning_resnet.engine.evaluation_loop import EvaluationLoop
@@ -176,7 +176,7 @@ class FitLoop(_FitLoop):
         self.setup_data()
         request.deferred = True  # to the end of the attempt: see `fit._attempt`
         self.agreement = Agreement(self.hang_s)
-        if self.agreement.now(self.trainer.global_step) != self.trainer.global_step:
+        if self.agreement.maximum(self.trainer.global_step) != self.trainer.global_step:
             raise UserError(
                 "ranks found different checkpoints: do they see the same folder? the same command continues"
             )
@@ -188,7 +188,7 @@ class FitLoop(_FitLoop):
         call._call_lightning_module_hook(self.trainer, "on_train_start")
         call._call_strategy_hook(self.trainer, "on_train_start")
         self.optimizer = self.trainer.optimizers[0]
-        self._grant(self.agreement.now(self._wish()))
+        self._grant(*self.agreement.check_now(*self._wish()))
         while not self.done:
             with self.trainer.profiler.profile("run_training_epoch"):
                 self._train_epoch()
@@ -277,7 +277,7 @@ class FitLoop(_FitLoop):
                 self.epoch_loop._batches_that_stepped = trainer.global_step
                 trainer.lightning_module.set_learning_rate()
                 step(batches, self.steps * self.parts, self._step_done)
-                self._grant(self.agreement.check(self._wish()))
+                self._grant(*self.agreement.check(*self._wish()))
         finally:
             batches.close()  # its threads end with it
 
@@ -347,12 +347,13 @@ class FitLoop(_FitLoop):
 
     # -- agreement -------------------------------------------------------------------------------------------------
 
-    def _wish(self) -> int:
+    def _wish(self) -> tuple[Wish, int]:
+        """Return what this rank wants, and the signal that asks for it, else 0."""
         if request.signum:
-            return STOP + request.signum
+            return Wish.STOP, request.signum
         if self.rundir.superseded:
-            return SUPERSEDED
-        return SAVE if self.checkpoints.due else NOTHING
+            return Wish.GIVE_WAY, 0
+        return (Wish.SAVE if self.checkpoints.due else Wish.NOTHING), 0
 
     def listen_in(self, loop: EvaluationLoop) -> None:
         """Let an evaluation of this training stop between two batches."""
@@ -360,20 +361,25 @@ class FitLoop(_FitLoop):
         loop.most = self._most
 
     def _most(self, number: int) -> int:
-        return self.agreement.now(number)
+        return self.agreement.maximum(number)
 
     def _between_batches(self) -> None:
-        self._grant(self.agreement.check(self._wish()), training=False)
+        self._grant(*self.agreement.check(*self._wish()), training=False)
 
-    def _grant(self, wish: int, training: bool = True) -> None:
-        """What all ranks agreed on; during an evaluation, a save can wait."""
-        if wish == SUPERSEDED:
+    def _grant(self, wish: Wish, signum: int, training: bool = True) -> None:
+        """Do what all ranks agreed on; during an evaluation, a save can wait.
+
+        Raises:
+            Stopped: by a signal to any rank, after saving.
+            Superseded: a newer attempt has the run.
+        """
+        if wish == Wish.GIVE_WAY:
             raise Superseded(self.rundir.path)
-        if wish == NOTHING or (wish == SAVE and not training):
+        if wish == Wish.NOTHING or (wish == Wish.SAVE and not training):
             return
         saved = self.checkpoints.save(self.trainer)
-        if wish > SAVE:
+        if wish == Wish.STOP:
             saved = self.checkpoints.finish(must=False) and saved
             # the others wait for the first, which writes: a launcher may kill it soon after one of them has left
-            all_saved = bool(self.agreement.now(saved and self.trainer.is_global_zero))
-            raise Stopped(wish - STOP, all_saved, self.checkpoints.error)
+            all_saved = bool(self.agreement.maximum(saved and self.trainer.is_global_zero))
+            raise Stopped(signum, all_saved, self.checkpoints.error)

@@ -13,44 +13,47 @@ Loss = Literal["cross_entropy", "bce"]
 
 def training_loss(
     logits: Tensor,
-    labels: Tensor,
-    partners: Tensor | None = None,
-    share: Tensor | None = None,
+    targets: Tensor,
     loss: Loss = "cross_entropy",
     smoothing: float = 0.0,
     threshold: float | None = None,
 ) -> Tensor:
-    """Mean over the images whose label is not -100, which are damaged ones; of none 0 or NaN, with gradients of 0.
+    """Return the mean loss of the images that are not damaged; of none 0 or NaN, with gradients of 0.
 
     Args:
         logits: [B, C].
-        labels: [B].
-        partners: labels of the images mixed in [B].
-        share: of the image's own label in the target [B]; the rest is the partner's.
+        targets: class indices [B], -100 of damaged images, or probabilities [B, C], all 0 of damaged images.
         loss: cross entropy, or "bce": each class its own binary decision, mean over classes (Wightman et al. 2021).
         smoothing: share of the target that is spread evenly over all classes.
         threshold: "bce" takes targets above it as 1 and others as 0; None: as they are.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if loss == "cross_entropy" and partners is None:
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    targets = one_hot(labels, logits)
-    if partners is not None:
-        share = share[:, None].to(logits.dtype)
-        targets = share * targets + (1 - share) * one_hot(partners, logits)
+    if targets.ndim == 1 and loss == "cross_entropy":
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+    targets = probabilities(targets, logits)
+    valid = targets.any(1)
     targets = targets * (1 - smoothing) + smoothing / logits.shape[1]
     if loss == "cross_entropy":
-        rows = -(targets * logits.log_softmax(1)).sum(1)
+        losses = -(targets * logits.log_softmax(1)).sum(1)
     else:
-        hard = targets if threshold is None else (targets > threshold).to(targets.dtype)
-        rows = F.binary_cross_entropy_with_logits(logits, hard, reduction="none").mean(1)
-    valid = labels >= 0
-    return (rows * valid).sum() / valid.sum().clamp(min=1)
+        if threshold is not None:
+            targets = (targets > threshold).to(targets.dtype)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+    return (losses * valid).sum() / valid.sum().clamp(min=1)
 
 
-def one_hot(labels: Tensor, like: Tensor) -> Tensor:
-    """[B, C] of the type of `like`; zeros where the label is below 0."""
-    return F.one_hot(labels.clamp(min=0), like.shape[1]).to(like.dtype) * (labels >= 0)[:, None]
+def probabilities(targets: Tensor, logits: Tensor) -> Tensor:
+    """Return targets as probabilities [B, C] of at least single precision.
+
+    Args:
+        targets: class indices [B], whose rows are 0 where the index is below 0, or probabilities [B, C].
+        logits: [B, C].
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    if targets.ndim == 2:
+        return targets.to(dtype)
+    rows = F.one_hot(targets.clamp(min=0), logits.shape[1]).to(dtype)
+    return rows * (targets >= 0)[:, None]
 
 
 class TrainingSums:

@@ -116,6 +116,17 @@ def mixed(x: Tensor, own: Tensor) -> Tensor:
     return mixture.contiguous(memory_format=torch.channels_last)
 
 
+def mixed_targets(targets: Tensor, share: Tensor) -> Tensor:
+    """Return the targets of mixed images [B, C]: `share` of the image's own, the rest of its partner's.
+
+    Args:
+        targets: probabilities [B, C].
+        share: weight of each image in its mixture [B].
+    """
+    weight = share[:, None].to(targets.dtype)
+    return weight * targets + (1 - weight) * targets[partner(len(targets), targets.device)]
+
+
 def partner(n: int, device: torch.device) -> Tensor:
     """Number of each image's partner in its batch [n]."""
     return torch.arange(n, device=device) ^ 1

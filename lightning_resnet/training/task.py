@@ -6,7 +6,6 @@ It knows nothing of files, plots or clusters. Sums stay on the device between lo
 import math
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -22,8 +21,9 @@ from lightning_resnet.files import private_compile_cache
 from lightning_resnet.models.ghost import ghost_batch_norm
 from lightning_resnet.training.ema import Averaging, average_of
 from lightning_resnet.training.evaluation import Batch, Evaluated
-from lightning_resnet.training.loss import Loss, TrainingSums, training_loss
-from lightning_resnet.training.mixup import Mix, heavier, own_parts, pair_numbers
+from lightning_resnet.training.hooks import TrainingHooks
+from lightning_resnet.training.loss import Loss, TrainingSums, probabilities, training_loss
+from lightning_resnet.training.mixup import Mix, heavier, mixed_targets, own_parts, pair_numbers
 from lightning_resnet.training.optimizer import fuse, parameter_groups
 from lightning_resnet.training.schedules import Schedule, Steps
 from lightning_resnet.training.state_dict import check_same_tensors
@@ -50,6 +50,7 @@ class ClassificationTask(Evaluated):
             before each evaluation; 0: their moving averages.
         compile: by torch.compile, normalisation and net as one; a mode of its, or true: its default.
         channels_last: memory layout of weights and images; null: true. false is for nets that take `view` of images.
+        hooks: augmentation, targets and loss of a user's own, in training.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ClassificationTask(Evaluated):
         precise_bn: int = 0,
         compile: bool | Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
         channels_last: bool | None = None,
+        hooks: TrainingHooks | None = None,
     ) -> None:
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"--model.label_smoothing must be 0 to 1, got {label_smoothing}")
@@ -90,7 +92,10 @@ class ClassificationTask(Evaluated):
         self.bn_batch = bn_batch
         self.make_optimizer, self.schedule, self.decay = optimizer, schedule, decay
         self.averaging, self.mix, self.compiled = ema, mix, compile
-        self.loss = partial(training_loss, loss=loss, smoothing=label_smoothing, threshold=bce_threshold)
+        self.loss_kind = loss
+        self.label_smoothing = label_smoothing
+        self.bce_threshold = bce_threshold
+        self.hooks = hooks
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer samples than ranks
         self.seed = torch.initial_seed()  # what --seed_everything set
         self.recorded = False  # somebody takes the training metrics; else they are logged as other modules log theirs
@@ -233,19 +238,42 @@ class ClassificationTask(Evaluated):
             UserError: it cannot be mixed in pairs.
         """
         images, labels = batch
-        own = partners = share = None
         if self.mix and len(labels) % 2:
             raise UserError(
                 f"mix mixes pairs of images, and a batch has {len(labels)}: give the training loader an even "
                 "batch_size and drop_last=True"
             )
+        images, targets = self.augment(images, labels)
+        if targets.ndim == 1:
+            labels = targets
+        own = share = None
+        predicted = labels
         if self.mix:
-            at, size = pair_numbers(batch_idx, len(labels), self.trainer), images.shape[2:]
-            draws = self.mix.draw(self.seed, self.current_epoch, at, *size)
+            size = images.shape[2:]
+            numbers = pair_numbers(batch_idx, len(labels), self.trainer)
+            draws = self.mix.draw(self.seed, self.current_epoch, numbers, *size)
             own, partners, share = own_parts(labels, *draws, *size, self.mean.dtype)
+            predicted = heavier(labels, partners, share)
         logits = self.logits(self.net, images, own)
-        loss = self.loss(logits, labels, partners, share)
-        self._train_sums.add(loss, logits, labels, labels if share is None else heavier(labels, partners, share))
+        if targets.ndim == 2:
+            targets = targets * (labels >= 0)[:, None]
+        if share is not None:
+            targets = mixed_targets(probabilities(targets, logits), share)
+        loss = self.loss(logits, targets)
+        self._train_sums.add(loss, logits, labels, predicted)
+        return loss
+
+    def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images to train on, and their targets; a hook, see `TrainingHooks.augment`."""
+        if self.hooks is None:
+            return images, labels
+        return self.hooks.augment(images, labels)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of a micro-batch; a hook, see `TrainingHooks.loss`."""
+        loss = None if self.hooks is None else self.hooks.loss(logits, targets)
+        if loss is None:
+            loss = training_loss(logits, targets, self.loss_kind, self.label_smoothing, self.bce_threshold)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
