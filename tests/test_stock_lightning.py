@@ -5,23 +5,19 @@ import sys
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import TINY, only_run
+from helpers.command_line import TINY
+from helpers.run_dir import only_run
 from pytorch_lightning.cli import LightningCLI
 from torch.nn import functional as F
 
 from lightning_resnet import CifarResNet, ClassificationTask, Digits, ImageData, TrainingHooks
-from lightning_resnet.config.recipe import ResNetCLI
 from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.weights.trained import build_alone
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 MEASURED = {f"{split}/{name}" for split in ("val", "train_eval") for name in ("loss", "acc1", "acc5")}
 MEASURED |= {"train/loss", "train/acc1", "lr"}
 SHORT = [*TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "4", "--data.train_eval_samples", "8"]
-
-
-def parts_of(args):
-    """Task and data of a recipe."""
-    return ResNetCLI("fit", args)
 
 
 def stock(**options):
@@ -106,12 +102,12 @@ class Soft(ClassificationTask):
 def test_targets_of_a_subclass(mix):
     losses = []
     for kind in (ClassificationTask, Soft):
-        parts = parts_of([*SHORT, *mix])
-        parts.model.__class__ = kind
+        parts = build_alone([*SHORT, *mix])
+        parts.task.__class__ = kind
         trainer = pl.Trainer(
             max_epochs=1, accelerator="cpu", limit_train_batches=4, log_every_n_steps=4, num_sanity_val_steps=0, **QUIET
         )
-        trainer.fit(parts.model, datamodule=parts.datamodule)
+        trainer.fit(parts.task, datamodule=parts.data)
         losses.append({name: float(value) for name, value in trainer.callback_metrics.items()})
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -124,11 +120,33 @@ class Doubled(ClassificationTask):
 def test_a_loss_of_a_subclass_is_trained_and_logged():
     first = []
     for kind in (ClassificationTask, Doubled):
-        parts = parts_of(SHORT)
-        parts.model.__class__ = kind
+        parts = build_alone(SHORT)
+        parts.task.__class__ = kind
         trainer = pl.Trainer(
             max_steps=1, accelerator="cpu", log_every_n_steps=1, num_sanity_val_steps=0, limit_val_batches=0, **QUIET
         )
-        trainer.fit(parts.model, datamodule=parts.datamodule)
+        trainer.fit(parts.task, datamodule=parts.data)
         first.append(float(trainer.callback_metrics["train/loss"]))
     assert first[1] == pytest.approx(2 * first[0])
+
+
+def test_a_bare_loop_over_our_loaders():
+    """It sees each global batch once, in an order that changes with the epoch, and learns."""
+    torch.manual_seed(0)
+    data = ImageData(Digits(), batch_size=64)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    net = CifarResNet(8, width=4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    first, losses = [], []
+    for _ in range(2):
+        for i, (images, labels) in enumerate(loader):
+            assert images.dtype == torch.uint8 and images.shape == (64, 3, 8, 8)
+            first += [labels.tolist()] if i == 0 else []
+            loss = F.cross_entropy(net(images.float() / 255), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss))
+    assert len(losses) == 2 * len(loader) and first[0] != first[1]
+    assert sum(losses[-5:]) < sum(losses[:5])
