@@ -46,7 +46,7 @@ def test_a_stock_command_line(monkeypatch, tmp_path):
     quiet = [f"--trainer.{key}=false" for key in QUIET]
     limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=4", "--trainer.log_every_n_steps=2"]
     place = ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
-    monkeypatch.setattr(sys, "argv", ["train.py", "fit", *net, *data, *quiet, *limits, *place])
+    monkeypatch.setattr(sys, "argv", ["train.py", "fit", "--seed_everything=0", *net, *data, *quiet, *limits, *place])
     cli = LightningCLI(ClassificationTask, ImageData)
     assert type(cli.trainer) is pl.Trainer and cli.trainer.global_step == 4
     assert cli.trainer.callback_metrics.keys() >= MEASURED
