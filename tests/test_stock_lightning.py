@@ -147,6 +147,6 @@ def test_a_bare_loop_over_our_loaders():
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
     assert len(losses) == 2 * len(loader) and first[0] != first[1]
     assert sum(losses[-5:]) < sum(losses[:5])
