@@ -103,7 +103,7 @@ def test_what_torchvision_loads_but_computes_otherwise_is_said(cli, depth, optio
     content["run"]["config"] = yaml.safe_dump(recipe)
     torch.save(content, "ours.ckpt")
     code, out, err = cli("convert", "ours.ckpt", "--out", "theirs.pth")
-    assert code == 0 and f"careful: torchvision.models.resnet{depth} loads it, but computes another" in out, err
+    assert code == 0 and f"warning: torchvision.models.resnet{depth} loads it, but computes another" in out, err
     fresh = getattr(torchvision.models, f"resnet{depth}")(num_classes=4)
     fresh.load_state_dict(torch.load("theirs.pth", weights_only=True), strict=True)
     assert same(load("ours.ckpt").task.net, ours) and not same(fresh, ours)

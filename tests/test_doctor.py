@@ -54,12 +54,12 @@ def test_each_problem_has_its_cure_and_what_training_fails_of_exits_1(cli, monke
     monkeypatch.undo()
     monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=99", "no-such-package>=1", "extra; extra == 'dev'"])
     found = findings(doctor.packages)
-    assert found["torch"].level == "careful" and found["no-such-package"].level == "fails" and len(found) == 3
-    for free, level in ((2 * 10**7, "careful"), (0, "fails")):
+    assert found["torch"].level == "warning" and found["no-such-package"].level == "fails" and len(found) == 3
+    for free, level in ((2 * 10**7, "warning"), (0, "fails")):
         monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder, free=free: type("Usage", (), {"free": free}))
-        assert all(f.level == (level if f.what == "runs" else "careful") and f.cure for f in doctor.space())
+        assert all(f.level == (level if f.what == "runs" else "warning") and f.cure for f in doctor.space())
     monkeypatch.setattr(doctor.machine, "__file__", "/nowhere/machine.py")
-    assert findings(doctor.decoder)["decoder"].level == "careful"
+    assert findings(doctor.decoder)["decoder"].level == "warning"
 
 
 def test_the_key_is_found_and_never_shown(monkeypatch, tmp_path):
@@ -113,10 +113,10 @@ def test_a_recipe_is_checked_and_forecast(cli, monkeypatch):
     monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks: TRIAL)
     assert "4.0 s an epoch" in plan()["forecast"].found  # 4 steps of 0.5 s, 2 s of evaluation
     found = plan("--trainer.devices", 8)
-    assert found["batch norm"].level == "careful" and "8 images" in found["batch norm"].found
+    assert found["batch norm"].level == "warning" and "8 images" in found["batch norm"].found
     assert "8 ranks" in found["forecast"].found
     assert plan("--trainer.devices", 3)["batch"].level == "fails"
-    assert plan("--data.workers", 99)["workers"].level == "careful"
+    assert plan("--data.workers", 99)["workers"].level == "warning"
     fails = plan("--model.net.num_classes", 3)["net"]
     assert fails.level == "fails" and "num_classes 10" in fails.cure
     missing = plan("--data.source", "ImageFolder", "--data.source.root", "nowhere", "--data.size", 8)
@@ -130,7 +130,7 @@ def test_the_folder_of_runs_is_the_recipes(cli, monkeypatch):
     found = plan("--run.root", "file/runs")  # a folder that cannot be written to, for a superuser too
     assert found["runs"].level == "fails" and "--run.root" in found["runs"].cure and "forecast" not in found
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5 * 10**6}))
-    assert plan()["runs"].level == "careful"  # three checkpoints of a net of 0.02 MB
+    assert plan()["runs"].level == "warning"  # three checkpoints of a net of 0.02 MB
     found = plan("--model.net.width", 64)["runs"]
     assert found.level == "fails" and "at least 0.03 GB" in found.found
     assert cli("doctor", "--config", "R.yaml", "--model.net.width", 64)[0] == 1
@@ -181,7 +181,7 @@ def test_batches_are_those_of_fit(cli, monkeypatch):
     flags = "--model.schedule Cosine --model.schedule.warmup_epochs 3".split()
     assert "warmup_epochs" in plan(*flags)["schedule"].cure and "schedule" not in plan()
     code, out, _ = cli("fit", "--config", "R.yaml", *flags)
-    assert code == 0 and "careful: a warm-up of 3 epochs in a training of 3 never" in out
+    assert code == 0 and "warning: a warm-up of 3 epochs in a training of 3 never" in out
 
 
 def test_betons_larger_than_memory(cli, monkeypatch):
@@ -190,7 +190,7 @@ def test_betons_larger_than_memory(cli, monkeypatch):
     assert plan("--data.loader", "ffcv")[".beton files"].level == "ok"
     monkeypatch.setattr(doctor_plan.machine, "memory", lambda: 1000)
     found = plan("--data.loader", "ffcv")[".beton files"]
-    assert found.level == "careful" and "--data.order pages" in found.cure
+    assert found.level == "warning" and "--data.order pages" in found.cure
 
 
 def test_options(cli):

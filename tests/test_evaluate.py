@@ -230,7 +230,7 @@ def test_a_source_of_some_of_the_classes_is_numbered_as_the_checkpoint(cli, phot
     ways = ["--crops", "centre", "--sizes", "28", "--weights", "net", "--per-class", "--confusion", "new/confusion.csv"]
     code, out, err = cli("evaluate", "net.ckpt", *ways, *flags)
     cells = table(out.partition("\n\nraw")[0])["raw", "moving", "centre", "28"]
-    assert code == 0 and [cells[1], cells[3]] == wanted and cells[0] == str(len(some)) and "careful" not in err, err
+    assert code == 0 and [cells[1], cells[3]] == wanted and cells[0] == str(len(some)) and "warning" not in err, err
     assert f"evaluated: raw moving centre 28: N {len(some)}, top-1 {wanted[0]} %, top-5 {wanted[1]} %\n" in out
     assert sorted(re.findall(r"^\| (\w+) +\| +\d", out, re.M)) == ["kind1", "kind4", "kind5"]
     assert Path("new/confusion.csv").read_text().splitlines()[0] == ",".join(["label", *CLASSES])
@@ -255,9 +255,9 @@ def test_other_classes_are_told_and_too_many_refused(cli, photos):
         ["validate", "--config", "R.yaml", "--ckpt_path", "other.ckpt", "--data.workers", 0],
     ):
         code, _, err = cli(*verb)
-        assert code == 0 and "careful: class 0 is ant to the checkpoint, kind0 to the data" in err
+        assert code == 0 and "warning: class 0 is ant to the checkpoint, kind0 to the data" in err
         code, _, err = cli(*verb, "--data.source.root", "few")
-        assert code == 0 and "careful: class 0 is ant to the checkpoint, kind0 to the data" in err
+        assert code == 0 and "warning: class 0 is ant to the checkpoint, kind0 to the data" in err
         code, _, err = cli(*verb, "--data.source", "Synthetic", "--data.source.num_classes", 8)
         assert code == 2 and "8 classes, the checkpoint's net 7 outputs" in err and "Traceback" not in err, err
     ways = ["--crops", "centre", "--sizes", "28", "--per-class", "--data.source.root", "few", "--data.workers", 0]

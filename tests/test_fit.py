@@ -75,7 +75,7 @@ def test_config_yaml_alone_reproduces_the_run(cli):
 def test_decay_all_smoothing_and_small_batches_reach_the_task(cli):
     code, out, _ = cli("fit", *SHORT, "--model.decay", "all", "--data.batch_size", 8, "--model.label_smoothing", 0.5)
     assert code == 0 and "weight decay 0.0001: 23 tensors" in out and "weight decay 0:" not in out
-    assert "careful: batch norm sees 8 images at a time" in out
+    assert "warning: batch norm sees 8 images at a time" in out
     smooth = min(r["train/loss"] for r in rows(only_run()) if "train/loss" in r)
     # of ten classes, the target with half of its mass spread: its entropy is the least loss there can be
     assert smooth > -(0.55 * np.log(0.55) + 9 * 0.05 * np.log(0.05)) > 1.6
