@@ -103,10 +103,10 @@ def test_a_job_of_a_sweep_tells_when_other_code_runs(cli, monkeypatch):
         flags = [*TINY, *short, "--run.new", "--run.code", frozen, *flags]
         code, out, _ = cli("fit", *flags)
         assert code == 0
-        return [line for line in out.splitlines() if line.startswith("careful: the sweep")]
+        return [line for line in out.splitlines() if line.startswith("warning: the sweep")]
 
     assert tell("a" * 40, "b" * 40) == [
-        f"careful: the sweep was submitted with code {'a' * 40}, but this is {'b' * 40}"
+        f"warning: the sweep was submitted with code {'a' * 40}, but this is {'b' * 40}"
     ]
     (run,) = Path("runs/digits").iterdir()
     assert json.loads((run / "attempts/1.json").read_text())["code"] == "b" * 40

@@ -66,7 +66,7 @@ class Subject:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Settings under the short names of `compare` (net, depth, shortcut, seed, ...), and `at`."""
+        """Settings under the short names of `compare` (net, depth, shortcut, ...), and `at`."""
         tree = yaml.safe_load(self.experiment.config.resolved)
         if self.foreign:  # options that were not taken tell runs apart all the same
             kept = self.foreign.kept()
