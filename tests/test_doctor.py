@@ -209,7 +209,7 @@ def test_imports_that_do_not_fit_end_the_examination(monkeypatch, missing, capsy
     levels = [finding.level for finding in doctor_deep.imports()]
     assert levels == (["fails"] if missing else ["ok"])
     if missing:
-        assert main([]) == 1 and "install both anew" in capsys.readouterr().out
+        assert main([]) == 1 and "reinstall both" in capsys.readouterr().out
 
 
 def test_the_trial_is_the_recipes_own_step_at_each_size(cli, monkeypatch):
