@@ -23,7 +23,9 @@ from lightning_resnet.sweeps import local as pool
 
 torch.set_num_threads(1)  # two threads beside another busy process can be 20 times slower than one
 os.environ.setdefault("WANDB_MODE", "disabled")  # but where a test is about it
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started with it ignored
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's background job is started with it ignored
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what the tests promise, they promise on the CPU
 
 
@@ -86,7 +88,13 @@ def sweep(tmp_path):
     for (depth, shortcut), error in last.items():
         for seed in range(3):
             path = tmp_path / "runs" / "digits" / f"{depth}{shortcut}{seed}"
-            make_run(path, depth=depth, shortcut=shortcut, seed=seed, errors=(80, error - 0.5, error + seed))
+            make_run(
+                path,
+                depth=depth,
+                shortcut=shortcut,
+                seed=seed,
+                errors=(80, error - 0.5, error + seed),
+            )
     return tmp_path / "runs" / "digits"
 
 
@@ -97,8 +105,14 @@ def sweep_file(tmp_path, monkeypatch):
     Path("recipe.yaml").write_text("seed_everything: 0\n")
 
     def write(parameters=None, **top):
-        content = {"method": "grid", "command": COMMAND, "parameters": parameters or {"a": {"values": [1, 2]}}} | top
-        Path("s.yaml").write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
+        content = {
+            "method": "grid",
+            "command": COMMAND,
+            "parameters": parameters or {"a": {"values": [1, 2]}},
+        } | top
+        Path("s.yaml").write_text(
+            yaml.safe_dump({k: v for k, v in content.items() if v is not None})
+        )
         return "s.yaml"
 
     return write

@@ -39,8 +39,15 @@ class Density:
         """Return what is above its limit, one line each."""
         found = []
         if self.per_thousand_lines(self.tuple_assignments) > 3:
-            found.append(f"{self.tuple_assignments} tuple assignments in {self.lines} lines, at most 3 per 1,000")
-        for name in ("long_lines", "nested_conditionals", "bound_lambdas", "preposition_docstrings"):
+            found.append(
+                f"{self.tuple_assignments} tuple assignments in {self.lines} lines, at most 3 per 1,000"
+            )
+        for name in (
+            "long_lines",
+            "nested_conditionals",
+            "bound_lambdas",
+            "preposition_docstrings",
+        ):
             if getattr(self, name):
                 found.append(f"{getattr(self, name)} {name.replace('_', ' ')}")
         return found
@@ -88,7 +95,10 @@ def measure(files):
 def main(folders):
     for folder in folders:
         counts = measure(sorted(Path(folder).rglob("*.py")))
-        told = [f"{field.name.replace('_', ' ')} {getattr(counts, field.name):,}" for field in fields(counts)]
+        told = [
+            f"{field.name.replace('_', ' ')} {getattr(counts, field.name):,}"
+            for field in fields(counts)
+        ]
         rate = counts.per_thousand_lines(counts.tuple_assignments)
         print(f"{folder}: {', '.join(told)}; tuple assignments per 1,000 lines {rate:.1f}")
 

@@ -31,7 +31,9 @@ def test_a_real_agent_runs_every_point(server, tmp_path):
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
 
     def wandb(*command):
-        subprocess.run(["wandb", *command], env=environment, timeout=500, check=True, stdin=subprocess.DEVNULL)
+        subprocess.run(
+            ["wandb", *command], env=environment, timeout=500, check=True, stdin=subprocess.DEVNULL
+        )
 
     wandb("sweep", "--project", "p", "--entity", "me", "s.yaml")
     wandb("agent", "me/p/sweep0")

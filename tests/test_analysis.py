@@ -29,11 +29,23 @@ def test_table_of_the_demo(sweep):
     rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
     assert [row["depth"] + row["shortcut"] for row in rows] == ["20none", "20A", "56none", "56A"]
     assert [row["n"] for row in rows] == ["3"] * 4
-    assert [float(row["val_err_final_mean"]) for row in rows] == [5, 3, 41, 2]  # mean of e, e+1, e+2
-    assert [float(row["val_err_final_std"]) for row in rows] == [1] * 4  # sample std of three seeds one apart
+    assert [float(row["val_err_final_mean"]) for row in rows] == [
+        5,
+        3,
+        41,
+        2,
+    ]  # mean of e, e+1, e+2
+    assert [float(row["val_err_final_std"]) for row in rows] == [
+        1
+    ] * 4  # sample std of three seeds one apart
     assert [float(row["val_err_best_mean"]) for row in rows] == [3.5, 1.5, 39.5, 0.5]
     assert [float(row["train_err_mean"]) for row in rows] == [2.5, 1.5, 20.5, 1]
-    assert [float(row["gap_points"]) for row in rows] == [0, 0, 36, -1]  # deeper minus shallower, per shortcut
+    assert [float(row["gap_points"]) for row in rows] == [
+        0,
+        0,
+        36,
+        -1,
+    ]  # deeper minus shallower, per shortcut
     assert [row["params"] for row in rows] == ["272494", "272494", "272530", "272530"]
     assert [float(row["seconds"]) for row in rows] == [30] * 4
 
@@ -43,12 +55,17 @@ def test_one_seed_has_no_std_and_one_depth_no_gap(tmp_path):
     make_run(tmp_path / "d" / "b", shortcut="none")
     header, first, second = to_csv(summary(load_runs(tmp_path))).splitlines()
     assert header.startswith("shortcut,n,")
-    assert first.startswith("none,1,10.0000,,10.0000,5.0000,,") and second.startswith("A,1,10.0000,,")
+    assert first.startswith("none,1,10.0000,,10.0000,5.0000,,") and second.startswith(
+        "A,1,10.0000,,"
+    )
 
 
 def test_a_run_on_its_own_has_a_table(tmp_path):
     table = summary(load_runs(make_run(tmp_path / "d" / "a")))
-    assert to_csv(table).splitlines() == [HEADER, "20,A,1,10.0000,,10.0000,5.0000,,272494,10,30.0"]  # one depth: no gap
+    assert to_csv(table).splitlines() == [
+        HEADER,
+        "20,A,1,10.0000,,10.0000,5.0000,,272494,10,30.0",
+    ]  # one depth: no gap
 
 
 def test_later_attempt_hides_older_rows_from_its_first_step_on(tmp_path):
@@ -67,29 +84,44 @@ def test_later_attempt_hides_older_rows_from_its_first_step_on(tmp_path):
     assert (100 * (1 - val["val/acc1"])).round(6).tolist() == [50, 31, 10]
     assert history["kind"].value_counts().to_dict() == {"train": 3, "val": 3, "test": 1}
     run = runs.iloc[0]
-    assert (run["status"], run["attempts"], run["seconds"], run["steps"]) == ("finished", 3, 16.0, 30)
-    assert run["unreadable_lines"] == 1 and not summary(load_runs(path)).flags  # one torn line per kill is no surprise
+    assert (run["status"], run["attempts"], run["seconds"], run["steps"]) == (
+        "finished",
+        3,
+        16.0,
+        30,
+    )
+    assert (
+        run["unreadable_lines"] == 1 and not summary(load_runs(path)).flags
+    )  # one torn line per kill is no surprise
     with (path / "metrics.jsonl").open("a") as file:
         file.write("\n[]\nnull\n{}\n")
     assert "4 torn lines" in summary(load_runs(path)).flags[0]
 
 
 def test_unfinished_runs_are_counted_and_not_averaged(sweep):
-    for i, (reason, heartbeat) in enumerate([("failed", 0), ("diverged", 0), ("running", time.time()), ("running", 1)]):
+    for i, (reason, heartbeat) in enumerate(
+        [("failed", 0), ("diverged", 0), ("running", time.time()), ("running", 1)]
+    ):
         make_run(sweep / f"x{i}", seed=9 + i, errors=(90, 90), reason=reason, heartbeat=heartbeat)
     make_run(sweep / "x4", seed=13, attempts=[])
     make_run(sweep / "x5", depth=110, reason="interrupted")
     table = summary(load_runs(sweep))
     assert table.frame["n"].tolist() == [3, 3, 3, 3, 0]
     assert table.frame["val_err_final_mean"].tolist()[:4] == pytest.approx([5, 3, 41, 2])
-    assert table.notes[0] == "18 runs: 12 finished, 1 failed, 1 diverged, 1 running, 1 dead, 1 new, 1 interrupted."
+    assert (
+        table.notes[0]
+        == "18 runs: 12 finished, 1 failed, 1 diverged, 1 running, 1 dead, 1 new, 1 interrupted."
+    )
     assert table.notes[1] == (
         "Not averaged, depth 20, residual (A): 1 failed, 1 diverged, 1 running, 1 dead, 1 new (x0, x1, x2, x3, x4)."
     )
     assert table.notes[2] == "Not averaged, depth 110, residual (A): 1 interrupted (x5)."
     assert to_csv(table).splitlines()[-1] == "110,A,0,,,,,,,,"
     assert table.notes[1] in to_markdown(table)
-    assert table.notes[-1] == "Made with: code aaaaaaaaaa, torch 2.13.0, lightning_resnet 0.1.0, hardware x."
+    assert (
+        table.notes[-1]
+        == "Made with: code aaaaaaaaaa, torch 2.13.0, lightning_resnet 0.1.0, hardware x."
+    )
 
 
 def test_broken_runs_are_named_and_not_fatal(sweep):
@@ -149,16 +181,31 @@ def test_groups_that_mix_protocols_or_code_are_flagged(sweep):
 def test_rows_of_different_code_are_flagged(tmp_path):
     make_run(tmp_path / "d" / "a", depth=20)
     make_run(tmp_path / "d" / "b", depth=56, sha="b" * 40)
-    assert summary(load_runs(tmp_path)).flags == ["rows differ in code: aaaaaaaaaa (1 run), bbbbbbbbbb (1 run)"]
+    assert summary(load_runs(tmp_path)).flags == [
+        "rows differ in code: aaaaaaaaaa (1 run), bbbbbbbbbb (1 run)"
+    ]
 
 
 def test_a_net_of_the_users_own_is_a_row(sweep):
     for n in (3, 4):
-        make_run(sweep / f"mine{n}", net="my.nets.Tiny", net_args={"n": n, "act": "a|b", "status": 1})
+        make_run(
+            sweep / f"mine{n}", net="my.nets.Tiny", net_args={"n": n, "act": "a|b", "status": 1}
+        )
     table = summary(load_runs(sweep))
-    assert list(table.frame)[:4] == ["net", "depth", "shortcut", "model.net.init_args.n"]  # `n` is a statistic
+    assert list(table.frame)[:4] == [
+        "net",
+        "depth",
+        "shortcut",
+        "model.net.init_args.n",
+    ]  # `n` is a statistic
     rows = [line.split(",")[:5] for line in to_csv(table).splitlines()[1:]]
-    assert rows[0] == ["CifarResNet", "20", "none", "", "3"] and rows[-1] == ["Tiny", "", "", "4", "1"]
+    assert rows[0] == ["CifarResNet", "20", "none", "", "3"] and rows[-1] == [
+        "Tiny",
+        "",
+        "",
+        "4",
+        "1",
+    ]
     assert "a\\|b" in to_markdown(summary(load_runs(sweep), ["net", "act"]))
 
 
@@ -184,19 +231,27 @@ def test_figure_has_a_panel_per_shortcut_as_in_the_paper(sweep):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         *("depth 20", "depth 56", "", "validation", "training")
     ]
-    assert len(curves(runs, history, ["depth"]).axes) == len(curves(runs, history, ["net", "depth"]).axes) == 1
+    assert (
+        len(curves(runs, history, ["depth"]).axes)
+        == len(curves(runs, history, ["net", "depth"]).axes)
+        == 1
+    )
 
 
 def test_mean_is_over_steps_every_run_has(tmp_path):
     make_run(tmp_path / "d" / "a", seed=0, errors=(50, 40, 30))
     make_run(tmp_path / "d" / "b", seed=1, errors=(50, 20))
     error = error_by_step(load_runs(tmp_path).history, "val/acc1")
-    assert error.index.tolist() == [10, 20] and error.mean(axis=1).tolist() == pytest.approx([50, 30])
+    assert error.index.tolist() == [10, 20] and error.mean(axis=1).tolist() == pytest.approx(
+        [50, 30]
+    )
 
 
 def test_caption_says_what_few_steps_cannot_show(sweep):
     words = caption(load_runs(sweep).runs, ["depth", "shortcut"])
-    assert "n = 3 seeds per setting" in words and "30 steps on Digits" in words and "64,000" in words
+    assert (
+        "n = 3 seeds per setting" in words and "30 steps on Digits" in words and "64,000" in words
+    )
 
 
 def test_report_writes_a_page_that_needs_nothing_else(sweep, capsys):
@@ -207,7 +262,11 @@ def test_report_writes_a_page_that_needs_nothing_else(sweep, capsys):
     printed = capsys.readouterr().out
     assert (out / "table.md").read_text() in printed and str(out / "index.html") in printed
     page = (out / "index.html").read_text()
-    assert "<h1>A &amp; B</h1>" in page and "data:image/svg+xml;base64," in page and "12 runs: 12 finished." in page
+    assert (
+        "<h1>A &amp; B</h1>" in page
+        and "data:image/svg+xml;base64," in page
+        and "12 runs: 12 finished." in page
+    )
     assert f"resnet-cli compare {sweep} --title" in page and 'src="http' not in page
     before = {name: (out / name).read_bytes() for name in names}
     main([str(sweep), "--title", "A & B"])  # its own report is no run; same runs, same bytes
@@ -218,14 +277,19 @@ def test_report_of_several_folders_needs_out(sweep, tmp_path):
     make_run(tmp_path / "runs" / "other" / "a")
     with pytest.raises(UserError, match="--out DIR"):
         report([tmp_path / "runs"])
-    assert report([tmp_path / "runs"], tmp_path / "both").files[-1] == tmp_path / "both" / "index.html"
+    assert (
+        report([tmp_path / "runs"], tmp_path / "both").files[-1] == tmp_path / "both" / "index.html"
+    )
     with pytest.raises(UserError, match="cannot write"):
         report([sweep], sweep / "20A0" / "config.yaml")
 
 
 def test_report_before_anything_has_finished(tmp_path):
     made = report([make_run(tmp_path / "d" / "a", reason="running")])
-    assert made.table.frame["n"].tolist() == [0] and "No run has finished yet" in made.files[-1].read_text()
+    assert (
+        made.table.frame["n"].tolist() == [0]
+        and "No run has finished yet" in made.files[-1].read_text()
+    )
 
 
 def test_help_is_immediate_and_nothing_imports_torch(sweep):
@@ -238,5 +302,7 @@ def test_help_is_immediate_and_nothing_imports_torch(sweep):
         f"main(['compare', {str(sweep)!r}])\n"
         "assert not {'torch', 'pytorch_lightning', 'matplotlib.pyplot'} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,10 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.runs.checkpoint import check_plain, load_checkpoint, write_checkpoint
 from lightning_resnet.weights.layouts import unwrap
 
-CONTENT = {"state_dict": {"weight": torch.arange(5.0), "num_batches_tracked": torch.tensor(88)}, "epoch": 1}
+CONTENT = {
+    "state_dict": {"weight": torch.arange(5.0), "num_batches_tracked": torch.tensor(88)},
+    "epoch": 1,
+}
 
 
 @pytest.fixture
@@ -130,7 +133,11 @@ def test_each_bit_of_the_directory(small):
     """Whatever is changed there: refused, or the same content."""
     with zipfile.ZipFile(small) as archive:
         start = archive.start_dir
-    wrong = [where for changed, where in flips(small, start, small.stat().st_size) if not as_before(changed)]
+    wrong = [
+        where
+        for changed, where in flips(small, start, small.stat().st_size)
+        if not as_before(changed)
+    ]
     assert not wrong
 
 

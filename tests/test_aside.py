@@ -14,7 +14,9 @@ def mirror_of(done, gate=None, mode="disabled"):
         done.append("start")
 
     record = lambda row: done.append(row)  # noqa: E731
-    return SimpleNamespace(options=SimpleNamespace(mode=mode), start=start, record=record, finish=done.append)
+    return SimpleNamespace(
+        options=SimpleNamespace(mode=mode), start=start, record=record, finish=done.append
+    )
 
 
 def test_rows_wait_for_the_start_and_the_training_does_not():

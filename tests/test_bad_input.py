@@ -32,26 +32,53 @@ class Wrong(nn.Module):
     ("args", "message"),
     [
         ([*DIGITS, "--model.net.depth", "21"], "must be 6n+2, got 21; try 20"),
-        ([*DIGITS, "--model.net.shortcut", "D"], "--model.net.shortcut must be one of none, A, B, C; got D"),
+        (
+            [*DIGITS, "--model.net.shortcut", "D"],
+            "--model.net.shortcut must be one of none, A, B, C; got D",
+        ),
         ([*DIGITS, "--run.keep", "some"], "--run.keep must be one of all, weights, none; got some"),
         (["recipe.yaml"], "unknown option recipe.yaml: put --config before a recipe"),
-        (["--config", "tipo.yml"], "cannot read recipe tipo.yml: No such file or directory; did you mean typo.yaml?"),
-        ([*DIGITS, "--model.net", "lazy.Net"], "Net.head.weight is of a lazy layer: give that layer its number of"),
+        (
+            ["--config", "tipo.yml"],
+            "cannot read recipe tipo.yml: No such file or directory; did you mean typo.yaml?",
+        ),
+        (
+            [*DIGITS, "--model.net", "lazy.Net"],
+            "Net.head.weight is of a lazy layer: give that layer its number of",
+        ),
         ([*DIGITS, "--model.net", "lazy.Nope"], "model.net: lazy has no Nope"),
-        ([*DIGITS, "--data.batch_size", "5000"], "exceeds the 1437 training images: lower --data.batch_size to 1437"),
+        (
+            [*DIGITS, "--data.batch_size", "5000"],
+            "exceeds the 1437 training images: lower --data.batch_size to 1437",
+        ),
         ([*DIGITS, "--model.net", "lazy.Wrong"], "lazy.Wrong, or what it is trained with: empty()"),
-        ([*DIGITS, "--model.net.dpth", "56"], "unknown option dpth of CifarResNet; did you mean depth?"),
+        (
+            [*DIGITS, "--model.net.dpth", "56"],
+            "unknown option dpth of CifarResNet; did you mean depth?",
+        ),
         (
             [*DIGITS, "--model.optimizer", "absent.optim.Lamb"],
             "model.optimizer: no module named absent: pip install absent",
         ),
-        ([*DIGITS, "--model.net", "absent.Net"], "model.net: no module named absent: pip install absent"),
+        (
+            [*DIGITS, "--model.net", "absent.Net"],
+            "model.net: no module named absent: pip install absent",
+        ),
         ([*DIGITS, "--model.bce_threshold", "0.2"], "--model.bce_threshold null"),
-        ([*DIGITS, "--model.label_smoothing", "1.5"], "--model.label_smoothing must be a number from 0 to 1; got 1.5"),
+        (
+            [*DIGITS, "--model.label_smoothing", "1.5"],
+            "--model.label_smoothing must be a number from 0 to 1; got 1.5",
+        ),
         ([*DIGITS, "--model.precise_bn", "-1"], "--model.precise_bn must be a whole number from 0"),
         ([*DIGITS, "--model.schedule.at", "[30, 60]"], "divide epochs by --trainer.max_epochs"),
-        ([*DIGITS, "--model.optimzer.lr", "1"], "unknown option model.optimzer.lr; did you mean model.optimizer"),
-        ([*DIGITS, "--data.btch_size", "8"], "unknown option data.btch_size; did you mean data.batch_size?"),
+        (
+            [*DIGITS, "--model.optimzer.lr", "1"],
+            "unknown option model.optimzer.lr; did you mean model.optimizer",
+        ),
+        (
+            [*DIGITS, "--data.btch_size", "8"],
+            "unknown option data.btch_size; did you mean data.batch_size?",
+        ),
         ([*DIGITS, "--trainer.max_epoch", "8"], "did you mean trainer.max_epochs?"),
         (
             [*DIGITS, "--trainer.accumulate_grad_batches", "3"],
@@ -62,15 +89,24 @@ class Wrong(nn.Module):
             [*DIGITS, "--model.net", "torchvision.models.vgg11", "--data.size", "16"],
             "VGG cannot take images of (3, 16, 16)",
         ),
-        ([*DIGITS, "--data.source", "ImageFolder", "--data.source.root", "nowhere"], "nowhere does not exist"),
+        (
+            [*DIGITS, "--data.source", "ImageFolder", "--data.source.root", "nowhere"],
+            "nowhere does not exist",
+        ),
         ([*DIGITS, "--data.source", "ImageFolder", "--data.source.root", "."], "no images in"),
         ([*DIGITS, "--data.source", "CIFAR10"], "`resnet-cli data get cifar10"),
         ([*DIGITS, "--run.init_from", "no.ckpt"], "cannot read --run.init_from no.ckpt"),
         ([*DIGITS, "--run.root", "/proc/1/nowhere"], "set --run.root to a folder you can write"),
-        (["--config", "list.yaml"], "recipe list.yaml is not a mapping (lines `key: value`) but a list"),
+        (
+            ["--config", "list.yaml"],
+            "recipe list.yaml is not a mapping (lines `key: value`) but a list",
+        ),
         (["--config", "torn.yaml"], "torn.yaml: this is not YAML"),
         (["--config", "typo.yaml"], "unknown option modle.net; did you mean model"),
-        ([*DIGITS, "--config", "flat.json"], "write model.net.class_path and model.net.init_args.depth"),
+        (
+            [*DIGITS, "--config", "flat.json"],
+            "write model.net.class_path and model.net.init_args.depth",
+        ),
         (["--config", "absent.yaml"], "cannot read recipe absent.yaml"),
         (
             [*DIGITS, "--data.batch_size", "0"],
@@ -83,7 +119,10 @@ class Wrong(nn.Module):
         ),
         ([*DIGITS, "--model.optimizer.lr", "-1"], "--model.optimizer.lr must be a number from 0"),
         ([*DIGITS, "--trainer.accelerator", "gpu"], "error:"),
-        ([*DIGITS, "--run.threads", "-1"], "--run.threads must be a whole number from 1 to 4,096 or null; got -1"),
+        (
+            [*DIGITS, "--run.threads", "-1"],
+            "--run.threads must be a whole number from 1 to 4,096 or null; got -1",
+        ),
         ([*DIGITS, "--seed_everything", "-1"], "--seed_everything must be a whole number from 0"),
         ([], "give a recipe, such as --config configs/digits.yaml"),
     ],
@@ -110,18 +149,30 @@ def test_a_checkpoint_of_another_net_names_the_first_tensor(cli):
     checkpoint = only_run() / "checkpoints/last.ckpt"
     code, _, err = cli("validate", *SHORT, "--model.net.width", 8, "--ckpt_path", checkpoint)
     assert (
-        code == 2 and "net.conv1.weight is (4, 3, 3, 3) there and (8, 3, 3, 3) here; give --model.net.width 4\n" in err
+        code == 2
+        and "net.conv1.weight is (4, 3, 3, 3) there and (8, 3, 3, 3) here; give --model.net.width 4\n"
+        in err
     )
     code, _, err = cli("fit", *SHORT, "--model.net.depth", 14, "--run.init_from", checkpoint)
-    assert code == 2 and "net.layer1.1.conv1.weight is absent there" in err and "give --model.net.depth 8\n" in err
+    assert (
+        code == 2
+        and "net.layer1.1.conv1.weight is absent there" in err
+        and "give --model.net.depth 8\n" in err
+    )
     code, _, err = cli("validate", *SHORT, "--model.net.depth", 14)
-    assert code == 2 and "there is no run runs/" in err and "give the flags of the fit that you mean" in err
+    assert (
+        code == 2
+        and "there is no run runs/" in err
+        and "give the flags of the fit that you mean" in err
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
 def test_damaged_checkpoints_are_refused(cli, content, tmp_path):
     if content is None:
-        torch.save({"state_dict": {}, "code": Path("x")}, "bad.ckpt")  # a pickle of more than tensors
+        torch.save(
+            {"state_dict": {}, "code": Path("x")}, "bad.ckpt"
+        )  # a pickle of more than tensors
     else:
         Path("bad.ckpt").write_bytes(content)
     code, _, err = cli("validate", *SHORT, "--ckpt_path", "bad.ckpt")

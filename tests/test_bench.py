@@ -32,8 +32,22 @@ def test_the_plain_script_is_the_same_net():
 def test_step_prints_a_row_for_each_net(cli):
     small = "--size 16 --batch 2 --steps 1 --repeat 2 --threads 1 --out step.md".split()
     code, out, _ = cli("bench", "step", "--net", "cifar-8", "imagenet-18", *small)
-    rows = [line.split(" | ")[0].removeprefix("| ") for line in out.splitlines() if line.startswith("| ")]
-    assert code == 0 and rows == ["net", "---", "ours", "script", "net", "---", "ours", "torchvision", "timm"]
+    rows = [
+        line.split(" | ")[0].removeprefix("| ")
+        for line in out.splitlines()
+        if line.startswith("| ")
+    ]
+    assert code == 0 and rows == [
+        "net",
+        "---",
+        "ours",
+        "script",
+        "net",
+        "---",
+        "ours",
+        "torchvision",
+        "timm",
+    ]
     assert "`resnet-cli bench step" in out and "torch 2" in out
     wrong = ["--vs keras", "--net vgg", "--net imagenet-20", "--repeat 0", "--compile nonsense"]
     wrong += [] if torch.cuda.is_available() else ["--device cuda"]
@@ -46,7 +60,9 @@ def test_step_prints_a_row_for_each_net(cli):
 def test_overhead_measures_all_loops(cli):
     code, out, err = cli("bench", "overhead", "--steps", "8", "--repeat", "1")
     assert code == 0, err
-    cells = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")][2:]
+    cells = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")][
+        2:
+    ]
     assert len(cells) == 4 and cells[0][2] == "0 (0 to 0)"
     assert all(float(cell[1].split()[0].replace(",", "")) > 0 for cell in cells)
 
@@ -63,9 +79,22 @@ def test_an_optimizer_is_fused_on_a_gpu_only():
 
 
 def test_the_largest_share_is_the_bottleneck():
-    one = {"steps_per_s": 10.0, "images_per_s": 640.0, "decode": 0.5, "copy": 0.0, "step": 0.4, "loop": 0.1}
+    one = {
+        "steps_per_s": 10.0,
+        "images_per_s": 640.0,
+        "decode": 0.5,
+        "copy": 0.0,
+        "step": 0.4,
+        "loop": 0.1,
+    }
     row = train._row("net", [one, one | {"decode": 0.7, "step": 0.2}, one], [20.0, 20.0, 20.0])
-    assert row[5].startswith("0.500") and row[6:] == ["decode", "50.0 %", "0.0 %", "40.0 %", "10.0 %"]
+    assert row[5].startswith("0.500") and row[6:] == [
+        "decode",
+        "50.0 %",
+        "0.0 %",
+        "40.0 %",
+        "10.0 %",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -99,13 +128,20 @@ def test_a_process_that_hangs_is_given_up_with_its_children(monkeypatch):
     if psutil.pid_exists(pid):  # it is being killed, or waits for its new parent to look
         psutil.wait_procs([psutil.Process(pid)], timeout=20)
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    with pytest.raises(UserError, match="ended with 3"), child.child([sys.executable, "-c", "exit(3)"]) as process:
+    with (
+        pytest.raises(UserError, match="ended with 3"),
+        child.child([sys.executable, "-c", "exit(3)"]) as process,
+    ):
         child.output(process)
 
 
 def test_ours_and_the_peers_read_the_same_images(tmp_path):
     make_photos(tmp_path, 24)
-    assert len(images_of(open_beton(tmp_path / "photos.beton"))) == len([*tmp_path.rglob("*.jpg")]) == 24
+    assert (
+        len(images_of(open_beton(tmp_path / "photos.beton")))
+        == len([*tmp_path.rglob("*.jpg")])
+        == 24
+    )
 
 
 def test_the_flags_offer_all_that_is_measured():
@@ -119,17 +155,38 @@ def test_bytes_of_a_ring():
 
 @pytest.mark.slow
 def test_train_and_scaling_measure_real_runs(cli):
-    code, out, err = cli("bench", "train", "--processes", "1", "--steps", "20", "--repeat", "1", "--json", "rows.jsonl")
+    code, out, err = cli(
+        "bench",
+        "train",
+        "--processes",
+        "1",
+        "--steps",
+        "20",
+        "--repeat",
+        "1",
+        "--json",
+        "rows.jsonl",
+    )
     assert code == 0 and "| digits |" in out, err
     two = "--nets digits --loaders device torch --processes 1 --steps 20 --repeat 1".split()
     code, out, err = cli("bench", "train", *two)
     assert code == 0 and "| digits, device |" in out and "| digits, torch |" in out, err
     (row,) = map(json.loads, Path("rows.jsonl").read_text().splitlines())
     (fit,) = row["fit"]
-    assert sum(fit[part] for part in train.PARTS) == pytest.approx(1) and min(fit.values()) >= 0 and row["git_sha"]
+    assert (
+        sum(fit[part] for part in train.PARTS) == pytest.approx(1)
+        and min(fit.values()) >= 0
+        and row["git_sha"]
+    )
     assert fit["images_per_s"] == pytest.approx(64 * fit["steps_per_s"])
-    short = ["--recipe", str(REPOSITORY / "configs/digits.yaml"), *"--processes 1 --repeat 1 --steps 200".split()]
-    code, out, err = cli("bench", "train", *short, "--flags", "--data.batch_size", "128")  # an epoch of 11 steps
+    short = [
+        "--recipe",
+        str(REPOSITORY / "configs/digits.yaml"),
+        *"--processes 1 --repeat 1 --steps 200".split(),
+    ]
+    code, out, err = cli(
+        "bench", "train", *short, "--flags", "--data.batch_size", "128"
+    )  # an epoch of 11 steps
     assert code == 0 and "digits.yaml | " in out and "bare" not in out, err
     code, _, err = cli("bench", "train", *short, "--flags", "--data.batch_size", "700")
     assert code == 2 and "a smaller --data.batch_size" in err
@@ -139,6 +196,12 @@ def test_train_and_scaling_measure_real_runs(cli):
 
 @pytest.mark.slow
 def test_evaluation_measures_ours_and_the_peer(cli):
-    code, out, err = cli("bench", "evaluation", "--images", "64", "--size", "32", "--threads", "1", "--repeat", "1")
+    code, out, err = cli(
+        "bench", "evaluation", "--images", "64", "--size", "32", "--threads", "1", "--repeat", "1"
+    )
     rates = [line.split(" | ")[1] for line in out.splitlines() if line.startswith("| ")][2:]
-    assert code == 0 and len(rates) == 2 and all(float(rate.split()[0].replace(",", "")) > 0 for rate in rates), err
+    assert (
+        code == 0
+        and len(rates) == 2
+        and all(float(rate.split()[0].replace(",", "")) > 0 for rate in rates)
+    ), err

@@ -51,7 +51,9 @@ def save(folder, name, picture, **options):
 
 def jpegs(folder, n=40, size=(60, 44)):
     pixels = noise(n, size[1], size[0])
-    paths = [save(folder, f"{i:03}.jpg", Image.fromarray(p), quality=80) for i, p in enumerate(pixels)]
+    paths = [
+        save(folder, f"{i:03}.jpg", Image.fromarray(p), quality=80) for i, p in enumerate(pixels)
+    ]
     return Images(np.arange(n), np.arange(n) % 3, paths=paths)
 
 
@@ -78,7 +80,9 @@ def test_stock_ffcv_reads_our_files(tmp_path):
     for mode in ("raw", "jpeg"):
         beton = Beton(write(images, tmp_path / f"{mode}.beton", mode=mode))
         fields = {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()], "id": [IntDecoder()]}
-        loader = ffcv.Loader(str(beton.path), 8, num_workers=1, os_cache=mode == "raw", pipelines=fields)
+        loader = ffcv.Loader(
+            str(beton.path), 8, num_workers=1, os_cache=mode == "raw", pipelines=fields
+        )
         batches = [[part.copy() for part in batch] for batch in loader]
         x, labels, ids = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         where = ids[:, 0] // 3
@@ -88,7 +92,9 @@ def test_stock_ffcv_reads_our_files(tmp_path):
         if mode == "raw":
             assert np.array_equal(x, images.pixels[where])
         else:
-            assert np.abs(x.astype(int) - np.stack([pixels(beton, i) for i in range(40)])).max() <= 6  # its fast DCT
+            assert (
+                np.abs(x.astype(int) - np.stack([pixels(beton, i) for i in range(40)])).max() <= 6
+            )  # its fast DCT
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -105,11 +111,15 @@ def test_we_read_files_of_stock_ffcv(tmp_path):
     )
     x = noise(40, 12, 16)
     np.save(tmp_path / "x.npy", x)
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, timeout=120
+    )
     beton = Beton(tmp_path / "theirs.beton")
     modes = beton.images["mode"].tolist()
     assert len(beton) == 40 and 0 < modes.count(RAW) < 40 and not beton.manifest
-    assert np.array_equal(beton.labels, np.arange(40) % 3) and np.array_equal(beton.ids, np.arange(40))
+    assert np.array_equal(beton.labels, np.arange(40) % 3) and np.array_equal(
+        beton.ids, np.arange(40)
+    )
     assert all(np.array_equal(pixels(beton, i), x[i]) for i in range(40) if modes[i] == RAW)
     assert all(np.abs(pixels(beton, i).astype(int) - x[i]).mean() < 12 for i in range(40))
     assert verify(beton.path) == [] and "no manifest" in info(beton.path)
@@ -128,7 +138,13 @@ def test_manifest_and_pages(tmp_path, monkeypatch):
     images = in_memory()  # 576 bytes each: one to a page
     beton = Beton(write(images, tmp_path / "f.beton", source="Mine", split="train"))
     m = beton.manifest
-    assert (m["format"], m["count"], m["mode"], m["source"], m["skipped"]) == (1, 40, "auto", "Mine", [])
+    assert (m["format"], m["count"], m["mode"], m["source"], m["skipped"]) == (
+        1,
+        40,
+        "auto",
+        "Mine",
+        [],
+    )
     assert beton.classes == CLASSES and beton.page_size == m["page_size"] == 1024
     assert [zlib.crc32(content(beton, i)) for i in range(40)] == beton.crcs.tolist()
     pointers = beton.images["data_ptr"].astype(int)
@@ -139,11 +155,16 @@ def test_manifest_and_pages(tmp_path, monkeypatch):
 def test_pages_grow_to_hold_the_largest_sample(tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "PAGE", 1 << 10)
     sizes = [(9, 9), (50, 40), (10, 10), (30, 20)]
-    paths = [save(tmp_path, f"{i}.png", Image.fromarray(noise(1, h, w)[0])) for i, (w, h) in enumerate(sizes)]
+    paths = [
+        save(tmp_path, f"{i}.png", Image.fromarray(noise(1, h, w)[0]))
+        for i, (w, h) in enumerate(sizes)
+    ]
     images = Images(np.arange(4), np.zeros(4, int), paths=paths)
     beton = Beton(write(images, tmp_path / "f.beton", mode="raw", shuffle=False))
     assert beton.page_size == 8192 and verify(beton.path) == []
-    assert all(np.array_equal(pixels(beton, i), np.asarray(Image.open(p))) for i, p in enumerate(paths))
+    assert all(
+        np.array_equal(pixels(beton, i), np.asarray(Image.open(p))) for i, p in enumerate(paths)
+    )
 
 
 def test_proportion_grey_and_order(tmp_path):
@@ -181,7 +202,9 @@ def test_jpeg_files_are_stored_byte_for_byte(tmp_path):
     assert beton.images["mode"].tolist() == [JPEG] * 4 and verify(beton.path) == []
     assert np.abs(pixels(beton, 3).astype(int) - np.asarray(x)).mean() < 12
     smaller = Beton(write(images, tmp_path / "s.beton", short_side=22, shuffle=False))
-    assert set(zip(smaller.images["width"].tolist(), smaller.images["height"].tolist(), strict=True)) == {(30, 22)}
+    assert set(
+        zip(smaller.images["width"].tolist(), smaller.images["height"].tolist(), strict=True)
+    ) == {(30, 22)}
     raw = Beton(write(images, tmp_path / "r.beton", mode="raw", shuffle=False))
     assert all(np.array_equal(pixels(raw, i), np.asarray(open_rgb(p))) for i, p in enumerate(paths))
 
@@ -206,7 +229,10 @@ def odd_pictures(folder):
         (save(folder, "pixel.jpg", x.crop((0, 0, 1, 1)), quality=95), rgb[:1, :1]),
         (save(folder, "palette.png", alpha), rgb),
         (save(folder, "alpha.png", x.convert("RGBA")), rgb),
-        (save(folder, "one_bit.png", x.convert("1", dither=0)), (grey[..., None].repeat(3, 2) >= 128) * 255),
+        (
+            save(folder, "one_bit.png", x.convert("1", dither=0)),
+            (grey[..., None].repeat(3, 2) >= 128) * 255,
+        ),
     ]
 
 
@@ -226,7 +252,10 @@ def test_odd_pictures_become_upright_rgb(tmp_path, mode):
 def bad_pictures(folder):
     good = io.BytesIO()
     Image.fromarray(noise(1, 200, 200)[0]).save(good, "JPEG")
-    torn, float_ = folder / "torn.jpg", save(folder, "float.tif", Image.fromarray(np.ones((4, 4), np.float32)))
+    torn, float_ = (
+        folder / "torn.jpg",
+        save(folder, "float.tif", Image.fromarray(np.ones((4, 4), np.float32))),
+    )
     torn.write_bytes(good.getvalue()[:-900])
     (folder / "text.jpg").write_text("not a picture at all")
     (folder / "empty.png").write_bytes(b"")
@@ -236,7 +265,9 @@ def bad_pictures(folder):
 def test_bad_pictures_stop_with_their_name_or_are_listed(tmp_path):
     good = jpegs(tmp_path, 20)
     for bad in bad_pictures(tmp_path):
-        images = Images(np.arange(21), np.arange(21) % 3, paths=[*good.paths[:10], bad, *good.paths[10:]])
+        images = Images(
+            np.arange(21), np.arange(21) % 3, paths=[*good.paths[:10], bad, *good.paths[10:]]
+        )
         with pytest.raises(UserError, match=rf"image {bad} \(sample 10\): .* --skip-bad") as e:
             write(images, tmp_path / "f.beton")
         assert "\n" not in str(e.value) and not (tmp_path / "f.beton").exists()
@@ -244,7 +275,9 @@ def test_bad_pictures_stop_with_their_name_or_are_listed(tmp_path):
     assert beton.manifest["skipped"] == [{"id": 10, "picture": bad, "why": "it is empty"}]
     assert sorted(beton.ids) == [i for i in range(21) if i != 10] and verify(beton.path) == []
     with pytest.raises(UserError, match="no image is left"):
-        write(Images(np.arange(1), np.zeros(1, int), paths=[bad]), tmp_path / "g.beton", skip_bad=True)
+        write(
+            Images(np.arange(1), np.zeros(1, int), paths=[bad]), tmp_path / "g.beton", skip_bad=True
+        )
 
 
 def test_a_file_that_cannot_be_read_is_never_skipped(tmp_path):
@@ -280,7 +313,9 @@ def test_a_killed_write_continues_to_the_same_file(tmp_path, capsys):
     whole = write(images, tmp_path / "whole.beton", max_side=50)
     out, notes = tmp_path / "f.beton", tmp_path / "f.beton.journal"
     (tmp_path / "kill_me.py").write_text(KILLED)
-    child = subprocess.Popen([sys.executable, tmp_path / "kill_me.py", tmp_path, out], stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, tmp_path / "kill_me.py", tmp_path, out], stdout=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 60
     while (
         not notes.exists() or notes.stat().st_size < 48 + 10 * journal.RECORD.itemsize
@@ -304,12 +339,16 @@ def test_a_killed_write_continues_to_the_same_file(tmp_path, capsys):
 def test_another_command_starts_over(tmp_path, capsys):
     images = jpegs(tmp_path, 10)
     (tmp_path / "bad.jpg").write_text("text")
-    broken = Images(np.arange(11), np.zeros(11, int), paths=[*images.paths, str(tmp_path / "bad.jpg")])
+    broken = Images(
+        np.arange(11), np.zeros(11, int), paths=[*images.paths, str(tmp_path / "bad.jpg")]
+    )
     with pytest.raises(UserError):
         write(broken, tmp_path / "f.beton", shuffle=False)
     write(images, tmp_path / "f.beton", shuffle=False)
     assert "starting over" in capsys.readouterr().out
-    assert (tmp_path / "f.beton").read_bytes() == write(images, tmp_path / "g.beton", shuffle=False).read_bytes()
+    assert (tmp_path / "f.beton").read_bytes() == write(
+        images, tmp_path / "g.beton", shuffle=False
+    ).read_bytes()
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
@@ -352,7 +391,12 @@ if __name__ == "__main__":
 """
     (tmp_path / "dies.py").write_text(code)
     done = subprocess.run(
-        [sys.executable, "dies.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "dies.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert "a process that encodes images died" in done.stdout
 
@@ -424,7 +468,9 @@ def lie(data, field, value):
     data[: HEADER.itemsize] = header.tobytes()
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"count": 60, "crc32": "AAA"}', '{"count": 60, "crc32": "AAAA"}'])
+@pytest.mark.parametrize(
+    "text", ["", "[1]", "{}", '{"count": 60, "crc32": "AAA"}', '{"count": 60, "crc32": "AAAA"}']
+)
 def test_a_damaged_manifest_is_one_line(sound, tmp_path, text):
     out = copy_of(sound, tmp_path)
     manifest_path(out).write_text(text)
@@ -436,7 +482,9 @@ def test_a_damaged_manifest_is_one_line(sound, tmp_path, text):
 
 
 def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
-    code, out, err = cli("data", "write", "digits", "--out", "d.beton", "--split", "val", "--mode", "0.5")
+    code, out, err = cli(
+        "data", "write", "digits", "--out", "d.beton", "--split", "val", "--mode", "0.5"
+    )
     assert (code, err) == (0, "") and "360 samples, 10 classes" in out
     assert cli("data", "verify", "d.beton")[:2] == (0, "d.beton: whole\n")
     assert "made from   Digits val, 0 skipped" in cli("data", "info", "d.beton")[1]
@@ -457,9 +505,15 @@ def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
         ("write digits --out d.beton --split trian", "no split trian; did you mean train?"),
         ("write digits --out d.beton --mode 1.5", "--mode must be"),
         ("write digits --out d.beton --quality 0", "--quality must be 1 to 100"),
-        ("write digits --out d.beton --short-side 0", "argument --short-side: 0: a whole number, 1 or more"),
+        (
+            "write digits --out d.beton --short-side 0",
+            "argument --short-side: 0: a whole number, 1 or more",
+        ),
         ("write image_folder --out d.beton", "needs --root"),
-        ("write image_folder --out d.beton --root phots", "image folder phots does not exist: set --root"),
+        (
+            "write image_folder --out d.beton --root phots",
+            "image folder phots does not exist: set --root",
+        ),
         ("", "action is one of get, write, info, verify"),
         ("write nothing --out d.beton", "invalid choice"),
         ("write digits --out /proc/none/d.beton", "cannot write /proc/none/d.beton: No such file"),
@@ -506,11 +560,17 @@ def fake_imagenet(root):
         for i in range(8, 12):
             add(archive, f"ILSVRC2012_val_{i:08}.JPEG", files[f"{i:03}"])
     meta = io.BytesIO()
-    rows = np.array([(i + 1, w) for i, w in enumerate(wnids)], [("ILSVRC2012_ID", "O"), ("WNID", "O")])
+    rows = np.array(
+        [(i + 1, w) for i, w in enumerate(wnids)], [("ILSVRC2012_ID", "O"), ("WNID", "O")]
+    )
     savemat(meta, {"synsets": rows})
     with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as archive:
         add(archive, "ILSVRC2012_devkit_t12/data/meta.mat", meta.getvalue())
-        add(archive, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", b"1\n3\n2\n1\n")
+        add(
+            archive,
+            "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt",
+            b"1\n3\n2\n1\n",
+        )
     return files
 
 
@@ -522,9 +582,17 @@ def test_imagenet_is_read_from_its_archives(tmp_path):
     assert splits["train"].labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
     assert splits["val"].labels.tolist() == [2, 1, 0, 2]
     for split, names in (("train", "1 4 7 2 5 0 3 6"), ("val", "8 9 10 11")):
-        out = write_beton(splits[split], tmp_path / f"{split}.beton", classes=source.classes, workers=1, shuffle=False)
+        out = write_beton(
+            splits[split],
+            tmp_path / f"{split}.beton",
+            classes=source.classes,
+            workers=1,
+            shuffle=False,
+        )
         beton = Beton(out)
-        assert [content(beton, i) for i in range(len(beton))] == [files[f"{int(k):03}"] for k in names.split()]
+        assert [content(beton, i) for i in range(len(beton))] == [
+            files[f"{int(k):03}"] for k in names.split()
+        ]
     with pytest.raises(UserError, match="has 8 train images, ImageNet 1,281,167"):
         ImageNet(str(tmp_path)).splits()
 
@@ -536,7 +604,11 @@ def test_imagenet_in_folders_with_numbers(tmp_path):
             for i in range(n):
                 Image.new("RGB", (4, 4)).save(tmp_path / split / name / f"{i}.JPEG")
     source = ImageNet(str(tmp_path), expect=False)
-    assert source.splits()["train"].labels.tolist() == [0, 0, 1, 1, 2, 2] and source.classes == ["0", "9", "10"]
+    assert source.splits()["train"].labels.tolist() == [0, 0, 1, 1, 2, 2] and source.classes == [
+        "0",
+        "9",
+        "10",
+    ]
 
 
 @pytest.mark.parametrize("damaged", ["ILSVRC2012_img_train.tar", "ILSVRC2012_devkit_t12.tar.gz"])

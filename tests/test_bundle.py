@@ -11,7 +11,14 @@ import pytest
 from helpers.command_line import REPOSITORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-TORCH = ("torch", "torchvision", "torchgen", "functorch", "nvidia", "triton")  # and what tells their versions
+TORCH = (
+    "torch",
+    "torchvision",
+    "torchgen",
+    "functorch",
+    "nvidia",
+    "triton",
+)  # and what tells their versions
 NOBODY = 65534
 
 # hides what a user of a cluster does not have; then does the rest as that user
@@ -55,8 +62,14 @@ def test_the_bundle_installs_and_trains_with_nothing_else(user):
     run(["tar", "-x", "-f", tar], cwd=user)
     (user / "torch").mkdir()
     site = Path(sys.executable).parents[1] / "lib/python3.11/site-packages"
-    for path in (p for name in TORCH for p in (*site.glob(name), *site.glob(f"{name}-*"), *site.glob(f"{name}.*"))):
-        (user / "torch" / path.name).symlink_to(path.resolve())  # stands in for a machine with PyTorch
+    for path in (
+        p
+        for name in TORCH
+        for p in (*site.glob(name), *site.glob(f"{name}-*"), *site.glob(f"{name}.*"))
+    ):
+        (user / "torch" / path.name).symlink_to(
+            path.resolve()
+        )  # stands in for a machine with PyTorch
     out = run(["unshare", "--net", "--mount", "bash", "-c", HIDE, "-", USE], cwd=user)
     assert f"installed in {user}/prefix, from commit" in out and "val/acc1" in out
     assert out.splitlines()[-1].startswith(f"{user}/prefix/lib/python3.11/site-packages/")
@@ -64,7 +77,12 @@ def test_the_bundle_installs_and_trains_with_nothing_else(user):
 
 def run(command, **kwargs):
     done = subprocess.run(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, **kwargs
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        **kwargs,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -73,7 +91,9 @@ def run(command, **kwargs):
 def test_install_says_what_is_missing(tmp_path):
     shutil.copy(REPOSITORY / "slurm/install.sh", tmp_path)
     (tmp_path / "needs").write_text("GLIBC=9.1\nTORCH=\nSHA=abc\n")
-    done = subprocess.run([tmp_path / "install.sh", tmp_path / "x"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [tmp_path / "install.sh", tmp_path / "x"], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 2 and "the wheels need 9.1" in done.stderr
     (tmp_path / "needs").write_text("GLIBC=2.2\nTORCH=\nSHA=abc\n")
     environment = {"PATH": f"{tmp_path}/bin"}

@@ -24,13 +24,21 @@ class Keep(Callback):
         self.norms[trainer.global_step + 1] = torch.stack(grads).norm().item()
 
     def on_train_batch_end(self, trainer, pl_module, *args):
-        self.taken.setdefault(trainer.global_step, {}).update(getattr(pl_module, "extra_metrics", {}))
+        self.taken.setdefault(trainer.global_step, {}).update(
+            getattr(pl_module, "extra_metrics", {})
+        )
         pl_module.extra_metrics = {}
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_values_of_logged_steps(cli, accumulate):
-    args = [*SHORT, *BOTH, "--trainer.callbacks+=test_callbacks.Keep", "--trainer.accumulate_grad_batches", accumulate]
+    args = [
+        *SHORT,
+        *BOTH,
+        "--trainer.callbacks+=test_callbacks.Keep",
+        "--trainer.accumulate_grad_batches",
+        accumulate,
+    ]
     Keep.taken.clear()
     code, _, err = cli("fit", *args)
     assert code == 0, err
@@ -38,7 +46,9 @@ def test_values_of_logged_steps(cli, accumulate):
     assert list(logged) == [11, 22]
     for step, values in logged.items():
         assert values["grad_norm/layer2.0"] == pytest.approx(Keep.norms[step], rel=1e-5)
-        assert [k for k in values if k.startswith("grad_norm")] == [f"grad_norm/layer{i}.0" for i in (1, 2, 3)]
+        assert [k for k in values if k.startswith("grad_norm")] == [
+            f"grad_norm/layer{i}.0" for i in (1, 2, 3)
+        ]
         stds = {k: v for k, v in values.items() if k.startswith("response_std/")}
         assert len(stds) == 7 and stds["response_std/layer3.0.conv2"] == pytest.approx(1, abs=0.2)
 

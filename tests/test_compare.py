@@ -74,11 +74,18 @@ def test_any_metric_last_or_at_the_best_epoch(tmp_path):
     make_run(tmp_path / "d" / "a", rows=rows)
     runs = load_runs(tmp_path)
     table = summary(runs).frame
-    assert add_metric(table, runs, ["depth"], "val/loss@best")["val/loss@best"].tolist() == ["0.5 (n = 1)"]
-    assert add_metric(table, runs, ["depth"], "val/loss")["val/loss@last"].tolist() == ["0.7 (n = 1)"]
+    assert add_metric(table, runs, ["depth"], "val/loss@best")["val/loss@best"].tolist() == [
+        "0.5 (n = 1)"
+    ]
+    assert add_metric(table, runs, ["depth"], "val/loss")["val/loss@last"].tolist() == [
+        "0.7 (n = 1)"
+    ]
     error = add_metric(table, runs, ["depth"], "train_eval/acc1@best")
     assert error["train_eval/acc1@best error"].tolist() == ["5 (n = 1)"]
-    for metric, message in (("val/los", "did you mean val/loss"), ("val/loss@first", "METRIC@best")):
+    for metric, message in (
+        ("val/los", "did you mean val/loss"),
+        ("val/loss@first", "METRIC@best"),
+    ):
         with pytest.raises(UserError, match=message):
             add_metric(table, runs, ["depth"], metric)
 
@@ -90,7 +97,11 @@ def data_of(made):
 def timed(attempts=(1, 1)):
     """Two epochs; a row a second from the second 100 on."""
     both = zip(range(2), attempts, strict=True)
-    return [row | {"time": 100.0 + row["step"], "attempt": a} for epoch, a in both for row in epoch_rows(epoch, 50)]
+    return [
+        row | {"time": 100.0 + row["step"], "attempt": a}
+        for epoch, a in both
+        for row in epoch_rows(epoch, 50)
+    ]
 
 
 @pytest.mark.parametrize("x", ["step", "epoch", "time"])
@@ -103,8 +114,20 @@ def test_axis_of_the_figure(tmp_path, x):
 
 
 def test_gpu_hours_count_all_attempts_and_no_pause(tmp_path, capsys):
-    first = {"attempt": 1, "start": "1970-01-01T00:01:40+00:00", "seconds": 18.0, "gpus": 2, "reason": "preempted"}
-    second = {"attempt": 2, "start": "1970-01-01T00:01:56+00:00", "seconds": 5.0, "gpus": 8, "reason": "finished"}
+    first = {
+        "attempt": 1,
+        "start": "1970-01-01T00:01:40+00:00",
+        "seconds": 18.0,
+        "gpus": 2,
+        "reason": "preempted",
+    }
+    second = {
+        "attempt": 2,
+        "start": "1970-01-01T00:01:56+00:00",
+        "seconds": 5.0,
+        "gpus": 8,
+        "reason": "finished",
+    }
     make_run(tmp_path / "d" / "a", rows=timed((1, 2)), attempts=[first, second])
     make_run(tmp_path / "d" / "b", seed=1, rows=timed())  # tells of no GPU
     with pytest.raises(UserError, match="1 of the finished runs used no GPU"):
@@ -124,7 +147,10 @@ def test_steps_to_an_error(tmp_path):
     make_run(tmp_path / "d" / "deep", depth=56, errors=(90, 80, 70))
     runs = load_runs(tmp_path)
     table = summary(runs).frame
-    for metric, cells in (("steps_to:4", ["20 ± 14 (2 of 3)", "never (0 of 1)"]), ("train_steps_to:20", None)):
+    for metric, cells in (
+        ("steps_to:4", ["20 ± 14 (2 of 3)", "never (0 of 1)"]),
+        ("train_steps_to:20", None),
+    ):
         found = add_metric(table, runs, ["depth"], metric)[metric].tolist()
         assert found == (cells or ["17 ± 6 (3 of 3)", "never (0 of 1)"])
     with pytest.raises(UserError, match="write an error in percent, as in steps_to:5"):
@@ -150,8 +176,13 @@ def test_panels_of_what_callbacks_logged(tmp_path):
 
 def test_parquet(sweep, capsys, monkeypatch):
     main([str(sweep), "--parquet"])
-    whole, kept = load_runs(sweep), [pd.read_parquet(sweep / f"report/{name}.parquet") for name in Runs._fields]
-    assert kept[0]["run_id"].tolist() == whole.runs["run_id"].tolist() and len(kept[1]) == len(whole.history)
+    whole, kept = (
+        load_runs(sweep),
+        [pd.read_parquet(sweep / f"report/{name}.parquet") for name in Runs._fields],
+    )
+    assert kept[0]["run_id"].tolist() == whole.runs["run_id"].tolist() and len(kept[1]) == len(
+        whole.history
+    )
     assert kept[1]["val/acc1"].equals(whole.history["val/acc1"])
 
     def refuse(*args):
@@ -180,7 +211,10 @@ def test_one_run_is_called_one_run(tmp_path, capsys):
     make_run(tmp_path / "d" / "b", shortcut="none", errors=(50, 12))
     main([str(tmp_path), "--baseline", "shortcut=none"])
     assert re.search(r"\| +1 \| +-2.00 \| +one run \| one run \|", capsys.readouterr().out)
-    for baseline, message in (("shortcut=B", "no finished run has that"), ("depth=20", "no run has a twin")):
+    for baseline, message in (
+        ("shortcut=B", "no finished run has that"),
+        ("depth=20", "no run has a twin"),
+    ):
         with pytest.raises(UserError, match=message):
             report([tmp_path], view=View(baseline=baseline))
 
@@ -190,24 +224,40 @@ def test_effects_are_recovered(tmp_path):
     for i, (classes, width, depth, seed) in enumerate(np.ndindex(2, 2, 2, 3)):
         a, b = 2 * classes - 1, 2 * width - 1
         error = 10 + (6 + a - 1.5 * b + 0.5 * a * b + 0.01 * (seed - 1)) * depth
-        net_args = {"depth": (20, 56)[depth], "shortcut": "A", "width": (8, 16)[width], "num_classes": (5, 10)[classes]}
+        net_args = {
+            "depth": (20, 56)[depth],
+            "shortcut": "A",
+            "width": (8, 16)[width],
+            "num_classes": (5, 10)[classes],
+        }
         make_run(tmp_path / "d" / str(i), seed=seed, errors=(50, error), net_args=net_args)
     runs = load_runs(tmp_path)
     frame, factors = gaps(runs)
     assert len(frame) == 12 and sorted(factors) == ["num_classes", "width"]
     found = effects(runs).set_index("effect")
-    assert found["points"].round(4).to_dict() == {"mean": 6, "num_classes": 2, "width": -3, "width x num_classes": 1}
-    assert (found["points_low"] < found["points"]).all() and (found["points_high"] - found["points"] < 0.05).all()
-    assert found.loc["mean", "relative"] == pytest.approx(0.6) and found.loc["mean", "chance"] == pytest.approx(
-        np.mean([6 / 70, 6 / 80]), abs=0.01
-    )
+    assert found["points"].round(4).to_dict() == {
+        "mean": 6,
+        "num_classes": 2,
+        "width": -3,
+        "width x num_classes": 1,
+    }
+    assert (found["points_low"] < found["points"]).all() and (
+        found["points_high"] - found["points"] < 0.05
+    ).all()
+    assert found.loc["mean", "relative"] == pytest.approx(0.6) and found.loc[
+        "mean", "chance"
+    ] == pytest.approx(np.mean([6 / 70, 6 / 80]), abs=0.01)
     with pytest.raises(UserError, match="two depths"):
         gaps(select(runs, "depth == 56"))
 
 
 def cifar(path, depth, shortcut, batch_size=128, steps=64_000):
     make_run(
-        path, depth=depth, shortcut=shortcut, batch_size=batch_size, rows=[{**epoch_rows(0, 10)[1], "step": steps}]
+        path,
+        depth=depth,
+        shortcut=shortcut,
+        batch_size=batch_size,
+        rows=[{**epoch_rows(0, 10)[1], "step": steps}],
     )
     config = json.loads((path / "config.yaml").read_text())
     config["model"]["net"]["init_args"] |= {"block": "basic", "norm": "batch"}
@@ -248,34 +298,46 @@ def test_latex(sweep):
 
 def test_training_rows_can_be_left_out(sweep):
     whole, part = load_runs(sweep), load_runs(sweep, train=False)
-    assert (part.history["kind"] == "val").all() and len(part.history) == (whole.history["kind"] == "val").sum()
+    assert (part.history["kind"] == "val").all() and len(part.history) == (
+        whole.history["kind"] == "val"
+    ).sum()
     assert part.runs["steps"].tolist() == whole.runs["steps"].tolist()
-    assert summary(part).frame.equals(summary(whole).frame) and summary(part)[1:] == summary(whole)[1:]
+    assert (
+        summary(part).frame.equals(summary(whole).frame) and summary(part)[1:] == summary(whole)[1:]
+    )
 
 
 def test_finished_runs_are_read_once(sweep, monkeypatch):
     first = load_runs(sweep, train=False)
-    monkeypatch.setattr("lightning_resnet.analysis.compare.load._metrics", lambda *a: pytest.fail("read again"))
+    monkeypatch.setattr(
+        "lightning_resnet.analysis.compare.load._metrics", lambda *a: pytest.fail("read again")
+    )
     again = load_runs(sweep, train=False)
     pd.testing.assert_frame_equal(first.history, again.history)
     pd.testing.assert_frame_equal(first.runs, again.runs)
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(sweep / "other"))
     with (sweep / "20A0" / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 40, "epoch": 3, "attempt": 1, "time": 0.0, "val/acc1": 0.5}) + "\n")
+        file.write(
+            json.dumps({"step": 40, "epoch": 3, "attempt": 1, "time": 0.0, "val/acc1": 0.5}) + "\n"
+        )
     assert load_runs(sweep, train=False).runs["steps"].max() == 40
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion_mnist"])
 def test_reference_runs_are_found_by_name(name):
     runs = load_runs(f"reference:{name}").runs
-    assert (runs["status"] == "finished").all() and runs.groupby(["depth", "shortcut"]).size().tolist() == [3] * 4
+    assert (runs["status"] == "finished").all() and runs.groupby(
+        ["depth", "shortcut"]
+    ).size().tolist() == [3] * 4
     with pytest.raises(UserError, match="is not a folder"):
         load_runs("reference:nothing")
 
 
 def test_own_runs_beside_ours_that_older_code_made(tmp_path):
-    (theirs,) = load_runs("reference:digits").runs.query("depth == 20 and shortcut == 'A' and seed == 0")["path"]
+    (theirs,) = load_runs("reference:digits").runs.query(
+        "depth == 20 and shortcut == 'A' and seed == 0"
+    )["path"]
     own = shutil.copytree(theirs, tmp_path / "mine" / "abc")
     config = yaml.safe_load((own / "config.yaml").read_text())
     assert "loss" not in config["model"] and "order" not in config["data"]
@@ -321,19 +383,31 @@ def test_the_page_sorts_toggles_and_tells_values(sweep, tmp_path):
     document.body.append(Object.assign(document.createElement('pre'), {id: 'out', textContent: JSON.stringify(out)}));
     </script>"""
     (tmp_path / "page.html").write_text(page.replace("</html>", clicks + "</html>"))
-    flags = "--headless --no-sandbox --disable-gpu --window-size=1100,1400 --user-data-dir=" + str(tmp_path / "profile")
+    flags = "--headless --no-sandbox --disable-gpu --window-size=1100,1400 --user-data-dir=" + str(
+        tmp_path / "profile"
+    )
     done = subprocess.run(
         [CHROMIUM, *flags.split(), "--dump-dom", (tmp_path / "page.html").as_uri()],
         **{"capture_output": True, "text": True, "timeout": 120},
     )
-    before, up, down, after, value = json.loads(re.search(r'<pre id="out">(.*?)</pre>', done.stdout)[1])
-    assert (before, after) == (24, 18)  # two lines a run; one of four rows of three runs is switched off
+    before, up, down, after, value = json.loads(
+        re.search(r'<pre id="out">(.*?)</pre>', done.stdout)[1]
+    )
+    assert (before, after) == (
+        24,
+        18,
+    )  # two lines a run; one of four rows of three runs is switched off
     assert up == ["2.00", "3.00", "5.00", "41.00"] and down == up[::-1]
-    assert re.fullmatch(r"depth 20, residual \(A\), run 20A0: val error 80.00 % at step 10", value), value
+    assert re.fullmatch(
+        r"depth 20, residual \(A\), run 20A0: val error 80.00 % at step 10", value
+    ), value
 
 
 def test_the_benchmark_measures(capsys):
     assert verb(bench)(["compare", "--runs", "13", "--rows", "200", "--repeat", "1"]) == 0
     out = capsys.readouterr().out
     assert "13 runs of 200 rows, 100 of them evaluations." in out
-    assert re.search(r"\| first \| \d+\.\d \| \d+\.\d \| \d+\.\d\d \|", out) and out.count("| again |") == 1
+    assert (
+        re.search(r"\| first \| \d+\.\d \| \d+\.\d \| \d+\.\d\d \|", out)
+        and out.count("| again |") == 1
+    )

@@ -44,7 +44,10 @@ def end_of(process):
 @needs_full
 def test_a_training_goes_on_without_its_stdout(here):
     code, err = end_of(start(["fit", *TINY, "--trainer.max_epochs", "1"], FULL))
-    assert err == "warning: stdout cannot be written (No space left on device): the work goes on without it\n"
+    assert (
+        err
+        == "warning: stdout cannot be written (No space left on device): the work goes on without it\n"
+    )
     assert code == 0 and status(only_run()) == "finished"
 
 
@@ -77,12 +80,13 @@ def test_a_result_that_cannot_be_printed_is_told(here, monkeypatch, capsys, argu
 
 
 def test_streams_that_are_closed_at_the_start_swallow_no_file(here):
-    code = (
-        "import sys; from lightning_resnet.cli.main import main; sys.argv = ['resnet-cli', '--help']; sys.exit(main())"
-    )
+    code = "import sys; from lightning_resnet.cli.main import main; sys.argv = ['resnet-cli', '--help']; sys.exit(main())"
     shell = f'{sys.executable} -c "{code}" >&-'
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=100)
-    assert (done.returncode, done.stderr) == (2, "error: stdout cannot be written: Bad file descriptor\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: stdout cannot be written: Bad file descriptor\n",
+    )
 
 
 # -- limits of the shell -----------------------------------------------------------------------------------------------
@@ -95,9 +99,21 @@ MAP = ImportError("libtorch_cuda.so: failed to map segment from shared object")
     [
         (MAP, "RLIMIT_AS", "limit of address space (ulimit -v 3)"),
         (MemoryError(), "RLIMIT_DATA", "limit of memory (ulimit -d 3)"),
-        (OSError(errno.EMFILE, "Too many open files"), "RLIMIT_NOFILE", "limit of open files (ulimit -n 3072)"),
-        (RuntimeError("can't start new thread"), "RLIMIT_NPROC", "limit of processes and threads (ulimit -u 3072)"),
-        (OSError(errno.EFBIG, "File too large", "last.ckpt"), "RLIMIT_FSIZE", "limit of file size (ulimit -f 3)"),
+        (
+            OSError(errno.EMFILE, "Too many open files"),
+            "RLIMIT_NOFILE",
+            "limit of open files (ulimit -n 3072)",
+        ),
+        (
+            RuntimeError("can't start new thread"),
+            "RLIMIT_NPROC",
+            "limit of processes and threads (ulimit -u 3072)",
+        ),
+        (
+            OSError(errno.EFBIG, "File too large", "last.ckpt"),
+            "RLIMIT_FSIZE",
+            "limit of file size (ulimit -f 3)",
+        ),
         (MAP, None, None),
         (ImportError("no module"), "RLIMIT_AS", None),
         (RuntimeError("shapes"), "RLIMIT_AS", None),
@@ -118,7 +134,9 @@ def test_a_limit_that_the_imports_meet_is_one_line(cli, monkeypatch):
     monkeypatch.setattr(command_line, "import_module", import_module)
     monkeypatch.setattr(resource, "getrlimit", lambda which: (3072, 3072))
     code, _, err = cli("fit", *TINY)
-    assert code == 2 and err.startswith("error: this shell's limit of address space (ulimit -v 3) is too low")
+    assert code == 2 and err.startswith(
+        "error: this shell's limit of address space (ulimit -v 3) is too low"
+    )
     assert len(err.splitlines()) == 1
 
 
@@ -142,7 +160,9 @@ cli.main()
 
 
 @pytest.mark.parametrize("nohup", [False, True])
-def test_a_closed_terminal_saves_and_ends_a_training_unless_nohup_started_it(cli, monkeypatch, nohup):
+def test_a_closed_terminal_saves_and_ends_a_training_unless_nohup_started_it(
+    cli, monkeypatch, nohup
+):
     original = ClassificationTask.training_step
 
     def step(self, batch, batch_idx):
@@ -161,7 +181,11 @@ def test_a_closed_terminal_saves_and_ends_a_training_unless_nohup_started_it(cli
         assert code == 0 and attempt["reason"] == "finished"
         return
     assert code == 129 and "preempted by SIGHUP, saved; the same command continues" in err
-    assert (attempt["reason"], attempt["signal"], attempt["last_step"]) == ("preempted", "SIGHUP", 4)
+    assert (attempt["reason"], attempt["signal"], attempt["last_step"]) == (
+        "preempted",
+        "SIGHUP",
+        4,
+    )
 
 
 def test_a_signal_in_a_finalizer_is_not_lost():
@@ -190,7 +214,9 @@ def test_a_rank_that_others_wait_for_takes_a_signal_along(monkeypatch):
         assert request.signum == signal.SIGTERM and request.patience_s == preemption.JOIN_S
 
 
-def test_what_is_recorded_of_an_attempt_is_written_whatever_signal_comes_at_its_end(cli, monkeypatch):
+def test_what_is_recorded_of_an_attempt_is_written_whatever_signal_comes_at_its_end(
+    cli, monkeypatch
+):
     from lightning_resnet.runs.directory import RunDir
 
     original = RunDir.end

@@ -39,9 +39,15 @@ def test_same_command_again_returns_and_replicates_are_bitwise_equal(cli):
 
 
 def test_a_finished_run_belongs_to_all_points_that_it_was(cli):
-    for point in ("0123456789", "12345e6789"):  # an edit of the sweep or the recipe that does not touch the result
+    for point in (
+        "0123456789",
+        "12345e6789",
+    ):  # an edit of the sweep or the recipe that does not touch the result
         assert cli("fit", *SHORT, "--run.point", point)[0] == 0
-    assert json.loads((only_run() / "meta.json").read_text())["point"] == ["0123456789", "12345e6789"]
+    assert json.loads((only_run() / "meta.json").read_text())["point"] == [
+        "0123456789",
+        "12345e6789",
+    ]
 
 
 class Stop(Exception):
@@ -67,13 +73,28 @@ def dies_at_step(step):
 def test_a_run_that_died_continues_bitwise(cli, schedule):
     """Killed in the third epoch, its last checkpoint is the second's; what comes after is as if nothing had been."""
 
-    args = [*TINY, "--trainer.max_epochs", "4", "--data.crop", "pad", "--data.pad", "1", "--model.schedule", schedule]
+    args = [
+        *TINY,
+        "--trainer.max_epochs",
+        "4",
+        "--data.crop",
+        "pad",
+        "--data.pad",
+        "1",
+        "--model.schedule",
+        schedule,
+    ]
     if schedule == "Plateau":
         args += ["--model.schedule.patience", "0"]
     cli("fit", *args)
     path = only_run()
     whole = weights(path)
-    expected = {(r["step"], k): r[k] for r in rows(path) for k in r if k.split("/")[0] in ("train", "val", "lr")}
+    expected = {
+        (r["step"], k): r[k]
+        for r in rows(path)
+        for k in r
+        if k.split("/")[0] in ("train", "val", "lr")
+    }
     shutil.rmtree("runs")
 
     with dies_at_step(50), pytest.raises(Stop):
@@ -87,7 +108,9 @@ def test_a_run_that_died_continues_bitwise(cli, schedule):
     second = [r for r in rows(path) if r["attempt"] == 2]
     assert second[0]["step"] == 55 and second[-1]["step"] == 88
     merged = [r for r in rows(path) if r["attempt"] == 1 and r["step"] < second[0]["step"]] + second
-    assert {(r["step"], k): r[k] for r in merged for k in r if k.split("/")[0] in ("train", "val", "lr")} == expected
+    assert {
+        (r["step"], k): r[k] for r in merged for k in r if k.split("/")[0] in ("train", "val", "lr")
+    } == expected
 
 
 def test_a_net_that_draws_continues_bitwise(cli):
@@ -124,7 +147,9 @@ def test_a_damaged_last_checkpoint_is_told_and_the_one_before_taken(cli):
     assert same_weights(expected, weights(path))
 
 
-def test_best_is_the_highest_val_acc1_even_after_a_kill_right_after_it_was_written(cli, monkeypatch):
+def test_best_is_the_highest_val_acc1_even_after_a_kill_right_after_it_was_written(
+    cli, monkeypatch
+):
     from lightning_resnet.engine import checkpoints
 
     original = checkpoints.link
@@ -153,11 +178,17 @@ def test_divergence_stops_with_step_and_rate_and_keeps_the_last_good_checkpoint(
 
     def forward(self, x):
         calls.append(self.training)
-        return original(self, x) * (float("nan") if sum(calls) == 31 else 1)  # the first is before the training
+        return original(self, x) * (
+            float("nan") if sum(calls) == 31 else 1
+        )  # the first is before the training
 
     monkeypatch.setattr(CifarResNet, "forward", forward)
     code, _, err = cli("fit", *SHORT)
-    assert code == 2 and "loss is not finite from step 30 on (learning rate 0.002)" in err and err.count("\n") == 1
+    assert (
+        code == 2
+        and "loss is not finite from step 30 on (learning rate 0.002)" in err
+        and err.count("\n") == 1
+    )
     path = only_run()
     assert json.loads((path / "attempts/1.json").read_text())["reason"] == "diverged"
     assert load_checkpoint(path / "checkpoints/last.ckpt")["global_step"] == 22
@@ -178,7 +209,10 @@ def test_a_run_directory_whose_config_differs_shows_the_keys(cli):
 def test_a_live_run_is_refused_naming_its_owner(cli):
     cli("fit", *SHORT)
     path = only_run()
-    attempt = json.loads((path / "attempts/1.json").read_text()) | {"reason": "running", "host": "node7"}
+    attempt = json.loads((path / "attempts/1.json").read_text()) | {
+        "reason": "running",
+        "host": "node7",
+    }
     (path / "attempts/1.json").write_text(json.dumps(attempt))
     code, _, err = cli("fit", *SHORT)
     assert code == 2 and "attempt 1 on node7" in err
@@ -187,7 +221,9 @@ def test_a_live_run_is_refused_naming_its_owner(cli):
     assert code == 2 and "attempt 2 on ?" in err
     (path / "attempts/2.json").unlink()
     assert status(path) == "running"
-    (path / "attempts/1.json").write_text(json.dumps(attempt | {"process": attempt["process"] | {"start": "1"}}))
+    (path / "attempts/1.json").write_text(
+        json.dumps(attempt | {"process": attempt["process"] | {"start": "1"}})
+    )
     assert status(path) == "dead"  # its pid is another process by now
     attempt["heartbeat"] -= 1000  # on another machine, killed long ago
     attempt["process"]["where"] = "elsewhere"
@@ -200,7 +236,9 @@ def small_disk(tmp_path):
     """A file system of 1 MB, where we may mount one."""
     folder = tmp_path / "small"
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True
+    )
     if made.returncode:
         pytest.skip(f"cannot mount a small file system: {made.stderr.strip()}")
     yield folder
@@ -243,7 +281,9 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_dis
     assert load_checkpoint(path / "checkpoints/last.ckpt")["global_step"] == 22
     assert not list((path / "checkpoints").glob("*.tmp"))
     ballast.unlink()
-    ended = json.loads((path / "attempts/1.json").read_text())  # written over what was there: it took no more room
+    ended = json.loads(
+        (path / "attempts/1.json").read_text()
+    )  # written over what was there: it took no more room
     assert ended["reason"] == "failed" and "No space left on device" in ended["error"]
     mended = True
     code, out, err = cli("fit", *args)

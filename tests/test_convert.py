@@ -23,8 +23,12 @@ from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
 from lightning_resnet.weights.layouts import recognise, unwrap
 from lightning_resnet.weights.trained import load
 
-PIXELS = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
-MEAN, STD = (torch.tensor(v).view(3, 1, 1) * 255 for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+PIXELS = torch.randint(
+    0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(5)
+)
+MEAN, STD = (
+    torch.tensor(v).view(3, 1, 1) * 255 for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+)
 IMAGES = (PIXELS - MEAN) / STD
 
 
@@ -82,12 +86,16 @@ def test_torchvision_and_timm_come_in_and_go_out(cli, name):
     assert code == 0, err
     assert f"depth={re.sub('[a-z]', '', name)} shortcut=B" in out
     trained = load("ours.ckpt")
-    assert same(trained.task.net, theirs) and torch.equal(trained.task(PIXELS), trained.task.net(IMAGES))
+    assert same(trained.task.net, theirs) and torch.equal(
+        trained.task(PIXELS), trained.task.net(IMAGES)
+    )
     back = "back.safetensors" if "timm" in name else "back.pth"
     code, out, err = cli("convert", "ours.ckpt", "--out", back)
     assert code == 0 and f"torchvision.models.resnet{trained.options['depth']}(" in out, err
     state = load_file(back) if "timm" in name else torch.load(back, weights_only=True)
-    fresh = getattr(torchvision.models, f"resnet{trained.options['depth']}")(num_classes=trained.options["num_classes"])
+    fresh = getattr(torchvision.models, f"resnet{trained.options['depth']}")(
+        num_classes=trained.options["num_classes"]
+    )
     fresh.load_state_dict(state, strict=True)
     assert same(fresh, theirs)
 
@@ -103,7 +111,10 @@ def test_what_torchvision_loads_but_computes_otherwise_is_said(cli, depth, optio
     content["run"]["config"] = yaml.safe_dump(recipe)
     torch.save(content, "ours.ckpt")
     code, out, err = cli("convert", "ours.ckpt", "--out", "theirs.pth")
-    assert code == 0 and f"careful: torchvision.models.resnet{depth} loads it, but computes another" in out, err
+    assert (
+        code == 0
+        and f"warning: torchvision.models.resnet{depth} loads it, but computes another" in out
+    ), err
     fresh = getattr(torchvision.models, f"resnet{depth}")(num_classes=4)
     fresh.load_state_dict(torch.load("theirs.pth", weights_only=True), strict=True)
     assert same(load("ours.ckpt").task.net, ours) and not same(fresh, ours)
@@ -124,10 +135,18 @@ def test_blurred_nets_of_timm_are_not_ours(capsys):
 @pytest.mark.parametrize("option", ["A", "B"])
 def test_akamaster(cli, option):
     theirs = shaken(Akamaster(3, option))
-    state = {f"module.{k}": v for k, v in theirs.state_dict().items() if "num_batches" not in k}  # as old torch wrote
-    torch.save({"state_dict": state, "best_prec1": 91.7}, "resnet20.th", _use_new_zipfile_serialization=False)
+    state = {
+        f"module.{k}": v for k, v in theirs.state_dict().items() if "num_batches" not in k
+    }  # as old torch wrote
+    torch.save(
+        {"state_dict": state, "best_prec1": 91.7},
+        "resnet20.th",
+        _use_new_zipfile_serialization=False,
+    )
     code, out, err = cli("convert", "resnet20.th", "--out", "aka.ckpt")
-    assert code == 0 and f"CifarResNet depth=20 shortcut={option} block=basic num_classes=10" in out, err
+    assert (
+        code == 0 and f"CifarResNet depth=20 shortcut={option} block=basic num_classes=10" in out
+    ), err
     trained = load("aka.ckpt")
     assert trained.classes[3] == "cat" and same(trained.task.net, theirs, IMAGES[:, :, :32, :32])
 
@@ -140,18 +159,31 @@ def test_a_plain_net_is_told_by_hand_and_others_are_refused(cli):
     code, _, err = cli("convert", "plain.pth", "--out", "plain.ckpt", "--shortcut", "B")
     assert code == 2 and "option A" in err
     for net, word in (
-        (torchvision.models.ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=128), "stages of [1, 1, 1, 1] blocks"),
+        (
+            torchvision.models.ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=128),
+            "stages of [1, 1, 1, 1] blocks",
+        ),
         (timm.create_model("resnet18d"), "conv1.weight"),
         (timm.create_model("seresnet18"), "layer1.0.se"),
     ):
         torch.save(net.state_dict(), "other.pth")
         code, _, err = cli("convert", "other.pth", "--out", "other.ckpt")
         assert code == 2 and word in err and "Traceback" not in err, err
-    torch.save(plain.state_dict() | {"layer1.0.conv1.weight": torch.zeros(4, 16, 3, 3)}, "other.pth")
+    torch.save(
+        plain.state_dict() | {"layer1.0.conv1.weight": torch.zeros(4, 16, 3, 3)}, "other.pth"
+    )
     code, _, err = cli("convert", "other.pth", "--out", "other.ckpt")
-    assert code == 2 and "layer1.0.conv1.weight is (4, 16, 3, 3) there and (16, 16, 3, 3) here, in CifarResNet" in err
+    assert (
+        code == 2
+        and "layer1.0.conv1.weight is (4, 16, 3, 3) there and (16, 16, 3, 3) here, in CifarResNet"
+        in err
+    )
     Path("junk.pth").write_bytes(b"junk" * 99)
-    for file, word in (("none.pth", "do not exist"), ("junk.pth", "cannot be read as weights"), ("x.ckpt", "exist")):
+    for file, word in (
+        ("none.pth", "do not exist"),
+        ("junk.pth", "cannot be read as weights"),
+        ("x.ckpt", "exist"),
+    ):
         code, _, err = cli("convert", file, "--out", "new.ckpt")
         assert code == 2 and word in err
     assert cli("convert", "plain.pth", "--out", "new.tar")[0] == 2
@@ -163,7 +195,11 @@ def test_the_form_is_read_off_the_tensors(depth, shortcut):
     block = "bottleneck" if depth == 29 else "basic"
     net = shaken(CifarResNet(depth, shortcut, width=8, num_classes=3, block=block))
     known = recognise(unwrap({"model": net.state_dict()}))
-    assert known.options["shortcut"] == shortcut and known.options["depth"] == depth and same(known.net, net)
+    assert (
+        known.options["shortcut"] == shortcut
+        and known.options["depth"] == depth
+        and same(known.net, net)
+    )
     assert recognise(ImageNetResNet(18, shortcut).state_dict()).options["shortcut"] == shortcut
 
 
@@ -171,7 +207,15 @@ def test_a_run_starts_from_converted_weights_and_says_that_the_head_is_new(cli, 
     theirs = shaken(Akamaster(1, num_classes=7))
     torch.save({"state_dict": theirs.state_dict()}, "theirs.th")
     assert cli("convert", "theirs.th", "--out", "ours.ckpt")[0] == 0
-    flags = [*TINY, "--model.net.width", 16, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2]
+    flags = [
+        *TINY,
+        "--model.net.width",
+        16,
+        "--trainer.max_epochs",
+        1,
+        "--trainer.limit_train_batches",
+        2,
+    ]
     code, out, err = cli("fit", *flags, "--run.init_from", "ours.ckpt")
     assert code == 0 and "net.fc.weight is new: (10, 64), (7, 64) in ours.ckpt" in out, err
     run = only_run()
@@ -202,7 +246,9 @@ def test_the_average_in_files_of_others_is_told_and_taken_when_asked(cli, key, p
     averaged = {f"{prefix}{k}": v for k, v in average.state_dict().items()} | counter
     torch.save({"state_dict": net.state_dict(), key: averaged}, "theirs.pth")
     code, out, err = cli("convert", "theirs.pth", "--out", "raw.ckpt")
-    assert code == 0 and f"weights: as trained; the file also holds their moving average, {key}" in out, err
+    assert (
+        code == 0 and f"weights: as trained; the file also holds their moving average, {key}" in out
+    ), err
     code, out, err = cli("convert", "theirs.pth", "--out", "ema.ckpt", "--weights", "ema")
     assert code == 0 and f"weights: their moving average, {key}" in out, err
     assert same(load("raw.ckpt").task.net, net) and same(load("ema.ckpt").task.net, average)
@@ -225,9 +271,15 @@ def test_normalisation_outlives_a_round_trip_or_is_told(cli):
     back = torch.load("back.ckpt")["state_dict"]
     assert f"normalisation from the file: {said}\n" in out
     assert first.keys() == back.keys() and all(torch.equal(first[k], back[k]) for k in first)
-    assert f"normalisation is not in this file: {said};" in cli("convert", "first.ckpt", "--out", "net.pth")[1]
+    assert (
+        f"normalisation is not in this file: {said};"
+        in cli("convert", "first.ckpt", "--out", "net.pth")[1]
+    )
     code, out, _ = cli("convert", "net.pth", "--out", "back.ckpt")
-    assert "normalisation assumed, as the file tells none: --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225\n" in out
+    assert (
+        "normalisation assumed, as the file tells none: --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225\n"
+        in out
+    )
     code, out, _ = cli("convert", "net.pth", "--out", "back.ckpt", *said.split())
     torch.testing.assert_close(torch.load("back.ckpt")["state_dict"]["std"], first["std"])
     assert cli("convert", "net.pth", "--out", "back.ckpt", "--std", 1, 0, 1)[0] == 2
@@ -238,8 +290,18 @@ def test_flags_that_do_not_apply_are_refused(cli):
     assert cli("convert", "theirs.pth", "--out", "ours.ckpt")[0] == 0
     Path("many.txt").write_text("".join(f"name{i}\n" for i in range(1000)))
     for file, out, flags, word in (
-        ("theirs.pth", "new.ckpt", ["--classes", "many.txt"], "many.txt names 1000 classes, the net has 10 outputs"),
-        ("ours.ckpt", "new.ckpt", ["--classes", "many.txt"], "many.txt names 1000 classes, the net has 10 outputs"),
+        (
+            "theirs.pth",
+            "new.ckpt",
+            ["--classes", "many.txt"],
+            "many.txt names 1000 classes, the net has 10 outputs",
+        ),
+        (
+            "ours.ckpt",
+            "new.ckpt",
+            ["--classes", "many.txt"],
+            "many.txt names 1000 classes, the net has 10 outputs",
+        ),
         ("ours.ckpt", "new.ckpt", ["--shortcut", "B"], "--shortcut is for weights of others"),
         ("ours.ckpt", "new.pth", ["--std", 1, 1, 1], "--std is for weights of others"),
         ("theirs.pth", "new.ckpt", ["--size", 64], "--size is of .onnx files"),
@@ -256,10 +318,16 @@ def test_onnx_gives_the_same_logits_on_batches_of_any_size(cli):
     theirs = shaken(CifarResNet(8, "B", width=4, num_classes=3))
     torch.save(theirs.state_dict(), "theirs.pth")
     Path("names.txt").write_text("ant\nbee\ncat\n")
-    code, out, err = cli("convert", "theirs.pth", "--out", "net.onnx", "--size", 64, "--classes", "names.txt")
+    code, out, err = cli(
+        "convert", "theirs.pth", "--out", "net.onnx", "--size", 64, "--classes", "names.txt"
+    )
     assert code == 0 and "within" in out, err
     session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
-    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == ["ant", "bee", "cat"]
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == [
+        "ant",
+        "bee",
+        "cat",
+    ]
     for images in (PIXELS, PIXELS[:1]):
         (got,) = session.run(["logits"], {"images": images.numpy()})
         with torch.no_grad():
@@ -279,7 +347,8 @@ def test_a_converted_file_tells_its_recipe(cli):
     assert cli("convert", "c100.pth", "--out", "c100.ckpt")[0] == 0
     recipe = yaml.safe_load(torch.load("c100.ckpt")["run"]["config"])
     assert (
-        recipe["data"]["source"]["class_path"] == "CIFAR100" and "lightning_resnet.weights.onnx_export" in sys.modules
+        recipe["data"]["source"]["class_path"] == "CIFAR100"
+        and "lightning_resnet.weights.onnx_export" in sys.modules
     )
     flags = "--data.source Synthetic --data.source.num_classes 100 --data.size null --trainer.max_epochs 1".split()
     code, out, err = cli("inspect", "responses", "c100.ckpt", *flags, "--out", "report")

@@ -78,10 +78,16 @@ def test_200_faults_are_found_and_stop_training(jpegs, tmp_path):
     for fault, problems, hit, outcome in outcomes:
         assert problems and all("\n" not in p for p in [*problems, outcome]), fault
         if hit:
-            assert f"{hit[0]}: CRC differs" in outcome and f"{hit[0]}: CRC differs" in problems, fault
+            assert f"{hit[0]}: CRC differs" in outcome and f"{hit[0]}: CRC differs" in problems, (
+                fault
+            )
         elif outcome == "trained":  # the byte is of no sample: filling between pages
             assert "file: not the bytes that were written" in problems[0], fault
-    assert sum(bool(hit) for *_, hit, _ in outcomes) > 50 < sum(outcome != "trained" for *_, outcome in outcomes)
+    assert (
+        sum(bool(hit) for *_, hit, _ in outcomes)
+        > 50
+        < sum(outcome != "trained" for *_, outcome in outcomes)
+    )
 
 
 def test_bad_pictures_are_counted_in_the_metrics(jpegs, tmp_path, cli):
@@ -92,7 +98,14 @@ def test_bad_pictures_are_counted_in_the_metrics(jpegs, tmp_path, cli):
         for position in (3, 9):
             file.seek(int(beton.images["data_ptr"][position]) + 2)
             file.write(bytes(100))
-    source = ["--data.source", "BetonFiles", "--data.source.train", path, "--data.source.val", jpegs.files["val"]]
+    source = [
+        "--data.source",
+        "BetonFiles",
+        "--data.source.train",
+        path,
+        "--data.source.val",
+        jpegs.files["val"],
+    ]
     options = [*TINY, *source, "--data.batch_size", "32", "--trainer.max_epochs", "2"]
     code, _, err = cli("fit", *options)
     assert code == 2 and "damaged JPEG" in err and err.count("\n") == 1
@@ -109,7 +122,9 @@ def test_bad_pictures_are_counted_in_the_metrics(jpegs, tmp_path, cli):
         int(beton.header["alloc_table_ptr"]) - int(beton.images["data_ptr"].min())
     )
     bad.write_bytes(content)
-    code, _, err = cli("fit", *options, "--data.on_bad", "count", "--run.root", "none", "--data.source.val", bad)
+    code, _, err = cli(
+        "fit", *options, "--data.on_bad", "count", "--run.root", "none", "--data.source.val", bad
+    )
     assert code == 2 and "none of the 8 val images can be read: --data.on_bad raise names" in err
 
 
@@ -121,8 +136,12 @@ def test_an_oddity_that_costs_no_pixel_is_no_damage(tmp_path):
     made = []
     for name, data in (("plain", plain), ("odd", odd)):
         (tmp_path / f"{name}.jpg").write_bytes(data)
-        images = Images(np.arange(32), np.arange(32) % 2, paths=[str(tmp_path / f"{name}.jpg")] * 32)
-        out = write_beton(images, tmp_path / f"{name}.beton", classes=["a", "b"], workers=1, progress=False)
+        images = Images(
+            np.arange(32), np.arange(32) % 2, paths=[str(tmp_path / f"{name}.jpg")] * 32
+        )
+        out = write_beton(
+            images, tmp_path / f"{name}.beton", classes=["a", "b"], workers=1, progress=False
+        )
         assert (Beton(out).images["mode"] == JPEG).all() and verify(out) == []
         manifest_path(out).unlink()
         assert verify(out) == []
@@ -135,7 +154,11 @@ def test_a_label_that_was_changed_is_noticed(jpegs, tmp_path):
     shutil.copy(jpegs.files["train"], path)
     shutil.copy(jpegs.files["train"] + ".json", manifest_path(path))
     beton = Beton(path)
-    label = beton.header_bytes - journal.ROW.itemsize + journal.ROW.fields[f"f{beton.names.index('label')}"][1]
+    label = (
+        beton.header_bytes
+        - journal.ROW.itemsize
+        + journal.ROW.fields[f"f{beton.names.index('label')}"][1]
+    )
     with path.open("r+b") as file:
         file.seek(label)
         file.write(bytes([(beton.labels[-1] + 1) % 10]))

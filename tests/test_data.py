@@ -24,7 +24,11 @@ from lightning_resnet.errors import UserError
 
 def test_hash_is_fixed():
     """Runs are defined by these numbers: a change would silently make every old run another one."""
-    assert hash64(0, 0, np.arange(3)).tolist() == [2558736989570252433, 3400964856525257824, 12865742008072950574]
+    assert hash64(0, 0, np.arange(3)).tolist() == [
+        2558736989570252433,
+        3400964856525257824,
+        12865742008072950574,
+    ]
     assert permutation(0, 0, 10).tolist() == [0, 9, 1, 6, 3, 5, 4, 2, 8, 7]
     assert permutation(0, 1, 10).tolist() == [8, 3, 0, 1, 5, 2, 7, 4, 9, 6]
 
@@ -37,7 +41,16 @@ def test_integers_hash_as_arrays_do():
 
 def test_draws_are_fixed():
     ids = np.arange(4)
-    assert draws.flips(1, 2, np.arange(8)).tolist() == [False, True, False, False, True, True, True, True]
+    assert draws.flips(1, 2, np.arange(8)).tolist() == [
+        False,
+        True,
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
     assert draws.pad_crops(1, 2, ids, 4).tolist() == [[1, 4], [3, 4], [3, 2], [0, 5]]
     boxes = [[141, 172, 230, 234], [11, 11, 363, 355], [124, 104, 227, 200], [52, 52, 309, 258]]
     assert draws.random_resized_crops(1, 2, ids, [375] * 4, [500] * 4).tolist() == boxes
@@ -54,9 +67,12 @@ def test_uniform_is_uniform_and_independent_of_company():
 @pytest.mark.parametrize("parts", [1, 2])
 def test_global_batches_do_not_depend_on_world_size(world, parts):
     n, size = 103, 16
-    per_rank = [list(train_batches(permutation(7, 3, n), size, r, world, parts)) for r in range(world)]
+    per_rank = [
+        list(train_batches(permutation(7, 3, n), size, r, world, parts)) for r in range(world)
+    ]
     batches = [
-        np.concatenate([per_rank[r][b * parts + p] for r in range(world) for p in range(parts)]) for b in range(6)
+        np.concatenate([per_rank[r][b * parts + p] for r in range(world) for p in range(parts)])
+        for b in range(6)
     ]
     assert np.array_equal(np.concatenate(batches), permutation(7, 3, n)[:96])
     assert len(set(np.concatenate(batches))) == 96
@@ -73,12 +89,18 @@ def test_random_resized_crops_follow_torchvisions_definition():
     boxes = draws.random_resized_crops(0, 0, ids, np.full(10_000, h), np.full(10_000, w))
     torch.manual_seed(0)
     image = torch.empty(3, h, w)
-    theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(10_000)])
+    theirs = np.array(
+        [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(10_000)]
+    )
     assert (
-        (boxes[:, :2] >= 0).all() and (boxes[:, 0] + boxes[:, 2] <= h).all() and (boxes[:, 1] + boxes[:, 3] <= w).all()
+        (boxes[:, :2] >= 0).all()
+        and (boxes[:, 0] + boxes[:, 2] <= h).all()
+        and (boxes[:, 1] + boxes[:, 3] <= w).all()
     )
     for ours, reference in zip(boxes.T, theirs.T, strict=True):
-        assert np.quantile(ours, [0.1, 0.5, 0.9]) == pytest.approx(np.quantile(reference, [0.1, 0.5, 0.9]), abs=8)
+        assert np.quantile(ours, [0.1, 0.5, 0.9]) == pytest.approx(
+            np.quantile(reference, [0.1, 0.5, 0.9]), abs=8
+        )
 
 
 def test_random_resized_crop_of_an_extreme_shape_falls_back_to_the_centre():
@@ -89,7 +111,9 @@ def test_random_resized_crop_of_an_extreme_shape_falls_back_to_the_centre():
 def test_pad_crops_and_flips_cover_all_choices_evenly():
     ids = np.arange(81_000)
     corners = draws.pad_crops(1, 0, ids, 4)
-    assert np.bincount(corners[:, 0] * 9 + corners[:, 1], minlength=81) == pytest.approx(1000, abs=160)
+    assert np.bincount(corners[:, 0] * 9 + corners[:, 1], minlength=81) == pytest.approx(
+        1000, abs=160
+    )
     assert draws.flips(1, 0, ids).mean() == pytest.approx(0.5, abs=0.01)
     assert not np.array_equal(draws.flips(1, 0, ids), draws.flips(1, 1, ids))
 
@@ -104,7 +128,9 @@ def folder(tmp_path_factory):
             (root / split / name).mkdir(parents=True)
             for i in range(n):
                 pixels = rng.integers(0, 256, (20 + 3 * i, 24 + c, 3), np.uint8)
-                Image.fromarray(pixels).convert("L" if i == 3 else "RGB").save(root / split / name / f"{i}.png")
+                Image.fromarray(pixels).convert("L" if i == 3 else "RGB").save(
+                    root / split / name / f"{i}.png"
+                )
     return root
 
 
@@ -133,15 +159,26 @@ def test_batches_do_not_depend_on_workers_ranks_or_accumulation(make, options, f
             for a, b in zip(p, q, strict=True)
         )
     for world, accumulate in ((2, 1), (4, 1), (2, 2)):
-        ranks = [images(workers=0, rank=r, world=world, accumulate=accumulate) for r in range(world)]
+        ranks = [
+            images(workers=0, rank=r, world=world, accumulate=accumulate) for r in range(world)
+        ]
         for b, (x, y) in enumerate(alone):
             mine = [ranks[r][b * accumulate + a] for r in range(world) for a in range(accumulate)]
-            assert torch.equal(torch.cat([m[0] for m in mine]), x) and torch.equal(torch.cat([m[1] for m in mine]), y)
+            assert torch.equal(torch.cat([m[0] for m in mine]), x) and torch.equal(
+                torch.cat([m[1] for m in mine]), y
+            )
 
 
 def test_epochs_differ_and_repeat(folder):
     first, again, later = (
-        torch.cat([x for x, _ in data_of(Synthetic(64, 8), epoch=e, batch_size=8, crop="pad").train_dataloader()])
+        torch.cat(
+            [
+                x
+                for x, _ in data_of(
+                    Synthetic(64, 8), epoch=e, batch_size=8, crop="pad"
+                ).train_dataloader()
+            ]
+        )
         for e in (0, 0, 1)
     )
     assert torch.equal(first, again) and not torch.equal(first, later)
@@ -151,7 +188,9 @@ def test_pad_crop_and_flip_move_pixels_as_told():
     pixels = np.arange(2 * 4 * 4 * 1, dtype=np.uint8).reshape(2, 4, 4, 1) + 1
     source = Source()
     source.classes = ["a", "b"]
-    source.splits = lambda: {s: Images(np.array([10, 20]), np.array([0, 1]), pixels) for s in ("train", "val")}
+    source.splits = lambda: {
+        s: Images(np.array([10, 20]), np.array([0, 1]), pixels) for s in ("train", "val")
+    }
     data = data_of(source, batch_size=2, crop="pad", pad=2, flip=True)
     (x, y), *rest = data.train_dataloader()
     assert not rest
@@ -189,7 +228,10 @@ def test_fashion_mnist_holdout(tmp_path):
     for split, n in (("train", 50), ("t10k", 10)):
         (raw / f"{split}-images-idx3-ubyte").write_bytes(bytes(16) + bytes(range(n)) * 784)
         (raw / f"{split}-labels-idx1-ubyte").write_bytes(bytes(8) + bytes(i % 10 for i in range(n)))
-    assert {k: len(v) for k, v in FashionMNIST(str(tmp_path)).splits().items()} == {"train": 50, "val": 10}
+    assert {k: len(v) for k, v in FashionMNIST(str(tmp_path)).splits().items()} == {
+        "train": 50,
+        "val": 10,
+    }
     held = FashionMNIST(str(tmp_path), holdout=5).splits()
     assert {k: len(v) for k, v in held.items()} == {"train": 45, "val": 5, "test": 10}
     with pytest.raises(UserError, match="cannot hold out 50 of 50"):
@@ -231,7 +273,10 @@ def test_folders_of_classes_without_pictures(folder, tmp_path, capsys):
     source = ImageFolder(str(tmp_path / "f"))
     assert source.splits()["train"].labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert source.classes == ["cat", "dog", "eel"]
-    assert capsys.readouterr().out == f"warning: no images in class folder {tmp_path}/f/train/ant (2 such): left out\n"
+    assert (
+        capsys.readouterr().out
+        == f"warning: no images in class folder {tmp_path}/f/train/ant (2 such): left out\n"
+    )
     for name in ("dog", "eel"):
         rmtree(tmp_path / "f/train" / name)
     with pytest.raises(UserError, match="f/train has images of one class only, cat"):
@@ -241,7 +286,11 @@ def test_folders_of_classes_without_pictures(folder, tmp_path, capsys):
 def bad(labels, classes=2):
     source = Source()
     source.classes = [str(i) for i in range(classes)]
-    images = Images(np.arange(len(labels)), np.array(labels, np.int64), np.zeros((len(labels), 4, 4, 3), np.uint8))
+    images = Images(
+        np.arange(len(labels)),
+        np.array(labels, np.int64),
+        np.zeros((len(labels), 4, 4, 3), np.uint8),
+    )
     source.splits = lambda: {"train": images, "val": images}
     return source
 
@@ -267,7 +316,9 @@ def bad(labels, classes=2):
     ],
 )
 def test_bad_data_is_named_with_its_cure(act, message, tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_resnet.data.sources.fashion_mnist.DEBIAN_FASHION", tmp_path / "absent")
+    monkeypatch.setattr(
+        "lightning_resnet.data.sources.fashion_mnist.DEBIAN_FASHION", tmp_path / "absent"
+    )
     with pytest.raises(UserError, match=message) as e:
         act(tmp_path)
     assert "\n" not in str(e.value)
@@ -279,7 +330,11 @@ def test_unreadable_picture_is_named_even_from_a_worker(folder, tmp_path):
     copytree(folder, tmp_path / "f")
     (tmp_path / "f/train/dog/0.png").write_bytes(b"not a picture")
     for workers in (0, 2):
-        loader = data_of(ImageFolder(str(tmp_path / "f")), batch_size=4, size=16, workers=workers).train_dataloader()
+        loader = data_of(
+            ImageFolder(str(tmp_path / "f")), batch_size=4, size=16, workers=workers
+        ).train_dataloader()
         with pytest.raises(UserError) as e:
             list(loader)
-        assert one_line(e.value).startswith("cannot read image") and "dog/0.png (sample 4)" in one_line(e.value)
+        assert one_line(e.value).startswith(
+            "cannot read image"
+        ) and "dog/0.png (sample 4)" in one_line(e.value)

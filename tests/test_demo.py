@@ -23,7 +23,9 @@ RESNET_CLI = str(Path(sys.executable).with_name("resnet-cli"))
 
 
 def resnet_cli(*args):
-    return subprocess.run([RESNET_CLI, *map(str, args)], capture_output=True, text=True, timeout=800, check=True).stdout
+    return subprocess.run(
+        [RESNET_CLI, *map(str, args)], capture_output=True, text=True, timeout=800, check=True
+    ).stdout
 
 
 def test_degradation_on_digits(tmp_path, monkeypatch):
@@ -41,7 +43,9 @@ def test_degradation_on_digits(tmp_path, monkeypatch):
         "table.tex",
         "index.html",
     }
-    table = pd.read_csv(report / "table.csv", keep_default_na=False).set_index(["depth", "shortcut"])
+    table = pd.read_csv(report / "table.csv", keep_default_na=False).set_index(
+        ["depth", "shortcut"]
+    )
     columns = "depth,shortcut,n,val_err_final_mean,val_err_final_std,val_err_best_mean,train_err_mean,gap_points"
     assert (report / "table.csv").read_text().splitlines()[0] == columns + ",params,macs,seconds"
     error = table["val_err_final_mean"].astype(float)
@@ -55,7 +59,9 @@ def test_degradation_on_digits(tmp_path, monkeypatch):
     runs = runs.set_index("run_id").join(final[["val/acc1", "train_eval/acc1"]])
     for seed in range(3):
         for metric in ("val/acc1", "train_eval/acc1"):
-            plain = runs[(runs["seed"] == seed) & (runs["shortcut"] == "none")].set_index("depth")[metric]
+            plain = runs[(runs["seed"] == seed) & (runs["shortcut"] == "none")].set_index("depth")[
+                metric
+            ]
             assert plain[56] <= plain[20] - 0.10, (seed, metric)
 
 
@@ -69,7 +75,10 @@ def test_a_net_from_a_file_outside_the_package_sweeps_and_compares(tmp_path, mon
     sweep = {
         "method": "grid",
         "command": ["resnet-cli", "fit", "--config", "gated.yaml", "--config", "${args_json_file}"],
-        "parameters": {"model.net.depth": {"values": [2, 4]}, "seed_everything": {"values": [0, 1]}},
+        "parameters": {
+            "model.net.depth": {"values": [2, 4]},
+            "seed_everything": {"values": [0, 1]},
+        },
     }
     Path("gates.yaml").write_text(yaml.safe_dump(sweep))
     assert "4 finished, 0 not" in resnet_cli("sweep", "gates.yaml", "--local", "-j", 2)
@@ -99,7 +108,11 @@ def test_a_stopped_run_continues_at_once_with_the_same_command(tmp_path, monkeyp
     ]
     resnet_cli(*args, "--run.root", "whole")
     process = subprocess.Popen(
-        [RESNET_CLI, *args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+        [RESNET_CLI, *args],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_interrupts,
     )
     deadline = time.monotonic() + 120
     while not list(Path("runs").rglob("prev.ckpt")) and time.monotonic() < deadline:
@@ -107,10 +120,16 @@ def test_a_stopped_run_continues_at_once_with_the_same_command(tmp_path, monkeyp
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
     if how == signal.SIGINT:
-        assert process.returncode == 130 and "the same command continues" in err and "Traceback" not in err
+        assert (
+            process.returncode == 130
+            and "the same command continues" in err
+            and "Traceback" not in err
+        )
     out = resnet_cli(*args)
     assert "continued from" in out  # last, or prev where the kill hit the moment between
-    (run,), (whole,) = (list(Path(root).glob("*/*/checkpoints/last.ckpt")) for root in ("runs", "whole"))
+    (run,), (whole,) = (
+        list(Path(root).glob("*/*/checkpoints/last.ckpt")) for root in ("runs", "whole")
+    )
     ours, theirs = load_checkpoint(run)["state_dict"], load_checkpoint(whole)["state_dict"]
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
@@ -119,15 +138,30 @@ def test_two_ranks_measure_and_train_as_one(tmp_path, monkeypatch):
     """Without a norm, which sees the rank's batch, two ranks differ from one by rounding; all samples count once."""
     monkeypatch.chdir(tmp_path)
     recipe = str(REPOSITORY / "configs/digits.yaml")
-    args = ["fit", "--config", recipe, "--run.threads", "1", "--trainer.max_epochs", "1", "--model.net.norm", "none"]
+    args = [
+        "fit",
+        "--config",
+        recipe,
+        "--run.threads",
+        "1",
+        "--trainer.max_epochs",
+        "1",
+        "--model.net.norm",
+        "none",
+    ]
     args += ["--model.net.depth", "8", "--model.optimizer.lr", "0.01"]
     resnet_cli(*args, "--run.root", "one")
     resnet_cli(*args, "--run.root", "two", "--trainer.devices", "2", "--trainer.strategy", "ddp")
     one, two = (
-        [json.loads(line) for line in next(Path(root).rglob("metrics.jsonl")).read_text().splitlines()]
+        [
+            json.loads(line)
+            for line in next(Path(root).rglob("metrics.jsonl")).read_text().splitlines()
+        ]
         for root in ("one", "two")
     )
     for a, b in zip(one, two, strict=True):
         for key in a.keys() - {"time"} - {k for k in a if k.startswith("perf/")}:
-            tolerance = 2.5 / 360 if "acc" in key else 1e-4  # a picture or two on the edge between two classes
+            tolerance = (
+                2.5 / 360 if "acc" in key else 1e-4
+            )  # a picture or two on the edge between two classes
             assert b[key] == pytest.approx(a[key], rel=1e-4, abs=tolerance), key

@@ -34,7 +34,9 @@ def raw(tmp_path_factory):
 
 
 @pytest.mark.parametrize("make", [lambda: Synthetic(192, 40, 16), lambda: Grey(192, 40, 16)])
-@pytest.mark.parametrize("changes", [{}, {"crop": "none"}, {"flip": False}, {"order": "repeat", "repeats": 3}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"crop": "none"}, {"flip": False}, {"order": "repeat", "repeats": 3}]
+)
 def test_the_same_batches_as_the_torch_loader(make, changes):
     for epoch, rank in ((0, 0), (1, 0), (1, 1), (2, 1)):
         options = OWN_SIZE | changes | {"epoch": epoch, "rank": rank, "world": 2}
@@ -47,14 +49,19 @@ def test_the_same_batches_as_the_torch_loader(make, changes):
 
 def test_the_same_batches_as_the_ffcv_loader(raw):
     for epoch in (0, 1):
-        a, b = (data_of(raw, epoch, loader=kind, **OWN_SIZE).train_dataloader() for kind in ("device", "ffcv"))
+        a, b = (
+            data_of(raw, epoch, loader=kind, **OWN_SIZE).train_dataloader()
+            for kind in ("device", "ffcv")
+        )
         assert isinstance(a, DeviceLoader) and same(copies(a), copies(b))
 
 
 def test_tensors_are_gathered_as_arrays_are(monkeypatch):
     data = data_of(Grey(192, 40, 16), loader="device", **OWN_SIZE)
     whole = copies(data.train_dataloader())
-    monkeypatch.setattr(device, "windows", lambda pixels, pad, of=device.windows: of(torch.tensor(pixels), pad))
+    monkeypatch.setattr(
+        device, "windows", lambda pixels, pad, of=device.windows: of(torch.tensor(pixels), pad)
+    )
     other = data.train_dataloader()
     assert same(copies(other), whole) and isinstance(other._windows, torch.Tensor)  # as on a GPU
 
@@ -72,7 +79,9 @@ def test_stopped_at_any_batch_and_resumed():
 
 
 def test_auto_takes_it_where_it_fits(raw, monkeypatch):
-    kind = lambda source, **options: type(data_of(source, **(OWN_SIZE | options)).train_dataloader())  # noqa: E731
+    def kind(source, **options):
+        return type(data_of(source, **(OWN_SIZE | options)).train_dataloader())
+
     assert kind(Synthetic(192, 40, 16)) is DeviceLoader
     assert kind(Synthetic(192, 40, 16), loader="torch") is TorchLoader
     assert kind(Synthetic(192, 40, 16), crop="resized", size=8) is TorchLoader
@@ -82,7 +91,10 @@ def test_auto_takes_it_where_it_fits(raw, monkeypatch):
     size = 192 * 24 * 24 * 3 * 2  # padded by 4 on each side, and mirrored
     monkeypatch.setattr(device, "memory", lambda: 5 * size)
     images, augment = Synthetic(192, 40, 16).splits()["train"], Augment("pad", pad=4, flip=True)
-    assert [device.fits(images, torch.device("cpu"), augment, ranks) for ranks in (1, 2)] == [True, False]
+    assert [device.fits(images, torch.device("cpu"), augment, ranks) for ranks in (1, 2)] == [
+        True,
+        False,
+    ]
     monkeypatch.setattr(device, "memory", lambda: 4 * size)
     assert not device.fits(images, torch.device("cpu"), augment)
     monkeypatch.setattr(device, "memory", lambda: 4 * 192 * 22 * 22 * 3 * 2)

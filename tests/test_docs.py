@@ -29,7 +29,13 @@ def test_every_example_of_extending_runs(cli, monkeypatch, capsys):
     for name, content in files:
         Path(name).write_text(content)
     commands = re.findall(r"^ {4}((?:resnet-cli|python) .+)$", text, re.M)
-    assert [name for name, _ in files] == ["mynet.py", "mysource.py", "myhooks.py", "mytask.py", "inspection.py"]
+    assert [name for name, _ in files] == [
+        "mynet.py",
+        "mysource.py",
+        "myhooks.py",
+        "mytask.py",
+        "inspection.py",
+    ]
     assert len(commands) == 7
     for command in commands:
         program, *args = shlex.split(command)
@@ -45,7 +51,9 @@ def test_every_example_of_extending_runs(cli, monkeypatch, capsys):
             assert any(line.startswith("val/acc1 0.") for line in lines)
             continue
         assert any("silent" in line and "layer1.0" in line for line in lines)
-        assert len({line.split()[0] for line in lines if "silent" in line}) == 3  # Wide has no blocks
+        assert (
+            len({line.split()[0] for line in lines if "silent" in line}) == 3
+        )  # Wide has no blocks
 
 
 def test_the_hooks_of_extending_change_the_training_and_repeat_themselves(cli):
@@ -71,7 +79,8 @@ def test_the_hooks_of_extending_change_the_training_and_repeat_themselves(cli):
 def test_the_arithmetic_of_cluster():
     text = (REPOSITORY / "docs/cluster.md").read_text()
     rows = {
-        cells[0]: cells[1:] for cells in ([c.strip() for c in line.strip("|").split("|")] for line in text.splitlines())
+        cells[0]: cells[1:]
+        for cells in ([c.strip() for c in line.strip("|").split("|")] for line in text.splitlines())
     }
     a100, images, file, mb = 2470, 1_281_167, 22e9, 4 * 25.557032
     loader = (REPOSITORY / "benchmarks/loader.md").read_text()
@@ -85,14 +94,20 @@ def test_the_arithmetic_of_cluster():
         "global batch at 256 per GPU": lambda n: f"{256 * n:,}",
         "step at 256 per GPU, ms": lambda n: f"{1e3 * step[256]:.0f}",
         "sent per GPU and step, MB": lambda n: f"{sent[n]:.0f}",
-        "needed to hide it behind 69 ms of backward, GB/s": lambda n: f"{sent[n] / step[256] * 1.5e-3:.1f}",
+        "needed to hide it behind 69 ms of backward, GB/s": lambda n: (
+            f"{sent[n] / step[256] * 1.5e-3:.1f}"
+        ),
         "the same at 64 per GPU (17 ms), GB/s": lambda n: f"{sent[n] / step[64] * 1.5e-3:.1f}",
         f"cores that decode, per GPU (2,470 / {core:,.0f})": lambda n: f"{round(a100 / core)}",
         "reads of all nodes from shared storage without stage, first epoch, GB/s": (
             lambda n: f"{n * a100 * file / images / 1e9:.1f}"
         ),
-        "the same staged: copies of 22 GB, one per node of 8 GPUs, GB": lambda n: f"{22 * n // 8:,}",
-        f"tables of 1.28 M samples, {tables} MB per rank, MB per node": lambda n: f"{8 * int(tables)}",
+        "the same staged: copies of 22 GB, one per node of 8 GPUs, GB": lambda n: (
+            f"{22 * n // 8:,}"
+        ),
+        f"tables of 1.28 M samples, {tables} MB per rank, MB per node": lambda n: (
+            f"{8 * int(tables)}"
+        ),
         "steps per epoch, the rest of the images dropped": lambda n: f"{images // (256 * n)}",
     }
     for name, value in expected.items():
@@ -119,11 +134,15 @@ def test_every_command_of_cluster_runs(cli):
     for i in range(40):
         file = Path("photos", "ab"[i % 2], f"{i}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (300, 280, 3), np.uint8)).save(file)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (300, 280, 3), np.uint8)).save(
+            file
+        )
     text = (REPOSITORY / "docs/cluster.md").read_text()
     assert re.findall(r"^ {4}make (\w+)$", text, re.M) == ["bundle"]
     (job,) = re.findall(r"^ {4}\. slurm/site.env && sbatch (.+)$", text, re.M)
-    assert (REPOSITORY / job.split()[2]).exists() and (REPOSITORY / "slurm/site.env.example").exists()
+    assert (REPOSITORY / job.split()[2]).exists() and (
+        REPOSITORY / "slurm/site.env.example"
+    ).exists()
     ran = 0
     for command in re.findall(r"^ {4}resnet-cli (.+)$", text, re.M):
         verb, *args = shlex.split(command)
@@ -135,7 +154,12 @@ def test_every_command_of_cluster_runs(cli):
     assert ran == 8
 
 
-ELSEWHERE = ("--submit", "--watch", "wandb://", "fashion_mnist_small")  # SLURM, no end, a server, a data set
+ELSEWHERE = (
+    "--submit",
+    "--watch",
+    "wandb://",
+    "fashion_mnist_small",
+)  # SLURM, no end, a server, a data set
 
 
 def shrink_configs():
@@ -149,7 +173,11 @@ def shrink_configs():
     for file in Path("configs/sweeps").glob("digits_*.yaml"):
         sweep = yaml.safe_load(file.read_text())
         for name, among in sweep["parameters"].items():
-            among |= {"values": among["values"][: 1 if name.startswith("data.") else 2]} if "values" in among else {}
+            among |= (
+                {"values": among["values"][: 1 if name.startswith("data.") else 2]}
+                if "values" in among
+                else {}
+            )
             among |= {"value": 4} if name == "trainer.max_steps" else {}
         file.write_text(yaml.safe_dump(sweep))
 
@@ -164,7 +192,10 @@ def give_files():
     for i in range(1000):
         Path(f"imagenet/train/n{i:08}").mkdir(parents=True)
     for i in range(1, 5):
-        for name in (f"imagenet/train/n{i:08}/a.JPEG", f"imagenet/val/n{i:08}/ILSVRC2012_val_{i:08}.JPEG"):
+        for name in (
+            f"imagenet/train/n{i:08}/a.JPEG",
+            f"imagenet/val/n{i:08}/ILSVRC2012_val_{i:08}.JPEG",
+        ):
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(picture, name)
         Path(f"imagenetv2-matched-frequency-format-val/{i}").mkdir(parents=True)
@@ -177,17 +208,29 @@ def little(verb, args, name):
     """Flags that make a command small."""
     named = ["--run.name", name] if "--run.name" not in args else []
     if verb in ("fit", "validate") and "configs/digits.yaml" not in args:
-        flags = [*small(args, "photos")[1], "--model.net.num_classes", "10", "--run.keep", "weights"]
+        flags = [
+            *small(args, "photos")[1],
+            "--model.net.num_classes",
+            "10",
+            "--run.keep",
+            "weights",
+        ]
         if "imagenet" in args[1]:
             return [*flags, "--run.name", "imagenet", "--model.net.depth", "18"]
         return [*flags, *named]
     if verb in ("fit", "validate"):
         return [*SMALL, *named]
     if verb == "inspect":
-        noise = "--data.source Synthetic --data.source.n_val 8 --data.size 32".split() if "--data.size" in args else []
+        noise = (
+            "--data.source Synthetic --data.source.n_val 8 --data.size 32".split()
+            if "--data.size" in args
+            else []
+        )
         return ["--batches", "1", "--draws", "1", "--run.threads", "1", *noise]
     if verb == "evaluate":
-        folder = "--data.source.expect false --data.batch_size 4".split() if "real.json" in args else []
+        folder = (
+            "--data.source.expect false --data.batch_size 4".split() if "real.json" in args else []
+        )
         return ["--sizes", "32,48", "--run.threads", "1", *folder]
     if verb == "doctor" and "--config" in args:
         return [*small(args, "photos")[1], "--model.net.num_classes", "10"]
@@ -196,7 +239,9 @@ def little(verb, args, name):
 
 def what_runs_say():
     """Return the errors of runs in processes of their own, which the command itself does not print."""
-    told = [f"{log}:\n{log.read_text()[-2000:]}" for log in sorted(Path("runs").glob("*/points/*.log"))]
+    told = [
+        f"{log}:\n{log.read_text()[-2000:]}" for log in sorted(Path("runs").glob("*/points/*.log"))
+    ]
     for file in sorted(Path("runs").glob("*/*/attempts/*.json")):
         attempt = json.loads(file.read_text() or "{}")
         if attempt.get("reason") != "finished":
@@ -220,6 +265,8 @@ def test_every_command_runs(cli, document, count, monkeypatch):
         verb, *args = shlex.split(command.replace("/tmp ", "stage "), comments=True)
         ran += verb != "validate"  # that one is of the run before
         code, out, err = cli(verb, *args, *little(verb, args, f"run{ran}"))
-        diverges = verb == "sweep" and "digits_init_norm" in command  # two of its nets, as docs/science.md says
+        diverges = (
+            verb == "sweep" and "digits_init_norm" in command
+        )  # two of its nets, as docs/science.md says
         assert code == diverges, f"{command}\n{out}\n{err}\n{what_runs_say()}"
     assert ran == count

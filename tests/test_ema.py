@@ -27,7 +27,10 @@ AVERAGED = [
 
 def test_the_average_is_the_sum_of_its_definition():
     torch.manual_seed(0)
-    net, options = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).double(), Averaging(0.9, every=2, start=0.25)
+    net, options = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).double(),
+        Averaging(0.9, every=2, start=0.25),
+    )
     average, expected, total = average_of(net), deepcopy(net.state_dict()), 40
     assert not any(p.requires_grad for p in average.parameters()) and net[0].weight.requires_grad
     for step in range(1, total + 1):
@@ -53,7 +56,10 @@ def test_decay_zero_is_the_net_itself():
     with torch.no_grad():
         net.fc.weight.add_(1)
     update(average, net, 0.0)
-    assert all(torch.equal(a, b) for a, b in zip(average.state_dict().values(), net.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(average.state_dict().values(), net.state_dict().values(), strict=True)
+    )
 
 
 def test_both_nets_are_measured_and_saved(cli):
@@ -61,7 +67,9 @@ def test_both_nets_are_measured_and_saved(cli):
     assert cli("fit", *AVERAGED)[0] == 0
     path = only_run()
     last = rows(path)[-1]
-    assert {f"{s}/{m}" for s in ("val", "val_ema", "train_eval") for m in ("loss", "acc1", "acc5")} <= last.keys()
+    assert {
+        f"{s}/{m}" for s in ("val", "val_ema", "train_eval") for m in ("loss", "acc1", "acc5")
+    } <= last.keys()
     assert not [k for k in last if k.startswith("train_eval_ema")]
     from lightning_resnet.data.sources.digits import Digits
 
@@ -72,7 +80,9 @@ def test_both_nets_are_measured_and_saved(cli):
         net = CifarResNet(8, width=4)
         net.load_state_dict(weights(path, prefix))
         with torch.no_grad():
-            found[split] = (net.eval()(x).argmax(1) == torch.from_numpy(images.labels)).double().mean().item()
+            found[split] = (
+                (net.eval()(x).argmax(1) == torch.from_numpy(images.labels)).double().mean().item()
+            )
         assert last[f"{split}/acc1"] == pytest.approx(found[split], abs=1e-9)
     assert last["val_ema/loss"] != last["val/loss"]
     averaged = weights(path, "net.")
@@ -81,7 +91,9 @@ def test_both_nets_are_measured_and_saved(cli):
     shutil.rmtree("runs")
     assert cli("fit", *AVERAGED[:-2])[0] == 0
     plain = weights(only_run(), "net.")
-    assert all(torch.equal(averaged[k], plain[k]) for k in plain) and not weights(only_run(), "ema.")
+    assert all(torch.equal(averaged[k], plain[k]) for k in plain) and not weights(
+        only_run(), "ema."
+    )
 
 
 class Stop(Exception):
@@ -91,7 +103,10 @@ class Stop(Exception):
 def test_an_average_continues_bitwise(cli, monkeypatch):
     assert cli("fit", *AVERAGED)[0] == 0
     path = only_run()
-    whole, expected = weights(path, "ema."), [(r["step"], r["val_ema/loss"]) for r in rows(path) if "val_ema/loss" in r]
+    whole, expected = (
+        weights(path, "ema."),
+        [(r["step"], r["val_ema/loss"]) for r in rows(path) if "val_ema/loss" in r],
+    )
     shutil.rmtree("runs")
     original = ClassificationTask.training_step
 
@@ -115,7 +130,14 @@ def test_runs_with_and_without_an_average_take_each_others_weights(cli):
     checkpoint = only_run() / "checkpoints/last.ckpt"
     code, out, _ = cli("validate", *TINY, "--ckpt_path", checkpoint)
     assert code == 0 and "val_ema/acc1" not in json.loads(out)
-    from_average = ["--run.init_from", checkpoint, "--run.name", "next", "--model.ema", "{decay: 0.9, every: 99}"]
+    from_average = [
+        "--run.init_from",
+        checkpoint,
+        "--run.name",
+        "next",
+        "--model.ema",
+        "{decay: 0.9, every: 99}",
+    ]
     assert cli("fit", *TINY, "--trainer.max_epochs", "1", *from_average)[0] == 0
     (path,) = (p.parent for p in checkpoint.parents[3].glob("next/*/meta.json"))
     begun = weights(path, "ema.")  # no update was due: it is what it began as, the other run's net
@@ -125,4 +147,6 @@ def test_runs_with_and_without_an_average_take_each_others_weights(cli):
 @pytest.mark.parametrize("bad", ["{decay: 1.0}", "{every: 0}", "{start: 2.0}"])
 def test_an_average_that_never_moves_is_refused(cli, bad):
     code, _, err = cli("fit", *TINY, "--model.ema", bad)
-    assert code == 2 and "error: --model.ema." in err and " must be a " in err and err.count("\n") == 1
+    assert (
+        code == 2 and "error: --model.ema." in err and " must be a " in err and err.count("\n") == 1
+    )

@@ -53,8 +53,9 @@ def test_jpegs_are_the_same_but_for_a_tolerance(source, without, capsys):
     got = copies(data_of(source, workers=2, **options).train_dataloader())
     for (x, y), (u, v) in zip(expected, got, strict=True):
         assert (y == v).all() and (x.float() - u.float()).abs().mean() < TOLERANCE
-    assert f"our decoder was not built (or before an update), {'FFCV' if name == 'ffcv' else 'Pillow'}'s is" in (
-        out := capsys.readouterr().out
+    assert (
+        f"our decoder was not built (or before an update), {'FFCV' if name == 'ffcv' else 'Pillow'}'s is"
+        in (out := capsys.readouterr().out)
     )
     assert out.count("\n") == 1
 
@@ -97,7 +98,9 @@ def test_a_damaged_sample_is_named(source, without, tmp_path, manifest, how, tol
         with pytest.raises(UserError, match="metadata or table are not what was written"):
             data_of(files)
         return
-    with pytest.raises(UserError, match=rf"sample {beton.ids[position]} \(position {position}\): ({told})"):
+    with pytest.raises(
+        UserError, match=rf"sample {beton.ids[position]} \(position {position}\): ({told})"
+    ):
         copies(data_of(files).train_dataloader())
     batches = copies(data_of(files, on_bad="count").train_dataloader())
     assert sum(int((y < 0).sum()) for _, y in batches) == 1

@@ -19,7 +19,15 @@ from lightning_resnet.models.batch_norm import measure_norms
 from lightning_resnet.runs.checkpoint import load_checkpoint
 from lightning_resnet.training.optimizer import parameter_groups
 
-FEW = [*TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "8", "--data.train_eval_samples", "8"]
+FEW = [
+    *TINY,
+    "--trainer.max_epochs",
+    "1",
+    "--trainer.limit_train_batches",
+    "8",
+    "--data.train_eval_samples",
+    "8",
+]
 
 
 def losses(path):
@@ -41,8 +49,13 @@ def test_weight_decay_audit(depth, decayed, exempt, missed_by_names):
     """No norm or bias decays; a filter on the name `bn` misses the shortcuts' norms."""
     for net in (ImageNetResNet(depth), getattr(torchvision.models, f"resnet{depth}")()):
         groups = parameter_groups(net)
-        assert [(len(g["params"]), sum(p.numel() for p in g["params"])) for g in groups] == [decayed, exempt]
-        norms = {id(p) for m in net.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+        assert [(len(g["params"]), sum(p.numel() for p in g["params"])) for g in groups] == [
+            decayed,
+            exempt,
+        ]
+        norms = {
+            id(p) for m in net.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()
+        }
         biases = {id(p) for name, p in net.named_parameters() if name.endswith("bias")}
         assert {id(p) for p in groups[1]["params"]} == norms | biases
         by_name = [p for name, p in net.named_parameters() if "bn" not in name and id(p) in norms]
@@ -51,16 +64,27 @@ def test_weight_decay_audit(depth, decayed, exempt, missed_by_names):
 
 def test_blur_pool_is_ffcv_imagenets():
     """Every strided convolution but the stem sees the input convolved with [1 2 1] x [1 2 1] / 16; names stay."""
-    blurred, plain = ImageNetResNet(50, num_classes=10, blur_pool=True), ImageNetResNet(50, num_classes=10)
+    blurred, plain = (
+        ImageNetResNet(50, num_classes=10, blur_pool=True),
+        ImageNetResNet(50, num_classes=10),
+    )
     assert blurred.state_dict().keys() == plain.state_dict().keys()
     changed = [n for n, m in blurred.named_modules() if type(m).__name__ == "BlurConv2d"]
-    assert set(changed) == {f"layer{k}.0.{name}" for k in (2, 3, 4) for name in ("conv2", "downsample.0")}
-    assert all(torch.equal(a, b) for a, b in zip(blurred.parameters(), plain.parameters(), strict=True))
+    assert set(changed) == {
+        f"layer{k}.0.{name}" for k in (2, 3, 4) for name in ("conv2", "downsample.0")
+    }
+    assert all(
+        torch.equal(a, b) for a, b in zip(blurred.parameters(), plain.parameters(), strict=True)
+    )
     x, conv = torch.randn(2, 128, 9, 9), blurred.layer2[0].conv2
     kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).div(16).repeat(128, 1, 1, 1)
-    expected = F.conv2d(F.conv2d(x, kernel, padding=1, groups=128), conv.weight, stride=2, padding=1)
+    expected = F.conv2d(
+        F.conv2d(x, kernel, padding=1, groups=128), conv.weight, stride=2, padding=1
+    )
     torch.testing.assert_close(conv(x), expected)
-    tone = torch.arange(32).remainder(2).float().mul(2).sub(1).expand(1, 128, 32, 32)  # the finest there is
+    tone = (
+        torch.arange(32).remainder(2).float().mul(2).sub(1).expand(1, 128, 32, 32)
+    )  # the finest there is
     inside = slice(2, -2)  # padding is no part of the tone
     left, passed = (c(tone)[..., inside, inside].abs().max() for c in (conv, plain.layer2[0].conv2))
     assert left < 1e-4 < passed
@@ -88,17 +112,24 @@ def test_precise_statistics_are_those_of_all_images():
 
 def test_precise_statistics_without_float64_and_of_a_norm_that_is_not_reached(monkeypatch):
     """As on Apple's GPUs, and as in a net with a head that evaluation leaves out."""
-    monkeypatch.setattr("lightning_resnet.models.batch_norm.sum_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(
+        "lightning_resnet.models.batch_norm.sum_dtype", lambda device: torch.float32
+    )
     net, types = CifarResNet(8, width=4), set()
     net.head = nn.BatchNorm2d(4)
     images = torch.randn(16, 3, 8, 8)
     measure_norms(net, [images], lambda sums: (types.add(sums.dtype), sums)[1])
-    torch.testing.assert_close(net.bn1.running_var, net.conv1(images).transpose(0, 1).flatten(1).var(1))
+    torch.testing.assert_close(
+        net.bn1.running_var, net.conv1(images).transpose(0, 1).flatten(1).var(1)
+    )
     assert types == {torch.float32} and torch.equal(net.head.running_mean, torch.zeros(4))
 
 
 def test_precise_statistics_are_measured_before_an_evaluation_and_change_no_weight(cli):
-    one, other = fit(cli, "a"), fit(cli, "b", "--model.precise_bn", "4", "--model.ema", "{decay: 0.5}")
+    one, other = (
+        fit(cli, "a"),
+        fit(cli, "b", "--model.precise_bn", "4", "--model.ema", "{decay: 0.5}"),
+    )
     a, b = weights(one), weights(other)
     assert all(torch.equal(a[k], b[k]) for k in a if "running" not in k)
     assert not torch.equal(a["net.bn1.running_var"], b["net.bn1.running_var"])
@@ -112,13 +143,22 @@ def test_gradients_are_clipped(cli, monkeypatch, algorithm):
 
     def step(self, closure=None):
         grads = [p.grad for g in self.param_groups for p in g["params"]]
-        seen.append(torch.stack([g.norm() if algorithm == "norm" else g.abs().max() for g in grads]))
+        seen.append(
+            torch.stack([g.norm() if algorithm == "norm" else g.abs().max() for g in grads])
+        )
         return original(self, closure)
 
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     fit(cli, "free", "--trainer.accumulate_grad_batches", "2")
     free, seen[:] = list(seen), []
-    fit(cli, "clipped", "--trainer.gradient_clip_val", "0.01", "--trainer.gradient_clip_algorithm", algorithm)
+    fit(
+        cli,
+        "clipped",
+        "--trainer.gradient_clip_val",
+        "0.01",
+        "--trainer.gradient_clip_algorithm",
+        algorithm,
+    )
     size = torch.linalg.norm if algorithm == "norm" else torch.max
     assert all(size(s) > 0.02 for s in free) and all(size(s) <= 0.01 * 1.0001 for s in seen)
     assert len(seen) == 8
@@ -127,7 +167,10 @@ def test_gradients_are_clipped(cli, monkeypatch, algorithm):
 def test_lamb_of_timm_trains(cli):
     path = fit(cli, "lamb", "--model.optimizer", "timm.optim.Lamb", "--model.optimizer.lr", "0.02")
     assert all(math.isfinite(x) for x in losses(path))
-    assert len(load_checkpoint(path / "checkpoints/last.ckpt")["optimizer_states"][0]["param_groups"]) == 2
+    assert (
+        len(load_checkpoint(path / "checkpoints/last.ckpt")["optimizer_states"][0]["param_groups"])
+        == 2
+    )
 
 
 def test_accumulation_is_one_batch(cli):
@@ -142,7 +185,15 @@ def test_accumulation_is_one_batch(cli):
         "0.1",
     ]
     one = fit(cli, "one", *args)
-    four = fit(cli, "four", *args, "--trainer.accumulate_grad_batches", "4", "--trainer.limit_train_batches", "32")
+    four = fit(
+        cli,
+        "four",
+        *args,
+        "--trainer.accumulate_grad_batches",
+        "4",
+        "--trainer.limit_train_batches",
+        "32",
+    )
     assert losses(one) == pytest.approx(losses(four), abs=1e-12)
     for name, tensor in weights(one).items():
         torch.testing.assert_close(tensor, weights(four)[name], rtol=0, atol=1e-13)
@@ -163,7 +214,9 @@ def test_channels_last_is_a_layout_only(cli, monkeypatch):
     monkeypatch.setattr(torch, "channels_last", torch.contiguous_format)  # of the weights and above
     layouts.clear()
     other = fit(cli, "other", *args)
-    assert {*map(frozenset, seen)} == {frozenset([True])} and {*map(frozenset, layouts)} == {frozenset([False])}
+    assert {*map(frozenset, seen)} == {frozenset([True])} and {*map(frozenset, layouts)} == {
+        frozenset([False])
+    }
     assert losses(one) == pytest.approx(losses(other), abs=1e-12)
     for name, tensor in weights(one).items():
         torch.testing.assert_close(tensor, weights(other)[name], rtol=0, atol=1e-12)
@@ -190,7 +243,9 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(cli, monkeypatch):
     ]
     path = fit(cli, "bf16", "--trainer.precision", "bf16-mixed", *args)
     assert torch.bfloat16 in seen and all(math.isfinite(x) for x in losses(path))
-    assert all(t.dtype == torch.float32 for t in weights(path).values() if t.is_floating_point() and t.ndim)
+    assert all(
+        t.dtype == torch.float32 for t in weights(path).values() if t.is_floating_point() and t.ndim
+    )
 
 
 def test_fp16_scales_its_loss_and_keeps_its_scaler(cli, monkeypatch):
@@ -221,15 +276,22 @@ def test_deterministic_is_a_flag_and_part_of_the_run(cli, words):
         torch.use_deterministic_algorithms(False)
     plain = fit(cli, "p")
     assert path.name != plain.name
-    assert all(torch.equal(t, weights(plain)[k]) for k, t in weights(path).items())  # a CPU is deterministic anyway
+    assert all(
+        torch.equal(t, weights(plain)[k]) for k, t in weights(path).items()
+    )  # a CPU is deterministic anyway
 
 
 def test_compiled_nets_train_alike_under_the_same_names(cli, monkeypatch):
     """Traced and differentiated by torch.compile, without its code generator, which takes minutes."""
     compile = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, mode, **how: compile(f, backend="aot_eager", **how))
+    monkeypatch.setattr(
+        torch, "compile", lambda f, mode, **how: compile(f, backend="aot_eager", **how)
+    )
     more = ["--model.mix", "{mixup: 0.2}", "--model.ema", "{decay: 0.9}"]
-    plain, compiled = (fit(cli, name, *more, "--model.compile", name == "compiled") for name in ("plain", "compiled"))
+    plain, compiled = (
+        fit(cli, name, *more, "--model.compile", name == "compiled")
+        for name in ("plain", "compiled")
+    )
     a, b = weights(plain), weights(compiled)
     assert a.keys() == b.keys() and plain.name != compiled.name
     assert losses(plain) == pytest.approx(losses(compiled), abs=1e-5)
@@ -261,4 +323,6 @@ def test_compilation_is_of_the_whole_way_from_pixels_to_logits(cli, monkeypatch)
     monkeypatch.setattr(torch, "compile", compile)
     fit(cli, "c", "--model.compile", "max-autotune", "--model.ema", "{decay: 0.9}")
     assert asked == [{"dynamic": False, "mode": "max-autotune"}]
-    assert len({id(net) for net, _ in calls}) == 2 and {dtype for _, dtype in calls} == {torch.uint8}
+    assert len({id(net) for net, _ in calls}) == 2 and {dtype for _, dtype in calls} == {
+        torch.uint8
+    }

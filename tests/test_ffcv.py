@@ -22,7 +22,9 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.runs.checkpoint import load_checkpoint
 from lightning_resnet.training.task import ClassificationTask
 
-pytestmark = pytest.mark.skipif(kernel.library() is None, reason="the kernel was not built: no libjpeg-turbo headers")
+pytestmark = pytest.mark.skipif(
+    kernel.library() is None, reason="the kernel was not built: no libjpeg-turbo headers"
+)
 
 
 class Pictures:
@@ -35,7 +37,11 @@ class Pictures:
         return len(self.images)
 
     def __getitem__(self, i):
-        return np.ascontiguousarray(self.images.pixels[i]), int(self.images.labels[i]), int(self.images.ids[i])
+        return (
+            np.ascontiguousarray(self.images.pixels[i]),
+            int(self.images.labels[i]),
+            int(self.images.ids[i]),
+        )
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +56,9 @@ def files(tmp_path_factory):
         for split, images in Synthetic(192, 40, size).splits().items():
             path = made[mode, split] = folder / f"{mode}_{split}.beton"
             fields = {"image": RGBImageField(mode), "label": IntField(), "id": IntField()}
-            DatasetWriter(str(path), fields, num_workers=2).from_indexed_dataset(Pictures(images), shuffle_indices=True)
+            DatasetWriter(str(path), fields, num_workers=2).from_indexed_dataset(
+                Pictures(images), shuffle_indices=True
+            )
     return made
 
 
@@ -66,7 +74,9 @@ def beton(files, mode="raw"):
     return BetonFiles(str(files[mode, "train"]), str(files[mode, "val"]))
 
 
-@pytest.mark.parametrize("options", [{}, {"flip": True}, {"crop": "pad", "flip": True}, {"crop": "pad", "pad": 40}])
+@pytest.mark.parametrize(
+    "options", [{}, {"flip": True}, {"crop": "pad", "flip": True}, {"crop": "pad", "pad": 40}]
+)
 def test_raw_batches_are_bitwise_those_of_the_torch_loader(files, options):
     expected = batches(Synthetic(192, 40), **options)
     assert same(expected, batches(beton(files), **options))
@@ -87,9 +97,13 @@ def test_jpeg_and_raw_mixed_are_near_the_pictures(files):
     options = {"crop": "resized", "size": 24, "scale": (0.3, 1.0)}
     assert {0, 1} == set(Beton(files["proportion", "train"]).images["mode"].tolist())
     for (x, y), (u, v) in zip(
-        batches(beton(files, "proportion"), **options), batches(Synthetic(192, 40, 64), **options), strict=True
+        batches(beton(files, "proportion"), **options),
+        batches(Synthetic(192, 40, 64), **options),
+        strict=True,
     ):
-        assert torch.equal(y, v) and (x.float() - u.float()).abs().mean() < 12  # noise is what JPEG keeps worst
+        assert (
+            torch.equal(y, v) and (x.float() - u.float()).abs().mean() < 12
+        )  # noise is what JPEG keeps worst
 
 
 @pytest.mark.parametrize("mode", ["raw", "proportion"])
@@ -99,7 +113,10 @@ def test_threads_and_ranks_do_not_matter(files, mode):
     for workers in (2, 4):
         assert same(alone, batches(beton(files, mode), workers=workers, **options))
     ranks = [batches(beton(files, mode), workers=2, rank=r, world=2, **options) for r in (0, 1)]
-    joined = [tuple(torch.cat(parts) for parts in zip(a, b, strict=True)) for a, b in zip(*ranks, strict=True)]
+    joined = [
+        tuple(torch.cat(parts) for parts in zip(a, b, strict=True))
+        for a, b in zip(*ranks, strict=True)
+    ]
     assert same(alone, joined)
 
 
@@ -133,7 +150,15 @@ def test_no_thread_outlives_its_epoch(files):
 @pytest.mark.parametrize("end", ["limit", KeyboardInterrupt, ZeroDivisionError, "transform"])
 def test_no_thread_outlives_a_fit(cli, monkeypatch, tmp_path, end):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    options = [*TINY, "--trainer.max_epochs", "2", "--data.loader", "ffcv", "--data.train_eval_samples", "8"]
+    options = [
+        *TINY,
+        "--trainer.max_epochs",
+        "2",
+        "--data.loader",
+        "ffcv",
+        "--data.train_eval_samples",
+        "8",
+    ]
     seen, inner = [], ClassificationTask.training_step
 
     def step(task, *args):
@@ -144,7 +169,9 @@ def test_no_thread_outlives_a_fit(cli, monkeypatch, tmp_path, end):
 
     monkeypatch.setattr(ClassificationTask, "training_step", step)
     if end == "transform":
-        monkeypatch.setattr(read_batch, "draw", lambda *args: draw(*args) if len(seen) < 3 else 1 / 0)
+        monkeypatch.setattr(
+            read_batch, "draw", lambda *args: draw(*args) if len(seen) < 3 else 1 / 0
+        )
     if end == "limit":
         assert cli("fit", *options, "--trainer.limit_train_batches", "2")[0] == 0
         assert len(seen) == 4
@@ -185,7 +212,10 @@ def damaged(files, tmp_path):
 def test_a_damaged_picture_stops_training_or_is_left_out(damaged):
     source, sample = damaged
     options = {"crop": "resized", "size": 24}
-    with pytest.raises(UserError, match=rf"sample {sample} \(position \d+\): damaged JPEG; `resnet-cli data verify`"):
+    with pytest.raises(
+        UserError,
+        match=rf"sample {sample} \(position \d+\): damaged JPEG; `resnet-cli data verify`",
+    ):
         batches(source, **options)
     got = batches(source, on_bad="count", **options)
     bad = [(x, y) for images, labels in got for x, y in zip(images, labels, strict=True) if y < 0]
@@ -246,7 +276,9 @@ def test_resize_is_closer_to_the_definition_than_ffcvs(tmp_path):
     def psnr(a, b):
         return 10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b) ** 2)))
 
-    for position, (height, width, pointer) in enumerate(file.images[["height", "width", "data_ptr"]].tolist()):
+    for position, (height, width, pointer) in enumerate(
+        file.images[["height", "width", "data_ptr"]].tolist()
+    ):
         data = np.frombuffer(raw, np.uint8, int(file.sizes(np.array([position]))[0]), pointer)
         full = np.empty((height, width, 3), np.uint8)
         imdecode(data, full, height, width, height, width, 0, 0, 1, 1, False, False)
@@ -255,21 +287,38 @@ def test_resize_is_closer_to_the_definition_than_ffcvs(tmp_path):
             h, w = rng.integers(60, height), rng.integers(60, width)
             top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
             reference = np.asarray(
-                Image.fromarray(exact[top : top + h, left : left + w]).resize((96, 96), Image.BILINEAR)
+                Image.fromarray(exact[top : top + h, left : left + w]).resize(
+                    (96, 96), Image.BILINEAR
+                )
             )
             theirs, ours = np.empty((96, 96, 3), np.uint8), np.empty((1, 96, 96, 3), np.uint8)
             resize_crop(full, top, top + h, left, left + w, theirs)
-            items = kernel.make_items(file, np.array([position]), np.array([[top, left, h, w]]), np.array([False]))
+            items = kernel.make_items(
+                file, np.array([position]), np.array([[top, left, h, w]]), np.array([False])
+            )
             assert kernel.decode(file, items, ours, 1).tolist() == [0]
             assert psnr(ours[0], reference) >= psnr(theirs, reference)
 
 
 def test_fit_ends_with_the_same_weights_through_either_loader(cli, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    options = [*TINY, "--trainer.max_epochs", "2", "--data.crop", "pad", "--data.pad", "1", "--data.flip", "true"]
+    options = [
+        *TINY,
+        "--trainer.max_epochs",
+        "2",
+        "--data.crop",
+        "pad",
+        "--data.pad",
+        "1",
+        "--data.flip",
+        "true",
+    ]
     for loader in ("ffcv", "torch"):
         code, _, err = cli("fit", *options, "--data.loader", loader, "--run.root", loader)
         assert code == 0, err
     assert live() == 0 and len(list((tmp_path / "cache").rglob("*.beton"))) == 2
-    ours, theirs = (load_checkpoint(next(Path(root).rglob("last.ckpt")))["state_dict"] for root in ("ffcv", "torch"))
+    ours, theirs = (
+        load_checkpoint(next(Path(root).rglob("last.ckpt")))["state_dict"]
+        for root in ("ffcv", "torch")
+    )
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)

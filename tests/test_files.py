@@ -58,7 +58,9 @@ def test_the_systems_error_comes_out_of_a_librarys(tmp_path):
         try:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as e:
-            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 480512 vs 480408") from e
+            raise RuntimeError(
+                "[enforce fail at inline_container.cc:672] . unexpected pos 480512 vs 480408"
+            ) from e
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
     with pytest.raises(RuntimeError, match="this one"):
         try:
@@ -100,7 +102,9 @@ def test_one_more_name_for_a_file_comes_at_once_and_is_on_disk(tmp_path, monkeyp
     link(source, target)
     link(source, target)  # both are names of the same file now
     assert target.read_text() == "good" and target.samefile(source) == links
-    assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "last.ckpt"] and synced[-1] == str(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "last.ckpt"] and synced[-1] == str(
+        tmp_path
+    )
     assert links or synced[0].startswith(f"{target}.")
 
 

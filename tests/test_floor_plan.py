@@ -50,7 +50,10 @@ def imports(tree, local=None):
     for node in ast.walk(tree):
         if local and node not in inside:
             continue
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lightning_resnet":
+        if (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").split(".")[0] == "lightning_resnet"
+        ):
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
                 yield (full if full in MODULES else node.module), node.lineno
@@ -81,9 +84,13 @@ def test_the_three_parts_of_analysis_stand_on_one_another():
         if not module.startswith("lightning_resnet.analysis.") or part[0] not in ANALYSIS:
             continue
         for target, line in imports(tree):
-            other = target.split(".")[2:3] if target.startswith("lightning_resnet.analysis.") else []
+            other = (
+                target.split(".")[2:3] if target.startswith("lightning_resnet.analysis.") else []
+            )
             if other and other[0] in ANALYSIS:
-                assert ANALYSIS.index(other[0]) <= ANALYSIS.index(part[0]), f"{module}:{line} imports {target}"
+                assert ANALYSIS.index(other[0]) <= ANALYSIS.index(part[0]), (
+                    f"{module}:{line} imports {target}"
+                )
 
 
 def test_no_two_files_import_each_other():
@@ -106,17 +113,45 @@ def test_only_the_command_line_imports_late():
 
 
 def test_no_module_is_named_like_a_library_that_we_use():
-    libraries = {"torch", "torchvision", "ffcv", "wandb", "onnx", "numpy", "pandas", "secrets", "inspect", "signal"}
-    named = {module.rpartition(".")[2] for module in MODULES if not module.startswith("lightning_resnet.cli.")}
+    libraries = {
+        "torch",
+        "torchvision",
+        "ffcv",
+        "wandb",
+        "onnx",
+        "numpy",
+        "pandas",
+        "secrets",
+        "inspect",
+        "signal",
+    }
+    named = {
+        module.rpartition(".")[2]
+        for module in MODULES
+        if not module.startswith("lightning_resnet.cli.")
+    }
     assert not named & libraries
 
 
 def test_the_ground_floor_has_no_torch():
     for module, tree in MODULES.items():
         if floor(module) == 0:
-            names = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
-            names |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module}
-            assert not {name.split(".")[0] for name in names} & {"torch", "torchvision", "pytorch_lightning"}, module
+            names = {
+                alias.name
+                for node in tree.body
+                if isinstance(node, ast.Import)
+                for alias in node.names
+            }
+            names |= {
+                node.module
+                for node in tree.body
+                if isinstance(node, ast.ImportFrom) and node.module
+            }
+            assert not {name.split(".")[0] for name in names} & {
+                "torch",
+                "torchvision",
+                "pytorch_lightning",
+            }, module
 
 
 def private_names(tree):
@@ -133,12 +168,18 @@ def defined(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             yield node.name
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and ast.unparse(node.value) == "self"
+        ):
             yield node.attr
 
 
 def test_lightnings_private_names_are_listed_and_used_in_the_engine_alone():
-    listed = set(re.findall(r"`(_\w+)`", ast.get_docstring(MODULES["lightning_resnet.engine.trainer"])))
+    listed = set(
+        re.findall(r"`(_\w+)`", ast.get_docstring(MODULES["lightning_resnet.engine.trainer"]))
+    )
     used, ours = set(), set()
     for module, tree in MODULES.items():
         names = {(name, line) for name, line in private_names(tree) if re.match(r"_[A-Za-z]", name)}
@@ -160,7 +201,11 @@ def test_no_file_outside_the_engine_reads_a_trainers_private_attributes():
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(LIGHTNING):
-                assert not [a.name for a in node.names if a.name.startswith("_")], f"{module}:{node.lineno}"
+                assert not [a.name for a in node.names if a.name.startswith("_")], (
+                    f"{module}:{node.lineno}"
+                )
             if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
                 owner = ast.unparse(node.value)
-                assert not re.search(r"\b(trainer|fit_loop|strategy)$", owner), f"{module}:{node.lineno}"
+                assert not re.search(r"\b(trainer|fit_loop|strategy)$", owner), (
+                    f"{module}:{node.lineno}"
+                )

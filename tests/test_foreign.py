@@ -18,14 +18,19 @@ def log(rows, run_id="theirs", code=0, folder=".", mode="offline"):
     """One attempt of someone else's training."""
     config = {"model": {"net": {"init_args": {"depth": 20}}}, "lr": 0.1, "l": [1]}
     kwargs = {"id": run_id, "dir": folder, "project": "p", "config": config, "resume": "allow"}
-    with wandb.init(**kwargs, settings=wandb.Settings(mode=mode, silent=True, console="off")) as run:
+    with wandb.init(
+        **kwargs, settings=wandb.Settings(mode=mode, silent=True, console="off")
+    ) as run:
         for each in rows:
             run.log(each)
         run.finish(exit_code=code)
 
 
 def step(number, **metrics):
-    return {"trainer/global_step": number, **{name.replace("_", "/"): value for name, value in metrics.items()}}
+    return {
+        "trainer/global_step": number,
+        **{name.replace("_", "/"): value for name, value in metrics.items()},
+    }
 
 
 def test_offline_attempts_are_one_run_and_the_newest_wins():
@@ -33,10 +38,19 @@ def test_offline_attempts_are_one_run_and_the_newest_wins():
     log([step(2, val_acc1=0.9), step(3, train_loss=float("nan"), text="x")])
     runs, history = load_runs(".")
     (run,) = runs.to_dict("records")
-    facts = {"run_id": "theirs", "name": "p", "status": "finished", "attempts": 2, "steps": 3, "depth": 20}
+    facts = {
+        "run_id": "theirs",
+        "name": "p",
+        "status": "finished",
+        "attempts": 2,
+        "steps": 3,
+        "depth": 20,
+    }
     assert {key: run[key] for key in facts} == facts
     assert list(history["step"]) == [1, 2, 3] and list(history["val/acc1"][:2]) == [0.1, 0.9]
-    assert history["kind"].tolist() == ["val", "val", "train"] and math.isnan(history["train/loss"][2])
+    assert history["kind"].tolist() == ["val", "val", "train"] and math.isnan(
+        history["train/loss"][2]
+    )
 
 
 def test_a_torn_file_gives_what_is_whole_and_damage_is_told(tmp_path):
@@ -95,7 +109,10 @@ def test_a_busy_server_and_a_torn_cache_are_no_obstacle(server, cache, tmp_path)
 
 
 def test_too_many_requests_are_asked_again_ever_later(monkeypatch):
-    waited, answers = [], iter([ValueError("HTTP 429 encountered"), RuntimeError("Rate limit exceeded"), 7])
+    waited, answers = (
+        [],
+        iter([ValueError("HTTP 429 encountered"), RuntimeError("Rate limit exceeded"), 7]),
+    )
     monkeypatch.setattr(foreign.time, "sleep", waited.append)
 
     def request():

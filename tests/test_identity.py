@@ -17,7 +17,9 @@ from lightning_resnet.runs.checkpoint import load_checkpoint
 from lightning_resnet.runs.identity import FIRST_MODULES, public_path, run_id
 from lightning_resnet.weights.trained import load
 
-OLD_RUNS = REPOSITORY / "tests/old_runs"  # made by commit e102483: finished, stopped at step 57, and the same run whole
+OLD_RUNS = (
+    REPOSITORY / "tests/old_runs"
+)  # made by commit e102483: finished, stopped at step 57, and the same run whole
 OLD = (
     f"fit --config {REPOSITORY}/configs/digits.yaml --model.net.depth 8 --model.net.width 4 --trainer.max_epochs 6 "
     "--trainer.log_every_n_steps 10 --trainer.callbacks+=GradientNorms --run.name old --run.threads 1"
@@ -73,7 +75,10 @@ def test_ids_of_recipes(command):
 
 
 def test_every_recipe_has_a_golden_id():
-    recipes = {str(path.relative_to(REPOSITORY / "configs")) for path in (REPOSITORY / "configs").rglob("*.yaml")}
+    recipes = {
+        str(path.relative_to(REPOSITORY / "configs"))
+        for path in (REPOSITORY / "configs").rglob("*.yaml")
+    }
     assert {path for path in recipes if not path.startswith("sweeps/")} <= GOLDEN.keys()
 
 
@@ -100,7 +105,10 @@ def test_public_names():
     """Each is there under its own name, and an old path leads to it."""
     for name, module in lightning_resnet.PUBLIC.items():
         found = getattr(lightning_resnet, name)
-        assert found is getattr(import_module(f"lightning_resnet.{module}"), name) and found.__name__ == name
+        assert (
+            found is getattr(import_module(f"lightning_resnet.{module}"), name)
+            and found.__name__ == name
+        )
         assert public_path(f"lightning_resnet.older.place.{name}") == f"lightning_resnet.{name}"
     assert FIRST_MODULES.keys() <= lightning_resnet.PUBLIC.keys()
     assert lightning_resnet.__version__
@@ -127,7 +135,9 @@ def test_an_old_checkpoint_loads(old):
     trained = load(path)
     for name, tensor in load_checkpoint(path)["state_dict"].items():
         assert torch.equal(trained.task.state_dict()[name], tensor)
-    code, out, err = old("validate", "--config", "runs/old/3eeb037299/config.yaml", "--run.name", "old")
+    code, out, err = old(
+        "validate", "--config", "runs/old/3eeb037299/config.yaml", "--run.name", "old"
+    )
     assert code == 0, out + err
     assert '"val/acc1": 0.89' in out
 

@@ -44,7 +44,11 @@ def test_gradients_are_autograds_and_the_net_is_left_alone():
     net, (images, labels) = CifarResNet(20).eval(), digits()
     before = {name: t.clone() for name, t in net.state_dict().items()}
     table = gradients(net, [(images, labels)]).set_index("block")
-    assert not net.training and not net.layer2[1].bn1.training and all(p.grad is None for p in net.parameters())
+    assert (
+        not net.training
+        and not net.layer2[1].bn1.training
+        and all(p.grad is None for p in net.parameters())
+    )
     assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
     inputs = []
     net.layer2[1].register_forward_pre_hook(lambda _, x: inputs.append(x[0]) or x[0].retain_grad())
@@ -59,8 +63,12 @@ def test_a_block_of_zero_branches_passes_the_gradient_through_the_shortcut_alone
     net = CifarResNet(20, zero_last=True)
     table = gradients(net, [digits()]).set_index("block")
     assert (table["branch"] == 0).all()
-    row = table.loc["layer1.1"]  # its x >= 0 passes as it is: what the gate lets through is all there is
-    assert row["shortcut"] == pytest.approx(row["grad_x"]) and row["gain"] == pytest.approx(row["gate"] ** 0.5)
+    row = table.loc[
+        "layer1.1"
+    ]  # its x >= 0 passes as it is: what the gate lets through is all there is
+    assert row["shortcut"] == pytest.approx(row["grad_x"]) and row["gain"] == pytest.approx(
+        row["gate"] ** 0.5
+    )
 
 
 def first_last(seed, **options):
@@ -98,13 +106,15 @@ def test_nets_without_blocks_say_what_to_do():
 
 def test_command_line_inspects_runs_recipes_and_sweeps(cli):
     cli("fit", *TINY, "--trainer.max_epochs", 1)
-    code, out, _ = cli("inspect", "gradients", "runs", DIGITS, "--batches", 1, *TINY[2:], "--data.batch_size", 16)
+    code, out, _ = cli(
+        "inspect", "gradients", "runs", DIGITS, "--batches", 1, *TINY[2:], "--data.batch_size", 16
+    )
     assert code == 0 and "at last" in out and "at init" in out and "Derivation" in out
     frame = pd.read_csv("report/gradients.csv")
     assert frame["net"].nunique() == 2 and len(frame) == 6 and math.isfinite(frame["grad_w"].sum())
-    assert {p.suffix for p in (only_run() / "..").resolve().parents[1].glob("report/gradients.*")} == {
-        *(".csv", ".md", ".png", ".svg")
-    }
+    assert {
+        p.suffix for p in (only_run() / "..").resolve().parents[1].glob("report/gradients.*")
+    } == {*(".csv", ".md", ".png", ".svg")}
     checkpoint = only_run() / "checkpoints/best.ckpt"
     code, out, _ = cli("inspect", "gradients", checkpoint, "--batches", 1)
     assert code == 0 and str(only_run() / "report/gradients.md") in out
@@ -113,9 +123,13 @@ def test_command_line_inspects_runs_recipes_and_sweeps(cli):
 def test_a_hash_that_looks_like_a_number_stays_one(cli):
     cli("fit", *TINY, "--trainer.max_epochs", 1, "--run.point", "3e69836295")
     assert "is finished" in cli("fit", "--config", only_run() / "config.yaml")[1]
-    assert json.loads((only_run() / "attempts/1.json").read_text())["gpus"] == 0  # for `compare --x gpu_h`
+    assert (
+        json.loads((only_run() / "attempts/1.json").read_text())["gpus"] == 0
+    )  # for `compare --x gpu_h`
     text = (only_run() / "config.yaml").read_text()
-    (only_run() / "config.yaml").write_text(text.replace("'3e69836295'", "3e69836295"))  # as they were written before
+    (only_run() / "config.yaml").write_text(
+        text.replace("'3e69836295'", "3e69836295")
+    )  # as they were written before
     assert cli("inspect", "gradients", "runs", "--batches", 1)[0] == 0
 
 
@@ -138,4 +152,6 @@ def test_mistakes_are_one_line(cli, args, message):
 
 
 def test_imagenet_nets_are_inspected_too():
-    assert (gradients(ImageNetResNet(18, num_classes=10), [digits(4, 64)])["sum_error"] < 1e-5).all()
+    assert (
+        gradients(ImageNetResNet(18, num_classes=10), [digits(4, 64)])["sum_error"] < 1e-5
+    ).all()

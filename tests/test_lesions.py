@@ -41,7 +41,9 @@ def test_dropped_blocks_pass_their_shortcut_and_come_back(name):
         expected = expected if "preact" in name else expected.relu()
         torch.testing.assert_close(without[seen.index(block)].y, expected)
         assert torch.equal(net(images), whole)
-    assert name.startswith("none") == (len(droppable(seen)) < len(seen))  # plain nets cannot lose a change of shape
+    assert name.startswith("none") == (
+        len(droppable(seen)) < len(seen)
+    )  # plain nets cannot lose a change of shape
 
 
 def test_exchanged_blocks_compute_with_each_others_weights():
@@ -57,7 +59,9 @@ def test_exchanged_blocks_compute_with_each_others_weights():
     swapped.layer2[1], swapped.layer2[2] = swapped.layer2[2], swapped.layer2[1]
     group = alike(seen)[1]
     with torch.no_grad(), permute(group, group[::-1]):
-        assert torch.equal(net(images), swapped(images)) and not torch.equal(net(images), CifarResNet(20)(images))
+        assert torch.equal(net(images), swapped(images)) and not torch.equal(
+            net(images), CifarResNet(20)(images)
+        )
 
 
 def test_lesions_of_blocks_that_do_nothing_cost_nothing():
@@ -65,7 +69,12 @@ def test_lesions_of_blocks_that_do_nothing_cost_nothing():
     table = lesions(net, [digits(64)], draws=2)
     changes_shape = table["block"].isin(["layer2.0", "layer3.0"])
     assert table["error"].nunique() == 1 and changes_shape.sum() == 2
-    assert table["lesion"].value_counts().to_dict() == {"delete": 16, "one": 9, "permute": 12, "none": 1}
+    assert table["lesion"].value_counts().to_dict() == {
+        "delete": 16,
+        "one": 9,
+        "permute": 12,
+        "none": 1,
+    }
     assert table["changed"][table["lesion"] == "delete"].max() == 9
     assert summarise(table)["one_worst"] == error(net, [digits(64)])
 
@@ -92,7 +101,9 @@ def test_path_shares():
     plain = paths(CifarResNet(20, "none"), digits())
     assert plain["length"].tolist() == [9] and plain["share"].tolist() == [1]
     usual = paths(CifarResNet(20), digits())
-    weighted = usual["norm"] * [math.comb(9, k) for k in range(10)]  # Veit et al. 2016: single path x number of paths
+    weighted = usual["norm"] * [
+        math.comb(9, k) for k in range(10)
+    ]  # Veit et al. 2016: single path x number of paths
     assert usual["share"].tolist() == pytest.approx((weighted / weighted.sum()).tolist())
     shares = pd.DataFrame({"length": range(5), "share": [0.01, 0.5, 0.3, 0.16, 0.03]})
     assert effective(shares) == (1, 3)
@@ -103,32 +114,48 @@ def test_probes_are_fitted_on_pooled_outputs():
     table = probes(net, [train], [val]).set_index("block")
     assert list(table.index)[:2] == ["input", "layer1.0"] and len(table) == 10
     with torch.no_grad():
-        x, x_val = (record_blocks(net, images)[1][4].y.mean((2, 3)).numpy() for images, _ in (train, val))
+        x, x_val = (
+            record_blocks(net, images)[1][4].y.mean((2, 3)).numpy() for images, _ in (train, val)
+        )
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(x, train[1])
     assert table.loc["layer2.1", "val"] == pytest.approx(100 * (1 - probe.score(x_val, val[1])))
-    assert table.loc["layer2.1", "channels"] == 32 and table.loc["layer2.1", "train"] < table.loc["layer2.1", "val"]
+    assert (
+        table.loc["layer2.1", "channels"] == 32
+        and table.loc["layer2.1", "train"] < table.loc["layer2.1", "val"]
+    )
 
 
 def test_shortcuts_are_seen_as_matrices():
     net = CifarResNet(20, "C").eval()
     with torch.no_grad():
-        net.layer1[0].downsample[0].weight.zero_()[range(16), range(16)] = torch.linspace(1, 2, 16)[:, None, None]
+        net.layer1[0].downsample[0].weight.zero_()[range(16), range(16)] = torch.linspace(1, 2, 16)[
+            :, None, None
+        ]
     table = shortcuts(net, [digits()])
     first = table[table["block"] == "layer1.0"]
     assert first["singular"].tolist() == pytest.approx(torch.linspace(2, 1, 16).tolist(), rel=1e-4)
     assert first["spread"].iloc[0] == pytest.approx(2, rel=1e-4) and first["positions"].iloc[0] == 1
-    assert first["kept"].iloc[0] == pytest.approx(1) and first["from_identity"].iloc[0] == pytest.approx(0.59, abs=0.01)
+    assert first["kept"].iloc[0] == pytest.approx(1) and first["from_identity"].iloc[
+        0
+    ] == pytest.approx(0.59, abs=0.01)
     second = table[table["block"] == "layer2.0"].iloc[0]
     assert second["positions"] == 0.25 and 0 < second["kept"] < second["visible"] + 1e-9 < 0.5
     padded = shortcuts(CifarResNet(20).eval(), [digits()])
     assert padded["block"].unique().tolist() == ["layer2.0", "layer3.0"]
-    assert padded["singular"].tolist() == pytest.approx([1] * 48) and padded["kept"].tolist() == pytest.approx(
-        padded["visible"].tolist()
-    )
-    for net in (CifarResNet(20, "none"), CifarResNet(20, "B", block="preact_bottleneck")):  # these follow a ReLU
+    assert padded["singular"].tolist() == pytest.approx([1] * 48) and padded[
+        "kept"
+    ].tolist() == pytest.approx(padded["visible"].tolist())
+    for net in (
+        CifarResNet(20, "none"),
+        CifarResNet(20, "B", block="preact_bottleneck"),
+    ):  # these follow a ReLU
         with pytest.raises(UserError, match="--model.net.shortcut B or C"):
             shortcuts(net.eval(), [digits()])
-    found = shortcuts(CifarResNet(29, "C", block="preact_bottleneck").eval(), [digits()])["block"].unique().tolist()
+    found = (
+        shortcuts(CifarResNet(29, "C", block="preact_bottleneck").eval(), [digits()])["block"]
+        .unique()
+        .tolist()
+    )
     assert found == [f"layer{i}.{k}" for i in (1, 2, 3) for k in (1, 2)]
 
 
@@ -137,7 +164,9 @@ def test_responses_are_taken_after_the_norm_and_before_the_activation(block):
     net, (images, labels) = CifarResNet(20, block=block), digits()
     before = {name: t.clone() for name, t in net.state_dict().items()}
     table = responses(net.eval(), [(images, labels)]).set_index("layer")
-    assert len(table) == 19 and all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+    assert len(table) == 19 and all(
+        torch.equal(t, before[name]) for name, t in net.state_dict().items()
+    )
     with train_mode(net), torch.no_grad():
         seen = record_blocks(net, images)[1][4]
         module, x = seen.module, seen.x
@@ -147,8 +176,12 @@ def test_responses_are_taken_after_the_norm_and_before_the_activation(block):
         last = module.bn2(last) if block == "basic" else last
     assert table.loc["layer2.1.conv1", "std"] == pytest.approx(first.std().item(), rel=1e-5)
     assert table.loc["layer2.1.conv2", "std"] == pytest.approx(last.std().item(), rel=1e-5)
-    assert table.loc["layer2.1.conv1", "ratio"] == pytest.approx((last.norm() / x.norm()).item(), rel=1e-5)
-    assert sorted(table["rank"]) == list(range(19)) and table["std"].idxmax() == table["rank"].idxmin()
+    assert table.loc["layer2.1.conv1", "ratio"] == pytest.approx(
+        (last.norm() / x.norm()).item(), rel=1e-5
+    )
+    assert (
+        sorted(table["rank"]) == list(range(19)) and table["std"].idxmax() == table["rank"].idxmin()
+    )
     norm = sum(module.get_submodule(f"conv{i}").weight.square().sum() for i in (1, 2)).sqrt()
     assert table.loc["layer2.1.conv2", "weight_norm"] == pytest.approx(norm.item())
 
@@ -160,8 +193,19 @@ def test_only_3x3_layers_respond():
 
 @pytest.mark.parametrize("what", ["responses", "lesions", "paths", "probes", "shortcuts"])
 def test_command_line(cli, what):
-    tiny = ["--run.threads", 1, "--model.net.depth", 8, "--model.net.width", 4, "--data.train_eval_samples", 50]
-    code, out, err = cli("inspect", what, DIGITS, *tiny, "--batches", 1, "--draws", 1, "--out", "here")
+    tiny = [
+        "--run.threads",
+        1,
+        "--model.net.depth",
+        8,
+        "--model.net.width",
+        4,
+        "--data.train_eval_samples",
+        50,
+    ]
+    code, out, err = cli(
+        "inspect", what, DIGITS, *tiny, "--batches", 1, "--draws", 1, "--out", "here"
+    )
     assert code == 0, err
     frame = pd.read_csv(f"here/{what}.csv")
     assert frame["net"].unique().tolist() == ["depth 8, residual (A)"] and len(frame) > 2
@@ -184,9 +228,21 @@ def test_nets_with_nothing_of_the_kind_are_passed_over(cli):
 def test_a_block_less_hurts_plain_nets_only(cli):
     """S11 on digits: Veit et al. 2016, fig. 3, in small."""
     for depth, shortcut in ((20, "none"), (56, "A")):
-        cli("fit", "--config", DIGITS, "--run.threads", 1, "--model.net.depth", depth, "--model.net.shortcut", shortcut)
+        cli(
+            "fit",
+            "--config",
+            DIGITS,
+            "--run.threads",
+            1,
+            "--model.net.depth",
+            depth,
+            "--model.net.shortcut",
+            shortcut,
+        )
     assert cli("inspect", "lesions", "runs", "--run.threads", 1, "--draws", 1)[0] == 0
-    result = {net: summarise(part) for net, part in pd.read_csv("runs/report/lesions.csv").groupby("net")}
+    result = {
+        net: summarise(part) for net, part in pd.read_csv("runs/report/lesions.csv").groupby("net")
+    }
     plain, residual = result["depth 20, plain"], result["depth 56, residual (A)"]
     assert plain["unharmed"] < 5 and residual["unharmed"] < 5
     assert plain["one_middle"] > 60 and residual["one_middle"] < residual["unharmed"] + 5

@@ -84,14 +84,17 @@ def test_a_crop_has_the_pixels_of_the_whole_image(sampling, side, progressive):
                 assert np.array_equal(crop, whole[y : y + size, x : x + size]), (shrink, size, y, x)
 
 
-@pytest.mark.parametrize("box", [(0.5, 0, 24, 24), (0, 7.25, 24, 24), (-3.5, 2, 24, 24), (float("nan"), 0, 24, 24)])
+@pytest.mark.parametrize(
+    "box", [(0.5, 0, 24, 24), (0, 7.25, 24, 24), (-3.5, 2, 24, 24), (float("nan"), 0, 24, 24)]
+)
 def test_a_crop_without_resize_at_a_part_of_a_pixel_is_refused(box):
     _, status = decode(as_jpeg(NOISE), [box], 24, 160, 160)
     assert kernel.PROBLEMS[status[0]] == "size differs from what the file says"
 
 
 @pytest.mark.parametrize(
-    "box", [(5, 5, 1e-300, 1), (5, 5, 1, 1e-300), (160, 160, 1e-9, 1e-9), (3, 3, 0.5, 9), (0, 0, 0, 0)]
+    "box",
+    [(5, 5, 1e-300, 1), (5, 5, 1, 1e-300), (160, 160, 1e-9, 1e-9), (3, 3, 0.5, 9), (0, 0, 0, 0)],
 )
 def test_a_box_below_a_pixel_is_refused(box):
     _, status = decode(as_jpeg(NOISE), [box], 24, 160, 160)
@@ -132,12 +135,18 @@ def decoder(request, monkeypatch):
         (with_scans(SMALL, MAX_SCANS), 16, 16),
     ],
 )
-def test_a_jpeg_of_more_pixels_or_scans_than_its_bytes_can_hold_is_refused(decoder, tmp_path, data, rows, cols):
+def test_a_jpeg_of_more_pixels_or_scans_than_its_bytes_can_hold_is_refused(
+    decoder, tmp_path, data, rows, cols
+):
     _, (status,) = decode(data, [(0, 0, rows, cols)], 8, rows, cols)
     assert "more pixels than its bytes can hold" in kernel.PROBLEMS[status]
     (tmp_path / "x.jpg").write_bytes(data)
     sample = encode(Task(str(tmp_path / "x.jpg"), True), Options())
-    assert isinstance(sample, Bad) and not sample.fatal and ("pixels" in sample.why or "scans" in sample.why)
+    assert (
+        isinstance(sample, Bad)
+        and not sample.fatal
+        and ("pixels" in sample.why or "scans" in sample.why)
+    )
     with pytest.raises(ValueError, match="pixels|scans"):
         open_rgb(str(tmp_path / "x.jpg"))
 
@@ -154,15 +163,26 @@ def test_usual_numbers_of_scans_and_markers_in_an_appended_film_are_no_bomb(deco
 
 def png(width, height, *chunks):
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunk(*c) for c in chunks) + chunk(b"IEND", b"")
 
 
 def tiff(tags, order="<"):
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
-    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + bytes(4) + bytes(64)
+    entries = b"".join(
+        struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items())
+    )
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8)
+        + struct.pack("<H", len(tags))
+        + entries
+        + bytes(4)
+        + bytes(64)
+    )
 
 
 def gif(width, height, frames):
@@ -172,7 +192,18 @@ def gif(width, height, frames):
 
 
 TEXT = b"Comment\0\0" + zlib.compress(bytes(1 << 26), 9)
-TILED = {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 322: 1 << 14, 323: 1 << 14, 324: 150, 325: 20}
+TILED = {
+    256: 8,
+    257: 8,
+    258: 8,
+    259: 8,
+    262: 1,
+    277: 1,
+    322: 1 << 14,
+    323: 1 << 14,
+    324: 150,
+    325: 20,
+}
 HOSTILE = {
     "png of 900 MP": (png(30_000, 30_000, (b"IDAT", zlib.compress(bytes(1000)))), "pixels"),
     "png of 16 MP wide": (png(70_000, 10, (b"IDAT", b"")), "pixels"),
@@ -182,10 +213,16 @@ HOSTILE = {
     "tiff of 4 GP": (tiff({**TILED, 256: 65_535, 257: 65_535}), "pixels"),
     "gif of 4 GP": (gif(65_535, 65_535, 1), "pixels"),
     "ppm of 4 GP": (b"P6 65535 65535 255\n", "pixels"),
-    "bmp wide": (b"BM" + struct.pack("<IIIIiiHHI", 60, 0, 54, 40, 1 << 27, 1, 1, 8, 1) + bytes(40), "pixels"),
+    "bmp wide": (
+        b"BM" + struct.pack("<IIIIiiHHI", 60, 0, 54, 40, 1 << 27, 1, 1, 8, 1) + bytes(40),
+        "pixels",
+    ),
     "empty": (b"", "it is empty"),
     "html": (b"<html>not found</html>", "it is no image"),
-    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "it is no image"),
+    "eps": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+        "it is no image",
+    ),
     "cut": (as_jpeg(NOISE)[:3000] + b"\xff\xd9", "damaged JPEG"),
     "cut CMYK": (as_jpeg(NOISE, mode="CMYK")[:9000] + b"\xff\xd9", "damaged JPEG"),
 }
@@ -203,9 +240,13 @@ def test_hostile_images_are_told_in_words(name, tmp_path, monkeypatch):
         assert "\n" not in sample.why and " object at " not in sample.why
     images = Images(np.arange(2), np.arange(2), paths=[str(path)] * 2)
     for on_bad in ("raise", "count"):
-        reader = torch_loader.Reader(images, lambda epoch: data_of(Synthetic(64, 8)).eval_augment, 0, on_bad)
+        reader = torch_loader.Reader(
+            images, lambda epoch: data_of(Synthetic(64, 8)).eval_augment, 0, on_bad
+        )
         if on_bad == "raise":
-            with pytest.raises(UserError, match=rf"image {path} \(sample 0\): .*{words}.*--data.on_bad count"):
+            with pytest.raises(
+                UserError, match=rf"image {path} \(sample 0\): .*{words}.*--data.on_bad count"
+            ):
                 reader[0, np.arange(2)]
         else:
             pixels, labels = reader[0, np.arange(2)]
@@ -213,7 +254,12 @@ def test_hostile_images_are_told_in_words(name, tmp_path, monkeypatch):
 
 
 def test_pillow_is_asked_for_named_formats_everywhere():
-    opened = [line for path in PACKAGE.rglob("*.py") for line in path.read_text().splitlines() if "Image.open(" in line]
+    opened = [
+        line
+        for path in PACKAGE.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if "Image.open(" in line
+    ]
     assert len(opened) == 2 and all("formats=" in line for line in opened)
 
 
@@ -221,7 +267,9 @@ def test_many_frames_and_large_metadata_cost_nothing(tmp_path):
     (tmp_path / "frames.gif").write_bytes(gif(9, 9, 200_000))
     assert open_rgb(str(tmp_path / "frames.gif")).size == (9, 9)
     photo = Image.fromarray(NOISE)
-    photo.save(tmp_path / "icc.jpg", icc_profile=bytes(1 << 23), exif=b"Exif\0\0II*\0" + bytes(60_000))
+    photo.save(
+        tmp_path / "icc.jpg", icc_profile=bytes(1 << 23), exif=b"Exif\0\0II*\0" + bytes(60_000)
+    )
     assert open_rgb(str(tmp_path / "icc.jpg")).size == (160, 160)
 
 
@@ -230,7 +278,11 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     with open(tmp_path / "sparse.jpg", "wb") as file:
         file.truncate(1 << 40)
     (tmp_path / "folder.jpg").mkdir()
-    for name, words in (("pipe", "it is no file"), ("sparse", "bytes are more than"), ("folder", "it is no file")):
+    for name, words in (
+        ("pipe", "it is no file"),
+        ("sparse", "bytes are more than"),
+        ("folder", "it is no file"),
+    ):
         with pytest.raises(ValueError, match=words):
             open_rgb(str(tmp_path / f"{name}.jpg"))
     with pytest.raises(UserError, match="it is no file"):
@@ -246,7 +298,13 @@ def save(path, colour=0):
 
 
 def test_hidden_files_and_folders_are_no_classes_and_no_images(tmp_path, capsys):
-    for name in ("cat/1.jpg", "dog/1.jpg", ".ipynb_checkpoints/1.jpg", "__MACOSX/cat/._1.jpg", "cat/.thumbs/1.jpg"):
+    for name in (
+        "cat/1.jpg",
+        "dog/1.jpg",
+        ".ipynb_checkpoints/1.jpg",
+        "__MACOSX/cat/._1.jpg",
+        "cat/.thumbs/1.jpg",
+    ):
         save(tmp_path / name)
     (tmp_path / "cat" / "._1.jpg").write_bytes(b"\0\5\x16\7")
     (tmp_path / "cat" / "x.jpg").mkdir()
@@ -257,7 +315,11 @@ def test_hidden_files_and_folders_are_no_classes_and_no_images(tmp_path, capsys)
     assert source.classes == ["cat", "dog"]
     assert images.paths == [str(tmp_path / "cat/1.jpg"), str(tmp_path / "dog/1.jpg")]
     out = capsys.readouterr().out
-    assert "/.ipynb_checkpoints is hidden" in out and "/__MACOSX is hidden" in out and out.count("\n") == 2
+    assert (
+        "/.ipynb_checkpoints is hidden" in out
+        and "/__MACOSX is hidden" in out
+        and out.count("\n") == 2
+    )
 
 
 def test_a_deep_tree_is_walked(tmp_path):
@@ -276,14 +338,30 @@ def test_a_deep_tree_is_walked(tmp_path):
     assert found == [f"{tmp_path}/a/{deep}/x.jpg"]
 
 
-NAMES = ["new\nline.jpg", "esc\x1b[2J.jpg", os.fsdecode(b"half \xff.jpg"), "a!b@1+2.jpg", "rtl\u202egpj.jpg"]
+NAMES = [
+    "new\nline.jpg",
+    "esc\x1b[2J.jpg",
+    os.fsdecode(b"half \xff.jpg"),
+    "a!b@1+2.jpg",
+    "rtl\u202egpj.jpg",
+]
 
 
 def test_odd_names_of_files_are_written_and_told_on_one_line(tmp_path, cli):
     for i, name in enumerate([*NAMES, "plain.jpg"]):
         for split in ("train", "val"):
             save(tmp_path / "images" / split / f"class{i % 2}" / name, 40 * i)
-    argv = ["data", "write", "image_folder", "--root", "images", "--out", "f.beton", "--workers", "1"]
+    argv = [
+        "data",
+        "write",
+        "image_folder",
+        "--root",
+        "images",
+        "--out",
+        "f.beton",
+        "--workers",
+        "1",
+    ]
     code, out, err = cli(*argv)
     assert code == 0, err
     assert verify("f.beton") == []
@@ -306,7 +384,9 @@ def test_images_that_change_under_their_names_are_noticed(tmp_path, monkeypatch,
     for i in range(6):
         save(tmp_path / f"c{i % 2}" / f"{i}.jpg", 30 * i)
     source = ImageFolder(str(tmp_path))
-    images = Images(np.arange(6), np.arange(6) % 2, paths=sorted(str(p) for p in tmp_path.rglob("*.jpg")))
+    images = Images(
+        np.arange(6), np.arange(6) % 2, paths=sorted(str(p) for p in tmp_path.rglob("*.jpg"))
+    )
     source.classes = ["c0", "c1"]
     out = write_beton(images, tmp_path / "f.beton", classes=source.classes, workers=1)
     first, cached = out.read_bytes(), as_beton(images, source, "train").file.path
@@ -326,7 +406,9 @@ def test_images_that_change_under_their_names_are_noticed(tmp_path, monkeypatch,
 def test_a_write_that_continues_takes_images_anew_that_changed(tmp_path, capsys):
     for i in range(6):
         save(tmp_path / f"{i}.jpg", 30 * i)
-    images = Images(np.arange(6), np.arange(6) % 2, paths=[str(tmp_path / f"{i}.jpg") for i in range(6)])
+    images = Images(
+        np.arange(6), np.arange(6) % 2, paths=[str(tmp_path / f"{i}.jpg") for i in range(6)]
+    )
     (tmp_path / "5.jpg").write_bytes(b"bad")
     options = {"classes": ["a", "b"], "workers": 1, "shuffle": False}
     with pytest.raises(UserError, match="5.jpg"):
@@ -344,7 +426,9 @@ def test_a_write_that_continues_takes_images_anew_that_changed(tmp_path, capsys)
 
 def beton_of(folder, name, classes, n=8):
     images = Images(np.arange(n), np.arange(n) % len(classes), np.zeros((n, 4, 4, 3), np.uint8))
-    return str(write_beton(images, folder / f"{name}.beton", classes=classes, workers=1, progress=False))
+    return str(
+        write_beton(images, folder / f"{name}.beton", classes=classes, workers=1, progress=False)
+    )
 
 
 def test_labels_of_two_files_mean_the_same_classes(tmp_path, capsys):
@@ -352,11 +436,18 @@ def test_labels_of_two_files_mean_the_same_classes(tmp_path, capsys):
     source = BetonFiles(train, beton_of(tmp_path, "val", ["bee", "cat"]))
     splits = source.splits()
     assert source.classes == ["ant", "bee", "cat"] and "numbered by name" in capsys.readouterr().out
-    assert splits["val"].labels.tolist() == [1, 2] * 4 and splits["train"].labels.tolist()[:3] == [0, 1, 2]
+    assert splits["val"].labels.tolist() == [1, 2] * 4 and splits["train"].labels.tolist()[:3] == [
+        0,
+        1,
+        2,
+    ]
     with pytest.raises(UserError, match="class dog of .*other.beton is none of .*train.beton"):
         BetonFiles(train, beton_of(tmp_path, "other", ["bee", "dog"])).splits()
     manifest_path(Path(tmp_path / "other.beton")).unlink()  # then nothing is known of its classes
-    assert BetonFiles(train, str(tmp_path / "other.beton")).splits()["val"].labels.tolist() == [0, 1] * 4
+    assert (
+        BetonFiles(train, str(tmp_path / "other.beton")).splits()["val"].labels.tolist()
+        == [0, 1] * 4
+    )
 
 
 def lying_about_size(folder, rows, cols):
@@ -377,9 +468,13 @@ def lying_about_size(folder, rows, cols):
 def test_images_that_are_said_to_be_huge_take_no_memory(tmp_path, monkeypatch):
     path = lying_about_size(tmp_path, 60_000, 60_000)
     data = data_of(BetonFiles(path, path), batch_size=4, size=None, crop="none")
-    with pytest.raises(UserError, match="a batch of 4 images of 60000x60000 pixels takes 43.2 GB: set --data.size"):
+    with pytest.raises(
+        UserError, match="a batch of 4 images of 60000x60000 pixels takes 43.2 GB: set --data.size"
+    ):
         list(data.train_dataloader())
-    batches = copies(data_of(BetonFiles(path, path), batch_size=4, size=16, on_bad="count").train_dataloader())
+    batches = copies(
+        data_of(BetonFiles(path, path), batch_size=4, size=16, on_bad="count").train_dataloader()
+    )
     assert all((labels == -100).all() for _, labels in batches)
     assert len(verify(path)) == 8
 
@@ -402,11 +497,15 @@ def test_images_that_are_said_to_be_huge_take_no_memory(tmp_path, monkeypatch):
 def test_a_manifest_of_odd_types_is_one_line(tmp_path, manifest, words, cli):
     path = Path(beton_of(tmp_path, "f", ["a", "b"]))
     written = json.loads(manifest_path(path).read_text())
-    manifest_path(path).write_text(json.dumps(written | manifest if isinstance(manifest, dict) else manifest))
+    manifest_path(path).write_text(
+        json.dumps(written | manifest if isinstance(manifest, dict) else manifest)
+    )
     for verb in ("info", "verify"):
         code, out, err = cli("data", verb, path)
         assert code in (1, 2) and (out + err).count("remove it to go without its checks") == 1
-        assert re.search(words, out + err) and all(line.isprintable() for line in (out + err).split("\n"))
+        assert re.search(words, out + err) and all(
+            line.isprintable() for line in (out + err).split("\n")
+        )
 
 
 def test_names_in_a_manifest_act_on_no_terminal(tmp_path, cli):
@@ -443,17 +542,37 @@ def set_label(path, label):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda p: set_label(p, 2**63 - 1), r"position 7\): label 9223372036854775807 is not of 0 to 1048575 \(1 such"),
+        (
+            lambda p: set_label(p, 2**63 - 1),
+            r"position 7\): label 9223372036854775807 is not of 0 to 1048575 \(1 such",
+        ),
         (lambda p: set_label(p, -1), "label -1 is not of 0 to"),
         (lambda p: set_label(p, 2**31 - 1), "label 2147483647 is not of 0 to"),
-        (lambda p: set_header(p, num_fields=2), "image data begin|must hold one image|label|its allocation"),
+        (
+            lambda p: set_header(p, num_fields=2),
+            "image data begin|must hold one image|label|its allocation",
+        ),
         (lambda p: set_header(p, num_samples=9), "counts 9 samples, its allocation table 8"),
         (lambda p: set_header(p, num_samples=7), "counts 7 samples, its allocation table 8"),
         (lambda p: set_header(p, page_size=0), "its pages have no bytes"),
-        (lambda p: with_fields(p, lambda f: f["type_id"].__setitem__(1, 0)), "its field label holds no integers"),
-        (lambda p: with_fields(p, lambda f: f["type_id"].__setitem__(2, 0)), "its field id holds no integers"),
-        (lambda p: with_fields(p, lambda f: f["name"].__setitem__(2, f["name"][1])), "two of its fields have one name"),
-        (lambda p: with_fields(p, lambda f: (f["type_id"].__setitem__(2, 9), f["name"][2].__setitem__(0, 27))), "kind"),
+        (
+            lambda p: with_fields(p, lambda f: f["type_id"].__setitem__(1, 0)),
+            "its field label holds no integers",
+        ),
+        (
+            lambda p: with_fields(p, lambda f: f["type_id"].__setitem__(2, 0)),
+            "its field id holds no integers",
+        ),
+        (
+            lambda p: with_fields(p, lambda f: f["name"].__setitem__(2, f["name"][1])),
+            "two of its fields have one name",
+        ),
+        (
+            lambda p: with_fields(
+                p, lambda f: (f["type_id"].__setitem__(2, 9), f["name"][2].__setitem__(0, 27))
+            ),
+            "kind",
+        ),
     ],
 )
 def test_a_beton_that_contradicts_itself_is_one_line(tmp_path, change, words, cli):
@@ -514,7 +633,9 @@ def test_without_a_trainer_the_data_module_makes_the_batches_of_one_process():
             ask()
     data.setup()
     assert data.micro_batch == 16
-    first, second = (torch.cat([y for _, y in data.train_dataloader().batches(epoch)]) for epoch in (0, 1))
+    first, second = (
+        torch.cat([y for _, y in data.train_dataloader().batches(epoch)]) for epoch in (0, 1)
+    )
     assert len(first) == len(second) == 64 and not torch.equal(first, second)
 
 
@@ -534,7 +655,10 @@ def test_a_worker_that_cannot_hand_over_a_batch_ends_the_training(tmp_path, monk
         save(tmp_path / f"c{i % 2}" / f"{i}.jpg", 5 * i)
 
     def full(reader, item):
-        return lambda: None, item  # cannot be pickled, as a batch cannot be handed over on a full disk
+        return (
+            lambda: None,
+            item,
+        )  # cannot be pickled, as a batch cannot be handed over on a full disk
 
     monkeypatch.setattr(torch_loader.Reader, "__getitem__", full)
     data = data_of(ImageFolder(str(tmp_path)), batch_size=8, size=16, workers=1, loader="torch")
@@ -547,7 +671,12 @@ def test_bad_files_are_counted_by_torch_and_refused_where_they_cannot_be(tmp_pat
         save(tmp_path / f"c{i % 2}" / f"{i:02}.jpg", 5 * i)
     (tmp_path / "c1" / "01.jpg").write_bytes(b"bad")
     options = {"batch_size": 32, "size": 16, "on_bad": "count"}
-    labels = [y for _, y in copies(data_of(ImageFolder(str(tmp_path)), loader="torch", **options).train_dataloader())]
+    labels = [
+        y
+        for _, y in copies(
+            data_of(ImageFolder(str(tmp_path)), loader="torch", **options).train_dataloader()
+        )
+    ]
     assert sum(int((y == -100).sum()) for y in labels) <= 1
     with pytest.raises(UserError, match="--data.loader torch; for ffcv"):
         data_of(ImageFolder(str(tmp_path)), loader="ffcv", **options)

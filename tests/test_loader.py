@@ -16,7 +16,10 @@ from lightning_resnet.errors import UserError
 @pytest.mark.parametrize("rank", [None, 0, 1])
 def test_stopped_at_any_batch_and_resumed(source, loader, workers, rank):
     where = {} if rank is None else {"rank": rank, "world": 2}
-    first, other = (data_of(source, loader=loader, workers=workers, **where).train_dataloader() for _ in range(2))
+    first, other = (
+        data_of(source, loader=loader, workers=workers, **where).train_dataloader()
+        for _ in range(2)
+    )
     whole = copies(first)
     assert first.state_dict() == {"epoch": 1, "batch": 6}
     for stop in range(7):
@@ -55,7 +58,9 @@ def test_progressive_is_the_schedule_of_ffcv_imagenet(epochs):
     start, end = RAMPS[epochs]
     for epoch in range(epochs):
         exact = np.interp(epoch, [start, end], [160, 192])
-        expected = 160 if epoch <= start else 192 if epoch >= end else int(np.round(exact / 32)) * 32
+        expected = (
+            160 if epoch <= start else 192 if epoch >= end else int(np.round(exact / 32)) * 32
+        )
         assert Progressive().size(epoch, epochs) == expected
 
 
@@ -76,11 +81,18 @@ def test_the_size_grows_with_the_epochs_of_one_loader(source, loader, workers):
         sizes.append({x.shape[-1] for x, _ in train.batches(epoch)})
     assert sizes == [{8}, {32}, {32}, {32}] and data.input_size == (3, 24, 24)
     assert {x.shape[-1] for val in data.val_dataloader() for x, _ in val} == {24}
-    assert same(copies(train.batches(2)), copies(data_of(source, epoch=2, size=32, loader=loader).train_dataloader()))
+    assert same(
+        copies(train.batches(2)),
+        copies(data_of(source, epoch=2, size=32, loader=loader).train_dataloader()),
+    )
 
 
 def test_a_size_that_cannot_grow_is_refused(source):
-    for progressive, crop in ((Progressive(start=0.9), "none"), (Progressive(low=0), "none"), (Progressive(), "pad")):
+    for progressive, crop in (
+        (Progressive(start=0.9), "none"),
+        (Progressive(low=0), "none"),
+        (Progressive(), "pad"),
+    ):
         with pytest.raises(ValueError, match="--data.progressive"):
             data_of(source, progressive=progressive, crop=crop)
     data = data_of(source, progressive=Progressive())
@@ -96,6 +108,8 @@ def test_a_state_is_for_its_epoch_and_reads_nothing_before_it(source, loader, mo
     ours.set_epoch(1)
     assert len(copies(ours)) == 6 == len(copies(ours))
     read = []
-    monkeypatch.setattr(kernel, "decode", lambda *args: read.append(1) or kernel.np.zeros(len(args[1]), "u1"))
+    monkeypatch.setattr(
+        kernel, "decode", lambda *args: read.append(1) or kernel.np.zeros(len(args[1]), "u1")
+    )
     ours.load_state_dict({"epoch": 1, "batch": 4})
     assert len(list(ours)) == len(read) == 2

@@ -26,8 +26,15 @@ from lightning_resnet.data.sources.beton_files import images_of
 from lightning_resnet.errors import UserError
 
 MEMINFO = {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    4000 kB\n"}
-TWO = {"proc/self/cgroup": "0::/job/step\n", "cg/job/step/cpu.max": "max 100000", "cg/job/cpu.max": "350000 100000"}
-ONE = {"proc/self/cgroup": "5:cpu,cpuacct:/d/e\n4:memory:/d/e\n", "cg/cpu/cpu.cfs_quota_us": "200000"}
+TWO = {
+    "proc/self/cgroup": "0::/job/step\n",
+    "cg/job/step/cpu.max": "max 100000",
+    "cg/job/cpu.max": "350000 100000",
+}
+ONE = {
+    "proc/self/cgroup": "5:cpu,cpuacct:/d/e\n4:memory:/d/e\n",
+    "cg/cpu/cpu.cfs_quota_us": "200000",
+}
 
 
 @pytest.fixture
@@ -55,7 +62,10 @@ def fake(tmp_path, monkeypatch):
         ({}, machine.NO_LIMIT),
         (MEMINFO, 4_096_000),
         (MEMINFO | TWO | {"cg/job/memory.max": "5000", "cg/job/step/memory.max": "max"}, 5000),
-        (MEMINFO | ONE | {"cg/memory/memory.limit_in_bytes": "7000"}, 7000),  # the path is the host's
+        (
+            MEMINFO | ONE | {"cg/memory/memory.limit_in_bytes": "7000"},
+            7000,
+        ),  # the path is the host's
         (MEMINFO | ONE | {"cg/memory/d/e/memory.limit_in_bytes": "9223372036854771712"}, 4_096_000),
     ],
 )
@@ -98,7 +108,10 @@ def test_who_looks_after_pages_follows_from_size_and_memory(monkeypatch, capsys)
     chosen = [ahead.by_process("auto", size, "pages") for size in (80, 81)]
     assert chosen == [False, True] and capsys.readouterr().out == ""
     assert not ahead.by_process("auto", 81, "global")
-    assert "warning: the training file has" in (out := capsys.readouterr().out) and out.count("\n") == 1
+    assert (
+        "warning: the training file has" in (out := capsys.readouterr().out)
+        and out.count("\n") == 1
+    )
     assert ahead.by_process("process", 1, "pages") and not ahead.by_process("os", 999, "pages")
     with pytest.raises(UserError, match="add --data.order pages"):
         ahead.by_process("process", 1, "global")
@@ -106,7 +119,9 @@ def test_who_looks_after_pages_follows_from_size_and_memory(monkeypatch, capsys)
 
 def test_pages_are_read_early_once_and_dropped_when_done(paged, monkeypatch):
     log, options = [], {"size": 16, "order": "pages", "batch_size": 8}
-    monkeypatch.setattr(os, "posix_fadvise", lambda fd, at, n, advice: log.append((advice, at // n)))
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda fd, at, n, advice: log.append((advice, at // n))
+    )
     monkeypatch.setattr(ahead, "AHEAD", 2)
     monkeypatch.setattr("lightning_resnet.data.order.page_order.__defaults__", (2,))
     plain = data_of(paged, cache="os", **options)
@@ -120,7 +135,11 @@ def test_pages_are_read_early_once_and_dropped_when_done(paged, monkeypatch):
         for advice, page in log:
             (held.add if advice == os.POSIX_FADV_WILLNEED else held.remove)(page)
         log.clear()
-        used = set((images.file.images["data_ptr"][images.positions[visits]] // images.file.page_size).tolist())
+        used = set(
+            (
+                images.file.images["data_ptr"][images.positions[visits]] // images.file.page_size
+            ).tolist()
+        )
         assert used <= held
         most = max(most, len(held))
     pages = 192 // 10 + 1  # 768 bytes each
@@ -151,7 +170,9 @@ def test_a_file_is_copied_once_and_used_again(original, monkeypatch):
     monkeypatch.setenv("NEAR", str(near))
     copy = staged(path, "$NEAR")
     own = copy.parent
-    assert own == near / f"lightning_resnet-{os.geteuid()}" and copy.read_bytes() == path.read_bytes()
+    assert (
+        own == near / f"lightning_resnet-{os.geteuid()}" and copy.read_bytes() == path.read_bytes()
+    )
     assert Beton(copy).crcs is not None and names(own) == [".beton", ".json", ".lock"]
     with monkeypatch.context() as patch:
         patch.setattr(stage, "_copy", None)
@@ -173,14 +194,18 @@ def test_a_copy_is_on_disk_with_its_time_before_it_takes_its_name(original, monk
 
     def fsync(fd):
         file = os.readlink(f"/proc/self/fd/{fd}")
-        synced.append((Path(file).suffix, os.stat(fd).st_mtime_ns, [p.suffix for p in near.rglob("*.beton")]))
+        synced.append(
+            (Path(file).suffix, os.stat(fd).st_mtime_ns, [p.suffix for p in near.rglob("*.beton")])
+        )
 
     monkeypatch.setattr(os, "fsync", fsync)
     copy = staged(path, str(near))
     assert copy.stat().st_mtime_ns == 10**18
     assert [s[1:] for s in synced if s[0] == ".half"] == [(10**18, [])]
     suffix, _, there = synced[-1]
-    assert suffix == copy.parent.suffix and there == [".beton"]  # then the folder, with the name in it
+    assert suffix == copy.parent.suffix and there == [
+        ".beton"
+    ]  # then the folder, with the name in it
 
 
 def test_processes_of_a_node_copy_once(original, monkeypatch):
@@ -204,19 +229,32 @@ def full(*args):
     [
         (lambda path, near, patch: near.rmdir(), "is no folder on .*: make it"),
         (
-            lambda path, near, patch: patch.setattr(stage.shutil, "disk_usage", lambda p: SimpleNamespace(free=9)),
+            lambda path, near, patch: patch.setattr(
+                stage.shutil, "disk_usage", lambda p: SimpleNamespace(free=9)
+            ),
             "has 0.00 GB left, .*train.beton takes",
         ),
-        (lambda path, near, patch: patch.setattr(stage.os, "fsync", full), "No space left on device; give another"),
-        (lambda path, near, patch: path.write_bytes(path.read_bytes()[:-1] + b"?"), "not what was written"),
+        (
+            lambda path, near, patch: patch.setattr(stage.os, "fsync", full),
+            "No space left on device; give another",
+        ),
+        (
+            lambda path, near, patch: path.write_bytes(path.read_bytes()[:-1] + b"?"),
+            "not what was written",
+        ),
         (lambda path, near, patch: path.unlink(), "cannot copy .*train.beton to .*: No such file"),
     ],
 )
-def test_a_copy_that_cannot_be_made_is_one_line_and_leaves_nothing(original, monkeypatch, change, message):
+def test_a_copy_that_cannot_be_made_is_one_line_and_leaves_nothing(
+    original, monkeypatch, change, message
+):
     change(*original, monkeypatch)
     with pytest.raises(UserError, match=message) as e:
         staged(original[0], str(original[1]))
-    assert "\n" not in str(e.value) and not [*original[1].rglob("*.beton"), *original[1].rglob("*.half")]
+    assert "\n" not in str(e.value) and not [
+        *original[1].rglob("*.beton"),
+        *original[1].rglob("*.half"),
+    ]
 
 
 def test_training_reads_the_copy(paged, tmp_path):
@@ -249,7 +287,9 @@ def memory_of_a_loader(folder):
     return used
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc"
+)
 def test_a_loader_of_imagenets_size_takes_100_mb(tmp_path):
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         used = pool.submit(memory_of_a_loader, tmp_path).result(200)

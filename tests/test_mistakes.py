@@ -136,7 +136,9 @@ def test_labels_that_are_no_classes(fit, source, line):
 
 def test_auxiliary_heads_of_torchvision_have_a_switch(fit):
     net = "torchvision.models.googlenet --model.net.num_classes 10 --model.net.init_weights false --data.size 32"
-    assert "GoogLeNet gives a GoogLeNetOutputs in training" in (err := fit("--model.net", *net.split()))
+    assert "GoogLeNet gives a GoogLeNetOutputs in training" in (
+        err := fit("--model.net", *net.split())
+    )
     assert "use --model.net.aux_logits false\n" in err
 
 
@@ -149,7 +151,9 @@ def test_a_name_that_two_packages_have_is_told_with_both(fit):
 
 def test_a_net_that_normalises_several_values_trains(cli):
     Path("mine.py").write_text(MINE)
-    code, _, err = cli("fit", *DIGITS, "--model.net", "mine.Normed", "--trainer.limit_train_batches", 2)
+    code, _, err = cli(
+        "fit", *DIGITS, "--model.net", "mine.Normed", "--trainer.limit_train_batches", 2
+    )
     assert code == 0, err
 
 
@@ -166,7 +170,9 @@ def no_compiler():
 
 
 def test_compiling_without_a_compiler(fit, no_compiler):
-    assert "--model.compile needs a C++ compiler" in fit("--model.net.depth", 8, "--model.compile", "true")
+    assert "--model.compile needs a C++ compiler" in fit(
+        "--model.net.depth", 8, "--model.compile", "true"
+    )
 
 
 def test_doctor_names_the_compiler_that_is_missing(cli, no_compiler):
@@ -192,7 +198,21 @@ def test_a_negative_limit_of_gradients_is_refused(fit):
     )
 
 
-SEEDS = ["true", "false", "yes", "'true'", "1.5", "3.0", "1e3", "'x'", "[1]", "{a: 1}", "-1", "4294967296", ".nan"]
+SEEDS = [
+    "true",
+    "false",
+    "yes",
+    "'true'",
+    "1.5",
+    "3.0",
+    "1e3",
+    "'x'",
+    "[1]",
+    "{a: 1}",
+    "-1",
+    "4294967296",
+    ".nan",
+]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -209,7 +229,8 @@ def test_which_gpus_to_use_where_there_are_none(fit, devices, accelerator):
     flags = ["--model.net.depth", 8, "--trainer.accelerator", accelerator]
     err = fit(*flags, f"--trainer.devices={devices}")
     assert (
-        f"--trainer.devices {devices.replace(',2]', ', 2]')} tells which GPUs to use, and this training runs on" in err
+        f"--trainer.devices {devices.replace(',2]', ', 2]')} tells which GPUs to use, and this training runs on"
+        in err
     )
 
 
@@ -219,7 +240,12 @@ def test_a_gpu_that_is_named_twice(fit, devices):
 
 
 LEAST = {  # flags of the other verbs that take a number, and the least
-    "data write digits --out d.beton FLAG": {"--workers": 1, "--short-side": 1, "--max-side": 1, "--quality": 1},
+    "data write digits --out d.beton FLAG": {
+        "--workers": 1,
+        "--short-side": 1,
+        "--max-side": 1,
+        "--quality": 1,
+    },
     "sweep s.yaml FLAG": {"-j": 1, "--throttle": 1, "--pack": 1, "--chain": 1},
     "predict x.png --ckpt_path x.ckpt FLAG": {"--top": 1},
     "inspect gradients x.ckpt FLAG": {"--batches": 1, "--draws": 1},
@@ -236,7 +262,9 @@ def test_numbers_that_count_nothing(cli, words):
     for flag, least in LEAST[words].items():
         for value in ("-1", "nan", "inf", "1e400", "\u00b2", str(least - 1)):
             code, _, err = cli(*words.replace("FLAG", f"{flag} {value}").split())
-            assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and flag in err, (flag, value, err)
+            assert (
+                code == 2 and err.startswith("error: ") and err.count("\n") == 1 and flag in err
+            ), (flag, value, err)
     assert not [*Path().iterdir()]
 
 

@@ -37,7 +37,9 @@ def test_shares_are_beta(alpha):
 
 def test_boxes_of_cutmix_have_the_area_of_their_share_and_any_place():
     """Yun et al. 2019, eq. 2: sides sqrt(1 - share) of the image's, middle uniform, cut off at the edges."""
-    share, (top, left, bottom, right) = (lambda s, b: (s, b.T))(*Mix(cutmix=1.0).draw(0, 1, PAIRS, SIDE, 2 * SIDE))
+    share, (top, left, bottom, right) = (lambda s, b: (s, b.T))(
+        *Mix(cutmix=1.0).draw(0, 1, PAIRS, SIDE, 2 * SIDE)
+    )
     h, w = bottom - top, right - left
     assert top.min() >= 0 and left.min() >= 0 and bottom.max() == SIDE and right.max() == 2 * SIDE
     assert share == pytest.approx(1 - h * w / (SIDE * 2 * SIDE), abs=1e-12)
@@ -46,7 +48,9 @@ def test_boxes_of_cutmix_have_the_area_of_their_share_and_any_place():
     r = np.random.default_rng(0)
     lam, y, x = r.uniform(size=(3, 1_000_000))
     side = np.sqrt(1 - lam)
-    area = np.prod([np.minimum(c + side / 2, 1) - np.maximum(c - side / 2, 0) for c in (y, x)], axis=0)
+    area = np.prod(
+        [np.minimum(c + side / 2, 1) - np.maximum(c - side / 2, 0) for c in (y, x)], axis=0
+    )
     assert (1 - share).mean() == pytest.approx(area.mean(), abs=0.02)
     for q in (0.25, 0.5, 0.75):
         assert ((1 - share) < np.quantile(area, q)).mean() == pytest.approx(q, abs=0.03)
@@ -74,12 +78,21 @@ def test_pixels_and_shares_of_a_pair():
     shares, boxes = np.array([0.3, 0.75, 0.5]), np.array([[4, 4, 4, 4], [0, 2, 4, 6], [0] * 4])
     own, partners, share = own_parts(labels, shares, boxes, 8, 8, x.dtype)
     result = mixed(x, own)
-    assert partners.tolist() == [1, 0, 3, 2, -100, 4] and share.tolist() == [0.3, 0.3, 0.75, 0.75, 1, 1]
+    assert partners.tolist() == [1, 0, 3, 2, -100, 4] and share.tolist() == [
+        0.3,
+        0.3,
+        0.75,
+        0.75,
+        1,
+        1,
+    ]
     torch.testing.assert_close(result[0], 0.3 * x[0] + 0.7 * x[1])
     torch.testing.assert_close(result[1], 0.3 * x[1] + 0.7 * x[0])
     expected = x[2].clone()
     expected[:, 0:4, 2:6] = x[3, :, 0:4, 2:6]
-    assert torch.equal(result[2], expected) and torch.equal(result[4:], x[4:])  # a damaged one, and its partner
+    assert torch.equal(result[2], expected) and torch.equal(
+        result[4:], x[4:]
+    )  # a damaged one, and its partner
 
 
 @pytest.mark.parametrize(("world", "parts"), [(2, 1), (1, 4), (2, 2), (4, 1)])
@@ -89,7 +102,9 @@ def test_a_pair_has_one_number_on_any_number_of_ranks(world, parts):
     for step in (0, 5):
         alone = pair_numbers(step, batch, trainer())
         ranks = [
-            pair_numbers(step * parts + p, n, trainer(r, world, parts)) for r in range(world) for p in range(parts)
+            pair_numbers(step * parts + p, n, trainer(r, world, parts))
+            for r in range(world)
+            for p in range(parts)
         ]
         assert np.array_equal(alone, np.concatenate(ranks)) and alone[0] == step * 8
 
@@ -107,15 +122,21 @@ def test_losses_are_torchs_and_timms():
         torch.testing.assert_close(plain, BinaryCrossEntropy(smoothing)(logits, labels))
         hard = training_loss(logits, soft, "bce", smoothing, threshold=0.2)
         smooth = soft * (1 - smoothing) + smoothing / 10
-        torch.testing.assert_close(hard, BinaryCrossEntropy(smoothing, target_threshold=0.2)(logits, smooth))
+        torch.testing.assert_close(
+            hard, BinaryCrossEntropy(smoothing, target_threshold=0.2)(logits, smooth)
+        )
     damaged = labels.clone()
     damaged[3] = -100
     for kind in ("cross_entropy", "bce"):
         without = training_loss(logits[labels == damaged], labels[labels == damaged], loss=kind)
         torch.testing.assert_close(training_loss(logits, damaged, loss=kind), without)
-        torch.testing.assert_close(training_loss(logits, probabilities(damaged, logits), loss=kind), without)
+        torch.testing.assert_close(
+            training_loss(logits, probabilities(damaged, logits), loss=kind), without
+        )
         for smoothing in (0.0, 0.1):
-            none = training_loss(logits.requires_grad_(), torch.full((8,), -100), loss=kind, smoothing=smoothing)
+            none = training_loss(
+                logits.requires_grad_(), torch.full((8,), -100), loss=kind, smoothing=smoothing
+            )
             assert not torch.autograd.grad(none, logits)[0].any()
 
 
@@ -132,7 +153,9 @@ def test_training_sums_are_those_of_each_step_whenever_they_are_asked_for():
             sums.add(loss, logits, labels, labels)
         n = int((labels >= 0).sum())
         hits = int((logits.argmax(1) == labels).sum())
-        expected += torch.tensor([loss.double() * n if n else 0, hits, 1, n, 6 - n], dtype=torch.float64)
+        expected += torch.tensor(
+            [loss.double() * n if n else 0, hits, 1, n, 6 - n], dtype=torch.float64
+        )
         if step % 3 == 0:
             often = TrainingSums(often.total().clone())  # as after a continuation
     assert torch.equal(once.total(), often.total()) and torch.equal(once.total(), expected)
@@ -143,11 +166,40 @@ def test_training_sums_are_those_of_each_step_whenever_they_are_asked_for():
 @pytest.mark.slow
 def test_ranks_and_accumulation_mix_as_one(here):
     """Without a norm, in float64: every loss of every step is the same."""
-    args = ["fit", *TINY, "--trainer.max_epochs", "1", "--trainer.max_steps", "8", "--trainer.log_every_n_steps", "1"]
-    args += ["--model.net.norm", "none", "--model.optimizer.lr", "0.01", "--trainer.precision", "64-true"]
-    args += ["--model.mix", "{mixup: 0.4, cutmix: 1.0}", "--model.loss", "bce", "--data.train_eval_samples", "8"]
+    args = [
+        "fit",
+        *TINY,
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.max_steps",
+        "8",
+        "--trainer.log_every_n_steps",
+        "1",
+    ]
+    args += [
+        "--model.net.norm",
+        "none",
+        "--model.optimizer.lr",
+        "0.01",
+        "--trainer.precision",
+        "64-true",
+    ]
+    args += [
+        "--model.mix",
+        "{mixup: 0.4, cutmix: 1.0}",
+        "--model.loss",
+        "bce",
+        "--data.train_eval_samples",
+        "8",
+    ]
     for world, parts in ((1, 1), (2, 1), (2, 2)):
-        here = [*args, "--trainer.accumulate_grad_batches", str(parts), "--run.root", f"{world}x{parts}"]
+        here = [
+            *args,
+            "--trainer.accumulate_grad_batches",
+            str(parts),
+            "--run.root",
+            f"{world}x{parts}",
+        ]
         assert Ranks(here, world).wait(100) == [0] * world, rank_logs()
     one = history("1x1", "train/loss")
     assert len(one) == 8 and one == pytest.approx(history("2x1", "train/loss"), abs=1e-9)
@@ -159,7 +211,10 @@ def test_ranks_and_accumulation_mix_as_one(here):
     ("args", "message"),
     [
         (["--model.mix", "{pairs: 0.5}"], "--model.mix needs mixup or cutmix above 0"),
-        (["--model.mix", "{mixup: 0.2}", "--data.batch_size", "63"], "a rank's batch of 63 images would part a pair"),
+        (
+            ["--model.mix", "{mixup: 0.2}", "--data.batch_size", "63"],
+            "a rank's batch of 63 images would part a pair",
+        ),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(cli, args, message):

@@ -81,7 +81,10 @@ def test_imagenet_counts(depth, shortcut):
 @pytest.mark.parametrize(("depth", "gmacs"), [(50, 3.858), (101, 7.570), (152, 11.282)])
 def test_the_papers_stride_in_the_1x1(depth, gmacs):
     net = ImageNetResNet(depth, stride_in_1x1=True)
-    assert (count(net), round(count_macs(net, (3, 224, 224))[1] / 1e9, 3)) == (IMAGENET[depth, "B"][0], gmacs)
+    assert (count(net), round(count_macs(net, (3, 224, 224))[1] / 1e9, 3)) == (
+        IMAGENET[depth, "B"][0],
+        gmacs,
+    )
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
@@ -126,8 +129,13 @@ def test_nets_of_164_and_1001_layers(block, depth, shortcut):
     net = CifarResNet(depth, shortcut, block=block)
     layers = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     found = count(net), sum(p.numel() for m in layers for p in m.parameters())
-    assert found == BOTTLENECKS[block, depth, shortcut] == bottlenecks_by_hand(block, depth, shortcut)
-    assert len([name for name, m in net.named_modules() if m in layers and "downsample" not in name]) == depth
+    assert (
+        found == BOTTLENECKS[block, depth, shortcut] == bottlenecks_by_hand(block, depth, shortcut)
+    )
+    assert (
+        len([name for name, m in net.named_modules() if m in layers and "downsample" not in name])
+        == depth
+    )
 
 
 @pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
@@ -143,7 +151,9 @@ def test_preact_bottleneck_is_the_papers(shortcut):
         h = F.conv2d(F.relu(F.batch_norm(h, None, None, training=True)), module.conv3.weight)
         if shortcut in "BC" and (changes or shortcut == "C"):
             (projection,) = module.downsample  # no norm
-            h = h + F.conv2d(active if changes else x, projection.weight, stride=2 if changes else 1)
+            h = h + F.conv2d(
+                active if changes else x, projection.weight, stride=2 if changes else 1
+            )
         elif shortcut != "none":
             h = h + (F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 32, 32)) if changes else x)
         torch.testing.assert_close(module(x), h, rtol=1e-4, atol=1e-4)
@@ -175,7 +185,10 @@ def test_option_a_pads_equally_on_both_sides():
 
 
 FOREIGN = [torchvision.models.resnet18, torchvision.models.resnet50]
-FOREIGN += [lambda name=name: timm.create_model(name) for name in ("resnet18", "resnet50d", "seresnet18", "resnetaa50")]
+FOREIGN += [
+    lambda name=name: timm.create_model(name)
+    for name in ("resnet18", "resnet50d", "seresnet18", "resnetaa50")
+]
 OURS = [
     lambda s=s, b=b: CifarResNet(29 if "bottleneck" in b else 20, s, block=b)
     for s in ("none", "A", "B", "C")
@@ -232,7 +245,9 @@ def test_zero_last_makes_residual_blocks_identity(block, norm):
     net = CifarResNet(29 if "bottleneck" in block else 20, block=block, norm=norm, zero_last=True)
     x = torch.rand(2, 64 if "bottleneck" in block else 16, 8, 8)
     torch.testing.assert_close(net.layer1[1](x), x)
-    net.layer1[1](x).sum().backward()  # and leaves it: behind a zeroed norm and a ReLU no layer would ever learn
+    net.layer1[1](
+        x
+    ).sum().backward()  # and leaves it: behind a zeroed norm and a ReLU no layer would ever learn
     assert any(p.grad.any() for p in net.layer1[1].parameters())
     with pytest.raises(ValueError, match="zero_last needs a shortcut"):
         CifarResNet(20, "none", zero_last=True)

@@ -11,7 +11,15 @@ from helpers.run_dir import only_run
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.names import check_name, check_texts
 
-SHORT = [*TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
+SHORT = [
+    *TINY,
+    "--trainer.max_epochs",
+    "1",
+    "--trainer.limit_train_batches",
+    "1",
+    "--trainer.limit_val_batches",
+    "1",
+]
 WRONG = {
     "../../x": "leads out of",
     "..": "leads out of",
@@ -47,14 +55,21 @@ RIGHT += ["n" * 255, "100%", "$HOME", "a;b", "'", "..x", "a..b", "..."]
 @pytest.mark.parametrize("name", WRONG, ids=[*map(str, range(len(WRONG)))])
 def test_a_name_that_is_refused(cli, name):
     code, out, err = cli("fit", *SHORT, f"--run.name={name}")
-    assert code == 2 and WRONG[name] in err and err.endswith("with --run.name\n") and err.count("\n") == 1
+    assert (
+        code == 2
+        and WRONG[name] in err
+        and err.endswith("with --run.name\n")
+        and err.count("\n") == 1
+    )
     assert not list(Path().iterdir()) and not list(Path("..").glob("x*"))
     if "\udc80" in name:  # which YAML cannot hold
         return
     Path("s.yaml").write_text(yaml.safe_dump({"name": name}))
     for how in ("--list", "--local", "--submit"):
         code, out, err = cli("sweep", "s.yaml", how)
-        assert code == 2 and WRONG[name] in err and "give another one with `name:` in its YAML" in err
+        assert (
+            code == 2 and WRONG[name] in err and "give another one with `name:` in its YAML" in err
+        )
     assert [p.name for p in Path().iterdir()] == ["s.yaml"]
 
 
@@ -92,7 +107,8 @@ def test_a_nul_byte_in_a_recipe(cli, recipe):
 
 
 @pytest.mark.parametrize(
-    "argv", [["fit", "--config", "a\0b"], ["compare", "a\0b"], ["sweep", "a\0b"], ["data", "info", "\0"]]
+    "argv",
+    [["fit", "--config", "a\0b"], ["compare", "a\0b"], ["sweep", "a\0b"], ["data", "info", "\0"]],
 )
 def test_a_nul_byte_on_the_command_line(cli, argv):
     code, _, err = cli(*argv)
@@ -100,7 +116,9 @@ def test_a_nul_byte_on_the_command_line(cli, argv):
 
 
 def test_a_nul_byte_in_a_name(cli):
-    with pytest.raises(UserError, match="the name .* holds a line break or another control character"):
+    with pytest.raises(
+        UserError, match="the name .* holds a line break or another control character"
+    ):
         check_name("a\0b", "--run.name")
 
 
@@ -110,12 +128,21 @@ def test_texts_without_a_fault_pass():
 
 SWEEP = {
     "method": "grid",
-    "command": ["resnet-cli", "fit", "--config", f"{REPOSITORY}/configs/digits.yaml", "--config", "${args_json_file}"],
+    "command": [
+        "resnet-cli",
+        "fit",
+        "--config",
+        f"{REPOSITORY}/configs/digits.yaml",
+        "--config",
+        "${args_json_file}",
+    ],
     "parameters": {"seed_everything": {"values": [0, 1]}},
 }
 
 
-@pytest.mark.parametrize("word", ["--trainer.max_epochs=1\n", "--run.keep=all\nrm -rf x", "--run.keep=all\u2028x"])
+@pytest.mark.parametrize(
+    "word", ["--trainer.max_epochs=1\n", "--run.keep=all\nrm -rf x", "--run.keep=all\u2028x"]
+)
 def test_a_line_break_in_a_sweeps_command_makes_no_second_line(cli, word):
     command = [*SWEEP["command"][:2], word, *SWEEP["command"][2:]]
     Path("s.yaml").write_text(yaml.safe_dump(SWEEP | {"command": command}))
@@ -126,11 +153,14 @@ def test_a_line_break_in_a_sweeps_command_makes_no_second_line(cli, word):
 def test_a_root_with_a_line_break(cli):
     Path("s.yaml").write_text(yaml.safe_dump(SWEEP))
     code, _, err = cli("sweep", "s.yaml", "--submit", "--root", "a\nb")
-    assert code == 2 and "has a line break" in err and [p.name for p in Path().iterdir()] == ["s.yaml"]
+    assert (
+        code == 2 and "has a line break" in err and [p.name for p in Path().iterdir()] == ["s.yaml"]
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["a b", "a;echo $HOME", "it's", '"', "100%", "$(touch x)", "`touch x`", "my THREADS", "*"]
+    "name",
+    ["a b", "a;echo $HOME", "it's", '"', "100%", "$(touch x)", "`touch x`", "my THREADS", "*"],
 )
 def test_every_name_of_a_sweep_is_one_word_of_its_table(cli, name):
     Path("s.yaml").write_text(yaml.safe_dump(SWEEP | {"name": name}))
@@ -141,4 +171,8 @@ def test_every_name_of_a_sweep_is_one_word_of_its_table(cli, name):
     for line in lines:
         words = shlex.split(line)
         assert words[words.index("--run.name") + 1] == name
-        assert line.count("$THREADS") == 1 and line.endswith("--run.threads $THREADS") or "--run.code" in line
+        assert (
+            line.count("$THREADS") == 1
+            and line.endswith("--run.threads $THREADS")
+            or "--run.code" in line
+        )

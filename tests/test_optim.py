@@ -10,7 +10,14 @@ from torch import nn
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet
 from lightning_resnet.training.optimizer import parameter_groups
-from lightning_resnet.training.schedules import Cosine, ErrorWarmup, Linear, Plateau, Schedule, Steps
+from lightning_resnet.training.schedules import (
+    Cosine,
+    ErrorWarmup,
+    Linear,
+    Plateau,
+    Schedule,
+    Steps,
+)
 
 TOTAL = 64_000  # the paper's CIFAR schedule
 
@@ -19,7 +26,10 @@ TOTAL = 64_000  # the paper's CIFAR schedule
     ("schedule", "factors"),
     [
         (Steps(), {0: 1, 31_999: 1, 32_000: 0.1, 47_999: 0.1, 48_000: 0.01, 63_999: 0.01}),
-        (Steps([0.5], 0.2, warmup=0.1), {0: 0, 3_200: 0.5, 6_400: 1, 31_999: 1, 32_000: 0.2, 63_999: 0.2}),
+        (
+            Steps([0.5], 0.2, warmup=0.1),
+            {0: 0, 3_200: 0.5, 6_400: 1, 31_999: 1, 32_000: 0.2, 63_999: 0.2},
+        ),
         (Cosine(), {0: 1, 16_000: (1 + math.sqrt(0.5)) / 2, 32_000: 0.5, 64_000: 0}),
         (Cosine(warmup=0.25, end=0.1), {0: 0, 8_000: 0.5, 16_000: 1, 40_000: 0.55, 64_000: 0.1}),
         (Linear(warmup=0.125), {0: 0, 4_000: 0.5, 8_000: 1, 36_000: 0.5, 64_000: 0}),
@@ -39,7 +49,9 @@ def test_cosine_at_its_last_step_is_torchs():
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
     for step in range(100):
-        assert Cosine().factor(step / 100) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+        assert Cosine().factor(step / 100) == pytest.approx(
+            optimizer.param_groups[0]["lr"], abs=1e-9
+        )
         optimizer.step()
         reference.step()
 
@@ -89,15 +101,26 @@ def test_a_metric_that_is_not_measured_is_told_at_the_first_evaluation():
 
 def test_a_warmup_longer_than_the_training_is_doubted():
     long = Cosine(warmup_epochs=8)
-    assert "warm-up of 8 epochs in a training of 5 never" in long.doubt(5) == ErrorWarmup(long).doubt(5)
-    assert long.doubt(8) and not long.doubt(9) and not Steps(warmup=0.5).doubt(1) and not Linear().doubt(0.5)
+    assert (
+        "warm-up of 8 epochs in a training of 5 never"
+        in long.doubt(5)
+        == ErrorWarmup(long).doubt(5)
+    )
+    assert (
+        long.doubt(8)
+        and not long.doubt(9)
+        and not Steps(warmup=0.5).doubt(1)
+        and not Linear().doubt(0.5)
+    )
 
 
 def test_paper_warmup_ends_when_the_training_error_falls_below_80_percent():
     """He et al. 2015, sec. 4.2: 0.01 until then, afterwards 0.1 and the usual schedule."""
     schedule = ErrorWarmup()
     assert [observe(schedule, train_acc1=a) for a in (0.1, 0.15, 0.19)] == pytest.approx([0.1] * 3)
-    assert observe(schedule, train_acc1=0.21) == pytest.approx(0.1)  # of 0.1: half of training is over
+    assert observe(schedule, train_acc1=0.21) == pytest.approx(
+        0.1
+    )  # of 0.1: half of training is over
     assert schedule.factor(0.1) == 1
     copy = ErrorWarmup()
     copy.load_state_dict(schedule.state_dict())
@@ -112,8 +135,14 @@ def test_paper_warmup_ends_when_the_training_error_falls_below_80_percent():
         (CifarResNet(20, norm="none"), 20),
         (ImageNetResNet(18), 20 * 2 + 1),
         (torchvision.models.resnet18(), 20 * 2 + 1),  # a filter on the name `bn` misses 6 of these
-        (nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.GroupNorm(1, 3), nn.RMSNorm(3)), 1 + 2 + 2 + 1),
-        (torchvision.models.VisionTransformer(32, 16, 1, 2, 8, 16), 6 + 3 * 2),  # one bias is named in_proj_bias
+        (
+            nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.GroupNorm(1, 3), nn.RMSNorm(3)),
+            1 + 2 + 2 + 1,
+        ),
+        (
+            torchvision.models.VisionTransformer(32, 16, 1, 2, 8, 16),
+            6 + 3 * 2,
+        ),  # one bias is named in_proj_bias
     ],
 )
 def test_decay_spares_norms_and_biases_by_type(net, exempt):
@@ -121,7 +150,9 @@ def test_decay_spares_norms_and_biases_by_type(net, exempt):
     optimizer = torch.optim.SGD(groups, lr=0.1, weight_decay=5e-4)
     assert [g["weight_decay"] for g in optimizer.param_groups] == [5e-4, 0.0]
     assert len(groups[1]["params"]) == exempt
-    assert all(p.ndim > 1 for p in groups[0]["params"]) and all(p.ndim == 1 for p in groups[1]["params"])
+    assert all(p.ndim > 1 for p in groups[0]["params"]) and all(
+        p.ndim == 1 for p in groups[1]["params"]
+    )
     assert sum(len(g["params"]) for g in groups) == len(list(net.parameters()))
     (everything,) = parameter_groups(net, "all")
     assert len(everything["params"]) == len(list(net.parameters()))

@@ -46,7 +46,9 @@ def test_repeats_are_visits_of_few_samples_on_different_ranks():
     assert np.array_equal(np.unique(sample), np.sort(permutation(3, 0, 999)[:333]))
     assert len(np.unique(order)) == 999
     for world in (3, 4, 8):
-        for batches in zip(*(train_batches(order, 96, r, world) for r in range(world)), strict=True):
+        for batches in zip(
+            *(train_batches(order, 96, r, world) for r in range(world)), strict=True
+        ):
             assert all(len(set(b % 999)) == len(b) for b in batches)
     partners = order[:960].reshape(-1, 2) % 999
     assert (partners[:, 0] != partners[:, 1]).all()
@@ -59,9 +61,14 @@ def test_batches_of_an_order_do_not_depend_on_workers_or_ranks_and_resume(paged,
     alone = copies(data_of(paged, workers=0, **options).train_dataloader())
     assert same(alone, copies(data_of(paged, workers=2, **options).train_dataloader()))
     ranks = [copies(data_of(paged, rank=r, world=2, **options).train_dataloader()) for r in (0, 1)]
-    assert same(alone, [tuple(torch.cat(t) for t in zip(a, b, strict=True)) for a, b in zip(*ranks, strict=True)])
+    assert same(
+        alone,
+        [tuple(torch.cat(t) for t in zip(a, b, strict=True)) for a, b in zip(*ranks, strict=True)],
+    )
     rest = copies(data_of(paged, **options).train_dataloader().batches(1, start=4))
-    assert same(alone[4:], rest) and not same(alone, copies(data_of(paged, size=16).train_dataloader()))
+    assert same(alone[4:], rest) and not same(
+        alone, copies(data_of(paged, size=16).train_dataloader())
+    )
 
 
 @pytest.mark.parametrize("crop", ["none", "pad", "resized"])
@@ -73,12 +80,18 @@ def test_a_repeat_is_drawn_anew_and_equally_by_all_loaders(paged, crop):
     )
     assert same(one, other)
     for (x, y), (u, v) in zip(one, in_memory, strict=True):
-        assert torch.equal(y, v) and (x.int() - u.int()).abs().max() <= (crop != "pad")  # Pillow rounds otherwise
+        assert torch.equal(y, v) and (x.int() - u.int()).abs().max() <= (
+            crop != "pad"
+        )  # Pillow rounds otherwise
     ids, repeat = np.array([7, 7, 7]), np.arange(3)
     assert len({tuple(c) for c in draws.pad_crops(0, 0, ids, 40, repeat)}) == 3
-    assert draws.flips(0, 0, np.arange(99), 0).tolist() != draws.flips(0, 0, np.arange(99), 1).tolist()
+    assert (
+        draws.flips(0, 0, np.arange(99), 0).tolist() != draws.flips(0, 0, np.arange(99), 1).tolist()
+    )
 
 
 def test_pages_are_those_of_a_file():
-    with pytest.raises(UserError, match="--data.order pages is for .beton files: add --data.loader ffcv"):
+    with pytest.raises(
+        UserError, match="--data.order pages is for .beton files: add --data.loader ffcv"
+    ):
         data_of(Synthetic(192, 40), order="pages").train_dataloader()

@@ -40,8 +40,24 @@ def test_fine_tuning_from_other_peoples_weights_says_that_the_head_is_new(cli, p
     theirs = timm.create_model("resnet18")
     save_file(theirs.state_dict(), "resnet18.safetensors")
     assert cli("convert", "resnet18.safetensors", "--out", "resnet18.ckpt")[0] == 0
-    recipe = ["--config", REPOSITORY / "configs/finetune.yaml", "--data.source.root", photos, "--model.net.depth", 18]
-    flags = [*recipe, *SMALL, "--data.size", 32, "--run.init_from", "resnet18.ckpt", "--model.optimizer.lr", 0]
+    recipe = [
+        "--config",
+        REPOSITORY / "configs/finetune.yaml",
+        "--data.source.root",
+        photos,
+        "--model.net.depth",
+        18,
+    ]
+    flags = [
+        *recipe,
+        *SMALL,
+        "--data.size",
+        32,
+        "--run.init_from",
+        "resnet18.ckpt",
+        "--model.optimizer.lr",
+        0,
+    ]
     code, out, err = cli("fit", *flags, "--model.net.num_classes", 3)
     assert code == 2 and "--model.net.num_classes 10" in err
     code, out, err = cli("fit", *flags)
@@ -49,15 +65,25 @@ def test_fine_tuning_from_other_peoples_weights_says_that_the_head_is_new(cli, p
     tuned = load(only_run())
     for name, parameter in theirs.named_parameters():
         same = tuned.task.net.get_parameter(name)
-        assert name.startswith("fc.") or torch.equal(parameter, same), name  # the learning rate was 0
-    code, out, err = cli("predict", photos / "val" / "china1", "--ckpt_path", only_run(), "--format", "json")
+        assert name.startswith("fc.") or torch.equal(parameter, same), (
+            name
+        )  # the learning rate was 0
+    code, out, err = cli(
+        "predict", photos / "val" / "china1", "--ckpt_path", only_run(), "--format", "json"
+    )
     (picture,) = json.loads(out)
-    assert code == 0 and {best["class"] for best in picture["top"]} < set(tuned.classes) and len(tuned.classes) == 10
+    assert (
+        code == 0
+        and {best["class"] for best in picture["top"]} < set(tuned.classes)
+        and len(tuned.classes) == 10
+    )
 
 
 @pytest.mark.all
 @pytest.mark.timeout(1500)  # about 2 minutes of one core, however busy that is
-def test_a_net_learns_the_photos_through_the_loader_with_growing_pictures(cli, tmp_path, monkeypatch):
+def test_a_net_learns_the_photos_through_the_loader_with_growing_pictures(
+    cli, tmp_path, monkeypatch
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert cli("data", "get", "photos")[0] == 0
     code, out, err = cli("fit", "--config", REPOSITORY / "configs/photos.yaml", "--run.threads", 1)

@@ -38,7 +38,9 @@ def steps_of(policy, epoch=0):
 
 
 def picture(size=SIZE):
-    return torch.randint(0, 256, (3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,13 +58,18 @@ def test_every_operation_is_torchvisions_at_every_strength(ours, theirs):
                 expected = reference._apply_image_or_video_transform(
                     image, name, value, reference.interpolation, reference._fill
                 )
-                assert torch.equal(pixels.apply(image, name, sign * ours[name][0][b]), expected), (name, b)
+                assert torch.equal(pixels.apply(image, name, sign * ours[name][0][b]), expected), (
+                    name,
+                    b,
+                )
 
 
 def test_trivial_augment_is_uniform_over_operations_strengths_and_signs():
     steps = [step for (step,) in steps_of(TrivialAugment())]
     counts = Counter(name for name, _ in steps)
-    assert len(counts) == 14 and [*counts.values()] == pytest.approx([N / 14] * 14, abs=130)  # 5 standard deviations
+    assert len(counts) == 14 and [*counts.values()] == pytest.approx(
+        [N / 14] * 14, abs=130
+    )  # 5 standard deviations
     rotations = np.array([m for name, m in steps if name == "Rotate"])
     assert np.histogram(np.abs(rotations) / 135 * 30, BINS, (-0.5, 30.5))[0] == pytest.approx(
         [len(rotations) / BINS] * BINS, abs=25
@@ -75,7 +82,9 @@ def test_rand_augment_draws_each_operation_on_its_own():
     steps = steps_of(RandAugment(ops=2, magnitude=9))
     first, second = ([names[k][0] for names in steps] for k in (0, 1))
     assert [*Counter(first).values()] == pytest.approx([N / 14] * 14, abs=130)
-    assert np.mean([a == b for a, b in zip(first, second, strict=True)]) == pytest.approx(1 / 14, abs=0.015)
+    assert np.mean([a == b for a, b in zip(first, second, strict=True)]) == pytest.approx(
+        1 / 14, abs=0.015
+    )
     assert {abs(m) for names in steps for name, m in names if name == "Rotate"} == {9.0}
 
 
@@ -87,7 +96,9 @@ def test_increasing_rand_augment_is_timms():
     assert [*counts.values()] == pytest.approx([N / 15] * 15, abs=130)
     level = np.array([abs(m) / 3 for s in steps for name, m in s if name == "Rotate"])
     assert (level.mean(), level.std()) == (pytest.approx(6, abs=0.1), pytest.approx(0.5, abs=0.07))
-    names = {n.replace("Increasing", "").replace("Rel", "") for n in timms._RAND_INCREASING_TRANSFORMS}
+    names = {
+        n.replace("Increasing", "").replace("Rel", "") for n in timms._RAND_INCREASING_TRANSFORMS
+    }
     assert names == set(increasing_step(1, 1, SIZE))
     for level in np.linspace(0, 10, 41):
         ours = increasing_step(level, 1, SIZE)
@@ -100,7 +111,12 @@ def test_increasing_rand_augment_is_timms():
             if name.startswith(("Rotate", "Shear")) or name.endswith("Rel"):
                 assert mine == pytest.approx(abs(value) * (SIZE if name.endswith("Rel") else 1))
             elif name.endswith(
-                ("ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing")
+                (
+                    "ColorIncreasing",
+                    "ContrastIncreasing",
+                    "BrightnessIncreasing",
+                    "SharpnessIncreasing",
+                )
             ):
                 assert abs(mine) == pytest.approx(abs(value - 1), abs=1e-9)
             else:
@@ -108,7 +124,8 @@ def test_increasing_rand_augment_is_timms():
 
 
 @pytest.mark.parametrize(
-    ("name", "magnitude"), [("Solarize", 100), ("Solarize", 256), ("SolarizeAdd", 66), ("Invert", 0)]
+    ("name", "magnitude"),
+    [("Solarize", 100), ("Solarize", 256), ("SolarizeAdd", 66), ("Invert", 0)],
 )
 def test_timms_own_operations_do_what_pillow_does(name, magnitude):
     from PIL import Image
@@ -117,12 +134,16 @@ def test_timms_own_operations_do_what_pillow_does(name, magnitude):
     pil = Image.fromarray(image.permute(1, 2, 0).numpy())
     key = {"Solarize": "SolarizeIncreasing"}.get(name, name)
     expected = timms.NAME_TO_OP[key](pil, *([] if name == "Invert" else [magnitude]))
-    assert torch.equal(pixels.apply(image, name, magnitude).permute(1, 2, 0), torch.from_numpy(np.array(expected)))
+    assert torch.equal(
+        pixels.apply(image, name, magnitude).permute(1, 2, 0), torch.from_numpy(np.array(expected))
+    )
 
 
 def test_lighting_is_krizhevskys():
     """Mean 0 and covariance P diag((0.1 l)^2) P^T over pictures, normal along each component, in levels of 255."""
-    components = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    components = np.array(
+        [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+    )
     scale = 255 * 0.1 * np.array([0.2175, 0.0188, 0.0045])
     steps = steps_of(Lighting())
     assert {name for ((name, _),) in steps} == {"Shift"}
@@ -133,7 +154,9 @@ def test_lighting_is_krizhevskys():
     a = np.linalg.solve(components * scale, colours.T)  # back: one normal for each component
     assert np.corrcoef(a) == pytest.approx(np.eye(3), abs=0.05)
     for row in a:
-        assert np.quantile(row, [0.023, 0.159, 0.5, 0.841, 0.977]) == pytest.approx([-2, -1, 0, 1, 2], abs=0.15)
+        assert np.quantile(row, [0.023, 0.159, 0.5, 0.841, 0.977]) == pytest.approx(
+            [-2, -1, 0, 1, 2], abs=0.15
+        )
     assert np.array(steps_of(Lighting(0.2))[0][0][1]) == pytest.approx(2 * colours[0])
     assert steps != steps_of(Lighting(), epoch=1)
     with pytest.raises(ValueError, match="std of 0 or more, got -0.1"):
@@ -141,7 +164,9 @@ def test_lighting_is_krizhevskys():
 
 
 def test_lighting_adds_one_colour_to_all_pixels_and_stays_in_range():
-    images = torch.randint(100, 150, (64, 3, 8, 8), dtype=torch.uint8)  # far from 0 and 255, where sums are cut
+    images = torch.randint(
+        100, 150, (64, 3, 8, 8), dtype=torch.uint8
+    )  # far from 0 and 255, where sums are cut
     dark, light = torch.zeros_like(images), torch.full_like(images, 255)
     before, ids = images.clone(), np.arange(64)
     for pictures in (images, dark, light):
@@ -151,7 +176,9 @@ def test_lighting_adds_one_colour_to_all_pixels_and_stays_in_range():
     steps = Lighting(1.0).choose(lambda k: uniform(0, 0, ids, 0, draws.POLICY + k), 8)
     colours = np.array([colour for ((_, colour),) in steps])
     assert added[:, :, 0, 0].tolist() == np.rint(colours).tolist() and np.abs(colours).max() > 20
-    assert torch.equal(dark.int(), added.clamp(min=0)) and torch.equal(light.int(), 255 + added.clamp(max=0))
+    assert torch.equal(dark.int(), added.clamp(min=0)) and torch.equal(
+        light.int(), 255 + added.clamp(max=0)
+    )
 
 
 def test_the_device_loader_refuses_colours_and_auto_avoids_it():
@@ -169,12 +196,18 @@ def test_erasing_follows_torchvisions_definition():
     assert (boxes[:, :2] + boxes[:, 2:] <= 64).all()
     torch.manual_seed(0)
     image = torch.empty(3, 64, 64)
-    theirs = [RandomErasing.get_params(image, (0.02, 0.33), (0.3, 3.3), [0.0])[:4] for _ in range(N)]
+    theirs = [
+        RandomErasing.get_params(image, (0.02, 0.33), (0.3, 3.3), [0.0])[:4] for _ in range(N)
+    ]
     everywhere = draws.erasing_boxes(0, 0, IDS, 64, 64, 1.0)
     for ours, reference in zip(everywhere.T, np.array(theirs).T, strict=True):
-        assert np.quantile(ours, [0.1, 0.5, 0.9]) == pytest.approx(np.quantile(reference, [0.1, 0.5, 0.9]), abs=2)
+        assert np.quantile(ours, [0.1, 0.5, 0.9]) == pytest.approx(
+            np.quantile(reference, [0.1, 0.5, 0.9]), abs=2
+        )
     area = everywhere[:, 2] * everywhere[:, 3] / 64**2
-    assert area.mean() == pytest.approx(np.mean([h * w for _, _, h, w in theirs]) / 64**2, abs=0.005)
+    assert area.mean() == pytest.approx(
+        np.mean([h * w for _, _, h, w in theirs]) / 64**2, abs=0.005
+    )
 
 
 def test_scaled_crops_are_the_papers():
@@ -210,7 +243,10 @@ def test_the_same_sample_seed_and_epoch_give_the_same_picture(paged, loader, pol
     alone = copies(data_of(paged, workers=0, **how).train_dataloader())
     assert same(alone, copies(data_of(paged, workers=2, **how).train_dataloader()))
     ranks = [copies(data_of(paged, rank=r, world=2, **how).train_dataloader()) for r in (0, 1)]
-    assert same(alone, [tuple(torch.cat(t) for t in zip(a, b, strict=True)) for a, b in zip(*ranks, strict=True)])
+    assert same(
+        alone,
+        [tuple(torch.cat(t) for t in zip(a, b, strict=True)) for a, b in zip(*ranks, strict=True)],
+    )
     source = Synthetic(192, 40, 16)
     source.mean = paged.mean  # what is erased takes the mean colour
     in_memory = data_of(source, **how | {"loader": "torch"})
@@ -218,7 +254,9 @@ def test_the_same_sample_seed_and_epoch_give_the_same_picture(paged, loader, pol
     plain = copies(data_of(paged, size=None, crop="pad", loader=loader).train_dataloader())
     assert not same(alone, plain)
     for a, b in zip(
-        in_memory.val_dataloader()[0], data_of(paged, size=None, crop="pad").val_dataloader()[0], strict=True
+        in_memory.val_dataloader()[0],
+        data_of(paged, size=None, crop="pad").val_dataloader()[0],
+        strict=True,
     ):
         assert torch.equal(a[0], b[0])  # of training images only
 
@@ -231,24 +269,44 @@ def test_more_than_all_cannot_be_erased():
 def test_what_is_erased_takes_the_mean_colour():
     data = data_of(Synthetic(192, 40, 16), size=None, crop="none", flip=False, erase=1.0)
     (x, _), *_ = data.train_dataloader()
-    top, left, h, w = draws.erasing_boxes(0, 1, data.splits["train"].ids, 16, 16, 1.0)[data._order()(0, 1)[0]]
+    top, left, h, w = draws.erasing_boxes(0, 1, data.splits["train"].ids, 16, 16, 1.0)[
+        data._order()(0, 1)[0]
+    ]
     assert (x[0, :, top : top + h, left : left + w] == 128).all()
 
 
 def test_policies_are_flags_and_part_of_the_run(cli):
-    small = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--data.train_eval_samples", "8"]
-    assert cli("fit", *TINY, *small, "--data.policy", "TrivialAugment", "--data.erase", "0.1")[0] == 0
+    small = [
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.limit_train_batches",
+        "2",
+        "--data.train_eval_samples",
+        "8",
+    ]
+    assert (
+        cli("fit", *TINY, *small, "--data.policy", "TrivialAugment", "--data.erase", "0.1")[0] == 0
+    )
     config = yaml.safe_load((only_run() / "config.yaml").read_text())
     without = config | {"data": config["data"] | {"policy": None, "erase": 0.0}}
     assert run_id(config) == only_run().name != run_id(without)
-    code, _, err = cli("fit", *TINY, "--data.policy", "RandAugment", "--data.policy.magnitude", "31")
-    assert code == 2 and "magnitude must be a whole number from 0 to 30" in err and err.count("\n") == 1
+    code, _, err = cli(
+        "fit", *TINY, "--data.policy", "RandAugment", "--data.policy.magnitude", "31"
+    )
+    assert (
+        code == 2
+        and "magnitude must be a whole number from 0 to 30" in err
+        and err.count("\n") == 1
+    )
 
 
 def test_pictures_in_memory_that_a_policy_changes_have_workers(monkeypatch):
     """The same pictures; those that are only cut are read faster than any process hands them over."""
     monkeypatch.setattr("lightning_resnet.data.module.workers", lambda processes: 2)
-    small, how = Synthetic(96, 40, 8), {"size": None, "crop": "none", "policy": TrivialAugment(), "erase": 0.5}
+    small, how = (
+        Synthetic(96, 40, 8),
+        {"size": None, "crop": "none", "policy": TrivialAugment(), "erase": 0.5},
+    )
     many, alone = (data_of(small, workers=n, **how).train_dataloader() for n in ("auto", 0))
     assert (many.workers, alone.workers) == (2, 0) and same(copies(many), copies(alone))
     assert [loader.workers for loader in data_of(small, **how).val_dataloader()] == [0, 0]

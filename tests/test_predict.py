@@ -45,11 +45,15 @@ def test_pictures_get_the_classes_that_validation_gives_them(cli, photos):
     code, _, err = cli("fit", "--config", "R.yaml", "--run.threads", 1)
     assert code == 0, err
     checkpoint = next(photos.parent.glob("runs/*/*/checkpoints/last.ckpt"))
-    code, out, err = cli("predict", "photos", "--ckpt_path", checkpoint, "--format", "csv", "--top", 7)
+    code, out, err = cli(
+        "predict", "photos", "--ckpt_path", checkpoint, "--format", "csv", "--top", 7
+    )
     assert code == 0, err
     rows = list(csv.DictReader(io.StringIO(out)))
     assert len(rows) == 28 * 7 and {row["class"] for row in rows} == set(CLASSES)
-    code, out, _ = cli("predict", "--config", "R.yaml", "--run.threads", 1, "--ckpt_path", checkpoint)
+    code, out, _ = cli(
+        "predict", "--config", "R.yaml", "--run.threads", 1, "--ckpt_path", checkpoint
+    )
     validated = list(csv.DictReader(io.StringIO(out)))
     first = {row["picture"]: row for row in rows if row["rank"] == "1"}
     files = sorted(first)
@@ -61,7 +65,13 @@ def test_pictures_get_the_classes_that_validation_gives_them(cli, photos):
     run = checkpoint.parents[1]
     (photos / "kind0" / "00.png").write_bytes(b"no picture")
     code, out, err = cli(
-        "predict", photos / "kind0", photos / "kind1" / "01.png", "--ckpt_path", run, "--format", "json"
+        "predict",
+        photos / "kind0",
+        photos / "kind1" / "01.png",
+        "--ckpt_path",
+        run,
+        "--format",
+        "json",
     )
     done = json.loads(out)
     assert (
@@ -72,13 +82,21 @@ def test_pictures_get_the_classes_that_validation_gives_them(cli, photos):
     )
     for name, data in BAD.items():  # one bad image leaves the others their classes
         (photos / "kind0" / name).write_bytes(data)
-    code, out, err = cli("predict", photos / "kind0", "--ckpt_path", run, "--format", "csv", "--top", 1)
-    assert code == 1 and err.count("; leave it out\n") == err.count("\n") == len(BAD) and out.count("\n") == 4
+    code, out, err = cli(
+        "predict", photos / "kind0", "--ckpt_path", run, "--format", "csv", "--top", 1
+    )
+    assert (
+        code == 1
+        and err.count("; leave it out\n") == err.count("\n") == len(BAD)
+        and out.count("\n") == 4
+    )
     assert [len(each["top"]) for each in done] == [5] * 4
     values = [best["probability"] for best in done[0]["top"]]
     assert values == sorted(values, reverse=True)
     code, out, _ = cli("predict", photos / "kind1", "--ckpt_path", run)
-    assert code == 0 and out.startswith("|") and f"{done[3]['top'][0]['class']} " in out and "%" in out
+    assert (
+        code == 0 and out.startswith("|") and f"{done[3]['top'][0]['class']} " in out and "%" in out
+    )
     assert load(run).class_names() == CLASSES == load(run.parent).class_names()
     (run.parent / "other" / "checkpoints").mkdir(parents=True)
     code, _, err = cli("predict", "photos", "--ckpt_path", run.parent)
@@ -95,7 +113,11 @@ data: {source: {class_path: Synthetic, init_args: {n: 32, n_val: 10, num_classes
     (tmp_path / "S.yaml").write_text(recipe)
     assert cli("fit", "--config", "S.yaml", "--run.threads", 1)[0] == 0
     checkpoint = next(tmp_path.glob("runs/*/*/checkpoints/last.ckpt"))
-    validated = list(csv.DictReader(io.StringIO(cli("predict", "--config", "S.yaml", "--ckpt_path", checkpoint)[1])))
+    validated = list(
+        csv.DictReader(
+            io.StringIO(cli("predict", "--config", "S.yaml", "--ckpt_path", checkpoint)[1])
+        )
+    )
     (tmp_path / "stored").mkdir()
     for i, pixels in enumerate(Synthetic(32, 10, num_classes=5).splits()["val"].pixels):
         Image.fromarray(pixels).save(tmp_path / "stored" / f"{i}.png")
@@ -106,7 +128,9 @@ data: {source: {class_path: Synthetic, init_args: {n: 32, n_val: 10, num_classes
     assert [row["class"] for row in rows] == [row["predicted"] for row in validated]
     theirs = [float(row["probability"]) for row in validated]
     assert [float(row["probability"]) for row in rows] == pytest.approx(theirs, abs=1e-4)
-    cut = list(csv.DictReader(io.StringIO(cli("predict", *flags, "--data.eval_share", 0.875)[1])))  # flags still win
+    cut = list(
+        csv.DictReader(io.StringIO(cli("predict", *flags, "--data.eval_share", 0.875)[1]))
+    )  # flags still win
     assert [float(row["probability"]) for row in cut] != pytest.approx(theirs, abs=1e-4)
 
 

@@ -23,14 +23,21 @@ def test_lines_in_a_log_file(monkeypatch, capsys):
     monkeypatch.setattr(progress, "LINE_S", 0.0)
     assert list(progress.metered(iter("abc"), 3, "runs")) == ["a", "b", "c"]
     out, err = capsys.readouterr()
-    assert out == "" and [line.split("  ")[0] for line in err.splitlines()] == ["1 of 3 runs", "2 of 3 runs"]
+    assert out == "" and [line.split("  ")[0] for line in err.splitlines()] == [
+        "1 of 3 runs",
+        "2 of 3 runs",
+    ]
     assert "/s  ETA 0:00:00" in err
 
 
 def test_a_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(progress, "BAR_S", 0.0)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr(progress, "tqdm", lambda *args, **kwargs: tqdm(*args, **kwargs, file=sys.stderr, mininterval=0))
+    monkeypatch.setattr(
+        progress,
+        "tqdm",
+        lambda *args, **kwargs: tqdm(*args, **kwargs, file=sys.stderr, mininterval=0),
+    )
     assert list(progress.metered(range(3), 3, "turns")) == [0, 1, 2]
     assert "3/3" in capsys.readouterr().err
 
@@ -45,9 +52,13 @@ def test_bytes_are_told_in_megabytes(monkeypatch, capsys):
 
 def test_an_evaluation_within_a_training_shows_itself(cli, monkeypatch):
     monkeypatch.setattr(progress, "LINE_S", 0.0)
-    code, out, err = cli("fit", *TINY, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2)
+    code, out, err = cli(
+        "fit", *TINY, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2
+    )
     lines = [line for line in err.splitlines() if " batches  " in line]
-    assert code == 0 and lines[0].startswith("1 of ") and "step 2/2" in out and " batches" not in out
+    assert (
+        code == 0 and lines[0].startswith("1 of ") and "step 2/2" in out and " batches" not in out
+    )
     n = int(lines[0].split()[2])
     assert [int(line.split()[0]) for line in lines] == [*range(1, n)]
 
@@ -133,12 +144,29 @@ def test_real_verbs_show_progress_and_leave_at_once(trained, source):
         (["inspect", "responses", str(trained), "--out", "out", "--batches", "128"], "batches"),
         (["data", "verify", source.files["train"]], "batches of 1 images"),
         (["bench", "overhead", "--steps", "8", "--repeat", "99"], "turns"),
-        (["bench", "loader", "--images", "256", "--peers", "ours", "torchvision", "--repeat", "99"], "turns"),
+        (
+            [
+                "bench",
+                "loader",
+                "--images",
+                "256",
+                "--peers",
+                "ours",
+                "torchvision",
+                "--repeat",
+                "99",
+            ],
+            "turns",
+        ),
     ):
         code, out, err, seconds = interrupted(argv, f" {unit}  ")
         print(f"{' '.join(argv[:2])}: {seconds:.2f} s from Ctrl-C to the end")
         last = err.splitlines()[-1]
-        assert code == 130 and last == "interrupted; the same command begins anew", (argv, code, err)
+        assert code == 130 and last == "interrupted; the same command begins anew", (
+            argv,
+            code,
+            err,
+        )
         assert "Traceback" not in err and err.count("interrupted") == 1
         if argv[0] == "predict":
             assert len(out.splitlines()) > 8 and out.endswith("\n")
@@ -146,7 +174,10 @@ def test_real_verbs_show_progress_and_leave_at_once(trained, source):
 
 def interrupted(argv, sign):
     """Status, stdout, stderr and the seconds that a verb takes to end, interrupted once stderr shows the sign."""
-    command, env = [sys.executable, "-c", LONG, *map(str, argv)], os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command, env = (
+        [sys.executable, "-c", LONG, *map(str, argv)],
+        os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
     pipe, err = subprocess.PIPE, ""
     with (
         open("out.txt", "w") as out,

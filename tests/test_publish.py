@@ -42,7 +42,9 @@ def test_tables_and_figures_go_to_the_project(sweep, capsys):
     (item,) = (record["history"]["item"] for record in records if record["type"] == "history")
     assert {"table._type", "pairs._type", "curves._type", "page._type"} <= item.keys()
     assert (item["table.nrows"], item["pairs.nrows"], item["curves.format"]) == (4, 2, "png")
-    assert load_runs(sweep).runs["status"].tolist() == ["finished"] * 12  # what was published is no run
+    assert (
+        load_runs(sweep).runs["status"].tolist() == ["finished"] * 12
+    )  # what was published is no run
 
 
 def test_disabled_says_so(sweep, monkeypatch):

@@ -37,10 +37,28 @@ LONG = [*TINY, "--trainer.max_epochs", "500"]
 
 def test_two_ranks_train_as_one(here):
     """Without a norm, which sees the rank's own images; float64, so that rounding does not hide a difference."""
-    args = ["fit", *TINY, "--trainer.max_epochs", "3", "--trainer.max_steps", "50", "--trainer.log_every_n_steps", "1"]
-    args += ["--model.net.norm", "none", "--model.optimizer.lr", "0.01", "--trainer.precision", "64-true"]
+    args = [
+        "fit",
+        *TINY,
+        "--trainer.max_epochs",
+        "3",
+        "--trainer.max_steps",
+        "50",
+        "--trainer.log_every_n_steps",
+        "1",
+    ]
+    args += [
+        "--model.net.norm",
+        "none",
+        "--model.optimizer.lr",
+        "0.01",
+        "--trainer.precision",
+        "64-true",
+    ]
     for world in (1, 2):
-        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, rank_logs()
+        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, (
+            rank_logs()
+        )
     one, two = history("w1", "train/loss"), history("w2", "train/loss")
     assert len(one) == 50 and one == pytest.approx(two, abs=1e-9)
 
@@ -52,11 +70,22 @@ def test_every_number_of_ranks_measures_the_same(here, source):
     found = []
     for world in (1, 2, 3):
         Path("log0.txt").unlink()
-        args = ["validate", *TINY, "--data.source", source, "--ckpt_path", checkpoint, "--data.batch_size", "48"]
+        args = [
+            "validate",
+            *TINY,
+            "--data.source",
+            source,
+            "--ckpt_path",
+            checkpoint,
+            "--data.batch_size",
+            "48",
+        ]
         assert Ranks(args, world).wait(100) == [0] * world, rank_logs()
         found.append(json.loads(Path("log0.txt").read_text()))
     for other in found[1:]:
-        assert other["val/acc1"] == found[0]["val/acc1"] and other["val/acc5"] == found[0]["val/acc5"]
+        assert (
+            other["val/acc1"] == found[0]["val/acc1"] and other["val/acc5"] == found[0]["val/acc5"]
+        )
         assert other["val/loss"] == pytest.approx(found[0]["val/loss"], abs=1e-6)
 
 
@@ -64,7 +93,9 @@ def test_ghost_batches_follow_the_recipe_of_two_ranks(here):
     args = ["fit", *TINY, "--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1"]
     args += ["--trainer.precision", "64-true", "--model.bn_batch", "32"]
     for world in (1, 2):
-        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, rank_logs()
+        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, (
+            rank_logs()
+        )
     assert history("w1", "train/loss") == pytest.approx(history("w2", "train/loss"), abs=1e-9)
     assert history("w1", "val/loss") == pytest.approx(history("w2", "val/loss"), abs=1e-9)
 
@@ -75,14 +106,17 @@ def test_precise_statistics_are_those_of_one_rank_with_ghost_batches(here):
     args = ["fit", *TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "6"]
     args += ["--trainer.precision", "64-true", "--model.bn_batch", "32", "--model.precise_bn", "4"]
     for world in (1, 2):
-        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, rank_logs()
+        assert Ranks([*args, "--run.root", f"w{world}"], world).wait(100) == [0] * world, (
+            rank_logs()
+        )
     one, two = weights(only_run("w1")), weights(only_run("w2"))
     assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-9) for name in one)
     assert history("w1", "val/loss") == pytest.approx(history("w2", "val/loss"), abs=1e-9)
 
 
 @pytest.mark.parametrize(
-    "how", ["SIGTERM to one rank", "SIGHUP to one rank", "SIGUSR1 to both, 3 s apart", "SIGINT to both"]
+    "how",
+    ["SIGTERM to one rank", "SIGHUP to one rank", "SIGUSR1 to both, 3 s apart", "SIGINT to both"],
 )
 def test_signals_stop_all_ranks_at_the_same_step(here, how):
     ranks = Ranks(["fit", *LONG], 2)
@@ -102,7 +136,10 @@ def test_signals_stop_all_ranks_at_the_same_step(here, how):
     assert attempt()["reason"] == ("interrupted" if "INT" in how else "preempted")
     assert attempt()["signal"] == how.split()[0]
     saved = torch.load(only_run("runs") / "checkpoints/last.ckpt", weights_only=True)
-    assert saved["global_step"] == attempt()["last_step"] > 0 and "saved; the same command continues" in rank_logs()
+    assert (
+        saved["global_step"] == attempt()["last_step"] > 0
+        and "saved; the same command continues" in rank_logs()
+    )
 
 
 @pytest.mark.slow
@@ -120,9 +157,13 @@ def test_three_ranks_continue_as_if_never_stopped(here):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.9, 1.0, 1.1, 1.5])  # at about 1 s, torch's C code imports numpy
+@pytest.mark.parametrize(
+    "seconds", [0.9, 1.0, 1.1, 1.5]
+)  # at about 1 s, torch's C code imports numpy
 def test_a_signal_before_the_training_starts_ends_at_once(here, seconds):
-    process = subprocess.Popen([sys.executable, "-m", "lightning_resnet", "fit", *LONG], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lightning_resnet", "fit", *LONG], stderr=subprocess.PIPE
+    )
     time.sleep(seconds)  # in the imports
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=20)
@@ -136,14 +177,22 @@ def test_the_fault_of_one_rank_ends_all_and_is_told(here, fault):
         yaml.safe_dump(
             {
                 "trainer": {
-                    "callbacks": [{"class_path": f"helpers.faults.{fault}", "init_args": {"rank": 1, "step": 30}}]
+                    "callbacks": [
+                        {
+                            "class_path": f"helpers.faults.{fault}",
+                            "init_args": {"rank": 1, "step": 30},
+                        }
+                    ]
                 }
             }
         )
     )
     args = [*LONG, "--config", "fault.yaml", "--trainer.devices", "2", "--run.hang_s", "4"]
     done = subprocess.run(
-        [sys.executable, "-m", "lightning_resnet", "fit", *args], capture_output=True, text=True, timeout=90
+        [sys.executable, "-m", "lightning_resnet", "fit", *args],
+        capture_output=True,
+        text=True,
+        timeout=90,
     )
     assert done.returncode == {"Raises": 1, "Dies": 17, "Hangs": 1}[fault], done.stderr
     assert done.stderr.count("Traceback") == (fault == "Raises") and attempt()["reason"] == "failed"
@@ -155,16 +204,18 @@ def test_the_fault_of_one_rank_ends_all_and_is_told(here, fault):
         assert "in act" in text and "Timeout" in text
     else:
         assert "another rank ended without a word" in attempt()["error"]
-    assert Ranks(["fit", *TINY, "--trainer.max_epochs", "500", "--trainer.max_steps", "40"], 2).wait(60) == [0, 0], (
-        rank_logs()
-    )
+    assert Ranks(
+        ["fit", *TINY, "--trainer.max_epochs", "500", "--trainer.max_steps", "40"], 2
+    ).wait(60) == [0, 0], rank_logs()
 
 
 def test_a_rank_that_nobody_reaches_says_where(tmp_path, monkeypatch):
     monkeypatch.setattr(crash, "WRITE_S", 0)
     words = "The client socket has timed out after 61000ms while trying to connect to (10.0.0.1, 29500)."
     error = torch.distributed.DistNetworkError(f"{words}\nException raised from throwTimeoutError")
-    assert crash.is_consequence(error) and f"out of reach ({words} " in crash.cause(tmp_path, 2, error)
+    assert crash.is_consequence(error) and f"out of reach ({words} " in crash.cause(
+        tmp_path, 2, error
+    )
 
 
 @pytest.mark.slow
@@ -219,9 +270,15 @@ def listening(pid):
     """Addresses at which a process listens for TCP, in the kernel's hexadecimal."""
     inodes = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()}
     lines = [
-        line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]
+        line.split()
+        for kind in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]
     ]
-    return [fields[1].partition(":")[0] for fields in lines if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes]
+    return [
+        fields[1].partition(":")[0]
+        for fields in lines
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes
+    ]
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux tells who listens")
@@ -239,7 +296,9 @@ def test_ranks_of_one_machine_listen_on_the_loopback_interface_only(here, srun):
 def test_ranks_are_waited_for_as_long_as_a_step(tmp_path, monkeypatch):
     """Not for the 5 minutes that are the default of the store in a file."""
     monkeypatch.setenv(MEETING, str(tmp_path))
-    assert meeting_point(Place(1, 2, 0, 1), timedelta(seconds=661)).timeout == timedelta(seconds=661)
+    assert meeting_point(Place(1, 2, 0, 1), timedelta(seconds=661)).timeout == timedelta(
+        seconds=661
+    )
 
 
 @pytest.mark.slow
@@ -251,7 +310,14 @@ def test_a_trial_tells_which_rank_failed(here, tmp_path):
         "        if trainer.global_rank == 1: raise RuntimeError('boom')\n"
     )
     command = [sys.executable, "-m", "lightning_resnet", "fit", *TINY, "--trainer.devices", "2"]
-    command += ["--trainer.fast_dev_run", "1", "--trainer.callbacks", "mine.Boom", "--trainer.accelerator", "cpu"]
+    command += [
+        "--trainer.fast_dev_run",
+        "1",
+        "--trainer.callbacks",
+        "mine.Boom",
+        "--trainer.accelerator",
+        "cpu",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode and "error: rank 1 failed: RuntimeError: boom" in done.stderr
     assert not Path("runs").exists()
@@ -259,7 +325,12 @@ def test_a_trial_tells_which_rank_failed(here, tmp_path):
 
 # -- who is which rank -------------------------------------------------------------------------------------------------
 
-STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"}
+STEP = {
+    "SLURM_STEP_ID": "0",
+    "SLURM_PROCID": "5",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_STEP_NUM_NODES": "2",
+}
 STEP |= {"SLURM_LOCALID": "1", "SLURM_NODEID": "1"}
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "x",
@@ -272,19 +343,33 @@ TORCHRUN = {
 
 def test_places():
     assert (
-        resolve("auto", STEP) == "slurm" and place("slurm", STEP) == Place(1, 4, 1, 2) and Place(1, 4, 1, 2).rank == 5
+        resolve("auto", STEP) == "slurm"
+        and place("slurm", STEP) == Place(1, 4, 1, 2)
+        and Place(1, 4, 1, 2).rank == 5
     )
-    assert resolve("auto", TORCHRUN) == "torchrun" and place("torchrun", TORCHRUN) == Place(1, 4, 1, 2)
+    assert resolve("auto", TORCHRUN) == "torchrun" and place("torchrun", TORCHRUN) == Place(
+        1, 4, 1, 2
+    )
     assert resolve("auto", {}) == "local" and place("local", {}) is None
-    assert resolve("auto", STEP | {"SLURM_STEP_ID": "4294967291"}) == "local"  # the batch script itself
-    assert resolve("auto", {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == "local"  # in salloc, without srun
+    assert (
+        resolve("auto", STEP | {"SLURM_STEP_ID": "4294967291"}) == "local"
+    )  # the batch script itself
+    assert (
+        resolve("auto", {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == "local"
+    )  # in salloc, without srun
     with pytest.raises(UserError, match="was not started by srun"):
         resolve("slurm", {})
     with pytest.raises(UserError, match="give --ntasks-per-node"):
         place("slurm", STEP | {"SLURM_STEP_NUM_TASKS": "7"})
 
 
-SET = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+SET = {
+    "LOCAL_RANK": "0",
+    "RANK": "0",
+    "WORLD_SIZE": "2",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29511",
+}
 
 
 @pytest.mark.parametrize(
@@ -310,7 +395,10 @@ def test_variables_that_were_left_in_a_shell_have_no_effect(left):
     ("env", "told"),
     [
         ({"TORCHELASTIC_RUN_ID": "x"}, "LOCAL_WORLD_SIZE is not set"),
-        (TORCHRUN | {"LOCAL_RANK": "abc"}, "LOCAL_RANK is 'abc', not a whole number from 0 on: start it by torchrun"),
+        (
+            TORCHRUN | {"LOCAL_RANK": "abc"},
+            "LOCAL_RANK is 'abc', not a whole number from 0 on: start it by torchrun",
+        ),
         (TORCHRUN | {"LOCAL_RANK": ""}, "LOCAL_RANK is ''"),
         (TORCHRUN | {"LOCAL_RANK": "4"}, "fit no rank"),
         (TORCHRUN | {"WORLD_SIZE": "6"}, "fit no rank"),
@@ -337,7 +425,10 @@ def test_copies_that_mpirun_starts_are_refused():
     ("env", "told"),
     [
         ({}, "NODE_RANK is not set: start this command once on each node"),
-        ({"NODE_RANK": "2", "MASTER_ADDR": "h", "MASTER_PORT": "1"}, "NODE_RANK is '2', not a number from 0 to 1"),
+        (
+            {"NODE_RANK": "2", "MASTER_ADDR": "h", "MASTER_PORT": "1"},
+            "NODE_RANK is '2', not a number from 0 to 1",
+        ),
         ({"NODE_RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "x"}, "MASTER_PORT is 'x'"),
     ],
 )
@@ -386,7 +477,9 @@ def test_an_older_attempt_that_sees_a_newer_one_stops_and_writes_no_more(cli, mo
     def step(self, batch, batch_idx):
         if self.global_step == 30:
             path = next(Path("runs/digits").iterdir()) / "attempts/2.json"
-            path.write_text(json.dumps({"attempt": 2, "reason": "running", "heartbeat": time.time()}))
+            path.write_text(
+                json.dumps({"attempt": 2, "reason": "running", "heartbeat": time.time()})
+            )
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(ClassificationTask, "training_step", step)
@@ -395,7 +488,9 @@ def test_an_older_attempt_that_sees_a_newer_one_stops_and_writes_no_more(cli, mo
     run = next(Path("runs/digits").iterdir())
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 22
     assert json.loads((run / "attempts/2.json").read_text())["reason"] == "running"
-    assert os.path.getmtime(run / "attempts/2.json") >= os.path.getmtime(run / "checkpoints/last.ckpt")
+    assert os.path.getmtime(run / "attempts/2.json") >= os.path.getmtime(
+        run / "checkpoints/last.ckpt"
+    )
 
 
 @pytest.mark.parametrize(

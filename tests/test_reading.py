@@ -12,15 +12,27 @@ from lightning_resnet.reading import DEEPEST, line_of, parse_json, parse_yaml, r
 def powers(first, each):
     """Nine levels of ten aliases each: a billion items."""
     letters = "abcdefghij"
-    lines = [f"{b}: &{b} {each.format(','.join([f'*{a}'] * 10))}" for a, b in zip(letters, letters[1:], strict=False)]
+    lines = [
+        f"{b}: &{b} {each.format(','.join([f'*{a}'] * 10))}"
+        for a, b in zip(letters, letters[1:], strict=False)
+    ]
     return "\n".join([f"a: &a {first}", *lines])
 
 
 REFUSED = {
-    "key twice": ("model:\n  lr: 1\n  x: 2\n  lr: 3\n", "line 4: lr is there twice, first in line 2"),
-    "block twice": ("model: {a: 1}\ndata: {}\nmodel: {b: 2}\n", "line 3: model is there twice, first in line 1"),
+    "key twice": (
+        "model:\n  lr: 1\n  x: 2\n  lr: 3\n",
+        "line 4: lr is there twice, first in line 2",
+    ),
+    "block twice": (
+        "model: {a: 1}\ndata: {}\nmodel: {b: 2}\n",
+        "line 3: model is there twice, first in line 1",
+    ),
     "merged twice": ("a: &a {b: 1}\nc: {<<: *a, <<: *a}", "line 2: << is there twice"),
-    "key read as true": ("a: 1\non: 1\n", "line 2: the key on is read as true or false: write it in quotes"),
+    "key read as true": (
+        "a: 1\non: 1\n",
+        "line 2: the key on is read as true or false: write it in quotes",
+    ),
     "key read as null": ("~: 1\n", "read as null"),
     "key read as a number": ("1.5: 1\n", "read as a number"),
     "list as key": ("? [1, 2]\n: 3\n", "line 1: a key is a list"),
@@ -108,10 +120,15 @@ def test_a_file_that_a_flag_names_is_read_as_strictly(tmp_path, monkeypatch, cap
     assert "line 2: max_epochs is there twice, first in line 1" in capsys.readouterr().err
 
 
-def test_a_recipe_of_merges_takes_no_time_before_the_parser_refuses_it(tmp_path, monkeypatch, capsys):
+def test_a_recipe_of_merges_takes_no_time_before_the_parser_refuses_it(
+    tmp_path, monkeypatch, capsys
+):
     """Each `<<` of nine would make nine times as many keys: the search for secrets reads as strictly as the parser."""
     monkeypatch.chdir(tmp_path)
-    lines = ["a0: &a0 {x: 1}", *(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 16))]
+    lines = [
+        "a0: &a0 {x: 1}",
+        *(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 16)),
+    ]
     (tmp_path / "r.yaml").write_text("\n".join(lines))
     assert main(["fit", "--config", "r.yaml"]) == 2
     assert "aliases such as" in capsys.readouterr().err
@@ -122,13 +139,19 @@ def test_a_flag_of_any_value_is_searched_for_secrets(value):
     refuse_secret_flags(["fit", "--run.name", value])
 
 
-@pytest.mark.parametrize(("text", "number"), [("0100", 64), ("1:30", 90), ("-017", -15), ("1:30.5", 90.5)])
+@pytest.mark.parametrize(
+    ("text", "number"), [("0100", 64), ("1:30", 90), ("-017", -15), ("1:30.5", 90.5)]
+)
 def test_numbers_that_yaml_reads_by_another_base_are_refused(text, number):
-    with pytest.raises(UserError, match=f"{text} is read as the number {number}: write {number}, or quote it"):
+    with pytest.raises(
+        UserError, match=f"{text} is read as the number {number}: write {number}, or quote it"
+    ):
         parse_yaml(f"a: {text}")
     assert parse_yaml(f"a: '{text}'") == {"a": text}
 
 
-@pytest.mark.parametrize("text", ["0", "00", "0.1", "-0", "0x1F", "08:30:00x", "12 30", "1e-3", "0_0"])
+@pytest.mark.parametrize(
+    "text", ["0", "00", "0.1", "-0", "0x1F", "08:30:00x", "12 30", "1e-3", "0_0"]
+)
 def test_other_numbers_and_words_are_not(text):
     assert list(parse_yaml(f"a: {text}")) == ["a"]

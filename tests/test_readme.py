@@ -15,7 +15,11 @@ from lightning_resnet.sweeps.points import read
 PAGES = ("README", "docs/science", "docs/recipes", "docs/cluster", "benchmarks/gpu")
 DOCS = [REPOSITORY / f"{page}.md" for page in PAGES]
 TEXTS = [*DOCS, *sorted(REPOSITORY.glob("configs/**/*.yaml"))]
-COMMANDS = [c.strip() for t in TEXTS for c in re.findall(r"^(?: {4}|# ?)(resnet-cli [^\n#(]+)", t.read_text(), re.M)]
+COMMANDS = [
+    c.strip()
+    for t in TEXTS
+    for c in re.findall(r"^(?: {4}|# ?)(resnet-cli [^\n#(]+)", t.read_text(), re.M)
+]
 
 
 @pytest.mark.parametrize("command", [part for c in COMMANDS for part in c.split(" && ")])
@@ -34,14 +38,24 @@ def test_command_is_understood(command, monkeypatch):
     elif verb == "doctor":
         assert not parsed.recipe_keys or parse("fit", parsed.recipe_keys)
     elif verb == "inspect":
-        recipes = [target for target in parsed.targets if target.endswith(".yaml") and "sweeps" not in target]
+        recipes = [
+            target
+            for target in parsed.targets
+            if target.endswith(".yaml") and "sweeps" not in target
+        ]
         assert recipes or not parsed.recipe_keys
         for target in recipes:
             parse("fit", ["--config", target, *parsed.recipe_keys])
 
 
 def test_there_are_commands():
-    assert len(COMMANDS) > 10 and {c.split()[1] for c in COMMANDS} >= {"fit", "validate", "sweep", "compare", "data"}
+    assert len(COMMANDS) > 10 and {c.split()[1] for c in COMMANDS} >= {
+        "fit",
+        "validate",
+        "sweep",
+        "compare",
+        "data",
+    }
 
 
 @pytest.mark.parametrize("verb", [None, *VERBS])

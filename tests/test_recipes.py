@@ -33,7 +33,9 @@ def photos(tmp_path_factory):
         for name in ("cat", "dog"):
             (root / split / name).mkdir(parents=True)
             for i in range(n):
-                Image.fromarray(rng.integers(0, 256, (40 + i, 50, 3), np.uint8)).save(root / split / name / f"{i}.jpg")
+                Image.fromarray(rng.integers(0, 256, (40 + i, 50, 3), np.uint8)).save(
+                    root / split / name / f"{i}.jpg"
+                )
     return root
 
 
@@ -43,18 +45,29 @@ def test_recipes_train_on_a_folder_by_flags_only(cli, photos, path, monkeypatch,
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     first, *rest = path.read_text().splitlines()
     program, verb, *args = shlex.split(first.rpartition(" && ")[2].removeprefix("# "))
-    assert (program, verb, *args[:2]) == ("resnet-cli", "fit", "--config", str(path.relative_to(REPOSITORY)))
+    assert (program, verb, *args[:2]) == (
+        "resnet-cli",
+        "fit",
+        "--config",
+        str(path.relative_to(REPOSITORY)),
+    )
     header = "\n".join(line for line in rest if line.startswith("#"))
     if path in IMAGENET:
-        assert all(word in header for word in ("Published", "Cost", "Tested: ", "Not run on ImageNet here"))
-    fresh = ["--run.init_from", "null"] if "--run.init_from" in args else []  # of weights: test_photos.py
+        assert all(
+            word in header for word in ("Published", "Cost", "Tested: ", "Not run on ImageNet here")
+        )
+    fresh = (
+        ["--run.init_from", "null"] if "--run.init_from" in args else []
+    )  # of weights: test_photos.py
     code, out, err = cli("fit", "--config", path, *args[2:], *small(args, photos)[1], *fresh)
     assert code == 0, err
     assert max(row["step"] for row in rows(only_run())) == 2
     if path.stem == "resnet50":  # of two classes
         assert "weight decay 3.05176e-05: 54 tensors, 23,459,008 parameters" in out
         assert "weight decay 0: 107 tensors, 53,122 parameters" in out
-    assert "val/acc1" in out and ("val_ema/acc1" in out) == (path.stem in ("torchvision_v2", "cifar10_fast"))
+    assert "val/acc1" in out and ("val_ema/acc1" in out) == (
+        path.stem in ("torchvision_v2", "cifar10_fast")
+    )
 
 
 def test_costs_follow_from_published_rates():
@@ -62,7 +75,10 @@ def test_costs_follow_from_published_rates():
     text = {p.stem: " ".join(p.read_text().replace("\n#", "").split()) for p in IMAGENET}
     text["docs"] = (REPOSITORY / "docs/recipes.md").read_text()
     rate, hours = 90 * 1_281_167 / 16_621 * 8 / 3600, 3 * 8
-    both = lambda factor, digits=1: [f"{x * factor:.{digits}f}".removesuffix(".0") for x in (rate, hours)]  # noqa: E731
+
+    def both(factor, digits=1):
+        return [f"{x * factor:.{digits}f}".removesuffix(".0") for x in (rate, hours)]
+
     assert both(1) == ["15.4", "24"]
     for name, form, costs in (
         ("resnet50", "{} A100-hours at its README's 16,621 images/s on 8 A100", both(1)[:1]),
@@ -78,7 +94,9 @@ def test_costs_follow_from_published_rates():
         assert form.format(*costs) in " ".join(text[name].split()), (name, form.format(*costs))
 
 
-DOCUMENTED = re.findall(r"^    resnet-cli fit (.+)$", (REPOSITORY / "docs/recipes.md").read_text(), re.M)
+DOCUMENTED = re.findall(
+    r"^    resnet-cli fit (.+)$", (REPOSITORY / "docs/recipes.md").read_text(), re.M
+)
 
 
 @pytest.mark.slow
@@ -112,7 +130,9 @@ def test_papers_rates():
 
 def test_papers_plateaus():
     """The variant of its header: 0.1 down by 10 where six evaluations bring nothing better; the errors are made up."""
-    (name,) = re.findall(r"--model\.schedule (\w+)", (REPOSITORY / "configs/imagenet/paper.yaml").read_text())
+    (name,) = re.findall(
+        r"--model\.schedule (\w+)", (REPOSITORY / "configs/imagenet/paper.yaml").read_text()
+    )
     schedule, lrs = getattr(schedules, name)(), []
     errors = [0.9, 0.6, 0.5] + [0.5] * 5 + [0.49] + [0.55] * 6 + [0.3] * 7 + [0.25, 0.26]
     for error in errors:
@@ -124,7 +144,12 @@ def test_papers_plateaus():
 def test_papers_pictures():
     """The same section: a crop of 224 at a random scale, mirrored or not, with Krizhevsky et al.'s colours."""
     data = recipe("imagenet/paper")["data"]
-    assert [data[k] for k in ("size", "crop", "flip", "policy")] == [224, "scaled", True, "Lighting"]
+    assert [data[k] for k in ("size", "crop", "flip", "policy")] == [
+        224,
+        "scaled",
+        True,
+        "Lighting",
+    ]
     assert Lighting().std == 0.1
 
 
@@ -142,17 +167,25 @@ def test_ffcvs_rates_and_sizes(epochs):
     data = recipe("imagenet/ffcv")["data"]
     sizes = [Progressive(**data["progressive"]).size(epoch, epochs) for epoch in range(epochs)]
     assert sizes == {16: [160] * 12 + [192] * 4, 88: [160] * 71 + [192] * 17}[epochs]
-    assert (data["size"], data.get("eval_share", 0.875), data["batch_size"]) == (256, 224 / 256, 8 * 512)
+    assert (data["size"], data.get("eval_share", 0.875), data["batch_size"]) == (
+        256,
+        224 / 256,
+        8 * 512,
+    )
 
 
 @pytest.mark.parametrize("epochs", [16, 24, 32, 40, 56, 88])
 def test_ffcvs_lengths(epochs):
     """Each of its files: the rate between 0, 2 and the last epoch, sizes between 3/4 and 7/8, less one epoch."""
     rate, at = rates("imagenet/ffcv", epochs), np.arange(0, epochs, 0.25)
-    assert [rate(e) for e in at] == pytest.approx(np.interp(at, [0, 2, epochs], [1.7e-4, 1.7, 0]), abs=1e-12)
+    assert [rate(e) for e in at] == pytest.approx(
+        np.interp(at, [0, 2, epochs], [1.7e-4, 1.7, 0]), abs=1e-12
+    )
     growing = Progressive(**recipe("imagenet/ffcv")["data"]["progressive"])
     ramp = np.interp(np.arange(epochs), [0.75 * epochs - 1, 0.875 * epochs - 1], [160, 192])
-    assert [growing.size(e, epochs) for e in range(epochs)] == [int(x) for x in np.round(ramp / 32) * 32]
+    assert [growing.size(e, epochs) for e in range(epochs)] == [
+        int(x) for x in np.round(ramp / 32) * 32
+    ]
 
 
 def test_a3s_rates_and_sizes():
@@ -186,10 +219,14 @@ def test_cifar_rates():
     """64k steps of 128 images, 0.1 divided by 10 at 32k and 48k; 110 layers begin with 0.01 (sec. 4.2)."""
     rate = rates("cifar10", 164)
     steps = 164 * 390
-    assert [rate(s / 390) for s in (0, 31_979, 31_981, 47_969, 47_971)] == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
+    assert [rate(s / 390) for s in (0, 31_979, 31_981, 47_969, 47_971)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01, 0.001]
+    )
     assert abs(steps - 64_000) < 64 and 182 * (45_000 // 128) == 63_882
     warmup = schedules.ErrorWarmup(
-        schedules.Steps(**recipe("cifar10_preact")["model"]["schedule"]["init_args"]["then"]["init_args"])
+        schedules.Steps(
+            **recipe("cifar10_preact")["model"]["schedule"]["init_args"]["then"]["init_args"]
+        )
     )
     assert 0.1 * warmup.factor(0) == pytest.approx(0.01)
     warmup.observe({"train/acc1": 0.21})
@@ -198,11 +235,21 @@ def test_cifar_rates():
 
 def test_epochs_of_warmup_follow_the_length_of_training(cli):
     """The task tells the schedule: 11 steps of 22 of each epoch are half an epoch."""
-    args = ["--model.schedule", "Linear", "--model.schedule.warmup_epochs", "0.5", "--trainer.log_every_n_steps", "1"]
+    args = [
+        "--model.schedule",
+        "Linear",
+        "--model.schedule.warmup_epochs",
+        "0.5",
+        "--trainer.log_every_n_steps",
+        "1",
+    ]
     code, _, err = cli("fit", *TINY, "--trainer.max_epochs", "1", *args)
     assert code == 0, err
     lrs = [r["lr"] for r in rows(only_run()) if "lr" in r]
-    assert lrs[:3] == pytest.approx([0, 0.02 / 11, 0.04 / 11]) and max(lrs) == pytest.approx(0.02) == lrs[11]
+    assert (
+        lrs[:3] == pytest.approx([0, 0.02 / 11, 0.04 / 11])
+        and max(lrs) == pytest.approx(0.02) == lrs[11]
+    )
 
 
 def test_no_file_names_a_folder_of_this_machine():

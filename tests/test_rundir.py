@@ -45,7 +45,16 @@ def stopped(finished, tmp_path):
 def stray(run):
     """What editors, file managers and file systems leave, and what only looks like an attempt."""
     folder = run / "attempts"
-    for name in ("._1.json", "1.json~", ".nfs000000001", ".1.json.swp", "x.json", "²1.json", "01.json", "-1.json"):
+    for name in (
+        "._1.json",
+        "1.json~",
+        ".nfs000000001",
+        ".1.json.swp",
+        "x.json",
+        "²1.json",
+        "01.json",
+        "-1.json",
+    ):
         (folder / name).write_text("{")
     (folder / "2.json").mkdir()
     (folder / "3.json").symlink_to("nowhere")
@@ -65,9 +74,24 @@ def test_stray_files_never_matter(cli, stopped):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "\0" * 300, "[]", "null", "3", "[" * 100_000, '{"reason": 3, "last_step": "x", "host": null}', "{}"]
-    + [f'{{"reason": "running", "heartbeat": {value}}}' for value in ('"now"', "NaN", "[]", "1e999", "true", "null")]
-    + [f'{{"reason": "running", "process": {value}}}' for value in ("3", "[]", '{"pid": "x", "where": 1}', '"x"')],
+    [
+        "",
+        "\0" * 300,
+        "[]",
+        "null",
+        "3",
+        "[" * 100_000,
+        '{"reason": 3, "last_step": "x", "host": null}',
+        "{}",
+    ]
+    + [
+        f'{{"reason": "running", "heartbeat": {value}}}'
+        for value in ('"now"', "NaN", "[]", "1e999", "true", "null")
+    ]
+    + [
+        f'{{"reason": "running", "process": {value}}}'
+        for value in ("3", "[]", '{"pid": "x", "where": 1}', '"x"')
+    ],
 )
 def test_an_attempt_of_any_content_is_an_attempt(tmp_path, text):
     """It ran until the file was written; two minutes later it is dead."""
@@ -93,7 +117,14 @@ def test_a_heartbeat_by_a_wrong_clock_does_not_lock_a_run(cli, stopped, ahead):
 
 
 @pytest.mark.parametrize(
-    "meta", ["", "\0\0", "[]", '{"versions": [], "point": 3, "hardware": "x", "threads": "all", "git_sha": 1}', "{}"]
+    "meta",
+    [
+        "",
+        "\0\0",
+        "[]",
+        '{"versions": [], "point": 3, "hardware": "x", "threads": "all", "git_sha": 1}',
+        "{}",
+    ],
 )
 def test_a_damaged_meta_is_no_matter_and_keeps_the_threads(cli, stopped, meta):
     (stopped / "meta.json").write_text(meta)
@@ -104,7 +135,9 @@ def test_a_damaged_meta_is_no_matter_and_keeps_the_threads(cli, stopped, meta):
 
 
 def test_a_meta_of_other_types_is_read_as_if_it_did_not_tell(tmp_path):
-    (tmp_path / "meta.json").write_text('{"versions": [], "steps_per_epoch": "x", "point": ["a", 3], "net": "n"}')
+    (tmp_path / "meta.json").write_text(
+        '{"versions": [], "steps_per_epoch": "x", "point": ["a", 3], "net": "n"}'
+    )
     assert read_meta(tmp_path) == {"point": ["a", 3], "net": "n"}
     (tmp_path / "meta.json").write_text("[1]")
     assert read_json(tmp_path / "meta.json") is None and read_meta(tmp_path) == {}
@@ -142,7 +175,8 @@ def test_what_older_versions_wrote_continues(cli, stopped):
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("attempts", None), ("checkpoints", None), ("config.yaml", ""), ("metrics.jsonl", "")]
+    ("name", "text"),
+    [("attempts", None), ("checkpoints", None), ("config.yaml", ""), ("metrics.jsonl", "")],
 )
 def test_a_file_for_a_folder_and_the_other_way_round_is_told_in_a_line(cli, stopped, name, text):
     shutil.rmtree(stopped / name, ignore_errors=True)
@@ -156,8 +190,19 @@ def test_a_file_for_a_folder_and_the_other_way_round_is_told_in_a_line(cli, stop
 
 
 def test_rows_of_any_content(tmp_path):
-    bad = ["[1]", "3", '{"step": "x"}', '{"step": 1, "val/acc1": "high"}', '{"step": 1, "attempt": "x"}', "[" * 10**5]
-    bad += ['{"step": true}', '{"step": 1, "val/acc1": [1]}', f'{{"step": 1, "val/acc1": {10**400}}}']
+    bad = [
+        "[1]",
+        "3",
+        '{"step": "x"}',
+        '{"step": 1, "val/acc1": "high"}',
+        '{"step": 1, "attempt": "x"}',
+        "[" * 10**5,
+    ]
+    bad += [
+        '{"step": true}',
+        '{"step": 1, "val/acc1": [1]}',
+        f'{{"step": 1, "val/acc1": {10**400}}}',
+    ]
     assert not [line for line in bad if row_of(line)]
     good = '{"step": 2, "epoch": 0, "time": 1.5, "val/acc1": 0.5}'
     (tmp_path / "metrics.jsonl").write_text("\n".join([good, *bad]))
@@ -186,7 +231,9 @@ def test_the_best_is_taken_where_last_and_the_one_before_are_gone(cli, stopped):
         (stopped / f"checkpoints/{name}.ckpt").unlink()
     (stopped / "checkpoints/last.ckpt").symlink_to("nowhere")
     code, out, err = cli("fit", *SHORT)
-    assert code == 0 and "last.ckpt does not exist" in out and "continued from best.ckpt" in out, err
+    assert code == 0 and "last.ckpt does not exist" in out and "continued from best.ckpt" in out, (
+        err
+    )
 
 
 @pytest.mark.parametrize("kind", ["weights", "foreign", "stock"])
@@ -199,7 +246,11 @@ def test_a_checkpoint_that_is_none_to_continue_from_is_told(cli, stopped, kind):
         checkpoint["run"]["id"] = "0123456789"
     else:
         del checkpoint["loops"]["fit_loop"]["lightning_resnet"]
-    words = {"weights": "weights alone", "foreign": "of run 0123456789", "stock": "another Trainer"}[kind]
+    words = {
+        "weights": "weights alone",
+        "foreign": "of run 0123456789",
+        "stock": "another Trainer",
+    }[kind]
     shutil.rmtree(last.parent)
     last.parent.mkdir()
     write_checkpoint(checkpoint, last)
@@ -229,8 +280,12 @@ def read_by(cli, verb, target, run):
     return [line for line in out.splitlines() if run.name not in line], sums, err
 
 
-@pytest.mark.parametrize(("verb", "gone"), [*((verb, False) for verb in READERS), ("inspect", True), ("convert", True)])
-def test_who_reads_a_run_takes_the_checkpoint_that_fit_would_continue_from(cli, stopped, verb, gone):
+@pytest.mark.parametrize(
+    ("verb", "gone"), [*((verb, False) for verb in READERS), ("inspect", True), ("convert", True)]
+)
+def test_who_reads_a_run_takes_the_checkpoint_that_fit_would_continue_from(
+    cli, stopped, verb, gone
+):
     """A warning names both files; what is printed and written is of the one that is good."""
     Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save("image.png")
     last = stopped / "checkpoints/last.ckpt"
@@ -245,7 +300,10 @@ def test_who_reads_a_run_takes_the_checkpoint_that_fit_would_continue_from(cli, 
     assert (printed, sums) == before[:2]
     (warning,) = [line for line in err.splitlines() if "warning" in line]
     why = "does not exist" if gone else "cannot be read"
-    assert f"{last.relative_to(stopped)} {why}" in warning and f"{prev.name} is taken in its place" in warning
+    assert (
+        f"{last.relative_to(stopped)} {why}" in warning
+        and f"{prev.name} is taken in its place" in warning
+    )
 
 
 def test_a_checkpoint_that_is_named_is_read_and_no_other(cli, stopped):
@@ -259,7 +317,11 @@ def test_a_checkpoint_that_is_named_is_read_and_no_other(cli, stopped):
     code, _, err = cli("evaluate", stopped, "--at", "best")
     assert code == 2 and "best.ckpt cannot be read" in err and err.count("\n") == 1
     (stopped / "checkpoints/prev.ckpt").unlink()
-    for words in (["evaluate", stopped], ["convert", stopped, "--out", "out.ckpt"], ["validate", *SHORT]):
+    for words in (
+        ["evaluate", stopped],
+        ["convert", stopped, "--out", "out.ckpt"],
+        ["validate", *SHORT],
+    ):
         code, _, err = cli(*words)
         assert code == 2 and "last.ckpt cannot be read" in err and "no other is good" in err, err
         assert err.count("\n") == 1 and "--run.new" not in err
@@ -329,9 +391,18 @@ def test_a_stock_trainer_continues_where_ours_stopped(cli, monkeypatch, finished
         checkpoint = only_run() / "checkpoints/last.ckpt"
     parts = build_alone(SHORT)
     seen = Seen()
-    options = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    options = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
     trainer = pl.Trainer(
-        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[seen], **options
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        callbacks=[seen],
+        **options,
     )
     trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     first = 8 if at == "a step" else 0
@@ -343,7 +414,12 @@ def test_a_stock_trainer_continues_where_ours_stopped(cli, monkeypatch, finished
 def test_lightnings_checkpoint_callbacks_make_their_folder(cli):
     callback = "pytorch_lightning.callbacks.ModelCheckpoint"
     options = ["--trainer.enable_checkpointing", "true", f"--trainer.callbacks+={callback}"]
-    options += ["--trainer.callbacks.dirpath", "new/folder", "--trainer.callbacks.filename", "a/{epoch}"]
+    options += [
+        "--trainer.callbacks.dirpath",
+        "new/folder",
+        "--trainer.callbacks.filename",
+        "a/{epoch}",
+    ]
     code, _, err = cli("fit", *SHORT, *options)
     assert code == 0, err
     assert load_checkpoint(next(Path("new/folder").rglob("*.ckpt")))["global_step"] == 44
@@ -377,7 +453,10 @@ def test_a_checkpoint_of_lightnings_that_found_no_room_is_told_at_the_end(cli, m
     callback = "pytorch_lightning.callbacks.ModelCheckpoint"
     options = ["--trainer.enable_checkpointing", "true", f"--trainer.callbacks+={callback}"]
     code, out, err = cli("fit", *SHORT, *options, "--trainer.callbacks.dirpath", "theirs")
-    assert "training goes on" in out and load_checkpoint(only_run() / "checkpoints/last.ckpt")["global_step"] == 44
+    assert (
+        "training goes on" in out
+        and load_checkpoint(only_run() / "checkpoints/last.ckpt")["global_step"] == 44
+    )
     assert code == 2 and "theirs/epoch=1-step=44.ckpt: No space" in err and err.count("\n") == 1
 
 
@@ -399,8 +478,14 @@ def test_a_disk_that_is_full_from_the_start_is_told_and_the_attempt_closed(cli, 
     monkeypatch.setattr("lightning_resnet.runs.checkpoint.torch.save", full)
     monkeypatch.setattr("lightning_resnet.engine.checkpoints.check_readable", lambda state: None)
     code, out, err = cli("fit", *SHORT)
-    assert code == 2 and "last.ckpt: No space left on device; no checkpoint of it could be saved" in err
-    assert "training goes on" in out and json.loads((only_run() / "attempts/1.json").read_text())["end"]
+    assert (
+        code == 2
+        and "last.ckpt: No space left on device; no checkpoint of it could be saved" in err
+    )
+    assert (
+        "training goes on" in out
+        and json.loads((only_run() / "attempts/1.json").read_text())["end"]
+    )
 
 
 def test_a_signal_on_a_full_disk_is_told_as_not_saved(cli, monkeypatch):
@@ -431,7 +516,9 @@ def test_rows_that_could_not_be_written_are_told_at_the_end(cli, monkeypatch):
     monkeypatch.setattr(rundir.RunDir, "_append", append)
     code, out, err = cli("fit", *SHORT)
     assert code == 2 and "metrics.jsonl: Read-only file system; training goes on" in out
-    assert "5 rows are missing in" in err and err.count("\n") == 1 and status(only_run()) == "failed"
+    assert (
+        "5 rows are missing in" in err and err.count("\n") == 1 and status(only_run()) == "failed"
+    )
 
 
 def test_requeue_without_its_job_or_command_is_told(cli, monkeypatch):
@@ -442,8 +529,17 @@ def test_requeue_without_its_job_or_command_is_told(cli, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     code, _, err = cli("requeue", "--status", 1, "table", "nowhere.txt")
     assert code == 2 and "nowhere.txt" in err
-    assert cli("requeue", "--status", 3, "fit", "--config", "nowhere.yaml")[0] == 3  # the training has told that
-    for text in ("run: {root: 5}", "run: {name: null}", "run: [a, b]", "run: nowhere.yaml", "- a", "run: {"):
+    assert (
+        cli("requeue", "--status", 3, "fit", "--config", "nowhere.yaml")[0] == 3
+    )  # the training has told that
+    for text in (
+        "run: {root: 5}",
+        "run: {name: null}",
+        "run: [a, b]",
+        "run: nowhere.yaml",
+        "- a",
+        "run: {",
+    ):
         Path("odd.yaml").write_text(text)
         assert cli("requeue", "--status", 3, "fit", "--config", "odd.yaml")[0] == 3  # and that
     for table in ("resnet-cli fit 'a", b"\xff\xfe"):
@@ -458,12 +554,18 @@ def test_requeue_without_its_job_or_command_is_told(cli, monkeypatch):
 def test_requeue_finds_the_run_however_its_name_is_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("run.yaml").write_text("{root: r, name: n}")
-    ways = {"nested": "run: {root: r, name: n}", "dotted": "run.root: r\nrun.name: n", "file": "run: run.yaml"}
+    ways = {
+        "nested": "run: {root: r, name: n}",
+        "dotted": "run.root: r\nrun.name: n",
+        "file": "run: run.yaml",
+    }
     for way, text in ways.items():
         Path(f"{way}.yaml").write_text(text)
         assert folders(["fit", "--config", f"{way}.yaml"]) == {Path("r/n")}
     for value in ("run.yaml", '{"root": "r", "name": "n"}'):
-        assert folders(["fit", "--run", value]) == folders(["fit", f"--run={value}"]) == {Path("r/n")}
+        assert (
+            folders(["fit", "--run", value]) == folders(["fit", f"--run={value}"]) == {Path("r/n")}
+        )
 
 
 def test_a_wrong_exit_code_for_requeueing_is_told(cli, monkeypatch):
@@ -543,7 +645,9 @@ def test_an_attempt_with_the_last_number_there_is_locks_no_run(cli, stopped):
     """The next would have a number that nobody reads."""
     Path(stopped, "attempts/999999999.json").write_text('{"reason": "failed"}')
     code, _, err = cli("fit", *SHORT)
-    assert code == 2 and "999999999.json is of no attempt of this run" in err and err.count("\n") == 1
+    assert (
+        code == 2 and "999999999.json is of no attempt of this run" in err and err.count("\n") == 1
+    )
     Path(stopped, "attempts/999999999.json").unlink()
     assert cli("fit", *SHORT)[0] == 0
 

@@ -26,18 +26,29 @@ def refused(function, *args):
     return str(e.value)
 
 
-@pytest.mark.parametrize("name", ["api_key", "token", "secret", "password", "hub_token", "API_KEY", "aws.secret"])
+@pytest.mark.parametrize(
+    "name", ["api_key", "token", "secret", "password", "hub_token", "API_KEY", "aws.secret"]
+)
 def test_a_configuration_that_sets_a_secret(name):
     assert f"r.yaml sets wandb.{name}" in refused(refuse_secrets, {"wandb": {name: KEY}}, "r.yaml")
     assert f"sets a.{name}" in refused(refuse_secrets, {f"a.{name}": [KEY]})
 
 
 def test_what_only_looks_like_one():
-    refuse_secrets({"num_tokens": 4, "net": {"class_token": True, "pool": "token"}, "api_key": None, "token": ""})
+    refuse_secrets(
+        {
+            "num_tokens": 4,
+            "net": {"class_token": True, "pool": "token"},
+            "api_key": None,
+            "token": "",
+        }
+    )
     refuse_secret_flags(["--model.net.tokens", "4", "--data.source", "Tokens"])
 
 
-@pytest.mark.parametrize("args", [["--wandb.api_key", KEY], [f"--token={KEY}"], ["--x", "1", "--a.password", "p"]])
+@pytest.mark.parametrize(
+    "args", [["--wandb.api_key", KEY], [f"--token={KEY}"], ["--x", "1", "--a.password", "p"]]
+)
 def test_a_flag_that_sets_a_secret(args):
     refused(refuse_secret_flags, args)
 
@@ -56,14 +67,21 @@ def test_a_site_file_that_sets_a_secret(tmp_path):
     site = tmp_path / "site.env"
     site.write_text("# export WANDB_API_KEY=x\nexport SBATCH_ACCOUNT=a\n")
     refuse_secret_exports(site)
-    for line in ("export WANDB_API_KEY=x", "  TOKEN=x", "export A=1 MY_SECRET=x", "readonly DB_PASSWORD=$(cat f)"):
+    for line in (
+        "export WANDB_API_KEY=x",
+        "  TOKEN=x",
+        "export A=1 MY_SECRET=x",
+        "readonly DB_PASSWORD=$(cat f)",
+    ):
         site.write_text(f"export SBATCH_ACCOUNT=a\n{line}\n")
         refused(refuse_secret_exports, site)
 
 
 def holding(key):
     """Files that hold it, under this folder."""
-    return [path for path in Path().rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
+    return [
+        path for path in Path().rglob("*") if path.is_file() and key.encode() in path.read_bytes()
+    ]
 
 
 @pytest.fixture
@@ -78,8 +96,18 @@ def test_no_file_of_a_run_holds_the_key(cli, monkeypatch, tmp_path, no_wandb_lef
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("NETRC", str(tmp_path.parent / f"{tmp_path.name}-netrc"))
     theirs = KEY[::-1]
-    Path(tmp_path.parent, f"{tmp_path.name}-netrc").write_text(f"machine a.b login user password {theirs}\n")
-    flags = [*TINY, "--trainer.max_epochs", "1", "--wandb.mode", "offline", "--wandb.details", "true"]
+    Path(tmp_path.parent, f"{tmp_path.name}-netrc").write_text(
+        f"machine a.b login user password {theirs}\n"
+    )
+    flags = [
+        *TINY,
+        "--trainer.max_epochs",
+        "1",
+        "--wandb.mode",
+        "offline",
+        "--wandb.details",
+        "true",
+    ]
     assert cli("fit", *flags)[0] == 0
     assert list(Path().rglob("*.wandb")) and not holding(KEY) and not holding(theirs)
     for secret in (KEY, theirs):
@@ -101,10 +129,19 @@ def test_no_file_of_a_run_holds_the_key(cli, monkeypatch, tmp_path, no_wandb_lef
 )
 @pytest.mark.parametrize("how", ["--list", "--local", "--submit"])
 def test_no_file_of_a_sweep_holds_a_secret(cli, name, flag, option, how):
-    command = ["fit", "--config", f"{REPOSITORY}/configs/digits.yaml", flag, "--config", "${args_json_file}"]
+    command = [
+        "fit",
+        "--config",
+        f"{REPOSITORY}/configs/digits.yaml",
+        flag,
+        "--config",
+        "${args_json_file}",
+    ]
     value = KEY if name == "a.token" else 1
     Path("s.yaml").write_text(
-        yaml.safe_dump({"method": "grid", "command": command, "parameters": {name: {"value": value}}})
+        yaml.safe_dump(
+            {"method": "grid", "command": command, "parameters": {name: {"value": value}}}
+        )
     )
     code, out, err = cli("sweep", "s.yaml", how, "--", *option.split())
     assert code == 2 and "remove it" in err and KEY not in out + err and not Path("runs").exists()

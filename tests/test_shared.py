@@ -26,14 +26,24 @@ def begin(root, name, run_id):
 
 
 def test_the_second_sweep_finds_the_run_of_the_first(cli):
-    assert cli("fit", *TINY, "--trainer.max_epochs", "1", "--run.name", "a", "--run.point", "one")[0] == 0
-    code, out, _ = cli("fit", *TINY, "--trainer.max_epochs", "1", "--run.name", "b", "--run.point", "two")
+    assert (
+        cli("fit", *TINY, "--trainer.max_epochs", "1", "--run.name", "a", "--run.point", "one")[0]
+        == 0
+    )
+    code, out, _ = cli(
+        "fit", *TINY, "--trainer.max_epochs", "1", "--run.name", "b", "--run.point", "two"
+    )
     assert code == 0 and "is finished; nothing to do" in out
     (link,) = Path("runs/b").iterdir()
     assert link.readlink() == Path("..", "a", link.name) and len(list(link.glob("attempts/*"))) == 1
     assert json.loads((link / "meta.json").read_text())["point"] == ["one", "two"]
-    assert load_runs("runs/b").runs["path"].tolist() == [str(link)] and len(load_runs("runs").runs) == 1
-    code, out, _ = cli("fit", *TINY, "--trainer.max_epochs", "1", "--run.name", "c")  # no sweep's: as it was
+    assert (
+        load_runs("runs/b").runs["path"].tolist() == [str(link)]
+        and len(load_runs("runs").runs) == 1
+    )
+    code, out, _ = cli(
+        "fit", *TINY, "--trainer.max_epochs", "1", "--run.name", "c"
+    )  # no sweep's: as it was
     assert code == 0 and not Path("runs/c", link.name).is_symlink()
 
 
@@ -45,7 +55,10 @@ def test_a_run_that_another_sweep_left_is_continued_with_its_threads(cli):
     write(path / "attempts/1.json", attempt | {"reason": "preempted"})
     code, out, _ = cli("fit", *flags, "--run.threads", "2", "--run.name", "b", "--run.point", "two")
     assert code == 0 and f"run runs/b/{path.name}, continued from last.ckpt" in out
-    assert len(list(path.glob("attempts/*"))) == 2 and "threads: 1" in (path / "config.yaml").read_text()
+    assert (
+        len(list(path.glob("attempts/*"))) == 2
+        and "threads: 1" in (path / "config.yaml").read_text()
+    )
 
 
 def test_of_sweeps_that_begin_together_one_has_the_run(tmp_path):
@@ -64,7 +77,9 @@ def test_of_sweeps_that_begin_together_one_has_the_run(tmp_path):
         thread.join()
     for number in range(50):
         runs = [tmp_path / name / f"run{number}" for name in names]
-        assert sum(run.is_symlink() for run in runs) == 3 and len({run.resolve() for run in runs}) == 1
+        assert (
+            sum(run.is_symlink() for run in runs) == 3 and len({run.resolve() for run in runs}) == 1
+        )
 
 
 def test_runs_begun_before_are_found_and_lost_ones_begin_anew(tmp_path):
@@ -72,7 +87,11 @@ def test_runs_begun_before_are_found_and_lost_ones_begin_anew(tmp_path):
     assert not share(tmp_path, "b", "x") and share(tmp_path, "a", "x")
     assert (tmp_path / "a/x/attempts/1.json").exists()
     shutil.rmtree(tmp_path / "b")
-    assert share(tmp_path, "a", "x") and (tmp_path / "b/x").is_dir() and not (tmp_path / "a/x/attempts").exists()
+    assert (
+        share(tmp_path, "a", "x")
+        and (tmp_path / "b/x").is_dir()
+        and not (tmp_path / "a/x/attempts").exists()
+    )
     begin(tmp_path, "c", "x")  # both were trained, by an older version
     assert not share(tmp_path, "c", "x")
 
@@ -103,13 +122,17 @@ def test_a_job_of_a_sweep_tells_when_other_code_runs(cli, monkeypatch):
         flags = [*TINY, *short, "--run.new", "--run.code", frozen, *flags]
         code, out, _ = cli("fit", *flags)
         assert code == 0
-        return [line for line in out.splitlines() if line.startswith("careful: the sweep")]
+        return [line for line in out.splitlines() if line.startswith("warning: the sweep")]
 
     assert tell("a" * 40, "b" * 40) == [
-        f"careful: the sweep was submitted with code {'a' * 40}, but this is {'b' * 40}"
+        f"warning: the sweep was submitted with code {'a' * 40}, but this is {'b' * 40}"
     ]
     (run,) = Path("runs/digits").iterdir()
     assert json.loads((run / "attempts/1.json").read_text())["code"] == "b" * 40
-    assert "code:" not in (run / "config.yaml").read_text()  # the run again, by itself, is no sweep's
-    assert not tell("a" * 40, "a" * 40) and not tell("a" * 40, None)  # installed from wheels: unknown
+    assert (
+        "code:" not in (run / "config.yaml").read_text()
+    )  # the run again, by itself, is no sweep's
+    assert not tell("a" * 40, "a" * 40) and not tell(
+        "a" * 40, None
+    )  # installed from wheels: unknown
     assert len(tell("a" * 40 + "+changes", "a" * 40)) == 1

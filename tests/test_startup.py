@@ -10,7 +10,17 @@ from sklearn.datasets import load_digits
 
 from lightning_resnet.data.sources.digits import Digits
 
-SLOW = {"torch", "numpy", "pandas", "matplotlib", "scipy", "sklearn", "torchvision", "lightning_fabric", "wandb"}
+SLOW = {
+    "torch",
+    "numpy",
+    "pandas",
+    "matplotlib",
+    "scipy",
+    "sklearn",
+    "torchvision",
+    "lightning_fabric",
+    "wandb",
+}
 SLOW |= {"pytorch_lightning", "torchmetrics", "jsonargparse", "PIL"}
 SCRIPT = """
 import sys
@@ -25,7 +35,9 @@ print("imported", code, *sys.modules)
 
 def imported(*argv, cwd):
     """Exit status and modules of a process that ran the verb."""
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *argv], cwd=cwd, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *argv], cwd=cwd, capture_output=True, text=True, check=True
+    )
     code, *modules = done.stdout.rpartition("imported ")[2].split()
     return code, {name.partition(".")[0] for name in modules}
 
@@ -37,7 +49,10 @@ def imported(*argv, cwd):
         "doctor --help",
         "sweep configs/sweeps/digits_degradation.yaml --list",
         "sweep configs/sweeps/digits_degradation.yaml --status",
-        *(f"{verb} --help" for verb in ("sweep", "compare", "inspect", "deepen", "bench", "data", "sync")),
+        *(
+            f"{verb} --help"
+            for verb in ("sweep", "compare", "inspect", "deepen", "bench", "data", "sync")
+        ),
     ],
 )
 def test_a_quick_verb_imports_nothing_slow(argv, tmp_path):
@@ -48,14 +63,22 @@ def test_a_quick_verb_imports_nothing_slow(argv, tmp_path):
 
 def test_little_is_imported_before_an_interrupt_is_handled(tmp_path):
     """A Ctrl-C in these imports ends in a traceback; without `site`, which imports more in an editable installation."""
-    script = (
-        f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import lightning_resnet.cli.main; print(*sys.modules)"
-    )
+    script = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import lightning_resnet.cli.main; print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-S", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-S", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     modules = set(done.stdout.split())
-    assert "signal" in modules and not modules & {"re", "pathlib", "contextlib", "typing", "argparse"}
+    assert "signal" in modules and not modules & {
+        "re",
+        "pathlib",
+        "contextlib",
+        "typing",
+        "argparse",
+    }
     assert {name for name in modules if name.startswith("lightning_resnet")} == {
         "lightning_resnet",
         "lightning_resnet.cli",
@@ -76,4 +99,6 @@ def test_digits_are_those_of_scikit_learn():
     assert sorted(np.concatenate([s.ids for s in ours.values()])) == list(range(1797))
     for split in ours.values():
         assert split.pixels.dtype == np.uint8 and np.array_equal(split.pixels, pixels[split.ids])
-        assert split.labels.dtype == np.int64 and np.array_equal(split.labels, theirs.target[split.ids])
+        assert split.labels.dtype == np.int64 and np.array_equal(
+            split.labels, theirs.target[split.ids]
+        )

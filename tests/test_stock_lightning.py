@@ -14,10 +14,25 @@ from lightning_resnet import CifarResNet, ClassificationTask, Digits, ImageData,
 from lightning_resnet.runs.checkpoint import load_checkpoint
 from lightning_resnet.weights.trained import build_alone
 
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-MEASURED = {f"{split}/{name}" for split in ("val", "train_eval") for name in ("loss", "acc1", "acc5")}
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+MEASURED = {
+    f"{split}/{name}" for split in ("val", "train_eval") for name in ("loss", "acc1", "acc5")
+}
 MEASURED |= {"train/loss", "train/acc1", "lr"}
-SHORT = [*TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "4", "--data.train_eval_samples", "8"]
+SHORT = [
+    *TINY,
+    "--trainer.max_epochs",
+    "1",
+    "--trainer.limit_train_batches",
+    "4",
+    "--data.train_eval_samples",
+    "8",
+]
 
 
 def stock(**options):
@@ -27,7 +42,12 @@ def stock(**options):
     task = ClassificationTask(net, optimizer=lambda p: torch.optim.SGD(p, lr=0.01))
     data = ImageData(Digits(), batch_size=64, train_eval_samples=100)
     trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", limit_train_batches=6, log_every_n_steps=3, **QUIET, **options
+        max_epochs=1,
+        accelerator="cpu",
+        limit_train_batches=6,
+        log_every_n_steps=3,
+        **QUIET,
+        **options,
     )
     trainer.fit(task, datamodule=data)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -42,11 +62,23 @@ def test_a_stock_trainer_of_two_processes_measures_what_one_does():
 
 def test_a_stock_command_line(monkeypatch, tmp_path):
     net = ["--model.net=lightning_resnet.CifarResNet", "--model.net.depth=8", "--model.net.width=4"]
-    data = ["--data.source=lightning_resnet.Digits", "--data.batch_size=64", "--data.train_eval_samples=100"]
+    data = [
+        "--data.source=lightning_resnet.Digits",
+        "--data.batch_size=64",
+        "--data.train_eval_samples=100",
+    ]
     quiet = [f"--trainer.{key}=false" for key in QUIET]
-    limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=4", "--trainer.log_every_n_steps=2"]
+    limits = [
+        "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=4",
+        "--trainer.log_every_n_steps=2",
+    ]
     place = ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
-    monkeypatch.setattr(sys, "argv", ["train.py", "fit", "--seed_everything=0", *net, *data, *quiet, *limits, *place])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["train.py", "fit", "--seed_everything=0", *net, *data, *quiet, *limits, *place],
+    )
     cli = LightningCLI(ClassificationTask, ImageData)
     assert type(cli.trainer) is pl.Trainer and cli.trainer.global_step == 4
     assert cli.trainer.callback_metrics.keys() >= MEASURED
@@ -78,9 +110,19 @@ def weights():
     return load_checkpoint(only_run() / "checkpoints/last.ckpt")["state_dict"]
 
 
-@pytest.mark.parametrize("mix", [[], ["--model.mix", "{mixup: 0.2, cutmix: 1.0}"]], ids=["plain", "mixed"])
+@pytest.mark.parametrize(
+    "mix", [[], ["--model.mix", "{mixup: 0.2, cutmix: 1.0}"]], ids=["plain", "mixed"]
+)
 def test_hooks_of_a_recipe(cli, mix):
-    code, _, err = cli("fit", *SHORT, *mix, "--model.hooks", "test_stock_lightning.Hooks", "--model.hooks.weight", "2")
+    code, _, err = cli(
+        "fit",
+        *SHORT,
+        *mix,
+        "--model.hooks",
+        "test_stock_lightning.Hooks",
+        "--model.hooks.weight",
+        "2",
+    )
     assert code == 0, err
     assert len(Hooks.given) == 4
     for targets in Hooks.given:
@@ -105,7 +147,12 @@ def test_targets_of_a_subclass(mix):
         parts = build_alone([*SHORT, *mix])
         parts.task.__class__ = kind
         trainer = pl.Trainer(
-            max_epochs=1, accelerator="cpu", limit_train_batches=4, log_every_n_steps=4, num_sanity_val_steps=0, **QUIET
+            max_epochs=1,
+            accelerator="cpu",
+            limit_train_batches=4,
+            log_every_n_steps=4,
+            num_sanity_val_steps=0,
+            **QUIET,
         )
         trainer.fit(parts.task, datamodule=parts.data)
         losses.append({name: float(value) for name, value in trainer.callback_metrics.items()})
@@ -123,7 +170,12 @@ def test_a_loss_of_a_subclass_is_trained_and_logged():
         parts = build_alone(SHORT)
         parts.task.__class__ = kind
         trainer = pl.Trainer(
-            max_steps=1, accelerator="cpu", log_every_n_steps=1, num_sanity_val_steps=0, limit_val_batches=0, **QUIET
+            max_steps=1,
+            accelerator="cpu",
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            **QUIET,
         )
         trainer.fit(parts.task, datamodule=parts.data)
         first.append(float(trainer.callback_metrics["train/loss"]))

@@ -43,7 +43,9 @@ def sweep(tmp_path, monkeypatch):
 def test_without_sbatch_the_commands_are_printed(sweep, capsys):
     assert main([sweep(), "--submit"]) == 0
     out = capsys.readouterr().out
-    assert "4 of 4 points, in runs/s/submitted/1/table.txt" in out and "there is no sbatch here" in out
+    assert (
+        "4 of 4 points, in runs/s/submitted/1/table.txt" in out and "there is no sbatch here" in out
+    )
     table = Path("runs/s/submitted/1/table.txt").read_text().splitlines()
     assert out.splitlines()[-4:] == [line.replace(" --run.threads $THREADS", "") for line in table]
     about = json.loads(Path("runs/s/submitted/1/about.json").read_text())
@@ -57,7 +59,9 @@ def test_without_sbatch_the_commands_are_printed(sweep, capsys):
 
 
 def test_wrong_keys_and_values_are_found_before_anything_is_queued(sweep):
-    with pytest.raises(UserError, match="point depht=0 depth=8: unknown option depht of .*; did you mean depth"):
+    with pytest.raises(
+        UserError, match="point depht=0 depth=8: unknown option depht of .*; did you mean depth"
+    ):
         main([sweep("model.net.depht"), "--submit"])
     Path("s.yaml").write_text((SWEEP % "seed_everything").replace("[0, 1]", "[0, -1]"))
     with pytest.raises(UserError, match="seed=-1: --seed_everything must be a whole number from 0"):
@@ -72,7 +76,9 @@ def test_a_site_file_with_a_key_is_refused(sweep, monkeypatch):
         submit._sbatch(["true"])
     Path("slurm/site.env").write_text("export SBATCH_ACCOUNT=physics\n")
     assert submit._sbatch(["bash", "-c", "test $SBATCH_ACCOUNT = physics && echo 17"]) == "17"
-    assert submit._sbatch(["bash", "-c", "echo Welcome.; echo '18;cluster'; echo bye"]) == "18"  # a site's own words
+    assert (
+        submit._sbatch(["bash", "-c", "echo Welcome.; echo '18;cluster'; echo bye"]) == "18"
+    )  # a site's own words
     for words in ("true", "printf '\\377\\n'"):
         with pytest.raises(UserError, match="did not tell the job's number"):
             submit._sbatch(["bash", "-c", words])
@@ -83,9 +89,19 @@ def test_a_site_file_with_a_key_is_refused(sweep, monkeypatch):
 def make_run(point, reason, last_step=120, job="1"):
     run = Path("runs/s", point.key)
     (run / "attempts").mkdir(parents=True, exist_ok=True)
-    (run / "meta.json").write_text(json.dumps({"point": point.key, "steps_per_epoch": 22, "epochs": 15}))
-    attempt = {"attempt": 1, "reason": reason, "last_step": last_step, "seconds": 60.0, "heartbeat": time.time()}
-    (run / "attempts/1.json").write_text(json.dumps(attempt | {"job_id": job, "restart_count": 0, "signal": None}))
+    (run / "meta.json").write_text(
+        json.dumps({"point": point.key, "steps_per_epoch": 22, "epochs": 15})
+    )
+    attempt = {
+        "attempt": 1,
+        "reason": reason,
+        "last_step": last_step,
+        "seconds": 60.0,
+        "heartbeat": time.time(),
+    }
+    (run / "attempts/1.json").write_text(
+        json.dumps(attempt | {"job_id": job, "restart_count": 0, "signal": None})
+    )
     (run / "metrics.jsonl").write_text('{"step": 100, "val/acc1": 0.75}\n')
 
 
@@ -93,20 +109,29 @@ def test_status_and_what_is_submitted_again(sweep, capsys, monkeypatch):
     points = read(sweep()).points
     for point, reason in zip(points, ("finished", "running", "preempted"), strict=False):
         make_run(point, reason)
-    monkeypatch.setattr(submit, "queued", lambda home: {points[2].key: "PENDING", points[3].key: "PENDING"})
+    monkeypatch.setattr(
+        submit, "queued", lambda home: {points[2].key: "PENDING", points[3].key: "PENDING"}
+    )
     assert main(["s.yaml", "--status"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("1  finished, val error 25.00 % ")
     assert lines[1].startswith("2  running at step 120/330, val error 25.00 % ")
-    assert lines[2].startswith("3  preempted at step 120/330, val error 25.00 %, waits in the queue")
-    assert lines[3].startswith("4  waiting ") and lines[-1] == "s: 1 finished, 1 running, 1 preempted, 1 waiting"
+    assert lines[2].startswith(
+        "3  preempted at step 120/330, val error 25.00 %, waits in the queue"
+    )
+    assert (
+        lines[3].startswith("4  waiting ")
+        and lines[-1] == "s: 1 finished, 1 running, 1 preempted, 1 waiting"
+    )
     assert main(["s.yaml", "--submit"]) == 0 and "nothing to submit" in capsys.readouterr().out
     make_run(points[1], "failed")
     monkeypatch.setattr(submit, "queued", lambda home: {})
     assert main(["s.yaml", "--retry-failed", "--", "--nodes", "2", "--gpus-per-node=4"]) == 0
     out = capsys.readouterr().out
     assert "2 of 4 points" in out and "by 1 finished: 0.3 GPU-hours on 8 per run" in out
-    assert "--run.threads" not in Path("runs/s/submitted/1/table.txt").read_text()  # begun runs go on with theirs
+    assert (
+        "--run.threads" not in Path("runs/s/submitted/1/table.txt").read_text()
+    )  # begun runs go on with theirs
     main(["s.yaml", "--submit"])
     assert "3 of 4 points" in capsys.readouterr().out
 
@@ -130,11 +155,29 @@ def attempt(signal=None, last_step=100, reason="preempted"):
         ([(attempt("SIGUSR1"), 0)], 143, 20, "end", "20 times is the limit"),
         ([(attempt("SIGTERM"), 0)], 143, 0, "stay", "Slurm sent SIGTERM"),
         ([], 143, 0, "stay", "stopped before training began"),
-        ([(attempt(reason="running"), 50)], 1, 3, "requeue", "step 50 to 100"),  # killed without a word
-        ([(attempt(reason="failed"), 0)], 137, 0, "requeue", "step 0 to 100"),  # its peer was killed
+        (
+            [(attempt(reason="running"), 50)],
+            1,
+            3,
+            "requeue",
+            "step 50 to 100",
+        ),  # killed without a word
+        (
+            [(attempt(reason="failed"), 0)],
+            137,
+            0,
+            "requeue",
+            "step 0 to 100",
+        ),  # its peer was killed
         ([(attempt(reason="failed"), 0)], 1, 0, "end", ""),
         ([(attempt(reason="finished"), 0)], 0, 0, "end", ""),
-        ([(attempt("SIGUSR1"), 100), (attempt("SIGUSR1", 120), 90)], 143, 0, "requeue", "step 90 to 120"),  # packed
+        (
+            [(attempt("SIGUSR1"), 100), (attempt("SIGUSR1", 120), 90)],
+            143,
+            0,
+            "requeue",
+            "step 90 to 120",
+        ),  # packed
     ],
 )
 def test_a_job_requeues_itself_only_for_progress(made, status, restarts, expected, why):
@@ -145,7 +188,9 @@ def test_a_job_requeues_itself_only_for_progress(made, status, restarts, expecte
 def test_attempts_of_a_job_are_found_where_its_command_says(sweep):
     sweep()
     assert folders(["fit", "--config", "configs/digits.yaml"]) == {Path("runs/digits")}
-    assert folders(["fit", "-c", "configs/digits.yaml", "--run.root=a", "--run.name", "b"]) == {Path("a/b")}
+    assert folders(["fit", "-c", "configs/digits.yaml", "--run.root=a", "--run.name", "b"]) == {
+        Path("a/b")
+    }
     Path("table.txt").write_text("resnet-cli fit --config configs/digits.yaml --run.name s\n" * 2)
     assert folders(["table", "table.txt"]) == {Path("runs/s")}
     points = read("s.yaml").points

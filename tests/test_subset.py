@@ -13,9 +13,14 @@ from lightning_resnet.errors import UserError
 def test_classes_and_images_are_those_asked_for():
     part = Subset(Digits(), num_classes=5, per_class=30)
     splits, whole = part.splits(), Digits().splits()
-    assert np.bincount(splits["train"].labels).tolist() == [30] * 5 and part.classes == list("01234")
+    assert np.bincount(splits["train"].labels).tolist() == [30] * 5 and part.classes == list(
+        "01234"
+    )
     assert len(splits["val"]) == (whole["val"].labels < 5).sum() and part.mean == Digits.mean
-    assert np.isin(splits["train"].ids, whole["train"].ids).all() and (np.diff(splits["train"].ids) > 0).all()
+    assert (
+        np.isin(splits["train"].ids, whole["train"].ids).all()
+        and (np.diff(splits["train"].ids) > 0).all()
+    )
     fewer = Subset(Digits(), 5, 10).splits()["train"].ids
     assert np.isin(fewer, splits["train"].ids).all()  # nested: fewer images are some of the more
     assert len(Subset(Digits()).splits()["train"]) == len(whole["train"])
@@ -36,5 +41,7 @@ def test_from_the_command_line(cli):
     code, out, err = cli("fit", "--config", REPOSITORY / "configs/digits.yaml", *args)
     assert code == 0, err
     assert "150 training images" in out and only_run()
-    code, _, err = cli("fit", "--config", REPOSITORY / "configs/digits.yaml", *args, "--data.source.per_class", 0)
+    code, _, err = cli(
+        "fit", "--config", REPOSITORY / "configs/digits.yaml", *args, "--data.source.per_class", 0
+    )
     assert code == 2 and "per_class must be a whole number from 1" in err

@@ -32,7 +32,10 @@ def trained(net, batches, steps=20):
 
 CASES = [(CifarResNet, (20, 32, 56), s, {}) for s in ("none", "A", "B", "C")]
 CASES += [(CifarResNet, (20, 32), s, {"norm": "none", "init": 0.7}) for s in ("none", "A", "C")]
-CASES += [(CifarResNet, (20, 32), "C", {"block": "preact"}), (CifarResNet, (29, 38), "B", {"block": "bottleneck"})]
+CASES += [
+    (CifarResNet, (20, 32), "C", {"block": "preact"}),
+    (CifarResNet, (29, 38), "B", {"block": "bottleneck"}),
+]
 CASES += [(CifarResNet, (20, 29), s, {"block": "preact_bottleneck"}) for s in "ABC"]
 CASES += [(CifarResNet, (20, 29), "C", {"block": "preact_bottleneck", "norm": "none", "init": 0.7})]
 CASES += [(ImageNetResNet, (18, 34), s, {"num_classes": 10}) for s in ("none", "B")]
@@ -53,7 +56,9 @@ def test_outputs_stay_equal_in_both_modes(make, depths, shortcut, options):
         shallow = deep
     assert all(torch.equal(t, before[name]) for name, t in first.state_dict().items())
     for x, _ in batches:
-        torch.testing.assert_close(logits(deep.eval(), x), logits(first.eval(), x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            logits(deep.eval(), x), logits(first.eval(), x), rtol=1e-5, atol=1e-5
+        )
     with train_mode(first), train_mode(deep):
         assert abs(error(first, batches) - error(deep, batches)) < 1
 
@@ -71,7 +76,9 @@ def test_added_blocks_learn():
         deepen(net, deep, batches)
         before = {name: t.clone() for name, t in deep.named_parameters()}
         trained(deep, batches, 5)
-        assert all(not torch.equal(t, before[name]) for name, t in deep.named_parameters() if ".1." in name)
+        assert all(
+            not torch.equal(t, before[name]) for name, t in deep.named_parameters() if ".1." in name
+        )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +95,8 @@ def test_nets_that_are_not_deeper_are_refused(deep, message):
 
 
 @pytest.mark.parametrize(
-    ("block", "depths"), [("preact", (20, 32)), ("bottleneck", (20, 29)), ("preact_bottleneck", (20, 29))]
+    ("block", "depths"),
+    [("preact", (20, 32)), ("bottleneck", (20, 29)), ("preact_bottleneck", (20, 29))],
 )
 def test_plain_blocks_that_cannot_be_identity_are_refused(block, depths):
     shallow, deep = (CifarResNet(depth, "none", block=block) for depth in depths)
@@ -112,7 +120,9 @@ def test_keep_arm_from_the_command_line(cli, shortcut):
     assert code == 0, err
     assert "3 blocks added as identity, 6 convolutions: layer1.1, layer2.1, layer3.1" in out
     shallow, deep = (
-        re.findall(r"\d+\.\d\d", line) for line in out.splitlines() if re.match(r"\| +(shallow|deep)", line)
+        re.findall(r"\d+\.\d\d", line)
+        for line in out.splitlines()
+        if re.match(r"\| +(shallow|deep)", line)
     )
     assert shallow[0] == deep[0] and abs(float(shallow[1]) - float(deep[1])) < 1
     assert cli("deepen", "keep.ckpt", "--depth", 20, "--out", "keep20.ckpt")[0] == 0  # and again
@@ -128,11 +138,17 @@ def test_keep_arm_from_the_command_line(cli, shortcut):
 
 def test_find_arm_with_frozen_layers(cli):
     cli("fit", *TINY, "--trainer.max_epochs", 1)
-    assert cli("deepen", only_run(), "--depth", 14, "--out", "find.ckpt", "--arm", "find", "--freeze")[0] == 0
+    assert (
+        cli("deepen", only_run(), "--depth", 14, "--out", "find.ckpt", "--arm", "find", "--freeze")[
+            0
+        ]
+        == 0
+    )
     assert cli("deepen", only_run(), "--depth", 14, "--out", "free.ckpt", "--arm", "find")[0] == 0
     start = load_checkpoint("find.ckpt")["state_dict"]
     assert torch.equal(
-        start["net.layer1.1.conv1.weight"], load_checkpoint("free.ckpt")["state_dict"]["net.layer1.1.conv1.weight"]
+        start["net.layer1.1.conv1.weight"],
+        load_checkpoint("free.ckpt")["state_dict"]["net.layer1.1.conv1.weight"],
     )
     ends = {}
     for name in ("find", "free"):
@@ -157,7 +173,10 @@ def test_mistakes_are_one_line(cli):
         assert code == 2 and message in err and err.count("\n") == 1
     recipe = yaml.safe_load((only_run() / "config.yaml").read_text())
     recipe["trainer"]["callbacks"] = [
-        {"class_path": "AddedBlocks", "init_args": {"checkpoint": str(only_run() / "checkpoints/last.ckpt")}}
+        {
+            "class_path": "AddedBlocks",
+            "init_args": {"checkpoint": str(only_run() / "checkpoints/last.ckpt")},
+        }
     ]
     Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
     code, _, err = cli("fit", "--config", "recipe.yaml", "--run.new")

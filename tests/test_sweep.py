@@ -32,13 +32,18 @@ def points(file):
 
 
 def test_grid_is_the_product_in_order_of_name_last_fastest(sweep_file):
-    file = sweep_file({"b": {"values": [None, True]}, "a": {"min": 1, "max": 2}, "c": {"value": [1, {"d": "x"}]}})
+    file = sweep_file(
+        {"b": {"values": [None, True]}, "a": {"min": 1, "max": 2}, "c": {"value": [1, {"d": "x"}]}}
+    )
     expected = [{"a": a, "b": b, "c": [1, {"d": "x"}]} for a in (1, 2) for b in (None, True)]
     assert points(file) == expected
 
 
 def test_nested_parameters_become_dotted_keys(sweep_file):
-    nested = {"model": {"parameters": {"net": {"parameters": {"depth": {"values": [20]}}}}}, "x": {"value": 1}}
+    nested = {
+        "model": {"parameters": {"net": {"parameters": {"depth": {"values": [20]}}}}},
+        "x": {"value": 1},
+    }
     assert points(sweep_file(nested)) == [{"model.net.depth": 20, "x": 1}]
 
 
@@ -85,7 +90,11 @@ def test_numbers_as_people_write_them(sweep_file):
 
 def test_grid_steps(sweep_file):
     steps = {"distribution": "q_uniform", "min": 0.1, "max": 0.4, "q": 0.1}
-    assert [p["a"] for p in points(sweep_file({"a": steps}))] == [0.1, 0.2, 0.3]  # W&B's leaves max out
+    assert [p["a"] for p in points(sweep_file({"a": steps}))] == [
+        0.1,
+        0.2,
+        0.3,
+    ]  # W&B's leaves max out
 
 
 @pytest.mark.parametrize(
@@ -97,16 +106,36 @@ def test_grid_steps(sweep_file):
         ({"a": {"min": 1, "max": 2.5}}, {}, "min 1 and max 2.5 are an integer and a float"),
         ({"a": {"min": "x", "max": "y"}}, {}, "min is 'x', not a number"),
         ({"a": {"min": 3, "max": 2}}, {}, "min 3 is above max 2"),
-        ({"a": {"min": 0.0, "max": 2.5}}, {}, "parameter a: a grid cannot list uniform: give values"),
+        (
+            {"a": {"min": 0.0, "max": 2.5}},
+            {},
+            "parameter a: a grid cannot list uniform: give values",
+        ),
         ({"a": {"values": []}}, {}, "values is not a list of at least one"),
         ({"a": {"values": [date(2020, 1, 1)]}}, {}, "date is not JSON serializable; quote it"),
         ({"a": {"value": 1, "values": [2]}}, {}, "unknown key values"),
-        ({"a": {"values": [1, 2], "probabilities": [0.5, 0.1]}}, {}, "one number per value that sum to 1"),
+        (
+            {"a": {"values": [1, 2], "probabilities": [0.5, 0.1]}},
+            {},
+            "one number per value that sum to 1",
+        ),
         ({"a": {"distribution": "log_unifrm_values"}}, {}, "did you mean log_uniform_values?"),
         ({"a": {"distribution": "uniform", "max": 1}}, {}, "uniform needs min"),
-        ({"a": {"distribution": "log_uniform_values", "min": 0, "max": 1}}, {}, "must be above 0, got 0"),
-        ({"a": {"parameters": {"b": {"value": 1}}, "value": 1}}, {}, "has nested parameters, so no other key"),
-        ({"a": {"parameters": {"b": {"value": 1}}}, "a.b": {"value": 1}}, {}, "parameter a.b is given twice"),
+        (
+            {"a": {"distribution": "log_uniform_values", "min": 0, "max": 1}},
+            {},
+            "must be above 0, got 0",
+        ),
+        (
+            {"a": {"parameters": {"b": {"value": 1}}, "value": 1}},
+            {},
+            "has nested parameters, so no other key",
+        ),
+        (
+            {"a": {"parameters": {"b": {"value": 1}}}, "a.b": {"value": 1}},
+            {},
+            "parameter a.b is given twice",
+        ),
         ({"a": {"parameters": {}}}, {}, "a.parameters has no points"),
         ([1], {}, "parameters has no points"),
         (None, {"method": "bayes"}, "needs the W&B server"),
@@ -117,11 +146,23 @@ def test_grid_steps(sweep_file):
         (None, {"name": "../a"}, "the name ../a leads out of"),
         (None, {"paramters": {}}, "no key paramters; did you mean parameters?"),
         (None, {"command": None}, "needs a command"),
-        (None, {"command": [*COMMAND[:4], "absent.yaml", *COMMAND[5:]]}, "cannot read absent.yaml: No such file"),
+        (
+            None,
+            {"command": [*COMMAND[:4], "absent.yaml", *COMMAND[5:]]},
+            "cannot read absent.yaml: No such file",
+        ),
         (None, {"command": COMMAND[:5]}, "command lacks the parameters"),
         (None, {"command": ["fit", *COMMAND[5:]]}, "command lacks a recipe"),
-        (None, {"command": [*COMMAND, "${args_no_hyphens}"]}, "${args_no_hyphens} does not work here"),
-        (None, {"command": [*COMMAND, "--a", 3]}, "--a is in command and in parameters, and a flag wins"),
+        (
+            None,
+            {"command": [*COMMAND, "${args_no_hyphens}"]},
+            "${args_no_hyphens} does not work here",
+        ),
+        (
+            None,
+            {"command": [*COMMAND, "--a", 3]},
+            "--a is in command and in parameters, and a flag wins",
+        ),
         ({k: {"min": 1, "max": 500} for k in "ab"}, {}, "has 250,000 points; add --yes"),
         ({"a": {"min": 1, "max": 10**9}}, {}, "has more than 1,000,000 points: add run_cap"),
     ],
@@ -134,7 +175,8 @@ def test_faults_are_named_in_one_line(sweep_file, parameters, top, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("- a", "not a mapping"), ("a: [", "this is not YAML"), (None, "cannot read")]
+    ("text", "message"),
+    [("- a", "not a mapping"), ("a: [", "this is not YAML"), (None, "cannot read")],
 )
 def test_files_that_are_no_sweep(sweep_file, text, message):
     if text:
@@ -170,13 +212,17 @@ def test_local_runs_each_point_once_and_adds_new_ones(sweep_file, light, capfd):
     assert "next: resnet-cli compare runs/s" in out
     logs = [p.read_text() for p in Path("runs/s/points").glob("*.log")]
     assert any("{'a': 1, 'nothing': None} threads" in text for text in logs)
-    assert all("own session True" in text for text in logs)  # Ctrl-C in the terminal is the sweep's to handle
+    assert all(
+        "own session True" in text for text in logs
+    )  # Ctrl-C in the terminal is the sweep's to handle
     sweep_file({"a": {"values": [1, 2, 3]}, "nothing": {"value": None}})
     assert run_sweep(file) == 0
     assert "1 finished, 0 not, 2 finished before" in capfd.readouterr().out
     sweep = read(file)
     find_runs(sweep, "runs")
-    assert "3 points, 3 finished" in listing(sweep) and "finished, val error 25.00 %" in listing(sweep)
+    assert "3 points, 3 finished" in listing(sweep) and "finished, val error 25.00 %" in listing(
+        sweep
+    )
 
 
 def test_a_later_sweep_of_a_process_has_the_variables_of_its_own_time(sweep_file, monkeypatch):
@@ -194,14 +240,18 @@ def test_a_later_sweep_of_a_process_has_the_variables_of_its_own_time(sweep_file
     monkeypatch.delenv("REMOVED")
     assert run_sweep(sweep_file({"a": {"value": "environment"}})) == 0
     assert server == forkserver._forkserver._forkserver_pid
-    assert b"secret" not in Path(f"/proc/{server}/cmdline").read_bytes()  # nor its forks': theirs is the same
+    assert (
+        b"secret" not in Path(f"/proc/{server}/cmdline").read_bytes()
+    )  # nor its forks': theirs is the same
     forkserver._forkserver._stop()  # later tests want one without this module
     seen = json.loads(Path("environment.json").read_text())
     assert seen == os.environ | {"IMPORTED": "1"}
 
 
 def test_the_list_is_aligned_and_tells_short_names_apart(sweep_file):
-    file = sweep_file({"a.lr": {"values": [1, 100]}, "b.lr": {"values": [None, "x"]}, "c.d": {"value": [1]}})
+    file = sweep_file(
+        {"a.lr": {"values": [1, 100]}, "b.lr": {"values": [None, "x"]}, "c.d": {"value": [1]}}
+    )
     assert listing(read(file)).splitlines()[:3] == [
         "1  new  a.lr=1    b.lr=null  d=[1]",
         "2  new  a.lr=1    b.lr=x     d=[1]",
@@ -232,7 +282,10 @@ def test_forecast_goes_by_finished_runs(sweep_file, light):
     run_sweep(file)
     sweep = read(sweep_file({"a": {"values": [1, 2, 3]}}))
     find_runs(sweep, "runs")
-    assert forecast(sweep) == (60.0, 1) and "about 1 min 00 s of run time left, by 1 finished" in listing(sweep)
+    assert forecast(sweep) == (
+        60.0,
+        1,
+    ) and "about 1 min 00 s of run time left, by 1 finished" in listing(sweep)
 
 
 def test_failures_are_told_and_do_not_stop_the_others(sweep_file, light, capfd):
@@ -244,7 +297,13 @@ def test_failures_are_told_and_do_not_stop_the_others(sweep_file, light, capfd):
 
 def test_a_run_that_is_live_elsewhere_is_not_called_failed(sweep_file, light, capfd):
     file = sweep_file({"a": {"values": ["elsewhere"]}})
-    attempt = {"reason": "running", "attempt": 1, "last_step": 9, "seconds": 30.0, "heartbeat": time.time()}
+    attempt = {
+        "reason": "running",
+        "attempt": 1,
+        "last_step": 9,
+        "seconds": 30.0,
+        "heartbeat": time.time(),
+    }
     Path("runs/s/theirs/attempts").mkdir(parents=True)
     write(Path("runs/s/theirs/meta.json"), {"point": read(file).points[0].key})
     write(Path("runs/s/theirs/attempts/1.json"), attempt)
@@ -289,7 +348,12 @@ def start(*preload):
     environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY}/tests:{Path.cwd()}"}
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, *preload],
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment},
+        **{
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "text": True,
+            "env": environment,
+        },
         start_new_session=True,
     )
     assert parent.stdout.readline() == "ready\n"
@@ -356,7 +420,9 @@ def test_list_needs_no_torch(sweep_file):
     assert done.stdout.splitlines()[-1] == "False" and "2 points, 0 finished" in done.stdout
 
 
-@pytest.mark.parametrize("file", sorted((REPOSITORY / "configs/sweeps").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "file", sorted((REPOSITORY / "configs/sweeps").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_shipped_sweeps_expand(file, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     sweep = read(file)

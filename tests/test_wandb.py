@@ -13,7 +13,18 @@ from pathlib import Path
 
 import pytest
 from helpers.command_line import REPOSITORY, TINY, verb
-from helpers.wandb_runs import BIN, CONFIG, KEY, META, end_attempt, leet, mirror, new_run, row, write
+from helpers.wandb_runs import (
+    BIN,
+    CONFIG,
+    KEY,
+    META,
+    end_attempt,
+    leet,
+    mirror,
+    new_run,
+    row,
+    write,
+)
 
 from lightning_resnet.cli import sync as command
 from lightning_resnet.errors import UserError
@@ -40,12 +51,23 @@ def test_an_offline_run_tells_what_it_was_and_nothing_private(run, monkeypatch, 
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
     (told,) = leet(file.parent, "--summary")
     assert (told["run_id"], told["name"]) == ("abcdef0123", "depth=20 shortcut=none seed=3")
-    assert (told["project"], told["state"], told["exit_code"]) == ("lightning_resnet", "finished", 0)
+    assert (told["project"], told["state"], told["exit_code"]) == (
+        "lightning_resnet",
+        "finished",
+        0,
+    )
     assert sorted(told["tags"]) == ["data=Digits", "depth=20", "shortcut=none"]
     assert told["config"] == CONFIG | {"meta": {k: v for k, v in META.items() if k != "command"}}
-    assert told["summary"]["val/loss"] == {"min": 0.4} and told["summary"]["val/acc1"] == {"last": 0.8, "max": 0.9}
+    assert told["summary"]["val/loss"] == {"min": 0.4} and told["summary"]["val/acc1"] == {
+        "last": 0.8,
+        "max": 0.9,
+    }
     record = next(r["run"] for r in leet(file) if r["type"] == "run")
-    assert (record["run_group"], record["job_type"], record["git"]["commit"]) == ("study", "fit", META["git_sha"])
+    assert (record["run_group"], record["job_type"], record["git"]["commit"]) == (
+        "study",
+        "fit",
+        META["git_sha"],
+    )
     assert record["host"] == "private"
     everything = b"".join(path.read_bytes() for path in run.glob("wandb/**/*") if path.is_file())
     for private in ("astrophysics", "typed", "github.com", "pytest==", sys.executable):
@@ -71,7 +93,9 @@ for step in range(1, 10_000):
 @pytest.mark.slow
 def test_a_killed_run_is_readable_up_to_the_last_flush(run):
     command = [sys.executable, "-c", ENDLESS, str(run), json.dumps(META), json.dumps(CONFIG)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         process.stdout.readline()  # said by the mirror
         start = time.monotonic()
         for line in process.stdout:
@@ -81,7 +105,11 @@ def test_a_killed_run_is_readable_up_to_the_last_flush(run):
         (core,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[:1]
         os.kill(int(core), signal.SIGKILL)
         process.kill()
-    history = [r["history"]["item"]["step"] for r in leet(run / "wandb/latest-run") if r["type"] == "history"]
+    history = [
+        r["history"]["item"]["step"]
+        for r in leet(run / "wandb/latest-run")
+        if r["type"] == "history"
+    ]
     assert (
         history == list(range(1, len(history) + 1)) and last - len(history) < 6 / 0.02
     )  # of 12 s; a flush each second
@@ -105,7 +133,9 @@ def test_online_all_attempts_are_one_run_with_every_step_once(server, run):
 
 def test_the_key_is_in_no_file(server, run):
     Path("home").mkdir()
-    Path("home/.netrc").write_text(f"machine {server.url.removeprefix('http://')} login user password {KEY}\n")
+    Path("home/.netrc").write_text(
+        f"machine {server.url.removeprefix('http://')} login user password {KEY}\n"
+    )
     mirror(run, [row(1)], "finished", mode="online", details=True)
     mirror(run, [row(2)], "finished", mode="offline", details=True)
     files = [path for path in Path("runs").rglob("*") if path.is_file()]
@@ -121,7 +151,9 @@ def test_a_run_that_holds_the_key_is_not_sent(server, run, mode):
     each.start(run, META | {"hardware": {"node": KEY.upper()}}, CONFIG)
     each.record(row(1))
     each.finish("finished")
-    assert len(said) == 1 and said[0].startswith("W&B: disabled (what W&B is sent sets config.meta.hardware.node")
+    assert len(said) == 1 and said[0].startswith(
+        "W&B: disabled (what W&B is sent sets config.meta.hardware.node"
+    )
     assert not server.runs and not list(run.rglob("*.wandb")) and KEY.upper() not in said[0]
 
 
@@ -131,7 +163,10 @@ def test_details_only_where_asked(server, run, monkeypatch):
     mirror(run, [row(1)], "finished", details=True)
     assert not any(b"astrophysics" in body or b"as-typed" in body for body in server.bodies)
     sent = server.runs["abcdef0123"]
-    assert sent["host"] == socket.gethostname() and sent["config"]["meta"]["value"]["command"] == META["command"]
+    assert (
+        sent["host"] == socket.gethostname()
+        and sent["config"]["meta"]["value"]["command"] == META["command"]
+    )
 
 
 @pytest.fixture
@@ -153,7 +188,10 @@ class Timed(Mirror):
     """Remembers when it opened what, and how long that might take."""
 
     def open(self, mode, *args, **settings):
-        self.opened = [*getattr(self, "opened", []), (mode, time.monotonic(), settings["init_timeout"])]
+        self.opened = [
+            *getattr(self, "opened", []),
+            (mode, time.monotonic(), settings["init_timeout"]),
+        ]
         return super().open(mode, *args, **settings)
 
 
@@ -164,7 +202,12 @@ def falls_back(run, mode, why):
     mirror.start(run, META, CONFIG)
     mirror.record(row(1))
     mirror.finish("finished")
-    assert len(said) == 1 and said[0].startswith("W&B: offline (") and why in said[0] and "\n" not in said[0]
+    assert (
+        len(said) == 1
+        and said[0].startswith("W&B: offline (")
+        and why in said[0]
+        and "\n" not in said[0]
+    )
     assert leet(run / "wandb/latest-run", "--summary")[0]["summary"]["step"] == 1
     return [(mode, moment - start, patience) for mode, moment, patience in mirror.opened]
 
@@ -221,7 +264,9 @@ def test_the_death_of_wandbs_process_is_told_once(run):
     dying = Mirror(WandbOptions("offline"), said.append)
     dying.start(run, META, CONFIG)
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    (core,) = [pid for pid in children if b"wandb-core" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (core,) = [
+        pid for pid in children if b"wandb-core" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
     os.kill(int(core), signal.SIGTERM)  # SLURM signals all processes of a job
     time.sleep(0.5)
     for step in range(1, 6):
@@ -247,14 +292,21 @@ def test_sync_uploads_each_step_once_and_again_nothing(server, run, capsys):
     assert f"{run}: 4 rows sent to {server.url}/me/lightning_resnet/runs/abcdef0123" in out
     assert "broken0001: not uploaded (" in out and "private001: wandb.mode is disabled" in out
     assert set(server.runs) == {"abcdef0123", "finished01"}
-    assert [(r["step"], r["attempt"]) for r in server.rows("abcdef0123")] == [(11, 1), (22, 2), (33, 2), (44, 2)]
+    assert [(r["step"], r["attempt"]) for r in server.rows("abcdef0123")] == [
+        (11, 1),
+        (22, 2),
+        (33, 2),
+        (44, 2),
+    ]
     assert [server.runs[name]["exitcode"] for name in ("abcdef0123", "finished01")] == [1, 0]
     assert files < set(run.rglob("*")) and len(list(run.rglob("*.synced"))) == 2
     write(other, row(6))
     shutil.rmtree("runs/study/broken0001")
     assert main(["runs"]) == 0
     assert "abcdef0123: 0 rows sent" in capsys.readouterr().out
-    assert [r["step"] for r in server.rows("finished01")] == [5, 6] and len(server.rows("abcdef0123")) == 4
+    assert [r["step"] for r in server.rows("finished01")] == [5, 6] and len(
+        server.rows("abcdef0123")
+    ) == 4
 
 
 def wait_for(condition, seconds=100):
@@ -277,7 +329,12 @@ def test_sync_watch_follows_growing_and_killed_runs(server, run):
                 file.write('{"step": 4, "tr')  # killed here
             other = new_run("begun00001")
             write(other, row(7))
-            wait_for(lambda: len(server.rows("abcdef0123")) == 3 and server.runs.get("begun00001", {}).get("history"))
+            wait_for(
+                lambda: (
+                    len(server.rows("abcdef0123")) == 3
+                    and server.runs.get("begun00001", {}).get("history")
+                )
+            )
             write(run, {}, row(3, 2), row(4, 2))
             end_attempt(run, 2, "finished")
             wait_for(lambda: server.runs["abcdef0123"]["exitcode"] == 0)

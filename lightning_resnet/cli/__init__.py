@@ -1,1 +1,1 @@
-"""The command line: one thin file per verb. Each imports the rest of the package only when it runs."""
+"""The command line: one thin file per verb, which imports the rest of the package when it runs."""

@@ -1,4 +1,4 @@
-"""`resnet-cli convert IN --out OUT`: weights of other layouts into ours; ours into ONNX and others."""
+"""`resnet-cli convert IN --out OUT`: other layouts into ours, and ours into ONNX and others."""
 
 import json
 from argparse import Namespace
@@ -12,22 +12,30 @@ KINDS = (".ckpt", ".pth", ".safetensors", ".onnx")
 
 
 def make_parser() -> Parser:
-    """The flags of `resnet-cli convert`."""
+    """Return the parser of `resnet-cli convert`."""
     parser = Parser(
         prog="resnet-cli convert",
         description="Weights of torchvision, timm or akamaster in; ours out.",
-        epilog="Not supported: timm's nets with BlurPool2d (resnetblur18, resnetblur50). Their tensors are those of "
-        "ordinary nets, so they convert without a word, but they blur after the convolution, ours before it "
-        "(blur_pool): the logits differ. Keep the .ckpt of your own nets with blur_pool or stride_in_1x1, for the same "
-        "reason: a .pth does not tell.",
-    )
-    parser.add_argument("file", metavar="FILE", help="theirs (.pth .th .bin .safetensors), or our checkpoint or run")
-    parser.add_argument("--out", required=True, metavar="FILE", help=f"what to write: {' | '.join(KINDS)}")
-    parser.add_argument(
-        "--shortcut", choices=["none", "A", "B", "C"], help="none: weights without projections are plain"
+        epilog="Not supported: timm's nets with BlurPool2d (resnetblur18, resnetblur50). Their "
+        "tensors are those of ordinary nets, so they convert without an error, but they blur after "
+        "the convolution, ours before it (blur_pool): the logits differ. Keep the .ckpt of your "
+        "own nets with blur_pool or stride_in_1x1, for the same reason: a .pth does not tell.",
     )
     parser.add_argument(
-        "--classes", metavar="FILE", help="names, one on a line (default: ImageNet's where there are 1000)"
+        "file", metavar="FILE", help="theirs (.pth .th .bin .safetensors), or our checkpoint or run"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help=f"what to write: {' | '.join(KINDS)}"
+    )
+    parser.add_argument(
+        "--shortcut",
+        choices=["none", "A", "B", "C"],
+        help="none: weights without projections are plain",
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="names, one on a line (default: ImageNet's where there are 1000)",
     )
     for name in CONSTANTS:
         parser.add_argument(
@@ -35,29 +43,50 @@ def make_parser() -> Parser:
             nargs=3,
             type=finite,
             metavar=("R", "G", "B"),
-            help="of theirs, for pixels from 0 to 1 (default: what a .safetensors of ours tells, else ImageNet's)",
+            help="of FILE, for pixels from 0 to 1 (default: what a .safetensors of ours tells, "
+            "else ImageNet's)",
         )
-    parser.add_argument("--weights", choices=["net", "ema"], default="net", help="as trained | their moving average")
-    parser.add_argument("--size", type=positive, metavar="N", help="pixels per side of .onnx (default: the recipe's)")
+    parser.add_argument(
+        "--weights", choices=["net", "ema"], default="net", help="as trained | their moving average"
+    )
+    parser.add_argument(
+        "--size",
+        type=positive,
+        metavar="N",
+        help="pixels per side of .onnx (default: the recipe's)",
+    )
     parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
 
 
 def run(args: Namespace) -> int:
-    """Convert, and say what was made; 0, or an error the user can cure."""
+    """Convert, print what was made, and return 0.
+
+    Raises:
+        UserError: a flag does not fit the file, or the file cannot be converted.
+    """
     out = Path(args.out)
     if out.suffix not in KINDS:
         raise UserError(f"--out {out}: its ending says what to write, one of {' '.join(KINDS)}")
     if args.size and out.suffix != ".onnx":
-        raise UserError(f"--size is of .onnx files, which take one size of pictures: leave it out for {out}")
+        raise UserError(
+            f"--size is of .onnx files, which take one size of images: leave it out for {out}"
+        )
     from lightning_resnet.files import write_file
     from lightning_resnet.runs.checkpoint import write_checkpoint
-    from lightning_resnet.weights.convert import check_classes, describe, read, text, whose
+    from lightning_resnet.weights.convert import (
+        check_classes,
+        describe,
+        read,
+        text,
+        use_in_torchvision,
+    )
     from lightning_resnet.weights.trained import restore
 
     checkpoint, path = read(args)
     trained = restore(checkpoint, path, None, args.weights, args.trust)
-    net, normalisation = trained.task.net, {name: checkpoint["state_dict"][name] for name in CONSTANTS}
+    net = trained.task.net
+    normalisation = {name: checkpoint["state_dict"][name] for name in CONSTANTS}
     check_classes(net, trained.classes, args.classes)
     tell(f"{path}: {describe(net, trained.options)}, {len(trained.classes) or 'no'} class names")
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
@@ -72,12 +101,18 @@ def run(args: Namespace) -> int:
     else:
         from safetensors.torch import save
 
-        tell(whose(type(net).__name__, trained.options))
+        tell(use_in_torchvision(type(net).__name__, trained.options))
         if out.suffix == ".pth":
             write_checkpoint(state, out)
-            tell(f"normalisation is not in this file: {text(normalisation)}; give both to convert it back")
+            tell(
+                f"normalisation is not in this file: {text(normalisation)}; give both to convert "
+                "it back"
+            )
         else:
-            told = {name: json.dumps(tensor.flatten().tolist()) for name, tensor in normalisation.items()}
+            told = {
+                name: json.dumps(tensor.flatten().tolist())
+                for name, tensor in normalisation.items()
+            }
             write_file(out, save(state, metadata={"format": "pt"} | told))
     tell(out)
     return 0

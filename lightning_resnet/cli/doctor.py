@@ -1,30 +1,41 @@
-"""`resnet-cli doctor [--config R.yaml]`: will training run here, and how well? One screen."""
+"""`resnet-cli doctor [--config R.yaml]`: whether training runs here, and how fast."""
 
 from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
 
 from lightning_resnet.arguments import Parser
-from lightning_resnet.doctor.checks import data, decoder, memory, packages, processor, slurm, space, weights_and_biases
+from lightning_resnet.doctor.checks import (
+    data,
+    decoder,
+    memory,
+    packages,
+    processor,
+    slurm,
+    space,
+    weights_and_biases,
+)
 from lightning_resnet.doctor.driver import driver
 from lightning_resnet.doctor.finding import Finding
 from lightning_resnet.errors import UserError, tell
 
 
 def make_parser() -> Parser:
-    """The flags of `resnet-cli doctor`."""
+    """Return the parser of `resnet-cli doctor`."""
     parser = Parser(
         recipe="keys",
         prog="resnet-cli doctor",
         description="Whether training runs on this machine; exit 1 if it would fail.",
         epilog="Any key of a recipe is a flag too, such as --data.batch_size 64.",
     )
-    parser.add_argument("--quick", action="store_true", help="only what takes no time: no torch, no GPU is asked")
+    parser.add_argument(
+        "--quick", action="store_true", help="only what takes no time: no torch, no GPU is asked"
+    )
     return parser
 
 
 def run(args: Namespace) -> int:
-    """Print what was found; 1 if something would make training fail."""
+    """Print what was found; return 1 if something would make training fail."""
     if args.recipe_keys and args.quick:
         raise UserError("--quick looks at no recipe: drop one of the two")
     failed = False
@@ -35,6 +46,12 @@ def run(args: Namespace) -> int:
 
 
 def _all(quick: bool, recipe: list[str]) -> Iterator[Finding]:
+    """Yield the findings of all checks.
+
+    Args:
+        quick: whether to leave out the checks that import torch or take time.
+        recipe: arguments of `fit` to check too; empty: no recipe.
+    """
     spaces = partial(space, None) if recipe else space
     for check in (packages, processor, memory, spaces, decoder, weights_and_biases, slurm, data):
         yield from check()

@@ -1,4 +1,4 @@
-"""resnet-cli fit, and the entry of the other verbs that run a net.
+"""`resnet-cli fit`, and the way in of validate, test and predict with a recipe.
 
 resnet-cli fit --config configs/digits.yaml --model.net.depth 56 --model.net.shortcut none
 """
@@ -99,13 +99,15 @@ def _free_replicate(first: Path) -> int:
 
 
 def _join_sweep(config: Config, path: Path) -> Config:
-    """Link a sweep's point to the run that it shares with other sweeps, and record the point there.
+    """Link a sweep's point to the run that other sweeps share, and record the point there.
 
     Returns:
         The configuration, with the number of threads of a run that another sweep began.
     """
     run = config.run
-    is_linked = bool(run.point) and run.replicate == 1 and share(Path(run.root), run.name, path.name)
+    is_linked = False
+    if run.point and run.replicate == 1:
+        is_linked = share(Path(run.root), run.name, path.name)
     stored = read_meta(path)
     if is_linked and stored:
         config = config.replaced({"run.threads": stored.get("threads")})
@@ -128,17 +130,18 @@ def _check_stored(config: Config, path: Path) -> None:
     if stored:
         try:
             differing = differences(result_config(stored), result_config(asked))
-        except (UserError, LookupError, TypeError, AttributeError, ValueError):  # of any shape
+        except (UserError, LookupError, TypeError, AttributeError, ValueError):  # any content
             differing = ["it is damaged"]
             stored = {}
     is_whole = is_whole or asked.keys() <= stored.keys()  # as older versions wrote it
     if differing and is_whole:
         raise UserError(
-            f"{path}/config.yaml is not this run's any more ({'; '.join(differing)}): restore it, or delete it "
-            "(it is written again, as this command says), or add --run.new for a new run"
+            f"{path}/config.yaml is not this run's any more ({'; '.join(differing)}): restore it, "
+            "or delete it (it is written again, as this command says), or add --run.new for a new "
+            "run"
         )
     if differing or (not stored and (path / "config.yaml").exists()):
-        say(f"careful: {path}/config.yaml was damaged; it is written again, as this command says")
+        say(f"warning: {path}/config.yaml was damaged; it is written again, as this command says")
 
 
 def _supervise(config: Config, argv: list[str]) -> int:
@@ -151,13 +154,16 @@ def _supervise(config: Config, argv: list[str]) -> int:
 
 
 def _threads(config: Config, path: Path, local_size: int) -> int:
-    """Return the number of torch's threads: as asked for, as the run began, or this rank's cores."""
+    """Return torch's number of threads: as asked for, as the run began, or this rank's cores."""
     begun_with = read_meta(path).get("threads") or _stored_threads(path)
     return config.run.threads or begun_with or max(1, cores() // local_size)
 
 
 def _stored_threads(path: Path) -> int | None:
-    """Return the number of threads in a run's config.yaml, for a run whose meta.json does not tell."""
+    """Return the number of threads in a run's config.yaml; None if it has none.
+
+    The number is needed for runs whose meta.json does not tell it.
+    """
     run = read_config(path)[0].get("run")
     threads = run.get("threads") if isinstance(run, dict) else None
     return threads if isinstance(threads, int) and threads > 0 else None
@@ -165,18 +171,25 @@ def _stored_threads(path: Path) -> int | None:
 
 @contextmanager
 def _nothing_kept(experiment: Experiment, rundir: RunDir) -> Iterator[None]:
-    """Make the folder of a trial by --trainer.fast_dev_run, which goes with it, as Lightning would keep nothing."""
-    (rundir.path / "attempts").mkdir(parents=True, exist_ok=True)  # where ranks report
+    """Make the folder of a trial by --trainer.fast_dev_run, and remove the folder after the trial.
+
+    Lightning would keep nothing of such a trial either.
+    """
+    (rundir.path / "attempts").mkdir(parents=True, exist_ok=True)  # ranks report there
     request.continues = False
     try:
         yield
     finally:
-        if not os.environ.get(MEETING):  # else the parent removes it, once the other ranks have read the reports
+        # of several ranks the parent removes the folder, once all have read the reports
+        if not os.environ.get(MEETING):
             shutil.rmtree(experiment.config.run.root, ignore_errors=True)
 
 
 def trial_root() -> Path:
-    """Choose the folder of a trial's run: the ranks of one machine share it, to tell one another how they failed."""
+    """Return the folder of a trial's run.
+
+    The ranks of one machine share the folder, to tell one another how they failed.
+    """
     if folder := os.environ.get(MEETING):
         return Path(folder, "trial")
     return Path(tempfile.gettempdir(), f"resnet-trial-{uuid4().hex}")
@@ -199,8 +212,14 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     if run.init_from:
         init_from(task, run.init_from, data.source.classes, config.resolved)
     if run.must_resume and not rundir.candidates():
-        raise UserError(f"run {rundir.path} has no checkpoint to continue from: drop --run.must_resume to begin it")
-    cure = f"restore one, or delete {rundir.checkpoints} to begin at step 0, or add --run.new for a replicate"
+        raise UserError(
+            f"run {rundir.path} has no checkpoint to continue from: drop --run.must_resume to "
+            "begin it"
+        )
+    cure = (
+        f"restore one, or delete {rundir.checkpoints} to begin at step 0, or add --run.new for a "
+        "replicate"
+    )
     check = partial(check_resumable, run_id=rundir.path.name)
     resume, newest = newest_good(rundir.candidates(), say, cure, check)
     step = newest.get("global_step", 0)
@@ -217,9 +236,14 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
             trainer.prepare_run(rundir, checkpoints, ours, run.hang_s)
             observers.go_on(trainer, rundir.path, step)
             if trainer.fast_dev_run:
-                say(f"a trial of {trainer.max_steps} steps by --trainer.fast_dev_run; nothing of it is kept")
+                say(
+                    f"a trial of {trainer.max_steps} steps by --trainer.fast_dev_run; nothing of "
+                    "it is kept"
+                )
+            elif resume:
+                say(f"run {rundir.path}, continued from {resume.name} at step {step}")
             else:
-                say(f"run {rundir.path}" + (f", continued from {resume.name} at step {step}" if resume else ""))
+                say(f"run {rundir.path}")
             trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
             if early := observers.stopped_early(trainer, task):
                 say(early)
@@ -232,7 +256,7 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     except Stopped as e:
         hint = f" (with --run.replicate {run.replicate} instead of --run.new)" if run.new else ""
         say(f"{e}{hint}", file=sys.stderr)
-        trainer.profiler.describe()  # Lightning prints it at the end of a training only
+        trainer.profiler.describe()  # Lightning prints the profile at the end of a training only
         return e.exit_status
     if trainer.is_global_zero:
         checkpoints.keep(run.keep)
@@ -242,7 +266,11 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
 
 @contextmanager
 def _attempt(
-    experiment: Experiment, rundir: RunDir, checkpoints: Checkpoints, progress: Progress, watchdog: Watchdog
+    experiment: Experiment,
+    rundir: RunDir,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    watchdog: Watchdog,
 ) -> Iterator[None]:
     """Record how the attempt ends, and stop its threads and processes."""
     trainer = experiment.trainer
@@ -254,7 +282,7 @@ def _attempt(
         request.deferred = True
         end = {"reason": e.reason, "signal": str(e.args[0])}
         raise
-    except SystemExit:  # how Lightning ends on a KeyboardInterrupt of anybody else's
+    except SystemExit:  # Lightning turns a KeyboardInterrupt that is not ours into this
         end = {"reason": "interrupted"}
         raise KeyboardInterrupt from None
     except BaseException as e:
@@ -266,7 +294,7 @@ def _attempt(
             end = {"reason": told.reason, "signal": str(told.args[0])}
         raise told from None
     finally:
-        request.deferred = True  # the outcome is decided: it is written down whatever else comes
+        request.deferred = True  # the outcome is decided; no signal may keep it from being written
         request.joined = True
         progress.stop()
         watchdog.close()
@@ -281,15 +309,30 @@ def _attempt(
 
 
 def _again(rundir: RunDir, trainer: pl.Trainer, checkpoints: Checkpoints) -> str:
-    """Tell what the same command does after a failure: nothing is kept of a trial, or before the first checkpoint."""
+    """Say whether the same command continues after a failure.
+
+    There is nothing to continue after a trial, or before the first checkpoint.
+    """
     with suppress(UserError):
         checkpoints.finish(must=False)  # the first may be under way
-    saved = rundir.candidates() and not trainer.fast_dev_run
-    return f"the same command {'continues' if saved else 'begins anew'}"
+    can_continue = rundir.candidates() and not trainer.fast_dev_run
+    return f"the same command {'continues' if can_continue else 'begins anew'}"
 
 
-def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer, checkpoints: Checkpoints) -> BaseException:
-    """The error as users shall see it; what is nobody's mistake leaves a report in the run directory."""
+def _told(
+    e: BaseException, rundir: RunDir, trainer: pl.Trainer, checkpoints: Checkpoints
+) -> BaseException:
+    """Convert an exception for the user; an unexpected error also writes a report.
+
+    Args:
+        e: exception that ended the attempt.
+        rundir: directory of the run, which gets the report.
+        trainer: trainer of the attempt.
+        checkpoints: writer of the run's checkpoints.
+
+    Returns:
+        The exception to raise.
+    """
     if isinstance(e, MisconfigurationException):
         return UserError(one_line(e))
     if isinstance(e, RuntimeError) and "ddp_find_unused_parameters_true" in str(e):
@@ -299,15 +342,16 @@ def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer, checkpoints: Ch
         )
     if isinstance(e, ValueError) and "loaded state dict" in str(e) and "group" in str(e):
         return UserError(
-            f"the checkpoint's optimizer has other parameters than this one ({one_line(e)}): a callback has added some "
-            "on its way; let it derive from BaseFinetuning, whose groups a run that continues finds again, and begin "
-            "with --run.new"
+            f"the checkpoint's optimizer has other parameters than this one ({one_line(e)}): a "
+            "callback has added some on its way; let it derive from BaseFinetuning, whose groups a "
+            "run that continues finds again, and begin with --run.new"
         )
     if is_consequence(e):
-        met = request.joined
+        had_joined = request.joined
         found = cause(rundir.path, trainer.world_size, e, not trainer.fast_dev_run)
         why = UserError(f"{found}; {_again(rundir, trainer, checkpoints)}")
-        if request.signum and not met:  # a signal to the other rank alone, which our parent has passed on meanwhile
+        # the other rank alone got a signal, which our parent has passed on in the meantime
+        if request.signum and not had_joined:
             return Stopped(request.signum)
         return why
     if failed := observers.failed(e):
@@ -317,15 +361,20 @@ def _told(e: BaseException, rundir: RunDir, trainer: pl.Trainer, checkpoints: Ch
     return e
 
 
-def _open_rundir(experiment: Experiment, rundir: RunDir, facts: dict[str, Any], argv: list[str]) -> None:
+def _open_rundir(
+    experiment: Experiment, rundir: RunDir, facts: dict[str, Any], argv: list[str]
+) -> None:
     """Claim the run directory for this attempt, describe the run there, and start its mirror.
 
     Raises:
         UserError: another process has finished the run, or the directory cannot be written.
     """
     config = experiment.config
-    if status(rundir.path) == "finished":  # meanwhile; as an error, because other ranks wait for this one
-        raise UserError(f"run {rundir.path} has just been finished by another process; nothing is left to do")
+    # an error, and no exit status 0, because other ranks wait for this one
+    if status(rundir.path) == "finished":
+        raise UserError(
+            f"run {rundir.path} has just been finished by another process; nothing is left to do"
+        )
     on_gpu = experiment.trainer.strategy.root_device.type == "cuda"
     rundir.start_attempt(experiment.trainer.world_size if on_gpu else 0)
     try:
@@ -333,21 +382,37 @@ def _open_rundir(experiment: Experiment, rundir: RunDir, facts: dict[str, Any], 
     except OSError as e:
         error = f"cannot write {e.filename or rundir.path}: {e.strerror}"
         rundir.end(0, "failed", error)
-        raise UserError(f"{error}; mend that, or set --run.root to a folder you can write") from e
+        raise UserError(f"{error}; fix that, or set --run.root to a folder you can write") from e
     rundir.mirror = BackgroundMirror(Mirror(WandbOptions(**config.values.wandb.as_dict()), say))
     rundir.mirror.start(rundir.path, stored, yaml.safe_load(config.resolved))
 
 
-def _describe_run(config: Config, rundir: RunDir, facts: dict[str, Any], argv: list[str]) -> dict[str, Any]:
-    """Write config.yaml, and meta.json where there is none that can be read; return what meta.json tells."""
+def _describe_run(
+    config: Config, rundir: RunDir, facts: dict[str, Any], argv: list[str]
+) -> dict[str, Any]:
+    """Write config.yaml, and meta.json if there is none that can be read.
+
+    Args:
+        config: configuration of the run.
+        rundir: directory of the run.
+        facts: facts about net and data for meta.json, from `describe`.
+        argv: verb and words of the command line.
+
+    Returns:
+        The content of meta.json.
+    """
     write_config(rundir.path, config.resolved)
     now = code() | {"versions": versions(), "hardware": hardware()}
-    rundir.attempt["code"] = here = code_name(now)
+    here = code_name(now)
+    rundir.attempt["code"] = here
     if here and config.run.code not in (None, here):
-        say(f"careful: the sweep was submitted with code {config.run.code}, but this is {here}")
+        say(f"warning: the sweep was submitted with code {config.run.code}, but this is {here}")
     if stored := read_meta(rundir.path):
         if differing := changes(stored, now):
-            say(f"careful: this run began with other software: {differing}; it may not end with the same weights")
+            say(
+                f"warning: this run began with other software: {differing}; it may not end with "
+                "the same weights"
+            )
     else:
         stored = _meta(config, rundir, facts, argv, now)
         write_json(rundir.path / "meta.json", stored)
@@ -365,8 +430,11 @@ def _meta(
         "point": [run.point] if run.point else [],
         "threads": run.threads,
     }
-    return meta | now | {"command": ["resnet-cli", *argv], "created": rundir.attempt["start"], **facts}
+    start = {"command": ["resnet-cli", *argv], "created": rundir.attempt["start"]}
+    return meta | now | start | facts
 
 
 def _text(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.split("/")[0] in SHOWN)
+    """Return a line of the final metrics."""
+    shown = {key: value for key, value in metrics.items() if key.split("/")[0] in SHOWN}
+    return "  ".join(f"{key} {value:.4f}" for key, value in shown.items())

@@ -6,33 +6,54 @@ from lightning_resnet.arguments import TRUST, Parser, positive
 
 
 def make_parser() -> Parser:
-    """The flags of `resnet-cli predict PICTURES`."""
+    """Return the parser of `resnet-cli predict IMAGE...`."""
     parser = Parser(
         recipe="keys",
         prog="resnet-cli predict",
-        description="The likeliest classes of pictures. Without pictures: of a recipe's validation images, as CSV.",
-        usage="resnet-cli predict PICTURE... --ckpt_path CKPT [options] | resnet-cli predict --config R.yaml [options]",
+        description="Print the most probable classes of images. Without images: of a recipe's "
+        "validation images, as CSV.",
+        usage="resnet-cli predict IMAGE... --ckpt_path CKPT [options] | "
+        "resnet-cli predict --config R.yaml [options]",
         epilog="Any key of a recipe is a flag too, such as --data.size 256.",
     )
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, or folders of them; before all options")
-    parser.add_argument("--ckpt_path", required=True, metavar="CKPT", help="checkpoint, or a run: its last")
-    parser.add_argument("--top", type=positive, default=5, metavar="K", help="classes of each (default: %(default)s)")
-    parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="default: %(default)s")
-    parser.add_argument("--weights", choices=["net", "ema"], default="net", help="as trained, or their moving average")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="files, or folders of them; before all options",
+    )
+    parser.add_argument(
+        "--ckpt_path", required=True, metavar="CKPT", help="checkpoint, or a run: its last"
+    )
+    parser.add_argument(
+        "--top",
+        type=positive,
+        default=5,
+        metavar="K",
+        help="classes of each (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--format", choices=["table", "csv", "json"], default="table", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=["net", "ema"],
+        default="net",
+        help="as trained, or their moving average",
+    )
     parser.add_argument("--device", help="cpu | cuda (default: cuda where there is one)")
     parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
 
 
 def run(args: Namespace) -> int:
-    """Predict; 0, or 1 if an image could not be read."""
+    """Predict; return 0, or 1 if an image could not be read."""
     from lightning_resnet.engine.signals import importing
 
     with importing():  # takes seconds
         from lightning_resnet.analysis.evaluation.predict import FORMATS, find, predict
         from lightning_resnet.weights.trained import load
 
-    files = find(args.pictures)
-
+    files = find(args.images)
     trained = load(args.ckpt_path, args.recipe_keys, args.weights, args.trust)
     return 0 if FORMATS[args.format](predict(trained, files, args)) == len(files) else 1

@@ -1,6 +1,6 @@
 """The verbs that use a trained net: validate, test, predict.
 
-resnet-cli validate --config configs/digits.yaml --ckpt_path runs/digits/0123456789/checkpoints/best.ckpt
+resnet-cli validate --config configs/digits.yaml --ckpt_path runs/digits/RUN/checkpoints/best.ckpt
 """
 
 import csv
@@ -25,69 +25,99 @@ from lightning_resnet.weights.classes import align
 
 
 def evaluate(experiment: Experiment, rundir: RunDir) -> int:
-    """Run the verb on the given checkpoint, or the run's newest."""
-    path = experiment.config.values.ckpt_path
+    """Run the verb on the given checkpoint, or the run's newest; return the exit status.
+
+    Raises:
+        UserError: there is no checkpoint, or its weights are of another net.
+    """
+    config = experiment.config
+    task = experiment.task
+    data = experiment.data
+    path = config.values.ckpt_path
     if path:
         checkpoint = load_checkpoint(path)
-    else:  # the standard output is for the result
+    else:
+        # the standard output is for the result
         warn = partial(say, file=sys.stderr)
-        path, checkpoint = newest_good(rundir.candidates(), warn, "restore one, or give --ckpt_path")
+        path, checkpoint = newest_good(
+            rundir.candidates(), warn, "restore one, or give --ckpt_path"
+        )
     if path is None:
         if rundir.path.exists():
-            raise UserError(f"run {rundir.path} has no checkpoint: train it with `resnet-cli fit`, or give --ckpt_path")
+            raise UserError(
+                f"run {rundir.path} has no checkpoint: train it with `resnet-cli fit`, or give "
+                "--ckpt_path"
+            )
         raise UserError(
-            f"there is no run {rundir.path}, so it has no checkpoint: give the flags of the fit that you mean, "
-            "--run.name and --run.replicate too, or its --ckpt_path"
+            f"there is no run {rundir.path}, so it has no checkpoint: give the flags of the fit "
+            "that you mean, --run.name and --run.replicate too, or its --ckpt_path"
         )
-    load_weights(experiment.task, checkpoint["state_dict"], flags=net_flags(checkpoint, experiment.config.resolved))
-    experiment.data.setup()
-    names = align(experiment.data, experiment.task.net, classes_in(checkpoint))
+    load_weights(task, checkpoint["state_dict"], flags=net_flags(checkpoint, config.resolved))
+    data.setup()
+    names = align(data, task.net, classes_in(checkpoint))
     experiment.trainer.weights_step = checkpoint.get("global_step", 0)
-    if experiment.config.verb == "predict":
+    if config.verb == "predict":
         return _predict(experiment, names)
-    run = experiment.trainer.validate if experiment.config.verb == "validate" else experiment.trainer.test
-    run(experiment.task, datamodule=experiment.data, verbose=False)
-    say(json.dumps({"checkpoint": str(path), **experiment.task.metrics}, indent=1))
+    trainer = experiment.trainer
+    run = trainer.validate if config.verb == "validate" else trainer.test
+    run(task, datamodule=data, verbose=False)
+    say(json.dumps({"checkpoint": str(path), **task.metrics}, indent=1))
     return 0
 
 
 def _predict(experiment: Experiment, names: list[str]) -> int:
-    if experiment.trainer.world_size > 1:
+    """Print the predictions of the validation images as CSV; return the exit status.
+
+    Args:
+        experiment: the experiment, with the weights of a checkpoint.
+        names: names of the net's outputs.
+    """
+    trainer = experiment.trainer
+    if trainer.world_size > 1:
         raise UserError("predict runs on one device: add --trainer.devices 1")
-    experiment.trainer.callbacks.append(_Rows(names))
-    experiment.trainer.predict(experiment.task, datamodule=experiment.data, return_predictions=False)
+    trainer.callbacks.append(_Rows(names))
+    trainer.predict(experiment.task, datamodule=experiment.data, return_predictions=False)
     return 0
 
 
 class _Rows(Callback):
-    """CSV of the predictions, batch by batch: an interruption loses nothing."""
+    """Writer of the predictions as CSV, batch by batch: an interruption loses nothing.
+
+    Args:
+        names: names of the net's outputs.
+    """
 
     meter: Meter | None = None
 
     def __init__(self, names: list[str]) -> None:
-        self.names = names  # of the net's outputs
+        self.names = names
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The head; rows on a terminal are progress enough."""
-        images, self.classes = trainer.datamodule.splits["val"], trainer.datamodule.source.classes
+        """Write the header; a terminal shows the rows as progress."""
+        images = trainer.datamodule.splits["val"]
+        self.classes = trainer.datamodule.source.classes
         self.images = zip(images.ids, images.labels, strict=True)
-        self.meter = Meter(sum(trainer.num_predict_batches), "batches", show=not sys.stdout.isatty())
+        self.meter = Meter(
+            sum(trainer.num_predict_batches), "batches", show=not sys.stdout.isatty()
+        )
         self.writer = csv.writer(sys.stdout, lineterminator="\n")
         self.writer.writerow(["sample", "label", "predicted", "probability"])
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Tensor, *_: Any
     ) -> None:
-        """A row per image."""
+        """Write a row for each image of the batch."""
         probability, predicted = outputs.max(1)
         for label, value in zip(predicted.tolist(), probability.tolist(), strict=True):
             sample, truth = next(self.images)
-            self.writer.writerow([sample, *map(csv_cell, (self.classes[truth], self.names[label])), f"{value:.4f}"])
+            self.writer.writerow(
+                [sample, *map(csv_cell, (self.classes[truth], self.names[label])), f"{value:.4f}"]
+            )
         sys.stdout.flush()
         self.meter.update(1)
 
     def on_predict_end(self, *args: Any) -> None:
-        """Leave the terminal in order."""
+        """Close the progress line."""
         if self.meter:
             self.meter.close()
 

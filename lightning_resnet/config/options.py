@@ -1,4 +1,4 @@
-"""Options of a run beside the recipe, and what is refused before anything is built."""
+"""Define the options of a run, and refuse options before anything is built."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,34 +8,46 @@ from jsonargparse import Namespace
 
 from lightning_resnet.errors import UserError
 
-OTHER_WAYS = {  # trainer options that our loop does not have, and what to use instead
-    "max_time": "it would cut the schedule; let SIGUSR1 end the job in time, and the same command continue",
+# trainer options that our loop does not have, and what to use instead
+OTHER_WAYS = {
+    "max_time": "it would cut the schedule; let SIGUSR1 end the job in time, and the same command "
+    "continue",
     "val_check_interval": "use --trainer.check_val_every_n_epoch",
     "reload_dataloaders_every_n_epochs": "the loaders know the epoch",
     "barebones": "resnet-cli bench step measures the bare step",
-    "model_registry": "nothing is uploaded to a model hub; resnet-cli convert writes weights that can be",
+    "model_registry": "nothing is uploaded to a model hub; resnet-cli convert writes weights that "
+    "can be",
 }
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+STRATEGIES = (
+    "auto",
+    "ddp",
+    "ddp_find_unused_parameters_true",
+    "ddp_find_unused_parameters_false",
+)
 
 
 @dataclass
 class RunOptions:
-    """Where a run is kept and how it starts.
+    """Options that say where a run is kept and how it starts.
 
     Args:
         root: folder of all runs.
-        name: folder of this one's kind; default: the recipe's file name.
+        name: folder of the runs of this recipe; default: the recipe's file name.
         new: begin the next replicate instead of continuing.
         replicate: number of the replicate to begin or continue; the first is the run itself.
         must_resume: refuse to begin a run: there must be a checkpoint to continue from.
         init_from: checkpoint to take the weights from, and nothing else.
-        threads: of torch on the CPU, per rank; default: all cores, or what the run began with.
-        save_minutes: between two checkpoints within an epoch.
-        keep: checkpoints of a finished run: all (last, prev, best) | weights (last and best, without what only a
-            continuation needs) | none.
-        hang_s: seconds without a step after which a rank is taken to hang, tells where, and ends the run.
-        point: key of the sweep point that this run is; then a run of another name that has the same id is continued.
-        code: commit that a sweep was submitted with; where another one runs, that is said and recorded.
+        threads: threads of torch on the CPU, per rank; default: all cores, or what the run began
+            with.
+        save_minutes: minutes between two checkpoints within an epoch.
+        keep: checkpoints of a finished run: all (last, prev, best) | weights (last and best,
+            without what only a continuation needs) | none.
+        hang_s: seconds without a step after which a rank is taken to hang, tells where, and ends
+            the run.
+        point: key of the sweep point that this run is; then a run of another name that has the
+            same id is continued.
+        code: commit that a sweep was submitted with; if another one runs, a warning says so and
+            the run records it.
     """
 
     root: str = "runs"
@@ -53,7 +65,7 @@ class RunOptions:
 
 
 def local_devices(trainer: Namespace) -> int:
-    """Ranks on this node, as the trainer's configuration asks for: one per device."""
+    """Return the number of ranks on this node, one per device, that the options ask for."""
     devices = trainer.devices
     if isinstance(devices, str) and devices.isdigit():
         return int(devices)
@@ -64,67 +76,88 @@ def local_devices(trainer: Namespace) -> int:
     return devices if isinstance(devices, int) else len(devices)
 
 
-def check_devices(trainer: Namespace, placed: bool) -> None:
-    """Refuse what tells which GPUs to use where the training runs on the CPU.
+def check_devices(trainer: Namespace, is_placed: bool) -> None:
+    """Refuse a choice of GPUs for a training on the CPU.
 
     Lightning's own message has no option in it.
 
     Args:
-        trainer: its configuration.
-        placed: whether a launcher has told how many ranks there are; then -1 stands for these.
+        trainer: options of the trainer.
+        is_placed: whether a launcher has told how many ranks there are; then -1 stands for these.
 
     Raises:
-        UserError: it does.
+        UserError: the options choose GPUs, and the training runs on the CPU.
     """
     devices = trainer.devices
     on_cpu = trainer.accelerator == "cpu"
     if trainer.accelerator == "auto":
         on_cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
-    listed = isinstance(devices, list) or "," in str(devices)
-    everything = devices in (-1, "-1") and not placed
-    if on_cpu and (listed or everything):
+    is_list = isinstance(devices, list) or "," in str(devices)
+    is_all = devices in (-1, "-1") and not is_placed
+    if on_cpu and (is_list or is_all):
         raise UserError(
-            f"--trainer.devices {devices} tells which GPUs to use, and this training runs on the CPU: give a number of "
-            "processes, such as 1, or leave it out"
+            f"--trainer.devices {devices} tells which GPUs to use, and this training runs on the "
+            "CPU: give a number of processes, such as 1, or leave it out"
         )
 
 
 def gpus(trainer: Namespace) -> bool:
-    """Tell whether the trainer's configuration and this machine give GPUs."""
+    """Return whether the trainer's options and this machine give GPUs."""
     return trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def check(config: Namespace) -> None:
-    """Refuse what would end in a traceback, or what our training loop has another way for."""
-    run, trainer = config.run, config.trainer
-    if isinstance(config.seed_everything, bool):  # Lightning takes it for no seed, or for PL_GLOBAL_SEED, else 0
+    """Refuse options that would end in a traceback, or that our loop has another way for.
+
+    Args:
+        config: all options, parsed.
+
+    Raises:
+        UserError: the option, and what to use instead.
+    """
+    run = config.run
+    trainer = config.trainer
+    # Lightning takes true and false for no seed, or for PL_GLOBAL_SEED, else 0
+    if isinstance(config.seed_everything, bool):
         given = str(config.seed_everything).lower()
         raise UserError(
-            f"--seed_everything must be a number that the run can record, got {given}: give a whole number, or leave "
-            "it out for 0"
+            f"--seed_everything must be a number that the run can record, got {given}: give a "
+            "whole number, or leave it out for 0"
         )
     for name in ("run.init_from", "ckpt_path", "data.stage"):
         if config.get(name) == "":
             raise UserError(
-                f"--{name} is empty, as a variable of the shell is that is not set: leave it out, or set it"
+                f"--{name} is empty, as a variable of the shell is that is not set: leave it out, "
+                "or set it"
             )
     if run.root.startswith("~"):
-        raise UserError(f"--run.root {run.root}: only a shell makes a home folder of ~, and not after =: write it out")
-    unlimited = trainer.max_epochs in (None, -1) and trainer.max_steps is not None and trainer.max_steps > 0
+        raise UserError(
+            f"--run.root {run.root}: only a shell makes a home folder of ~, and not after =: write "
+            "it out"
+        )
+    unlimited = (
+        trainer.max_epochs in (None, -1) and trainer.max_steps is not None and trainer.max_steps > 0
+    )
     if not unlimited and (trainer.max_epochs or 0) < 1:
-        raise UserError("--trainer.max_epochs must be 1 or more: schedules are fractions of the whole training")
+        raise UserError(
+            "--trainer.max_epochs must be 1 or more: schedules are fractions of the whole training"
+        )
     if isinstance(trainer.val_check_interval, int) or trainer.num_sanity_val_steps:
         raise UserError(
-            "--trainer.val_check_interval N and num_sanity_val_steps do not work here: validation is by epoch"
+            "--trainer.val_check_interval N and num_sanity_val_steps do not work here: validation "
+            "is by epoch"
         )
     for key, cure in OTHER_WAYS.items():
         if trainer.get(key) not in (None, 0) and (key, trainer[key]) != ("val_check_interval", 1.0):
             raise UserError(f"--trainer.{key} {trainer[key]} does not work here: {cure}")
     if trainer.strategy not in STRATEGIES:
-        name = trainer.strategy if isinstance(trainer.strategy, str) else trainer.strategy.class_path
+        name = (
+            trainer.strategy if isinstance(trainer.strategy, str) else trainer.strategy.class_path
+        )
         raise UserError(
-            f"--trainer.strategy {name} does not work here: leave it out; several ranks exchange gradients by ddp, and "
-            "ddp_find_unused_parameters_true is for a net that leaves parameters out of some steps"
+            f"--trainer.strategy {name} does not work here: leave it out; several ranks exchange "
+            "gradients by ddp, and ddp_find_unused_parameters_true is for a net that leaves "
+            "parameters out of some steps"
         )
     if trainer.sync_batchnorm and config.model.bn_batch:
         raise UserError("--trainer.sync_batchnorm and --model.bn_batch exclude each other")

@@ -1,8 +1,8 @@
 """Parse a command line and its recipes, and build the experiment that they describe.
 
-`parse` gives a Config and writes nothing; `build` makes an Experiment of a Config. LightningCLI does both inside.
-
-The signatures of ClassificationTask, ImageData, Trainer and RunOptions are the schema; there is no other.
+`parse` gives a Config and writes nothing; `build` makes an Experiment of a Config. Both use
+LightningCLI. The signatures of ClassificationTask, ImageData, Trainer and RunOptions are the only
+schema.
 """
 
 import errno
@@ -31,11 +31,15 @@ from yaml import YAMLError
 import lightning_resnet.data.augment.policies
 import lightning_resnet.data.sources
 import lightning_resnet.models
-import lightning_resnet.training.callbacks  # noqa: F401 -- recipes name the classes of these by a word
+import lightning_resnet.training.callbacks  # noqa: F401 -- recipes name these classes by a word
 from lightning_resnet.config.options import RunOptions, check, check_devices, gpus, local_devices
 from lightning_resnet.config.trust import Foreign, check_classes
 from lightning_resnet.config.values import check_values, explain
-from lightning_resnet.credentials import refuse_secret_flags, refuse_secret_variables, refuse_secrets
+from lightning_resnet.credentials import (
+    refuse_secret_flags,
+    refuse_secret_variables,
+    refuse_secrets,
+)
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.data.shard import Shard
 from lightning_resnet.engine import observers
@@ -50,20 +54,25 @@ from lightning_resnet.runs.names import check_name, check_texts
 from lightning_resnet.tracking.mirror import WandbOptions
 from lightning_resnet.training.task import ClassificationTask
 
-TRAINER_DEFAULTS = {  # ours does these
+# our own code does what these options would do
+TRAINER_DEFAULTS = {
     "logger": False,
-    "enable_progress_bar": None,  # with a progress bar among the callbacks
+    "enable_progress_bar": None,  # True if a progress bar is among the callbacks
     "enable_model_summary": False,
-    "enable_checkpointing": None,  # with a ModelCheckpoint among the callbacks
-    "num_sanity_val_steps": 0,  # would validate before the first step, on batches that it then forgets
+    "enable_checkpointing": None,  # True if a ModelCheckpoint is among the callbacks
+    "num_sanity_val_steps": 0,  # would validate before the first step, and discard the result
 }
-SWITCHES = {  # flags that may go without a value, and what they are
+# flags that may stand without a value -> the option that they set
+SWITCHES = {
     "--run.new": "--run.new",
     "--run.must_resume": "--run.must_resume",
     "--deterministic": "--trainer.deterministic",
 }
-COUNTS = ["trainer.overfit_batches", *(f"trainer.limit_{s}_batches" for s in ("train", "val", "test", "predict"))]
-# torch 2.13's new name for it
+COUNTS = [
+    "trainer.overfit_batches",
+    *(f"trainer.limit_{s}_batches" for s in ("train", "val", "test", "predict")),
+]
+# torch 2.13 has renamed broadcast_buffers
 _SYNC_BUFFERS = next(
     name
     for name in ("forward_sync_buffers", "broadcast_buffers")
@@ -72,7 +81,10 @@ _SYNC_BUFFERS = next(
 
 
 def _load(text: str) -> Any:
-    """Read a file that a recipe or flag names, or a flag's value: jsonargparse's own way, once it is harmless."""
+    """Check and read YAML: a file that a recipe or flag names, or the value of a flag.
+
+    jsonargparse reads with its own loader, once the text is known to be harmless.
+    """
     check_yaml(text)
     return with_public_paths(_plain_load(text))
 
@@ -188,14 +200,22 @@ def find_place(config: Config) -> Place | None:
     asked = trainer.devices
     size = local_devices(trainer)
     if config.run.new and launcher != "local" and here.local_size * here.nodes > 1:
-        raise UserError("--run.new: ranks started by others cannot agree on a number; give --run.replicate N")
+        raise UserError(
+            "--run.new: ranks started by others cannot agree on a number; give --run.replicate N"
+        )
     if asked not in ("auto", -1, "-1") and size != here.local_size:
         cure = "drop it"
         if launcher != "local":
             cure = "drop it, or add --launcher local to start them from here"
-        raise UserError(f"{launcher} runs {here.local_size} ranks per node, --trainer.devices is {asked}: {cure}")
+        raise UserError(
+            f"{launcher} runs {here.local_size} ranks per node, --trainer.devices is {asked}: "
+            f"{cure}"
+        )
     if trainer.num_nodes not in (1, here.nodes):
-        raise UserError(f"{launcher} runs on {here.nodes} nodes, --trainer.num_nodes is {trainer.num_nodes}: drop it")
+        raise UserError(
+            f"{launcher} runs on {here.nodes} nodes, --trainer.num_nodes is {trainer.num_nodes}: "
+            "drop it"
+        )
     return here
 
 
@@ -272,7 +292,9 @@ class RecipeParser(LightningCLI):
                 action._typehint = int | float | None
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(WandbOptions, "wandb")
-        parser.add_argument("--launcher", type=Launcher, default="auto", help="what started, or starts, the ranks")
+        parser.add_argument(
+            "--launcher", type=Launcher, default="auto", help="what started, or starts, the ranks"
+        )
         if self.verb != "fit":
             parser.add_argument(
                 "--ckpt_path",
@@ -293,7 +315,11 @@ class RecipeParser(LightningCLI):
         args = normalise(args)
         refuse_secret_flags(args)
         refuse_secret_variables()
-        recipes = [Path(word) for flag, word in zip(args, args[1:], strict=False) if flag in ("-c", "--config")]
+        recipes = [
+            Path(word)
+            for flag, word in zip(args, args[1:], strict=False)
+            if flag in ("-c", "--config")
+        ]
         for recipe in recipes:
             refuse_secrets(_check_mapping(recipe), str(recipe))
         try:
@@ -376,9 +402,13 @@ class RecipeParser(LightningCLI):
         chosen: dict[str, Any] = {}
         kinds = {"enable_checkpointing": Checkpoint, "enable_progress_bar": ProgressBar}
         for key, kind in kinds.items():
-            found = [type(callback).__name__ for callback in callbacks if isinstance(callback, kind)]
+            found = [
+                type(callback).__name__ for callback in callbacks if isinstance(callback, kind)
+            ]
             if found and trainer[key] is False:
-                raise UserError(f"--trainer.{key} false and {found[0]} among the callbacks exclude each other")
+                raise UserError(
+                    f"--trainer.{key} false and {found[0]} among the callbacks exclude each other"
+                )
             chosen[key] = bool(found) if trainer[key] is None else trainer[key]
         if trainer.default_root_dir is None and self.run_path is not None:
             chosen["default_root_dir"] = str(self.run_path)
@@ -386,7 +416,7 @@ class RecipeParser(LightningCLI):
 
 
 def _use_plain_words(arguments: Namespace) -> None:
-    """Turn words of an enumeration, such as Timer's `Interval.step`, and devices into words that YAML can hold."""
+    """Turn enumerations, such as Timer's `Interval.step`, and devices into words for YAML."""
     for key, value in arguments.items():
         if isinstance(value, Enum):
             arguments[key] = value.value
@@ -395,13 +425,21 @@ def _use_plain_words(arguments: Namespace) -> None:
 
 
 def quoted(text: str) -> str:
-    """YAML in which a hash such as 3e69836295 stays a string: jsonargparse reads a number there, PyYAML does not."""
+    """Quote hashes such as 3e69836295 in YAML, which jsonargparse would read as numbers.
+
+    PyYAML, which wrote the text, does not.
+    """
     return re.sub(r"(?m)^(\s*(?:[^\s:]+:|-) )(\d+e\d+)$", r"\1'\2'", text)
 
 
 def normalise(args: list[str]) -> list[str]:
-    """Move `--config FILE` before all flags, because flags win whatever their place; let some flags stand alone."""
-    recipes, flags, rest = [], [], list(args)
+    """Move `--config FILE` before all flags, and give `SWITCHES` without a value the value true.
+
+    Flags win over recipes wherever they stand.
+    """
+    recipes: list[str] = []
+    flags: list[str] = []
+    rest = list(args)
     while rest:
         arg = rest.pop(0)
         if arg in ("-c", "--config"):
@@ -419,19 +457,38 @@ def normalise(args: list[str]) -> list[str]:
 
 
 def _place(key: str, value: str, args: list[str], recipes: list[Path]) -> str:
-    """Where a recipe gives the key, in brackets, and that YAML reads some words as other things; else nothing."""
+    """Return the recipe and line that give a key, in brackets; empty if a flag gives the key.
+
+    The text also tells if YAML has read a word such as `off` as false.
+
+    Args:
+        key: key of the option.
+        value: value as parsed.
+        args: the command line.
+        recipes: files of the command line's recipes.
+    """
     if not key or any(arg.startswith(f"--{key}") for arg in args):
         return ""
     for recipe in reversed(recipes):  # the last wins
-        if line := line_of(text := recipe.read_text(), key):
-            word = re.search(r"[\s{,](on|off|yes|no|y|n)\s*([},#]|$)", text.splitlines()[line - 1], re.I)
-            if word and value in ("True", "False"):
-                return f" ({recipe}, line {line}; YAML reads {word[1]} as {value.lower()}: quote it)"
-            return f" ({recipe}, line {line})"
+        text = recipe.read_text()
+        line = line_of(text, key)
+        if not line:
+            continue
+        found = text.splitlines()[line - 1]
+        word = re.search(r"[\s{,](on|off|yes|no|y|n)\s*([},#]|$)", found, re.I)
+        where = f"{recipe}, line {line}"
+        if word and value in ("True", "False"):
+            return f" ({where}; YAML reads {word[1]} as {value.lower()}: quote it)"
+        return f" ({where})"
     return ""
 
 
 def _check_mapping(recipe: Path) -> dict[str, Any]:
+    """Read a recipe's file, and refuse what jsonargparse would misread without an error.
+
+    Raises:
+        UserError: the file cannot be read, is no mapping, or gives an option twice.
+    """
     try:
         content: Any = read_yaml(recipe)
     except UserError as e:
@@ -440,17 +497,24 @@ def _check_mapping(recipe: Path) -> dict[str, Any]:
         near = nearest(str(recipe), map(str, recipe.parent.glob("*.y*ml")))
         raise UserError(f"cannot read recipe {recipe}: {os.strerror(errno.ENOENT)}{near}") from e
     if not isinstance(content, dict):
-        raise UserError(f"recipe {recipe} is not a mapping (lines `key: value`) but a {type(content).__name__}")
-    for key in content:  # jsonargparse would build the recipe's class, or lose the arguments, without a word
-        if isinstance(content[key], str) and (arguments := [k for k in content if str(k).startswith(f"{key}.")]):
+        raise UserError(
+            f"recipe {recipe} is not a mapping (lines `key: value`) but a {type(content).__name__}"
+        )
+    # jsonargparse would build the recipe's class, or lose the arguments, without an error
+    for key, value in content.items():
+        arguments = [other for other in content if str(other).startswith(f"{key}.")]
+        if isinstance(value, str) and arguments:
+            name = arguments[0].removeprefix(f"{key}.")
             raise UserError(
-                f"{recipe} gives the class {key} and its argument {arguments[0]} as flat keys: write {key}.class_path "
-                f"and {key}.init_args.{arguments[0].removeprefix(f'{key}.')} (in a sweep's parameters too)"
+                f"{recipe} gives the class {key} and its argument {arguments[0]} as flat keys: "
+                f"write {key}.class_path and {key}.init_args.{name} (in a sweep's parameters too)"
             )
     told: set[str] = set()
-    for key in _options_in(content):  # one of two would win, without a word
+    for key in _options_in(content):  # one of two would win, without an error
         if key in told:
-            raise UserError(f"recipe {recipe} gives {key} twice, once with dots: remove or join one of them")
+            raise UserError(
+                f"recipe {recipe} gives {key} twice, once with dots: remove or join one of them"
+            )
         told.add(key)
     return content
 

@@ -1,4 +1,4 @@
-"""What follows from a configuration: checked, printed before a training, and kept in its meta.json."""
+"""Check and describe what follows from a configuration, for the terminal and for meta.json."""
 
 import copy
 import sys
@@ -15,7 +15,7 @@ from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.models.complexity import check_logits, count_macs
 from lightning_resnet.models.ghost import batch_norms
 
-NOISY = 16  # statistics of fewer images
+NOISY = 16  # batch norm's statistics of fewer images are noisy
 say = rank_zero_only(tell)
 
 
@@ -23,29 +23,38 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     """Check that net and data fit, print what follows, and return what meta.json keeps.
 
     Raises:
-        UserError: they do not fit.
+        UserError: net and data do not fit.
     """
-    trainer, task, data = experiment.trainer, experiment.task, experiment.data
+    trainer = experiment.trainer
+    task = experiment.task
+    data = experiment.data
     n = len(data.splits["train"])
     outputs, macs = count_macs(task.net, data.input_size)
     if outputs < data.num_classes:
         raise UserError(
-            f"the data has {data.num_classes} classes (labels 0 to {data.num_classes - 1}), the net {outputs} outputs: "
-            f"add --model.net.num_classes {data.num_classes}"
+            f"the data has {data.num_classes} classes (labels 0 to {data.num_classes - 1}), the "
+            f"net {outputs} outputs: add --model.net.num_classes {data.num_classes}"
         )
     if outputs > data.num_classes:
-        say(f"careful: {outputs} outputs for {data.num_classes} classes; --model.net.num_classes {data.num_classes}")
+        say(
+            f"warning: {outputs} outputs for {data.num_classes} classes; "
+            f"--model.net.num_classes {data.num_classes}"
+        )
     check_training(experiment, batches(experiment, trainer.world_size))
     check_compiler(experiment)
     params = sum(p.numel() for p in task.net.parameters())
     options = experiment.config.values.model.net.get("init_args", {})
-    text = " ".join(f"{k}={options[k]}" for k in ("depth", "shortcut", "block", "norm", "init") if k in options)
+    shown = [k for k in ("depth", "shortcut", "block", "norm", "init") if k in options]
     name = type(task.net).__name__
-    say(f"{name} {text}: {params:,} parameters, {macs / 1e6:,.1f} M multiply-adds at {data.input_size}")
+    text = " ".join(f"{k}={options[k]}" for k in shown)
+    size = f"{params:,} parameters, {macs / 1e6:,.1f} M multiply-adds at {data.input_size}"
+    say(f"{name} {text}: {size}")
     _say_batches(experiment)
     for group in task.configure_optimizers().param_groups:
-        numel = sum(p.numel() for p in group["params"])
-        say(f"weight decay {group.get('weight_decay', 0):g}: {len(group['params'])} tensors, {numel:,} parameters")
+        tensors = group["params"]
+        numel = sum(p.numel() for p in tensors)
+        decay = group.get("weight_decay", 0)
+        say(f"weight decay {decay:g}: {len(tensors)} tensors, {numel:,} parameters")
     return {
         "net": name,
         "params": params,
@@ -60,22 +69,27 @@ def describe(experiment: Experiment) -> dict[str, Any]:
 
 
 def _say_batches(experiment: Experiment) -> None:
-    made, whole = batches(experiment, experiment.trainer.world_size), length(experiment)
+    """Print steps and batches, and warn of an unusual schedule or of noisy batch norm."""
+    made = batches(experiment, experiment.trainer.world_size)
+    whole = length(experiment)
     n = len(experiment.data.splits["train"])
-    say(f"{n:,} training images, {whole.steps} step{'s' * (whole.steps > 1)} per epoch; batch {made.text}")
+    unit = "steps" if whole.steps > 1 else "step"
+    say(f"{n:,} training images, {whole.steps} {unit} per epoch; batch {made.text}")
     if doubt := experiment.task.schedule.doubt(whole.total / whole.steps):
-        say(f"careful: {doubt}")
-    if made.seen:
-        careful = f"; below {NOISY} its statistics are noisy" if made.seen < NOISY else ""
-        say(f"{'careful: ' if careful else ''}batch norm sees {made.seen} images at a time{careful}")
+        say(f"warning: {doubt}")
+    text = f"batch norm sees {made.seen} images at a time"
+    if 0 < made.seen < NOISY:
+        say(f"warning: {text}; below {NOISY} its statistics are noisy")
+    elif made.seen:
+        say(text)
 
 
 class Batches(NamedTuple):
-    """What an optimizer step is made of.
+    """The batches of an optimizer step.
 
     Attributes:
-        text: in words.
-        micro: images per forward pass on one rank.
+        text: the batches in words.
+        micro: images per forward pass on one rank (the micro-batch).
         seen: images that batch norm takes statistics of together; 0: there is no batch norm.
     """
 
@@ -85,35 +99,46 @@ class Batches(NamedTuple):
 
 
 def batches(experiment: Experiment, ranks: int) -> Batches:
-    """Of a recipe on so many ranks; its data are set up.
+    """Return the batches of an optimizer step for a world size.
+
+    Args:
+        experiment: experiment whose data are set up.
+        ranks: the world size.
 
     Raises:
-        UserError: they do not divide.
+        UserError: the batch size does not divide.
     """
-    data, task, accumulated = experiment.data, experiment.task, experiment.trainer.accumulate_grad_batches
-    micro, normed = data.micro_batch_of(ranks), batch_norms(task.net)
+    data = experiment.data
+    task = experiment.task
+    accumulated = experiment.trainer.accumulate_grad_batches
+    micro = data.micro_batch_of(ranks)
+    has_norm = batch_norms(task.net)
     if task.mix and micro % 2:
         raise UserError(
-            f"--model.mix pairs neighbours, and a rank's batch of {micro} images would part a pair: choose a "
-            "--data.batch_size that gives each an even number"
+            f"--model.mix pairs neighbours, and a rank's batch of {micro} images would part a "
+            "pair: choose a --data.batch_size that gives each an even number"
         )
-    if normed and micro % (task.bn_batch or 1):
+    if has_norm and micro % (task.bn_batch or 1):
         raise UserError(
-            f"--model.bn_batch {task.bn_batch} does not divide the {micro} images of a rank's batch: choose a divisor, "
-            "or null"
+            f"--model.bn_batch {task.bn_batch} does not divide the {micro} images of a rank's "
+            "batch: choose a divisor, or null"
         )
-    shared = ranks if experiment.config.trainer.sync_batchnorm else 1
-    text = f"{data.batch_size} = {ranks} rank{'s' * (ranks > 1)} x {accumulated} accumulated x {micro}"
-    return Batches(text, micro, (task.bn_batch or micro * shared) if normed else 0)
+    seen = 0
+    if has_norm:
+        shared = ranks if experiment.config.trainer.sync_batchnorm else 1
+        seen = task.bn_batch or micro * shared
+    unit = "ranks" if ranks > 1 else "rank"
+    text = f"{data.batch_size} = {ranks} {unit} x {accumulated} accumulated x {micro}"
+    return Batches(text, micro, seen)
 
 
 class Length(NamedTuple):
-    """How long a training is, limits counted in.
+    """The length of a training, with its limits.
 
     Attributes:
         steps: optimizer steps of an epoch.
-        total: optimizer steps.
-        epochs: the last may be cut short.
+        total: optimizer steps of the training.
+        epochs: epochs, of which the last may be cut short.
     """
 
     steps: int
@@ -122,43 +147,47 @@ class Length(NamedTuple):
 
 
 def length(experiment: Experiment) -> Length:
-    """Of a recipe whose data are set up.
+    """Return the length of a training whose data are set up.
 
     Raises:
-        UserError: it has no optimizer step.
+        UserError: no optimizer step is left, or the last one lacks batches.
     """
-    data, trainer = experiment.data, experiment.trainer
+    data = experiment.data
+    trainer = experiment.trainer
     parts = trainer.accumulate_grad_batches
     all_ = len(data.splits["train"]) // data.batch_size * parts
     try:
         left = limited(all_, trainer.limit_train_batches, RunningStage.TRAINING)
     except MisconfigurationException:  # a share of them that is less than one
         left = 0
-    flag = "--trainer.overfit_batches" if trainer.overfit_batches else "--trainer.limit_train_batches"
+    flag = (
+        "--trainer.overfit_batches" if trainer.overfit_batches else "--trainer.limit_train_batches"
+    )
     steps = left // parts
     if not steps:
         raise UserError(f"no optimizer step is left of {all_} batches: raise {flag}")
     if left % parts:
         raise UserError(
-            f"{flag} leaves {left} batches of an epoch, of which {parts} make an optimizer step: give "
-            f"{steps * parts}, or another multiple of {parts}"
+            f"{flag} leaves {left} batches of an epoch, of which {parts} make an optimizer "
+            f"step: give {steps * parts}, or another multiple of {parts}"
         )
     total = min(n for n in (steps * trainer.max_epochs, trainer.max_steps, sys.maxsize) if n >= 0)
     return Length(steps, total, -(-total // steps))
 
 
 def check_training(experiment: Experiment, made: "Batches") -> None:
-    """Try the net in training mode, on a copy: what it gives then, and whether its batch norm has enough values.
+    """Try a copy of the net in training mode: its output, and whether batch norm has enough values.
 
     Args:
-        experiment: a recipe's, its data set up.
-        made: its batches.
+        experiment: experiment whose data are set up.
+        made: batches of the training.
 
     Raises:
-        UserError: it gives no scores, or batch norm sees one value per channel.
+        UserError: the net gives no scores, or batch norm sees one value per channel.
     """
-    task, size = experiment.task, experiment.data.input_size
-    if task.bn_batch:  # takes whole batches of its own
+    task = experiment.task
+    size = experiment.data.input_size
+    if task.bn_batch:  # batch norm always gets that many images
         return
     images = 1 if made.seen == 1 else 2
     parameter = next(task.net.parameters())
@@ -170,17 +199,18 @@ def check_training(experiment: Experiment, made: "Batches") -> None:
         if "more than 1 value per channel" not in str(e):
             raise
         raise UserError(
-            f"batch norm sees {made.seen} image at a time, of 1x1 in {type(net).__name__}, which has no variance: "
-            "choose a larger --data.batch_size (per rank and accumulated part) or --data.size"
+            f"batch norm sees {made.seen} image at a time, of 1x1 in {type(net).__name__}, which "
+            "has no variance: choose a larger --data.batch_size (per rank and accumulated part) or "
+            "--data.size"
         ) from e
     check_logits(net, found, images)
 
 
 def check_compiler(experiment: Experiment) -> None:
-    """Refuse `--model.compile` where torch finds no compiler: it would end in the first step.
+    """Refuse `--model.compile` if torch finds no compiler: the first step would fail.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no compiler.
     """
     if not experiment.task.compiled or experiment.trainer.strategy.root_device.type != "cpu":
         return
@@ -190,6 +220,6 @@ def check_compiler(experiment: Experiment) -> None:
         cpp_builder.get_cpp_compiler()
     except Exception as e:
         raise UserError(
-            f"--model.compile needs a C++ compiler ({one_line(e)[:100]}): apt-get install g++, or export CXX to one, "
-            "or leave it out"
+            f"--model.compile needs a C++ compiler ({one_line(e)[:100]}): apt-get install g++, or "
+            "export CXX to one, or leave it out"
         ) from e

@@ -1,9 +1,10 @@
-"""What recipes may name: each class is checked against the type it stands for, and foreign recipes bring little.
+"""Check what recipes may name, so that no recipe runs code that the user does not know of.
 
-A recipe of this command line (flags, `--config`) may name any code; it is called only where a class of its kind
-belongs: `model.optimizer: {class_path: os.system, ...}` is refused. A foreign recipe comes out of a checkpoint or a run
-directory. Only its net and its data are taken, and nothing is imported but nets and data of ours, torchvision's models
-and what this command line names itself; `--trust` lifts that.
+A recipe of this command line (flags, `--config`) may name any code, which is called only where a
+class of its kind belongs: `model.optimizer: {class_path: os.system, ...}` is refused. A foreign
+recipe comes out of a checkpoint or a run directory. Only its net and its data are taken, and
+nothing is imported but our nets and data, torchvision's models, and what this command line names;
+`--trust` lifts that.
 """
 
 import copy
@@ -24,42 +25,49 @@ from lightning_resnet.config.values import OF_THAT_KIND
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.runs.identity import OBSERVERS, resolve_class
 
-OURS = ("lightning_resnet", "torchvision.models")  # packages whose nets and data a foreign recipe may name
-KEPT = {  # of a foreign recipe, beside the options of its data
+# packages whose nets and data a foreign recipe may name
+OURS = ("lightning_resnet", "torchvision.models")
+# options of a foreign recipe that are taken, with those of its data
+KEPT = {
     "model": ("net", "bn_batch"),
     "trainer": ("max_epochs", "max_steps", "accumulate_grad_batches"),
     "run": ("threads",),
 }
 AWAY = {"data": ("stage",), "wandb": ("project", "entity")}  # where files and metrics go
 OF_A_MACHINE = ("workers", "cache", "stage")  # options of data that are left out
-CLASSES = ("model.net", "data.source", "data.policy")  # keys at which a name alone stands for a class
+# keys at which a name alone stands for a class
+CLASSES = ("model.net", "data.source", "data.policy")
 DOWNLOADS = ("weights", "pretrained")  # torchvision's options that fetch a file begin so
 THREADS = 1024
-WORD = re.compile(r"((val|val_ema|train_eval|test)/)?[\w,:+-]*")  # a choice, such as ddp or 16-mixed; a metric
+# a choice, such as ddp or 16-mixed, or a metric
+WORD = re.compile(r"((val|val_ema|train_eval|test)/)?[\w,:+-]*")
 NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
-# In all recipes jsonargparse refuses modules that run commands, open files or load code (its own list); it opens files
-# of this machine only, and makes an object only where a parameter says of which type it is.
+# In all recipes jsonargparse refuses modules that run commands, open files or load code (its own
+# list); it opens files of this machine only, and makes an object only where a parameter has a type.
 set_parsing_settings(
-    import_path_denylist=[], config_read_mode_fsspec_enabled=False, instantiate_subclass_spec_in_any=False
+    import_path_denylist=[],
+    config_read_mode_fsspec_enabled=False,
+    instantiate_subclass_spec_in_any=False,
 )
 
 
-# -- types -------------------------------------------------------------------------------------------------------------
+# -- types -----------------------------------------------------------------------------------------
 
 
 def check_classes(parser: ArgumentParser, config: Namespace, prefix: str = "") -> None:
-    """Refuse each class_path of a parsed configuration that is not of the type it stands for; nothing is called.
+    """Refuse each class_path of a parsed configuration that is not of its parameter's type.
 
-    jsonargparse compares where a class is expected, but not where a callable is, nor where anything is.
+    Nothing is called. jsonargparse compares where a class is expected, but not where a callable is,
+    nor where anything is.
 
     Args:
-        parser: whose arguments have the types.
-        config: as it parsed them.
-        prefix: of the keys, for the message.
+        parser: parser whose arguments have the types.
+        config: configuration that the parser returned.
+        prefix: prefix of the keys in messages.
 
     Raises:
-        UserError: the key, what it names, and what belongs there.
+        UserError: the key, the class_path, and what belongs there.
     """
     for action in parser._actions:
         hint = getattr(action, "_typehint", None)
@@ -86,51 +94,66 @@ def _check(value: Any, hint: Any, key: str) -> None:
     inside = content.get("init_args") or {}
     if _has_class(inside):
         parser = ArgumentParser(exit_on_error=False)
-        add = parser.add_class_arguments if inspect.isclass(target) else parser.add_function_arguments
+        add = (
+            parser.add_class_arguments if inspect.isclass(target) else parser.add_function_arguments
+        )
         add(target, fail_untyped=False)
         check_classes(parser, Namespace(_mapping(inside)), f"{key}.")
 
 
 def _check_target(target: Any, path: str, hint: Any, key: str) -> bool:
-    """Whether an object is made of it.
+    """Return whether an object is made of a class_path; a mapping may have that key too.
 
     Args:
-        target: what `path` names.
-        path: of the recipe.
-        hint: the type of the parameter.
-        key: of the recipe.
+        target: class or function that `path` names.
+        path: the class_path.
+        hint: type of the parameter.
+        key: key of the option.
 
     Raises:
-        UserError: it is not of the parameter's type.
+        UserError: the target is not of the parameter's type.
     """
     members = list(_members(hint))
     # jsonargparse's own objects stand for annotations that are missing or cannot be read
-    is_anything = any(one in (Any, object) or type(one).__module__.startswith("jsonargparse") for one in members)
+    is_anything = any(
+        one in (Any, object) or type(one).__module__.startswith("jsonargparse") for one in members
+    )
     kinds = [one for one in members if inspect.isclass(one) and one not in (Any, object)]
-    makers = [one for one in members if typing.get_origin(one) is Callable or one in (Callable, typing.Callable)]
+    makers = [
+        one
+        for one in members
+        if typing.get_origin(one) is Callable or one in (Callable, typing.Callable)
+    ]
     makes = [typing.get_args(one)[-1] for one in makers if typing.get_args(one)]
-    made = [one for each in makes for one in _members(each) if inspect.isclass(one) and one not in (Any, object)]
+    made = [
+        one
+        for each in makes
+        for one in _members(each)
+        if inspect.isclass(one) and one not in (Any, object)
+    ]
     if dict in members and not kinds and not makers:
         return False  # a mapping, and it stays one
     if is_anything and not kinds and not makers:
         raise UserError(
-            f"--{key}: nothing is made of {path}, because that parameter does not say what belongs there: "
-            "give it a type"
+            f"--{key}: nothing is made of {path}, because that parameter does not say what belongs "
+            "there: give it a type"
         )
     if inspect.isclass(target):
         fits = _is_one(target, [*kinds, *made]) or (bool(makers) and not made and _has_call(target))
-        fits = fits or not (kinds or makers)  # a type that is not understood here; jsonargparse has compared it
+        # a type that is not understood here; jsonargparse has compared it
+        fits = fits or not (kinds or makers)
     else:
         result = _returned(target)
         fits = _is_one(result, kinds) or (bool(makers) and _is_callable_type(result))
     if fits:
         return True
-    wanted = " or ".join(kind.__name__ for kind in [*kinds, *made]) or "class whose objects can be called"
+    wanted = " or ".join(kind.__name__ for kind in [*kinds, *made])
+    wanted = wanted or "class whose objects can be called"
     raise UserError(f"--{key}: {path} is no {wanted}, and is not called: {OF_THAT_KIND}")
 
 
 def _members(hint: Any) -> Iterator[Any]:
-    """What a value may be, out of unions, lists and other containers; of a mapping also `dict` itself."""
+    """Yield the types in unions, lists and other containers; for a mapping also `dict` itself."""
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
     if origin in (Union, UnionType):
@@ -170,11 +193,15 @@ def _has_call(kind: type) -> bool:
 
 
 def _is_callable_type(hint: Any) -> bool:
-    return hint is Callable or typing.get_origin(hint) is Callable or (inspect.isclass(hint) and _has_call(hint))
+    return (
+        hint is Callable
+        or typing.get_origin(hint) is Callable
+        or (inspect.isclass(hint) and _has_call(hint))
+    )
 
 
 def _returned(function: Any) -> Any:
-    """The annotation of what it returns; None: there is none."""
+    """Return the annotation of what a function returns; None without one."""
     try:
         return typing.get_type_hints(function).get("return")
     except (TypeError, NameError, AttributeError):  # no function, or its annotations cannot be read
@@ -198,21 +225,23 @@ def _has_class(value: Any) -> bool:
     if isinstance(value, list | tuple | set):
         return any(map(_has_class, value))
     content = _mapping(value)
-    return content is not None and ("class_path" in content or any(map(_has_class, content.values())))
+    return content is not None and (
+        "class_path" in content or any(map(_has_class, content.values()))
+    )
 
 
-# -- foreign recipes ---------------------------------------------------------------------------------------------------
+# -- foreign recipes -------------------------------------------------------------------------------
 
 
 class Foreign(NamedTuple):
     """A recipe out of a checkpoint or a run directory.
 
     Attributes:
-        told: all that it says.
-        path: where it was.
-        trust: it may name any code.
-        has_weights: the net's weights come from a checkpoint, so none are downloaded.
-        takes_flags: the verb has flags for the keys of a recipe.
+        told: content of the recipe.
+        path: file of the recipe.
+        trust: whether the recipe may name any code.
+        has_weights: whether the net's weights come from a checkpoint, so that none are downloaded.
+        takes_flags: whether the verb has flags for the keys of a recipe.
     """
 
     told: dict[str, Any]
@@ -222,21 +251,27 @@ class Foreign(NamedTuple):
     takes_flags: bool = True
 
     def kept(self) -> dict[str, Any]:
-        """Of what it says what is taken."""
+        """Return the part of the recipe that is taken."""
         parts = {name: self._part(name) for name in ("model", "data", "trainer", "run")}
-        recipe = {name: {k: parts[name][k] for k in keys if k in parts[name]} for name, keys in KEPT.items()}
-        recipe["trainer"] = {"max_epochs": 1} | {k: v for k, v in recipe["trainer"].items() if type(v) is int}
-        threads = recipe["run"].get("threads")
-        recipe["run"] = {"threads": threads} if type(threads) is int and 1 <= threads <= THREADS else {}
+        recipe = {
+            name: {k: parts[name][k] for k in keys if k in parts[name]}
+            for name, keys in KEPT.items()
+        }
+        limits = {k: v for k, v in recipe["trainer"].items() if type(v) is int}
+        recipe["trainer"] = {"max_epochs": 1} | limits
+        threads = recipe["run"].pop("threads", None)
+        if type(threads) is int and 1 <= threads <= THREADS:
+            recipe["run"]["threads"] = threads
         recipe["data"] = {k: v for k, v in parts["data"].items() if k not in OF_A_MACHINE}
         seed = self.told.get("seed_everything")
         recipe["seed_everything"] = seed if type(seed) is int and seed >= 0 else 0
         return recipe
 
     def to_train(self) -> tuple[dict[str, Any], list[str]]:
-        """How it trains, without what may name code of others; and the keys that are left out.
+        """Return the recipe's training options, and the keys that are left out.
 
-        Net and data are not in it: they are taken as parsed.
+        Options that may name other people's code are left out. Net and data are not among the
+        options: these are taken as parsed.
         """
         if self.trust:
             return copy.deepcopy({k: v for k, v in self.told.items() if k != "run"}), []
@@ -246,30 +281,37 @@ class Foreign(NamedTuple):
             for key, value in self._part(part).items():
                 if key == "callbacks" and isinstance(value, list):
                     options[key] = [one for one in value if _is_observer(one)]
-                    is_whole = len(options[key]) == len(value)
+                    is_complete = len(options[key]) == len(value)
                 else:
-                    is_whole = _is_harmless(value)
-                    options |= {key: copy.deepcopy(value)} if is_whole else {}
-                left += [] if is_whole or value is None else [f"{part}.{key}"]
+                    is_complete = _is_harmless(value)
+                    if is_complete:
+                        options[key] = copy.deepcopy(value)
+                if not is_complete and value is not None:
+                    left.append(f"{part}.{key}")
         for part, keys in AWAY.items():
             left += [f"{part}.{key}" for key in keys if self._part(part).get(key) is not None]
         return recipe, left
 
     def _part(self, name: str) -> dict[str, Any]:
+        """Return a section of the recipe; empty if the recipe has none."""
         part = self.told.get(name) or {}
-        if not isinstance(part, dict) or not all(isinstance(key, str) and key.isidentifier() for key in part):
-            raise UserError(f"the recipe of {self.path} has a part `{name}` that `fit` does not write")
+        if not isinstance(part, dict) or not all(
+            isinstance(key, str) and key.isidentifier() for key in part
+        ):
+            raise UserError(
+                f"the recipe of {self.path} has a part `{name}` that `fit` does not write"
+            )
         return part
 
     def parse(self, parser: ArgumentParser, args: Sequence[str]) -> Namespace:
-        """Parse what is kept of it, importing nothing that it may not name.
+        """Parse what is kept of the recipe, and import nothing that the recipe may not name.
 
         Args:
-            parser: of a recipe.
-            args: of the command line, which is parsed on top of this.
+            parser: parser of recipes.
+            args: the command line, which is parsed on top of this recipe.
 
         Raises:
-            UserError: it names what it may not, or what is of another type.
+            UserError: the recipe names a class that it may not name, or one of another type.
         """
         recipe = self.kept()
         named = set() if self.trust else names_in(args)
@@ -283,7 +325,9 @@ class Foreign(NamedTuple):
             with nullcontext() if self.trust else _only(named, used), _without_files(parser):
                 config = parser.parse_object(recipe)
         except ArgumentError as e:
-            denied = re.search(r"Importing '([^']+)' is not allowed, denied by the '\*' entry", str(e))
+            denied = re.search(
+                r"Importing '([^']+)' is not allowed, denied by the '\*' entry", str(e)
+            )
             if denied:
                 raise self._refusal("", denied[1]) from e
             raise
@@ -293,27 +337,37 @@ class Foreign(NamedTuple):
         return config
 
     def _give_way(self, recipe: dict[str, Any], named: set[str], args: Sequence[str]) -> None:
-        """What it may not name is no obstacle where a flag names another."""
+        """Replace each class that the recipe may not name if a flag names another one."""
         for key in CLASSES:
             part, _, option = key.partition(".")
-            name = next((name for at, name in _named(recipe) if at == key), None)
+            names = [name for at, name in _named(recipe) if at == key]
+            name = names[0] if names else None
             flags = _flags(args, key)
             other = flags.pop("", None) or flags.pop("class_path", None)
             if name and other and not _is_allowed(name, named):
                 options = {flag.removeprefix("init_args."): value for flag, value in flags.items()}
-                recipe[part][option] = None if other == "null" else {"class_path": other, "init_args": options}
+                recipe[part][option] = (
+                    None if other == "null" else {"class_path": other, "init_args": options}
+                )
 
     def _refusal(self, key: str, name: str) -> UserError:
+        """Return the error for a class that the recipe may not name."""
         flag = f"--{key.replace('.init_args', '')} {name}" if key else f"the flag that names {name}"
         cure = f"add {flag}, or --trust" if self.takes_flags else "add --trust"
         at = f" as {key}" if key else ""
         return UserError(
-            f"the recipe of {self.path} names {name}{at}, which is neither ours nor torchvision's, and nothing of it "
-            f"was imported: if you know that code and where the file is from, {cure}"
+            f"the recipe of {self.path} names {name}{at}, which is neither ours nor torchvision's, "
+            "and nothing of it was imported: if you know that code and where the file is from, "
+            f"{cure}"
         )
 
     def _forget_downloads(self, config: Namespace) -> None:
-        """Nothing is fetched; torchvision's functions that are no nets of its list are not called."""
+        """Turn off downloads of weights by torchvision's models.
+
+        Raises:
+            UserError: the recipe names another function of torchvision's than a model, or begins
+                with weights to download.
+        """
         for key, spec in _specs(config.model.net, "model.net"):
             target = _resolve(spec["class_path"], key)
             if inspect.isclass(target) or not spec["class_path"].startswith("torchvision."):
@@ -321,8 +375,8 @@ class Foreign(NamedTuple):
             name = getattr(target, "__name__", "")
             if name not in list_models() or get_model_builder(name) is not target:
                 raise UserError(
-                    f"the recipe of {self.path} names {spec['class_path']}, which is none of torchvision's models: "
-                    "it is not called"
+                    f"the recipe of {self.path} names {spec['class_path']}, which is none of "
+                    "torchvision's models: it is not called"
                 )
             for part in ("init_args", "dict_kwargs"):
                 options = _mapping(spec.get(part)) or {}
@@ -330,21 +384,24 @@ class Foreign(NamedTuple):
                 asked = [k for k in fetched if options[k] not in (None, False)]
                 if asked and not self.has_weights:
                     raise UserError(
-                        f"the recipe of {self.path} begins with weights that {name} would download: add --trust, or "
-                        f"--{key}.{asked[0]} null for new ones"
+                        f"the recipe of {self.path} begins with weights that {name} would "
+                        f"download: add --trust, or --{key}.{asked[0]} null for new ones"
                     )
                 for k in fetched:
                     spec[part][k] = None
 
 
 def _is_observer(callback: Any) -> bool:
-    """Whether a callback is one of ours that only watch."""
+    """Return whether a callback is one of ours that only watch the training."""
     name = callback.get("class_path") if isinstance(callback, dict) else None
     return isinstance(name, str) and name in OBSERVERS
 
 
 def _is_harmless(value: Any) -> bool:
-    """Whether what an option says can name no code but ours and torch's optimizers, and no file to read as a recipe."""
+    """Return whether a value names no foreign code, and no file that would be read as a recipe.
+
+    Our own code and torch's optimizers are harmless.
+    """
     if isinstance(value, str):
         return bool(WORD.fullmatch(value)) and not Path(value).exists()
     if isinstance(value, list):
@@ -352,36 +409,47 @@ def _is_harmless(value: Any) -> bool:
     if not isinstance(value, dict):
         return True
     name = value.get("class_path", "")
-    is_ours = isinstance(name, str) and (_is_allowed(name, set()) or name.startswith("torch.optim."))
+    is_ours = isinstance(name, str) and (
+        _is_allowed(name, set()) or name.startswith("torch.optim.")
+    )
     return is_ours and all(_is_harmless(one) for key, one in value.items() if key != "class_path")
 
 
 def _flags(args: Sequence[str], key: str) -> dict[str, str]:
-    """The values that a command line gives to a class (under an empty name) and to its arguments."""
+    """Return the values that flags give to a class, under an empty name, and to its arguments."""
     found = {}
     for word, following in zip(args, [*args[1:], ""], strict=False):
         flag, is_joined, value = word.partition("=")
         if f"{flag}.".startswith(f"--{key}."):
-            found[flag.removeprefix(f"--{key}").removeprefix(".")] = value if is_joined else following
+            name = flag.removeprefix(f"--{key}").removeprefix(".")
+            found[name] = value if is_joined else following
     return found
 
 
 def names_in(args: Sequence[str]) -> set[str]:
-    """Dotted names in the values of a command line's flags and in its recipes."""
+    """Return the dotted names in the values of a command line's flags and in its recipes."""
     values = [a.partition("=")[2] if a.startswith("--") else a for a in args]
     recipes = [b for a, b in zip(args, args[1:], strict=False) if a in ("-c", "--config")]
     values += [Path(recipe).read_text() for recipe in recipes]
     found = {name for value in values for name in NAME.findall(value)}
-    return {name for name in found if name.partition(".")[0] != "jsonargparse"}  # which would change these rules
+    # jsonargparse's own names would change these rules
+    return {name for name in found if name.partition(".")[0] != "jsonargparse"}
 
 
 def _is_allowed(name: str, named: set[str]) -> bool:
-    """A word alone is a class of ours, or is refused when it is looked up."""
-    return "." not in name or name in named or name.startswith(tuple(f"{package}." for package in OURS))
+    """Return whether a recipe may name a class.
+
+    A word alone is a class of ours, or is refused when it is looked up.
+    """
+    return (
+        "." not in name
+        or name in named
+        or name.startswith(tuple(f"{package}." for package in OURS))
+    )
 
 
 def _named(recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the key and name of each class in it."""
+    """Yield the key and name of each class in a recipe."""
     for key in CLASSES:
         part, _, option = key.partition(".")
         value = recipe.get(part, {}).get(option)
@@ -407,14 +475,18 @@ def _specs(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 @contextmanager
 def _only(named: set[str], used: Sequence[str]) -> Iterator[None]:
-    """Let jsonargparse import nothing but ours, torch's optimizers (of defaults) and what the command line names.
+    """Let jsonargparse import our code, torch's optimizers and what the command line names only.
 
     Args:
-        named: by the command line.
-        used: those of them that the recipe names too; they may be defined elsewhere than where they are named.
+        named: names on the command line.
+        used: names that the recipe has too; their module may be another than the one named.
     """
     found = [_resolve(name, "class_path") for name in used]
-    homes = [f"{target.__module__}.{target.__qualname__}" for target in found if hasattr(target, "__qualname__")]
+    homes = [
+        f"{target.__module__}.{target.__qualname__}"
+        for target in found
+        if hasattr(target, "__qualname__")
+    ]
     before = _common.parsing_settings["import_path_verdicts"]
     allowed = [*OURS, "torch.optim", *named, *(home for home in homes if NAME.fullmatch(home))]
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)

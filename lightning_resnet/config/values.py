@@ -1,7 +1,8 @@
-"""What the value of an option may be, in words; and one line for a value that it may not be.
+"""Say in words what an option may be, and in one line why a value is refused.
 
-jsonargparse tells what its types refused, for each part of a union: hundreds of characters, in which the option's own
-name and what would be right are hard to find. Here both are looked up in the signature that the option is of.
+jsonargparse tells what its types refused, for each part of a union: hundreds of characters, in
+which the option's own name and the right values are hard to find. Here both are looked up in the
+signature that has the option.
 """
 
 import inspect
@@ -23,12 +24,19 @@ from lightning_resnet.engine.launch import MOST_RANKS, pairs
 from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.runs.identity import resolve_class
 
-MOST = 10**9  # of a number of things, where nothing else is said
+MOST = 10**9  # largest count, if an option has no limit of its own
 SHOWN = 60  # characters of a value in a message
 
 
 class Range(NamedTuple):
-    """The numbers from `low` to `high`; without these two themselves where `above` or `below` is set."""
+    """The numbers from `low` to `high`.
+
+    Attributes:
+        low: smallest number.
+        high: largest number.
+        above: whether `low` itself is left out.
+        below: whether `high` itself is left out.
+    """
 
     low: float = -math.inf
     high: float = math.inf
@@ -41,14 +49,18 @@ class Range(NamedTuple):
         return math.isfinite(value) and high_enough and low_enough
 
     def __str__(self) -> str:
-        low = f"{'above' if self.above else 'from'} {_short(self.low)}" if self.low > -math.inf else ""
-        high = f"{'below' if self.below else 'to'} {_short(self.high)}" if self.high < math.inf else ""
-        return " ".join(filter(None, [low, high]))
+        said = []
+        if self.low > -math.inf:
+            said.append(f"{'above' if self.above else 'from'} {_short(self.low)}")
+        if self.high < math.inf:
+            said.append(f"{'below' if self.below else 'to'} {_short(self.high)}")
+        return " ".join(said)
 
 
 SHARE = Range(0, 1)
 COUNT = Range(1, MOST)
-NUMBERS = {  # by option, or by class and argument; of others any finite number will do
+# option, or class and argument -> its numbers; any other takes any finite number
+NUMBERS = {
     "seed_everything": Range(0, 2**32 - 1),  # numpy's generators take no more
     "trainer.num_nodes": Range(1, 10_000),
     "trainer.max_epochs": Range(-1, 1_000_000),
@@ -132,23 +144,32 @@ NUMBERS = {  # by option, or by class and argument; of others any finite number 
     "Subset.per_class": COUNT,
     **{f"optimizer.{name}": Range(0, 10**6) for name in ("lr", "weight_decay", "momentum", "eps")},
 }
-CURES = {  # of numbers that are often given in another unit
+# arguments that are often given in another unit -> how to convert
+CURES = {
     "warmup": "; divide epochs by --trainer.max_epochs",
     "at": "; divide epochs by --trainer.max_epochs",
 }
-CHOICES = {  # of options that Lightning types as any text
+# options that Lightning types as any text
+CHOICES = {
     "trainer.gradient_clip_algorithm": ("norm", "value"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
 }
-HINTS = {"seed_everything": int}  # of options that Lightning types too widely
-WORDS = {bool: "true or false", str: "a text", type(None): "null", list: "a list", dict: "a mapping", tuple: "a list"}
+HINTS = {"seed_everything": int}  # types of options that Lightning types too widely
+WORDS = {
+    bool: "true or false",
+    str: "a text",
+    type(None): "null",
+    list: "a list",
+    dict: "a mapping",
+    tuple: "a list",
+}
 
 
 def check_values(config: Namespace, parser: LightningArgumentParser) -> None:
-    """Refuse numbers that are not finite, or out of the range of their option, and null where a number is needed.
+    """Refuse numbers out of the range of their option, and null for a number.
 
     Raises:
-        UserError: the option, what it may be and what it was.
+        UserError: the option, what the option may be, and the value.
     """
     for action in parser._actions:
         hint = getattr(action, "_typehint", None)
@@ -161,31 +182,40 @@ def check_values(config: Namespace, parser: LightningArgumentParser) -> None:
 
 
 def _check_devices(devices: Any) -> None:
-    """A number of devices, or which: Lightning's message has no option in it, and each one is a process."""
-    numbers = devices if isinstance(devices, list) else str(devices).split(",")
-    numbers = [number for number in map(str, numbers) if number.strip()]
-    many = isinstance(devices, list) or "," in str(devices)
-    valid = bool(numbers) and all(re.fullmatch(r"\s*\d{1,4}\s*", number) for number in numbers)
-    if valid and many and len({int(number) for number in numbers}) < len(numbers):
+    """Refuse devices that are neither a number nor a list of GPUs, each named once.
+
+    Each device is a process. Lightning's own message has no option in it.
+    """
+    is_list = isinstance(devices, list) or "," in str(devices)
+    items = devices if isinstance(devices, list) else str(devices).split(",")
+    numbers = [number for number in map(str, items) if number.strip()]
+    is_valid = bool(numbers) and all(re.fullmatch(r"\s*\d{1,4}\s*", number) for number in numbers)
+    if is_valid and is_list and len({int(number) for number in numbers}) < len(numbers):
         raise UserError(
-            f"--trainer.devices {_shown(devices)} names a GPU twice, and each rank needs one of its own: give each once"
+            f"--trainer.devices {_shown(devices)} names a GPU twice, and each rank needs one of "
+            "its own: give each once"
         )
-    if devices in ("auto", "-1", -1) or (valid and (many or 0 < int(numbers[0]) <= MOST_RANKS)):
+    if devices in ("auto", "-1", -1):
+        return
+    if is_valid and (is_list or 0 < int(numbers[0]) <= MOST_RANKS):
         return
     raise UserError(
-        f"--trainer.devices must be a number from 1 to {MOST_RANKS}, auto or -1 (all there are), or a list of GPUs "
-        f"such as 0,2; got {_shown(devices)}"
+        f"--trainer.devices must be a number from 1 to {MOST_RANKS}, auto or -1 (all there are), "
+        f"or a list of GPUs such as 0,2; got {_shown(devices)}"
     )
 
 
 def _check(key: str, name: str, hint: Any, value: Any) -> None:
-    """Check one value, or those of a class's arguments.
+    """Check one value, or the values of a class's arguments.
 
     Args:
-        key: of the option, for the message.
-        name: of its range.
-        hint: its type.
-        value: as parsed.
+        key: key of the option, for the message.
+        name: name of the option in `NUMBERS`.
+        hint: type of the option.
+        value: value as parsed.
+
+    Raises:
+        UserError: the value is refused.
     """
     if isinstance(value, list | tuple) and not _is_class(hint):
         for item in value:
@@ -194,14 +224,18 @@ def _check(key: str, name: str, hint: Any, value: Any) -> None:
         for item in value:
             _check(key, name, Any, item)
     elif isinstance(value, Namespace | dict) and "class_path" in value:
+        owner = value["class_path"].rpartition(".")[2]
+        if key == "model.optimizer":
+            owner = "optimizer"
         for argument, its_hint, its_value in _arguments(value):
-            owner = "optimizer" if key == "model.optimizer" else value["class_path"].rpartition(".")[2]
             _check(f"{key}.{argument}", f"{owner}.{argument}", its_hint, its_value)
     elif isinstance(value, Namespace) and _is_class(hint):  # a data class, such as `mix`
-        owner = next(part for part in _parts(hint) if inspect.isclass(part) and part is not type(None))
-        for argument, its_hint in _hints(owner).items():
+        kinds = [part for part in _parts(hint) if inspect.isclass(part)]
+        kind = next(part for part in kinds if part is not type(None))
+        for argument, its_hint in _hints(kind).items():
             if argument in value:
-                _check(f"{key}.{argument}", f"{owner.__name__}.{argument}", its_hint, value[argument])
+                name = f"{kind.__name__}.{argument}"
+                _check(f"{key}.{argument}", name, its_hint, value[argument])
     elif choices := CHOICES.get(key):
         if isinstance(value, str) and value not in choices:
             raise UserError(f"--{key} must be one of {', '.join(choices)}; got {_shown(value)}")
@@ -210,11 +244,12 @@ def _check(key: str, name: str, hint: Any, value: Any) -> None:
 
 
 def _is_fine(hint: Any, numbers: Range, value: Any) -> bool:
+    """Return whether a value is in the range of its option, or no number."""
     if value is None:  # also within a list, as in Adafactor's eps
         inner = [arg for part in _parts(hint) for arg in typing.get_args(part)]
         return any(type(None) in _parts(each) for each in [hint, *inner])
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return True  # of another part of the union
+        return True  # the value belongs to another part of the union
     return value in numbers
 
 
@@ -227,7 +262,7 @@ def _arguments(node: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _hints(owner: Any) -> dict[str, Any]:
-    """Types of the arguments of a class; of one that cannot tell them, none."""
+    """Return the types of the arguments of a class; empty if the class cannot tell them."""
     try:
         return {p.name: p.annotation for p in get_signature_parameters(owner, "__init__")}
     except Exception:  # noqa: BLE001 -- whatever a class of somebody's does
@@ -235,51 +270,62 @@ def _hints(owner: Any) -> dict[str, Any]:
 
 
 def _parts(hint: Any) -> list[Any]:
-    """The types of a union, of one within a list too; a type alone is its only part."""
+    """Return the types of a union, nested ones too; for another type the type alone."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return [part for each in typing.get_args(hint) for part in _parts(each)]
     return [hint]
 
 
 def _is_number(hint: Any) -> bool:
-    """Whether it is a number, or a list of such, perhaps beside other types."""
+    """Return whether a type, or a part of a union, is a number or a list of numbers."""
     parts = _parts(hint)
-    inner = [arg for part in parts if typing.get_origin(part) in (list, tuple) for arg in typing.get_args(part)]
+    inner = [
+        arg
+        for part in parts
+        if typing.get_origin(part) in (list, tuple)
+        for arg in typing.get_args(part)
+    ]
     return any(part in (int, float) for each in [*parts, *inner] for part in _parts(each))
 
 
 def _is_class(hint: Any) -> bool:
-    """Whether its values are objects of some class, and no numbers, texts, lists or mappings."""
-    parts = [part for part in _parts(hint) if part is not type(None)]
-    plain = (int, float, bool, str, list, dict, tuple)
-    classes = [part for part in parts if inspect.isclass(part) and typing.get_origin(part) is None and part is not Any]
-    return any(part not in plain for part in classes) or any(_made(part) for part in parts)
+    """Return whether values of a type are objects of some class: not numbers, texts or lists."""
+    plain = (int, float, bool, str, list, dict, tuple, type(None), Any)
+    for part in _parts(hint):
+        is_class = inspect.isclass(part) and typing.get_origin(part) is None
+        if (is_class and part not in plain) or _made(part):
+            return True
+    return False
 
 
 def _needed(hint: Any, name: str) -> str:
-    """What an option may be, and how to get there from what is often meant."""
+    """Return what an option may be, and how to convert what is often meant."""
     return words(hint, NUMBERS.get(name)) + CURES.get(name.rpartition(".")[2], "")
 
 
 def _made(part: Any) -> Any:
-    """The class of what a callable makes, or of a list's items; None: it is of no class."""
+    """Return the class that a callable makes, or of a list's items; None without a class."""
     inner = typing.get_args(part)
     of_class = bool(inner) and inspect.isclass(inner[-1]) and inner[-1].__module__ != "builtins"
     return inner[-1] if of_class and typing.get_origin(part) is not tuple else None
 
 
 def words(hint: Any, numbers: Range | None = None) -> str:
-    """What an option of a type may be: `a whole number from 1 to 16,384, or null`.
+    """Return what an option may be: `a whole number from 1 to 16,384, or null`.
 
     Args:
-        hint: the type.
-        numbers: that it may have.
+        hint: type of the option.
+        numbers: range of the option.
     """
     parts = _parts(hint)
-    choices = [str(arg) for part in parts if typing.get_origin(part) is Literal for arg in typing.get_args(part)]
+    choices: list[str] = []
+    for part in parts:
+        if typing.get_origin(part) is Literal:
+            choices += map(str, typing.get_args(part))
     said = list(dict.fromkeys(filter(None, (_word(part, numbers) for part in parts))))
     if choices:
-        said.append(f"{'one of ' * (len(choices) > 1)}{', '.join(dict.fromkeys(choices))}")
+        listed = ", ".join(dict.fromkeys(choices))
+        said.append(f"one of {listed}" if len(choices) > 1 else listed)
     if "a number" in (word[:8] for word in said):  # a whole number is one
         said = [word for word in said if not word.startswith("a whole number")]
     said.sort(key=lambda word: word == "null")
@@ -287,6 +333,7 @@ def words(hint: Any, numbers: Range | None = None) -> str:
 
 
 def _word(part: Any, numbers: Range | None) -> str:
+    """Return words for one type; empty for types that have none."""
     origin = typing.get_origin(part)
     if origin is Literal:
         return ""
@@ -300,7 +347,9 @@ def _word(part: Any, numbers: Range | None) -> str:
         return f"a list ({words(inner[0], numbers)}; {many})" if inner else "a list"
     if part in (torch.Tensor, Any):
         return ""
-    return WORDS.get(part) or (f"a {part.__name__}" if inspect.isclass(part) else "")
+    if part in WORDS:
+        return WORDS[part]
+    return f"a {part.__name__}" if inspect.isclass(part) else ""
 
 
 def _short(number: float) -> str:
@@ -308,29 +357,37 @@ def _short(number: float) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as YAML writes it."""
+    """Return a value as YAML writes it, cut to `SHOWN` characters."""
     names = {None: "null", True: "true", False: "false"}
     return names[value] if value is None or isinstance(value, bool) else printable(value, SHOWN)
 
 
-# -- messages of jsonargparse ------------------------------------------------------------------------------------------
+# -- messages of jsonargparse ----------------------------------------------------------------------
 
-STEP = r"(?:Problem with given class_path '([^']+)'|Type typing\.Callable\S* ?[^:]*? callable class): (\w+): "
+STEP = (
+    r"(?:Problem with given class_path '([^']+)'|Type typing\.Callable\S* ?[^:]*? callable class)"
+)
+STEP += r": (\w+): "
 OF_THAT_KIND = "give a class of that kind (a function must be annotated to return one)"
 UNION = r"(?:- )?(?:Expected a path but .*? either not accessible or invalid )?(?:- )?"
-UNION += r"(?:Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: )?(?:- )?"
+UNION += (
+    r"(?:Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: )?(?:- )?"
+)
 
 
-def explain(message: str, parser: LightningArgumentParser, args: Sequence[str] = ()) -> tuple[str, str, str]:
+def explain(
+    message: str, parser: LightningArgumentParser, args: Sequence[str] = ()
+) -> tuple[str, str, str]:
     """Say in a line what an option needs.
 
     Args:
-        message: of the parser, on one line.
-        parser: whose options it is about.
+        message: message of the parser, on one line.
+        parser: parser that refused the option.
         args: the command line.
 
     Returns:
-        The option's key, empty where none is known; what is wrong with it; the value it was given, as text.
+        The option's key, empty if it is not known; what is wrong with the option; its value as
+        text.
     """
     message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
     special = _special(message, parser, args)
@@ -345,40 +402,59 @@ def explain(message: str, parser: LightningArgumentParser, args: Sequence[str] =
     while found := re.match(f"{UNION}{STEP}", rest):
         class_path, argument = found.groups()
         rest = rest[found.end() :]
-        key, name = f"{key}.{argument}", f"{(class_path or 'optimizer').rpartition('.')[2]}.{argument}"
+        owner = (class_path or "optimizer").rpartition(".")[2]
+        key = f"{key}.{argument}"
+        name = f"{owner}.{argument}"
         hint = _hint_of(class_path, argument) if class_path else None
     rest = re.sub(r"\.? Got value: Namespace\(.*$", "", rest)
     hint = _hint_in(rest) if hint is None else hint
     value = _value_in(rest)
     if _is_class(hint):
         return key, _no_such_class(key, hint, rest, value), value
-    if not words(hint):  # of a type that has no words
+    if not words(hint):  # a type without words
         return key, f"--{key} cannot be {printable(value, SHOWN)}", value
-    shown = {"None": "null", "True": "true", "False": "false"}.get(value, printable(value, SHOWN))
+    yaml_words = {"None": "null", "True": "true", "False": "false"}
+    shown = yaml_words.get(value, printable(value, SHOWN))
     return key, f"--{key} must be {_needed(hint, name)}; got {shown}", value
 
 
 def _meant(message: str) -> str:
-    """Of all that a value could have been instead, what is wrong with what it is meant to be."""
+    """Return the error of the type that a value is meant to be, out of those of all its types."""
     errors = message.partition("Errors:")[2].partition("Given value type:")[0]
     others = ("Expected a", "Not a valid", "a class", "a dict")
     told = [part.strip() for part in re.split(r"(?:^|\s)- ", errors) if part.strip()]
     return next((part for part in told if not part.startswith(others)), message)
 
 
-def _special(message: str, parser: LightningArgumentParser, args: Sequence[str]) -> tuple[str, str, str] | None:
-    """What needs no look at types."""
+def _special(
+    message: str, parser: LightningArgumentParser, args: Sequence[str]
+) -> tuple[str, str, str] | None:
+    """Explain a message that needs no look at types; None: the message is another.
+
+    Returns:
+        As `explain`.
+    """
     key = message.partition(":")[0]
     flag = f"--{key}" if re.fullmatch(r"[\w.]+", key) else key
-    if denied := re.search(r"Importing '([^']+)' is not allowed, denied by the '([^']+)' entry", message):
+    if denied := re.search(
+        r"Importing '([^']+)' is not allowed, denied by the '([^']+)' entry", message
+    ):
         why = f"{denied[2]} can run commands, open files or load code; name a class of your own"
         return key, f"{flag}: a recipe may not name {denied[1]}: {why}", denied[1]
-    if other := re.search(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", message):
+    if other := re.search(
+        r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", message
+    ):
         given = re.search(r"a path but (\S+) either", message)
         name = other[1] or (given[1] if given else "what is given")
         return key, f"{flag}: {name} is no {other[2]}, and is not called: {OF_THAT_KIND}", name
-    if other := re.search(r"Expected '(\S+)' to be a (?:function that returns|subclass of) <class '(\w+)'>", message):
-        return key, f"{flag}: {other[1]} is no {other[2]}, and is not called: {OF_THAT_KIND}", other[1]
+    if other := re.search(
+        r"Expected '(\S+)' to be a (?:function that returns|subclass of) <class '(\w+)'>", message
+    ):
+        return (
+            key,
+            f"{flag}: {other[1]} is no {other[2]}, and is not called: {OF_THAT_KIND}",
+            other[1],
+        )
     if missing := re.search(r"No module named '([^'.]+)[^']*'", message):
         cure = f"pip install {missing[1]}, or, if it is a file of yours, start where it lies"
         return key, f"{flag}: no module named {missing[1]}: {cure}", ""
@@ -391,16 +467,31 @@ def _special(message: str, parser: LightningArgumentParser, args: Sequence[str])
         packages = re.findall(r"Requirement '([\w-]+)|pip install (?:-U )?'?([\w-]+)", owner[2])
         if packages:
             package = min((a or b for a, b in packages), key=len)
-            return key, f"{owner[1]} needs the package {package}, which is not installed: pip install {package}", ""
+            return (
+                key,
+                f"{owner[1]} needs the package {package}, which is not installed: "
+                f"pip install {package}",
+                "",
+            )
     if loaded := re.search(r"Unable to load config ['\"](.+?)['\"](?: - (.*))?", message):
         return key, _unloaded(key, loaded[1], loaded[2] or ""), loaded[1]
-    if required := re.search(r"class_path '([^']+)': the following arguments are required: ([\w, ]+)", message):
+    if required := re.search(
+        r"class_path '([^']+)': the following arguments are required: ([\w, ]+)", message
+    ):
         first = required[2].split(",")[0].split()[0]
-        return key, f"{flag}: {required[1].rpartition('.')[2]} needs {first}: add --{key}.{first} VALUE", ""
+        return (
+            key,
+            f"{flag}: {required[1].rpartition('.')[2]} needs {first}: add --{key}.{first} VALUE",
+            "",
+        )
     if "are required" in message:
         return "", f"{message}: give a recipe, such as --config configs/digits.yaml", ""
     if number := re.search(r"Key must be a string, got: (.+?)\.?$", message):
-        return "", f"a key of a recipe is {number[1]}, which is no word: write the option's name", ""
+        return (
+            "",
+            f"a key of a recipe is {number[1]}, which is no word: write the option's name",
+            "",
+        )
     if digits := re.search(r"Exceeds the limit .* has (\d+) digits", message):
         long = (arg.partition("=")[0] for arg in args if re.search(r"=[-+]?\d{4300,}$", arg))
         where = next(long, flag)  # the parser names the class's option, not the argument's
@@ -409,25 +500,33 @@ def _special(message: str, parser: LightningArgumentParser, args: Sequence[str])
     return ("", _unknown(message, unknown, parser, args), "") if unknown else None
 
 
+CURES_OF_FILES = {  # section of a recipe -> what to give in place of a class
+    "model": "the task is always ours: choose --model.net CLASS, --model.optimizer CLASS, "
+    "--model.hooks CLASS",
+    "data": "the data module is always ours: choose --data.source CLASS, your own Source too",
+    "trainer": "the trainer is always Lightning's: give its options, such as "
+    "--trainer.max_epochs 5",
+}
+
+
 def _unloaded(key: str, file: str, why: str) -> str:
-    """Of `--model X`, `--data X` and `--trainer X`, which take a file of their options."""
+    """Return the message for `--model X`, `--data X` or `--trainer X`, where X is a file."""
     if why and "Unable to load config" not in why:
         return f"--{key}: {file}: {why}"
-    cures = {
-        "model": "the task is always ours: choose --model.net CLASS, --model.optimizer CLASS, --model.hooks CLASS",
-        "data": "the data module is always ours: choose --data.source CLASS, your own Source too",
-        "trainer": "the trainer is always Lightning's: give its options, such as --trainer.max_epochs 5",
-    }
-    return f"--{key} {printable(file, SHOWN)} is no file of options; {cures.get(key, 'give its options one by one')}"
+    cure = CURES_OF_FILES.get(key, "give its options one by one")
+    return f"--{key} {printable(file, SHOWN)} is no file of options; {cure}"
 
 
-def _unknown(message: str, found: re.Match[str], parser: LightningArgumentParser, args: Sequence[str]) -> str:
-    """Of an option that there is not."""
+def _unknown(
+    message: str, found: re.Match[str], parser: LightningArgumentParser, args: Sequence[str]
+) -> str:
+    """Return the message for an option that does not exist, with the nearest ones."""
     key = (found[1] or found[2]).partition("=")[0].removeprefix("--")
     if key.endswith((".yaml", ".yml")):
         return f"unknown option {key}: put --config before a recipe"
-    if key.partition(".")[2] == "class_path" and key.partition(".")[0] in ("model", "data", "trainer"):
-        return f"unknown option {key}: {_unloaded(key.partition('.')[0], 'class_path', '').partition('; ')[2]}"
+    section, _, rest = key.partition(".")
+    if rest == "class_path" and section in CURES_OF_FILES:
+        return f"unknown option {key}: {CURES_OF_FILES[section]}"
     if owner := re.findall(r"class_path '([^']+)'", message):
         cls = _chosen(message.partition(":")[0], resolve_class(owner[-1]), args)
         valid = list(inspect.signature(cls).parameters)
@@ -437,16 +536,24 @@ def _unknown(message: str, found: re.Match[str], parser: LightningArgumentParser
 
 
 def _chosen(root: str, base: type, args: Sequence[str]) -> type:
-    """The class that the last `--ROOT CLASS` or `--ROOT+=CLASS` names, where it is one of `base`'s; else `base`."""
+    """Return the subclass of `base` that the last `--ROOT CLASS` or `--ROOT+=CLASS` names.
+
+    Without such a flag, or for a name of no subclass, return `base`.
+    """
     given = [value for flag, value in pairs(list(args)) if flag in (f"--{root}", f"--{root}+")]
-    paths = [path for name in given[-1:] for path in get_all_subclass_paths(base) if path.endswith(f".{name}")]
+    if not given:
+        return base
+    paths = [path for path in get_all_subclass_paths(base) if path.endswith(f".{given[-1]}")]
     return resolve_class(paths[0]) if paths else base
 
 
 def _hint_or_list(word: str, valid: Iterable[str]) -> str:
-    """`; did you mean X?`, else all there are."""
+    """Return `; did you mean X?`, else a list of all valid words."""
     valid = sorted(valid)
-    return nearest(word, valid) or (f"; there are {', '.join(valid)}" if valid else "")
+    hint = nearest(word, valid)
+    if hint or not valid:
+        return hint
+    return f"; there are {', '.join(valid)}"
 
 
 def _hint_of(class_path: str, argument: str) -> Any:
@@ -454,41 +561,59 @@ def _hint_of(class_path: str, argument: str) -> Any:
 
 
 def _hint_in(message: str) -> Any:
-    """The plain types that a message names."""
-    plain = {"int": int, "float": float, "bool": bool, "str": str, "NoneType": type(None), "list": list, "dict": dict}
+    """Return the plain types that a message names, as a union; Any if none."""
+    plain = {
+        "int": int,
+        "float": float,
+        "bool": bool,
+        "str": str,
+        "NoneType": type(None),
+        "list": list,
+        "dict": dict,
+    }
     subtypes = re.search(r"Subtypes: \[(.*?)\] Errors:", message)
-    named = re.findall(r"<class '(\w+)'>", subtypes[1] if subtypes else message.partition("Given value")[0])
+    text = subtypes[1] if subtypes else message.partition("Given value")[0]
+    named = re.findall(r"<class '(\w+)'>", text)
     found = [plain[name] for name in named if name in plain]
     return typing.Union[tuple(found)] if found else Any  # noqa: UP007
 
 
 def _value_in(message: str) -> str:
-    """The value that was refused, as text."""
+    """Return the value that was refused, as text."""
     if nested := re.search(r"NestedArg\(key='[^']*', val='?(.*?)'?\)", message):
         got = re.search(r"Got value: (.*?)(?= - | Given value|$)", message)
         return got[1] if got else nested[1]
-    for pattern in (r"Given value: (.*)$", r"Got value: (.*?)(?= - | Given value|$)", r"path string: (.*?)(?= - |$)"):
+    for pattern in (
+        r"Given value: (.*)$",
+        r"Got value: (.*?)(?= - | Given value|$)",
+        r"path string: (.*?)(?= - |$)",
+    ):
         if found := re.search(pattern, message):
             return found[1]
     return ""
 
 
 def _no_such_class(key: str, hint: Any, message: str, value: str) -> str:
-    """Of a class that there is not, or that is of another kind; the nearest of those there are."""
+    """Return the message for a class that does not exist or is of another kind."""
     names = [re.sub(r".*\.", "", path) for path in _subclasses(hint)]
     shown = re.search(r"path string: (.*?)(?= - |$)", message)
     word = printable(shown[1] if shown else value, SHOWN)
     if problem := re.search(r"Problem with given class_path '([^']+)': (.+?)(?= - |$)", message):
         return f"--{key} {problem[1]}: {printable(problem[2], 300)}"
-    if several := re.search(r"Multiple subclasses with name (\w+)\..*?: ([\w., ]+?)\.?(?= - |$)", message):
+    if several := re.search(
+        r"Multiple subclasses with name (\w+)\..*?: ([\w., ]+?)\.?(?= - |$)", message
+    ):
         return f"--{key}: several classes are named {several[1]}: give one of {several[2]}"
     text = f"--{key}: there is no class {word}" if word else f"--{key} needs a class"
-    listed = f"; there are {', '.join(sorted(set(names)))}, or any other as module.Class" if names else ""
-    return text + (nearest(word, names) or listed or ": write it as module.Class")
+    if hint_of_name := nearest(word, names):
+        return text + hint_of_name
+    if names:
+        return f"{text}; there are {', '.join(sorted(set(names)))}, or any other as module.Class"
+    return f"{text}: write it as module.Class"
 
 
 def _subclasses(hint: Any) -> list[str]:
-    """Paths of the classes that an option takes by a bare name; of nets, ours alone."""
+    """Return the paths of the classes that an option takes by a bare name; only our own nets."""
     if hint is None or hint is Any:
         return []
     found: list[str] = []

@@ -1,6 +1,6 @@
-"""`resnet-cli doctor`: will training run here, and how well? One screen; each problem with its cure.
+"""Check the machine for `resnet-cli doctor`: each problem is found with its cure.
 
-`resnet-cli doctor --quick` imports nothing heavy; `resnet-cli doctor --config R.yaml [flags]` also forecasts a recipe.
+Nothing here imports torch or takes time: `resnet-cli doctor --quick` makes these checks alone.
 """
 
 import importlib.util
@@ -20,12 +20,12 @@ from lightning_resnet.machine import cores
 
 WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # until and from wandb 0.31
 SHOWN = ("torch", "torchvision", "pytorch-lightning", "numpy", "ffcv", "numba", "wandb", "timm")
-SMALL = 0.01  # GB that the runs of a small net take: a few checkpoints
+SMALL = 0.01  # GB of a few checkpoints of a small net
 SHM = Path("/dev/shm")
 
 
 def packages() -> Iterator[Finding]:
-    """Versions, and whether they are those that we ask for."""
+    """Compare the versions of packages with those that the toolkit requires."""
     from packaging.requirements import Requirement
 
     found = {name: _version(name) for name in SHOWN}
@@ -38,7 +38,9 @@ def packages() -> Iterator[Finding]:
         if (have := _version(need.name)) is None:
             yield Finding("fails", need.name, "not installed", f"pip install '{need}'")
         elif have not in need.specifier:
-            yield Finding("careful", need.name, f"{have} is not {need.specifier}", f"pip install '{need}'")
+            yield Finding(
+                "warning", need.name, f"{have} is not {need.specifier}", f"pip install '{need}'"
+            )
 
 
 def _version(name: str) -> str | None:
@@ -49,68 +51,89 @@ def _version(name: str) -> str | None:
 
 
 def processor() -> Iterator[Finding]:
-    """Cores against the threads that read ahead."""
-    here, able = cores(), machine.workers(1)
-    granted = f"{here} of {os.cpu_count()} cores in this process's set, {able} loader threads by default"
+    """Compare the cores with the threads that read images ahead."""
+    here = cores()
+    able = machine.workers(1)
+    granted = (
+        f"{here} of {os.cpu_count()} cores in this process's set, {able} loader threads by default"
+    )
     if able < here:
         granted += " (a quota or SLURM_CPUS_PER_TASK allows no more)"
     if able > 1:
         yield Finding("ok", "processor", granted)
     else:
-        cure = "ask for more, such as --cpus-per-task 8, taskset or docker --cpus: decoding and training share one core"
-        yield Finding("careful", "processor", granted, cure)
+        cure = (
+            "ask for more, such as --cpus-per-task 8, taskset or docker --cpus: decoding and "
+            "training share one core"
+        )
+        yield Finding("warning", "processor", granted, cure)
 
 
 def memory() -> Iterator[Finding]:
-    """What this job may use."""
-    bytes_ = machine.memory()
-    level = "fails" if bytes_ < 0.5 * GB else "careful" if bytes_ < 4 * GB else "ok"
-    cure = "ask for more (--mem, docker --memory): importing torch takes 0.5 GB" if level != "ok" else ""
-    yield Finding(level, "memory", f"{bytes_ / GB:.1f} GB for this job (its cgroup's limit, else what is free)", cure)
+    """Check the memory that this job may use."""
+    available = machine.memory()
+    text = f"{available / GB:.1f} GB for this job (its cgroup's limit, else what is free)"
+    cure = "ask for more (--mem, docker --memory): importing torch takes 0.5 GB"
+    if available < 0.5 * GB:
+        yield Finding("fails", "memory", text, cure)
+    elif available < 4 * GB:
+        yield Finding("warning", "memory", text, cure)
+    else:
+        yield Finding("ok", "memory", text)
 
 
 def space(runs: Path | None = Path("runs")) -> Iterator[Finding]:
-    """Where checkpoints, temporary files and batches between processes go; None: `plan` knows where runs are kept."""
+    """Check the disks of checkpoints and temporary files, and the shared memory of loaders.
+
+    Args:
+        runs: folder of all runs; None: `plan` checks the folder that the recipe names.
+    """
     if runs:
         yield room("runs", runs, 1.0, SMALL)
     temporary = Path(tempfile.gettempdir())
     yield room("temporary", temporary, 1.0, 0, "make room, or export TMPDIR to a larger disk")
     if SHM.is_dir():
-        cure = "docker --shm-size 8g; or --data.workers 0, or --data.loader ffcv, whose threads need none"
+        cure = (
+            "docker --shm-size 8g; or --data.workers 0, or --data.loader ffcv, whose threads need "
+            "none"
+        )
         found = room("shared memory", SHM, 0.5, 0, cure)
-        yield found._replace(level="careful") if found.level == "fails" else found
+        yield found._replace(level="warning") if found.level == "fails" else found
 
 
 def decoder() -> Iterator[Finding]:
-    """Our kernel and FFCV's library."""
-    built = any(Path(machine.__file__).parent.glob("data/beton/_decode*.so"))
+    """Check that our JPEG decoder and FFCV's library are built."""
+    is_built = any(Path(machine.__file__).parent.glob("data/beton/_decode*.so"))
     spec = importlib.util.find_spec("ffcv")
-    library = spec and any(Path(spec.origin).parent.glob("_libffcv*.so"))
-    text = f"{'ours is built' if built else 'ours is not built'}, FFCV {'is' if library else 'is not'}"
-    if built:
+    has_library = spec and any(Path(spec.origin).parent.glob("_libffcv*.so"))
+    text = "ours is built" if is_built else "ours is not built"
+    text += ", FFCV is" if has_library else ", FFCV is not"
+    if is_built:
         yield Finding("ok", "decoder", text)
     else:
         cure = "install a C compiler, libjpeg-dev and zlib1g-dev, then `pip install --no-deps -e .`"
-        yield Finding("careful", "decoder", f"{text}: pictures are read more slowly", cure)
+        yield Finding("warning", "decoder", f"{text}: images are read more slowly", cure)
 
 
 def weights_and_biases() -> Iterator[Finding]:
-    """What mode `auto` would choose, before the server is asked; never the key."""
-    mode, given = os.environ.get("WANDB_MODE"), os.environ.get("WANDB_BASE_URL")
+    """Tell what W&B's mode `auto` would choose, before the server is asked; never show the key."""
+    mode = os.environ.get("WANDB_MODE")
+    given = os.environ.get("WANDB_BASE_URL")
     hosts = [given.partition("://")[2].partition("/")[0]] if given else WANDB_HOSTS
     if not importlib.util.find_spec("wandb"):
-        yield Finding("ok", "W&B", "not installed: runs are kept on disk alone (pip install 'wandb>=0.31,<0.32')")
+        text = "not installed: runs are kept on disk alone (pip install 'wandb>=0.31,<0.32')"
     elif mode:
-        yield Finding("ok", "W&B", f"WANDB_MODE={mode}")
+        text = f"WANDB_MODE={mode}"
     elif where := _login(hosts):
-        yield Finding("ok", "W&B", f"online, if {given or 'its server'} answers; a key is in {where}")
+        text = f"online, if {given or 'its server'} answers; a key is in {where}"
     else:
-        of = f" for {given}" if given else ""
-        yield Finding("ok", "W&B", f"offline: no key{of} (`wandb login`); `resnet-cli sync` uploads later")
+        server = f" for {given}" if given else ""
+        text = f"offline: no key{server} (`wandb login`); `resnet-cli sync` uploads later"
+    yield Finding("ok", "W&B", text)
 
 
 def _login(hosts: Sequence[str]) -> str:
-    """Where a key is; empty without."""
+    """Return where a key of W&B is; empty without a key."""
     import netrc
 
     if os.environ.get("WANDB_API_KEY"):
@@ -123,37 +146,49 @@ def _login(hosts: Sequence[str]) -> str:
 
 
 def slurm() -> Iterator[Finding]:
-    """The job, and whether ranks will find their places."""
+    """Check that the ranks of a SLURM job will find their places."""
     env = os.environ
     if "SLURM_JOB_ID" not in env:
-        yield Finding("ok", "SLURM", f"not in a job; sbatch is {'there' if shutil.which('sbatch') else 'not there'}")
+        there = "there" if shutil.which("sbatch") else "not there"
+        yield Finding("ok", "SLURM", f"not in a job; sbatch is {there}")
         return
+    text = f"job {env['SLURM_JOB_ID']} "
     names = ("NNODES", "NTASKS", "CPUS_PER_TASK", "GPUS_ON_NODE", "JOB_PARTITION")
-    text = " ".join(f"{name.lower()}={env[key]}" for name in names if (key := f"SLURM_{name}") in env)
+    known = [name for name in names if f"SLURM_{name}" in env]
+    text += " ".join(f"{name.lower()}={env[f'SLURM_{name}']}" for name in known)
     try:
         here = place(resolve("auto", env), env)
     except (UserError, KeyError, ValueError) as e:
-        yield Finding("fails", "SLURM", f"job {env['SLURM_JOB_ID']} {text}", one_line(e))
+        yield Finding("fails", "SLURM", text, one_line(e))
         return
-    step = f"rank {here.rank} of {here.local_size * here.nodes}" if here else "no step: srun starts the ranks"
-    yield Finding("ok", "SLURM", f"job {env['SLURM_JOB_ID']} {text}; {step}")
+    if here:
+        text += f"; rank {here.rank} of {here.local_size * here.nodes}"
+    else:
+        text += "; no step: srun starts the ranks"
+    yield Finding("ok", "SLURM", text)
 
 
 def data() -> Iterator[Finding]:
-    """Data sets where recipes look for them."""
+    """List the data sets that are where recipes look for them."""
+    betons = [*Path().glob("*.beton"), *Path("data").glob("*.beton")]
     places = {
         "digits": "scikit-learn's package" if importlib.util.find_spec("sklearn") else None,
         "Fashion-MNIST": _first("data/FashionMNIST/raw", "/usr/share/datasets/fashion-mnist"),
         "CIFAR-10": _first("data/cifar-10-batches-py"),
         "CIFAR-100": _first("data/cifar-100-python"),
         "ImageNet": _first("data/imagenet"),
-        ".beton files": next(iter([*Path().glob("*.beton"), *Path("data").glob("*.beton")]), None),
+        ".beton files": betons[0] if betons else None,
     }
-    found = ", ".join(f"{name} in {place}" for name, place in places.items() if place)
+    text = ", ".join(f"{name} in {place}" for name, place in places.items() if place) or "none"
     missing = ", ".join(name for name, place in places.items() if not place)
-    text = (found or "none") + (f"; not in {Path().absolute()}: {missing}" if missing else "")
+    if missing:
+        text += f"; not in {Path().absolute()}: {missing}"
     yield Finding("ok", "data", text)
 
 
 def _first(*folders: str) -> Path | None:
-    return next((path for path in map(Path, folders) if path.is_dir()), None)
+    """Return the first folder that exists."""
+    for folder in map(Path, folders):
+        if folder.is_dir():
+            return folder
+    return None

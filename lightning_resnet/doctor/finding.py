@@ -1,4 +1,4 @@
-"""One line of the doctor's report."""
+"""Lines of the doctor's report, and a check of free disk space."""
 
 import shutil
 import tempfile
@@ -9,29 +9,43 @@ GB = 1e9
 
 
 class Finding(NamedTuple):
-    """One line: `fails` is what training would fail of."""
+    """A line of the report.
 
-    level: Literal["ok", "careful", "fails"]
+    Attributes:
+        level: ok; warning; or fails, if training would fail.
+        what: what was looked at.
+        found: what was found, in words.
+        cure: what to do; empty if nothing is to be done.
+    """
+
+    level: Literal["ok", "warning", "fails"]
     what: str
     found: str
     cure: str = ""
 
     def __str__(self) -> str:
-        mark = {"ok": "   ok", "careful": " ! ", "fails": "FAILS"}[self.level]
-        return f"{mark:<6}{self.what:<14}{self.found}" + (f"\n{'':<20}-> {self.cure}" if self.cure else "")
+        mark = {"ok": "   ok", "warning": " ! ", "fails": "FAILS"}[self.level]
+        line = f"{mark:<6}{self.what:<14}{self.found}"
+        if self.cure:
+            line += f"\n{'':<20}-> {self.cure}"
+        return line
 
 
 def room(
-    what: str, folder: Path, low: float, least: float, cure: str = "make room, or --run.root on a larger disk"
+    what: str,
+    folder: Path,
+    low: float,
+    least: float,
+    cure: str = "make room, or --run.root on a larger disk",
 ) -> Finding:
-    """Whether a folder, or the one it would be made in, takes files.
+    """Check that a folder can be written to, and how much room its disk has.
 
     Args:
-        what: it is for.
-        folder: need not exist.
-        low: free GB below which it is worth a word.
+        what: what the folder is for.
+        folder: the folder; if it does not exist, its nearest parent that does is checked.
+        low: free GB below which the finding is a warning.
         least: free GB below which training would fail.
-        cure: of too little.
+        cure: what to do about too little room.
     """
     folder = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     try:
@@ -39,6 +53,9 @@ def room(
     except OSError as e:
         return Finding("fails", what, f"{folder} cannot be written to ({e.strerror})", cure)
     free = shutil.disk_usage(folder).free / GB
-    level = "ok" if free >= max(low, least) else "careful" if free >= least else "fails"
-    needs = f", at least {least:.2f} GB are needed" if level == "fails" else ""
-    return Finding(level, what, f"{free:.1f} GB free in {folder}{needs}", cure * (level != "ok"))
+    text = f"{free:.1f} GB free in {folder}"
+    if free < least:
+        return Finding("fails", what, f"{text}, at least {least:.2f} GB are needed", cure)
+    if free < low:
+        return Finding("warning", what, text, cure)
+    return Finding("ok", what, text)

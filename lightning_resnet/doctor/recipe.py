@@ -1,4 +1,4 @@
-"""What a recipe asks of this machine: checked, and its time forecast from a trial (doctor_trial.py)."""
+"""Check what a recipe asks of this machine, and forecast the time of its training from a trial."""
 
 import re
 from collections.abc import Iterator
@@ -25,158 +25,217 @@ from lightning_resnet.weights.trained import build_alone, hush
 
 # torch's words on the CPU, CUDA's, its libraries', numpy's and the system's
 NO_MEMORY = re.compile(
-    r"(out of|not enough) memory|MemoryError|(can.t|cannot|unable to) allocate|ALLOC_FAILED|bad_alloc", re.I
+    r"(out of|not enough) memory|MemoryError|(can.t|cannot|unable to) allocate|ALLOC_FAILED"
+    r"|bad_alloc",
+    re.I,
 )
 
 
 def plan(recipe: list[str]) -> Iterator[Finding]:
-    """Data, net, runs, batches, memory and time of a recipe, and its GPUs; the first that fails ends it."""
+    """Check data, net, disk, batches, memory, time and GPUs of a recipe, up to the first failure.
+
+    Args:
+        recipe: arguments of `fit`.
+    """
     hush()
     try:
         config = parse("fit", recipe)
         ranks = ranks_asked(config)
-        callbacks = bool(config.trainer.callbacks)
+        has_callbacks = bool(config.trainer.callbacks)
         experiment = build_alone(recipe, accelerator=None, callbacks=True)
-        # A stand-in, because to make some of Lightning's loggers begins an experiment on a server.
-        experiment.trainer.loggers = [] if config.trainer.logger in (False, []) else [DummyLogger()]
+        # a stand-in: constructors of some of Lightning's loggers begin an experiment on a server
+        has_loggers = config.trainer.logger not in (False, [])
+        experiment.trainer.loggers = [DummyLogger()] if has_loggers else []
         _check_as_fit_does(experiment, ranks)
-        parts = (
+        findings = chain(
             _data(experiment),
             _net(experiment),
             _runs(experiment),
             _batches(experiment, ranks),
-            _time(experiment, ranks, callbacks),
+            _time(experiment, ranks, has_callbacks),
+            _devices(config.trainer),
         )
-        for finding in chain(*parts, _devices(config.trainer)):
+        for finding in findings:
             yield finding
             if finding.level == "fails":
                 return
     except (UserError, ValueError, ZeroDivisionError, MisconfigurationException) as e:
         yield Finding("fails", "recipe", *_halves(one_line(e)))
     except (RuntimeError, MemoryError, OSError) as e:
-        yield _no_memory("recipe", e, "ask for more (--mem, docker --memory), or keep the pictures in .beton files")
+        cure = "ask for more (--mem, docker --memory), or keep the images in .beton files"
+        yield _no_memory("recipe", e, cure)
 
 
 def _check_as_fit_does(experiment: Experiment, ranks: int) -> None:
-    """Set up the data and refuse what `fit` refuses; callbacks and loggers have no part in what follows.
+    """Set up the data and refuse what `fit` refuses; then drop the callbacks and loggers.
 
     Args:
-        experiment: a recipe's, for one device, with callbacks and loggers.
-        ranks: that are to train.
+        experiment: experiment of a recipe for one device, with callbacks and loggers.
+        ranks: world size of the training.
 
     Raises:
-        UserError: `fit` would say the same.
+        UserError: `fit` would raise the same.
     """
-    trainer, task, data = experiment.trainer, experiment.task, experiment.data
+    trainer = experiment.trainer
+    task = experiment.task
+    data = experiment.data
+    config = experiment.config
     refused.check_training(trainer, task, data, ranks)
     data.setup("fit")
-    # A run's default folder is its own. Here it is the working directory, which stands for the run's.
+    # the default folder of `fit` is the run's own; here it is the working directory instead
     run = Path(trainer.default_root_dir)
-    if experiment.config.trainer.default_root_dir is not None:
-        run = Path(experiment.config.run.root, experiment.config.run.name, "run")
+    if config.trainer.default_root_dir is not None:
+        run = Path(config.run.root, config.run.name, "run")
     observers.check(trainer, task, data, run / "checkpoints")
     trainer.callbacks = []
     trainer.loggers = []
 
 
 def _no_memory(what: str, error: Exception, cure: str) -> Finding:
-    """Of an error that says so; any other is raised again."""
+    """Turn an out-of-memory error into a finding; re-raise any other error."""
     if not NO_MEMORY.search(f"{type(error).__name__} {error}"):
         raise error
     return Finding("fails", what, f"out of memory: {one_line(error)[:200]}", cure)
 
 
 def _halves(message: str) -> tuple[str, str]:
-    """What, and the cure after its colon."""
+    """Split an error message into what is wrong and, after its last colon, the cure."""
     what, _, cure = message.rpartition(": ")
     return (what, cure) if what else (message, "")
 
 
 def _data(experiment: Experiment) -> Iterator[Finding]:
+    """Count the images, and check loader threads and the memory for .beton files."""
     data = experiment.data
-    counts = ", ".join(f"{len(images):,} {name}" for name, images in data.splits.items() if name != "train_eval")
-    yield Finding("ok", "recipe's data", f"{type(data.source).__name__}: {counts} images, {data.num_classes} classes")
+    counts = [f"{len(i):,} {name}" for name, i in data.splits.items() if name != "train_eval"]
+    source = type(data.source).__name__
+    text = f"{source}: {', '.join(counts)} images, {data.num_classes} classes"
+    yield Finding("ok", "recipe's data", text)
     able = machine.workers(1)
     if isinstance(data.workers, int) and data.workers > able:
         text = f"--data.workers {data.workers}, but {able} cores for them"
-        yield Finding("careful", "workers", text, "leave it at auto, or ask for more cores")
-    betons = [images.file for images in data.splits.values() if isinstance(images, BetonImages)]
-    if files := {beton.path: beton.size for beton in betons}:
-        size, room = sum(files.values()), machine.memory()
-        text = f"{size / GB:.2f} GB of {room / GB:.1f} GB memory"
-        late = "every epoch reads the disk: --data.order pages, --data.stage DIR, or more memory"
-        yield Finding("careful" if size > room else "ok", ".beton files", text, late * (size > room))
+        yield Finding("warning", "workers", text, "leave it at auto, or ask for more cores")
+    betons = [i.file for i in data.splits.values() if isinstance(i, BetonImages)]
+    files = {beton.path: beton.size for beton in betons}
+    if files:
+        size = sum(files.values())
+        available = machine.memory()
+        text = f"{size / GB:.2f} GB of {available / GB:.1f} GB memory"
+        if size > available:
+            cure = "--data.order pages, --data.stage DIR, or more memory"
+            cure = f"every epoch reads the disk: {cure}"
+            yield Finding("warning", ".beton files", text, cure)
+        else:
+            yield Finding("ok", ".beton files", text)
 
 
 def _net(experiment: Experiment) -> Iterator[Finding]:
-    data, net = experiment.data, experiment.task.net
+    """Measure the net, compare its outputs with the classes, and load its first weights."""
+    data = experiment.data
+    net = experiment.task.net
     outputs, macs = count_macs(net, data.input_size)
     params = sum(p.numel() for p in net.parameters())
-    text = f"{type(net).__name__}, {params:,} parameters, {macs / 1e6:,.1f} M multiply-adds at {data.input_size}"
+    text = (
+        f"{type(net).__name__}, {params:,} parameters, {macs / 1e6:,.1f} M multiply-adds at "
+        f"{data.input_size}"
+    )
     if outputs < data.num_classes:
-        cure = f"--model.net.num_classes {data.num_classes}"
-        yield Finding("fails", "net", f"{text}; {outputs} outputs for {data.num_classes} classes", cure)
+        text += f"; {outputs} outputs for {data.num_classes} classes"
+        yield Finding("fails", "net", text, f"--model.net.num_classes {data.num_classes}")
         return
     yield Finding("ok", "net", text)
     if path := experiment.config.run.init_from:
-        init_from(experiment.task, path, experiment.data.source.classes, experiment.config.resolved)
+        init_from(experiment.task, path, data.source.classes, experiment.config.resolved)
         yield Finding("ok", "weights", f"those of {path}")
 
 
 def _runs(experiment: Experiment) -> Iterator[Finding]:
-    """The folder of runs: last, prev and best.ckpt, of weights, average and a momentum."""
+    """Check the disk of the run: last, prev and best.ckpt, of weights, average and a momentum."""
     tensors = [*experiment.task.state_dict().values(), *experiment.task.net.parameters()]
     needed = 3 * sum(t.nbytes for t in tensors) / GB
     yield room("runs", Path(experiment.config.run.root), max(1.0, 2 * needed), needed)
 
 
 def _batches(experiment: Experiment, ranks: int) -> Iterator[Finding]:
+    """Check steps, schedule and batches for a world size."""
     try:
-        made, whole = batches(experiment, ranks), length(experiment)
+        made = batches(experiment, ranks)
+        whole = length(experiment)
         check_training(experiment, made)
         check_compiler(experiment)
     except UserError as e:
         yield Finding("fails", "batch", *_halves(one_line(e)))
         return
-    yield Finding("ok", "steps", f"{whole.steps:,} per epoch, {whole.total:,} in {whole.epochs} epochs")
+    text = f"{whole.steps:,} per epoch, {whole.total:,} in {whole.epochs} epochs"
+    yield Finding("ok", "steps", text)
     if doubt := experiment.task.schedule.doubt(whole.total / whole.steps):
-        yield Finding("careful", "schedule", *_halves(doubt))
-    if made.seen:
-        cure = "a larger --data.batch_size, --trainer.sync_batchnorm true, or fewer ranks" * (made.seen < NOISY)
-        text = f"sees {made.seen} images at a time; batch {made.text}"
-        yield Finding("careful" if cure else "ok", "batch norm", text, cure)
-    else:
+        yield Finding("warning", "schedule", *_halves(doubt))
+    text = f"sees {made.seen} images at a time; batch {made.text}"
+    if not made.seen:
         yield Finding("ok", "batch", made.text)
+    elif made.seen < NOISY:
+        cure = "a larger --data.batch_size, --trainer.sync_batchnorm true, or fewer ranks"
+        yield Finding("warning", "batch norm", text, cure)
+    else:
+        yield Finding("ok", "batch norm", text)
 
 
 def _devices(trainer: Namespace) -> Iterator[Finding]:
-    """Whether the GPUs that are asked for are here; last, for a forecast for another machine is worth having."""
-    asked, here = local_devices(trainer), torch.cuda.device_count()
+    """Check that the GPUs of a node are here; last, because a forecast is of use without them."""
+    asked = local_devices(trainer)
+    here = torch.cuda.device_count()
     if trainer.accelerator in ("auto", "gpu", "cuda") and 0 < here < asked:
-        text = f"{asked} GPUs of a node are asked for, {here} here: the forecast is for another machine"
-        cure = f"to train here: --trainer.devices {here}, with --trainer.accumulate_grad_batches for the memory"
+        text = (
+            f"{asked} GPUs of a node are asked for, {here} here: the forecast is for another "
+            "machine"
+        )
+        cure = (
+            f"to train here: --trainer.devices {here}, with --trainer.accumulate_grad_batches for "
+            "the memory"
+        )
         yield Finding("fails", "GPUs", text, cure)
 
 
-def _time(experiment: Experiment, ranks: int, callbacks: bool) -> Iterator[Finding]:
-    """Epochs and device-hours from a trial of one rank's work."""
+def _time(experiment: Experiment, ranks: int, has_callbacks: bool) -> Iterator[Finding]:
+    """Forecast epochs and device-hours from a trial of one rank's work.
+
+    Args:
+        experiment: experiment of a recipe for one device; the data are set up.
+        ranks: world size of the training.
+        has_callbacks: whether the recipe has callbacks, which the trial leaves out.
+    """
     try:
-        found, whole = trial(experiment, ranks), length(experiment)
+        found = trial(experiment, ranks)
+        whole = length(experiment)
     except (RuntimeError, MemoryError, OSError) as e:
-        cure = "--trainer.accumulate_grad_batches 2 (or twice what it is), --trainer.precision bf16-mixed, "
-        yield _no_memory("trial", e, cure + "or a smaller --data.batch_size")
+        cure = (
+            "--trainer.accumulate_grad_batches 2 (or twice what it is), --trainer.precision "
+            "bf16-mixed, or a smaller --data.batch_size"
+        )
+        yield _no_memory("trial", e, cure)
         return
+    trainer = experiment.trainer
     images = experiment.data.batch_size // ranks
-    rates = ", ".join(
-        f"{images / p.seconds:,.0f} images/s" + (f" at {p.size} px ({p.epochs} epochs)" * (len(found.paces) > 1))
-        for p in found.paces
-    )
-    how = f"{experiment.trainer.precision}{', compiled' * bool(experiment.task.compiled)}"
-    micro = images // experiment.trainer.accumulate_grad_batches
-    text = f"{rates} with batches of {micro}, {how}, on one {found.device}; {found.peak}"
-    yield Finding("ok", "trial", text + "; the recipe's callbacks were left out" * callbacks)
+    rates = []
+    for pace in found.paces:
+        rate = f"{images / pace.seconds:,.0f} images/s"
+        if len(found.paces) > 1:
+            rate += f" at {pace.size} px ({pace.epochs} epochs)"
+        rates.append(rate)
+    how = f"{trainer.precision}, compiled" if experiment.task.compiled else trainer.precision
+    micro = images // trainer.accumulate_grad_batches
+    text = f"{', '.join(rates)} with batches of {micro}, {how}, on one {found.device}; {found.peak}"
+    if has_callbacks:
+        text += "; the recipe's callbacks were left out"
+    yield Finding("ok", "trial", text)
     epoch = whole.steps * found.step + found.evaluation
     hours = epoch * whole.total / whole.steps / 3600
-    unit = "GPU-hours" if experiment.trainer.strategy.root_device.type == "cuda" else "rank-hours on this CPU"
-    text = f"{epoch:,.1f} s an epoch, {hours:.2f} h for {whole.epochs} epochs, {hours * ranks:.2f} {unit}"
-    yield Finding("ok", "forecast", text + (f" on {ranks} ranks, if they do not wait for one another" * (ranks > 1)))
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    unit = "GPU-hours" if on_gpu else "rank-hours on this CPU"
+    text = (
+        f"{epoch:,.1f} s an epoch, {hours:.2f} h for {whole.epochs} epochs, "
+        f"{hours * ranks:.2f} {unit}"
+    )
+    if ranks > 1:
+        text += f" on {ranks} ranks, if they do not wait for one another"
+    yield Finding("ok", "forecast", text)

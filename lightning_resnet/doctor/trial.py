@@ -1,15 +1,12 @@
-"""A trial of a recipe on this machine: its own training step and evaluation, one rank's share; what they take.
+"""Time a trial of a recipe on this machine: one rank's training steps and evaluation.
 
-resnet-cli doctor --config R.yaml
-
-The step is `fit`'s own (runtime/step.py), with precision, compilation, mixing, loss, accumulation, optimizer and moving
-average. What ranks say to one another and the recipe's callbacks have no part in it.
+The step is `fit`'s own (engine/step.py), with precision, compilation, mixing, loss, accumulation,
+optimizer and moving average. Communication between ranks and the recipe's callbacks are left out.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -26,16 +23,20 @@ from lightning_resnet.engine.transfer import on_device
 from lightning_resnet.machine import cores
 from lightning_resnet.progress import metered
 
-WARM, STEPS, LEAST, EVALUATED, LIMIT_S = 3, 20, 3, 5, 60.0
+WARM = 3  # steps before the first that counts
+STEPS = 20  # steps that count, divided among the sizes of images
+LEAST = 3  # steps of one size at least
+EVALUATED = 5  # batches of an evaluation that count
+LIMIT_S = 60.0  # seconds of all steps
 
 
 class Pace(NamedTuple):
-    """How fast training is at one size of images.
+    """Speed of training at one size of images.
 
     Attributes:
         size: pixels per side; None: as stored.
-        epochs: that have it.
-        seconds: of an optimizer step.
+        epochs: number of epochs of this size.
+        seconds: seconds of an optimizer step.
     """
 
     size: int | None
@@ -44,13 +45,13 @@ class Pace(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What a recipe takes of one rank.
+    """Time and memory that a recipe takes of one rank.
 
     Attributes:
-        paces: by size of the training images.
-        evaluation: seconds, on average over the epochs.
-        device: where it was measured, in words.
-        peak: memory taken at most, in words.
+        paces: speed for each size of the training images.
+        evaluation: seconds of an epoch's evaluation, on average over the epochs.
+        device: device of the trial, in words.
+        peak: largest memory taken, in words.
     """
 
     paces: list[Pace]
@@ -68,35 +69,45 @@ def trial(experiment: Experiment, ranks: int) -> Trial:
     """Train a few steps at each size of the schedule, and evaluate a few batches.
 
     Args:
-        experiment: a recipe's, for one device; the data are set up.
-        ranks: whose batch this one has a share of.
+        experiment: experiment of a recipe for one device; the data are set up.
+        ranks: world size of the recipe; this process trains one rank's share of the batch.
     """
-    data, device = experiment.data, experiment.trainer.strategy.root_device
+    data = experiment.data
+    device = experiment.trainer.strategy.root_device
     torch.set_num_threads(experiment.config.run.threads or cores())
     loop = _begin(experiment)
-    whole, data.batch_size = data.batch_size, data.batch_size // ranks
+    global_batch = data.batch_size
+    data.batch_size = global_batch // ranks
     try:
-        loader, sizes = data.train_dataloader(), _sizes(experiment)
-        paces = [
-            Pace(size, len(epochs), _train(loop, loader, epochs[len(epochs) // 2], len(sizes)))
-            for size, epochs in sizes.items()
-        ]
-        evaluation = _evaluate(experiment, ranks) / (experiment.trainer.check_val_every_n_epoch or 1)
+        loader = data.train_dataloader()
+        sizes = _sizes(experiment)
+        paces = []
+        for size, epochs in sizes.items():
+            seconds = _train(loop, loader, epochs[len(epochs) // 2], len(sizes))
+            paces.append(Pace(size, len(epochs), seconds))
+        every = experiment.trainer.check_val_every_n_epoch or 1
+        evaluation = _evaluate(experiment, ranks) / every
     finally:
-        data.batch_size = whole
-    on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+        data.batch_size = global_batch
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"CPU, {torch.get_num_threads()} threads"
     return Trial(paces, evaluation, name, _peak(device))
 
 
 def _begin(experiment: Experiment) -> FitLoop:
-    """What `fit` does before its first step, without a run directory."""
-    trainer, task, data = experiment.trainer, experiment.task, experiment.data
-    trainer.fit_loop = loop = FitLoop(trainer, None, None, 0)
+    """Do what `fit` does before its first step, without a run directory; return the loop."""
+    trainer = experiment.trainer
+    task = experiment.task
+    loop = FitLoop(trainer, None, None, 0)
+    trainer.fit_loop = loop
     loop.parts = trainer.accumulate_grad_batches
     loop.max_batches = length(experiment).steps * loop.parts
-    trainer.state.fn, trainer.training = TrainerFn.FITTING, True
-    trainer.datamodule, task.trainer = data, trainer
+    trainer.state.fn = TrainerFn.FITTING
+    trainer.training = True
+    trainer.datamodule = experiment.data
+    task.trainer = trainer
     trainer.strategy.connect(task)
     task.setup("fit")
     trainer.strategy.setup(trainer)
@@ -106,63 +117,88 @@ def _begin(experiment: Experiment) -> FitLoop:
 
 
 def _sizes(experiment: Experiment) -> dict[int | None, list[int]]:
-    """Epochs of each size of the training images."""
-    augment, sizes = experiment.data._augment_by_epoch(), {}
+    """Return the epochs of each size of the training images."""
+    augment = experiment.data._augment_by_epoch()
+    sizes: dict[int | None, list[int]] = {}
     for epoch in range(length(experiment).epochs):
         sizes.setdefault(augment(epoch).size, []).append(epoch)
     return sizes
 
 
 def _train(loop: FitLoop, loader: Loader, epoch: int, shares: int) -> float:
-    """Seconds of an optimizer step in an epoch; of the steps and the time for all it may take one of `shares`."""
-    trainer, task = loop.trainer, loop.trainer.lightning_module
+    """Return the seconds of an optimizer step in an epoch.
+
+    Args:
+        loop: the fit loop.
+        loader: the training images.
+        epoch: the epoch, whose size of images and learning rate hold.
+        shares: number of sizes that share the steps and the time of the trial.
+    """
+    trainer = loop.trainer
+    task = trainer.lightning_module
     loop.epoch = epoch
     loop._tell(0)
-    step, total = Step(trainer, loop.parts), task.total_steps
-    done = lambda: loop._tell(trainer.global_step % total)  # noqa: E731 -- schedules end where training does
+    step = Step(trainer, loop.parts)
+
+    def done() -> None:
+        loop._tell(trainer.global_step % task.total_steps)  # schedules end where training does
+
     with closing(on_device(_endless(loader, epoch), trainer.strategy.root_device)) as batches:
-        once = lambda i: step(batches, i * loop.parts, done)  # noqa: E731
-        return _pace(once, WARM, max(LEAST, STEPS // shares), LIMIT_S / shares, "trial steps", bool(task.compiled))
+
+        def once(i: int) -> None:
+            step(batches, i * loop.parts, done)
+
+        steps = max(LEAST, STEPS // shares)
+        return _pace(once, WARM, steps, LIMIT_S / shares, "trial steps", bool(task.compiled))
 
 
 @torch.no_grad()
 def _evaluate(experiment: Experiment, ranks: int) -> float:
-    """Seconds of an evaluation, from a few batches of each of its loaders."""
-    trainer, data, task = experiment.trainer, experiment.data, experiment.task.eval()
-    precision, seconds = trainer.precision_plugin, 0.0
-    for k, loader in enumerate(data.val_dataloader()):
+    """Return the seconds of an evaluation, from a few batches of each of its loaders."""
+    trainer = experiment.trainer
+    task = experiment.task.eval()
+    precision = trainer.precision_plugin
+    is_compiled = bool(task.compiled)
+    unit = "trial batches of an evaluation"
+    seconds = 0.0
+    for k, loader in enumerate(experiment.data.val_dataloader()):
         with closing(on_device(_endless(loader), trainer.strategy.root_device)) as batches:
 
             def once(i: int) -> None:
-                trainer.strategy.validation_step(precision.convert_input(next(batches)), i, k)  # noqa: B023
+                batch = precision.convert_input(next(batches))  # noqa: B023
+                trainer.strategy.validation_step(batch, i, k)  # noqa: B023
 
-            warm = (
-                len(loader) if len(loader) <= 1 + EVALUATED else 1
-            )  # the last batch has a shape of its own to compile
-            lap = _pace(once, warm, EVALUATED, LIMIT_S / 4, "trial batches of an evaluation", bool(task.compiled))
-        mine = -(-len(loader) // ranks)
-        seconds += lap * limited(mine, trainer.limit_val_batches, RunningStage.VALIDATING)
-    # batches of an evaluation are twice as large as those of training, over which precise_bn measures
-    return seconds + lap * task.precise_bn * trainer.accumulate_grad_batches / 2 * len(task.nets)
+            # the last batch has a shape of its own to compile
+            warm = len(loader) if len(loader) <= 1 + EVALUATED else 1
+            lap = _pace(once, warm, EVALUATED, LIMIT_S / 4, unit, is_compiled)
+        own = -(-len(loader) // ranks)
+        seconds += lap * limited(own, trainer.limit_val_batches, RunningStage.VALIDATING)
+    # precise_bn measures over training batches, which are half as large as those of an evaluation
+    measured = task.precise_bn * trainer.accumulate_grad_batches / 2 * len(task.nets)
+    return seconds + lap * measured
 
 
 def _endless(loader: Loader, epoch: int = 0) -> Iterator[Batch]:
     """Yield the batches of an epoch, again and again."""
-    for _ in count():
+    while True:
         with closing(loader.batches(epoch)) as batches:
             yield from batches
 
 
-def _pace(do: Callable[[int], None], warm: int, steps: int, limit: float, unit: str, compiled: bool) -> float:
-    """Seconds of a call. The first `warm` compile, choose kernels and fill the queue of batches: they do not count.
+def _pace(
+    do: Callable[[int], None], warm: int, steps: int, limit: float, unit: str, is_compiled: bool
+) -> float:
+    """Return the seconds of a call.
+
+    The first calls compile, choose kernels and fill the queue of batches; these do not count.
 
     Args:
-        do: is given the number of the call.
-        warm: calls before those that count, of which there is at least one.
+        do: the call, which gets its number.
+        warm: calls before those that count; at least one call counts.
         steps: calls that count.
         limit: seconds after which no other call is begun; a compiled one's first never counts.
-        unit: what the calls are, for the progress.
-        compiled: whether the first compiles.
+        unit: word for the calls, shown with the progress.
+        is_compiled: whether the first call compiles.
     """
     marks = [time.perf_counter()]
     with closing(metered(range(warm + steps), warm + steps, unit)) as numbers:
@@ -171,7 +207,7 @@ def _pace(do: Callable[[int], None], warm: int, steps: int, limit: float, unit: 
             if i < warm:
                 _wait()
             marks.append(time.perf_counter())
-            if marks[-1] - marks[0] > limit and i >= compiled:
+            if marks[-1] - marks[0] > limit and i >= is_compiled:
                 break
     _wait()
     marks[-1] = time.perf_counter()
@@ -180,13 +216,16 @@ def _pace(do: Callable[[int], None], warm: int, steps: int, limit: float, unit: 
 
 
 def _wait() -> None:
+    """Wait until the GPU has done what it was given."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def _peak(device: torch.device) -> str:
+    """Return the largest memory taken so far, in words."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated() / GB:.2f} GB of the GPU's memory"
     import resource
 
-    return f"the process took {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return f"the process took {taken:.2f} GB"

@@ -33,7 +33,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         super().__init__()
         self.error = ""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
         """Save; the folder is made where there is none. A full disk is told, and does not end the training."""
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -101,9 +103,18 @@ class Checkpoints(Callback):
     """
 
     def __init__(
-        self, folder: Path, origin: dict[str, Any], minutes: float = 10.0, may_write: Callable[[], bool] = lambda: True
+        self,
+        folder: Path,
+        origin: dict[str, Any],
+        minutes: float = 10.0,
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.folder, self.origin, self.seconds, self.may_write = folder, origin, 60 * minutes, may_write
+        self.folder, self.origin, self.seconds, self.may_write = (
+            folder,
+            origin,
+            60 * minutes,
+            may_write,
+        )
         self.best, self.error = -1.0, ""
         self._step = -1  # of the newest snapshot
         self._better = False  # than all before: the snapshot is the best
@@ -156,11 +167,18 @@ class Checkpoints(Callback):
             return False
         state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         check_readable(state)
-        self._step, self._saved_at, better, self._better = trainer.global_step, time.monotonic(), self._better, False
+        self._step, self._saved_at, better, self._better = (
+            trainer.global_step,
+            time.monotonic(),
+            self._better,
+            False,
+        )
         if trainer.is_global_zero:
             state = tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), state)
             self._wait()
-            self._writer = threading.Thread(target=self._write, args=(state, better), name="Checkpoints", daemon=True)
+            self._writer = threading.Thread(
+                target=self._write, args=(state, better), name="Checkpoints", daemon=True
+            )
             self._writer.start()
         return True
 
@@ -187,7 +205,9 @@ class Checkpoints(Callback):
                 path.unlink(missing_ok=True)
                 continue
             whole = load_checkpoint(path)
-            write_checkpoint({k: whole[k] for k in ("state_dict", "epoch", "global_step", "run")}, path)
+            write_checkpoint(
+                {k: whole[k] for k in ("state_dict", "epoch", "global_step", "run")}, path
+            )
 
     def _wait(self) -> None:
         if self._writer is not None:
@@ -203,7 +223,11 @@ class Checkpoints(Callback):
             if self._missed_best and not better:
                 write_checkpoint(self._missed_best, self.folder / "best.ckpt")
             self._missed_best = None
-            write_checkpoint(state, self.folder / "last.ckpt", lambda temporary: self._make_room(temporary, better))
+            write_checkpoint(
+                state,
+                self.folder / "last.ckpt",
+                lambda temporary: self._make_room(temporary, better),
+            )
             self.error = ""
         except Exception as e:  # noqa: BLE001 -- disk full, no permission, folder gone, another attempt
             self._missed_best = state if better else self._missed_best

@@ -60,7 +60,9 @@ class EvaluationLoop(_EvaluationLoop):
         self.trainer._logger_connector._callback_metrics.update(metrics)
         self.trainer._logger_connector._logged_metrics.update(metrics)
         if self.trainer.weights_step is not None:
-            self.trainer._logger_connector.log_metrics(dict(task.metrics), self.trainer.weights_step)
+            self.trainer._logger_connector.log_metrics(
+                dict(task.metrics), self.trainer.weights_step
+            )
         return super().on_run_end()
 
     def _tick(self) -> None:

@@ -28,12 +28,24 @@ from lightning_resnet.reading import read_yaml
 MOST_RANKS = 256  # on a node: more are surely a mistake
 Launcher = Literal["auto", "slurm", "torchrun", "local"]
 GRACE_S = 10.0  # for the other ranks to end by themselves once one has failed
-SAVE_S = 320.0  # for the first, once others have stopped in order: it may still be uploading, or writing
+SAVE_S = (
+    320.0  # for the first, once others have stopped in order: it may still be uploading, or writing
+)
 LIFELINE = "LIGHTNING_RESNET_LIFELINE"  # read end of a pipe that the parent never writes to: it ends with the parent
 MEETING = "LIGHTNING_RESNET_MEETING"  # in a rank that `supervise` started: folder where the ranks meet; empty: by TCP
 RANKED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
-STRAYS = (*RANKED, "SLURM_PROCID", "SLURM_LOCALID", "JSM_NAMESPACE_RANK")  # libraries take each for a rank
-COPIES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE")  # set by mpirun and its kin
+STRAYS = (
+    *RANKED,
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "JSM_NAMESPACE_RANK",
+)  # libraries take each for a rank
+COPIES = (
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+    "JSM_NAMESPACE_SIZE",
+)  # set by mpirun and its kin
 
 
 class Place(NamedTuple):
@@ -57,7 +69,9 @@ def resolve(launcher: Launcher, env: Mapping[str, str]) -> Launcher:
         UserError: not what was asked for.
     """
     step = "SLURM_STEP_ID" in env and "SLURM_PROCID" in env and "SLURM_STEP_NUM_TASKS" in env
-    step = step and env["SLURM_STEP_ID"].isdigit() and int(env["SLURM_STEP_ID"]) < 0xFFFFFFF0  # not the batch script
+    step = (
+        step and env["SLURM_STEP_ID"].isdigit() and int(env["SLURM_STEP_ID"]) < 0xFFFFFFF0
+    )  # not the batch script
     torchrun = "TORCHELASTIC_RUN_ID" in env
     if launcher == "auto" and MEETING in env:
         return "local"
@@ -66,9 +80,13 @@ def resolve(launcher: Launcher, env: Mapping[str, str]) -> Launcher:
     if launcher == "auto":
         return "slurm" if step else "local"
     if launcher == "slurm" and not step:
-        raise UserError("--launcher slurm: this process was not started by srun; put srun before the command")
+        raise UserError(
+            "--launcher slurm: this process was not started by srun; put srun before the command"
+        )
     if launcher == "torchrun" and not torchrun:
-        raise UserError("--launcher torchrun: this process was not started by torchrun; use --launcher local")
+        raise UserError(
+            "--launcher torchrun: this process was not started by torchrun; use --launcher local"
+        )
     return launcher
 
 
@@ -85,9 +103,13 @@ def place(launcher: Launcher, env: Mapping[str, str]) -> Place | None:
     node = "GROUP_RANK" if launcher == "torchrun" else "NODE_RANK"
     local = _number(env, "LOCAL_WORLD_SIZE", launcher, 1)
     size = _number(env, "WORLD_SIZE", launcher, local)
-    here = Place(_number(env, "LOCAL_RANK", launcher), local, _number(env, node, launcher), size // local)
+    here = Place(
+        _number(env, "LOCAL_RANK", launcher), local, _number(env, node, launcher), size // local
+    )
     if size % local or here.local_rank >= local or here.node >= here.nodes:
-        found = " ".join(f"{name}={env[name]}" for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE", node))
+        found = " ".join(
+            f"{name}={env[name]}" for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE", node)
+        )
         raise UserError(f"{found} fit no rank: {_cure(launcher)}")
     return here
 
@@ -95,9 +117,16 @@ def place(launcher: Launcher, env: Mapping[str, str]) -> Place | None:
 def _slurm_place(env: Mapping[str, str]) -> Place:
     tasks = _number(env, "SLURM_STEP_NUM_TASKS", "slurm", 1)
     nodes = _number(env, "SLURM_STEP_NUM_NODES", "slurm", 1)
-    here = Place(_number(env, "SLURM_LOCALID", "slurm"), tasks // nodes, _number(env, "SLURM_NODEID", "slurm"), nodes)
+    here = Place(
+        _number(env, "SLURM_LOCALID", "slurm"),
+        tasks // nodes,
+        _number(env, "SLURM_NODEID", "slurm"),
+        nodes,
+    )
     if tasks % nodes or here.rank != _number(env, "SLURM_PROCID", "slurm"):
-        raise UserError(f"srun runs {tasks} tasks unevenly on {nodes} nodes: give --ntasks-per-node, not --ntasks")
+        raise UserError(
+            f"srun runs {tasks} tasks unevenly on {nodes} nodes: give --ntasks-per-node, not --ntasks"
+        )
     return here
 
 
@@ -109,9 +138,13 @@ def _number(env: Mapping[str, str], name: str, launcher: Launcher, least: int = 
     """
     text = env.get(name)
     if text is None:
-        raise UserError(f"{name} is not set, which belongs to {launcher}'s variables: {_cure(launcher)}")
+        raise UserError(
+            f"{name} is not set, which belongs to {launcher}'s variables: {_cure(launcher)}"
+        )
     if not text.isdecimal() or int(text) < least:
-        raise UserError(f"{name} is {printable(text)!r}, not a whole number from {least} on: {_cure(launcher)}")
+        raise UserError(
+            f"{name} is {printable(text)!r}, not a whole number from {least} on: {_cure(launcher)}"
+        )
     return int(text)
 
 
@@ -182,7 +215,9 @@ def meeting_point(launcher: Launcher, env: Mapping[str, str]) -> dict[str, str]:
     job = _number(env, "SLURM_JOB_ID", "slurm")
     port = 20_000 + (job * 31 + _number(env, "SLURM_STEP_ID", "slurm")) % 12_000
     if "MASTER_ADDR" not in env and not env.get("SLURM_STEP_NODELIST"):
-        raise UserError(f"SLURM_STEP_NODELIST is not set, which belongs to slurm's variables: {_cure('slurm')}")
+        raise UserError(
+            f"SLURM_STEP_NODELIST is not set, which belongs to slurm's variables: {_cure('slurm')}"
+        )
     if env.get("MASTER_PORT"):
         port = _number(env, "MASTER_PORT", "slurm", 1)
     address = env.get("MASTER_ADDR") or first_host(env["SLURM_STEP_NODELIST"])
@@ -203,7 +238,11 @@ def plainly_asked(argv: list[str]) -> tuple[int, int] | None:
 
     Then the ranks are started before anything slow is imported. None: the whole configuration must be parsed to know.
     """
-    if resolve("auto", os.environ) != "local" or MEETING in os.environ or any("--run.new" in a for a in argv):
+    if (
+        resolve("auto", os.environ) != "local"
+        or MEETING in os.environ
+        or any("--run.new" in a for a in argv)
+    ):
         return None
 
     found: dict[str, Any] = {}
@@ -244,14 +283,28 @@ def supervise(argv: list[str], size: int, nodes: int = 1) -> int:
         env.pop("MASTER_ADDR", None)
         env.pop("MASTER_PORT", None)
     lifeline, held = os.pipe()
-    command = [sys.executable, "-P", "-m", "lightning_resnet", *argv]  # -P: not out of the working directory
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "lightning_resnet",
+        *argv,
+    ]  # -P: not out of the working directory
     ranks: list[subprocess.Popen] = []
     try:
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a rank hears nothing until it listens
+        blocked = signal.pthread_sigmask(
+            signal.SIG_BLOCK, SIGNALS
+        )  # a rank hears nothing until it listens
         try:
-            for k in range(size):  # sessions of their own: Ctrl-C in a terminal comes through us, once
+            for k in range(
+                size
+            ):  # sessions of their own: Ctrl-C in a terminal comes through us, once
                 own = {"LOCAL_RANK": str(k), LIFELINE: str(lifeline)}
-                ranks.append(subprocess.Popen(command, env=env | own, start_new_session=True, pass_fds=(lifeline,)))
+                ranks.append(
+                    subprocess.Popen(
+                        command, env=env | own, start_new_session=True, pass_fds=(lifeline,)
+                    )
+                )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return _wait(ranks, heard)
@@ -280,7 +333,9 @@ def _check_meeting(nodes: int) -> None:
         raise UserError(f"--trainer.num_nodes {nodes}, but {missing[0]} is not set: {cure}")
     for name, last in (("NODE_RANK", nodes - 1), ("MASTER_PORT", 65535)):
         if not env[name].isdecimal() or int(env[name]) > last:
-            raise UserError(f"{name} is {printable(env[name])!r}, not a number from 0 to {last}: {cure}")
+            raise UserError(
+                f"{name} is {printable(env[name])!r}, not a number from 0 to {last}: {cure}"
+            )
 
 
 def says_first(line: str, env: Mapping[str, str]) -> bool:
@@ -306,7 +361,9 @@ def end_with_parent() -> None:
     """In a rank that `supervise` started: end at once when the parent has gone, however it went."""
     if LIFELINE not in os.environ:
         return
-    threading.Thread(target=_end_with_parent, args=(int(os.environ[LIFELINE]),), daemon=True).start()
+    threading.Thread(
+        target=_end_with_parent, args=(int(os.environ[LIFELINE]),), daemon=True
+    ).start()
 
 
 def _end_with_parent(pipe: int) -> None:
@@ -337,7 +394,9 @@ def _wait(ranks: list[subprocess.Popen], heard: list[int]) -> int:
             if stopped and not heard:  # a signal to one rank alone
                 _pass_on(ranks, signal.SIGTERM)
             now = time.monotonic()
-            deadlines = [now + (SAVE_S if stopped and k == 0 else GRACE_S) for k in range(len(ranks))]
+            deadlines = [
+                now + (SAVE_S if stopped and k == 0 else GRACE_S) for k in range(len(ranks))
+            ]
         for process, deadline in zip(ranks, deadlines, strict=False):
             if process.poll() is None and time.monotonic() > deadline:
                 process.kill()
@@ -358,7 +417,9 @@ def _exit_status(rank: int, status: int) -> int:
     except ValueError:
         name = f"signal {-status}"
     why = ", as the system does for want of memory" if -status == signal.SIGKILL else ""
-    again = "the same command continues from the last checkpoint, or begins anew where there is none"
+    again = (
+        "the same command continues from the last checkpoint, or begins anew where there is none"
+    )
     print(f"error: rank {rank} was killed by {name}{why}; {again}", file=sys.stderr, flush=True)
     return 128 - status
 

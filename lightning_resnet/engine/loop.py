@@ -53,7 +53,9 @@ class FitLoop(_FitLoop):
         waits: seconds that steps have waited: "read" for the loader, "data" for it and the way to the device.
     """
 
-    def __init__(self, trainer: pl.Trainer, rundir: RunDir, checkpoints: Checkpoints, hang_s: float) -> None:
+    def __init__(
+        self, trainer: pl.Trainer, rundir: RunDir, checkpoints: Checkpoints, hang_s: float
+    ) -> None:
         former = trainer.fit_loop
         super().__init__(trainer, former.min_epochs, former.max_epochs)
         self.epoch_loop = former.epoch_loop
@@ -85,7 +87,9 @@ class FitLoop(_FitLoop):
 
     def _in_lightnings_words(self) -> dict[str, Any]:
         """What Lightning 2.6's loop keeps in a batch's end, or in an epoch's where that is evaluated."""
-        ended = self.evaluated or not self.steps  # no step of an epoch is done: the one before has ended
+        ended = (
+            self.evaluated or not self.steps
+        )  # no step of an epoch is done: the one before has ended
         epochs = self.epoch + self.evaluated if ended else self.epoch + 1  # begun
         steps, trained = self.steps, self.epoch_loop.global_step
         if ended and not self.evaluated and trained and self._combined_loader is not None:
@@ -95,17 +99,24 @@ class FitLoop(_FitLoop):
         batches = _BatchProgress(is_last_batch=steps * self.parts == self.max_batches)
         for progress, n in ((optimizer.step.total, trained), (optimizer.step.current, steps)):
             progress.ready = progress.completed = n
-        for progress, n in ((batches.total, trained * self.parts), (batches.current, steps * self.parts)):
+        for progress, n in (
+            (batches.total, trained * self.parts),
+            (batches.current, steps * self.parts),
+        ):
             progress.ready = progress.started = progress.processed = n
             progress.completed = n - unfinished
         whole = _ProcessedTracker(ready=epochs, started=epochs, processed=epochs - unfinished)
         whole.completed = max(0, epochs - 1)
         val_batches = _BatchProgress(is_last_batch=True)
         return {
-            "state_dict": {"combined_loader": [{"epoch": max(0, epochs - 1), "batch": steps * self.parts}]},
+            "state_dict": {
+                "combined_loader": [{"epoch": max(0, epochs - 1), "batch": steps * self.parts}]
+            },
             "epoch_loop.state_dict": {"_batches_that_stepped": trained},
             "epoch_loop.batch_progress": batches.state_dict(),
-            "epoch_loop.automatic_optimization.optim_progress": _OptimizationProgress(optimizer).state_dict(),
+            "epoch_loop.automatic_optimization.optim_progress": _OptimizationProgress(
+                optimizer
+            ).state_dict(),
             "epoch_loop.val_loop.batch_progress": val_batches.state_dict(),
             "epoch_progress": _Progress(whole, whole).state_dict(),
         }
@@ -134,7 +145,9 @@ class FitLoop(_FitLoop):
     def done(self) -> bool:
         """Trained as long as was asked for."""
         ended = self._stops_early(self.epoch) or self._steps_are_up
-        return self.epoch >= self.max_epochs >= 0 or (ended and not self.steps)  # else it is still to be evaluated
+        return self.epoch >= self.max_epochs >= 0 or (
+            ended and not self.steps
+        )  # else it is still to be evaluated
 
     @property
     def _steps_are_up(self) -> bool:
@@ -148,7 +161,9 @@ class FitLoop(_FitLoop):
         """
         if not self.trainer.should_stop:
             return False
-        return epochs >= (self.min_epochs or 0) and self.epoch_loop.global_step >= (self.min_steps or 0)
+        return epochs >= (self.min_epochs or 0) and self.epoch_loop.global_step >= (
+            self.min_steps or 0
+        )
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -159,7 +174,9 @@ class FitLoop(_FitLoop):
         trainer = self.trainer
         self.loader = call._call_lightning_datamodule_hook(trainer, "train_dataloader")
         self._combined_loader = CombinedLoader(self.loader)  # what trainer.train_dataloader shows
-        batches = _parse_num_batches(RunningStage.TRAINING, len(self.loader), trainer.limit_train_batches)
+        batches = _parse_num_batches(
+            RunningStage.TRAINING, len(self.loader), trainer.limit_train_batches
+        )
         self.max_batches = batches // self.parts * self.parts
         if not self.max_batches:
             raise UserError(
@@ -193,7 +210,9 @@ class FitLoop(_FitLoop):
             with self.trainer.profiler.profile("run_training_epoch"):
                 self._train_epoch()
                 self._evaluate()
-                while self._goes_on:  # somebody wanted to stop, and no longer does after the evaluation
+                while (
+                    self._goes_on
+                ):  # somebody wanted to stop, and no longer does after the evaluation
                     self._train_steps()
                     self._evaluate()
             self._end_epoch()
@@ -236,7 +255,9 @@ class FitLoop(_FitLoop):
         what is frozen, the optimizer and the callbacks' states have been through these hooks already.
         """
         task = self.trainer.lightning_module
-        callbacks = [c for c in self.trainer.callbacks if overrides(c, "on_train_epoch_start", Callback)]
+        callbacks = [
+            c for c in self.trainer.callbacks if overrides(c, "on_train_epoch_start", Callback)
+        ]
         if not callbacks and not overrides(task, "on_train_epoch_start", pl.LightningModule):
             yield
             return
@@ -245,7 +266,9 @@ class FitLoop(_FitLoop):
         rates = deepcopy(self.optimizer.state_dict())
         states = [(callback, deepcopy(callback.state_dict())) for callback in callbacks]
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The provided params to be frozen already exist")  # of BaseFinetuning
+            warnings.filterwarnings(
+                "ignore", "The provided params to be frozen already exist"
+            )  # of BaseFinetuning
             yield
         task.load_state_dict(weights)
         for p, learned in learns.items():
@@ -265,7 +288,9 @@ class FitLoop(_FitLoop):
         """The epoch's steps, from the position on."""
         trainer = self.trainer
         for optimizer in trainer.optimizers:
-            if hasattr(optimizer, "train"):  # a schedule-free optimizer: the weights to train at are not the result
+            if hasattr(
+                optimizer, "train"
+            ):  # a schedule-free optimizer: the weights to train at are not the result
                 optimizer.train()
         if not self._goes_on:
             return
@@ -309,10 +334,20 @@ class FitLoop(_FitLoop):
         for optimizer in trainer.optimizers:
             if hasattr(optimizer, "eval"):
                 optimizer.eval()
-        last = self._stops_early(self.epoch + 1) or self._steps_are_up or self.epoch + 1 == self.max_epochs
-        if not trainer.enable_validation or self._val_loop.skip or (every and (self.epoch + 1) % every and not last):
+        last = (
+            self._stops_early(self.epoch + 1)
+            or self._steps_are_up
+            or self.epoch + 1 == self.max_epochs
+        )
+        if (
+            not trainer.enable_validation
+            or self._val_loop.skip
+            or (every and (self.epoch + 1) % every and not last)
+        ):
             return
-        if self._evaluated_step == trainer.global_step:  # an epoch without steps, as should_stop was set before them
+        if (
+            self._evaluated_step == trainer.global_step
+        ):  # an epoch without steps, as should_stop was set before them
             return
         self._evaluated_step = trainer.global_step
         if trainer.world_size > 1:
@@ -338,7 +373,9 @@ class FitLoop(_FitLoop):
         call._call_lightning_module_hook(self.trainer, "on_train_epoch_end")
         call._call_callback_hooks(self.trainer, "on_train_epoch_end", monitoring_callbacks=True)
         logging.on_epoch_end()
-        self.epoch_loop._batches_that_stepped -= 1  # Lightning's number for an epoch's values: its last step's, from 0
+        self.epoch_loop._batches_that_stepped -= (
+            1  # Lightning's number for an epoch's values: its last step's, from 0
+        )
         logging.update_train_epoch_metrics()
         self.epoch_loop._batches_that_stepped += 1
         self.checkpoints.save(self.trainer)

@@ -33,9 +33,24 @@ PLACES = {  # loggers -> their folder in the run directory
     WandbLogger: "lightning_logs",  # apart from our own mirror's
     MLFlowLogger: "mlruns",
 }
-LOGGERS = [("pytorch_lightning", "loggers"), ("lightning_fabric", "loggers")]  # folders of their code
-TRAINING = ("train/loss", "train/acc1", "lr", "perf/images_per_s", "perf/data_wait_frac", "data/bad_images")
-OURS = ("grad_norm/", "response_std/", "identity_distance/", "lr-")  # of callbacks, by block, layer or optimizer
+LOGGERS = [
+    ("pytorch_lightning", "loggers"),
+    ("lightning_fabric", "loggers"),
+]  # folders of their code
+TRAINING = (
+    "train/loss",
+    "train/acc1",
+    "lr",
+    "perf/images_per_s",
+    "perf/data_wait_frac",
+    "data/bad_images",
+)
+OURS = (
+    "grad_norm/",
+    "response_std/",
+    "identity_distance/",
+    "lr-",
+)  # of callbacks, by block, layer or optimizer
 
 
 def make_folders_optional() -> None:
@@ -81,22 +96,36 @@ def check(trainer: pl.Trainer, task: Any, data: Any, checkpoints: Path) -> None:
     """
     for callback in trainer.callbacks:
         name = type(callback).__name__
-        if isinstance(callback, LearningRateMonitor | DeviceStatsMonitor | ThroughputMonitor) and not trainer.loggers:
-            raise UserError(f"{name} writes to a logger, and there is none: add --trainer.logger CSVLogger")
+        if (
+            isinstance(callback, LearningRateMonitor | DeviceStatsMonitor | ThroughputMonitor)
+            and not trainer.loggers
+        ):
+            raise UserError(
+                f"{name} writes to a logger, and there is none: add --trainer.logger CSVLogger"
+            )
         if isinstance(callback, DeviceStatsMonitor) and not _PSUTIL_AVAILABLE:
-            raise UserError(f"{name} needs the package psutil, which is not installed: pip install psutil")
+            raise UserError(
+                f"{name} needs the package psutil, which is not installed: pip install psutil"
+            )
         if isinstance(callback, EarlyStopping | ModelCheckpoint):
             _check_monitor(callback, trainer, measured(trainer, task, data))
         if isinstance(callback, ModelCheckpoint):
             _check_names(callback, trainer, checkpoints)
 
 
-def _check_monitor(callback: EarlyStopping | ModelCheckpoint, trainer: pl.Trainer, known: list[str]) -> None:
+def _check_monitor(
+    callback: EarlyStopping | ModelCheckpoint, trainer: pl.Trainer, known: list[str]
+) -> None:
     """Refuse a metric that nobody measures: Lightning finds it out after the first epoch."""
     monitor = callback.monitor
     if isinstance(callback, ModelCheckpoint):
         known = [*known, "epoch", "step"]
-    if monitor is None or monitor in known or monitor.startswith(OURS) or not getattr(callback, "strict", True):
+    if (
+        monitor is None
+        or monitor in known
+        or monitor.startswith(OURS)
+        or not getattr(callback, "strict", True)
+    ):
         return
     if any(_may_log(other) for other in trainer.callbacks):
         return
@@ -120,7 +149,10 @@ def measured(trainer: pl.Trainer, task: Any, data: Any) -> list[str]:
 def _may_log(callback: pl.Callback) -> bool:
     """Whether it is a user's own, which may measure what we cannot know of."""
     package = type(callback).__module__.partition(".")[0]
-    return isinstance(callback, LambdaCallback) or package not in ("pytorch_lightning", "lightning_resnet")
+    return isinstance(callback, LambdaCallback) or package not in (
+        "pytorch_lightning",
+        "lightning_resnet",
+    )
 
 
 def _check_names(callback: ModelCheckpoint, trainer: pl.Trainer, checkpoints: Path) -> None:
@@ -153,7 +185,9 @@ def go_on(trainer: pl.Trainer, run: Path, step: int) -> None:
     """
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            Path(logger.save_dir or ".").mkdir(parents=True, exist_ok=True)  # else wandb goes to /tmp without a word
+            Path(logger.save_dir or ".").mkdir(
+                parents=True, exist_ok=True
+            )  # else wandb goes to /tmp without a word
         if not step or not isinstance(logger, CSVLogger | TensorBoardLogger):
             continue
         if logger._version is None and Path(logger.save_dir).resolve() == run.resolve():
@@ -171,9 +205,15 @@ def _keep_rows(logger: CSVLogger, step: int) -> None:
     if not file.exists():
         return
     with file.open(newline="") as old:
-        rows = [row for row in csv.DictReader(old) if (row.get("step") or "").isdecimal() and int(row["step"]) <= step]
+        rows = [
+            row
+            for row in csv.DictReader(old)
+            if (row.get("step") or "").isdecimal() and int(row["step"]) <= step
+        ]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Experiment logs directory")  # that its files will be lost
+        warnings.filterwarnings(
+            "ignore", "Experiment logs directory"
+        )  # that its files will be lost
         writer = logger.experiment
     writer.metrics = [{name: value for name, value in row.items() if value != ""} for row in rows]
     logger.save()

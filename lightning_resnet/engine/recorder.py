@@ -48,7 +48,9 @@ class Recorder(Callback):
         self._interval_start = time.perf_counter()
         self.progress.start(trainer.global_step, pl_module.total_steps)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
         """A row per log interval; the epoch's last is there before the hooks of its end."""
         step = trainer.global_step
         if step > self._step and (step % trainer.log_every_n_steps == 0 or trainer.is_last_batch):
@@ -61,7 +63,10 @@ class Recorder(Callback):
         """Close the interval: a diverged net is not worth evaluating, nor saving."""
         if trainer.state.fn != "fit":
             return
-        again = trainer.global_step == self._first == self.last["step"] and not pl_module.has_train_metrics
+        again = (
+            trainer.global_step == self._first == self.last["step"]
+            and not pl_module.has_train_metrics
+        )
         self._record_training(trainer, pl_module)
         if again:  # the row stood in an attempt that ended in this evaluation, and this attempt's first row hides it
             self._record(trainer, self.last["metrics"], again=True)
@@ -91,10 +96,15 @@ class Recorder(Callback):
         metrics = pl_module.take_train_metrics()
         if not metrics:
             return
-        steps, seconds = trainer.global_step - self._step, time.perf_counter() - self._interval_start
+        steps, seconds = (
+            trainer.global_step - self._step,
+            time.perf_counter() - self._interval_start,
+        )
         if steps:  # of this attempt
             metrics["perf/images_per_s"] = steps * trainer.datamodule.batch_size / seconds
-            metrics["perf/data_wait_frac"] = (trainer.fit_loop.waits["data"] - self._waited) / seconds
+            metrics["perf/data_wait_frac"] = (
+                trainer.fit_loop.waits["data"] - self._waited
+            ) / seconds
         self._record(trainer, metrics)
         self.last = {"step": trainer.global_step, "metrics": metrics}
         self._step, self._interval_start = trainer.global_step, time.perf_counter()
@@ -109,8 +119,12 @@ class Recorder(Callback):
             again: an earlier attempt recorded it: the loggers have it.
         """
         logging = trainer._logger_connector
-        logging._callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
-        logging._progress_bar_metrics.update({name: value for name, value in metrics.items() if name in SHOWN})
+        logging._callback_metrics.update(
+            {name: torch.tensor(value) for name, value in metrics.items()}
+        )
+        logging._progress_bar_metrics.update(
+            {name: value for name, value in metrics.items() if name in SHOWN}
+        )
         logging._logged_metrics.update(metrics)
         if not again:
             logging.log_metrics({**metrics, "epoch": trainer.current_epoch}, trainer.global_step)

@@ -71,7 +71,9 @@ TASK_HOOKS = (
     "val_dataloader",
     "configure_callbacks",
 )
-STOCK = "train it with pytorch_lightning.Trainer itself, which takes the task and the data as they are"
+STOCK = (
+    "train it with pytorch_lightning.Trainer itself, which takes the task and the data as they are"
+)
 
 
 def check_plugins(plugins: list[Any]) -> None:
@@ -86,7 +88,9 @@ def check_plugins(plugins: list[Any]) -> None:
     for plugin in plugins:
         for kind, cure in PLUGINS.items():
             if isinstance(plugin, kind):
-                raise UserError(f"--trainer.plugins {type(plugin).__name__} does not work here: {cure}")
+                raise UserError(
+                    f"--trainer.plugins {type(plugin).__name__} does not work here: {cure}"
+                )
 
 
 def refuse_plugins_named(text: str) -> None:
@@ -111,7 +115,10 @@ def _names(kind: type) -> Iterator[str]:
 
 
 def check_training(
-    trainer: pl.Trainer, task: ClassificationTask, data: pl.LightningDataModule, ranks: int | None = None
+    trainer: pl.Trainer,
+    task: ClassificationTask,
+    data: pl.LightningDataModule,
+    ranks: int | None = None,
 ) -> None:
     """Refuse what our training loop would not honour.
 
@@ -155,12 +162,19 @@ def _check_callback(callback: callbacks.Callback, ranks: int, task: Classificati
 
 
 def _check_hooks(task: ClassificationTask, data: pl.LightningDataModule) -> None:
-    for owner, base, hooks in ((task, pl.LightningModule, TASK_HOOKS), (data, pl.LightningDataModule, DATA_HOOKS)):
+    for owner, base, hooks in (
+        (task, pl.LightningModule, TASK_HOOKS),
+        (data, pl.LightningDataModule, DATA_HOOKS),
+    ):
         for hook in hooks:
             if overrides(owner, hook, base):
-                raise UserError(f"{type(owner).__name__}.{hook} would never be called in this training: {STOCK}")
+                raise UserError(
+                    f"{type(owner).__name__}.{hook} would never be called in this training: {STOCK}"
+                )
     if not task.automatic_optimization:
-        raise UserError(f"{type(task).__name__} optimizes by hand, which this training does not know: {STOCK}")
+        raise UserError(
+            f"{type(task).__name__} optimizes by hand, which this training does not know: {STOCK}"
+        )
 
 
 def _check_optimizer(task: ClassificationTask) -> None:
@@ -168,14 +182,22 @@ def _check_optimizer(task: ClassificationTask) -> None:
         optimizer = task.configure_optimizers()
     except ValueError as e:
         if "per-parameter options" in str(e):
-            raise UserError(f"{e}: add --model.decay all, which puts all parameters into one group") from e
+            raise UserError(
+                f"{e}: add --model.decay all, which puts all parameters into one group"
+            ) from e
         if "only supports 2D parameters" in str(e):
-            raise UserError(f"{e}: a net with convolutions or biases needs another --model.optimizer") from e
+            raise UserError(
+                f"{e}: a net with convolutions or biases needs another --model.optimizer"
+            ) from e
         raise
     if isinstance(optimizer, optim.SparseAdam):
-        raise UserError("SparseAdam is for sparse gradients, which no net for images has: use --model.optimizer Adam")
+        raise UserError(
+            "SparseAdam is for sparse gradients, which no net for images has: use --model.optimizer Adam"
+        )
     if isinstance(optimizer, optim.LBFGS) and task.channels_last:
-        raise UserError("LBFGS takes a `view` of weights as they lie in memory: add --model.channels_last false")
+        raise UserError(
+            "LBFGS takes a `view` of weights as they lie in memory: add --model.channels_last false"
+        )
     if not isinstance(optimizer, optim.Optimizer):
         raise UserError(
             f"{type(task).__name__}.configure_optimizers must return one optimizer here; learning rates over time are "

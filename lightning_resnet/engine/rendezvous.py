@@ -69,7 +69,9 @@ def meeting_point(here: Place, timeout: timedelta) -> dist.Store | None:
     """
     if folder := os.environ.get(MEETING):
         store = dist.FileStore(str(Path(folder, "store")), here.local_size)
-        store.set_timeout(timeout)  # its own are 5 minutes, which ranks that import from a slow disk may lie apart
+        store.set_timeout(
+            timeout
+        )  # its own are 5 minutes, which ranks that import from a slow disk may lie apart
         return store
     torchruns = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if here.nodes > 1 or torchruns:
@@ -82,7 +84,9 @@ def meeting_point(here: Place, timeout: timedelta) -> dist.Store | None:
     try:
         listening.bind((LOOPBACK, port))
     except OSError as e:
-        raise UserError(f"port {port} of this machine is in use ({e.strerror}): export another MASTER_PORT") from e
+        raise UserError(
+            f"port {port} of this machine is in use ({e.strerror}): export another MASTER_PORT"
+        ) from e
     listening.listen()
     fd = listening.detach()
     return dist.TCPStore(LOOPBACK, port, here.local_size, True, timeout, master_listen_fd=fd)

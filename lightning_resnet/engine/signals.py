@@ -26,7 +26,9 @@ LEAVE_S = 0.7  # likewise, of a verb that begins anew, whether it has reacted or
 JOIN_S = 30.0  # likewise, of a rank that takes the mark along to where it meets the others
 CPU_S = 30  # of CPU time before its limit, at which the system kills, that SIGXCPU shall come
 AGAIN_S = 1.0  # a second SIGINT sooner than this after the first is no second wish: some programs pass each on twice
-FINALIZER_S = 0.05  # until a signal that came in a finalizer, which swallows exceptions, comes again
+FINALIZER_S = (
+    0.05  # until a signal that came in a finalizer, which swallows exceptions, comes again
+)
 STATUSES = {  # of a process that such a signal has ended
     signal.SIGTERM: 143,
     signal.SIGUSR1: 143,
@@ -147,7 +149,9 @@ def armed(continues: bool = True, deferred: bool = False) -> Iterator[None]:
     _hear_of_the_cpu_limit()
     try:
         with insisting(continues):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the parent of ranks starts them with these blocked
+            signal.pthread_sigmask(
+                signal.SIG_UNBLOCK, SIGNALS
+            )  # the parent of ranks starts them with these blocked
             yield
     finally:
         request.deferred = False
@@ -179,7 +183,9 @@ def insisting(continues: bool) -> Iterator[None]:
     request.continues, former = continues, request.continues
     out, into = os.pipe()
     os.set_blocking(into, False)
-    former_fd = signal.set_wakeup_fd(into, warn_on_full_buffer=False)  # written to from C, whatever Python does
+    former_fd = signal.set_wakeup_fd(
+        into, warn_on_full_buffer=False
+    )  # written to from C, whatever Python does
     over = threading.Event()
     threading.Thread(target=_insist, args=(out, over), daemon=True).start()
     try:

@@ -29,7 +29,11 @@ HOOKS = (
     "on_before_optimizer_step",
     "on_train_batch_end",
 )
-OPTIMIZING = ("optimizer_step", "optimizer_zero_grad", "backward")  # hooks of a task that only Lightning's step calls
+OPTIMIZING = (
+    "optimizer_step",
+    "optimizer_zero_grad",
+    "backward",
+)  # hooks of a task that only Lightning's step calls
 
 
 def overrides(owner: Any, hook: str, base: type) -> bool:
@@ -52,8 +56,17 @@ class Step:
     """
 
     def __init__(self, trainer: pl.Trainer, parts: int) -> None:
-        self.trainer, self.strategy, self.task, self.parts = trainer, trainer.strategy, trainer.lightning_module, parts
-        self.optimizer, self.logging, self.results = trainer.optimizers[0], trainer._logger_connector, trainer._results
+        self.trainer, self.strategy, self.task, self.parts = (
+            trainer,
+            trainer.strategy,
+            trainer.lightning_module,
+            parts,
+        )
+        self.optimizer, self.logging, self.results = (
+            trainer.optimizers[0],
+            trainer._logger_connector,
+            trainer._results,
+        )
         loop = trainer.fit_loop.epoch_loop
         self.progress = loop.batch_progress
         self.automatic = loop.automatic_optimization  # Lightning's way to make a step
@@ -62,7 +75,9 @@ class Step:
         self.hooks = {hook: self._overriding(hook) for hook in HOOKS}
         self.profiled = not isinstance(trainer.profiler, PassThroughProfiler)
         precision = trainer.precision_plugin
-        self.plain = type(precision) is Precision or (type(precision) is MixedPrecision and precision.scaler is None)
+        self.plain = type(precision) is Precision or (
+            type(precision) is MixedPrecision and precision.scaler is None
+        )
         # others may call the pass themselves, as LBFGS does
         self.plain &= type(self.optimizer).__module__.startswith("torch.optim.")
         self.plain &= not isinstance(self.optimizer, torch.optim.LBFGS)
@@ -187,7 +202,9 @@ class Step:
                 call._call_strategy_hook(self.trainer, hook, *args)
             return result
         if found := self.hooks[hook]:
-            self.task.__dict__["_current_fx_name"] = hook  # a module's own way to set it costs more than most hooks
+            self.task.__dict__["_current_fx_name"] = (
+                hook  # a module's own way to set it costs more than most hooks
+            )
             for function in found:
                 result = function(*args)
         return result

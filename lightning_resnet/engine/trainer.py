@@ -88,14 +88,18 @@ class Trainer(pl.Trainer):
         else:
             self.strategy.checkpoint_io = GivenCheckpointIO(given)
         self._signal_connector.register_signal_handlers = _do_nothing
-        self.validate_loop = self._make_evaluation_loop(TrainerFn.VALIDATING, RunningStage.VALIDATING)
+        self.validate_loop = self._make_evaluation_loop(
+            TrainerFn.VALIDATING, RunningStage.VALIDATING
+        )
         self.test_loop = self._make_evaluation_loop(TrainerFn.TESTING, RunningStage.TESTING)
 
     def _make_evaluation_loop(self, fn: TrainerFn, stage: RunningStage) -> EvaluationLoop:
         inference_mode = self.validate_loop.inference_mode
         return EvaluationLoop(self, fn, stage, inference_mode=inference_mode)
 
-    def prepare_run(self, rundir: RunDir, checkpoints: Checkpoints, callbacks: list[Callback], hang_s: float) -> None:
+    def prepare_run(
+        self, rundir: RunDir, checkpoints: Checkpoints, callbacks: list[Callback], hang_s: float
+    ) -> None:
         """Get ready to train a run.
 
         Args:

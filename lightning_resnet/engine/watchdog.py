@@ -34,7 +34,9 @@ def report(run: Path, rank: int, step: int, error: BaseException) -> None:
     text = mask("".join(traceback.format_exception(error)))
     known = ", ".join(f"{k} {v}" for k, v in versions().items())
     try:
-        write_whole(report_path(run, rank), f"rank {rank} failed after step {step}\n{known}\n\n{text}")
+        write_whole(
+            report_path(run, rank), f"rank {rank} failed after step {step}\n{known}\n\n{text}"
+        )
     except OSError:  # a full disk must not hide the error itself
         pass
 

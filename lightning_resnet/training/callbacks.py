@@ -25,7 +25,9 @@ def add(task: pl.LightningModule, metrics: dict[str, torch.Tensor]) -> None:
     """Into the next training row; one transfer from the device for all."""
     if metrics:
         values = torch.stack([value.float() for value in metrics.values()]).tolist()
-        task.extra_metrics = getattr(task, "extra_metrics", {}) | dict(zip(metrics, values, strict=True))
+        task.extra_metrics = getattr(task, "extra_metrics", {}) | dict(
+            zip(metrics, values, strict=True)
+        )
 
 
 def is_logged(trainer: pl.Trainer, step: int) -> bool:
@@ -36,13 +38,17 @@ def is_logged(trainer: pl.Trainer, step: int) -> bool:
 class GradientNorms(Callback):
     """Logs `grad_norm/<block>`: norm of dE/dw of the block's parameters, as the optimizer gets it."""
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
         """Measure."""
         if not is_logged(trainer, trainer.global_step + 1):
             return
         metrics = {}
         for name, _, _ in blocks(pl_module.net):
-            gradients = [p.grad for p in pl_module.net.get_submodule(name).parameters() if p.grad is not None]
+            gradients = [
+                p.grad for p in pl_module.net.get_submodule(name).parameters() if p.grad is not None
+            ]
             if gradients:
                 metrics[f"grad_norm/{name}"] = torch.stack(torch._foreach_norm(gradients)).norm()
         add(pl_module, metrics)
@@ -56,18 +62,28 @@ class ResponseStds(Callback):
         self._stds: dict[str, list[torch.Tensor]] = {}
         self._step = 0  # whose forward passes are watched
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
         """Watch the forward passes of a step that is logged."""
         step = trainer.global_step + 1
         if step != self._step and is_logged(trainer, step):
             self._step = step
             self._stds = self._open.enter_context(watch_responses(pl_module.net))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
         """Mean over the step's accumulated batches."""
         if trainer.global_step == self._step and self._stds:
             self._open.close()
-            add(pl_module, {f"response_std/{name}": torch.stack(stds).mean() for name, stds in self._stds.items()})
+            add(
+                pl_module,
+                {
+                    f"response_std/{name}": torch.stack(stds).mean()
+                    for name, stds in self._stds.items()
+                },
+            )
             self._stds = {}
 
 
@@ -91,13 +107,19 @@ class AddedBlocks(Callback):
             new = any(name.startswith(f"{block}.") for block in self.added)
             parameter.requires_grad_(new or not self.freeze)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
         """Watch the added blocks in a step that is logged."""
         self._found: dict[str, torch.Tensor] = {}
         watched = self.added if is_logged(trainer, trainer.global_step + 1) else []
-        self._handles = [pl_module.net.get_submodule(b).register_forward_hook(self._measure(b)) for b in watched]
+        self._handles = [
+            pl_module.net.get_submodule(b).register_forward_hook(self._measure(b)) for b in watched
+        ]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
         """Hand over."""
         for handle in self._handles:
             handle.remove()

@@ -32,7 +32,9 @@ class Averaging:
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1 or self.every < 1 or not 0 <= self.start <= 1:
-            raise ValueError(f"--model.ema needs 0 <= decay < 1, every of 1 or more and 0 <= start <= 1, got {self}")
+            raise ValueError(
+                f"--model.ema needs 0 <= decay < 1, every of 1 or more and 0 <= start <= 1, got {self}"
+            )
 
     def follow(self, average: nn.Module, net: nn.Module, step: int, total: int) -> None:
         """Update the average after optimizer step `step` (the first is 1) of `total`, if one is due."""

@@ -81,7 +81,12 @@ class Evaluated(pl.LightningModule):
             self._measured = self.trainer.datamodule.train_dataloader(self.precise_bn)
         for net in self.nets:
             first, n = self.trainer.is_global_zero, len(self._measured)
-            batches = metered(self._measured.batches(self.trainer.current_epoch), n, "batches for batch norm", first)
+            batches = metered(
+                self._measured.batches(self.trainer.current_epoch),
+                n,
+                "batches for batch norm",
+                first,
+            )
             batches = map(self.trainer.strategy.batch_to_device, batches)
             with self.trainer.precision_plugin.forward_context():
                 measure_norms(net, (self.normalise(images) for images, _ in batches), self._reduce)
@@ -145,11 +150,18 @@ class Evaluated(pl.LightningModule):
         loaders = loaders if isinstance(loaders, list) else [loaders]
         limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
         whole = limit == 1.0 and isinstance(limit, float) and not trainer.overfit_batches
-        evaluated = [("test" if trainer.testing else self._eval_name(i), loader) for i, loader in enumerate(loaders)]
+        evaluated = [
+            ("test" if trainer.testing else self._eval_name(i), loader)
+            for i, loader in enumerate(loaders)
+        ]
         if self.ema is not None:
-            evaluated += [(f"{name}_ema", loader) for name, loader in evaluated if name != "train_eval"]
+            evaluated += [
+                (f"{name}_ema", loader) for name, loader in evaluated if name != "train_eval"
+            ]
         for name, loader in evaluated:
-            sums = self._eval_sums.pop(name, torch.zeros(5, dtype=sum_dtype(self.device), device=self.device))
+            sums = self._eval_sums.pop(
+                name, torch.zeros(5, dtype=sum_dtype(self.device), device=self.device)
+            )
             loss, top1, top5, n, seen = self._reduce(sums).tolist()
             if whole and hasattr(loader, "images") and seen != len(loader.images):
                 raise RuntimeError(f"evaluated {seen:.0f} of {len(loader.images)} {name} samples")

@@ -90,11 +90,15 @@ class TrainingSums:
     def total(self) -> Tensor | None:
         """[5] of all steps so far, the same whenever it was asked for between them; None where there were none."""
         if self._steps:
-            losses, labels, correct = (torch.stack(column) for column in zip(*self._steps, strict=True))
+            losses, labels, correct = (
+                torch.stack(column) for column in zip(*self._steps, strict=True)
+            )
             self._steps.clear()
             valid = labels >= 0
             n = valid.sum(1)
-            losses = torch.where(n > 0, losses, 0).to(sum_dtype(n.device))  # the mean of no image is no divergence
+            losses = torch.where(n > 0, losses, 0).to(
+                sum_dtype(n.device)
+            )  # the mean of no image is no divergence
             parts = (losses * n, correct.sum(1), torch.isfinite(losses), n, (~valid).sum(1))
             rows = torch.stack([part.to(losses.dtype) for part in parts], 1)
             before = [] if self._total is None else [self._total.to(rows)[None]]

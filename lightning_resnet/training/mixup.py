@@ -37,10 +37,18 @@ class Mix:
     pairs: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.mixup, self.cutmix) < 0 or not self.mixup + self.cutmix or not 0 < self.pairs <= 1:
-            raise ValueError(f"--model.mix needs mixup or cutmix above 0 and pairs above 0, at most 1, got {self}")
+        if (
+            min(self.mixup, self.cutmix) < 0
+            or not self.mixup + self.cutmix
+            or not 0 < self.pairs <= 1
+        ):
+            raise ValueError(
+                f"--model.mix needs mixup or cutmix above 0 and pairs above 0, at most 1, got {self}"
+            )
 
-    def draw(self, seed: int, epoch: int, pair: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(
+        self, seed: int, epoch: int, pair: np.ndarray, height: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """What each image of a pair keeps of itself.
 
         Args:
@@ -77,12 +85,19 @@ def pair_numbers(batch_idx: int, n: int, trainer: pl.Trainer) -> np.ndarray:
         trainer: knows ranks and accumulation.
     """
     step, part = divmod(batch_idx, trainer.accumulate_grad_batches)
-    before = ((step * trainer.world_size + trainer.global_rank) * trainer.accumulate_grad_batches + part) * n
+    before = (
+        (step * trainer.world_size + trainer.global_rank) * trainer.accumulate_grad_batches + part
+    ) * n
     return before // 2 + np.arange(n // 2)
 
 
 def own_parts(
-    labels: Tensor, shares: np.ndarray, boxes: np.ndarray, height: int, width: int, dtype: torch.dtype
+    labels: Tensor,
+    shares: np.ndarray,
+    boxes: np.ndarray,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of which image each pixel is; a damaged picture (label below 0) and its partner stay as they are.
 
@@ -103,7 +118,9 @@ def own_parts(
     share = torch.from_numpy(shares.repeat(2)).to(device, torch.promote_types(dtype, torch.float32))
     top, left, bottom, right = torch.from_numpy(boxes.repeat(2, 0)).to(device).T[..., None]
     rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-    inside = ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None, :]
+    inside = ((rows >= top) & (rows < bottom))[:, :, None] & (
+        (columns >= left) & (columns < right)
+    )[:, None, :]
     # Mixup's pixels are shared; of CutMix, whose box is not empty, all others are the image's own
     own = torch.where(inside.flatten(1).any(1), 1.0, share)[:, None, None] * ~inside
     own = torch.where(whole[:, None, None], own, 1.0)[:, None].to(dtype)

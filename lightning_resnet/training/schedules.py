@@ -4,7 +4,11 @@ import math
 
 from lightning_resnet.errors import UserError
 
-EVALUATED = [f"{split}/{kind}" for split in ("val", "val_ema", "train_eval") for kind in ("loss", "acc1", "acc5")]
+EVALUATED = [
+    f"{split}/{kind}"
+    for split in ("val", "val_ema", "train_eval")
+    for kind in ("loss", "acc1", "acc5")
+]
 
 
 def _check_warmup(warmup: float) -> None:
@@ -52,7 +56,12 @@ class Steps(Schedule):
         warmup: fraction of training over which the rate rises linearly from 0.
     """
 
-    def __init__(self, at: list[float] = [0.5, 0.75], gamma: float = 0.1, warmup: float = 0.0) -> None:  # noqa: B006
+    def __init__(
+        self,
+        at: list[float] = [0.5, 0.75],  # noqa: B006 -- jsonargparse reads the default from here
+        gamma: float = 0.1,
+        warmup: float = 0.0,
+    ) -> None:
         if not all(0 <= a <= 1 for a in at):
             raise ValueError(
                 f"--model.schedule.at {at} must be fractions of training, 0 to 1: divide epochs by --trainer.max_epochs"
@@ -76,11 +85,17 @@ class Annealed(Schedule):
     """
 
     def __init__(
-        self, warmup: float = 0.0, end: float = 0.0, start: float = 0.0, warmup_epochs: float | None = None
+        self,
+        warmup: float = 0.0,
+        end: float = 0.0,
+        start: float = 0.0,
+        warmup_epochs: float | None = None,
     ) -> None:
         _check_warmup(warmup)
         if warmup_epochs is not None and warmup_epochs < 0:
-            raise ValueError(f"--model.schedule.warmup_epochs must be 0 or more, got {warmup_epochs}")
+            raise ValueError(
+                f"--model.schedule.warmup_epochs must be 0 or more, got {warmup_epochs}"
+            )
         self.warmup, self.end, self.start, self.warmup_epochs = warmup, end, start, warmup_epochs
 
     def doubt(self, epochs: float) -> str:
@@ -132,7 +147,9 @@ class Plateau(Schedule):
     def __init__(self, monitor: str = "val/acc1", patience: int = 5, gamma: float = 0.1) -> None:
         if monitor not in EVALUATED:
             metrics = ", ".join(EVALUATED)
-            raise ValueError(f"--model.schedule.monitor {monitor} is no metric of an evaluation: take one of {metrics}")
+            raise ValueError(
+                f"--model.schedule.monitor {monitor} is no metric of an evaluation: take one of {metrics}"
+            )
         self.monitor, self.patience, self.gamma = monitor, patience, gamma
         self.state = {"best": -math.inf, "waited": 0, "drops": 0}
 
@@ -180,7 +197,12 @@ class ErrorWarmup(Schedule):
         until_error: running training error in [0, 1], over a log interval.
     """
 
-    def __init__(self, then: Schedule = Steps(), factor_before: float = 0.1, until_error: float = 0.8) -> None:  # noqa: B008
+    def __init__(
+        self,
+        then: Schedule = Steps(),  # noqa: B008 -- jsonargparse reads the default from here
+        factor_before: float = 0.1,
+        until_error: float = 0.8,
+    ) -> None:
         if not 0 <= until_error <= 1:
             raise ValueError(f"--model.schedule.until_error must be 0 to 1, got {until_error}")
         self.then, self.factor_before, self.until_error = then, factor_before, until_error

@@ -46,7 +46,9 @@ def net_flags(checkpoint: dict[str, Any], recipe: str) -> str:
     """
     theirs = _net_options(checkpoint.get("run", {}).get("config"))
     ours = _net_options(recipe)
-    return " ".join(f"--model.net{k} {v}" for k, v in theirs.items() if v is not None and v != ours.get(k))
+    return " ".join(
+        f"--model.net{k} {v}" for k, v in theirs.items() if v is not None and v != ours.get(k)
+    )
 
 
 def _net_options(recipe: str | None) -> dict[str, Any]:
@@ -63,7 +65,9 @@ def _net_options(recipe: str | None) -> dict[str, Any]:
     return {"": net.get("class_path")} | options
 
 
-def load_weights(task: nn.Module, state: dict[str, Tensor], fresh_average: bool = False, flags: str = "") -> None:
+def load_weights(
+    task: nn.Module, state: dict[str, Tensor], fresh_average: bool = False, flags: str = ""
+) -> None:
     """Load a checkpoint's `state_dict`; raise UserError naming the first tensor that does not fit.
 
     Args:
@@ -76,6 +80,8 @@ def load_weights(task: nn.Module, state: dict[str, Tensor], fresh_average: bool 
     if fresh_average or not averaged or not any(name.startswith(EMA) for name in state):
         state = {name: tensor for name, tensor in state.items() if not name.startswith(EMA)}
         if averaged:
-            state |= {EMA + n.removeprefix("net."): t for n, t in state.items() if n.startswith("net.")}
+            state |= {
+                EMA + n.removeprefix("net."): t for n, t in state.items() if n.startswith("net.")
+            }
     check_same_tensors(task.state_dict(), state, flags)
     task.load_state_dict(state)

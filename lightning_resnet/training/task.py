@@ -68,7 +68,8 @@ class ClassificationTask(Evaluated):
         mix: Mix | None = None,
         ema: Averaging | None = None,
         precise_bn: int = 0,
-        compile: bool | Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
+        compile: bool
+        | Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
         channels_last: bool | None = None,
         hooks: TrainingHooks | None = None,
     ) -> None:
@@ -80,9 +81,13 @@ class ClassificationTask(Evaluated):
                 "--model.bce_threshold null"
             )
         if precise_bn < 0:
-            raise ValueError(f"--model.precise_bn must be 0 or more optimizer steps, got {precise_bn}")
+            raise ValueError(
+                f"--model.precise_bn must be 0 or more optimizer steps, got {precise_bn}"
+            )
         if lazy := [name for name, parameter in net.named_parameters() if is_lazy(parameter)]:
-            raise ValueError(f"{type(net).__name__}.{lazy[0]} is of a lazy layer: give that layer its number of inputs")
+            raise ValueError(
+                f"{type(net).__name__}.{lazy[0]} is of a lazy layer: give that layer its number of inputs"
+            )
         if bn_batch is not None:
             ghost_batch_norm(net, bn_batch)
         if channels_last is not False:
@@ -102,10 +107,14 @@ class ClassificationTask(Evaluated):
         self._train_sums = TrainingSums()  # since the last row
         self.extra_metrics: dict[str, float] = {}  # of callbacks, for the next training row
         self._lr = 0.0  # of the last optimizer step
-        self._scheduled: dict[int, float] = {}  # learning rate that each group of parameters was last set to
+        self._scheduled: dict[
+            int, float
+        ] = {}  # learning rate that each group of parameters was last set to
         self._rate_told = False  # that somebody else has set one
         self._followed = 0  # optimizer steps done when the average last followed
-        self._frozen: dict[str, list[str]] = {}  # parameters and norms of a run that continues, until it has begun
+        self._frozen: dict[
+            str, list[str]
+        ] = {}  # parameters and norms of a run that continues, until it has begun
         self._last_taken = 0  # optimizer steps done when training sums were last taken
 
     def setup(self, stage: str) -> None:
@@ -122,7 +131,9 @@ class ClassificationTask(Evaluated):
     def _check_own_data(self) -> None:
         """Refuse, or warn of, what cannot be known of other data than ImageData's."""
         if self.precise_bn:
-            raise UserError("precise_bn measures on the training images of ImageData: give that data, or precise_bn=0")
+            raise UserError(
+                "precise_bn measures on the training images of ImageData: give that data, or precise_bn=0"
+            )
         if not self.mean.any() and bool((self.std == 1).all()):
             rank_zero_warn(
                 "the images are not normalised: ImageData tells their mean and standard deviation, other data do not; "
@@ -143,7 +154,9 @@ class ClassificationTask(Evaluated):
                 m.track_running_stats = name not in self._frozen["unmeasured"]
             self._frozen = {}
         if self.compiled:
-            torch._dynamo.config.recompile_limit = 64  # sizes x last batches x training or not x net or average
+            torch._dynamo.config.recompile_limit = (
+                64  # sizes x last batches x training or not x net or average
+            )
             mode = None if self.compiled is True else self.compiled
             private_compile_cache()
             self.logits = torch.compile(self.logits, dynamic=False, mode=mode)
@@ -168,7 +181,9 @@ class ClassificationTask(Evaluated):
         t = self.trainer
         steps = t.max_epochs * math.ceil(t.num_training_batches / t.accumulate_grad_batches)
         if steps <= 0 and t.max_steps <= 0:
-            raise UserError("schedules are fractions of the whole training: give the Trainer max_epochs or max_steps")
+            raise UserError(
+                "schedules are fractions of the whole training: give the Trainer max_epochs or max_steps"
+            )
         return min(s for s in (steps, t.max_steps) if s > 0)
 
     def on_train_start(self) -> None:
@@ -201,7 +216,9 @@ class ClassificationTask(Evaluated):
         trainer = self.trainer
         factor = self.schedule.factor(trainer.global_step / self._all_steps)
         for i, group in enumerate(trainer.optimizers[0].param_groups):
-            if "initial_lr" in group:  # else it came by a callback that unfreezes layers, and keeps what that gave it
+            if (
+                "initial_lr" in group
+            ):  # else it came by a callback that unfreezes layers, and keeps what that gave it
                 if group["lr"] != self._scheduled.get(i, group["lr"]):
                     self._tell_of_other_rate(group["lr"])
                 group["lr"] = self._scheduled[i] = group["initial_lr"] * factor
@@ -225,7 +242,9 @@ class ClassificationTask(Evaluated):
         if not self.recorded and batch_idx % trainer.accumulate_grad_batches == 0:
             self.set_learning_rate()
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
-        seed_generators(self.device, self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+        seed_generators(
+            self.device, self.seed, trainer.current_epoch, batch_idx, trainer.global_rank
+        )
 
     def _seed_epoch(self, epoch: int) -> None:
         """Seed what callbacks draw as an epoch begins, alike where a run continues within it."""
@@ -273,7 +292,9 @@ class ClassificationTask(Evaluated):
         """Return the loss of a micro-batch; a hook, see `TrainingHooks.loss`."""
         loss = None if self.hooks is None else self.hooks.loss(logits, targets)
         if loss is None:
-            loss = training_loss(logits, targets, self.loss_kind, self.label_smoothing, self.bce_threshold)
+            loss = training_loss(
+                logits, targets, self.loss_kind, self.label_smoothing, self.bce_threshold
+            )
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -323,7 +344,9 @@ class ClassificationTask(Evaluated):
         self._train_sums = TrainingSums()
         lr = self._lr
         if not math.isfinite(loss):
-            step = self._last_taken + int(finite / self.trainer.world_size / self.trainer.accumulate_grad_batches)
+            step = self._last_taken + int(
+                finite / self.trainer.world_size / self.trainer.accumulate_grad_batches
+            )
             base = self.trainer.optimizers[0].param_groups[0]["initial_lr"]
             raise Diverged(step + 1, base * self.schedule.factor(step / self._all_steps))
         self._last_taken = self.global_step
@@ -335,7 +358,9 @@ class ClassificationTask(Evaluated):
         return metrics | extra
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "ClassificationTask":
+    def load_from_checkpoint(
+        cls, checkpoint_path: Any, *args: Any, **kwargs: Any
+    ) -> "ClassificationTask":
         """As Lightning's, for a net that is given.
 
         Raises:
@@ -359,7 +384,9 @@ class ClassificationTask(Evaluated):
         if self.trainer.training:
             self._follow()  # a ModelCheckpoint saves before `on_train_batch_end`; the state_dict shares the tensors
         checkpoint["schedule"] = self.schedule.state_dict()
-        checkpoint["frozen"] = [name for name, p in self.net.named_parameters() if not p.requires_grad]
+        checkpoint["frozen"] = [
+            name for name, p in self.net.named_parameters() if not p.requires_grad
+        ]
         checkpoint["unmeasured"] = [name for name, m in self._norms() if not m.track_running_stats]
         sums = self._train_sums.total()
         sums = None if sums is None else self._reduce(sums)
@@ -376,9 +403,16 @@ class ClassificationTask(Evaluated):
             self._frozen = {key: checkpoint[key] for key in ("frozen", "unmeasured")}
         with suppress(RuntimeError):  # of a task without a trainer, in load_from_checkpoint
             trainer = self.trainer
-            trainer.precision_plugin.convert_module(self)  # else weights would pass through a smaller type
-        sums, self._last_taken = checkpoint.get("train_sums"), checkpoint.get("last_taken", checkpoint["global_step"])
-        self._train_sums = TrainingSums(sums if sums is None or self.global_rank == 0 else torch.zeros_like(sums))
+            trainer.precision_plugin.convert_module(
+                self
+            )  # else weights would pass through a smaller type
+        sums, self._last_taken = (
+            checkpoint.get("train_sums"),
+            checkpoint.get("last_taken", checkpoint["global_step"]),
+        )
+        self._train_sums = TrainingSums(
+            sums if sums is None or self.global_rank == 0 else torch.zeros_like(sums)
+        )
 
     def _norms(self) -> Iterator[tuple[str, nn.Module]]:
         """Each norm of the net that can keep statistics, with its name."""

@@ -1,6 +1,7 @@
-"""What a checkpoint calls its outputs, beside what a source calls its labels: the same names must be the same numbers.
+"""Match the class names of a checkpoint with the class names of a data source.
 
-A net that knows cat, dog and fox, evaluated on a folder of cat and fox, would else be told that a fox is a dog.
+A net that knows cat, dog and fox, evaluated on a folder of cat and fox, would otherwise be told
+that a fox is a dog: equal names must have equal numbers.
 """
 
 import re
@@ -17,16 +18,18 @@ from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, printable, tell
 from lightning_resnet.models.complexity import count_macs
 
-CODE = re.compile(r"\d+|n\d{8}")  # a number or a WordNet id: no name that could be compared with a word
+CODE = re.compile(r"\d+|n\d{8}")  # a number or a WordNet id; cannot be compared with a word
 
 
 def align(data: ImageData, net: nn.Module, known: Sequence[str]) -> list[str]:
-    """Number the labels as a checkpoint does, where each of the source's classes is one of its; else tell the first.
+    """Renumber the labels as a checkpoint does, if the checkpoint knows all the source's classes.
+
+    If the checkpoint does not know them all, a warning names the first class that differs.
 
     Args:
-        data: set up; its labels and its source's classes are changed.
-        net: of the checkpoint.
-        known: the checkpoint's classes, in order of output; empty: it does not tell.
+        data: data that are set up; the labels and the source's classes are changed.
+        net: net of the checkpoint.
+        known: the checkpoint's classes, in order of output; empty: the checkpoint has no names.
 
     Returns:
         A name of each output of the net: the checkpoint's, else the source's, else its number.
@@ -34,29 +37,45 @@ def align(data: ImageData, net: nn.Module, known: Sequence[str]) -> list[str]:
     Raises:
         UserError: the source has more classes than the net has outputs.
     """
-    outputs, known, ours = count_macs(net, data.input_size)[0], list(known), list(data.source.classes)
+    outputs = count_macs(net, data.input_size)[0]
+    known = list(known)
+    ours = list(data.source.classes)
     if len(ours) > outputs:
         raise UserError(
-            f"the data has {len(ours)} classes, the checkpoint's net {outputs} outputs: set --data.source to data of "
-            "the classes it was trained on"
+            f"the data has {len(ours)} classes, the checkpoint's net {outputs} outputs: "
+            "set --data.source to data of the classes it was trained on"
         )
     if known and all(known.count(name) == 1 for name in ours):
         number = np.array([known.index(name) for name in ours])
-        data.splits = {name: replace(images, labels=number[images.labels]) for name, images in data.splits.items()}
+        data.splits = {
+            name: replace(images, labels=number[images.labels])
+            for name, images in data.splits.items()
+        }
         data.source.classes = known
     elif known and known != ours:
-        k, theirs, its = next((k, *pair) for k, pair in enumerate(zip_longest(known, ours)) if pair[0] != pair[1])
-        named = [printable(name or "unknown") for name in (theirs, its)]
-        rank_zero_only(tell)(
-            f"careful: class {k} is {named[0]} to the checkpoint, {named[1]} to the data: labels are taken by number, "
-            "not by name",
-            file=sys.stderr,
-        )
+        _warn_of_difference(known, ours)
     names = known or ours
     return names + [str(k) for k in range(len(names), outputs)]
 
 
+def _warn_of_difference(known: list[str], ours: list[str]) -> None:
+    """Name the first class that a checkpoint and the data name differently."""
+    for k, (theirs, own) in enumerate(zip_longest(known, ours)):
+        if theirs != own:
+            rank_zero_only(tell)(
+                f"warning: class {k} is {printable(theirs or 'unknown')} to the checkpoint, "
+                f"{printable(own or 'unknown')} to the data: labels are taken by number, "
+                "not by name",
+                file=sys.stderr,
+            )
+            return
+
+
 def differ(known: Sequence[str], ours: Sequence[str]) -> bool:
-    """Whether these are other classes, as far as names tell: where one side has only codes, or nothing, they do not."""
-    told = [bool(names) and not all(map(CODE.fullmatch, names)) for names in (known, ours)]
-    return told[0] == told[1] and bool(known) and list(known) != list(ours)
+    """Return whether two lists name different classes, as far as names can tell.
+
+    If one of the two is empty or has only codes, the lists cannot be compared: False.
+    """
+    known_has_words = bool(known) and not all(map(CODE.fullmatch, known))
+    ours_has_words = bool(ours) and not all(map(CODE.fullmatch, ours))
+    return known_has_words == ours_has_words and bool(known) and list(known) != list(ours)

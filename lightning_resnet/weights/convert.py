@@ -1,24 +1,29 @@
-"""`resnet-cli convert`: weights in and out; the file's ending says what is made.
+"""Read weights of any layout as a checkpoint of ours, and describe what they are.
 
-`resnet-cli convert resnet50-11ad3fa6.pth --out resnet50.ckpt`: torchvision's, timm's or akamaster's -> ours, for
-`--run.init_from`, `validate`, `predict` and `inspect`. `resnet-cli convert runs/digits/RUN --out net.onnx`: ours (or
-theirs) -> .pth or .safetensors in torchvision's names, or .onnx with the normalisation inside, checked in onnxruntime.
+`resnet-cli convert resnet50-11ad3fa6.pth --out resnet50.ckpt` converts torchvision's, timm's or
+akamaster's weights into ours, for `--run.init_from`, `validate`, `predict` and `inspect`.
+`resnet-cli convert runs/digits/RUN --out net.onnx` converts ours (or theirs) into .pth or
+.safetensors in torchvision's names, or into .onnx with the normalisation inside, checked in
+onnxruntime.
 """
 
 import json
+import zipfile
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
 
 from lightning_resnet.data.sources.base import IMAGENET_MEAN, IMAGENET_STD
 from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.reading import read_text
 from lightning_resnet.runs.checkpoint import check_archive, check_plain, newest_in
-from lightning_resnet.weights.layouts import Known, State, average_in, recognise, unwrap
-
-if TYPE_CHECKING:
-    from torch import nn
-
+from lightning_resnet.weights.layouts import RecognisedNet, State, average_in, recognise, unwrap
 
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 CONSTANTS = ("mean", "std")
@@ -26,27 +31,26 @@ TORCHVISION_DEPTHS = (18, 34, 50, 101, 152)
 
 
 def read(args: Namespace) -> tuple[dict[str, Any], Path]:
-    """A checkpoint in our form, made of theirs where the file is one; and the file.
+    """Return a checkpoint in our form, converted if the file has another layout; and its path.
 
     Args:
-        args: of `make_parser`.
+        args: arguments of `resnet-cli convert`.
 
     Raises:
         UserError: the file cannot be read, is of no net of ours, or a flag does not apply to it.
     """
-    import torch
-
     path = Path(args.file)
     if path.is_dir():
         path, content = newest_in(path)
     else:
         content = read_file(path)
-    names = read_text(Path(args.classes)).split("\n") if args.classes else []
-    classes = [name.strip() for name in names if name.strip()]
+    classes = _names_in(args.classes)
     run = content.get("run") if isinstance(content, dict) else None
     if isinstance(run, dict) and "config" in run:
         if given := [flag for flag in ("shortcut", *CONSTANTS) if getattr(args, flag)]:
-            raise UserError(f"--{given[0]} is for weights of others, and {path} tells its own: leave it out")
+            raise UserError(
+                f"--{given[0]} is for weights of others, and {path} tells its own: leave it out"
+            )
         if not isinstance(content.get("state_dict"), dict):
             raise UserError(f"{path} has no state_dict: it is not whole")
         try:
@@ -59,29 +63,45 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
     if args.weights == "ema":
         if average is None:
             raise UserError(f"{path} holds no averaged weights (ema): leave --weights out")
-        content = {name: t for name, t in content[average].items() if name != "n_averaged"}  # torch's counter
+        # n_averaged is torch's counter
+        content = {name: t for name, t in content[average].items() if name != "n_averaged"}
         tell(f"weights: their moving average, {average}")
-        args.weights = "net"  # of what is made of it
+        args.weights = "net"  # the converted checkpoint has one kind of weights
     elif average:
-        tell(f"weights: as trained; the file also holds their moving average, {average}: --weights ema takes that")
+        tell(
+            f"weights: as trained; the file also holds their moving average, {average}: "
+            "--weights ema takes that"
+        )
     try:
         known = recognise(unwrap(content), args.shortcut)
     except UserError as e:
         raise UserError(f"{path}: {e}") from e
-    content, told = ours(known, path.stem, classes or _usual_classes(known)), _told(path)
+    content = checkpoint_of(known, path.stem, classes or _usual_classes(known))
+    told = _told(path)
     if args.std and min(args.std) <= 0:
         raise UserError(f"--std {args.std}: above 0, of each of red, green and blue")
     given = {k: [255 * v for v in getattr(args, k)] for k in CONSTANTS if getattr(args, k)}
     content["state_dict"] |= {k: torch.tensor(v).view(3, 1, 1) for k, v in (told | given).items()}
-    source = "as given" if given else "from the file" if told else "assumed, as the file tells none"
+    if given:
+        source = "as given"
+    elif told:
+        source = "from the file"
+    else:
+        source = "assumed, as the file tells none"
     tell(f"normalisation {source}: {text(content['state_dict'])}")
     return content, path
 
 
-def _told(path: Path) -> dict[str, list[float]]:
-    """Normalisation of pixels from 0 to 255 that a .safetensors of ours holds; else nothing."""
-    from safetensors import safe_open
+def _names_in(file: str | None) -> list[str]:
+    """Return the class names in a file, one on a line; none without a file."""
+    if not file:
+        return []
+    lines = read_text(Path(file)).split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
+
+def _told(path: Path) -> dict[str, list[float]]:
+    """Return the normalisation in a .safetensors of ours, for pixels from 0 to 255; else none."""
     if path.suffix != ".safetensors":
         return {}
     with safe_open(path, "pt") as file:
@@ -89,35 +109,32 @@ def _told(path: Path) -> dict[str, list[float]]:
     return {name: json.loads(metadata[name]) for name in CONSTANTS if name in metadata}
 
 
-def text(state: "State") -> str:
-    """The flags that give this normalisation."""
-    return " ".join(f"--{k} {' '.join(f'{v / 255:.4g}' for v in state[k].flatten().tolist())}" for k in CONSTANTS)
+def text(state: State) -> str:
+    """Return the flags that give the normalisation of a checkpoint."""
+    flags = []
+    for name in CONSTANTS:
+        values = [f"{value / 255:.4g}" for value in state[name].flatten().tolist()]
+        flags += [f"--{name}", *values]
+    return " ".join(flags)
 
 
-def check_classes(net: "nn.Module", classes: list[str], file: str | None) -> None:
-    """Refuse names that are not as many as the net has outputs.
+def check_classes(net: nn.Module, classes: list[str], file: str | None) -> None:
+    """Refuse class names whose number is not the net's number of outputs.
 
     Raises:
-        UserError: how many there are of each.
+        UserError: the numbers differ.
     """
-    from torch import nn
-
     outputs = [m.out_features for m in net.modules() if isinstance(m, nn.Linear)][-1:]
     if file and outputs and len(classes) != outputs[0]:
         raise UserError(f"{file} names {len(classes)} classes, the net has {outputs[0]} outputs")
 
 
 def read_file(path: Path) -> Any:
-    """What weights or a checkpoint of anyone's hold; no code in them is run.
+    """Return the content of a file of weights or a checkpoint; no code in the file is run.
 
     Raises:
-        UserError: it is missing, damaged, or holds more than tensors and plain values.
+        UserError: the file is missing, damaged, or holds more than tensors and plain values.
     """
-    import zipfile
-
-    import torch
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise UserError(f"weights {path} do not exist")
     try:
@@ -127,72 +144,99 @@ def read_file(path: Path) -> Any:
             check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # damaged files fail in many ways
-        why = one_line(e) if type(e) is ValueError else type(e).__name__  # check_archive tells what it found
+        # ValueErrors are check_archive's, which tell what it found
+        why = one_line(e) if type(e) is ValueError else type(e).__name__
         raise UserError(
-            f"{path} cannot be read as weights ({why}): it is damaged, or holds more than tensors; save "
-            "net.state_dict() alone"
+            f"{path} cannot be read as weights ({why}): it is damaged, or holds more than tensors; "
+            "save net.state_dict() alone"
         ) from e
 
 
-def ours(known: "Known", name: str, classes: list[str]) -> dict[str, Any]:
-    """A checkpoint of ours: the weights, ImageNet's normalisation (all three peers' on any data), and a recipe.
+def checkpoint_of(known: RecognisedNet, name: str, classes: list[str]) -> dict[str, Any]:
+    """Return a checkpoint of ours: weights, ImageNet's normalisation, and a recipe.
+
+    torchvision, timm and akamaster normalise by ImageNet's mean and std on any data.
 
     Args:
-        known: the net.
-        name: of the run that the checkpoint tells.
-        classes: in order of output; empty: not known.
+        known: net with its weights.
+        name: name of the run in the checkpoint.
+        classes: class names in order of output; empty: not known.
     """
-    import torch
-    import yaml
-
     options = known.options
-    n, imagenet = options["num_classes"], "ImageNet" in known.kind.__name__
-    source = {(True, 1000): "ImageNet", (False, 10): "CIFAR10", (False, 100): "CIFAR100"}.get(
-        (imagenet, n), "ImageFolder"
-    )
-    root = "data" if source.startswith("CIFAR") else f"data/{name}" if source == "ImageFolder" else "data/imagenet"
-    augmented = {"size": 224, "crop": "resized"} if imagenet else {"crop": "pad"}
-    if not imagenet and source == "ImageFolder":
+    is_imagenet = "ImageNet" in known.kind.__name__
+    augmented: dict[str, Any] = {"crop": "pad"}
+    if is_imagenet and options["num_classes"] == 1000:
+        source = "ImageNet"
+        root = "data/imagenet"
+    elif not is_imagenet and options["num_classes"] in (10, 100):
+        source = f"CIFAR{options['num_classes']}"
+        root = "data"
+    else:
+        source = "ImageFolder"
+        root = f"data/{name}"
         augmented = {"size": 32, "crop": "resized"}
+    if is_imagenet:
+        augmented = {"size": 224, "crop": "resized"}
+    source_config = {"class_path": source, "init_args": {"root": root}}
     config = {
         "trainer": {"max_epochs": 1},
         "model": {"net": {"class_path": known.kind.__name__, "init_args": options}},
-        "data": {"source": {"class_path": source, "init_args": {"root": root}}, "flip": True, **augmented},
+        "data": {"source": source_config, "flip": True, **augmented},
         "run": {"name": name},
     }
-    constants = zip(CONSTANTS, (IMAGENET_MEAN, IMAGENET_STD), strict=True)
-    state: State = {k: torch.tensor(v).view(3, 1, 1) * 255 for k, v in constants}
-    state |= {f"net.{k}": t for k, t in known.net.state_dict().items()}
-    return {"state_dict": state, "run": {"id": name, "config": yaml.safe_dump(config), "classes": classes}}
+    state: State = {}
+    for constant, values in zip(CONSTANTS, (IMAGENET_MEAN, IMAGENET_STD), strict=True):
+        state[constant] = torch.tensor(values).view(3, 1, 1) * 255
+    for key, tensor in known.net.state_dict().items():
+        state[f"net.{key}"] = tensor
+    return {
+        "state_dict": state,
+        "run": {"id": name, "config": yaml.safe_dump(config), "classes": classes},
+    }
 
 
-def _usual_classes(known: "Known") -> list[str]:
-    """ImageNet's and CIFAR-10's names, where the net has as many outputs and its kind's form."""
-    imagenet, n = "ImageNet" in known.kind.__name__, known.options["num_classes"]
-    if imagenet and n == 1000:
+def _usual_classes(known: RecognisedNet) -> list[str]:
+    """Return the names of ImageNet or CIFAR-10 for a net of their form and size; else none."""
+    is_imagenet = "ImageNet" in known.kind.__name__
+    n = known.options["num_classes"]
+    if is_imagenet and n == 1000:
         from torchvision.models import ResNet18_Weights
 
         return list(ResNet18_Weights.DEFAULT.meta["categories"])
-    return CIFAR_CLASSES if not imagenet and n == 10 else []
+    return CIFAR_CLASSES if not is_imagenet and n == 10 else []
 
 
 def describe(net: Any, options: dict[str, Any]) -> str:
-    """`ImageNetResNet depth=50 shortcut=B num_classes=1000, 25,557,032 parameters`."""
-    text = " ".join(f"{k}={options[k]}" for k in ("depth", "shortcut", "block", "num_classes") if k in options)
+    """Return a line such as `ImageNetResNet depth=50 num_classes=1000, 25,557,032 parameters`."""
+    shown = [k for k in ("depth", "shortcut", "block", "num_classes") if k in options]
+    text = " ".join(f"{k}={options[k]}" for k in shown)
     return f"{type(net).__name__} {text}, {sum(p.numel() for p in net.parameters()):,} parameters"
 
 
-def whose(kind: str, options: dict[str, Any]) -> str:
-    """Whether torchvision has this net."""
-    same = kind == "ImageNetResNet" and options.get("shortcut", "B") == "B" and options.get("norm", "batch") == "batch"
-    elsewhere = {"stride_in_1x1": "its bottlenecks stride elsewhere", "blur_pool": "it blurs before it strides"}
+def use_in_torchvision(kind: str, options: dict[str, Any]) -> str:
+    """Return a line that tells whether a net of torchvision's can load and compute these weights.
+
+    Args:
+        kind: class name of the net.
+        options: arguments of the class.
+    """
+    has_same_tensors = (
+        kind == "ImageNetResNet"
+        and options.get("shortcut", "B") == "B"
+        and options.get("norm", "batch") == "batch"
+    )
+    if not has_same_tensors:
+        why = "no projections where shapes change, or another form"
+        return f"warning: in torchvision's names, but no net of torchvision's computes it ({why})"
+    name = f"torchvision.models.resnet{options['depth']}"
+    elsewhere = {
+        "stride_in_1x1": "its bottlenecks stride elsewhere",
+        "blur_pool": "it blurs before it strides",
+    }
     changed = [why for option, why in elsewhere.items() if options.get(option)]
-    if same and not changed:
-        return f"torchvision.models.resnet{options['depth']}(num_classes={options.get('num_classes', 1000)}) loads it"
-    if same:
+    if changed:
         return (
-            f"careful: torchvision.models.resnet{options['depth']} loads it, but computes another net's logits: here "
+            f"warning: {name} loads it, but computes another net's logits: here "
             f"{' and '.join(changed)}"
         )
-    why = "no projections where shapes change, or another form"
-    return f"careful: in torchvision's names, but no net of torchvision's computes it ({why})"
+    return f"{name}(num_classes={options.get('num_classes', 1000)}) loads it"

@@ -11,29 +11,34 @@ from lightning_resnet.weights.classes import differ
 
 
 def init_from(task: nn.Module, path: str, classes: Sequence[str], recipe: str = "") -> None:
-    """Take a checkpoint's weights; a head for other classes stays new.
+    """Load a checkpoint's weights into a task; a head for other classes keeps its initial weights.
 
     Args:
-        task: to take them.
-        path: of the checkpoint.
-        classes: of the data.
-        recipe: the task's, as YAML, to tell what is otherwise in the checkpoint's.
+        task: the task that gets the weights.
+        path: path of the checkpoint.
+        classes: classes of the data.
+        recipe: the task's recipe as YAML; an error names the flags in which it differs from the
+            checkpoint's recipe.
 
     Raises:
-        UserError: it cannot be read, or is of another net.
+        UserError: the checkpoint cannot be read, or is of another net.
     """
-    checkpoint, ours = load_checkpoint(path), task.state_dict()
-    theirs, known = checkpoint["state_dict"], classes_in(checkpoint)
-    head = [n for n, m in task.net.named_modules() if isinstance(m, nn.Linear)][-1:]
+    checkpoint = load_checkpoint(path)
+    ours = task.state_dict()
+    theirs = checkpoint["state_dict"]
+    known = classes_in(checkpoint)
+    head = [name for name, module in task.net.named_modules() if isinstance(module, nn.Linear)][-1:]
     for name in [f"net.{h}.{kind}" for h in head for kind in ("weight", "bias")]:
         if name not in theirs or name not in ours:
             continue
         if theirs[name].shape != ours[name].shape:
-            say(f"{name} is new: {tuple(ours[name].shape)}, {tuple(theirs[name].shape)} in {path}")
+            shapes = f"{tuple(ours[name].shape)}, {tuple(theirs[name].shape)} in {path}"
+            say(f"{name} is new: {shapes}")
         elif differ(known, classes):
             say(f"{name} is new: {path} is of other classes, {', '.join(known[:3])}, ...")
         else:
-            say(f"{name} is kept{'' if list(known) == list(classes) else f': {path} does not name its classes so'}")
+            doubt = "" if list(known) == list(classes) else f": {path} does not name its classes so"
+            say(f"{name} is kept{doubt}")
             continue
         theirs[name] = ours[name]
     load_weights(task, theirs, fresh_average=True, flags=net_flags(checkpoint, recipe))

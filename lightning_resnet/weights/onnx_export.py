@@ -1,4 +1,7 @@
-"""A trained net as an ONNX file: uint8 images in, logits out, the normalisation inside; checked in onnxruntime."""
+"""Write a trained net as an ONNX file, and check the file in onnxruntime.
+
+The file takes uint8 images, normalises them, and gives logits.
+"""
 
 import json
 import logging
@@ -13,15 +16,17 @@ from lightning_resnet.files import replacing
 from lightning_resnet.weights.trained import Trained
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-TOLERANCE = 1e-4  # of logits, beside the largest
+TOLERANCE = 1e-4  # largest difference of logits, as a share of the largest logit
 SAMPLES = (1, 3)  # sizes of the batches that are compared
 
 
 def export(trained: Trained, out: Path, size: int | None = None) -> str:
-    """Write the file and compare it with the net on random images, in batches of other sizes than it was traced with.
+    """Write the file and compare it with the net on random images.
+
+    The batches have other sizes than the batch that the net was traced with.
 
     Args:
-        trained: the net.
+        trained: the trained net.
         out: file to write.
         size: pixels per side; default: the recipe's.
 
@@ -29,7 +34,8 @@ def export(trained: Trained, out: Path, size: int | None = None) -> str:
         What the file takes and gives, and how far its logits are from the net's.
 
     Raises:
-        UserError: a package is missing, the net cannot be exported, or the logits differ (nothing is written then).
+        UserError: a package is missing, the net cannot be exported, or the logits differ (then
+            nothing is written).
     """
     if missing := [name for name in PACKAGES if not find_spec(name)]:
         raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'lightning_resnet[onnx]'")
@@ -40,13 +46,18 @@ def export(trained: Trained, out: Path, size: int | None = None) -> str:
         _write(trained, Path(file.name), size)
         worst = _difference(trained, Path(file.name), size)
         if worst > TOLERANCE:
-            raise UserError(f"logits in onnxruntime are {worst:.1e} off, more than {TOLERANCE:g}: {out} is not written")
+            raise UserError(
+                f"logits in onnxruntime are {worst:.1e} off, more than {TOLERANCE:g}: "
+                f"{out} is not written"
+            )
     return (
-        f"images uint8 [N, 3, {size}, {size}] -> logits [N, classes]; onnxruntime's are within {worst:.1e} of torch's"
+        f"images uint8 [N, 3, {size}, {size}] -> logits [N, classes]; "
+        f"onnxruntime's are within {worst:.1e} of torch's"
     )
 
 
 def _write(trained: Trained, path: Path, size: int) -> None:
+    """Trace the net and write the file; its metadata has the class names."""
     import onnx
 
     images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
@@ -62,14 +73,16 @@ def _write(trained: Trained, path: Path, size: int) -> None:
                 verbose=False,
             )
     except Exception as e:  # of many types, for what cannot be traced
-        raise UserError(f"{type(trained.task.net).__name__} cannot be exported to ONNX: {one_line(e)[:300]}") from e
+        raise UserError(
+            f"{type(trained.task.net).__name__} cannot be exported to ONNX: {one_line(e)[:300]}"
+        ) from e
     model = program.model_proto
     onnx.helper.set_model_props(model, {"classes": json.dumps(trained.classes)})
     onnx.save(model, path)
 
 
 class _Net(torch.nn.Module):
-    """The task's own forward, without Lightning around it."""
+    """The forward pass of a task, without Lightning around it."""
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()
@@ -82,15 +95,21 @@ class _Net(torch.nn.Module):
 
 
 def _difference(trained: Trained, path: Path, size: int) -> float:
-    """The largest between logits, as a share of the largest logit where that is above 1."""
+    """Return the largest difference between the logits of the file and of the net.
+
+    Logits above 1 are compared by their share of the largest logit.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    generator, worst = torch.Generator().manual_seed(0), 0.0
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
     for n in SAMPLES:
         images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
         with torch.no_grad():
             wanted = trained.task(images)
         (got,) = session.run(["logits"], {"images": images.numpy()})
-        worst = max(worst, float((torch.from_numpy(got) - wanted).abs().max() / max(1.0, float(wanted.abs().max()))))
+        difference = float((torch.from_numpy(got) - wanted).abs().max())
+        scale = max(1.0, float(wanted.abs().max()))
+        worst = max(worst, difference / scale)
     return worst

@@ -1,4 +1,4 @@
-"""A trained net out of a checkpoint or run, and what its numbers mean, without its data."""
+"""Load a trained net from a checkpoint or run, with its class names, but without its data."""
 
 import logging
 import warnings
@@ -29,9 +29,9 @@ class Trained:
     """A net with the weights of a checkpoint.
 
     Attributes:
-        path: of the checkpoint.
-        experiment: what its configuration gives.
-        classes: their names, in order of label; empty in checkpoints that do not tell.
+        path: path of the checkpoint.
+        experiment: experiment that the checkpoint's recipe describes, with the weights.
+        classes: class names in order of label; empty for checkpoints without names.
     """
 
     path: Path
@@ -40,11 +40,14 @@ class Trained:
 
     @property
     def task(self) -> ClassificationTask:
-        """In eval mode, on the CPU."""
+        """The task in eval mode, on the CPU."""
         return self.experiment.task.eval()
 
     def class_names(self) -> list[str]:
-        """As the checkpoint tells, else as its source does (which may be read for it); else empty."""
+        """Return the names in the checkpoint, else in its source; empty if neither has any.
+
+        The source may be read for the names.
+        """
         source = self.experiment.data.source
         if not self.classes and not hasattr(source, "classes"):
             with suppress(UserError):
@@ -53,34 +56,39 @@ class Trained:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The net's arguments, as its recipe has them."""
+        """Arguments of the net in the recipe."""
         return dict(self.experiment.config.values.model.net.get("init_args") or {})
 
 
 def device_for(asked: str | None) -> str:
-    """What `--device` says; without it a GPU where there is one.
+    """Return the device that `--device` names; without the flag a GPU if there is one.
 
     Raises:
-        UserError: it is not there.
+        UserError: the device is not there.
     """
-    if asked and asked.partition(":")[0] not in ("cpu", "cuda"):
-        raise UserError(f"--device {asked}: say cpu or cuda")
     found = torch.cuda.is_available()
-    if asked and asked.startswith("cuda") and not found:
+    if not asked:
+        return "cuda" if found else "cpu"
+    if asked.partition(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"--device {asked}: say cpu or cuda")
+    if asked.startswith("cuda") and not found:
         raise UserError(f"--device {asked}: no NVIDIA GPU with a driver: drop --device, or say cpu")
-    return asked or ("cuda" if found else "cpu")
+    return asked
 
 
 def build_alone(
-    arguments: Sequence[str], accelerator: str | None = "cpu", foreign: Foreign | None = None, callbacks: bool = False
+    arguments: Sequence[str],
+    accelerator: str | None = "cpu",
+    foreign: Foreign | None = None,
+    callbacks: bool = False,
 ) -> Experiment:
-    """Net, task and data of a recipe, for this process alone; no data are read.
+    """Build the experiment of a recipe for this process alone; no data are read.
 
     Args:
-        arguments: of `fit`.
-        accelerator: instead of the recipe's; None: the recipe's.
-        foreign: a recipe of somebody else, which `arguments` override.
-        callbacks: make the recipe's too.
+        arguments: arguments of `fit`.
+        accelerator: accelerator in place of the recipe's; None: the recipe's.
+        foreign: recipe of a checkpoint or run, which `arguments` override.
+        callbacks: whether the recipe's callbacks are built too.
     """
     hush()
     device = [f"--trainer.accelerator={accelerator}"] if accelerator else []
@@ -89,29 +97,37 @@ def build_alone(
 
 
 def hush() -> None:
-    """Lightning's greetings and its own use of torch's older names are nothing that a user can act on.
+    """Hide Lightning's greetings, and warnings of code inside Lightning: no user can act on them.
 
-    What callbacks, loggers and profilers say is shown: the user chose them.
+    Messages of callbacks, loggers and profilers are shown, because the user chose these.
     """
     for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in CHOSEN:
         logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.INFO)
-    common = logging.getLogger("pytorch_lightning.utilities.rank_zero")  # which all of Lightning speaks through
+    # all of Lightning logs through this one
+    common = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     common.setLevel(logging.INFO)
-    common.addFilter(_says_a_chosen_one)
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # with the run's own in it
+    common.addFilter(_is_shown)
+    # the run's own checkpoints are in that folder
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
 
 
-def _says_a_chosen_one(record: logging.LogRecord) -> bool:
+def _is_shown(record: logging.LogRecord) -> bool:
+    """Return whether a message is a warning, or comes from a part that the user chose."""
     return record.levelno >= logging.WARNING or Path(record.pathname).parent.name in CHOSEN
 
 
-def load(path: str | Path, flags: Sequence[str] = (), weights: Weights = "net", trust: bool = False) -> Trained:
-    """Read a checkpoint, or a run's last; see `newest_in` and `restore`."""
-    path = Path(path)
-    file, checkpoint = newest_in(path) if path.is_dir() else (path, load_checkpoint(path))
+def load(
+    path: str | Path, flags: Sequence[str] = (), weights: Weights = "net", trust: bool = False
+) -> Trained:
+    """Return the net of a checkpoint, or of a run's last; see `newest_in` and `restore`."""
+    file = Path(path)
+    if file.is_dir():
+        file, checkpoint = newest_in(file)
+    else:
+        checkpoint = load_checkpoint(file)
     return restore(checkpoint, file, flags, weights, trust)
 
 
@@ -122,55 +138,65 @@ def restore(
     weights: Weights = "net",
     trust: bool = False,
 ) -> Trained:
-    """The net that a checkpoint is of, by the recipe in it.
+    """Return the net of a checkpoint, built by the recipe in the checkpoint.
 
     Args:
-        checkpoint: its content.
-        path: where it was.
+        checkpoint: content of the checkpoint.
+        path: path of the checkpoint.
         flags: keys of a recipe that override the checkpoint's; None: the verb has no such flags.
-        weights: as trained, or their moving average.
-        trust: the recipe may name any code, which is run.
+        weights: weights as trained, or their moving average.
+        trust: whether the recipe may name any code, which is run.
 
     Raises:
-        UserError: it tells no net, is of another than it tells, holds no average, or names foreign code.
+        UserError: the checkpoint has no recipe, weights of another net than its recipe's, no
+            moving average, or names foreign code.
     """
     told = read_recipe(config_in(checkpoint, path), path)
     foreign = Foreign(told, path, trust, takes_flags=flags is not None)
-    # as it evaluates, also at the size that a flag asks for
-    whole = [] if foreign.kept()["data"].get("size") else ["--data.eval_share=1"]
-    experiment = build_alone([*whole, *(flags or [])], foreign=foreign)
+    arguments = list(flags or [])
+    if not foreign.kept()["data"].get("size"):
+        # images are taken uncropped, also at the size that a flag asks for
+        arguments.insert(0, "--data.eval_share=1")
+    experiment = build_alone(arguments, foreign=foreign)
     take_weights(experiment.task, checkpoint["state_dict"], weights)
     return Trained(path, experiment, classes_in(checkpoint))
 
 
 def config_in(checkpoint: dict[str, Any], path: Path) -> str:
-    """The resolved configuration, as YAML, that a checkpoint was made with."""
+    """Return the resolved configuration, as YAML, that a checkpoint was made with."""
     config = (checkpoint.get("run") or {}).get("config")
     if not isinstance(config, str):
         raise UserError(
-            f"{path} does not tell what net it is of: give a checkpoint that `resnet-cli fit` or `convert` wrote"
+            f"{path} does not tell what net it is of: give a checkpoint that `resnet-cli fit` or "
+            "`convert` wrote"
         )
     return config
 
 
-def take_weights(task: ClassificationTask, state: dict[str, torch.Tensor], weights: Weights = "net") -> None:
+def take_weights(
+    task: ClassificationTask, state: dict[str, torch.Tensor], weights: Weights = "net"
+) -> None:
     """Load a checkpoint's net, raw or averaged, and its normalisation.
 
     Args:
-        task: to load into.
-        state: of the checkpoint, names with their prefixes `net.` and `ema.`.
-        weights: as trained, or their moving average.
+        task: task that gets the weights.
+        state: tensors of the checkpoint, names with their prefixes `net.` and `ema.`.
+        weights: weights as trained, or their moving average.
 
     Raises:
-        UserError: there is no average, or the tensors are another net's.
+        UserError: there is no moving average, or the tensors are another net's.
     """
     prefix = EMA if weights == "ema" else "net."
     net = {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
     if weights == "ema" and not net:
-        raise UserError("the checkpoint holds no averaged weights (ema): the run had none; leave --weights out")
+        raise UserError(
+            "the checkpoint holds no averaged weights (ema): the run had none; leave --weights out"
+        )
     check_same_tensors(task.net.state_dict(), net)
     normalisation = {name: getattr(task, name) for name in ("mean", "std")}
-    check_same_tensors(normalisation, {name: state[name] for name in normalisation if name in state})
+    check_same_tensors(
+        normalisation, {name: state[name] for name in normalisation if name in state}
+    )
     task.net.load_state_dict(net)
     for name, tensor in normalisation.items():
         tensor.copy_(state[name])

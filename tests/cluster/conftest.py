@@ -25,7 +25,11 @@ def slurm(request):
     except (NoSlurm, subprocess.SubprocessError) as e:
         cluster.stop()
         pytest.skip(f"no Slurm here: {e}")
-    cluster.env |= {"PATH": f"{BIN}:{cluster.env['PATH']}", "WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""}
+    cluster.env |= {
+        "PATH": f"{BIN}:{cluster.env['PATH']}",
+        "WANDB_MODE": "disabled",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     yield cluster
     cluster.stop()
 

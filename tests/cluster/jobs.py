@@ -8,7 +8,10 @@ from helpers.wandb_runs import leet
 
 from lightning_resnet.runs.metrics import merge, read_rows, row_of
 
-SHAPES = {"2 nodes x 1 task": "--nodes=2 --ntasks-per-node=1", "1 node x 2 tasks": "--nodes=1 --ntasks-per-node=2"}
+SHAPES = {
+    "2 nodes x 1 task": "--nodes=2 --ntasks-per-node=1",
+    "1 node x 2 tasks": "--nodes=1 --ntasks-per-node=2",
+}
 NET = "--config configs/digits.yaml --model.net.depth 8 --model.net.width 4 --run.threads 1"
 SHORT = f"{NET} --trainer.max_epochs 2"
 LONG = f"{NET} --trainer.max_epochs 15 --trainer.check_val_every_n_epoch 5"  # 330 steps
@@ -37,7 +40,11 @@ def the_run(root="runs"):
 def step(root="runs"):
     """Optimizer steps of the newest row."""
     run = the_run(root)
-    lines = (run / "metrics.jsonl").read_text().splitlines() if run and (run / "metrics.jsonl").exists() else []
+    lines = (
+        (run / "metrics.jsonl").read_text().splitlines()
+        if run and (run / "metrics.jsonl").exists()
+        else []
+    )
     return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else 0
 
 
@@ -52,7 +59,9 @@ def histories():
     rows = merge(read_rows(run / "metrics.jsonl")[0])
     records = [record for file in run.glob("wandb/offline-run-*/*.wandb") for record in leet(file)]
     assert {record["run"]["run_id"] for record in records if record["type"] == "run"} == {run.name}
-    items = [json.dumps(record["history"]["item"]) for record in records if record["type"] == "history"]
+    items = [
+        json.dumps(record["history"]["item"]) for record in records if record["type"] == "history"
+    ]
     mirrored = merge(sorted(map(row_of, items), key=lambda row: row["attempt"]))
     return [[(row["step"], row["kind"]) for row in some] for some in (rows, mirrored)]
 
@@ -63,5 +72,8 @@ def log(job):
 
 def local(slurm, fit, root, ranks=2):
     """The same training without Slurm."""
-    slurm.run(f"resnet-cli fit {fit} --trainer.devices {ranks} --run.root {shlex.quote(str(root))}", timeout=240)
+    slurm.run(
+        f"resnet-cli fit {fit} --trainer.devices {ranks} --run.root {shlex.quote(str(root))}",
+        timeout=240,
+    )
     return root

@@ -43,7 +43,9 @@ def _unpack(folder):
         _run(["apt-get", "update", "-qq"])
         done = _run(download, cwd=debs)
     if done.returncode:
-        raise NoSlurm(f"Slurm's packages cannot be downloaded: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+        raise NoSlurm(
+            f"Slurm's packages cannot be downloaded: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
+        )
     for deb in debs.glob("*.deb"):
         subprocess.run(["dpkg", "-x", deb, folder], check=True, timeout=60)
     for name in ("slurmctld", "slurmd", "slurmstepd"):  # an installation makes these links
@@ -62,13 +64,25 @@ class Cluster:
     def __init__(self, packages, root):
         self.packages, self.root = packages, root
         self.plugins = packages / "usr/lib/x86_64-linux-gnu/slurm-wlm"
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "WANDB"))}
+        clean = {
+            k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "WANDB"))
+        }
         path = f"{packages}/usr/bin:{packages}/usr/sbin:{os.environ['PATH']}:/usr/sbin:/sbin"
-        self.env = clean | {"SLURM_CONF": f"{root}/slurm.conf", "LD_LIBRARY_PATH": str(self.plugins), "PATH": path}
+        self.env = clean | {
+            "SLURM_CONF": f"{root}/slurm.conf",
+            "LD_LIBRARY_PATH": str(self.plugins),
+            "PATH": path,
+        }
 
     def start(self):
         host, port = _host_name(), _free_ports(NODES + 1)
-        facts = {"plugins": self.plugins, "host": host, "user": getpass.getuser(), "root": self.root, "nodes": NODES}
+        facts = {
+            "plugins": self.plugins,
+            "host": host,
+            "user": getpass.getuser(),
+            "root": self.root,
+            "nodes": NODES,
+        }
         facts |= {"port": port, "first": port + 1, "last": port + NODES}
         (self.root / "state").mkdir(parents=True)
         (self.root / "slurm.conf").write_text(TEMPLATE.read_text().format(words="words", **facts))
@@ -89,7 +103,9 @@ class Cluster:
     def _daemon(self, command):
         done = _run([*self.prefix, *command], env=self.env, cwd=self.root, timeout=120)
         if done.returncode:
-            raise NoSlurm(f"{command[0]} does not start: {done.stderr.strip() or done.stdout.strip()}")
+            raise NoSlurm(
+                f"{command[0]} does not start: {done.stderr.strip() or done.stdout.strip()}"
+            )
 
     def run(self, command, timeout=120, **kwargs):
         """Standard output of a shell command, which must succeed."""
@@ -107,7 +123,9 @@ class Cluster:
 
     def wait(self, job, *states, timeout=400):
         """Until the job is in one of these states; returns which."""
-        return self.until(lambda: (state := self.state(job)) in states and state, timeout, lambda: self.state(job))
+        return self.until(
+            lambda: (state := self.state(job)) in states and state, timeout, lambda: self.state(job)
+        )
 
     def until(self, condition, timeout=240, told=str):
         deadline = time.monotonic() + timeout
@@ -123,13 +141,17 @@ class Cluster:
 
     def stop(self):
         """End the daemons by their pids, and what is left of this cluster's jobs."""
-        pids = [int(file.read_text()) for file in self.root.glob("*.pid") if file.read_text().strip()]
+        pids = [
+            int(file.read_text()) for file in self.root.glob("*.pid") if file.read_text().strip()
+        ]
         if pids:
             try:
                 self.clear()
             except AssertionError:
                 pass  # the daemons may be what is broken
-        ours = [pid for pid in pids if _read(pid, "comm").startswith(b"slurm")]  # a pid may be another's by now
+        ours = [
+            pid for pid in pids if _read(pid, "comm").startswith(b"slurm")
+        ]  # a pid may be another's by now
         for signum in (15, 9):
             for pid in [*ours, *self._left()]:
                 if _alive(pid):
@@ -141,10 +163,15 @@ class Cluster:
 
     def _left(self):
         """Job steps and their processes: their environment names our configuration."""
-        mark, pids = f"SLURM_CONF={self.root}/slurm.conf".encode(), [p for p in os.listdir("/proc") if p.isdigit()]
+        mark, pids = (
+            f"SLURM_CONF={self.root}/slurm.conf".encode(),
+            [p for p in os.listdir("/proc") if p.isdigit()],
+        )
         environments = {int(pid): _read(pid, "environ").split(b"\0") for pid in pids}
         return [
-            pid for pid, env in environments.items() if mark in env and any(e[:13] == b"SLURM_JOB_ID=" for e in env)
+            pid
+            for pid, env in environments.items()
+            if mark in env and any(e[:13] == b"SLURM_JOB_ID=" for e in env)
         ]
 
 

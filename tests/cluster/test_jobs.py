@@ -40,7 +40,9 @@ def begin(slurm, options="", shape=SHAPES["2 nodes x 1 task"], fit=LONG):
     Path("slow.py").write_text(SLOW)
     job = submit(slurm, shape, f"{fit} {SLOWLY}", options)
     slurm.until(
-        lambda: step() > 40, 300, lambda: f"{slurm.state(job)} {log(job) if Path(f'log-{job}.txt').exists() else ''}"
+        lambda: step() > 40,
+        300,
+        lambda: f"{slurm.state(job)} {log(job) if Path(f'log-{job}.txt').exists() else ''}",
     )
     return job
 
@@ -65,11 +67,17 @@ def test_the_time_limits_signal_requeues(slurm, undisturbed):
     slurm.run(f"scancel -s USR1 {job}")  # as --signal does, to the tasks of all steps
     end(slurm, job, undisturbed, ["preempted", "finished"])
     first, second = attempts()
-    assert (first["signal"], second["restart_count"], first["job_id"]) == ("SIGUSR1", 1, second["job_id"])
+    assert (first["signal"], second["restart_count"], first["job_id"]) == (
+        "SIGUSR1",
+        1,
+        second["job_id"],
+    )
     assert f"step 0 to {first['last_step']}; requeued for the 1. time" in log(job)
     rows, mirrored = histories()
     assert [step for step, kind in rows if kind == "train"] == list(range(11, 331, 11))
-    assert mirrored == rows  # after SIGTERM, which ends W&B's process too, the last 2 s may lack; sync sends them
+    assert (
+        mirrored == rows
+    )  # after SIGTERM, which ends W&B's process too, the last 2 s may lack; sync sends them
 
 
 @pytest.mark.all  # waits for the minute that is the shortest limit
@@ -82,7 +90,9 @@ def test_a_real_time_limit(slurm):
 
 def test_a_job_of_higher_priority_preempts(slurm, undisturbed):
     job = begin(slurm, "--partition=low --exclusive")
-    higher = slurm.run("sbatch --parsable --partition=high --nodes=2 --exclusive --wrap 'sleep 1'").strip()
+    higher = slurm.run(
+        "sbatch --parsable --partition=high --nodes=2 --exclusive --wrap 'sleep 1'"
+    ).strip()
     slurm.wait(higher, "COMPLETED")
     end(slurm, job, undisturbed, ["preempted", "finished"])
     assert attempts()[0]["signal"] in ("SIGTERM", "SIGUSR1")
@@ -97,10 +107,16 @@ def test_scontrol_requeue(slurm, undisturbed):
 
 def test_a_task_that_is_killed(slurm, undisturbed):
     job = begin(slurm)
-    rank = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if rank_of(pid, slurm) == "1"]
+    rank = [
+        pid
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+        if rank_of(pid, slurm) == "1"
+    ]
     os.kill(rank[0], signal.SIGKILL)
     slurm.until(lambda: slurm.show(job)["Restarts"] == "1", 90, lambda: log(job))
-    assert slurm.wait(job, "COMPLETED", timeout=300) and same_weights(weights(the_run()), undisturbed)
+    assert slurm.wait(job, "COMPLETED", timeout=300) and same_weights(
+        weights(the_run()), undisturbed
+    )
 
 
 def rank_of(pid, slurm):
@@ -120,8 +136,12 @@ def test_a_lost_node(slurm, undisturbed):
     job = begin(slurm)
     slurm.run("scontrol update NodeName=127.0.0.2 State=DOWN Reason=lost")
     slurm.until(lambda: slurm.state(job) == "PENDING", 90)
-    slurm.run("scontrol update NodeName=127.0.0.2 State=RESUME || true")  # unless it came back by itself
-    assert slurm.wait(job, "COMPLETED", timeout=300) and same_weights(weights(the_run()), undisturbed)
+    slurm.run(
+        "scontrol update NodeName=127.0.0.2 State=RESUME || true"
+    )  # unless it came back by itself
+    assert slurm.wait(job, "COMPLETED", timeout=300) and same_weights(
+        weights(the_run()), undisturbed
+    )
 
 
 def test_a_cancelled_job_stays_cancelled_and_one_submitted_by_hand_continues(slurm, undisturbed):
@@ -134,7 +154,9 @@ def test_a_cancelled_job_stays_cancelled_and_one_submitted_by_hand_continues(slu
     again = submit(slurm, SHAPES["1 node x 2 tasks"], f"{LONG} {SLOWLY}")
     end(slurm, again, undisturbed, ["preempted", "finished"])
     third = submit(slurm, SHAPES["1 node x 2 tasks"], f"{LONG} {SLOWLY}")
-    assert slurm.wait(third, "COMPLETED", "FAILED") == "COMPLETED" and "is finished; nothing to do" in log(third)
+    assert slurm.wait(
+        third, "COMPLETED", "FAILED"
+    ) == "COMPLETED" and "is finished; nothing to do" in log(third)
 
 
 def test_of_two_identical_submissions_one_trains(slurm):
@@ -150,7 +172,9 @@ def no_scontrol(slurm, monkeypatch, tmp_path):
     """Jobs do not see scontrol; what they need of Slurm they do."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/srun").symlink_to(slurm.packages / "usr/bin/srun")
-    path = ":".join(p for p in slurm.env["PATH"].split(":") if not p.startswith(str(slurm.packages)))
+    path = ":".join(
+        p for p in slurm.env["PATH"].split(":") if not p.startswith(str(slurm.packages))
+    )
     return f"--export=ALL,PATH={tmp_path}/bin:{path}"
 
 
@@ -164,4 +188,8 @@ def test_without_scontrol_the_sites_exit_code_requeues(slurm, undisturbed, no_sc
 def test_a_job_that_fails_does_not_come_back(slurm):
     job = submit(slurm, "--nodes=1 --ntasks-per-node=2", f"{SHORT} --model.net.depht 8")
     assert slurm.wait(job, "COMPLETED", "FAILED") == "FAILED"
-    assert "unknown option" in log(job) and "did you mean" in log(job) and slurm.show(job)["Restarts"] == "0"
+    assert (
+        "unknown option" in log(job)
+        and "did you mean" in log(job)
+        and slurm.show(job)["Restarts"] == "0"
+    )

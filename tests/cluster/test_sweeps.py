@@ -58,7 +58,10 @@ def test_an_array_runs_every_point_once_and_only_new_ones_later(slurm, sweep):
     slurm.until(finished, 240, lambda: f"{told}")
     assert any("running" in line and "waiting" in line for line in told)
     slurm.until(lambda: not slurm.run("squeue -h"), 60)
-    assert slurm.run("resnet-cli sweep s.yaml --status").splitlines()[-1] == "digits_degradation: 4 finished"
+    assert (
+        slurm.run("resnet-cli sweep s.yaml --status").splitlines()[-1]
+        == "digits_degradation: 4 finished"
+    )
     assert "nothing to submit" in slurm.run("resnet-cli sweep s.yaml --submit")
 
     sweep([0, 1], depths=[8])
@@ -74,10 +77,14 @@ def test_packed_runs_share_a_task_and_a_chain_continues_them(slurm, sweep, tmp_p
     """--chain 2 with requeueing off and no scontrol to be seen."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/srun").symlink_to(slurm.packages / "usr/bin/srun")
-    path = ":".join(p for p in slurm.env["PATH"].split(":") if not p.startswith(str(slurm.packages)))
+    path = ":".join(
+        p for p in slurm.env["PATH"].split(":") if not p.startswith(str(slurm.packages))
+    )
     sweep([0, 1], depths=[8], epochs=10)
     options = f"--no-requeue --cpus-per-task=2 --export=ALL,PATH={tmp_path}/bin:{path}"
-    out = slurm.run(f"resnet-cli sweep s.yaml --submit --pack 2 --chain 2 -- {options}", timeout=240)
+    out = slurm.run(
+        f"resnet-cli sweep s.yaml --submit --pack 2 --chain 2 -- {options}", timeout=240
+    )
     assert "--array=0-1 " in out and "--dependency=afterany:" in out
     about = json.loads((RUNS / "submitted/1/about.json").read_text())
     slurm.until(lambda: len(list(RUNS.glob("*/metrics.jsonl"))) == 4, 120)
@@ -93,7 +100,9 @@ def undisturbed(slurm):
     """Each run ends with the weights that the same command gives here."""
     for run in list(RUNS.glob("*/config.yaml"))[:2]:
         slurm.run(f"resnet-cli fit --config {run} --run.root here --run.threads 1", timeout=240)
-        here = load_checkpoint(Path("here") / run.parent.relative_to("runs") / "checkpoints/last.ckpt")["state_dict"]
+        here = load_checkpoint(
+            Path("here") / run.parent.relative_to("runs") / "checkpoints/last.ckpt"
+        )["state_dict"]
         there = load_checkpoint(run.parent / "checkpoints/last.ckpt")["state_dict"]
         assert all((here[key] == there[key]).all() for key in there)
 

@@ -25,7 +25,9 @@ class Unit(nn.Module):
         if stride != 1 and option == "A":
             self.shortcut = Pad()
         elif stride != 1:
-            self.shortcut = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out)
+            )
 
     def forward(self, x):
         y = F.relu(self.bn1(self.conv1(x)))

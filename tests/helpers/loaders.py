@@ -54,4 +54,9 @@ def same(a, b):
 def files_of(synthetic, folder, mode="auto"):
     """Write the splits of a source as .beton files; return these as a source."""
     write = partial(write_beton, classes=synthetic.classes, mode=mode, workers=1, progress=False)
-    return BetonFiles(*(str(write(images, folder / f"{split}.beton")) for split, images in synthetic.splits().items()))
+    return BetonFiles(
+        *(
+            str(write(images, folder / f"{split}.beton"))
+            for split, images in synthetic.splits().items()
+        )
+    )

@@ -13,7 +13,9 @@ def digits(n=32, size=8):
     """Normalised digits and labels."""
     images, labels = load_digits(return_X_y=True)
     x = (torch.tensor(images[:n], dtype=torch.float32).view(n, 1, 8, 8) / 16 - 0.3) / 0.38
-    return nn.functional.interpolate(x.expand(-1, 3, -1, -1), size=(size, size)), torch.tensor(labels[:n])
+    return nn.functional.interpolate(x.expand(-1, 3, -1, -1), size=(size, size)), torch.tensor(
+        labels[:n]
+    )
 
 
 class Half(nn.Module):
@@ -38,9 +40,15 @@ class Own(nn.Module):
 
     def __init__(self, lists=False):
         super().__init__()
-        self.stem, self.body, self.head = nn.Conv2d(3, 8, 3), nn.Sequential(Half(8), Half(8)), nn.Linear(8, 10)
+        self.stem, self.body, self.head = (
+            nn.Conv2d(3, 8, 3),
+            nn.Sequential(Half(8), Half(8)),
+            nn.Linear(8, 10),
+        )
         if lists:
-            self.blocks = lambda: ((f"body.{i}", b.branch, b.shortcut) for i, b in enumerate(self.body))
+            self.blocks = lambda: (
+                (f"body.{i}", b.branch, b.shortcut) for i, b in enumerate(self.body)
+            )
 
     def forward(self, x):
         return self.head(self.body(self.stem(x)).mean((2, 3)))

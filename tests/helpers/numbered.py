@@ -19,7 +19,10 @@ class Numbered(Digits):
 
     def splits(self):
         splits = super().splits()
-        return {name: number(splits[name].take(np.arange(n))) for name, n in (("train", N), ("val", N_VAL))}
+        return {
+            name: number(splits[name].take(np.arange(n)))
+            for name, n in (("train", N), ("val", N_VAL))
+        }
 
 
 def number(images):
@@ -41,7 +44,9 @@ class LogIds(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.folder.mkdir(exist_ok=True)
         line = json.dumps({"step": trainer.global_step, "ids": batch[1].tolist()}) + "\n"
-        with open(self.folder / f"rank{trainer.global_rank}-of-{trainer.world_size}.jsonl", "a") as file:
+        with open(
+            self.folder / f"rank{trainer.global_rank}-of-{trainer.world_size}.jsonl", "a"
+        ) as file:
             file.write(line)
 
     def on_validation_batch_start(self, trainer, *args):

@@ -36,7 +36,9 @@ class Ranks:
                 "SLURM_JOB_ID": str(os.getpid()),
             }
             step |= {"SLURM_STEP_NUM_TASKS": str(world), "SLURM_STEP_NODELIST": "elsewhere"}
-            ranks = [env | step | {"SLURM_PROCID": str(r), "SLURM_LOCALID": str(r)} for r in range(world)]
+            ranks = [
+                env | step | {"SLURM_PROCID": str(r), "SLURM_LOCALID": str(r)} for r in range(world)
+            ]
         self.processes = [context.Process(target=numbered.main, args=(arguments, r)) for r in ranks]
         for p in self.processes:
             p.start()
@@ -53,7 +55,9 @@ class Ranks:
     def wait(self, seconds):
         """Exit codes."""
         deadline = time.monotonic() + seconds
-        while (alive := [p.sentinel for p in self.processes if p.is_alive()]) and time.monotonic() < deadline:
+        while (
+            alive := [p.sentinel for p in self.processes if p.is_alive()]
+        ) and time.monotonic() < deadline:
             connection.wait(alive, 0.2)
         codes = [p.exitcode for p in self.processes]
         self.send(signal.SIGKILL)
@@ -66,11 +70,21 @@ def recipe(path, loader):
     """Everything that has a state: momentum, averages, a schedule that watches, mixing, intervals across epochs."""
     config = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
     config["trainer"] |= {"max_epochs": EPOCHS, "log_every_n_steps": 7}
-    config["trainer"]["callbacks"] = [{"class_path": "helpers.numbered.LogIds", "init_args": {"folder": "ids"}}]
+    config["trainer"]["callbacks"] = [
+        {"class_path": "helpers.numbered.LogIds", "init_args": {"folder": "ids"}}
+    ]
     net = {"depth": 8, "width": 4, "num_classes": numbered.N}
-    config["model"] |= {"net": {"class_path": "CifarResNet", "init_args": net}, "schedule": "ErrorWarmup"}
+    config["model"] |= {
+        "net": {"class_path": "CifarResNet", "init_args": net},
+        "schedule": "ErrorWarmup",
+    }
     config["model"] |= {"ema": {"decay": 0.9}, "mix": {"mixup": 0.2, "cutmix": 1.0}}
-    config["data"] = {"source": "helpers.numbered.Numbered", "batch_size": numbered.BATCH, "crop": "pad", "pad": 1}
+    config["data"] = {
+        "source": "helpers.numbered.Numbered",
+        "batch_size": numbered.BATCH,
+        "crop": "pad",
+        "pad": 1,
+    }
     config["data"] |= {"flip": True, "loader": loader, "train_eval_samples": 100}
     path.write_text(yaml.safe_dump(config))
     return ["fit", "--config", str(path), "--run.threads", "1", "--run.save_minutes", "0.005"]

@@ -38,7 +38,11 @@ def edit(file, **values):
 def weights(run, prefix=""):
     """Return the tensors of last.ckpt whose names begin with `prefix`, under their names after it."""
     state = load_checkpoint(run / "checkpoints/last.ckpt")["state_dict"]
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }
 
 
 def same_weights(a, b):

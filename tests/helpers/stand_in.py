@@ -25,7 +25,13 @@ def train(arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     run = Path(options["--run.root"], options["--run.name"], f"run{parameters['a']}")
     (run / "attempts").mkdir(parents=True)
-    attempt = {"reason": "running", "attempt": 1, "last_step": 9, "seconds": 30.0, "heartbeat": time.time()}
+    attempt = {
+        "reason": "running",
+        "attempt": 1,
+        "last_step": 9,
+        "seconds": 30.0,
+        "heartbeat": time.time(),
+    }
     write(run / "meta.json", {"point": options["--run.point"]})
     write(run / "attempts/1.json", attempt)
     if parameters["a"] == "waits":
@@ -34,7 +40,9 @@ def train(arguments):
         except KeyboardInterrupt:
             write(run / "attempts/1.json", attempt | {"reason": "interrupted"})
             return 130
-    (run / "metrics.jsonl").write_text('{"val/acc1": 0.5}\n{"val/acc1": 0.75}\n{"train/loss": 1}\n{"val/a')
+    (run / "metrics.jsonl").write_text(
+        '{"val/acc1": 0.5}\n{"val/acc1": 0.75}\n{"train/loss": 1}\n{"val/a'
+    )
     write(run / "attempts/1.json", attempt | {"reason": "finished"})
     return 0
 

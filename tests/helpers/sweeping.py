@@ -7,7 +7,15 @@ from lightning_resnet.sweeps import local as pool
 from lightning_resnet.sweeps.points import read
 from lightning_resnet.sweeps.state import find_runs
 
-COMMAND = ["${env}", "resnet-cli", "fit", "--config", "recipe.yaml", "--config", "${args_json_file}"]
+COMMAND = [
+    "${env}",
+    "resnet-cli",
+    "fit",
+    "--config",
+    "recipe.yaml",
+    "--config",
+    "${args_json_file}",
+]
 
 
 def run_sweep(file, jobs=2):

@@ -11,9 +11,16 @@ import yaml
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
-META = {"name": "study", "git_sha": "f" * 40, "source": "Digits", "command": ["resnet-cli", "fit", "typed"]}
+META = {
+    "name": "study",
+    "git_sha": "f" * 40,
+    "source": "Digits",
+    "command": ["resnet-cli", "fit", "typed"],
+}
 CONFIG = {"seed_everything": 3, "data": {"size": None, "mean": [0.5, 0.5]}}
-CONFIG |= {"model": {"net": {"class_path": "CifarResNet", "init_args": {"depth": 20, "shortcut": "none"}}}}
+CONFIG |= {
+    "model": {"net": {"class_path": "CifarResNet", "init_args": {"depth": 20, "shortcut": "none"}}}
+}
 BIN = Path(sys.executable).parent
 
 
@@ -33,7 +40,10 @@ def end_attempt(run, number, reason):
 
 def row(step, attempt=1, **metrics):
     row.time += 1
-    metrics = {name.replace("_", "/"): value for name, value in (metrics or {"train_loss": 1 / step}).items()}
+    metrics = {
+        name.replace("_", "/"): value
+        for name, value in (metrics or {"train_loss": 1 / step}).items()
+    }
     return {"step": step, "epoch": 0, "attempt": attempt, "time": row.time, **metrics}
 
 

@@ -39,7 +39,9 @@ class StandIn:
 
     def run(self, name):
         empty = {"history": {}, "summary": {}, "config": {}, "exitcode": None}
-        return self.runs.setdefault(name, {"id": base64.b64encode(name.encode()).decode(), "name": name, **empty})
+        return self.runs.setdefault(
+            name, {"id": base64.b64encode(name.encode()).decode(), "name": name, **empty}
+        )
 
     def rows(self, name):
         return [self.runs[name]["history"][i] for i in sorted(self.runs[name]["history"])]
@@ -53,7 +55,14 @@ class StandIn:
         return {"data": answer(v)}
 
     def Viewer(self, v):
-        me = {"id": "VXNlcjox", "entity": "me", "username": "me", "email": "me@x", "flags": "{}", "admin": False}
+        me = {
+            "id": "VXNlcjox",
+            "entity": "me",
+            "username": "me",
+            "email": "me@x",
+            "flags": "{}",
+            "admin": False,
+        }
         return {"viewer": {**me, "teams": {"edges": []}}}
 
     def GetDefaultEntity(self, v):
@@ -61,7 +70,11 @@ class StandIn:
 
     def UpsertBucket(self, v):
         run = self.run(v.get("name") or v.get("id"))
-        run |= {k: v[k] for k in v if k not in ("config", "summaryMetrics", "name", "id") and v[k] is not None}
+        run |= {
+            k: v[k]
+            for k in v
+            if k not in ("config", "summaryMetrics", "name", "id") and v[k] is not None
+        }
         if v.get("config"):
             run["config"] = json.loads(v["config"])
         bucket = {
@@ -70,18 +83,32 @@ class StandIn:
             "displayName": run.get("displayName"),
             "project": project(v["project"]),
         }
-        bucket |= {"config": json.dumps(run["config"]), "historyLineCount": len(run["history"]), "sweepName": None}
+        bucket |= {
+            "config": json.dumps(run["config"]),
+            "historyLineCount": len(run["history"]),
+            "sweepName": None,
+        }
         return {"upsertBucket": {"bucket": bucket, "inserted": True}}
 
     def RunResumeStatus(self, v):
         run = self.runs.get(v["name"])
         if run:
             tail = json.dumps([json.dumps(self.rows(v["name"])[-1])] if run["history"] else [])
-            counts = {"historyLineCount": len(run["history"]), "eventsLineCount": 0, "logLineCount": 0}
+            counts = {
+                "historyLineCount": len(run["history"]),
+                "eventsLineCount": 0,
+                "logLineCount": 0,
+            }
             run = {k: run.get(k) for k in ("id", "name", "displayName", "tags")} | counts
-            run |= {"historyTail": tail, "eventsTail": "[]", "wandbConfig": '{"t": 1}', "notes": None}
             run |= {
-                k: json.dumps(self.runs[v["name"]][k.removesuffix("Metrics")]) for k in ("config", "summaryMetrics")
+                "historyTail": tail,
+                "eventsTail": "[]",
+                "wandbConfig": '{"t": 1}',
+                "notes": None,
+            }
+            run |= {
+                k: json.dumps(self.runs[v["name"]][k.removesuffix("Metrics")])
+                for k in ("config", "summaryMetrics")
             }
         return {"model": {**project(v["project"]), "bucket": run}}
 
@@ -97,9 +124,14 @@ class StandIn:
 
     def Runs(self, v):
         nodes = [self.full(run) for run in self.runs.values()]
-        runs = {"edges": [{"node": node, "cursor": "c"} for node in nodes], "pageInfo": {"hasNextPage": False}}
+        runs = {
+            "edges": [{"node": node, "cursor": "c"} for node in nodes],
+            "pageInfo": {"hasNextPage": False},
+        }
         runs["pageInfo"]["endCursor"] = None
-        return {"project": {"internalId": "1", "runCount": len(nodes), "readOnly": False, "runs": runs}}
+        return {
+            "project": {"internalId": "1", "runCount": len(nodes), "readOnly": False, "runs": runs}
+        }
 
     def Run(self, v):
         return {"project": {"run": self.full(self.runs[v["name"]])}}
@@ -109,17 +141,34 @@ class StandIn:
         return {"project": {"run": {"historyKeys": {"lastStep": last, "sets": [], "keys": {}}}}}
 
     def RunParquetHistory(self, v):
-        return {"project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": self.rows(v["runName"])}}}}
+        return {
+            "project": {
+                "run": {"parquetHistory": {"parquetUrls": [], "liveData": self.rows(v["runName"])}}
+            }
+        }
 
     def HistoryPage(self, v):
-        rows = [json.dumps(row) for row in self.rows(v["run"]) if v["minStep"] <= row["_step"] < v["maxStep"]]
+        rows = [
+            json.dumps(row)
+            for row in self.rows(v["run"])
+            if v["minStep"] <= row["_step"] < v["maxStep"]
+        ]
         return {"project": {"run": {"history": rows}}}
 
     def full(self, run):
         state = {None: "running", 0: "finished"}.get(run["exitcode"], "failed")
         texts = {"config": json.dumps(run["config"]), "summaryMetrics": json.dumps(run["summary"])}
-        facts = {"projectId": "1", "state": state, "historyLineCount": len(run["history"]), "user": {"name": "me"}}
-        facts |= {"group": run.get("groupName"), "heartbeatAt": "2026-01-01T00:00:00", "systemMetrics": "{}"}
+        facts = {
+            "projectId": "1",
+            "state": state,
+            "historyLineCount": len(run["history"]),
+            "user": {"name": "me"},
+        }
+        facts |= {
+            "group": run.get("groupName"),
+            "heartbeatAt": "2026-01-01T00:00:00",
+            "systemMetrics": "{}",
+        }
         return {"commit": None, "tags": []} | run | facts | texts | {"history": None}
 
     def RunStoppedStatus(self, v):
@@ -128,10 +177,22 @@ class StandIn:
     def UpsertSweep(self, v):
         config = yaml.safe_load(v["config"])
         values = [spec.get("values", [spec.get("value")]) for spec in config["parameters"].values()]
-        grid = [dict(zip(config["parameters"], point, strict=True)) for point in itertools.product(*values)]
+        grid = [
+            dict(zip(config["parameters"], point, strict=True))
+            for point in itertools.product(*values)
+        ]
         name = f"sweep{len(self.sweeps)}"
-        self.sweeps[name] = {"config": v["config"], "todo": list(enumerate(grid)), "program": config.get("program")}
-        return {"upsertSweep": {"sweep": {"name": name, "project": project("p")}, "configValidationWarnings": []}}
+        self.sweeps[name] = {
+            "config": v["config"],
+            "todo": list(enumerate(grid)),
+            "program": config.get("program"),
+        }
+        return {
+            "upsertSweep": {
+                "sweep": {"name": name, "project": project("p")},
+                "configValidationWarnings": [],
+            }
+        }
 
     def SweepWithRuns(self, v):
         sweep = {"id": "U3dlZXA=", "name": v["sweep"], "method": "grid", "state": "RUNNING"}
@@ -150,14 +211,23 @@ class StandIn:
             if sweep["todo"]:
                 i, point = sweep["todo"].pop(0)
                 arguments = {key: {"value": value} for key, value in point.items()}
-                commands = [{"type": "run", "run_id": f"{v['id']}-{i}", "program": sweep["program"], "args": arguments}]
+                commands = [
+                    {
+                        "type": "run",
+                        "run_id": f"{v['id']}-{i}",
+                        "program": sweep["program"],
+                        "args": arguments,
+                    }
+                ]
         return {"agentHeartbeat": {"agent": {"id": v["id"]}, "commands": json.dumps(commands)}}
 
     def stream(self, name, body):
         run = self.run(name)
         for file, part in (body.get("files") or {}).items():
             if file == "wandb-history.jsonl":
-                run["history"] |= {part.get("offset", 0) + i: json.loads(x) for i, x in enumerate(part["content"])}
+                run["history"] |= {
+                    part.get("offset", 0) + i: json.loads(x) for i, x in enumerate(part["content"])
+                }
             elif file == "wandb-summary.json":
                 run["summary"] = json.loads(part["content"][-1])
         if body.get("complete"):

@@ -22,8 +22,40 @@ TESTS = Path(__file__).parents[1]
 HANG_S = 120  # for one file; usual is 0.1 s
 MEMORY = 2 << 30  # bytes of address space beyond what the imports took
 FIT_EACH = 10  # every so many goes through `fit`
-COUNTS = (0, 1, 2, 3, 255, 2**15, 2**16 - 1, 2**20, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
-VALUES = (None, True, -1, 0, 1e300, 2**70, "", "x\x1b[2J\ny", [], [1], [[]], ["a", 1], {}, {"a": {}}, "A" * 8)
+COUNTS = (
+    0,
+    1,
+    2,
+    3,
+    255,
+    2**15,
+    2**16 - 1,
+    2**20,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**62,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+)
+VALUES = (
+    None,
+    True,
+    -1,
+    0,
+    1e300,
+    2**70,
+    "",
+    "x\x1b[2J\ny",
+    [],
+    [1],
+    [[]],
+    ["a", 1],
+    {},
+    {"a": {}},
+    "A" * 8,
+)
 
 
 def mutate(data, parts, rng):
@@ -32,7 +64,9 @@ def mutate(data, parts, rng):
     start, end = parts[part]
     at = int(rng.integers(start, max(end, start + 1)))
     stop = int(rng.integers(at, max(end, at + 1))) + 1
-    how = ["bit", "bit", "bits", "byte", "zeros", "ones", "count", "cut", "swap", "random"][rng.integers(10)]
+    how = ["bit", "bit", "bits", "byte", "zeros", "ones", "count", "cut", "swap", "random"][
+        rng.integers(10)
+    ]
     if how in ("bit", "bits"):
         for _ in range(1 if how == "bit" else 5):
             data[min(int(rng.integers(at, stop)), len(data) - 1)] ^= 1 << int(rng.integers(8))
@@ -85,7 +119,10 @@ class Trial:
         self.folder, self.sound = folder, str(folder / "sound.beton")
         self.whole, beton = Path(self.sound).read_bytes(), Beton(self.sound)
         self.manifest = Path(f"{self.sound}.json").read_text()
-        rows, table = HEADER.itemsize + len(beton.fields) * FIELD.itemsize, int(beton.header["alloc_table_ptr"])
+        rows, table = (
+            HEADER.itemsize + len(beton.fields) * FIELD.itemsize,
+            int(beton.header["alloc_table_ptr"]),
+        )
         self.parts = {
             "header": (0, HEADER.itemsize),
             "fields": (HEADER.itemsize, rows),
@@ -104,7 +141,10 @@ class Trial:
     def run(self, number):
         """Returns what was done to the file, and whatever went wrong."""
         rng = self.np.random.default_rng([SEED, number])
-        path, kind = self.folder / "f.beton", ["bare", "manifest", "manifest", "text", "journal"][rng.integers(5)]
+        path, kind = (
+            self.folder / "f.beton",
+            ["bare", "manifest", "manifest", "text", "journal"][rng.integers(5)],
+        )
         Path(f"{path}.json").unlink(missing_ok=True)
         if kind == "journal":
             return self.journal(rng)
@@ -119,7 +159,9 @@ class Trial:
             Path(f"{path}.json").write_bytes(text)
         wrong = self.told(how, lambda: self.info_and_verify(path, bytes(data)))
         wrong += self.told(how, lambda: self.load(path, kind == "manifest", {}))
-        wrong += self.told(how, lambda: self.load(path, False, {"size": None, "crop": "none", "on_bad": "count"}))
+        wrong += self.told(
+            how, lambda: self.load(path, False, {"size": None, "crop": "none", "on_bad": "count"})
+        )
         if number % FIT_EACH == 0:
             wrong += self.told(how, lambda: self.fit(path))
         return f"{kind}: {how}", wrong
@@ -144,28 +186,56 @@ class Trial:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main([str(a) for a in argv])
         shown = out.getvalue() + err.getvalue()
-        assert all(line.isprintable() for line in shown.replace("\t", " ").replace("\r", "\n").split("\n")), shown
-        assert code in (0, 1) or (code == 2 and err.getvalue().count("error: ") == 1), (code, err.getvalue())
+        assert all(
+            line.isprintable() for line in shown.replace("\t", " ").replace("\r", "\n").split("\n")
+        ), shown
+        assert code in (0, 1) or (code == 2 and err.getvalue().count("error: ") == 1), (
+            code,
+            err.getvalue(),
+        )
         return code, err.getvalue()
 
     def info_and_verify(self, path, data):
         code, err = self.command("data", "info", path)
         assert code == 0 or err.count("\n") == 1, err
         code, _ = self.command("data", "verify", path)
-        if Path(f"{path}.json").exists() and Path(f"{path}.json").read_text(errors="replace") == self.manifest:
-            assert (code == 0) == (data == self.whole), "verify does not see a change, or sees one that is none"
+        if (
+            Path(f"{path}.json").exists()
+            and Path(f"{path}.json").read_text(errors="replace") == self.manifest
+        ):
+            assert (code == 0) == (data == self.whole), (
+                "verify does not see a change, or sees one that is none"
+            )
 
     def load(self, path, vouched, options):
         got = self.batches(str(path), **options)
         if vouched:
-            same = all((x == u).all() and (y == v).all() for (x, y), (u, v) in zip(got, self.expected, strict=True))
+            same = all(
+                (x == u).all() and (y == v).all()
+                for (x, y), (u, v) in zip(got, self.expected, strict=True)
+            )
             assert same, "another pixel or label, and a manifest"
 
     def fit(self, path):
         from helpers.command_line import TINY
 
-        source = ["--data.source", "BetonFiles", "--data.source.train", path, "--data.source.val", self.sound]
-        flags = ["--data.size", "16", "--data.batch_size", "8", "--trainer.max_steps", "5", "--run.new"]
+        source = [
+            "--data.source",
+            "BetonFiles",
+            "--data.source.train",
+            path,
+            "--data.source.val",
+            self.sound,
+        ]
+        flags = [
+            "--data.size",
+            "16",
+            "--data.batch_size",
+            "8",
+            "--trainer.max_steps",
+            "5",
+            "--run.new",
+        ]
         code, err = self.command("fit", *TINY, *source, *flags, "--run.root", self.folder / "runs")
         assert code == 0 or "Traceback" not in err, err
 
@@ -178,7 +248,10 @@ class Trial:
         out = self.folder / "written.beton"
         for end in ("", ".json"):
             Path(f"{out}{end}").unlink(missing_ok=True)
-        half = {end: bytearray((self.folder / f"half{end}").read_bytes()) for end in (".tmp", ".journal")}
+        half = {
+            end: bytearray((self.folder / f"half{end}").read_bytes())
+            for end in (".tmp", ".journal")
+        }
         end = [".tmp", ".journal", ".journal"][rng.integers(3)]
         how = mutate(half[end], {end: (0, len(half[end]))}, rng)
         for end, data in half.items():
@@ -189,7 +262,12 @@ class Trial:
                 write_beton(images_of_files(self.folder), out, **OPTIONS)
             assert verify(out) == [], "a file that is not whole"
             written, sound = Beton(out), Beton(self.sound)
-            for name in ("labels", "ids", "crcs", "images"):  # what lies between pages may be what it was
+            for name in (
+                "labels",
+                "ids",
+                "crcs",
+                "images",
+            ):  # what lies between pages may be what it was
                 assert (getattr(written, name) == getattr(sound, name)).all(), name
 
         return f"journal: {how}", self.told(how, act)
@@ -256,7 +334,11 @@ def child(folder, first, last):
 def test_damaged_files_are_told_in_a_line_or_make_no_difference(tmp_path):
     make_files(tmp_path)
     kinds, wrong, deaths, at = {}, [], [], 0
-    environment = os.environ | {"WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "WANDB_MODE": "disabled",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
     while at < MUTATIONS:
         command = [sys.executable, __file__, str(tmp_path), str(at), str(MUTATIONS)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)

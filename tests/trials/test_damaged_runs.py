@@ -24,14 +24,30 @@ SHORT = [*TINY, "--trainer.max_epochs", "2"]
 DAMAGES = int(os.environ.get("DAMAGES") or 200)
 FILES = ("config.yaml", "meta.json", "metrics.jsonl", "attempts/1.json")
 CHECKPOINTS = tuple(f"checkpoints/{name}.ckpt" for name in ("last", "prev", "best"))
-VALUES = (None, True, -1, 10**400, "text", [], [1, {}], {}, {"a": {"b": []}}, 1e308, "\x1b[31m\n", "../..", 0)
+VALUES = (
+    None,
+    True,
+    -1,
+    10**400,
+    "text",
+    [],
+    [1, {}],
+    {},
+    {"a": {"b": []}},
+    1e308,
+    "\x1b[31m\n",
+    "../..",
+    0,
+)
 
 
 def damage(rng, file):
     """What a power cut, a bad disk, another program or another user can make of a file; returns what it was."""
     data = file.read_bytes()
     file.unlink()  # the best checkpoint may be the last one
-    how = rng.choice(("cut", "zeros", "bit", "bytes", "value", "value", "folder", "link", "gone", "empty"))
+    how = rng.choice(
+        ("cut", "zeros", "bit", "bytes", "value", "value", "folder", "link", "gone", "empty")
+    )
     at = rng.randrange(max(1, len(data)))
     if how == "cut":
         file.write_bytes(data[:at])
@@ -74,7 +90,9 @@ def test_no_reader_fails(finished, tmp_path):
         how = damage(rng, run / file)
         try:
             assert (
-                isinstance(status(run), str) and isinstance(attempts(run), list) and isinstance(read_config(run), tuple)
+                isinstance(status(run), str)
+                and isinstance(attempts(run), list)
+                and isinstance(read_config(run), tuple)
             )
             final_row(run, "val/acc1")
             assert not [*of_this_job(run.parent, {"SLURM_JOB_ID": "7"})]
@@ -97,7 +115,9 @@ def test_the_same_command_goes_on_or_tells_why_not(finished, tmp_path, cli):
         with contextlib.suppress(OSError):
             os.utime(run / "attempts/1.json", (time.time() - 300,) * 2, follow_symlinks=False)
         code, out, err = cli("fit", *SHORT)
-        assert (code, err) == (0, "") or (code == 2 and err.startswith("error: ") and err.count("\n") == 1), (
+        assert (code, err) == (0, "") or (
+            code == 2 and err.startswith("error: ") and err.count("\n") == 1
+        ), (
             seed,
             file,
             how,

@@ -53,7 +53,10 @@ class Source(Digits):
 SHELL = {"class_path": "os.system", "init_args": {"command": "touch canary"}}
 POPEN = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "canary"]}}
 RUN = {"class_path": "canary_code.call", "init_args": {}}
-LOAD = {"class_path": "torch.hub.load_state_dict_from_url", "init_args": {"url": "http://127.0.0.1:9/x.pth"}}
+LOAD = {
+    "class_path": "torch.hub.load_state_dict_from_url",
+    "init_args": {"url": "http://127.0.0.1:9/x.pth"},
+}
 TORCHVISION = "torchvision.models."
 
 
@@ -78,7 +81,10 @@ IGNORED = {  # what no verb needs, so that all end well
     "lambda": {
         "trainer": {
             "callbacks": [
-                {"class_path": "pytorch_lightning.callbacks.LambdaCallback", "init_args": {"on_fit_start": SHELL}}
+                {
+                    "class_path": "pytorch_lightning.callbacks.LambdaCallback",
+                    "init_args": {"on_fit_start": SHELL},
+                }
             ]
         }
     },
@@ -96,30 +102,58 @@ REFUSED = {  # what they would need
     "net, torch's, by a word": net("Bilinear", in1_features=1, in2_features=1, out_features=1),
     "net, a download": {"model": {"net": LOAD}},
     "net, a download through torchvision": {
-        "model": {"net": LOAD | {"class_path": "torchvision.models.resnet.load_state_dict_from_url"}}
+        "model": {
+            "net": LOAD | {"class_path": "torchvision.models.resnet.load_state_dict_from_url"}
+        }
     },
-    "net, torchvision's factory": net(TORCHVISION + "get_model", name="resnet18", weights="DEFAULT"),
-    "net, torchvision's factory of what downloads": net(TORCHVISION + "get_model", name="fcn_resnet50"),
+    "net, torchvision's factory": net(
+        TORCHVISION + "get_model", name="resnet18", weights="DEFAULT"
+    ),
+    "net, torchvision's factory of what downloads": net(
+        TORCHVISION + "get_model", name="fcn_resnet50"
+    ),
     "net, a download by default": net(TORCHVISION + "segmentation.fcn_resnet50", num_classes=3),
     "net, asked to download": net(TORCHVISION + "resnet18", weights="DEFAULT"),
     "net, a list of weights": net(TORCHVISION + "get_weight", name="ResNet18_Weights.DEFAULT"),
     "net, a function of ours": net("lightning_resnet.cli.main.main", argv=["data", "info", "x"]),
     "net, another class of ours": net("lightning_resnet.runs.directory.RunDir", path="canary"),
-    "net, through a module of ours": {"model": {"net": SHELL | {"class_path": "lightning_resnet.cli.main.os.system"}}},
-    "net, a function through ours": net("lightning_resnet.cli.main.import_module", name="canary_code"),
-    "net, YAML through ours": net("lightning_resnet.sweeps.points.yaml.unsafe_load", stream="!!python/name:os.system"),
+    "net, through a module of ours": {
+        "model": {"net": SHELL | {"class_path": "lightning_resnet.cli.main.os.system"}}
+    },
+    "net, a function through ours": net(
+        "lightning_resnet.cli.main.import_module", name="canary_code"
+    ),
+    "net, YAML through ours": net(
+        "lightning_resnet.sweeps.points.yaml.unsafe_load", stream="!!python/name:os.system"
+    ),
     "net, a module": net("lightning_resnet.models"),
-    "net, inside torchvision's, a function": net(TORCHVISION + "resnet18", num_classes=10, norm_layer=SHELL),
-    "net, inside torchvision's, a name": net(TORCHVISION + "resnet18", num_classes=10, norm_layer="canary_code.Net"),
-    "net, inside torchvision's, a file": net(TORCHVISION + "resnet18", num_classes=10, norm_layer="evil.yaml"),
+    "net, inside torchvision's, a function": net(
+        TORCHVISION + "resnet18", num_classes=10, norm_layer=SHELL
+    ),
+    "net, inside torchvision's, a name": net(
+        TORCHVISION + "resnet18", num_classes=10, norm_layer="canary_code.Net"
+    ),
+    "net, inside torchvision's, a file": net(
+        TORCHVISION + "resnet18", num_classes=10, norm_layer="evil.yaml"
+    ),
     "net, beside its arguments": {
-        "model": {"net": {"class_path": "CifarResNet", "init_args": {"depth": 8}, "dict_kwargs": {"x": RUN}}}
+        "model": {
+            "net": {
+                "class_path": "CifarResNet",
+                "init_args": {"depth": 8},
+                "dict_kwargs": {"x": RUN},
+            }
+        }
     },
     "net, a task with an optimizer": net(
-        "lightning_resnet.training.task.ClassificationTask", net={"class_path": "CifarResNet"}, optimizer=SHELL
+        "lightning_resnet.training.task.ClassificationTask",
+        net={"class_path": "CifarResNet"},
+        optimizer=SHELL,
     ),
     "net, a task with a schedule": net(
-        "lightning_resnet.training.task.ClassificationTask", net={"class_path": "CifarResNet"}, schedule=RUN
+        "lightning_resnet.training.task.ClassificationTask",
+        net={"class_path": "CifarResNet"},
+        schedule=RUN,
     ),
     "net, dotted": {"model": {"net.class_path": "canary_code.Net"}},
     "source, a function": {"data": {"source": SHELL}},
@@ -127,7 +161,9 @@ REFUSED = {  # what they would need
     "source, a file": {"data": {"source": "evil.yaml"}},
     "source, dotted": {"data": {"source.class_path": "canary_code.Source"}},
     "source, a net": {"data": {"source": {"class_path": "lightning_resnet.models.CifarResNet"}}},
-    "source, inside a subset": {"data": {"source": {"class_path": "Subset", "init_args": {"source": RUN}}}},
+    "source, inside a subset": {
+        "data": {"source": {"class_path": "Subset", "init_args": {"source": RUN}}}
+    },
     "source, a file inside a subset": {
         "data": {"source": {"class_path": "Subset", "init_args": {"source": "evil.yaml"}}}
     },
@@ -203,7 +239,11 @@ def merged(tree, change):
     """A copy in which a change takes the place of what was there, at the second level of keys."""
     tree = copy.deepcopy(tree)
     for name, part in change.items():
-        tree[name] = tree[name] | part if isinstance(part, dict) and isinstance(tree.get(name), dict) else part
+        tree[name] = (
+            tree[name] | part
+            if isinstance(part, dict) and isinstance(tree.get(name), dict)
+            else part
+        )
         if isinstance(tree[name], dict) and "net.class_path" in tree[name]:
             del tree[name]["net"]
         if isinstance(tree[name], dict) and "source.class_path" in tree[name]:
@@ -243,7 +283,9 @@ def everything(parts):
     return change
 
 
-ALL_IGNORED = everything(["optimizer, a function", "schedule", "mix", "ema", "callbacks", "logger", "profiler"])
+ALL_IGNORED = everything(
+    ["optimizer, a function", "schedule", "mix", "ema", "callbacks", "logger", "profiler"]
+)
 VERBS = {
     "predict a checkpoint": "predict image.png --ckpt_path run/checkpoints/last.ckpt --data.size 8",
     "predict a run": "predict image.png --ckpt_path run --data.size 8",
@@ -299,7 +341,11 @@ def test_a_verb_takes_what_it_needs_and_refuses_the_rest(own, cli, command):
     assert code == 0, err
     own(REFUSED["net, a class of the working directory"])
     code, _, err = nothing_or_one_line(cli(*command.split()))
-    flag = "--model.net canary_code.Net, or --trust" if command[:7] not in ("convert", "deepen ") else "add --trust"
+    flag = (
+        "--model.net canary_code.Net, or --trust"
+        if command[:7] not in ("convert", "deepen ")
+        else "add --trust"
+    )
     assert code == 2 and flag in err, err
 
 
@@ -328,7 +374,12 @@ def tagged(tag):
 def test_no_tag_of_yaml_makes_an_object(own, cli, tag):
     own(tagged(tag))
     Path("tagged.yaml").write_text(tagged(tag))
-    for command in ("convert run --out out.pth", "compare run", "inspect shortcuts run", "fit --config tagged.yaml"):
+    for command in (
+        "convert run --out out.pth",
+        "compare run",
+        "inspect shortcuts run",
+        "fit --config tagged.yaml",
+    ):
         assert nothing_or_one_line(cli(*command.split()))[0] == 2
 
 
@@ -384,7 +435,8 @@ def test_trust_lifts_names_not_types(own, cli):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "7", "[]", "model: {", "a: &a [*a]", "\x00", "x: " + "[" * 3000, None, 7, {"model": {}}]
+    "text",
+    ["", "7", "[]", "model: {", "a: &a [*a]", "\x00", "x: " + "[" * 3000, None, 7, {"model": {}}],
 )
 def test_a_recipe_of_no_form_is_one_line(own, cli, text):
     own({})
@@ -392,7 +444,11 @@ def test_a_recipe_of_no_form_is_one_line(own, cli, text):
     content = torch.load(file, weights_only=True)
     content["run"]["config"] = text
     torch.save(content, file)
-    for command in ("convert run --out out.pth", "evaluate run/checkpoints/last.ckpt", VERBS["predict a run"]):
+    for command in (
+        "convert run --out out.pth",
+        "evaluate run/checkpoints/last.ckpt",
+        VERBS["predict a run"],
+    ):
         assert nothing_or_one_line(cli(*command.split()))[0] == 2
 
 
@@ -401,16 +457,29 @@ BOMB += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)
 
 
 @pytest.mark.parametrize(
-    "lines", [[*BOMB, "data: {x: *a11}"], ["data: &x {x: *x}"], ["x: " + "[" * 300_000], ["x: " + "- " * 300_000]]
+    "lines",
+    [
+        [*BOMB, "data: {x: *a11}"],
+        ["data: &x {x: *x}"],
+        ["x: " + "[" * 300_000],
+        ["x: " + "- " * 300_000],
+    ],
 )
 def test_a_recipe_that_repeats_itself_or_is_deep_costs_nothing(own, cli, lines):
     own("\n".join(lines))
-    for command in ("convert run --out out.pth", "inspect shortcuts run", "compare run", "compare --diff run run"):
+    for command in (
+        "convert run --out out.pth",
+        "inspect shortcuts run",
+        "compare run",
+        "compare --diff run run",
+    ):
         assert nothing_or_one_line(cli(*command.split()))[0] == 2
     nothing_or_one_line(cli(*READERS["init_from"].split(), "--trainer.limit_val_batches", "1"))
 
 
-@pytest.mark.parametrize("change", [{"run": 7}, {"run": [1]}, {"run": {"id": "x"}}, {"state_dict": {}}, {"mean": 1}])
+@pytest.mark.parametrize(
+    "change", [{"run": 7}, {"run": [1]}, {"run": {"id": "x"}}, {"state_dict": {}}, {"mean": 1}]
+)
 def test_a_checkpoint_of_another_form_is_one_line(own, cli, change):
     own({})
     file = "run/checkpoints/last.ckpt"
@@ -420,7 +489,12 @@ def test_a_checkpoint_of_another_form_is_one_line(own, cli, change):
     else:
         content |= change
     torch.save(content, file)
-    for command in (VERBS["predict a run"], READERS["init_from"], READERS["validate"], VERBS["responses"]):
+    for command in (
+        VERBS["predict a run"],
+        READERS["init_from"],
+        READERS["validate"],
+        VERBS["responses"],
+    ):
         nothing_or_one_line(cli(*command.split()))
 
 
@@ -430,34 +504,57 @@ def call(name, **init_args):
 
 OWN = {  # flags of one's own command line, and what is said of them
     "optimizer": (["--model.optimizer", json.dumps(SHELL)], "may not name os.system"),
-    "optimizer, a function": (["--model.optimizer", call("untyped.call")], "untyped.call is no Optimizer"),
-    "optimizer, a function's name": (["--model.optimizer", "untyped.call"], "untyped.call is no Optimizer"),
+    "optimizer, a function": (
+        ["--model.optimizer", call("untyped.call")],
+        "untyped.call is no Optimizer",
+    ),
+    "optimizer, a function's name": (
+        ["--model.optimizer", "untyped.call"],
+        "untyped.call is no Optimizer",
+    ),
     "optimizer, a class": (["--model.optimizer", call("untyped.Callable")], "untyped.Callable"),
-    "optimizer, a function that tells": (["--model.optimizer", call("untyped.tells")], "untyped.tells is no Optimizer"),
+    "optimizer, a function that tells": (
+        ["--model.optimizer", call("untyped.tells")],
+        "untyped.tells is no Optimizer",
+    ),
     "net": (["--model.net", call("untyped.call")], "untyped.call is no Module, and is not called"),
     "schedule": (["--model.schedule", call("untyped.call")], "untyped.call is no Schedule"),
     "source": (["--data.source", call("untyped.call")], "untyped.call is no Source"),
     "policy": (["--data.policy", call("untyped.call")], "untyped.call is no Policy"),
-    "callback": (["--trainer.callbacks", f"[{call('untyped.call')}]"], "untyped.call is no Callback"),
+    "callback": (
+        ["--trainer.callbacks", f"[{call('untyped.call')}]"],
+        "untyped.call is no Callback",
+    ),
     "callback, added": (["--trainer.callbacks+=untyped.call"], "no Callback"),
     "logger": (["--trainer.logger", call("untyped.call")], "untyped.call is no Logger"),
     "profiler": (["--trainer.profiler", call("untyped.call")], ""),
     "plugin": (["--trainer.plugins", f"[{call('untyped.call')}]"], "untyped.call is no"),
     "strategy": (["--trainer.strategy", call("untyped.call")], ""),
     "inside a callback": (
-        [f"--trainer.callbacks=[{{class_path: LambdaCallback, init_args: {{on_fit_start: {call('untyped.call')}}}}}]"],
+        [
+            f"--trainer.callbacks=[{{class_path: LambdaCallback, init_args: {{on_fit_start: {call('untyped.call')}}}}}]"
+        ],
         "untyped.call is no class whose objects can be called",
     ),
     "inside a net": (
-        ["--model.net", call("torchvision.models.resnet18", norm_layer={"class_path": "untyped.call"})],
+        [
+            "--model.net",
+            call("torchvision.models.resnet18", norm_layer={"class_path": "untyped.call"}),
+        ],
         "untyped.call is no Module",
     ),
     "inside a schedule": (
         ["--model.schedule", call("ErrorWarmup", then={"class_path": "untyped.call"})],
         "untyped.call is no Schedule",
     ),
-    "inside a source": (["--data.source", call("Subset", source={"class_path": "untyped.call"})], "no Source"),
-    "where no type is said": (["--model.net", call("untyped.Any", layer={"class_path": "untyped.Program"})], "a type"),
+    "inside a source": (
+        ["--data.source", call("Subset", source={"class_path": "untyped.call"})],
+        "no Source",
+    ),
+    "where no type is said": (
+        ["--model.net", call("untyped.Any", layer={"class_path": "untyped.Program"})],
+        "a type",
+    ),
     "through a file": (["--model.optimizer", "optimizer.yaml"], "untyped.call is no Optimizer"),
     "through a file in a file": (["--config", "nested.yaml"], "untyped.call is no Optimizer"),
     "an address": (["--model.net", "http://127.0.0.1:9/net.yaml"], ""),
@@ -545,8 +642,17 @@ def test_what_is_not_of_the_type_it_stands_for_is_not_called(untyped, flags, sai
         ["--model.optimizer", call("untyped.makes")],
         ["--model.optimizer", "untyped.sgd"],
         ["--model.optimizer", "torch.optim.AdamW"],
-        ["--model.net", "torchvision.models.resnet18", "--model.net.norm_layer", "torch.nn.Identity"],
-        ["--trainer.callbacks+=LambdaCallback", "--trainer.callbacks.on_fit_start", "untyped.watch"],
+        [
+            "--model.net",
+            "torchvision.models.resnet18",
+            "--model.net.norm_layer",
+            "torch.nn.Identity",
+        ],
+        [
+            "--trainer.callbacks+=LambdaCallback",
+            "--trainer.callbacks.on_fit_start",
+            "untyped.watch",
+        ],
     ],
 )
 def test_code_of_ones_own_is_as_easy_as_ever(untyped, flags):
@@ -667,7 +773,18 @@ def test_no_pickle_is_run_by_a_run_that_goes_on(own, cli, trained):
 
 # -- modules of the working directory ----------------------------------------------------------------------------------
 
-SHADOWS = ["numpy", "torch", "yaml", "pandas", "socket", "struct", "selectors", "secrets", "random", "tempfile"]
+SHADOWS = [
+    "numpy",
+    "torch",
+    "yaml",
+    "pandas",
+    "socket",
+    "struct",
+    "selectors",
+    "secrets",
+    "random",
+    "tempfile",
+]
 CHILDREN = """
 import sys
 import tarfile
@@ -704,9 +821,13 @@ def shadows(tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     for name in SHADOWS:
-        Path(f"{name}.py").write_text(f"open('canary', 'w').write({name!r})\nraise SystemExit('shadow')\n")
+        Path(f"{name}.py").write_text(
+            f"open('canary', 'w').write({name!r})\nraise SystemExit('shadow')\n"
+        )
     Path("lightning_resnet").mkdir()
-    Path("lightning_resnet/__init__.py").write_text("open('canary', 'w').write('ours')\nraise SystemExit('shadow')\n")
+    Path("lightning_resnet/__init__.py").write_text(
+        "open('canary', 'w').write('ours')\nraise SystemExit('shadow')\n"
+    )
     Path("mine.py").write_text("")
     yield
     assert not Path("canary").exists(), Path("canary").read_text()
@@ -715,7 +836,9 @@ def shadows(tmp_path, monkeypatch):
 def test_no_file_of_the_working_directory_takes_the_place_of_a_library(shadows, tmp_path):
     program = Path(sys.executable).with_name("resnet-cli")
     for command in (["--help"], ["compare", "nothing"], ["data", "info", "nothing.beton"]):
-        done = subprocess.run([program, *command], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [program, *command], capture_output=True, text=True, timeout=120, check=False
+        )
         assert done.returncode in (0, 2) and "shadow" not in done.stderr, done.stderr
         assert not Path("canary").exists()
 
@@ -723,7 +846,9 @@ def test_no_file_of_the_working_directory_takes_the_place_of_a_library(shadows, 
 def test_nor_in_the_processes_that_start_from_it(shadows, tmp_path, tmp_path_factory):
     script = tmp_path_factory.mktemp("elsewhere") / "children.py"
     script.write_text(CHILDREN)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=180, check=False
+    )
     assert done.returncode == 0 and done.stdout.count("child mine") == 2, done.stdout + done.stderr
 
 
@@ -738,7 +863,9 @@ def test_nor_in_ranks_and_runs_of_a_sweep(shadows, tmp_path):
     flags = {"name": "s", "method": "grid", "parameters": {"seed_everything": {"values": [0]}}}
     flags["command"] = ["resnet-cli", "fit", *recipe, *limits, "--config", "${args_json_file}"]
     Path("s.yaml").write_text(json.dumps(flags))
-    done = subprocess.run([program, "sweep", "s.yaml", "--local"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [program, "sweep", "s.yaml", "--local"], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -749,4 +876,6 @@ def test_python_m_looks_elsewhere_first_too(tmp_path, monkeypatch):
     Path("yaml.py").write_text("open('canary', 'w')\n")
     command = [sys.executable, "-m", "lightning_resnet", "sweep", "nothing.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2 and "nothing.yaml" in done.stderr and not Path("canary").exists(), done.stderr
+    assert done.returncode == 2 and "nothing.yaml" in done.stderr and not Path("canary").exists(), (
+        done.stderr
+    )

@@ -12,7 +12,10 @@ HERE = Path(__file__).parent
 DECODER = HERE.parents[1] / "lightning_resnet/data/beton"
 INPUTS, SEED = int(os.environ.get("FUZZ_INPUTS", 60_000)), os.environ.get("FUZZ_SEED", "1")
 FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined,float-cast-overflow"]
-STRICT = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1", "ASAN_OPTIONS": "hard_rss_limit_mb=2000"}
+STRICT = {
+    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    "ASAN_OPTIONS": "hard_rss_limit_mb=2000",
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +27,20 @@ def fuzzer(tmp_path_factory):
     )
     if compiler is None:
         pytest.skip("there is no C compiler")
-    (folder / "probe.c").write_text("#include <stdio.h>\n#include <jpeglib.h>\nint main(void) { return 0; }\n")
+    (folder / "probe.c").write_text(
+        "#include <stdio.h>\n#include <jpeglib.h>\nint main(void) { return 0; }\n"
+    )
     probe = [compiler, *FLAGS, "-o", folder / "probe", folder / "probe.c", "-ljpeg"]
     if subprocess.run(probe, capture_output=True, timeout=120).returncode:
         pytest.skip(f"{compiler} has no sanitizers, or libjpeg-turbo's headers are missing")
-    command = [compiler, *FLAGS, f"-I{DECODER}", "-o", folder / "fuzz_decode", HERE / "fuzz_decode.c"]
+    command = [
+        compiler,
+        *FLAGS,
+        f"-I{DECODER}",
+        "-o",
+        folder / "fuzz_decode",
+        HERE / "fuzz_decode.c",
+    ]
     subprocess.run([*command, "-ljpeg", "-lz", "-lpthread", "-lm"], check=True, timeout=300)
     return folder / "fuzz_decode"
 
@@ -36,9 +48,13 @@ def fuzzer(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.timeout(100 + INPUTS // 50)
 def test_no_image_and_no_box_makes_the_decoder_err(fuzzer):
-    done = subprocess.run([fuzzer, SEED, str(INPUTS)], capture_output=True, text=True, env=os.environ | STRICT)
+    done = subprocess.run(
+        [fuzzer, SEED, str(INPUTS)], capture_output=True, text=True, env=os.environ | STRICT
+    )
     assert done.returncode == 0 and not done.stderr, done.stderr[-6000:]
     inputs, crops, *statuses = map(int, re.findall(r"\d+", done.stdout))
     assert inputs == INPUTS and crops > INPUTS / 50
-    assert all(statuses[:5]) and statuses[6] and not statuses[5], done.stdout  # each but "no memory"
+    assert all(statuses[:5]) and statuses[6] and not statuses[5], (
+        done.stdout
+    )  # each but "no memory"
     print(done.stdout)

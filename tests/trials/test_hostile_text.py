@@ -82,9 +82,13 @@ def compared(tmp_path_factory):
     """The report of runs whose setting, commit, machine and title are payloads, and what is printed."""
     root = tmp_path_factory.mktemp("hostile") / "runs"
     for number, payload in enumerate(PAYLOADS.values()):
-        run = make_run(root / "s" / f"r{number:02}", net_args={"depth": 20, "shortcut": payload}, sha=payload)
+        run = make_run(
+            root / "s" / f"r{number:02}", net_args={"depth": 20, "shortcut": payload}, sha=payload
+        )
         meta = json.loads((run / "meta.json").read_text())
-        (run / "meta.json").write_text(json.dumps(meta | {"hardware": {"cpu": payload, "gpu": None}}))
+        (run / "meta.json").write_text(
+            json.dumps(meta | {"hardware": {"cpu": payload, "gpu": None}})
+        )
     titles = [payload for payload in PAYLOADS.values() if "\0" not in payload]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(root.parent / "cache"))
@@ -131,9 +135,17 @@ def test_the_page_holds_no_markup_but_ours(compared):
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium")
 def test_a_browser_draws_the_curves_and_runs_nothing(compared, tmp_path):
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--virtual-time-budget=2000"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path}",
+        "--virtual-time-budget=2000",
+    ]
     page = (compared[0] / "index.html").as_uri()
-    done = subprocess.run([CHROMIUM, *flags, "--dump-dom", page], capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [CHROMIUM, *flags, "--dump-dom", page], capture_output=True, text=True, timeout=200
+    )
     assert "<title>ran</title>" not in done.stdout
     assert done.stdout.count("<polyline") >= len(PAYLOADS) - 5
 
@@ -164,8 +176,19 @@ def test_a_sweep_of_any_name_and_value_is_listed(payload, tmp_path, monkeypatch,
     sweep = {
         "name": payload,
         "method": "grid",
-        "command": ["${env}", "resnet-cli", "fit", "--config", "r.yaml", "--config", "${args_json_file}"],
-        "parameters": {"model.net.shortcut": {"values": [payload, 1]}, f"model.{payload}": {"value": 1}},
+        "command": [
+            "${env}",
+            "resnet-cli",
+            "fit",
+            "--config",
+            "r.yaml",
+            "--config",
+            "${args_json_file}",
+        ],
+        "parameters": {
+            "model.net.shortcut": {"values": [payload, 1]},
+            f"model.{payload}": {"value": 1},
+        },
     }
     (tmp_path / "r.yaml").write_text("data: {}\n")
     (tmp_path / "s.yaml").write_text(json.dumps(sweep))
@@ -176,8 +199,12 @@ def test_a_sweep_of_any_name_and_value_is_listed(payload, tmp_path, monkeypatch,
 
 
 @ALL
-@pytest.mark.parametrize("verb", ["fit --config", "compare", "sweep", "data info", "convert --out x.ckpt", "sync"])
-def test_every_verb_names_a_file_that_is_not_there_harmlessly(verb, payload, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "verb", ["fit --config", "compare", "sweep", "data info", "convert --out x.ckpt", "sync"]
+)
+def test_every_verb_names_a_file_that_is_not_there_harmlessly(
+    verb, payload, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     assert main([*verb.split(), f"./{payload}"]) in (1, 2)
     err = capsys.readouterr().err

@@ -104,7 +104,9 @@ class Round:
 
     def tear(self):
         """Damage one file as a power cut, a full disk or a bad one could have."""
-        torn = self.rng.choice(("nothing", "last", "last", "attempt", "config", "meta", "metrics", "metrics", "stray"))
+        torn = self.rng.choice(
+            ("nothing", "last", "last", "attempt", "config", "meta", "metrics", "metrics", "stray")
+        )
         if not self.run.exists():
             return
         kept = [step for step in map(self._step, ("last", "prev")) if step is not None]
@@ -127,7 +129,9 @@ class Round:
         elif torn == "stray":
             (self.run / "attempts/._1.json").write_text("{")
             (self.run / "checkpoints/last.ckpt.0.tmp").write_text("half")
-            (self.run / f"attempts/{1 + max(attempt_files(self.run), default=0)}.json").mkdir(exist_ok=True)
+            (self.run / f"attempts/{1 + max(attempt_files(self.run), default=0)}.json").mkdir(
+                exist_ok=True
+            )
         self.told.append(f"torn: {torn}")
 
     def _step(self, name):
@@ -152,7 +156,9 @@ class Round:
         lines = file.read_bytes().splitlines(keepends=True)
         after = next((i for i, line in enumerate(lines) if self._is_after(line, step)), len(lines))
         rest = b"".join(lines[after:])
-        rest = rest[: self.rng.randrange(len(rest) + 1)] + self.rng.choice([b"", b'{"step": 3, "va', bytes(50)])
+        rest = rest[: self.rng.randrange(len(rest) + 1)] + self.rng.choice(
+            [b"", b'{"step": 3, "va', bytes(50)]
+        )
         file.write_bytes(b"".join(lines[:after]) + rest)
 
     @staticmethod
@@ -171,7 +177,10 @@ class Round:
             if self.kill():
                 return
             self.tear()
-        assert Ranks(self.arguments, self.world).wait(300) == [0] * self.world, (self.told, self.log())
+        assert Ranks(self.arguments, self.world).wait(300) == [0] * self.world, (
+            self.told,
+            self.log(),
+        )
 
 
 def leaves(tree, name=""):
@@ -189,7 +198,9 @@ def leaves(tree, name=""):
 
 def same(a, b):
     if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+        return (
+            a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+        )
     return a == b or (a != a and b != b)
 
 
@@ -197,18 +208,24 @@ def compare(run, whole, told):
     """Bitwise, and the number of leaves."""
     n = 0
     for name in ("last", "best"):
-        ours, theirs = (dict(leaves(load_checkpoint(r / f"checkpoints/{name}.ckpt"))) for r in (run, whole))
+        ours, theirs = (
+            dict(leaves(load_checkpoint(r / f"checkpoints/{name}.ckpt"))) for r in (run, whole)
+        )
         assert ours.keys() == theirs.keys(), told
         assert not [key for key in ours if not same(ours[key], theirs[key])], (name, told)
         n += len(ours)
     rows = []
     for folder in (run, whole):
         merged = merge(read_rows(folder / "metrics.jsonl")[0])
-        rows.append([{k: v for k, v in row.items() if k not in OWN and "perf/" not in k} for row in merged])
+        rows.append(
+            [{k: v for k, v in row.items() if k not in OWN and "perf/" not in k} for row in merged]
+        )
     ours, theirs = ([sorted(leaves(row)) for row in part] for part in rows)
     assert len(ours) == len(theirs), told
     for a, b in zip(ours, theirs, strict=True):
-        assert len(a) == len(b) and all(x[0] == y[0] and same(x[1], y[1]) for x, y in zip(a, b, strict=True)), (a, b)
+        assert len(a) == len(b) and all(
+            x[0] == y[0] and same(x[1], y[1]) for x, y in zip(a, b, strict=True)
+        ), (a, b)
     return n, len(ours)
 
 
@@ -222,7 +239,9 @@ def undisturbed(here):
             arguments, folder = recipe(here / f"{loader}.yaml", loader), here / f"{loader}{world}"
             folder.mkdir()
             os.chdir(folder)
-            assert Ranks(arguments, world).wait(300) == [0] * world, Path("log0.txt").read_text()[-2000:]
+            assert Ranks(arguments, world).wait(300) == [0] * world, Path("log0.txt").read_text()[
+                -2000:
+            ]
             made[loader, world] = arguments, folder
         return made[loader, world]
 
@@ -241,7 +260,9 @@ def play(seeds, undisturbed, here):
         game = Round(arguments, world, seed)
         game.play()
         n, rows = compare(only_run("runs"), only_run(whole / "runs"), game.told)
-        expected = sum((permutation(0, e, numbered.N)[: numbered.N].tolist() for e in range(EPOCHS)), [])
+        expected = sum(
+            (permutation(0, e, numbered.N)[: numbered.N].tolist() for e in range(EPOCHS)), []
+        )
         steps = numbered.read("ids", world)
         assert sum((steps[s] for s in range(1, STEPS + 1)), []) == expected, game.told
         assert load_runs("runs").runs["status"].tolist() == ["finished"]
@@ -250,7 +271,10 @@ def play(seeds, undisturbed, here):
         assert "Traceback" not in logs, (game.told, logs[-4000:])
         kills += sum("torn" not in line for line in game.told)
         torn += sum("torn" in line and "nothing" not in line for line in game.told)
-        print(f"round {seed} {loader} x {world}: {'; '.join(game.told)}: {n} leaves, {rows} rows equal", flush=True)
+        print(
+            f"round {seed} {loader} x {world}: {'; '.join(game.told)}: {n} leaves, {rows} rows equal",
+            flush=True,
+        )
         os.chdir(here)
         shutil.rmtree(folder)
     print(f"{len(seeds)} rounds, {kills} kills, {torn} files torn: all comparisons bitwise")

@@ -16,7 +16,12 @@ import pytorch_lightning as pl
 import torch
 from helpers.command_line import TINY
 from helpers.run_dir import only_run
-from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor
+from pytorch_lightning.callbacks import (
+    Callback,
+    DeviceStatsMonitor,
+    LearningRateMonitor,
+    ThroughputMonitor,
+)
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.profilers import SimpleProfiler
 
@@ -26,7 +31,11 @@ from lightning_resnet.weights.trained import build_alone
 pytestmark = pytest.mark.filterwarnings("ignore")
 BATCHES = 5
 LIMITS = {"limit_train_batches": BATCHES, "limit_val_batches": 2, "log_every_n_steps": 2}
-SHORT = [*TINY, "--trainer.max_epochs=2", *(f"--trainer.{key}={value}" for key, value in LIMITS.items())]
+SHORT = [
+    *TINY,
+    "--trainer.max_epochs=2",
+    *(f"--trainer.{key}={value}" for key, value in LIMITS.items()),
+]
 ROWS = "--trainer.logger=trials.test_lightning_observers.Rows"
 HERE = "--trainer.callbacks+=trials.test_lightning_observers."
 
@@ -80,7 +89,11 @@ class Seen(Callback):
                 "should_log": trainer._logger_connector.should_update_logs,
                 "stage": stage and stage.value,
                 "batches": trainer.num_training_batches,
-                "val": {k: round(v.item(), 5) for k, v in trainer.callback_metrics.items() if k.startswith("val/")},
+                "val": {
+                    k: round(v.item(), 5)
+                    for k, v in trainer.callback_metrics.items()
+                    if k.startswith("val/")
+                },
                 "logged": sorted(k for k in trainer.logged_metrics if k.startswith("val/")),
             }
         )
@@ -103,8 +116,21 @@ def _watch(name):
 WATCHED = [
     f"on_{name}"
     for name in (
-        *("fit_start", "fit_end", "train_start", "train_end", "train_epoch_start", "train_epoch_end"),
-        *("train_batch_start", "train_batch_end", "before_backward", "after_backward", "before_optimizer_step"),
+        *(
+            "fit_start",
+            "fit_end",
+            "train_start",
+            "train_end",
+            "train_epoch_start",
+            "train_epoch_end",
+        ),
+        *(
+            "train_batch_start",
+            "train_batch_end",
+            "before_backward",
+            "after_backward",
+            "before_optimizer_step",
+        ),
         *("before_zero_grad", "validation_start", "validation_end", "validation_epoch_start"),
         *("validation_batch_start", "validation_batch_end"),
     )
@@ -134,9 +160,13 @@ class Logs(Callback):
         self.log("own/both", float(trainer.global_step), on_step=True, on_epoch=True, prog_bar=True)
         self.log("own/max", float(batch_idx), on_step=False, on_epoch=True, reduce_fx="max")
         self.log("own/quiet", 1.0, logger=False)
-        self.bar.append({k: v for k, v in trainer.progress_bar_metrics.items() if k.startswith("own/")})
+        self.bar.append(
+            {k: v for k, v in trainer.progress_bar_metrics.items() if k.startswith("own/")}
+        )
 
-    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+    def on_validation_batch_end(
+        self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
+    ):
         self.log("own/val", float(batch_idx), batch_size=2)
 
     def on_validation_epoch_end(self, trainer, pl_module):
@@ -144,7 +174,11 @@ class Logs(Callback):
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.log("own/epoch_end", float(trainer.global_step))
-        metrics = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items() if k.startswith("own/")}
+        metrics = {
+            k: round(float(v), 4)
+            for k, v in trainer.callback_metrics.items()
+            if k.startswith("own/")
+        }
         self.bar.append(dict(sorted(metrics.items())))
 
 
@@ -157,7 +191,13 @@ def forgotten():
 def stock(callbacks=(), logger=False, flags=(), **options):
     """The same training in Lightning's own Trainer."""
     made = build_alone([*TINY, *flags])
-    options = {"max_epochs": 2, "num_sanity_val_steps": 0, "enable_checkpointing": False, **LIMITS, **options}
+    options = {
+        "max_epochs": 2,
+        "num_sanity_val_steps": 0,
+        "enable_checkpointing": False,
+        **LIMITS,
+        **options,
+    }
     trainer = pl.Trainer(
         accelerator="cpu",
         callbacks=list(callbacks),
@@ -180,7 +220,14 @@ def ran(cli, *args):
 def ours_apart(rows, prefix="own/"):
     """Rows in order, with the metrics of this prefix only; others' are left out."""
     kept = [
-        (step, {k: round(float(v), 4) for k, v in row.items() if k.startswith(prefix) and k not in TRAINING})
+        (
+            step,
+            {
+                k: round(float(v), 4)
+                for k, v in row.items()
+                if k.startswith(prefix) and k not in TRAINING
+            },
+        )
         for step, row in rows
     ]
     return [(step, dict(sorted(row.items()))) for step, row in kept if row]
@@ -221,13 +268,20 @@ def test_self_log_of_callbacks(cli):
     stock([Logs()], Rows())
     assert ours == ours_apart(Rows.rows)
     assert bars == Logs.bar
-    assert any("own/both_step" in row for _, row in ours) and any("own/max" in row for _, row in ours)
+    assert any("own/both_step" in row for _, row in ours) and any(
+        "own/max" in row for _, row in ours
+    )
 
 
 def test_every_metric_reaches_every_logger_at_its_optimizer_step(cli):
     ran(cli, ROWS)
-    recorded = [json.loads(line) for line in (only_run() / "metrics.jsonl").read_text().splitlines()]
-    wanted = [(row["step"], {k: v for k, v in row.items() if "/" in k or k in ("lr", "epoch")}) for row in recorded]
+    recorded = [
+        json.loads(line) for line in (only_run() / "metrics.jsonl").read_text().splitlines()
+    ]
+    wanted = [
+        (row["step"], {k: v for k, v in row.items() if "/" in k or k in ("lr", "epoch")})
+        for row in recorded
+    ]
     assert Rows.rows == wanted
     assert [step for step, _ in wanted] == [2, 4, 5, 5, 6, 8, 10, 10]
     assert {"train/loss", "lr", "perf/images_per_s", "val/acc1", "train_eval/loss"} <= {
@@ -242,7 +296,9 @@ def test_a_stock_trainer_logs_the_task_under_our_names(cli):
     train = {step: row["train/loss"] for step, row in Rows.rows if "train/loss" in row}
     Rows.rows.clear()
     trainer, task = stock(logger=Rows(), num_sanity_val_steps=2)
-    theirs = {step + 1: row for step, row in Rows.rows if "val/loss" in row}  # Lightning counts steps from 0
+    theirs = {
+        step + 1: row for step, row in Rows.rows if "val/loss" in row
+    }  # Lightning counts steps from 0
     assert theirs.keys() == ours.keys()
     for step, row in ours.items():
         for name in ("val/loss", "val/acc1", "train_eval/acc1"):
@@ -279,7 +335,10 @@ def batch_size(batch):
         ),
         (["DeviceStatsMonitor"], DeviceStatsMonitor, "DeviceStatsMonitor"),
         (
-            ["ThroughputMonitor", "--trainer.callbacks.batch_size_fn=trials.test_lightning_observers.batch_size"],
+            [
+                "ThroughputMonitor",
+                "--trainer.callbacks.batch_size_fn=trials.test_lightning_observers.batch_size",
+            ],
             lambda: ThroughputMonitor(batch_size),
             ("train/", "validate/"),
         ),
@@ -296,7 +355,9 @@ def test_monitors_write_the_rows_of_a_stock_trainer(cli, flags, make, prefix):
         assert ours == theirs
         assert len({tuple(row.values()) for _, row in ours}) > 1
     else:  # times and loads differ
-        assert [(step, sorted(row)) for step, row in ours] == [(step, sorted(row)) for step, row in theirs]
+        assert [(step, sorted(row)) for step, row in ours] == [
+            (step, sorted(row)) for step, row in theirs
+        ]
     assert ours
 
 
@@ -350,14 +411,27 @@ def test_profilers_see_the_training(cli, caplog):
     caplog.set_level(logging.INFO, "pytorch_lightning.profilers")
     ran(cli, "--trainer.profiler=simple")
     assert "Profiler Report" in caplog.text and "run_training_batch" in caplog.text
-    code, _, err = cli("fit", *SHORT, "--run.new", "--trainer.profiler=SimpleProfiler", "--trainer.profiler.filename=p")
+    code, _, err = cli(
+        "fit",
+        *SHORT,
+        "--run.new",
+        "--trainer.profiler=SimpleProfiler",
+        "--trainer.profiler.filename=p",
+    )
     assert code == 0, err
     (file,) = Path("runs").rglob("fit-p.txt")
     profiler = SimpleProfiler()
     stock(profiler=profiler)
     theirs = {name: len(times) for name, times in profiler.recorded_durations.items()}
-    ours = {name: int(calls) for name, calls in re.findall(r"\|  (\S+)\s+\|[^|]+\|  (\d+)\s+\|", file.read_text())}
-    copies = ("batch_to_device", "batch_transfer", "transfer_batch")  # ours copies ahead, while a step computes
+    ours = {
+        name: int(calls)
+        for name, calls in re.findall(r"\|  (\S+)\s+\|[^|]+\|  (\d+)\s+\|", file.read_text())
+    }
+    copies = (
+        "batch_to_device",
+        "batch_transfer",
+        "transfer_batch",
+    )  # ours copies ahead, while a step computes
     loops = {"[_EvaluationLoop].val_next": "[EvaluationLoop].val_next"}
     differ = {name: (ours.get(loops.get(name, name)), calls) for name, calls in theirs.items()}
     differ = {name: pair for name, pair in differ.items() if pair[0] != pair[1]}
@@ -380,10 +454,20 @@ def test_profilers_leave_weights_alone(cli, profiler, caplog):
 
 def test_observers_are_no_part_of_the_run_id(cli):
     ran(cli)
-    watching = ["LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "DeviceStatsMonitor", "TQDMProgressBar"]
+    watching = [
+        "LearningRateMonitor",
+        "ModelCheckpoint",
+        "ModelSummary",
+        "DeviceStatsMonitor",
+        "TQDMProgressBar",
+    ]
     flags = [f"--trainer.callbacks+={name}" for name in watching]
-    assert "is finished" in ran(cli, *flags, "--trainer.logger=CSVLogger", "--trainer.profiler=simple")
-    assert "is finished" not in ran(cli, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss")
+    assert "is finished" in ran(
+        cli, *flags, "--trainer.logger=CSVLogger", "--trainer.profiler=simple"
+    )
+    assert "is finished" not in ran(
+        cli, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"
+    )
 
 
 def test_the_verbs_that_evaluate_tell_loggers_too(cli):
@@ -414,12 +498,27 @@ def files(folder):
 )
 @pytest.mark.parametrize("every", [1, 2])
 def test_model_checkpoint_writes_the_files_of_a_stock_trainer(cli, options, every):
-    flags = [f"--trainer.callbacks.{key}={json.dumps(value).strip(chr(34))}" for key, value in options.items()]
-    ran(cli, "--trainer.callbacks+=ModelCheckpoint", *flags, f"--trainer.check_val_every_n_epoch={every}")
+    flags = [
+        f"--trainer.callbacks.{key}={json.dumps(value).strip(chr(34))}"
+        for key, value in options.items()
+    ]
+    ran(
+        cli,
+        "--trainer.callbacks+=ModelCheckpoint",
+        *flags,
+        f"--trainer.check_val_every_n_epoch={every}",
+    )
     ours = files("runs")
-    assert {path.parent for path in Path("runs").rglob("epoch=*.ckpt")} == {only_run() / "checkpoints"}
+    assert {path.parent for path in Path("runs").rglob("epoch=*.ckpt")} == {
+        only_run() / "checkpoints"
+    }
     callback = pl.callbacks.ModelCheckpoint(**options)
-    stock([callback], enable_checkpointing=True, check_val_every_n_epoch=every, default_root_dir="stock")
+    stock(
+        [callback],
+        enable_checkpointing=True,
+        check_val_every_n_epoch=every,
+        default_root_dir="stock",
+    )
     assert ours == files("stock") and ours
 
 
@@ -430,18 +529,31 @@ def test_model_checkpoint_writes_the_files_of_a_stock_trainer(cli, options, ever
         ({"monitor": "val/loss", "patience": 1, "min_delta": 0.5}, 2),
         ({"monitor": "val/acc1", "mode": "max", "stopping_threshold": 0.05}, 1),
         ({"monitor": "val/loss", "divergence_threshold": 1.0}, 1),
-        ({"monitor": "val/loss", "patience": 1, "min_delta": 0.5, "check_on_train_epoch_end": False}, 1),
+        (
+            {
+                "monitor": "val/loss",
+                "patience": 1,
+                "min_delta": 0.5,
+                "check_on_train_epoch_end": False,
+            },
+            1,
+        ),
         ({"monitor": "train/loss", "patience": 1, "min_delta": 0.5}, 1),
         ({"monitor": "nowhere", "strict": False}, 1),
     ],
     ids=str,
 )
 def test_early_stopping_stops_where_a_stock_trainer_does(cli, options, every):
-    flags = [f"--trainer.callbacks.{key}={json.dumps(value).strip(chr(34))}" for key, value in options.items()]
+    flags = [
+        f"--trainer.callbacks.{key}={json.dumps(value).strip(chr(34))}"
+        for key, value in options.items()
+    ]
     flags += ["--trainer.max_epochs=6", f"--trainer.check_val_every_n_epoch={every}"]
     out = ran(cli, "--trainer.callbacks+=EarlyStopping", *flags)
     rows = [json.loads(line) for line in (only_run() / "metrics.jsonl").read_text().splitlines()]
-    trainer, _ = stock([pl.callbacks.EarlyStopping(**options)], max_epochs=6, check_val_every_n_epoch=every)
+    trainer, _ = stock(
+        [pl.callbacks.EarlyStopping(**options)], max_epochs=6, check_val_every_n_epoch=every
+    )
     assert rows[-1]["step"] == trainer.global_step
     assert ("stopped early" in out) == (trainer.global_step < 6 * BATCHES)
 
@@ -453,10 +565,14 @@ def test_what_callbacks_say_is_shown(cli, caplog):
     said = [record.getMessage() for record in caplog.records]
     assert any("Metric val/loss improved" in line for line in said)
     assert any("Total params" in line for line in said)
-    assert not [line for line in said if re.search(r"GPU available|Tip|`Trainer.fit` stopped", line)]
+    assert not [
+        line for line in said if re.search(r"GPU available|Tip|`Trainer.fit` stopped", line)
+    ]
 
 
-@pytest.mark.parametrize("how", ["--trainer.callbacks+=TQDMProgressBar", "--trainer.enable_progress_bar=true"])
+@pytest.mark.parametrize(
+    "how", ["--trainer.callbacks+=TQDMProgressBar", "--trainer.enable_progress_bar=true"]
+)
 def test_a_bar_of_lightning_instead_of_ours(cli, how):
     code, out, err = cli("fit", *SHORT, how)
     assert code == 0, err
@@ -471,7 +587,10 @@ REFUSED = [
     ),
     (["DeviceStatsMonitor"], "DeviceStatsMonitor writes to a logger"),
     (
-        ["ThroughputMonitor", "--trainer.callbacks.batch_size_fn=trials.test_lightning_observers.batch_size"],
+        [
+            "ThroughputMonitor",
+            "--trainer.callbacks.batch_size_fn=trials.test_lightning_observers.batch_size",
+        ],
         "ThroughputMonitor writes to a logger",
     ),
     (["EarlyStopping", "--trainer.callbacks.monitor=val_loss"], "did you mean val/loss?"),
@@ -484,8 +603,14 @@ REFUSED = [
         ["EarlyStopping", "--trainer.callbacks.monitor=val/loss", "--trainer.limit_val_batches=0"],
         "EarlyStopping monitors val/loss, which this training does not measure",
     ),
-    (["ModelCheckpoint", "--trainer.callbacks.save_last=true"], "give it a folder of its own with --trainer.callbacks"),
-    (["ModelCheckpoint", "--trainer.callbacks.filename=best"], "give it a folder of its own with --trainer.callbacks"),
+    (
+        ["ModelCheckpoint", "--trainer.callbacks.save_last=true"],
+        "give it a folder of its own with --trainer.callbacks",
+    ),
+    (
+        ["ModelCheckpoint", "--trainer.callbacks.filename=best"],
+        "give it a folder of its own with --trainer.callbacks",
+    ),
     (["ModelCheckpoint", "--trainer.enable_checkpointing=false"], "exclude each other"),
     (["TQDMProgressBar", "--trainer.enable_progress_bar=false"], "exclude each other"),
 ]
@@ -494,8 +619,14 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--trainer.callbacks+=EarlyStoping"], "there is no class EarlyStoping; did you mean EarlyStopping?"),
-        (["--trainer.callbacks+=EarlyStopping"], "EarlyStopping needs monitor: add --trainer.callbacks.monitor"),
+        (
+            ["--trainer.callbacks+=EarlyStoping"],
+            "there is no class EarlyStoping; did you mean EarlyStopping?",
+        ),
+        (
+            ["--trainer.callbacks+=EarlyStopping"],
+            "EarlyStopping needs monitor: add --trainer.callbacks.monitor",
+        ),
         (["--trainer.logger=CSVLoger"], "there is no class CSVLoger; did you mean CSVLogger?"),
         (
             ["--trainer.logger=CSVLogger", "--trainer.logger.nme=x"],
@@ -510,7 +641,10 @@ REFUSED = [
             "cannot make names of {epoch (",
         ),
         (["--trainer.precision=transformer-engine"], "Requirement 'transformer_engine"),
-        (["--trainer.profiler=foo"], "it can only be one of ['simple', 'advanced', 'pytorch', 'xla']"),
+        (
+            ["--trainer.profiler=foo"],
+            "it can only be one of ['simple', 'advanced', 'pytorch', 'xla']",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
@@ -532,7 +666,12 @@ def absent(*packages):
     import importlib.util
 
     return [
-        pytest.param(*row, marks=pytest.mark.skipif(bool(importlib.util.find_spec(row[1])), reason="it is installed"))
+        pytest.param(
+            *row,
+            marks=pytest.mark.skipif(
+                bool(importlib.util.find_spec(row[1])), reason="it is installed"
+            ),
+        )
         for row in packages
     ]
 
@@ -550,24 +689,37 @@ def test_a_package_that_is_missing(cli, flag, package):
     code, _, err = cli("fit", *SHORT, flag)
     name = flag.rpartition("=")[2]
     assert code == 2
-    assert err == f"error: {name} needs the package {package}, which is not installed: pip install {package}\n"
+    assert (
+        err
+        == f"error: {name} needs the package {package}, which is not installed: pip install {package}\n"
+    )
 
 
 def test_own_loaders_in_a_stock_trainer(cli):
     images = torch.randint(0, 255, (32, 3, 8, 8), dtype=torch.uint8)
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, torch.arange(32) % 10), 8)
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(images, torch.arange(32) % 10), 8
+    )
     task = build_alone(TINY).task
     task.std.fill_(255.0)
     trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
     )
     trainer.fit(task, loader, loader)
     assert trainer.callback_metrics["val/loss"] > 0 and trainer.callback_metrics["train/loss"] > 0
-    assert trainer.test(task, loader, verbose=False)[0]["test/acc1"] == pytest.approx(task.metrics["test/acc1"])
+    assert trainer.test(task, loader, verbose=False)[0]["test/acc1"] == pytest.approx(
+        task.metrics["test/acc1"]
+    )
 
 
 def test_a_stock_trainer_may_try_a_few_batches_first():
     """Its default check before the training evaluates two batches, not every sample."""
-    trainer, task = stock(logger=Rows(), num_sanity_val_steps=2, limit_val_batches=1.0, max_epochs=1)
+    trainer, task = stock(
+        logger=Rows(), num_sanity_val_steps=2, limit_val_batches=1.0, max_epochs=1
+    )
     assert [step for step, row in Rows.rows if "val/loss" in row] == [BATCHES - 1]
     assert trainer.callback_metrics["val/loss"] == pytest.approx(task.metrics["val/loss"])

@@ -53,7 +53,15 @@ from lightning_resnet.training.ema import Averaging
 from lightning_resnet.training.mixup import Mix
 from lightning_resnet.training.task import ClassificationTask
 
-SHORT = [*TINY, "--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "2"]
+SHORT = [
+    *TINY,
+    "--trainer.limit_train_batches",
+    "4",
+    "--trainer.limit_val_batches",
+    "1",
+    "--trainer.max_epochs",
+    "2",
+]
 ADD, ARG = f"--trainer.callbacks+={__name__}.", "--trainer.callbacks."
 OWN = f"--trainer.plugins {__name__}."
 
@@ -79,7 +87,9 @@ class By(NamedTuple):
 
 OBSERVERS = "trials/test_lightning_observers.py::"
 PRECISION = "--trainer.precision has what a net of this size needs"
-FILES = f"--trainer.enable_checkpointing true --trainer.callbacks+=ModelCheckpoint {ARG}dirpath here"
+FILES = (
+    f"--trainer.enable_checkpointing true --trainer.callbacks+=ModelCheckpoint {ARG}dirpath here"
+)
 BESIDE = As(
     "--trainer.accelerator cpu --trainer.log_every_n_steps 3 --trainer.enable_progress_bar true "
     "--trainer.enable_model_summary true --trainer.deterministic true --trainer.benchmark false "
@@ -97,7 +107,9 @@ TRAINER = {
     "fast_dev_run": As("--trainer.fast_dev_run 2"),
     "max_epochs": As("--trainer.max_epochs 3"),
     "min_epochs": As(f"{ADD}StopAt {ARG}at 2 --trainer.min_epochs 2 --trainer.max_epochs 3"),
-    "max_steps": As("--trainer.max_steps 8 --trainer.max_epochs -1"),  # in mid-epoch there is one evaluation more
+    "max_steps": As(
+        "--trainer.max_steps 8 --trainer.max_epochs -1"
+    ),  # in mid-epoch there is one evaluation more
     "min_steps": As(f"{ADD}StopAt {ARG}at 2 --trainer.min_steps 3"),
     "max_time": Refused("--trainer.max_time 00:00:10:00", "it would cut the schedule"),
     "limit_train_batches": As("--trainer.limit_train_batches 0.2"),
@@ -105,8 +117,12 @@ TRAINER = {
     "limit_test_batches": By("test_options_of_the_other_verbs"),
     "limit_predict_batches": By("test_options_of_the_other_verbs"),
     "overfit_batches": As("--trainer.overfit_batches 2"),
-    "val_check_interval": Refused("--trainer.val_check_interval 0.5", "use --trainer.check_val_every_n_epoch"),
-    "check_val_every_n_epoch": As("--trainer.check_val_every_n_epoch 2"),  # as there is after the last epoch
+    "val_check_interval": Refused(
+        "--trainer.val_check_interval 0.5", "use --trainer.check_val_every_n_epoch"
+    ),
+    "check_val_every_n_epoch": As(
+        "--trainer.check_val_every_n_epoch 2"
+    ),  # as there is after the last epoch
     "num_sanity_val_steps": Refused("--trainer.num_sanity_val_steps 2", "validation is by epoch"),
     "log_every_n_steps": BESIDE,
     "enable_checkpointing": As(FILES),
@@ -114,7 +130,9 @@ TRAINER = {
     "enable_model_summary": BESIDE,
     "accumulate_grad_batches": As("--trainer.accumulate_grad_batches 2"),
     "gradient_clip_val": As("--trainer.gradient_clip_val 0.1"),
-    "gradient_clip_algorithm": As("--trainer.gradient_clip_val 0.01 --trainer.gradient_clip_algorithm value"),
+    "gradient_clip_algorithm": As(
+        "--trainer.gradient_clip_val 0.01 --trainer.gradient_clip_algorithm value"
+    ),
     "deterministic": BESIDE,
     "benchmark": BESIDE,
     "inference_mode": By("test_options_of_the_other_verbs"),
@@ -133,10 +151,14 @@ TRAINER = {
 }
 LIGHTNINGS = "--trainer.callbacks+="
 CALLBACKS = {
-    "BackboneFinetuning": Refused(f"{LIGHTNINGS}BackboneFinetuning", "freezes self.backbone, and this task has net"),
+    "BackboneFinetuning": Refused(
+        f"{LIGHTNINGS}BackboneFinetuning", "freezes self.backbone, and this task has net"
+    ),
     "BaseFinetuning": As(f"{ADD}Thaw --trainer.max_epochs 3"),
     "BasePredictionWriter": Refused(f"{ADD}Writer", "use resnet-cli predict"),
-    "BatchSizeFinder": Refused(f"{LIGHTNINGS}BatchSizeFinder", "--data.batch_size decides the result: give a number"),
+    "BatchSizeFinder": Refused(
+        f"{LIGHTNINGS}BatchSizeFinder", "--data.batch_size decides the result: give a number"
+    ),
     "Callback": By("test_every_hook_of_a_callback"),
     "Checkpoint": As(FILES),
     "DeviceStatsMonitor": By(OBSERVERS + "test_monitors_write_the_rows_of_a_stock_trainer"),
@@ -148,19 +170,26 @@ CALLBACKS = {
         "use --trainer.accumulate_grad_batches N",
     ),
     "LambdaCallback": By("test_every_hook_of_a_callback"),
-    "LearningRateFinder": Refused(f"{LIGHTNINGS}LearningRateFinder", "use resnet-cli sweep over model.optimizer.lr"),
+    "LearningRateFinder": Refused(
+        f"{LIGHTNINGS}LearningRateFinder", "use resnet-cli sweep over model.optimizer.lr"
+    ),
     "LearningRateMonitor": By(OBSERVERS + "test_monitors_write_the_rows_of_a_stock_trainer"),
     "ModelCheckpoint": As(FILES),
-    "ModelPruning": Refused(f"{LIGHTNINGS}ModelPruning {ARG}pruning_fn l1_unstructured", "prune the trained net"),
+    "ModelPruning": Refused(
+        f"{LIGHTNINGS}ModelPruning {ARG}pruning_fn l1_unstructured", "prune the trained net"
+    ),
     "ModelSummary": By(OBSERVERS + "test_what_callbacks_say_is_shown"),
     "OnExceptionCheckpoint": By("test_checkpoint_of_an_exception"),
     "ProgressBar": BESIDE,
     "RichModelSummary": By(OBSERVERS + "test_a_package_that_is_missing"),
     "RichProgressBar": By(OBSERVERS + "test_a_package_that_is_missing"),
     "StochasticWeightAveraging": Refused(
-        f"{LIGHTNINGS}StochasticWeightAveraging {ARG}swa_lrs 0.01", "use --model.ema with --model.precise_bn"
+        f"{LIGHTNINGS}StochasticWeightAveraging {ARG}swa_lrs 0.01",
+        "use --model.ema with --model.precise_bn",
     ),
-    "SpikeDetection": Refused(f"{LIGHTNINGS}SpikeDetection", "--trainer.gradient_clip_val bounds a step"),
+    "SpikeDetection": Refused(
+        f"{LIGHTNINGS}SpikeDetection", "--trainer.gradient_clip_val bounds a step"
+    ),
     "ThroughputMonitor": By(OBSERVERS + "test_monitors_write_the_rows_of_a_stock_trainer"),
     "Timer": As(f"{ADD}StepTimer {ARG}duration 00:00:00:06"),
     "TQDMProgressBar": BESIDE,
@@ -180,17 +209,26 @@ PLUGINS = {
         "--trainer.plugins MixedPrecision --trainer.plugins.precision bf16-mixed --trainer.plugins.device cpu"
     ),
     "Precision": As(f"{OWN}Doubled"),
-    "TransformerEnginePrecision": Refused("--trainer.plugins TransformerEnginePrecision", PRECISION),
+    "TransformerEnginePrecision": Refused(
+        "--trainer.plugins TransformerEnginePrecision", PRECISION
+    ),
     "FSDPPrecision": Refused("--trainer.plugins FSDPPrecision", PRECISION),
     "XLAPrecision": Refused("--trainer.plugins XLAPrecision", PRECISION),
     "LayerSync": As(f"{OWN}OnlyRanks"),
-    "TorchSyncBatchNorm": Refused("--trainer.plugins TorchSyncBatchNorm", "use --trainer.sync_batchnorm true"),
+    "TorchSyncBatchNorm": Refused(
+        "--trainer.plugins TorchSyncBatchNorm", "use --trainer.sync_batchnorm true"
+    ),
 } | {
-    name: Refused(f"--trainer.plugins lightning_fabric.plugins.environments.{name}", "placed by --launcher slurm")
+    name: Refused(
+        f"--trainer.plugins lightning_fabric.plugins.environments.{name}",
+        "placed by --launcher slurm",
+    )
     for name in vars(environments)
     if name.endswith("Environment") and name != "XLAEnvironment"
 }
-PLUGINS["XLAEnvironment"] = Refused("--trainer.plugins pytorch_lightning.plugins.environments.XLAEnvironment", "")
+PLUGINS["XLAEnvironment"] = Refused(
+    "--trainer.plugins pytorch_lightning.plugins.environments.XLAEnvironment", ""
+)
 OPTIMIZERS = {
     "closure": As(f"--model.optimizer {__name__}.Twice --model.optimizer.lr 0.05"),
     "closure and accumulation": As(
@@ -201,30 +239,47 @@ OPTIMIZERS = {
         "--trainer.limit_train_batches 1"
     ),
     "LBFGS with groups": Refused("--model.optimizer LBFGS", "add --model.decay all"),
-    "LBFGS with channels last": Refused("--model.optimizer LBFGS --model.decay all", "--model.channels_last false"),
+    "LBFGS with channels last": Refused(
+        "--model.optimizer LBFGS --model.decay all", "--model.channels_last false"
+    ),
     "Muon": Refused("--model.optimizer torch.optim.Muon", "needs another --model.optimizer"),
     "SparseAdam": Refused("--model.optimizer SparseAdam", "use --model.optimizer Adam"),
-    "clipped": As(f"--model.optimizer {__name__}.Twice --model.optimizer.lr 0.05 --trainer.gradient_clip_val 0.1"),
+    "clipped": As(
+        f"--model.optimizer {__name__}.Twice --model.optimizer.lr 0.05 --trainer.gradient_clip_val 0.1"
+    ),
 }
 CLEARING = (  # hooks that a wish to stop, of a step before them, may be taken back in
-    *("on_train_batch_start", "on_validation_start", "on_validation_batch_end", "on_validation_end"),
+    *(
+        "on_train_batch_start",
+        "on_validation_start",
+        "on_validation_batch_end",
+        "on_validation_end",
+    ),
     *("on_train_epoch_end", "on_train_epoch_start"),
 )
 MORE = {
     "no seed": Refused(
-        "--seed_everything false", "--seed_everything must be a number that the run can record, got false"
+        "--seed_everything false",
+        "--seed_everything must be a number that the run can record, got false",
     ),
     "any seed": Refused("--seed_everything true", "give a whole number, or leave it out for 0"),
     "a part of a step": Refused(
-        "--trainer.limit_train_batches 5 --trainer.accumulate_grad_batches 2", "give 4, or another multiple of 2"
+        "--trainer.limit_train_batches 5 --trainer.accumulate_grad_batches 2",
+        "give 4, or another multiple of 2",
     ),
     "a part of an overfitted step": Refused(
-        "--trainer.overfit_batches 3 --trainer.accumulate_grad_batches 2", "--trainer.overfit_batches leaves 3 batches"
+        "--trainer.overfit_batches 3 --trainer.accumulate_grad_batches 2",
+        "--trainer.overfit_batches leaves 3 batches",
     ),
-    "a view": Refused(f"--model.net {__name__}.View", "use flatten(1) or reshape there, or add --model.channels_last"),
+    "a view": Refused(
+        f"--model.net {__name__}.View",
+        "use flatten(1) or reshape there, or add --model.channels_last",
+    ),
     "a view in another layout": As(f"--model.net {__name__}.View --model.channels_last false"),
     "a callback by itself": As(f'--trainer.callbacks {{"class_path":"{__name__}.Shrink"}}'),
-    "precision by two": Refused("--trainer.plugins DoublePrecision --trainer.precision bf16-mixed", "Choose one"),
+    "precision by two": Refused(
+        "--trainer.plugins DoublePrecision --trainer.precision bf16-mixed", "Choose one"
+    ),
     "stop and accumulate": As(f"{ADD}StopAt {ARG}at 1 --trainer.accumulate_grad_batches 2"),
     **{f"stop until {hook}": As(f"{ADD}Wavers {ARG}at 2 {ARG}until {hook}") for hook in CLEARING},
     "stop for a while in the last epoch": As(f"{ADD}Wavers {ARG}at 6 {ARG}until on_validation_end"),
@@ -306,7 +361,13 @@ WITHOUT_EFFECT = {
     "LSB_JOBID": "7",
     "LSB_DJOB_RANKFILE": "none",
 }
-TABLES = {"trainer": TRAINER, "callbacks": CALLBACKS, "plugins": PLUGINS, "optimizers": OPTIMIZERS, "more": MORE}
+TABLES = {
+    "trainer": TRAINER,
+    "callbacks": CALLBACKS,
+    "plugins": PLUGINS,
+    "optimizers": OPTIMIZERS,
+    "more": MORE,
+}
 HOOKS = [  # of callbacks, in trainings
     name
     for name in vars(Callback)
@@ -316,7 +377,11 @@ HOOKS = [  # of callbacks, in trainings
 
 def rows_of(kind):
     """The tables' entries of a kind, as parameters."""
-    found = {f"{table}-{key}": entry for table, entries in TABLES.items() for key, entry in entries.items()}
+    found = {
+        f"{table}-{key}": entry
+        for table, entries in TABLES.items()
+        for key, entry in entries.items()
+    }
     once = {entry: key for key, entry in reversed(found.items()) if isinstance(entry, kind)}
     return [pytest.param(entry, id=key) for entry, key in reversed(once.items())]
 
@@ -350,7 +415,9 @@ class Lambdas(callbacks.LambdaCallback):
         super().__init__(**{hook: self._counter(hook) for hook in HOOKS})
 
     def _counter(self, hook):
-        return lambda trainer, *args: Record.seen.append((hook, trainer.global_step, trainer.current_epoch))
+        return lambda trainer, *args: Record.seen.append(
+            (hook, trainer.global_step, trainer.current_epoch)
+        )
 
 
 class Shrink(Callback):
@@ -658,7 +725,9 @@ def test_variables_that_lightning_reads_are_in_the_table():
             for found in re.findall(read, "\n".join(code)):
                 name = "".join(found)
                 known = name in VARIABLES or f"{name.split('_')[0]}_*" in VARIABLES
-                assert known or name == "LT_", f"{path} reads {name}"  # the beginning of names in the table
+                assert known or name == "LT_", (
+                    f"{path} reads {name}"
+                )  # the beginning of names in the table
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
@@ -693,29 +762,45 @@ def test_names_of_strategies():
     others = {*StrategyRegistry.available_strategies()} - {*STRATEGIES}
     for strategy in [*others, *(Namespace(class_path=name) for name in strategies.__all__)]:
         config.trainer.strategy = strategy
-        with pytest.raises(UserError, match="leave it out; several ranks exchange gradients by ddp"):
+        with pytest.raises(
+            UserError, match="leave it out; several ranks exchange gradients by ddp"
+        ):
             check(config)
 
 
 def test_optimizers_of_torch_train_or_are_refused():
     """All but those in the table go the usual way."""
-    named = {name for name in torch.optim.__all__ if isinstance(getattr(torch.optim, name), type)} - {"Optimizer"}
+    named = {
+        name for name in torch.optim.__all__ if isinstance(getattr(torch.optim, name), type)
+    } - {"Optimizer"}
     for name in named - {key.partition(" ")[0] for key in OPTIMIZERS}:
-        cli = built(*SHORT, "--model.optimizer", f"torch.optim.{name}")  # timm has some of these names
+        cli = built(
+            *SHORT, "--model.optimizer", f"torch.optim.{name}"
+        )  # timm has some of these names
         check_training(cli.trainer, cli.task, cli.data)
 
 
 def test_parameters_without_a_part_in_the_loss_are_told():
     """Lightning's words for it name the strategy; ours say so in a line."""
     assert "ddp_find_unused_parameters_true" in inspect.getsource(DDPStrategy.on_exception)
-    error = RuntimeError("... by setting the string value `strategy='ddp_find_unused_parameters_true'` ...")
+    error = RuntimeError(
+        "... by setting the string value `strategy='ddp_find_unused_parameters_true'` ..."
+    )
     told = fit._told(error, None, None, None)
-    assert isinstance(told, UserError) and "--trainer.strategy ddp_find_unused_parameters_true" in str(told)
+    assert isinstance(
+        told, UserError
+    ) and "--trainer.strategy ddp_find_unused_parameters_true" in str(told)
 
 
 def test_what_ranks_refuse(tmp_path, monkeypatch):
     """On the CPU, batch norm over ranks; and layers that ddp would not know of."""
-    place = {"LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2, "WORLD_SIZE": 2, "NODE_RANK": 0, MEETING: tmp_path}
+    place = {
+        "LOCAL_RANK": 0,
+        "LOCAL_WORLD_SIZE": 2,
+        "WORLD_SIZE": 2,
+        "NODE_RANK": 0,
+        MEETING: tmp_path,
+    }
     for name, value in place.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(rank_zero_only, "rank", 0)
@@ -729,7 +814,11 @@ def test_what_ranks_refuse(tmp_path, monkeypatch):
 def test_ranks_refuse_in_one_line(cli, tmp_path, monkeypatch):
     """What all of them would say, one says."""
     monkeypatch.setenv(MEETING, str(tmp_path))
-    assert cli("fitt") == (2, "", "error: unknown verb fitt; did you mean fit?; resnet-cli --help lists them\n")
+    assert cli("fitt") == (
+        2,
+        "",
+        "error: unknown verb fitt; did you mean fit?; resnet-cli --help lists them\n",
+    )
     assert cli("fitt") == (2, "", "")
     assert "unknown verb testt" in cli("testt")[2]
 
@@ -758,9 +847,25 @@ def test_every_hook_of_a_callback(cli, monkeypatch):
 def test_every_hook_of_a_task(cli, monkeypatch):
     """A class of the user's that overrides it: called as often as by Lightning, or refused."""
     known = [*vars(ModelHooks), *vars(DataHooks)]
-    known += ["optimizer_step", "optimizer_zero_grad", "backward", "configure_gradient_clipping", "lr_scheduler_step"]
-    known += ["training_step", "validation_step", "configure_callbacks", "configure_optimizers", "forward"]
-    hooks = [name for name in known if not name.startswith("_") and not re.search("test|predict|sharded", name)]
+    known += [
+        "optimizer_step",
+        "optimizer_zero_grad",
+        "backward",
+        "configure_gradient_clipping",
+        "lr_scheduler_step",
+    ]
+    known += [
+        "training_step",
+        "validation_step",
+        "configure_callbacks",
+        "configure_optimizers",
+        "forward",
+    ]
+    hooks = [
+        name
+        for name in known
+        if not name.startswith("_") and not re.search("test|predict|sharded", name)
+    ]
     cli_ = built(*SHORT)
     honoured, calls = {}, Counter()
     for name in hooks:
@@ -771,17 +876,25 @@ def test_every_hook_of_a_task(cli, monkeypatch):
             honoured |= counting
         except UserError as e:
             assert f"Counted.{name} would never be called in this training" in str(e)
-    assert {"optimizer_step", "optimizer_zero_grad", "backward", "on_train_batch_end"} <= honoured.keys()
+    assert {
+        "optimizer_step",
+        "optimizer_zero_grad",
+        "backward",
+        "on_train_batch_end",
+    } <= honoured.keys()
     calls.clear()
     monkeypatch.setattr(
-        "lightning_resnet.config.recipe.ClassificationTask", type("Counted", (ClassificationTask,), honoured)
+        "lightning_resnet.config.recipe.ClassificationTask",
+        type("Counted", (ClassificationTask,), honoured),
     )
     flags = [*SHORT, "--trainer.gradient_clip_val", "1", "--trainer.accumulate_grad_batches", "2"]
     here = ours(flags, monkeypatch)
     seen = Counter(calls)
     calls.clear()
     there = stock(flags)
-    assert seen.pop("configure_optimizers") > calls.pop("configure_optimizers")  # also to tell of it before
+    assert seen.pop("configure_optimizers") > calls.pop(
+        "configure_optimizers"
+    )  # also to tell of it before
     assert seen == calls
     assert_same(here, there)
 
@@ -891,7 +1004,12 @@ def test_what_decides_the_result_is_in_the_id():
     one = id_of(f"{ADD}Shrink")
     assert one == id_of("--trainer.callbacks", f"{__name__}.Shrink")
     assert one == id_of("--trainer.callbacks", f"{{class_path: {__name__}.Shrink}}")
-    changed = [("min_epochs", 2), ("min_steps", 2), ("plugins", "DoublePrecision"), ("overfit_batches", 2)]
+    changed = [
+        ("min_epochs", 2),
+        ("min_steps", 2),
+        ("plugins", "DoublePrecision"),
+        ("overfit_batches", 2),
+    ]
     ids = [id_of(), *(id_of(f"--trainer.{key}", str(value)) for key, value in changed)]
     assert len({*ids}) == len(ids)
     assert id_of("--model.channels_last", "false") != id_of()
@@ -907,7 +1025,9 @@ def test_a_plugin_writes_what_callbacks_save(cli, monkeypatch):
     monkeypatch.setattr(Own, "saved", [])
     ours(flags, monkeypatch)
     saved = [*Own.saved]
-    assert len(saved) == 2 and all((Path("here") / name).read_text() == "mine" for name in saved[-1:])
+    assert len(saved) == 2 and all(
+        (Path("here") / name).read_text() == "mine" for name in saved[-1:]
+    )
     with monkeypatch.context() as patch:
         patch.setattr(FitLoop, "_evaluate", lambda loop: (_ for _ in ()).throw(KeyboardInterrupt))
         assert cli("fit", *flags, "--seed_everything", "1", "--run.save_minutes", "0")[0] == 130
@@ -923,8 +1043,19 @@ def test_a_trial_leaves_nothing(cli, tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     for _ in range(2):
-        code, out, _ = cli("fit", *SHORT, "--trainer.fast_dev_run", "2", "--wandb.mode", "offline", *FILES.split(" "))
-        assert code == 0 and "a trial of 2 steps by --trainer.fast_dev_run; nothing of it is kept" in out
+        code, out, _ = cli(
+            "fit",
+            *SHORT,
+            "--trainer.fast_dev_run",
+            "2",
+            "--wandb.mode",
+            "offline",
+            *FILES.split(" "),
+        )
+        assert (
+            code == 0
+            and "a trial of 2 steps by --trainer.fast_dev_run; nothing of it is kept" in out
+        )
         assert "val/acc1" in out
     assert [*tmp_path.rglob("*")] == [tmp_path / "tmp"]
 
@@ -935,7 +1066,8 @@ def test_a_trial_that_is_stopped_begins_anew(cli, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("trial", "saved", "how"), [(2, True, "begins anew"), (0, False, "begins anew"), (0, True, "continues")]
+    ("trial", "saved", "how"),
+    [(2, True, "begins anew"), (0, False, "begins anew"), (0, True, "continues")],
 )
 def test_what_the_same_command_does_after_a_lost_rank(tmp_path, monkeypatch, trial, saved, how):
     """It continues only from what was saved; of a trial the reports of the ranks are gone too."""
@@ -944,7 +1076,9 @@ def test_what_the_same_command_does_after_a_lost_rank(tmp_path, monkeypatch, tri
     rundir = RunDir(tmp_path)
     for folder in ("attempts", "checkpoints"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "attempts/0.rank1.txt").write_text("rank 1 failed after step 3\n\nLookupError: mine")
+    (tmp_path / "attempts/0.rank1.txt").write_text(
+        "rank 1 failed after step 3\n\nLookupError: mine"
+    )
     checkpoints = Checkpoints(rundir.checkpoints, {})
     if saved:  # by the thread, which has not ended
         writing = threading.Timer(0.2, (rundir.checkpoints / "last.ckpt").touch)
@@ -952,15 +1086,27 @@ def test_what_the_same_command_does_after_a_lost_rank(tmp_path, monkeypatch, tri
         checkpoints._writer = writing
     trainer = Namespace(fast_dev_run=trial, world_size=2)
     told = str(fit._told(torch.distributed.DistNetworkError("gone"), rundir, trainer, checkpoints))
-    assert told.startswith("rank 1 failed: LookupError: mine") and told.endswith(f"; the same command {how}")
+    assert told.startswith("rank 1 failed: LookupError: mine") and told.endswith(
+        f"; the same command {how}"
+    )
     assert (str(tmp_path) in told) == (not trial)
 
 
 def test_options_of_the_other_verbs(cli, monkeypatch):
     cli("fit", *SHORT)
     seen = []
-    monkeypatch.setattr(Shrink, "on_test_batch_end", lambda *_: seen.append(torch.is_inference_mode_enabled()), False)
-    checkpoint = ["--ckpt_path", only_run() / "checkpoints/last.ckpt", "--trainer.callbacks", f"{__name__}.Shrink"]
+    monkeypatch.setattr(
+        Shrink,
+        "on_test_batch_end",
+        lambda *_: seen.append(torch.is_inference_mode_enabled()),
+        False,
+    )
+    checkpoint = [
+        "--ckpt_path",
+        only_run() / "checkpoints/last.ckpt",
+        "--trainer.callbacks",
+        f"{__name__}.Shrink",
+    ]
     for mode in ("true", "false"):
         limits = ["--trainer.limit_test_batches", "2", "--trainer.inference_mode", mode]
         assert cli("test", *SHORT, *checkpoint, *limits)[0] == 0
@@ -1005,7 +1151,13 @@ def stopped_at(step, monkeypatch, *args):
 
 @pytest.mark.parametrize(
     "flags",
-    [f"{ADD}Freezes", "--trainer.precision 64-true", f"{ADD}Draws", f"{ADD}Accumulating", f"{ADD}Thaw"],
+    [
+        f"{ADD}Freezes",
+        "--trainer.precision 64-true",
+        f"{ADD}Draws",
+        f"{ADD}Accumulating",
+        f"{ADD}Thaw",
+    ],
     ids=["frozen later", "doubles", "draws", "changes in an epoch's first hook", "unfrozen"],
 )
 def test_a_run_continues_bitwise_in_mid_epoch(cli, monkeypatch, flags):
@@ -1021,7 +1173,10 @@ def test_a_learning_rate_that_the_schedule_sets_again_is_told_once(cli, monkeypa
     code, out, _ = cli("fit", *SHORT, f"{ADD}SetsRate")
     assert code == 0
     assert (
-        out.count("warning: by step 0 something set the learning rate to 0.5, but --model.schedule sets it anew") == 1
+        out.count(
+            "warning: by step 0 something set the learning rate to 0.5, but --model.schedule sets it anew"
+        )
+        == 1
     )
     code, out, _ = cli("fit", *SHORT, f"{ADD}SetsBase", "--run.root", "cured")
     first = json.loads((only_run(Path("cured")) / "metrics.jsonl").read_text().splitlines()[0])
@@ -1084,12 +1239,19 @@ def test_a_stock_trainer_continues_an_average_from_what_a_callback_saved(tmp_pat
 @pytest.mark.filterwarnings("ignore:the images are not normalised")
 def test_what_a_stock_trainer_is_told():
     torch.manual_seed(0)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+    }
     data = ImageData(Digits())
     trainer = pl.Trainer(max_epochs=-1, enable_checkpointing=False, **quiet)
     with pytest.raises(UserError, match="give the Trainer max_epochs or max_steps"):
         trainer.fit(ClassificationTask(CifarResNet(8, width=4)), datamodule=data)
-    odd = torch.utils.data.DataLoader([(torch.zeros(3, 8, 8, dtype=torch.uint8), 0)] * 7, batch_size=7)
+    odd = torch.utils.data.DataLoader(
+        [(torch.zeros(3, 8, 8, dtype=torch.uint8), 0)] * 7, batch_size=7
+    )
     trainer = pl.Trainer(max_epochs=1, limit_val_batches=0, enable_checkpointing=False, **quiet)
     with pytest.raises(UserError, match="an even batch_size and drop_last=True"):
         trainer.fit(ClassificationTask(CifarResNet(8, width=4), mix=Mix(mixup=0.2)), odd)
@@ -1099,13 +1261,24 @@ def test_what_a_stock_trainer_is_told():
 
 def test_what_is_unfrozen_keeps_the_learning_rate_that_it_was_given(cli, monkeypatch):
     """A tenth of the first group's by default; the schedule goes on for the groups that the training began with."""
-    half = ["--model.schedule", "Linear", "--trainer.max_epochs", "4", "--model.optimizer.lr", "0.1"]
-    first, second, added = ours([*SHORT, f"{ADD}Thaw", *half], monkeypatch).trainer.optimizers[0].param_groups
+    half = [
+        "--model.schedule",
+        "Linear",
+        "--trainer.max_epochs",
+        "4",
+        "--model.optimizer.lr",
+        "0.1",
+    ]
+    first, second, added = (
+        ours([*SHORT, f"{ADD}Thaw", *half], monkeypatch).trainer.optimizers[0].param_groups
+    )
     assert first["lr"] == second["lr"] == pytest.approx(0.1 / 16)  # at the last of 16 steps
     assert added["lr"] == pytest.approx(0.1 * 0.75 / 10)  # a quarter of the training was done
 
 
-def test_schedule_free_optimizers_are_told_when_the_training_and_the_evaluation_begin(cli, monkeypatch):
+def test_schedule_free_optimizers_are_told_when_the_training_and_the_evaluation_begin(
+    cli, monkeypatch
+):
     monkeypatch.setattr(Between, "calls", [])
     cli("fit", *SHORT, "--model.optimizer", f"{__name__}.Between", "--model.optimizer.lr", "0.1")
     assert Between.calls == ["train", "eval"] * 2
@@ -1121,6 +1294,15 @@ def test_checkpoint_of_an_exception(cli, monkeypatch):
     Path("hpc_ckpt_1.ckpt").write_bytes(Path("new/on_exception.ckpt").read_bytes())
     for name in ("SLURM_NTASKS", "SLURM_JOB_ID"):
         monkeypatch.setenv(name, "1")
-    other = [*SHORT, *saves, "--trainer.enable_checkpointing", "true", "--trainer.default_root_dir", "."]
+    other = [
+        *SHORT,
+        *saves,
+        "--trainer.enable_checkpointing",
+        "true",
+        "--trainer.default_root_dir",
+        ".",
+    ]
     assert_same(whole, ours(other, monkeypatch))
-    assert not Path("new/on_exception.ckpt").exists()  # as Lightning: it is of use to a run that has failed
+    assert not Path(
+        "new/on_exception.ckpt"
+    ).exists()  # as Lightning: it is of use to a run that has failed

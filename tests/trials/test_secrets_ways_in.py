@@ -15,14 +15,27 @@ import yaml
 from helpers.command_line import REPOSITORY, TINY
 
 from lightning_resnet.cli.main import VERBS, shielded
-from lightning_resnet.credentials import refuse_secret_exports, refuse_secret_flags, refuse_secrets, sourced
+from lightning_resnet.credentials import (
+    refuse_secret_exports,
+    refuse_secret_flags,
+    refuse_secrets,
+    sourced,
+)
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.masking import mask
 from lightning_resnet.sweeps import points
 
 SECRET = "Zq7-hunter.2024-wIl0w"  # named as one, known to nobody
 LIVE = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b"  # in the environment
-SHORT = [*TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
+SHORT = [
+    *TINY,
+    "--trainer.max_epochs",
+    "1",
+    "--trainer.limit_train_batches",
+    "1",
+    "--trainer.limit_val_batches",
+    "1",
+]
 MODULE = """
 import os
 import warnings
@@ -74,7 +87,9 @@ class World:
 
     def found(self, shown=""):
         """Where a secret is, in any form."""
-        held = {str(p): p.read_bytes() for p in self.outputs.rglob("*") if p.is_file()} | {"output": shown.encode()}
+        held = {str(p): p.read_bytes() for p in self.outputs.rglob("*") if p.is_file()} | {
+            "output": shown.encode()
+        }
         names = "\n".join(map(str, self.outputs.rglob("*"))).encode()
         return [
             (where, secret)
@@ -87,7 +102,12 @@ class World:
 
 def forms(secret):
     plain = secret.encode()
-    return [plain, quote(secret).encode(), base64.b64encode(plain)[:-4], base64.b64encode(b"me:" + plain)[4:-4]]
+    return [
+        plain,
+        quote(secret).encode(),
+        base64.b64encode(plain)[:-4],
+        base64.b64encode(b"me:" + plain)[4:-4],
+    ]
 
 
 @pytest.fixture
@@ -122,7 +142,11 @@ def nested_list(w):
 
 
 def nested_trainer(w):
-    return [*SHORT, "--trainer", w.write("trainer.yaml", {"callbacks": [keeper(token=SECRET)], "max_epochs": 1})]
+    return [
+        *SHORT,
+        "--trainer",
+        w.write("trainer.yaml", {"callbacks": [keeper(token=SECRET)], "max_epochs": 1}),
+    ]
 
 
 def nested_in_recipe(w):
@@ -139,7 +163,11 @@ def nested_json(w):
 
 
 def broken_nested(w):
-    return [*SHORT, "--trainer.callbacks", w.write("cb.yaml", [keeper(nothing={"api_key": SECRET})])]
+    return [
+        *SHORT,
+        "--trainer.callbacks",
+        w.write("cb.yaml", [keeper(nothing={"api_key": SECRET})]),
+    ]
 
 
 def printed(w):
@@ -234,7 +262,9 @@ REFUSED = {
     "header": in_options({"headers": {"Authorization": f"Bearer {SECRET}"}}),
     "header in a list": in_options({"headers": [f"Authorization: Bearer {SECRET}"]}),
     "bearer under any name": in_options({"x": f"Bearer {SECRET}"}),
-    "basic under any name": in_options({"x": "Basic " + base64.b64encode(f"me:{SECRET}".encode()).decode()}),
+    "basic under any name": in_options(
+        {"x": "Basic " + base64.b64encode(f"me:{SECRET}".encode()).decode()}
+    ),
     "address": as_flag(url=f"https://me:{SECRET}@host/x"),
     "address without a user": as_flag(url=f"redis://:{SECRET}@host/0"),
     "address of a database": in_recipe(
@@ -251,14 +281,20 @@ REFUSED = {
     "entity": live(lambda s: lambda w: [*SHORT, f"--wandb.entity={s}"]),
     "live in an option": live(lambda s: in_options({"x": f"a {s} b"})),
     "live as a key": live(lambda s: in_options({s: 1})),
-    "live in base64": live(lambda s: in_options({"x": base64.b64encode(f"me:{s}".encode()).decode()})),
+    "live in base64": live(
+        lambda s: in_options({"x": base64.b64encode(f"me:{s}".encode()).decode()})
+    ),
     "live in a query": live(lambda s: in_options({"x": f"https://h/?q={quote(s)}"})),
     "live in capitals": live(lambda s: lambda w: [*SHORT, "--run.name", s.upper()]),
     "live in capitals in a recipe": live(lambda s: in_recipe({"wandb": {"project": s.upper()}})),
     "live in two items": live(lambda s: in_options({"x": [s[:15], s[15:]]})),
-    "live in two flags": live(lambda s: lambda w: [*SHORT, "--run.name", s[:20], "--wandb.project", s[20:]]),
+    "live in two flags": live(
+        lambda s: lambda w: [*SHORT, "--run.name", s[:20], "--wandb.project", s[20:]]
+    ),
     "live as key and value": live(lambda s: in_options({s[:17]: s[17:]})),
-    "live in a folded text": live(lambda s: in_recipe(f"wandb:\n  project: >-\n    {s[:20]}\n    {s[20:]}\n")),
+    "live in a folded text": live(
+        lambda s: in_recipe(f"wandb:\n  project: >-\n    {s[:20]}\n    {s[20:]}\n")
+    ),
     "default of a class": default_of_a_class,
     "notes": variable("WANDB_NOTES", f"with {LIVE}"),
     "tags": variable("WANDB_TAGS", f"a,password={SECRET}"),
@@ -280,7 +316,9 @@ REFUSED = {
             "AZURE_KEY",
         )
     },
-    "proxy": variable("HTTPS_PROXY", f"http://me:{SECRET}@127.0.0.1:9", ["--run.name", f"x{SECRET}"]),
+    "proxy": variable(
+        "HTTPS_PROXY", f"http://me:{SECRET}@127.0.0.1:9", ["--run.name", f"x{SECRET}"]
+    ),
 }
 
 
@@ -330,7 +368,12 @@ ALSO = [
     {LIVE[:20]: [LIVE[20:30], LIVE[30:]]},
     {LIVE[:20]: 1, LIVE[20:]: 2},
     {LIVE[:20]: {LIVE[20:]: 1}},
-    {"x": [base64.b64encode(LIVE.encode()).decode()[:25], base64.b64encode(LIVE.encode()).decode()[25:]]},
+    {
+        "x": [
+            base64.b64encode(LIVE.encode()).decode()[:25],
+            base64.b64encode(LIVE.encode()).decode()[25:],
+        ]
+    },
 ]
 
 
@@ -367,7 +410,8 @@ def test_errors_of_others(monkeypatch, text):
 
 
 @pytest.mark.parametrize(
-    "piece", ["a-", "a", "a ", "a:", "//a:", "a=", "sk-", "eyJ", "bearer ", "--a ", "token_", "aB", "'"]
+    "piece",
+    ["a-", "a", "a ", "a:", "//a:", "a=", "sk-", "eyJ", "bearer ", "--a ", "token_", "aB", "'"],
 )
 def test_long_texts_take_no_long_time(piece):
     seconds = []
@@ -375,7 +419,9 @@ def test_long_texts_take_no_long_time(piece):
         began = time.process_time()
         mask(piece * (length // len(piece)))
         seconds.append(time.process_time() - began)
-    assert seconds[1] < 32 * max(seconds[0], 0.01)  # about 8 times; by the square of the length it were 64
+    assert seconds[1] < 32 * max(
+        seconds[0], 0.01
+    )  # about 8 times; by the square of the length it were 64
 
 
 @pytest.mark.parametrize("value", [123456789012345, -8675309.25, 2024_01_01])
@@ -476,7 +522,9 @@ def test_a_live_password_of_words_is_met_only_as_it_is(world):
         "PIN_TOKEN": "3" * 20,
     }.items():
         world.patch.setenv(name, value)
-        refuse_secrets({"a": [value[:6].upper(), value[6:].upper()], "b": f"{value[:6]} {value[6:]}"})
+        refuse_secrets(
+            {"a": [value[:6].upper(), value[6:].upper()], "b": f"{value[:6]} {value[6:]}"}
+        )
 
 
 def test_all_recipes_pass():
@@ -487,8 +535,13 @@ def test_all_recipes_pass():
 @pytest.mark.parametrize("how", ["error", "user", "os", "value"])
 def test_an_error_that_holds_a_secret(world, how):
     world.patch.setenv("WANDB_API_KEY", LIVE)
-    flags = ["--trainer.callbacks", json.dumps([{"class_path": "keeper.Teller", "init_args": {"how": how}}])]
-    code, shown = world.run("fit", *SHORT, *flags, "--wandb.mode", "offline", "--wandb.details", "true")
+    flags = [
+        "--trainer.callbacks",
+        json.dumps([{"class_path": "keeper.Teller", "init_args": {"how": how}}]),
+    ]
+    code, shown = world.run(
+        "fit", *SHORT, *flags, "--wandb.mode", "offline", "--wandb.details", "true"
+    )
     assert code in (1, 2) and "no access for *** to https://me:***@host" in shown
     assert list(world.outputs.rglob("*.wandb")) and list(world.outputs.rglob("attempts/1.json"))
     assert world.found(shown) == []
@@ -496,7 +549,13 @@ def test_an_error_that_holds_a_secret(world, how):
 
 def test_a_run_beside_live_secrets(world):
     """Variables of all kinds, a proxy and an address that hold one: the run and W&B's files do not."""
-    for name in ("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "GITHUB_PAT", "HF_TOKEN", "SBATCH_PASSWORD"):
+    for name in (
+        "WANDB_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "GITHUB_PAT",
+        "HF_TOKEN",
+        "SBATCH_PASSWORD",
+    ):
         world.patch.setenv(name, LIVE)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"):
         world.patch.setenv(name, f"http://me:{SECRET}@127.0.0.1:9")
@@ -512,12 +571,18 @@ def test_the_log_of_a_sweeps_run(world):
     world.patch.setenv("WANDB_API_KEY", LIVE)
     world.patch.setenv("PYTHONPATH", str(world.inputs))
     teller = {"class_path": "keeper.Teller", "init_args": {"how": "error"}}
-    recipe = world.write("teller.yaml", {"trainer": {"callbacks": [teller]}, "wandb": {"mode": "offline"}})
+    recipe = world.write(
+        "teller.yaml", {"trainer": {"callbacks": [teller]}, "wandb": {"mode": "offline"}}
+    )
     command = [*SWEEP["command"][:-2], "--config", recipe, *SWEEP["command"][-2:]]
     sweep = SWEEP | {"command": command, "parameters": {"seed_everything": {"value": 0}}}
     code, shown = world.run("sweep", world.write("s.yaml", sweep), "--local")
     (log,) = world.outputs.rglob("points/*.log")
-    assert code == 1 and "Traceback" in log.read_text() and "RuntimeError: no access for ***" in log.read_text()
+    assert (
+        code == 1
+        and "Traceback" in log.read_text()
+        and "RuntimeError: no access for ***" in log.read_text()
+    )
     assert list(world.outputs.rglob("*.wandb")) and world.found(shown) == []
 
 
@@ -552,7 +617,9 @@ SWEEPS = {
     "parameter of several values": {"parameters": {"x.token": {"values": [SECRET, "b"]}}},
     "nested parameter": {"parameters": {"x": {"parameters": {"password": {"value": SECRET}}}}},
     "value under any name": {"parameters": {"x.url": {"value": f"https://me:{SECRET}@host"}}},
-    "callbacks as a value": {"parameters": {"trainer.callbacks": {"value": [keeper(options={"authToken": SECRET})]}}},
+    "callbacks as a value": {
+        "parameters": {"trainer.callbacks": {"value": [keeper(options={"authToken": SECRET})]}}
+    },
     "flag": with_word(f"--trainer.hub_token={SECRET}"),
     "JSON flag": with_word("--trainer.callbacks=" + json.dumps([keeper(api_key=SECRET)])),
     "variable before the command": with_word(f"WANDB_API_KEY={SECRET}", "resnet-cli"),
@@ -604,7 +671,11 @@ def test_a_way_into_a_file_that_is_not_named_as_yaml(world, way):
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "sweep"])
 def test_every_verb_looks_at_its_flags_first(world, verb):
     """Some keep their command in what they write."""
-    for words in (["--hub-token", SECRET], [f"--x=https://me:{SECRET}@host"], ["x", f"WANDB_API_KEY={SECRET}"]):
+    for words in (
+        ["--hub-token", SECRET],
+        [f"--x=https://me:{SECRET}@host"],
+        ["x", f"WANDB_API_KEY={SECRET}"],
+    ):
         code, shown = world.run(verb, *words)
         assert code == 2 and "remove it" in shown and world.found(shown) == []
 
@@ -612,7 +683,9 @@ def test_every_verb_looks_at_its_flags_first(world, verb):
 @pytest.mark.parametrize("how", ["--submit", "--retry-failed"])
 @pytest.mark.parametrize("way", OPTIONS)
 def test_a_way_through_sbatch_is_refused(world, sbatch, way, how):
-    code, shown = world.run("sweep", world.write("s.yaml", SWEEP), how, "--", "--time", "1", *OPTIONS[way])
+    code, shown = world.run(
+        "sweep", world.write("s.yaml", SWEEP), how, "--", "--time", "1", *OPTIONS[way]
+    )
     assert code == 2 and shown.startswith("error: ") and "remove it" in shown
     assert world.found(shown) == [] and not list(world.outputs.iterdir())
 
@@ -665,9 +738,14 @@ def test_a_way_through_the_sites_file_is_refused(world, sbatch, way):
 
 def test_a_sites_file_without_a_secret(world, sbatch):
     example = (REPOSITORY / "slurm/site.env.example").read_text().replace("# export", "export")
-    site = world.write("site.env", f"# export WANDB_API_KEY=x\n{example}\nexport TOKENIZERS_PARALLELISM=false\n")
+    site = world.write(
+        "site.env", f"# export WANDB_API_KEY=x\n{example}\nexport TOKENIZERS_PARALLELISM=false\n"
+    )
     refuse_secret_exports(Path(site))
-    assert sourced(Path(site))["SBATCH_ACCOUNT"] == "mylab" and os.environ.get("SBATCH_ACCOUNT") is None
+    assert (
+        sourced(Path(site))["SBATCH_ACCOUNT"] == "mylab"
+        and os.environ.get("SBATCH_ACCOUNT") is None
+    )
     world.patch.setenv("SITE_ENV", site)
     code, shown = world.run("sweep", world.write("s.yaml", SWEEP), "--submit")
     assert code == 0 and world.found(shown) == [] and list(world.outputs.rglob("about.json"))
@@ -675,6 +753,11 @@ def test_a_sites_file_without_a_secret(world, sbatch):
 
 def test_what_is_printed(world, capfd):
     world.patch.setenv("WANDB_API_KEY", LIVE)
-    tell(f"key {LIVE}, https://me:{SECRET}@host, 'api_key': '{SECRET}', password={SECRET}, --token {SECRET}")
+    tell(
+        f"key {LIVE}, https://me:{SECRET}@host, 'api_key': '{SECRET}', password={SECRET}, --token {SECRET}"
+    )
     shown = capfd.readouterr().out
-    assert world.found(shown) == [] and "key ***, https://me:***@host, 'api_key': '***', password=***" in shown
+    assert (
+        world.found(shown) == []
+        and "key ***, https://me:***@host, 'api_key': '***', password=***" in shown
+    )

@@ -44,7 +44,11 @@ class Supervised(Ranks):
     def __init__(self, arguments):
         context = get_context("forkserver")
         context.set_forkserver_preload(["lightning_resnet.cli.fit"])
-        self.processes = [context.Process(target=processes.supervised, args=([*arguments, "--trainer.devices=2"], {}))]
+        self.processes = [
+            context.Process(
+                target=processes.supervised, args=([*arguments, "--trainer.devices=2"], {})
+            )
+        ]
         self.processes[0].start()
 
     def ranks(self):

@@ -42,7 +42,10 @@ def test_a_line_that_is_no_row_is_counted_and_left_out(tmp_path, line):
     found = load_runs(tmp_path / "s")
     assert found.runs["status"].tolist() == ["finished"] and len(found.history) == len(ROWS) + 1
     assert found.runs["unreadable_lines"].tolist() == [1]
-    assert rows.read_rows(run / "metrics.jsonl")[1] == 1 and status.final_row(run, "val/acc1")["epoch"] == 2
+    assert (
+        rows.read_rows(run / "metrics.jsonl")[1] == 1
+        and status.final_row(run, "val/acc1")["epoch"] == 2
+    )
 
 
 def test_steps_and_values_at_their_limits_make_a_report(tmp_path):
@@ -104,7 +107,11 @@ RANGE = {"min": 0, "max": 10**6 - 1}
         ({f"p{i}": RANGE for i in range(1000)}, {}, "has more than 1,000,000 points"),
         ({"a": RANGE}, {"method": "random", "run_cap": 10**12}, "has more than 1,000,000 points"),
         ({"a": {"min": 0, "max": 10**30}}, {}, "max must be between"),
-        ({"a": {"min": 0.0, "max": 1.0, "q": 1e-300, "distribution": "q_uniform"}}, {}, "makes more than"),
+        (
+            {"a": {"min": 0.0, "max": 1.0, "q": 1e-300, "distribution": "q_uniform"}},
+            {},
+            "makes more than",
+        ),
         (
             {"a": {"mu": 1e6, "distribution": "log_normal"}},
             {"method": "random", "run_cap": 2},
@@ -113,7 +120,9 @@ RANGE = {"min": 0, "max": 10**6 - 1}
         ({"a": {"min": 0.0, "max": math.inf}}, {}, "not a number"),
     ],
 )
-def test_a_sweep_of_too_many_points_is_refused_before_any_is_made(tmp_path, parameters, other, line, capsys):
+def test_a_sweep_of_too_many_points_is_refused_before_any_is_made(
+    tmp_path, parameters, other, line, capsys
+):
     assert main(sweep(tmp_path, parameters, **other)) == 2
     err = capsys.readouterr().err
     assert line in err and err.count("\n") == 1 and len(err) < 400

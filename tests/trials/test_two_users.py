@@ -24,7 +24,14 @@ from lightning_resnet.data.beton.stage import staged
 from lightning_resnet.data.beton.write import write_beton
 from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
-from lightning_resnet.files import cache_folder, cache_if_any, locked, open_own, private_compile_cache, private_folder
+from lightning_resnet.files import (
+    cache_folder,
+    cache_if_any,
+    locked,
+    open_own,
+    private_compile_cache,
+    private_folder,
+)
 from lightning_resnet.runs.shared import share
 
 ALICE, BOB = 44_001, 44_002
@@ -89,7 +96,9 @@ def beton(shared):
     folder = shared.parent / "data"
     folder.mkdir()
     images = SOURCE.splits()["train"]
-    return write_beton(images, folder / "train.beton", classes=SOURCE.classes, workers=1, progress=False)
+    return write_beton(
+        images, folder / "train.beton", classes=SOURCE.classes, workers=1, progress=False
+    )
 
 
 def stage_it(path, where):
@@ -137,8 +146,13 @@ KINDS = ["folder", "link to a folder", "link to a file", "link to nothing", "fil
 def test_both_stage_the_same_file(shared, beton):
     right = Beton(beton).labels.tolist()
     told = [as_user(uid, stage_it, beton, shared) for uid in (ALICE, BOB, ALICE)]
-    assert [t["uid"] for t in told] == [ALICE, BOB, ALICE] and all(t["labels"] == right for t in told)
-    assert all(t["mode"] == 0o700 for t in told) and told[0]["path"] == told[2]["path"] != told[1]["path"]
+    assert [t["uid"] for t in told] == [ALICE, BOB, ALICE] and all(
+        t["labels"] == right for t in told
+    )
+    assert (
+        all(t["mode"] == 0o700 for t in told)
+        and told[0]["path"] == told[2]["path"] != told[1]["path"]
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -150,7 +164,9 @@ def test_whoever_takes_the_names_first_keeps_nobody_out(shared, beton, kind):
     told = as_user(ALICE, stage_it, beton, shared)
     assert told["labels"] == Beton(beton).labels.tolist() and told["uid"] == ALICE and told["whole"]
     assert told["mode"] == 0o700 and not told["waited"]
-    assert as_user(ALICE, stage_it, beton, shared)["path"] == told["path"]  # found again, not copied again
+    assert (
+        as_user(ALICE, stage_it, beton, shared)["path"] == told["path"]
+    )  # found again, not copied again
     assert thesis.read_text() == "all of it" and os.listdir(thesis.parent) == ["thesis.txt"]
 
 
@@ -208,10 +224,15 @@ def test_a_shared_cache_folder(shared, kind):
         compiled = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
         return [str(images.file.path), images.labels.tolist(), str(cache_if_any()), str(compiled)]
 
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{tempfile.gettempdir()}/torchinductor_root"  # as torch itself does
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = (
+        f"{tempfile.gettempdir()}/torchinductor_root"  # as torch itself does
+    )
     path, labels, folder, compiled = as_user(ALICE, cached)
     assert labels == SOURCE.splits()["train"].labels.tolist() and Path(path).stat().st_uid == ALICE
-    assert Path(path).parent == Path(folder) == Path(compiled).parent and Path(folder).stat().st_mode & 0o777 == 0o700
+    assert (
+        Path(path).parent == Path(folder) == Path(compiled).parent
+        and Path(folder).stat().st_mode & 0o777 == 0o700
+    )
     assert as_user(ALICE, cached) == [path, labels, folder, compiled]
     assert thesis.read_text() == "all of it" and os.listdir(thesis.parent) == ["thesis.txt"]
 
@@ -231,7 +252,11 @@ def test_writing_into_a_shared_folder(shared, kind, end):
         as_user(BOB, squat, kind, shared, thesis, out.name + end)
     told = as_user(ALICE, write_it, out)
     if end in (".tmp", ".journal"):
-        assert told.startswith("error: ") and "\n" not in told and (": remove it" in told or "another --out" in told)
+        assert (
+            told.startswith("error: ")
+            and "\n" not in told
+            and (": remove it" in told or "another --out" in told)
+        )
     assert thesis.read_text() == "all of it" and os.listdir(thesis.parent) == ["thesis.txt"]
 
 
@@ -302,5 +327,8 @@ def test_system_errors_stay_what_they_are(tmp_path):
 def test_data_of_another_user_are_only_read(shared, beton):
     """Bob owns the file; Alice trains on it and leaves nothing beside it."""
     before = sorted(beton.parent.iterdir())
-    assert as_user(ALICE, lambda: np.asarray(Beton(beton).labels).tolist()) == Beton(beton).labels.tolist()
+    assert (
+        as_user(ALICE, lambda: np.asarray(Beton(beton).labels).tolist())
+        == Beton(beton).labels.tolist()
+    )
     assert sorted(beton.parent.iterdir()) == before

@@ -7,7 +7,22 @@ from lightning_resnet.config.recipe import RecipeParser
 from lightning_resnet.errors import UserError
 
 RECIPE = ["--config", f"{REPOSITORY}/configs/digits.yaml"]
-WRONG = ["null", "nan", "inf", "-inf", "-2", "1e30", "9" * 24, "1" * 5000, "text", "[1]", "[]", "{}", "1.5", "true"]
+WRONG = [
+    "null",
+    "nan",
+    "inf",
+    "-inf",
+    "-2",
+    "1e30",
+    "9" * 24,
+    "1" * 5000,
+    "text",
+    "[1]",
+    "[]",
+    "{}",
+    "1.5",
+    "true",
+]
 FLOATS = {"1.5"}
 NULL = {"null"}
 ZERO_UP = FLOATS | {"true"}
@@ -80,15 +95,41 @@ NUMBERS = {  # option -> which of WRONG it takes, after flags that choose its cl
     },
     "--data.policy Lighting": {"data.policy.std": FLOATS},
     "--data.policy RandAugment": {"data.policy.ops": set(), "data.policy.magnitude": set()},
-    "--data.policy IncreasingRandAugment": {"data.policy.magnitude": FLOATS, "data.policy.std": FLOATS},
-    "--data.source Synthetic": {f"data.source.{key}": set() for key in ("n", "n_val", "size", "num_classes")},
+    "--data.policy IncreasingRandAugment": {
+        "data.policy.magnitude": FLOATS,
+        "data.policy.std": FLOATS,
+    },
+    "--data.source Synthetic": {
+        f"data.source.{key}": set() for key in ("n", "n_val", "size", "num_classes")
+    },
     "--data.source CIFAR10": {"data.source.holdout": set()},
     "--data.source Subset --data.source.source Digits": {"data.source.per_class": NULL},
 }
 CHOICES = [
-    *("model.loss", "model.decay", "model.compile", "model.net.shortcut", "model.net.block", "model.net.norm"),
-    *("data.crop", "data.order", "data.loader", "data.cache", "data.on_bad", "run.keep", "wandb.mode", "launcher"),
-    *("trainer.precision", "trainer.deterministic", "trainer.gradient_clip_algorithm", "trainer.accelerator"),
+    *(
+        "model.loss",
+        "model.decay",
+        "model.compile",
+        "model.net.shortcut",
+        "model.net.block",
+        "model.net.norm",
+    ),
+    *(
+        "data.crop",
+        "data.order",
+        "data.loader",
+        "data.cache",
+        "data.on_bad",
+        "run.keep",
+        "wandb.mode",
+        "launcher",
+    ),
+    *(
+        "trainer.precision",
+        "trainer.deterministic",
+        "trainer.gradient_clip_algorithm",
+        "trainer.accelerator",
+    ),
 ]
 
 
@@ -109,7 +150,9 @@ def parse():
 
 def assert_clear(message, key):
     assert f"--{key}" in message and len(message) < 400 and "\n" not in message, message
-    assert not any(sign in message for sign in ("Union", "Expected", "<class", "typing", "NestedArg", "None")), message
+    assert not any(
+        sign in message for sign in ("Union", "Expected", "<class", "typing", "NestedArg", "None")
+    ), message
 
 
 def test_a_wrong_number_of_each_option_is_told(parse):

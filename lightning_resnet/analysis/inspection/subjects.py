@@ -1,7 +1,8 @@
-"""What an inspection looks at: a net with its batches, out of a run, a checkpoint, a recipe or a sweep.
+"""Load the nets to inspect, with batches of data, from runs, checkpoints, recipes and sweeps.
 
-A run or checkpoint brings its weights; a recipe or a sweep is looked at where training would start. The recipe's own
-language says the rest: `--model.net torchvision.models.resnet50 --data.size 64` is any other net on other data.
+A run or checkpoint brings its weights; the net of a recipe or sweep is inspected as training would
+begin. Flags of a recipe choose another net or other data, for example
+`--model.net torchvision.models.resnet50 --data.size 64`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ from lightning_resnet.sweeps.points import read
 from lightning_resnet.weights.classes import align
 from lightning_resnet.weights.trained import build_alone, config_in, take_weights
 
-EVAL_BATCH = 256  # images per forward pass at most: in eval mode nothing depends on it
+EVAL_BATCH = 256  # images per forward pass at most; in eval mode no result depends on it
 
 
 @dataclass
@@ -39,14 +40,14 @@ class Subject:
     """A net to inspect.
 
     Attributes:
-        experiment: its parsed configuration and what was built of it.
-        path: of the run or file it comes from.
-        at: init | last | best, or the checkpoint's name; prev where last is damaged.
-        batches: how many batches of each split are looked at.
-        device: of net and batches.
-        state: the checkpoint's tensors; None before training.
+        experiment: experiment with the net.
+        path: path of the run or file.
+        at: init | last | best, or the checkpoint's name; prev if last is damaged.
+        batches: number of training batches to look at.
+        device: device of net and batches.
+        state: tensors of the checkpoint; None before training.
         classes: names of the net's outputs; empty before training.
-        foreign: the recipe of the run or checkpoint; None: it is the command line's own.
+        foreign: recipe of the run or checkpoint; None: the command line has the recipe.
     """
 
     experiment: Experiment
@@ -60,14 +61,14 @@ class Subject:
 
     @property
     def net(self) -> nn.Module:
-        """In eval mode."""
+        """The net in eval mode, on the device."""
         return self.experiment.task.net.to(self.device).eval()
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Short names, as in `compare`: net, depth, shortcut, seed, ...; and `at`."""
+        """Settings under the short names of `compare` (net, depth, shortcut, ...), and `at`."""
         tree = yaml.safe_load(self.experiment.config.resolved)
-        if self.foreign:  # what was not taken of it tells runs apart all the same
+        if self.foreign:  # options that were not taken tell runs apart all the same
             kept = self.foreign.kept()
             for name, part in self.foreign.told.items():
                 if isinstance(part, dict) and isinstance(tree.get(name), dict):
@@ -78,20 +79,21 @@ class Subject:
 
     @cached_property
     def train(self) -> list[Batch]:
-        """The first training batches of epoch 0, normalised, augmented as in training."""
+        """First training batches of epoch 0, normalised, augmented as in training."""
         return self._take(self.experiment.data.train_dataloader(), self.batches)
 
     @cached_property
     def train_eval(self) -> list[Batch]:
-        """Training images as they are: all of those on which the clean training error is measured."""
+        """All training images that measure the clean training error, not augmented."""
         return self._take(self.experiment.data.val_dataloader()[1], None)
 
     @cached_property
     def val(self) -> list[Batch]:
-        """All validation images."""
+        """All validation images, in batches."""
         return self._take(self.experiment.data.val_dataloader()[0], None)
 
     def _take(self, loader: Any, n: int | None) -> list[Batch]:
+        """Return the first `n` batches of a loader, normalised; None: all batches."""
         task = self.experiment.task
         n = min(len(loader), n or len(loader))
         taken = metered(islice(loader.batches(0), n), n, "batches read")
@@ -106,19 +108,20 @@ def subjects(
     device: str = "cpu",
     trust: bool = False,
 ) -> Iterator[Subject]:
-    """Each target's nets, one after the other.
+    """Yield the nets of each target.
 
     Args:
-        targets: run directories, folders of them, checkpoints, recipes or sweeps (.yaml); none: `flags` have --config.
+        targets: run directories, folders of runs, checkpoints, recipes or sweeps (.yaml); none:
+            `flags` have --config.
         flags: keys of a recipe that override the target's; None: the verb has no such flags.
-        at: of runs: last | best checkpoint, or init.
-        batches: to look at.
+        at: checkpoint of runs: last | best, or init.
+        batches: number of training batches to look at.
         device: cpu | cuda.
-        trust: recipes of runs and checkpoints may name any code, which is run.
+        trust: whether recipes of runs and checkpoints may name any code, which is run.
 
     Raises:
-        UserError: a target is none of these, has no checkpoint, one of fewer outputs than the data has classes, or
-            names foreign code.
+        UserError: a target is none of these, has no checkpoint, has fewer outputs than the data
+            has classes, or names foreign code.
     """
     for path, recipe, checkpoint, name in _all(targets, at):
         arguments: list[str] = []
@@ -142,20 +145,24 @@ def subjects(
 
 
 def again(subject: Subject, flags: list[str]) -> Subject:
-    """The net of a subject's foreign recipe, before training, with other flags."""
+    """Return the net of a subject's foreign recipe, before training, with other flags."""
     experiment = _build(flags, subject.foreign)
-    return Subject(experiment, subject.path, "init", subject.batches, subject.device, foreign=subject.foreign)
+    return Subject(
+        experiment, subject.path, "init", subject.batches, subject.device, foreign=subject.foreign
+    )
 
 
 def _foreign(config: str, path: Path, trust: bool) -> Foreign:
+    """Read the recipe of a run or checkpoint."""
     return Foreign(read_recipe(config, path), path, trust)
 
 
-# where, arguments or a foreign recipe, checkpoint, `at`
+# path; arguments of `fit`, or the recipe of a run or checkpoint; checkpoint; name of the checkpoint
 Found = tuple[Path, list[str] | str, dict[str, Any] | None, str]
 
 
 def _all(targets: Sequence[str], at: str) -> Iterator[Found]:
+    """Yield what is to be built for each target."""
     for target in map(Path, targets):
         if target.suffix == ".yaml":
             for arguments in _recipes(target):
@@ -168,7 +175,7 @@ def _all(targets: Sequence[str], at: str) -> Iterator[Found]:
 
 
 def _recipes(file: Path) -> Iterator[list[str]]:
-    """Arguments of a recipe, or of each point of a sweep."""
+    """Yield the arguments of a recipe, or of each point of a sweep."""
     try:
         content = read_yaml(file)
     except UserError as e:
@@ -182,33 +189,45 @@ def _recipes(file: Path) -> Iterator[list[str]]:
 
 
 def _runs(root: Path, at: str) -> Iterator[Found]:
-    """Those that have what is asked for; the others are named."""
-    some = False
+    """Yield the runs that have the checkpoint, and print a line for each other run.
+
+    Raises:
+        UserError: no run has the checkpoint.
+    """
+    has_any = False
     for run in find_runs([root]):
         name = at
         checkpoint = None
-        missing = "" if (run / "config.yaml").exists() else "config.yaml"
-        if not missing and at != "init":
+        missing = ""
+        if not (run / "config.yaml").exists():
+            missing = "config.yaml"
+        elif at != "init":
             file, checkpoint = newest_of(run, at)
-            name = file.stem if file else at
-            missing = "" if file else f"checkpoints/{at}.ckpt"
+            if file:
+                name = file.stem
+            else:
+                missing = f"checkpoints/{at}.ckpt"
         if missing:
-            tell(f"passed over {run}: no {missing}")
+            tell(f"skipped {run}: no {missing}")
             continue
-        some = True
+        has_any = True
         yield run, read_text(run / "config.yaml"), checkpoint, name
-    if not some:
-        raise UserError(f"no run to inspect in {root}: train one with `resnet-cli fit`, or give a recipe")
+    if not has_any:
+        raise UserError(
+            f"no run to inspect in {root}: train one with `resnet-cli fit`, or give a recipe"
+        )
 
 
 def _build(arguments: list[str], foreign: Foreign | None = None) -> Experiment:
-    """Net, task and data, on this machine alone; the data's splits are read."""
+    """Build an experiment for this process alone, read its data, and set the normalisation."""
     experiment = build_alone(arguments, foreign=foreign)
     torch.set_num_threads(experiment.config.run.threads or cores())
-    task, data = experiment.task, experiment.data
-    own = 2 * data.batch_size // experiment.trainer.accumulate_grad_batches  # perhaps of many devices, and here is one
+    task = experiment.task
+    data = experiment.data
+    # the recipe's own batch may be for many devices, and here is one
+    own = 2 * data.batch_size // experiment.trainer.accumulate_grad_batches
     data.eval_batch = min(own, EVAL_BATCH)
     data.setup()
-    for ours, its in ((task.mean, data.source.mean), (task.std, data.source.std)):
-        ours.copy_(torch.tensor(its).view(3, 1, 1) * 255)
+    task.mean.copy_(torch.tensor(data.source.mean).view(3, 1, 1) * 255)
+    task.std.copy_(torch.tensor(data.source.std).view(3, 1, 1) * 255)
     return experiment
