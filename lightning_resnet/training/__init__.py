@@ -1,1 +1,4 @@
-"""The LightningModule and what it is made of: loss, optimizer, schedules, averages, mixing, callbacks."""
+"""ClassificationTask and its parts.
+
+The parts are loss, optimizer groups, schedules, moving average, mixing, hooks and callbacks.
+"""

@@ -1,10 +1,11 @@
-"""The microscope during training: metrics that go into the training rows, once per log interval.
+"""Callbacks that add metrics of the net's blocks and layers to the training rows.
 
-`resnet-cli fit --config configs/digits.yaml --trainer.callbacks+=GradientNorms --trainer.callbacks+=ResponseStds`
+    resnet-cli fit --config configs/digits.yaml --trainer.callbacks+=GradientNorms
 
-They cost nothing between log intervals. ResNet-20 on digits, one thread, median images/s: logged at every step,
-GradientNorms 1 % and ResponseStds 12 %; at every 11th, as the recipe does, both are within the noise of 2 %. What they
-measure does not change the run, so they are not part of its id.
+They measure once per log interval and cost nothing between. Loss of median images/s of ResNet-20 on
+digits, one thread: if every step is logged, 1 % for GradientNorms and 12 % for ResponseStds; if
+every 11th step is logged, as in the recipe, both are within the noise of 2 %. GradientNorms and
+ResponseStds do not change the training. None of the callbacks is part of the run's id.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from lightning_resnet.runs.checkpoint import load_checkpoint
 
 
 def add(task: pl.LightningModule, metrics: dict[str, torch.Tensor]) -> None:
-    """Into the next training row; one transfer from the device for all."""
+    """Add scalar metrics to the next training row, with one device-to-host transfer for all."""
     if metrics:
         values = torch.stack([value.float() for value in metrics.values()]).tolist()
         task.extra_metrics = getattr(task, "extra_metrics", {}) | dict(
@@ -31,17 +32,20 @@ def add(task: pl.LightningModule, metrics: dict[str, torch.Tensor]) -> None:
 
 
 def is_logged(trainer: pl.Trainer, step: int) -> bool:
-    """Whether the row of this optimizer step (the first is 1) is written."""
+    """Tell whether a training row is written for this optimizer step, counted from 1."""
     return step % trainer.log_every_n_steps == 0
 
 
 class GradientNorms(Callback):
-    """Logs `grad_norm/<block>`: norm of dE/dw of the block's parameters, as the optimizer gets it."""
+    """Callback that logs `grad_norm/<block>`: L2 norm of the gradient of a block's parameters.
+
+    The gradient is that of the global batch, before gradient clipping.
+    """
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        """Measure."""
+        """Measure the norms in a step that is logged."""
         if not is_logged(trainer, trainer.global_step + 1):
             return
         metrics = {}
@@ -55,12 +59,16 @@ class GradientNorms(Callback):
 
 
 class ResponseStds(Callback):
-    """Logs `response_std/<layer>` of each 3x3 layer: after its norm, before the activation (He et al. 2015, fig. 7)."""
+    """Callback that logs `response_std/<layer>`: standard deviation of a 3x3 layer's response.
+
+    The response is taken after the layer's norm and before the activation (He et al. 2015, fig. 7).
+    """
 
     def __init__(self) -> None:
         self._open = ExitStack()
         self._stds: dict[str, list[torch.Tensor]] = {}
-        self._step = 0  # whose forward passes are watched
+        # Optimizer step whose forward passes are watched.
+        self._step = 0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
@@ -74,7 +82,7 @@ class ResponseStds(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        """Mean over the step's accumulated batches."""
+        """Add the mean over the micro-batches of the step, after the last of them."""
         if trainer.global_step == self._step and self._stds:
             self._open.close()
             add(
@@ -88,11 +96,14 @@ class ResponseStds(Callback):
 
 
 class AddedBlocks(Callback):
-    """Logs `identity_distance/<block>` of the blocks that `deepen` added: norm of block(x) - x over norm of x.
+    """Callback that logs `identity_distance/<block>`: |block(x) - x| / |x| of each added block.
 
     Args:
-        checkpoint: that `resnet-cli deepen` wrote; with `--freeze`, only the added blocks learn (the others' norms go
-            on following their statistics).
+        checkpoint: checkpoint that `resnet-cli deepen` wrote. If written with `--freeze`, only the
+            added blocks learn; norms in other blocks still update their running statistics.
+
+    Raises:
+        UserError: `resnet-cli deepen` did not write the checkpoint.
     """
 
     def __init__(self, checkpoint: str) -> None:
@@ -102,7 +113,7 @@ class AddedBlocks(Callback):
         self.added, self.freeze = origin["added"], origin["freeze"]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Freeze, before the optimizer is made."""
+        """Freeze all but the added blocks if `--freeze` was given, before the optimizer is made."""
         for name, parameter in pl_module.net.named_parameters():
             new = any(name.startswith(f"{block}.") for block in self.added)
             parameter.requires_grad_(new or not self.freeze)
@@ -120,7 +131,7 @@ class AddedBlocks(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        """Hand over."""
+        """Stop watching the added blocks and add what was measured to the next training row."""
         for handle in self._handles:
             handle.remove()
         add(pl_module, self._found)

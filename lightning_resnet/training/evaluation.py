@@ -1,4 +1,7 @@
-"""Evaluated: how a task measures its net, and its moving average: every sample once, added up over all ranks."""
+"""Evaluated: evaluation of a net and of its moving average.
+
+Every sample counts once; sums are added up over all ranks.
+"""
 
 from typing import Any
 
@@ -17,55 +20,62 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Evaluated(pl.LightningModule):
-    """The evaluating half of ClassificationTask.
+    """Base class of ClassificationTask: normalisation, evaluation and prediction.
 
     Args:
-        net: as trained.
-        ema: its moving average, measured beside it on `val` and `test`.
-        precise_bn: see ClassificationTask.
+        net: the trained net.
+        ema: moving average of the net, which is evaluated too, on `val` and `test`; None: none.
+        precise_bn: number of optimizer steps whose images give the statistics of batch norm; see
+            ClassificationTask.
     """
 
     def __init__(self, net: nn.Module, ema: nn.Module | None, precise_bn: int) -> None:
         super().__init__()
         self.net, self.ema, self.precise_bn = net, ema, precise_bn
-        self.channels_last = True  # the layout of what the net takes
+        # Memory layout of the images that the net takes.
+        self.channels_last = True
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
-        self.metrics: dict[str, float] = {}  # of the last evaluation, over all ranks
+        # Metrics of the last evaluation, over all ranks.
+        self.metrics: dict[str, float] = {}
         self._eval_sums: dict[str, Tensor] = {}
-        self._unfinished = False  # an evaluation has begun, and its metrics are still to be made
-        self._measured: Any = None  # the loader for precise_bn
+        # Whether an evaluation has begun and `finish_evaluation` has not been called since.
+        self._unfinished = False
+        # Loader of the images for precise_bn.
+        self._measured: Any = None
 
     @property
     def nets(self) -> list[nn.Module]:
-        """The net, and its average where it has one."""
+        """List of the net and, if there is one, its moving average."""
         return [self.net] if self.ema is None else [self.net, self.ema]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images uint8 [B, 3, H, W] -> logits [B, classes]."""
+        """Return the logits [B, classes] of images uint8 [B, 3, H, W]."""
         return self.logits(self.net, images)
 
     def logits(self, net: nn.Module, images: Tensor, own: Tensor | None = None) -> Tensor:
-        """Images uint8 [B, 3, H, W] -> logits [B, classes] of this net: what is compiled, normalisation included.
+        """Return the logits [B, classes] of a net; the function that `--model.compile` compiles.
 
         Args:
             net: one of `nets`.
-            images: of a batch.
-            own: see `mixed`.
+            images: uint8 [B, 3, H, W]; they are normalised here.
+            own: weight of each pixel's own image in its mixture [B, 1, H, W], see `mixed`; None: no
+                mixing.
         """
         x = self.normalise(images)
         return net(x if own is None else mixed(x, own))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images uint8 [B, 3, H, W] -> what the net takes.
+        """Return normalised images [B, 3, H, W] of images uint8 [B, 3, H, W].
 
         Raises:
-            UserError: they are no bytes: what is scaled already would be taken for nearly black.
+            UserError: the images are floating point; scaled to 0 to 1 they would look nearly black.
         """
         if images.is_floating_point():
             raise UserError(
-                f"images must be uint8, 0 to 255, and are {images.dtype}: give them as they are stored, or "
-                "(255 * images).round().to(torch.uint8) of what ToTensor made; the task normalises them itself"
+                f"images must be uint8, 0 to 255, and are {images.dtype}: give them as they are "
+                "stored, or (255 * images).round().to(torch.uint8) of what ToTensor made; the task "
+                "normalises them itself"
             )
         if not self.channels_last:
             images = images.contiguous()
@@ -73,7 +83,11 @@ class Evaluated(pl.LightningModule):
         return (images.to(mean.dtype) - mean) / self.std
 
     def on_validation_start(self) -> None:
-        """Measure the statistics of batch norm, on the images that the epoch began with, the same for all ranks."""
+        """Measure the statistics of batch norm if `precise_bn` is set, during training only.
+
+        The images are those of the epoch's first `precise_bn` optimizer steps, so that the set of
+        images over all ranks does not depend on the number of ranks.
+        """
         self._unfinished = True
         if not self.precise_bn or self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
             return
@@ -92,12 +106,13 @@ class Evaluated(pl.LightningModule):
                 measure_norms(net, (self.normalise(images) for images, _ in batches), self._reduce)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add to the sums of `val` or `train_eval`."""
+        """Add a batch to the sums of `val` or `train_eval`."""
         self._evaluate(batch, self._eval_name(dataloader_idx))
 
     def on_validation_epoch_end(self) -> None:
-        """Metrics of `val` and `train_eval`."""
-        if self.trainer.sanity_checking:  # a few batches, to see whether the evaluation runs at all
+        """Log the metrics of `val` and `train_eval`, and pass them to the schedule in training."""
+        # A sanity check evaluates a few batches only: they make no metrics.
+        if self.trainer.sanity_checking:
             self._eval_sums.clear()
             return
         self._log_evaluation()
@@ -105,19 +120,19 @@ class Evaluated(pl.LightningModule):
             self.schedule.observe(self.metrics)
 
     def on_test_start(self) -> None:
-        """Begin."""
+        """Note that an evaluation has begun, whose metrics are not made yet."""
         self._unfinished = True
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add to the sums of `test`."""
+        """Add a batch to the sums of `test`."""
         self._evaluate(batch, "test")
 
     def on_test_epoch_end(self) -> None:
-        """Metrics of `test`."""
+        """Log the metrics of `test`."""
         self._log_evaluation()
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Class probabilities [B, classes]."""
+        """Return the net's class probabilities [B, classes] of a batch (images, labels)."""
         return self(batch[0]).softmax(1)
 
     def _evaluate(self, batch: Batch, name: str) -> None:
@@ -131,18 +146,26 @@ class Evaluated(pl.LightningModule):
         self._eval_sums[name] = self._eval_sums[name] + sums if name in self._eval_sums else sums
 
     def _eval_name(self, i: int) -> str:
-        """What the metrics of the i-th validation loader are called; of loaders that are not ours, val, val_1, ..."""
+        """Return the name of the i-th validation loader's metrics.
+
+        Loaders of data other than ImageData are named val, val_1, ...
+        """
         names = getattr(self.trainer.datamodule, "eval_names", ("val",))
         return names[i] if i < len(names) else f"val_{i}"
 
     def _log_evaluation(self) -> None:
-        """In a Trainer that is not ours: log under our names, as other modules do."""
+        """Finish and log the evaluation, unless this package's Trainer has finished it."""
         if self._unfinished:
             self.finish_evaluation()
             self.log_dict(self.metrics, sync_dist=True)
 
     def finish_evaluation(self) -> None:
-        """Reduce once, and make sure that every sample was seen once; all ranks must call it."""
+        """Reduce the sums over all ranks and set `metrics`; all ranks must call this method.
+
+        Raises:
+            RuntimeError: not every sample was seen once, though no option limits the evaluation.
+            UserError: no image of a loader can be read.
+        """
         self._unfinished = False
         self.metrics = {}
         trainer = self.trainer
@@ -167,13 +190,14 @@ class Evaluated(pl.LightningModule):
                 raise RuntimeError(f"evaluated {seen:.0f} of {len(loader.images)} {name} samples")
             if n == 0:
                 raise UserError(
-                    f"none of the {seen:.0f} {name} images can be read: --data.on_bad raise names the first"
+                    f"none of the {seen:.0f} {name} images can be read: --data.on_bad raise names "
+                    "the first"
                 )
             values = {"loss": loss / n, "acc1": top1 / n, "acc5": top5 / n}
             self.metrics.update({f"{name}/{k}": v for k, v in values.items()})
 
     def _reduce(self, sums: Tensor) -> Tensor:
-        """Over all ranks; the rank's own sums stay as they are."""
+        """Return the sums over all ranks; the given tensor keeps this rank's own."""
         total = sums.clone()
         if self.trainer.world_size > 1:
             dist.all_reduce(total)

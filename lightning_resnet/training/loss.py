@@ -1,4 +1,4 @@
-"""From logits and labels to the loss that is trained, and to the sums that metrics are made of."""
+"""The training loss of logits and labels, and the sums that metrics are made of."""
 
 from typing import Literal
 
@@ -18,14 +18,21 @@ def training_loss(
     smoothing: float = 0.0,
     threshold: float | None = None,
 ) -> Tensor:
-    """Return the mean loss of the images that are not damaged; of none 0 or NaN, with gradients of 0.
+    """Return the mean loss of the images that are not damaged.
+
+    If all images are damaged, the loss is 0 or NaN and the gradients are 0.
 
     Args:
         logits: [B, C].
-        targets: class indices [B], -100 of damaged images, or probabilities [B, C], all 0 of damaged images.
-        loss: cross entropy, or "bce": each class its own binary decision, mean over classes (Wightman et al. 2021).
-        smoothing: share of the target that is spread evenly over all classes.
-        threshold: "bce" takes targets above it as 1 and others as 0; None: as they are.
+        targets: class indices [B], -100 for damaged images, or probabilities [B, C], all 0 for
+            damaged images.
+        loss: "cross_entropy", or "bce": binary cross entropy of each class, mean over the classes
+            (Wightman et al. 2021).
+        smoothing: share of the target that is spread evenly over all classes, 0 to 1.
+        threshold: targets above it count as 1 and others as 0, for "bce"; None: as they are.
+
+    Returns:
+        A scalar of at least single precision.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if targets.ndim == 1 and loss == "cross_entropy":
@@ -46,7 +53,7 @@ def probabilities(targets: Tensor, logits: Tensor) -> Tensor:
     """Return targets as probabilities [B, C] of at least single precision.
 
     Args:
-        targets: class indices [B], whose rows are 0 where the index is below 0, or probabilities [B, C].
+        targets: class indices [B], or probabilities [B, C]. An index below 0 makes a row of zeros.
         logits: [B, C].
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -57,13 +64,16 @@ def probabilities(targets: Tensor, logits: Tensor) -> Tensor:
 
 
 class TrainingSums:
-    """Loss x images, correct, finite losses, images, damaged ones (label below 0): [5], one step after the other.
+    """Sums [5] over micro-batches, kept on the device.
 
-    A step only leaves its outcome here. It is added up `KEPT` steps at once, without waiting for the device: a dozen
-    small operations in each step are a tenth of a small net's own.
+    The sums are those of loss x images, of correct predictions, of micro-batches whose loss is
+    finite, of images, and of damaged images (label below 0), which the other sums leave out.
+
+    `add` only keeps its tensors; they are added up `KEPT` micro-batches at once, without waiting
+    for the device: a dozen small operations in each step would take a tenth of a small net's time.
 
     Args:
-        total: [5], of earlier steps.
+        total: sums [5] to begin with; None: zeros.
     """
 
     KEPT = 64
@@ -74,13 +84,13 @@ class TrainingSums:
 
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor, predicted: Tensor) -> None:
-        """One micro-batch; all have the same size.
+        """Add a micro-batch; all must have the same size.
 
         Args:
-            loss: scalar.
+            loss: mean loss of the images that are not damaged, a scalar.
             logits: [B, C].
-            labels: [B].
-            predicted: the labels that count as correct [B].
+            labels: class indices [B], below 0 for damaged images.
+            predicted: class indices that count as correct [B].
         """
         self._steps.append((loss.detach(), labels, logits.argmax(1) == predicted))
         if len(self._steps) == self.KEPT:
@@ -88,7 +98,10 @@ class TrainingSums:
 
     @torch.no_grad()
     def total(self) -> Tensor | None:
-        """[5] of all steps so far, the same whenever it was asked for between them; None where there were none."""
+        """Return the sums [5] of all micro-batches so far; None if there were none.
+
+        The result does not depend on earlier calls: micro-batches are added in their order.
+        """
         if self._steps:
             losses, labels, correct = (
                 torch.stack(column) for column in zip(*self._steps, strict=True)
@@ -96,22 +109,26 @@ class TrainingSums:
             self._steps.clear()
             valid = labels >= 0
             n = valid.sum(1)
-            losses = torch.where(n > 0, losses, 0).to(
-                sum_dtype(n.device)
-            )  # the mean of no image is no divergence
+            # A micro-batch of damaged images alone has a loss of NaN, which is no divergence.
+            losses = torch.where(n > 0, losses, 0).to(sum_dtype(n.device))
             parts = (losses * n, correct.sum(1), torch.isfinite(losses), n, (~valid).sum(1))
             rows = torch.stack([part.to(losses.dtype) for part in parts], 1)
             before = [] if self._total is None else [self._total.to(rows)[None]]
-            self._total = torch.cat([*before, rows]).cumsum(0)[-1]  # in order; `sum` adds in pairs
+            # `cumsum` adds in order; `sum` would add in pairs.
+            self._total = torch.cat([*before, rows]).cumsum(0)[-1]
         return self._total
 
 
 def evaluation_sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """[5]: loss, correct, within the best five, images, those seen with the damaged ones; of `sum_dtype`.
+    """Return the sums of a batch from which the metrics of an evaluation are made.
 
     Args:
-        logits: [B, C]; of C below 5, all are the best five.
-        labels: [B]; -100 of a damaged picture, which counts as seen alone.
+        logits: [B, C]; with fewer than 5 classes, every image counts as correct among the top 5.
+        labels: class indices [B]; -100 for a damaged image, which counts as seen only.
+
+    Returns:
+        Sums [5] of `sum_dtype`: loss, correct, correct among the top 5, images that are not
+        damaged, images seen.
     """
     loss = F.cross_entropy(logits, labels, reduction="sum")
     hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]

@@ -1,11 +1,12 @@
 """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of neighbours in the global batch.
 
-resnet-cli fit --config configs/digits.yaml --model.mix "{mixup: 0.2, cutmix: 1.0}"
+    resnet-cli fit --config configs/digits.yaml --model.mix "{mixup: 0.2, cutmix: 1.0}"
 
-Images 2i and 2i + 1 of the epoch's order are partners: each takes the other's part. Which way, how much and where are
-hashes of (seed, epoch, i). So a sample's partner, share and box depend neither on ranks nor on accumulation, as long as
-each rank's batch is even; else a pair would stand on two ranks, which is refused. (Peers draw one share for a whole
-batch, and another on each rank.)
+Images 2i and 2i + 1 of the epoch's order are partners: each is mixed into the other. The method,
+the share and the box are hashes of (seed, epoch, i). A sample's partner, share and box therefore
+depend neither on the number of ranks nor on accumulation. Each micro-batch must be even, because no
+pair may be divided between two; the task refuses odd ones. (timm and torchvision draw one share
+for a batch, and another on each rank.)
 """
 
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ from lightning_resnet.data.hashing import uniform
 
 @dataclass(frozen=True)
 class Mix:
-    """How pairs are mixed; where both ways are on, each pair takes either with equal chance.
+    """Mixup and CutMix of pairs of images.
+
+    If both are on, each pair takes one of them, with equal chance.
 
     Attributes:
-        mixup: alpha of Mixup's shares, which are Beta(alpha, alpha); 0 is off.
-        cutmix: alpha of CutMix's; 0 is off.
-        pairs: share of the pairs that are mixed at all.
+        mixup: alpha of Mixup (Zhang et al. 2018), whose shares are Beta(alpha, alpha); 0: off.
+        cutmix: alpha of CutMix (Yun et al. 2019), whose shares are Beta(alpha, alpha); 0: off.
+        pairs: share of the pairs that are mixed, above 0 and at most 1.
 
     Raises:
         ValueError: an alpha is negative, both are 0, or pairs is not above 0 and at most 1.
@@ -43,24 +46,26 @@ class Mix:
             or not 0 < self.pairs <= 1
         ):
             raise ValueError(
-                f"--model.mix needs mixup or cutmix above 0 and pairs above 0, at most 1, got {self}"
+                "--model.mix needs mixup or cutmix above 0 and pairs above 0, at most 1, "
+                f"got {self}"
             )
 
     def draw(
         self, seed: int, epoch: int, pair: np.ndarray, height: int, width: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """What each image of a pair keeps of itself.
+        """Draw the share of its own pixels that each image of a pair keeps.
 
         Args:
-            seed: of the run.
+            seed: seed of the run.
             epoch: 0-based.
             pair: numbers of the pairs in the epoch [P].
-            height: of the images, in pixels.
-            width: of the images, in pixels.
+            height: height of the images, in pixels.
+            width: width of the images, in pixels.
 
         Returns:
-            (shares [P], boxes (top, left, bottom, right) that come from the partner [P, 4]); a box is empty in Mixup,
-            and else cut off at the edges, after which the share is what is left of the area.
+            (shares [P], boxes [P, 4]). A box (top, left, bottom, right) in pixels comes from the
+            partner and is clipped to the image; the share is then the area outside of the box. The
+            box of a pair that takes Mixup is empty, and the share of a pair that is not mixed is 1.
         """
         from scipy.special import betaincinv
 
@@ -77,12 +82,12 @@ class Mix:
 
 
 def pair_numbers(batch_idx: int, n: int, trainer: pl.Trainer) -> np.ndarray:
-    """Numbers in the epoch of the pairs of a micro-batch [n / 2].
+    """Return the numbers in the epoch of a micro-batch's pairs [n / 2].
 
     Args:
-        batch_idx: of the micro-batch in this rank's epoch.
-        n: images of a micro-batch, even.
-        trainer: knows ranks and accumulation.
+        batch_idx: number of the micro-batch in this rank's epoch, 0-based.
+        n: number of images in a micro-batch, even.
+        trainer: source of world size, rank and accumulation.
     """
     step, part = divmod(batch_idx, trainer.accumulate_grad_batches)
     before = (
@@ -99,18 +104,21 @@ def own_parts(
     width: int,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of which image each pixel is; a damaged picture (label below 0) and its partner stay as they are.
+    """Return the weight of each pixel's own image in the mixture.
+
+    A pair with a damaged image (label below 0) is not mixed.
 
     Args:
-        labels: [B].
-        shares: see `Mix.draw` [B / 2].
-        boxes: [B / 2, 4].
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        dtype: of the normalised images.
+        labels: class indices [B].
+        shares: shares of the pairs [B / 2], see `Mix.draw`.
+        boxes: boxes of the pairs [B / 2, 4], see `Mix.draw`.
+        height: height of the images, in pixels.
+        width: width of the images, in pixels.
+        dtype: type of the normalised images.
 
     Returns:
-        (own part of each pixel [B, 1, H, W], labels of the partners [B], share of each image in its mixture [B]).
+        (weight of each pixel's own image [B, 1, H, W], labels of the partners [B], share of each
+        image in its mixture [B]).
     """
     device = labels.device
     partners = labels[partner(len(labels), device)]
@@ -121,34 +129,39 @@ def own_parts(
     inside = ((rows >= top) & (rows < bottom))[:, :, None] & (
         (columns >= left) & (columns < right)
     )[:, None, :]
-    # Mixup's pixels are shared; of CutMix, whose box is not empty, all others are the image's own
+    # Mixup, whose box is empty, mixes all pixels; CutMix keeps all pixels outside of its box.
     own = torch.where(inside.flatten(1).any(1), 1.0, share)[:, None, None] * ~inside
     own = torch.where(whole[:, None, None], own, 1.0)[:, None].to(dtype)
     return own, partners, torch.where(whole, share, 1.0)
 
 
 def mixed(x: Tensor, own: Tensor) -> Tensor:
-    """Normalised images [B, 3, H, W], `own` of each pixel from itself and the rest from its partner's."""
+    """Return mixtures of normalised images and their partners, in channels_last layout.
+
+    Args:
+        x: normalised images [B, 3, H, W].
+        own: weight of each pixel's own image [B, 1, H, W]; the partner's pixel has the rest.
+    """
     mixture = own * x + (1 - own) * x[partner(len(x), x.device)]
     return mixture.contiguous(memory_format=torch.channels_last)
 
 
 def mixed_targets(targets: Tensor, share: Tensor) -> Tensor:
-    """Return the targets of mixed images [B, C]: `share` of the image's own, the rest of its partner's.
+    """Return the targets of mixed images [B, C].
 
     Args:
         targets: probabilities [B, C].
-        share: weight of each image in its mixture [B].
+        share: weight of each image in its mixture [B]; the partner has the rest.
     """
     weight = share[:, None].to(targets.dtype)
     return weight * targets + (1 - weight) * targets[partner(len(targets), targets.device)]
 
 
 def partner(n: int, device: torch.device) -> Tensor:
-    """Number of each image's partner in its batch [n]."""
+    """Return the index of each image's partner in a micro-batch of n images [n]."""
     return torch.arange(n, device=device) ^ 1
 
 
 def heavier(labels: Tensor, partners: Tensor, share: Tensor) -> Tensor:
-    """The label with the larger part in each image [B]: what counts as correct."""
+    """Return the label with the larger share of each mixture [B], which counts as correct."""
     return torch.where(share < 0.5, partners, labels)

@@ -1,8 +1,4 @@
-"""Weight decay by module type and learning rates by the fraction of training.
-
-A schedule maps the fraction of training done (0 at the first optimizer step, below 1 at the last) to a factor of the
-optimizer's learning rate. It holds no state unless it must watch metrics.
-"""
+"""Parameter groups by module type, for weight decay, and the choice of fused optimizer kernels."""
 
 from typing import Literal
 
@@ -14,12 +10,14 @@ NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def parameter_groups(net: nn.Module, decay: Literal["weights", "all"] = "weights") -> list[dict]:
-    """Two groups: what the optimizer's weight decay acts on, and what it does not.
+    """Return parameter groups with and without weight decay.
+
+    Frozen parameters are in no group, and an empty group is left out.
 
     Args:
         net: the net.
-        decay: "weights": all but biases and the parameters of norm modules, whatever their names; "all": everything,
-            as the paper's own recipe.
+        decay: parameters that weight decay acts on. "weights": all but biases and the parameters of
+            norm modules; "all": all, as in He et al. 2015.
     """
     exempt = {
         id(p)
@@ -36,7 +34,18 @@ def parameter_groups(net: nn.Module, decay: Literal["weights", "all"] = "weights
 
 
 def fuse(optimizer: torch.optim.Optimizer, device: torch.device) -> torch.optim.Optimizer:
-    """One kernel per step on a GPU, where the optimizer has it and the recipe does not choose; elsewhere as it is."""
+    """Set `fused` in the groups of an optimizer on a GPU: one kernel per step.
+
+    A group stays as it is if the optimizer has no fused kernel, or if the recipe sets `fused` or
+    `foreach`.
+
+    Args:
+        optimizer: the optimizer, changed in place.
+        device: device of the parameters.
+
+    Returns:
+        The same optimizer.
+    """
     for group in optimizer.param_groups if device.type == "cuda" else ():
         if group.get("fused", False) is None and group.get("foreach") is None:
             group["fused"] = True

@@ -1,6 +1,7 @@
-"""ClassificationTask: the LightningModule around a net it is given; loss, metrics, learning rate.
+"""ClassificationTask: the LightningModule with loss, metrics and learning rate of a given net.
 
-It knows nothing of files, plots or clusters. Sums stay on the device between log intervals: no step waits for them.
+The task has no code for files, plots or clusters. Sums of metrics stay on the device between log
+intervals, so that no training step waits for them.
 """
 
 import math
@@ -28,29 +29,40 @@ from lightning_resnet.training.optimizer import fuse, parameter_groups
 from lightning_resnet.training.schedules import Schedule, Steps
 from lightning_resnet.training.state_dict import check_same_tensors
 
-EPOCH_START = 1 << 40  # in place of a batch's number: what is drawn before the first batch
+# Stands for the batch's number in the seed of draws before the first batch of an epoch.
+EPOCH_START = 1 << 40
 
 
 class ClassificationTask(Evaluated):
-    """Cross entropy on a net's logits.
+    """Training, evaluation and prediction of a net that classifies images.
 
     Args:
-        net: images [B, 3, H, W] -> logits [B, classes]; any importable class.
-        optimizer: any of torch.optim; its learning rate is for the global batch.
+        net: net that maps images [B, 3, H, W] to logits [B, classes]; any importable class.
+        optimizer: any optimizer of torch.optim; its learning rate is for the global batch.
         schedule: factor of the learning rate over the fraction of training.
-        label_smoothing: share of the target spread over all classes (training loss only).
-        decay: what weight decay acts on: weights (all but biases and norms) | all.
-        bn_batch: images that batch norm takes statistics of together; null: all that a rank has. With the rank's batch
-            of a recipe for more devices, fewer devices give that recipe's results.
-        loss: cross_entropy | bce (each class its own binary decision, mean over classes).
-        bce_threshold: `bce` takes targets above it as 1 and others as 0; null: as they are.
-        mix: Mixup and CutMix of neighbours in the global batch.
-        ema: a moving average of the net, evaluated beside it.
-        precise_bn: optimizer steps' worth of training images, over which batch norm's statistics are measured anew
-            before each evaluation; 0: their moving averages.
-        compile: by torch.compile, normalisation and net as one; a mode of its, or true: its default.
-        channels_last: memory layout of weights and images; null: true. false is for nets that take `view` of images.
-        hooks: augmentation, targets and loss of a user's own, in training.
+        label_smoothing: share of the target, 0 to 1, that is spread evenly over all classes; in
+            training only (Szegedy et al. 2016, sec. 7).
+        decay: parameters that weight decay acts on: weights (all but biases and norms) | all.
+        bn_batch: number of images over which batch norm takes statistics in training (ghost batch
+            norm, Hoffer et al. 2017); null: the rank's micro-batch. If it is the micro-batch per
+            rank of a recipe for more devices, fewer devices give the results of that recipe.
+        loss: cross_entropy | bce (binary cross entropy of each class, mean over the classes;
+            Wightman et al. 2021).
+        bce_threshold: targets above it, from 0 to below 1, count as 1 and others as 0, for `bce`;
+            null: targets as they are.
+        mix: Mixup and CutMix of neighbours in the global batch; null: off.
+        ema: moving average of the net, which is evaluated too; null: off.
+        precise_bn: number of optimizer steps whose training images give batch norm's statistics,
+            measured before each evaluation of a training (Wu & Johnson 2021, sec. 3); 0: running
+            averages.
+        compile: mode of torch.compile, which compiles normalisation and net as one; true: the
+            default mode; false: off.
+        channels_last: whether weights and images have the memory layout channels_last; null: true.
+            Use false for nets that call `view` on images.
+        hooks: a user's own augmentation, targets and loss, in training only; null: none.
+
+    Raises:
+        ValueError: an argument is out of range, or the net has a lazy layer without its shape.
     """
 
     def __init__(
@@ -59,7 +71,7 @@ class ClassificationTask(Evaluated):
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(
             p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4
         ),
-        schedule: Schedule = Steps(),  # noqa: B008 -- jsonargparse reads it as the default of the YAML
+        schedule: Schedule = Steps(),  # noqa: B008 -- jsonargparse reads the default from here
         label_smoothing: float = 0.0,
         decay: Literal["weights", "all"] = "weights",
         bn_batch: int | None = None,
@@ -77,8 +89,8 @@ class ClassificationTask(Evaluated):
             raise ValueError(f"--model.label_smoothing must be 0 to 1, got {label_smoothing}")
         if bce_threshold is not None and (loss != "bce" or not 0 <= bce_threshold < 1):
             raise ValueError(
-                f"--model.bce_threshold {bce_threshold} is for --model.loss bce, and from 0 to below 1: add that, or "
-                "--model.bce_threshold null"
+                f"--model.bce_threshold {bce_threshold} is for --model.loss bce, and from 0 to "
+                "below 1: add that, or --model.bce_threshold null"
             )
         if precise_bn < 0:
             raise ValueError(
@@ -86,7 +98,8 @@ class ClassificationTask(Evaluated):
             )
         if lazy := [name for name, parameter in net.named_parameters() if is_lazy(parameter)]:
             raise ValueError(
-                f"{type(net).__name__}.{lazy[0]} is of a lazy layer: give that layer its number of inputs"
+                f"{type(net).__name__}.{lazy[0]} is of a lazy layer: give that layer its number "
+                "of inputs"
             )
         if bn_batch is not None:
             ghost_batch_norm(net, bn_batch)
@@ -101,24 +114,35 @@ class ClassificationTask(Evaluated):
         self.label_smoothing = label_smoothing
         self.bce_threshold = bce_threshold
         self.hooks = hooks
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer samples than ranks
-        self.seed = torch.initial_seed()  # what --seed_everything set
-        self.recorded = False  # somebody takes the training metrics; else they are logged as other modules log theirs
-        self._train_sums = TrainingSums()  # since the last row
-        self.extra_metrics: dict[str, float] = {}  # of callbacks, for the next training row
-        self._lr = 0.0  # of the last optimizer step
-        self._scheduled: dict[
-            int, float
-        ] = {}  # learning rate that each group of parameters was last set to
-        self._rate_told = False  # that somebody else has set one
-        self._followed = 0  # optimizer steps done when the average last followed
-        self._frozen: dict[
-            str, list[str]
-        ] = {}  # parameters and norms of a run that continues, until it has begun
-        self._last_taken = 0  # optimizer steps done when training sums were last taken
+        # A rank has no batch if there are fewer samples than ranks.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        # The seed that --seed_everything set.
+        self.seed = torch.initial_seed()
+        # Whether the Recorder callback takes the training metrics; if not, the task logs them.
+        self.recorded = False
+        # Sums since the last training row.
+        self._train_sums = TrainingSums()
+        # Metrics from callbacks for the next training row.
+        self.extra_metrics: dict[str, float] = {}
+        # Learning rate of the last optimizer step.
+        self._lr = 0.0
+        # Learning rate that the schedule last set in each parameter group.
+        self._scheduled: dict[int, float] = {}
+        # Whether the user was warned that the schedule overwrites a learning rate set elsewhere.
+        self._rate_told = False
+        # Number of optimizer steps at the last update of the moving average.
+        self._followed = 0
+        # Frozen parameters and norms of a run that continues, until `on_fit_start` applies them.
+        self._frozen: dict[str, list[str]] = {}
+        # Number of optimizer steps when the training sums were last taken.
+        self._last_taken = 0
 
     def setup(self, stage: str) -> None:
-        """A training takes the normalisation from its data; from then on it belongs to the weights."""
+        """Copy mean and standard deviation of the training data, which checkpoints then keep.
+
+        Raises:
+            UserError: `precise_bn` is set and the data are not ImageData.
+        """
         if stage != "fit":
             return
         source = getattr(self.trainer.datamodule, "source", None)
@@ -129,23 +153,32 @@ class ClassificationTask(Evaluated):
         self.std.copy_(torch.tensor(source.std).view(3, 1, 1) * 255)
 
     def _check_own_data(self) -> None:
-        """Refuse, or warn of, what cannot be known of other data than ImageData's."""
+        """Check the options that need ImageData, for other data.
+
+        Warn if the mean and standard deviation of the images are not set.
+
+        Raises:
+            UserError: `precise_bn` is set.
+        """
         if self.precise_bn:
             raise UserError(
-                "precise_bn measures on the training images of ImageData: give that data, or precise_bn=0"
+                "precise_bn measures on the training images of ImageData: give that data, or "
+                "precise_bn=0"
             )
         if not self.mean.any() and bool((self.std == 1).all()):
             rank_zero_warn(
-                "the images are not normalised: ImageData tells their mean and standard deviation, other data do not; "
-                "set task.mean and task.std (pixels of 0 to 255, shape [3, 1, 1]) before the training"
+                "the images are not normalised: ImageData tells their mean and standard deviation, "
+                "other data do not; set task.mean and task.std (pixels of 0 to 255, shape "
+                "[3, 1, 1]) before the training"
             )
 
     def on_fit_start(self) -> None:
-        """Freeze what was frozen where a run continues, and compile.
+        """Freeze again what the checkpoint of a continued run had frozen, and compile.
 
-        Frozen after the optimizer is made, which has the parameters that the run began with: a callback may freeze some
-        later, and one that unfreezes layers has frozen all of them again. Each size of images and each net is compiled
-        for itself: progressive resizing has few.
+        Parameters are frozen after the optimizer is made, so that its groups are those that the run
+        began with: a callback may have frozen some later, and a callback that unfreezes layers has
+        frozen them all again in its setup. Each image size and each net is compiled separately;
+        progressive resizing has few sizes.
         """
         if self._frozen:
             for name, p in self.net.named_parameters():
@@ -154,55 +187,59 @@ class ClassificationTask(Evaluated):
                 m.track_running_stats = name not in self._frozen["unmeasured"]
             self._frozen = {}
         if self.compiled:
-            torch._dynamo.config.recompile_limit = (
-                64  # sizes x last batches x training or not x net or average
-            )
+            # One compilation for each image size, last batch, training or not, net or average.
+            torch._dynamo.config.recompile_limit = 64
             mode = None if self.compiled is True else self.compiled
             private_compile_cache()
             self.logits = torch.compile(self.logits, dynamic=False, mode=mode)
 
-    # -- training --------------------------------------------------------------------------------------------------
+    # -- training ------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer, with weight decay off biases and norms."""
+        """Return the optimizer, whose weight decay acts on the parameters that `decay` names."""
         optimizer = self.make_optimizer(parameter_groups(self.net, self.decay))
         for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]  # the schedule's base, under torch's own name for it
+            # The base rate of the schedule, under the name that torch's schedulers give it.
+            group["initial_lr"] = group["lr"]
         self._scheduled = {i: group["lr"] for i, group in enumerate(optimizer.param_groups)}
         return fuse(optimizer, self.device)
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole training.
+        """Number of optimizer steps of the training.
 
         Raises:
-            UserError: the training has no end.
+            UserError: the Trainer has neither max_epochs nor max_steps.
         """
         t = self.trainer
         steps = t.max_epochs * math.ceil(t.num_training_batches / t.accumulate_grad_batches)
         if steps <= 0 and t.max_steps <= 0:
             raise UserError(
-                "schedules are fractions of the whole training: give the Trainer max_epochs or max_steps"
+                "schedules are fractions of the whole training: give the Trainer max_epochs or "
+                "max_steps"
             )
         return min(s for s in (steps, t.max_steps) if s > 0)
 
     def on_train_start(self) -> None:
-        """Tell the schedule.
+        """Give the schedule the length of the training, and set the first learning rate.
 
         Raises:
-            UserError: there is another, which it would overwrite.
+            UserError: `configure_optimizers` of a subclass returns a scheduler, whose rates
+                `schedule` would overwrite.
         """
         if self.trainer.lr_scheduler_configs:
             raise UserError(
-                f"{type(self).__name__}.configure_optimizers returns a scheduler, and the learning rate is set by "
-                "`schedule` in each step: return the optimizer alone, and give as `schedule` a subclass of "
-                "lightning_resnet.Schedule"
+                f"{type(self).__name__}.configure_optimizers returns a scheduler, and the learning "
+                "rate is set by `schedule` in each step: return the optimizer alone, and give as "
+                "`schedule` a subclass of lightning_resnet.Schedule"
             )
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        self._all_steps = self.total_steps  # asked for in each step
+        # Kept, because every step needs the number.
+        self._all_steps = self.total_steps
         self.schedule.begin(self._all_steps / steps)
         groups = self.trainer.optimizers[0].param_groups
-        self._lr = groups[0]["lr"]  # of a run that continues
+        # A run that continues has the rate of the checkpoint's optimizer until the next step.
+        self._lr = groups[0]["lr"]
         if self.global_step:
             self._scheduled = {i: group["lr"] for i, group in enumerate(groups)}
         self._followed = self.global_step
@@ -212,31 +249,34 @@ class ClassificationTask(Evaluated):
             self.set_learning_rate()
 
     def set_learning_rate(self) -> None:
-        """Set the learning rate of the coming optimizer step: before its first hook, as callbacks look at it there."""
+        """Set the learning rate of the next optimizer step, before callbacks read it in hooks."""
         trainer = self.trainer
         factor = self.schedule.factor(trainer.global_step / self._all_steps)
         for i, group in enumerate(trainer.optimizers[0].param_groups):
-            if (
-                "initial_lr" in group
-            ):  # else it came by a callback that unfreezes layers, and keeps what that gave it
+            # A group without `initial_lr` was added by a callback that unfreezes layers: it keeps
+            # the rate that the callback gave it.
+            if "initial_lr" in group:
                 if group["lr"] != self._scheduled.get(i, group["lr"]):
                     self._tell_of_other_rate(group["lr"])
                 group["lr"] = self._scheduled[i] = group["initial_lr"] * factor
 
     def _tell_of_other_rate(self, rate: float) -> None:
-        """Say once that a learning rate which somebody else has set does not last."""
+        """Warn once that the schedule overwrites a learning rate that other code has set."""
         if not self._rate_told:
             self._rate_told = True
             rank_zero_only(tell)(
-                f"warning: by step {self.global_step} something set the learning rate to {float(rate):g}, but "
-                "--model.schedule sets it anew for each step: let a callback change the group's initial_lr, which the "
-                "schedule multiplies, or give a --model.schedule of your own"
+                f"warning: by step {self.global_step} something set the learning rate to "
+                f"{float(rate):g}, but --model.schedule sets it anew for each step: let a callback "
+                "change the group's initial_lr, which the schedule multiplies, or give a "
+                "--model.schedule of your own"
             )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed the generators that a net may draw from (dropout).
+        """Seed the generators that a net may draw from, for example in dropout.
 
-        They are seeded by seed, epoch, batch and rank: a run that continues repeats itself, and nothing need be kept.
+        The seed is a hash of the run's seed, epoch, batch and rank, so that a run that continues
+        repeats its draws and checkpoints hold no generator state. Without a Recorder, the method
+        also sets the learning rate.
         """
         trainer = self.trainer
         if not self.recorded and batch_idx % trainer.accumulate_grad_batches == 0:
@@ -247,20 +287,23 @@ class ClassificationTask(Evaluated):
         )
 
     def _seed_epoch(self, epoch: int) -> None:
-        """Seed what callbacks draw as an epoch begins, alike where a run continues within it."""
+        """Seed the generators for draws of callbacks at the start of an epoch.
+
+        A run that continues in the middle of the epoch gets the same seed.
+        """
         seed_generators(self.device, self.seed, epoch, EPOCH_START, self.trainer.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one micro-batch.
+        """Return the loss of one micro-batch and add the batch to the training sums.
 
         Raises:
-            UserError: it cannot be mixed in pairs.
+            UserError: `mix` is set and the number of images is odd.
         """
         images, labels = batch
         if self.mix and len(labels) % 2:
             raise UserError(
-                f"mix mixes pairs of images, and a batch has {len(labels)}: give the training loader an even "
-                "batch_size and drop_last=True"
+                f"mix mixes pairs of images, and a batch has {len(labels)}: give the training "
+                "loader an even batch_size and drop_last=True"
             )
         images, targets = self.augment(images, labels)
         if targets.ndim == 1:
@@ -283,13 +326,13 @@ class ClassificationTask(Evaluated):
         return loss
 
     def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images to train on, and their targets; a hook, see `TrainingHooks.augment`."""
+        """Return the images to train on, and their targets; see `TrainingHooks.augment`."""
         if self.hooks is None:
             return images, labels
         return self.hooks.augment(images, labels)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of a micro-batch; a hook, see `TrainingHooks.loss`."""
+        """Return the loss of a micro-batch, a scalar; see `TrainingHooks.loss`."""
         loss = None if self.hooks is None else self.hooks.loss(logits, targets)
         if loss is None:
             loss = training_loss(
@@ -298,34 +341,36 @@ class ClassificationTask(Evaluated):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Let the average follow after each optimizer step."""
+        """Update the moving average and, without a Recorder, log the training metrics."""
         self._follow()
         if not self.recorded:
             self._log_training()
 
     def _follow(self) -> None:
-        """Let the average follow the newest optimizer step, once."""
+        """Update the moving average for the newest optimizer step, once per step."""
         step = self.global_step
         if self.averaging and step not in (0, self._followed):
             self._followed = step
             self.averaging.follow(self.ema, self.net, step, self._all_steps)
 
     def on_train_epoch_end(self) -> None:
-        """Log what no row of an interval holds."""
+        """Seed the draws of the next epoch; without a Recorder, log the rest of the metrics."""
         self._seed_epoch(self.trainer.current_epoch + 1)
         if not self.recorded:
             self.log_dict(self.take_train_metrics(), sync_dist=True)
             self.set_learning_rate()
 
     def _log_training(self) -> None:
-        """Log as other modules do, in a Trainer that is not ours; all ranks at the same step."""
+        """Log the training metrics by `log_dict`, on all ranks at the same step."""
         trainer = self.trainer
-        if trainer.global_step == self._logged_step:  # in the middle of an optimizer step
+        # The step is the same between the micro-batches of one optimizer step.
+        if trainer.global_step == self._logged_step:
             return
         self._logged_step = trainer.global_step
         if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:
             self.log_dict(self.take_train_metrics())
-        self.set_learning_rate()  # of the next step, which callbacks look at before it begins
+        # Callbacks read the rate of the next step before that step begins.
+        self.set_learning_rate()
 
     @property
     def has_train_metrics(self) -> bool:
@@ -333,7 +378,13 @@ class ClassificationTask(Evaluated):
         return self._train_sums.total() is not None
 
     def take_train_metrics(self) -> dict[str, float]:
-        """Means since the last call, over all ranks; all ranks must call it at the same step.
+        """Return the means since the last call, over all ranks, and start new sums.
+
+        All ranks must call this method at the same step.
+
+        Returns:
+            The metrics train/loss, train/acc1, lr, data/bad_images if there are damaged images, and
+            those of callbacks. Without a step since the last call, an empty dict.
 
         Raises:
             Diverged: a loss was not finite.
@@ -361,28 +412,33 @@ class ClassificationTask(Evaluated):
     def load_from_checkpoint(
         cls, checkpoint_path: Any, *args: Any, **kwargs: Any
     ) -> "ClassificationTask":
-        """As Lightning's, for a net that is given.
+        """Load a checkpoint as Lightning does; the keyword argument `net` is required.
 
         Raises:
-            UserError: none is.
+            UserError: `net` is missing.
         """
         if "net" not in kwargs:
             raise UserError(
-                "load_from_checkpoint needs net=..., a net to load into; lightning_resnet.load(PATH).task "
-                "builds the checkpoint's own"
+                "load_from_checkpoint needs net=..., a net to load into; "
+                "lightning_resnet.load(PATH).task builds the checkpoint's own"
             )
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
-    # -- checkpoints -----------------------------------------------------------------------------------------------
+    # -- checkpoints ---------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the schedule's state, what is frozen, and what was measured since the last row, over all ranks.
+        """Add the task's state to a checkpoint; all ranks must call this method.
+
+        The state is that of the schedule, the names of frozen parameters and of norms without
+        running statistics, and the training sums since the last row, over all ranks.
 
         Raises:
             Diverged: a loss was not finite; such a net is not worth saving.
         """
         if self.trainer.training:
-            self._follow()  # a ModelCheckpoint saves before `on_train_batch_end`; the state_dict shares the tensors
+            # A ModelCheckpoint saves before `on_train_batch_end`. The state_dict in `checkpoint`
+            # shares its tensors with the moving average, so that this update reaches the file.
+            self._follow()
         checkpoint["schedule"] = self.schedule.state_dict()
         checkpoint["frozen"] = [
             name for name, p in self.net.named_parameters() if not p.requires_grad
@@ -395,17 +451,22 @@ class ClassificationTask(Evaluated):
         checkpoint["train_sums"], checkpoint["last_taken"] = sums, self._last_taken
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back; refuse the weights of another net, naming the first tensor that differs."""
+        """Restore what `on_save_checkpoint` added.
+
+        Raises:
+            UserError: the weights are those of another net; the error names the first tensor that
+                differs.
+        """
         check_same_tensors(self.state_dict(), checkpoint["state_dict"])
         self._followed = checkpoint["global_step"]
         self.schedule.load_state_dict(checkpoint.get("schedule", {}))
         if "frozen" in checkpoint:
             self._frozen = {key: checkpoint[key] for key in ("frozen", "unmeasured")}
-        with suppress(RuntimeError):  # of a task without a trainer, in load_from_checkpoint
+        # In load_from_checkpoint there is no trainer, and Lightning raises RuntimeError.
+        with suppress(RuntimeError):
             trainer = self.trainer
-            trainer.precision_plugin.convert_module(
-                self
-            )  # else weights would pass through a smaller type
+            # Without this, weights of double precision would be loaded into single precision.
+            trainer.precision_plugin.convert_module(self)
         sums, self._last_taken = (
             checkpoint.get("train_sums"),
             checkpoint.get("last_taken", checkpoint["global_step"]),
@@ -415,5 +476,5 @@ class ClassificationTask(Evaluated):
         )
 
     def _norms(self) -> Iterator[tuple[str, nn.Module]]:
-        """Each norm of the net that can keep statistics, with its name."""
+        """Return name and module of each norm of the net that can keep running statistics."""
         return ((name, m) for name, m in self.net.named_modules() if isinstance(m, _NormBase))
