@@ -277,9 +277,9 @@ class FitLoop(_FitLoop):
 
     @contextmanager
     def _once_more(self) -> Iterator[None]:
-        """Run an epoch's first hooks again if a run continues within the epoch, without their effect.
+        """Undo what an epoch's first hooks change when a continued run calls them a second time.
 
-        Lightning leaves these hooks out in a continued epoch, and a callback would lack what no
+        Lightning does not call these hooks in a continued epoch, and a callback would lack what no
         checkpoint holds, such as random numbers that the hook drew. The state in the checkpoint
         already has the effect of the hooks. Therefore weights, frozen parameters, the optimizer and
         the callbacks' states are restored after the hooks.
