@@ -128,7 +128,7 @@ class Checkpoints(Callback):
         )
         self.best, self.error = -1.0, ""
         self._step = -1  # optimizer steps of the newest snapshot; -1: take one at the next call
-        self._better = False  # whether the net of the last evaluation is the best so far
+        self._better = False  # whether the next snapshot is the best so far
         self._saved_at = time.monotonic()
         self._missed_best: dict[str, Any] | None = None  # best snapshot, if its write failed
         self._writer: threading.Thread | None = None

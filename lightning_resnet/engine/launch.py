@@ -216,7 +216,7 @@ def refuse_copies(argv: list[str], env: Mapping[str, str]) -> None:
 
 
 def pairs(argv: list[str]) -> list[tuple[str, str]]:
-    """Return each word of a command line with the word after it; `=` also separates a flag."""
+    """Return each word of a command line with its next word; `--flag=value` counts as two words."""
     words = [w for a in argv for w in (a.split("=", 1) if a.startswith("--") else [a])]
     return list(zip(words, words[1:], strict=False))
 

@@ -41,7 +41,8 @@ CALLBACKS = {
         "N parts it where the memory is short, and resnet-cli doctor tries it"
     ),
     callbacks.LearningRateFinder: (
-        "learning rates are compared by whole trainings: use resnet-cli sweep over model.optimizer.lr"
+        "learning rates are compared by whole trainings: use resnet-cli sweep over "
+        "model.optimizer.lr"
     ),
     callbacks.ModelPruning: (
         "a run that continues would have lost its masks: prune the trained net, with "

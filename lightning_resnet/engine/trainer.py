@@ -79,7 +79,7 @@ def limited(batches: int, limit: float, stage: RunningStage) -> int:
 
 
 class Trainer(pl.Trainer):
-    """Lightning's trainer with this package's evaluation loop, and its fit loop after `prepare_run`.
+    """Lightning's trainer with this package's evaluation loop and, after `prepare_run`, fit loop.
 
     Args:
         **kwargs: arguments of pytorch_lightning.Trainer.
