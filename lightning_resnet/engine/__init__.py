@@ -1,1 +1,1 @@
-"""Everything that touches Lightning's inside: loops, checkpoints, ranks and signals."""
+"""The training engine: all code that uses Lightning's internals, and the start of the ranks."""

@@ -1,4 +1,4 @@
-"""Writes checkpoints during training, and keeps the last, the one before it and the best."""
+"""Write checkpoints during training: the last, the previous one and the best."""
 
 import math
 import threading
@@ -19,14 +19,14 @@ from lightning_resnet.files import link, remove_unfinished, sync_file
 from lightning_resnet.runs.checkpoint import check_readable, load_checkpoint, write_checkpoint
 from lightning_resnet.ulimits import limit_met
 
-HANG_S = 300.0  # seconds after which a write is taken to hang
+HANG_S = 300.0  # seconds after which a write counts as hanging
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """For what Lightning itself saves and loads, such as a user's ModelCheckpoint.
+    """Plugin that saves and loads the checkpoints of Lightning, such as those of a ModelCheckpoint.
 
     Attributes:
-        error: why the last save failed; empty after one that did not.
+        error: why the last save failed; empty if it succeeded.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Save; the folder is made where there is none. A full disk is told, and does not end the training."""
+        """Save atomically, and create the folder if it is missing.
+
+        An error of the file system, such as a full disk, is printed and does not end the training.
+        """
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             write_checkpoint(checkpoint, Path(path))
@@ -46,26 +49,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             print(f"careful: {self.error}; training goes on", flush=True)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove what a callback has replaced, unless its successor could not be saved."""
+        """Remove a checkpoint that a callback replaces, unless the last save failed."""
         if not self.error:
             super().remove_checkpoint(path)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load onto the CPU; tensors and plain values only."""
+        """Load tensors and plain values onto the CPU, without running code from the file."""
         return load_checkpoint(path)
 
 
 class GivenCheckpointIO(CheckpointIO):
-    """A user's plugin, for what Lightning saves and loads, and our own way for the run's own checkpoints.
+    """Wrapper of a user's CheckpointIO that loads the run's own checkpoints without that plugin.
 
     Args:
-        given: the plugin.
+        given: the user's plugin, which saves, loads and removes all other checkpoints.
 
     Attributes:
-        ours: the run's own checkpoints.
+        ours: paths of the run's own checkpoints.
+        error: always empty, because the user's plugin raises its errors itself.
     """
 
-    error = ""  # the plugin raises its own
+    error = ""
 
     def __init__(self, given: CheckpointIO) -> None:
         self.given = given
@@ -74,32 +78,39 @@ class GivenCheckpointIO(CheckpointIO):
             given.checkpoint_io = AtomicCheckpointIO()
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Save."""
+        """Save with the user's plugin."""
         self.given.save_checkpoint(*args, **kwargs)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load."""
+        """Load the run's own checkpoints directly, and others with the user's plugin."""
         if Path(path) in self.ours:
             return load_checkpoint(path)
         return self.given.load_checkpoint(path, *args, **kwargs)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove."""
+        """Remove with the user's plugin."""
         self.given.remove_checkpoint(path)
 
     def teardown(self) -> None:
-        """Wait for what it has under way."""
+        """Tear down the user's plugin, which waits for saves that still run."""
         self.given.teardown()
 
 
 class Checkpoints(Callback):
-    """Saves last, prev and best in a directory.
+    """Callback that saves last.ckpt, prev.ckpt and best.ckpt of a run.
+
+    The training waits only for the copy to host memory; a thread of the first rank writes the file.
 
     Args:
-        folder: of the checkpoints.
-        origin: what each checkpoint tells of its run: id, configuration, names of the classes.
-        minutes: between two saves within an epoch.
-        may_write: asked before a file takes its name: is the run still ours?
+        folder: folder of the checkpoints.
+        origin: what each checkpoint records of its run: id, configuration, names of the classes.
+        minutes: minutes between two saves within an epoch.
+        may_write: called before a file takes its name; returns whether this attempt still owns the
+            run.
+
+    Attributes:
+        best: highest val/acc1 so far; -1 before the first evaluation.
+        error: why the last write failed; empty if it succeeded.
     """
 
     def __init__(
@@ -116,52 +127,61 @@ class Checkpoints(Callback):
             may_write,
         )
         self.best, self.error = -1.0, ""
-        self._step = -1  # of the newest snapshot
-        self._better = False  # than all before: the snapshot is the best
+        self._step = -1  # optimizer steps of the newest snapshot; -1: take one at the next call
+        self._better = False  # whether the next snapshot is the best so far
         self._saved_at = time.monotonic()
-        self._missed_best: dict[str, Any] | None = None  # could not be written when it was
+        self._missed_best: dict[str, Any] | None = None  # best snapshot, if its write failed
         self._writer: threading.Thread | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The best val/acc1 so far."""
+        """Return the best val/acc1 so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the best val/acc1."""
         self.best = state_dict["best"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Sign the checkpoint."""
+        """Add the run's id, configuration and class names to the checkpoint."""
         checkpoint["run"] = self.origin
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What was loaded need not be saved."""
+        """Remember the loaded step, so that an unchanged state is not saved again.
+
+        Also check that the state can be loaded again, and remove files of interrupted writes.
+        """
         self._step, self._saved_at, self._better = trainer.global_step, time.monotonic(), False
         check_readable(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
         if trainer.is_global_zero:
             remove_unfinished(self.folder)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Is this the best net so far? The loop saves it next."""
+        """Find out whether this net is the best so far, before the training loop saves it.
+
+        Raises:
+            Diverged: val/loss is not finite.
+        """
         if not math.isfinite(pl_module.metrics.get("val/loss", 0.0)):
             raise Diverged(trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"])
         accuracy = pl_module.metrics.get("val/acc1", -1.0)
         self._better = accuracy > self.best
         self.best = max(self.best, accuracy)
-        self._step = -1  # the same weights as at the last step, but evaluated
+        self._step = -1  # save again even without a new step: the epoch has been evaluated
 
     @property
     def due(self) -> bool:
-        """Whether the last save is long ago."""
+        """Whether the time between two saves has passed."""
         return time.monotonic() - self._saved_at > self.seconds
 
     def save(self, trainer: pl.Trainer) -> bool:
-        """Copy everything to host memory and let a thread write it; all ranks must call it at the same step.
+        """Copy the training state to host memory, and write it in a thread of the first rank.
+
+        All ranks must call this method at the same step.
 
         Returns:
-            False if nothing was done since the last one.
+            False if nothing has changed since the last save.
         """
         if trainer.global_step == self._step:
             return False
@@ -183,10 +203,13 @@ class Checkpoints(Callback):
         return True
 
     def finish(self, must: bool = True) -> bool:
-        """Wait until all is on disk; whether it is.
+        """Wait for the write in progress, and return whether the last write succeeded.
+
+        Args:
+            must: raise an error if the last write failed.
 
         Raises:
-            UserError: the last state of the training could not be saved, and `must`.
+            UserError: the last write failed and `must` is set, or the storage does not answer.
         """
         self._wait()
         if self.error and must:
@@ -196,7 +219,12 @@ class Checkpoints(Callback):
         return not self.error
 
     def keep(self, what: Literal["all", "weights", "none"]) -> None:
-        """What stays of a finished run."""
+        """Remove the checkpoints that a finished run does not keep.
+
+        Args:
+            what: all: keep all files; weights: keep last.ckpt and best.ckpt, without the states of
+                the optimizer, the callbacks and the loops; none: keep no file.
+        """
         if what == "all":
             return
         for name in ("prev", "last", "best"):
@@ -210,15 +238,25 @@ class Checkpoints(Callback):
             )
 
     def _wait(self) -> None:
+        """Wait for the writing thread.
+
+        Raises:
+            UserError: the write takes longer than HANG_S seconds.
+        """
         if self._writer is not None:
             self._writer.join(HANG_S)
             if self._writer.is_alive():
                 raise UserError(
-                    f"{self.folder}: the storage has not answered for {HANG_S:.0f} s; the run goes no further"
+                    f"{self.folder}: the storage has not answered for {HANG_S:.0f} s; the run goes "
+                    "no further"
                 )
 
     def _write(self, state: dict[str, Any], better: bool) -> None:
-        """In the thread; an error is told at once, and does not end the training."""
+        """Write a snapshot, in the thread; print an error at once, without ending the training.
+
+        If the write of an earlier best snapshot failed and this one is not better, write that one
+        first.
+        """
         try:
             if self._missed_best and not better:
                 write_checkpoint(self._missed_best, self.folder / "best.ckpt")
@@ -229,7 +267,8 @@ class Checkpoints(Callback):
                 lambda temporary: self._make_room(temporary, better),
             )
             self.error = ""
-        except Exception as e:  # noqa: BLE001 -- disk full, no permission, folder gone, another attempt
+        # Many errors are possible: no space, no permission, a missing folder, a newer attempt.
+        except Exception as e:  # noqa: BLE001
             self._missed_best = state if better else self._missed_best
             told = e.strerror if isinstance(e, OSError) and e.strerror else one_line(e)
             why = limit_met(e) or told
@@ -237,11 +276,15 @@ class Checkpoints(Callback):
             print(f"careful: {self.error}; training goes on and tries again", flush=True)
 
     def _make_room(self, temporary: Path, better: bool) -> None:
-        """The new file is good: it may replace what it replaces."""
+        """Rename last.ckpt to prev.ckpt, and link a best snapshot, now that the new file is good.
+
+        Raises:
+            UserError: a newer attempt has taken over the run.
+        """
         if not self.may_write():
             raise UserError("a newer attempt has the run")
         if (rows := self.folder.parent / "metrics.jsonl").exists():
-            sync_file(rows)  # what was recorded before a checkpoint must not be younger than it
+            sync_file(rows)  # the rows up to a checkpoint must be on disk before the checkpoint
         if better:
             link(temporary, self.folder / "best.ckpt")
         if (last := self.folder / "last.ckpt").exists():

@@ -1,4 +1,4 @@
-"""DDP's buckets, in the layout that a run keeps over all its attempts."""
+"""Fix the layout of DDP's gradient buckets, so that all attempts of a run use the same one."""
 
 import pytorch_lightning as pl
 
@@ -6,15 +6,17 @@ from lightning_resnet.data.loaders.base import Loader
 
 
 def settle_buckets(trainer: pl.Trainer, loader: Loader, epoch: int) -> None:
-    """Let DDP see one backward pass, by whose order it then lays out its buckets for good.
+    """Run one backward pass, after which DDP lays out its buckets in the order of that pass.
 
-    From three ranks on, a gradient's sum is rounded by its place in a bucket: without this, the first step after a
-    continuation, summed in the first layout, would differ from that of the uninterrupted run.
+    With three or more ranks, the rounding of a gradient's sum depends on the gradient's place in a
+    bucket. DDP rebuilds its buckets after the first backward pass. Without this call, the first
+    step of a continued run would use the initial layout, and its result would differ from that of
+    the uninterrupted run. Parameters and buffers are unchanged afterwards.
 
     Args:
-        trainer: of several ranks; with one there is nothing to do.
-        loader: of the training images, whose first batch is used.
-        epoch: whose image size counts.
+        trainer: trainer whose strategy is set up; with one rank nothing is done.
+        loader: training loader; the first batch of the epoch is used.
+        epoch: epoch that the training continues in, which determines the image size.
     """
     if trainer.world_size == 1:
         return

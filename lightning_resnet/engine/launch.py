@@ -1,10 +1,14 @@
-"""Which process is which rank: started by srun, by torchrun, or by this file, one process per device of this machine.
+"""Find out which rank this process is, or start the ranks of this node.
 
-`local` has a parent that trains nothing: it starts the ranks, passes signals on to each once, and when one fails ends
-the others, so that nobody waits for the dead. Ranks whose parent is gone end too.
-Variables of launchers mean something in complete sets only: srun's in a job step, torchrun's beside
-TORCHELASTIC_RUN_ID, and NODE_RANK, MASTER_ADDR, MASTER_PORT beside `--trainer.num_nodes`. What else was left in a shell
-has no effect.
+Ranks are started by srun, by torchrun, or by this module: one process per device of this machine.
+
+Launcher `local` has a parent process that does not train. The parent starts the ranks, passes each
+signal on to each rank once, and ends the other ranks when one fails, so that none waits for a rank
+that is gone. Ranks also end when their parent is gone.
+
+Variables of launchers count in complete sets only: those of srun in a job step, those of torchrun
+together with TORCHELASTIC_RUN_ID, and NODE_RANK, MASTER_ADDR and MASTER_PORT together with
+`--trainer.num_nodes`. Other variables that were left in a shell have no effect.
 """
 
 import hashlib
@@ -25,31 +29,32 @@ from lightning_resnet.engine.signals import SIGNALS, STATUSES, heeded, request
 from lightning_resnet.errors import UserError, printable
 from lightning_resnet.reading import read_yaml
 
-MOST_RANKS = 256  # on a node: more are surely a mistake
+MOST_RANKS = 256  # on a node; a larger number is a mistake
 Launcher = Literal["auto", "slurm", "torchrun", "local"]
-GRACE_S = 10.0  # for the other ranks to end by themselves once one has failed
-SAVE_S = (
-    320.0  # for the first, once others have stopped in order: it may still be uploading, or writing
-)
-LIFELINE = "LIGHTNING_RESNET_LIFELINE"  # read end of a pipe that the parent never writes to: it ends with the parent
-MEETING = "LIGHTNING_RESNET_MEETING"  # in a rank that `supervise` started: folder where the ranks meet; empty: by TCP
+GRACE_S = 10.0  # seconds that the other ranks have to end by themselves once one has failed
+# Seconds that the first rank has once others have stopped in order: it may still write or upload.
+SAVE_S = 320.0
+# Variable with the read end of a pipe that the parent never writes to; the pipe closes when the
+# parent ends.
+LIFELINE = "LIGHTNING_RESNET_LIFELINE"
+# Variable that `supervise` sets in the ranks: folder where the ranks meet; empty: they meet by TCP.
+MEETING = "LIGHTNING_RESNET_MEETING"
 RANKED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
-STRAYS = (
-    *RANKED,
-    "SLURM_PROCID",
-    "SLURM_LOCALID",
-    "JSM_NAMESPACE_RANK",
-)  # libraries take each for a rank
-COPIES = (
-    "OMPI_COMM_WORLD_SIZE",
-    "PMI_SIZE",
-    "MV2_COMM_WORLD_SIZE",
-    "JSM_NAMESPACE_SIZE",
-)  # set by mpirun and its kin
+# Variables from each of which libraries conclude that the process is a rank.
+STRAYS = (*RANKED, "SLURM_PROCID", "SLURM_LOCALID", "JSM_NAMESPACE_RANK")
+# Variables with the world size, which mpirun and similar launchers set.
+COPIES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE")
 
 
 class Place(NamedTuple):
-    """This process among all."""
+    """Position of this process among all ranks.
+
+    Attributes:
+        local_rank: number of this rank on its node.
+        local_size: number of ranks per node.
+        node: number of this node.
+        nodes: number of nodes.
+    """
 
     local_rank: int
     local_size: int
@@ -58,20 +63,23 @@ class Place(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """Among all."""
+        """Global rank of this process."""
         return self.node * self.local_size + self.local_rank
 
 
 def resolve(launcher: Launcher, env: Mapping[str, str]) -> Launcher:
-    """What started this process.
+    """Return the launcher that started this process; local: `supervise`, or none.
+
+    Args:
+        launcher: launcher that the user asked for; auto: find out.
+        env: environment of the process.
 
     Raises:
-        UserError: not what was asked for.
+        UserError: the launcher that was asked for did not start this process.
     """
     step = "SLURM_STEP_ID" in env and "SLURM_PROCID" in env and "SLURM_STEP_NUM_TASKS" in env
-    step = (
-        step and env["SLURM_STEP_ID"].isdigit() and int(env["SLURM_STEP_ID"]) < 0xFFFFFFF0
-    )  # not the batch script
+    # A batch script is a step, too; its number is one of the highest.
+    step = step and env["SLURM_STEP_ID"].isdigit() and int(env["SLURM_STEP_ID"]) < 0xFFFFFFF0
     torchrun = "TORCHELASTIC_RUN_ID" in env
     if launcher == "auto" and MEETING in env:
         return "local"
@@ -91,10 +99,14 @@ def resolve(launcher: Launcher, env: Mapping[str, str]) -> Launcher:
 
 
 def place(launcher: Launcher, env: Mapping[str, str]) -> Place | None:
-    """This process's place, from the launcher's variables; None: the parent of local ranks, still to be started.
+    """Read this process's position among the ranks from the launcher's variables.
+
+    Returns:
+        The position; None if this process is to start local ranks itself.
 
     Raises:
-        UserError: nodes with different numbers of tasks, or variables that make no sense.
+        UserError: the nodes have different numbers of tasks, or the variables contradict each
+            other.
     """
     if launcher == "slurm":
         return _slurm_place(env)
@@ -115,6 +127,11 @@ def place(launcher: Launcher, env: Mapping[str, str]) -> Place | None:
 
 
 def _slurm_place(env: Mapping[str, str]) -> Place:
+    """Read this process's position from the variables of a Slurm job step.
+
+    Raises:
+        UserError: the nodes have different numbers of tasks, or a variable is missing.
+    """
     tasks = _number(env, "SLURM_STEP_NUM_TASKS", "slurm", 1)
     nodes = _number(env, "SLURM_STEP_NUM_NODES", "slurm", 1)
     here = Place(
@@ -125,16 +142,23 @@ def _slurm_place(env: Mapping[str, str]) -> Place:
     )
     if tasks % nodes or here.rank != _number(env, "SLURM_PROCID", "slurm"):
         raise UserError(
-            f"srun runs {tasks} tasks unevenly on {nodes} nodes: give --ntasks-per-node, not --ntasks"
+            f"srun runs {tasks} tasks unevenly on {nodes} nodes: give --ntasks-per-node, not "
+            "--ntasks"
         )
     return here
 
 
 def _number(env: Mapping[str, str], name: str, launcher: Launcher, least: int = 0) -> int:
-    """The value of a launcher's variable.
+    """Return the value of a launcher's variable.
+
+    Args:
+        env: environment of the process.
+        name: name of the variable.
+        launcher: launcher that sets the variable, for the message.
+        least: smallest value that makes sense.
 
     Raises:
-        UserError: it is no number, too small or missing.
+        UserError: the variable is missing, not a number, or less than `least`.
     """
     text = env.get(name)
     if text is None:
@@ -149,13 +173,19 @@ def _number(env: Mapping[str, str], name: str, launcher: Launcher, least: int = 
 
 
 def _cure(launcher: Launcher) -> str:
+    """Tell what to do about variables of a launcher that make no sense."""
     marks = {"slurm": "SLURM_STEP_ID", "torchrun": "TORCHELASTIC_RUN_ID", "local": MEETING}
     other = ", or add --launcher local" if launcher != "local" else ""
-    return f"start it by {launcher}, or unset {marks[launcher]} where it was only left in the shell{other}"
+    return (
+        f"start it by {launcher}, or unset {marks[launcher]} where it was only left in the shell"
+        f"{other}"
+    )
 
 
 def forget_strays(argv: list[str], env: MutableMapping[str, str]) -> bool:
-    """Drop the rank's variables from a process that no launcher started: Lightning takes each alone for a rank.
+    """Remove the variables of ranks from the environment of a process that no launcher started.
+
+    Lightning takes a process for a rank if one of these variables is set.
 
     Returns:
         Whether no launcher started this process, or the command line says so.
@@ -167,36 +197,42 @@ def forget_strays(argv: list[str], env: MutableMapping[str, str]) -> bool:
 
 
 def refuse_copies(argv: list[str], env: Mapping[str, str]) -> None:
-    """Refuse to be one of several copies that mpirun or its kin started: each would train the whole run.
+    """Refuse to run as one of several copies, each of which would train the same run.
+
+    Such copies are started by mpirun and similar launchers, which this package does not support.
 
     Raises:
-        UserError: this is one.
+        UserError: this process is such a copy, and the command line lacks `--launcher local`.
     """
     if _asked_for(argv) == "local":
         return
     for name in COPIES:
         if (size := env.get(name, "")).isdecimal() and int(size) > 1:
             raise UserError(
-                f"{name}={size}: this is one of {size} copies, and each would train the whole run: start it once with "
-                "--trainer.devices N, or by srun or torchrun; --launcher local means that each is a run of its own"
+                f"{name}={size}: this is one of {size} copies, and each would train the whole run: "
+                "start it once with --trainer.devices N, or by srun or torchrun; --launcher local "
+                "means that each is a run of its own"
             )
 
 
 def pairs(argv: list[str]) -> list[tuple[str, str]]:
-    """Each flag of a command line with what follows it, also after `=`."""
+    """Return each word of a command line with its next word; `--flag=value` counts as two words."""
     words = [w for a in argv for w in (a.split("=", 1) if a.startswith("--") else [a])]
     return list(zip(words, words[1:], strict=False))
 
 
 def _asked_for(argv: list[str]) -> str:
+    """Return the value of the last `--launcher` of a command line, else auto."""
     return next((b for a, b in reversed(pairs(argv)) if a == "--launcher"), "auto")
 
 
 def waited_for(argv: list[str], env: Mapping[str, str]) -> bool:
-    """Whether other ranks wait for this process, and there is no parent of ours to pass signals on to them.
+    """Tell whether other ranks wait for this process, and `supervise` did not start them.
+
+    Such ranks have no parent of this package that passes signals on to all of them.
 
     Raises:
-        UserError: variables that make no sense.
+        UserError: the launcher's variables contradict each other.
     """
     if LIFELINE in env:
         return False
@@ -206,12 +242,20 @@ def waited_for(argv: list[str], env: Mapping[str, str]) -> bool:
 
 
 def meeting_point(launcher: Launcher, env: Mapping[str, str]) -> dict[str, str]:
-    """Address and port of the first rank, as variables, where the launcher did not set them."""
+    """Return MASTER_ADDR and MASTER_PORT, the address of the first rank, in a Slurm job step.
+
+    Returns:
+        The two variables; empty for other launchers, which set the variables themselves.
+
+    Raises:
+        UserError: a variable of the launcher is missing or makes no sense.
+    """
     if launcher == "torchrun":
         _number(env, "MASTER_PORT", launcher, 1)
     if launcher != "slurm":
         return {}
-    # several steps may share a node: a port of its own for each, below those that the system hands out
+    # Several steps can share a node, so each gets a port of its own, below the ports that the
+    # system assigns.
     job = _number(env, "SLURM_JOB_ID", "slurm")
     port = 20_000 + (job * 31 + _number(env, "SLURM_STEP_ID", "slurm")) % 12_000
     if "MASTER_ADDR" not in env and not env.get("SLURM_STEP_NODELIST"):
@@ -225,7 +269,7 @@ def meeting_point(launcher: Launcher, env: Mapping[str, str]) -> dict[str, str]:
 
 
 def first_host(nodes: str) -> str:
-    """The first of a SLURM node list: `gpu[07-09,12],login` -> `gpu07`."""
+    """Return the first host of a Slurm node list: `gpu[07-09,12],login` -> `gpu07`."""
     prefix, bracket, rest = re.match(r"([^\[,]*)(\[?)(.*)", nodes).groups()
     if not bracket:
         return prefix
@@ -234,9 +278,11 @@ def first_host(nodes: str) -> str:
 
 
 def plainly_asked(argv: list[str]) -> tuple[int, int] | None:
-    """(ranks per node, nodes) where the command line or its recipes give more than one rank as a number.
+    """Read the number of ranks from the command line or its recipes, before slow imports.
 
-    Then the ranks are started before anything slow is imported. None: the whole configuration must be parsed to know.
+    Returns:
+        (ranks per node, nodes) if plain numbers ask for more than one rank; None if there is one
+        rank, a launcher started this process, or only the parsed configuration can tell.
     """
     if (
         resolve("auto", os.environ) != "local"
@@ -259,22 +305,31 @@ def plainly_asked(argv: list[str]) -> tuple[int, int] | None:
     ):
         return None
     size, nodes = map(int, asked)
-    if size > MOST_RANKS:  # the configuration refuses that, once it is parsed
+    if size > MOST_RANKS:  # the parser of the configuration reports this error
         return None
     return (size, nodes) if size * nodes > 1 else None
 
 
 def supervise(argv: list[str], size: int, nodes: int = 1) -> int:
-    """Run `resnet-cli ARGV` in `size` processes, the ranks of this node; returns their exit status.
+    """Run `resnet-cli ARGV` in `size` processes, the ranks of this node; return the exit status.
 
-    On several nodes without SLURM the user starts one such parent per node, with NODE_RANK, MASTER_ADDR and
-    MASTER_PORT set. On one node the ranks meet in a folder that no other user can enter: no port is open.
+    On several nodes without Slurm the user starts one such parent per node, with NODE_RANK,
+    MASTER_ADDR and MASTER_PORT set. On one node the ranks meet in a folder that other users cannot
+    enter, so no port is open for the rendezvous.
+
+    Args:
+        argv: arguments of the command line, the verb first.
+        size: number of ranks on this node.
+        nodes: number of nodes.
+
+    Raises:
+        UserError: on several nodes, a variable is missing or makes no sense.
     """
     if nodes > 1:
         _check_meeting(nodes)
     heard: list[int] = []
     former = {s: signal.signal(s, lambda signum, _: heard.append(signum)) for s in heeded()}
-    request.joined = True  # a rank may be saving: the parent waits for it
+    request.joined = True  # the parent waits for its ranks, which may be saving
     env = os.environ | {"LOCAL_WORLD_SIZE": str(size), "WORLD_SIZE": str(size * nodes)}
     folder = mkdtemp(prefix="resnet-ranks-") if nodes == 1 else ""
     env[MEETING] = folder
@@ -283,22 +338,16 @@ def supervise(argv: list[str], size: int, nodes: int = 1) -> int:
         env.pop("MASTER_ADDR", None)
         env.pop("MASTER_PORT", None)
     lifeline, held = os.pipe()
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "lightning_resnet",
-        *argv,
-    ]  # -P: not out of the working directory
+    # Option -P keeps Python from importing modules of the working directory.
+    command = [sys.executable, "-P", "-m", "lightning_resnet", *argv]
     ranks: list[subprocess.Popen] = []
     try:
-        blocked = signal.pthread_sigmask(
-            signal.SIG_BLOCK, SIGNALS
-        )  # a rank hears nothing until it listens
+        # The ranks inherit the blocked signals, and unblock them once their handlers are set.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            for k in range(
-                size
-            ):  # sessions of their own: Ctrl-C in a terminal comes through us, once
+            # Each rank has a session of its own, so that a Ctrl-C in the terminal reaches only this
+            # process, which passes it on once.
+            for k in range(size):
                 own = {"LOCAL_RANK": str(k), LIFELINE: str(lifeline)}
                 ranks.append(
                     subprocess.Popen(
@@ -321,14 +370,17 @@ def supervise(argv: list[str], size: int, nodes: int = 1) -> int:
 
 
 def _check_meeting(nodes: int) -> None:
-    """Of the parents on several nodes.
+    """Check the variables by which the parents on several nodes find the first node.
 
     Raises:
-        UserError: this one cannot find the first.
+        UserError: a variable is missing, not a number or too large.
     """
     env = os.environ
     missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not env.get(name)]
-    cure = "start this command once on each node with NODE_RANK, MASTER_ADDR and MASTER_PORT set, or by srun"
+    cure = (
+        "start this command once on each node with NODE_RANK, MASTER_ADDR and MASTER_PORT set, or "
+        "by srun"
+    )
     if missing:
         raise UserError(f"--trainer.num_nodes {nodes}, but {missing[0]} is not set: {cure}")
     for name, last in (("NODE_RANK", nodes - 1), ("MASTER_PORT", 65535)):
@@ -339,11 +391,17 @@ def _check_meeting(nodes: int) -> None:
 
 
 def says_first(line: str, env: Mapping[str, str]) -> bool:
-    """Tell whether no other rank of ours has said this line: all refuse a wrong option in the same words.
+    """Tell whether this process is the first of its ranks to print this line.
+
+    All ranks refuse a wrong option with the same message, which is to be printed once.
 
     Args:
-        line: of an error.
-        env: of the process.
+        line: line of an error message.
+        env: environment of the process.
+
+    Returns:
+        Whether no other rank that `supervise` started on this node has printed the line; always
+        true in other processes.
     """
     if not env.get(MEETING):
         return True
@@ -352,13 +410,13 @@ def says_first(line: str, env: Mapping[str, str]) -> bool:
         Path(env[MEETING], f"said-{name}").touch(exist_ok=False)
     except FileExistsError:
         return False
-    except OSError:  # the folder is gone: said twice is better than never
+    except OSError:  # without the folder, better print the line twice than never
         return True
     return True
 
 
 def end_with_parent() -> None:
-    """In a rank that `supervise` started: end at once when the parent has gone, however it went."""
+    """End this rank at once, in a thread, when the parent that started it is gone."""
     if LIFELINE not in os.environ:
         return
     threading.Thread(
@@ -367,18 +425,23 @@ def end_with_parent() -> None:
 
 
 def _end_with_parent(pipe: int) -> None:
+    """Wait for the end of the parent, remove the meeting folder, and end this process."""
     os.read(pipe, 1)
     if folder := os.environ.get(MEETING):
-        shutil.rmtree(folder, ignore_errors=True)  # the parent could not
+        shutil.rmtree(folder, ignore_errors=True)  # the parent may have been killed before it could
     os._exit(1)
 
 
 def _wait(ranks: list[subprocess.Popen], heard: list[int]) -> int:
-    """Until all have ended; the first exit status that is not 0 counts, and its rank's fellows hear of it.
+    """Wait until all ranks have ended, and return the exit status of the first that failed, else 0.
+
+    Once a rank has failed, the others are killed after GRACE_S seconds. If a signal stopped the
+    rank and this process got no signal, the others get SIGTERM, and the first rank has SAVE_S
+    seconds to save.
 
     Args:
-        ranks: that were started, the first first.
-        heard: signals that this process has got, filled by its handler.
+        ranks: processes of the ranks, in the order of their local ranks.
+        heard: signals that this process has received; its handler appends to the list.
     """
     rank = 0
     status = 0
@@ -391,7 +454,7 @@ def _wait(ranks: list[subprocess.Popen], heard: list[int]) -> int:
         if not deadlines and any(codes):
             rank, status = next((k, code) for k, code in enumerate(codes) if code)
             stopped = status in STATUSES.values() or -status in SIGNALS
-            if stopped and not heard:  # a signal to one rank alone
+            if stopped and not heard:  # a signal was sent to one rank alone
                 _pass_on(ranks, signal.SIGTERM)
             now = time.monotonic()
             deadlines = [
@@ -407,7 +470,12 @@ def _wait(ranks: list[subprocess.Popen], heard: list[int]) -> int:
 
 
 def _exit_status(rank: int, status: int) -> int:
-    """As a shell gives it; a rank that a signal killed is told, as it could not tell itself."""
+    """Return the exit status as a shell would, and report a rank that a signal killed.
+
+    Args:
+        rank: local rank of the process.
+        status: return code of `subprocess`: negative for a signal.
+    """
     if status >= 0:
         return status
     if -status in SIGNALS:
@@ -425,13 +493,14 @@ def _exit_status(rank: int, status: int) -> int:
 
 
 def _pass_on(ranks: list[subprocess.Popen], signum: int) -> None:
+    """Send a signal to all ranks that still run."""
     for rank in ranks:
         if rank.poll() is None:
             rank.send_signal(signum)
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody uses now."""
+    """Return a TCP port of this machine that is not in use now."""
     import socket
 
     with socket.socket() as s:

@@ -1,8 +1,9 @@
-"""The training loop: Lightning's plugins and hooks, a position that can be resumed exactly, no wait in the step.
+"""Training loop with Lightning's plugins and hooks, exact resume, and no device wait in the step.
 
-Lightning 2.6's own loop broadcasts and waits for the device in every step under DDP, replays or skips batches when it
-resumes in the middle of an epoch, and hangs where a rank has nothing to evaluate. This one counts optimizer steps:
-its position is (epoch, steps done in it, evaluated?), and ranks talk only through gradients and `Agreement`.
+Lightning 2.6's own loop broadcasts and waits for the device in every step under DDP, replays or
+skips batches when it resumes in the middle of an epoch, and hangs if a rank has nothing to
+evaluate. This loop counts optimizer steps. Its position is (epoch, steps done in the epoch, whether
+the epoch is evaluated). During the steps, ranks communicate only through gradients and `Agreement`.
 """
 
 import warnings
@@ -41,16 +42,22 @@ from lightning_resnet.runs.directory import RunDir
 
 
 class FitLoop(_FitLoop):
-    """See the file.
+    """Lightning's fit loop, which trains from any optimizer step on and can stop after any.
 
     Args:
-        trainer: whose loop it becomes.
-        rundir: of the run.
-        checkpoints: save what this loop and the net are.
+        trainer: trainer that the loop is for; its own fit loop gives the limits.
+        rundir: directory of the run.
+        checkpoints: callback that saves the run's own checkpoints.
         hang_s: seconds after which a rank that does not answer ends the others.
 
     Attributes:
-        waits: seconds that steps have waited: "read" for the loader, "data" for it and the way to the device.
+        epoch: number of the current epoch, from 0.
+        steps: optimizer steps done in the current epoch.
+        evaluated: whether the current epoch's evaluation is over.
+        waits: seconds that the steps have waited: "read" for the loader, "data" for the loader and
+            the copy to the device.
+        parts: micro-batches of an optimizer step.
+        max_batches: micro-batches of an epoch, a multiple of `parts`.
     """
 
     def __init__(
@@ -65,16 +72,18 @@ class FitLoop(_FitLoop):
         self.listen_in(self.epoch_loop.val_loop)
         self.rundir, self.checkpoints, self.hang_s = rundir, checkpoints, hang_s
         self.epoch, self.steps, self.evaluated = 0, 0, False
-        self._evaluated_step = -1  # optimizer steps done at this attempt's last evaluation
+        self._evaluated_step = -1  # global step of this attempt's last evaluation
         self.waits = {"read": 0.0, "data": 0.0}
         self.parts = trainer.accumulate_grad_batches
 
-    # -- position --------------------------------------------------------------------------------------------------
+    # -- position ----------------------------------------------------------------------------------
 
     def state_dict(self, destination: dict | None = None, prefix: str = "") -> dict[str, Any]:
-        """The position: `steps` optimizer steps of `epoch` are done, `global_step` in all; is that evaluated?.
+        """Return the position of the training.
 
-        Beside it stands the same in Lightning's words, so that a Trainer with Lightning's own loop continues there.
+        `steps` optimizer steps of `epoch` are done, `global_step` in all; `evaluated` tells whether
+        the evaluation of the epoch is over. The counters of Lightning's own loop tell the same, so
+        that a stock Trainer continues there.
         """
         position = {
             "epoch": self.epoch,
@@ -86,11 +95,14 @@ class FitLoop(_FitLoop):
         return super().state_dict() | self._in_lightnings_words() | {POSITION: position}
 
     def _in_lightnings_words(self) -> dict[str, Any]:
-        """What Lightning 2.6's loop keeps in a batch's end, or in an epoch's where that is evaluated."""
-        ended = (
-            self.evaluated or not self.steps
-        )  # no step of an epoch is done: the one before has ended
-        epochs = self.epoch + self.evaluated if ended else self.epoch + 1  # begun
+        """Return the position as Lightning 2.6's own loop saves it.
+
+        The counters are those at the end of a batch, or those at the end of an epoch if the epoch
+        is evaluated or no step of the next one is done.
+        """
+        ended = self.evaluated or not self.steps
+        # Number of epochs that have begun.
+        epochs = self.epoch + self.evaluated if ended else self.epoch + 1
         steps, trained = self.steps, self.epoch_loop.global_step
         if ended and not self.evaluated and trained and self._combined_loader is not None:
             steps = self.max_batches // self.parts
@@ -122,15 +134,15 @@ class FitLoop(_FitLoop):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
-        """Take it back; an evaluated epoch is over."""
-        position = state_dict.get(POSITION, state_dict)  # older checkpoints have nothing else
+        """Restore the position; if the epoch is evaluated, continue with the next one."""
+        position = state_dict.get(POSITION, state_dict)  # older checkpoints hold the position alone
         over = position["evaluated"]
         self.trainer.should_stop = position["should_stop"]
         self.epoch, self.steps = position["epoch"] + over, 0 if over else position["steps"]
         self._tell(position["global_step"])
 
     def _tell(self, global_step: int) -> None:
-        """Lightning's counters, which hooks and `trainer.current_epoch` read."""
+        """Set Lightning's counters, which hooks and `trainer.current_epoch` read."""
         self.epoch_progress.current = _ProcessedTracker(*[self.epoch] * 4)
         self.epoch_progress.total = _ProcessedTracker(*[self.epoch] * 4)
         self._counter.ready = global_step
@@ -139,25 +151,28 @@ class FitLoop(_FitLoop):
 
     @property
     def _counter(self) -> Any:
+        """Lightning's counter of optimizer steps."""
         return self.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
 
     @property
     def done(self) -> bool:
-        """Trained as long as was asked for."""
+        """Whether the training is over: it was stopped early, or all epochs or steps are done."""
         ended = self._stops_early(self.epoch) or self._steps_are_up
-        return self.epoch >= self.max_epochs >= 0 or (
-            ended and not self.steps
-        )  # else it is still to be evaluated
+        # A training that ends within an epoch has yet to evaluate that epoch.
+        return self.epoch >= self.max_epochs >= 0 or (ended and not self.steps)
 
     @property
     def _steps_are_up(self) -> bool:
+        """Whether `trainer.max_steps` optimizer steps are done."""
         return self.max_steps >= 0 and self.epoch_loop.global_step >= self.max_steps
 
     def _stops_early(self, epochs: int) -> bool:
-        """Tell whether somebody has set `trainer.should_stop` and the training is long enough; alike on all ranks.
+        """Tell whether `trainer.should_stop` is set and the training has its minimum length.
+
+        A callback must set `should_stop` on all ranks, as EarlyStopping does.
 
         Args:
-            epochs: that are done.
+            epochs: number of epochs that are done.
         """
         if not self.trainer.should_stop:
             return False
@@ -165,39 +180,47 @@ class FitLoop(_FitLoop):
             self.min_steps or 0
         )
 
-    # -- running ---------------------------------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------
 
     def setup_data(self) -> None:
-        """The training loader and its length in whole optimizer steps."""
+        """Build the training loader, and set `max_batches` to a number of complete optimizer steps.
+
+        Raises:
+            UserError: no complete step is left.
+        """
         if self._combined_loader is not None:
             return
         trainer = self.trainer
         self.loader = call._call_lightning_datamodule_hook(trainer, "train_dataloader")
-        self._combined_loader = CombinedLoader(self.loader)  # what trainer.train_dataloader shows
+        self._combined_loader = CombinedLoader(self.loader)  # for trainer.train_dataloader
         batches = _parse_num_batches(
             RunningStage.TRAINING, len(self.loader), trainer.limit_train_batches
         )
         self.max_batches = batches // self.parts * self.parts
         if not self.max_batches:
             raise UserError(
-                f"no optimizer step is left of {len(self.loader)} batches: raise trainer.limit_train_batches"
+                f"no optimizer step is left of {len(self.loader)} batches: raise "
+                "trainer.limit_train_batches"
             )
 
     def run(self) -> None:
-        """Train from where the checkpoint was; signals wait for the end of a step.
+        """Train from the position of the checkpoint on; signals wait for the end of a step.
 
         Raises:
-            Stopped: by a signal to any rank, after saving.
-            Superseded: a newer attempt has the run.
+            Stopped: a signal to any rank has ended the training, after a save.
+            Superseded: a newer attempt has taken over the run.
+            UserError: the ranks have loaded different checkpoints.
         """
         self.setup_data()
-        request.deferred = True  # to the end of the attempt: see `fit._attempt`
+        # Signals stay deferred until the attempt ends: `cli.fit._attempt` records the outcome.
+        request.deferred = True
         self.agreement = Agreement(self.hang_s)
         if self.agreement.maximum(self.trainer.global_step) != self.trainer.global_step:
             raise UserError(
-                "ranks found different checkpoints: do they see the same folder? the same command continues"
+                "ranks found different checkpoints: do they see the same folder? the same command "
+                "continues"
             )
-        request.joined = True  # all ranks have met: none leaves any more but by an agreement
+        request.joined = True  # all ranks have met; from now on they end only by agreement
         self._setup_evaluation()
         if not self.done:
             settle_buckets(self.trainer, self.loader, self.epoch)
@@ -210,9 +233,8 @@ class FitLoop(_FitLoop):
             with self.trainer.profiler.profile("run_training_epoch"):
                 self._train_epoch()
                 self._evaluate()
-                while (
-                    self._goes_on
-                ):  # somebody wanted to stop, and no longer does after the evaluation
+                # A callback may withdraw its request to stop in the evaluation.
+                while self._goes_on:
                     self._train_steps()
                     self._evaluate()
             self._end_epoch()
@@ -223,7 +245,12 @@ class FitLoop(_FitLoop):
         call._call_strategy_hook(self.trainer, "on_train_end")
 
     def _train_epoch(self) -> None:
-        """What is left of it."""
+        """Train the remaining steps of the current epoch.
+
+        Raises:
+            UserError: a callback has replaced the optimizer, or changed how micro-batches make
+                optimizer steps.
+        """
         trainer, steps = self.trainer, self.max_batches // self.parts
         trainer.training = True
         torch.set_grad_enabled(True)
@@ -237,22 +264,25 @@ class FitLoop(_FitLoop):
         self._tell_batches()
         if trainer.accumulate_grad_batches != self.parts or self._skip_backward:
             raise UserError(
-                "a callback has changed how batches make optimizer steps, which --data.batch_size fixes for the whole "
-                "training: leave it out"
+                "a callback has changed how batches make optimizer steps, which --data.batch_size "
+                "fixes for the whole training: leave it out"
             )
         if trainer.optimizers[0] is not self.optimizer:
             raise UserError(
-                "a callback has put another optimizer in place of the training's, which a run that continues would not "
-                "have: leave it out, or give as --model.optimizer a class of yours that does both"
+                "a callback has put another optimizer in place of the training's, which a run that "
+                "continues would not have: leave it out, or give as --model.optimizer a class of "
+                "yours that does both"
             )
         self._train_steps()
 
     @contextmanager
     def _once_more(self) -> Iterator[None]:
-        """Let an epoch's first hooks run again where a run continues within it; what a checkpoint holds is put back.
+        """Undo what an epoch's first hooks change when a continued run calls them a second time.
 
-        Lightning leaves them out there, and a callback would miss what it keeps nowhere, such as what it drew. Weights,
-        what is frozen, the optimizer and the callbacks' states have been through these hooks already.
+        Lightning does not call these hooks in a continued epoch, and a callback would lack what no
+        checkpoint holds, such as random numbers that the hook drew. The state in the checkpoint
+        already has the effect of the hooks. Therefore weights, frozen parameters, the optimizer and
+        the callbacks' states are restored after the hooks.
         """
         task = self.trainer.lightning_module
         callbacks = [
@@ -266,9 +296,8 @@ class FitLoop(_FitLoop):
         rates = deepcopy(self.optimizer.state_dict())
         states = [(callback, deepcopy(callback.state_dict())) for callback in callbacks]
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "The provided params to be frozen already exist"
-            )  # of BaseFinetuning
+            # BaseFinetuning warns, as its hook freezes the same parameters a second time.
+            warnings.filterwarnings("ignore", "The provided params to be frozen already exist")
             yield
         task.load_state_dict(weights)
         for p, learned in learns.items():
@@ -280,17 +309,16 @@ class FitLoop(_FitLoop):
 
     @property
     def _goes_on(self) -> bool:
-        """Whether steps of this epoch are left, and nobody has asked to stop."""
+        """Whether steps of this epoch are left, and the training has not been stopped."""
         ended = self._steps_are_up or self._stops_early(self.epoch)
         return self.steps < self.max_batches // self.parts and not ended
 
     def _train_steps(self) -> None:
-        """The epoch's steps, from the position on."""
+        """Train the epoch's steps from the position on, until the epoch or the training ends."""
         trainer = self.trainer
         for optimizer in trainer.optimizers:
-            if hasattr(
-                optimizer, "train"
-            ):  # a schedule-free optimizer: the weights to train at are not the result
+            # A schedule-free optimizer trains with other weights than those it evaluates.
+            if hasattr(optimizer, "train"):
                 optimizer.train()
         if not self._goes_on:
             return
@@ -304,32 +332,39 @@ class FitLoop(_FitLoop):
                 step(batches, self.steps * self.parts, self._step_done)
                 self._grant(*self.agreement.check(*self._wish()))
         finally:
-            batches.close()  # its threads end with it
+            batches.close()  # ends the threads that read ahead
 
     def _step_done(self) -> None:
+        """Count an optimizer step."""
         self.steps += 1
 
     def _tell_batches(self) -> None:
-        """Lightning's count of batches, as the epoch begins or goes on."""
+        """Set Lightning's counters of batches at the start of an epoch, or of its remainder."""
         progress = self.epoch_loop.batch_progress
         progress.current = _ProcessedTracker(*[self.steps * self.parts] * 4)
         progress.total = _ProcessedTracker(*[self.trainer.global_step * self.parts] * 4)
         self._val_loop.batch_progress.total.reset()
         progress.is_last_batch = self.steps * self.parts == self.max_batches
 
-    # -- evaluation ------------------------------------------------------------------------------------------------
+    # -- evaluation --------------------------------------------------------------------------------
 
     @property
     def _val_loop(self) -> EvaluationLoop:
+        """Validation loop of the training."""
         return self.epoch_loop.val_loop
 
     def _setup_evaluation(self) -> None:
+        """Build the validation loaders."""
         self.trainer.validating = True
         self._val_loop.setup_data()
         self.trainer.training = True
 
     def _evaluate(self) -> None:
-        """After every n-th epoch and the last; all ranks evaluate the first one's norm statistics."""
+        """Evaluate the net after every n-th epoch and after the last.
+
+        All ranks evaluate with the buffers of the first rank, such as the running statistics of
+        batch norm.
+        """
         trainer, every = self.trainer, self.trainer.check_val_every_n_epoch
         for optimizer in trainer.optimizers:
             if hasattr(optimizer, "eval"):
@@ -345,18 +380,18 @@ class FitLoop(_FitLoop):
             or (every and (self.epoch + 1) % every and not last)
         ):
             return
-        if (
-            self._evaluated_step == trainer.global_step
-        ):  # an epoch without steps, as should_stop was set before them
+        # No step was made since the last evaluation: `should_stop` was set at the epoch's start.
+        if self._evaluated_step == trainer.global_step:
             return
         self._evaluated_step = trainer.global_step
         if trainer.world_size > 1:
             for buffer in trainer.lightning_module.buffers():
                 dist.broadcast(buffer, 0)
-        # Lightning counts the last step after the evaluation: what is logged in it stands at the step's number from 0
+        # Lightning counts the last step after the evaluation, and logs at the number of the step,
+        # counted from 0.
         self.epoch_loop._batches_that_stepped = trainer.global_step - 1
         logging = trainer._logger_connector
-        first_batch = logging._first_loop_iter  # of the epoch, which may go on
+        first_batch = logging._first_loop_iter  # restored below, because the epoch may continue
         trainer.validating = True
         call._call_lightning_module_hook(trainer, "on_validation_model_zero_grad")
         self._val_loop.run()
@@ -364,6 +399,7 @@ class FitLoop(_FitLoop):
         logging._first_loop_iter = first_batch
 
     def _end_epoch(self) -> None:
+        """Call the hooks of the epoch's end, save a checkpoint, and go to the next epoch."""
         self.evaluated = True
         logging = self.trainer._logger_connector
         logging.epoch_end_reached()
@@ -373,19 +409,18 @@ class FitLoop(_FitLoop):
         call._call_lightning_module_hook(self.trainer, "on_train_epoch_end")
         call._call_callback_hooks(self.trainer, "on_train_epoch_end", monitoring_callbacks=True)
         logging.on_epoch_end()
-        self.epoch_loop._batches_that_stepped -= (
-            1  # Lightning's number for an epoch's values: its last step's, from 0
-        )
+        # Lightning logs the values of an epoch at the number of its last step, counted from 0.
+        self.epoch_loop._batches_that_stepped -= 1
         logging.update_train_epoch_metrics()
         self.epoch_loop._batches_that_stepped += 1
         self.checkpoints.save(self.trainer)
         self.epoch, self.steps, self.evaluated = self.epoch + 1, 0, False
         self._tell(self.trainer.global_step)
 
-    # -- agreement -------------------------------------------------------------------------------------------------
+    # -- agreement ---------------------------------------------------------------------------------
 
     def _wish(self) -> tuple[Wish, int]:
-        """Return what this rank wants, and the signal that asks for it, else 0."""
+        """Return what this rank wants, and the number of the signal that asks for it, else 0."""
         if request.signum:
             return Wish.STOP, request.signum
         if self.rundir.superseded:
@@ -393,22 +428,34 @@ class FitLoop(_FitLoop):
         return (Wish.SAVE if self.checkpoints.due else Wish.NOTHING), 0
 
     def listen_in(self, loop: EvaluationLoop) -> None:
-        """Let an evaluation of this training stop between two batches."""
+        """Let an evaluation loop of this training stop between two batches.
+
+        Args:
+            loop: validation or test loop.
+        """
         loop.between_batches = self._between_batches
         loop.most = self._most
 
     def _most(self, number: int) -> int:
+        """Return the largest number of all ranks."""
         return self.agreement.maximum(number)
 
     def _between_batches(self) -> None:
+        """Do what all ranks agreed on, between two batches of an evaluation."""
         self._grant(*self.agreement.check(*self._wish()), training=False)
 
     def _grant(self, wish: Wish, signum: int, training: bool = True) -> None:
-        """Do what all ranks agreed on; during an evaluation, a save can wait.
+        """Do what all ranks agreed on: save, or end the training.
+
+        Args:
+            wish: highest wish of all ranks.
+            signum: number of the signal that asked to stop.
+            training: whether a training step has just ended; during an evaluation, a save that is
+                due waits.
 
         Raises:
-            Stopped: by a signal to any rank, after saving.
-            Superseded: a newer attempt has the run.
+            Stopped: a signal to any rank has ended the training, after a save.
+            Superseded: a newer attempt has taken over the run.
         """
         if wish == Wish.GIVE_WAY:
             raise Superseded(self.rundir.path)
@@ -417,6 +464,7 @@ class FitLoop(_FitLoop):
         saved = self.checkpoints.save(self.trainer)
         if wish == Wish.STOP:
             saved = self.checkpoints.finish(must=False) and saved
-            # the others wait for the first, which writes: a launcher may kill it soon after one of them has left
+            # The other ranks wait for the first, which writes: a launcher may kill the remaining
+            # ranks soon after one has ended.
             all_saved = bool(self.agreement.maximum(saved and self.trainer.is_global_zero))
             raise Stopped(signum, all_saved, self.checkpoints.error)

@@ -1,7 +1,8 @@
-"""Lightning's loggers, profilers and observing callbacks in a run: where they write, and what they need to work.
+"""Set up Lightning's loggers and observing callbacks for a run, and check what they need.
 
-What they need is checked before the training starts. Loggers write into the run directory where no folder is given,
-and an attempt that continues a run goes on in the last one's files, so that no step stands there twice.
+What callbacks need is checked before the training starts. Loggers without a folder write into the
+run directory. An attempt that continues a run appends to the files of the previous attempt, and no
+step is logged there twice.
 """
 
 import csv
@@ -27,16 +28,16 @@ from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from lightning_resnet.errors import UserError, nearest, one_line
 from lightning_resnet.runs.identity import resolve_class
 
-PLACES = {  # loggers -> their folder in the run directory
+# Folder in the run directory of each kind of logger.
+PLACES = {
     CSVLogger: ".",
     TensorBoardLogger: ".",
-    WandbLogger: "lightning_logs",  # apart from our own mirror's
+    WandbLogger: "lightning_logs",  # not the folder of this package's own W&B mirror
     MLFlowLogger: "mlruns",
 }
-LOGGERS = [
-    ("pytorch_lightning", "loggers"),
-    ("lightning_fabric", "loggers"),
-]  # folders of their code
+# Folders of the loggers' source files.
+LOGGERS = [("pytorch_lightning", "loggers"), ("lightning_fabric", "loggers")]
+# Metrics that a training records between evaluations.
 TRAINING = (
     "train/loss",
     "train/acc1",
@@ -45,16 +46,12 @@ TRAINING = (
     "perf/data_wait_frac",
     "data/bad_images",
 )
-OURS = (
-    "grad_norm/",
-    "response_std/",
-    "identity_distance/",
-    "lr-",
-)  # of callbacks, by block, layer or optimizer
+# Prefixes of metrics that callbacks record for each block, layer or optimizer.
+OURS = ("grad_norm/", "response_std/", "identity_distance/", "lr-")
 
 
 def make_folders_optional() -> None:
-    """Let the command line leave out the loggers' folder: `placed` fills it in."""
+    """Make the loggers' `save_dir` optional on the command line; `place` sets the value later."""
     for logger in PLACES:
         signature = inspect.signature(logger.__init__)
         parameters = dict(signature.parameters)
@@ -66,11 +63,11 @@ def make_folders_optional() -> None:
 
 
 def place(loggers: Any, run: Path) -> None:
-    """Give the run directory to the loggers of a configuration that have no folder.
+    """Set a folder in the run directory for the loggers of a configuration that have none.
 
     Args:
-        loggers: value of `trainer.logger`; changed.
-        run: the directory.
+        loggers: value of `trainer.logger`; changed in place.
+        run: the run directory.
     """
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         options = logger.get("init_args") if isinstance(logger, Namespace) else None
@@ -83,13 +80,13 @@ def place(loggers: Any, run: Path) -> None:
 
 
 def check(trainer: pl.Trainer, task: Any, data: Any, checkpoints: Path) -> None:
-    """Refuse callbacks that would fail, or do nothing, once the training runs.
+    """Refuse callbacks that would fail, or have no effect, once the training runs.
 
     Args:
-        trainer: with its callbacks and loggers.
-        task: to be trained.
-        data: set up.
-        checkpoints: the run's own folder of them.
+        trainer: trainer with its callbacks and loggers.
+        task: task to train.
+        data: data module, set up for the training.
+        checkpoints: folder of the run's own checkpoints.
 
     Raises:
         UserError: a callback lacks what it needs.
@@ -116,7 +113,16 @@ def check(trainer: pl.Trainer, task: Any, data: Any, checkpoints: Path) -> None:
 def _check_monitor(
     callback: EarlyStopping | ModelCheckpoint, trainer: pl.Trainer, known: list[str]
 ) -> None:
-    """Refuse a metric that nobody measures: Lightning finds it out after the first epoch."""
+    """Refuse to monitor a metric that is not recorded, which Lightning notices after an epoch only.
+
+    Args:
+        callback: callback that monitors a metric.
+        trainer: trainer with all callbacks.
+        known: metrics that the training records.
+
+    Raises:
+        UserError: neither the training nor a callback records the metric.
+    """
     monitor = callback.monitor
     if isinstance(callback, ModelCheckpoint):
         known = [*known, "epoch", "step"]
@@ -136,7 +142,13 @@ def _check_monitor(
 
 
 def measured(trainer: pl.Trainer, task: Any, data: Any) -> list[str]:
-    """Name the metrics that a training records by itself."""
+    """List the metrics that a training records without callbacks.
+
+    Args:
+        trainer: trainer with its limits.
+        task: task to train.
+        data: data module, set up for the training.
+    """
     names = list(TRAINING)
     if trainer.limit_val_batches == 0:
         return names
@@ -147,7 +159,7 @@ def measured(trainer: pl.Trainer, task: Any, data: Any) -> list[str]:
 
 
 def _may_log(callback: pl.Callback) -> bool:
-    """Whether it is a user's own, which may measure what we cannot know of."""
+    """Tell whether a callback is the user's own, which may log metrics that are unknown here."""
     package = type(callback).__module__.partition(".")[0]
     return isinstance(callback, LambdaCallback) or package not in (
         "pytorch_lightning",
@@ -156,13 +168,17 @@ def _may_log(callback: pl.Callback) -> bool:
 
 
 def _check_names(callback: ModelCheckpoint, trainer: pl.Trainer, checkpoints: Path) -> None:
-    """Refuse names that cannot be made, or would be those of the run's own checkpoints."""
+    """Refuse file names that cannot be formatted, or are those of the run's own checkpoints.
+
+    Raises:
+        UserError: ModelCheckpoint would fail, or overwrite a checkpoint of the run.
+    """
     try:
         callback.format_checkpoint_name({})
     except (ValueError, LookupError, AttributeError, TypeError) as e:
         raise UserError(
-            f"ModelCheckpoint cannot make names of {callback.filename} ({one_line(e)}): write it as "
-            "{epoch}-{step}-{val/loss:.2f}"
+            f"ModelCheckpoint cannot make names of {callback.filename} ({one_line(e)}): write it "
+            "as {epoch}-{step}-{val/loss:.2f}"
         ) from e
     folder = callback.dirpath
     if folder is None and not trainer.loggers:
@@ -170,24 +186,26 @@ def _check_names(callback: ModelCheckpoint, trainer: pl.Trainer, checkpoints: Pa
     taken = callback.save_last or callback.filename in ("last", "prev", "best")
     if folder is not None and taken and Path(folder).resolve() == checkpoints.resolve():
         raise UserError(
-            "ModelCheckpoint would write over the run's own last.ckpt, prev.ckpt or best.ckpt: give it a folder of "
-            "its own with --trainer.callbacks.dirpath, or leave out save_last and that filename"
+            "ModelCheckpoint would write over the run's own last.ckpt, prev.ckpt or best.ckpt: "
+            "give it a folder of its own with --trainer.callbacks.dirpath, or leave out save_last "
+            "and that filename"
         )
 
 
 def go_on(trainer: pl.Trainer, run: Path, step: int) -> None:
-    """Continue the files of the attempt before, without what it logged after the checkpoint.
+    """Let loggers append to the previous attempt's files, without its rows after the checkpoint.
+
+    This holds for CSVLogger and TensorBoardLogger.
 
     Args:
-        trainer: with its loggers.
-        run: its directory.
-        step: of the checkpoint; 0: the run begins.
+        trainer: trainer with its loggers.
+        run: directory of the run.
+        step: global step of the checkpoint; 0: the run starts.
     """
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            Path(logger.save_dir or ".").mkdir(
-                parents=True, exist_ok=True
-            )  # else wandb goes to /tmp without a word
+            # Without this folder, wandb writes to the system's temporary folder silently.
+            Path(logger.save_dir or ".").mkdir(parents=True, exist_ok=True)
         if not step or not isinstance(logger, CSVLogger | TensorBoardLogger):
             continue
         if logger._version is None and Path(logger.save_dir).resolve() == run.resolve():
@@ -200,7 +218,12 @@ def go_on(trainer: pl.Trainer, run: Path, step: int) -> None:
 
 
 def _keep_rows(logger: CSVLogger, step: int) -> None:
-    """Lightning begins a CSV file anew where there is one: what it held up to this step goes into the new one."""
+    """Copy the rows up to a step into the new CSV file, as Lightning overwrites an existing file.
+
+    Args:
+        logger: logger whose version is that of the previous attempt.
+        step: global step of the checkpoint.
+    """
     file = Path(logger.log_dir, "metrics.csv")
     if not file.exists():
         return
@@ -211,27 +234,29 @@ def _keep_rows(logger: CSVLogger, step: int) -> None:
             if (row.get("step") or "").isdecimal() and int(row["step"]) <= step
         ]
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Experiment logs directory"
-        )  # that its files will be lost
+        # The warning says that existing files will be lost, which this function prevents.
+        warnings.filterwarnings("ignore", "Experiment logs directory")
         writer = logger.experiment
     writer.metrics = [{name: value for name, value in row.items() if value != ""} for row in rows]
     logger.save()
 
 
 def stopped_early(trainer: pl.Trainer, task: Any) -> str | None:
-    """Say who ended the training before its time, and why; None: nobody."""
+    """Describe which callback stopped the training early, and why; None if none did."""
     if not trainer.should_stop or trainer.global_step >= task.total_steps:
         return None
     reason = "a callback asked for it"
     for callback in trainer.callbacks:
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             reason = f"EarlyStopping: {callback.stopping_reason_message}"
-    return f"stopped early, after epoch {trainer.current_epoch} and step {trainer.global_step}: {reason}"
+    return (
+        f"stopped early, after epoch {trainer.current_epoch} and step {trainer.global_step}: "
+        f"{reason}"
+    )
 
 
 def failed(error: BaseException) -> str | None:
-    """Say in one line what a logger, or a monitor, could not do; None: the error is not theirs."""
+    """Describe an error of a logger or of EarlyStopping in one line; None for other errors."""
     if "Early stopping conditioned on metric" in str(error):
         return one_line(error)
     frames = traceback.extract_tb(error.__traceback__)

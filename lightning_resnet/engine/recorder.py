@@ -1,9 +1,10 @@
-"""Recorder: the one place where what a training measures leaves the process.
+"""Record the metrics of a training; all of them leave the process through this callback.
 
-Rows go to the run directory, to the progress display, to Lightning's loggers (x is the number of optimizer steps done)
-and to `trainer.callback_metrics`, where other callbacks find them: `train/loss train/acc1 lr perf/images_per_s
-perf/data_wait_frac` each log interval, `val/* train_eval/*` each evaluation. `perf/data_wait_frac` is the share of the
-interval in which the first rank's step waited for a batch from the loader, or for its way to the device.
+Rows go to the run directory, to the progress display, to Lightning's loggers (x is the number of
+optimizer steps done) and to `trainer.callback_metrics`, where other callbacks find them. Each log
+interval gives `train/loss train/acc1 lr perf/images_per_s perf/data_wait_frac`, and each evaluation
+gives `val/* train_eval/*`. `perf/data_wait_frac` is the fraction of the interval in which the steps
+of the first rank waited for a batch from the loader, or for its copy to the device.
 """
 
 import time
@@ -18,31 +19,34 @@ from lightning_resnet.runs.directory import RunDir
 
 
 class Recorder(Callback):
-    """Records a training.
+    """Callback that records the metrics of a training.
 
     Args:
-        rundir: of the run.
-        progress: display.
+        rundir: directory of the run.
+        progress: display that shows the progress and the newest metrics.
+
+    Attributes:
+        last: the newest training row: its step and metrics; step -1 before the first row.
     """
 
     def __init__(self, rundir: RunDir, progress: Progress) -> None:
         self.rundir, self.progress = rundir, progress
-        self.last: dict[str, Any] = {"step": -1, "metrics": {}}  # the newest training row
+        self.last: dict[str, Any] = {"step": -1, "metrics": {}}
 
     def state_dict(self) -> dict[str, Any]:
-        """The newest training row."""
+        """Return the newest training row."""
         return dict(self.last)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the newest training row."""
         self.last = dict(state_dict)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Tell the task that its training metrics are taken care of."""
+        """Tell the task that this callback records its training metrics."""
         pl_module.recorded = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clocks."""
+        """Start the clock of the first interval, and the progress display."""
         self._first = self._step = trainer.global_step
         self._waited = 0.0
         self._interval_start = time.perf_counter()
@@ -51,7 +55,7 @@ class Recorder(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        """A row per log interval; the epoch's last is there before the hooks of its end."""
+        """Record a row per log interval, and one after the last batch of the epoch."""
         step = trainer.global_step
         if step > self._step and (step % trainer.log_every_n_steps == 0 or trainer.is_last_batch):
             self._record_training(trainer, pl_module)
@@ -60,7 +64,11 @@ class Recorder(Callback):
             self.progress.update(step)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the interval: a diverged net is not worth evaluating, nor saving."""
+        """Record the current interval, which ends a diverged training before the evaluation.
+
+        Raises:
+            Diverged: a training loss was not finite.
+        """
         if trainer.state.fn != "fit":
             return
         again = (
@@ -68,31 +76,38 @@ class Recorder(Callback):
             and not pl_module.has_train_metrics
         )
         self._record_training(trainer, pl_module)
-        if again:  # the row stood in an attempt that ended in this evaluation, and this attempt's first row hides it
+        # The previous attempt ended in this evaluation. The last training row of that attempt has
+        # the same step as the first row of this attempt, and would be hidden by it.
+        if again:
             self._record(trainer, self.last["metrics"], again=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Likewise before a checkpoint, where this epoch had no validation."""
+        """Record the current interval before the checkpoint, if the epoch had no validation."""
         self._record_training(trainer, pl_module)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Stay alive."""
+        """Write a heartbeat during an evaluation."""
         if trainer.is_global_zero:
             self.rundir.heartbeat(trainer.global_step)
 
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A row per evaluation."""
+        """Record the metrics of an evaluation, and restart the clock."""
         self._record(trainer, pl_module.metrics)
         if trainer.state.fn == "fit":
             self._interval_start = time.perf_counter()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A row."""
+        """Record the metrics of a test."""
         self._record(trainer, pl_module.metrics)
 
     def _record_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record the training metrics since the last row, if there were steps.
+
+        Raises:
+            Diverged: a training loss was not finite.
+        """
         metrics = pl_module.take_train_metrics()
         if not metrics:
             return
@@ -100,7 +115,7 @@ class Recorder(Callback):
             trainer.global_step - self._step,
             time.perf_counter() - self._interval_start,
         )
-        if steps:  # of this attempt
+        if steps:  # 0 if an earlier attempt did the steps of this row
             metrics["perf/images_per_s"] = steps * trainer.datamodule.batch_size / seconds
             metrics["perf/data_wait_frac"] = (
                 trainer.fit_loop.waits["data"] - self._waited
@@ -111,12 +126,14 @@ class Recorder(Callback):
         self._waited = trainer.fit_loop.waits["data"]
 
     def _record(self, trainer: pl.Trainer, metrics: dict[str, float], again: bool = False) -> None:
-        """Hand a row to all; on every rank, as callbacks decide on every rank, and loggers know which rank writes.
+        """Pass a row to Lightning on every rank, and to the run directory on the first.
+
+        Callbacks decide on every rank, and loggers know themselves which rank writes.
 
         Args:
-            trainer: that trains or tests.
-            metrics: of the row.
-            again: an earlier attempt recorded it: the loggers have it.
+            trainer: trainer that trains or tests.
+            metrics: metrics of the row.
+            again: whether an earlier attempt has passed the row to the loggers.
         """
         logging = trainer._logger_connector
         logging._callback_metrics.update(

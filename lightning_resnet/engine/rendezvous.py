@@ -1,9 +1,11 @@
-"""Where the ranks of a training find one another.
+"""Rendezvous: where the ranks of a training exchange their addresses.
 
-On one machine nothing of it can be reached from the network: ranks that `launch.supervise` started meet in a file of a
-folder that no other user can enter, those that srun started at a port of the loopback interface, and gloo and NCCL
-listen on that interface too. Under torchrun the meeting point is torchrun's own. Ranks on several machines meet at a
-port of the first one's, which asks nobody for a password: see docs/cluster.md.
+On one machine, nothing of the rendezvous can be reached from the network. Ranks that
+`launch.supervise` started meet in a file, in a folder that other users cannot enter. Ranks that
+srun started meet at a port of the loopback interface. Gloo and NCCL listen on that interface too.
+
+Ranks that torchrun started meet at torchrun's own port. Ranks on several machines meet at a port of
+the first machine, which asks for no password: see docs/cluster.md.
 """
 
 import os
@@ -24,11 +26,11 @@ LOOPBACK = "127.0.0.1"
 
 
 class Ranks(DDPStrategy):
-    """Lightning's strategy, whose ranks meet as this file says.
+    """Lightning's DDP strategy, whose ranks meet as this module describes.
 
     Args:
-        here: this process among all.
-        **kwargs: of DDPStrategy.
+        here: position of this process among all ranks.
+        **kwargs: arguments of DDPStrategy.
     """
 
     def __init__(self, here: Place, **kwargs: Any) -> None:
@@ -36,8 +38,8 @@ class Ranks(DDPStrategy):
         self.here = here
 
     def setup_distributed(self) -> None:
-        """Lightning's, with a meeting point of ours."""
-        if dist.is_initialized():  # by the training, before its test
+        """Initialize the process group as Lightning does, with the meeting point of this module."""
+        if dist.is_initialized():  # the test after a training uses the training's group
             super().setup_distributed()
             return
         reset_seed()
@@ -54,7 +56,11 @@ class Ranks(DDPStrategy):
 
 
 def listen_on_loopback() -> None:
-    """Keep gloo and NCCL from the network: by themselves they listen where the host's name leads."""
+    """Let gloo and NCCL listen on the loopback interface only.
+
+    By default they listen on the interface that the host name resolves to. The function sets
+    GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME in the environment of this process.
+    """
     names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         if names:
@@ -62,16 +68,23 @@ def listen_on_loopback() -> None:
 
 
 def meeting_point(here: Place, timeout: timedelta) -> dist.Store | None:
-    """The store through which the ranks exchange their addresses; None: torch opens it by the environment.
+    """Open the store through which the ranks of one machine exchange their addresses.
+
+    Args:
+        here: position of this process among all ranks.
+        timeout: how long a rank waits for the others.
+
+    Returns:
+        The store; None on several machines and with torchrun's own store, where torch opens one
+        from the environment.
 
     Raises:
-        UserError: another program has the port.
+        UserError: another program uses the port.
     """
     if folder := os.environ.get(MEETING):
         store = dist.FileStore(str(Path(folder, "store")), here.local_size)
-        store.set_timeout(
-            timeout
-        )  # its own are 5 minutes, which ranks that import from a slow disk may lie apart
+        # The default is 5 minutes, too short if one rank imports from a slow disk.
+        store.set_timeout(timeout)
         return store
     torchruns = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if here.nodes > 1 or torchruns:

@@ -1,13 +1,17 @@
-"""Signals that ask a training to end: they only leave a mark, which the training loop reads between two steps.
+"""Handle signals that ask a training to end: the training loop saves and ends after the next step.
 
-SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU (the limit of CPU time): save, exit 143. SIGHUP (the terminal is closed): likewise,
-exit 129; under nohup it stays ignored. Ctrl-C (SIGINT): save at the next batch, exit 130; a second one, a second later
-or more, ends at once.
-Outside the loop there is nothing to save: an exception ends the process where it is, or in the imports a plain exit,
-as C code that imports a module swallows exceptions. A rank that others wait for, and that has no parent to tell them,
-takes the mark along into the loop, where all agree to end. Verbs that save nothing are gone within a second. Imports
-nothing slow: the command line arms it before torch is imported, because a signal in those seconds would otherwise kill
-without a word.
+SIGTERM, SIGUSR1, SIGUSR2 and SIGXCPU (the limit of CPU time): save, exit 143. SIGHUP (the terminal
+is closed): save, exit 129; under nohup the signal stays ignored. Ctrl-C (SIGINT): save, exit 130; a
+second Ctrl-C at least a second later ends the process at once.
+
+In the training loop, a handler only records the request, and the loop reads it between two steps.
+Outside the loop there is nothing to save, and an exception ends the process. During imports the
+handler exits without an exception, because C code that imports a module swallows exceptions. If
+other ranks wait for this one, and no parent passes the signal on to them, the request is kept until
+the loop starts, where all ranks agree to end. Verbs that save nothing end within a second.
+
+This module imports nothing slow: the command line sets the handlers before it imports torch, as a
+signal in those seconds would otherwise kill the process without a message.
 """
 
 import os
@@ -21,15 +25,17 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-DEAF_S = 3.0  # seconds after which a process that has not reacted to a signal is ended; there is nothing to save
-LEAVE_S = 0.7  # likewise, of a verb that begins anew, whether it has reacted or not
-JOIN_S = 30.0  # likewise, of a rank that takes the mark along to where it meets the others
-CPU_S = 30  # of CPU time before its limit, at which the system kills, that SIGXCPU shall come
-AGAIN_S = 1.0  # a second SIGINT sooner than this after the first is no second wish: some programs pass each on twice
-FINALIZER_S = (
-    0.05  # until a signal that came in a finalizer, which swallows exceptions, comes again
-)
-STATUSES = {  # of a process that such a signal has ended
+# Seconds that a process with nothing to save has to react to a signal, before it is ended.
+DEAF_S = 3.0
+LEAVE_S = 0.7  # the same for a verb that cannot be continued
+JOIN_S = 30.0  # the same for a rank that keeps the request until it meets the other ranks
+CPU_S = 30  # seconds of CPU time between SIGXCPU and the limit, at which the system kills
+# Seconds after a SIGINT in which another one is ignored: some programs pass each signal on twice.
+AGAIN_S = 1.0
+# Seconds until a signal is sent again that arrived in a finalizer, which swallows exceptions.
+FINALIZER_S = 0.05
+# Exit status of a process that a signal has ended.
+STATUSES = {
     signal.SIGTERM: 143,
     signal.SIGUSR1: 143,
     signal.SIGUSR2: 143,
@@ -41,17 +47,22 @@ SIGNALS = tuple(STATUSES)
 
 
 def heeded() -> tuple[signal.Signals, ...]:
-    """The signals to listen to: all of `SIGNALS`, without SIGHUP where nohup has it ignored."""
+    """Return the signals to handle: all of `SIGNALS`, without SIGHUP if nohup ignores it."""
     return tuple(s for s in SIGNALS if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN)
 
 
 class Stopped(BaseException):
-    """The training ends here and can be continued; no Exception, so that nobody's handler swallows it.
+    """End of the process that a signal has asked for.
+
+    The class is not an Exception, so that no `except Exception` swallows it.
 
     Args:
-        signum: of the signal that asked for it.
-        saved: whether a checkpoint holds everything up to here.
-        error: why it could not be saved.
+        signum: number of the signal.
+        saved: whether a checkpoint of the current state has been written.
+        error: why the checkpoint could not be saved.
+
+    Attributes:
+        continues: whether the same command would continue from here.
     """
 
     def __init__(self, signum: int, saved: bool = False, error: str = "") -> None:
@@ -61,12 +72,12 @@ class Stopped(BaseException):
 
     @property
     def reason(self) -> str:
-        """As the attempt records it."""
+        """Reason for the end, as the attempt records it: interrupted or preempted."""
         return "interrupted" if self.signum == signal.SIGINT else "preempted"
 
     @property
     def exit_status(self) -> int:
-        """130 after Ctrl-C, 129 after SIGHUP, else 143."""
+        """Exit status of the process: 130 after Ctrl-C, 129 after SIGHUP, else 143."""
         return STATUSES[signal.Signals(self.signum)]
 
     def __str__(self) -> str:
@@ -75,28 +86,51 @@ class Stopped(BaseException):
             return f"{self.reason}{by}; the same command begins anew"
         undone = f"not saved ({self.error})" if self.error else "nothing new to save"
         done = "saved" if self.saved else undone
-        return f"{self.reason} by {signal.Signals(self.signum).name}, {done}; the same command continues"
+        return (
+            f"{self.reason} by {signal.Signals(self.signum).name}, {done}; the same command "
+            "continues"
+        )
 
 
 class _Request:
-    """The mark. There is one in a process, as signals are the process's."""
+    """State of a stop request; one per process, because signal handlers are per process.
 
-    signum = 0  # of the first signal
-    since = 0.0  # when it came
-    importing = False  # the process is still in its imports
-    deferred = False  # only mark: wait for the end of the step, or for the other ranks
-    joined = False  # the mark will be read: in the loop, where all ranks have met, or at the end, where all is decided
-    continues = True  # the same command would go on from here
-    pid = 0  # of the process that listens, not of its workers
+    Attributes:
+        signum: number of the first signal; 0: none has arrived.
+        since: time of the first signal, on the monotonic clock.
+        importing: whether the process still imports modules.
+        deferred: whether a signal is only recorded, until a step has ended or the ranks have met.
+        joined: whether no time limit holds for the reaction, because the request will be read: all
+            ranks have met in the loop, or the outcome is already decided.
+        continues: whether the same command would continue from here.
+        pid: id of the process that set the handlers; its workers inherit the handlers.
+    """
+
+    signum = 0
+    since = 0.0
+    importing = False
+    deferred = False
+    joined = False
+    continues = True
+    pid = 0
 
     def hear(self, signum: int, frame: FrameType | None = None) -> None:
-        """The handler."""
+        """Handle a signal: record it, and raise an error or end the process where that is right.
+
+        Args:
+            signum: number of the signal.
+            frame: the frame that the signal interrupted.
+
+        Raises:
+            Stopped: this is the first signal, and it is not deferred.
+            KeyboardInterrupt: this is a worker process, and signals are not deferred.
+        """
         if self.importing and not self.deferred:
             end_now(signum)
         if os.getpid() != self.pid:
             if self.deferred:
-                return  # a loader's worker, which ends with the training
-            raise KeyboardInterrupt  # workers of torch end quietly on it
+                return  # a worker of a loader ends with the training
+            raise KeyboardInterrupt  # on this error, workers of torch end without a message
         if not self.deferred and _in_finalizer(frame):
             again = threading.Timer(FINALIZER_S, os.kill, (self.pid, signum))
             again.daemon = True
@@ -109,11 +143,11 @@ class _Request:
         if not self.deferred and not before:
             raise Stopped(signum)
         if signum == signal.SIGINT == before and time.monotonic() - self.since > AGAIN_S:
-            os._exit(130)  # a rank that waits in a collective would not see an exception
+            os._exit(130)  # an exception would not end a rank that waits in a collective
 
     @property
     def patience_s(self) -> float:
-        """Seconds that a process that has got a signal has until it must have reacted."""
+        """Seconds that the process has to react to a signal, before it is ended."""
         if not self.continues:
             return LEAVE_S
         return JOIN_S if self.deferred else DEAF_S
@@ -123,6 +157,7 @@ request = _Request()
 
 
 def _in_finalizer(frame: FrameType | None) -> bool:
+    """Tell whether a frame, or one of its callers, is a `__del__` method."""
     while frame is not None:
         if frame.f_code.co_name == "__del__":
             return True
@@ -132,14 +167,16 @@ def _in_finalizer(frame: FrameType | None) -> bool:
 
 @contextmanager
 def armed(continues: bool = True, deferred: bool = False) -> Iterator[None]:
-    """Listen; afterwards the former handlers are back; see `insisting`.
+    """Handle signals within the context, and restore the former handlers afterwards.
+
+    A process that does not react in time is ended, see `insisting`.
 
     Args:
-        continues: the same command would go on from here.
-        deferred: this is a rank that takes a signal along to where it meets the others.
+        continues: whether the same command would continue from here.
+        deferred: whether signals are only recorded, because other ranks wait for this one.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python allows handlers in the main thread only
+        yield  # Python sets signal handlers in the main thread only
         return
     request.signum = 0
     request.pid = os.getpid()
@@ -149,9 +186,8 @@ def armed(continues: bool = True, deferred: bool = False) -> Iterator[None]:
     _hear_of_the_cpu_limit()
     try:
         with insisting(continues):
-            signal.pthread_sigmask(
-                signal.SIG_UNBLOCK, SIGNALS
-            )  # the parent of ranks starts them with these blocked
+            # The parent of local ranks starts the ranks with these signals blocked.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             yield
     finally:
         request.deferred = False
@@ -161,7 +197,11 @@ def armed(continues: bool = True, deferred: bool = False) -> Iterator[None]:
 
 
 def _hear_of_the_cpu_limit() -> None:
-    """Let SIGXCPU come in time to save: `ulimit -t` sets it to the very second at which the system kills."""
+    """Lower the soft limit of CPU time, so that SIGXCPU comes early enough to save.
+
+    With `ulimit -t`, both limits are equal, and SIGXCPU would come when the system kills the
+    process.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
     if hard == resource.RLIM_INFINITY:
         return
@@ -172,10 +212,11 @@ def _hear_of_the_cpu_limit() -> None:
 
 @contextmanager
 def insisting(continues: bool) -> Iterator[None]:
-    """End a process that a signal does not end in time.
+    """End the process if it does not react in time to a signal within the context.
 
     Args:
-        continues: the same command would go on from here; it is given the time to save.
+        continues: whether the same command would continue from here; without this the process has
+            LEAVE_S seconds only.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -183,9 +224,8 @@ def insisting(continues: bool) -> Iterator[None]:
     request.continues, former = continues, request.continues
     out, into = os.pipe()
     os.set_blocking(into, False)
-    former_fd = signal.set_wakeup_fd(
-        into, warn_on_full_buffer=False
-    )  # written to from C, whatever Python does
+    # The C handler writes to this pipe even if the main thread runs no Python code.
+    former_fd = signal.set_wakeup_fd(into, warn_on_full_buffer=False)
     over = threading.Event()
     threading.Thread(target=_insist, args=(out, over), daemon=True).start()
     try:
@@ -198,7 +238,14 @@ def insisting(continues: bool) -> Iterator[None]:
 
 
 def _insist(pipe: int, over: threading.Event) -> None:
-    """In a thread: a rank that waits for another before the training starts ends too, though it does not hear."""
+    """Watch for signals in a thread, and end the process if the main thread does not react.
+
+    The main thread may be blocked, for example in a collective before the training starts.
+
+    Args:
+        pipe: read end of the pipe to which signal numbers are written.
+        over: set when the context has ended.
+    """
     while number := os.read(pipe, 1):
         if number[0] not in SIGNALS or over.wait(request.patience_s) or request.joined:
             continue
@@ -207,7 +254,7 @@ def _insist(pipe: int, over: threading.Event) -> None:
 
 
 def end_now(signum: int) -> NoReturn:
-    """End this process, wherever it is, with the message and the status of one that a signal has stopped."""
+    """End this process at once, with the message and the exit status for a signal."""
     stopped = Stopped(signum)
     with suppress(OSError):
         print(stopped, file=sys.stderr, flush=True)
@@ -215,7 +262,13 @@ def end_now(signum: int) -> NoReturn:
 
 
 def leave(status: int) -> NoReturn:
-    """End without the interpreter's own end, which takes a second once torch is there: nothing is left to finish."""
+    """End this process without the interpreter's shutdown, which takes a second with torch.
+
+    Child processes of `multiprocessing` are terminated, and the output streams are flushed.
+
+    Args:
+        status: exit status.
+    """
     from multiprocessing import active_children
 
     for child in active_children():
@@ -227,12 +280,18 @@ def leave(status: int) -> NoReturn:
 
 
 def leave_with(status: int) -> None:
-    """From here on a signal only hastens the end: what the exit status says is decided."""
+    """Let any further signal end the process at once with an exit status that is decided.
+
+    Args:
+        status: exit status.
+    """
     for s in heeded():
         signal.signal(s, _leaving(status))
 
 
 def _leaving(status: int) -> Callable[[int, FrameType | None], None]:
+    """Return a signal handler that ends the process at once with a status."""
+
     def leave_at_once(signum: int, frame: FrameType | None) -> None:
         os._exit(status)
 
@@ -241,7 +300,7 @@ def _leaving(status: int) -> Callable[[int, FrameType | None], None]:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Signals end the process at once."""
+    """Let signals end the process at once within the context, which imports modules."""
     request.importing = True
     try:
         yield

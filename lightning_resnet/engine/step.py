@@ -1,8 +1,9 @@
-"""One optimizer step, without what Lightning's way to call hooks and plugins costs: as much as a small net's own step.
+"""Run one optimizer step without Lightning's overhead, which equals the time of a small net's step.
 
-Only hooks that somebody overrides are called. Lightning's own code runs the step where it does more than ours: with a
-profiler, with precisions that scale the loss or convert the batch (16-mixed, 64, ...), and with optimizers that call
-the forward pass themselves.
+Only overridden hooks are called. Lightning's own code runs the step where it does more than this
+module: with a profiler, with precisions that scale the loss or convert the batch (16-mixed, 64,
+...), with optimizers that call the forward pass themselves, and with tasks that override
+`training_step`, `backward` or the hooks of the optimizer.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from pytorch_lightning.trainer import call
 from lightning_resnet.errors import UserError
 from lightning_resnet.training.task import ClassificationTask
 
+# Hooks that are called in each micro-batch or step, if they are overridden.
 HOOKS = (
     "on_train_batch_start",
     "on_before_zero_grad",
@@ -29,30 +31,29 @@ HOOKS = (
     "on_before_optimizer_step",
     "on_train_batch_end",
 )
-OPTIMIZING = (
-    "optimizer_step",
-    "optimizer_zero_grad",
-    "backward",
-)  # hooks of a task that only Lightning's step calls
+# Hooks of a task that only Lightning's own code calls.
+OPTIMIZING = ("optimizer_step", "optimizer_zero_grad", "backward")
 
 
 def overrides(owner: Any, hook: str, base: type) -> bool:
-    """Tell whether an object has a hook of its own, from its class or set on it as LambdaCallback does.
+    """Tell whether an object overrides a hook, in its class or in the object itself.
+
+    LambdaCallback does the latter.
 
     Args:
         owner: the object.
         hook: name of a method of `base`.
-        base: whose version does nothing, or what every object does.
+        base: class with the default version of the hook.
     """
     return getattr(getattr(owner, hook), "__func__", None) is not getattr(base, hook)
 
 
 class Step:
-    """Forward and backward passes and the optimizer's step.
+    """One optimizer step: forward and backward passes, the update of the weights, and all hooks.
 
     Args:
-        trainer: whose callbacks, strategy and optimizer are set up.
-        parts: micro-batches per step; ranks add their gradients in the last.
+        trainer: trainer whose callbacks, strategy and optimizer are set up.
+        parts: micro-batches per step; the ranks reduce their gradients in the last one.
     """
 
     def __init__(self, trainer: pl.Trainer, parts: int) -> None:
@@ -69,32 +70,38 @@ class Step:
         )
         loop = trainer.fit_loop.epoch_loop
         self.progress = loop.batch_progress
-        self.automatic = loop.automatic_optimization  # Lightning's way to make a step
+        self.automatic = loop.automatic_optimization  # Lightning's own code for a step
         self.steps_made = self.automatic.optim_progress.optimizer.step
-        self.batches = trainer.fit_loop.max_batches  # of an epoch
+        self.batches = trainer.fit_loop.max_batches  # micro-batches of an epoch
         self.hooks = {hook: self._overriding(hook) for hook in HOOKS}
         self.profiled = not isinstance(trainer.profiler, PassThroughProfiler)
         precision = trainer.precision_plugin
         self.plain = type(precision) is Precision or (
             type(precision) is MixedPrecision and precision.scaler is None
         )
-        # others may call the pass themselves, as LBFGS does
+        # Other optimizers may call the forward pass themselves, as LBFGS does.
         self.plain &= type(self.optimizer).__module__.startswith("torch.optim.")
         self.plain &= not isinstance(self.optimizer, torch.optim.LBFGS)
         self.plain &= not any(overrides(self.task, hook, pl.LightningModule) for hook in OPTIMIZING)
-        # others may return no tensor
+        # Other tasks may return something else than a tensor.
         self.plain &= not overrides(self.task, "training_step", ClassificationTask)
         bare = type(precision) is Precision and self.strategy.model is self.task
         self.forward = self.task.training_step if bare else self.strategy.training_step
 
     def _tell_logging(self, batch: Any) -> None:
-        """What `self.log` of a callback or task needs; Lightning's own way asks which loop runs, in every batch."""
+        """Set what `self.log` of a callback or task needs.
+
+        Lightning's own code also finds out in every batch which loop runs.
+        """
         if self.logging._first_loop_iter is not False:
             self.logging.on_batch_start(batch)
         self.results.batch, self.results.batch_size = batch, None
 
     def _zero_grad(self) -> None:
-        """As the optimizer's own, which also asks for hooks, profilers and kernels: more than the work itself."""
+        """Set the gradients to None, as the optimizer's method does.
+
+        That method also looks for hooks, profilers and kernels, which takes longer than the work.
+        """
         if type(self.optimizer).zero_grad is not torch.optim.Optimizer.zero_grad:
             self.optimizer.zero_grad()
             return
@@ -103,7 +110,7 @@ class Step:
                 p.grad = None
 
     def _overriding(self, hook: str) -> list[Callable[..., Any]]:
-        """The callbacks' and the task's own versions of a hook."""
+        """Return the callbacks' and then the task's overridden versions of a hook."""
         found = [
             partial(getattr(callback, hook), self.trainer, self.task)
             for callback in self.trainer.callbacks
@@ -114,12 +121,16 @@ class Step:
         return found
 
     def __call__(self, batches: Iterator[Any], i: int, done: Callable[[], None]) -> None:
-        """Take `parts` batches.
+        """Run one optimizer step on the next `parts` micro-batches.
 
         Args:
-            batches: on the device.
-            i: number of the first in its epoch.
-            done: called once the optimizer has made its step, before the hooks of the last batch's end.
+            batches: micro-batches on the device.
+            i: number of the first micro-batch in the epoch.
+            done: called after the optimizer's step, before the hooks at the end of the last
+                micro-batch.
+
+        Raises:
+            UserError: a hook asks to skip the rest of the epoch.
         """
         for part in range(self.parts):
             last = part == self.parts - 1
@@ -131,8 +142,9 @@ class Step:
             self._tell_logging(batch)
             if self._call("on_train_batch_start", batch, i + part) == -1:
                 raise UserError(
-                    f"{type(self.task).__name__}.on_train_batch_start returned -1, to skip the rest of the epoch: this "
-                    "training does not do that; use --trainer.limit_train_batches"
+                    f"{type(self.task).__name__}.on_train_batch_start returned -1, to skip the "
+                    "rest of the epoch: this training does not do that; use "
+                    "--trainer.limit_train_batches"
                 )
             self.progress.increment_started()
             if self.profiled or not self.plain:
@@ -148,13 +160,14 @@ class Step:
         self.task.__dict__["_current_fx_name"] = None
 
     def _next(self, batches: Iterator[Any]) -> Any:
+        """Return the next micro-batch, and let a profiler measure the wait."""
         if not self.profiled:
             return next(batches)
         with self.trainer.profiler.profile("[_TrainingEpochLoop].train_dataloader_next"):
             return next(batches)
 
     def _take_logged(self) -> None:
-        """Hand on what `self.log` was given in this batch, as Lightning does; costs nothing where nobody logs."""
+        """Pass on the values that `self.log` got in this batch, as Lightning does."""
         logged = bool(self.results)
         if logged:
             self.logging.on_batch_end()
@@ -164,11 +177,12 @@ class Step:
         self.results.batch = None
 
     def _step_of_lightning(self, batch: Any, i: int) -> dict[str, Any]:
-        """Let Lightning pass forward and backward, and step where a step is due."""
+        """Let Lightning run both passes, and the optimizer's step where one is due."""
         with self.trainer.profiler.profile("run_training_batch"):
             return self.automatic.run(self.optimizer, i, {"batch": batch, "batch_idx": i})
 
     def _pass_and_step(self, batch: Any, i: int, first: bool, last: bool) -> dict[str, Any]:
+        """Run both passes of a micro-batch, and the optimizer's step after the last micro-batch."""
         outputs = self._pass(batch, i, first)
         if last:
             self._call("on_before_optimizer_step", self.optimizer)
@@ -181,7 +195,7 @@ class Step:
         return outputs
 
     def _pass(self, batch: Any, i: int, first: bool) -> dict[str, Any]:
-        """Forward and backward; the first of a step begins its gradients anew."""
+        """Run the forward and the backward pass; the first micro-batch resets the gradients."""
         loss = self.forward(batch, i)
         if first:
             self._call("on_before_zero_grad", self.optimizer)
@@ -193,7 +207,10 @@ class Step:
         return {"loss": share.detach()}
 
     def _call(self, hook: str, *args: Any) -> Any:
-        """A hook of every batch; returns what the last one does, the task's where it has one."""
+        """Call the callbacks' and the task's versions of a hook, and return the last result.
+
+        The result is the task's if the task overrides the hook.
+        """
         result = None
         if self.profiled:
             call._call_callback_hooks(self.trainer, hook, *args)
@@ -202,9 +219,8 @@ class Step:
                 call._call_strategy_hook(self.trainer, hook, *args)
             return result
         if found := self.hooks[hook]:
-            self.task.__dict__["_current_fx_name"] = (
-                hook  # a module's own way to set it costs more than most hooks
-            )
+            # A module's `__setattr__` takes longer than most hooks.
+            self.task.__dict__["_current_fx_name"] = hook
             for function in found:
                 result = function(*args)
         return result

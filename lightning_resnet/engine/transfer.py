@@ -1,4 +1,4 @@
-"""Batches on their way to the device: the next one is copied on a stream of its own while a step computes."""
+"""Copy batches to the device: the next batch is copied on a side stream while a step computes."""
 
 import time
 from collections.abc import Iterator
@@ -11,12 +11,14 @@ Batch = tuple[Tensor, ...]
 
 
 def timed(batches: Iterator[Batch], waits: dict[str, float], what: str) -> Iterator[Batch]:
-    """The same batches; ends the iterator it is given when it is closed itself.
+    """Yield the same batches, and measure how long the consumer waits for them.
+
+    Closing this generator closes `batches`.
 
     Args:
-        batches: a generator.
-        waits: the seconds that their taker waits for them are added to `waits[what]`.
-        what: its key.
+        batches: generator of batches.
+        waits: the seconds of waiting are added to `waits[what]`.
+        what: key in `waits`.
     """
     with closing(batches):
         while True:
@@ -29,11 +31,13 @@ def timed(batches: Iterator[Batch], waits: dict[str, float], what: str) -> Itera
 
 
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The same batches there; ends the iterator it is given when it is closed itself.
+    """Return a generator of the same batches on a device.
+
+    Closing the returned generator closes `batches`.
 
     Args:
-        batches: a generator.
-        device: on the CPU nothing is done.
+        batches: generator of batches in host memory.
+        device: device to copy to; for the CPU, `batches` itself is returned.
     """
     if device.type == "cpu":
         return batches
@@ -41,6 +45,7 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
 
 
 def _plain(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Copy each batch when the consumer asks for it."""
     try:
         for batch in batches:
             yield tuple(t.to(device, non_blocking=True) for t in batch)
@@ -49,10 +54,15 @@ def _plain(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
 
 
 def _ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """One batch ahead; the computing stream waits for the copy, and the copy's memory for the computing stream."""
+    """Copy one batch ahead on a side stream of a CUDA device.
+
+    The current stream waits for the copy of a batch. The memory of the copy is not reused before
+    the current stream has finished with the batch.
+    """
     side = torch.cuda.Stream(device)
 
     def copy() -> tuple[Batch, torch.cuda.Event] | None:
+        """Start the copy of the next batch; None at the end of the batches."""
         if (batch := next(batches, None)) is None:
             return None
         with torch.cuda.stream(side):

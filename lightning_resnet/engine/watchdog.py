@@ -1,6 +1,7 @@
-"""When a rank fails or hangs, it says where: `attempts/<n>.rank<r>.txt` in the run directory.
+"""Write crash reports of ranks that fail or hang: `attempts/<n>.rank<r>.txt` in the run directory.
 
-A rank that makes no step for `hang_s` seconds writes the stacks of its threads there and ends, which ends the others.
+A rank that makes no step for `hang_s` seconds writes the stacks of its threads to the report and
+ends, which ends the other ranks.
 """
 
 import faulthandler
@@ -19,41 +20,50 @@ from lightning_resnet.masking import mask
 from lightning_resnet.provenance import versions
 from lightning_resnet.runs.status import last_attempt
 
-WRITE_S = 1.0  # for the rank that failed to write its report
-FIRST_S = 5.0  # that the first rank waits longer: it sees the others end, and records it
+WRITE_S = 1.0  # seconds that a rank that failed has to write its report
+FIRST_S = 5.0  # seconds that the first rank waits longer, so that it can record the others' end
 
 
 def report_path(run: Path, rank: int) -> Path:
-    """Of the newest attempt."""
+    """Return the path of a rank's crash report for the newest attempt."""
     attempt = last_attempt(run)
     return run / "attempts" / f"{attempt['attempt'] if attempt else 0}.rank{rank}.txt"
 
 
 def report(run: Path, rank: int, step: int, error: BaseException) -> None:
-    """Write down what happened; no other rank is waited for."""
+    """Write the crash report of this rank, without waiting for other ranks.
+
+    Args:
+        run: directory of the run.
+        rank: global rank of this process.
+        step: optimizer steps done.
+        error: the error that ended the rank.
+    """
     text = mask("".join(traceback.format_exception(error)))
     known = ", ".join(f"{k} {v}" for k, v in versions().items())
     try:
         write_whole(
             report_path(run, rank), f"rank {rank} failed after step {step}\n{known}\n\n{text}"
         )
-    except OSError:  # a full disk must not hide the error itself
+    except OSError:  # a full disk must not hide the error that is reported
         pass
 
 
 def is_consequence(error: BaseException) -> bool:
-    """Whether it only says that another rank is gone."""
+    """Tell whether an error only says that another rank is gone."""
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def cause(run: Path, size: int, error: BaseException, kept: bool = True) -> str:
-    """Tell, in a rank that lost another, which one, and why, as far as it wrote it down.
+    """Describe how another rank failed, by the first crash report in the order of the ranks.
+
+    This is called in a rank whose own error is a consequence of the failure.
 
     Args:
         run: directory of the run.
-        size: number of ranks.
-        error: by which this one noticed.
-        kept: whether the directory stays, and what a rank wrote down can be read there.
+        size: world size.
+        error: error by which this rank noticed the failure.
+        kept: whether the directory stays, so that the message can name the report's path.
     """
     time.sleep(WRITE_S)
     for rank in range(size):
@@ -64,18 +74,18 @@ def cause(run: Path, size: int, error: BaseException, kept: bool = True) -> str:
 
 
 class Watchdog(Callback):
-    """Ends a rank that makes no step.
+    """Callback that ends a rank that makes no step, and writes the stacks of its threads.
 
     Args:
         run: directory of the run.
-        hang_s: seconds it is given for a step.
+        hang_s: seconds that a rank has for a step.
     """
 
     def __init__(self, run: Path, hang_s: float) -> None:
         self.run, self.hang_s = run, hang_s
 
     def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Begin."""
+        """Open the crash report, and start the timer."""
         if trainer.is_global_zero:
             self.hang_s += FIRST_S
         self.path = report_path(self.run, trainer.global_rank)
@@ -83,7 +93,7 @@ class Watchdog(Callback):
         self.alive()
 
     def alive(self, *args: Any) -> None:
-        """A step was made."""
+        """Restart the timer, at most once per second or per quarter of `hang_s`."""
         if time.monotonic() - self._armed > min(1.0, self.hang_s / 4):
             self._armed = time.monotonic()
             faulthandler.dump_traceback_later(self.hang_s, exit=True, file=self._file)
@@ -91,7 +101,7 @@ class Watchdog(Callback):
     on_train_batch_end = on_validation_batch_end = on_test_batch_end = on_train_epoch_end = alive
 
     def close(self) -> None:
-        """The training has ended, one way or another."""
+        """Stop the timer, and remove the crash report if it is empty."""
         faulthandler.cancel_dump_traceback_later()
         if hasattr(self, "_file"):
             self._file.close()
