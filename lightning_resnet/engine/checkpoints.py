@@ -120,13 +120,12 @@ class Checkpoints(Callback):
         minutes: float = 10.0,
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.folder, self.origin, self.seconds, self.may_write = (
-            folder,
-            origin,
-            60 * minutes,
-            may_write,
-        )
-        self.best, self.error = -1.0, ""
+        self.folder = folder
+        self.origin = origin
+        self.seconds = 60 * minutes
+        self.may_write = may_write
+        self.best = -1.0
+        self.error = ""
         self._step = -1  # optimizer steps of the newest snapshot; -1: take one at the next call
         self._better = False  # whether the next snapshot is the best so far
         self._saved_at = time.monotonic()
@@ -152,7 +151,9 @@ class Checkpoints(Callback):
 
         Also check that the state can be loaded again, and remove files of interrupted writes.
         """
-        self._step, self._saved_at, self._better = trainer.global_step, time.monotonic(), False
+        self._step = trainer.global_step
+        self._saved_at = time.monotonic()
+        self._better = False
         check_readable(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
         if trainer.is_global_zero:
             remove_unfinished(self.folder)
@@ -187,12 +188,10 @@ class Checkpoints(Callback):
             return False
         state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         check_readable(state)
-        self._step, self._saved_at, better, self._better = (
-            trainer.global_step,
-            time.monotonic(),
-            self._better,
-            False,
-        )
+        self._step = trainer.global_step
+        self._saved_at = time.monotonic()
+        better = self._better
+        self._better = False
         if trainer.is_global_zero:
             state = tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), state)
             self._wait()

@@ -70,8 +70,12 @@ class FitLoop(_FitLoop):
             trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False
         )
         self.listen_in(self.epoch_loop.val_loop)
-        self.rundir, self.checkpoints, self.hang_s = rundir, checkpoints, hang_s
-        self.epoch, self.steps, self.evaluated = 0, 0, False
+        self.rundir = rundir
+        self.checkpoints = checkpoints
+        self.hang_s = hang_s
+        self.epoch = 0
+        self.steps = 0
+        self.evaluated = False
         self._evaluated_step = -1  # global step of this attempt's last evaluation
         self.waits = {"read": 0.0, "data": 0.0}
         self.parts = trainer.accumulate_grad_batches
@@ -103,7 +107,8 @@ class FitLoop(_FitLoop):
         ended = self.evaluated or not self.steps
         # Number of epochs that have begun.
         epochs = self.epoch + self.evaluated if ended else self.epoch + 1
-        steps, trained = self.steps, self.epoch_loop.global_step
+        steps = self.steps
+        trained = self.epoch_loop.global_step
         if ended and not self.evaluated and trained and self._combined_loader is not None:
             steps = self.max_batches // self.parts
         unfinished = 0 if ended else 1
@@ -138,7 +143,8 @@ class FitLoop(_FitLoop):
         position = state_dict.get(POSITION, state_dict)  # older checkpoints hold the position alone
         over = position["evaluated"]
         self.trainer.should_stop = position["should_stop"]
-        self.epoch, self.steps = position["epoch"] + over, 0 if over else position["steps"]
+        self.epoch = position["epoch"] + over
+        self.steps = 0 if over else position["steps"]
         self._tell(position["global_step"])
 
     def _tell(self, global_step: int) -> None:
@@ -251,7 +257,8 @@ class FitLoop(_FitLoop):
             UserError: a callback has replaced the optimizer, or changed how micro-batches make
                 optimizer steps.
         """
-        trainer, steps = self.trainer, self.max_batches // self.parts
+        trainer = self.trainer
+        steps = self.max_batches // self.parts
         trainer.training = True
         torch.set_grad_enabled(True)
         if self.steps < steps:
@@ -365,7 +372,8 @@ class FitLoop(_FitLoop):
         All ranks evaluate with the buffers of the first rank, such as the running statistics of
         batch norm.
         """
-        trainer, every = self.trainer, self.trainer.check_val_every_n_epoch
+        trainer = self.trainer
+        every = self.trainer.check_val_every_n_epoch
         for optimizer in trainer.optimizers:
             if hasattr(optimizer, "eval"):
                 optimizer.eval()
@@ -414,7 +422,9 @@ class FitLoop(_FitLoop):
         logging.update_train_epoch_metrics()
         self.epoch_loop._batches_that_stepped += 1
         self.checkpoints.save(self.trainer)
-        self.epoch, self.steps, self.evaluated = self.epoch + 1, 0, False
+        self.epoch = self.epoch + 1
+        self.steps = 0
+        self.evaluated = False
         self._tell(self.trainer.global_step)
 
     # -- agreement ---------------------------------------------------------------------------------

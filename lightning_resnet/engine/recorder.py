@@ -30,7 +30,8 @@ class Recorder(Callback):
     """
 
     def __init__(self, rundir: RunDir, progress: Progress) -> None:
-        self.rundir, self.progress = rundir, progress
+        self.rundir = rundir
+        self.progress = progress
         self.last: dict[str, Any] = {"step": -1, "metrics": {}}
 
     def state_dict(self) -> dict[str, Any]:
@@ -111,10 +112,8 @@ class Recorder(Callback):
         metrics = pl_module.take_train_metrics()
         if not metrics:
             return
-        steps, seconds = (
-            trainer.global_step - self._step,
-            time.perf_counter() - self._interval_start,
-        )
+        steps = trainer.global_step - self._step
+        seconds = time.perf_counter() - self._interval_start
         if steps:  # 0 if an earlier attempt did the steps of this row
             metrics["perf/images_per_s"] = steps * trainer.datamodule.batch_size / seconds
             metrics["perf/data_wait_frac"] = (
@@ -122,7 +121,8 @@ class Recorder(Callback):
             ) / seconds
         self._record(trainer, metrics)
         self.last = {"step": trainer.global_step, "metrics": metrics}
-        self._step, self._interval_start = trainer.global_step, time.perf_counter()
+        self._step = trainer.global_step
+        self._interval_start = time.perf_counter()
         self._waited = trainer.fit_loop.waits["data"]
 
     def _record(self, trainer: pl.Trainer, metrics: dict[str, float], again: bool = False) -> None:

@@ -67,7 +67,9 @@ class Stopped(BaseException):
 
     def __init__(self, signum: int, saved: bool = False, error: str = "") -> None:
         super().__init__(signal.Signals(signum).name)
-        self.signum, self.saved, self.continues = signum, saved, request.continues
+        self.signum = signum
+        self.saved = saved
+        self.continues = request.continues
         self.error = error
 
     @property

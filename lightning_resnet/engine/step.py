@@ -57,17 +57,13 @@ class Step:
     """
 
     def __init__(self, trainer: pl.Trainer, parts: int) -> None:
-        self.trainer, self.strategy, self.task, self.parts = (
-            trainer,
-            trainer.strategy,
-            trainer.lightning_module,
-            parts,
-        )
-        self.optimizer, self.logging, self.results = (
-            trainer.optimizers[0],
-            trainer._logger_connector,
-            trainer._results,
-        )
+        self.trainer = trainer
+        self.strategy = trainer.strategy
+        self.task = trainer.lightning_module
+        self.parts = parts
+        self.optimizer = trainer.optimizers[0]
+        self.logging = trainer._logger_connector
+        self.results = trainer._results
         loop = trainer.fit_loop.epoch_loop
         self.progress = loop.batch_progress
         self.automatic = loop.automatic_optimization  # Lightning's own code for a step
@@ -95,7 +91,8 @@ class Step:
         """
         if self.logging._first_loop_iter is not False:
             self.logging.on_batch_start(batch)
-        self.results.batch, self.results.batch_size = batch, None
+        self.results.batch = batch
+        self.results.batch_size = None
 
     def _zero_grad(self) -> None:
         """Set the gradients to None, as the optimizer's method does.

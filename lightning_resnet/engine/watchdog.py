@@ -82,14 +82,16 @@ class Watchdog(Callback):
     """
 
     def __init__(self, run: Path, hang_s: float) -> None:
-        self.run, self.hang_s = run, hang_s
+        self.run = run
+        self.hang_s = hang_s
 
     def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
         """Open the crash report, and start the timer."""
         if trainer.is_global_zero:
             self.hang_s += FIRST_S
         self.path = report_path(self.run, trainer.global_rank)
-        self._file, self._armed = self.path.open("w"), 0.0
+        self._file = self.path.open("w")
+        self._armed = 0.0
         self.alive()
 
     def alive(self, *args: Any) -> None:

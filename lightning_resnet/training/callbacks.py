@@ -110,7 +110,8 @@ class AddedBlocks(Callback):
         origin = load_checkpoint(checkpoint).get("deepen")
         if origin is None:
             raise UserError(f"{checkpoint} was not written by `resnet-cli deepen`")
-        self.added, self.freeze = origin["added"], origin["freeze"]
+        self.added = origin["added"]
+        self.freeze = origin["freeze"]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Freeze all but the added blocks if `--freeze` was given, before the optimizer is made."""

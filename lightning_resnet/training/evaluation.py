@@ -31,7 +31,9 @@ class Evaluated(pl.LightningModule):
 
     def __init__(self, net: nn.Module, ema: nn.Module | None, precise_bn: int) -> None:
         super().__init__()
-        self.net, self.ema, self.precise_bn = net, ema, precise_bn
+        self.net = net
+        self.ema = ema
+        self.precise_bn = precise_bn
         # Memory layout of the images that the net takes.
         self.channels_last = True
         self.register_buffer("mean", torch.zeros(3, 1, 1))
@@ -94,7 +96,8 @@ class Evaluated(pl.LightningModule):
         if self._measured is None:
             self._measured = self.trainer.datamodule.train_dataloader(self.precise_bn)
         for net in self.nets:
-            first, n = self.trainer.is_global_zero, len(self._measured)
+            first = self.trainer.is_global_zero
+            n = len(self._measured)
             batches = metered(
                 self._measured.batches(self.trainer.current_epoch),
                 n,

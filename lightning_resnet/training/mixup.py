@@ -76,7 +76,8 @@ class Mix:
         half = 0.5 * np.sqrt(1 - share)
         middle = np.stack([y * height, x * width], axis=1).astype(np.int64)
         reach = (np.stack([half * height, half * width], axis=1) * cut[:, None]).astype(np.int64)
-        low, high = np.maximum(middle - reach, 0), np.minimum(middle + reach, (height, width))
+        low = np.maximum(middle - reach, 0)
+        high = np.minimum(middle + reach, (height, width))
         kept = 1 - (high - low).prod(1) / (height * width)
         return np.where(cut, kept, share), np.concatenate([low, high], axis=1)
 
@@ -125,7 +126,8 @@ def own_parts(
     whole = torch.minimum(labels, partners) >= 0
     share = torch.from_numpy(shares.repeat(2)).to(device, torch.promote_types(dtype, torch.float32))
     top, left, bottom, right = torch.from_numpy(boxes.repeat(2, 0)).to(device).T[..., None]
-    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    rows = torch.arange(height, device=device)
+    columns = torch.arange(width, device=device)
     inside = ((rows >= top) & (rows < bottom))[:, :, None] & (
         (columns >= left) & (columns < right)
     )[:, None, :]

@@ -82,7 +82,9 @@ class Steps(Schedule):
                 "--trainer.max_epochs"
             )
         _check_warmup(warmup)
-        self.at, self.gamma, self.warmup = at, gamma, warmup
+        self.at = at
+        self.gamma = gamma
+        self.warmup = warmup
 
     def factor(self, fraction: float) -> float:
         """Return the warm-up's factor times `gamma` for each fraction that is reached."""
@@ -114,7 +116,10 @@ class Annealed(Schedule):
             raise ValueError(
                 f"--model.schedule.warmup_epochs must be 0 or more, got {warmup_epochs}"
             )
-        self.warmup, self.end, self.start, self.warmup_epochs = warmup, end, start, warmup_epochs
+        self.warmup = warmup
+        self.end = end
+        self.start = start
+        self.warmup_epochs = warmup_epochs
 
     def doubt(self, epochs: float) -> str:
         """Return a warning if the warm-up takes all epochs of the training."""
@@ -181,7 +186,9 @@ class Plateau(Schedule):
                 f"--model.schedule.monitor {monitor} is no metric of an evaluation: take one of "
                 f"{metrics}"
             )
-        self.monitor, self.patience, self.gamma = monitor, patience, gamma
+        self.monitor = monitor
+        self.patience = patience
+        self.gamma = gamma
         self.state = {"best": -math.inf, "waited": 0, "drops": 0}
 
     def factor(self, fraction: float) -> float:
@@ -243,7 +250,9 @@ class ErrorWarmup(Schedule):
     ) -> None:
         if not 0 <= until_error <= 1:
             raise ValueError(f"--model.schedule.until_error must be 0 to 1, got {until_error}")
-        self.then, self.factor_before, self.until_error = then, factor_before, until_error
+        self.then = then
+        self.factor_before = factor_before
+        self.until_error = until_error
         self.warm = False
 
     def begin(self, epochs: float) -> None:

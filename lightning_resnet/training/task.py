@@ -108,8 +108,12 @@ class ClassificationTask(Evaluated):
         super().__init__(net, average_of(net) if ema else None, precise_bn)
         self.channels_last = channels_last is not False
         self.bn_batch = bn_batch
-        self.make_optimizer, self.schedule, self.decay = optimizer, schedule, decay
-        self.averaging, self.mix, self.compiled = ema, mix, compile
+        self.make_optimizer = optimizer
+        self.schedule = schedule
+        self.decay = decay
+        self.averaging = ema
+        self.mix = mix
+        self.compiled = compile
         self.loss_kind = loss
         self.label_smoothing = label_smoothing
         self.bce_threshold = bce_threshold
@@ -405,7 +409,8 @@ class ClassificationTask(Evaluated):
         if bad:
             metrics["data/bad_images"] = bad
         self.schedule.observe(metrics)
-        extra, self.extra_metrics = self.extra_metrics, {}
+        extra = self.extra_metrics
+        self.extra_metrics = {}
         return metrics | extra
 
     @classmethod
@@ -448,7 +453,8 @@ class ClassificationTask(Evaluated):
         sums = None if sums is None else self._reduce(sums)
         if sums is not None and not math.isfinite(sums[0]):
             self.take_train_metrics()
-        checkpoint["train_sums"], checkpoint["last_taken"] = sums, self._last_taken
+        checkpoint["train_sums"] = sums
+        checkpoint["last_taken"] = self._last_taken
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` added.
@@ -467,10 +473,8 @@ class ClassificationTask(Evaluated):
             trainer = self.trainer
             # Without this, weights of double precision would be loaded into single precision.
             trainer.precision_plugin.convert_module(self)
-        sums, self._last_taken = (
-            checkpoint.get("train_sums"),
-            checkpoint.get("last_taken", checkpoint["global_step"]),
-        )
+        sums = checkpoint.get("train_sums")
+        self._last_taken = checkpoint.get("last_taken", checkpoint["global_step"])
         self._train_sums = TrainingSums(
             sums if sums is None or self.global_rank == 0 else torch.zeros_like(sums)
         )
