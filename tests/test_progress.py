@@ -133,7 +133,7 @@ def test_real_verbs_show_progress_and_leave_at_once(trained, source):
     for argv, unit in (
         (["evaluate", str(trained), "--crops", "centre"], "batches"),
         (["evaluate", str(trained), "--crops", "centre", "--bn", "precise"], "training batches"),
-        (["predict", "photos", *checkpoint, "--format", "csv"], "pictures"),
+        (["predict", "photos", *checkpoint, "--format", "csv"], "images"),
         (["predict", *recipe], "batches"),
         (["validate", *recipe], "batches"),
         (["test", *recipe], "batches"),
