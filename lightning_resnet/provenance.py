@@ -74,8 +74,13 @@ def _git(*args: str) -> str | None:
     """Return the output of a git command in the package's folder; None where it fails."""
     folder = Path(__file__).parent
     try:
+        # git status takes the lock of the index, which a killed run would leave behind
         done = subprocess.run(
-            ["git", *args], cwd=folder, capture_output=True, text=True, timeout=10
+            ["git", "--no-optional-locks", *args],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -40,3 +40,10 @@ def test_a_start_that_hangs_does_not_keep_the_end(monkeypatch):
     beside.finish("preempted")
     assert done == [] and time.monotonic() - begin < 30
     gate.set()
+
+
+def test_an_end_before_the_beginning_waits_for_nothing():
+    """A signal may come between the making of the mirror and its start."""
+    done = []
+    aside.BackgroundMirror(mirror_of(done)).finish("preempted")
+    assert done == []

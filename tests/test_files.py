@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from lightning_resnet.files import (
     write_new,
     write_whole,
 )
+from lightning_resnet.provenance import code
 
 
 def test_a_file_is_on_disk_before_it_takes_its_name(tmp_path, monkeypatch):
@@ -137,3 +139,15 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     remove_unfinished(tmp_path / "none")
     sync_folder(tmp_path / "none")
     assert sorted(os.listdir(tmp_path)) == ["a.json", "b.tmp"]
+
+
+def test_the_code_is_looked_up_without_a_lock_that_a_kill_would_leave(monkeypatch):
+    called = []
+
+    def run(command, **options):
+        called.append(command)
+        return subprocess.CompletedProcess(command, 0, "0123\n", "")
+
+    monkeypatch.setattr("lightning_resnet.provenance.subprocess.run", run)
+    assert code() == {"git_sha": "0123", "git_dirty": True}
+    assert all(command[:2] == ["git", "--no-optional-locks"] for command in called) and called

@@ -1,6 +1,7 @@
 """Run a mirror in a thread, so that a training waits neither for the start of W&B nor for rows."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -44,7 +45,8 @@ class BackgroundMirror:
         """Begin `Mirror.finish`, and wait until all calls have ended, at most `LIMIT_S` seconds."""
         self._calls.put(partial(self._mirror.finish, reason))
         self._calls.put(None)
-        self._thread.join(LIMIT_S)
+        with suppress(RuntimeError):  # a signal came before the thread was started
+            self._thread.join(LIMIT_S)
 
     def _work(self) -> None:
         """Make the calls in order, until None."""
