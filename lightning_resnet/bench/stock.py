@@ -98,11 +98,11 @@ class ValidationClock(Callback):
     """Callback that prints, as JSON, the seconds of a validation, its metrics included."""
 
     def on_validation_start(self, *args: Any) -> None:
-        """Start the clock."""
+        """Start the clock of this validation."""
         self._start = time.perf_counter()
 
     def on_validation_end(self, *args: Any) -> None:
-        """Print the seconds."""
+        """Print the seconds since the validation started."""
         seconds = time.perf_counter() - self._start
         print(json.dumps({"seconds": seconds}), flush=True)
 
@@ -158,7 +158,7 @@ class Stock(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log the loss."""
+        """Log the validation loss under its name."""
         images, labels = batch
         logits = self.net((images.float() - 128) / 64)
         self.log("val/loss", F.cross_entropy(logits, labels))
@@ -172,7 +172,7 @@ class StockData(pl.LightningDataModule):
     """Digits through scikit-learn and torch's DataLoader."""
 
     def setup(self, stage: str) -> None:
-        """Read the digits."""
+        """Read the digits of scikit-learn as uint8 images [N, 3, 8, 8]."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()

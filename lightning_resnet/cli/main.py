@@ -65,7 +65,7 @@ def continues(argv: list[str]) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb.
+    """Run the verb that the command line names.
 
     Args:
         argv: the command line; default: that of this process.

@@ -223,7 +223,8 @@ def insisting(continues: bool) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    request.continues, former = continues, request.continues
+    former = request.continues
+    request.continues = continues
     out, into = os.pipe()
     os.set_blocking(into, False)
     # The C handler writes to this pipe even if the main thread runs no Python code.

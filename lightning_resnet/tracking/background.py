@@ -38,7 +38,7 @@ class BackgroundMirror:
         self._thread.start()
 
     def record(self, row: Any) -> None:
-        """Begin `Mirror.record`."""
+        """Queue `Mirror.record` for the thread, and return at once."""
         self._calls.put(partial(self._mirror.record, row))
 
     def finish(self, reason: str) -> None:

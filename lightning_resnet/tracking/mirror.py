@@ -173,7 +173,7 @@ class Mirror:
             self._give_up(error)
 
     def finish(self, reason: str) -> None:
-        """End the attempt.
+        """End the attempt on W&B, and keep any error of wandb from the training.
 
         Args:
             reason: how the attempt ended. After any reason but finished, failed and diverged, such

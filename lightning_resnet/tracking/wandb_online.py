@@ -88,7 +88,7 @@ def _read(run: Any, path: str, folder: Path) -> Found:
 
 
 def _rows(items: list[dict[str, Any]]) -> list[Row]:
-    """Convert W&B rows.
+    """Convert the rows of a W&B run into rows of metrics.jsonl.
 
     If the step decreases, another tool has resumed the run: a new attempt begins. Our mirror sends
     each step once.

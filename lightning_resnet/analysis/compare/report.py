@@ -28,7 +28,7 @@ Extras = dict[str, tuple[list[list[str]], str]]  # name -> cells, header first, 
 
 
 class Report(NamedTuple):
-    """Result of `report`.
+    """Result of `report`: its tables, the files it wrote, and the runs it compared.
 
     Attributes:
         table: the summary table.

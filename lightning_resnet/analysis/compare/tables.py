@@ -30,7 +30,7 @@ Parts = list[tuple[tuple[str, ...], pd.DataFrame]]
 
 
 class Table(NamedTuple):
-    """Summary table.
+    """Summary table, with the notes and flags that are printed below its rows.
 
     Attributes:
         frame: row keys as text, then `STATISTICS`.
@@ -44,7 +44,7 @@ class Table(NamedTuple):
 
 
 def summary(runs: Runs, rows: Sequence[str] | None = None) -> Table:
-    """Summarise runs.
+    """Summarise runs as a table with a row for each setting, over its seeds.
 
     Args:
         runs: from `load_runs`.

@@ -28,7 +28,7 @@ GEOMETRIC_MEANS = {"first_last", "gain"}  # columns of ratios that span orders o
 
 
 def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Path]:
-    """Measure all nets.
+    """Measure all nets, and join their tables into one.
 
     Args:
         args: flags of `resnet-cli inspect`.

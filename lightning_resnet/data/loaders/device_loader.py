@@ -126,7 +126,7 @@ def fits(images: Images, device: torch.device, augment: Augment, ranks: int = 1)
 def make(
     images: Images, augment: Callable[[int], Augment], *args: Any, device: torch.device
 ) -> DeviceLoader:
-    """Return a DeviceLoader.
+    """Return a DeviceLoader of the images, if it can hold them as they are.
 
     Raises:
         UserError: the images have to be resized, or are files.
