@@ -54,7 +54,7 @@ test-all: check
 bundle: setup
 	TORCH=$(TORCH) slurm/bundle.sh
 
-# Resolve the pin files anew. No addresses are written: they install from whatever index is configured.
+# Resolve the pin files again. No addresses are written: they install from whatever index is configured.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-annotate --no-header --extra dev --extra ffcv --extra wandb \
   --extra onnx --extra parquet --group proven pyproject.toml

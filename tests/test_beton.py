@@ -300,8 +300,8 @@ from lightning_resnet.data.images import Images
 
 if __name__ == "__main__":
     write.CHUNK_FILES = 2
-    inner = write.Unfinished.append
-    write.Unfinished.append = lambda self, entries: (inner(self, entries), time.sleep(0.05))
+    inner = write.PartialFile.append
+    write.PartialFile.append = lambda self, entries: (inner(self, entries), time.sleep(0.05))
     paths = sorted(str(p) for p in Path(sys.argv[1]).glob("*.jpg"))
     images = Images(np.arange(len(paths)), np.arange(len(paths)) % 3, paths=paths)
     write.write_beton(images, sys.argv[2], classes=["a", "b", "c"], workers=2, max_side=50)
@@ -486,7 +486,7 @@ def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
         "data", "write", "digits", "--out", "d.beton", "--split", "val", "--mode", "0.5"
     )
     assert (code, err) == (0, "") and "360 samples, 10 classes" in out
-    assert cli("data", "verify", "d.beton")[:2] == (0, "d.beton: whole\n")
+    assert cli("data", "verify", "d.beton")[:2] == (0, "d.beton: intact\n")
     assert "made from   Digits val, 0 skipped" in cli("data", "info", "d.beton")[1]
     data = bytearray(Path("d.beton").read_bytes())
     data[-9] ^= 1

@@ -162,7 +162,7 @@ def test_best_is_the_highest_val_acc1_even_after_a_kill_right_after_it_was_writt
     monkeypatch.setattr(checkpoints, "link", dying)
     args = [*TINY, "--trainer.max_epochs", "2"]
     code, out, err = cli("fit", *args)
-    assert code == 2 and "careful: cannot save" in out and "the same command continues" in err
+    assert code == 2 and "warning: cannot save" in out and "the same command continues" in err
     best = only_run() / "checkpoints/best.ckpt"
     assert load_checkpoint(best)["global_step"] == 44
     assert load_checkpoint(only_run() / "checkpoints/last.ckpt")["global_step"] == 22

@@ -23,7 +23,13 @@ from lightning_resnet.data import module
 from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.data.beton import decode_fallback as fallback
 from lightning_resnet.data.beton.cache import as_beton
-from lightning_resnet.data.beton.encode import Bad, Options, Task, encode, open_rgb
+from lightning_resnet.data.beton.encode import (
+    EncodeFailure,
+    EncodeJob,
+    EncodeOptions,
+    encode,
+    open_rgb,
+)
 from lightning_resnet.data.beton.format import FIELD, HEADER, IMAGE, Beton, manifest_path
 from lightning_resnet.data.beton.journal import ROW
 from lightning_resnet.data.beton.limits import MAX_SCANS
@@ -141,9 +147,9 @@ def test_a_jpeg_of_more_pixels_or_scans_than_its_bytes_can_hold_is_refused(
     _, (status,) = decode(data, [(0, 0, rows, cols)], 8, rows, cols)
     assert "more pixels than its bytes can hold" in kernel.PROBLEMS[status]
     (tmp_path / "x.jpg").write_bytes(data)
-    sample = encode(Task(str(tmp_path / "x.jpg"), True), Options())
+    sample = encode(EncodeJob(str(tmp_path / "x.jpg"), True), EncodeOptions())
     assert (
-        isinstance(sample, Bad)
+        isinstance(sample, EncodeFailure)
         and not sample.fatal
         and ("pixels" in sample.why or "scans" in sample.why)
     )
@@ -235,8 +241,8 @@ def test_hostile_images_are_told_in_words(name, tmp_path, monkeypatch):
     path = tmp_path / "x.jpg"
     path.write_bytes(data)
     for jpeg in (True, False):
-        sample = encode(Task(str(path), jpeg), Options())
-        assert isinstance(sample, Bad) and words in sample.why and not sample.fatal
+        sample = encode(EncodeJob(str(path), jpeg), EncodeOptions())
+        assert isinstance(sample, EncodeFailure) and words in sample.why and not sample.fatal
         assert "\n" not in sample.why and " object at " not in sample.why
     images = Images(np.arange(2), np.arange(2), paths=[str(path)] * 2)
     for on_bad in ("raise", "count"):

@@ -68,10 +68,10 @@ def test_what_is_short_says_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_an_interrupted_check_says_that_it_begins_anew(cli, source, monkeypatch):
+def test_an_interrupted_check_says_that_it_starts_over(cli, source, monkeypatch):
     monkeypatch.setattr(verify, "_check", lambda *args: signal.raise_signal(signal.SIGINT))
     code, _, err = cli("data", "verify", source.files["train"])
-    assert code == 130 and err == "interrupted; the same command begins anew\n"
+    assert code == 130 and err == "interrupted; the same command starts over\n"
 
 
 @pytest.mark.parametrize(
@@ -79,11 +79,11 @@ def test_an_interrupted_check_says_that_it_begins_anew(cli, source, monkeypatch)
     [
         (["sweep", "s.yaml"], "continues"),
         (["data", "write", "digits"], "continues"),
-        (["compare", "runs"], "begins anew"),
-        (["inspect", "gradients"], "begins anew"),
-        (["bench", "step"], "begins anew"),
-        (["validate", "--config", "R.yaml"], "begins anew"),
-        (["predict", "photos"], "begins anew"),
+        (["compare", "runs"], "starts over"),
+        (["inspect", "gradients"], "starts over"),
+        (["bench", "step"], "starts over"),
+        (["validate", "--config", "R.yaml"], "starts over"),
+        (["predict", "photos"], "starts over"),
     ],
 )
 def test_every_long_verb_ends_with_a_word(cli, monkeypatch, argv, how):
@@ -162,7 +162,7 @@ def test_real_verbs_show_progress_and_leave_at_once(trained, source):
         code, out, err, seconds = interrupted(argv, f" {unit}  ")
         print(f"{' '.join(argv[:2])}: {seconds:.2f} s from Ctrl-C to the end")
         last = err.splitlines()[-1]
-        assert code == 130 and last == "interrupted; the same command begins anew", (
+        assert code == 130 and last == "interrupted; the same command starts over", (
             argv,
             code,
             err,

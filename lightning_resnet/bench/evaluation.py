@@ -50,7 +50,7 @@ def report(args: argparse.Namespace) -> list[str]:
         "From its beginning to its metrics, as after each epoch of a training: imports and the "
         "making of the net excluded, the start of reading threads and processes included. Ours "
         "decodes a JPEG at half, a quarter or an eighth of its size where that is enough for the "
-        "crop; the peer decodes it whole, then resizes.",
+        "crop; the peer decodes the full image, then resizes.",
     ]
 
 

@@ -98,11 +98,11 @@ def _measured(name: str, args: argparse.Namespace) -> list[list[str]]:
     first = [one["steps_per_s"] for one in ours[loaders[0]]]
     for loader, found in ours.items():
         shown = name
-        beside = ""
+        ratio = ""
         if args.loaders:
             shown = f"{name}, {loader}"
-            beside = ratios(first, [one["steps_per_s"] for one in found])
-        rows.append(_row(shown, found, bare, beside))
+            ratio = ratios(first, [one["steps_per_s"] for one in found])
+        rows.append(_row(shown, found, bare, ratio))
         if args.json:
             _append(args, shown, found, bare)
     return rows
@@ -116,14 +116,14 @@ def _read(recipe: str) -> dict[str, Any]:
     return content
 
 
-def _row(name: str, ours: list[dict[str, float]], bare: list[float], beside: str = "") -> list[str]:
+def _row(name: str, ours: list[dict[str, float]], bare: list[float], ratio: str = "") -> list[str]:
     """Return one row of the table.
 
     Args:
         name: of the net, and of the loader where there are several.
         ours: what `measure` returned, turn by turn.
         bare: steps per second of the bare loop, turn by turn; empty: not measured.
-        beside: speed of the first loader over this one's.
+        ratio: speed of the first loader over this one's.
     """
     rate = [one["steps_per_s"] for one in ours]
     images = [one["images_per_s"] for one in ours]
@@ -132,7 +132,7 @@ def _row(name: str, ours: list[dict[str, float]], bare: list[float], beside: str
         name,
         spread(images, ",.0f"),
         spread(rate, ".1f"),
-        beside,
+        ratio,
         spread(bare, ".1f") if bare else "",
         ratios(rate, bare) if bare else "",
         PARTS[max(shares, key=shares.get)],

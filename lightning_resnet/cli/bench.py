@@ -20,8 +20,8 @@ KINDS = {
     "startup": "seconds from the keystroke to an answer, and to the first optimizer step",
     "overhead": "microseconds that a training loop adds to a step",
     "loader": "images per second that a loader delivers",
-    "step": "a training step of our nets beside those of torchvision, timm and a plain script",
-    "train": "a complete training: its bottleneck, and its speed beside a bare loop",
+    "step": "a training step of our nets against those of torchvision, timm and a plain script",
+    "train": "a complete training: its bottleneck, and its speed against a bare loop",
     "evaluation": "images per second of an evaluation, from files to accuracy",
     "scaling": "images per second on 1 to N ranks",
     "compare": "seconds and memory of comparing many runs",
@@ -47,7 +47,7 @@ COMPILE_MODES = ["default", "reduce-overhead", "max-autotune", "max-autotune-no-
 
 def make_parser() -> Parser:
     """Return the parser of `resnet-cli bench`."""
-    parser = Parser(prog="resnet-cli bench", description="Measure beside peers.")
+    parser = Parser(prog="resnet-cli bench", description="Measure against peers.")
     what = parser.add_subparsers(dest="what", required=True)
     flags = {
         "startup": _startup_flags,
@@ -150,7 +150,7 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loaders",
         nargs="+",
-        help="values of data.loader, one beside the other (default: auto)",
+        help="values of data.loader, one against the other (default: auto)",
     )
     _count(parser, "--processes", 2, "ranks")
     _count(parser, "--threads", 1, "of each rank")

@@ -102,7 +102,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="where to write (default: report/ beside the runs)",
+        help="where to write (default: report/ next to the runs)",
     )
     parser.add_argument("--title", default="", metavar="T", help="of the page and the figure")
     return parser

@@ -163,7 +163,7 @@ def _verify(args: argparse.Namespace) -> int:
     problems = verify(args.file)
     if problems:
         tell("\n".join(problems))
-    found = "whole"
+    found = "intact"
     if problems:
         noun = "problem" if len(problems) == 1 else "problems"
         found = f"{len(problems):,} {noun}"

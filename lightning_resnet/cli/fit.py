@@ -316,7 +316,7 @@ def _again(rundir: RunDir, trainer: pl.Trainer, checkpoints: Checkpoints) -> str
     with suppress(UserError):
         checkpoints.finish(must=False)  # the first may be under way
     can_continue = rundir.candidates() and not trainer.fast_dev_run
-    return f"the same command {'continues' if can_continue else 'begins anew'}"
+    return f"the same command {'continues' if can_continue else 'starts over'}"
 
 
 def _told(

@@ -48,7 +48,7 @@ VERBS = {
     "convert": Verb("weights of torchvision, timm, akamaster into ours; ours into ONNX, ..."),
     "data": Verb("get a data set; write, check and describe .beton files"),
     "doctor": Verb("will training run here? each problem with its cure"),
-    "bench": Verb("measure our parts beside their peers"),
+    "bench": Verb("measure our parts against their peers"),
 }
 
 
@@ -107,7 +107,7 @@ def shielded(argv: list[str]) -> int:
 
 def _interrupted(argv: list[str]) -> str:
     """Return the line that an interrupted verb prints."""
-    how = "continues" if continues(argv) else "begins anew"
+    how = "continues" if continues(argv) else "starts over"
     return f"interrupted; the same command {how}"
 
 

@@ -140,7 +140,7 @@ def check(config: Namespace) -> None:
     )
     if not unlimited and (trainer.max_epochs or 0) < 1:
         raise UserError(
-            "--trainer.max_epochs must be 1 or more: schedules are fractions of the whole training"
+            "--trainer.max_epochs must be 1 or more: schedules are fractions of the training"
         )
     if isinstance(trainer.val_check_interval, int) or trainer.num_sanity_val_steps:
         raise UserError(

@@ -71,11 +71,11 @@ def describe(experiment: Experiment) -> dict[str, Any]:
 def _say_batches(experiment: Experiment) -> None:
     """Print steps and batches, and warn of an unusual schedule or of noisy batch norm."""
     made = batches(experiment, experiment.trainer.world_size)
-    whole = length(experiment)
+    training = length(experiment)
     n = len(experiment.data.splits["train"])
-    unit = "steps" if whole.steps > 1 else "step"
-    say(f"{n:,} training images, {whole.steps} {unit} per epoch; batch {made.text}")
-    if doubt := experiment.task.schedule.doubt(whole.total / whole.steps):
+    unit = "steps" if training.steps > 1 else "step"
+    say(f"{n:,} training images, {training.steps} {unit} per epoch; batch {made.text}")
+    if doubt := experiment.task.schedule.doubt(training.total / training.steps):
         say(f"warning: {doubt}")
     text = f"batch norm sees {made.seen} images at a time"
     if 0 < made.seen < NOISY:

@@ -160,15 +160,15 @@ def _batches(experiment: Experiment, ranks: int) -> Iterator[Finding]:
     """Check steps, schedule and batches for a world size."""
     try:
         made = batches(experiment, ranks)
-        whole = length(experiment)
+        training = length(experiment)
         check_training(experiment, made)
         check_compiler(experiment)
     except UserError as e:
         yield Finding("fails", "batch", *_halves(one_line(e)))
         return
-    text = f"{whole.steps:,} per epoch, {whole.total:,} in {whole.epochs} epochs"
+    text = f"{training.steps:,} per epoch, {training.total:,} in {training.epochs} epochs"
     yield Finding("ok", "steps", text)
-    if doubt := experiment.task.schedule.doubt(whole.total / whole.steps):
+    if doubt := experiment.task.schedule.doubt(training.total / training.steps):
         yield Finding("warning", "schedule", *_halves(doubt))
     text = f"sees {made.seen} images at a time; batch {made.text}"
     if not made.seen:
@@ -206,7 +206,7 @@ def _time(experiment: Experiment, ranks: int, has_callbacks: bool) -> Iterator[F
     """
     try:
         found = trial(experiment, ranks)
-        whole = length(experiment)
+        training = length(experiment)
     except (RuntimeError, MemoryError, OSError) as e:
         cure = (
             "--trainer.accumulate_grad_batches 2 (or twice what it is), --trainer.precision "
@@ -228,12 +228,12 @@ def _time(experiment: Experiment, ranks: int, has_callbacks: bool) -> Iterator[F
     if has_callbacks:
         text += "; the recipe's callbacks were left out"
     yield Finding("ok", "trial", text)
-    epoch = whole.steps * found.step + found.evaluation
-    hours = epoch * whole.total / whole.steps / 3600
+    epoch = training.steps * found.step + found.evaluation
+    hours = epoch * training.total / training.steps / 3600
     on_gpu = trainer.strategy.root_device.type == "cuda"
     unit = "GPU-hours" if on_gpu else "rank-hours on this CPU"
     text = (
-        f"{epoch:,.1f} s an epoch, {hours:.2f} h for {whole.epochs} epochs, "
+        f"{epoch:,.1f} s an epoch, {hours:.2f} h for {training.epochs} epochs, "
         f"{hours * ranks:.2f} {unit}"
     )
     if ranks > 1:

@@ -46,7 +46,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self.error = ""
         except OSError as e:
             self.error = f"cannot save {path}: {e.strerror or one_line(e)}"
-            print(f"careful: {self.error}; training goes on", flush=True)
+            print(f"warning: {self.error}; training goes on", flush=True)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint that a callback replaces, unless the last save failed."""
@@ -213,7 +213,7 @@ class Checkpoints(Callback):
         self._wait()
         if self.error and must:
             kept = "the run is kept up to its last good checkpoint: the same command continues"
-            none = "no checkpoint of it could be saved: the same command begins anew"
+            none = "no checkpoint of it could be saved: the same command starts over"
             raise UserError(f"{self.error}; {kept if any(self.folder.glob('*.ckpt')) else none}")
         return not self.error
 
@@ -231,9 +231,9 @@ class Checkpoints(Callback):
             if what == "none" or name == "prev" or not path.exists():
                 path.unlink(missing_ok=True)
                 continue
-            whole = load_checkpoint(path)
+            full = load_checkpoint(path)
             write_checkpoint(
-                {k: whole[k] for k in ("state_dict", "epoch", "global_step", "run")}, path
+                {k: full[k] for k in ("state_dict", "epoch", "global_step", "run")}, path
             )
 
     def _wait(self) -> None:
@@ -272,7 +272,7 @@ class Checkpoints(Callback):
             told = e.strerror if isinstance(e, OSError) and e.strerror else one_line(e)
             why = limit_met(e) or told
             self.error = f"cannot save {self.folder / 'last.ckpt'}: {why}"
-            print(f"careful: {self.error}; training goes on and tries again", flush=True)
+            print(f"warning: {self.error}; training goes on and tries again", flush=True)
 
     def _make_room(self, temporary: Path, better: bool) -> None:
         """Rename last.ckpt to prev.ckpt, and link a best snapshot, now that the new file is good.

@@ -209,9 +209,9 @@ def refuse_copies(argv: list[str], env: Mapping[str, str]) -> None:
     for name in COPIES:
         if (size := env.get(name, "")).isdecimal() and int(size) > 1:
             raise UserError(
-                f"{name}={size}: this is one of {size} copies, and each would train the whole run: "
-                "start it once with --trainer.devices N, or by srun or torchrun; --launcher local "
-                "means that each is a run of its own"
+                f"{name}={size}: this is one of {size} copies, and each would train all of the "
+                "run: start it once with --trainer.devices N, or by srun or torchrun; --launcher "
+                "local means that each is a run of its own"
             )
 
 
@@ -486,7 +486,7 @@ def _exit_status(rank: int, status: int) -> int:
         name = f"signal {-status}"
     why = ", as the system does for want of memory" if -status == signal.SIGKILL else ""
     again = (
-        "the same command continues from the last checkpoint, or begins anew where there is none"
+        "the same command continues from the last checkpoint, or starts over where there is none"
     )
     print(f"error: rank {rank} was killed by {name}{why}; {again}", file=sys.stderr, flush=True)
     return 128 - status

@@ -122,8 +122,8 @@ class FitLoop(_FitLoop):
         ):
             progress.ready = progress.started = progress.processed = n
             progress.completed = n - unfinished
-        whole = _ProcessedTracker(ready=epochs, started=epochs, processed=epochs - unfinished)
-        whole.completed = max(0, epochs - 1)
+        epoch = _ProcessedTracker(ready=epochs, started=epochs, processed=epochs - unfinished)
+        epoch.completed = max(0, epochs - 1)
         val_batches = _BatchProgress(is_last_batch=True)
         return {
             "state_dict": {
@@ -135,7 +135,7 @@ class FitLoop(_FitLoop):
                 optimizer
             ).state_dict(),
             "epoch_loop.val_loop.batch_progress": val_batches.state_dict(),
-            "epoch_progress": _Progress(whole, whole).state_dict(),
+            "epoch_progress": _Progress(epoch, epoch).state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
@@ -272,7 +272,7 @@ class FitLoop(_FitLoop):
         if trainer.accumulate_grad_batches != self.parts or self._skip_backward:
             raise UserError(
                 "a callback has changed how batches make optimizer steps, which --data.batch_size "
-                "fixes for the whole training: leave it out"
+                "fixes for all of the training: leave it out"
             )
         if trainer.optimizers[0] is not self.optimizer:
             raise UserError(

@@ -265,5 +265,5 @@ def failed(error: BaseException) -> str | None:
         return None
     return (
         f"the logger in {own[-1].name} failed ({type(error).__name__}: {one_line(error)}); "
-        "mend that, or leave out --trainer.logger"
+        "correct that, or leave out --trainer.logger"
     )

@@ -34,14 +34,14 @@ CALLBACKS = {
     ),
     callbacks.GradientAccumulationScheduler: (
         "--data.batch_size is the images of an optimizer step, however many batches they come in: "
-        "use --trainer.accumulate_grad_batches N for the whole training"
+        "use --trainer.accumulate_grad_batches N for all of the training"
     ),
     callbacks.BatchSizeFinder: (
         "--data.batch_size decides the result: give a number; --trainer.accumulate_grad_batches "
         "N parts it where the memory is short, and resnet-cli doctor tries it"
     ),
     callbacks.LearningRateFinder: (
-        "learning rates are compared by whole trainings: use resnet-cli sweep over "
+        "learning rates are compared by complete trainings: use resnet-cli sweep over "
         "model.optimizer.lr"
     ),
     callbacks.ModelPruning: (

@@ -85,7 +85,7 @@ class Stopped(BaseException):
     def __str__(self) -> str:
         if not self.continues:
             by = "" if self.signum == signal.SIGINT else f" by {signal.Signals(self.signum).name}"
-            return f"{self.reason}{by}; the same command begins anew"
+            return f"{self.reason}{by}; the same command starts over"
         undone = f"not saved ({self.error})" if self.error else "nothing new to save"
         done = "saved" if self.saved else undone
         return (

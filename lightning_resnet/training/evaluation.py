@@ -175,7 +175,7 @@ class Evaluated(pl.LightningModule):
         loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
         loaders = loaders if isinstance(loaders, list) else [loaders]
         limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
-        whole = limit == 1.0 and isinstance(limit, float) and not trainer.overfit_batches
+        complete = limit == 1.0 and isinstance(limit, float) and not trainer.overfit_batches
         evaluated = [
             ("test" if trainer.testing else self._eval_name(i), loader)
             for i, loader in enumerate(loaders)
@@ -189,7 +189,7 @@ class Evaluated(pl.LightningModule):
                 name, torch.zeros(5, dtype=sum_dtype(self.device), device=self.device)
             )
             loss, top1, top5, n, seen = self._reduce(sums).tolist()
-            if whole and hasattr(loader, "images") and seen != len(loader.images):
+            if complete and hasattr(loader, "images") and seen != len(loader.images):
                 raise RuntimeError(f"evaluated {seen:.0f} of {len(loader.images)} {name} samples")
             if n == 0:
                 raise UserError(

@@ -123,7 +123,7 @@ def own_parts(
     """
     device = labels.device
     partners = labels[partner(len(labels), device)]
-    whole = torch.minimum(labels, partners) >= 0
+    undamaged = torch.minimum(labels, partners) >= 0
     share = torch.from_numpy(shares.repeat(2)).to(device, torch.promote_types(dtype, torch.float32))
     top, left, bottom, right = torch.from_numpy(boxes.repeat(2, 0)).to(device).T[..., None]
     rows = torch.arange(height, device=device)
@@ -133,8 +133,8 @@ def own_parts(
     )[:, None, :]
     # Mixup, whose box is empty, mixes all pixels; CutMix keeps all pixels outside of its box.
     own = torch.where(inside.flatten(1).any(1), 1.0, share)[:, None, None] * ~inside
-    own = torch.where(whole[:, None, None], own, 1.0)[:, None].to(dtype)
-    return own, partners, torch.where(whole, share, 1.0)
+    own = torch.where(undamaged[:, None, None], own, 1.0)[:, None].to(dtype)
+    return own, partners, torch.where(undamaged, share, 1.0)
 
 
 def mixed(x: Tensor, own: Tensor) -> Tensor:

@@ -137,12 +137,12 @@ class Annealed(Schedule):
             return self.start + (1 - self.start) * _rise(fraction, warmup)
         return self.fall(fraction - warmup, 1 - warmup)
 
-    def fall(self, done: float, whole: float) -> float:
+    def fall(self, done: float, length: float) -> float:
         """Return the factor of the learning rate during the decay.
 
         Args:
             done: fraction of training since the decay began.
-            whole: length of the decay, in fractions of training.
+            length: length of the decay, in fractions of training.
         """
         raise NotImplementedError
 
@@ -150,17 +150,17 @@ class Annealed(Schedule):
 class Cosine(Annealed):
     """Half a cosine from 1 to `end` (Loshchilov & Hutter 2017, eq. 5, one cycle)."""
 
-    def fall(self, done: float, whole: float) -> float:
+    def fall(self, done: float, length: float) -> float:
         """Return the factor on a half cosine from 1 to `end`."""
-        return self.end + (1 - self.end) * (1 + math.cos(math.pi * (done / whole))) / 2
+        return self.end + (1 - self.end) * (1 + math.cos(math.pi * (done / length))) / 2
 
 
 class Linear(Annealed):
     """Straight line from 1 to `end`."""
 
-    def fall(self, done: float, whole: float) -> float:
+    def fall(self, done: float, length: float) -> float:
         """Return the factor on a straight line from 1 to `end`."""
-        return 1 + (self.end - 1) * done / whole
+        return 1 + (self.end - 1) * done / length
 
 
 class Plateau(Schedule):

@@ -219,8 +219,7 @@ class ClassificationTask(Evaluated):
         steps = t.max_epochs * math.ceil(t.num_training_batches / t.accumulate_grad_batches)
         if steps <= 0 and t.max_steps <= 0:
             raise UserError(
-                "schedules are fractions of the whole training: give the Trainer max_epochs or "
-                "max_steps"
+                "schedules are fractions of the training: give the Trainer max_epochs or max_steps"
             )
         return min(s for s in (steps, t.max_steps) if s > 0)
 
@@ -270,7 +269,7 @@ class ClassificationTask(Evaluated):
             self._rate_told = True
             rank_zero_only(tell)(
                 f"warning: by step {self.global_step} something set the learning rate to "
-                f"{float(rate):g}, but --model.schedule sets it anew for each step: let a callback "
+                f"{float(rate):g}, but --model.schedule sets it for each step: let a callback "
                 "change the group's initial_lr, which the schedule multiplies, or give a "
                 "--model.schedule of your own"
             )

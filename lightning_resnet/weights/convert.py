@@ -52,7 +52,7 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
                 f"--{given[0]} is for weights of others, and {path} tells its own: leave it out"
             )
         if not isinstance(content.get("state_dict"), dict):
-            raise UserError(f"{path} has no state_dict: it is not whole")
+            raise UserError(f"{path} has no state_dict: the file is incomplete")
         try:
             check_plain(content["state_dict"])
         except UserError as e:

@@ -1060,14 +1060,14 @@ def test_a_trial_leaves_nothing(cli, tmp_path, monkeypatch):
     assert [*tmp_path.rglob("*")] == [tmp_path / "tmp"]
 
 
-def test_a_trial_that_is_stopped_begins_anew(cli, monkeypatch, capsys):
+def test_a_trial_that_is_stopped_starts_over(cli, monkeypatch, capsys):
     assert stopped_at(1, monkeypatch, "fit", *SHORT, "--trainer.fast_dev_run", "2") == 143
-    assert capsys.readouterr().err == "preempted by SIGTERM; the same command begins anew\n"
+    assert capsys.readouterr().err == "preempted by SIGTERM; the same command starts over\n"
 
 
 @pytest.mark.parametrize(
     ("trial", "saved", "how"),
-    [(2, True, "begins anew"), (0, False, "begins anew"), (0, True, "continues")],
+    [(2, True, "starts over"), (0, False, "starts over"), (0, True, "continues")],
 )
 def test_what_the_same_command_does_after_a_lost_rank(tmp_path, monkeypatch, trial, saved, how):
     """It continues only from what was saved; of a trial the reports of the ranks are gone too."""
@@ -1174,7 +1174,7 @@ def test_a_learning_rate_that_the_schedule_sets_again_is_told_once(cli, monkeypa
     assert code == 0
     assert (
         out.count(
-            "warning: by step 0 something set the learning rate to 0.5, but --model.schedule sets it anew"
+            "warning: by step 0 something set the learning rate to 0.5, but --model.schedule sets it for each step"
         )
         == 1
     )

@@ -33,7 +33,7 @@ TRAIN_ROW = re.compile(
     r'\{"step": (\d+), "epoch": \d+, "attempt": (\d+), "time": ([\d.]+), "train/.*\}$'
 )
 NET_ARGS = "model.net.init_args."
-SHORT = {  # config keys with a short column of their own, beside the arguments of the net
+SHORT = {  # config keys with a short column of their own, besides the arguments of the net
     "seed_everything": "seed",
     "model.net.class_path": "net",
     "model.optimizer.init_args.lr": "lr",

@@ -1,7 +1,7 @@
 """The report as one HTML file that needs nothing else.
 
 The page holds the figures, tables that a click sorts, and the curves of all runs to point at and to
-switch off. `page.css` and `page.js` beside this module are put into the page.
+switch off. `page.css` and `page.js` next to this module are put into the page.
 """
 
 import base64
@@ -26,7 +26,7 @@ def page(title: str, body: Sequence[str], data: dict[str, Any], command: str) ->
 
     Args:
         title: heading.
-        body: pieces of HTML before the curves, from `picture`, `table`, `note` and `flag`.
+        body: pieces of HTML before the curves, from `figure`, `table`, `note` and `flag`.
         data: from `curves`.
         command: the command that made the report.
     """
@@ -52,7 +52,7 @@ def _read(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def picture(svg: bytes, caption: str) -> str:
+def figure(svg: bytes, caption: str) -> str:
     """Return the HTML of a figure that is held inside the page, with its caption."""
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
     text = _safe(caption)

@@ -1,6 +1,6 @@
 """`resnet-cli compare RUNS --wandb [ENTITY/]PROJECT`: the report as a W&B run.
 
-The run holds tables and figures. Where the server cannot be reached it lies in a folder beside the
+The run holds tables and figures. Where the server cannot be reached it lies in a folder next to the
 report, which `wandb sync` uploads.
 """
 

@@ -86,7 +86,7 @@ def report(
 
     Args:
         paths: run directories, sweeps or roots; `reference:digits` is one of ours.
-        out: folder to write; by default `report` beside the runs, if they all lie in one folder.
+        out: folder to write; by default `report` next to the runs, if they all lie in one folder.
         view: what is shown.
         command: shown on the page.
 
@@ -102,21 +102,21 @@ def report(
     extras = _extras(table, runs, keys, view)
     table = wider
     history = figures.with_x(runs.runs, runs.history, view.x)
-    contents, pictures = _pictures(runs, history, keys, view)
+    contents, drawn = _figures(runs, history, keys, view)
     contents["table.md"] = tables.to_markdown(table).encode()
     contents["table.csv"] = tables.to_csv(table).encode()
     contents["table.tex"] = tables.to_latex(table).encode()
     for name, (cells, legend) in extras.items():
         contents[f"{name}.md"] = f"{tables.markdown(cells)}\n\n{legend}\n".encode()
     title = view.title or ", ".join(runs.runs["name"].unique())
-    body = [pictures[0], *_body(table, extras), *pictures[1:]]
+    body = [drawn[0], *_body(table, extras), *drawn[1:]]
     data = page.curves(runs.runs, history, keys, view.x)
     contents["index.html"] = page.page(title, body, data, command).encode()
     files = [write_file(folder / name, content) for name, content in contents.items()]
     return Report(table, extras, files, runs)
 
 
-def _pictures(
+def _figures(
     runs: Runs, history: pd.DataFrame, keys: list[str], view: View
 ) -> tuple[dict[str, bytes], list[str]]:
     """Return the files of all figures, and the figures as pieces of the page.
@@ -134,7 +134,7 @@ def _pictures(
     for name, figure in drawn.items():
         for kind in ("png", "svg"):
             contents[f"{name}.{kind}"] = figures.render(figure, kind)
-    return contents, [page.picture(contents[f"{name}.svg"], captions[name]) for name in drawn]
+    return contents, [page.figure(contents[f"{name}.svg"], captions[name]) for name in drawn]
 
 
 def select(runs: Runs, where: str) -> Runs:
@@ -202,7 +202,7 @@ def _body(table: Table, extras: Extras) -> list[str]:
 
 
 def _beside(runs: pd.DataFrame) -> Path:
-    """Return the folder `report` beside the runs.
+    """Return the folder `report` next to the runs.
 
     Raises:
         UserError: the runs lie in several folders, or on a server.

@@ -71,7 +71,7 @@ def top5(
         for a damaged image.
 
     Raises:
-        UserError: ten crops of images that are taken whole.
+        UserError: ten crops of images that are taken in full.
     """
     view = CROPS[crops]
     if size is None and len(view.corners) > 1:

@@ -27,7 +27,7 @@ from lightning_resnet.progress import metered
 LEGEND = (
     "Train mode, mean over batches of one loss gradient each. grad_x, grad_w: norm of dE/dx at the "
     "block's input, of dE/dw of its parameters; shortcut, branch: norms of the two parts of dE/dx; "
-    "sum_error: largest relative deviation of their sum from the whole; gate: share of the "
+    "sum_error: largest relative deviation of their sum from the total; gate: share of the "
     "gradient's energy that passes the ReLU after the sum; gain: grad_x over the same norm at the "
     "block's output; first_last: grad_x of the first block over that of the last; shortcut_share: "
     "energy of the shortcut's part over that of both parts, mean over blocks."

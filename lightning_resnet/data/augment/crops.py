@@ -19,7 +19,7 @@ class Augment:
     """Choices for a split.
 
     Attributes:
-        crop: "none": the whole image, or at `size` a square in it; "pad": a crop of its own size
+        crop: "none": the full image, or at `size` a square in it; "pad": a crop of its own size
             out of the image padded by `pad`; "resized": random area and aspect ratio, resized to
             `size`; "scaled": a square anywhere, whose side is 224 of a scale of 256 to 480 pixels
             of the shorter side, resized to `size`.

@@ -2,7 +2,7 @@
 
 resnet-cli fit --config configs/fashion_mnist.yaml --data.policy TrivialAugment
 
-Torchvision's own classes take one draw for a whole batch, from a generator that depends on the
+Torchvision's own classes take one draw for all of a batch, from a generator that depends on the
 worker. Here each image has its own draws, by (seed, epoch, sample id, repeat). As in
 torchvision's recipes, rotations interpolate bilinearly and pixels from outside the image are black.
 """

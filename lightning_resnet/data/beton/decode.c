@@ -1,9 +1,9 @@
-/* Batches of pictures from a file: decode what the crop needs, resize with antialiasing, flip.
+/* Batches of images from a file: decode what the crop needs, resize with antialiasing, flip.
  *
- * A picture is stored as JPEG or as raw RGB. Only the rows and blocks that the crop box touches are decoded; a crop of
+ * An image is stored as JPEG or as raw RGB. Only the rows and blocks that the crop box touches are decoded; a crop of
  * at least twice the output size is first scaled down by 2, 4 or 8 in the DCT domain (libjpeg-turbo), where the filter
  * is at no cost. The rest is a separable triangle filter, the definition of Pillow's and torchvision's antialiased
- * bilinear resize. The pictures of a batch are shared among threads; the caller holds no lock.
+ * bilinear resize. The images of a batch are shared among threads; the caller holds no lock.
  */
 #include <errno.h>
 #include <math.h>
@@ -29,11 +29,11 @@ enum { MAX_PIXELS = 1 << 27, FREE_PIXELS = 1 << 24, PIXELS_PER_BYTE = 1024, MAX_
 enum { PRECISION = 14 };              /* bits of a filter weight */
 enum { MIN_COLUMNS = 8 };             /* that are decoded side by side */
 
-/* One picture to make. */
+/* One image to make. */
 typedef struct {
     uint64_t offset, size;            /* of its bytes in the file */
-    double top, left, height, width;  /* the crop box, in pixels of the stored picture */
-    uint32_t rows, cols;              /* of the stored picture */
+    double top, left, height, width;  /* the crop box, in pixels of the stored image */
+    uint32_t rows, cols;              /* of the stored image */
     uint32_t jpeg, flip, crc, check;  /* check: compare the CRC-32 of the bytes with crc */
 } item;
 
@@ -84,7 +84,7 @@ static int make_filter(filter *f, double start, double length, int n_in, int n_o
             total += w[k];
             if (w[k] > w[best]) best = k;
         }
-        w[best] += (1 << PRECISION) - total;     /* a picture of one colour keeps it */
+        w[best] += (1 << PRECISION) - total;     /* an image of one colour keeps it */
         f->first[i] = first;
         f->count[i] = last - first;
     }
@@ -166,7 +166,7 @@ done:
 
 /* -- crop without resize ------------------------------------------------------------------------------------------ */
 
-typedef struct { int y0, y1, x0, x1; } region;   /* whole pixels of the picture that a box touches */
+typedef struct { int y0, y1, x0, x1; } region;   /* complete pixels of the image that a box touches */
 
 static region clip(const item *t, int shrink, int rows, int cols) {
     region r = {(int)floor(t->top / shrink), (int)ceil((t->top + t->height) / shrink),
@@ -178,7 +178,7 @@ static region clip(const item *t, int shrink, int rows, int cols) {
     return r;
 }
 
-/* Copy the region to where the box has it; what of the box lies outside the picture is 0. */
+/* Copy the region to where the box has it; what of the box lies outside the image is 0. */
 static void place(const uint8_t *in, size_t stride, region r, const item *t, int size, uint8_t *out) {
     int dy = r.y0 - (int)t->top, dx = r.x0 - (int)t->left, n_rows = r.y1 - r.y0, n_cols = r.x1 - r.x0;
     if (n_rows < size || n_cols < size) memset(out, 0, (size_t)size * size * 3);
@@ -251,7 +251,7 @@ static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *o
     region r = clip(t, shrink, c.output_height, c.output_width);
     int n_rows = r.y1 - r.y0;
     /* Wider than the crop: colour at half resolution (4:2:0, 4:2:2) is interpolated from its neighbours, and without
-     * them the outermost columns would differ from those of the whole picture; below 5 columns none is interpolated. */
+     * them the outermost columns would differ from those of the full image; below 5 columns none is interpolated. */
     int left = r.x0 - 1, right = r.x1 + 1, width = c.output_width;
     if (right < left + MIN_COLUMNS) right = left + MIN_COLUMNS;
     if (right > width) right = width;
@@ -373,7 +373,7 @@ static void *work(void *p) {
     return NULL;
 }
 
-/* Make n pictures, uint8 [n, size, size, 3], on `threads` threads; status[i] is 0 or why picture i is grey instead. */
+/* Make n images, uint8 [n, size, size, 3], on `threads` threads; status[i] is 0 or why image i is grey instead. */
 void decode_batch(int fd, const item *items, int n, int size, int threads, uint8_t *out, uint8_t *status) {
     job b = {fd, items, n, size, out, status, 0};
     pthread_t t[256];

@@ -45,7 +45,7 @@ UPRIGHT = {
 
 
 @dataclass(frozen=True)
-class Options:
+class EncodeOptions:
     """Choices of how images are stored.
 
     Attributes:
@@ -67,7 +67,7 @@ class Options:
         return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-class Task(NamedTuple):
+class EncodeJob(NamedTuple):
     """An image to store: its file or its pixels [H, W, C], as JPEG or raw."""
 
     image: str | np.ndarray
@@ -84,7 +84,7 @@ class Sample(NamedTuple):
     crc: int
 
 
-class Bad(NamedTuple):
+class EncodeFailure(NamedTuple):
     """An image that cannot be stored.
 
     `fatal` means that the disk or network is at fault, not the image, which must not be skipped.
@@ -94,8 +94,8 @@ class Bad(NamedTuple):
     fatal: bool
 
 
-def encode(task: Task, options: Options) -> Sample | Bad:
-    """Make the sample; whatever is wrong with an image comes back as `Bad`."""
+def encode(task: EncodeJob, options: EncodeOptions) -> Sample | EncodeFailure:
+    """Make the sample; whatever is wrong with an image comes back as `EncodeFailure`."""
     try:
         # Pillow warns of metadata only; damaged pixels raise.
         with warnings.catch_warnings(action="ignore"):
@@ -103,7 +103,7 @@ def encode(task: Task, options: Options) -> Sample | Bad:
     except MemoryError:
         raise
     except Exception as e:  # noqa: BLE001 -- decoders raise struct.error, SyntaxError, ...
-        return Bad(explain(e), isinstance(e, OSError) and e.errno is not None)
+        return EncodeFailure(explain(e), isinstance(e, OSError) and e.errno is not None)
 
 
 def explain(error: Exception) -> str:
@@ -177,7 +177,7 @@ def open_image(data: bytes) -> Image.Image:
         raise ValueError(one_line(e)) from e
     tags = getattr(image, "tag_v2", {})
     tile = [tags.get(TILE_WIDTH, 1), tags.get(TILE_LENGTH, 1)]
-    for width, height in (image.size, tile):  # a tile is decoded whole, however small the image
+    for width, height in (image.size, tile):  # a tile is decoded in full, however small the image
         if not isinstance(width, int) or not isinstance(height, int):
             raise ValueError("the size of its tiles is no number")
         if why := too_many_pixels(width, height, len(data)):
@@ -225,7 +225,7 @@ def jpeg_problem(data: bytes, width: int, height: int) -> str:
     return PROBLEMS[status] if status else ""
 
 
-def _encode(task: Task, options: Options) -> Sample:
+def _encode(task: EncodeJob, options: EncodeOptions) -> Sample:
     if isinstance(task.image, str):
         data = read_bytes(task.image)
         with open_image(data) as image:
@@ -247,7 +247,7 @@ def _encode(task: Task, options: Options) -> Sample:
     return _sample(JPEG if task.jpeg else RAW, *size, _bytes(image, task.jpeg, options.quality))
 
 
-def _as_it_is(image: Image.Image, options: Options) -> bool:
+def _as_it_is(image: Image.Image, options: EncodeOptions) -> bool:
     """Tell whether a JPEG can be stored as it is.
 
     Grey ones can: every decoder to RGB gives three equal channels.

@@ -9,14 +9,20 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 
-from lightning_resnet.data.beton.encode import Bad, Options, Sample, Task, encode
+from lightning_resnet.data.beton.encode import (
+    EncodeFailure,
+    EncodeJob,
+    EncodeOptions,
+    Sample,
+    encode,
+)
 from lightning_resnet.errors import UserError
 
-Encoded = list[Sample | Bad]
+Encoded = list[Sample | EncodeFailure]
 
 
 def encode_chunks(
-    chunks: Iterator[list[Task]], options: Options, workers: int
+    chunks: Iterator[list[EncodeJob]], options: EncodeOptions, workers: int
 ) -> Iterator[Encoded]:
     """Encode chunk by chunk.
 
@@ -44,13 +50,13 @@ def encode_chunks(
         pool.shutdown(cancel_futures=True)
 
 
-def encode_chunk(chunk: list[Task], options: Options) -> Encoded:
+def encode_chunk(chunk: list[EncodeJob], options: EncodeOptions) -> Encoded:
     """Encode a chunk; the work of a worker process."""
     return [encode(task, options) for task in chunk]
 
 
 def _in_order(
-    pool: ProcessPoolExecutor, chunks: Iterator[list[Task]], options: Options, ahead: int
+    pool: ProcessPoolExecutor, chunks: Iterator[list[EncodeJob]], options: EncodeOptions, ahead: int
 ) -> Iterator[Encoded]:
     pending = deque()
     for chunk in chunks:

@@ -42,7 +42,7 @@ RECORD = np.dtype(
 MAGIC = b"beton journal 2\n"
 
 
-class Unfinished:
+class PartialFile:
     """A .beton file being written, new or continued.
 
     Args:

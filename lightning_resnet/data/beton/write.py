@@ -19,10 +19,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightning_resnet.data.beton.encode import Bad, Options, Task, encode, marks
+from lightning_resnet.data.beton.encode import (
+    EncodeFailure,
+    EncodeJob,
+    EncodeOptions,
+    encode,
+    marks,
+)
 from lightning_resnet.data.beton.encode_pool import Encoded, encode_chunks
 from lightning_resnet.data.beton.format import Beton, manifest_path
-from lightning_resnet.data.beton.journal import Unfinished
+from lightning_resnet.data.beton.journal import PartialFile
 from lightning_resnet.data.beton.verify import file_hash, header_hash
 from lightning_resnet.data.hashing import uniform
 from lightning_resnet.data.images import SPLIT_SEED, BetonImages, FileImages, Images
@@ -88,7 +94,7 @@ def write_beton(
         UserError: an image cannot be stored, or the disk is full; the message says which.
     """
     out = Path(out)
-    options = Options(quality, short_side, max_side)
+    options = EncodeOptions(quality, short_side, max_side)
     check_replaceable(out)
     _check(images, classes, options, mode, workers)
     order = permutation(SPLIT_SEED, SHUFFLE, len(images)) if shuffle else np.arange(len(images))
@@ -119,14 +125,14 @@ def write_beton(
 
 
 @contextmanager
-def _unfinished(out: Path, request: str, content: np.ndarray) -> Iterator[Unfinished]:
+def _unfinished(out: Path, request: str, content: np.ndarray) -> Iterator[PartialFile]:
     """Open what a killed write left, or a new file.
 
     The file stays unless the write is done or the disk is full.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Unfinished(out, bytes.fromhex(request), content)
+        unfinished = PartialFile(out, bytes.fromhex(request), content)
     except OSError as e:
         raise UserError(f"cannot write {out}: {e.strerror}; choose another --out") from e
     done = False
@@ -149,8 +155,8 @@ class _Job:
         self,
         images: Images,
         order: np.ndarray,
-        unfinished: Unfinished,
-        options: Options,
+        unfinished: PartialFile,
+        options: EncodeOptions,
         mode: Mode,
         skip_bad: bool,
         cure: str,
@@ -170,7 +176,9 @@ class _Job:
         was_skipped = self.unfinished.records["kept"][:first] == 0
         for i in self.order[:first][was_skipped]:  # the journal does not say why
             again = encode(self._task(i), self.options)
-            why = again.why if isinstance(again, Bad) else "it was bad when the write began"
+            why = (
+                again.why if isinstance(again, EncodeFailure) else "it was bad when the write began"
+            )
             self._skip(i, why)
         chunk = self._chunk()
         spans = [self.order[i : i + chunk] for i in range(first, len(self.order), chunk)]
@@ -188,7 +196,7 @@ class _Job:
     def _append(self, span: np.ndarray, encoded: Encoded) -> None:
         entries = []
         for i, sample in zip(span, encoded, strict=True):
-            if isinstance(sample, Bad):
+            if isinstance(sample, EncodeFailure):
                 if sample.fatal or not self.skip_bad:
                     self.unfinished.append(entries)  # the next attempt begins with the bad one
                     raise UserError(self._complaint(i, sample))
@@ -197,7 +205,7 @@ class _Job:
             entries.append((sample, self.images.labels[i], self.images.ids[i]))
         self.unfinished.append(entries)
 
-    def _complaint(self, i: int, bad: Bad) -> str:
+    def _complaint(self, i: int, bad: EncodeFailure) -> str:
         cure = "repair it" if bad.fatal else f"repair it, or {self.cure}"
         return (
             f"cannot store image {self.images.name(i)} (sample {self.images.ids[i]}): {bad.why}; "
@@ -209,8 +217,8 @@ class _Job:
             {"id": int(self.images.ids[i]), "picture": self.images.name(i), "why": why}
         )
 
-    def _task(self, i: int) -> Task:
-        return Task(self.images.original(i), bool(self.jpeg[i]))
+    def _task(self, i: int) -> EncodeJob:
+        return EncodeJob(self.images.original(i), bool(self.jpeg[i]))
 
     def _chunk(self) -> int:
         """Return how many images a worker takes at once: many small ones, for fewer messages."""
@@ -219,7 +227,7 @@ class _Job:
         return max(1, CHUNK_BYTES // max(1, self.images.pixels[0].nbytes))
 
 
-def _finish(out: Path, unfinished: Unfinished, manifest: dict[str, Any], progress: bool) -> None:
+def _finish(out: Path, unfinished: PartialFile, manifest: dict[str, Any], progress: bool) -> None:
     """Give the file its name and its manifest.
 
     Between the two steps the file has no manifest: it is valid, but unchecked.
@@ -244,7 +252,7 @@ def _finish(out: Path, unfinished: Unfinished, manifest: dict[str, Any], progres
 
 
 def _check(
-    images: Images, classes: list[str], options: Options, mode: Mode, workers: int | None
+    images: Images, classes: list[str], options: EncodeOptions, mode: Mode, workers: int | None
 ) -> None:
     if isinstance(images, BetonImages):
         raise UserError("these images are in a .beton already: write from where they came from")
@@ -288,7 +296,7 @@ def _digest(images: Images, order: np.ndarray, names: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _disk_error(out: Path, error: OSError, unfinished: Unfinished) -> str:
+def _disk_error(out: Path, error: OSError, unfinished: PartialFile) -> str:
     sizes = unfinished.records["size"]
     gigabytes = float(sizes.sum()) / max(1, np.count_nonzero(sizes)) * len(sizes) / 1e9
     return (

@@ -83,7 +83,7 @@ def windows(pixels: Any, pad: int) -> Any:
 
     Args:
         pixels: array or tensor [n, H + 2 pad, W + 2 pad, 3], contiguous. On a CPU numpy gathers
-            whole rows of an array, ten times as fast as torch.
+            rows of an array, ten times as fast as torch.
         pad: pixels on each side.
     """
     n, h, w, _ = pixels.shape

@@ -35,8 +35,8 @@ def by_process(cache: Cache, size: int, order: Order) -> bool:
     """
     if cache == "process" and order != "pages":
         raise UserError(
-            "--data.cache process reads whole pages: add --data.order pages, or take --data.cache "
-            "os"
+            "--data.cache process reads complete pages: add --data.order pages, or take "
+            "--data.cache os"
         )
     large = cache == "auto" and size > MEMORY_SHARE * memory()
     if large and order != "pages":
