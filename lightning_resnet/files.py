@@ -108,7 +108,7 @@ def replacing(path: Path, sync: bool = True, unfinished: Path | None = None) -> 
             temporary.unlink()
 
 
-def write_whole(path: Path, content: str | bytes, sync: bool = True) -> None:
+def write_atomic(path: Path, content: str | bytes, sync: bool = True) -> None:
     """Write a file atomically; see `replacing`."""
     with replacing(path, sync) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -158,7 +158,7 @@ def link(source: Path, target: Path) -> None:
 
 def write_json(path: Path, data: Any, sync: bool = True) -> None:
     """Write data as JSON, atomically; see `replacing`."""
-    write_whole(path, json.dumps(data, indent=1) + "\n", sync)
+    write_atomic(path, json.dumps(data, indent=1) + "\n", sync)
 
 
 def sync_file(path: Path) -> None:
@@ -365,7 +365,7 @@ def write_file(file: Path, content: bytes) -> Path:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, content)
+        write_atomic(file, content)
     except OSError as error:
         raise UserError(
             f"cannot write {file} ({error.strerror}); give --out DIR with a folder that you can "

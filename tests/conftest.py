@@ -21,7 +21,7 @@ from lightning_resnet.data.beton import journal
 from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.sweeps import local as pool
 
-torch.set_num_threads(1)  # two threads beside another busy process can be 20 times slower than one
+torch.set_num_threads(1)  # two threads next to another busy process can be 20 times slower than one
 os.environ.setdefault("WANDB_MODE", "disabled")  # but where a test is about it
 signal.signal(
     signal.SIGINT, signal.default_int_handler

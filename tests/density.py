@@ -8,7 +8,7 @@ from pathlib import Path
 MAX_COLUMNS = 100
 PREPOSITIONS = frozenset(
     "of in at by for with from to on as into after before without over under between through during"
-    " beside instead per since until within along among against about".split()
+    " instead per since until within along among against about".split()
 )
 
 

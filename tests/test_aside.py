@@ -1,4 +1,4 @@
-"""A mirror's work goes on beside the training, in order, and never for ever."""
+"""A mirror's work goes on in parallel with the training, in order, and never without an end."""
 
 import time
 from threading import Event
@@ -21,23 +21,23 @@ def mirror_of(done, gate=None, mode="disabled"):
 
 def test_rows_wait_for_the_start_and_the_training_does_not():
     done, gate = [], Event()
-    beside = aside.BackgroundMirror(mirror_of(done, gate))
-    beside.start("run", {}, {})
-    beside.record(1)
-    beside.record(2)
+    background = aside.BackgroundMirror(mirror_of(done, gate))
+    background.start("run", {}, {})
+    background.record(1)
+    background.record(2)
     assert done == []  # and we are here
     gate.set()
-    beside.finish("finished")
+    background.finish("finished")
     assert done == ["start", 1, 2, "finished"]
 
 
 def test_a_start_that_hangs_does_not_keep_the_end(monkeypatch):
     monkeypatch.setattr(aside, "LIMIT_S", 0.1)
     done, gate = [], Event()
-    beside = aside.BackgroundMirror(mirror_of(done, gate))
-    beside.start()
+    background = aside.BackgroundMirror(mirror_of(done, gate))
+    background.start()
     begin = time.monotonic()
-    beside.finish("preempted")
+    background.finish("preempted")
     assert done == [] and time.monotonic() - begin < 30
     gate.set()
 

@@ -56,7 +56,9 @@ def test_step_prints_a_row_for_each_net(cli):
         assert code == 2 and len(err.strip().splitlines()) == 1 and "Traceback" not in err, err
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's own, of the Trainer that is measured beside
+@pytest.mark.filterwarnings(
+    "ignore"
+)  # Lightning's own, of the Trainer that is measured for comparison
 def test_overhead_measures_all_loops(cli):
     code, out, err = cli("bench", "overhead", "--steps", "8", "--repeat", "1")
     assert code == 0, err

@@ -43,9 +43,9 @@ def write(images, out, **options):
     return write_beton(images, out, classes=CLASSES, workers=1, **options)
 
 
-def save(folder, name, picture, **options):
+def save(folder, name, image, **options):
     file = folder / name
-    picture.save(file, **options)
+    image.save(file, **options)
     return str(file)
 
 
@@ -185,7 +185,7 @@ def test_the_same_again_does_nothing_and_another_writes(tmp_path, capsys):
     assert Beton(out).images["mode"].tolist() == [JPEG] * 40 and verify(out) == []
 
 
-# -- pictures of all kinds ---------------------------------------------------------------------------------------------
+# -- images of all kinds ---------------------------------------------------------------------------------------------
 
 
 def test_jpeg_files_are_stored_byte_for_byte(tmp_path):
@@ -209,7 +209,7 @@ def test_jpeg_files_are_stored_byte_for_byte(tmp_path):
     assert all(np.array_equal(pixels(raw, i), np.asarray(open_rgb(p))) for i, p in enumerate(paths))
 
 
-def odd_pictures(folder):
+def odd_images(folder):
     """(path, the RGB it must become) of kinds that a naive reader gets wrong."""
     rgb = np.full((20, 30, 3), (200, 100, 50), np.uint8)
     rgb[:10] = (10, 220, 30)
@@ -237,8 +237,8 @@ def odd_pictures(folder):
 
 
 @pytest.mark.parametrize("mode", ["auto", "raw"])
-def test_odd_pictures_become_upright_rgb(tmp_path, mode):
-    paths, wanted = zip(*odd_pictures(tmp_path), strict=True)
+def test_odd_images_become_upright_rgb(tmp_path, mode):
+    paths, wanted = zip(*odd_images(tmp_path), strict=True)
     images = Images(np.arange(len(paths)), np.zeros(len(paths), int), paths=list(paths))
     beton = Beton(write(images, tmp_path / "f.beton", mode=mode, shuffle=False, quality=95))
     assert verify(beton.path) == []
@@ -249,7 +249,7 @@ def test_odd_pictures_become_upright_rgb(tmp_path, mode):
         ]  # a wrong turn, clipped or inverted: over 50
 
 
-def bad_pictures(folder):
+def bad_images(folder):
     good = io.BytesIO()
     Image.fromarray(noise(1, 200, 200)[0]).save(good, "JPEG")
     torn, float_ = (
@@ -257,14 +257,14 @@ def bad_pictures(folder):
         save(folder, "float.tif", Image.fromarray(np.ones((4, 4), np.float32))),
     )
     torn.write_bytes(good.getvalue()[:-900])
-    (folder / "text.jpg").write_text("not a picture at all")
+    (folder / "text.jpg").write_text("not an image at all")
     (folder / "empty.png").write_bytes(b"")
     return [str(torn), float_, str(folder / "text.jpg"), str(folder / "empty.png")]
 
 
-def test_bad_pictures_stop_with_their_name_or_are_listed(tmp_path):
+def test_bad_images_stop_with_their_name_or_are_listed(tmp_path):
     good = jpegs(tmp_path, 20)
-    for bad in bad_pictures(tmp_path):
+    for bad in bad_images(tmp_path):
         images = Images(
             np.arange(21), np.arange(21) % 3, paths=[*good.paths[:10], bad, *good.paths[10:]]
         )
@@ -310,7 +310,7 @@ if __name__ == "__main__":
 
 def test_a_killed_write_continues_to_the_same_file(tmp_path, capsys):
     images = jpegs(tmp_path, 60)
-    whole = write(images, tmp_path / "whole.beton", max_side=50)
+    complete = write(images, tmp_path / "complete.beton", max_side=50)
     out, notes = tmp_path / "f.beton", tmp_path / "f.beton.journal"
     (tmp_path / "kill_me.py").write_text(KILLED)
     child = subprocess.Popen(
@@ -331,8 +331,8 @@ def test_a_killed_write_continues_to_the_same_file(tmp_path, capsys):
     capsys.readouterr()
     write(images, out, max_side=50)
     assert "of 60 are there, continuing" in capsys.readouterr().out
-    assert out.read_bytes() == whole.read_bytes()
-    assert manifest_path(out).read_text() == manifest_path(whole).read_text()
+    assert out.read_bytes() == complete.read_bytes()
+    assert manifest_path(out).read_text() == manifest_path(complete).read_text()
     assert sorted(p.name for p in tmp_path.glob("f.beton*")) == ["f.beton", "f.beton.json"]
 
 
@@ -406,7 +406,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """A small file: JPEGs and raw pictures."""
+    """A small file: JPEGs and raw images."""
     folder = tmp_path_factory.mktemp("sound")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(journal, "PAGE", 1 << 14)
@@ -546,7 +546,7 @@ def add(archive, name, data):
 
 
 def fake_imagenet(root):
-    """Three classes, eight training and four validation pictures, in archives like ImageNet's; the pictures by name."""
+    """Three classes, eight training and four validation images, in archives like ImageNet's; the images by name."""
     files = {f"{i:03}": Path(p).read_bytes() for i, p in enumerate(jpegs(root, 12).paths)}
     wnids = ["n03", "n01", "n02"]  # in the order of the devkit's numbers, which is not sorted
     with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as outer:

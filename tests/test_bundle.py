@@ -1,4 +1,4 @@
-"""`make bundle`, then install.sh as nobody, without a network, a compiler or the libraries that FFCV is built with."""
+"""`make bundle`, then install.sh as the user `nobody`, without a network, a compiler or the libraries that FFCV is built with."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ python -c 'import ffcv, wandb, lightning_resnet.data.beton.decode as k; assert k
 
 @pytest.fixture
 def user():
-    """A folder of nobody's."""
+    """A folder of the user `nobody`."""
     if os.getuid() != 0 or not shutil.which("unshare") or not Path("/usr/bin/python3.11").exists():
         pytest.skip("needs root, to hide what it does without, and the system's python3.11")
     folder = Path(tempfile.mkdtemp(prefix="bundle", dir="/tmp"))

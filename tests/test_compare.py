@@ -176,14 +176,14 @@ def test_panels_of_what_callbacks_logged(tmp_path):
 
 def test_parquet(sweep, capsys, monkeypatch):
     main([str(sweep), "--parquet"])
-    whole, kept = (
+    complete, kept = (
         load_runs(sweep),
         [pd.read_parquet(sweep / f"report/{name}.parquet") for name in Runs._fields],
     )
-    assert kept[0]["run_id"].tolist() == whole.runs["run_id"].tolist() and len(kept[1]) == len(
-        whole.history
+    assert kept[0]["run_id"].tolist() == complete.runs["run_id"].tolist() and len(kept[1]) == len(
+        complete.history
     )
-    assert kept[1]["val/acc1"].equals(whole.history["val/acc1"])
+    assert kept[1]["val/acc1"].equals(complete.history["val/acc1"])
 
     def refuse(*args):
         raise ImportError
@@ -270,7 +270,7 @@ def cifar(path, depth, shortcut, batch_size=128, steps=64_000):
     (path / "config.yaml").write_text(json.dumps(config))
 
 
-def test_papers_values_stand_beside_its_protocol_only(tmp_path):
+def test_papers_values_stand_next_to_its_protocol_only(tmp_path):
     cifar(tmp_path / "d" / "a", 20, "A")
     cifar(tmp_path / "d" / "b", 56, "none", steps=63_960)
     cifar(tmp_path / "d" / "c", 56, "A", steps=10_000)
@@ -297,13 +297,14 @@ def test_latex(sweep):
 
 
 def test_training_rows_can_be_left_out(sweep):
-    whole, part = load_runs(sweep), load_runs(sweep, train=False)
+    complete, part = load_runs(sweep), load_runs(sweep, train=False)
     assert (part.history["kind"] == "val").all() and len(part.history) == (
-        whole.history["kind"] == "val"
+        complete.history["kind"] == "val"
     ).sum()
-    assert part.runs["steps"].tolist() == whole.runs["steps"].tolist()
+    assert part.runs["steps"].tolist() == complete.runs["steps"].tolist()
     assert (
-        summary(part).frame.equals(summary(whole).frame) and summary(part)[1:] == summary(whole)[1:]
+        summary(part).frame.equals(summary(complete).frame)
+        and summary(part)[1:] == summary(complete)[1:]
     )
 
 
@@ -334,7 +335,7 @@ def test_reference_runs_are_found_by_name(name):
         load_runs("reference:nothing")
 
 
-def test_own_runs_beside_ours_that_older_code_made(tmp_path):
+def test_own_runs_next_to_ours_that_older_code_made(tmp_path):
     (theirs,) = load_runs("reference:digits").runs.query(
         "depth == 20 and shortcut == 'A' and seed == 0"
     )["path"]

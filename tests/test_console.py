@@ -18,7 +18,7 @@ from helpers.run_dir import only_run
 from lightning_resnet.cli import main as command_line
 from lightning_resnet.engine import signals as preemption
 from lightning_resnet.engine.signals import Stopped, armed, request
-from lightning_resnet.files import write_whole
+from lightning_resnet.files import write_atomic
 from lightning_resnet.runs.status import last_attempt, status
 from lightning_resnet.training.task import ClassificationTask
 from lightning_resnet.ulimits import limit_met
@@ -63,7 +63,7 @@ def test_a_training_goes_on_when_the_reader_of_its_stdout_leaves(here, lines):
     assert code == 0 and status(only_run()) == "finished"
 
 
-def test_a_verb_whose_result_nobody_reads_ends_quietly(here):
+def test_a_verb_whose_result_is_not_read_ends_quietly(here):
     os.mkfifo("pipe")
     process = start(["fit", "--help"], "pipe")
     open("pipe").close()
@@ -238,5 +238,5 @@ def test_no_output_takes_the_place_of_a_device_or_a_pipe(cli, out):
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
     assert sorted(os.listdir()) == ["pipe"] and not Path("pipe").is_file()
     with pytest.raises(OSError):
-        write_whole(Path("pipe"), "x")
+        write_atomic(Path("pipe"), "x")
     assert sorted(os.listdir()) == ["pipe"]

@@ -88,7 +88,7 @@ def test_a_run_that_died_continues_bitwise(cli, schedule):
         args += ["--model.schedule.patience", "0"]
     cli("fit", *args)
     path = only_run()
-    whole = weights(path)
+    complete = weights(path)
     expected = {
         (r["step"], k): r[k]
         for r in rows(path)
@@ -104,7 +104,7 @@ def test_a_run_that_died_continues_bitwise(cli, schedule):
         file.write('{"step": 5')  # as a kill leaves it
     code, out, _ = cli("fit", *args)
     assert code == 0 and "continued from last.ckpt at step 44" in out
-    assert same_weights(whole, weights(path))
+    assert same_weights(complete, weights(path))
     second = [r for r in rows(path) if r["attempt"] == 2]
     assert second[0]["step"] == 55 and second[-1]["step"] == 88
     merged = [r for r in rows(path) if r["attempt"] == 1 and r["step"] < second[0]["step"]] + second
@@ -125,12 +125,12 @@ def test_a_net_that_draws_continues_bitwise(cli):
     Path("drop.yaml").write_text(yaml.safe_dump(recipe))
     args = ["--config", "drop.yaml", "--run.threads", "1", "--trainer.max_epochs", "3"]
     assert cli("fit", *args)[0] == 0
-    whole = weights(only_run())
+    complete = weights(only_run())
     shutil.rmtree("runs")
     with dies_at_step(50), pytest.raises(Stop):
         cli("fit", *args)
     assert cli("fit", *args)[0] == 0
-    assert same_weights(whole, weights(only_run()))
+    assert same_weights(complete, weights(only_run()))
 
 
 def test_a_damaged_last_checkpoint_is_told_and_the_one_before_taken(cli):
@@ -259,7 +259,7 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_dis
             with suppress(OSError), ballast.open("wb", buffering=0) as file:
                 while file.write(bytes(4096)):
                     pass
-        elif trainer.current_epoch == 3 and mended:
+        elif trainer.current_epoch == 3 and repaired:
             ballast.unlink()
 
     def init(self, *rest):
@@ -272,7 +272,7 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_dis
     checkpoints, begin = None, Checkpoints.__init__
     monkeypatch.setattr(Checkpoints, "__init__", init)
     monkeypatch.setattr(Recorder, "on_train_epoch_end", fill)
-    mended = False
+    repaired = False
     code, out, err = cli("fit", *args)
     assert code == 2 and "No space left on device; training goes on" in out
     assert "enforce fail" not in out + err
@@ -285,7 +285,7 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_dis
         (path / "attempts/1.json").read_text()
     )  # written over what was there: it took no more room
     assert ended["reason"] == "failed" and "No space left on device" in ended["error"]
-    mended = True
+    repaired = True
     code, out, err = cli("fit", *args)
     assert code == 0 and "continued from last.ckpt" in out, err
     assert load_checkpoint(path / "checkpoints/last.ckpt")["global_step"] == 88

@@ -37,11 +37,11 @@ from lightning_resnet.errors import UserError
 
 torch.set_num_threads(1)
 sound, path = sys.argv[1:]
-whole, beton = Path(sound).read_bytes(), Beton(sound)
+complete, beton = Path(sound).read_bytes(), Beton(sound)
 expected = copies(data_of(BetonFiles(sound, sound)).train_dataloader())
 shutil.copy(sound + ".json", path + ".json")
 for fault in range(200):
-    data = bytearray(whole)
+    data = bytearray(complete)
     at = int(uniform(1, fault) * len(data))
     if fault % 4 == 0:
         data = data[:at]
@@ -90,7 +90,7 @@ def test_200_faults_are_found_and_stop_training(jpegs, tmp_path):
     )
 
 
-def test_bad_pictures_are_counted_in_the_metrics(jpegs, tmp_path, cli):
+def test_bad_images_are_counted_in_the_metrics(jpegs, tmp_path, cli):
     path = tmp_path / "f.beton"
     shutil.copy(jpegs.files["train"], path)
     beton = Beton(path)

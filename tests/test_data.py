@@ -120,8 +120,8 @@ def test_pad_crops_and_flips_cover_all_choices_evenly():
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """Twelve pictures of several sizes and modes in three classes."""
-    root = tmp_path_factory.mktemp("pictures")
+    """Twelve images of several sizes and modes in three classes."""
+    root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for split, n in (("train", 4), ("val", 2)):
         for c, name in enumerate(("cat", "dog", "eel")):
@@ -265,11 +265,11 @@ def test_a_class_in_letters_composed_otherwise_is_told(folder, tmp_path):
         ImageFolder(str(tmp_path / "f")).splits()
 
 
-def test_folders_of_classes_without_pictures(folder, tmp_path, capsys):
+def test_folders_of_classes_without_images(folder, tmp_path, capsys):
     copytree(folder, tmp_path / "f")
     (tmp_path / "f/train/ant").mkdir()
     (tmp_path / "f/train/bee").mkdir()
-    (tmp_path / "f/train/bee/notes.txt").write_text("no picture")
+    (tmp_path / "f/train/bee/notes.txt").write_text("no image")
     source = ImageFolder(str(tmp_path / "f"))
     assert source.splits()["train"].labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert source.classes == ["cat", "dog", "eel"]
@@ -324,11 +324,11 @@ def test_bad_data_is_named_with_its_cure(act, message, tmp_path, monkeypatch):
     assert "\n" not in str(e.value)
 
 
-def test_unreadable_picture_is_named_even_from_a_worker(folder, tmp_path):
+def test_unreadable_image_is_named_even_from_a_worker(folder, tmp_path):
     from lightning_resnet.errors import one_line
 
     copytree(folder, tmp_path / "f")
-    (tmp_path / "f/train/dog/0.png").write_bytes(b"not a picture")
+    (tmp_path / "f/train/dog/0.png").write_bytes(b"not an image")
     for workers in (0, 2):
         loader = data_of(
             ImageFolder(str(tmp_path / "f")), batch_size=4, size=16, workers=workers

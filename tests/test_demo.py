@@ -106,7 +106,7 @@ def test_a_stopped_run_continues_at_once_with_the_same_command(tmp_path, monkeyp
         "--trainer.max_epochs",
         "8",
     ]
-    resnet_cli(*args, "--run.root", "whole")
+    resnet_cli(*args, "--run.root", "complete")
     process = subprocess.Popen(
         [RESNET_CLI, *args],
         stdout=subprocess.DEVNULL,
@@ -127,10 +127,10 @@ def test_a_stopped_run_continues_at_once_with_the_same_command(tmp_path, monkeyp
         )
     out = resnet_cli(*args)
     assert "continued from" in out  # last, or prev where the kill hit the moment between
-    (run,), (whole,) = (
-        list(Path(root).glob("*/*/checkpoints/last.ckpt")) for root in ("runs", "whole")
+    (run,), (complete,) = (
+        list(Path(root).glob("*/*/checkpoints/last.ckpt")) for root in ("runs", "complete")
     )
-    ours, theirs = load_checkpoint(run)["state_dict"], load_checkpoint(whole)["state_dict"]
+    ours, theirs = load_checkpoint(run)["state_dict"], load_checkpoint(complete)["state_dict"]
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
 
@@ -163,5 +163,5 @@ def test_two_ranks_measure_and_train_as_one(tmp_path, monkeypatch):
         for key in a.keys() - {"time"} - {k for k in a if k.startswith("perf/")}:
             tolerance = (
                 2.5 / 360 if "acc" in key else 1e-4
-            )  # a picture or two on the edge between two classes
+            )  # an image or two on the edge between two classes
             assert b[key] == pytest.approx(a[key], rel=1e-4, abs=tolerance), key

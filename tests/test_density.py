@@ -1,4 +1,6 @@
-"""The packages stay as plain to read as CONTRIBUTING.md asks; `python tests/density.py` prints the counts."""
+"""Code and documents stay as plain to read as CONTRIBUTING.md asks; `python tests/density.py` prints counts."""
+
+import re
 
 import pytest
 from density import measure
@@ -41,3 +43,27 @@ def test_the_counts_are_those_of_a_sample(tmp_path):
     assert counts.tuple_assignments == counts.nested_conditionals == counts.bound_lambdas == 1
     assert counts.long_lines == counts.preposition_docstrings == 1
     assert len(counts.faults()) == 5
+
+
+BANNED = re.compile(
+    r"careful(?=:)|pictures?|beside|anew|likewise|shall|for ever|likeliest|in vain|mend(s|ed)?|meanwhile"
+    r"|nobody|whole(?! numbers?)"
+)
+API = re.compile(r'"picture"|NOBODY|without this line the file is not whole|`nobody`')  # these stay
+
+
+@pytest.mark.parametrize(
+    "folder", ["lightning_resnet", "tests", "docs", "benchmarks", "configs", "slurm", "."]
+)
+def test_words_are_plain_ones(folder):
+    files = [f for f in (REPOSITORY / folder).glob("*" if folder == "." else "**/*") if f.is_file()]
+    found = []
+    for file in files:
+        if file.suffix not in (".py", ".c", ".md", ".yaml", ".toml", ".sbatch") or file.samefile(
+            __file__
+        ):
+            continue
+        text = API.sub("", file.read_text()).replace("_", " ")
+        words = [match.group() for match in re.finditer(rf"\b({BANNED.pattern})\b", text, re.I)]
+        found += [f"{file.relative_to(REPOSITORY)}: {word}" for word in words]
+    assert found == []

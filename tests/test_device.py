@@ -1,4 +1,4 @@
-"""The loader whose pictures stay on the device: bitwise the batches of the others, whatever epoch, rank or stop."""
+"""The loader whose images stay on the device: bitwise the batches of the others, whatever epoch, rank or stop."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ OWN_SIZE = {"size": None, "crop": "pad", "pad": 3, "flip": True}
 
 
 class Grey(Synthetic):
-    """One channel, pictures that are not square, in memory that must not be written to."""
+    """One channel, images that are not square, in memory that must not be written to."""
 
     def splits(self):
         splits = super().splits()
@@ -58,24 +58,24 @@ def test_the_same_batches_as_the_ffcv_loader(raw):
 
 def test_tensors_are_gathered_as_arrays_are(monkeypatch):
     data = data_of(Grey(192, 40, 16), loader="device", **OWN_SIZE)
-    whole = copies(data.train_dataloader())
+    complete = copies(data.train_dataloader())
     monkeypatch.setattr(
         device, "windows", lambda pixels, pad, of=device.windows: of(torch.tensor(pixels), pad)
     )
     other = data.train_dataloader()
-    assert same(copies(other), whole) and isinstance(other._windows, torch.Tensor)  # as on a GPU
+    assert same(copies(other), complete) and isinstance(other._windows, torch.Tensor)  # as on a GPU
 
 
 def test_stopped_at_any_batch_and_resumed():
     data = data_of(Synthetic(192, 40, 16), loader="device", **OWN_SIZE)
     first, other = data.train_dataloader(), data.train_dataloader()
-    whole = copies(first)
-    assert [x.is_contiguous(memory_format=torch.channels_last) for x, _ in whole] == [True] * 6
+    complete = copies(first)
+    assert [x.is_contiguous(memory_format=torch.channels_last) for x, _ in complete] == [True] * 6
     for stop in range(7):
         begun = first.batches(1)
         head = copies(next(begun) for _ in range(stop))
         begun.close()
-        assert same(head + copies(other.batches(1, stop)), whole)
+        assert same(head + copies(other.batches(1, stop)), complete)
 
 
 def test_auto_takes_it_where_it_fits(raw, monkeypatch):

@@ -187,7 +187,7 @@ def give_files():
     shutil.copy(REPOSITORY / "tests/helpers/gated.py", ".")
     make_photos(Path("made"), {"train": 80})
     Path("made/train").rename("photos")
-    picture = shutil.copy(min(Path("photos").rglob("*.jpg")), "cat.jpg")
+    image = shutil.copy(min(Path("photos").rglob("*.jpg")), "cat.jpg")
     torch.save(torchvision.models.resnet50().state_dict(), "resnet50-11ad3fa6.pth")
     for i in range(1000):
         Path(f"imagenet/train/n{i:08}").mkdir(parents=True)
@@ -197,9 +197,9 @@ def give_files():
             f"imagenet/val/n{i:08}/ILSVRC2012_val_{i:08}.JPEG",
         ):
             Path(name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(picture, name)
+            shutil.copy(image, name)
         Path(f"imagenetv2-matched-frequency-format-val/{i}").mkdir(parents=True)
-        shutil.copy(picture, f"imagenetv2-matched-frequency-format-val/{i}")
+        shutil.copy(image, f"imagenetv2-matched-frequency-format-val/{i}")
     Path("real.json").write_text(json.dumps([[1], [2, 3], [], [4]]))
     Path("stage").mkdir()
 

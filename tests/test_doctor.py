@@ -1,4 +1,4 @@
-"""The doctor names what would make training fail, with its cure, and imports nothing heavy when it shall be quick."""
+"""The doctor names what would make training fail, with its cure, and imports nothing heavy when it is to be quick."""
 
 import json
 import subprocess

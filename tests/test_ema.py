@@ -1,4 +1,4 @@
-"""The average follows its definition, is measured beside the net, continues bitwise, and stays out of other runs."""
+"""The average follows its definition, is measured next to the net, continues bitwise, and stays out of other runs."""
 
 import json
 import shutil
@@ -103,7 +103,7 @@ class Stop(Exception):
 def test_an_average_continues_bitwise(cli, monkeypatch):
     assert cli("fit", *AVERAGED)[0] == 0
     path = only_run()
-    whole, expected = (
+    complete, expected = (
         weights(path, "ema."),
         [(r["step"], r["val_ema/loss"]) for r in rows(path) if "val_ema/loss" in r],
     )
@@ -121,7 +121,7 @@ def test_an_average_continues_bitwise(cli, monkeypatch):
     monkeypatch.setattr(ClassificationTask, "training_step", original)
     code, out, _ = cli("fit", *AVERAGED)
     assert code == 0 and "continued from" in out
-    assert all(torch.equal(whole[k], t) for k, t in weights(only_run(), "ema.").items())
+    assert all(torch.equal(complete[k], t) for k, t in weights(only_run(), "ema.").items())
     assert [(r["step"], r["val_ema/loss"]) for r in rows(path) if "val_ema/loss" in r] == expected
 
 

@@ -1,4 +1,4 @@
-"""The evaluation matrix against straightforward implementations, on 50 pictures."""
+"""The evaluation matrix against straightforward implementations, on 50 images."""
 
 import csv
 import json
@@ -48,10 +48,10 @@ def photos(tmp_path):
         Image.fromarray(sources[i % 2][y : y + h, x : x + w]).save(file)
     (tmp_path / "R.yaml").write_text(RECIPE)
     torch.manual_seed(0)
-    pictures = torch.stack(
+    images = torch.stack(
         [T.center_crop(T.pil_to_tensor(Image.open(f)), 28) for f in tmp_path.rglob("val/*/*.png")]
     )
-    nets = [shaken(CifarResNet(8, width=8, num_classes=7), seed, pictures) for seed in (1, 2)]
+    nets = [shaken(CifarResNet(8, width=8, num_classes=7), seed, images) for seed in (1, 2)]
     state, averaged = (net.state_dict() for net in nets)
     state = {f"net.{k}": v for k, v in state.items()} | {f"ema.{k}": v for k, v in averaged.items()}
     constants = {"mean": torch.full((3, 1, 1), 110.0), "std": torch.full((3, 1, 1), 60.0)}
@@ -62,7 +62,7 @@ def photos(tmp_path):
     return sorted((tmp_path / "photos" / "val").rglob("*.png"))
 
 
-def shaken(net, seed, pictures):
+def shaken(net, seed, images):
     """Norms as after a training, and logits that are all over the classes."""
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
@@ -75,21 +75,21 @@ def shaken(net, seed, pictures):
             )
     net.eval().fc.weight.data.copy_(torch.randn(net.fc.weight.shape, generator=generator))
     with torch.no_grad():
-        net.fc.bias -= net((pictures - 110) / 60).mean(0)
+        net.fc.bias -= net((images - 110) / 60).mean(0)
     return net
 
 
 def by_hand(net, files, crops):
-    """The five likeliest classes, picture by picture: torchvision's own crops, one forward pass each."""
+    """The five most probable classes, image by image: torchvision's own crops, one forward pass each."""
     best = []
     for file in files:
-        with Image.open(file) as picture:
+        with Image.open(file) as image:
             pieces = {
                 "ten": lambda p: T.ten_crop(p, 28),
                 "centre": lambda p: [T.center_crop(p, 28)],
             }
             pieces["flip"] = lambda p: [T.center_crop(p, 28), T.hflip(T.center_crop(p, 28))]
-            x = torch.stack([T.pil_to_tensor(piece) for piece in pieces[crops](picture)])
+            x = torch.stack([T.pil_to_tensor(piece) for piece in pieces[crops](image)])
         with torch.no_grad():
             logits = net((x.float() - 110) / 60)
         scores = logits.softmax(1).mean(0) if crops == "ten" else logits.mean(0)
@@ -114,7 +114,7 @@ def table(out):
     return {tuple(line[:4]): line[4:] for line in lines[2:]}
 
 
-def test_crops_and_weights_agree_with_one_picture_at_a_time(cli, photos):
+def test_crops_and_weights_agree_with_one_image_at_a_time(cli, photos):
     code, out, err = cli("evaluate", "net.ckpt", "--sizes", "28")
     assert code == 0, err
     rows = table(out)
@@ -139,13 +139,13 @@ def test_crops_and_weights_agree_with_one_picture_at_a_time(cli, photos):
     for (
         key,
         cells,
-    ) in ffcv.items():  # PNGs are JPEGs there: a picture or two may be taken for another class
+    ) in ffcv.items():  # PNGs are JPEGs there: an image or two may be taken for another class
         assert cells[0] == str(N) and abs(float(cells[1]) - float(rows[key][1])) <= 4
 
 
 @pytest.fixture
 def odd(photos):
-    """50 pictures with sides of 40 to 90 pixels in odd/val, and a checkpoint for 28 of them: most margins are odd."""
+    """50 images with sides of 40 to 90 pixels in odd/val, and a checkpoint for 28 of them: most margins are odd."""
     rng, sources = np.random.default_rng(1), load_sample_images().images
     for i in range(N + 7):
         h, w = rng.integers(40, 91, 2)
@@ -156,23 +156,21 @@ def odd(photos):
     return sorted(Path("odd", "val").rglob("*.png"))
 
 
-def boxes(picture, crops):
+def boxes(image, crops):
     """7/8 of the shorter side, the margins halved and rounded down as FFCV does, then scaled to 28."""
-    h, w = picture.height, picture.width
+    h, w = image.height, image.width
     side = round(min(h, w) * 7 / 8)
     middle = (h - side) // 2, (w - side) // 2
     corners = (
         [(top, left) for top in (0, h - side) for left in (0, w - side)] if crops == "ten" else []
     )
-    pieces = [
-        T.resized_crop(picture, *corner, side, side, [28, 28]) for corner in [*corners, middle]
-    ]
+    pieces = [T.resized_crop(image, *corner, side, side, [28, 28]) for corner in [*corners, middle]]
     return pieces if crops == "centre" else pieces + [T.hflip(piece) for piece in pieces]
 
 
-def torchvisions(picture, crops):
-    """The whole picture scaled to 32, then cut, as 256 and 224 are elsewhere; margins rounded, in scaled pixels."""
-    scaled = T.resize(picture, 32)
+def torchvisions(image, crops):
+    """The full image scaled to 32, then cut, as 256 and 224 are elsewhere; margins rounded, in scaled pixels."""
+    scaled = T.resize(image, 32)
     centre = T.center_crop(scaled, 28)
     return (
         T.ten_crop(scaled, 28)
@@ -181,9 +179,9 @@ def torchvisions(picture, crops):
     )
 
 
-# rms difference of the logits, beside their standard deviation; measured: 0.014, 0.011 and 0.004
+# rms difference of the logits, next to their standard deviation; measured: 0.014, 0.011 and 0.004
 @pytest.mark.parametrize(("crops", "off"), [("centre", 0.02), ("flip", 0.02), ("ten", 0.006)])
-def test_pictures_that_are_scaled_and_have_odd_margins(cli, odd, crops, off):
+def test_images_that_are_scaled_and_have_odd_margins(cli, odd, crops, off):
     flags = "--data.source.root odd --data.workers 0 --data.batch_size 25".split()
     (subject,), seen = subjects(["net.ckpt"], flags), []
     net, data = subject.net, subject.experiment.data
@@ -198,7 +196,7 @@ def test_pictures_that_are_scaled_and_have_odd_margins(cli, odd, crops, off):
     for way in (boxes, torchvisions):
         pieces = [way(Image.open(file), crops) for file in odd]
         pixels = [
-            torch.stack([T.pil_to_tensor(piece) for piece in picture]).float() for picture in pieces
+            torch.stack([T.pil_to_tensor(piece) for piece in image]).float() for image in pieces
         ]
         with torch.no_grad():
             logits[way] = torch.stack([net((x - 110) / 60) for x in pixels])
@@ -403,7 +401,7 @@ def test_published_intervals(hits, n, wanted):
 def test_several_right_labels(cli, photos):
     pairs = zip(photos, by_hand(load("net.ckpt").task.net, photos, "centre"), strict=True)
     right = [CLASSES[best[0]] == file.parent.name for file, best in pairs]
-    # ReaL's form: a list by the number in the file name; every right picture also has another label, some have none
+    # ReaL's form: a list by the number in the file name; every right image also has another label, some have none
     labels = [[] for _ in range(N)]
     for file, is_right in zip(photos, right, strict=True):
         label = CLASSES.index(file.parent.name)

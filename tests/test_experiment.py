@@ -43,6 +43,6 @@ def test_an_experiment_is_seeded_and_keeps_its_configuration(monkeypatch):
     )
 
 
-def test_ranks_that_nobody_has_started_are_refused():
+def test_ranks_that_no_launcher_has_started_are_refused():
     with pytest.raises(UserError, match="2 ranks are asked for.*: add --trainer.devices 1"):
         build(parse("fit", [*FLAGS, "--trainer.devices", "2"]))

@@ -313,7 +313,7 @@ def test_generated_code_computes_the_same():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
-def test_compilation_is_of_the_whole_way_from_pixels_to_logits(cli, monkeypatch):
+def test_compilation_covers_the_way_from_pixels_to_logits(cli, monkeypatch):
     asked, calls = [], []
 
     def compile(f, **how):

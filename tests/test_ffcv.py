@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-class Pictures:
+class Samples:
     """As FFCV's writer wants them."""
 
     def __init__(self, images):
@@ -57,7 +57,7 @@ def files(tmp_path_factory):
             path = made[mode, split] = folder / f"{mode}_{split}.beton"
             fields = {"image": RGBImageField(mode), "label": IntField(), "id": IntField()}
             DatasetWriter(str(path), fields, num_workers=2).from_indexed_dataset(
-                Pictures(images), shuffle_indices=True
+                Samples(images), shuffle_indices=True
             )
     return made
 
@@ -93,7 +93,7 @@ def test_resized_pixels_are_pillows_but_for_rounding(files, crop):
         assert torch.equal(y, v) and (x.int() - u.int()).abs().max() <= 1
 
 
-def test_jpeg_and_raw_mixed_are_near_the_pictures(files):
+def test_jpeg_and_raw_mixed_are_near_the_images(files):
     options = {"crop": "resized", "size": 24, "scale": (0.3, 1.0)}
     assert {0, 1} == set(Beton(files["proportion", "train"]).images["mode"].tolist())
     for (x, y), (u, v) in zip(
@@ -209,7 +209,7 @@ def damaged(files, tmp_path):
     return BetonFiles(str(path), str(files["proportion", "val"])), int(file.ids[position])
 
 
-def test_a_damaged_picture_stops_training_or_is_left_out(damaged):
+def test_a_damaged_image_stops_training_or_is_left_out(damaged):
     source, sample = damaged
     options = {"crop": "resized", "size": 24}
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what hinders that is told in the system's words."""
+"""Files are written completely or not at all, and what hinders that is told in the system's words."""
 
 import errno
 import os
@@ -15,9 +15,9 @@ from lightning_resnet.files import (
     remove_unfinished,
     replacing,
     sync_folder,
+    write_atomic,
     write_json,
     write_new,
-    write_whole,
 )
 from lightning_resnet.provenance import code
 
@@ -34,7 +34,7 @@ def test_a_file_is_on_disk_before_it_takes_its_name(tmp_path, monkeypatch):
     assert happened[0].startswith(f"{path}.") and happened[1] == str(tmp_path)
 
 
-def test_the_unfinished_file_is_nobody_elses_and_follows_no_link(tmp_path, monkeypatch):
+def test_the_unfinished_file_is_the_users_own_and_follows_no_link(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning_resnet.files.secrets.token_hex", lambda n: "0")
     victim = tmp_path / "victim"
     victim.write_text("theirs")
@@ -44,9 +44,9 @@ def test_the_unfinished_file_is_nobody_elses_and_follows_no_link(tmp_path, monke
     assert victim.read_text() == "theirs"
 
 
-def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+def test_an_error_leaves_the_old_file_and_nothing_next_to_it(tmp_path):
     path = tmp_path / "a"
-    write_whole(path, "old")
+    write_atomic(path, "old")
     for error in (RuntimeError("own"), UserError("user's")):
         with pytest.raises(type(error)), replacing(path) as file:
             file.write(b"new")
@@ -75,7 +75,7 @@ def test_the_systems_error_comes_out_of_a_librarys(tmp_path):
 def test_permissions_are_those_of_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
-        write_whole(tmp_path / "a", b"")
+        write_atomic(tmp_path / "a", b"")
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640

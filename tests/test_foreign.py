@@ -53,12 +53,12 @@ def test_offline_attempts_are_one_run_and_the_newest_wins():
     )
 
 
-def test_a_torn_file_gives_what_is_whole_and_damage_is_told(tmp_path):
+def test_a_torn_file_gives_what_is_intact_and_damage_is_told(tmp_path):
     log([step(s, val_acc1=0.5) for s in range(1, 400)])
     wandb.teardown()  # its process may still write to the file
     (file,) = tmp_path.glob("wandb/offline-*/*.wandb")
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
+    complete = file.read_bytes()
+    file.write_bytes(complete[: len(complete) // 2])
     runs, history = load_runs("wandb")
     assert runs["status"].tolist() == ["running"] and 100 < len(history) < 300
     file.write_bytes(b"no such thing")

@@ -1,4 +1,4 @@
-"""Run ids stay for ever: those of all recipes, of the reference runs, and of runs that an older version made."""
+"""Run ids never change: those of all recipes, of the reference runs, and of runs that an older version made."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from lightning_resnet.weights.trained import load
 
 OLD_RUNS = (
     REPOSITORY / "tests/old_runs"
-)  # made by commit e102483: finished, stopped at step 57, and the same run whole
+)  # made by commit e102483: finished, stopped at step 57, and the same run undisturbed
 OLD = (
     f"fit --config {REPOSITORY}/configs/digits.yaml --model.net.depth 8 --model.net.width 4 --trainer.max_epochs 6 "
     "--trainer.log_every_n_steps 10 --trainer.callbacks+=GradientNorms --run.name old --run.threads 1"
@@ -143,17 +143,17 @@ def test_an_old_checkpoint_loads(old):
 
 
 def test_an_unfinished_old_run_continues(old):
-    """To the end, and to what the whole run measured, which another processor may round in another way."""
+    """To the end, and to what the undisturbed run measured, which another processor may round in another way."""
     code, out, err = old(*OLD, "--seed_everything", 2)
     assert code == 0, out + err
     assert "0f98be93ff, continued from last.ckpt at step 57" in out
     found = evaluated("runs/old/0f98be93ff")
-    expected = evaluated(OLD_RUNS / "whole")
+    expected = evaluated(OLD_RUNS / "complete")
     assert found.keys() == expected.keys()
     for step, accuracy in expected.items():
         assert found[step] == pytest.approx(accuracy, abs=0.02)
     weights = load_checkpoint("runs/old/0f98be93ff/checkpoints/last.ckpt")["state_dict"]
-    for name, tensor in load_checkpoint(OLD_RUNS / "whole/last.ckpt")["state_dict"].items():
+    for name, tensor in load_checkpoint(OLD_RUNS / "complete/last.ckpt")["state_dict"].items():
         assert torch.allclose(weights[name].float(), tensor.float(), rtol=0.05, atol=0.05), name
 
 
@@ -164,7 +164,7 @@ def evaluated(run):
 
 
 def test_old_and_new_runs_compare(old):
-    """A new run beside the old ones differs in the seed alone, though its config.yaml names classes otherwise."""
+    """A new run next to the old ones differs in the seed alone, though its config.yaml names classes otherwise."""
     code, out, err = old(*OLD, "--seed_everything", 3)
     assert code == 0, out + err
     runs = load_runs("runs/old").runs

@@ -30,7 +30,7 @@ def test_derivation_is_told_in_one_line():
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_shortcut_and_branch_make_the_whole_gradient(name):
+def test_shortcut_and_branch_make_the_full_gradient(name):
     torch.manual_seed(0)
     net = NETS[name]()
     table = gradients(net, [digits(4, 32)])

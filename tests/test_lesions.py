@@ -32,7 +32,7 @@ def test_dropped_blocks_pass_their_shortcut_and_come_back(name):
     torch.manual_seed(0)
     net, images = NETS[name]().eval(), digits(2, 32)[0]
     with torch.no_grad():
-        whole = net(images)
+        complete = net(images)
         _, seen = record_blocks(net, images)
         block = droppable(seen)[-1]
         with drop([block]):
@@ -40,7 +40,7 @@ def test_dropped_blocks_pass_their_shortcut_and_come_back(name):
         expected = block.shortcut(block.x) if block.shortcut else block.x
         expected = expected if "preact" in name else expected.relu()
         torch.testing.assert_close(without[seen.index(block)].y, expected)
-        assert torch.equal(net(images), whole)
+        assert torch.equal(net(images), complete)
     assert name.startswith("none") == (
         len(droppable(seen)) < len(seen)
     )  # plain nets cannot lose a change of shape
@@ -84,15 +84,17 @@ def test_paths_add_up_to_the_gradient():
     net, (images, labels) = CifarResNet(8, "B"), digits()
     with train_mode(net):
         logits, seen = record_blocks(net, images)
-        whole, start = torch.autograd.grad(F.cross_entropy(logits, labels), [seen[0].x, seen[-1].y])
+        complete, start = torch.autograd.grad(
+            F.cross_entropy(logits, labels), [seen[0].x, seen[-1].y]
+        )
         steps = [_steps(block) for block in reversed(seen)]
-        total = torch.zeros_like(whole)
+        total = torch.zeros_like(complete)
         for way in product((0, 1), repeat=3):
             at = start
             for step, side in zip(steps, way, strict=True):
                 at = step[side](at)
             total += at
-    assert (total - whole).norm() < 1e-5 * whole.norm()
+    assert (total - complete).norm() < 1e-5 * complete.norm()
 
 
 def test_path_shares():

@@ -56,7 +56,7 @@ def as_jpeg(pixels, mode="RGB", **options):
 
 
 def decode(data, boxes, size, rows, cols):
-    """Through the kernel: pictures and their statuses."""
+    """Through the kernel: images and their statuses."""
     file = os.memfd_create("jpeg")
     os.pwrite(file, data, 0)
     items = np.zeros(len(boxes), kernel.ITEM)
@@ -74,20 +74,25 @@ def decode(data, boxes, size, rows, cols):
 @pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("side", [48, 19])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_crop_has_the_pixels_of_the_whole_image(sampling, side, progressive):
+def test_a_crop_has_the_pixels_of_the_full_image(sampling, side, progressive):
     data = as_jpeg(NOISE[:side, :side], subsampling=sampling, progressive=progressive)
     for shrink in (1, 2, 4, 8):
         n = side // shrink
         if side % shrink:
             continue
-        (whole,), _ = decode(data, [(0, 0, side, side)], n, side, side)
+        (complete,), _ = decode(data, [(0, 0, side, side)], n, side, side)
         for size in {1, 2, 17} & set(range(n)):
             corners = [(y, x) for y in range(0, n - size + 1, 5) for x in range(n - size + 1)]
             boxes = [(y * shrink, x * shrink, size * shrink, size * shrink) for y, x in corners]
             crops, status = decode(data, boxes, size, side, side)
             assert not status.any()
             for (y, x), crop in zip(corners, crops, strict=True):
-                assert np.array_equal(crop, whole[y : y + size, x : x + size]), (shrink, size, y, x)
+                assert np.array_equal(crop, complete[y : y + size, x : x + size]), (
+                    shrink,
+                    size,
+                    y,
+                    x,
+                )
 
 
 @pytest.mark.parametrize(
@@ -409,7 +414,7 @@ def test_images_that_change_under_their_names_are_noticed(tmp_path, monkeypatch,
     assert as_beton(images, source, "train").file.path != cached
 
 
-def test_a_write_that_continues_takes_images_anew_that_changed(tmp_path, capsys):
+def test_a_write_that_continues_takes_images_again_that_changed(tmp_path, capsys):
     for i in range(6):
         save(tmp_path / f"{i}.jpg", 30 * i)
     images = Images(

@@ -20,7 +20,7 @@ def test_stopped_at_any_batch_and_resumed(source, loader, workers, rank):
         data_of(source, loader=loader, workers=workers, **where).train_dataloader()
         for _ in range(2)
     )
-    whole = copies(first)
+    complete = copies(first)
     assert first.state_dict() == {"epoch": 1, "batch": 6}
     for stop in range(7):
         first.set_epoch(1)
@@ -32,10 +32,10 @@ def test_stopped_at_any_batch_and_resumed(source, loader, workers, rank):
         other.load_state_dict(state)
         other.set_epoch(1)  # as a Trainer does before it goes on
         assert other.state_dict() == state and len(other) == 6
-        assert same(head + copies(other), whole)
-        assert same(head + copies(other.batches(1, stop)), whole)
+        assert same(head + copies(other), complete)
+        assert same(head + copies(other.batches(1, stop)), complete)
     later = copies(other)  # only the next pass is cut
-    assert other.state_dict() == {"epoch": 2, "batch": 6} and not same(later, whole)
+    assert other.state_dict() == {"epoch": 2, "batch": 6} and not same(later, complete)
 
 
 def test_a_plain_loop_sees_a_new_order_in_each_epoch(source):

@@ -143,7 +143,7 @@ def test_auxiliary_heads_of_torchvision_have_a_switch(fit):
 
 
 def test_a_name_that_two_packages_have_is_told_with_both(fit):
-    import timm.optim  # noqa: F401 -- whose Adafactor it finds beside torch's
+    import timm.optim  # noqa: F401 -- whose Adafactor it finds besides torch's
 
     err = fit("--model.optimizer", "Adafactor")
     assert "several classes are named Adafactor: give one of torch.optim.Adafactor, timm" in err

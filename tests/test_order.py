@@ -22,7 +22,7 @@ def test_orders_are_fixed():
 def test_pages_has_every_sample_once_and_reads_few_pages_at_a_time():
     order = page_order(5, 1, PAGES, 40, window=8)
     assert sorted(order) == list(range(1000))
-    for start in range(0, 1000, 80):  # a window: 8 whole pages
+    for start in range(0, 1000, 80):  # a window: 8 complete pages
         assert len(set(PAGES[order[start : start + 80]])) == 8 or start == 960
     mixed = [len(set(PAGES[order[b : b + 40]])) for b in range(0, 960, 40)]
     assert min(mixed) >= 6  # of the window's 8
@@ -72,7 +72,7 @@ def test_batches_of_an_order_do_not_depend_on_workers_or_ranks_and_resume(paged,
 
 
 @pytest.mark.parametrize("crop", ["none", "pad", "resized"])
-def test_a_repeat_is_drawn_anew_and_equally_by_all_loaders(paged, crop):
+def test_a_repeat_is_drawn_again_and_equally_by_all_loaders(paged, crop):
     options = {"order": "repeat", "crop": crop, "size": None if crop == "pad" else 16}
     in_memory, one, other = (
         copies(data_of(s, loader=kind, **options).train_dataloader())

@@ -71,19 +71,17 @@ def test_fine_tuning_from_other_peoples_weights_says_that_the_head_is_new(cli, p
     code, out, err = cli(
         "predict", photos / "val" / "china1", "--ckpt_path", only_run(), "--format", "json"
     )
-    (picture,) = json.loads(out)
+    (image,) = json.loads(out)
     assert (
         code == 0
-        and {best["class"] for best in picture["top"]} < set(tuned.classes)
+        and {best["class"] for best in image["top"]} < set(tuned.classes)
         and len(tuned.classes) == 10
     )
 
 
 @pytest.mark.all
 @pytest.mark.timeout(1500)  # about 2 minutes of one core, however busy that is
-def test_a_net_learns_the_photos_through_the_loader_with_growing_pictures(
-    cli, tmp_path, monkeypatch
-):
+def test_a_net_learns_the_photos_through_the_loader_with_growing_images(cli, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert cli("data", "get", "photos")[0] == 0
     code, out, err = cli("fit", "--config", REPOSITORY / "configs/photos.yaml", "--run.threads", 1)

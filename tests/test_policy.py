@@ -37,7 +37,7 @@ def steps_of(policy, epoch=0):
     return policy.choose(lambda k: uniform(0, epoch, IDS, 0, draws.POLICY + k), SIZE)
 
 
-def picture(size=SIZE):
+def make_image(size=SIZE):
     return torch.randint(
         0, 256, (3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -47,7 +47,7 @@ def picture(size=SIZE):
     ("ours", "theirs"), [(wide_space(), v2.TrivialAugmentWide), (rand_space(SIZE), v2.RandAugment)]
 )
 def test_every_operation_is_torchvisions_at_every_strength(ours, theirs):
-    reference, image = theirs(interpolation=v2.InterpolationMode.BILINEAR), picture()
+    reference, image = theirs(interpolation=v2.InterpolationMode.BILINEAR), make_image()
     assert [*ours] == [*reference._AUGMENTATION_SPACE]
     for name, (make, signed) in reference._AUGMENTATION_SPACE.items():
         magnitudes = make(BINS, SIZE, SIZE)
@@ -130,7 +130,7 @@ def test_increasing_rand_augment_is_timms():
 def test_timms_own_operations_do_what_pillow_does(name, magnitude):
     from PIL import Image
 
-    image = picture()
+    image = make_image()
     pil = Image.fromarray(image.permute(1, 2, 0).numpy())
     key = {"Solarize": "SolarizeIncreasing"}.get(name, name)
     expected = timms.NAME_TO_OP[key](pil, *([] if name == "Invert" else [magnitude]))
@@ -140,7 +140,7 @@ def test_timms_own_operations_do_what_pillow_does(name, magnitude):
 
 
 def test_lighting_is_krizhevskys():
-    """Mean 0 and covariance P diag((0.1 l)^2) P^T over pictures, normal along each component, in levels of 255."""
+    """Mean 0 and covariance P diag((0.1 l)^2) P^T over images, normal along each component, in levels of 255."""
     components = np.array(
         [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
     )
@@ -169,8 +169,8 @@ def test_lighting_adds_one_colour_to_all_pixels_and_stays_in_range():
     )  # far from 0 and 255, where sums are cut
     dark, light = torch.zeros_like(images), torch.full_like(images, 255)
     before, ids = images.clone(), np.arange(64)
-    for pictures in (images, dark, light):
-        Lighting(1.0)(pictures, 0, 0, ids)
+    for batch in (images, dark, light):
+        Lighting(1.0)(batch, 0, 0, ids)
     added = images.int() - before.int()
     assert (added == added[:, :, :1, :1]).all()
     steps = Lighting(1.0).choose(lambda k: uniform(0, 0, ids, 0, draws.POLICY + k), 8)
@@ -211,7 +211,7 @@ def test_erasing_follows_torchvisions_definition():
 
 
 def test_scaled_crops_are_the_papers():
-    """224 pixels of a picture whose shorter side is 256 to 480 (He et al. 2015, sec. 3.4), anywhere in it."""
+    """224 pixels of an image whose shorter side is 256 to 480 (He et al. 2015, sec. 3.4), anywhere in it."""
     boxes = draws.scaled_crops(0, 0, IDS, np.full(N, 375), np.full(N, 500))
     scale = 224 * 375 / boxes[:, 2]
     assert (boxes[:, 2] == boxes[:, 3]).all() and 255 < scale.min() and scale.max() < 482
@@ -222,7 +222,7 @@ def test_scaled_crops_are_the_papers():
     assert draws.scaled_crops(0, 0, IDS[:3], [1, 9, 9], [9, 1, 9])[:, 2:].min() == 1
 
 
-def test_a_refused_strength_is_told_whole():
+def test_a_refused_strength_is_told_in_full():
     with pytest.raises(ValueError, match="got 0, 6.0, 0.5"):
         IncreasingRandAugment(ops=0)
 
@@ -237,7 +237,7 @@ def test_a_refused_strength_is_told_whole():
         ("ffcv", Lighting()),
     ],
 )
-def test_the_same_sample_seed_and_epoch_give_the_same_picture(paged, loader, policy):
+def test_the_same_sample_seed_and_epoch_give_the_same_image(paged, loader, policy):
     """On any number of ranks and workers, from files and from memory."""
     how = {"size": None, "crop": "pad", "policy": policy, "erase": 0.5, "loader": loader}
     alone = copies(data_of(paged, workers=0, **how).train_dataloader())
@@ -300,8 +300,8 @@ def test_policies_are_flags_and_part_of_the_run(cli):
     )
 
 
-def test_pictures_in_memory_that_a_policy_changes_have_workers(monkeypatch):
-    """The same pictures; those that are only cut are read faster than any process hands them over."""
+def test_images_in_memory_that_a_policy_changes_have_workers(monkeypatch):
+    """The same images; those that are only cut are read faster than any process hands them over."""
     monkeypatch.setattr("lightning_resnet.data.module.workers", lambda processes: 2)
     small, how = (
         Synthetic(96, 40, 8),

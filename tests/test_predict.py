@@ -1,4 +1,4 @@
-"""`predict` on pictures: what validation sees of the same pictures, with the classes' names."""
+"""`predict` on images: what validation sees of the same images, with the classes' names."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ wandb: {mode: disabled}
 CLASSES = [f"kind{i}" for i in range(7)]
 
 BAD = {
-    "00.png": b"no picture",
+    "00.png": b"no image",
     "eps.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
     "bomb.ppm.png": b"P6 65535 65535 255\n",
     "cut.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
@@ -41,7 +41,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_pictures_get_the_classes_that_validation_gives_them(cli, photos):
+def test_images_get_the_classes_that_validation_gives_them(cli, photos):
     code, _, err = cli("fit", "--config", "R.yaml", "--run.threads", 1)
     assert code == 0, err
     checkpoint = next(photos.parent.glob("runs/*/*/checkpoints/last.ckpt"))
@@ -63,7 +63,7 @@ def test_pictures_get_the_classes_that_validation_gives_them(cli, photos):
         assert ours["class"] == row["predicted"]
         assert float(ours["probability"]) == pytest.approx(float(row["probability"]), abs=1e-4)
     run = checkpoint.parents[1]
-    (photos / "kind0" / "00.png").write_bytes(b"no picture")
+    (photos / "kind0" / "00.png").write_bytes(b"no image")
     code, out, err = cli(
         "predict",
         photos / "kind0",
@@ -103,7 +103,7 @@ def test_pictures_get_the_classes_that_validation_gives_them(cli, photos):
     assert code == 2 and "holds 2 runs: give one of them" in err
 
 
-def test_a_recipe_without_a_size_takes_the_whole_picture(cli, tmp_path):
+def test_a_recipe_without_a_size_takes_the_full_image(cli, tmp_path):
     """Such as CIFAR's: what is validated as stored is not predicted from the middle of it."""
     recipe = """
 trainer: {max_epochs: 1, accelerator: cpu}

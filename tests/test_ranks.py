@@ -146,14 +146,14 @@ def test_signals_stop_all_ranks_at_the_same_step(here, how):
 def test_three_ranks_continue_as_if_never_stopped(here):
     """From three on, the order in which a gradient is summed depends on its place in DDP's buckets."""
     args = ["fit", *TINY, "--trainer.max_epochs", "30", "--data.batch_size", "66"]
-    assert Ranks([*args, "--run.root", "whole"], 3).wait(100) == [0] * 3, rank_logs()
+    assert Ranks([*args, "--run.root", "complete"], 3).wait(100) == [0] * 3, rank_logs()
     ranks = Ranks(args, 3)
     wait_for(lambda: list(Path("runs").rglob("prev.ckpt")), ranks)
     ranks.send(signal.SIGTERM)
     assert ranks.wait(20) == [143] * 3, rank_logs()
     assert Ranks(args, 3).wait(100) == [0] * 3, rank_logs()
-    whole, cut = weights(only_run("whole")), weights(only_run("runs"))
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    complete, cut = weights(only_run("complete")), weights(only_run("runs"))
+    assert all(torch.equal(complete[name], cut[name]) for name in complete)
 
 
 @pytest.mark.slow
@@ -209,7 +209,7 @@ def test_the_fault_of_one_rank_ends_all_and_is_told(here, fault):
     ).wait(60) == [0, 0], rank_logs()
 
 
-def test_a_rank_that_nobody_reaches_says_where(tmp_path, monkeypatch):
+def test_a_rank_that_no_other_reaches_says_where(tmp_path, monkeypatch):
     monkeypatch.setattr(crash, "WRITE_S", 0)
     words = "The client socket has timed out after 61000ms while trying to connect to (10.0.0.1, 29500)."
     error = torch.distributed.DistNetworkError(f"{words}\nException raised from throwTimeoutError")
@@ -250,9 +250,9 @@ def test_another_number_of_ranks_continues_the_same_batches(here):
     from helpers import numbered
 
     args = [*recipe(here / "r.yaml", "torch"), "--trainer.max_epochs", "6"]
-    assert Ranks([*args, "--run.root", "whole"], 1).wait(60) == [0], rank_logs()
-    whole = numbered.read("ids", 1)
-    Path("ids").rename("whole_ids")
+    assert Ranks([*args, "--run.root", "complete"], 1).wait(60) == [0], rank_logs()
+    complete = numbered.read("ids", 1)
+    Path("ids").rename("complete_ids")
     ranks = Ranks(args, 2)
     file = Path("ids/rank1-of-2.jsonl")
     wait_for(lambda: file.exists() and len(file.read_text().splitlines()) > 13, ranks)
@@ -262,8 +262,8 @@ def test_another_number_of_ranks_continues_the_same_batches(here):
     assert stopped < 60 and Ranks(args, 1).wait(60) == [0], rank_logs()
     steps = numbered.read("ids", 2) | numbered.read("ids", 1)
     assert min(numbered.read("ids", 1)) == stopped + 1
-    assert steps == whole
-    assert weights(only_run("runs")).keys() == weights(only_run("whole")).keys()
+    assert steps == complete
+    assert weights(only_run("runs")).keys() == weights(only_run("complete")).keys()
 
 
 def listening(pid):

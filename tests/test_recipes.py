@@ -141,7 +141,7 @@ def test_papers_plateaus():
     assert lrs == pytest.approx([0.1] * 15 + [0.01] * 7 + [0.001] * 2)
 
 
-def test_papers_pictures():
+def test_papers_images():
     """The same section: a crop of 224 at a random scale, mirrored or not, with Krizhevsky et al.'s colours."""
     data = recipe("imagenet/paper")["data"]
     assert [data[k] for k in ("size", "crop", "flip", "policy")] == [

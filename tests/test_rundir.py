@@ -146,17 +146,17 @@ def test_a_meta_of_other_types_is_read_as_if_it_did_not_tell(tmp_path):
 @pytest.mark.parametrize("left", [0.0, 0.01, 0.1, 0.5, 0.9, "zeros", "foreign"])
 def test_a_damaged_config_is_told_and_written_again(cli, stopped, left):
     path = stopped / "config.yaml"
-    whole = path.read_bytes()
+    complete = path.read_bytes()
     if left == "zeros":
-        path.write_bytes(whole[:400] + bytes(200) + whole[600:])
+        path.write_bytes(complete[:400] + bytes(200) + complete[600:])
     elif left == "foreign":
         path.write_text("data: {source: 3}\nmodel: {net: [1]}\nseed_everything: x\ntrainer: 3\n")
     else:
-        path.write_bytes(whole[: int(left * len(whole))])
+        path.write_bytes(complete[: int(left * len(complete))])
     code, out, err = cli("fit", *SHORT)
     assert code == 0, err
-    assert "config.yaml was damaged" in out or left == 0.9  # what decides the result may be whole
-    again, before = (yaml.safe_load(text) for text in (path.read_text(), whole))
+    assert "config.yaml was damaged" in out or left == 0.9  # what decides the result may be intact
+    again, before = (yaml.safe_load(text) for text in (path.read_text(), complete))
     again["run"].pop("root"), before["run"].pop("root")
     assert again == before and path.read_text().endswith(rundir.END)
 
@@ -215,7 +215,7 @@ def test_rows_of_any_content(tmp_path):
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_never_begins_anew_beside_checkpoints_that_cannot_be_read(cli, stopped):
+def test_a_run_never_starts_over_next_to_checkpoints_that_cannot_be_read(cli, stopped):
     for file in (stopped / "checkpoints").iterdir():
         file.write_bytes(file.read_bytes()[:1000])
     before = {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()}
@@ -611,7 +611,7 @@ def test_stray_submissions_are_no_matter(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["meta.json", "metrics.jsonl", "config.yaml", "attempts/1.json"])
-def test_a_named_pipe_in_a_run_is_waited_for_by_nobody(cli, stopped, name):
+def test_a_named_pipe_in_a_run_stops_no_reader(cli, stopped, name):
     """As a stray of a synchronising program, or of somebody else who has the folder."""
     Path(stopped, name).unlink()
     os.mkfifo(Path(stopped, name))
@@ -642,7 +642,7 @@ def test_half_of_a_surrogate_pair_is_no_text(cli, stopped):
 
 
 def test_an_attempt_with_the_last_number_there_is_locks_no_run(cli, stopped):
-    """The next would have a number that nobody reads."""
+    """The next would have a number that no reader expects."""
     Path(stopped, "attempts/999999999.json").write_text('{"reason": "failed"}')
     code, _, err = cli("fit", *SHORT)
     assert (
@@ -653,7 +653,7 @@ def test_an_attempt_with_the_last_number_there_is_locks_no_run(cli, stopped):
 
 
 def test_a_start_that_loses_the_race_for_an_attempt_leaves_it_alone(stopped, monkeypatch, capsys):
-    """Both have looked, and nobody was training; then the other one makes the file first."""
+    """Both have looked, and no attempt was training; then the other one makes the file first."""
     file = stopped / "attempts/2.json"
     begin = rundir.write_new
 

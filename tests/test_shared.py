@@ -82,7 +82,7 @@ def test_of_sweeps_that_begin_together_one_has_the_run(tmp_path):
         )
 
 
-def test_runs_begun_before_are_found_and_lost_ones_begin_anew(tmp_path):
+def test_runs_begun_before_are_found_and_lost_ones_start_over(tmp_path):
     begin(tmp_path, "b", "x")
     assert not share(tmp_path, "b", "x") and share(tmp_path, "a", "x")
     assert (tmp_path / "a/x/attempts/1.json").exists()

@@ -12,18 +12,18 @@ from lightning_resnet.errors import UserError
 
 def test_classes_and_images_are_those_asked_for():
     part = Subset(Digits(), num_classes=5, per_class=30)
-    splits, whole = part.splits(), Digits().splits()
+    splits, complete = part.splits(), Digits().splits()
     assert np.bincount(splits["train"].labels).tolist() == [30] * 5 and part.classes == list(
         "01234"
     )
-    assert len(splits["val"]) == (whole["val"].labels < 5).sum() and part.mean == Digits.mean
+    assert len(splits["val"]) == (complete["val"].labels < 5).sum() and part.mean == Digits.mean
     assert (
-        np.isin(splits["train"].ids, whole["train"].ids).all()
+        np.isin(splits["train"].ids, complete["train"].ids).all()
         and (np.diff(splits["train"].ids) > 0).all()
     )
     fewer = Subset(Digits(), 5, 10).splits()["train"].ids
     assert np.isin(fewer, splits["train"].ids).all()  # nested: fewer images are some of the more
-    assert len(Subset(Digits()).splits()["train"]) == len(whole["train"])
+    assert len(Subset(Digits()).splits()["train"]) == len(complete["train"])
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_random_points_are_the_same_every_time_and_follow_their_distribution(swe
     assert set(column["q"]) == {0, 0.25, 0.5, 0.75, 1.0} and set(column["k"]) == {7}
 
 
-def test_a_higher_run_cap_only_adds_points_and_repetitions_are_drawn_anew(sweep_file):
+def test_a_higher_run_cap_only_adds_points_and_repetitions_are_drawn_again(sweep_file):
     small = {"a": {"values": [1, 2, 3]}, "b": {"values": [True, None]}}
     few = points(sweep_file(small, method="random", run_cap=3))
     assert points(sweep_file(small, method="random", run_cap=6))[:3] == few

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from lightning_resnet.arguments import Parser, positive
-from lightning_resnet.files import check_writable, write_whole
+from lightning_resnet.files import check_writable, write_atomic
 from lightning_resnet.machine import cores
 
 KINDS = {
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     text = "\n".join([*module.report(args), "", _provenance(args.words), ""])
     print(text)
     if args.out:
-        write_whole(Path(args.out), text)
+        write_atomic(Path(args.out), text)
     return 0
 
 

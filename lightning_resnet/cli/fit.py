@@ -125,7 +125,7 @@ def _check_stored(config: Config, path: Path) -> None:
         UserError: config.yaml gives another run.
     """
     asked = yaml.safe_load(config.resolved)
-    stored, is_whole = read_config(path)
+    stored, is_complete = read_config(path)
     differing = []
     if stored:
         try:
@@ -133,8 +133,8 @@ def _check_stored(config: Config, path: Path) -> None:
         except (UserError, LookupError, TypeError, AttributeError, ValueError):  # any content
             differing = ["it is damaged"]
             stored = {}
-    is_whole = is_whole or asked.keys() <= stored.keys()  # as older versions wrote it
-    if differing and is_whole:
+    is_complete = is_complete or asked.keys() <= stored.keys()  # as older versions wrote it
+    if differing and is_complete:
         raise UserError(
             f"{path}/config.yaml is not this run's any more ({'; '.join(differing)}): restore it, "
             "or delete it (it is written again, as this command says), or add --run.new for a new "

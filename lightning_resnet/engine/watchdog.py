@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import distributed as dist
 
 from lightning_resnet.errors import one_line
-from lightning_resnet.files import write_whole
+from lightning_resnet.files import write_atomic
 from lightning_resnet.masking import mask
 from lightning_resnet.provenance import versions
 from lightning_resnet.runs.status import last_attempt
@@ -42,7 +42,7 @@ def report(run: Path, rank: int, step: int, error: BaseException) -> None:
     text = mask("".join(traceback.format_exception(error)))
     known = ", ".join(f"{k} {v}" for k, v in versions().items())
     try:
-        write_whole(
+        write_atomic(
             report_path(run, rank), f"rank {rank} failed after step {step}\n{known}\n\n{text}"
         )
     except OSError:  # a full disk must not hide the error that is reported

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.errors import UserError, one_line
-from lightning_resnet.files import remove_unfinished, write_json, write_new, write_whole
+from lightning_resnet.files import remove_unfinished, write_atomic, write_json, write_new
 from lightning_resnet.masking import mask
 from lightning_resnet.reading import open_plain, parse_yaml, read_text
 from lightning_resnet.runs.status import (
@@ -292,7 +292,7 @@ def _end_torn_line(path: Path) -> None:
 
 def write_config(path: Path, text: str) -> None:
     """Write config.yaml of a run; its last line tells readers that the file is complete."""
-    write_whole(path / "config.yaml", text + END)
+    write_atomic(path / "config.yaml", text + END)
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], bool]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from lightning_resnet.credentials import refuse_secret_exports, sourced
 from lightning_resnet.errors import UserError, tell
-from lightning_resnet.files import write_json, write_whole
+from lightning_resnet.files import write_atomic, write_json
 from lightning_resnet.provenance import code, code_name
 from lightning_resnet.reading import read_json
 from lightning_resnet.sweeps.points import Point, Sweep
@@ -105,7 +105,7 @@ def freeze(sweep: Sweep, points: list[Point], root: Path, home: Path) -> Path:
     n = 1 + max(_numbers(home), default=0)
     folder = home / str(n)
     folder.mkdir(parents=True)
-    write_whole(folder / "table.txt", table)
+    write_atomic(folder / "table.txt", table)
     if about["git_dirty"]:
         tell(
             "warning: the code has changes that are in no commit; the table is for the code as it "

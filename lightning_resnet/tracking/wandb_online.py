@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.files import cache_if_any, write_whole
+from lightning_resnet.files import cache_if_any, write_atomic
 from lightning_resnet.runs.metrics import Row
 from lightning_resnet.tracking.wandb_rows import (
     REPORT,
@@ -122,4 +122,4 @@ def _store(file: Path, content: dict[str, Any]) -> None:
     """Write a file of the cache, if there is a cache."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(content), sync=False)
+        write_atomic(file, json.dumps(content), sync=False)

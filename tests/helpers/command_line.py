@@ -20,7 +20,7 @@ def verb(module):
 
 
 def small(args, photos):
-    """The flags that make a command small: two steps on the folder; CIFAR's crops are of pictures of one size."""
+    """The flags that make a command small: two steps on the folder; CIFAR's crops are of images of one size."""
     path = REPOSITORY / args[args.index("--config") + 1]
     flags = "--data.workers 0 --trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 2"
     flags += " --trainer.accelerator cpu --run.threads 1 --run.keep none --data.batch_size 4 --model.net.num_classes 2"

@@ -1,8 +1,8 @@
-/* The decoder under fire: images of every kind, whole and damaged, with boxes of every kind, under sanitizers.
+/* The decoder under fire: images of every kind, full and damaged, with boxes of every kind, under sanitizers.
  *
  * `fuzz_decode SEED COUNT` makes COUNT inputs, a function of SEED alone, and prints how many of each status came out.
  * Whoever writes beyond a buffer, reads beyond one, overflows or hangs ends the program with an error. What was not
- * damaged must decode, and a crop must have the pixels of the whole image. See test_fuzz_decode.py.
+ * damaged must decode, and a crop must have the pixels of the full image. See test_fuzz_decode.py.
  *
  * libjpeg is not instrumented: in every second input the decoder's buffers end at a page that cannot be touched, so
  * that libjpeg's own writes beyond them are noticed as well.
@@ -213,7 +213,7 @@ static double odd_number(void) {
 static void place_box(item *t, int size) {
     double rows = t->rows, cols = t->cols;
     switch (below(8)) {
-    case 0: case 1: case 2:                  /* whole numbers, inside */
+    case 0: case 1: case 2:                  /* integers, inside */
         t->height = 1 + below(rows < 1 ? 1 : rows);
         t->width = 1 + below(cols < 1 ? 1 : cols);
         t->top = below(rows - t->height + 1 < 1 ? 1 : rows - t->height + 1);
@@ -245,8 +245,8 @@ static void place_box(item *t, int size) {
 
 static void fail(const char *why) { fprintf(stderr, "FAILED: %s\n", why); abort(); }
 
-/* The whole image by libjpeg alone. */
-static uint8_t *whole_image(const image *m) {
+/* The full image by libjpeg alone. */
+static uint8_t *full_image(const image *m) {
     struct jpeg_decompress_struct c;
     struct jpeg_error_mgr e;
     c.err = jpeg_std_error(&e);
@@ -267,17 +267,17 @@ static uint8_t *whole_image(const image *m) {
 }
 
 static void check_crop(const image *m, const item *t, int size, const uint8_t *out) {
-    uint8_t *whole = t->jpeg ? whole_image(m) : m->bytes;
+    uint8_t *full = t->jpeg ? full_image(m) : m->bytes;
     for (int y = 0; y < size; y++)
         for (int x = 0; x < size; x++) {
             int row = (int)t->top + y, col = (int)t->left + (t->flip ? size - 1 - x : x);
             int inside = row >= 0 && col >= 0 && row < m->rows && col < m->cols;
             for (int k = 0; k < 3; k++) {
-                uint8_t expected = inside ? whole[((size_t)row * m->cols + col) * 3 + k] : 0;
-                if (out[((size_t)y * size + x) * 3 + k] != expected) fail("a crop has other pixels than the whole image");
+                uint8_t expected = inside ? full[((size_t)row * m->cols + col) * 3 + k] : 0;
+                if (out[((size_t)y * size + x) * 3 + k] != expected) fail("a crop has other pixels than the full image");
             }
         }
-    if (t->jpeg) free(whole);
+    if (t->jpeg) free(full);
 }
 
 /* -- one batch --------------------------------------------------------------------------------------------------- */
@@ -313,14 +313,14 @@ static void try_batch(image *m, int intact, int jpeg, int file) {
         const item *t = items + i;
         if (status[i] > TOO_MUCH) fail("a status that does not exist");
         counts[status[i]]++;
-        int is_whole = t->height == size && t->width == size;
+        int is_full = t->height == size && t->width == size;
         int possible = t->top == floor(t->top) && t->left == floor(t->left) && fabs(t->top) < 1e6 && fabs(t->left) < 1e6;
         if (!intact || !possible) continue;
         int inside = t->top >= 0 && t->left >= 0 && t->top + t->height <= t->rows && t->left + t->width <= t->cols;
-        int sound = t->height >= 1 && t->width >= 1 && (inside || is_whole);
+        int sound = t->height >= 1 && t->width >= 1 && (inside || is_full);
         if (sound && m->rgb && status[i] != OK) fail("what is sound was not decoded");
         if (!sound && status[i] == OK) fail("a box outside the image was decoded");
-        if (sound && m->rgb && is_whole) {
+        if (sound && m->rgb && is_full) {
             check_crop(m, t, size, out + (size_t)i * size * size * 3);
             crops++;
         }

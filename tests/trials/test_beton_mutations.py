@@ -117,7 +117,7 @@ class Trial:
 
         self.np, self.copies, self.data_of, self.files = np, copies, data_of, BetonFiles
         self.folder, self.sound = folder, str(folder / "sound.beton")
-        self.whole, beton = Path(self.sound).read_bytes(), Beton(self.sound)
+        self.complete, beton = Path(self.sound).read_bytes(), Beton(self.sound)
         self.manifest = Path(f"{self.sound}.json").read_text()
         rows, table = (
             HEADER.itemsize + len(beton.fields) * FIELD.itemsize,
@@ -148,7 +148,7 @@ class Trial:
         Path(f"{path}.json").unlink(missing_ok=True)
         if kind == "journal":
             return self.journal(rng)
-        data = bytearray(self.whole)
+        data = bytearray(self.complete)
         text, how = self.manifest.encode(), ""
         if kind == "text":
             text, how = mutate_manifest(self.manifest, rng)
@@ -203,7 +203,7 @@ class Trial:
             Path(f"{path}.json").exists()
             and Path(f"{path}.json").read_text(errors="replace") == self.manifest
         ):
-            assert (code == 0) == (data == self.whole), (
+            assert (code == 0) == (data == self.complete), (
                 "verify does not see a change, or sees one that is none"
             )
 
@@ -260,7 +260,7 @@ class Trial:
         def act():
             with contextlib.redirect_stdout(io.StringIO()):
                 write_beton(images_of_files(self.folder), out, **OPTIONS)
-            assert verify(out) == [], "a file that is not whole"
+            assert verify(out) == [], "a damaged file"
             written, sound = Beton(out), Beton(self.sound)
             for name in (
                 "labels",

@@ -136,7 +136,7 @@ REFUSED = {  # what they would need
     "net, inside torchvision's, a file": net(
         TORCHVISION + "resnet18", num_classes=10, norm_layer="evil.yaml"
     ),
-    "net, beside its arguments": {
+    "net, besides its arguments": {
         "model": {
             "net": {
                 "class_path": "CifarResNet",
@@ -320,7 +320,7 @@ SWEEP = {
 
 @pytest.fixture
 def own(evil, trained, monkeypatch):
-    """Beside the evil run: an image, a recipe and a sweep of one's own, and the run in the sweep's folder."""
+    """Next to the evil run: an image, a recipe and a sweep of one's own, and the run in the sweep's folder."""
     Image.new("RGB", (8, 8)).save("image.png")
     recipe = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
     recipe["model"]["net"]["init_args"] |= {"depth": 8, "width": 4}
@@ -393,7 +393,7 @@ def test_what_deepen_writes_names_no_code_of_others(own, cli):
     assert code == 0, err
 
 
-def test_a_recipe_of_ones_own_is_deepened_whole(own, cli, trained):
+def test_a_recipe_of_ones_own_is_deepened_in_full(own, cli, trained):
     own({})
     code, out, _ = cli(*VERBS["deepen"].split())
     assert code == 0 and "left out" not in out
@@ -709,7 +709,7 @@ BOMBS = {
     "an archive by exec": lambda path: torch.save({"state_dict": Zipped()}, path),
     "torch's old form": lambda path: torch.save(Bomb(), path, _use_new_zipfile_serialization=False),
     "torch's oldest form": _in_tar,
-    "a whole net": lambda path: torch.save(nn.Linear(1, 1), path),
+    "a pickled net": lambda path: torch.save(nn.Linear(1, 1), path),
     "TorchScript": _script,
     "in a good checkpoint": lambda path: _in_checkpoint(path, extra=Bomb()),
     "in its recipe": lambda path: _in_checkpoint(path, run={"config": Bomb()}),

@@ -28,7 +28,7 @@ PAYLOADS = {
     "template": "{{ 7 * 7 }} {% raw %} ${7 * 7} %s {0}",
     "mathtext": r"$\frac{1$",
     "one dollar": "costs 5 $",
-    "whole mathtext": r"$x^2$",
+    "complete mathtext": r"$x^2$",
     "TeX": r"\input{/etc/passwd} \write18{id} ^^41 % # & _ ~ {",
     "TeX row": r"[5cm] \\ \hline",
     "star": "*",

@@ -204,18 +204,18 @@ def same(a, b):
     return a == b or (a != a and b != b)
 
 
-def compare(run, whole, told):
+def compare(run, complete, told):
     """Bitwise, and the number of leaves."""
     n = 0
     for name in ("last", "best"):
         ours, theirs = (
-            dict(leaves(load_checkpoint(r / f"checkpoints/{name}.ckpt"))) for r in (run, whole)
+            dict(leaves(load_checkpoint(r / f"checkpoints/{name}.ckpt"))) for r in (run, complete)
         )
         assert ours.keys() == theirs.keys(), told
         assert not [key for key in ours if not same(ours[key], theirs[key])], (name, told)
         n += len(ours)
     rows = []
-    for folder in (run, whole):
+    for folder in (run, complete):
         merged = merge(read_rows(folder / "metrics.jsonl")[0])
         rows.append(
             [{k: v for k, v in row.items() if k not in OWN and "perf/" not in k} for row in merged]
@@ -253,13 +253,13 @@ def play(seeds, undisturbed, here):
     kills = torn = 0
     for seed in seeds:
         loader, world = KINDS[seed % len(KINDS)]
-        arguments, whole = undisturbed(loader, world)
+        arguments, complete = undisturbed(loader, world)
         folder = here / f"round{seed}"
         folder.mkdir()
         os.chdir(folder)
         game = Round(arguments, world, seed)
         game.play()
-        n, rows = compare(only_run("runs"), only_run(whole / "runs"), game.told)
+        n, rows = compare(only_run("runs"), only_run(complete / "runs"), game.told)
         expected = sum(
             (permutation(0, e, numbered.N)[: numbered.N].tolist() for e in range(EPOCHS)), []
         )

@@ -90,14 +90,14 @@ PRECISION = "--trainer.precision has what a net of this size needs"
 FILES = (
     f"--trainer.enable_checkpointing true --trainer.callbacks+=ModelCheckpoint {ARG}dirpath here"
 )
-BESIDE = As(
+ALL_AT_ONCE = As(
     "--trainer.accelerator cpu --trainer.log_every_n_steps 3 --trainer.enable_progress_bar true "
     "--trainer.enable_model_summary true --trainer.deterministic true --trainer.benchmark false "
     "--trainer.use_distributed_sampler false --trainer.detect_anomaly true --trainer.default_root_dir elsewhere "
     "--trainer.enable_autolog_hparams false"
 )
 TRAINER = {
-    "accelerator": BESIDE,
+    "accelerator": ALL_AT_ONCE,
     "strategy": By("test_names_of_strategies"),
     "devices": By("test_ranks.py::test_two_ranks_train_as_one"),
     "num_nodes": By("test_ranks.py::test_places"),
@@ -124,29 +124,29 @@ TRAINER = {
         "--trainer.check_val_every_n_epoch 2"
     ),  # as there is after the last epoch
     "num_sanity_val_steps": Refused("--trainer.num_sanity_val_steps 2", "validation is by epoch"),
-    "log_every_n_steps": BESIDE,
+    "log_every_n_steps": ALL_AT_ONCE,
     "enable_checkpointing": As(FILES),
-    "enable_progress_bar": BESIDE,
-    "enable_model_summary": BESIDE,
+    "enable_progress_bar": ALL_AT_ONCE,
+    "enable_model_summary": ALL_AT_ONCE,
     "accumulate_grad_batches": As("--trainer.accumulate_grad_batches 2"),
     "gradient_clip_val": As("--trainer.gradient_clip_val 0.1"),
     "gradient_clip_algorithm": As(
         "--trainer.gradient_clip_val 0.01 --trainer.gradient_clip_algorithm value"
     ),
-    "deterministic": BESIDE,
-    "benchmark": BESIDE,
+    "deterministic": ALL_AT_ONCE,
+    "benchmark": ALL_AT_ONCE,
     "inference_mode": By("test_options_of_the_other_verbs"),
-    "use_distributed_sampler": BESIDE,
+    "use_distributed_sampler": ALL_AT_ONCE,
     "profiler": By(OBSERVERS + "test_profilers_see_the_training"),
-    "detect_anomaly": BESIDE,
+    "detect_anomaly": ALL_AT_ONCE,
     "barebones": Refused("--trainer.barebones true", "resnet-cli bench step"),
     "plugins": As(f"{OWN}Doubled"),
     "sync_batchnorm": By("test_what_ranks_refuse"),
     "reload_dataloaders_every_n_epochs": Refused(
         "--trainer.reload_dataloaders_every_n_epochs 1", "the loaders know the epoch"
     ),
-    "default_root_dir": BESIDE,
-    "enable_autolog_hparams": BESIDE,
+    "default_root_dir": ALL_AT_ONCE,
+    "enable_autolog_hparams": ALL_AT_ONCE,
     "model_registry": Refused("--trainer.model_registry mine", "resnet-cli convert"),
 }
 LIGHTNINGS = "--trainer.callbacks+="
@@ -180,7 +180,7 @@ CALLBACKS = {
     ),
     "ModelSummary": By(OBSERVERS + "test_what_callbacks_say_is_shown"),
     "OnExceptionCheckpoint": By("test_checkpoint_of_an_exception"),
-    "ProgressBar": BESIDE,
+    "ProgressBar": ALL_AT_ONCE,
     "RichModelSummary": By(OBSERVERS + "test_a_package_that_is_missing"),
     "RichProgressBar": By(OBSERVERS + "test_a_package_that_is_missing"),
     "StochasticWeightAveraging": Refused(
@@ -192,7 +192,7 @@ CALLBACKS = {
     ),
     "ThroughputMonitor": By(OBSERVERS + "test_monitors_write_the_rows_of_a_stock_trainer"),
     "Timer": As(f"{ADD}StepTimer {ARG}duration 00:00:00:06"),
-    "TQDMProgressBar": BESIDE,
+    "TQDMProgressBar": ALL_AT_ONCE,
     "EMAWeightAveraging": As(f"{LIGHTNINGS}EMAWeightAveraging {ARG}decay 0.9"),
     "WeightAveraging": As(f"{LIGHTNINGS}WeightAveraging"),
 }
@@ -441,7 +441,7 @@ class StopAt(Callback):
 class Wavers(Callback):
     """Wants to stop after a step (-1: before the second epoch), and no longer does in a later hook.
 
-    It logs, so that an epoch which goes on is seen not to begin its means anew.
+    It logs, so that an epoch which goes on is seen not to start its means over.
     """
 
     def __init__(self, at: int, until: str):
@@ -603,7 +603,7 @@ class OnlyRanks(LayerSync):
 
 
 class Own(TorchCheckpointIO):
-    """A form of its own, which nobody else can read."""
+    """A form of its own, which no other code can read."""
 
     saved = []
 
@@ -967,7 +967,7 @@ def test_tasks_and_data_of_other_kinds_are_refused(cli, monkeypatch, owner, word
     assert owner is Skips or not Path("runs").exists()
 
 
-def test_a_scheduler_beside_ours_is_refused_in_a_stock_trainer():
+def test_a_scheduler_next_to_ours_is_refused_in_a_stock_trainer():
     cli = built(*SHORT)
     cli.task.__class__ = Scheduled
     with pytest.raises(UserError, match="a subclass of lightning_resnet.Schedule"):
@@ -1118,7 +1118,7 @@ def test_options_of_the_other_verbs(cli, monkeypatch):
 def test_an_unfrozen_run_continues_bitwise(cli, monkeypatch):
     """Killed after its layers were unfrozen."""
     flags = [*SHORT, f"{ADD}Thaw", "--trainer.max_epochs", "4"]
-    whole = ours(flags, monkeypatch)
+    complete = ours(flags, monkeypatch)
     begun = []
 
     def die(loop):
@@ -1132,7 +1132,7 @@ def test_an_unfrozen_run_continues_bitwise(cli, monkeypatch):
             main(["fit", *flags, "--run.root", "again"])
     rest = ours([*flags, "--run.root", "again"], monkeypatch)
     assert all(p.requires_grad for p in rest.task.net.layer1[0].conv1.parameters())
-    assert_same(whole, rest)
+    assert_same(complete, rest)
 
 
 def stopped_at(step, monkeypatch, *args):
@@ -1163,10 +1163,10 @@ def stopped_at(step, monkeypatch, *args):
 def test_a_run_continues_bitwise_in_mid_epoch(cli, monkeypatch, flags):
     """With what callbacks have frozen, drawn and changed, once, and all digits of the weights."""
     flags = [*SHORT, *flags.split(), "--trainer.max_epochs", "3"]
-    whole = ours(flags, monkeypatch)
+    complete = ours(flags, monkeypatch)
     again = [*flags, "--run.root", "again"]
     assert stopped_at(6, monkeypatch, "fit", *again) == 143
-    assert_same(whole, ours(again, monkeypatch))
+    assert_same(complete, ours(again, monkeypatch))
 
 
 def test_a_learning_rate_that_the_schedule_sets_again_is_told_once(cli, monkeypatch):
@@ -1229,10 +1229,10 @@ def test_a_stock_trainer_continues_an_average_from_what_a_callback_saved(tmp_pat
         return task.state_dict()
 
     saved = callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1)
-    whole = train(saving=[saved])
+    complete = train(saving=[saved])
     (middle,) = tmp_path.glob("*-step=1.ckpt")
     rest = train(middle)
-    assert [k for k in whole if not torch.equal(whole[k], rest[k])] == []
+    assert [k for k in complete if not torch.equal(complete[k], rest[k])] == []
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
@@ -1290,7 +1290,7 @@ def test_checkpoint_of_an_exception(cli, monkeypatch):
     with pytest.raises(LookupError, match="what the user's callback found"):
         cli("fit", *SHORT, f"{ADD}Fails", *saves, "--trainer.enable_checkpointing", "true")
     assert load_checkpoint("new/on_exception.ckpt")["global_step"] == 3
-    whole = ours(SHORT, monkeypatch)
+    complete = ours(SHORT, monkeypatch)
     Path("hpc_ckpt_1.ckpt").write_bytes(Path("new/on_exception.ckpt").read_bytes())
     for name in ("SLURM_NTASKS", "SLURM_JOB_ID"):
         monkeypatch.setenv(name, "1")
@@ -1302,7 +1302,7 @@ def test_checkpoint_of_an_exception(cli, monkeypatch):
         "--trainer.default_root_dir",
         ".",
     ]
-    assert_same(whole, ours(other, monkeypatch))
+    assert_same(complete, ours(other, monkeypatch))
     assert not Path(
         "new/on_exception.ckpt"
     ).exists()  # as Lightning: it is of use to a run that has failed

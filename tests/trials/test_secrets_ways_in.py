@@ -25,7 +25,7 @@ from lightning_resnet.errors import UserError, tell
 from lightning_resnet.masking import mask
 from lightning_resnet.sweeps import points
 
-SECRET = "Zq7-hunter.2024-wIl0w"  # named as one, known to nobody
+SECRET = "Zq7-hunter.2024-wIl0w"  # named as one, in no list of known keys
 LIVE = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b"  # in the environment
 SHORT = [
     *TINY,
@@ -58,7 +58,7 @@ class Teller(Callback):
 
 
 class World:
-    """A folder of inputs beside the empty one where the command runs, and what the command leaves there."""
+    """A folder of inputs next to the empty one where the command runs, and what the command leaves there."""
 
     def __init__(self, folder, patch, captured):
         self.inputs, self.outputs = folder / "inputs", folder / "outputs"
@@ -171,7 +171,7 @@ def broken_nested(w):
 
 
 def printed(w):
-    """The parser itself would print the whole configuration, and end."""
+    """The parser itself would print the full configuration, and end."""
     return [*nested_list(w), "--print_config"]
 
 
@@ -547,7 +547,7 @@ def test_an_error_that_holds_a_secret(world, how):
     assert world.found(shown) == []
 
 
-def test_a_run_beside_live_secrets(world):
+def test_a_run_next_to_live_secrets(world):
     """Variables of all kinds, a proxy and an address that hold one: the run and W&B's files do not."""
     for name in (
         "WANDB_API_KEY",

@@ -17,7 +17,7 @@ import pytest
 
 import lightning_resnet.credentials  # noqa: F401 -- a forked process of another user cannot import it
 from lightning_resnet import files
-from lightning_resnet.data.beton import stage, write  # noqa: F401 -- likewise
+from lightning_resnet.data.beton import stage, write  # noqa: F401 -- the same
 from lightning_resnet.data.beton.cache import as_beton
 from lightning_resnet.data.beton.format import Beton, manifest_path
 from lightning_resnet.data.beton.stage import staged
@@ -110,7 +110,7 @@ def stage_it(path, where):
         "uid": copy.path.stat().st_uid,
         "mode": stat.S_IMODE(copy.path.parent.stat().st_mode),
         "path": str(copy.path),
-        "whole": copy.crcs is not None,
+        "intact": copy.crcs is not None,
         "waited": time.monotonic() - began > 30,
     }
 
@@ -156,13 +156,15 @@ def test_both_stage_the_same_file(shared, beton):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whoever_takes_the_names_first_keeps_nobody_out(shared, beton, kind):
+def test_whoever_takes_the_names_first_keeps_no_user_out(shared, beton, kind):
     thesis = shared.parent / "alice/thesis.txt"
     name = os.path.basename(as_user(BOB, stage_it, beton, shared)["path"]).removesuffix(".beton")
     names = [f"{name}{end}" for end in (".beton", ".beton.json", ".lock", ".half")]
     as_user(BOB, squat_all, kind, shared, thesis, [f"lightning_resnet-{ALICE}", *names])
     told = as_user(ALICE, stage_it, beton, shared)
-    assert told["labels"] == Beton(beton).labels.tolist() and told["uid"] == ALICE and told["whole"]
+    assert (
+        told["labels"] == Beton(beton).labels.tolist() and told["uid"] == ALICE and told["intact"]
+    )
     assert told["mode"] == 0o700 and not told["waited"]
     assert (
         as_user(ALICE, stage_it, beton, shared)["path"] == told["path"]
@@ -193,15 +195,15 @@ def test_forged_copies_are_not_taken(shared, beton):
     assert told["labels"] == Beton(beton).labels.tolist() and told["uid"] == ALICE
 
 
-def test_an_own_copy_with_another_manifest_is_made_anew(shared, beton):
+def test_an_own_copy_with_another_manifest_is_made_again(shared, beton):
     path = Path(as_user(ALICE, stage_it, beton, shared)["path"])
     manifest, status = manifest_path(path), manifest_path(path).stat()
     manifest.write_bytes(manifest.read_bytes()[::-1])  # of the same size
     os.utime(manifest, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert as_user(ALICE, stage_it, beton, shared)["whole"]
+    assert as_user(ALICE, stage_it, beton, shared)["intact"]
 
 
-def test_nobody_else_can_hold_the_lock(shared, beton):
+def test_no_other_user_can_hold_the_lock(shared, beton):
     path = Path(as_user(ALICE, stage_it, beton, shared)["path"])
 
     def lock():
@@ -302,7 +304,7 @@ def test_a_moved_cache_folder_is_followed(shared):
     assert as_user(ALICE, lambda: str(cache_folder())) == str(target)
 
 
-def test_a_lock_that_is_held_for_ever(tmp_path, monkeypatch, capsys):
+def test_a_lock_that_is_never_released(tmp_path, monkeypatch, capsys):
     """Of this user's own process, stopped: a word, and an end."""
     monkeypatch.setattr(files, "SOON_S", 0.2)
     monkeypatch.setattr(files, "STUCK_S", 1.0)
@@ -325,7 +327,7 @@ def test_system_errors_stay_what_they_are(tmp_path):
 
 
 def test_data_of_another_user_are_only_read(shared, beton):
-    """Bob owns the file; Alice trains on it and leaves nothing beside it."""
+    """Bob owns the file; Alice trains on it and leaves nothing next to it."""
     before = sorted(beton.parent.iterdir())
     assert (
         as_user(ALICE, lambda: np.asarray(Beton(beton).labels).tolist())

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet.files import cache_if_any, write_whole
+from lightning_resnet.files import cache_if_any, write_atomic
 
 Read = tuple[dict[str, Any], list[dict[str, Any]]]  # one row of `runs`, its rows of `history`
 VERSION = 2  # of what is kept; higher when `read_run` gives other columns
@@ -45,7 +45,7 @@ class Cache:
     def _keep(self, file: Path, content: dict[str, Any]) -> None:
         with suppress(OSError):  # a full or read-only home slows the next time down, nothing else
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, json.dumps(content, default=str), sync=False)
+            write_atomic(file, json.dumps(content, default=str), sync=False)
 
 
 def _files(path: Path) -> list[list[Any]]:

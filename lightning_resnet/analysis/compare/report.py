@@ -95,7 +95,7 @@ def report(
     """
     view = view or View()
     runs = select(load_runs(paths, train=bool(view.panels)), view.where)
-    folder = Path(out) if out else _beside(runs.runs)
+    folder = Path(out) if out else _default_folder(runs.runs)
     table = tables.summary(runs, _rows(runs.runs, view))
     keys = [name for name in table.frame if name not in tables.STATISTICS]
     wider = _with_columns(table, runs, keys, view)
@@ -201,7 +201,7 @@ def _body(table: Table, extras: Extras) -> list[str]:
     return body
 
 
-def _beside(runs: pd.DataFrame) -> Path:
+def _default_folder(runs: pd.DataFrame) -> Path:
     """Return the folder `report` next to the runs.
 
     Raises:

@@ -24,7 +24,7 @@ from lightning_resnet.analysis.evaluation.crops import Score, top5, training_bat
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.engine.launch import place, resolve
 from lightning_resnet.errors import UserError, nearest
-from lightning_resnet.files import write_whole
+from lightning_resnet.files import write_atomic
 from lightning_resnet.models.batch_norm import measure_norms
 from lightning_resnet.training.state_dict import EMA
 from lightning_resnet.weights.trained import take_weights
@@ -159,7 +159,7 @@ def write_confusion(row: Row, names: Sequence[str], path: Path) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["label", *heads])
     writer.writerows([head, *line] for head, line in zip(heads, counts, strict=True))
-    write_whole(path, file.getvalue())
+    write_atomic(path, file.getvalue())
 
 
 def check(args: Namespace) -> None:

@@ -42,7 +42,7 @@ def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Pa
         UserError: no net has anything of this kind.
     """
     module = _module(args.what)
-    folder = Path(args.out or _beside(args.targets))
+    folder = Path(args.out or _default_folder(args.targets))
     settings = []
     measured = []
     problem = UserError(f"nothing to inspect in {' '.join(args.targets)}")
@@ -69,7 +69,7 @@ def _module(kind: str) -> Any:
     return import_module(f"lightning_resnet.analysis.inspection.{kind}")
 
 
-def _beside(targets: Sequence[str]) -> Path:
+def _default_folder(targets: Sequence[str]) -> Path:
     """Return the folder `report` in the one run, or in the one folder of runs.
 
     A checkpoint in a run stands for the run. Otherwise the folder lies in the working directory.

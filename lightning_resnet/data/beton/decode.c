@@ -23,7 +23,7 @@
 #endif
 
 enum { OK = 0, BAD_JPEG = 1, BAD_SIZE = 2, BAD_RANGE = 3, BAD_CRC = 4, NO_MEMORY = 5, TOO_MUCH = 6 };
-/* Bounds of memory and time, the same as in limits.py beside this file: a progressive JPEG takes 6 bytes a pixel before its first row
+/* Bounds of memory and time, the same as in limits.py next to this file: a progressive JPEG takes 6 bytes a pixel before its first row
  * comes out, and every scan goes over all pixels, however few bytes it has. */
 enum { MAX_PIXELS = 1 << 27, FREE_PIXELS = 1 << 24, PIXELS_PER_BYTE = 1024, MAX_SCANS = 200 };
 enum { PRECISION = 14 };              /* bits of a filter weight */
@@ -348,10 +348,10 @@ static int make_one(const job *b, int i, scratch *s) {
     if (rc != OK) return rc;
     int inside = t->top >= 0 && t->left >= 0 && t->top + t->height <= t->rows && t->left + t->width <= t->cols;
     int touches = t->top < t->rows && t->left < t->cols && t->top + t->height > 0 && t->left + t->width > 0;
-    int whole = t->height == b->size && t->width == b->size;     /* a crop without resize may reach out */
+    int unscaled = t->height == b->size && t->width == b->size;     /* a crop without resize may reach out */
     /* of a box below a pixel, rounding may leave nothing to mix */
-    if (t->rows == 0 || t->cols == 0 || !(t->height >= 1) || !(t->width >= 1) || !(inside || whole)) return BAD_SIZE;
-    if (whole && (floor(t->top) != t->top || floor(t->left) != t->left)) return BAD_SIZE;  /* it is copied, not resized */
+    if (t->rows == 0 || t->cols == 0 || !(t->height >= 1) || !(t->width >= 1) || !(inside || unscaled)) return BAD_SIZE;
+    if (unscaled && (floor(t->top) != t->top || floor(t->left) != t->left)) return BAD_SIZE;  /* it is copied, not resized */
     if (!touches) {
         memset(out, 0, (size_t)b->size * b->size * 3);
         return OK;

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from lightning_resnet.data.beton.format import Beton, manifest_path
 from lightning_resnet.errors import UserError
-from lightning_resnet.files import OWN, locked, private_folder, replacing, write_whole
+from lightning_resnet.files import OWN, locked, private_folder, replacing, write_atomic
 from lightning_resnet.progress import Meter
 from lightning_resnet.reading import open_plain
 
@@ -90,7 +90,7 @@ def _copy(path: Path, copy: Path) -> None:
             )
         manifest = _manifest(path)
         if manifest is not None:
-            write_whole(manifest_path(copy), manifest)
+            write_atomic(manifest_path(copy), manifest)
 
 
 def _copy_bytes(path: Path, target: BinaryIO) -> str:
