@@ -311,7 +311,7 @@ def test_training_rows_can_be_left_out(sweep):
 def test_finished_runs_are_read_once(sweep, monkeypatch):
     first = load_runs(sweep, train=False)
     monkeypatch.setattr(
-        "lightning_resnet.analysis.compare.load._metrics", lambda *a: pytest.fail("read again")
+        "lightning_resnet.analysis.compare.load._history", lambda *a: pytest.fail("read again")
     )
     again = load_runs(sweep, train=False)
     pd.testing.assert_frame_equal(first.history, again.history)

@@ -19,7 +19,7 @@ from lightning_resnet.cli import main as command_line
 from lightning_resnet.engine import signals as preemption
 from lightning_resnet.engine.signals import Stopped, armed, request
 from lightning_resnet.files import write_atomic
-from lightning_resnet.runs.status import last_attempt, status
+from lightning_resnet.runs.reader import Run
 from lightning_resnet.training.task import ClassificationTask
 from lightning_resnet.ulimits import limit_met
 
@@ -48,7 +48,7 @@ def test_a_training_goes_on_without_its_stdout(here):
         err
         == "warning: stdout cannot be written (No space left on device): the work goes on without it\n"
     )
-    assert code == 0 and status(only_run()) == "finished"
+    assert code == 0 and Run(only_run()).status() == "finished"
 
 
 @pytest.mark.parametrize("lines", [0, 4])
@@ -60,7 +60,7 @@ def test_a_training_goes_on_when_the_reader_of_its_stdout_leaves(here, lines):
             reader.readline()
     code, err = end_of(process)
     assert err == "warning: stdout cannot be written (Broken pipe): the work goes on without it\n"
-    assert code == 0 and status(only_run()) == "finished"
+    assert code == 0 and Run(only_run()).status() == "finished"
 
 
 def test_a_verb_whose_result_is_not_read_ends_quietly(here):
@@ -176,7 +176,7 @@ def test_a_closed_terminal_saves_and_ends_a_training_unless_nohup_started_it(
         code, _, err = cli("fit", *TINY, "--trainer.max_epochs", "1")
     finally:
         signal.signal(signal.SIGHUP, former)
-    attempt = last_attempt(only_run())
+    attempt = Run(only_run()).last_attempt()
     if nohup:
         assert code == 0 and attempt["reason"] == "finished"
         return
@@ -227,7 +227,7 @@ def test_what_is_recorded_of_an_attempt_is_written_whatever_signal_comes_at_its_
 
     monkeypatch.setattr(RunDir, "end", end)
     assert cli("fit", *TINY, "--trainer.max_epochs", "1")[0] == 0
-    assert status(only_run()) == "finished"
+    assert Run(only_run()).status() == "finished"
 
 
 @pytest.mark.parametrize("out", ["pipe", ".", ""])

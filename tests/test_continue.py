@@ -18,7 +18,7 @@ from helpers.run_dir import only_run, rows, same_weights, weights
 from lightning_resnet.engine.signals import Stopped
 from lightning_resnet.models import CifarResNet
 from lightning_resnet.runs.checkpoint import load_checkpoint
-from lightning_resnet.runs.status import status
+from lightning_resnet.runs.reader import Run
 from lightning_resnet.training.task import ClassificationTask
 
 SHORT = [*TINY, "--trainer.max_epochs", "2"]
@@ -220,11 +220,11 @@ def test_a_live_run_is_refused_naming_its_owner(cli):
     code, _, err = cli("fit", *SHORT)
     assert code == 2 and "attempt 2 on ?" in err
     (path / "attempts/2.json").unlink()
-    assert status(path) == "running"
+    assert Run(path).status() == "running"
     (path / "attempts/1.json").write_text(
         json.dumps(attempt | {"process": attempt["process"] | {"start": "1"}})
     )
-    assert status(path) == "dead"  # its pid is another process by now
+    assert Run(path).status() == "dead"  # its pid is another process by now
     attempt["heartbeat"] -= 1000  # on another machine, killed long ago
     attempt["process"]["where"] = "elsewhere"
     (path / "attempts/1.json").write_text(json.dumps(attempt))

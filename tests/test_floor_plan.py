@@ -209,3 +209,38 @@ def test_no_file_outside_the_engine_reads_a_trainers_private_attributes():
                 assert not re.search(r"\b(trainer|fit_loop|strategy)$", owner), (
                     f"{module}:{node.lineno}"
                 )
+
+
+RUN_FILES = {"config.yaml", "meta.json", "metrics.jsonl"}
+RUN_FOLDERS = {"attempts", "checkpoints"}
+PATH_CALLS = {"Path", "glob", "rglob", "joinpath", "with_name"}
+LIGHTNINGS_OWN = {
+    "lightning_resnet.engine.observers"
+}  # the folder of a ModelCheckpoint has the same name
+
+
+def in_paths(tree):
+    """Yield the nodes that are an operand of `/`, or an argument of what makes or finds paths."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            yield from (node.left, node.right)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in PATH_CALLS:
+            yield from node.args
+
+
+def test_only_runs_names_the_files_of_a_run_directory():
+    """One reader (runs/reader.py) and one writer (runs/directory.py): a sentence may name a file, no path does."""
+    named = []
+    for module, tree in MODULES.items():
+        if module.startswith("lightning_resnet.runs.") or module in LIGHTNINGS_OWN:
+            continue
+        parts_of_paths = set(in_paths(tree))
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+                continue
+            parts = set(node.value.split("/"))
+            is_path = "/" in node.value or node in parts_of_paths
+            is_sentence = " " in node.value
+            if not is_sentence and (parts & RUN_FILES or (is_path and parts & RUN_FOLDERS)):
+                named.append(f"{module}:{node.lineno} names {node.value}")
+    assert not named

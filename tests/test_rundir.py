@@ -23,10 +23,11 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.reading import read_json
 from lightning_resnet.runs import directory as rundir
 from lightning_resnet.runs.checkpoint import load_checkpoint, write_checkpoint
+from lightning_resnet.runs.find import described_runs
 from lightning_resnet.runs.metrics import row_of
-from lightning_resnet.runs.status import attempts, final_row, last_attempt, read_meta, status
+from lightning_resnet.runs.reader import END, Run
 from lightning_resnet.sweeps.requeue import folders, of_this_job
-from lightning_resnet.sweeps.state import _find_in
+from lightning_resnet.sweeps.state import _find_among
 from lightning_resnet.training.task import ClassificationTask
 from lightning_resnet.weights.trained import build_alone
 
@@ -63,11 +64,15 @@ def stray(run):
 
 def test_stray_files_never_matter(cli, stopped):
     stray(stopped)
-    assert status(stopped) == "failed" and [a["attempt"] for a in attempts(stopped)] == [1]
+    assert Run(stopped).status() == "failed" and [
+        a["attempt"] for a in Run(stopped).attempts()
+    ] == [1]
     assert [*of_this_job(stopped.parent, {"SLURM_JOB_ID": "7"})] == []
     code, out, err = cli("fit", *SHORT)
     assert code == 0 and "continued from last.ckpt at step 44" in out, err
-    assert [a["attempt"] for a in attempts(stopped)] == [1, 4] and status(stopped) == "finished"
+    assert [a["attempt"] for a in Run(stopped).attempts()] == [1, 4] and Run(
+        stopped
+    ).status() == "finished"
     runs, _ = load_runs(stopped)
     assert runs["status"].tolist() == ["finished"] and runs["attempts"].tolist() == [2]
 
@@ -99,9 +104,9 @@ def test_an_attempt_of_any_content_is_an_attempt(tmp_path, text):
     file.parent.mkdir()
     file.write_text(text)
     (tmp_path / "config.yaml").write_text("model: {}\n")
-    assert status(tmp_path) == "running" and last_attempt(tmp_path)["attempt"] == 1
+    assert Run(tmp_path).status() == "running" and Run(tmp_path).last_attempt()["attempt"] == 1
     os.utime(file, (time.time() - 200,) * 2)
-    assert status(tmp_path) == "dead"
+    assert Run(tmp_path).status() == "dead"
     assert load_runs(tmp_path).runs["status"].tolist() == ["dead"]
 
 
@@ -113,7 +118,7 @@ def test_a_heartbeat_by_a_wrong_clock_does_not_lock_a_run(cli, stopped, ahead):
     code, _, err = cli("fit", *SHORT)
     assert code == 2 and "attempts/1.json" in err and err.count("\n") == 1
     edit(file, heartbeat=time.time() + ahead)
-    assert status(stopped) == "dead" and cli("fit", *SHORT)[0] == 0
+    assert Run(stopped).status() == "dead" and cli("fit", *SHORT)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -138,9 +143,9 @@ def test_a_meta_of_other_types_is_read_as_if_it_did_not_tell(tmp_path):
     (tmp_path / "meta.json").write_text(
         '{"versions": [], "steps_per_epoch": "x", "point": ["a", 3], "net": "n"}'
     )
-    assert read_meta(tmp_path) == {"point": ["a", 3], "net": "n"}
+    assert Run(tmp_path).meta() == {"point": ["a", 3], "net": "n"}
     (tmp_path / "meta.json").write_text("[1]")
-    assert read_json(tmp_path / "meta.json") is None and read_meta(tmp_path) == {}
+    assert read_json(tmp_path / "meta.json") is None and Run(tmp_path).meta() == {}
 
 
 @pytest.mark.parametrize("left", [0.0, 0.01, 0.1, 0.5, 0.9, "zeros", "foreign"])
@@ -158,7 +163,7 @@ def test_a_damaged_config_is_told_and_written_again(cli, stopped, left):
     assert "config.yaml was damaged" in out or left == 0.9  # what decides the result may be intact
     again, before = (yaml.safe_load(text) for text in (path.read_text(), complete))
     again["run"].pop("root"), before["run"].pop("root")
-    assert again == before and path.read_text().endswith(rundir.END)
+    assert again == before and path.read_text().endswith(END)
 
 
 def test_what_older_versions_wrote_continues(cli, stopped):
@@ -207,7 +212,7 @@ def test_rows_of_any_content(tmp_path):
     good = '{"step": 2, "epoch": 0, "time": 1.5, "val/acc1": 0.5}'
     (tmp_path / "metrics.jsonl").write_text("\n".join([good, *bad]))
     (tmp_path / "config.yaml").write_text("model: {}\n")
-    assert final_row(tmp_path, "val/acc1")["step"] == 2
+    assert Run(tmp_path).final_row("val/acc1")["step"] == 2
     runs, history = load_runs(tmp_path)
     assert runs["unreadable_lines"].tolist() == [len(bad)] and history["val/acc1"].tolist() == [0.5]
 
@@ -517,7 +522,9 @@ def test_rows_that_could_not_be_written_are_told_at_the_end(cli, monkeypatch):
     code, out, err = cli("fit", *SHORT)
     assert code == 2 and "metrics.jsonl: Read-only file system; training goes on" in out
     assert (
-        "5 rows are missing in" in err and err.count("\n") == 1 and status(only_run()) == "failed"
+        "5 rows are missing in" in err
+        and err.count("\n") == 1
+        and Run(only_run()).status() == "failed"
     )
 
 
@@ -625,7 +632,7 @@ def test_a_named_pipe_in_a_run_stops_no_reader(cli, stopped, name):
         assert cli("compare", "runs", "--out", "report")[0] in (0, 2)
         assert cli("fit", *SHORT)[0] in (0, 2)
         if name == "meta.json":  # which a sweep reads of each run
-            _find_in(Path("runs").glob("*/*/meta.json"), [])
+            _find_among(described_runs(Path("runs")), [])
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
@@ -636,7 +643,7 @@ def test_half_of_a_surrogate_pair_is_no_text(cli, stopped):
     assert row_of('{"step": 1, "val/\\ud800": 0.5}') is None
     assert row_of('{"step": 1, "val/\\ud83d\\ude00": 0.5}')
     Path(stopped, "meta.json").write_text('{"name": "\\ud800"}')
-    assert read_meta(stopped) == {}
+    assert Run(stopped).meta() == {}
     code, _, err = cli("compare", "runs", "--out", "report")
     assert code == 2 and err.count("\n") == 1, err
 

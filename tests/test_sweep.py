@@ -19,7 +19,7 @@ from helpers.sweeping import COMMAND, run_sweep
 
 from lightning_resnet.cli import sweep as sweep_verb
 from lightning_resnet.errors import UserError
-from lightning_resnet.runs.status import final_row, status
+from lightning_resnet.runs.reader import Run
 from lightning_resnet.sweeps import local as pool
 from lightning_resnet.sweeps.points import read
 from lightning_resnet.sweeps.state import find_runs, forecast, listing, prepare_command
@@ -370,9 +370,9 @@ def wait_for(condition):
 def test_runs_end_when_the_sweep_is_killed(sweep_file):
     sweep_file(WAITS)
     with start() as parent:
-        wait_for(lambda: status(Path("runs/s/runwaits")) == "running")
+        wait_for(lambda: Run(Path("runs/s/runwaits")).status() == "running")
         parent.kill()
-    wait_for(lambda: status(Path("runs/s/runwaits")) == "interrupted")
+    wait_for(lambda: Run(Path("runs/s/runwaits")).status() == "interrupted")
 
 
 @pytest.mark.parametrize("group", [True, False])
@@ -403,7 +403,7 @@ def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(sweep_file, light, capfd):
     threading.Thread(target=interrupt).start()
     assert run_sweep(file, jobs=1) == 143
     assert "the same command continues" in capfd.readouterr().err
-    assert status(runs / "runwaits") == "interrupted"
+    assert Run(runs / "runwaits").status() == "interrupted"
     assert not (runs / "run1").exists()
 
 
@@ -431,4 +431,4 @@ def test_shipped_sweeps_expand(file, monkeypatch):
 
 
 def test_final_row_of_nothing():
-    assert final_row(Path("nowhere"), "val/acc1") is None
+    assert Run(Path("nowhere")).final_row("val/acc1") is None

@@ -17,7 +17,8 @@ from lightning_resnet.bench.child import child
 from lightning_resnet.bench.text import table
 from lightning_resnet.errors import UserError
 from lightning_resnet.progress import metered
-from lightning_resnet.runs.find import REFERENCE
+from lightning_resnet.runs.find import REFERENCE, begun_runs
+from lightning_resnet.runs.reader import Run
 
 EVALUATIONS = 100  # rows of each run that are evaluations; the others are training rows
 
@@ -56,7 +57,7 @@ def make_runs(root: Path, runs: int, rows: int) -> None:
         runs: number of copies.
         rows: lines of each metrics.jsonl.
     """
-    templates = sorted(path.parent for path in REFERENCE.glob("digits/*/config.yaml"))
+    templates = sorted(begun_runs(REFERENCE / "digits"), key=lambda run: run.path)
     train = _row(templates[0], "train/")
     val = _row(templates[0], "val/")
     every = max(1, rows // EVALUATIONS)
@@ -67,19 +68,19 @@ def make_runs(root: Path, runs: int, rows: int) -> None:
     text = "\n".join(lines) + "\n"
     for i in metered(range(runs), runs, "runs made"):
         template = templates[i % len(templates)]
-        path = root / f"{i:010d}"
-        (path / "attempts").mkdir(parents=True)
-        for name in ("meta.json", "attempts/1.json"):
-            (path / name).write_text((template / name).read_text())
-        config = (template / "config.yaml").read_text()
+        run = Run(root / f"{i:010d}")
+        run.attempts_folder.mkdir(parents=True)
+        run.meta_file.write_text(template.meta_file.read_text())
+        run.attempt_file(1).write_text(template.attempt_file(1).read_text())
+        config = template.config_text()
         seeded = re.sub(r"(?m)^seed_everything: .*", f"seed_everything: {i}", config)
-        (path / "config.yaml").write_text(seeded)
-        (path / "metrics.jsonl").write_text(text)
+        run.config_file.write_text(seeded)
+        run.rows_file.write_text(text)
 
 
-def _row(run: Path, prefix: str) -> dict[str, float]:
+def _row(run: Run, prefix: str) -> dict[str, float]:
     """Return the first row of a run with a metric of this prefix."""
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    rows = map(json.loads, run.rows_file.read_text().splitlines())
     return next(row for row in rows if any(key.startswith(prefix) for key in row))
 
 

@@ -36,15 +36,13 @@ from lightning_resnet.engine.refused import check_training
 from lightning_resnet.engine.signals import Stopped, request
 from lightning_resnet.engine.watchdog import Watchdog, cause, is_consequence, report
 from lightning_resnet.errors import Diverged, Superseded, UserError, one_line
-from lightning_resnet.files import write_json
 from lightning_resnet.machine import cores
 from lightning_resnet.progress import Progress
 from lightning_resnet.provenance import changes, code, code_name, hardware, versions
 from lightning_resnet.runs.checkpoint import check_resumable, newest_good
-from lightning_resnet.runs.directory import RunDir, read_config, write_config
+from lightning_resnet.runs.directory import RunDir
 from lightning_resnet.runs.identity import differences, replicate_dir, result_config, run_id
 from lightning_resnet.runs.shared import points, share
-from lightning_resnet.runs.status import read_meta, status
 from lightning_resnet.tracking.background import BackgroundMirror
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions
 from lightning_resnet.weights.init_from import init_from
@@ -75,15 +73,15 @@ def run(args: Namespace) -> int:
         config = config.replaced({"run.replicate": _free_replicate(first)})
     rundir = RunDir(replicate_dir(first, config.run.replicate))
     if config.verb == "fit":
-        config = _join_sweep(config, rundir.path)
-        if status(rundir.path) == "finished":
+        config = _join_sweep(config, rundir)
+        if rundir.status() == "finished":
             say(f"run {rundir.path} is finished; nothing to do (--run.new trains a replicate)")
             return 0
-        _check_stored(config, rundir.path)
+        _check_stored(config, rundir)
     place = find_place(config)
     if place is None and ranks_asked(config) > 1:
         return _supervise(config, argv)
-    threads = _threads(config, rundir.path, place.local_size if place else 1)
+    threads = _threads(config, rundir, place.local_size if place else 1)
     torch.set_num_threads(threads)
     experiment = build(config.replaced({"run.threads": threads}), rundir.path)
     if config.verb != "fit":
@@ -98,7 +96,7 @@ def _free_replicate(first: Path) -> int:
     return next(k for k in range(2, sys.maxsize) if not replicate_dir(first, k).exists())
 
 
-def _join_sweep(config: Config, path: Path) -> Config:
+def _join_sweep(config: Config, rundir: RunDir) -> Config:
     """Link a sweep's point to the run that other sweeps share, and record the point there.
 
     Returns:
@@ -107,25 +105,25 @@ def _join_sweep(config: Config, path: Path) -> Config:
     run = config.run
     is_linked = False
     if run.point and run.replicate == 1:
-        is_linked = share(Path(run.root), run.name, path.name)
-    stored = read_meta(path)
+        is_linked = share(Path(run.root), run.name, rundir.path.name)
+    stored = rundir.meta()
     if is_linked and stored:
         config = config.replaced({"run.threads": stored.get("threads")})
     # the run is another sweep's, or the sweep was edited without effect on this point
     if stored and run.point and run.point not in points(stored):
         keys = [*points(stored), run.point]
-        rank_zero_only(write_json)(path / "meta.json", stored | {"point": keys})
+        rank_zero_only(rundir.write_meta)(stored | {"point": keys})
     return config
 
 
-def _check_stored(config: Config, path: Path) -> None:
+def _check_stored(config: Config, rundir: RunDir) -> None:
     """Refuse to continue a run whose config.yaml is another run's; warn of a damaged one.
 
     Raises:
         UserError: config.yaml gives another run.
     """
     asked = yaml.safe_load(config.resolved)
-    stored, is_complete = read_config(path)
+    stored, is_complete = rundir.config_if_good()
     differing = []
     if stored:
         try:
@@ -136,12 +134,12 @@ def _check_stored(config: Config, path: Path) -> None:
     is_complete = is_complete or asked.keys() <= stored.keys()  # as older versions wrote it
     if differing and is_complete:
         raise UserError(
-            f"{path}/config.yaml is not this run's any more ({'; '.join(differing)}): restore it, "
-            "or delete it (it is written again, as this command says), or add --run.new for a new "
-            "run"
+            f"{rundir.config_file} is not this run's any more ({'; '.join(differing)}): "
+            "restore it, or delete it (it is written again, as this command says), or add "
+            "--run.new for a new run"
         )
-    if differing or (not stored and (path / "config.yaml").exists()):
-        say(f"warning: {path}/config.yaml was damaged; it is written again, as this command says")
+    if differing or (not stored and rundir.config_file.exists()):
+        say(f"warning: {rundir.config_file} was damaged; it is written again, as this command says")
 
 
 def _supervise(config: Config, argv: list[str]) -> int:
@@ -153,18 +151,18 @@ def _supervise(config: Config, argv: list[str]) -> int:
     return supervise(told, local_devices(config.trainer), config.trainer.num_nodes)
 
 
-def _threads(config: Config, path: Path, local_size: int) -> int:
+def _threads(config: Config, rundir: RunDir, local_size: int) -> int:
     """Return torch's number of threads: as asked for, as the run began, or this rank's cores."""
-    begun_with = read_meta(path).get("threads") or _stored_threads(path)
+    begun_with = rundir.meta().get("threads") or _stored_threads(rundir)
     return config.run.threads or begun_with or max(1, cores() // local_size)
 
 
-def _stored_threads(path: Path) -> int | None:
+def _stored_threads(rundir: RunDir) -> int | None:
     """Return the number of threads in a run's config.yaml; None if it has none.
 
     The number is needed for runs whose meta.json does not tell it.
     """
-    run = read_config(path)[0].get("run")
+    run = rundir.config_if_good()[0].get("run")
     threads = run.get("threads") if isinstance(run, dict) else None
     return threads if isinstance(threads, int) and threads > 0 else None
 
@@ -175,7 +173,7 @@ def _nothing_kept(experiment: Experiment, rundir: RunDir) -> Iterator[None]:
 
     Lightning would keep nothing of such a trial either.
     """
-    (rundir.path / "attempts").mkdir(parents=True, exist_ok=True)  # ranks report there
+    rundir.attempts_folder.mkdir(parents=True, exist_ok=True)  # ranks report there
     request.continues = False
     try:
         yield
@@ -225,7 +223,9 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     step = newest.get("global_step", 0)
     del newest  # Lightning reads the file itself
     origin = {"id": rundir.path.name, "config": config.resolved, "classes": data.source.classes}
-    checkpoints = Checkpoints(rundir.checkpoints, origin, run.save_minutes, rundir.is_owner)
+    checkpoints = Checkpoints(
+        rundir.checkpoints, origin, run.save_minutes, rundir.ready_for_checkpoint
+    )
     progress = Progress(show=trainer.progress_bar_callback is None)
     watchdog = Watchdog(rundir.path, run.hang_s)
     try:
@@ -371,7 +371,7 @@ def _open_rundir(
     """
     config = experiment.config
     # an error, and no exit status 0, because other ranks wait for this one
-    if status(rundir.path) == "finished":
+    if rundir.status() == "finished":
         raise UserError(
             f"run {rundir.path} has just been finished by another process; nothing is left to do"
         )
@@ -401,13 +401,13 @@ def _describe_run(
     Returns:
         The content of meta.json.
     """
-    write_config(rundir.path, config.resolved)
+    rundir.write_config(config.resolved)
     now = code() | {"versions": versions(), "hardware": hardware()}
     here = code_name(now)
     rundir.attempt["code"] = here
     if here and config.run.code not in (None, here):
         say(f"warning: the sweep was submitted with code {config.run.code}, but this is {here}")
-    if stored := read_meta(rundir.path):
+    if stored := rundir.meta():
         if differing := changes(stored, now):
             say(
                 f"warning: this run began with other software: {differing}; it may not end with "
@@ -415,7 +415,7 @@ def _describe_run(
             )
     else:
         stored = _meta(config, rundir, facts, argv, now)
-        write_json(rundir.path / "meta.json", stored)
+        rundir.write_meta(stored)
     return stored
 
 

@@ -20,6 +20,7 @@ from lightning_resnet.doctor.trial import trial
 from lightning_resnet.engine import observers, refused
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.models.complexity import count_macs
+from lightning_resnet.runs.reader import Run
 from lightning_resnet.weights.init_from import init_from
 from lightning_resnet.weights.trained import build_alone, hush
 
@@ -86,7 +87,7 @@ def _check_as_fit_does(experiment: Experiment, ranks: int) -> None:
     run = Path(trainer.default_root_dir)
     if config.trainer.default_root_dir is not None:
         run = Path(config.run.root, config.run.name, "run")
-    observers.check(trainer, task, data, run / "checkpoints")
+    observers.check(trainer, task, data, Run(run).checkpoints)
     trainer.callbacks = []
     trainer.loggers = []
 

@@ -15,7 +15,7 @@ from pytorch_lightning.plugins.io.wrapper import _WrappingCheckpointIO
 from torch.utils._pytree import tree_map_only
 
 from lightning_resnet.errors import Diverged, UserError, one_line
-from lightning_resnet.files import link, remove_unfinished, sync_file
+from lightning_resnet.files import link, remove_unfinished
 from lightning_resnet.runs.checkpoint import check_readable, load_checkpoint, write_checkpoint
 from lightning_resnet.ulimits import limit_met
 
@@ -105,8 +105,8 @@ class Checkpoints(Callback):
         folder: folder of the checkpoints.
         origin: what each checkpoint records of its run: id, configuration, names of the classes.
         minutes: minutes between two saves within an epoch.
-        may_write: called before a file takes its name; returns whether this attempt still owns the
-            run.
+        may_write: called before a file takes its name; prepares the run directory for it, and
+            returns whether this attempt still owns the run.
 
     Attributes:
         best: highest val/acc1 so far; -1 before the first evaluation.
@@ -282,8 +282,6 @@ class Checkpoints(Callback):
         """
         if not self.may_write():
             raise UserError("a newer attempt has the run")
-        if (rows := self.folder.parent / "metrics.jsonl").exists():
-            sync_file(rows)  # the rows up to a checkpoint must be on disk before the checkpoint
         if better:
             link(temporary, self.folder / "best.ckpt")
         if (last := self.folder / "last.ckpt").exists():

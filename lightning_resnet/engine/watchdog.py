@@ -18,16 +18,10 @@ from lightning_resnet.errors import one_line
 from lightning_resnet.files import write_atomic
 from lightning_resnet.masking import mask
 from lightning_resnet.provenance import versions
-from lightning_resnet.runs.status import last_attempt
+from lightning_resnet.runs.reader import Run
 
 WRITE_S = 1.0  # seconds that a rank that failed has to write its report
 FIRST_S = 5.0  # seconds that the first rank waits longer, so that it can record the others' end
-
-
-def report_path(run: Path, rank: int) -> Path:
-    """Return the path of a rank's crash report for the newest attempt."""
-    attempt = last_attempt(run)
-    return run / "attempts" / f"{attempt['attempt'] if attempt else 0}.rank{rank}.txt"
 
 
 def report(run: Path, rank: int, step: int, error: BaseException) -> None:
@@ -43,7 +37,7 @@ def report(run: Path, rank: int, step: int, error: BaseException) -> None:
     known = ", ".join(f"{k} {v}" for k, v in versions().items())
     try:
         write_atomic(
-            report_path(run, rank), f"rank {rank} failed after step {step}\n{known}\n\n{text}"
+            Run(run).report_file(rank), f"rank {rank} failed after step {step}\n{known}\n\n{text}"
         )
     except OSError:  # a full disk must not hide the error that is reported
         pass
@@ -67,7 +61,7 @@ def cause(run: Path, size: int, error: BaseException, kept: bool = True) -> str:
     """
     time.sleep(WRITE_S)
     for rank in range(size):
-        if (path := report_path(run, rank)).exists() and (text := path.read_text().strip()):
+        if (path := Run(run).report_file(rank)).exists() and (text := path.read_text().strip()):
             return f"rank {rank} failed: {text.splitlines()[-1]}" + f" ({path})" * kept
     told = f"as when it is killed, or is out of reach ({one_line(error)[:200]})"
     return f"another rank ended without a word, {told}"
@@ -89,7 +83,7 @@ class Watchdog(Callback):
         """Open the crash report, and start the timer."""
         if trainer.is_global_zero:
             self.hang_s += FIRST_S
-        self.path = report_path(self.run, trainer.global_rank)
+        self.path = Run(self.run).report_file(trainer.global_rank)
         self._file = self.path.open("w")
         self._armed = 0.0
         self.alive()

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.files import replacing
 from lightning_resnet.reading import open_plain
-from lightning_resnet.runs.directory import RunDir
+from lightning_resnet.runs.reader import Run
 
 # Types of tensors that weights are read from.
 DTYPES = {
@@ -138,7 +138,7 @@ def newest_in(path: Path) -> tuple[Path, dict[str, Any]]:
         UserError: the folder holds several runs, or the run no checkpoint that can be read.
     """
     run = path
-    if not (path / "checkpoints").is_dir():
+    if not Run(path).checkpoints.is_dir():
         runs = sorted(p.parent for p in path.glob("*/checkpoints"))
         if len(runs) > 1:
             raise UserError(f"{path} holds {len(runs)} runs: give one of them, such as {runs[0]}")
@@ -147,7 +147,7 @@ def newest_in(path: Path) -> tuple[Path, dict[str, Any]]:
     file, checkpoint = newest_of(run)
     if file is None:
         raise UserError(
-            f"checkpoint {run / 'checkpoints' / 'last.ckpt'} does not exist: give a run that "
+            f"checkpoint {Run(run).checkpoints / 'last.ckpt'} does not exist: give a run that "
             "`resnet-cli fit` has begun, or a checkpoint"
         )
     return file, checkpoint
@@ -168,7 +168,7 @@ def newest_of(run: Path, at: str = "last") -> tuple[Path | None, dict[str, Any]]
     Raises:
         UserError: the run has checkpoints, and none can be read.
     """
-    files = RunDir(run).candidates()
+    files = Run(run).candidates()
     if at != "last":
         files = [file for file in files if file.stem == at]
     return newest_good(files, _warn, "restore one, or give another run or checkpoint")

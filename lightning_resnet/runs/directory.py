@@ -1,10 +1,6 @@
-"""Run directory `<root>/<name>/<run id>/`: its owner and its records. It is the truth about a run.
+"""Write a run directory; reader.py reads it. The directory is the truth about a run.
 
-config.yaml        reproduces the run, alone
-meta.json          code, versions, hardware, command
-metrics.jsonl      one row per log interval and per evaluation
-attempts/<n>.json  one file per start of the run: how far it came, how it ended
-checkpoints/       last, prev, best
+One attempt at a time owns the directory.
 """
 
 import errno
@@ -20,23 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.errors import UserError, one_line
-from lightning_resnet.files import remove_unfinished, write_atomic, write_json, write_new
-from lightning_resnet.masking import mask
-from lightning_resnet.reading import open_plain, parse_yaml, read_text
-from lightning_resnet.runs.status import (
-    ATTEMPT_FILE,
-    attempt_files,
-    last_attempt,
-    process_name,
-    restarts,
-    status,
+from lightning_resnet.files import (
+    remove_unfinished,
+    sync_file,
+    write_atomic,
+    write_json,
+    write_new,
 )
+from lightning_resnet.masking import mask
+from lightning_resnet.reading import open_plain
+from lightning_resnet.runs.reader import END, Run
+from lightning_resnet.runs.status import ATTEMPT_FILE, process_name, restarts
 
 HEARTBEAT_S = 10.0  # seconds between two heartbeats
-END = "# The end of config.yaml: without this line the file is not whole.\n"
 
 
-class RunDir:
+class RunDir(Run):
     """One attempt at a run: it owns the run directory and writes all records in it.
 
     Args:
@@ -49,29 +44,13 @@ class RunDir:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self.attempt: dict[str, Any] = {}
         self.mirror: Any = None
         self.superseded = False
         self._last_heartbeat = 0.0
         self._unwritten_rows: list[str] = []
         self._write_error = ""  # why the last write failed; empty if it succeeded
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    def candidates(self) -> list[Path]:
-        """List the checkpoints to continue from, the newest first.
-
-        The list also holds files that cannot be read: links that lead nowhere, and last.ckpt where
-        it is missing but another checkpoint is there.
-        """
-        last = self.checkpoints / "last.ckpt"
-        others = [self.checkpoints / "prev.ckpt", self.checkpoints / "best.ckpt"]
-        existing = [file for file in others if os.path.lexists(file)]
-        return [last, *existing] if existing or os.path.lexists(last) else []
 
     def start_attempt(self, gpus: int = 0) -> None:
         """Start an attempt and take over the run.
@@ -84,16 +63,15 @@ class RunDir:
         """
         # Choose the number before asking for the run's status: if another process starts an
         # attempt in between, both want the same number, and write_new below lets one have it.
-        n = self._free_number(1 + max(attempt_files(self.path), default=0))
-        if status(self.path) == "running" and not self._is_predecessor(last_attempt(self.path)):
+        n = self._free_number(1 + max(self.attempt_files(), default=0))
+        if self.status() == "running" and not self._is_predecessor(self.last_attempt()):
             raise self._owned()
-        if not ATTEMPT_FILE.fullmatch(self._attempt_file(n + 1).name):
+        if not ATTEMPT_FILE.fullmatch(self.attempt_file(n + 1).name):
             raise UserError(
-                f"{self._attempt_file(n - 1)} is of no attempt of this run, which has few: "
-                "remove it"
+                f"{self.attempt_file(n - 1)} is of no attempt of this run, which has few: remove it"
             )
-        self._file = self._attempt_file(n)
-        self._next_file = self._attempt_file(self._free_number(n + 1))
+        self._file = self.attempt_file(n)
+        self._next_file = self.attempt_file(self._free_number(n + 1))
         self._start = time.monotonic()
         self._last_heartbeat = self._start
         attempt = {
@@ -115,7 +93,7 @@ class RunDir:
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
-            _end_torn_line(self.path / "metrics.jsonl")
+            _end_torn_line(self.rows_file)
         except OSError as e:
             raise self._cannot_begin(e) from e
         # Set the attempt before the file exists, so that a signal in between finds what to end.
@@ -131,12 +109,9 @@ class RunDir:
         remove_unfinished(self.path)
         remove_unfinished(self._file.parent)
 
-    def _attempt_file(self, n: int) -> Path:
-        return self.path / "attempts" / f"{n}.json"
-
     def _free_number(self, n: int) -> int:
         """Return the first number from `n` on whose name no other object, such as a folder, has."""
-        while os.path.lexists(self._attempt_file(n)) and not os.path.isfile(self._attempt_file(n)):
+        while os.path.lexists(self.attempt_file(n)) and not os.path.isfile(self.attempt_file(n)):
             n += 1
         return n
 
@@ -148,7 +123,7 @@ class RunDir:
         )
 
     def _owned(self) -> UserError:
-        owner = last_attempt(self.path) or {"attempt": "?", "host": "?", "start": "now"}
+        owner = self.last_attempt() or {"attempt": "?", "host": "?", "start": "now"}
         return UserError(
             f"run {self.path} is being trained by attempt {owner['attempt']} on {owner['host']} "
             f"since {owner['start']}, as attempts/{owner['attempt']}.json tells: wait for it, stop "
@@ -200,6 +175,25 @@ class RunDir:
         self.superseded |= os.path.isfile(self._next_file)
         return not self.superseded
 
+    def write_config(self, text: str) -> None:
+        """Write config.yaml; its last line tells readers that the file is complete."""
+        write_atomic(self.config_file, text + END)
+
+    def write_meta(self, content: dict[str, Any]) -> None:
+        """Write meta.json."""
+        write_json(self.meta_file, content)
+
+    def ready_for_checkpoint(self) -> bool:
+        """Put the rows on disk, and tell whether this attempt still owns the run.
+
+        The rows up to a checkpoint must be on disk before the checkpoint.
+        """
+        if not self.is_owner():
+            return False
+        if self.rows_file.exists():
+            sync_file(self.rows_file)
+        return True
+
     def end(
         self, step: int, reason: str, error: str | None = None, signal: str | None = None
     ) -> None:
@@ -225,7 +219,7 @@ class RunDir:
             self._try(self._append)
         if self._unwritten_rows:
             raise UserError(
-                f"{len(self._unwritten_rows)} rows are missing in {self.path}/metrics.jsonl: "
+                f"{len(self._unwritten_rows)} rows are missing in {self.rows_file}: "
                 f"{self._write_error}"
             )
 
@@ -253,7 +247,7 @@ class RunDir:
 
     def _append(self) -> None:
         """Append all rows or none, so that a disk that was full for a while leaves no torn line."""
-        path = self.path / "metrics.jsonl"
+        path = self.rows_file
         rows = "".join(self._unwritten_rows).encode()
         with path.open("ab", buffering=0) as file:
             before = file.tell()
@@ -288,27 +282,3 @@ def _end_torn_line(path: Path) -> None:
     if is_torn:
         with path.open("a") as file:
             file.write("\n")
-
-
-def write_config(path: Path, text: str) -> None:
-    """Write config.yaml of a run; its last line tells readers that the file is complete."""
-    write_atomic(path / "config.yaml", text + END)
-
-
-def read_config(path: Path) -> tuple[dict[str, Any], bool]:
-    """Read config.yaml of a run.
-
-    Returns:
-        The configuration, empty where no file can be read, and whether the file is complete.
-    """
-    try:
-        text = read_text(path / "config.yaml")
-        content = parse_yaml(text)
-    except UserError:
-        return {}, False
-    is_complete = text.endswith(END)
-    if not isinstance(content, dict) or "seed_everything" not in content:
-        return {}, is_complete
-    if not all(isinstance(content.get(key), dict) for key in ("data", "model")):
-        return {}, is_complete
-    return content, is_complete

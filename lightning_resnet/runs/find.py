@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lightning_resnet.errors import UserError
+from lightning_resnet.runs.reader import Run
 
 REFERENCE = Path(__file__).parents[2] / "reference"  # measured runs that come with the repository
 
@@ -50,3 +51,20 @@ def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
             else:
                 inside[:] = sorted(name for name in inside if name[0] != ".")
         yield from unreadable
+
+
+def described_runs(folder: Path, names: str = "*") -> Iterator[Run]:
+    """Yield the runs in the folders of a root that have a meta.json.
+
+    Args:
+        folder: the root, which holds a folder for each name of runs.
+        names: name of the folders to look in, as a pattern of `Path.glob`.
+    """
+    for file in folder.glob(f"{names}/*/meta.json"):
+        yield Run(file.parent)
+
+
+def begun_runs(folder: Path) -> Iterator[Run]:
+    """Yield the runs in a folder that have begun."""
+    for attempts in folder.glob("*/attempts"):
+        yield Run(attempts.parent)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.runs.names import fault
-from lightning_resnet.runs.status import status
+from lightning_resnet.runs.reader import Run
 
 
 def share(root: Path, name: str, run_id: str) -> bool:
@@ -27,7 +27,7 @@ def share(root: Path, name: str, run_id: str) -> bool:
         Whether `<root>/<name>/<run id>` now is a link.
     """
     own = root / name / run_id
-    if (own / "attempts").exists():
+    if Run(own).attempts_folder.exists():
         return own.is_symlink()
     try:
         owner = _owner(root, name, run_id)
@@ -60,7 +60,7 @@ def _owner(root: Path, name: str, run_id: str) -> str:
     if not link.is_symlink():
         existing = [path.parent for path in root.glob(f"*/{run_id}/attempts")]
         begun = [run for run in existing if not run.is_symlink()]
-        begun.sort(key=lambda run: (status(run) != "finished", run))
+        begun.sort(key=lambda run: (Run(run).status() != "finished", run))
         link.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             link.symlink_to(begun[0].parent.name if begun else name)

@@ -1,4 +1,4 @@
-"""Read attempts, status and metadata of a run from its directory, without torch."""
+"""Check the records of a run, and tell the status of a run from its last attempt, without torch."""
 
 import os
 import re
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet.reading import lines_of, parse_json, read_json
 from lightning_resnet.runs.metrics import LARGEST_NUMBER
 
 DEAD_S = 120.0  # seconds without a heartbeat after which a running attempt counts as killed
@@ -44,25 +43,24 @@ META: dict[str, Any] = {
 }
 
 
-def read_meta(run_dir: Path) -> dict[str, Any]:
-    """Read meta.json of a run, without values of another type than `META` has; may be empty."""
-    return known_meta(read_json(run_dir / "meta.json") or {})
-
-
 def known_meta(found: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a meta.json without values of another type than `META` has."""
-    return {key: value for key, value in found.items() if _is_like(value, META.get(key, value))}
+    return {key: value for key, value in found.items() if is_like(value, META.get(key, value))}
 
 
-def attempt_files(run_dir: Path) -> dict[int, Path]:
-    """Return the files of the attempts by number, in ascending order."""
-    try:
-        names = os.listdir(run_dir / "attempts")
-    except OSError:
-        return {}
-    numbers = sorted(int(name.partition(".")[0]) for name in names if ATTEMPT_FILE.fullmatch(name))
-    files = {number: run_dir / "attempts" / f"{number}.json" for number in numbers}
-    return {number: file for number, file in files.items() if os.path.isfile(file)}
+def known_attempt(found: dict[str, Any], written: float) -> dict[str, Any]:
+    """Return the content of an attempt's file, with a value for each key of `ATTEMPT`.
+
+    Values that are missing, or of another type than `ATTEMPT` has, are replaced by those of
+    `ATTEMPT`; a missing heartbeat is replaced by the time when the file was written.
+
+    Args:
+        found: content of the file; empty where the file cannot be read.
+        written: time of the last write, in seconds since 1970.
+    """
+    defaults = ATTEMPT | {"heartbeat": written}
+    replaced = {k: v for k, v in defaults.items() if not is_like(found.get(k), v)}
+    return defaults | found | replaced
 
 
 def restarts(env: Mapping[str, str]) -> int:
@@ -71,28 +69,16 @@ def restarts(env: Mapping[str, str]) -> int:
     return int(count) if count.isdecimal() else 0
 
 
-def attempts(run_dir: Path) -> list[dict[str, Any]]:
-    """Read all attempts of a run, in ascending order."""
-    return [_read_attempt(number, file) for number, file in attempt_files(run_dir).items()]
-
-
-def last_attempt(run_dir: Path) -> dict[str, Any] | None:
-    """Read the attempt with the highest number; None where there is none."""
-    files = attempt_files(run_dir)
-    if not files:
-        return None
-    number = max(files)
-    return _read_attempt(number, files[number])
-
-
-def status(run_dir: Path) -> str:
+def status_of(attempt: dict[str, Any] | None) -> str:
     """Return the status of a run.
+
+    Args:
+        attempt: the last attempt at the run; None where there is none.
 
     Returns:
         new, running, dead (killed), or the reason why the last attempt ended: finished, failed,
         diverged, ...
     """
-    attempt = last_attempt(run_dir)
     if attempt is None:
         return "new"
     if attempt["reason"] != "running":
@@ -138,23 +124,7 @@ def _start_time(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _read_attempt(number: int, file: Path) -> dict[str, Any]:
-    """Read an attempt's file; an attempt that has just begun may not have written its file yet.
-
-    Values that are missing, or of another type than `ATTEMPT` has, are replaced by those of
-    `ATTEMPT`; a missing heartbeat is replaced by the time when the file was written.
-    """
-    found = read_json(file) or {}
-    try:
-        written = file.stat().st_mtime
-    except OSError:  # the file was removed in between
-        written = 0.0
-    defaults = ATTEMPT | {"heartbeat": written}
-    replaced = {k: v for k, v in defaults.items() if not _is_like(found.get(k), v)}
-    return defaults | found | replaced | {"attempt": number}
-
-
-def _is_like(value: Any, sample: Any) -> bool:
+def is_like(value: Any, sample: Any) -> bool:
     """Tell whether a value has the type of a sample; None stands for a text or nothing."""
     if sample is None:
         return value is None or isinstance(value, str)
@@ -164,27 +134,3 @@ def _is_like(value: Any, sample: Any) -> bool:
     if type(value) is not type(sample):
         return False
     return not isinstance(value, int) or abs(value) < LARGEST_NUMBER
-
-
-def final_row(run_dir: Path, metric: str) -> dict[str, Any] | None:
-    """Read the last row of metrics.jsonl that has a metric; None where there is none.
-
-    The metric's value is a number, or None where it was not finite.
-    """
-    try:
-        lines = [line for line in lines_of(run_dir / "metrics.jsonl") if f'"{metric}"' in line]
-    except OSError:
-        return None
-    for line in reversed(lines):
-        row = _row(line)
-        if metric in row and (row[metric] is None or _is_like(row[metric], 0.0)):
-            return row
-    return None
-
-
-def _row(line: str) -> dict[str, Any]:
-    try:
-        row = parse_json(line)
-    except ValueError:
-        return {}
-    return row if isinstance(row, dict) else {}

@@ -19,7 +19,8 @@ from typing import Any
 from lightning_resnet.engine.launch import pairs
 from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.reading import parse_yaml, read_text, read_yaml
-from lightning_resnet.runs.status import ATTEMPT, attempts, restarts
+from lightning_resnet.runs.find import begun_runs
+from lightning_resnet.runs.status import ATTEMPT, restarts
 
 LIMIT = 20  # number of times that a job requeues itself
 STAY_S = 900.0  # seconds to wait to be killed; longer than the KillWait of any site
@@ -102,8 +103,8 @@ def of_this_job(folder: Path, env: dict[str, str]) -> Iterator[tuple[dict[str, A
     """
     job = env["SLURM_JOB_ID"]
     restart_count = restarts(env)
-    for run in folder.glob("*/attempts"):
-        *before, last = attempts(run.parent) or [ATTEMPT]
+    for run in begun_runs(folder):
+        *before, last = run.attempts() or [ATTEMPT]
         if last["job_id"] == job and last["restart_count"] == restart_count:
             yield last, max((attempt["last_step"] for attempt in before), default=0)
 

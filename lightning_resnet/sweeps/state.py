@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lightning_resnet.errors import UserError, printable
 from lightning_resnet.files import write_json
-from lightning_resnet.reading import read_json
+from lightning_resnet.runs.find import described_runs
+from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.shared import points, share
-from lightning_resnet.runs.status import attempts, final_row, read_meta, status
 from lightning_resnet.sweeps.points import SEED, Point, Sweep
 
 
@@ -22,23 +22,24 @@ def find_runs(sweep: Sweep, root: str | Path) -> None:
         sweep: changed in place.
         root: folder of all runs.
     """
-    own = Path(root, sweep.name)
-    _find_in(own.glob("*/meta.json"), sweep.points)
+    root = Path(root)
+    own = root / sweep.name
+    _find_among(described_runs(root, sweep.name), sweep.points)
     missing = [point for point in sweep.points if not point.run]
     if missing:
-        others = (file for file in Path(root).glob("*/*/meta.json") if file.parents[1] != own)
-        _find_in(others, missing)
+        others = (run for run in described_runs(root) if run.path.parent != own)
+        _find_among(others, missing)
 
 
-def _find_in(meta_files: Iterable[Path], wanted: list[Point]) -> None:
-    """Fill in the run and state of those points whose keys the meta.json files have."""
+def _find_among(runs: Iterable[Run], wanted: list[Point]) -> None:
+    """Fill in the run and state of those points whose keys the runs have in their meta.json."""
     by_key = {point.key: point for point in wanted}
-    for file in meta_files:
-        for key in points(read_json(file)):
+    for run in runs:
+        for key in points(run.meta()):
             point = by_key.get(key)
             if point and point.state != "finished":
-                point.run = file.parent
-                point.state = status(file.parent)
+                point.run = run.path
+                point.state = run.status()
 
 
 def link_shared(sweep: Sweep, root: Path) -> None:
@@ -63,7 +64,7 @@ def forecast(sweep: Sweep) -> tuple[float, int]:
     seconds: dict[str, list[float]] = {}
     for point in sweep.points:
         if point.state == "finished":
-            run_time = sum(attempt["seconds"] for attempt in attempts(point.run))
+            run_time = sum(attempt["seconds"] for attempt in Run(point.run).attempts())
             seconds.setdefault(_without_seed(point), []).append(run_time)
     known = [run_time for run_times in seconds.values() for run_time in run_times]
     total = 0
@@ -162,8 +163,8 @@ def _steps(point: Point) -> tuple[int, int]:
 
     The latter is 0 if the training is not counted in epochs.
     """
-    meta = read_meta(point.run)
-    done = max((attempt["last_step"] for attempt in attempts(point.run)), default=0)
+    meta = Run(point.run).meta()
+    done = max((attempt["last_step"] for attempt in Run(point.run).attempts()), default=0)
     total = meta.get("steps_per_epoch", 0) * max(0, meta.get("epochs") or 0)
     return done, total
 
@@ -178,7 +179,7 @@ def _share_left(point: Point) -> float:
 
 def validation_error(point: Point) -> float | None:
     """Return the error (%) of a point's last evaluation; None where there is none."""
-    row = final_row(point.run, "val/acc1") if point.run else None
+    row = Run(point.run).final_row("val/acc1") if point.run else None
     if row is None or row["val/acc1"] is None:
         return None
     return 100 * (1 - row["val/acc1"])

@@ -18,7 +18,8 @@ from lightning_resnet.credentials import refuse_secrets
 from lightning_resnet.errors import one_line
 from lightning_resnet.files import write_json
 from lightning_resnet.reading import read_json
-from lightning_resnet.runs.metrics import Row, merge, read_rows
+from lightning_resnet.runs.metrics import Row, merge
+from lightning_resnet.runs.reader import Run
 from lightning_resnet.tracking.mode import choose_mode
 
 PROJECT = "lightning_resnet"
@@ -161,7 +162,7 @@ class Mirror:
     def catch_up(self, run_dir: Path) -> int:
         """Send the rows of metrics.jsonl that W&B does not have, and return their number."""
         before = len(self._sent)
-        for row in merge(read_rows(run_dir / "metrics.jsonl")[0]):
+        for row in merge(Run(run_dir).rows().rows):
             self._log(row)
         return len(self._sent) - before
 
@@ -218,7 +219,7 @@ class Mirror:
     def _catch_up_from_server(self, run_dir: Path) -> int:
         """Send the rows that are newer than the server's newest row, and return their number."""
         until = self.run.summary.get("time") or 0.0
-        rows = read_rows(run_dir / "metrics.jsonl")[0]
+        rows = Run(run_dir).rows().rows
         self._sent = {_key(row) for row in rows if row.get("time", 0.0) <= until}
         return self.catch_up(run_dir)
 

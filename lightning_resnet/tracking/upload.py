@@ -12,8 +12,8 @@ from typing import Any
 
 from lightning_resnet.credentials import refuse_secrets
 from lightning_resnet.errors import one_line, tell
-from lightning_resnet.reading import read_json, read_yaml
-from lightning_resnet.runs.status import status
+from lightning_resnet.reading import read_json
+from lightning_resnet.runs.reader import Run
 from lightning_resnet.tracking.mirror import MEMORY, Mirror, WandbOptions
 
 # Settings of wandb: long timeouts in seconds, because no training waits here.
@@ -53,18 +53,19 @@ class Uploader:
     def close(self) -> None:
         """Close the open runs; they can be continued later."""
         for run, mirror in self.open.items():
-            mirror.finish(status(run))
+            mirror.finish(Run(run).status())
 
     def _upload(self, run: Path) -> None:
         """Upload the new rows of a run, and print what was done."""
-        metrics = run / "metrics.jsonl"
-        state = status(run)
-        stamp = (state, metrics.stat().st_size if metrics.exists() else 0)
+        reader = Run(run)
+        rows = reader.rows_file
+        state = reader.status()
+        stamp = (state, rows.stat().st_size if rows.exists() else 0)
         if self._uploaded.get(run) == stamp:
             return
-        config = read_yaml(run / "config.yaml")
+        config = reader.config()
         # Older versions, or other programs, may have written secrets.
-        refuse_secrets(config, f"{run}/config.yaml")
+        refuse_secrets(config, str(reader.config_file))
         options = WandbOptions(**(config.get("wandb") or {}))
         if why := _why_not(run, state, options):
             tell(f"{run}: {why}")
@@ -81,8 +82,7 @@ class Uploader:
         mirror = self.open.pop(run, None)
         if mirror is None:
             mirror = Mirror(options)
-            meta = read_json(run / "meta.json") or {}
-            sent = mirror.open("online", run, meta, config, self.folder, **self.settings)
+            sent = mirror.open("online", run, Run(run).meta(), config, self.folder, **self.settings)
         url = mirror.run.url
         sent += mirror.catch_up(run)
         if self.every and state == "running":

@@ -15,6 +15,7 @@ from lightning_resnet.errors import one_line
 from lightning_resnet.machine import cores
 from lightning_resnet.reading import LARGEST, parse_json
 from lightning_resnet.runs.metrics import Row
+from lightning_resnet.runs.reader import Run
 from lightning_resnet.tracking.wandb_rows import Found, finish, history_row, need_wandb, row_of
 
 SILENT_S = 600.0  # seconds without a write after which a run counts as crashed, as for W&B
@@ -33,7 +34,7 @@ def find_offline(paths: Iterable[Path]) -> list[list[Path]]:
         for file in sorted(path.rglob("run-*.wandb")):
             folder = file.parents[1]
             parent = folder.parent
-            is_mirror = (parent / "attempts").is_dir() or (parent / "metrics.jsonl").exists()
+            is_mirror = Run(parent).has_begun()
             is_report = (parent / "index.html").exists()  # published by `compare --wandb`
             if is_mirror or is_report or file.parent.is_symlink():
                 continue

@@ -10,7 +10,7 @@ from helpers.command_line import REPOSITORY
 
 from cluster.jobs import SLOW
 from lightning_resnet.runs.checkpoint import load_checkpoint
-from lightning_resnet.runs.status import status
+from lightning_resnet.runs.reader import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 TINY = "--model.net.width=4 --trainer.max_epochs=4 --trainer.callbacks+=slow.Slow".split()
@@ -37,7 +37,7 @@ RUNS = Path("runs/digits_degradation")
 
 
 def states():
-    return sorted(status(meta.parent) for meta in RUNS.glob("*/meta.json"))
+    return sorted(Run(meta.parent).status() for meta in RUNS.glob("*/meta.json"))
 
 
 def test_an_array_runs_every_point_once_and_only_new_ones_later(slurm, sweep):

@@ -16,8 +16,7 @@ from helpers.command_line import TINY
 
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.errors import UserError
-from lightning_resnet.runs.directory import read_config
-from lightning_resnet.runs.status import attempts, final_row, status
+from lightning_resnet.runs.reader import Run
 from lightning_resnet.sweeps.requeue import of_this_job
 
 SHORT = [*TINY, "--trainer.max_epochs", "2"]
@@ -90,11 +89,11 @@ def test_no_reader_fails(finished, tmp_path):
         how = damage(rng, run / file)
         try:
             assert (
-                isinstance(status(run), str)
-                and isinstance(attempts(run), list)
-                and isinstance(read_config(run), tuple)
+                isinstance(Run(run).status(), str)
+                and isinstance(Run(run).attempts(), list)
+                and isinstance(Run(run).config_if_good(), tuple)
             )
-            final_row(run, "val/acc1")
+            Run(run).final_row("val/acc1")
             assert not [*of_this_job(run.parent, {"SLURM_JOB_ID": "7"})]
             with contextlib.suppress(UserError):
                 load_runs(run)

@@ -26,7 +26,7 @@ from lightning_resnet.engine.signals import SIGNALS
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.checkpoint import load_checkpoint
 from lightning_resnet.runs.metrics import merge, read_rows
-from lightning_resnet.runs.status import attempt_files, status
+from lightning_resnet.runs.reader import Run
 
 KILLS = 4  # in a round
 ROUNDS = int(os.environ.get("KILL_ROUNDS") or 20)
@@ -65,11 +65,11 @@ class Round:
         moment = self.rng.choice(MOMENTS)
         how = self.rng.choice([signal.SIGKILL, signal.SIGKILL, *SIGNALS])
         Path("ids/validating").unlink(missing_ok=True)
-        before = len(attempt_files(self.run))
+        before = len(Run(self.run).attempt_files())
         previous = self._inode("prev.ckpt")
         ranks = Ranks(self.arguments, self.world)
         if moment != "start":
-            wait_for(lambda: len(attempt_files(self.run)) > before, ranks)
+            wait_for(lambda: len(Run(self.run).attempt_files()) > before, ranks)
         if moment == "start":
             time.sleep(self.rng.uniform(0, 2))
         elif moment == "write":
@@ -115,7 +115,7 @@ class Round:
             data = self._damaged(file.read_bytes())
             file.unlink()  # the best may be the same file
             file.write_bytes(data)
-        elif torn == "attempt" and (files := attempt_files(self.run)):
+        elif torn == "attempt" and (files := Run(self.run).attempt_files()):
             file = files[max(files)]
             file.write_bytes(self._damaged(file.read_bytes() + b" "))
             os.utime(file, (time.time() - 300,) * 2)  # it was some minutes ago
@@ -129,7 +129,7 @@ class Round:
         elif torn == "stray":
             (self.run / "attempts/._1.json").write_text("{")
             (self.run / "checkpoints/last.ckpt.0.tmp").write_text("half")
-            (self.run / f"attempts/{1 + max(attempt_files(self.run), default=0)}.json").mkdir(
+            (self.run / f"attempts/{1 + max(Run(self.run).attempt_files(), default=0)}.json").mkdir(
                 exist_ok=True
             )
         self.told.append(f"torn: {torn}")
@@ -297,5 +297,5 @@ def test_the_harness_trains(here):
     arguments = [*recipe(here / "r.yaml", "torch"), "--trainer.max_epochs", "1"]
     assert Ranks(arguments, 1).wait(100) == [0], Path("log0.txt").read_text()
     assert json.loads((only_run("runs") / "attempts/1.json").read_text())["last_step"] == 10
-    assert status(only_run("runs")) == "finished"
+    assert Run(only_run("runs")).status() == "finished"
     compare(only_run("runs"), only_run("runs"), [])

@@ -10,7 +10,7 @@ from lightning_resnet.analysis import load_runs
 from lightning_resnet.analysis.compare import load as runs
 from lightning_resnet.cli.main import main
 from lightning_resnet.runs import metrics as rows
-from lightning_resnet.runs import status
+from lightning_resnet.runs.reader import Run
 
 ROWS = [row for epoch in range(2) for row in epoch_rows(epoch, 50)]
 
@@ -42,10 +42,7 @@ def test_a_line_that_is_no_row_is_counted_and_left_out(tmp_path, line):
     found = load_runs(tmp_path / "s")
     assert found.runs["status"].tolist() == ["finished"] and len(found.history) == len(ROWS) + 1
     assert found.runs["unreadable_lines"].tolist() == [1]
-    assert (
-        rows.read_rows(run / "metrics.jsonl")[1] == 1
-        and status.final_row(run, "val/acc1")["epoch"] == 2
-    )
+    assert Run(run).rows().bad_lines == 1 and Run(run).final_row("val/acc1")["epoch"] == 2
 
 
 def test_steps_and_values_at_their_limits_make_a_report(tmp_path):
@@ -55,9 +52,10 @@ def test_steps_and_values_at_their_limits_make_a_report(tmp_path):
 
 
 def test_a_run_of_too_many_metrics_is_unreadable(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "MOST_METRICS", 50)
+    monkeypatch.setattr(rows, "MOST_METRICS", 50)
     make_run(tmp_path / "s" / "a")
-    make_run(tmp_path / "s" / "b", rows=[row | {f"m{i}": i for i in range(60)} for row in ROWS])
+    wide = [row | {f"m{n}_{i}": i for i in range(20)} for n, row in enumerate(ROWS)]
+    make_run(tmp_path / "s" / "b", rows=wide)
     found = load_runs(tmp_path / "s").runs.set_index("run_id")
     assert found["status"].to_dict() == {"a": "finished", "b": "unreadable"}
     assert "more than 50 different metrics" in found["error"]["b"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.files import cache_if_any, write_atomic
+from lightning_resnet.runs.reader import Run
 
 Read = tuple[dict[str, Any], list[dict[str, Any]]]  # one row of `runs`, its rows of `history`
 VERSION = 2  # of what is kept; higher when `read_run` gives other columns
@@ -50,11 +51,8 @@ class Cache:
 
 def _files(path: Path) -> list[list[Any]]:
     """Return name, size and time of the files that a run is read from."""
-    files = [path / name for name in ("config.yaml", "meta.json", "metrics.jsonl")]
-    files += sorted(path.glob("attempts/*.json"))
     found = []
-    for file in files:
-        if file.exists():
-            stat = file.stat()
-            found.append([file.name, stat.st_size, stat.st_mtime_ns])
+    for file in Run(path).files():
+        stat = file.stat()
+        found.append([file.name, stat.st_size, stat.st_mtime_ns])
     return found

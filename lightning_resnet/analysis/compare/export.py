@@ -8,9 +8,9 @@ from lightning_resnet.analysis.compare.load import load_runs
 from lightning_resnet.analysis.compare.report import select
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import replacing
-from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.find import locate
 from lightning_resnet.runs.identity import differences
+from lightning_resnet.runs.reader import Run
 
 
 def diff(a: Path, b: Path) -> str:
@@ -22,7 +22,7 @@ def diff(a: Path, b: Path) -> str:
     configs = []
     for path in (a, b):
         try:
-            configs.append(read_yaml(locate(path) / "config.yaml"))
+            configs.append(Run(locate(path)).config())
         except UserError as e:
             raise UserError(f"--diff takes two run directories: {e}") from e
     return "\n".join(differences(*configs)) or "no setting differs"

@@ -6,7 +6,6 @@ The run directory is the truth: nothing here needs a network, a GPU or the code 
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
@@ -18,20 +17,16 @@ import pandas as pd
 from lightning_resnet.analysis.compare.cache import Cache
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.progress import metered
-from lightning_resnet.reading import lines_of, parse_file, parse_json, parse_yaml
 from lightning_resnet.runs.find import REFERENCE, find_runs, locate
 from lightning_resnet.runs.identity import flatten, with_public_paths
-from lightning_resnet.runs.metrics import MOST_METRICS, Row, merge, row_of
-from lightning_resnet.runs.status import attempts, known_meta, status
+from lightning_resnet.runs.metrics import Row, merge
+from lightning_resnet.runs.reader import Run
+from lightning_resnet.runs.status import status_of
 from lightning_resnet.tracking.wandb_offline import find_offline, read_offline
 from lightning_resnet.tracking.wandb_online import read_project
 from lightning_resnet.tracking.wandb_rows import SCHEME
 
 MOST_CELLS = 200_000_000  # of a table: 1.6 GB of numbers
-# a training row as we write it
-TRAIN_ROW = re.compile(
-    r'\{"step": (\d+), "epoch": \d+, "attempt": (\d+), "time": ([\d.]+), "train/.*\}$'
-)
 NET_ARGS = "model.net.init_args."
 SHORT = {  # config keys with a short column of their own, besides the arguments of the net
     "seed_everything": "seed",
@@ -161,9 +156,11 @@ def read_run(path: Path, train: bool = True) -> tuple[dict[str, Any], list[dict[
         AttributeError,
     )
     try:
-        row |= _config(path / "config.yaml") | _meta(path / "meta.json") | _attempts(path)
-        history, facts = _metrics(path / "metrics.jsonl", train)
-        spent, row["gpu_h"] = gpu_hours(path)
+        run = Run(path)
+        attempts = run.attempts()
+        row |= _config(run) | _meta(run) | _cost(attempts)
+        history, facts = _history(run, train)
+        spent, row["gpu_h"] = gpu_hours(attempts)
     except unreadable as error:
         return row | {"status": "unreadable", "error": one_line(error)}, []
     names = {"run_id": row["run_id"], "path": row["path"]}
@@ -174,19 +171,12 @@ def read_run(path: Path, train: bool = True) -> tuple[dict[str, Any], list[dict[
     return row | facts, lines
 
 
-def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    value = parse_file(file, parse)
-    if not isinstance(value, dict):
-        raise ValueError(f"{file.name} is not a mapping")
-    return value
-
-
-def _config(file: Path) -> dict[str, Any]:
-    if not file.exists():
+def _config(run: Run) -> dict[str, Any]:
+    """Return the settings of a run under dotted keys."""
+    if not run.config_file.exists():
         raise ValueError("no config.yaml")
-    config = with_public_paths(_mapping(file, parse_yaml))
     found = {}
-    for key, value in flatten(config).items():
+    for key, value in flatten(with_public_paths(run.config())).items():
         if "." in key or key in SHORT:
             found[key] = _scalar(key, value)
     return (JOINED_LATER if "model.net.class_path" in found else {}) | found
@@ -203,8 +193,9 @@ def _scalar(key: str, value: Any) -> Any:
     return json.dumps(value, default=str) if isinstance(value, list) else value
 
 
-def _meta(file: Path) -> dict[str, Any]:
-    meta = known_meta(_mapping(file, parse_json)) if file.exists() else {}
+def _meta(run: Run) -> dict[str, Any]:
+    """Return what a run's meta.json tells of code, hardware and data."""
+    meta = run.meta(strict=True)
     versions = meta.get("versions") or {}
     hardware = meta.get("hardware") or {}
     sha = meta.get("git_sha")
@@ -219,26 +210,29 @@ def _meta(file: Path) -> dict[str, Any]:
     }
 
 
-def _attempts(path: Path) -> dict[str, Any]:
+def _cost(attempts: list[dict[str, Any]]) -> dict[str, Any]:
     """Return status and cost over all attempts."""
-    found = attempts(path)
-    seconds = float(sum(attempt["seconds"] for attempt in found))
-    error = found[-1]["error"] if found else None
-    return {"status": status(path), "attempts": len(found), "seconds": seconds, "error": error}
+    last = attempts[-1] if attempts else None
+    return {
+        "status": status_of(last),
+        "attempts": len(attempts),
+        "seconds": float(sum(attempt["seconds"] for attempt in attempts)),
+        "error": last["error"] if last else None,
+    }
 
 
-def gpu_hours(path: Path) -> tuple[Callable[[Row], float], float | None]:
+def gpu_hours(attempts: list[dict[str, Any]]) -> tuple[Callable[[Row], float], float | None]:
     """Return a function from a row to the GPU hours spent until then, and those of all attempts.
 
     Time between attempts costs nothing; steps of a killed attempt that were not saved do cost.
 
     Args:
-        path: run directory.
+        attempts: all attempts at a run.
 
     Returns:
         The function; and hours times GPUs, None where no GPU is known of.
     """
-    done = {a["attempt"]: a for a in attempts(path) if a["gpus"]}
+    done = {a["attempt"]: a for a in attempts if a["gpus"]}
     cost = {n: a["seconds"] * a["gpus"] / 3600 for n, a in done.items()}
 
     def spent(row: Row) -> float:
@@ -255,40 +249,18 @@ def gpu_hours(path: Path) -> tuple[Callable[[Row], float], float | None]:
     return spent, sum(cost.values()) or None
 
 
-def _metrics(file: Path, train: bool) -> tuple[list[Row], dict[str, Any]]:
-    """Return the rows that hold, by step, and facts about the file.
+def _history(run: Run, train: bool) -> tuple[list[Row], dict[str, Any]]:
+    """Return the rows of a run that hold, by step, and facts about them.
 
     The facts are `began`, `steps`, and the number of lines that are no rows (each kill can tear
     one).
     """
-    rows: list[Row] = []
-    metrics: set[str] = set()
-    readable = 0
-    last = 0
-    attempt = None
-    some = 0
-    for line in lines_of(file):
-        some += bool(line.strip())
-        skimmed = None if train else TRAIN_ROW.match(line)
-        if skimmed:  # most rows: of each attempt only the first is needed, by which `merge` goes
-            readable += 1
-            last = int(skimmed[1])
-            if skimmed[2] != attempt:
-                attempt = skimmed[2]
-                row = {"kind": "train", "step": last, "attempt": int(attempt)}
-                rows.append(row | {"time": float(skimmed[3])})
-        elif row := row_of(line):
-            readable += 1
-            last = row["step"]
-            rows.append(row)
-            metrics.update(row)
-            if len(metrics) > MOST_METRICS:
-                raise ValueError(f"{file.name} has more than {MOST_METRICS:,} different metrics")
-    merged = merge(rows)
+    found = run.rows(train)
+    merged = merge(found.rows)
     times = (row["time"] for row in merged if "time" in row)
     facts = {
-        "unreadable_lines": some - readable,
-        "steps": max([last, *(row["step"] for row in merged[-1:])]),
+        "unreadable_lines": found.bad_lines,
+        "steps": max([found.last_step, *(row["step"] for row in merged[-1:])]),
         "began": next(times, None),
     }
     if not train:

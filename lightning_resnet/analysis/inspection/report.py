@@ -23,6 +23,7 @@ from lightning_resnet.analysis.compare.tables import describe, natural, text
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import write_file
+from lightning_resnet.runs.reader import Run
 
 GEOMETRIC_MEANS = {"first_last", "gain"}  # columns of ratios that span orders of magnitude
 
@@ -77,9 +78,9 @@ def _default_folder(targets: Sequence[str]) -> Path:
     if len(targets) != 1:
         return Path("report")
     folder = Path(targets[0])
-    run = folder.parent.parent
-    if folder.suffix == ".ckpt" and (run / "config.yaml").exists():
-        folder = run
+    run = Run(folder.parent.parent)
+    if folder.suffix == ".ckpt" and run.config_file.exists():
+        folder = run.path
     return folder / "report" if folder.is_dir() else Path("report")
 
 

@@ -23,10 +23,11 @@ from lightning_resnet.errors import UserError, tell
 from lightning_resnet.machine import cores
 from lightning_resnet.models.activations import Batch
 from lightning_resnet.progress import metered
-from lightning_resnet.reading import read_text, read_yaml
+from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_of
 from lightning_resnet.runs.find import find_runs
 from lightning_resnet.runs.identity import flatten, read_recipe
+from lightning_resnet.runs.reader import Run
 from lightning_resnet.sweeps.check import arguments as arguments_of
 from lightning_resnet.sweeps.points import read
 from lightning_resnet.weights.classes import align
@@ -199,19 +200,20 @@ def _runs(root: Path, at: str) -> Iterator[Found]:
         name = at
         checkpoint = None
         missing = ""
-        if not (run / "config.yaml").exists():
-            missing = "config.yaml"
+        config_file = Run(run).config_file
+        if not config_file.exists():
+            missing = config_file.name
         elif at != "init":
             file, checkpoint = newest_of(run, at)
             if file:
                 name = file.stem
             else:
-                missing = f"checkpoints/{at}.ckpt"
+                missing = f"{Run(run).checkpoints.name}/{at}.ckpt"
         if missing:
             tell(f"skipped {run}: no {missing}")
             continue
         has_any = True
-        yield run, read_text(run / "config.yaml"), checkpoint, name
+        yield run, Run(run).config_text(), checkpoint, name
     if not has_any:
         raise UserError(
             f"no run to inspect in {root}: train one with `resnet-cli fit`, or give a recipe"

@@ -1,0 +1,233 @@
+"""Read a run directory `<root>/<name>/<run id>/`, without torch; directory.py writes it.
+
+config.yaml        reproduces the run, alone
+meta.json          code, versions, hardware, command
+metrics.jsonl      one row per log interval and per evaluation
+attempts/<n>.json  one file per start of the run: how far it came, how it ended
+checkpoints/       last, prev, best
+
+No file outside of this package names these files (tests/test_floor_plan.py).
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning_resnet.errors import UserError
+from lightning_resnet.reading import (
+    lines_of,
+    parse_file,
+    parse_json,
+    parse_yaml,
+    read_json,
+    read_text,
+    read_yaml,
+)
+from lightning_resnet.runs.metrics import Rows, read_rows
+from lightning_resnet.runs.status import (
+    ATTEMPT_FILE,
+    is_like,
+    known_attempt,
+    known_meta,
+    status_of,
+)
+
+END = "# The end of config.yaml: without this line the file is not whole.\n"
+
+
+class Run:
+    """Reader of a run directory. Each call reads the files as they are at that time.
+
+    The files may be missing, damaged, or in the middle of a write by another process.
+
+    Args:
+        path: the run directory; need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    # -- files -------------------------------------------------------------------------------------
+
+    @property
+    def config_file(self) -> Path:
+        """Path of config.yaml."""
+        return self.path / "config.yaml"
+
+    @property
+    def meta_file(self) -> Path:
+        """Path of meta.json."""
+        return self.path / "meta.json"
+
+    @property
+    def rows_file(self) -> Path:
+        """Path of metrics.jsonl."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def attempts_folder(self) -> Path:
+        """Folder of the attempts' files and of the crash reports."""
+        return self.path / "attempts"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def attempt_file(self, n: int) -> Path:
+        """Return the path of the n-th attempt's file."""
+        return self.attempts_folder / f"{n}.json"
+
+    def attempt_files(self) -> dict[int, Path]:
+        """Return the files of the attempts by number, in ascending order."""
+        try:
+            names = os.listdir(self.attempts_folder)
+        except OSError:
+            return {}
+        attempts = [name for name in names if ATTEMPT_FILE.fullmatch(name)]
+        numbers = sorted(int(name.partition(".")[0]) for name in attempts)
+        files = {number: self.attempt_file(number) for number in numbers}
+        return {number: file for number, file in files.items() if os.path.isfile(file)}
+
+    def report_file(self, rank: int) -> Path:
+        """Return the path of a rank's crash report for the newest attempt."""
+        attempt = self.last_attempt()
+        number = attempt["attempt"] if attempt else 0
+        return self.attempts_folder / f"{number}.rank{rank}.txt"
+
+    def files(self) -> list[Path]:
+        """List the files that exist and that tables are made of."""
+        files = [self.config_file, self.meta_file, self.rows_file]
+        files += sorted(self.attempts_folder.glob("*.json"))
+        return [file for file in files if file.exists()]
+
+    def has_begun(self) -> bool:
+        """Tell whether `fit` has written here: an attempt, or rows."""
+        return self.attempts_folder.is_dir() or self.rows_file.exists()
+
+    def candidates(self) -> list[Path]:
+        """List the checkpoints to continue from, the newest first.
+
+        The list also holds files that cannot be read: links that lead nowhere, and last.ckpt where
+        it is missing but another checkpoint is there.
+        """
+        last = self.checkpoints / "last.ckpt"
+        others = [self.checkpoints / "prev.ckpt", self.checkpoints / "best.ckpt"]
+        existing = [file for file in others if os.path.lexists(file)]
+        return [last, *existing] if existing or os.path.lexists(last) else []
+
+    # -- configuration and metadata ----------------------------------------------------------------
+
+    def config_text(self) -> str:
+        """Read config.yaml as text.
+
+        Raises:
+            UserError: the file is missing or cannot be read.
+        """
+        return read_text(self.config_file)
+
+    def config(self) -> dict[str, Any]:
+        """Read config.yaml.
+
+        Raises:
+            UserError: the file is missing, cannot be read, or holds no mapping.
+        """
+        content = read_yaml(self.config_file)
+        if not isinstance(content, dict):
+            raise UserError(f"{self.config_file} is not a mapping")
+        return content
+
+    def config_if_good(self) -> tuple[dict[str, Any], bool]:
+        """Read config.yaml where a damaged one does not matter, because it is written again.
+
+        Returns:
+            The configuration, empty where it cannot be read or lacks a part, and whether the file
+            is complete.
+        """
+        try:
+            text = read_text(self.config_file)
+            content = parse_yaml(text)
+        except UserError:
+            return {}, False
+        is_complete = text.endswith(END)
+        if not isinstance(content, dict) or "seed_everything" not in content:
+            return {}, is_complete
+        if not all(isinstance(content.get(key), dict) for key in ("data", "model")):
+            return {}, is_complete
+        return content, is_complete
+
+    def meta(self, strict: bool = False) -> dict[str, Any]:
+        """Read meta.json, without values of another type than `META` has; may be empty.
+
+        Args:
+            strict: refuse a damaged file instead of returning an empty mapping.
+
+        Raises:
+            UserError: `strict`, and the file exists but cannot be read or holds no mapping.
+        """
+        if not strict:
+            return known_meta(read_json(self.meta_file) or {})
+        if not self.meta_file.exists():
+            return {}
+        content = parse_file(self.meta_file, parse_json)
+        if not isinstance(content, dict):
+            raise UserError(f"{self.meta_file} is not a mapping")
+        return known_meta(content)
+
+    # -- attempts ----------------------------------------------------------------------------------
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """Read all attempts, in ascending order."""
+        return [_read_attempt(number, file) for number, file in self.attempt_files().items()]
+
+    def last_attempt(self) -> dict[str, Any] | None:
+        """Read the attempt with the highest number; None where there is none."""
+        files = self.attempt_files()
+        if not files:
+            return None
+        number = max(files)
+        return _read_attempt(number, files[number])
+
+    def status(self) -> str:
+        """Return the status: new, running, dead, finished, ...; see `status_of`."""
+        return status_of(self.last_attempt())
+
+    # -- rows --------------------------------------------------------------------------------------
+
+    def rows(self, train: bool = True) -> Rows:
+        """Read metrics.jsonl; see `read_rows`."""
+        return read_rows(self.rows_file, train)
+
+    def final_row(self, metric: str) -> dict[str, Any] | None:
+        """Read the last row that has a metric; None where there is none.
+
+        The metric's value is a number, or None where it was not finite.
+        """
+        try:
+            lines = [line for line in lines_of(self.rows_file) if f'"{metric}"' in line]
+        except OSError:
+            return None
+        for line in reversed(lines):
+            row = _parsed(line)
+            if metric in row and (row[metric] is None or is_like(row[metric], 0.0)):
+                return row
+        return None
+
+
+def _read_attempt(number: int, file: Path) -> dict[str, Any]:
+    """Read an attempt's file; an attempt that has just begun may not have written its file yet."""
+    found = read_json(file) or {}
+    try:
+        written = file.stat().st_mtime
+    except OSError:  # the file was removed in between
+        written = 0.0
+    return known_attempt(found, written) | {"attempt": number}
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """Return the mapping in a line; empty where the line holds none."""
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
