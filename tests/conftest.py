@@ -83,7 +83,9 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Make run directories of plain and residual twins: two depths, three seeds; deeper plain nets are worse."""
+    """Make run directories of plain and residual twins: two depths, three seeds; deeper plain nets
+    are worse.
+    """
     last = {(20, "none"): 4, (20, "A"): 2, (56, "none"): 40, (56, "A"): 1}
     for (depth, shortcut), error in last.items():
         for seed in range(3):

@@ -40,7 +40,8 @@ class Density:
         found = []
         if self.per_thousand_lines(self.tuple_assignments) > 3:
             found.append(
-                f"{self.tuple_assignments} tuple assignments in {self.lines} lines, at most 3 per 1,000"
+                f"{self.tuple_assignments} tuple assignments in {self.lines} lines, at most 3 "
+                "per 1,000"
             )
         for name in (
             "long_lines",

@@ -1,4 +1,6 @@
-"""Our sweep YAML drives `resnet-cli fit` through W&B's own `wandb sweep` and `wandb agent`, server: a stand-in."""
+"""Our sweep YAML drives `resnet-cli fit` through W&B's own `wandb sweep` and `wandb agent`, server:
+a stand-in.
+"""
 
 import os
 import subprocess

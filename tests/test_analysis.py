@@ -19,8 +19,10 @@ from lightning_resnet.errors import UserError
 
 main = verb(command)
 
-HEADER = "depth,shortcut,n,val_err_final_mean,val_err_final_std,val_err_best_mean,train_err_mean,gap_points,params,"
-HEADER += "macs,seconds"
+HEADER = (
+    "depth,shortcut,n,val_err_final_mean,val_err_final_std,val_err_best_mean,train_err_mean,"
+    "gap_points,params,macs,seconds"
+)
 
 
 def test_table_of_the_demo(sweep):
@@ -69,7 +71,9 @@ def test_a_run_on_its_own_has_a_table(tmp_path):
 
 
 def test_later_attempt_hides_older_rows_from_its_first_step_on(tmp_path):
-    """Killed after epoch 2, resumed from the checkpoint of epoch 1; the last line torn; the test comes alone."""
+    """Killed after epoch 2, resumed from the checkpoint of epoch 1; the last line torn; the test
+    comes alone.
+    """
     old = [*epoch_rows(0, 50), *epoch_rows(1, 30), *epoch_rows(2, 99)]
     new = [*epoch_rows(1, 31, 2), *epoch_rows(2, 10, 2)]
     test = {"step": 30, "epoch": 3, "attempt": 3, "time": 0.0, "test/acc1": 0.8}
@@ -113,7 +117,8 @@ def test_unfinished_runs_are_counted_and_not_averaged(sweep):
         == "18 runs: 12 finished, 1 failed, 1 diverged, 1 running, 1 dead, 1 new, 1 interrupted."
     )
     assert table.notes[1] == (
-        "Not averaged, depth 20, residual (A): 1 failed, 1 diverged, 1 running, 1 dead, 1 new (x0, x1, x2, x3, x4)."
+        "Not averaged, depth 20, residual (A): 1 failed, 1 diverged, 1 running, 1 dead, 1 new "
+        "(x0, x1, x2, x3, x4)."
     )
     assert table.notes[2] == "Not averaged, depth 110, residual (A): 1 interrupted (x5)."
     assert to_csv(table).splitlines()[-1] == "110,A,0,,,,,,,,"

@@ -1,4 +1,6 @@
-"""A checkpoint's archive is what torch wrote, or it is refused in one line before memory is taken for it."""
+"""A checkpoint's archive is what torch wrote, or it is refused in one line before memory is taken
+for it.
+"""
 
 import struct
 import zipfile
@@ -118,7 +120,9 @@ def flips(path, start, end):
 
 
 def test_a_changed_attribute_is_refused(small):
-    """Torch takes a member with bit 4 of its attributes for a folder, and its tensor from whatever memory it gets."""
+    """Torch takes a member with bit 4 of its attributes for a folder, and its tensor from whatever
+    memory it gets.
+    """
     data = Path(small).read_bytes()
     with zipfile.ZipFile(small) as archive:
         at = archive.start_dir

@@ -1,4 +1,6 @@
-"""What a user gets wrong is one line that names the cure, and exit status 2, before anything is written."""
+"""What a user gets wrong is one line that names the cure, and exit status 2, before anything is
+written.
+"""
 
 from pathlib import Path
 
@@ -150,7 +152,8 @@ def test_a_checkpoint_of_another_net_names_the_first_tensor(cli):
     code, _, err = cli("validate", *SHORT, "--model.net.width", 8, "--ckpt_path", checkpoint)
     assert (
         code == 2
-        and "net.conv1.weight is (4, 3, 3, 3) there and (8, 3, 3, 3) here; give --model.net.width 4\n"
+        and "net.conv1.weight is (4, 3, 3, 3) there and (8, 3, 3, 3) here; give "
+        "--model.net.width 4\n"
         in err
     )
     code, _, err = cli("fit", *SHORT, "--model.net.depth", 14, "--run.init_from", checkpoint)

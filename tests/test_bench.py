@@ -122,7 +122,10 @@ def test_a_mistake_is_told_before_anything_is_measured(cli, monkeypatch, words, 
 
 def test_a_process_that_hangs_is_given_up_with_its_children(monkeypatch):
     monkeypatch.setattr(child, "HANG_S", 1.0)
-    hangs = "import subprocess, sys; p = subprocess.Popen(['sleep', '99']); print(p.pid, flush=True); p.wait()"
+    hangs = (
+        "import subprocess, sys; p = subprocess.Popen(['sleep', '99']); print(p.pid, "
+        "flush=True); p.wait()"
+    )
     with child.child([sys.executable, "-c", hangs]) as process:
         pid = int(process.stdout.readline())
         with pytest.raises(UserError, match="killed"):

@@ -1,4 +1,6 @@
-"""Files we write are read by stock FFCV and the other way round; damage is found; a killed write continues."""
+"""Files we write are read by stock FFCV and the other way round; damage is found; a killed write
+continues.
+"""
 
 import io
 import json
@@ -106,7 +108,8 @@ def test_we_read_files_of_stock_ffcv(tmp_path):
         "from ffcv.fields import IntField, RGBImageField\n"
         "x = np.load('x.npy')\n"
         "image = RGBImageField(write_mode='proportion', compress_probability=0.5)\n"
-        "writer = DatasetWriter('theirs.beton', {'image': image, 'label': IntField()}, num_workers=2)\n"
+        "writer = DatasetWriter('theirs.beton', {'image': image, 'label': IntField()}, "
+        "num_workers=2)\n"
         "writer.from_indexed_dataset([(p, i % 3) for i, p in enumerate(x)], chunksize=5)\n"
     )
     x = noise(40, 12, 16)
@@ -185,7 +188,7 @@ def test_the_same_again_does_nothing_and_another_writes(tmp_path, capsys):
     assert Beton(out).images["mode"].tolist() == [JPEG] * 40 and verify(out) == []
 
 
-# -- images of all kinds ---------------------------------------------------------------------------------------------
+# -- images of all kinds ---------------------------------------------------------------------------
 
 
 def test_jpeg_files_are_stored_byte_for_byte(tmp_path):
@@ -288,7 +291,7 @@ def test_a_file_that_cannot_be_read_is_never_skipped(tmp_path):
     assert "--skip-bad" not in str(e.value)
 
 
-# -- trouble while writing ---------------------------------------------------------------------------------------------
+# -- trouble while writing -------------------------------------------------------------------------
 
 KILLED = """
 import sys, time
@@ -401,7 +404,7 @@ if __name__ == "__main__":
     assert "a process that encodes images died" in done.stdout
 
 
-# -- damage ------------------------------------------------------------------------------------------------------------
+# -- damage ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -478,7 +481,7 @@ def test_a_damaged_manifest_is_one_line(sound, tmp_path, text):
         Beton(out)
 
 
-# -- command line ------------------------------------------------------------------------------------------------------
+# -- command line ----------------------------------------------------------------------------------
 
 
 def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
@@ -536,7 +539,7 @@ def test_help_does_not_import_torch():
     assert done.stdout.endswith("False\n")
 
 
-# -- ImageNet as it is downloaded --------------------------------------------------------------------------------------
+# -- ImageNet as it is downloaded ------------------------------------------------------------------
 
 
 def add(archive, name, data):
@@ -546,7 +549,9 @@ def add(archive, name, data):
 
 
 def fake_imagenet(root):
-    """Three classes, eight training and four validation images, in archives like ImageNet's; the images by name."""
+    """Three classes, eight training and four validation images, in archives like ImageNet's; the
+    images by name.
+    """
     files = {f"{i:03}": Path(p).read_bytes() for i, p in enumerate(jpegs(root, 12).paths)}
     wnids = ["n03", "n01", "n02"]  # in the order of the devkit's numbers, which is not sorted
     with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as outer:

@@ -1,4 +1,6 @@
-"""`make bundle`, then install.sh as the user `nobody`, without a network, a compiler or the libraries that FFCV is built with."""
+"""`make bundle`, then install.sh as the user `nobody`, without a network, a compiler or the
+libraries that FFCV is built with.
+"""
 
 import os
 import shutil
@@ -37,9 +39,12 @@ export HOME=$PWD PATH=$PWD/prefix/bin:/usr/bin:/bin PYTHONNOUSERSITE=1
 lightning_resnet-bundle/install.sh $PWD/prefix
 echo $PWD/torch > prefix/lib/python3.11/site-packages/torch.pth
 cd prefix/share/lightning_resnet
-resnet-cli fit --config configs/digits.yaml --model.net.depth 8 --trainer.max_epochs 1 --data.loader ffcv \\
+resnet-cli fit --config configs/digits.yaml --model.net.depth 8 --trainer.max_epochs 1 \\
+  --data.loader ffcv \\
   --run.root $HOME/runs
-python -c 'import ffcv, wandb, lightning_resnet.data.beton.decode as k; assert k.library(); print(k.__file__)'
+python -c 'import ffcv, wandb, lightning_resnet.data.beton.decode as k
+assert k.library()
+print(k.__file__)'
 """
 
 

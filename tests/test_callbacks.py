@@ -1,4 +1,6 @@
-"""Callbacks put what they measure into the training rows of the steps that are logged, and change nothing."""
+"""Callbacks put what they measure into the training rows of the steps that are logged, and change
+nothing.
+"""
 
 from pathlib import Path
 
@@ -15,7 +17,9 @@ BOTH = ["--trainer.callbacks+=GradientNorms", "--trainer.callbacks+=ResponseStds
 
 
 class Keep(Callback):
-    """Stands in for the recorder: takes the values at the end of each step, and measures by hand."""
+    """Stands in for the recorder: takes the values at the end of each step, and
+    measures by hand.
+    """
 
     taken, norms = {}, {}
 

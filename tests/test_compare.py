@@ -1,4 +1,6 @@
-"""What `compare` can be asked: selections, columns, twins, effects, differences, and a page that reacts."""
+"""What `compare` can be asked: selections, columns, twins, effects, differences, and a page that
+reacts.
+"""
 
 import json
 import re
@@ -220,7 +222,9 @@ def test_one_run_is_called_one_run(tmp_path, capsys):
 
 
 def test_effects_are_recovered(tmp_path):
-    """Runs made of known effects: gap = 6 + 2 classes - 3 width + 1 classes x width, in points, from low to high."""
+    """Runs made of known effects: gap = 6 + 2 classes - 3 width + 1 classes x width, in points,
+    from low to high.
+    """
     for i, (classes, width, depth, seed) in enumerate(np.ndindex(2, 2, 2, 3)):
         a, b = 2 * classes - 1, 2 * width - 1
         error = 10 + (6 + a - 1.5 * b + 0.5 * a * b + 0.01 * (seed - 1)) * depth
@@ -374,14 +378,16 @@ def test_the_page_sorts_toggles_and_tells_values(sweep, tmp_path):
     page = report([sweep]).files[-1].read_text()
     clicks = """<script>
     const count = () => document.querySelectorAll('#curves polyline').length, out = [count()];
-    const column = i => [...document.querySelectorAll('table tr td:nth-child(' + i + ')')].map(td => td.textContent);
+    const cells = i => [...document.querySelectorAll('table tr td:nth-child(' + i + ')')];
+    const column = i => cells(i).map(td => td.textContent);
     const th = document.querySelectorAll('th')[3];
     th.click(); out.push(column(4)); th.click(); out.push(column(4));
     document.querySelector('#keys input').click(); out.push(count());
     const box = document.getElementById('curves').getBoundingClientRect(), p = shown[0];
     svg.onmousemove({clientX: box.left + p.x, clientY: box.top + p.y});
     out.push(document.getElementById('value').textContent);
-    document.body.append(Object.assign(document.createElement('pre'), {id: 'out', textContent: JSON.stringify(out)}));
+    const shown = {id: 'out', textContent: JSON.stringify(out)};
+    document.body.append(Object.assign(document.createElement('pre'), shown));
     </script>"""
     (tmp_path / "page.html").write_text(page.replace("</html>", clicks + "</html>"))
     flags = "--headless --no-sandbox --disable-gpu --window-size=1100,1400 --user-data-dir=" + str(

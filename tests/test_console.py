@@ -1,4 +1,6 @@
-"""A command survives, or tells, a closed pipe, a full disk, a limit of the shell, and a signal at any time."""
+"""A command survives, or tells, a closed pipe, a full disk, a limit of the shell, and a signal at
+any time.
+"""
 
 import errno
 import os
@@ -45,8 +47,8 @@ def end_of(process):
 def test_a_training_goes_on_without_its_stdout(here):
     code, err = end_of(start(["fit", *TINY, "--trainer.max_epochs", "1"], FULL))
     assert (
-        err
-        == "warning: stdout cannot be written (No space left on device): the work goes on without it\n"
+        err == "warning: stdout cannot be written (No space left on device): the work goes on "
+        "without it\n"
     )
     assert code == 0 and Run(only_run()).status() == "finished"
 
@@ -80,7 +82,10 @@ def test_a_result_that_cannot_be_printed_is_told(here, monkeypatch, capsys, argu
 
 
 def test_streams_that_are_closed_at_the_start_swallow_no_file(here):
-    code = "import sys; from lightning_resnet.cli.main import main; sys.argv = ['resnet-cli', '--help']; sys.exit(main())"
+    code = (
+        "import sys; from lightning_resnet.cli.main import main; sys.argv = ['resnet-cli', "
+        "'--help']; sys.exit(main())"
+    )
     shell = f'{sys.executable} -c "{code}" >&-'
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (
@@ -89,7 +94,7 @@ def test_streams_that_are_closed_at_the_start_swallow_no_file(here):
     )
 
 
-# -- limits of the shell -----------------------------------------------------------------------------------------------
+# -- limits of the shell ---------------------------------------------------------------------------
 
 MAP = ImportError("libtorch_cuda.so: failed to map segment from shared object")
 
@@ -140,7 +145,7 @@ def test_a_limit_that_the_imports_meet_is_one_line(cli, monkeypatch):
     assert len(err.splitlines()) == 1
 
 
-# -- signals -----------------------------------------------------------------------------------------------------------
+# -- signals ---------------------------------------------------------------------------------------
 
 
 def test_two_sigints_in_the_first_imports_leave_no_traceback():

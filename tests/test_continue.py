@@ -1,4 +1,6 @@
-"""A run that died continues bitwise from its last good checkpoint, and a finished or live run is left alone."""
+"""A run that died continues bitwise from its last good checkpoint, and a finished or live run is
+left alone.
+"""
 
 import json
 import os
@@ -71,7 +73,9 @@ def dies_at_step(step):
 
 @pytest.mark.parametrize("schedule", ["Steps", "Plateau", "ErrorWarmup"])
 def test_a_run_that_died_continues_bitwise(cli, schedule):
-    """Killed in the third epoch, its last checkpoint is the second's; what comes after is as if nothing had been."""
+    """Killed in the third epoch, its last checkpoint is the second's; what comes after is as if
+    nothing had been.
+    """
 
     args = [
         *TINY,
@@ -117,8 +121,10 @@ def test_a_net_that_draws_continues_bitwise(cli):
     """Dropout draws by seed, epoch and rank."""
 
     Path("drop.py").write_text(
-        "from torch import nn\n\nclass Drop(nn.Sequential):\n    def __init__(self, p: float = 0.3):\n"
-        "        super().__init__(nn.Conv2d(3, 4, 3), nn.Dropout(p), nn.Flatten(), nn.Linear(144, 10))\n"
+        "from torch import nn\n\nclass Drop(nn.Sequential):\n    def __init__(self, p: float = "
+        "0.3):\n"
+        "        super().__init__(nn.Conv2d(3, 4, 3), nn.Dropout(p), nn.Flatten(), "
+        "nn.Linear(144, 10))\n"
     )
     recipe = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
     recipe["model"]["net"] = {"class_path": "drop.Drop"}
@@ -252,7 +258,9 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_dis
     ballast, original = small_disk / "ballast", Recorder.on_train_epoch_end
 
     def fill(self, trainer, *rest):
-        """In the second epoch the disk fills up; the next attempt finds room before its last save."""
+        """In the second epoch the disk fills up; the next attempt finds room before its
+        last save.
+        """
         original(self, trainer, *rest)
         if trainer.current_epoch == 1:
             checkpoints._wait()
@@ -295,7 +303,9 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_dis
 
 
 def test_a_torn_config_does_not_end_a_run(cli):
-    """As a kill, or a full disk, at start-up could have left it in a version that did not rename."""
+    """As a kill, or a full disk, at start-up could have left it in a version that did
+    not rename.
+    """
     cli("fit", *SHORT)
     path = only_run()
     attempt = json.loads((path / "attempts/1.json").read_text()) | {"reason": "failed"}

@@ -277,8 +277,8 @@ def test_normalisation_outlives_a_round_trip_or_is_told(cli):
     )
     code, out, _ = cli("convert", "net.pth", "--out", "back.ckpt")
     assert (
-        "normalisation assumed, as the file tells none: --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225\n"
-        in out
+        "normalisation assumed, as the file tells none: --mean 0.485 0.456 0.406 --std 0.229 "
+        "0.224 0.225\n" in out
     )
     code, out, _ = cli("convert", "net.pth", "--out", "back.ckpt", *said.split())
     torch.testing.assert_close(torch.load("back.ckpt")["state_dict"]["std"], first["std"])
@@ -350,6 +350,9 @@ def test_a_converted_file_tells_its_recipe(cli):
         recipe["data"]["source"]["class_path"] == "CIFAR100"
         and "lightning_resnet.weights.onnx_export" in sys.modules
     )
-    flags = "--data.source Synthetic --data.source.num_classes 100 --data.size null --trainer.max_epochs 1".split()
+    flags = (
+        "--data.source Synthetic --data.source.num_classes 100 --data.size null "
+        "--trainer.max_epochs 1"
+    ).split()
     code, out, err = cli("inspect", "responses", "c100.ckpt", *flags, "--out", "report")
     assert code == 0 and "c100" in out, err

@@ -1,4 +1,6 @@
-"""Faults in a file are found, named and counted; none hangs or kills the process; oddities that cost no pixel pass."""
+"""Faults in a file are found, named and counted; none hangs or kills the process; oddities that
+cost no pixel pass.
+"""
 
 import io
 import json
@@ -50,10 +52,14 @@ for fault in range(200):
         data[at] ^= 1 + int(uniform(2, fault) * 255)
     Path(path).write_bytes(data)
     starts, sizes = beton.images["data_ptr"], beton.sizes(range(len(beton)))
-    hit = [beton.name(i) for i in range(len(beton)) if fault % 4 and starts[i] <= at < starts[i] + sizes[i]]
+    hit = []
+    for i in range(len(beton)):
+        if fault % 4 and starts[i] <= at < starts[i] + sizes[i]:
+            hit.append(beton.name(i))
     outcome = "trained"
     try:
-        assert same(expected, copies(data_of(BetonFiles(path, sound), workers=2).train_dataloader()))
+        loader = data_of(BetonFiles(path, sound), workers=2).train_dataloader()
+        assert same(expected, copies(loader))
     except UserError as e:
         outcome = str(e)
     print(json.dumps([fault, verify(path), hit, outcome]), flush=True)

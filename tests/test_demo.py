@@ -29,7 +29,9 @@ def resnet_cli(*args):
 
 
 def test_degradation_on_digits(tmp_path, monkeypatch):
-    """He et al. 2015, figures 1 and 6, in 330 steps: the deeper plain net is worse, the deeper residual net is not."""
+    """He et al. 2015, figures 1 and 6, in 330 steps: the deeper plain net is worse, the deeper
+    residual net is not.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     resnet_cli("sweep", "configs/sweeps/digits_degradation.yaml", "--local", "-j", 2)
@@ -46,8 +48,11 @@ def test_degradation_on_digits(tmp_path, monkeypatch):
     table = pd.read_csv(report / "table.csv", keep_default_na=False).set_index(
         ["depth", "shortcut"]
     )
-    columns = "depth,shortcut,n,val_err_final_mean,val_err_final_std,val_err_best_mean,train_err_mean,gap_points"
-    assert (report / "table.csv").read_text().splitlines()[0] == columns + ",params,macs,seconds"
+    columns = (
+        "depth,shortcut,n,val_err_final_mean,val_err_final_std,val_err_best_mean,train_err_mean,"
+        "gap_points,params,macs,seconds"
+    )
+    assert (report / "table.csv").read_text().splitlines()[0] == columns
     error = table["val_err_final_mean"].astype(float)
     assert (table["n"] == 3).all()
     assert error[56, "A"] <= error[20, "A"] + 1
@@ -88,7 +93,9 @@ def test_a_net_from_a_file_outside_the_package_sweeps_and_compares(tmp_path, mon
 
 
 def hear_interrupts():
-    """Whoever started the tests may have set SIGINT to be ignored, as shells do in the background."""
+    """Whoever started the tests may have set SIGINT to be ignored, as shells do in the
+    background.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -135,7 +142,9 @@ def test_a_stopped_run_continues_at_once_with_the_same_command(tmp_path, monkeyp
 
 
 def test_two_ranks_measure_and_train_as_one(tmp_path, monkeypatch):
-    """Without a norm, which sees the rank's batch, two ranks differ from one by rounding; all samples count once."""
+    """Without a norm, which sees the rank's batch, two ranks differ from one by rounding; all
+    samples count once.
+    """
     monkeypatch.chdir(tmp_path)
     recipe = str(REPOSITORY / "configs/digits.yaml")
     args = [

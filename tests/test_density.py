@@ -1,4 +1,6 @@
-"""Code and documents stay as plain to read as CONTRIBUTING.md asks; `python tests/density.py` prints counts."""
+"""Code and documents stay as plain to read as CONTRIBUTING.md asks; `python tests/density.py`
+prints counts.
+"""
 
 import re
 
@@ -46,7 +48,8 @@ def test_the_counts_are_those_of_a_sample(tmp_path):
 
 
 BANNED = re.compile(
-    r"careful(?=:)|pictures?|beside|anew|likewise|shall|for ever|likeliest|in vain|mend(s|ed)?|meanwhile"
+    r"careful(?=:)|pictures?|beside|anew|likewise|shall|for ever|likeliest|in "
+    r"vain|mend(s|ed)?|meanwhile"
     r"|nobody|whole(?! numbers?)"
 )
 API = re.compile(r'"picture"|NOBODY|without this line the file is not whole|`nobody`')  # these stay

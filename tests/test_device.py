@@ -1,4 +1,6 @@
-"""The loader whose images stay on the device: bitwise the batches of the others, whatever epoch, rank or stop."""
+"""The loader whose images stay on the device: bitwise the batches of the others, whatever epoch,
+rank or stop.
+"""
 
 import numpy as np
 import pytest

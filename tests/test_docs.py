@@ -129,7 +129,9 @@ SHORT = {
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_command_of_cluster_runs(cli):
-    """But those that need SLURM or do not end: of them test_readme.py makes sure that they are understood."""
+    """But those that need SLURM or do not end: of them test_readme.py makes sure that they are
+    understood.
+    """
     Path("configs").symlink_to(REPOSITORY / "configs")
     for i in range(40):
         file = Path("photos", "ab"[i % 2], f"{i}.png")
@@ -163,7 +165,9 @@ ELSEWHERE = (
 
 
 def shrink_configs():
-    """A copy of configs/ whose sweeps, which take no flags, are few points of four steps of narrow nets."""
+    """A copy of configs/ whose sweeps, which take no flags, are few points of four steps of narrow
+    nets.
+    """
     shutil.copytree(REPOSITORY / "configs", "configs")
     digits = yaml.safe_load(Path("configs/digits.yaml").read_text())
     digits["trainer"] |= {"max_epochs": 1, "limit_train_batches": 4, "log_every_n_steps": 2}
@@ -183,7 +187,9 @@ def shrink_configs():
 
 
 def give_files():
-    """What README's commands find: a net of the user's, photos, weights, ImageNet's folders, labels."""
+    """What README's commands find: a net of the user's, photos, weights, ImageNet's folders,
+    labels.
+    """
     shutil.copy(REPOSITORY / "tests/helpers/gated.py", ".")
     make_photos(Path("made"), {"train": 80})
     Path("made/train").rename("photos")
@@ -238,7 +244,9 @@ def little(verb, args, name):
 
 
 def what_runs_say():
-    """Return the errors of runs in processes of their own, which the command itself does not print."""
+    """Return the errors of runs in processes of their own, which the command itself
+    does not print.
+    """
     told = [
         f"{log}:\n{log.read_text()[-2000:]}" for log in sorted(Path("runs").glob("*/points/*.log"))
     ]
@@ -253,7 +261,9 @@ def what_runs_say():
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("document", "count"), [("README.md", 33), ("docs/science.md", 29)])
 def test_every_command_runs(cli, document, count, monkeypatch):
-    """But those that need SLURM, a server or a data set: of them test_readme.py makes sure that they are understood."""
+    """But those that need SLURM, a server or a data set: of them test_readme.py makes sure that
+    they are understood.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(Path("cache").absolute()))
     shrink_configs()
     text, ran = (REPOSITORY / document).read_text(), 0

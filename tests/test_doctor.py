@@ -1,4 +1,6 @@
-"""The doctor names what would make training fail, with its cure, and imports nothing heavy when it is to be quick."""
+"""The doctor names what would make training fail, with its cure, and imports nothing heavy when it
+is to be quick.
+"""
 
 import json
 import subprocess
@@ -29,7 +31,8 @@ CODE = """
 import json, sys
 from lightning_resnet.cli.main import main
 code = main(["doctor", "--quick"])
-print(json.dumps([code, [m for m in ("torch", "numpy", "pytorch_lightning", "pandas", "PIL") if m in sys.modules]]))
+heavy = ("torch", "numpy", "pytorch_lightning", "pandas", "PIL")
+print(json.dumps([code, [m for m in heavy if m in sys.modules]]))
 """
 
 
@@ -215,7 +218,9 @@ def test_gpus_that_are_not_here_fail_after_the_forecast(cli, monkeypatch):
 
 
 def test_batches_are_those_of_fit(cli, monkeypatch):
-    """One place makes the numbers: both verbs give them, and the same cure where there is no step."""
+    """One place makes the numbers: both verbs give them, and the same cure where there
+    is no step.
+    """
     monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks: TRIAL)
     found = plan("--trainer.devices", 8, "--trainer.sync_batchnorm", "true")["batch norm"]
     assert found.level == "ok" and "sees 64 images" in found.found
@@ -296,7 +301,10 @@ def test_the_trial_is_the_recipes_own_step_at_each_size(cli, monkeypatch):
         "configure_optimizers",
         lambda task: optimizers.append(configure(task)) or optimizers[-1],
     )
-    flags = "--trainer.precision bf16-mixed --trainer.accumulate_grad_batches 2 --model.loss bce --model.compile true"
+    flags = (
+        "--trainer.precision bf16-mixed --trainer.accumulate_grad_batches 2 --model.loss bce "
+        "--model.compile true"
+    )
     flags += " --data.crop resized --data.size 8 --trainer.max_epochs 8 --trainer.devices 2"
     mix, sizes = "{mixup: 0.2, cutmix: 1.0}", "{low: 8, high: 16}"
     found = plan(
@@ -444,10 +452,12 @@ def test_callbacks_and_loggers_that_fit_takes_have_no_part_in_the_trial(cli):
             "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 10 GiB"
         ),
         RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: not enough memory: you tried to allocate 8"
+            "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: not enough memory: "
+            "you tried to allocate 8"
         ),
         RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate "
+            "memory: you tried"
         ),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("std::bad_alloc"),

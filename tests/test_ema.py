@@ -1,4 +1,6 @@
-"""The average follows its definition, is measured next to the net, continues bitwise, and stays out of other runs."""
+"""The average follows its definition, is measured next to the net, continues bitwise, and stays out
+of other runs.
+"""
 
 import json
 import shutil
@@ -63,7 +65,9 @@ def test_decay_zero_is_the_net_itself():
 
 
 def test_both_nets_are_measured_and_saved(cli):
-    """val_ema, recomputed by hand from the checkpoint's `ema.`; the raw net is that of a run without an average."""
+    """val_ema, recomputed by hand from the checkpoint's `ema.`; the raw net is that of a run
+    without an average.
+    """
     assert cli("fit", *AVERAGED)[0] == 0
     path = only_run()
     last = rows(path)[-1]

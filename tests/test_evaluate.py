@@ -24,7 +24,11 @@ from lightning_resnet.weights.trained import load, take_weights
 RECIPE = """
 trainer: {max_epochs: 1, accelerator: cpu}
 model: {net: {class_path: CifarResNet, init_args: {depth: 8, width: 8, num_classes: 7}}}
-data: {source: {class_path: ImageFolder, init_args: {root: photos}}, size: 28, crop: resized, batch_size: 16}
+data:
+  source: {class_path: ImageFolder, init_args: {root: photos}}
+  size: 28
+  crop: resized
+  batch_size: 16
 run: {threads: 1}
 """
 N, CLASSES = 50, [f"kind{i}" for i in range(7)]
@@ -32,7 +36,9 @@ N, CLASSES = 50, [f"kind{i}" for i in range(7)]
 
 @pytest.fixture
 def photos(tmp_path):
-    """Crops of two photos, shorter side 32, in photos/val; some more to train on; and a checkpoint net.ckpt."""
+    """Crops of two photos, shorter side 32, in photos/val; some more to train on; and a checkpoint
+    net.ckpt.
+    """
     rng, sources = np.random.default_rng(0), load_sample_images().images
     for i in range(N + 28):
         h, w = rng.permutation([32, 32 + 2 * int(rng.integers(0, 16))])
@@ -80,7 +86,9 @@ def shaken(net, seed, images):
 
 
 def by_hand(net, files, crops):
-    """The five most probable classes, image by image: torchvision's own crops, one forward pass each."""
+    """The five most probable classes, image by image: torchvision's own crops, one forward pass
+    each.
+    """
     best = []
     for file in files:
         with Image.open(file) as image:
@@ -145,7 +153,9 @@ def test_crops_and_weights_agree_with_one_image_at_a_time(cli, photos):
 
 @pytest.fixture
 def odd(photos):
-    """50 images with sides of 40 to 90 pixels in odd/val, and a checkpoint for 28 of them: most margins are odd."""
+    """50 images with sides of 40 to 90 pixels in odd/val, and a checkpoint for 28 of them: most
+    margins are odd.
+    """
     rng, sources = np.random.default_rng(1), load_sample_images().images
     for i in range(N + 7):
         h, w = rng.integers(40, 91, 2)
@@ -157,7 +167,9 @@ def odd(photos):
 
 
 def boxes(image, crops):
-    """7/8 of the shorter side, the margins halved and rounded down as FFCV does, then scaled to 28."""
+    """7/8 of the shorter side, the margins halved and rounded down as FFCV does, then
+    scaled to 28.
+    """
     h, w = image.height, image.width
     side = round(min(h, w) * 7 / 8)
     middle = (h - side) // 2, (w - side) // 2
@@ -169,7 +181,9 @@ def boxes(image, crops):
 
 
 def torchvisions(image, crops):
-    """The full image scaled to 32, then cut, as 256 and 224 are elsewhere; margins rounded, in scaled pixels."""
+    """The full image scaled to 32, then cut, as 256 and 224 are elsewhere; margins rounded, in
+    scaled pixels.
+    """
     scaled = T.resize(image, 32)
     centre = T.center_crop(scaled, 28)
     return (
@@ -305,8 +319,8 @@ def test_a_source_of_some_of_the_classes_is_numbered_as_the_checkpoint(cli, phot
         and "warning" not in err
     ), err
     assert (
-        f"evaluated: raw moving centre 28: N {len(some)}, top-1 {wanted[0]} %, top-5 {wanted[1]} %\n"
-        in out
+        f"evaluated: raw moving centre 28: N {len(some)}, top-1 {wanted[0]} %, top-5 {wanted[1]} "
+        "%\n" in out
     )
     assert sorted(re.findall(r"^\| (\w+) +\| +\d", out, re.M)) == ["kind1", "kind4", "kind5"]
     assert Path("new/confusion.csv").read_text().splitlines()[0] == ",".join(["label", *CLASSES])
@@ -401,7 +415,8 @@ def test_published_intervals(hits, n, wanted):
 def test_several_right_labels(cli, photos):
     pairs = zip(photos, by_hand(load("net.ckpt").task.net, photos, "centre"), strict=True)
     right = [CLASSES[best[0]] == file.parent.name for file, best in pairs]
-    # ReaL's form: a list by the number in the file name; every right image also has another label, some have none
+    # ReaL's form: a list by the number in the file name; every right image also has another label,
+    # some have none
     labels = [[] for _ in range(N)]
     for file, is_right in zip(photos, right, strict=True):
         label = CLASSES.index(file.parent.name)
@@ -437,7 +452,9 @@ def test_several_right_labels(cli, photos):
 
 
 def test_imagenet_v2_folders(cli, photos):
-    """Classes are numbered by folder, and 10 comes after 2; folders of some classes may be missing."""
+    """Classes are numbered by folder, and 10 comes after 2; folders of some classes may
+    be missing.
+    """
     for file in photos:
         target = Path("v2", str(CLASSES.index(file.parent.name)), file.name)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,9 @@ import torch
 from lightning_resnet.config.recipe import build, parse
 from lightning_resnet.errors import UserError
 
-FLAGS = "--data.source Synthetic --data.batch_size 64 --trainer.accelerator cpu --trainer.max_epochs 1".split()
+FLAGS = (
+    "--data.source Synthetic --data.batch_size 64 --trainer.accelerator cpu --trainer.max_epochs 1"
+).split()
 FLAGS += ["--model.net", "CifarResNet", "--model.net.depth", "8"]
 
 

@@ -54,8 +54,8 @@ def test_jpegs_are_the_same_but_for_a_tolerance(source, without, capsys):
     for (x, y), (u, v) in zip(expected, got, strict=True):
         assert (y == v).all() and (x.float() - u.float()).abs().mean() < TOLERANCE
     assert (
-        f"our decoder was not built (or before an update), {'FFCV' if name == 'ffcv' else 'Pillow'}'s is"
-        in (out := capsys.readouterr().out)
+        "our decoder was not built (or before an update), "
+        f"{'FFCV' if name == 'ffcv' else 'Pillow'}'s is" in (out := capsys.readouterr().out)
     )
     assert out.count("\n") == 1
 
@@ -108,7 +108,9 @@ def test_a_damaged_sample_is_named(source, without, tmp_path, manifest, how, tol
 
 @pytest.mark.parametrize("with_kernel", [True, False])
 def test_a_harmless_warning_of_libjpeg_is_no_damage(tmp_path, monkeypatch, with_kernel):
-    """Stray bytes between two segments: `Corrupt JPEG data: 3 extraneous bytes before marker`, and no pixel lost."""
+    """Stray bytes between two segments: `Corrupt JPEG data: 3 extraneous bytes before marker`, and
+    no pixel lost.
+    """
     clean = io.BytesIO()
     Image.fromarray(load_sample_images().images[0][:200, :300]).save(clean, "JPEG", quality=90)
     header, rest = clean.getvalue()[:20], clean.getvalue()[20:]

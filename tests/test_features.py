@@ -63,7 +63,9 @@ def test_weight_decay_audit(depth, decayed, exempt, missed_by_names):
 
 
 def test_blur_pool_is_ffcv_imagenets():
-    """Every strided convolution but the stem sees the input convolved with [1 2 1] x [1 2 1] / 16; names stay."""
+    """Every strided convolution but the stem sees the input convolved with [1 2 1] x [1 2 1] / 16;
+    names stay.
+    """
     blurred, plain = (
         ImageNetResNet(50, num_classes=10, blur_pool=True),
         ImageNetResNet(50, num_classes=10),
@@ -175,7 +177,10 @@ def test_lamb_of_timm_trains(cli):
 
 def test_accumulation_is_one_batch(cli):
     """1 x 128 against 4 x 32, without a norm, in float64: losses and weights to rounding."""
-    args = "--model.net.norm none --model.optimizer.lr 0.01 --trainer.precision 64-true --data.batch_size 128".split()
+    args = (
+        "--model.net.norm none --model.optimizer.lr 0.01 --trainer.precision 64-true "
+        "--data.batch_size 128"
+    ).split()
     args += [
         "--model.mix",
         "{mixup: 0.2, cutmix: 1.0}",
@@ -282,7 +287,9 @@ def test_deterministic_is_a_flag_and_part_of_the_run(cli, words):
 
 
 def test_compiled_nets_train_alike_under_the_same_names(cli, monkeypatch):
-    """Traced and differentiated by torch.compile, without its code generator, which takes minutes."""
+    """Traced and differentiated by torch.compile, without its code generator, which
+    takes minutes.
+    """
     compile = torch.compile
     monkeypatch.setattr(
         torch, "compile", lambda f, mode, **how: compile(f, backend="aot_eager", **how)

@@ -1,4 +1,6 @@
-"""The .beton loader yields what the torch loader yields, from files of FFCV's own writer, and never hangs or lies."""
+"""The .beton loader yields what the torch loader yields, from files of FFCV's own writer, and never
+hangs or lies.
+"""
 
 import gc
 import io

@@ -1,4 +1,6 @@
-"""Files are written completely or not at all, and what hinders that is told in the system's words."""
+"""Files are written completely or not at all, and what hinders that is told in the
+system's words.
+"""
 
 import errno
 import os

@@ -1,4 +1,6 @@
-"""Training by the command line writes the run directory, measures the saved net and repeats itself bit by bit."""
+"""Training by the command line writes the run directory, measures the saved net and repeats itself
+bit by bit.
+"""
 
 import json
 import shutil
@@ -55,7 +57,9 @@ def test_fit_writes_the_run_directory(cli):
 
 
 def test_metrics_are_those_of_the_saved_net(cli):
-    """train_eval and val, recomputed by hand from the checkpoint: eval mode, all images, no augmentation."""
+    """train_eval and val, recomputed by hand from the checkpoint: eval mode, all images, no
+    augmentation.
+    """
     cli("fit", *SHORT, "--data.crop", "pad", "--data.train_eval_samples", 1437)
     path = only_run()
     from lightning_resnet.data.sources.digits import Digits
@@ -114,7 +118,8 @@ def test_decay_all_smoothing_and_small_batches_reach_the_task(cli):
     assert code == 0 and "weight decay 0.0001: 23 tensors" in out and "weight decay 0:" not in out
     assert "warning: batch norm sees 8 images at a time" in out
     smooth = min(r["train/loss"] for r in rows(only_run()) if "train/loss" in r)
-    # of ten classes, the target with half of its mass spread: its entropy is the least loss there can be
+    # of ten classes, the target with half of its mass spread: its entropy is the least loss there
+    # can be
     assert smooth > -(0.55 * np.log(0.55) + 9 * 0.05 * np.log(0.05)) > 1.6
 
 

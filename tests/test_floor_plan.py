@@ -1,4 +1,6 @@
-"""The package's floor plan: each room imports only what stands before it, and no two files import each other."""
+"""The package's floor plan: each room imports only what stands before it, and no two files import
+each other.
+"""
 
 import ast
 import re
@@ -7,7 +9,9 @@ from graphlib import CycleError, TopologicalSorter
 from helpers.command_line import REPOSITORY
 
 PACKAGE = REPOSITORY / "lightning_resnet"
-ORDER = (  # each imports only what stands before it; files that are in none of these folders are the ground floor
+# each imports only what stands before it; files that are in none of these folders are the ground
+# floor
+ORDER = (
     "models",
     "runs",
     "data",
@@ -155,7 +159,9 @@ def test_the_ground_floor_has_no_torch():
 
 
 def private_names(tree):
-    """Yield (private name, line) of attributes and of what is imported from Lightning; double underscores apart."""
+    """Yield (private name, line) of attributes and of what is imported from Lightning; double
+    underscores apart.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             yield node.attr, node.lineno

@@ -1,4 +1,6 @@
-"""Runs that only W&B wrote: offline files by W&B's own reader, projects from a server that stands in for W&B's."""
+"""Runs that only W&B wrote: offline files by W&B's own reader, projects from a server that stands
+in for W&B's.
+"""
 
 import math
 

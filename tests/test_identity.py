@@ -1,4 +1,6 @@
-"""Run ids never change: those of all recipes, of the reference runs, and of runs that an older version made."""
+"""Run ids never change: those of all recipes, of the reference runs, and of runs that an older
+version made.
+"""
 
 import json
 import shutil
@@ -21,8 +23,10 @@ OLD_RUNS = (
     REPOSITORY / "tests/old_runs"
 )  # made by commit e102483: finished, stopped at step 57, and the same run undisturbed
 OLD = (
-    f"fit --config {REPOSITORY}/configs/digits.yaml --model.net.depth 8 --model.net.width 4 --trainer.max_epochs 6 "
-    "--trainer.log_every_n_steps 10 --trainer.callbacks+=GradientNorms --run.name old --run.threads 1"
+    f"fit --config {REPOSITORY}/configs/digits.yaml --model.net.depth 8 --model.net.width 4 "
+    "--trainer.max_epochs 6 "
+    "--trainer.log_every_n_steps 10 --trainer.callbacks+=GradientNorms --run.name old "
+    "--run.threads 1"
 ).split()
 GOLDEN = {  # recipe and flags -> the id that commit e102483 gave
     "cifar10.yaml": "5717f96c9d",
@@ -55,10 +59,12 @@ GOLDEN = {  # recipe and flags -> the id that commit e102483 gave
     "digits.yaml --data.source ImageFolder --data.source.root /x/y": "f8b0f7381d",
     "digits.yaml --data.source ImageNet --data.source.root /x/y": "6899e7a73d",
     "digits.yaml --data.source ImageNetV2 --data.source.root /x/y": "67ad4431ab",
-    "digits.yaml --data.source BetonFiles --data.source.train /a/t.beton --data.source.val /a/v.beton": "d5be7d4bb4",
+    "digits.yaml --data.source BetonFiles --data.source.train /a/t.beton --data.source.val "
+    "/a/v.beton": "d5be7d4bb4",
     "digits.yaml --model.ema.decay 0.99": "a161547ea2",
     "digits.yaml --trainer.callbacks+=GradientNorms": "8feeaad7e9",
-    "digits.yaml --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/loss": "1b354b02bb",
+    "digits.yaml --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor "
+    "val/loss": "1b354b02bb",
     "digits.yaml --seed_everything 7 --trainer.max_epochs 3": "cb59969633",
 }
 
@@ -143,7 +149,9 @@ def test_an_old_checkpoint_loads(old):
 
 
 def test_an_unfinished_old_run_continues(old):
-    """To the end, and to what the undisturbed run measured, which another processor may round in another way."""
+    """To the end, and to what the undisturbed run measured, which another processor may round in
+    another way.
+    """
     code, out, err = old(*OLD, "--seed_everything", 2)
     assert code == 0, out + err
     assert "0f98be93ff, continued from last.ckpt at step 57" in out
@@ -164,7 +172,9 @@ def evaluated(run):
 
 
 def test_old_and_new_runs_compare(old):
-    """A new run next to the old ones differs in the seed alone, though its config.yaml names classes otherwise."""
+    """A new run next to the old ones differs in the seed alone, though its config.yaml names
+    classes otherwise.
+    """
     code, out, err = old(*OLD, "--seed_everything", 3)
     assert code == 0, out + err
     runs = load_runs("runs/old").runs

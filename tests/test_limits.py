@@ -1,4 +1,6 @@
-"""No image, archive or .beton takes memory or time out of proportion, runs a program or ends what others go on with."""
+"""No image, archive or .beton takes memory or time out of proportion, runs a program or ends what
+others go on with.
+"""
 
 import gzip
 import io
@@ -68,7 +70,7 @@ def decode(data, boxes, size, rows, cols):
     return out, status
 
 
-# -- the decoder -------------------------------------------------------------------------------------------------------
+# -- the decoder -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
@@ -169,7 +171,7 @@ def test_usual_numbers_of_scans_and_markers_in_an_appended_film_are_no_bomb(deco
     assert open_rgb(str(tmp_path / "x.jpg")).size == (160, 160)
 
 
-# -- other formats -----------------------------------------------------------------------------------------------------
+# -- other formats ---------------------------------------------------------------------------------
 
 
 def png(width, height, *chunks):
@@ -300,7 +302,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
         BetonFiles(str(tmp_path / "pipe.jpg"), "none").splits()
 
 
-# -- folders -----------------------------------------------------------------------------------------------------------
+# -- folders ---------------------------------------------------------------------------------------
 
 
 def save(path, colour=0):
@@ -387,7 +389,7 @@ def test_odd_names_of_files_are_written_and_told_on_one_line(tmp_path, cli):
     assert all(line.isprintable() for line in (out + err).split("\n"))
 
 
-# -- what was written before its images changed ------------------------------------------------------------------------
+# -- what was written before its images changed ----------------------------------------------------
 
 
 def test_images_that_change_under_their_names_are_noticed(tmp_path, monkeypatch, capsys):
@@ -432,7 +434,7 @@ def test_a_write_that_continues_takes_images_again_that_changed(tmp_path, capsys
     assert (tmp_path / "f.beton").read_bytes() == (tmp_path / "g.beton").read_bytes()
 
 
-# -- classes of two files ----------------------------------------------------------------------------------------------
+# -- classes of two files --------------------------------------------------------------------------
 
 
 def beton_of(folder, name, classes, n=8):
@@ -598,7 +600,7 @@ def test_a_beton_that_contradicts_itself_is_one_line(tmp_path, change, words, cl
         BetonFiles(str(path), str(path)).splits()
 
 
-# -- archives ----------------------------------------------------------------------------------------------------------
+# -- archives --------------------------------------------------------------------------------------
 
 
 def test_archives_that_lead_back_or_unpack_without_end_are_refused(tmp_path, monkeypatch):
@@ -624,7 +626,7 @@ def test_archives_that_lead_back_or_unpack_without_end_are_refused(tmp_path, mon
         fashion_mnist._read_idx(tmp_path, "train")
 
 
-# -- the data module ---------------------------------------------------------------------------------------------------
+# -- the data module -------------------------------------------------------------------------------
 
 
 def test_the_data_module_can_be_pickled_with_open_files_and_loaders(source):

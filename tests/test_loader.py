@@ -1,4 +1,6 @@
-"""Both loaders: any epoch from any batch on, and what a plain loop or Lightning's Trainer sees of them."""
+"""Both loaders: any epoch from any batch on, and what a plain loop or Lightning's Trainer sees of
+them.
+"""
 
 from dataclasses import replace
 

@@ -100,7 +100,7 @@ def test_torchs_threads_are_left_alone(paged):
     assert torch.get_num_threads() == before
 
 
-# -- the page cache ----------------------------------------------------------------------------------------------------
+# -- the page cache --------------------------------------------------------------------------------
 
 
 def test_who_looks_after_pages_follows_from_size_and_memory(monkeypatch, capsys):
@@ -146,7 +146,7 @@ def test_pages_are_read_early_once_and_dropped_when_done(paged, monkeypatch):
     assert 3 <= most <= 8 < pages
 
 
-# -- a copy on the node ------------------------------------------------------------------------------------------------
+# -- a copy on the node ----------------------------------------------------------------------------
 
 
 @pytest.fixture

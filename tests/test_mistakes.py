@@ -1,4 +1,6 @@
-"""A net, labels or a machine that a training cannot use: one line before the run directory exists, no traceback."""
+"""A net, labels or a machine that a training cannot use: one line before the run directory exists,
+no traceback.
+"""
 
 from pathlib import Path
 
@@ -71,7 +73,8 @@ class Normed(Net):
 def changed(how):
     class Changed(Digits):
         def splits(self):
-            return {name: replace(images, labels=how(images.labels)) for name, images in super().splits().items()}
+            splits = super().splits()
+            return {k: replace(v, labels=how(v.labels)) for k, v in splits.items()}
 
     return Changed
 
@@ -103,7 +106,8 @@ NETS = {
     "Normed --data.batch_size 2 --trainer.accumulate_grad_batches 2": "larger --data.batch_size",
 }
 LABELS = {
-    "Regression": "must be whole numbers, one per sample (the loss is over classes); found float64 of shape (1437,)",
+    "Regression": "must be whole numbers, one per sample (the loss is over classes); found "
+    "float64 of shape (1437,)",
     "MultiLabel": "found int64 of shape (1437, 10) for 1437 samples",
     "Words": "found <U",
     "Short": "found int64 of shape (1436,) for 1437 samples",
@@ -135,7 +139,10 @@ def test_labels_that_are_no_classes(fit, source, line):
 
 
 def test_auxiliary_heads_of_torchvision_have_a_switch(fit):
-    net = "torchvision.models.googlenet --model.net.num_classes 10 --model.net.init_weights false --data.size 32"
+    net = (
+        "torchvision.models.googlenet --model.net.num_classes 10 --model.net.init_weights "
+        "false --data.size 32"
+    )
     assert "GoogLeNet gives a GoogLeNetOutputs in training" in (
         err := fit("--model.net", *net.split())
     )
@@ -229,8 +236,8 @@ def test_which_gpus_to_use_where_there_are_none(fit, devices, accelerator):
     flags = ["--model.net.depth", 8, "--trainer.accelerator", accelerator]
     err = fit(*flags, f"--trainer.devices={devices}")
     assert (
-        f"--trainer.devices {devices.replace(',2]', ', 2]')} tells which GPUs to use, and this training runs on"
-        in err
+        f"--trainer.devices {devices.replace(',2]', ', 2]')} tells which GPUs to use, and this "
+        "training runs on" in err
     )
 
 

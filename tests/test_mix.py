@@ -36,7 +36,9 @@ def test_shares_are_beta(alpha):
 
 
 def test_boxes_of_cutmix_have_the_area_of_their_share_and_any_place():
-    """Yun et al. 2019, eq. 2: sides sqrt(1 - share) of the image's, middle uniform, cut off at the edges."""
+    """Yun et al. 2019, eq. 2: sides sqrt(1 - share) of the image's, middle uniform, cut off at the
+    edges.
+    """
     share, (top, left, bottom, right) = (lambda s, b: (s, b.T))(
         *Mix(cutmix=1.0).draw(0, 1, PAIRS, SIDE, 2 * SIDE)
     )

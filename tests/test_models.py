@@ -1,4 +1,6 @@
-"""The networks are the paper's: counted, compared with torchvision's, and equal to their twins where they should be."""
+"""The networks are the paper's: counted, compared with torchvision's, and equal to their twins
+where they should be.
+"""
 
 from functools import partial
 
@@ -12,7 +14,8 @@ from torch.nn import functional as F
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
 from lightning_resnet.models.complexity import count_macs
 
-# (depth, shortcut): parameters, multiply-adds at 32x32 (in M). Table 6 of He et al. 2015 rounds them: 0.27M ... 19.4M.
+# (depth, shortcut): parameters, multiply-adds at 32x32 (in M). Table 6 of He et al. 2015 rounds
+# them: 0.27M ... 19.4M.
 CIFAR = {
     (20, "none"): (269_722, 40.551),
     (20, "A"): (269_722, 40.551),
@@ -97,7 +100,8 @@ def test_logits_equal_torchvisions_with_its_weights(depth):
         torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)
 
 
-# (block, depth, shortcut): parameters; and those of convolutions and head alone, which He et al. 2016 seem to count:
+# (block, depth, shortcut): parameters; and those of convolutions and head alone, which He et al.
+# 2016 seem to count:
 # 1.7M and 10.2M (10.3M with the norms').
 BOTTLENECKS = {
     ("bottleneck", 164, "B"): (1_704_154, 1_679_034),
@@ -111,7 +115,9 @@ BOTTLENECKS = {
 
 
 def bottlenecks_by_hand(block, depth, shortcut):
-    """All, and without norms: 16 channels in, n blocks of 16, 32 and 64 wide channels that give 64, 128 and 256."""
+    """All, and without norms: 16 channels in, n blocks of 16, 32 and 64 wide channels that give 64,
+    128 and 256.
+    """
     weights, norms, x = 3 * 9 * 16 + 256 * 10 + 10, 32 if block == "bottleneck" else 512, 16
     for width in (16, 32, 64):
         for k in range((depth - 2) // 9):
@@ -140,7 +146,9 @@ def test_nets_of_164_and_1001_layers(block, depth, shortcut):
 
 @pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
 def test_preact_bottleneck_is_the_papers(shortcut):
-    """Norm, ReLU, convolution, three times; projections share the first activation where shapes change."""
+    """Norm, ReLU, convolution, three times; projections share the first activation where shapes
+    change.
+    """
     block = CifarResNet(20, shortcut, block="preact_bottleneck").layer2
     for k, module in enumerate(block):
         x, changes = torch.randn(4, 64 if k == 0 else 128, 8, 8), k == 0

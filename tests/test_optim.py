@@ -1,4 +1,6 @@
-"""Schedules give the published values at the steps that matter; weight decay acts on what it should."""
+"""Schedules give the published values at the steps that matter; weight decay acts on what it
+should.
+"""
 
 import math
 

@@ -1,4 +1,6 @@
-"""From photos to a trained net: the packaged photos, the recipe that learns them, fine-tuning on others' weights."""
+"""From photos to a trained net: the packaged photos, the recipe that learns them, fine-tuning on
+others' weights.
+"""
 
 import json
 import os
@@ -15,7 +17,9 @@ from lightning_resnet.data.sources.folder import ImageFolder
 from lightning_resnet.data.sources.photos import make_photos
 from lightning_resnet.weights.trained import load
 
-SMALL = "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --data.batch_size 10 --run.threads 1".split()
+SMALL = (
+    "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --data.batch_size 10 --run.threads 1"
+).split()
 
 
 @pytest.fixture

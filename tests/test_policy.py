@@ -1,4 +1,6 @@
-"""Policies of colour and shape, and erasing: the definitions of others, with each sample's own draws."""
+"""Policies of colour and shape, and erasing: the definitions of others, with each sample's own
+draws.
+"""
 
 from collections import Counter
 
@@ -140,7 +142,9 @@ def test_timms_own_operations_do_what_pillow_does(name, magnitude):
 
 
 def test_lighting_is_krizhevskys():
-    """Mean 0 and covariance P diag((0.1 l)^2) P^T over images, normal along each component, in levels of 255."""
+    """Mean 0 and covariance P diag((0.1 l)^2) P^T over images, normal along each component, in
+    levels of 255.
+    """
     components = np.array(
         [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
     )
@@ -211,7 +215,9 @@ def test_erasing_follows_torchvisions_definition():
 
 
 def test_scaled_crops_are_the_papers():
-    """224 pixels of an image whose shorter side is 256 to 480 (He et al. 2015, sec. 3.4), anywhere in it."""
+    """224 pixels of an image whose shorter side is 256 to 480 (He et al. 2015, sec. 3.4), anywhere
+    in it.
+    """
     boxes = draws.scaled_crops(0, 0, IDS, np.full(N, 375), np.full(N, 500))
     scale = 224 * 375 / boxes[:, 2]
     assert (boxes[:, 2] == boxes[:, 3]).all() and 255 < scale.min() and scale.max() < 482

@@ -15,7 +15,11 @@ from lightning_resnet.weights.trained import load
 RECIPE = """
 trainer: {max_epochs: 1, accelerator: cpu}
 model: {net: {class_path: CifarResNet, init_args: {depth: 8, width: 4, num_classes: 7}}}
-data: {source: {class_path: ImageFolder, init_args: {root: photos}}, size: 24, crop: resized, batch_size: 8}
+data:
+  source: {class_path: ImageFolder, init_args: {root: photos}}
+  size: 24
+  crop: resized
+  batch_size: 8
 wandb: {mode: disabled}
 """
 CLASSES = [f"kind{i}" for i in range(7)]
@@ -108,7 +112,10 @@ def test_a_recipe_without_a_size_takes_the_full_image(cli, tmp_path):
     recipe = """
 trainer: {max_epochs: 1, accelerator: cpu}
 model: {net: {class_path: CifarResNet, init_args: {depth: 8, width: 4, num_classes: 5}}}
-data: {source: {class_path: Synthetic, init_args: {n: 32, n_val: 10, num_classes: 5}}, crop: pad, batch_size: 16}
+data:
+  source: {class_path: Synthetic, init_args: {n: 32, n_val: 10, num_classes: 5}}
+  crop: pad
+  batch_size: 16
 """
     (tmp_path / "S.yaml").write_text(recipe)
     assert cli("fit", "--config", "S.yaml", "--run.threads", 1)[0] == 0

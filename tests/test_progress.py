@@ -99,7 +99,10 @@ def test_every_long_verb_ends_with_a_word(cli, monkeypatch, argv, how):
 RECIPE = """
 trainer: {max_epochs: 1, accelerator: cpu}
 model: {net: {class_path: CifarResNet, init_args: {depth: 20, width: 16}}}
-data: {source: {class_path: Synthetic, init_args: {n: 1024, n_val: 4000, size: 32}}, size: 32, batch_size: 8}
+data:
+  source: {class_path: Synthetic, init_args: {n: 1024, n_val: 4000, size: 32}}
+  size: 32
+  batch_size: 8
 run: {threads: 1}
 """
 LONG = """
@@ -173,7 +176,9 @@ def test_real_verbs_show_progress_and_leave_at_once(trained, source):
 
 
 def interrupted(argv, sign):
-    """Status, stdout, stderr and the seconds that a verb takes to end, interrupted once stderr shows the sign."""
+    """Status, stdout, stderr and the seconds that a verb takes to end, interrupted once stderr
+    shows the sign.
+    """
     command, env = (
         [sys.executable, "-c", LONG, *map(str, argv)],
         os.environ | {"PYTHONPATH": str(REPOSITORY)},

@@ -1,4 +1,6 @@
-"""Several ranks train and measure as one, stop together, and never wait for a dead one (gloo, real processes)."""
+"""Several ranks train and measure as one, stop together, and never wait for a dead one (gloo, real
+processes).
+"""
 
 import json
 import os
@@ -36,7 +38,9 @@ LONG = [*TINY, "--trainer.max_epochs", "500"]
 
 
 def test_two_ranks_train_as_one(here):
-    """Without a norm, which sees the rank's own images; float64, so that rounding does not hide a difference."""
+    """Without a norm, which sees the rank's own images; float64, so that rounding does not hide a
+    difference.
+    """
     args = [
         "fit",
         *TINY,
@@ -102,7 +106,9 @@ def test_ghost_batches_follow_the_recipe_of_two_ranks(here):
 
 @pytest.mark.slow
 def test_precise_statistics_are_those_of_one_rank_with_ghost_batches(here):
-    """To 1e-9 in float64: later norms see what earlier ones make of their own batch, here of 32 images either way."""
+    """To 1e-9 in float64: later norms see what earlier ones make of their own batch, here of 32
+    images either way.
+    """
     args = ["fit", *TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "6"]
     args += ["--trainer.precision", "64-true", "--model.bn_batch", "32", "--model.precise_bn", "4"]
     for world in (1, 2):
@@ -129,7 +135,8 @@ def test_signals_stop_all_ranks_at_the_same_step(here, how):
     else:
         ranks.send(signal.Signals[how.split()[0]], [1] if "one" in how else None)
     codes = ranks.wait(20)
-    # the second signal of a pair may find its rank on the way out already, where signals have their usual effect
+    # the second signal of a pair may find its rank on the way out already, where signals have their
+    # usual effect
     status = {"SIGINT": 130, "SIGHUP": 129}.get(how.split()[0], 143)
     assert codes[1] == status and codes[0] in (status, -signal.SIGUSR1), (codes, rank_logs())
     assert time.monotonic() - start < 20
@@ -144,7 +151,9 @@ def test_signals_stop_all_ranks_at_the_same_step(here, how):
 
 @pytest.mark.slow
 def test_three_ranks_continue_as_if_never_stopped(here):
-    """From three on, the order in which a gradient is summed depends on its place in DDP's buckets."""
+    """From three on, the order in which a gradient is summed depends on its place in
+    DDP's buckets.
+    """
     args = ["fit", *TINY, "--trainer.max_epochs", "30", "--data.batch_size", "66"]
     assert Ranks([*args, "--run.root", "complete"], 3).wait(100) == [0] * 3, rank_logs()
     ranks = Ranks(args, 3)
@@ -211,7 +220,10 @@ def test_the_fault_of_one_rank_ends_all_and_is_told(here, fault):
 
 def test_a_rank_that_no_other_reaches_says_where(tmp_path, monkeypatch):
     monkeypatch.setattr(crash, "WRITE_S", 0)
-    words = "The client socket has timed out after 61000ms while trying to connect to (10.0.0.1, 29500)."
+    words = (
+        "The client socket has timed out after 61000ms while trying to connect to (10.0.0.1, "
+        "29500)."
+    )
     error = torch.distributed.DistNetworkError(f"{words}\nException raised from throwTimeoutError")
     assert crash.is_consequence(error) and f"out of reach ({words} " in crash.cause(
         tmp_path, 2, error
@@ -323,7 +335,7 @@ def test_a_trial_tells_which_rank_failed(here, tmp_path):
     assert not Path("runs").exists()
 
 
-# -- who is which rank -------------------------------------------------------------------------------------------------
+# -- who is which rank -----------------------------------------------------------------------------
 
 STEP = {
     "SLURM_STEP_ID": "0",
@@ -516,7 +528,9 @@ def test_ranks_that_are_plainly_asked_for_need_no_imports(args, asked, tmp_path,
 
 @pytest.mark.slow
 def test_a_rank_that_waits_for_others_before_the_training_hears_a_signal(here):
-    """It waits in C code, where Python's handlers do not run; without a parent that would tell the others."""
+    """It waits in C code, where Python's handlers do not run; without a parent that would tell the
+    others.
+    """
     ranks = Ranks(["fit", *LONG], 2)
     ranks.send(signal.SIGKILL, [0])
     wait_for(lambda: Path("log1.txt").exists(), ranks)

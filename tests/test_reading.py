@@ -1,4 +1,6 @@
-"""YAML and JSON of others: what PyYAML takes wrongly is refused with its line, and nothing grows out of proportion."""
+"""YAML and JSON of others: what PyYAML takes wrongly is refused with its line, and nothing grows
+out of proportion.
+"""
 
 import pytest
 import yaml
@@ -123,7 +125,9 @@ def test_a_file_that_a_flag_names_is_read_as_strictly(tmp_path, monkeypatch, cap
 def test_a_recipe_of_merges_takes_no_time_before_the_parser_refuses_it(
     tmp_path, monkeypatch, capsys
 ):
-    """Each `<<` of nine would make nine times as many keys: the search for secrets reads as strictly as the parser."""
+    """Each `<<` of nine would make nine times as many keys: the search for secrets reads as
+    strictly as the parser.
+    """
     monkeypatch.chdir(tmp_path)
     lines = [
         "a0: &a0 {x: 1}",

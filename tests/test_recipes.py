@@ -71,7 +71,9 @@ def test_recipes_train_on_a_folder_by_flags_only(cli, photos, path, monkeypatch,
 
 
 def test_costs_follow_from_published_rates():
-    """NVIDIA's README: 16,621 images/s, and about 3 h for 90 epochs, on 8 A100; G multiply-adds of 50, 34 and 18."""
+    """NVIDIA's README: 16,621 images/s, and about 3 h for 90 epochs, on 8 A100; G multiply-adds of
+    50, 34 and 18.
+    """
     text = {p.stem: " ".join(p.read_text().replace("\n#", "").split()) for p in IMAGENET}
     text["docs"] = (REPOSITORY / "docs/recipes.md").read_text()
     rate, hours = 90 * 1_281_167 / 16_621 * 8 / 3600, 3 * 8
@@ -129,7 +131,9 @@ def test_papers_rates():
 
 
 def test_papers_plateaus():
-    """The variant of its header: 0.1 down by 10 where six evaluations bring nothing better; the errors are made up."""
+    """The variant of its header: 0.1 down by 10 where six evaluations bring nothing better; the
+    errors are made up.
+    """
     (name,) = re.findall(
         r"--model\.schedule (\w+)", (REPOSITORY / "configs/imagenet/paper.yaml").read_text()
     )
@@ -142,7 +146,9 @@ def test_papers_plateaus():
 
 
 def test_papers_images():
-    """The same section: a crop of 224 at a random scale, mirrored or not, with Krizhevsky et al.'s colours."""
+    """The same section: a crop of 224 at a random scale, mirrored or not, with Krizhevsky et al.'s
+    colours.
+    """
     data = recipe("imagenet/paper")["data"]
     assert [data[k] for k in ("size", "crop", "flip", "policy")] == [
         224,
@@ -176,7 +182,9 @@ def test_ffcvs_rates_and_sizes(epochs):
 
 @pytest.mark.parametrize("epochs", [16, 24, 32, 40, 56, 88])
 def test_ffcvs_lengths(epochs):
-    """Each of its files: the rate between 0, 2 and the last epoch, sizes between 3/4 and 7/8, less one epoch."""
+    """Each of its files: the rate between 0, 2 and the last epoch, sizes between 3/4 and 7/8, less
+    one epoch.
+    """
     rate, at = rates("imagenet/ffcv", epochs), np.arange(0, epochs, 0.25)
     assert [rate(e) for e in at] == pytest.approx(
         np.interp(at, [0, 2, epochs], [1.7e-4, 1.7, 0]), abs=1e-12
@@ -189,7 +197,9 @@ def test_ffcvs_lengths(epochs):
 
 
 def test_a3s_rates_and_sizes():
-    """Wightman et al. 2021, table 2, in mmpretrain's form: 5 epochs up from 1e-4 of 0.008, a cosine to 1e-6."""
+    """Wightman et al. 2021, table 2, in mmpretrain's form: 5 epochs up from 1e-4 of 0.008, a cosine
+    to 1e-6.
+    """
     rate = rates("imagenet/a3", 100)
     table = {0: 8e-7, 2.5: 0.0040004, 5: 0.008, 10: 0.007945452, 25: 0.0071566675, 50: 0.0043307761}
     table |= {75: 0.0012917124, 99: 3.1867e-06}
@@ -200,7 +210,9 @@ def test_a3s_rates_and_sizes():
 
 
 def test_torchvisions_second_recipe():
-    """Its LinearLR from 0.01 over 5 epochs, then a cosine of 595 to 0; the average's decay for each 32 steps."""
+    """Its LinearLR from 0.01 over 5 epochs, then a cosine of 595 to 0; the average's decay for each
+    32 steps.
+    """
     rate = rates("imagenet/torchvision_v2", 600)
     assert [rate(e) for e in (0, 5, 302.5)] == pytest.approx([0.005, 0.5, 0.25])
     ema = recipe("imagenet/torchvision_v2")["model"]["ema"]
@@ -216,7 +228,9 @@ def test_nvidias_rates():
 
 
 def test_cifar_rates():
-    """64k steps of 128 images, 0.1 divided by 10 at 32k and 48k; 110 layers begin with 0.01 (sec. 4.2)."""
+    """64k steps of 128 images, 0.1 divided by 10 at 32k and 48k; 110 layers begin with 0.01 (sec.
+    4.2).
+    """
     rate = rates("cifar10", 164)
     steps = 164 * 390
     assert [rate(s / 390) for s in (0, 31_979, 31_981, 47_969, 47_971)] == pytest.approx(

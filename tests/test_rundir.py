@@ -1,4 +1,6 @@
-"""What is damaged, foreign or left lying in a run directory ends in no traceback, and neither loses nor locks a run."""
+"""What is damaged, foreign or left lying in a run directory ends in no traceback, and neither loses
+nor locks a run.
+"""
 
 import json
 import os
@@ -217,7 +219,7 @@ def test_rows_of_any_content(tmp_path):
     assert runs["unreadable_lines"].tolist() == [len(bad)] and history["val/acc1"].tolist() == [0.5]
 
 
-# -- checkpoints -------------------------------------------------------------------------------------------------------
+# -- checkpoints -----------------------------------------------------------------------------------
 
 
 def test_a_run_never_starts_over_next_to_checkpoints_that_cannot_be_read(cli, stopped):
@@ -274,7 +276,9 @@ READERS = {
 
 
 def read_by(cli, verb, target, run):
-    """Let a verb read a checkpoint or run; returns what it printed without paths, what it wrote, and its stderr."""
+    """Let a verb read a checkpoint or run; returns what it printed without paths, what it wrote,
+    and its stderr.
+    """
     words = READERS[verb]
     if verb == "validate" and target == run:
         words = words.replace(" --ckpt_path TARGET", "")  # it finds the run by its flags
@@ -639,7 +643,9 @@ def test_a_named_pipe_in_a_run_stops_no_reader(cli, stopped, name):
 
 
 def test_half_of_a_surrogate_pair_is_no_text(cli, stopped):
-    """JSON can spell it, and no file can hold it: such a row is none, such a meta.json cannot be read."""
+    """JSON can spell it, and no file can hold it: such a row is none, such a meta.json cannot be
+    read.
+    """
     assert row_of('{"step": 1, "val/\\ud800": 0.5}') is None
     assert row_of('{"step": 1, "val/\\ud83d\\ude00": 0.5}')
     Path(stopped, "meta.json").write_text('{"name": "\\ud800"}')

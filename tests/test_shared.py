@@ -118,7 +118,9 @@ def test_a_sweep_counts_and_shows_what_others_have_trained(sweep_file, light, ca
 def test_a_job_of_a_sweep_tells_when_other_code_runs(cli, monkeypatch):
     def tell(frozen, here, *flags):
         monkeypatch.setattr(fit, "code", lambda: {"git_sha": here, "git_dirty": False})
-        short = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --trainer.limit_val_batches 1".split()
+        short = (
+            "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --trainer.limit_val_batches 1"
+        ).split()
         flags = [*TINY, *short, "--run.new", "--run.code", frozen, *flags]
         code, out, _ = cli("fit", *flags)
         assert code == 0

@@ -1,4 +1,6 @@
-"""What a user waits for: the quick verbs import nothing slow, and a training no more than it needs."""
+"""What a user waits for: the quick verbs import nothing slow, and a training no more
+than it needs.
+"""
 
 import subprocess
 import sys
@@ -62,8 +64,13 @@ def test_a_quick_verb_imports_nothing_slow(argv, tmp_path):
 
 
 def test_little_is_imported_before_an_interrupt_is_handled(tmp_path):
-    """A Ctrl-C in these imports ends in a traceback; without `site`, which imports more in an editable installation."""
-    script = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import lightning_resnet.cli.main; print(*sys.modules)"
+    """A Ctrl-C in these imports ends in a traceback; without `site`, which imports more in an
+    editable installation.
+    """
+    script = (
+        f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import "
+        "lightning_resnet.cli.main; print(*sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-S", "-c", script],
         cwd=tmp_path,

@@ -1,4 +1,6 @@
-"""Task and data in the programs of others (a stock Trainer, a stock LightningCLI, a bare loop), and hooks."""
+"""Task and data in the programs of others (a stock Trainer, a stock LightningCLI, a bare loop), and
+hooks.
+"""
 
 import sys
 

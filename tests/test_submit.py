@@ -51,7 +51,8 @@ def test_without_sbatch_the_commands_are_printed(sweep, capsys):
     about = json.loads(Path("runs/s/submitted/1/about.json").read_text())
     point = read("s.yaml").points[0]
     assert table[0] == (
-        f"resnet-cli fit --config configs/digits.yaml --config runs/s/points/{point.key}.json --run.root runs "
+        f"resnet-cli fit --config configs/digits.yaml --config runs/s/points/{point.key}.json "
+        "--run.root runs "
         f"--run.name s --run.point {point.key} --run.threads $THREADS "
         f"--run.code {code_name(about)}"
     )

@@ -36,7 +36,10 @@ def test_too_much(arguments, message):
 
 
 def test_from_the_command_line(cli):
-    args = "--run.threads 1 --model.net.depth 8 --trainer.max_epochs 1 --data.source Subset --data.source.source Digits"
+    args = (
+        "--run.threads 1 --model.net.depth 8 --trainer.max_epochs 1 --data.source Subset "
+        "--data.source.source Digits"
+    )
     args = [*args.split(), "--data.source.num_classes", 3, "--data.source.per_class", 50]
     code, out, err = cli("fit", "--config", REPOSITORY / "configs/digits.yaml", *args)
     assert code == 0, err

@@ -1,4 +1,6 @@
-"""A deepened net computes what the shallow one did, in both modes, and its recipe goes on from there (S5)."""
+"""A deepened net computes what the shallow one did, in both modes, and its recipe goes on from
+there (S5).
+"""
 
 import copy
 import re

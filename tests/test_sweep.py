@@ -319,7 +319,9 @@ def test_a_continued_run_keeps_its_threads(sweep_file):
 
 
 def test_exit_codes_are_never_mixed_up(sweep_file, light, capfd):
-    """Runs that end while others start: from several threads, multiprocessing took some codes for 255."""
+    """Runs that end while others start: from several threads, multiprocessing took some codes for
+    255.
+    """
     assert run_sweep(sweep_file({"a": {"min": 1, "max": 40}}), jobs=8) == 0
     assert "40 finished, 0 not" in capfd.readouterr().out
 
@@ -377,7 +379,9 @@ def test_runs_end_when_the_sweep_is_killed(sweep_file):
 
 @pytest.mark.parametrize("group", [True, False])
 def test_ctrl_c_during_the_first_imports_ends_at_once(sweep_file, group):
-    """From the terminal it reaches the importing server too; from `kill` or `timeout` the parent alone."""
+    """From the terminal it reaches the importing server too; from `kill` or `timeout` the parent
+    alone.
+    """
     sweep_file(WAITS)
     with start("imports_slowly") as parent:
         time.sleep(1.5)
@@ -409,7 +413,10 @@ def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(sweep_file, light, capfd):
 
 def test_list_needs_no_torch(sweep_file):
     sweep_file()
-    code = "import sys; from lightning_resnet.cli.main import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    code = (
+        "import sys; from lightning_resnet.cli.main import main; main(sys.argv[1:]); "
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, "sweep", "s.yaml", "--list"],
         capture_output=True,

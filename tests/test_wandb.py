@@ -1,4 +1,6 @@
-"""W&B mirrors a run, through the real client; its server is a stand-in on loopback, and never costs a run anything."""
+"""W&B mirrors a run, through the real client; its server is a stand-in on loopback, and never costs
+a run anything.
+"""
 
 import gc
 import json
@@ -196,7 +198,9 @@ class Timed(Mirror):
 
 
 def falls_back(run, mode, why):
-    """To offline, with one line that says why; returns what was opened, after how many seconds, for how many."""
+    """To offline, with one line that says why; returns what was opened, after how many seconds, for
+    how many.
+    """
     said, start = [], time.monotonic()
     mirror = Timed(WandbOptions(mode=mode), said.append)
     mirror.start(run, META, CONFIG)

@@ -16,7 +16,8 @@ NET = "--config configs/digits.yaml --model.net.depth 8 --model.net.width 4 --ru
 SHORT = f"{NET} --trainer.max_epochs 2"
 LONG = f"{NET} --trainer.max_epochs 15 --trainer.check_val_every_n_epoch 5"  # 330 steps
 ENDLESS = LONG.replace("epochs 15", "epochs 300")
-SLOWLY = "--trainer.callbacks+=slow.Slow"  # a callback may change the result, so it is part of the run id
+# a callback may change the result, so it is part of the run id
+SLOWLY = "--trainer.callbacks+=slow.Slow"
 SLOW = """
 import time
 from pytorch_lightning.callbacks import Callback
@@ -54,7 +55,9 @@ def attempts(root="runs"):
 
 
 def histories():
-    """(step, kind) of the rows that hold: of metrics.jsonl, and of what W&B wrote, whose attempts are one run."""
+    """(step, kind) of the rows that hold: of metrics.jsonl, and of what W&B wrote, whose attempts
+    are one run.
+    """
     run = the_run()
     rows = merge(read_rows(run / "metrics.jsonl")[0])
     records = [record for file in run.glob("wandb/offline-run-*/*.wandb") for record in leet(file)]

@@ -1,7 +1,8 @@
-"""A real Slurm on loopback: slurmctld and two slurmd from Debian's packages, unpacked and never installed.
+"""A real Slurm on loopback: slurmctld and two slurmd from Debian's packages, unpacked and never
+installed.
 
-Everything lies in one folder and is stopped by the pids that the daemons wrote. Nodes are named 127.0.0.1 and
-127.0.0.2, so that the first one's name is an address where ranks can meet.
+Everything lies in one folder and is stopped by the pids that the daemons wrote. Nodes are named
+127.0.0.1 and 127.0.0.2, so that the first one's name is an address where ranks can meet.
 """
 
 import fcntl
@@ -44,7 +45,8 @@ def _unpack(folder):
         done = _run(download, cwd=debs)
     if done.returncode:
         raise NoSlurm(
-            f"Slurm's packages cannot be downloaded: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
+            "Slurm's packages cannot be downloaded: "
+            f"{(done.stderr.strip().splitlines() or ['?'])[-1]}"
         )
     for deb in debs.glob("*.deb"):
         subprocess.run(["dpkg", "-x", deb, folder], check=True, timeout=60)
@@ -193,7 +195,9 @@ def _free_ports(count):
 
 
 def _host_name():
-    """The daemons listen where this machine's name points to; elsewhere root may give them another name."""
+    """The daemons listen where this machine's name points to; elsewhere root may give them another
+    name.
+    """
     host = socket.gethostname().partition(".")[0]
     try:
         loopback = socket.gethostbyname(host).startswith("127.")

@@ -8,7 +8,8 @@ pytestmark = pytest.mark.slow
 
 ALL_REDUCE = """
 import os, torch, torch.distributed as dist
-dist.init_process_group("gloo", rank=int(os.environ["SLURM_PROCID"]), world_size=int(os.environ["SLURM_NTASKS"]))
+rank, world = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
+dist.init_process_group("gloo", rank=rank, world_size=world)
 x = torch.ones(1)
 dist.all_reduce(x)
 print(int(x))

@@ -1,4 +1,6 @@
-"""slurm/fit.sbatch on a real Slurm: whatever happens to a job, the run ends with the weights of an undisturbed one."""
+"""slurm/fit.sbatch on a real Slurm: whatever happens to a job, the run ends with the weights of an
+undisturbed one.
+"""
 
 import os
 import signal

@@ -1,4 +1,6 @@
-"""A CIFAR net as akamaster/pytorch_resnet_cifar10 lays it out, written down plainly: the reference of its converter."""
+"""A CIFAR net as akamaster/pytorch_resnet_cifar10 lays it out, written down plainly: the reference
+of its converter.
+"""
 
 import torch
 from torch import nn

@@ -6,12 +6,17 @@ from pathlib import Path
 import yaml
 
 REPOSITORY = Path(__file__).parents[2]
-TINY = f"--config {REPOSITORY}/configs/digits.yaml --run.threads 1 --model.net.depth 8 --model.net.width 4".split()
+TINY = (
+    f"--config {REPOSITORY}/configs/digits.yaml --run.threads 1 --model.net.depth 8 "
+    "--model.net.width 4"
+).split()
 DIGITS = str(REPOSITORY / "configs/digits.yaml")
 
 
 def verb(module):
-    """Return a function that runs the words of a verb as the command line does, and raises what it meets."""
+    """Return a function that runs the words of a verb as the command line does, and raises what it
+    meets.
+    """
 
     def run(words):
         return module.run(module.make_parser().read([str(word) for word in words]))
@@ -20,10 +25,18 @@ def verb(module):
 
 
 def small(args, photos):
-    """The flags that make a command small: two steps on the folder; CIFAR's crops are of images of one size."""
+    """The flags that make a command small: two steps on the folder; CIFAR's crops are of images of
+    one size.
+    """
     path = REPOSITORY / args[args.index("--config") + 1]
-    flags = "--data.workers 0 --trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 2"
-    flags += " --trainer.accelerator cpu --run.threads 1 --run.keep none --data.batch_size 4 --model.net.num_classes 2"
+    flags = (
+        "--data.workers 0 --trainer.max_epochs 1 --trainer.limit_train_batches 2 "
+        "--trainer.limit_val_batches 2"
+    )
+    flags += (
+        " --trainer.accelerator cpu --run.threads 1 --run.keep none --data.batch_size 4 "
+        "--model.net.num_classes 2"
+    )
     flags += f" --data.source ImageFolder --data.source.root {photos}"
     content = yaml.safe_load(path.read_text())
     cifar = content["model"]["net"]["class_path"] == "CifarResNet"

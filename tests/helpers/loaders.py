@@ -34,7 +34,9 @@ def plain_data_of(source, epoch=0, rank=0, world=1, accumulate=1, **options):
 
 
 def data_of(source, epoch=1, **options):
-    """Return an ImageData with batches of 32 random crops of 24 pixels, mirrored, from epoch 1 on."""
+    """Return an ImageData with batches of 32 random crops of 24 pixels, mirrored, from
+    epoch 1 on.
+    """
     usual = {"batch_size": 32, "crop": "resized", "size": 24, "flip": True}
     return plain_data_of(source, epoch, **(usual | options))
 

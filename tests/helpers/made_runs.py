@@ -7,9 +7,11 @@ import time
 def make_run(
     path, *, depth=20, shortcut="A", seed=0, errors=(50, 10), reason="finished", rows=None, **other
 ):
-    """A run directory as `fit` leaves it; `errors` in percent per epoch of 10 steps, or `rows` as they are.
+    """A run directory as `fit` leaves it; `errors` in percent per epoch of 10 steps, or `rows` as
+    they are.
 
-    `other`: net (class_path), net_args, batch_size, sha, seconds, heartbeat, attempts (several, in full).
+    `other`: net (class_path), net_args, batch_size, sha, seconds, heartbeat, attempts (several, in
+    full).
     """
     net_args = other.get("net_args", {"depth": depth, "shortcut": shortcut, "width": 16})
     config = {
@@ -66,7 +68,9 @@ def make_run(
 
 
 def epoch_rows(epoch, error, attempt=1):
-    """A train row in the middle of an epoch of 10 steps and the validation row at its end; training error is half."""
+    """A train row in the middle of an epoch of 10 steps and the validation row at its end; training
+    error is half.
+    """
     train = {
         "step": 10 * epoch + 5,
         "epoch": epoch,

@@ -1,4 +1,6 @@
-"""Digits whose labels are their ids, and a callback that writes down which ids each step of each rank was given."""
+"""Digits whose labels are their ids, and a callback that writes down which ids each step of each
+rank was given.
+"""
 
 import json
 import os
@@ -70,7 +72,9 @@ def read(folder, world):
 
 
 def main(arguments, env):
-    """In a process of the fork server, which a sweep of an earlier test may have started deaf to SIGHUP."""
+    """In a process of the fork server, which a sweep of an earlier test may have started deaf to
+    SIGHUP.
+    """
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     raise SystemExit(run(arguments, env))
 

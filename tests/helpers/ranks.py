@@ -1,4 +1,6 @@
-"""Attempts at a run as real processes, one per rank, forked from a server that has imported torch already."""
+"""Attempts at a run as real processes, one per rank, forked from a server that has imported torch
+already.
+"""
 
 import os
 import signal
@@ -67,7 +69,9 @@ class Ranks:
 
 
 def recipe(path, loader):
-    """Everything that has a state: momentum, averages, a schedule that watches, mixing, intervals across epochs."""
+    """Everything that has a state: momentum, averages, a schedule that watches, mixing, intervals
+    across epochs.
+    """
     config = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
     config["trainer"] |= {"max_epochs": EPOCHS, "log_every_n_steps": 7}
     config["trainer"]["callbacks"] = [
@@ -97,7 +101,9 @@ def wait_for(happened, ranks, seconds=60):
 
 
 class Forked:
-    """Stands for `subprocess.Popen` where `supervise` starts ranks: they are forked, with the imports done."""
+    """Stands for `subprocess.Popen` where `supervise` starts ranks: they are forked, with the
+    imports done.
+    """
 
     def __init__(self, command, env, **options):
         self.returncode = None
@@ -137,7 +143,9 @@ def supervised(arguments, env):
 
 
 def started(arguments, out):
-    """In a process of the fork server: the command line as its own process has it, with a stdout of its own."""
+    """In a process of the fork server: the command line as its own process has it, with a stdout of
+    its own.
+    """
     from lightning_resnet.cli.main import main
 
     os.setsid()

@@ -36,7 +36,9 @@ def edit(file, **values):
 
 
 def weights(run, prefix=""):
-    """Return the tensors of last.ckpt whose names begin with `prefix`, under their names after it."""
+    """Return the tensors of last.ckpt whose names begin with `prefix`, under their
+    names after it.
+    """
     state = load_checkpoint(run / "checkpoints/last.ckpt")["state_dict"]
     return {
         name.removeprefix(prefix): tensor

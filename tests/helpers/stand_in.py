@@ -1,4 +1,6 @@
-"""Stands in for the command line in a sweep's processes; a module of its own, because a test's imports torch."""
+"""Stands in for the command line in a sweep's processes; a module of its own, because a test's
+imports torch.
+"""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Stands in for W&B's server, on loopback: the requests of the real wandb 0.31 client, as far as our tests make them.
+"""Stands in for W&B's server, on loopback: the requests of the real wandb 0.31 client, as far as
+our tests make them.
 
 It tells what our code sends through the client; it says nothing about the real server.
 """
@@ -19,10 +20,11 @@ def project(name):
 
 
 class StandIn:
-    """A server at `url`; what came in: `runs` by id, `bodies` of all requests, `unknown` operations.
+    """A server at `url`; what came in: `runs` by id, `bodies` of all requests, `unknown`
+    operations.
 
-    It answers `late` seconds after it was asked; while `broken`, it is there but takes no runs; of the next questions
-    it finds `busy` too many.
+    It answers `late` seconds after it was asked; while `broken`, it is there but takes no runs; of
+    the next questions it finds `busy` too many.
     """
 
     late, broken, busy = 0.0, False, 0

@@ -1,9 +1,10 @@
-"""Damage .beton files, their manifests and journals in every way; MUTATIONS=3000 makes more, MUTATION_SEED other ones.
+"""Damage .beton files, their manifests and journals in every way; MUTATIONS=3000 makes more,
+MUTATION_SEED other ones.
 
-Each goes through `data info`, `data verify`, five batches of a loader, some through `fit` of five steps, and damaged
-journals through `data write`. A child process with bounds of memory and time handles many; where it dies, or makes no
-progress, the next one goes on behind. Right is the same result as without damage, or one line; what a manifest vouches
-for is never another pixel or label.
+Each goes through `data info`, `data verify`, five batches of a loader, some through `fit` of five
+steps, and damaged journals through `data write`. A child process with bounds of memory and time
+handles many; where it dies, or makes no progress, the next one goes on behind. Right is the same
+result as without damage, or one line; what a manifest vouches for is never another pixel or label.
 """
 
 import contextlib

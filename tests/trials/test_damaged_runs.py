@@ -1,4 +1,5 @@
-"""Files of a run directory damaged at random: no reader ends in a traceback, and the run goes on or tells why not.
+"""Files of a run directory damaged at random: no reader ends in a traceback, and the run goes on or
+tells why not.
 
 DAMAGES=2000 pytest -m all tests/trials/test_damaged_runs.py -s   # 200 without
 """
@@ -41,7 +42,9 @@ VALUES = (
 
 
 def damage(rng, file):
-    """What a power cut, a bad disk, another program or another user can make of a file; returns what it was."""
+    """What a power cut, a bad disk, another program or another user can make of a file; returns
+    what it was.
+    """
     data = file.read_bytes()
     file.unlink()  # the best checkpoint may be the last one
     how = rng.choice(

@@ -1,7 +1,8 @@
-"""A foreign checkpoint and a foreign run directory through every verb that reads one: nothing of others' is run.
+"""A foreign checkpoint and a foreign run directory through every verb that reads one: nothing of
+others' is run.
 
-Whatever is imported or called leaves a file `canary`. A verb ends well, because it does not need what the recipe names,
-or with one line.
+Whatever is imported or called leaves a file `canary`. A verb ends well, because it does not need
+what the recipe names, or with one line.
 """
 
 import copy
@@ -195,7 +196,9 @@ def trained(tmp_path_factory):
         patch.chdir(folder)
         patch.setattr(sys, "path", [*sys.path])
         patch.setenv("PYTHONSAFEPATH", "1")
-        limits = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --data.train_eval_samples 10".split()
+        limits = (
+            "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --data.train_eval_samples 10"
+        ).split()
         assert main(["fit", *map(str, TINY), *limits]) == 0
         run = only_run()
     return folder / run
@@ -307,7 +310,8 @@ READERS = {  # what makes nothing of a foreign recipe
     "validate": "validate --config own.yaml --ckpt_path run/checkpoints/last.ckpt",
     "test": "test --config own.yaml --ckpt_path run/checkpoints/last.ckpt",
     "predict a recipe": "predict --config own.yaml --ckpt_path run/checkpoints/last.ckpt",
-    "init_from": "fit --config own.yaml --run.init_from run/checkpoints/last.ckpt --trainer.max_epochs 1",
+    "init_from": "fit --config own.yaml --run.init_from run/checkpoints/last.ckpt "
+    "--trainer.max_epochs 1",
     "doctor": "doctor --quick",
 }
 SWEEP = {
@@ -320,7 +324,9 @@ SWEEP = {
 
 @pytest.fixture
 def own(evil, trained, monkeypatch):
-    """Next to the evil run: an image, a recipe and a sweep of one's own, and the run in the sweep's folder."""
+    """Next to the evil run: an image, a recipe and a sweep of one's own, and the run in the sweep's
+    folder.
+    """
     Image.new("RGB", (8, 8)).save("image.png")
     recipe = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
     recipe["model"]["net"]["init_args"] |= {"depth": 8, "width": 4}
@@ -532,7 +538,8 @@ OWN = {  # flags of one's own command line, and what is said of them
     "strategy": (["--trainer.strategy", call("untyped.call")], ""),
     "inside a callback": (
         [
-            f"--trainer.callbacks=[{{class_path: LambdaCallback, init_args: {{on_fit_start: {call('untyped.call')}}}}}]"
+            "--trainer.callbacks=[{class_path: LambdaCallback, init_args: {on_fit_start: "
+            f"{call('untyped.call')}}}}}]"
         ],
         "untyped.call is no class whose objects can be called",
     ),
@@ -660,7 +667,9 @@ def test_code_of_ones_own_is_as_easy_as_ever(untyped, flags):
     given = dict(zip(TINY, TINY[1:], strict=False))
     net_flags = [] if "--model.net" in flags else ["--model.net.depth", given["--model.net.depth"]]
     recipe = ["--config", given["--config"], "--run.threads", "1", *net_flags]
-    small = "--trainer.limit_train_batches 1 --trainer.max_epochs 1 --data.train_eval_samples 10".split()
+    small = (
+        "--trainer.limit_train_batches 1 --trainer.max_epochs 1 --data.train_eval_samples 10"
+    ).split()
     code, _, err = untyped("fit", *recipe, *small, *flags)
     assert code in (0, 1) or "num_classes" in err, err
 
@@ -766,12 +775,14 @@ def test_no_pickle_is_run_by_a_run_that_goes_on(own, cli, trained):
             Path(f"runs/{name}/{run}/checkpoints/{file}").unlink(missing_ok=True)
             make(Path(f"runs/{name}/{run}/checkpoints/{file}"))
         shutil.rmtree(f"runs/{name}/{run}/attempts")
-        limits = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --data.train_eval_samples 10".split()
+        limits = (
+            "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --data.train_eval_samples 10"
+        ).split()
         code, _, err = nothing_or_one_line(cli("fit", *TINY, *limits))
         assert code == 2, err
 
 
-# -- modules of the working directory ----------------------------------------------------------------------------------
+# -- modules of the working directory --------------------------------------------------------------
 
 SHADOWS = [
     "numpy",
@@ -816,7 +827,9 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def shadows(tmp_path, monkeypatch):
-    """A folder with files of the names of libraries, which leave a canary, and one of the user's own."""
+    """A folder with files of the names of libraries, which leave a canary, and one of the user's
+    own.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     monkeypatch.delenv("PYTHONPATH", raising=False)
@@ -856,7 +869,9 @@ def test_nor_in_the_processes_that_start_from_it(shadows, tmp_path, tmp_path_fac
 def test_nor_in_ranks_and_runs_of_a_sweep(shadows, tmp_path):
     program = Path(sys.executable).with_name("resnet-cli")
     recipe = [str(part) for part in TINY]
-    limits = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --data.train_eval_samples 10".split()
+    limits = (
+        "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --data.train_eval_samples 10"
+    ).split()
     command = [program, "fit", *recipe, *limits, "--trainer.devices", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,6 @@
-"""Fuzz the decoder under AddressSanitizer and UBSan; FUZZ_INPUTS=1000000 makes more of it, FUZZ_SEED other ones."""
+"""Fuzz the decoder under AddressSanitizer and UBSan; FUZZ_INPUTS=1000000 makes more of it,
+FUZZ_SEED other ones.
+"""
 
 import os
 import re

@@ -1,7 +1,9 @@
-"""Killed at any instant and started again with the same command, a run ends as if nothing had happened.
+"""Killed at any instant and started again with the same command, a run ends as if nothing had
+happened.
 
-A round is a run that is killed several times, at moments and by signals that its seed decides; between two attempts a
-file of it may be torn. Then each leaf of its checkpoints is bitwise that of an undisturbed run, and so are its metrics.
+A round is a run that is killed several times, at moments and by signals that its seed decides;
+between two attempts a file of it may be torn. Then each leaf of its checkpoints is bitwise that of
+an undisturbed run, and so are its metrics.
 
 KILL_ROUNDS=200 pytest -m all tests/trials/test_kill_schedule.py -s   # 20 without
 """
@@ -152,7 +154,9 @@ class Round:
         return bytes(changed)
 
     def _tear_rows(self, file, step):
-        """Cut what was recorded after the checkpoint that is left, somewhere, or add half a line."""
+        """Cut what was recorded after the checkpoint that is left, somewhere, or add
+        half a line.
+        """
         lines = file.read_bytes().splitlines(keepends=True)
         after = next((i for i, line in enumerate(lines) if self._is_after(line, step)), len(lines))
         rest = b"".join(lines[after:])
@@ -272,7 +276,8 @@ def play(seeds, undisturbed, here):
         kills += sum("torn" not in line for line in game.told)
         torn += sum("torn" in line and "nothing" not in line for line in game.told)
         print(
-            f"round {seed} {loader} x {world}: {'; '.join(game.told)}: {n} leaves, {rows} rows equal",
+            f"round {seed} {loader} x {world}: {'; '.join(game.told)}: {n} leaves, {rows} rows "
+            "equal",
             flush=True,
         )
         os.chdir(here)

@@ -1,8 +1,9 @@
-"""Loggers, profilers and observing callbacks do in `fit` what they do in a stock Trainer, or are refused with the cure.
+"""Loggers, profilers and observing callbacks do in `fit` what they do in a stock Trainer, or are
+refused with the cure.
 
-Each item runs twice on the same task, data and number of batches: by the command line, and by Lightning's own Trainer
-with its own loops. What a logger gets from callbacks, what callbacks see and how often, and which files are written
-must be the same; our own metrics come on top.
+Each item runs twice on the same task, data and number of batches: by the command line, and by
+Lightning's own Trainer with its own loops. What a logger gets from callbacks, what callbacks see
+and how often, and which files are written must be the same; our own metrics come on top.
 """
 
 import csv
@@ -690,8 +691,8 @@ def test_a_package_that_is_missing(cli, flag, package):
     name = flag.rpartition("=")[2]
     assert code == 2
     assert (
-        err
-        == f"error: {name} needs the package {package}, which is not installed: pip install {package}\n"
+        err == f"error: {name} needs the package {package}, which is not installed: pip install "
+        f"{package}\n"
     )
 
 

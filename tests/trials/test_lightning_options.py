@@ -1,6 +1,8 @@
-"""Each option, callback, plugin, strategy, hook and variable of Lightning works as in a stock Trainer, or is refused.
+"""Each option, callback, plugin, strategy, hook and variable of Lightning works as in a stock
+Trainer, or is refused.
 
-A stock Trainer is the one that the recipe builds, with Lightning's own loops: same task, same data, same callbacks.
+A stock Trainer is the one that the recipe builds, with Lightning's own loops: same task, same data,
+same callbacks.
 """
 
 import inspect
@@ -93,7 +95,8 @@ FILES = (
 ALL_AT_ONCE = As(
     "--trainer.accelerator cpu --trainer.log_every_n_steps 3 --trainer.enable_progress_bar true "
     "--trainer.enable_model_summary true --trainer.deterministic true --trainer.benchmark false "
-    "--trainer.use_distributed_sampler false --trainer.detect_anomaly true --trainer.default_root_dir elsewhere "
+    "--trainer.use_distributed_sampler false --trainer.detect_anomaly true "
+    "--trainer.default_root_dir elsewhere "
     "--trainer.enable_autolog_hparams false"
 )
 TRAINER = {
@@ -163,7 +166,8 @@ CALLBACKS = {
     "Checkpoint": As(FILES),
     "DeviceStatsMonitor": By(OBSERVERS + "test_monitors_write_the_rows_of_a_stock_trainer"),
     "EarlyStopping": As(
-        f"{LIGHTNINGS}EarlyStopping {ARG}monitor val/loss {ARG}patience 1 {ARG}min_delta 9 --trainer.max_epochs 4"
+        f"{LIGHTNINGS}EarlyStopping {ARG}monitor val/loss {ARG}patience 1 {ARG}min_delta 9 "
+        "--trainer.max_epochs 4"
     ),
     "GradientAccumulationScheduler": Refused(
         f'{LIGHTNINGS}GradientAccumulationScheduler {ARG}scheduling {{"0":1,"1":2}}',
@@ -206,7 +210,8 @@ PLUGINS = {
     "DoublePrecision": As("--trainer.plugins DoublePrecision"),
     "HalfPrecision": As("--trainer.plugins HalfPrecision --trainer.plugins.precision bf16-true"),
     "MixedPrecision": As(
-        "--trainer.plugins MixedPrecision --trainer.plugins.precision bf16-mixed --trainer.plugins.device cpu"
+        "--trainer.plugins MixedPrecision --trainer.plugins.precision bf16-mixed "
+        "--trainer.plugins.device cpu"
     ),
     "Precision": As(f"{OWN}Doubled"),
     "TransformerEnginePrecision": Refused(
@@ -232,10 +237,12 @@ PLUGINS["XLAEnvironment"] = Refused(
 OPTIMIZERS = {
     "closure": As(f"--model.optimizer {__name__}.Twice --model.optimizer.lr 0.05"),
     "closure and accumulation": As(
-        f"--model.optimizer {__name__}.Twice --model.optimizer.lr 0.05 --trainer.accumulate_grad_batches 2"
+        f"--model.optimizer {__name__}.Twice --model.optimizer.lr 0.05 "
+        "--trainer.accumulate_grad_batches 2"
     ),
     "LBFGS": As(
-        "--model.optimizer LBFGS --model.decay all --model.channels_last false --model.optimizer.lr 0.1 "
+        "--model.optimizer LBFGS --model.decay all --model.channels_last false "
+        "--model.optimizer.lr 0.1 "
         "--trainer.limit_train_batches 1"
     ),
     "LBFGS with groups": Refused("--model.optimizer LBFGS", "add --model.decay all"),
@@ -245,7 +252,8 @@ OPTIMIZERS = {
     "Muon": Refused("--model.optimizer torch.optim.Muon", "needs another --model.optimizer"),
     "SparseAdam": Refused("--model.optimizer SparseAdam", "use --model.optimizer Adam"),
     "clipped": As(
-        f"--model.optimizer {__name__}.Twice --model.optimizer.lr 0.05 --trainer.gradient_clip_val 0.1"
+        f"--model.optimizer {__name__}.Twice --model.optimizer.lr 0.05 "
+        "--trainer.gradient_clip_val 0.1"
     ),
 }
 CLEARING = (  # hooks that a wish to stop, of a step before them, may be taken back in
@@ -288,10 +296,12 @@ MORE = {
         f"{ADD}Wavers {ARG}at 1 {ARG}until on_validation_end --trainer.accumulate_grad_batches 2"
     ),
     "stop and rare evaluations": As(
-        f"{ADD}StopAt {ARG}at 2 --trainer.check_val_every_n_epoch 2 --trainer.min_epochs 2 --trainer.max_epochs 6"
+        f"{ADD}StopAt {ARG}at 2 --trainer.check_val_every_n_epoch 2 --trainer.min_epochs 2 "
+        "--trainer.max_epochs 6"
     ),
 }
-# Variables that Lightning reads. As in LightningCLI, which gives each option of the Trainer a value, PL_TRAINER_* have
+# Variables that Lightning reads. As in LightningCLI, which gives each option of the Trainer a
+# value, PL_TRAINER_* have
 # no effect.
 OURS = "the launcher places ranks by it: test_ranks.py"
 NONE = "no effect on a training here: test_variables_without_effect"
@@ -318,7 +328,8 @@ VARIABLES = {
     "LT_NUM_NODES": NONE,
     "LT_PRECISION": NONE,
     "LT_STRATEGY": NONE,
-    "JSM_NAMESPACE_SIZE": "refused where it tells of several copies, as other launchers' are: test_ranks.py",
+    "JSM_NAMESPACE_SIZE": "refused where it tells of several copies, as other launchers' are: "
+    "test_ranks.py",
     "JSM_*": NONE,
     "LSB_*": NONE,
     "CUDA_VISIBLE_DEVICES": "torch's own",
@@ -386,7 +397,7 @@ def rows_of(kind):
     return [pytest.param(entry, id=key) for entry, key in reversed(once.items())]
 
 
-# -- what the flags name -----------------------------------------------------------------------------------------------
+# -- what the flags name ---------------------------------------------------------------------------
 
 
 class Record(Callback):
@@ -663,7 +674,7 @@ class View(nn.Module):
         return self.fc(x.view(len(x), -1))
 
 
-# -- the two trainings -------------------------------------------------------------------------------------------------
+# -- the two trainings -----------------------------------------------------------------------------
 
 
 def built(*flags):
@@ -700,7 +711,7 @@ def assert_same(a, b):
     assert [k for k in a if not torch.equal(a[k], b[k])] == []
 
 
-# -- the tests ---------------------------------------------------------------------------------------------------------
+# -- the tests -------------------------------------------------------------------------------------
 
 
 def test_the_tables_lack_nothing():
@@ -718,7 +729,10 @@ def test_tests_that_the_tables_name_exist():
 
 
 def test_variables_that_lightning_reads_are_in_the_table():
-    read = r'(?:environ(?:\.\w+)?\s*[\[(]|getenv\()\s*f?"([A-Z][A-Z0-9_]+)|"([A-Z][A-Z0-9_]+)" (?:not )?in os\.environ'
+    read = (
+        r'(?:environ(?:\.\w+)?\s*[\[(]|getenv\()\s*f?"([A-Z][A-Z0-9_]+)|"([A-Z][A-Z0-9_]+)" '
+        r"(?:not )?in os\.environ"
+    )
     for package in (pl, lightning_fabric):
         for path in Path(package.__file__).parent.rglob("*.py"):
             code = [line for line in path.read_text().splitlines() if ">>>" not in line]
@@ -753,7 +767,9 @@ def test_refused_before_anything_is_written(cli, tmp_path, entry):
 
 
 def test_names_of_strategies():
-    """Those of ddp are taken; others, and classes, would need Lightning's own ways to start ranks or to share a net."""
+    """Those of ddp are taken; others, and classes, would need Lightning's own ways to start ranks
+    or to share a net.
+    """
     config = parse("fit", SHORT).values
     assert {*STRATEGIES} - {"auto"} <= {*StrategyRegistry.available_strategies()}
     for name in STRATEGIES:
@@ -1174,7 +1190,8 @@ def test_a_learning_rate_that_the_schedule_sets_again_is_told_once(cli, monkeypa
     assert code == 0
     assert (
         out.count(
-            "warning: by step 0 something set the learning rate to 0.5, but --model.schedule sets it for each step"
+            "warning: by step 0 something set the learning rate to 0.5, but --model.schedule "
+            "sets it for each step"
         )
         == 1
     )
@@ -1260,7 +1277,9 @@ def test_what_a_stock_trainer_is_told():
 
 
 def test_what_is_unfrozen_keeps_the_learning_rate_that_it_was_given(cli, monkeypatch):
-    """A tenth of the first group's by default; the schedule goes on for the groups that the training began with."""
+    """A tenth of the first group's by default; the schedule goes on for the groups that the
+    training began with.
+    """
     half = [
         "--model.schedule",
         "Linear",
@@ -1285,7 +1304,9 @@ def test_schedule_free_optimizers_are_told_when_the_training_and_the_evaluation_
 
 
 def test_checkpoint_of_an_exception(cli, monkeypatch):
-    """It is written, the error is the user's own, and no other run begins from it, nor from a Slurm job's."""
+    """It is written, the error is the user's own, and no other run begins from it, nor from a Slurm
+    job's.
+    """
     saves = ["--trainer.callbacks+=OnExceptionCheckpoint", f"{ARG}dirpath", "new"]
     with pytest.raises(LookupError, match="what the user's callback found"):
         cli("fit", *SHORT, f"{ADD}Fails", *saves, "--trainer.enable_checkpointing", "true")

@@ -1,4 +1,6 @@
-"""Secrets through every way in: afterwards no byte of a run, a sweep, W&B's files or the output holds one."""
+"""Secrets through every way in: afterwards no byte of a run, a sweep, W&B's files or the output
+holds one.
+"""
 
 import base64
 import json
@@ -43,8 +45,8 @@ from pytorch_lightning import Callback
 from lightning_resnet.errors import UserError
 
 class Keeper(Callback):
-    def __init__(self, options: dict | None = None, url: str = "", api_key: str = "", token: str | None = None,
-                 value: str = os.environ.get("MY_SERVICE_TOKEN", "")):
+    def __init__(self, options: dict | None = None, url: str = "", api_key: str = "",
+                 token: str | None = None, value: str = os.environ.get("MY_SERVICE_TOKEN", "")):
         pass
 
 class Teller(Callback):
@@ -52,13 +54,16 @@ class Teller(Callback):
         self.how = how
 
     def on_train_start(self, trainer, task):
-        kind = {"error": RuntimeError, "user": UserError, "os": OSError, "value": ValueError}[self.how]
-        raise kind(f"no access for {os.environ['WANDB_API_KEY']} to https://me:" + "PASSWORD@host/x")
+        kinds = {"error": RuntimeError, "user": UserError, "os": OSError, "value": ValueError}
+        key = os.environ['WANDB_API_KEY']
+        raise kinds[self.how](f"no access for {key} to https://me:" + "PASSWORD@host/x")
 """.replace("PASSWORD", SECRET)
 
 
 class World:
-    """A folder of inputs next to the empty one where the command runs, and what the command leaves there."""
+    """A folder of inputs next to the empty one where the command runs, and what the command leaves
+    there.
+    """
 
     def __init__(self, folder, patch, captured):
         self.inputs, self.outputs = folder / "inputs", folder / "outputs"
@@ -183,7 +188,10 @@ def deeper(w):
 
 def aliased(w):
     """A text that stands in a recipe once, under a harmless name, and is used under another."""
-    text = f"x: &a {{deep: &b {SECRET}}}\ntrainer: {{callbacks: [{{class_path: keeper.Keeper, init_args: {{options: "
+    text = (
+        f"x: &a {{deep: &b {SECRET}}}\ntrainer: "
+        f"{{callbacks: [{{class_path: keeper.Keeper, init_args: {{options: "
+    )
     return [*SHORT, "--config", w.write("r.yaml", text + "{credentials: *a, token: *b}}}]}\n")]
 
 
@@ -226,10 +234,13 @@ def of_a_file(name, content):
     return way
 
 
-STYLES = """api_key apiKey api-key API_KEY ApiKey apikey api_keys my_api_key wandbApiKey api_key_prod api_key_2
-    access_token accessToken hub_token hubtoken HF_TOKEN token tokens password passwd userPassword DB_PASSWORD
-    passphrase secret client_secret clientSecret secrets aws_secret_access_key private_key privateKey credentials auth
-    basic_auth authorization Authorization Proxy-Authorization X-Api-Key bearer oauth2 jwt cookie pwd""".split()
+STYLES = """
+    api_key apiKey api-key API_KEY ApiKey apikey api_keys my_api_key wandbApiKey api_key_prod
+    api_key_2 access_token accessToken hub_token hubtoken HF_TOKEN token tokens password passwd
+    userPassword DB_PASSWORD passphrase secret client_secret clientSecret secrets
+    aws_secret_access_key private_key privateKey credentials auth basic_auth authorization
+    Authorization Proxy-Authorization X-Api-Key bearer oauth2 jwt cookie pwd
+""".split()
 REFUSED = {
     **{f"named {name}": in_options({name: SECRET}) for name in STYLES},
     "JSON flag": as_flag(api_key=SECRET),
@@ -548,7 +559,9 @@ def test_an_error_that_holds_a_secret(world, how):
 
 
 def test_a_run_next_to_live_secrets(world):
-    """Variables of all kinds, a proxy and an address that hold one: the run and W&B's files do not."""
+    """Variables of all kinds, a proxy and an address that hold one: the run and W&B's
+    files do not.
+    """
     for name in (
         "WANDB_API_KEY",
         "AWS_SECRET_ACCESS_KEY",
@@ -754,7 +767,8 @@ def test_a_sites_file_without_a_secret(world, sbatch):
 def test_what_is_printed(world, capfd):
     world.patch.setenv("WANDB_API_KEY", LIVE)
     tell(
-        f"key {LIVE}, https://me:{SECRET}@host, 'api_key': '{SECRET}', password={SECRET}, --token {SECRET}"
+        f"key {LIVE}, https://me:{SECRET}@host, 'api_key': '{SECRET}', password={SECRET}, "
+        f"--token {SECRET}"
     )
     shown = capfd.readouterr().out
     assert (

@@ -1,4 +1,6 @@
-"""Any signal to any rank, or to their parent, at any instant: all end within seconds, or save first and continue."""
+"""Any signal to any rank, or to their parent, at any instant: all end within seconds, or save first
+and continue.
+"""
 
 import json
 import os
@@ -39,7 +41,9 @@ INSTANTS = {
 
 
 class Supervised(Ranks):
-    """Two ranks under the parent that `--trainer.devices 2` makes; it comes first, and its exit status counts."""
+    """Two ranks under the parent that `--trainer.devices 2` makes; it comes first, and its exit
+    status counts.
+    """
 
     def __init__(self, arguments):
         context = get_context("forkserver")

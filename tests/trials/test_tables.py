@@ -1,4 +1,6 @@
-"""Tables of others that are too long, too wide, too deep or full of odd numbers: bounded memory and time, one line."""
+"""Tables of others that are too long, too wide, too deep or full of odd numbers: bounded memory and
+time, one line.
+"""
 
 import json
 import math

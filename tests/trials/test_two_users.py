@@ -1,4 +1,6 @@
-"""Two users of one machine share its folders: what one puts there, hostile or not, has no effect on the other."""
+"""Two users of one machine share its folders: what one puts there, hostile or not, has no effect on
+the other.
+"""
 
 import errno
 import fcntl
@@ -40,7 +42,9 @@ SOURCE = Synthetic(12, 4, 16)
 
 
 def as_user(uid, act, *args):
-    """What `act` returns in a process of that user, with a time limit; a UserError's line begins with `error: `."""
+    """What `act` returns in a process of that user, with a time limit; a UserError's line begins
+    with `error: `.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -72,7 +76,9 @@ def as_user(uid, act, *args):
 
 @pytest.fixture(params=[0o1777, 0o777], ids=["sticky", "open to all"])
 def shared(request, monkeypatch):
-    """A folder that all users may write to, such as a node's /scratch; in it also Alice's own with her thesis."""
+    """A folder that all users may write to, such as a node's /scratch; in it also Alice's own with
+    her thesis.
+    """
     top = Path(tempfile.mkdtemp(prefix="users-", dir="/tmp"))
     top.chmod(0o755)
     (top / "shared").mkdir()
@@ -173,7 +179,9 @@ def test_whoever_takes_the_names_first_keeps_no_user_out(shared, beton, kind):
 
 
 def forge(path, where):
-    """Bob puts a file with other labels, and its manifest, under the names, sizes and times that a copy would have."""
+    """Bob puts a file with other labels, and its manifest, under the names, sizes and times that a
+    copy would have.
+    """
     images = SOURCE.splits()["train"]
     images.labels[:] = 0
     own = where / f"lightning_resnet-{ALICE}"

@@ -1,4 +1,6 @@
-"""Every numeric option and every choice of `fit`, given what it cannot be: one line that names it and what is valid."""
+"""Every numeric option and every choice of `fit`, given what it cannot be: one line that names it
+and what is valid.
+"""
 
 import pytest
 from helpers.command_line import REPOSITORY
