@@ -235,7 +235,9 @@ def in_paths(tree):
 
 
 def test_only_runs_names_the_files_of_a_run_directory():
-    """One reader (runs/reader.py) and one writer (runs/directory.py): a sentence may name a file, no path does."""
+    """One reader (runs/reader.py) and one writer (runs/directory.py): a sentence may name a file,
+    no path does.
+    """
     named = []
     for module, tree in MODULES.items():
         if module.startswith("lightning_resnet.runs.") or module in LIGHTNINGS_OWN:
