@@ -253,10 +253,21 @@ def test_the_list_is_aligned_and_tells_short_names_apart(sweep_file):
         {"a.lr": {"values": [1, 100]}, "b.lr": {"values": [None, "x"]}, "c.d": {"value": [1]}}
     )
     assert listing(read(file)).splitlines()[:3] == [
-        "1  new  a.lr=1    b.lr=null  d=[1]",
-        "2  new  a.lr=1    b.lr=x     d=[1]",
-        "3  new  a.lr=100  b.lr=null  d=[1]",
+        "1  new  a.lr=1    b.lr=null",
+        "2  new  a.lr=1    b.lr=x",
+        "3  new  a.lr=100  b.lr=null",
     ]
+
+
+def test_lines_tell_what_sets_a_point_apart_and_not_what_all_share(sweep_file, light, capfd):
+    source = {"class_path": "Synthetic", "init_args": {"n": 1000}}
+    file = sweep_file({"a": {"values": [1, 2]}, "data.source": {"value": source}})
+    assert listing(read(file)).splitlines()[:2] == ["1  new  a=1", "2  new  a=2"]
+    assert run_sweep(file) == 0
+    out = capfd.readouterr().out
+    assert "[1/2] a=1  started" in out and "Synthetic" not in out
+    single = sweep_file({"a": {"value": 3}, "data.source": {"value": source}})
+    assert listing(read(single)).startswith("1  new  a=3  source={")
 
 
 def test_the_list_tells_how_far_unfinished_runs_are(sweep_file, light):

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,23 +78,37 @@ class Sweep:
     flags: list[str]
     points: list[Point]
 
-    def cells(self, point: Point) -> list[str]:
-        """Return the parameters of a point as texts, such as `depth=56`, `shortcut=none`, `seed=1`.
+    @cached_property
+    def varying(self) -> list[str]:
+        """Keys of the parameters that differ between points; of a single point, all keys."""
+        first = self.points[0].parameters
+        if len(self.points) == 1:
+            return list(first)
+        found = []
+        for key, value in first.items():
+            if any(point.parameters[key] != value for point in self.points):
+                found.append(key)
+        return found
 
-        A key is given in full where two keys have the same last part.
+    def cells(self, point: Point) -> list[str]:
+        """Return what sets a point apart as texts, such as `depth=56`, `shortcut=none`, `seed=1`.
+
+        Parameters that all points share are left out. A key is given in full where two keys have
+        the same last part.
         """
         short = {key: key.rpartition(".")[2] for key in point.parameters}
         if SEED in short:
             short[SEED] = "seed"
         count = Counter(short.values())
+        texts = point.texts()
         cells = []
-        for key, text in point.texts().items():
+        for key in self.varying:
             name = short[key] if count[short[key]] == 1 else key
-            cells.append(printable(f"{name}={text}"))
+            cells.append(printable(f"{name}={texts[key]}"))
         return cells
 
     def text(self, point: Point) -> str:
-        """Return the parameters of a point, such as `depth=56 shortcut=none seed=1`."""
+        """Return what sets a point apart, such as `depth=56 shortcut=none seed=1`."""
         return " ".join(self.cells(point))
 
 
