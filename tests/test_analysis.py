@@ -243,6 +243,24 @@ def test_figure_has_a_panel_per_shortcut_as_in_the_paper(sweep):
     )
 
 
+def test_runs_that_have_not_finished_are_drawn_pale_and_named(sweep):
+    for seed, reason in ((7, "interrupted"), (8, "running"), (9, "new")):
+        errors = () if reason == "new" else (80, 70)
+        make_run(sweep / f"u{seed}", depth=56, seed=seed, errors=errors, reason=reason)
+    runs, history = load_runs(sweep)
+    figure = curves(runs, history, ["depth", "shortcut"])
+    plain, residual = (ax.get_lines() for ax in figure.axes)
+    assert len(plain) == 4 and len(residual) == 8
+    pale = [line for line in residual if line.get_alpha()]
+    assert [line.get_linestyle() for line in pale] == ["--", "-"] * 2
+    assert all(line.get_xdata().tolist() == [10, 20] for line in pale)
+    assert {line.get_color() for line in pale} == {residual[3].get_color()}
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[-1] == "not finished"
+    words = caption(runs, history, ["depth", "shortcut"])
+    assert "n = 3 seeds per setting" in words and "(1 interrupted, 1 running)" in words
+
+
 def test_mean_is_over_steps_every_run_has(tmp_path):
     make_run(tmp_path / "d" / "a", seed=0, errors=(50, 40, 30))
     make_run(tmp_path / "d" / "b", seed=1, errors=(50, 20))
@@ -253,7 +271,7 @@ def test_mean_is_over_steps_every_run_has(tmp_path):
 
 
 def test_caption_says_what_few_steps_cannot_show(sweep):
-    words = caption(load_runs(sweep).runs, ["depth", "shortcut"])
+    words = caption(*load_runs(sweep), ["depth", "shortcut"])
     assert (
         "n = 3 seeds per setting" in words and "30 steps on Digits" in words and "64,000" in words
     )

@@ -34,6 +34,7 @@ X_LABELS = {
 # Okabe & Ito 2008, told apart by colour-blind readers; without yellow, too pale for a line, and
 # black, kept for text
 COLOURS = ["#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"]
+UNFINISHED = {"linewidth": 1.0, "alpha": 0.45}  # lines of runs that have not finished
 STYLE = [
     "default",  # whatever the user's matplotlibrc says
     {
@@ -55,10 +56,12 @@ STYLE = [
 def curves(
     runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], title: str = "", x: str = "step"
 ) -> Figure:
-    """Draw the error (%) of the finished runs: solid = validation, dashed = clean training error.
+    """Draw the error (%) of the runs: solid = validation, dashed = clean training error.
 
-    There is one colour per row: a line for the mean over its runs, a band from the lowest to the
-    highest. When `rows` are depth and one other key, each value of the other has its panel.
+    There is one colour per row: a line for the mean over its finished runs, a band from the lowest
+    to the highest. A run that has not finished (it runs, was interrupted, or failed) has thin, pale
+    lines of its own as far as it came. When `rows` are depth and one other key, each value of the
+    other has its panel.
 
     Args:
         runs: the table `Runs.runs`.
@@ -67,21 +70,40 @@ def curves(
         title: above the panels.
         x: column of `history` on the horizontal axis, a key of `X_LABELS`.
     """
-    done = runs[runs["status"] == "finished"]
+    shown = runs[(runs["status"] == "finished") | is_begun(runs, history)]
     other = [row for row in rows if row != "depth"]
     by_panel = len(other) == 1 and len(rows) == 2
-    panels = groups(done, other) if by_panel else [(("",), done)]
+    panels = groups(shown, other) if by_panel else [(("",), shown)]
     keys = ["depth"] if by_panel else list(rows)
-    colours = palette([key for key, _ in groups(done, keys)])
+    colours = palette([key for key, _ in groups(shown, keys)])
     with matplotlib.style.context(STYLE):
         figure, axes = _grid(len(panels), title, x)
         for ax, (value, part) in zip(axes, panels, strict=True):
             ax.set_title(drawn(describe(other, value)) if by_panel else "")
             for key, group in groups(part, keys):
-                _draw(ax, history[history["path"].isin(group["path"])], colours[key], x)
+                is_done = group["status"] == "finished"
+                done = history[history["path"].isin(group[is_done]["path"])]
+                _draw(ax, done, colours[key], x)
+                for path in group[~is_done]["path"]:
+                    _draw(ax, history[history["path"] == path], colours[key], x, done=False)
         _limits(axes)
-        _legend(figure, keys, colours)
+        _legend(figure, keys, colours, bool(is_begun(runs, history).any()))
     return figure
+
+
+def is_begun(runs: pd.DataFrame, history: pd.DataFrame) -> pd.Series:
+    """Tell which runs have not finished, but have been evaluated.
+
+    Args:
+        runs: the table `Runs.runs`.
+        history: the table `Runs.history`.
+
+    Returns:
+        True or False for each row of `runs`.
+    """
+    evaluated = history[history["val/acc1"].notna()]["path"]
+    unfinished = ~runs["status"].isin(["finished", "unreadable"])
+    return unfinished & runs["path"].isin(evaluated)
 
 
 def with_x(runs: pd.DataFrame, history: pd.DataFrame, x: str) -> pd.DataFrame:
@@ -165,13 +187,23 @@ def draw_mean(
         ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _draw(ax: Axes, history: pd.DataFrame, colour: str, x: str) -> None:
-    """Draw both errors of the runs of one setting; time is the mean over runs at each step."""
+def _draw(ax: Axes, history: pd.DataFrame, colour: str, x: str, done: bool = True) -> None:
+    """Draw both errors of the runs of one setting; time is the mean over runs at each step.
+
+    Args:
+        ax: where to draw.
+        history: rows of the runs.
+        colour: of lines and band.
+        x: column of `history` on the horizontal axis.
+        done: whether the runs have finished; if not, the lines are thin and pale.
+    """
     for metric, style, width in (("train_eval/acc1", "--", 1.3), ("val/acc1", "-", 2.0)):
         error = error_by_step(history, metric)
         if error.empty:
             continue
         line = {"linestyle": style, "linewidth": width}
+        if not done:
+            line |= UNFINISHED
         if len(error) == 1:  # a line of one point would not be seen
             line["marker"] = "o"
             line["fillstyle"] = "full" if style == "-" else "none"
@@ -190,8 +222,13 @@ def error_by_step(history: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _limits(axes: Sequence[Axes]) -> None:
-    """Show errors from zero up to twice the highest final error, where the nets differ."""
-    lines = [line.get_ydata() for ax in axes for line in ax.get_lines()]
+    """Show errors from zero up to twice the highest final error, where the nets differ.
+
+    Runs that have not finished, which may have stopped early, count only if none has finished.
+    """
+    drawn_lines = [line for ax in axes for line in ax.get_lines()]
+    done = [line for line in drawn_lines if line.get_alpha() is None]
+    lines = [line.get_ydata() for line in done or drawn_lines]
     if lines:
         highest = max(max(line) for line in lines)
         final = max(line[-1] for line in lines)
@@ -217,22 +254,44 @@ def drawn(text: str) -> str:
     )  # matplotlib leaves out what begins with _
 
 
-def _legend(figure: Figure, keys: Sequence[str], colours: dict[tuple[str, ...], str]) -> None:
-    """Draw the legend to the right of the panels: colours, then line styles after a gap."""
+def _legend(
+    figure: Figure, keys: Sequence[str], colours: dict[tuple[str, ...], str], is_begun: bool
+) -> None:
+    """Draw the legend to the right of the panels: colours, then line styles after a gap.
+
+    Args:
+        figure: the figure.
+        keys: columns whose values have colours.
+        colours: colour of each combination of values.
+        is_begun: whether there are lines of runs that have not finished.
+    """
     handles = []
     for key, colour in colours.items():
         handles.append(Line2D([], [], color=colour, linewidth=3, label=drawn(describe(keys, key))))
     for what, style, width in (("", "", 0), ("validation", "-", 2.0), ("training", "--", 1.3)):
         handles.append(Line2D([], [], color="0.25", linestyle=style, linewidth=width, label=what))
+    if is_begun:
+        handles.append(Line2D([], [], color="0.25", label="not finished", **UNFINISHED))
     if colours:
         figure.legend(handles=handles, loc="outside right center", handlelength=2.2)
 
 
-def caption(runs: pd.DataFrame, rows: Sequence[str]) -> str:
-    """Return what the figure shows and, for short runs, what it cannot show."""
+def caption(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str]) -> str:
+    """Return what the figure shows and, for short runs, what it cannot show.
+
+    Args:
+        runs: the table `Runs.runs`.
+        history: the table `Runs.history`.
+        rows: columns of `runs` that tell nets apart.
+    """
     done = runs[runs["status"] == "finished"]
+    begun = runs[is_begun(runs, history)]["status"].value_counts()
+    pale = ""
+    if len(begun):
+        counts = ", ".join(f"{n} {status}" for status, n in begun.items())
+        pale = f"Thin, pale lines: runs that have not finished ({counts})."
     if done.empty:
-        return "No run has finished yet."
+        return f"No run has finished yet. {pale}".strip()
     n = _range([len(part) for _, part in groups(done, rows)])
     seeds = "seed per setting"
     if n != "1":
@@ -251,6 +310,8 @@ def caption(runs: pd.DataFrame, rows: Sequence[str]) -> str:
             "budget; that says nothing of what a converged net does (He et al. 2015 train for "
             "64,000 steps)."
         )
+    if pale:
+        parts.append(pale)
     return " ".join(parts)
 
 

@@ -124,7 +124,7 @@ def _figures(
     The curves come first, then what callbacks logged.
     """
     drawn = {"curves": figures.curves(runs.runs, history, keys, view.title, view.x)}
-    captions = {"curves": figures.caption(runs.runs, keys)}
+    captions = {"curves": figures.caption(runs.runs, runs.history, keys)}
     contents = {}
     for kind in view.panels:
         frame = callback_metrics.logged(runs, keys, kind)
