@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning.accelerators import CUDAAccelerator
 
 from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.weights.trained import load
@@ -139,6 +140,19 @@ data:
         csv.DictReader(io.StringIO(cli("predict", *flags, "--data.eval_share", 0.875)[1]))
     )  # flags still win
     assert [float(row["probability"]) for row in cut] != pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.parametrize("verb", ["predict", "convert", "evaluate"])
+def test_no_word_of_a_gpu_that_is_not_used(cli, photos, finished, monkeypatch, verb):
+    monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
+    checkpoint = finished / "checkpoints/last.ckpt"
+    words = {
+        "predict": ["photos", "--ckpt_path", checkpoint, "--data.size", 8],
+        "convert": [checkpoint, "--out", "net.safetensors"],
+        "evaluate": [checkpoint],
+    }
+    code, out, err = cli(verb, *words[verb])
+    assert code == 0 and "GPU available" not in out + err, err
 
 
 def test_what_cannot_be_predicted(cli, photos):

@@ -109,6 +109,8 @@ def hush() -> None:
     common = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     common.setLevel(logging.INFO)
     common.addFilter(_is_shown)
+    # what needs no GPU, or is told to use none, builds its trainer for the CPU
+    warnings.filterwarnings("ignore", "GPU available but not used")
     # the run's own checkpoints are in that folder
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
