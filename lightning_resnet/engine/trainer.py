@@ -38,6 +38,7 @@ Checkpoints (checkpoints.py, refused.py)
 Trainer (this file)
 - `_callback_connector`, `_reorder_callbacks`: Lightning's order of callbacks.
 - `_signal_connector`: Lightning's signal handlers run collectives wherever a signal finds a rank.
+- `_teardown`: moves the net to the CPU, after a training and after an error.
 
 Ranks (rendezvous.py)
 - `_init_dist_connection`, `_get_process_group_backend`, `_process_group_backend`, `_timeout`: what
@@ -50,9 +51,10 @@ Loggers and monitors (observers.py)
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.connectors.data_connector import _parse_num_batches
 from pytorch_lightning.trainer.states import RunningStage, TrainerFn, TrainerStatus
@@ -81,7 +83,13 @@ def limited(batches: int, limit: float, stage: RunningStage) -> int:
 class Trainer(pl.Trainer):
     """Lightning's trainer with this package's evaluation loop and, after `prepare_run`, fit loop.
 
+    On a GPU, cuDNN measures which of its algorithms is fastest for each shape, unless `benchmark`
+    or `deterministic` says otherwise (torchvision's reference script does the same).
+
     Args:
+        matmul_precision: precision of products of single-precision matrices, see
+            torch.set_float32_matmul_precision; null: `high` (TF32) on a GPU, where torch computes
+            single-precision convolutions in TF32 too, else as torch is set.
         **kwargs: arguments of pytorch_lightning.Trainer.
 
     Attributes:
@@ -89,8 +97,18 @@ class Trainer(pl.Trainer):
             metrics at this step. None: the evaluation loop passes no metrics to loggers.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        matmul_precision: Literal["highest", "high", "medium"] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        if self.strategy.root_device.type == "cuda":
+            if kwargs.get("benchmark") is None and not kwargs.get("deterministic"):
+                torch.backends.cudnn.benchmark = True
+            matmul_precision = matmul_precision or "high"
+        if matmul_precision:
+            torch.set_float32_matmul_precision(matmul_precision)
         self.weights_step: int | None = None
         given = self._accelerator_connector.checkpoint_io
         if given is None:
@@ -146,6 +164,16 @@ class Trainer(pl.Trainer):
         """Predict; refuse if the trainer is already running."""
         self._refuse_while_at_work("predict")
         return super().predict(*args, **kwargs)
+
+    def _teardown(self) -> None:
+        """Drop the gradients before the net moves to the CPU.
+
+        Gradients of a net that is compiled with `reduce-overhead` or `max-autotune` lie in the
+        memory of a CUDA graph, which the next replay overwrites; torch refuses to read them later.
+        """
+        if self.lightning_module is not None:
+            self.lightning_module.zero_grad()
+        super()._teardown()
 
     def _refuse_while_at_work(self, method: str) -> None:
         """Refuse a call from a hook, which would overwrite the state of the running trainer.

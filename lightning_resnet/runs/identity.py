@@ -20,6 +20,7 @@ TRAINER_KEYS = (
     "min_steps",
     "precision",
     "deterministic",
+    "matmul_precision",
     "accumulate_grad_batches",
     "gradient_clip_val",
     "gradient_clip_algorithm",

@@ -1,0 +1,196 @@
+"""What a training on a GPU must do and must not do, shown on the CPU: with stand-ins for torch.cuda and fake tensors."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers.command_line import TINY
+from helpers.fake_cuda import FUNCTIONS, Event, fake_cuda
+from pytorch_lightning.callbacks import Callback
+from torch import nn
+
+from lightning_resnet.bench import bare, evaluation_peer, our_loaders
+from lightning_resnet.bench.stock import Timeline
+from lightning_resnet.data.augment.crops import Augment
+from lightning_resnet.data.images import Images
+from lightning_resnet.engine.trainer import Trainer
+
+
+@pytest.fixture
+def flags(monkeypatch):
+    """Bring back torch's own flags after a test that sets them."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    precision = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(precision)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def one_gpu(monkeypatch):
+    for name in ("is_available", "device_count"):
+        monkeypatch.setattr(torch.cuda, name, FUNCTIONS[name])
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """List of the nets that are made, whose parameters get gradients under `fake_cuda`."""
+    nets = []
+    made = nn.Module.train
+
+    def train(self, mode=True):
+        if self not in nets:
+            nets.append(self)
+        return made(self, mode)
+
+    monkeypatch.setattr(nn.Module, "train", train)
+    return lambda: [p for net in nets for p in net.parameters()]
+
+
+# -- what the trainer sets ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "benchmark", "precision"),
+    [
+        ({}, True, "high"),
+        ({"deterministic": True}, False, "high"),
+        ({"deterministic": "warn"}, False, "high"),
+        ({"benchmark": False}, False, "high"),
+        ({"matmul_precision": "highest"}, True, "highest"),
+    ],
+)
+def test_cudnn_measures_its_algorithms_and_products_are_tf32_on_a_gpu(
+    flags, one_gpu, options, benchmark, precision
+):
+    Trainer(accelerator="gpu", devices=1, logger=False, **options)
+    assert torch.backends.cudnn.benchmark is benchmark
+    assert torch.get_float32_matmul_precision() == precision
+
+
+def test_a_training_on_the_cpu_leaves_both_as_they_are(flags):
+    Trainer(accelerator="cpu", logger=False)
+    assert not torch.backends.cudnn.benchmark
+    assert torch.get_float32_matmul_precision() == "highest"
+    Trainer(accelerator="cpu", logger=False, matmul_precision="medium")  # asked for
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_micro_batches_and_graphs_of_the_compiler_exclude_each_other(cli, one_gpu):
+    flags = "--model.compile reduce-overhead --trainer.accumulate_grad_batches 2"
+    code, _, err = cli("fit", *TINY, *flags.split(), "--trainer.accelerator=auto")
+    assert code == 2 and "--model.compile true" in err, err
+
+
+# -- gradients in the memory of a CUDA graph ---------------------------------------------------------------------------
+
+
+class Overwritten(torch.Tensor):
+    """A gradient in a graph's memory after a later replay: torch refuses to read it."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") in ("__get__", "__set__"):
+            return super().__torch_function__(function, types, args, kwargs or {})
+        raise RuntimeError("accessing tensor output of CUDAGraphs that has been overwritten")
+
+
+class Replays(Callback):
+    """After each step the gradients are as `reduce-overhead` leaves them."""
+
+    def __init__(self, stop: bool = False) -> None:
+        self.stop = stop
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        for p in pl_module.parameters():
+            if p.grad is not None:
+                p.grad = p.grad.as_subclass(Overwritten)
+        if self.stop and batch_idx == 3:
+            raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize("validation", ["1.0", "0"])
+def test_a_run_ends_although_its_gradients_lie_in_a_graph_s_memory(cli, validation):
+    """With evaluations in the middle and without any; with checkpoints between epochs and within one."""
+    words = "--trainer.max_epochs 2 --trainer.limit_train_batches 4 --run.save_minutes 0".split()
+    words += ["--trainer.limit_val_batches", validation]
+    code, _, err = cli("fit", *TINY, *words, "--trainer.callbacks+=test_gpu.Replays")
+    assert code == 0, err
+
+
+def test_an_error_is_told_although_gradients_lie_in_a_graph_s_memory(cli):
+    words = ["--trainer.callbacks+=test_gpu.Replays", "--trainer.callbacks.stop=true"]
+    with pytest.raises(RuntimeError, match="something else"):
+        cli("fit", *TINY, *words)
+
+
+# -- benchmarks: no branch that a test does not enter --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_bench_step_measures_on_a_gpu(cli, monkeypatch, trained, precision):
+    words = "--net cifar-8 --size 16 --batch 2 --steps 1 --repeat 2 --threads 1 --vs script".split()
+    with fake_cuda(monkeypatch, trained):
+        words += ["--device", "cuda", "--precision", precision]
+        code, out, err = cli("bench", "step", *words)
+    assert code == 0, err
+    rows = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")]
+    assert "a GPU that is not there" in out and [row[0] for row in rows[2:4]] == ["ours", "script"]
+    assert all(float(row[-1]) >= 0 for row in rows[2:4])  # gigabytes, measured
+
+
+def test_the_bare_loop_measures_on_a_gpu(monkeypatch, trained, capsys):
+    with fake_cuda(monkeypatch, trained):
+        bare.main("CifarResNet", {"depth": 8}, size=8, batch=2, steps=5, gpu=True)
+    assert json.loads(capsys.readouterr().out)["steps_per_s"] > 0
+
+
+def test_the_timeline_goes_by_the_device_s_clock(monkeypatch):
+    for name in ("Event", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, FUNCTIONS[name])
+
+    class Gpu:
+        strategy = type("", (), {"root_device": torch.device("cuda", 0)})
+        fit_loop = type("", (), {"waits": {"read": 0.0, "data": 0.0}})
+        datamodule = type("", (), {"batch_size": 4})
+        is_global_zero = True
+        accumulate_grad_batches = 1
+
+    timeline = Timeline()
+    for _ in range(12):
+        timeline.on_train_batch_start(Gpu)
+    assert isinstance(timeline.marks[0][0], Event)
+    printed = io.StringIO()
+    monkeypatch.setattr("builtins.print", lambda text, **_: printed.write(text))
+    timeline.on_train_epoch_end(Gpu)
+    assert json.loads(printed.getvalue())["steps_per_s"] > 0
+
+
+def test_the_device_loader_is_measured_on_a_gpu(monkeypatch, capsys):
+    pixels = np.zeros((300, 8, 8, 3), np.uint8)
+    waited = []
+    monkeypatch.setattr(our_loaders, "open_beton", lambda file: None)
+    images = Images(np.arange(300), np.arange(300) % 10, pixels)
+    monkeypatch.setattr(our_loaders, "images_of", lambda _: images)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    with fake_cuda(monkeypatch):
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(True))
+        make = our_loaders.in_memory("", Augment("pad", flip=True))
+        monkeypatch.setattr(our_loaders, "make_of", lambda *_: make)
+        our_loaders.main("device-raw", "", "8", "1")
+        (images, labels), *_ = make()
+        assert images.device.type == labels.device.type == "cuda"
+    assert waited and json.loads(capsys.readouterr().out.splitlines()[-1])["rate"] > 0
+
+
+def test_the_peer_s_evaluation_is_measured_on_a_gpu(monkeypatch, capsys):
+    batch = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    monkeypatch.setattr(evaluation_peer.torchvision.datasets, "ImageFolder", lambda *_, **__: None)
+    monkeypatch.setattr(torch.utils.data, "DataLoader", lambda *_, **__: [batch])
+    with fake_cuda(monkeypatch):
+        monkeypatch.setattr(torch.Tensor, "__float__", lambda self: 0.0)
+        monkeypatch.setattr(torch.Tensor, "__int__", lambda self: 0)
+        evaluation_peer.main("", "18", "32", "1", "cuda")
+    assert json.loads(capsys.readouterr().out)["seconds"] > 0
