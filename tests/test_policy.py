@@ -16,6 +16,7 @@ from torchvision.transforms import RandomErasing, v2
 
 from lightning_resnet.data import draws
 from lightning_resnet.data.augment import image_ops as pixels
+from lightning_resnet.data.augment.crops import Augment, operations
 from lightning_resnet.data.augment.policies import (
     BINS,
     IncreasingRandAugment,
@@ -26,6 +27,7 @@ from lightning_resnet.data.augment.policies import (
     rand_space,
     wide_space,
 )
+from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.data.hashing import uniform
 from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
@@ -173,12 +175,14 @@ def test_lighting_adds_one_colour_to_all_pixels_and_stays_in_range():
     )  # far from 0 and 255, where sums are cut
     dark, light = torch.zeros_like(images), torch.full_like(images, 255)
     before, ids = images.clone(), np.arange(64)
+    chosen = operations(Augment(policy=Lighting(1.0)), 0, 0, ids, 8, 8)
     for batch in (images, dark, light):
-        Lighting(1.0)(batch, 0, 0, ids)
+        x = batch.permute(0, 2, 3, 1).contiguous()
+        kernel.change(x.numpy(), chosen)
+        batch[:] = x.permute(0, 3, 1, 2)
     added = images.int() - before.int()
     assert (added == added[:, :, :1, :1]).all()
-    steps = Lighting(1.0).choose(lambda k: uniform(0, 0, ids, 0, draws.POLICY + k), 8)
-    colours = np.array([colour for ((_, colour),) in steps])
+    colours = np.array([colour for ((_, colour),) in chosen])
     assert added[:, :, 0, 0].tolist() == np.rint(colours).tolist() and np.abs(colours).max() > 20
     assert torch.equal(dark.int(), added.clamp(min=0)) and torch.equal(
         light.int(), 255 + added.clamp(max=0)

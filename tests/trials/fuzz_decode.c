@@ -1,4 +1,5 @@
-/* The decoder under fire: images of every kind, full and damaged, with boxes of every kind, under sanitizers.
+/* The decoder under fire: images of every kind, full and damaged, with boxes and operations of every kind, under
+ * sanitizers.
  *
  * `fuzz_decode SEED COUNT` makes COUNT inputs, a function of SEED alone, and prints how many of each status came out.
  * Whoever writes beyond a buffer, reads beyond one, overflows or hangs ends the program with an error. What was not
@@ -56,6 +57,8 @@ static void fence_free(void *p) {
 #include "decode.c"
 #undef malloc
 #undef free
+
+static void fail(const char *why) { fprintf(stderr, "FAILED: %s\n", why); abort(); }
 
 /* -- random numbers ---------------------------------------------------------------------------------------------- */
 
@@ -241,9 +244,58 @@ static void place_box(item *t, int size) {
     }
 }
 
-/* -- checks ------------------------------------------------------------------------------------------------------ */
+/* -- operations -------------------------------------------------------------------------------------------------- */
 
-static void fail(const char *why) { fprintf(stderr, "FAILED: %s\n", why); abort(); }
+enum { MAX_STEPS = 3 };
+
+/* An operation of any kind, one that does not exist among them; its numbers are a policy's, or odd. */
+static step make_step(int size) {
+    step t = {0};
+    int odd = one_in(4);
+    t.operation = one_in(50) ? odd_number() : (double)below(ERASE + 2);
+    for (int i = 0; i < 7; i++) t.value[i] = odd ? odd_number() : (int)below(512) - 256 + below(100) / 100.0;
+    if (odd || t.operation == SHIFT) return t;
+    if (t.operation == AFFINE) {
+        double angle = below(628) / 100.0, shear = one_in(2) ? below(200) / 100.0 - 1 : 0;
+        int shifts = one_in(3);
+        t.value[0] = shifts ? 1 : cos(angle);
+        t.value[1] = shifts ? shear : -sin(angle);
+        t.value[3] = shifts ? 0 : sin(angle);
+        t.value[4] = shifts ? 1 : cos(angle);
+        for (int i = 2; i < 6; i += 3) t.value[i] = (int)below(4 * size + 1) - 2 * size + (one_in(2) ? 0 : below(16) / 16.0);
+    } else if (t.operation == ERASE) {
+        for (int i = 0; i < 4; i++) t.value[i] = below(size + 2);
+    } else if (t.operation != SOLARIZE && t.operation != SOLARIZE_ADD && t.operation != POSTERIZE) {
+        t.value[0] = below(201) / 100.0 - 1;
+    }
+    return t;
+}
+
+/* Change images of any shape, on one thread and on three. */
+static void try_operations(void) {
+    enum { IMAGES = 3 };
+    int n = 1 + below(IMAGES), h = 1 + below(one_in(8) ? 300 : 40), w = 1 + below(one_in(8) ? 300 : 40);
+    step steps[IMAGES * MAX_STEPS];
+    uint32_t ends[IMAGES], end = 0;
+    size_t bytes = (size_t)n * h * w * 3;
+    for (int i = 0; i < n; i++) {
+        for (int k = below(MAX_STEPS + 1); k > 0; k--) steps[end++] = make_step(h < w ? w : h);
+        ends[i] = end;
+    }
+    step *exact = malloc(end * sizeof *steps + 1);
+    memcpy(exact, steps, end * sizeof *steps);
+    uint8_t *one = fence_malloc(bytes), *two = malloc(bytes), status[IMAGES];
+    for (size_t i = 0; i < bytes; i++) one[i] = two[i] = next();
+    change_batch(exact, ends, n, h, w, 1, one, status);
+    for (int i = 0; i < n; i++) if (status[i] != OK) fail("an image was not changed");
+    change_batch(exact, ends, n, h, w, 3, two, status);
+    if (memcmp(one, two, bytes)) fail("threads change images otherwise");
+    fence_free(one);
+    free(two);
+    free(exact);
+}
+
+/* -- checks ------------------------------------------------------------------------------------------------------ */
 
 /* The full image by libjpeg alone. */
 static uint8_t *full_image(const image *m) {
@@ -307,8 +359,15 @@ static void try_batch(image *m, int intact, int jpeg, int file) {
         if (!intact && one_in(10)) t->jpeg = !t->jpeg;
         place_box(t, size);
     }
+    step steps[ITEMS * MAX_STEPS];
+    uint32_t ends[ITEMS], end = 0;
+    int changed = one_in(3);
+    for (unsigned i = 0; i < n; i++) {
+        for (int k = below(MAX_STEPS + 1); k > 0; k--) steps[end++] = make_step(size);
+        ends[i] = end;
+    }
     uint8_t *out = malloc((size_t)n * size * size * 3), *status = malloc(n);
-    decode_batch(file, items, n, size, 1 + below(2), out, status);
+    decode_batch(file, items, changed ? steps : NULL, changed ? ends : NULL, n, size, 1 + below(2), out, status);
     for (unsigned i = 0; i < n; i++) {
         const item *t = items + i;
         if (status[i] > TOO_MUCH) fail("a status that does not exist");
@@ -320,7 +379,7 @@ static void try_batch(image *m, int intact, int jpeg, int file) {
         int sound = t->height >= 1 && t->width >= 1 && (inside || is_full);
         if (sound && m->rgb && status[i] != OK) fail("what is sound was not decoded");
         if (!sound && status[i] == OK) fail("a box outside the image was decoded");
-        if (sound && m->rgb && is_full) {
+        if (sound && m->rgb && is_full && !changed) {
             check_crop(m, t, size, out + (size_t)i * size * size * 3);
             crops++;
         }
@@ -348,6 +407,7 @@ int main(int argc, char **argv) {
             if (ftruncate(file, 0) || pwrite(file, m.bytes, m.size, 0) != (ssize_t)m.size) fail("no memory file");
             fenced = k & 1;
             try_batch(&m, intact, jpeg, file);
+            try_operations();
             uint8_t *exact = fence_malloc(m.size);
             memcpy(exact, m.bytes, m.size);
             int found = check_jpeg(exact, m.size, m.rows, m.cols);

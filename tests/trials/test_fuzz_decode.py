@@ -49,7 +49,7 @@ def fuzzer(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.timeout(100 + INPUTS // 50)
-def test_no_image_and_no_box_makes_the_decoder_err(fuzzer):
+def test_no_image_no_box_and_no_operation_makes_the_decoder_err(fuzzer):
     done = subprocess.run(
         [fuzzer, SEED, str(INPUTS)], capture_output=True, text=True, env=os.environ | STRICT
     )

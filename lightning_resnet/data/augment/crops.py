@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from lightning_resnet.data import draws
-from lightning_resnet.data.augment.policies import Policy
+from lightning_resnet.data.augment.policies import Policy, Step
+from lightning_resnet.data.hashing import uniform
 from lightning_resnet.errors import UserError
 
 Crop = Literal["none", "pad", "resized", "scaled"]
@@ -130,21 +129,30 @@ def draw(
     return boxes, flips, int(heights[0])
 
 
-def finish(
+def operations(
     augment: Augment,
-    images: Tensor,
     seed: int,
     epoch: int,
     ids: np.ndarray,
+    height: int,
+    width: int,
     repeat: int | np.ndarray = 0,
-    threads: int = 1,
-) -> None:
-    """Apply the policy, then erasing, in place to images of final size, uint8 [B, 3, H, W]."""
+) -> list[list[Step]] | None:
+    """Draw the operations of the policy, then erasing, on images of final size.
+
+    Returns:
+        Operations of each image, see `image_ops.apply` [B]; None where there are none.
+    """
+    if augment.policy is None and not augment.erase:
+        return None
+    chosen: list[list[Step]] = [[] for _ in ids]
     if augment.policy is not None:
-        augment.policy(images, seed, epoch, ids, repeat, threads)
-    if not augment.erase:
-        return
-    grey = torch.tensor(augment.grey, dtype=torch.uint8)[:, None, None]
-    boxes = draws.erasing_boxes(seed, epoch, ids, *images.shape[2:], augment.erase, repeat)
-    for image, (top, left, h, w) in zip(images, boxes.tolist(), strict=True):
-        image[:, top : top + h, left : left + w] = grey
+        chosen = augment.policy.choose(
+            lambda k: uniform(seed, epoch, ids, repeat, draws.POLICY + k), width
+        )
+    if augment.erase:
+        boxes = draws.erasing_boxes(seed, epoch, ids, height, width, augment.erase, repeat)
+        for steps, box in zip(chosen, boxes.tolist(), strict=True):
+            if box[2]:
+                steps.append(("Erase", (*box, *augment.grey)))
+    return chosen

@@ -1,4 +1,8 @@
-"""Operations on one image, by torchvision's kernels, with TrivialAugmentWide's magnitudes."""
+"""Operations on one image by torchvision: what the C kernel gives, and gives up to where it is not.
+
+The kernel's operations (`beton/decode.py`) are tested against these, and a machine without the
+kernel uses these. The magnitudes are TrivialAugmentWide's.
+"""
 
 import math
 
@@ -17,7 +21,8 @@ def apply(image: Tensor, name: str, magnitude: float | tuple[float, ...]) -> Ten
         magnitude: tangent of the shear, pixels of the translation, degrees of the rotation; what is
             added to the factor 1 of Brightness, Color, Contrast and Sharpness; bits that Posterize
             keeps; the value from which Solarize inverts; what SolarizeAdd adds to values below 128;
-            what Shift adds to red, green, blue, in levels of 255.
+            what Shift adds to red, green, blue, in levels of 255; top, left, height, width of the
+            box of Erase, then what its red, green, blue become.
     """
     if name in ("ShearX", "ShearY", "TranslateX", "TranslateY"):
         return _affine(image, name, magnitude)
@@ -34,8 +39,12 @@ def apply(image: Tensor, name: str, magnitude: float | tuple[float, ...]) -> Ten
         return torch.where(image < 128, brighter, image)
     if name == "Shift":
         # Rounded before it is added, so that every pixel changes by the same levels.
-        levels = torch.tensor(magnitude).round().short()[:, None, None]
+        levels = torch.tensor(magnitude).round().clamp(-255, 255).short()[:, None, None]
         return (image.short() + levels).clamp(0, 255).to(image.dtype)
+    if name == "Erase":
+        top, left, height, width = map(int, magnitude[:4])
+        colour = torch.tensor(magnitude[4:], dtype=image.dtype)[:, None, None]
+        return F.erase(image, top, left, height, width, colour)
     return _PLAIN[name](image)
 
 

@@ -1,4 +1,4 @@
-"""Policies that change colour and shape: our draws choose, torchvision makes the pixels.
+"""Policies that change colour and shape: our draws choose, the C kernel makes torchvision's pixels.
 
 resnet-cli fit --config configs/fashion_mnist.yaml --data.policy TrivialAugment
 
@@ -8,18 +8,12 @@ torchvision's recipes, rotations interpolate bilinearly and pixels from outside 
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from lightning_resnet.data.augment.image_ops import apply
-from lightning_resnet.data.draws import POLICY
-from lightning_resnet.data.hashing import uniform
-
-Step = tuple[str, float | tuple[float, ...]]  # an operation of `pixels` and its magnitude
+Step = tuple[str, float | tuple[float, ...]]  # an operation of `image_ops` and its magnitude
 BINS = 31  # torchvision's number of magnitudes
 _DRAWS = 4  # per operation
 # Principal components of the colours of ImageNet's training pixels in [0, 1], as fb.resnet.torch
@@ -42,36 +36,6 @@ class Policy:
             size: pixels per side.
         """
         raise NotImplementedError
-
-    def __call__(
-        self,
-        images: Tensor,
-        seed: int,
-        epoch: int,
-        ids: np.ndarray,
-        repeat: int | np.ndarray = 0,
-        threads: int = 1,
-    ) -> None:
-        """Change images in place.
-
-        Args:
-            images: uint8 [B, 3, H, W].
-            seed: seed of the run.
-            epoch: 0-based.
-            ids: sample ids [B].
-            repeat: number of the repeat of a sample within an epoch.
-            threads: number of threads.
-        """
-        steps = self.choose(
-            lambda k: uniform(seed, epoch, ids, repeat, POLICY + k), images.shape[-1]
-        )
-        work = partial(_change, images, steps)
-        if threads < 2:
-            for i in range(len(images)):
-                work(i)
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, range(len(images))))
 
 
 class Lighting(Policy):
@@ -264,8 +228,3 @@ def _pick(space: Space, op: np.ndarray, bins: np.ndarray, sign: np.ndarray) -> l
         magnitudes, signed = space[name]
         steps.append((name, -magnitudes[b] if signed and s < 0.5 else magnitudes[b]))
     return steps
-
-
-def _change(images: Tensor, steps: list[list[Step]], i: int) -> None:
-    for name, magnitude in steps[i]:
-        images[i] = apply(images[i], name, magnitude)

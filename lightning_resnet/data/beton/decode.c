@@ -1,4 +1,4 @@
-/* Batches of images from a file: decode what the crop needs, resize with antialiasing, flip.
+/* Batches of images from a file: decode what the crop needs, resize with antialiasing, flip, change by a policy.
  *
  * An image is stored as JPEG or as raw RGB. Only the rows and blocks that the crop box touches are decoded; a crop of
  * at least twice the output size is first scaled down by 2, 4 or 8 in the DCT domain (libjpeg-turbo), where the filter
@@ -41,6 +41,7 @@ typedef struct {
     uint8_t *bytes; size_t bytes_size;       /* of the sample in the file */
     uint8_t *decoded; size_t decoded_size;   /* RGB rows  */
     uint8_t *rows; size_t rows_size;         /* after the vertical pass */
+    uint8_t *before; size_t before_size;     /* an image as it was before an operation, in a black frame */
 } scratch;
 
 static int grow(void **p, size_t *have, size_t need) {
@@ -318,11 +319,294 @@ static int copy_raw(const uint8_t *bytes, const item *t, int size, uint8_t *out,
                   size, out, s);
 }
 
+/* -- operations of the policies ----------------------------------------------------------------------------------- */
+
+/* The pixels are those of torchvision's operations on uint8 tensors (image_ops.py), bit for bit; only AFFINE, whose
+ * coordinates and weights are integers here and float32 there, may be a level off. torch rounds a product and the
+ * sum it is added to once, as `fused` does. The result is the same on every machine. */
+enum { AFFINE, BRIGHTNESS, COLOR, CONTRAST, SHARPNESS, POSTERIZE, SOLARIZE, SOLARIZE_ADD, AUTO_CONTRAST, EQUALIZE,
+       INVERT, SHIFT, ERASE };               /* in the order of decode.py's OPERATIONS */
+
+/* One operation and its numbers, see decode.py's `encode`. */
+typedef struct { double operation, value[7]; } step;
+
+/* Loops that gain from wide vectors are compiled for these as well; the library takes what the machine has. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define WIDE __attribute__((target_clones("default", "avx2")))
+#else
+#define WIDE
+#endif
+
+enum { CHUNK = 256 };                        /* pixels of an image that are changed at a time */
+
+/* a * b + c, rounded to float once: for an a of 9 bits, product and sum are exact in double. */
+static inline float fused(float a, float b, float c) { return (float)((double)a * b + c); }
+
+static inline uint8_t to_level(float x) { x = x > 0 ? x : 0; return (uint8_t)(int)(x < 255 ? x : 255); }
+
+static inline int to_int(double x, int low, int high) { return x > low ? (x < high ? (int)x : high) : low; }
+
+/* Grey of the pixel, rounded down. */
+static inline float grey_of(float r, float g, float b) {
+    return (float)(int)fused(b, 0.114f, fused(g, 0.587f, r * 0.2989f));
+}
+
+/* Replace each value v of channel c by table[c][v]. */
+static void look_up(uint8_t *image, size_t pixels, uint8_t table[3][256]) {
+    for (uint8_t *p = image, *end = image + 3 * pixels; p < end; p += 3) {
+        p[0] = table[0][p[0]];
+        p[1] = table[1][p[1]];
+        p[2] = table[2][p[2]];
+    }
+}
+
+/* Replace each value by what an operation that looks at one value makes of it. */
+static void map(uint8_t *image, size_t pixels, int operation, const double *value, float mean) {
+    uint8_t table[3][256];
+    float ratio = (float)(1 + value[0]), rest = (float)(1 - (1 + value[0])), threshold = (float)value[0];
+    int bits = to_int(value[0], 0, 8), more = to_int(value[0], 0, 255);
+    for (int c = 0; c < 3; c++) {
+        int levels = to_int(rint((float)value[c]), -255, 255);
+        for (int v = 0; v < 256; v++) {
+            uint8_t *to = &table[c][v];
+            switch (operation) {
+            case BRIGHTNESS: *to = to_level(v * ratio); break;
+            case CONTRAST: *to = to_level(fmaf(mean, rest, v * ratio)); break;
+            case POSTERIZE: *to = v & ~(255 >> bits); break;
+            case SOLARIZE: *to = v >= threshold ? 255 - v : v; break;
+            case SOLARIZE_ADD: *to = v < 128 ? (v + more < 255 ? v + more : 255) : v; break;
+            case SHIFT: *to = to_int(v + levels, 0, 255); break;
+            default: *to = 255 - v;          /* INVERT */
+            }
+        }
+    }
+    look_up(image, pixels, table);
+}
+
+/* Stretch each channel to 0 to 255. */
+WIDE static void auto_contrast(uint8_t *image, size_t pixels) {
+    uint8_t low[3 * 32], high[3 * 32], table[3][256];
+    memset(low, 255, sizeof low);
+    memset(high, 0, sizeof high);
+    size_t blocks = 3 * pixels / sizeof low;
+    for (size_t i = 0; i < blocks; i++)
+        for (size_t k = 0; k < sizeof low; k++) {
+            uint8_t v = image[i * sizeof low + k];
+            low[k] = v < low[k] ? v : low[k];
+            high[k] = v > high[k] ? v : high[k];
+        }
+    for (size_t i = blocks * sizeof low; i < 3 * pixels; i++) {
+        if (image[i] < low[i % 3]) low[i % 3] = image[i];
+        if (image[i] > high[i % 3]) high[i % 3] = image[i];
+    }
+    for (int c = 0; c < 3; c++) {
+        int least = 255, most = 0;
+        for (size_t k = c; k < sizeof low; k += 3) {
+            if (low[k] < least) least = low[k];
+            if (high[k] > most) most = high[k];
+        }
+        float scale = (float)(most - least) * (float)(1.0 / 255);
+        for (int v = 0; v < 256; v++) table[c][v] = most > least ? to_level((float)(v - least) / scale) : v;
+    }
+    look_up(image, pixels, table);
+}
+
+/* Spread the values of each channel evenly, by Pillow's rule. */
+static void equalize(uint8_t *image, size_t pixels) {
+    uint32_t count[2][3][256] = {{{0}}};     /* two of each, so that equal neighbours need not wait for each other */
+    uint8_t table[3][256];
+    for (size_t i = 0; i < pixels; i++)
+        for (int c = 0; c < 3; c++) count[i & 1][c][image[3 * i + c]]++;
+    for (int c = 0; c < 3; c++) {
+        size_t last = 0, below = 0;          /* pixels of the highest value; below v */
+        for (int v = 0; v < 256; v++) {
+            count[0][c][v] += count[1][c][v];
+            if (count[0][c][v]) last = count[0][c][v];
+        }
+        size_t part = (pixels - last) / 255;
+        for (int v = 0; v < 256; v++) {
+            size_t to = part ? (below + part / 2) / part : (size_t)v;
+            table[c][v] = to < 255 ? to : 255;
+            below += count[0][c][v];
+        }
+    }
+    look_up(image, pixels, table);
+}
+
+/* Sum of the grey values. */
+WIDE static uint64_t sum_grey(const uint8_t *image, size_t pixels) {
+    uint64_t sum = 0;
+    for (size_t start = 0; start < pixels; start += CHUNK) {
+        int n = pixels - start < CHUNK ? (int)(pixels - start) : CHUNK, part = 0;
+        const uint8_t *p = image + 3 * start;
+        for (int i = 0; i < n; i++) part += (int)grey_of(p[3 * i], p[3 * i + 1], p[3 * i + 2]);
+        sum += part;
+    }
+    return sum;
+}
+
+/* Mix each pixel with its grey. */
+WIDE static void colour(uint8_t *image, size_t pixels, float ratio, float rest) {
+    for (size_t start = 0; start < pixels; start += CHUNK) {
+        int n = pixels - start < CHUNK ? (int)(pixels - start) : CHUNK;
+        uint8_t *p = image + 3 * start;
+        float grey[CHUNK];
+        for (int i = 0; i < n; i++) grey[i] = grey_of(p[3 * i], p[3 * i + 1], p[3 * i + 2]);
+        for (int i = 0; i < n; i++) {
+            p[3 * i] = to_level(fused(grey[i], rest, p[3 * i] * ratio));
+            p[3 * i + 1] = to_level(fused(grey[i], rest, p[3 * i + 1] * ratio));
+            p[3 * i + 2] = to_level(fused(grey[i], rest, p[3 * i + 2] * ratio));
+        }
+    }
+}
+
+/* Mix n values with their mean over 3x3 pixels, in which their own weighs 5; p: the row before the change. */
+WIDE static void sharpen_row(const uint8_t *p, size_t stride, float rest, uint8_t *out, size_t n) {
+    const uint8_t *up = p - stride, *down = p + stride;
+    for (size_t i = 0; i < n; i++) {
+        int sum = up[i - 3] + up[i] + up[i + 3] + p[i - 3] + 5 * p[i] + p[i + 3] + down[i - 3] + down[i] + down[i + 3];
+        out[i] = to_level(fused((2 * sum + 13) / 26 - p[i], rest, p[i]));
+    }
+}
+
+/* Copy the image into a frame of one black pixel; the stride of the copy, 0 without memory. */
+static size_t copy_framed(const uint8_t *image, int h, int w, scratch *s) {
+    size_t stride = 3 * ((size_t)w + 2), row = 3 * (size_t)w;
+    if (!grow((void **)&s->before, &s->before_size, stride * ((size_t)h + 2) + 8)) return 0;
+    memset(s->before, 0, stride);
+    memset(s->before + stride * (h + 1), 0, stride + 8);
+    for (int y = 0; y < h; y++) {
+        uint8_t *p = s->before + stride * (y + 1);
+        memset(p, 0, 3);
+        memcpy(p + 3, image + row * y, row);
+        memset(p + 3 + row, 0, 3);
+    }
+    return stride;
+}
+
+static int sharpen(uint8_t *image, int h, int w, float rest, scratch *s) {
+    if (h < 3 || w < 3) return OK;
+    size_t stride = copy_framed(image, h, w, s);
+    if (!stride) return NO_MEMORY;
+    for (int y = 1; y < h - 1; y++)
+        sharpen_row(s->before + stride * (y + 1) + 6, stride, rest, image + ((size_t)y * w + 1) * 3, 3 * ((size_t)w - 2));
+    return OK;
+}
+
+/* Weights of four neighbours; together 1 << PRECISION. */
+typedef struct { int nw, ne, sw, se; } weights;
+
+static inline weights weigh(int right, int down) {
+    int all = 1 << PRECISION, se = (right * down + all / 2) >> PRECISION;
+    return (weights){all - right - down + se, right - se, down - se, se};
+}
+
+/* A weighted sum as a level; halves go to the even one. */
+static inline int to_even(int sum) { return (sum + (1 << (PRECISION - 1)) - 1 + (sum >> PRECISION & 1)) >> PRECISION; }
+
+/* One pixel from 2x2 pixels; may read (not use) 2 bytes more. */
+static inline void mix_four(const uint8_t *p, size_t stride, weights w, uint8_t *out) {
+#ifdef __SSE2__
+    const __m128i zero = _mm_setzero_si128();
+    __m128i up = _mm_loadl_epi64((const __m128i *)p), down = _mm_loadl_epi64((const __m128i *)(p + stride));
+    up = _mm_unpacklo_epi8(_mm_unpacklo_epi8(up, _mm_srli_si128(up, 3)), zero);
+    down = _mm_unpacklo_epi8(_mm_unpacklo_epi8(down, _mm_srli_si128(down, 3)), zero);
+    __m128i sum = _mm_add_epi32(_mm_madd_epi16(up, _mm_set1_epi32(w.ne << 16 | w.nw)),
+                                _mm_madd_epi16(down, _mm_set1_epi32(w.se << 16 | w.sw)));
+    __m128i odd = _mm_and_si128(_mm_srli_epi32(sum, PRECISION), _mm_set1_epi32(1));
+    sum = _mm_add_epi32(sum, _mm_add_epi32(odd, _mm_set1_epi32((1 << (PRECISION - 1)) - 1)));
+    sum = _mm_srli_epi32(sum, PRECISION);
+    sum = _mm_packus_epi16(_mm_packs_epi32(sum, sum), zero);
+    uint32_t rgb = (uint32_t)_mm_cvtsi128_si32(sum);
+    memcpy(out, &rgb, 3);
+#else
+    const uint8_t *q = p + stride;
+    for (int c = 0; c < 3; c++) out[c] = to_even(w.nw * p[c] + w.ne * p[c + 3] + w.sw * q[c] + w.se * q[c + 3]);
+#endif
+}
+
+/* n values of a row whose pixels all lie alike between their neighbours. */
+WIDE static void mix_row(const uint8_t *p, size_t stride, weights w, uint8_t *out, size_t n) {
+    const uint8_t *q = p + stride;
+    for (size_t i = 0; i < n; i++) out[i] = to_even(w.nw * p[i] + w.ne * p[i + 3] + w.sw * q[i] + w.se * q[i + 3]);
+}
+
+enum { POINT = 32 };                         /* bits of a coordinate after the point */
+
+/* A coordinate's bits after the point, as many as a weight has. */
+static inline int fraction(int64_t x) { return (int)(x >> (POINT - PRECISION)) & ((1 << PRECISION) - 1); }
+
+/* Take pixel (x, y) from (m0 x + m1 y + m2, m3 x + m4 y + m5), bilinear; outside the image is black. */
+static int affine(uint8_t *image, int h, int w, const double *m, scratch *s) {
+    const int64_t half = 1 << (POINT - PRECISION - 1);          /* of the last bit of a weight */
+    const double one = (double)((int64_t)1 << POINT);
+    double reach = (fabs(m[0]) + fabs(m[3])) * w + (fabs(m[1]) + fabs(m[4])) * h + fabs(m[2]) + fabs(m[5]);
+    if (!(reach < 1 << 30)) {                /* beyond what coordinates can hold; nothing of the image is there */
+        memset(image, 0, (size_t)h * w * 3);
+        return OK;
+    }
+    size_t stride = copy_framed(image, h, w, s);
+    if (!stride) return NO_MEMORY;
+    const uint8_t *origin = s->before + stride + 3;
+    int64_t dx = llrint(m[0] * one), dy = llrint(m[3] * one);
+    for (int y = 0; y < h; y++) {
+        int64_t fx = llrint((m[1] * y + m[2]) * one) + half, fy = llrint((m[4] * y + m[5]) * one) + half;
+        uint8_t *out = image + (size_t)y * w * 3;
+        if (dx == (int64_t)1 << POINT && dy == 0) {
+            int64_t from = fx >> POINT, row = fy >> POINT;      /* of pixel 0 */
+            int64_t first = from < -1 ? -1 - from : 0, end = from > 0 ? w - from : w;
+            if (row < -1 || row >= h || first >= end) { memset(out, 0, (size_t)w * 3); continue; }
+            weights a = weigh(fraction(fx), fraction(fy));
+            const uint8_t *p = origin + row * (int64_t)stride + 3 * (from + first);
+            memset(out, 0, 3 * (size_t)first);
+            mix_row(p, stride, a, out + 3 * first, 3 * (size_t)(end - first));
+            memset(out + 3 * end, 0, 3 * (size_t)(w - end));
+            continue;
+        }
+        for (int x = 0; x < w; x++, fx += dx, fy += dy, out += 3) {
+            int64_t column = fx >> POINT, row = fy >> POINT;
+            if (column < -1 || column >= w || row < -1 || row >= h) { memset(out, 0, 3); continue; }
+            weights a = weigh(fraction(fx), fraction(fy));
+            mix_four(origin + row * (int64_t)stride + 3 * column, stride, a, out);
+        }
+    }
+    return OK;
+}
+
+/* Fill the box (top, left, height, width) with a colour. */
+static void erase(uint8_t *image, int h, int w, const double *value) {
+    int top = to_int(value[0], 0, h), left = to_int(value[1], 0, w);
+    int height = to_int(value[2], 0, h - top), width = to_int(value[3], 0, w - left);
+    for (int y = top; y < top + height; y++)
+        for (int x = left; x < left + width; x++)
+            for (int c = 0; c < 3; c++) image[((size_t)y * w + x) * 3 + c] = to_int(value[4 + c], 0, 255);
+}
+
+static int change(uint8_t *image, int h, int w, const step *t, scratch *s) {
+    size_t pixels = (size_t)h * w;
+    int operation = to_int(t->operation, 0, ERASE + 1);
+    float ratio = (float)(1 + t->value[0]), rest = (float)(1 - (1 + t->value[0])), mean = 0;
+    if (pixels == 0) return OK;
+    switch (operation) {
+    case AFFINE: return affine(image, h, w, t->value, s);
+    case SHARPNESS: return sharpen(image, h, w, rest, s);
+    case COLOR: colour(image, pixels, ratio, rest); break;
+    case AUTO_CONTRAST: auto_contrast(image, pixels); break;
+    case EQUALIZE: equalize(image, pixels); break;
+    case ERASE: erase(image, h, w, t->value); break;
+    case CONTRAST: mean = (float)sum_grey(image, pixels) / (float)pixels;    /* fall through */
+    default: map(image, pixels, operation, t->value, mean);
+    }
+    return OK;
+}
+
 /* -- a batch ------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
     int fd;
-    const item *items; int n, size;
+    const item *items;                       /* NULL: `out` holds the images, they are only changed */
+    const step *steps; const uint32_t *ends; /* image i takes steps[ends[i - 1]] to steps[ends[i] - 1]; NULL: none */
+    int n, height, width;
     uint8_t *out; uint8_t *status;
     int next;
 } job;
@@ -341,45 +625,63 @@ static int fetch(int fd, const item *t, scratch *s) {
     return OK;
 }
 
-static int make_one(const job *b, int i, scratch *s) {
-    const item *t = b->items + i;
-    uint8_t *out = b->out + (size_t)i * b->size * b->size * 3;
-    int rc = fetch(b->fd, t, s);
+static int decode_one(const job *b, const item *t, uint8_t *out, scratch *s) {
+    int size = b->width, rc = fetch(b->fd, t, s);
     if (rc != OK) return rc;
     int inside = t->top >= 0 && t->left >= 0 && t->top + t->height <= t->rows && t->left + t->width <= t->cols;
     int touches = t->top < t->rows && t->left < t->cols && t->top + t->height > 0 && t->left + t->width > 0;
-    int unscaled = t->height == b->size && t->width == b->size;     /* a crop without resize may reach out */
+    int unscaled = t->height == size && t->width == size;        /* a crop without resize may reach out */
     /* of a box below a pixel, rounding may leave nothing to mix */
     if (t->rows == 0 || t->cols == 0 || !(t->height >= 1) || !(t->width >= 1) || !(inside || unscaled)) return BAD_SIZE;
     if (unscaled && (floor(t->top) != t->top || floor(t->left) != t->left)) return BAD_SIZE;  /* it is copied, not resized */
     if (!touches) {
-        memset(out, 0, (size_t)b->size * b->size * 3);
+        memset(out, 0, (size_t)size * size * 3);
         return OK;
     }
-    return t->jpeg ? decode_jpeg(s->bytes, t, b->size, out, s) : copy_raw(s->bytes, t, b->size, out, s);
+    return t->jpeg ? decode_jpeg(s->bytes, t, size, out, s) : copy_raw(s->bytes, t, size, out, s);
+}
+
+static int make_one(const job *b, int i, uint8_t *out, scratch *s) {
+    int rc = b->items ? decode_one(b, b->items + i, out, s) : OK;
+    for (uint32_t k = b->ends && i > 0 ? b->ends[i - 1] : 0; b->ends && k < b->ends[i] && rc == OK; k++)
+        rc = change(out, b->height, b->width, b->steps + k, s);
+    return rc;
 }
 
 static void *work(void *p) {
     job *b = p;
     scratch s = {0};
-    size_t bytes = (size_t)b->size * b->size * 3;
+    size_t bytes = (size_t)b->height * b->width * 3;
     for (int i; (i = __atomic_fetch_add(&b->next, 1, __ATOMIC_RELAXED)) < b->n;) {
-        b->status[i] = make_one(b, i, &s);
+        b->status[i] = make_one(b, i, b->out + i * bytes, &s);
         if (b->status[i] != OK) memset(b->out + i * bytes, 127, bytes);
     }
     free(s.bytes);
     free(s.decoded);
     free(s.rows);
+    free(s.before);
     return NULL;
 }
 
-/* Make n images, uint8 [n, size, size, 3], on `threads` threads; status[i] is 0 or why image i is grey instead. */
-void decode_batch(int fd, const item *items, int n, int size, int threads, uint8_t *out, uint8_t *status) {
-    job b = {fd, items, n, size, out, status, 0};
+static void run(job *b, int threads) {
     pthread_t t[256];
     int started = 0;
     if (threads > 256) threads = 256;
-    while (started < threads - 1 && started < n - 1 && !pthread_create(t + started, NULL, work, &b)) started++;
-    work(&b);
+    while (started < threads - 1 && started < b->n - 1 && !pthread_create(t + started, NULL, work, b)) started++;
+    work(b);
     while (started) pthread_join(t[--started], NULL);
+}
+
+/* Make n images, uint8 [n, size, size, 3], on `threads` threads; status[i] is 0 or why image i is grey instead. */
+void decode_batch(int fd, const item *items, const step *steps, const uint32_t *ends, int n, int size, int threads,
+                  uint8_t *out, uint8_t *status) {
+    job b = {fd, items, steps, ends, n, size, size, out, status, 0};
+    run(&b, threads);
+}
+
+/* Change n images, uint8 [n, height, width, 3], in the same way. */
+void change_batch(const step *steps, const uint32_t *ends, int n, int height, int width, int threads, uint8_t *out,
+                  uint8_t *status) {
+    job b = {-1, NULL, steps, ends, n, height, width, out, status, 0};
+    run(&b, threads);
 }

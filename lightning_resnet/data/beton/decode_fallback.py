@@ -1,21 +1,26 @@
-"""Batches of images without the C kernel: slower, nearly the same pixels.
+"""Images without the C kernel: slower, nearly the same pixels.
 
 Boxes and flips are the same. FFCV decodes if it is installed (its fast DCT is a few levels off),
 else Pillow (which notices less damage without a manifest). Pillow resizes, by the kernel's
-definition but without the kernel's scaling in the DCT domain.
+definition but without the kernel's scaling in the DCT domain. Torchvision does the operations of
+policies.
 """
 
 import io
 import os
 import re
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import ModuleType
 
 import numpy as np
+import torch
 from PIL import Image
 
+from lightning_resnet.data.augment import image_ops
+from lightning_resnet.data.augment.policies import Step
 from lightning_resnet.data.beton.limits import MAX_SCANS, too_many_pixels
 
 # A marker of a JPEG: no filling, and none that pixels may hold.
@@ -48,11 +53,34 @@ def notice() -> str:
     )
 
 
-def decode_batch(fd: int, items: np.ndarray, out: np.ndarray, threads: int) -> np.ndarray:
+def decode_batch(
+    fd: int,
+    items: np.ndarray,
+    out: np.ndarray,
+    threads: int,
+    choices: Sequence[Sequence[Step]] | None = None,
+) -> np.ndarray:
     """Make a batch of images as `decode.decode` does."""
-    return np.fromiter(
-        _pool(threads).map(lambda item, o: _make(fd, item, o), items, out), np.uint8, len(items)
-    )
+    made = _pool(threads).map(lambda item, o: _make(fd, item, o), items, out)
+    status = np.fromiter(made, np.uint8, len(items))
+    if choices:
+        pairs = zip(choices, status, strict=True)
+        change_batch(out, [() if bad else steps for steps, bad in pairs], threads)
+    return status
+
+
+def change_batch(out: np.ndarray, choices: Sequence[Sequence[Step]], threads: int) -> None:
+    """Change a batch of images as `decode.change` does."""
+    images = torch.from_numpy(out).permute(0, 3, 1, 2)
+    # A process that was forked has none of the pool's threads.
+    how = map if threads < 2 else _pool(threads).map
+    list(how(_change, images, choices))
+
+
+def _change(image: torch.Tensor, steps: Sequence[Step]) -> None:
+    """Change an image in place."""
+    for name, magnitude in steps:
+        image[:] = image_ops.apply(image, name, magnitude)
 
 
 @cache

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_resnet.data import draws
-from lightning_resnet.data.augment.crops import Augment, draw, finish
+from lightning_resnet.data.augment.crops import Augment, draw, operations
 from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.data.beton.encode import explain, open_rgb
 from lightning_resnet.data.images import ArrayImages, BetonImages, FileImages, Images
@@ -64,9 +64,10 @@ def read_array(
         shape = (*images.shape, 3)
         opened = [Image.fromarray(np.broadcast_to(images.pixels[i], shape)) for i in at]
         pixels = _cut(opened, augment, seed, epoch, ids, repeat)
-    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    finish(augment, batch, seed, epoch, ids, repeat)
-    return batch, torch.from_numpy(images.labels[at])
+    choices = operations(augment, seed, epoch, ids, *pixels.shape[1:3], repeat)
+    if choices:
+        kernel.change(pixels, choices)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(images.labels[at])
 
 
 @read.register
@@ -86,9 +87,11 @@ def read_files(
     pixels = _cut(usable, augment, seed, epoch, ids, repeat)
     labels = torch.from_numpy(images.labels[at])
     labels[torch.tensor([image is None for image in opened])] = IGNORED
-    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    finish(augment, batch, seed, epoch, ids, repeat)
-    return batch, labels
+    choices = operations(augment, seed, epoch, ids, *pixels.shape[1:3], repeat)
+    if choices:
+        pairs = zip(choices, opened, strict=True)
+        kernel.change(pixels, [() if image is None else steps for steps, image in pairs])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), labels
 
 
 @read.register
@@ -128,7 +131,8 @@ def read_beton(
     _check_memory(shape)
     out = empty(shape, dtype=torch.uint8)
     items = kernel.make_items(file, positions, boxes, flips)
-    status = kernel.decode(file, items, out.numpy(), threads)
+    choices = operations(augment, seed, epoch, ids, size, size, repeat)
+    status = kernel.decode(file, items, out.numpy(), threads, choices)
     labels = torch.from_numpy(images.labels[at])
     if status.any():
         if on_bad == "raise":
@@ -137,9 +141,7 @@ def read_beton(
                 "verify` lists all, --data.on_bad count goes on without them"
             )
         labels[torch.from_numpy(status != 0)] = IGNORED
-    batch = out.permute(0, 3, 1, 2)
-    finish(augment, batch, seed, epoch, ids, repeat, threads)
-    return batch, labels
+    return out.permute(0, 3, 1, 2), labels
 
 
 def _check_memory(shape: tuple[int, ...]) -> None:
