@@ -1,4 +1,4 @@
-"""What a training on a GPU must do and must not do, shown on the CPU: with stand-ins for torch.cuda and fake tensors."""
+"""What happens on a GPU, shown on the CPU: with fake tensors and stand-ins for torch.cuda."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def trained(monkeypatch):
     return lambda: [p for net in nets for p in net.parameters()]
 
 
-# -- what the trainer sets ---------------------------------------------------------------------------------------------
+# -- what the trainer sets
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_micro_batches_and_graphs_of_the_compiler_exclude_each_other(cli, one_gp
     assert code == 2 and "--model.compile true" in err, err
 
 
-# -- gradients in the memory of a CUDA graph ---------------------------------------------------------------------------
+# -- gradients in the memory of a CUDA graph
 
 
 class Overwritten(torch.Tensor):
@@ -113,7 +113,7 @@ class Replays(Callback):
 
 @pytest.mark.parametrize("validation", ["1.0", "0"])
 def test_a_run_ends_although_its_gradients_lie_in_a_graph_s_memory(cli, validation):
-    """With evaluations in the middle and without any; with checkpoints between epochs and within one."""
+    """With evaluations in the middle and without; with checkpoints between epochs and within."""
     words = "--trainer.max_epochs 2 --trainer.limit_train_batches 4 --run.save_minutes 0".split()
     words += ["--trainer.limit_val_batches", validation]
     code, _, err = cli("fit", *TINY, *words, "--trainer.callbacks+=test_gpu.Replays")
@@ -126,7 +126,7 @@ def test_an_error_is_told_although_gradients_lie_in_a_graph_s_memory(cli):
         cli("fit", *TINY, *words)
 
 
-# -- benchmarks: no branch that a test does not enter --------------------------------------------------------------------
+# -- benchmarks: no branch that a test does not enter
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16"])

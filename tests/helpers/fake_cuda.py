@@ -1,8 +1,9 @@
-"""A GPU that is not there: tensors without memory on `cuda:0`, and stand-ins for torch.cuda's functions.
+"""A GPU that is not there: tensors without memory on `cuda:0`, and torch.cuda without a driver.
 
-Under `fake_cuda` torch computes shapes, types and devices alone. What a step on a GPU must not do is an error: to mix
-devices, to read a value back (`.item()`, `.tolist()`, `bool`), to index by a mask, whose length the host would wait for.
-Autograd's engine needs a driver, so `backward` gives each parameter a gradient of its shape instead.
+Under `fake_cuda` torch computes shapes, types and devices alone. What a step on a GPU must not do
+is an error: to mix devices, to read a value back (`.item()`, `.tolist()`, `bool`), to index by a
+mask, for whose length the host would wait. Autograd's engine needs a driver, so `backward` gives
+each parameter a gradient of its shape instead.
 """
 
 from contextlib import contextmanager
@@ -112,7 +113,7 @@ class FirstDevice(TorchFunctionMode):
 class Kernels(TorchDispatchMode):
     """What fake tensors lack: copies of real tensors to the GPU, and fused optimizers.
 
-    Torch does not know what a fused optimizer does to shapes; here all that it takes must be on the GPU.
+    Torch has no shapes for fused optimizers; here all that they take must be on the GPU.
 
     Args:
         fake: the mode below this one.
@@ -143,7 +144,7 @@ def _numbered(value):
 
 
 def _apply(self, fn, recurse=True):
-    """Stands for nn.Module._apply, which swaps the insides of tensors, and cannot do that with fake ones."""
+    """Stands for nn.Module._apply, which cannot swap the insides of fake tensors."""
     for child in self.children() if recurse else ():
         child._apply(fn)
     for key, parameter in self._parameters.items():
