@@ -13,10 +13,8 @@ def mirror_of(done, gate=None, mode="disabled"):
             gate.wait(60)
         done.append("start")
 
-    record = lambda row: done.append(row)  # noqa: E731
-    return SimpleNamespace(
-        options=SimpleNamespace(mode=mode), start=start, record=record, finish=done.append
-    )
+    options = SimpleNamespace(mode=mode)
+    return SimpleNamespace(options=options, start=start, record=done.append, finish=done.append)
 
 
 def test_rows_wait_for_the_start_and_the_training_does_not():

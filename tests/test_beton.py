@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from lightning_resnet.data.beton import journal
+from lightning_resnet.data.beton import decode, encode, journal
 from lightning_resnet.data.beton.encode import open_rgb
 from lightning_resnet.data.beton.format import HEADER, JPEG, RAW, Beton, manifest_path
 from lightning_resnet.data.beton.verify import info, verify
@@ -304,7 +304,12 @@ from lightning_resnet.data.images import Images
 if __name__ == "__main__":
     write.CHUNK_FILES = 2
     inner = write.PartialFile.append
-    write.PartialFile.append = lambda self, entries: (inner(self, entries), time.sleep(0.05))
+
+    def append_slowly(self, entries):
+        inner(self, entries)
+        time.sleep(0.05)
+
+    write.PartialFile.append = append_slowly
     paths = sorted(str(p) for p in Path(sys.argv[1]).glob("*.jpg"))
     images = Images(np.arange(len(paths)), np.arange(len(paths)) % 3, paths=paths)
     write.write_beton(images, sys.argv[2], classes=["a", "b", "c"], workers=2, max_side=50)
@@ -426,8 +431,8 @@ def copy_of(sound, folder):
 @pytest.mark.parametrize("kernel", [True, False])
 def test_verify_names_the_damaged_sample(sound, tmp_path, kernel, monkeypatch):
     if not kernel:
-        monkeypatch.setattr("lightning_resnet.data.beton.decode.library", lambda: None)
-        monkeypatch.setattr("lightning_resnet.data.beton.encode.library", lambda: None)
+        monkeypatch.setattr(decode, "library", lambda: None)
+        monkeypatch.setattr(encode, "library", lambda: None)
         assert verify(sound) == []
     out = copy_of(sound, tmp_path)
     beton = Beton(out)

@@ -18,6 +18,7 @@ from helpers.made_runs import epoch_rows, make_run
 from scipy import stats
 
 from lightning_resnet.analysis import load_runs
+from lightning_resnet.analysis.compare import load as loading
 from lightning_resnet.analysis.compare.callback_metrics import logged
 from lightning_resnet.analysis.compare.effects import effects, gaps
 from lightning_resnet.analysis.compare.export import diff
@@ -314,9 +315,7 @@ def test_training_rows_can_be_left_out(sweep):
 
 def test_finished_runs_are_read_once(sweep, monkeypatch):
     first = load_runs(sweep, train=False)
-    monkeypatch.setattr(
-        "lightning_resnet.analysis.compare.load._history", lambda *a: pytest.fail("read again")
-    )
+    monkeypatch.setattr(loading, "_history", lambda *a: pytest.fail("read again"))
     again = load_runs(sweep, train=False)
     pd.testing.assert_frame_equal(first.history, again.history)
     pd.testing.assert_frame_equal(first.runs, again.runs)

@@ -8,13 +8,14 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from helpers.command_line import REPOSITORY, TINY
+from helpers.faults import Stop, dies_at_step
 from helpers.run_dir import only_run, rows, same_weights, weights
 
 from lightning_resnet.engine.signals import Stopped
@@ -50,25 +51,6 @@ def test_a_finished_run_belongs_to_all_points_that_it_was(cli):
         "0123456789",
         "12345e6789",
     ]
-
-
-class Stop(Exception):
-    pass
-
-
-@contextmanager
-def dies_at_step(step):
-    """Let a training raise `Stop` before one of its steps."""
-    original = ClassificationTask.training_step
-
-    def dying(self, batch, batch_idx):
-        if self.global_step == step:
-            raise Stop
-        return original(self, batch, batch_idx)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ClassificationTask, "training_step", dying)
-        yield
 
 
 @pytest.mark.parametrize("schedule", ["Steps", "Plateau", "ErrorWarmup"])

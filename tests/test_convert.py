@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import onnxruntime
@@ -20,6 +19,7 @@ from torchvision.models.resnet import Bottleneck
 
 from lightning_resnet.cli.convert import make_parser
 from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
+from lightning_resnet.weights import onnx_export
 from lightning_resnet.weights.layouts import recognise, unwrap
 from lightning_resnet.weights.trained import load
 
@@ -337,7 +337,7 @@ def test_onnx_gives_the_same_logits_on_batches_of_any_size(cli):
 
 def test_onnx_is_an_extra(cli, monkeypatch):
     torch.save(CifarResNet(8).state_dict(), "theirs.pth")
-    monkeypatch.setattr("lightning_resnet.weights.onnx_export.find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
     code, _, err = cli("convert", "theirs.pth", "--out", "none.onnx")
     assert code == 2 and "pip install" in err and not Path("none.onnx").exists()
 
@@ -346,10 +346,7 @@ def test_a_converted_file_tells_its_recipe(cli):
     torch.save(shaken(CifarResNet(8, num_classes=100)).state_dict(), "c100.pth")
     assert cli("convert", "c100.pth", "--out", "c100.ckpt")[0] == 0
     recipe = yaml.safe_load(torch.load("c100.ckpt")["run"]["config"])
-    assert (
-        recipe["data"]["source"]["class_path"] == "CIFAR100"
-        and "lightning_resnet.weights.onnx_export" in sys.modules
-    )
+    assert recipe["data"]["source"]["class_path"] == "CIFAR100"
     flags = (
         "--data.source Synthetic --data.source.num_classes 100 --data.size null "
         "--trainer.max_epochs 1"

@@ -9,12 +9,12 @@ from copy import deepcopy
 import pytest
 import torch
 from helpers.command_line import TINY
+from helpers.faults import Stop, dies_at_step
 from helpers.run_dir import only_run, rows, weights
 from torch import nn
 
 from lightning_resnet.models import CifarResNet
 from lightning_resnet.training.ema import Averaging, average_of, update
-from lightning_resnet.training.task import ClassificationTask
 
 AVERAGED = [
     *TINY,
@@ -100,11 +100,7 @@ def test_both_nets_are_measured_and_saved(cli):
     )
 
 
-class Stop(Exception):
-    pass
-
-
-def test_an_average_continues_bitwise(cli, monkeypatch):
+def test_an_average_continues_bitwise(cli):
     assert cli("fit", *AVERAGED)[0] == 0
     path = only_run()
     complete, expected = (
@@ -112,17 +108,8 @@ def test_an_average_continues_bitwise(cli, monkeypatch):
         [(r["step"], r["val_ema/loss"]) for r in rows(path) if "val_ema/loss" in r],
     )
     shutil.rmtree("runs")
-    original = ClassificationTask.training_step
-
-    def dying(self, batch, batch_idx):
-        if self.global_step == 30:
-            raise Stop
-        return original(self, batch, batch_idx)
-
-    monkeypatch.setattr(ClassificationTask, "training_step", dying)
-    with pytest.raises(Stop):
+    with dies_at_step(30), pytest.raises(Stop):
         cli("fit", *AVERAGED)
-    monkeypatch.setattr(ClassificationTask, "training_step", original)
     code, out, _ = cli("fit", *AVERAGED)
     assert code == 0 and "continued from" in out
     assert all(torch.equal(complete[k], t) for k, t in weights(only_run(), "ema.").items())

@@ -16,6 +16,7 @@ from torchvision.transforms import functional as T  # noqa: N812
 
 from lightning_resnet.analysis.evaluation import evaluate as matrix
 from lightning_resnet.analysis.evaluation.crops import top5, wilson
+from lightning_resnet.analysis.inspection import subjects as loading
 from lightning_resnet.analysis.inspection.subjects import subjects
 from lightning_resnet.models.resnet import CifarResNet
 from lightning_resnet.weights.classes import align
@@ -66,6 +67,10 @@ def photos(tmp_path):
         tmp_path / "net.ckpt",
     )
     return sorted((tmp_path / "photos" / "val").rglob("*.png"))
+
+
+def normalise(pixels):
+    return (pixels - 110.0) / 60
 
 
 def shaken(net, seed, images):
@@ -128,7 +133,6 @@ def test_crops_and_weights_agree_with_one_image_at_a_time(cli, photos):
     rows = table(out)
     assert len(rows) == 6 and {row[0] for row in rows.values()} == {str(N)}
     (subject,), wanted = subjects(["net.ckpt"], []), []
-    normalise = lambda pixels: (pixels - 110.0) / 60  # noqa: E731
     for name, weights in (("raw", "net"), ("ema", "ema")):
         take_weights(subject.experiment.task, subject.state, weights)
         for crops in ("centre", "ten", "flip"):
@@ -200,7 +204,7 @@ def test_images_that_are_scaled_and_have_odd_margins(cli, odd, crops, off):
     (subject,), seen = subjects(["net.ckpt"], flags), []
     net, data = subject.net, subject.experiment.data
     with net.register_forward_hook(lambda net, x, logits: seen.append(logits.clone())):
-        best = top5(net, lambda pixels: (pixels - 110.0) / 60, data, crops, 28)[0]
+        best = top5(net, normalise, data, crops, 28)[0]
     validated = torch.cat([pixels.clone() for pixels, _ in data.eval_loader("val")])
     for pixels, file in zip(validated, odd, strict=True):
         assert torch.equal(pixels, T.pil_to_tensor(boxes(Image.open(file), "centre")[0]))
@@ -229,8 +233,7 @@ def test_precise_statistics_classes_and_confusion(cli, photos):
     rows = table(out.partition("\n\nraw")[0])
     (subject,) = subjects(["net.ckpt"], [])
     data = subject.experiment.data
-    stem = [subject.net.conv1((pixels - 110.0) / 60) for pixels, _ in data.train_dataloader()]
-    normalise = lambda pixels: (pixels - 110.0) / 60  # noqa: E731
+    stem = [subject.net.conv1(normalise(pixels)) for pixels, _ in data.train_dataloader()]
     precise = matrix._net(subject, "net", "precise", normalise)
     torch.testing.assert_close(precise.bn1.running_mean, torch.cat(stem).mean((0, 2, 3)))
     assert not torch.allclose(precise.bn1.running_mean, subject.net.bn1.running_mean, atol=0.01)
@@ -257,16 +260,17 @@ def test_precise_statistics_classes_and_confusion(cli, photos):
 
 def test_a_batch_of_many_devices_is_not_evaluated_at_once(cli, photos, monkeypatch):
     """Nor does it matter that it exceeds the training images."""
-    monkeypatch.setattr("lightning_resnet.analysis.inspection.subjects.EVAL_BATCH", 20)
+    monkeypatch.setattr(loading, "EVAL_BATCH", 20)
     ways, seen = ["--crops", "centre", "--sizes", "28", "--weights", "net"], []
     plain = table(cli("evaluate", "net.ckpt", *ways)[1])
-    hook = lambda net, x: seen.append(len(x[0]))  # noqa: E731
     original = matrix._net
-    monkeypatch.setattr(
-        matrix,
-        "_net",
-        lambda *args: (net := original(*args), net.register_forward_pre_hook(hook))[0],
-    )
+
+    def counted(*args):
+        net = original(*args)
+        net.register_forward_pre_hook(lambda net, x: seen.append(len(x[0])))
+        return net
+
+    monkeypatch.setattr(matrix, "_net", counted)
     assert table(cli("evaluate", "net.ckpt", *ways, "--data.batch_size", 4096)[1]) == plain
     assert seen == [20, 20, 10]
     seen.clear()

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_resnet.engine.trainer import Trainer
-from lightning_resnet.models import CifarResNet, ImageNetResNet
+from lightning_resnet.models import CifarResNet, ImageNetResNet, batch_norm
 from lightning_resnet.models.batch_norm import measure_norms
 from lightning_resnet.runs.checkpoint import load_checkpoint
 from lightning_resnet.training.optimizer import parameter_groups
@@ -104,23 +104,31 @@ def test_precise_statistics_are_those_of_all_images():
     torch.testing.assert_close(net.bn1.running_var, seen.var(1))
     assert net.training and net.bn1.num_batches_tracked == before
     halves = []
+
+    def keep(sums):
+        halves.append(sums.clone())
+        return sums
+
     for part in (batches[:2], batches[2:]):  # two ranks: each asks for the sum over both
-        measure_norms(net, part, lambda sums, seen=halves: (seen.append(sums.clone()), sums)[1])
+        measure_norms(net, part, keep)
     n = len(halves) // 2
-    both = [a + b for a, b in zip(halves[:n], halves[n:], strict=True)]
-    measure_norms(net, batches, lambda sums, both=both: both.pop(0) if both else sums)
+    both = iter([a + b for a, b in zip(halves[:n], halves[n:], strict=True)])
+    measure_norms(net, batches, lambda sums: next(both, sums))
     torch.testing.assert_close(net.bn1.running_var, seen.var(1))
 
 
 def test_precise_statistics_without_float64_and_of_a_norm_that_is_not_reached(monkeypatch):
     """As on Apple's GPUs, and as in a net with a head that evaluation leaves out."""
-    monkeypatch.setattr(
-        "lightning_resnet.models.batch_norm.sum_dtype", lambda device: torch.float32
-    )
+    monkeypatch.setattr(batch_norm, "sum_dtype", lambda device: torch.float32)
     net, types = CifarResNet(8, width=4), set()
+
+    def keep_type(sums):
+        types.add(sums.dtype)
+        return sums
+
     net.head = nn.BatchNorm2d(4)
     images = torch.randn(16, 3, 8, 8)
-    measure_norms(net, [images], lambda sums: (types.add(sums.dtype), sums)[1])
+    measure_norms(net, [images], keep_type)
     torch.testing.assert_close(
         net.bn1.running_var, net.conv1(images).transpose(0, 1).flatten(1).var(1)
     )
@@ -325,7 +333,12 @@ def test_compilation_covers_the_way_from_pixels_to_logits(cli, monkeypatch):
 
     def compile(f, **how):
         asked.append(how)
-        return lambda net, *args: calls.append((net, args[0].dtype)) or f(net, *args)
+
+        def compiled(net, *args):
+            calls.append((net, args[0].dtype))
+            return f(net, *args)
+
+        return compiled
 
     monkeypatch.setattr(torch, "compile", compile)
     fit(cli, "c", "--model.compile", "max-autotune", "--model.ema", "{decay: 0.9}")

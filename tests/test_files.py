@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_resnet import files, provenance
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import (
     check_writable,
@@ -37,7 +38,7 @@ def test_a_file_is_on_disk_before_it_takes_its_name(tmp_path, monkeypatch):
 
 
 def test_the_unfinished_file_is_the_users_own_and_follows_no_link(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_resnet.files.secrets.token_hex", lambda n: "0")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda n: "0")
     victim = tmp_path / "victim"
     victim.write_text("theirs")
     (tmp_path / "a.json.0.tmp").symlink_to(victim)
@@ -150,6 +151,6 @@ def test_the_code_is_looked_up_without_a_lock_that_a_kill_would_leave(monkeypatc
         called.append(command)
         return subprocess.CompletedProcess(command, 0, "0123\n", "")
 
-    monkeypatch.setattr("lightning_resnet.provenance.subprocess.run", run)
+    monkeypatch.setattr(provenance.subprocess, "run", run)
     assert code() == {"git_sha": "0123", "git_dirty": True}
     assert all(command[:2] == ["git", "--no-optional-locks"] for command in called) and called

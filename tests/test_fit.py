@@ -17,6 +17,7 @@ from helpers.run_dir import only_run, rows, same_weights, weights
 from lightning_resnet.models import CifarResNet
 from lightning_resnet.runs.identity import run_id
 from lightning_resnet.training.task import ClassificationTask
+from lightning_resnet.weights import init_from as starting
 from lightning_resnet.weights.init_from import init_from
 
 SHORT = [*TINY, "--trainer.max_epochs", "2"]
@@ -240,9 +241,7 @@ def test_as_many_other_classes_get_a_new_head(capsys, monkeypatch, known, ours, 
     state |= {k: t + 1 for k, t in task.state_dict().items()}
     fresh = task.net.fc.weight.detach().clone()
     checkpoint = {"state_dict": state, "run": {"classes": known.split()}}
-    monkeypatch.setattr(
-        "lightning_resnet.weights.init_from.load_checkpoint", lambda path: checkpoint
-    )
+    monkeypatch.setattr(starting, "load_checkpoint", lambda path: checkpoint)
     init_from(task, "its.ckpt", ours.split())
     assert torch.equal(task.net.fc.weight, fresh + (not new)) and not torch.equal(
         task.net.bn1.weight, torch.ones(4)

@@ -24,6 +24,7 @@ from PIL import Image
 from lightning_resnet.data import module
 from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.data.beton import decode_fallback as fallback
+from lightning_resnet.data.beton import encode as encoding
 from lightning_resnet.data.beton.cache import as_beton
 from lightning_resnet.data.beton.encode import (
     EncodeFailure,
@@ -134,7 +135,7 @@ def decoder(request, monkeypatch):
     """With our decoder, and where it was not built."""
     if request.param == "pillow":
         monkeypatch.setattr(kernel, "library", lambda: None)
-        monkeypatch.setattr("lightning_resnet.data.beton.encode.library", lambda: None)
+        monkeypatch.setattr(encoding, "library", lambda: None)
         monkeypatch.setattr(fallback, "ffcv", lambda: None)
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.loaders import copies, data_of, same
+from helpers.spies import spy
 
 from lightning_resnet import machine
 from lightning_resnet.bench.inputs import IMAGENET, make_tables
@@ -21,7 +22,7 @@ from lightning_resnet.data.beton.format import Beton, manifest_path
 from lightning_resnet.data.beton.stage import staged
 from lightning_resnet.data.loaders import read_ahead as ahead
 from lightning_resnet.data.loaders.beton_loader import FFCVLoader
-from lightning_resnet.data.order import permutation, train_batches
+from lightning_resnet.data.order import page_order, permutation, train_batches
 from lightning_resnet.data.sources.beton_files import images_of
 from lightning_resnet.errors import UserError
 
@@ -123,7 +124,7 @@ def test_pages_are_read_early_once_and_dropped_when_done(paged, monkeypatch):
         os, "posix_fadvise", lambda fd, at, n, advice: log.append((advice, at // n))
     )
     monkeypatch.setattr(ahead, "AHEAD", 2)
-    monkeypatch.setattr("lightning_resnet.data.order.page_order.__defaults__", (2,))
+    monkeypatch.setattr(page_order, "__defaults__", (2,))
     plain = data_of(paged, cache="os", **options)
     images, loader = plain.splits["train"], plain.train_dataloader()
     expected = copies(loader)
@@ -210,8 +211,7 @@ def test_a_copy_is_on_disk_with_its_time_before_it_takes_its_name(original, monk
 
 def test_processes_of_a_node_copy_once(original, monkeypatch):
     path, near = original
-    copies, inner = [], stage._copy
-    monkeypatch.setattr(stage, "_copy", lambda *args: (copies.append(args), inner(*args)))
+    copies = spy(monkeypatch, stage, "_copy")
     threads = [threading.Thread(target=staged, args=(path, str(near))) for _ in range(4)]
     for t in threads:
         t.start()
@@ -269,7 +269,10 @@ def rss():
 
 def loader_of(path):
     images, augment = images_of(Beton(path)), Augment("resized", 32)
-    batches = lambda epoch: train_batches(permutation(0, epoch, len(images)), 64)  # noqa: E731
+
+    def batches(epoch):
+        return train_batches(permutation(0, epoch, len(images)), 64)
+
     return FFCVLoader(images, lambda epoch: augment, 0, batches, len(images) // 64, on_bad="count")
 
 

@@ -39,9 +39,8 @@ def test_boxes_of_cutmix_have_the_area_of_their_share_and_any_place():
     """Yun et al. 2019, eq. 2: sides sqrt(1 - share) of the image's, middle uniform, cut off at the
     edges.
     """
-    share, (top, left, bottom, right) = (lambda s, b: (s, b.T))(
-        *Mix(cutmix=1.0).draw(0, 1, PAIRS, SIDE, 2 * SIDE)
-    )
+    share, boxes = Mix(cutmix=1.0).draw(0, 1, PAIRS, SIDE, 2 * SIDE)
+    top, left, bottom, right = boxes.T
     h, w = bottom - top, right - left
     assert top.min() >= 0 and left.min() >= 0 and bottom.max() == SIDE and right.max() == 2 * SIDE
     assert share == pytest.approx(1 - h * w / (SIDE * 2 * SIDE), abs=1e-12)

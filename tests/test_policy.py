@@ -14,7 +14,7 @@ from helpers.run_dir import only_run
 from timm.data import auto_augment as timms
 from torchvision.transforms import RandomErasing, v2
 
-from lightning_resnet.data import draws
+from lightning_resnet.data import draws, module
 from lightning_resnet.data.augment import image_ops as pixels
 from lightning_resnet.data.augment.crops import Augment, operations
 from lightning_resnet.data.augment.policies import (
@@ -312,7 +312,7 @@ def test_policies_are_flags_and_part_of_the_run(cli):
 
 def test_images_in_memory_that_a_policy_changes_have_workers(monkeypatch):
     """The same images; those that are only cut are read faster than any process hands them over."""
-    monkeypatch.setattr("lightning_resnet.data.module.workers", lambda processes: 2)
+    monkeypatch.setattr(module, "workers", lambda processes: 2)
     small, how = (
         Synthetic(96, 40, 8),
         {"size": None, "crop": "none", "policy": TrivialAugment(), "erase": 0.5},

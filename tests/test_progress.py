@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from lightning_resnet import progress
 from lightning_resnet.arguments import Parser
+from lightning_resnet.cli import main as command_line
 from lightning_resnet.data.beton import verify
 
 
@@ -91,7 +92,7 @@ def test_every_long_verb_ends_with_a_word(cli, monkeypatch, argv, how):
         signal.raise_signal(signal.SIGINT)
 
     module = SimpleNamespace(make_parser=lambda: Parser(recipe="all"), run=run)
-    monkeypatch.setattr("lightning_resnet.cli.main.import_module", lambda name: module)
+    monkeypatch.setattr(command_line, "import_module", lambda name: module)
     code, _, err = cli(*argv)
     assert code == 130 and err == f"interrupted; the same command {how}\n"
 

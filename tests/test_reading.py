@@ -5,6 +5,7 @@ out of proportion.
 import pytest
 import yaml
 
+from lightning_resnet import reading
 from lightning_resnet.cli.main import main
 from lightning_resnet.credentials import refuse_secret_flags
 from lightning_resnet.errors import UserError
@@ -69,7 +70,7 @@ def test_other_yaml_is_as_pyyaml_reads_it():
 
 def test_a_file_is_named_and_has_a_limit(tmp_path, monkeypatch):
     file = tmp_path / "r.yaml"
-    monkeypatch.setattr("lightning_resnet.reading.LARGEST", 100)
+    monkeypatch.setattr(reading, "LARGEST", 100)
     for content, message in (
         (b"a: 1\na: 2", "r.yaml: line 2: a is there twice"),
         (b"a: \xff", "r.yaml is no text in UTF-8"),

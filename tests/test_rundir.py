@@ -21,6 +21,7 @@ from pytorch_lightning.callbacks import Callback
 
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.cli.main import main
+from lightning_resnet.engine import checkpoints
 from lightning_resnet.errors import UserError
 from lightning_resnet.reading import read_json
 from lightning_resnet.runs import directory as rundir
@@ -458,7 +459,7 @@ def test_a_checkpoint_of_lightnings_that_found_no_room_is_told_at_the_end(cli, m
             raise OSError(28, os.strerror(28), str(path))
         return write_checkpoint(checkpoint, path, *args)
 
-    monkeypatch.setattr("lightning_resnet.engine.checkpoints.write_checkpoint", full)
+    monkeypatch.setattr(checkpoints, "write_checkpoint", full)
     callback = "pytorch_lightning.callbacks.ModelCheckpoint"
     options = ["--trainer.enable_checkpointing", "true", f"--trainer.callbacks+={callback}"]
     code, out, err = cli("fit", *SHORT, *options, "--trainer.callbacks.dirpath", "theirs")
@@ -484,8 +485,8 @@ def test_a_disk_that_is_full_from_the_start_is_told_and_the_attempt_closed(cli, 
     def full(*args):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("lightning_resnet.runs.checkpoint.torch.save", full)
-    monkeypatch.setattr("lightning_resnet.engine.checkpoints.check_readable", lambda state: None)
+    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(checkpoints, "check_readable", lambda state: None)
     code, out, err = cli("fit", *SHORT)
     assert (
         code == 2
@@ -509,7 +510,7 @@ def test_a_signal_on_a_full_disk_is_told_as_not_saved(cli, monkeypatch):
 
     original = ClassificationTask.training_step
     monkeypatch.setattr(ClassificationTask, "training_step", step)
-    monkeypatch.setattr("lightning_resnet.engine.checkpoints.write_checkpoint", full)
+    monkeypatch.setattr(checkpoints, "write_checkpoint", full)
     code, _, err = cli("fit", *SHORT)
     assert code == 143 and "not saved (cannot save" in err and "No space left on device)" in err
 

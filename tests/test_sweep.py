@@ -16,6 +16,7 @@ import pytest
 from helpers.command_line import REPOSITORY, verb
 from helpers.stand_in import write
 from helpers.sweeping import COMMAND, run_sweep
+from helpers.waiting import wait_for
 
 from lightning_resnet.cli import sweep as sweep_verb
 from lightning_resnet.errors import UserError
@@ -371,13 +372,6 @@ def start(*preload):
     )
     assert parent.stdout.readline() == "ready\n"
     return parent
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_runs_end_when_the_sweep_is_killed(sweep_file):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from helpers.command_line import REPOSITORY, TINY, verb
+from helpers.waiting import wait_for
 from helpers.wandb_runs import (
     BIN,
     CONFIG,
@@ -311,13 +312,6 @@ def test_sync_uploads_each_step_once_and_again_nothing(server, run, capsys):
     assert [r["step"] for r in server.rows("finished01")] == [5, 6] and len(
         server.rows("abcdef0123")
     ) == 4
-
-
-def wait_for(condition, seconds=100):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import lightning_fabric
 import numpy as np
@@ -25,6 +26,7 @@ import torch
 import yaml
 from helpers.command_line import TINY
 from helpers.run_dir import only_run
+from helpers.spies import spy
 from jsonargparse import Namespace
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import callbacks, plugins, strategies
@@ -36,6 +38,7 @@ from torch import nn
 
 from lightning_resnet.cli import fit
 from lightning_resnet.cli.main import main
+from lightning_resnet.config import recipe
 from lightning_resnet.config.options import STRATEGIES, check
 from lightning_resnet.config.recipe import build, parse
 from lightning_resnet.data.module import ImageData
@@ -684,11 +687,10 @@ def built(*flags):
 
 def ours(flags, monkeypatch):
     """Train by `resnet-cli fit`."""
-    made = []
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "build", lambda *args: made.append(build(*args)) or made[-1])
+        made = spy(patch, fit, "build")
         assert main(["fit", *map(str, flags)]) == 0
-    return made[0]
+    return made[0].result
 
 
 def stock(flags):
@@ -900,7 +902,8 @@ def test_every_hook_of_a_task(cli, monkeypatch):
     } <= honoured.keys()
     calls.clear()
     monkeypatch.setattr(
-        "lightning_resnet.config.recipe.ClassificationTask",
+        recipe,
+        "ClassificationTask",
         type("Counted", (ClassificationTask,), honoured),
     )
     flags = [*SHORT, "--trainer.gradient_clip_val", "1", "--trainer.accumulate_grad_batches", "2"]
@@ -935,7 +938,7 @@ class NoTensor(ClassificationTask):
 
 @pytest.mark.filterwarnings("ignore:.*`training_step` returned `None`")
 def test_losses_that_are_no_tensor(cli, monkeypatch):
-    monkeypatch.setattr("lightning_resnet.config.recipe.ClassificationTask", NoTensor)
+    monkeypatch.setattr(recipe, "ClassificationTask", NoTensor)
     assert_same(ours(SHORT, monkeypatch), stock(SHORT))
 
 
@@ -1045,7 +1048,7 @@ def test_a_plugin_writes_what_callbacks_save(cli, monkeypatch):
         (Path("here") / name).read_text() == "mine" for name in saved[-1:]
     )
     with monkeypatch.context() as patch:
-        patch.setattr(FitLoop, "_evaluate", lambda loop: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(FitLoop, "_evaluate", Mock(side_effect=KeyboardInterrupt))
         assert cli("fit", *flags, "--seed_everything", "1", "--run.save_minutes", "0")[0] == 130
     assert "continued from last.ckpt at step" in cli("fit", *flags, "--seed_everything", "1")[1]
     asynchronous = [*SHORT, "--trainer.plugins", "AsyncCheckpointIO", *FILES.split(" ")]
