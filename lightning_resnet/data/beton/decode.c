@@ -342,9 +342,11 @@ enum { CHUNK = 256 };                        /* pixels of an image that are chan
 /* a * b + c, rounded to float once: for an a of 9 bits, product and sum are exact in double. */
 static inline float fused(float a, float b, float c) { return (float)((double)a * b + c); }
 
-static inline uint8_t to_level(float x) { x = x > 0 ? x : 0; return (uint8_t)(int)(x < 255 ? x : 255); }
+/* Rounded towards 0 and cut to 0 to 255; |x| < 2^31, see `bounded`. */
+static inline uint8_t to_level(float x) { int v = (int)x; v = v > 0 ? v : 0; return v < 255 ? v : 255; }
 
 static inline int to_int(double x, int low, int high) { return x > low ? (x < high ? (int)x : high) : low; }
+static inline double bounded(double x) { return x > -1e6 ? (x < 1e6 ? x : 1e6) : -1e6; }
 
 /* Grey of the pixel, rounded down. */
 static inline float grey_of(float r, float g, float b) {
@@ -360,25 +362,28 @@ static void look_up(uint8_t *image, size_t pixels, uint8_t table[3][256]) {
     }
 }
 
-/* Replace each value by what an operation that looks at one value makes of it. */
-static void map(uint8_t *image, size_t pixels, int operation, const double *value, float mean) {
+/* Change each value alone, the same in all channels. */
+WIDE static void map(uint8_t *p, size_t n, int operation, double value) {
+    int mask = ~(255 >> to_int(value, 0, 8)), more = to_int(value, 0, 255), threshold = to_int(ceilf((float)value), 0, 256);
+    uint8_t least = threshold;
+    switch (operation) {
+    case POSTERIZE: for (size_t i = 0; i < n; i++) p[i] &= mask; break;
+    case SOLARIZE:
+        if (threshold < 256) for (size_t i = 0; i < n; i++) p[i] ^= p[i] >= least ? 255 : 0;
+        break;
+    case SOLARIZE_ADD:
+        for (size_t i = 0; i < n; i++) p[i] = p[i] < 128 ? (p[i] + more < 255 ? p[i] + more : 255) : p[i];
+        break;
+    case INVERT: for (size_t i = 0; i < n; i++) p[i] ^= 255; break;
+    }
+}
+
+/* Add a colour. */
+static void shift(uint8_t *image, size_t pixels, const double *value) {
     uint8_t table[3][256];
-    float ratio = (float)(1 + value[0]), rest = (float)(1 - (1 + value[0])), threshold = (float)value[0];
-    int bits = to_int(value[0], 0, 8), more = to_int(value[0], 0, 255);
     for (int c = 0; c < 3; c++) {
         int levels = to_int(rint((float)value[c]), -255, 255);
-        for (int v = 0; v < 256; v++) {
-            uint8_t *to = &table[c][v];
-            switch (operation) {
-            case BRIGHTNESS: *to = to_level(v * ratio); break;
-            case CONTRAST: *to = to_level(fmaf(mean, rest, v * ratio)); break;
-            case POSTERIZE: *to = v & ~(255 >> bits); break;
-            case SOLARIZE: *to = v >= threshold ? 255 - v : v; break;
-            case SOLARIZE_ADD: *to = v < 128 ? (v + more < 255 ? v + more : 255) : v; break;
-            case SHIFT: *to = to_int(v + levels, 0, 255); break;
-            default: *to = 255 - v;          /* INVERT */
-            }
-        }
+        for (int v = 0; v < 256; v++) table[c][v] = to_int(v + levels, 0, 255);
     }
     look_up(image, pixels, table);
 }
@@ -433,16 +438,35 @@ static void equalize(uint8_t *image, size_t pixels) {
     look_up(image, pixels, table);
 }
 
+/* Grey of n pixels, n <= CHUNK. */
+static inline void take_grey(const uint8_t *p, int n, float *grey) {
+    float r[CHUNK], g[CHUNK], b[CHUNK];
+    for (int i = 0; i < n; i++) {
+        r[i] = p[3 * i];
+        g[i] = p[3 * i + 1];
+        b[i] = p[3 * i + 2];
+    }
+    for (int i = 0; i < n; i++) grey[i] = grey_of(r[i], g[i], b[i]);
+}
+
 /* Sum of the grey values. */
 WIDE static uint64_t sum_grey(const uint8_t *image, size_t pixels) {
     uint64_t sum = 0;
     for (size_t start = 0; start < pixels; start += CHUNK) {
         int n = pixels - start < CHUNK ? (int)(pixels - start) : CHUNK, part = 0;
-        const uint8_t *p = image + 3 * start;
-        for (int i = 0; i < n; i++) part += (int)grey_of(p[3 * i], p[3 * i + 1], p[3 * i + 2]);
+        float grey[CHUNK];
+        take_grey(image + 3 * start, n, grey);
+        for (int i = 0; i < n; i++) part += (int)grey[i];
         sum += part;
     }
     return sum;
+}
+
+/* Mix each value with `mean`. */
+static void mix_with(float mean, uint8_t *image, size_t pixels, float ratio, float rest) {
+    uint8_t table[3][256];
+    for (int v = 0; v < 256; v++) table[0][v] = table[1][v] = table[2][v] = to_level(fmaf(mean, rest, v * ratio));
+    look_up(image, pixels, table);
 }
 
 /* Mix each pixel with its grey. */
@@ -450,22 +474,27 @@ WIDE static void colour(uint8_t *image, size_t pixels, float ratio, float rest) 
     for (size_t start = 0; start < pixels; start += CHUNK) {
         int n = pixels - start < CHUNK ? (int)(pixels - start) : CHUNK;
         uint8_t *p = image + 3 * start;
-        float grey[CHUNK];
-        for (int i = 0; i < n; i++) grey[i] = grey_of(p[3 * i], p[3 * i + 1], p[3 * i + 2]);
-        for (int i = 0; i < n; i++) {
-            p[3 * i] = to_level(fused(grey[i], rest, p[3 * i] * ratio));
-            p[3 * i + 1] = to_level(fused(grey[i], rest, p[3 * i + 1] * ratio));
-            p[3 * i + 2] = to_level(fused(grey[i], rest, p[3 * i + 2] * ratio));
-        }
+        float grey[CHUNK], thrice[3 * CHUNK];
+        take_grey(p, n, grey);
+        for (int i = 0; i < n; i++) thrice[3 * i] = thrice[3 * i + 1] = thrice[3 * i + 2] = grey[i];
+        for (int i = 0; i < 3 * n; i++) p[i] = to_level(fused(thrice[i], rest, p[i] * ratio));
     }
 }
 
 /* Mix n values with their mean over 3x3 pixels, in which their own weighs 5; p: the row before the change. */
 WIDE static void sharpen_row(const uint8_t *p, size_t stride, float rest, uint8_t *out, size_t n) {
-    const uint8_t *up = p - stride, *down = p + stride;
-    for (size_t i = 0; i < n; i++) {
-        int sum = up[i - 3] + up[i] + up[i + 3] + p[i - 3] + 5 * p[i] + p[i + 3] + down[i - 3] + down[i] + down[i + 3];
-        out[i] = to_level(fused((2 * sum + 13) / 26 - p[i], rest, p[i]));
+    for (size_t start = 0; start < n; start += CHUNK, p += CHUNK, out += CHUNK) {
+        int m = n - start < CHUNK ? (int)(n - start) : CHUNK;
+        const uint8_t *up = p - stride - 3, *here = p - 3, *down = p + stride - 3;
+        uint16_t column[CHUNK + 6];
+        int16_t apart[CHUNK];                /* of the mean from the value */
+        for (int i = 0; i < m + 6; i++) column[i] = up[i] + here[i] + down[i];
+        for (int i = 0; i < m; i++) {
+            uint16_t sum = column[i] + column[i + 3] + column[i + 6] + 4 * p[i];
+            uint16_t twice = 2 * sum + 13;   /* divided by 26: 10083 / 2^18 is near enough */
+            apart[i] = (int16_t)((uint16_t)((uint32_t)twice * 10083 >> 16) >> 2) - p[i];
+        }
+        for (int i = 0; i < m; i++) out[i] = to_level(fused(apart[i], rest, p[i]));
     }
 }
 
@@ -528,7 +557,9 @@ static inline void mix_four(const uint8_t *p, size_t stride, weights w, uint8_t 
 /* n values of a row whose pixels all lie alike between their neighbours. */
 WIDE static void mix_row(const uint8_t *p, size_t stride, weights w, uint8_t *out, size_t n) {
     const uint8_t *q = p + stride;
-    for (size_t i = 0; i < n; i++) out[i] = to_even(w.nw * p[i] + w.ne * p[i + 3] + w.sw * q[i] + w.se * q[i + 3]);
+    if (w.nw == 1 << PRECISION) memcpy(out, p, n);
+    else if (w.nw + w.ne == 1 << PRECISION) for (size_t i = 0; i < n; i++) out[i] = to_even(w.nw * p[i] + w.ne * p[i + 3]);
+    else for (size_t i = 0; i < n; i++) out[i] = to_even(w.nw * p[i] + w.ne * p[i + 3] + w.sw * q[i] + w.se * q[i + 3]);
 }
 
 enum { POINT = 32 };                         /* bits of a coordinate after the point */
@@ -547,27 +578,25 @@ static int affine(uint8_t *image, int h, int w, const double *m, scratch *s) {
     }
     size_t stride = copy_framed(image, h, w, s);
     if (!stride) return NO_MEMORY;
-    const uint8_t *origin = s->before + stride + 3;
     int64_t dx = llrint(m[0] * one), dy = llrint(m[3] * one);
     for (int y = 0; y < h; y++) {
-        int64_t fx = llrint((m[1] * y + m[2]) * one) + half, fy = llrint((m[4] * y + m[5]) * one) + half;
+        /* Coordinates in the frame, where the first pixel is 1; as unsigned ones, all outside are large. */
+        int64_t fx = llrint((m[1] * y + m[2] + 1) * one) + half, fy = llrint((m[4] * y + m[5] + 1) * one) + half;
         uint8_t *out = image + (size_t)y * w * 3;
         if (dx == (int64_t)1 << POINT && dy == 0) {
             int64_t from = fx >> POINT, row = fy >> POINT;      /* of pixel 0 */
-            int64_t first = from < -1 ? -1 - from : 0, end = from > 0 ? w - from : w;
-            if (row < -1 || row >= h || first >= end) { memset(out, 0, (size_t)w * 3); continue; }
-            weights a = weigh(fraction(fx), fraction(fy));
-            const uint8_t *p = origin + row * (int64_t)stride + 3 * (from + first);
+            int64_t first = from < 0 ? -from : 0, end = from > 1 ? w + 1 - from : w;
+            if (row < 0 || row > h || first >= end) { memset(out, 0, (size_t)w * 3); continue; }
             memset(out, 0, 3 * (size_t)first);
-            mix_row(p, stride, a, out + 3 * first, 3 * (size_t)(end - first));
+            mix_row(s->before + row * (int64_t)stride + 3 * (from + first), stride, weigh(fraction(fx), fraction(fy)),
+                    out + 3 * first, 3 * (size_t)(end - first));
             memset(out + 3 * end, 0, 3 * (size_t)(w - end));
             continue;
         }
         for (int x = 0; x < w; x++, fx += dx, fy += dy, out += 3) {
-            int64_t column = fx >> POINT, row = fy >> POINT;
-            if (column < -1 || column >= w || row < -1 || row >= h) { memset(out, 0, 3); continue; }
-            weights a = weigh(fraction(fx), fraction(fy));
-            mix_four(origin + row * (int64_t)stride + 3 * column, stride, a, out);
+            uint64_t column = (uint64_t)fx >> POINT, row = (uint64_t)fy >> POINT;
+            if (column > (uint64_t)w || row > (uint64_t)h) { memset(out, 0, 3); continue; }
+            mix_four(s->before + row * stride + 3 * column, stride, weigh(fraction(fx), fraction(fy)), out);
         }
     }
     return OK;
@@ -585,17 +614,20 @@ static void erase(uint8_t *image, int h, int w, const double *value) {
 static int change(uint8_t *image, int h, int w, const step *t, scratch *s) {
     size_t pixels = (size_t)h * w;
     int operation = to_int(t->operation, 0, ERASE + 1);
-    float ratio = (float)(1 + t->value[0]), rest = (float)(1 - (1 + t->value[0])), mean = 0;
+    double factor = 1 + bounded(t->value[0]);
+    float ratio = (float)factor, rest = (float)(1 - factor);
     if (pixels == 0) return OK;
     switch (operation) {
     case AFFINE: return affine(image, h, w, t->value, s);
     case SHARPNESS: return sharpen(image, h, w, rest, s);
     case COLOR: colour(image, pixels, ratio, rest); break;
+    case BRIGHTNESS: mix_with(0, image, pixels, ratio, rest); break;
+    case CONTRAST: mix_with((float)sum_grey(image, pixels) / (float)pixels, image, pixels, ratio, rest); break;
     case AUTO_CONTRAST: auto_contrast(image, pixels); break;
     case EQUALIZE: equalize(image, pixels); break;
+    case SHIFT: shift(image, pixels, t->value); break;
     case ERASE: erase(image, h, w, t->value); break;
-    case CONTRAST: mean = (float)sum_grey(image, pixels) / (float)pixels;    /* fall through */
-    default: map(image, pixels, operation, t->value, mean);
+    default: map(image, 3 * pixels, operation, t->value[0]);
     }
     return OK;
 }
