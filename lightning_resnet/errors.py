@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -11,6 +12,14 @@ from typing import TextIO
 from lightning_resnet.masking import mask
 
 LONGEST = 2_000  # characters of foreign text that are shown on one line
+
+
+# Words of torch on the CPU, of CUDA, of their libraries, of numpy and of the system.
+NO_MEMORY = re.compile(
+    r"(out of|not enough) memory|MemoryError|(can.t|cannot|unable to) allocate|ALLOC_FAILED"
+    r"|bad_alloc",
+    re.I,
+)
 
 
 class UserError(Exception):
@@ -41,6 +50,11 @@ class Superseded(UserError):
 
     def __init__(self, path: object) -> None:
         super().__init__(f"run {path} was taken over by a newer attempt; this one stops")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of any library says that memory was not enough."""
+    return bool(NO_MEMORY.search(f"{type(error).__name__} {error}"))
 
 
 def not_negative(text: str) -> int:

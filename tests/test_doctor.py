@@ -5,14 +5,12 @@ is to be quick.
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.command_line import verb
 from jsonargparse import Namespace
-from pytorch_lightning.plugins.precision import MixedPrecision
 
 from lightning_resnet.cli import doctor as command
 from lightning_resnet.config import recipe as config
@@ -20,10 +18,6 @@ from lightning_resnet.doctor import checks as doctor
 from lightning_resnet.doctor import driver
 from lightning_resnet.doctor import imports as doctor_deep
 from lightning_resnet.doctor import recipe as doctor_plan
-from lightning_resnet.doctor import trial as doctor_trial
-from lightning_resnet.doctor.trial import Pace, Trial
-from lightning_resnet.training import ema
-from lightning_resnet.training.task import ClassificationTask
 
 main = verb(command)
 
@@ -130,7 +124,6 @@ model: {net: {class_path: CifarResNet, init_args: {depth: 8, width: 4}}}
 data: {source: {class_path: Synthetic, init_args: {n: 256, n_val: 32, size: 8}}, batch_size: 64}
 run: {threads: 1}
 """
-TRIAL = Trial([Pace(None, 3, 0.5)], 2.0, "CPU", "little memory")
 
 
 def plan(*flags):
@@ -141,19 +134,16 @@ def plan(*flags):
     }
 
 
-def test_a_recipe_is_checked_and_forecast(cli, monkeypatch):
+def test_a_recipe_is_checked(cli):
     found = plan()
     assert not any(finding.level == "fails" for finding in found.values())
-    assert "parameters" in found["net"].found and "images/s" in found["trial"].found
+    assert "parameters" in found["net"].found
     assert (
         found["steps"].found.startswith("4 per epoch, 12 in 3 epochs")
         and "sees 64 images" in found["batch norm"].found
     )
-    monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks: TRIAL)
-    assert "4.0 s an epoch" in plan()["forecast"].found  # 4 steps of 0.5 s, 2 s of evaluation
     found = plan("--trainer.devices", 8)
     assert found["batch norm"].level == "warning" and "8 images" in found["batch norm"].found
-    assert "8 ranks" in found["forecast"].found
     assert plan("--trainer.devices", 3)["batch"].level == "fails"
     assert plan("--data.workers", 99)["workers"].level == "warning"
     fails = plan("--model.net.num_classes", 3)["net"]
@@ -165,7 +155,6 @@ def test_a_recipe_is_checked_and_forecast(cli, monkeypatch):
 
 
 def test_the_folder_of_runs_is_the_recipes(cli, monkeypatch):
-    monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks: TRIAL)
     assert str(Path("elsewhere").absolute().parent) in plan("--run.root", "elsewhere")["runs"].found
     Path("file").touch()
     found = plan(
@@ -174,7 +163,7 @@ def test_the_folder_of_runs_is_the_recipes(cli, monkeypatch):
     assert (
         found["runs"].level == "fails"
         and "--run.root" in found["runs"].cure
-        and "forecast" not in found
+        and "batch norm" not in found
     )
     monkeypatch.setattr(
         doctor.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5 * 10**6})
@@ -186,7 +175,6 @@ def test_the_folder_of_runs_is_the_recipes(cli, monkeypatch):
 
 
 def test_weights_to_begin_from_are_tried(cli, monkeypatch):
-    monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks: TRIAL)
     found = plan("--run.init_from", "missing.ckpt")["recipe"]
     assert found.level == "fails" and "missing.ckpt does not exist" in found.found
     torch.save({"state_dict": {}}, "empty.ckpt")
@@ -201,7 +189,7 @@ def test_weights_to_begin_from_are_tried(cli, monkeypatch):
     )
 
 
-def test_gpus_that_are_not_here_fail_after_the_forecast(cli, monkeypatch):
+def test_gpus_that_are_not_here_fail_last(cli, monkeypatch):
     devices = lambda **trainer: list(doctor_plan._devices(Namespace(trainer)))  # noqa: E731
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     (found,) = devices(accelerator="auto", devices=8)
@@ -212,16 +200,14 @@ def test_gpus_that_are_not_here_fail_after_the_forecast(cli, monkeypatch):
     assert not devices(accelerator="gpu", devices="auto")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert not devices(accelerator="auto", devices=8)
-    monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks: TRIAL)
     monkeypatch.setattr(doctor_plan, "_devices", lambda trainer: [found])
-    assert [*plan()][-2:] == ["forecast", "GPUs"]
+    assert [*plan()][-2:] == ["batch norm", "GPUs"]
 
 
 def test_batches_are_those_of_fit(cli, monkeypatch):
     """One place makes the numbers: both verbs give them, and the same cure where there
     is no step.
     """
-    monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks: TRIAL)
     found = plan("--trainer.devices", 8, "--trainer.sync_batchnorm", "true")["batch norm"]
     assert found.level == "ok" and "sees 64 images" in found.found
     for flags, cure in (
@@ -246,7 +232,6 @@ def test_batches_are_those_of_fit(cli, monkeypatch):
 
 
 def test_betons_larger_than_memory(cli, monkeypatch):
-    monkeypatch.setattr(doctor_plan, "trial", lambda cli, ranks: TRIAL)
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     assert plan("--data.loader", "ffcv")[".beton files"].level == "ok"
     monkeypatch.setattr(doctor_plan.machine, "memory", lambda: 1000)
@@ -271,123 +256,6 @@ def test_imports_that_do_not_fit_end_the_examination(monkeypatch, missing, capsy
     assert levels == (["fails"] if missing else ["ok"])
     if missing:
         assert main([]) == 1 and "reinstall both" in capsys.readouterr().out
-
-
-def test_the_trial_is_the_recipes_own_step_at_each_size(cli, monkeypatch):
-    own, seen, averaged, compiled, optimizers = ClassificationTask.training_step, [], [], [], []
-    update, configure, loss = ema.update, ClassificationTask.configure_optimizers, []
-
-    def step(task, batch, i):
-        seen.append(
-            (
-                task.current_epoch,
-                batch[0].shape[-1],
-                len(batch[0]),
-                torch.is_autocast_enabled("cpu"),
-            )
-        )
-        loss.append(task.loss_kind)
-        return own(task, batch, i)
-
-    def compile_(function, **options):
-        compiled.append(options["mode"])
-        return function
-
-    monkeypatch.setattr(ClassificationTask, "training_step", step)
-    monkeypatch.setattr(torch, "compile", compile_)
-    monkeypatch.setattr(ema, "update", lambda *args: averaged.append(args[2]) or update(*args))
-    monkeypatch.setattr(
-        ClassificationTask,
-        "configure_optimizers",
-        lambda task: optimizers.append(configure(task)) or optimizers[-1],
-    )
-    flags = (
-        "--trainer.precision bf16-mixed --trainer.accumulate_grad_batches 2 --model.loss bce "
-        "--model.compile true"
-    )
-    flags += " --data.crop resized --data.size 8 --trainer.max_epochs 8 --trainer.devices 2"
-    mix, sizes = "{mixup: 0.2, cutmix: 1.0}", "{low: 8, high: 16}"
-    found = plan(
-        *flags.split(),
-        "--model.mix",
-        mix,
-        "--model.ema",
-        "{decay: 0.9, every: 2}",
-        "--data.progressive",
-        sizes,
-    )
-    assert found["forecast"].level == "ok", found
-    assert {row[:2] for row in seen} == {
-        (3, 8),
-        (7, 16),
-    }  # the middle of epochs 0 to 5, and of 6 and 7
-    assert {row[2:] for row in seen} == {(16, True)}  # 64 images over 2 ranks and 2 micro-batches
-    steps = 2 * (doctor_trial.WARM + doctor_trial.STEPS // 2)
-    assert len(seen) == 2 * steps and compiled == [None] and set(loss) == {"bce"}
-    assert len(averaged) == 2 * (steps // 4)  # every second optimizer step, at each of two sizes
-    assert [len(optimizer.param_groups) for optimizer in optimizers] == [
-        2,
-        2,
-    ]  # of the check, and of the trial
-    assert all(
-        text in found["trial"].found
-        for text in ("8 px (6 epochs)", "16 px (2 epochs)", "bf16-mixed, compiled")
-    )
-
-
-def test_sizes_and_evaluations_count_by_their_epochs():
-    found = Trial([Pace(160, 12, 0.1), Pace(192, 4, 0.3)], 0.0, "CPU", "")
-    assert found.step == pytest.approx((12 * 0.1 + 4 * 0.3) / 16)
-
-
-def test_what_the_first_batch_of_each_shape_takes_does_not_count(cli, monkeypatch):
-    own, shapes, trial, trials = ClassificationTask.validation_step, set(), doctor_plan.trial, []
-
-    def step(task, batch, *args):
-        if len(batch[0]) not in shapes:  # as if it were compiled
-            shapes.add(len(batch[0]))
-            time.sleep(1)
-        return own(task, batch, *args)
-
-    monkeypatch.setattr(ClassificationTask, "validation_step", step)
-    monkeypatch.setattr(
-        doctor_plan, "trial", lambda *args: trials.append(trial(*args)) or trials[-1]
-    )
-    plan("--data.batch_size", 48)
-    assert shapes == {32, 96, 64} and trials[0].evaluation < 0.5
-
-
-@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
-def test_the_trial_goes_through_the_precision_plugin(cli, monkeypatch, precision):
-    types, own = set(), ClassificationTask.training_step
-    monkeypatch.setattr(
-        ClassificationTask,
-        "training_step",
-        lambda task, *args: types.add(next(task.parameters()).dtype) or own(task, *args),
-    )
-    found = plan(
-        "--trainer.precision", precision, "--model.precise_bn", 2, "--trainer.max_steps", 5
-    )
-    assert found["forecast"].level == "ok" and "5 in 2 epochs" in found["steps"].found, found
-    assert types == {{"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]}
-
-
-def test_the_trial_scales_the_loss_where_the_precision_does(cli, monkeypatch):
-    scaler, build = torch.amp.GradScaler("cpu"), doctor_plan.build_alone
-
-    def with_scaler(*args, **kwargs):
-        cli = build(*args, **kwargs)
-        cli.trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu", scaler)
-        return cli
-
-    monkeypatch.setattr(doctor_plan, "build_alone", with_scaler)
-    assert plan()["forecast"].level == "ok" and scaler.state_dict()["_growth_tracker"] > 0
-
-
-def test_callbacks_that_the_trial_leaves_out_are_told(cli):
-    callbacks = '[{"class_path": "pytorch_lightning.callbacks.Timer"}]'
-    assert "callbacks were left out" in plan("--trainer.callbacks", callbacks)["trial"].found
-    assert "callbacks" not in plan()["trial"].found
 
 
 MONITOR = "--trainer.callbacks.monitor"
@@ -431,7 +299,7 @@ def test_what_fit_refuses_on_several_ranks_is_told(cli):
     assert code == 1 and "Thaw does not work on several ranks" in out
 
 
-def test_callbacks_and_loggers_that_fit_takes_have_no_part_in_the_trial(cli):
+def test_callbacks_and_loggers_that_fit_takes_write_nothing(cli):
     save = [
         "--trainer.callbacks+=ModelCheckpoint",
         MONITOR,
@@ -441,43 +309,8 @@ def test_callbacks_and_loggers_that_fit_takes_have_no_part_in_the_trial(cli):
     ]
     rate = ["--trainer.callbacks+=LearningRateMonitor", "--trainer.logger", "CSVLogger"]
     found = plan(*save, *rate)
-    assert not any(finding.level == "fails" for finding in found.values()) and "trial" in found
+    assert not any(finding.level == "fails" for finding in found.values())
     assert {path.name for path in Path().iterdir()} == {"R.yaml"}
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError(
-            "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 10 GiB"
-        ),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: not enough memory: "
-            "you tried to allocate 8"
-        ),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate "
-            "memory: you tried"
-        ),
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError("std::bad_alloc"),
-        MemoryError(),
-        OSError(12, "Cannot allocate memory"),
-    ],
-)
-def test_too_little_memory_is_a_line_with_its_cure(cli, monkeypatch, error):
-    def fail(*args):
-        raise error
-
-    monkeypatch.setattr(doctor_trial.Step, "__call__", fail)
-    Path("R.yaml").write_text(RECIPE)
-    code, out, err = cli("doctor", "--config", "R.yaml")
-    assert (
-        code == 1
-        and "FAILS trial" in out
-        and "out of memory" in out
-        and "accumulate_grad_batches 2" in out
-    ), err
 
 
 def test_data_too_large_for_memory_are_not_cured_by_a_smaller_batch(cli, monkeypatch):
@@ -487,41 +320,6 @@ def test_data_too_large_for_memory_are_not_cured_by_a_smaller_batch(cli, monkeyp
     monkeypatch.setattr("lightning_resnet.data.sources.synthetic.Synthetic.splits", fail)
     found = plan()["recipe"]
     assert found.level == "fails" and "4.63 GiB" in found.found and "--mem" in found.cure
-
-
-def test_other_errors_of_the_trial_are_not_called_lack_of_memory(cli, monkeypatch):
-    def fail(*args):
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    monkeypatch.setattr(doctor_trial.Step, "__call__", fail)
-    with pytest.raises(RuntimeError, match="mat1"):
-        plan()
-
-
-def test_the_trial_shows_its_progress_and_ends_cleanly_when_interrupted(cli, monkeypatch, capsys):
-    monkeypatch.setattr("lightning_resnet.progress.BAR_S", 0)
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    plan()
-    assert "trial steps" in capsys.readouterr().err
-    closed, endless, calls = [], doctor_trial._endless, []
-
-    def watched(*args):
-        try:
-            yield from endless(*args)
-        finally:
-            closed.append(args)
-
-    def interrupted(step, batches, i, done):
-        calls.append(next(batches))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(doctor_trial, "_endless", watched)
-    monkeypatch.setattr(doctor_trial.Step, "__call__", interrupted)
-    code, out, err = cli("doctor", "--config", "R.yaml")
-    assert (
-        code == 130 and closed and "interrupted" in err.splitlines()[-1] and "Traceback" not in err
-    )
 
 
 def test_a_gpu_is_shown_with_its_driver(monkeypatch, tmp_path):

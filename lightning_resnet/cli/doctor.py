@@ -1,4 +1,8 @@
-"""`resnet-cli doctor [--config R.yaml]`: whether training runs here, and how fast."""
+"""`resnet-cli doctor [--config R.yaml]`: whether training runs here, and how fast.
+
+With a recipe the checks end with a dry run of its training, `fit --run.dry`, which forecasts time
+and memory.
+"""
 
 from argparse import Namespace
 from collections.abc import Iterator
@@ -42,7 +46,33 @@ def run(args: Namespace) -> int:
     for finding in _all(args.quick, args.recipe_keys):
         tell(finding)
         failed |= finding.level == "fails"
-    return int(failed)
+    return int(failed) if failed or not args.recipe_keys else _dry_run(args.recipe_keys)
+
+
+def _dry_run(recipe: list[str]) -> int:
+    """Train a few steps of a recipe in processes of their own; return the doctor's exit status.
+
+    Args:
+        recipe: arguments of `fit`.
+    """
+    from lightning_resnet.config.options import local_devices
+    from lightning_resnet.config.recipe import parse
+    from lightning_resnet.engine.launch import supervise
+    from lightning_resnet.engine.signals import STATUSES
+
+    trainer = parse("fit", recipe).trainer
+    if trainer.num_nodes > 1:
+        text = f"needs the {trainer.num_nodes} nodes of this recipe"
+        cure = "there, start `resnet-cli fit` as for the training, with --run.dry"
+        tell(Finding("warning", "forecast", text, cure))
+        return 0
+    status = supervise(["fit", *recipe, "--run.dry=true"], local_devices(trainer))
+    if status and status not in STATUSES.values():
+        tell(
+            Finding("fails", "dry run", f"the training ended with exit status {status}, see above")
+        )
+        return 1
+    return status
 
 
 def _all(quick: bool, recipe: list[str]) -> Iterator[Finding]:

@@ -18,24 +18,28 @@ from uuid import uuid4
 import pytorch_lightning as pl
 import torch
 import yaml
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import distributed as dist
 
 from lightning_resnet.arguments import Parser
 from lightning_resnet.cli.validate import evaluate
+from lightning_resnet.config.forecast import dry_run, forecast
 from lightning_resnet.config.options import local_devices
 from lightning_resnet.config.recipe import Config, Experiment, build, find_place, parse, ranks_asked
 from lightning_resnet.config.summary import describe, say
 from lightning_resnet.console import report_only
 from lightning_resnet.engine import observers
 from lightning_resnet.engine.checkpoints import Checkpoints
+from lightning_resnet.engine.dry_run import UnwrittenCheckpoints
 from lightning_resnet.engine.launch import MEETING, end_with_parent, supervise
 from lightning_resnet.engine.recorder import Recorder
 from lightning_resnet.engine.refused import check_training
 from lightning_resnet.engine.signals import Stopped, request
 from lightning_resnet.engine.watchdog import Watchdog, cause, is_consequence, report
-from lightning_resnet.errors import Diverged, Superseded, UserError, one_line
+from lightning_resnet.errors import Diverged, Superseded, UserError, is_out_of_memory, one_line
 from lightning_resnet.machine import cores
 from lightning_resnet.progress import Progress
 from lightning_resnet.provenance import changes, code, code_name, hardware, versions
@@ -66,8 +70,11 @@ def run(args: Namespace) -> int:
     hush()
     end_with_parent()
     config = parse(args.verb, args.words)
-    if config.verb == "fit" and config.trainer.fast_dev_run:
-        config = config.replaced({"run.root": str(trial_root()), "wandb.mode": "disabled"})
+    if config.run.dry and config.verb != "fit":
+        raise UserError(f"--run.dry is for fit, and {config.verb} keeps nothing: leave it out")
+    is_trial = config.verb == "fit" and (config.run.dry or bool(config.trainer.fast_dev_run))
+    if is_trial:
+        config = _as_trial(config)
     first = Path(config.run.root, config.run.name, run_id(yaml.safe_load(config.resolved)))
     if config.verb == "fit" and config.run.new:
         config = config.replaced({"run.replicate": _free_replicate(first)})
@@ -83,11 +90,15 @@ def run(args: Namespace) -> int:
         return _supervise(config, argv)
     threads = _threads(config, rundir, place.local_size if place else 1)
     torch.set_num_threads(threads)
-    experiment = build(config.replaced({"run.threads": threads}), rundir.path)
+    config = config.replaced({"run.threads": threads})
+    if config.run.dry:
+        experiment = _build_without_loggers(config, rundir.path)
+    else:
+        experiment = build(config, rundir.path)
     if config.verb != "fit":
         return evaluate(experiment, rundir)
     report_only()
-    with _nothing_kept(experiment, rundir) if experiment.trainer.fast_dev_run else nullcontext():
+    with _nothing_kept(rundir, config.run.root) if is_trial else nullcontext():
         return _fit(experiment, rundir, argv)
 
 
@@ -167,20 +178,62 @@ def _stored_threads(rundir: RunDir) -> int | None:
     return threads if isinstance(threads, int) and threads > 0 else None
 
 
-@contextmanager
-def _nothing_kept(experiment: Experiment, rundir: RunDir) -> Iterator[None]:
-    """Make the folder of a trial by --trainer.fast_dev_run, and remove the folder after the trial.
+def _as_trial(config: Config) -> Config:
+    """Return the configuration of a trial, of which nothing is kept.
 
-    Lightning would keep nothing of such a trial either.
+    A trial is a dry run, or one by --trainer.fast_dev_run, of which Lightning would keep nothing
+    either.
     """
-    rundir.attempts_folder.mkdir(parents=True, exist_ok=True)  # ranks report there
+    values = {
+        "run.root": str(trial_root()),
+        "run.point": None,
+        "run.new": False,
+        "run.must_resume": False,
+        "wandb.mode": "disabled",
+    }
+    if config.run.dry:
+        values |= {
+            "trainer.profiler": None,
+            "trainer.min_epochs": None,
+            "trainer.min_steps": None,
+        }
+    return config.replaced(values)
+
+
+def _build_without_loggers(config: Config, path: Path) -> Experiment:
+    """Build an experiment with a stand-in for its loggers.
+
+    The constructors of some of Lightning's loggers begin an experiment on a server.
+    """
+    has_loggers = config.trainer.logger not in (None, False, [])
+    experiment = build(config.replaced({"trainer.logger": False}), path)
+    experiment.trainer.loggers = [DummyLogger()] if has_loggers else []
+    return experiment
+
+
+@contextmanager
+def _nothing_kept(rundir: RunDir, root: str) -> Iterator[None]:
+    """Make the run directory of a trial, and remove its root after the trial.
+
+    Raises:
+        UserError: the memory is not enough.
+    """
+    rundir.is_kept = False
     request.continues = False
     try:
+        rundir.attempts_folder.mkdir(parents=True, exist_ok=True)  # ranks report there
         yield
+    except (RuntimeError, MemoryError, OSError) as e:
+        if not is_out_of_memory(e):
+            raise
+        raise UserError(
+            f"out of memory: {one_line(e)[:200]}: --trainer.accumulate_grad_batches 2 (or twice "
+            "what it is), --trainer.precision bf16-mixed, or a smaller --data.batch_size"
+        ) from e
     finally:
         # of several ranks the parent removes the folder, once all have read the reports
         if not os.environ.get(MEETING):
-            shutil.rmtree(experiment.config.run.root, ignore_errors=True)
+            shutil.rmtree(root, ignore_errors=True)
 
 
 def trial_root() -> Path:
@@ -223,16 +276,19 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     step = newest.get("global_step", 0)
     del newest  # Lightning reads the file itself
     origin = {"id": rundir.path.name, "config": config.resolved, "classes": data.source.classes}
-    checkpoints = Checkpoints(
+    make_checkpoints = UnwrittenCheckpoints if run.dry else Checkpoints
+    checkpoints = make_checkpoints(
         rundir.checkpoints, origin, run.save_minutes, rundir.ready_for_checkpoint
     )
-    progress = Progress(show=trainer.progress_bar_callback is None)
+    progress = Progress(show=trainer.progress_bar_callback is None and not run.dry)
     watchdog = Watchdog(rundir.path, run.hang_s)
     try:
         with _attempt(experiment, rundir, checkpoints, progress, watchdog):
             if trainer.is_global_zero:
                 _open_rundir(experiment, rundir, facts, argv)
             ours = [Recorder(rundir, progress), checkpoints, watchdog]
+            if run.dry:
+                return _dry_run(experiment, rundir, checkpoints, ours)
             trainer.prepare_run(rundir, checkpoints, ours, run.hang_s)
             observers.go_on(trainer, rundir.path, step)
             if trainer.fast_dev_run:
@@ -261,6 +317,28 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     if trainer.is_global_zero:
         checkpoints.keep(run.keep)
     say(_text(progress.metrics))
+    return 0
+
+
+def _dry_run(
+    experiment: Experiment, rundir: RunDir, checkpoints: Checkpoints, callbacks: list[Callback]
+) -> int:
+    """Train and evaluate shortly, and print what the complete training would take.
+
+    Args:
+        experiment: experiment whose data are set up.
+        rundir: directory of the trial, which the caller removes.
+        checkpoints: callback that copies checkpoints, and writes none.
+        callbacks: the callbacks of a run, `checkpoints` among them.
+    """
+    trainer = experiment.trainer
+    measured = dry_run(experiment)
+    # first of ours, to time the steps before rows are made
+    trainer.prepare_run(rundir, checkpoints, [measured, *callbacks], experiment.config.run.hang_s)
+    measured.shorten(trainer)
+    trainer.fit(experiment.task, datamodule=experiment.data)
+    for line in forecast(experiment, measured):
+        say(line)
     return 0
 
 
@@ -315,7 +393,7 @@ def _again(rundir: RunDir, trainer: pl.Trainer, checkpoints: Checkpoints) -> str
     """
     with suppress(UserError):
         checkpoints.finish(must=False)  # the first may be under way
-    can_continue = rundir.candidates() and not trainer.fast_dev_run
+    can_continue = rundir.candidates() and rundir.is_kept
     return f"the same command {'continues' if can_continue else 'starts over'}"
 
 
@@ -348,7 +426,7 @@ def _told(
         )
     if is_consequence(e):
         had_joined = request.joined
-        found = cause(rundir.path, trainer.world_size, e, not trainer.fast_dev_run)
+        found = cause(rundir.path, trainer.world_size, e, rundir.is_kept)
         why = UserError(f"{found}; {_again(rundir, trainer, checkpoints)}")
         # the other rank alone got a signal, which our parent has passed on in the meantime
         if request.signum and not had_joined:

@@ -46,6 +46,8 @@ class RunOptions:
             the run.
         point: key of the sweep point that this run is; then a run of another name that has the
             same id is continued.
+        dry: train a few steps and evaluate a few batches in a temporary folder, forecast time and
+            memory of the complete training, and keep nothing.
         code: commit that a sweep was submitted with; if another one runs, a warning says so and
             the run records it.
     """
@@ -61,6 +63,7 @@ class RunOptions:
     keep: Literal["all", "weights", "none"] = "all"
     hang_s: float = 600.0
     point: str | None = None
+    dry: bool = False
     code: str | None = None
 
 

@@ -66,6 +66,7 @@ TRAINER_DEFAULTS = {
 SWITCHES = {
     "--run.new": "--run.new",
     "--run.must_resume": "--run.must_resume",
+    "--run.dry": "--run.dry",
     "--deterministic": "--trainer.deterministic",
 }
 COUNTS = [
@@ -132,6 +133,7 @@ class Config:
             values.pop(key, None)
         values.run.new = False
         values.run.must_resume = False
+        values.run.dry = False
         values.run.code = None
         return quoted(self.parser.parser.dump(values))
 

@@ -331,9 +331,9 @@ class ImageData(pl.LightningDataModule):
             ordered = order(self.seed, 0 if shard.repeats_epoch else epoch)
             return islice(share(ordered, self.batch_size), length)
 
-        return self._loader("train", self._augment_by_epoch(), plan, length)
+        return self._loader("train", self.augment_by_epoch(), plan, length)
 
-    def _augment_by_epoch(self) -> Callable[[int], Augment]:
+    def augment_by_epoch(self) -> Callable[[int], Augment]:
         """Return the function epoch -> what happens to the training images."""
         augment = self.train_augment
         progressive = self.progressive

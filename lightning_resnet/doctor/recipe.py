@@ -1,6 +1,5 @@
-"""Check what a recipe asks of this machine, and forecast the time of its training from a trial."""
+"""Check what a recipe asks of this machine."""
 
-import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -16,24 +15,16 @@ from lightning_resnet.config.recipe import Experiment, parse, ranks_asked
 from lightning_resnet.config.summary import NOISY, batches, check_compiler, check_training, length
 from lightning_resnet.data.images import BetonImages
 from lightning_resnet.doctor.finding import GB, Finding, room
-from lightning_resnet.doctor.trial import trial
 from lightning_resnet.engine import observers, refused
-from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.errors import UserError, is_out_of_memory, one_line
 from lightning_resnet.models.complexity import count_macs
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.weights.init_from import init_from
 from lightning_resnet.weights.trained import build_alone, hush
 
-# torch's words on the CPU, CUDA's, its libraries', numpy's and the system's
-NO_MEMORY = re.compile(
-    r"(out of|not enough) memory|MemoryError|(can.t|cannot|unable to) allocate|ALLOC_FAILED"
-    r"|bad_alloc",
-    re.I,
-)
-
 
 def plan(recipe: list[str]) -> Iterator[Finding]:
-    """Check data, net, disk, batches, memory, time and GPUs of a recipe, up to the first failure.
+    """Check data, net, disk, batches and GPUs of a recipe, up to the first failure.
 
     Args:
         recipe: arguments of `fit`.
@@ -42,7 +33,6 @@ def plan(recipe: list[str]) -> Iterator[Finding]:
     try:
         config = parse("fit", recipe)
         ranks = ranks_asked(config)
-        has_callbacks = bool(config.trainer.callbacks)
         experiment = build_alone(recipe, accelerator=None, callbacks=True)
         # a stand-in: constructors of some of Lightning's loggers begin an experiment on a server
         has_loggers = config.trainer.logger not in (False, [])
@@ -53,7 +43,6 @@ def plan(recipe: list[str]) -> Iterator[Finding]:
             _net(experiment),
             _runs(experiment),
             _batches(experiment, ranks),
-            _time(experiment, ranks, has_callbacks),
             _devices(config.trainer),
         )
         for finding in findings:
@@ -94,7 +83,7 @@ def _check_as_fit_does(experiment: Experiment, ranks: int) -> None:
 
 def _no_memory(what: str, error: Exception, cure: str) -> Finding:
     """Turn an out-of-memory error into a finding; re-raise any other error."""
-    if not NO_MEMORY.search(f"{type(error).__name__} {error}"):
+    if not is_out_of_memory(error):
         raise error
     return Finding("fails", what, f"out of memory: {one_line(error)[:200]}", cure)
 
@@ -182,61 +171,13 @@ def _batches(experiment: Experiment, ranks: int) -> Iterator[Finding]:
 
 
 def _devices(trainer: Namespace) -> Iterator[Finding]:
-    """Check that the GPUs of a node are here; last, because a forecast is of use without them."""
+    """Check that the GPUs of a node are here."""
     asked = local_devices(trainer)
     here = torch.cuda.device_count()
     if trainer.accelerator in ("auto", "gpu", "cuda") and 0 < here < asked:
-        text = (
-            f"{asked} GPUs of a node are asked for, {here} here: the forecast is for another "
-            "machine"
-        )
+        text = f"{asked} GPUs of a node are asked for, {here} here"
         cure = (
-            f"to train here: --trainer.devices {here}, with --trainer.accumulate_grad_batches for "
-            "the memory"
+            "ask where they are, which a forecast needs; to train here: --trainer.devices "
+            f"{here}, with --trainer.accumulate_grad_batches for the memory"
         )
         yield Finding("fails", "GPUs", text, cure)
-
-
-def _time(experiment: Experiment, ranks: int, has_callbacks: bool) -> Iterator[Finding]:
-    """Forecast epochs and device-hours from a trial of one rank's work.
-
-    Args:
-        experiment: experiment of a recipe for one device; the data are set up.
-        ranks: world size of the training.
-        has_callbacks: whether the recipe has callbacks, which the trial leaves out.
-    """
-    try:
-        found = trial(experiment, ranks)
-        training = length(experiment)
-    except (RuntimeError, MemoryError, OSError) as e:
-        cure = (
-            "--trainer.accumulate_grad_batches 2 (or twice what it is), --trainer.precision "
-            "bf16-mixed, or a smaller --data.batch_size"
-        )
-        yield _no_memory("trial", e, cure)
-        return
-    trainer = experiment.trainer
-    images = experiment.data.batch_size // ranks
-    rates = []
-    for pace in found.paces:
-        rate = f"{images / pace.seconds:,.0f} images/s"
-        if len(found.paces) > 1:
-            rate += f" at {pace.size} px ({pace.epochs} epochs)"
-        rates.append(rate)
-    how = f"{trainer.precision}, compiled" if experiment.task.compiled else trainer.precision
-    micro = images // trainer.accumulate_grad_batches
-    text = f"{', '.join(rates)} with batches of {micro}, {how}, on one {found.device}; {found.peak}"
-    if has_callbacks:
-        text += "; the recipe's callbacks were left out"
-    yield Finding("ok", "trial", text)
-    epoch = training.steps * found.step + found.evaluation
-    hours = epoch * training.total / training.steps / 3600
-    on_gpu = trainer.strategy.root_device.type == "cuda"
-    unit = "GPU-hours" if on_gpu else "rank-hours on this CPU"
-    text = (
-        f"{epoch:,.1f} s an epoch, {hours:.2f} h for {training.epochs} epochs, "
-        f"{hours * ranks:.2f} {unit}"
-    )
-    if ranks > 1:
-        text += f" on {ranks} ranks, if they do not wait for one another"
-    yield Finding("ok", "forecast", text)

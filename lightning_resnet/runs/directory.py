@@ -41,6 +41,7 @@ class RunDir(Run):
         attempt: content of this attempt's file; empty before `start_attempt`.
         mirror: receives each row too, such as for W&B; None without one. Set before the first row.
         superseded: whether a newer attempt has taken over the run.
+        is_kept: whether the directory stays when this process has ended; that of a trial does not.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,6 +49,7 @@ class RunDir(Run):
         self.attempt: dict[str, Any] = {}
         self.mirror: Any = None
         self.superseded = False
+        self.is_kept = True
         self._last_heartbeat = 0.0
         self._unwritten_rows: list[str] = []
         self._write_error = ""  # why the last write failed; empty if it succeeded

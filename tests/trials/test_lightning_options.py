@@ -1103,7 +1103,8 @@ def test_what_the_same_command_does_after_a_lost_rank(tmp_path, monkeypatch, tri
         writing = threading.Timer(0.2, (rundir.checkpoints / "last.ckpt").touch)
         writing.start()
         checkpoints._writer = writing
-    trainer = Namespace(fast_dev_run=trial, world_size=2)
+    rundir.is_kept = not trial
+    trainer = Namespace(world_size=2)
     told = str(fit._told(torch.distributed.DistNetworkError("gone"), rundir, trainer, checkpoints))
     assert told.startswith("rank 1 failed: LookupError: mine") and told.endswith(
         f"; the same command {how}"
