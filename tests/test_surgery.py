@@ -14,11 +14,13 @@ from helpers.nets import digits
 from helpers.run_dir import only_run
 from pytorch_lightning.callbacks import Callback
 
+from lightning_resnet.config.recipe import parse
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
 from lightning_resnet.models.activations import error, train_mode
 from lightning_resnet.models.surgery import deepen, take_over
 from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.runs.identity import run_id
 
 
 def trained(net, batches, steps=20):
@@ -161,6 +163,29 @@ def test_find_arm_with_frozen_layers(cli):
     moved = {k for k in learnt if not torch.equal(start[k], ends["find"][k])}
     assert moved == {k for k in learnt if re.search(r"layer\d\.1\.", k)}
     assert not torch.equal(start["net.conv1.weight"], ends["free"]["net.conv1.weight"])
+
+
+def test_a_run_with_frozen_layers_has_an_id_of_its_own(cli):
+    """Another net comes of it; only recipes of older versions leave that to the checkpoint."""
+    cli("fit", *TINY, "--trainer.max_epochs", 1)
+    cli("deepen", only_run(), "--depth", 14, "--out", "find.ckpt", "--arm", "find", "--freeze")
+
+    def id_with(change):
+        recipe = yaml.safe_load(Path("find.yaml").read_text())
+        change(recipe["trainer"])
+        Path("changed.yaml").write_text(yaml.safe_dump(recipe))
+        return run_id(yaml.safe_load(parse("fit", ["--config", "changed.yaml"]).resolved))
+
+    own = id_with(lambda trainer: None)
+    plain = id_with(lambda trainer: trainer.pop("callbacks"))
+    older = id_with(lambda trainer: trainer["callbacks"][0]["init_args"].pop("freeze"))
+    free = id_with(lambda trainer: trainer["callbacks"][0]["init_args"].update(freeze=False))
+    assert own != plain == older == free
+    Path("find.ckpt").rename("moved.ckpt")
+    Path("find.yaml").write_text(Path("find.yaml").read_text().replace("find.ckpt", "moved.ckpt"))
+    assert id_with(lambda trainer: None) == own
+    code, _, err = cli("fit", "--config", "find.yaml", "--run.init_from", "none.ckpt")
+    assert code == 2 and "--run.init_from none.ckpt" in err
 
 
 def test_mistakes_are_one_line(cli):

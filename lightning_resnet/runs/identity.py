@@ -35,11 +35,12 @@ TRAINER_KEYS = (
 DATA_KEYS_WITHOUT_EFFECT = ("workers", "cache", "stage")
 # Plugins that only write the files of callbacks.
 SAVING = re.compile(r"(pytorch_lightning|lightning_fabric)\..*CheckpointIO$")
+ADDED_BLOCKS = "lightning_resnet.AddedBlocks"
 # Callbacks that do not change the training; others may, such as EarlyStopping.
 OBSERVERS = (
     "lightning_resnet.GradientNorms",
     "lightning_resnet.ResponseStds",
-    "lightning_resnet.AddedBlocks",
+    ADDED_BLOCKS,  # unless its recipe lets it freeze layers
     "pytorch_lightning.callbacks.DeviceStatsMonitor",
     "pytorch_lightning.callbacks.LearningRateMonitor",
     "pytorch_lightning.callbacks.ModelCheckpoint",
@@ -87,9 +88,11 @@ def result_config(config: dict[str, Any]) -> dict[str, Any]:
     config = with_public_paths(config)
     trainer = config.get("trainer", {})
     data = {k: v for k, v in config["data"].items() if k not in DATA_KEYS_WITHOUT_EFFECT}
-    callbacks = [c for c in trainer.get("callbacks") or [] if c["class_path"] not in OBSERVERS]
+    callbacks = [_deciding(c) for c in trainer.get("callbacks") or [] if _decides(c)]
     plugins = [p for p in trainer.get("plugins") or [] if not SAVING.match(p["class_path"])]
-    run = config.get("run", {})
+    weights = config.get("run", {}).get("init_from")
+    if weights:
+        weights = _digest_file(weights, "--run.init_from")
     trainer_part = {key: trainer.get(key) for key in TRAINER_KEYS}
     trainer_part["callbacks"] = callbacks or None
     trainer_part["plugins"] = plugins or None
@@ -99,7 +102,7 @@ def result_config(config: dict[str, Any]) -> dict[str, Any]:
             "model": config["model"],
             "data": _without_folders(data),
             "trainer": trainer_part,
-            "init_from": _digest_file(run["init_from"]) if run.get("init_from") else None,
+            "init_from": weights or None,
         }
     )
 
@@ -205,12 +208,45 @@ def _without_folders(data: Any, key: str = "") -> Any:
     return data
 
 
-def _digest_file(path: str) -> str:
+def _freezes(callback: dict[str, Any]) -> bool:
+    """Tell whether a callback is an AddedBlocks that was told to freeze the other layers.
+
+    Recipes of older versions leave it to the checkpoint whether AddedBlocks freezes. Their runs
+    keep their ids, which are also those of the same training without AddedBlocks.
+    """
+    arguments = callback.get("init_args") or {}
+    return callback["class_path"] == ADDED_BLOCKS and arguments.get("freeze") is True
+
+
+def _decides(callback: dict[str, Any]) -> bool:
+    """Tell whether a callback may change the training."""
+    return callback["class_path"] not in OBSERVERS or _freezes(callback)
+
+
+def _deciding(callback: dict[str, Any]) -> dict[str, Any]:
+    """Return what a callback contributes to the result: content of its checkpoint, not the path."""
+    if not _freezes(callback):
+        return callback
+    option = "the checkpoint of AddedBlocks"
+    digest = _digest_file(callback["init_args"]["checkpoint"], option)
+    return callback | {"init_args": callback["init_args"] | {"checkpoint": digest}}
+
+
+def _digest_file(path: str, option: str) -> str:
+    """Return a hash of a file's content.
+
+    Args:
+        path: path of the file.
+        option: what names the file, for the message.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     try:
         with open_plain(path) as file:
             return hashlib.file_digest(file, "blake2b").hexdigest()[:20]
     except OSError as e:
-        raise UserError(f"cannot read --run.init_from {path}: {e.strerror}") from e
+        raise UserError(f"cannot read {option} {path}: {e.strerror}") from e
 
 
 def resolve_class(path: str) -> Any:

@@ -5,7 +5,8 @@
 They measure once per log interval and cost nothing between. Loss of median images/s of ResNet-20 on
 digits, one thread: if every step is logged, 1 % for GradientNorms and 12 % for ResponseStds; if
 every 11th step is logged, as in the recipe, both are within the noise of 2 %. GradientNorms and
-ResponseStds do not change the training. None of the callbacks is part of the run's id.
+ResponseStds do not change the training, and are no part of the run's id. AddedBlocks is part of the
+id if its recipe says `freeze: true`.
 """
 
 from collections.abc import Callable
@@ -99,22 +100,23 @@ class AddedBlocks(Callback):
     """Callback that logs `identity_distance/<block>`: |block(x) - x| / |x| of each added block.
 
     Args:
-        checkpoint: checkpoint that `resnet-cli deepen` wrote. If written with `--freeze`, only the
-            added blocks learn; norms in other blocks still update their running statistics.
+        checkpoint: checkpoint that `resnet-cli deepen` wrote.
+        freeze: whether only the added blocks learn; norms in other blocks still update their
+            running statistics. Default: whether the checkpoint was written with `--freeze`.
 
     Raises:
         UserError: `resnet-cli deepen` did not write the checkpoint.
     """
 
-    def __init__(self, checkpoint: str) -> None:
+    def __init__(self, checkpoint: str, freeze: bool | None = None) -> None:
         origin = load_checkpoint(checkpoint).get("deepen")
         if origin is None:
             raise UserError(f"{checkpoint} was not written by `resnet-cli deepen`")
         self.added = origin["added"]
-        self.freeze = origin["freeze"]
+        self.freeze = origin["freeze"] if freeze is None else freeze
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Freeze all but the added blocks if `--freeze` was given, before the optimizer is made."""
+        """Freeze all but the added blocks if asked to, before the optimizer is made."""
         for name, parameter in pl_module.net.named_parameters():
             new = any(name.startswith(f"{block}.") for block in self.added)
             parameter.requires_grad_(new or not self.freeze)

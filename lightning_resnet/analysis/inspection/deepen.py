@@ -90,6 +90,8 @@ def write(args: Namespace, deep: Subject, added: list[str]) -> list[str]:
     torch.save(checkpoint, file)
     write_file(out, file.getvalue())
     callback = {"class_path": "AddedBlocks", "init_args": {"checkpoint": str(out)}}
+    if args.freeze:
+        callback["init_args"]["freeze"] = True
     recipe["trainer"]["callbacks"] = [*(recipe["trainer"].get("callbacks") or []), callback]
     write_file(out.with_suffix(".yaml"), yaml.safe_dump(recipe, sort_keys=False).encode())
     return left
