@@ -110,6 +110,18 @@ def printable(text: object, longest: int | None = LONGEST) -> str:
     return "".join(map(_visible, full))
 
 
+def csv_cell(text: str) -> str:
+    """Return a cell on one line that spreadsheets do not take for a formula."""
+    shown = printable(text, None)
+    if not shown.startswith(("=", "+", "-", "@")):
+        return shown
+    try:
+        float(shown)
+    except ValueError:
+        return f"'{shown}"
+    return shown  # a number
+
+
 def _visible(character: str) -> str:
     """Return a visible character or a space as it is, and the escape of any other."""
     if character.isprintable() or unicodedata.category(character) == "Zs":  # spaces of any width

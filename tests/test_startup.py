@@ -93,6 +93,14 @@ def test_little_is_imported_before_an_interrupt_is_handled(tmp_path):
     }
 
 
+def test_a_training_imports_nothing_that_only_a_comparison_needs():
+    script = "import sys, lightning_resnet.cli.fit; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert not {"pandas", "pyarrow", "sklearn"} & {*done.stdout.split()}
+
+
 def test_digits_import_no_scikit_learn(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, name)

@@ -13,10 +13,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from lightning_resnet.analysis.compare.tables import csv_cell
 from lightning_resnet.config.recipe import Experiment
 from lightning_resnet.config.summary import say
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, csv_cell
 from lightning_resnet.progress import Meter
 from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_good
 from lightning_resnet.runs.directory import RunDir

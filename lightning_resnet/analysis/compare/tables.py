@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from lightning_resnet.analysis.compare.load import STATISTICS, Runs, short_names
-from lightning_resnet.errors import UserError, nearest, printable
+from lightning_resnet.errors import UserError, csv_cell, nearest, printable
 from lightning_resnet.runs.identity import DATA_KEYS_WITHOUT_EFFECT, TRAINER_KEYS
 
 CODE = ("code", "torch", "lightning_resnet")  # columns of `runs` that say which code ran
@@ -289,18 +289,6 @@ def as_csv(frame: pd.DataFrame) -> str:
     """Return a table as CSV that a spreadsheet may open."""
     safe = frame.map(lambda value: csv_cell(value) if isinstance(value, str) else value)
     return safe.rename(columns=csv_cell).to_csv(index=False, lineterminator="\n")
-
-
-def csv_cell(text: str) -> str:
-    """Return a cell on one line that spreadsheets do not take for a formula."""
-    shown = printable(text, None)
-    if not shown.startswith(("=", "+", "-", "@")):
-        return shown
-    try:
-        float(shown)
-    except ValueError:
-        return f"'{shown}"
-    return shown  # a number
 
 
 def prose(text: str) -> str:

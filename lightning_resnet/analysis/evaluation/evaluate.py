@@ -19,11 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_resnet.analysis.compare.tables import csv_cell
 from lightning_resnet.analysis.evaluation.crops import Score, top5, training_batches, wilson
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.engine.launch import place, resolve
-from lightning_resnet.errors import UserError, nearest
+from lightning_resnet.errors import UserError, csv_cell, nearest
 from lightning_resnet.files import write_atomic
 from lightning_resnet.models.batch_norm import measure_norms
 from lightning_resnet.training.state_dict import EMA
