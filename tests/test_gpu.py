@@ -6,16 +6,25 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.command_line import TINY
-from helpers.fake_cuda import FUNCTIONS, Event, fake_cuda
+import yaml
+from helpers.command_line import REPOSITORY, TINY
+from helpers.fake_cuda import FUNCTIONS, Event, fake_cuda, real
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from lightning_resnet.bench import bare, evaluation_peer, our_loaders
 from lightning_resnet.bench.stock import Timeline
 from lightning_resnet.data.augment.crops import Augment
 from lightning_resnet.data.images import Images
+from lightning_resnet.data.shard import Shard
+from lightning_resnet.engine.checkpoints import Checkpoints
+from lightning_resnet.engine.loop import FitLoop
 from lightning_resnet.engine.trainer import Trainer
+from lightning_resnet.training.evaluation import Evaluated
+
+GPU = torch.device("cuda", 0)
 
 
 @pytest.fixture
@@ -194,3 +203,138 @@ def test_the_peer_s_evaluation_is_measured_on_a_gpu(monkeypatch, capsys):
         monkeypatch.setattr(torch.Tensor, "__int__", lambda self: 0)
         evaluation_peer.main("", "18", "32", "1", "cuda")
     assert json.loads(capsys.readouterr().out)["seconds"] > 0
+
+
+# -- a step asks the host for nothing
+
+
+class Traced(Exception):
+    """Ends a training once its steps are done; what follows needs values."""
+
+
+@pytest.fixture
+def on_fake_gpu(monkeypatch):
+    """Let a training's steps run on a GPU that is not there; all before the first is real.
+
+    Returns:
+        The list of the functions that copied something from the host to the GPU in a step.
+    """
+    run = FitLoop.run
+    copies = []
+
+    def run_on_gpu(self):
+        trainer = self.trainer
+        task = trainer.lightning_module
+        with fake_cuda(monkeypatch, lambda: list(task.parameters())) as kernels:
+            task.to(GPU)
+            trainer.strategy._root_device = GPU
+            trainer.datamodule.shard = Shard.of(trainer)
+            trainer.precision_plugin.device = "cuda"
+            if any(isinstance(callback, Scaled) for callback in trainer.callbacks):
+                trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cuda")
+            trainer.strategy.setup_optimizers(trainer)
+            if trainer.datamodule.loader != "device":
+                with unset_fake_temporarily():
+                    self.setup_data()
+                self.loader.batches = read_for_real(self.loader.batches)
+            kernels.copies.clear()
+            run(self)
+            copies.extend(kernels.copies)
+        raise Traced(trainer.global_step)
+
+    monkeypatch.setattr(FitLoop, "run", run_on_gpu)
+    monkeypatch.setattr(Trainer, "_teardown", lambda self: None)
+    # the row of metrics at an epoch's end reads its sums
+    monkeypatch.setattr(Evaluated, "_reduce", real(lambda self, sums: torch.ones(len(sums))))
+    # the one value that a step reads back, with a scaler alone: whether a gradient is infinite
+    monkeypatch.setattr(
+        torch.amp.GradScaler, "_maybe_opt_step", lambda _, optimizer, *__: optimizer.step()
+    )
+    for hook in ("save", "on_train_start", "on_train_epoch_end"):
+        monkeypatch.setattr(Checkpoints, hook, lambda *_, **__: True)
+    return copies
+
+
+class Scaled(Callback):
+    """Asks for `--trainer.precision 16-mixed`, which a trainer for the CPU would refuse."""
+
+
+def read_for_real(batches):
+    """Let a loader, which works on the CPU, compute values."""
+
+    def read(*args):
+        with unset_fake_temporarily():
+            reader = batches(*args)
+        while True:
+            with unset_fake_temporarily():
+                batch = next(reader, None)
+            if batch is None:
+                return
+            yield batch
+
+    return read
+
+
+RECIPES = [
+    str(path.relative_to(REPOSITORY))
+    for path in sorted((REPOSITORY / "configs").rglob("*.yaml"))
+    if "sweeps" not in path.parts
+]
+MORE = [  # what no recipe has
+    "configs/digits.yaml --trainer.gradient_clip_val 1 --trainer.accumulate_grad_batches 2",
+    "configs/digits.yaml --model.ema {decay: 0.9} --model.mix {mixup: 0.2, cutmix: 1.0}",
+    "configs/digits.yaml --model.bn_batch 4 --model.loss bce --model.label_smoothing 0.1",
+    "configs/digits.yaml --data.loader torch --data.policy RandAugment --data.erase 0.5",
+    "configs/digits.yaml --trainer.callbacks+=test_gpu.Scaled",
+    "configs/digits.yaml --trainer.callbacks+=test_gpu.Scaled --trainer.gradient_clip_val 1 "
+    "--trainer.accumulate_grad_batches 2",
+]
+STEPS = (
+    "--data.workers 0 --trainer.max_epochs 1 --trainer.limit_train_batches 6 --data.batch_size 8 "
+    "--trainer.limit_val_batches 0 --trainer.log_every_n_steps 1000 --trainer.accelerator cpu "
+    "--trainer.devices 1 --run.threads 1 --wandb.mode disabled --model.compile false "
+    "--model.net.num_classes 10 --data.source Synthetic --data.source.n 64 --data.source.n_val 8"
+).split()
+# Copies from the host in a step. What the mixtures copy is small and not pinned.
+FROM_THE_HOST = {"engine/transfer.py", "data/loaders/device_loader.py", "training/mixup.py"}
+
+
+@pytest.mark.parametrize("command", [*RECIPES, *MORE])
+def test_a_step_reads_nothing_back_and_mixes_no_devices(cli, on_fake_gpu, command):
+    recipe, *flags = command.split(" --")
+    path = REPOSITORY / recipe
+    content = yaml.safe_load(path.read_text())
+    is_small = content["model"]["net"]["class_path"] == "CifarResNet"
+    words = [*STEPS, "--data.source.size", "32" if is_small else "64"]
+    words += ["--data.loader", "device" if is_small else "torch"]
+    words += [] if is_small else ["--data.size", "64"]
+    if "progressive" in content["data"]:
+        words += ["--data.progressive", "{low: 32, high: 64}"]
+    for flag in flags:
+        words += f"--{flag}".split(" ", 1)
+    with pytest.raises(Traced):
+        print(*cli("fit", "--config", path, *words))
+    assert {name.split()[0] for name in on_fake_gpu} <= FROM_THE_HOST
+
+
+class Reads(Callback):
+    """What a step on a GPU must not do, one after the other."""
+
+    def __init__(self, what: str = "item") -> None:
+        self.what = what
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        images, labels = batch
+        if self.what == "item":
+            labels.sum().item()
+        elif self.what == "mask":
+            images[labels > 3]
+        else:
+            labels + torch.arange(len(labels))
+
+
+@pytest.mark.parametrize("what", ["item", "mask", "devices"])
+def test_the_trace_finds_what_a_step_must_not_do(cli, on_fake_gpu, what):
+    flags = ["--data.loader", "device", "--trainer.callbacks+=test_gpu.Reads"]
+    with pytest.raises(Exception, match="_local_scalar_dense|nonzero|at least two devices"):
+        cli("fit", *TINY, *STEPS, *flags, f"--trainer.callbacks.what={what}")

@@ -6,6 +6,7 @@ mask, for whose length the host would wait. Autograd's engine needs a driver, so
 each parameter a gradient of its shape instead.
 """
 
+import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -122,9 +123,12 @@ class Kernels(TorchDispatchMode):
     def __init__(self, fake):
         super().__init__()
         self.fake = fake
+        self.copies = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if is_copy_from_host(function, args, kwargs):
+            self.copies.append(caller())
         device = kwargs.get("device")
         if device is not None and device.type == "cuda" and args:
             args = tree_map_only(torch.Tensor, self._fake, args)
@@ -135,6 +139,26 @@ class Kernels(TorchDispatchMode):
 
     def _fake(self, tensor):
         return tensor if isinstance(tensor, FakeTensor) else self.fake.from_tensor(tensor)
+
+
+def is_copy_from_host(function, args, kwargs):
+    """Tell whether an operation copies a tensor of the host to the GPU."""
+    name = function.name()
+    device = kwargs.get("device")
+    if name == "aten::_to_copy" and device is not None:
+        return device.type == "cuda" and args[0].device.type == "cpu"
+    return name == "aten::copy_" and (args[0].device.type, args[1].device.type) == ("cuda", "cpu")
+
+
+def caller():
+    """Return the function of the package that runs now, such as `training/mixup.py own_parts`."""
+    frame = sys._getframe()
+    while frame and "/lightning_resnet/" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    if frame is None:
+        return "elsewhere"
+    file = frame.f_code.co_filename.rpartition("/lightning_resnet/")[2]
+    return f"{file} {frame.f_code.co_name}"
 
 
 def _numbered(value):
@@ -183,7 +207,8 @@ def fake_cuda(monkeypatch, parameters=list):
         parameters: function that returns the tensors which `backward` gives gradients.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
-    with fake, Kernels(fake), FirstDevice(), monkeypatch.context() as patch:
+    kernels = Kernels(fake)
+    with fake, kernels, FirstDevice(), monkeypatch.context() as patch:
         # whatever `is_available` says below: the driver is not to be asked
         patch.setattr(FakeTensorMode, "avoid_device_init", True)
         for name, value in FUNCTIONS.items():
@@ -192,7 +217,7 @@ def fake_cuda(monkeypatch, parameters=list):
         patch.setattr(nn.Module, "_apply", _apply)
         patch.setattr(torch.Tensor, "backward", _backward_of(parameters))
         patch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
-        yield
+        yield kernels
 
 
 def real(function):
