@@ -8,12 +8,14 @@ import psutil
 import pytest
 import torch
 from helpers.command_line import REPOSITORY
+from torchvision.transforms import v2
 
-from lightning_resnet.bench import child, loader, train
+from lightning_resnet.bench import child, loader, peers, train
 from lightning_resnet.bench.inputs import make_photos
 from lightning_resnet.bench.plain import PlainScriptResNet
 from lightning_resnet.bench.scaling import moved
 from lightning_resnet.cli import bench
+from lightning_resnet.data.augment import policies
 from lightning_resnet.data.sources.beton_files import images_of, open_beton
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet
@@ -106,6 +108,10 @@ def test_the_largest_share_is_the_bottleneck():
         ("step --steps 0", "1 or more"),
         ("overhead --batch 0", "1 or more"),
         ("loader --images 100", "256 or more"),
+        (
+            "loader --policy RandAugment --peers ffcv",
+            "for the peers ours, torchvision",
+        ),
         ("train --json missing/rows.jsonl", "missing/rows.jsonl"),
         ("train --out missing/train.md", "missing/train.md"),
         ("train --recipe sweep.yaml", "configs/digits.yaml"),
@@ -151,6 +157,10 @@ def test_ours_and_the_peers_read_the_same_images(tmp_path):
 
 def test_the_flags_offer_all_that_is_measured():
     assert bench.PEERS == [peer for group in loader.GROUPS.values() for peer in group]
+    for name in bench.POLICIES:
+        assert issubclass(getattr(policies, name), policies.Policy)
+    for name, theirs in peers.POLICIES.items():
+        assert name in bench.POLICIES and hasattr(v2, theirs)
     assert list(train.NETS) == bench.NETS and {*bench.SCALING_NETS} <= {*bench.NETS}
 
 
@@ -197,6 +207,16 @@ def test_train_and_scaling_measure_real_runs(cli):
     assert code == 2 and "a smaller --data.batch_size" in err
     code, out, err = cli("bench", "scaling", "--net", "digits", "--steps", "10", "--repeat", "1")
     assert code == 0 and "| 2 | " in out, err
+
+
+@pytest.mark.slow
+def test_loaders_are_measured_with_a_policy_and_without(cli):
+    words = "loader --policy TrivialAugment Lighting --images 256 --size 32 --threads 1 --repeat 1"
+    code, out, err = cli("bench", *words.split())
+    assert code == 0, err
+    rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| ")][2:]
+    assert [row[1] for row in rows] == ["none"] * 3 + ["TrivialAugment"] * 3 + ["Lighting"]
+    assert all(float(row[2].split()[0].replace(",", "")) > 0 for row in rows)
 
 
 @pytest.mark.slow

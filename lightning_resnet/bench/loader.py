@@ -1,6 +1,7 @@
 """Images per second of our loader and its peers on the same input, in turn, medians.
 
 resnet-cli bench loader --images 2000 --out benchmarks/loader.md
+resnet-cli bench loader --policy TrivialAugment RandAugment --out benchmarks/policies.md
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import Any
 
 from lightning_resnet.bench.child import child
 from lightning_resnet.bench.inputs import IMAGENET, RAW, make_photos, make_raw, make_tables
-from lightning_resnet.bench.peers import BATCH
+from lightning_resnet.bench.peers import BATCH, POLICIES
 from lightning_resnet.bench.text import ratios, spread, table
 from lightning_resnet.errors import UserError
 from lightning_resnet.progress import metered
@@ -27,6 +28,7 @@ GROUPS = {  # input: {peer: what it is}
         "ours-noverify": "lightning_resnet, the same without CRC checks",
         "ffcv": "stock FFCV, the same .beton",
         "torchvision": "torchvision DataLoader, the source JPEGs",
+        "torchvision-pil": "torchvision DataLoader, the same by Pillow",
         "dali": "DALI on the CPU, the source JPEGs",
     },
     "raw": {
@@ -37,6 +39,7 @@ GROUPS = {  # input: {peer: what it is}
     },
     "tables": {"ours-tables": "lightning_resnet", "ffcv-tables": "stock FFCV"},
 }
+WITH_POLICY = ("ours", "torchvision", "torchvision-pil")  # photos that a policy may change
 PACKAGES = {"ffcv": "ffcv", "dali": "nvidia.dali"}  # packages that peers need and we do not
 
 
@@ -44,6 +47,8 @@ def report(args: argparse.Namespace) -> list[str]:
     """Measure; return the lines of the Markdown report."""
     if args.images < BATCH:
         raise UserError(f"--images {args.images}: {BATCH} or more, which is a batch")
+    if args.policy:
+        return _report_policies(args)
     groups: dict[str, list[str]] = {}
     for group, peers in GROUPS.items():
         groups[group] = [peer for peer in peers if _is_asked_for(peer, args.peers)]
@@ -67,6 +72,60 @@ def _is_asked_for(peer: str, asked: list[str] | None) -> bool:
         return False
 
 
+def _report_policies(args: argparse.Namespace) -> list[str]:
+    """Measure loaders with each policy and without; return the lines of the report."""
+    peers = [peer for peer in WITH_POLICY if args.peers is None or peer in args.peers]
+    if not peers:
+        raise UserError(f"--policy is for the peers {', '.join(WITH_POLICY)}: name one of these")
+    names = peers.copy()
+    for policy in args.policy:
+        names += [f"{peer}+{policy}" for peer in peers if peer == "ours" or policy in POLICIES]
+    with tempfile.TemporaryDirectory() as folder:
+        _make_input("photos", Path(folder), args.images)
+        rows = _measure(names, args, folder)
+    lines = []
+    for name in names:
+        peer, _, policy = name.partition("+")
+        rate = rows[name]["rate"]
+        first = f"{peers[0]}+{policy}" if policy else peers[0]
+        cells = [
+            GROUPS["photos"][peer],
+            policy or "none",
+            spread(rate, ",.0f"),
+            ratios(rate, rows[peer]["rate"], ".2f"),
+            ratios(rows[first]["rate"], rate, ".2f") if first in rows else "",
+            f"{1000 * statistics.median(rows[name]['cpu']):.2f}",
+        ]
+        lines.append(cells)
+    first = "ours" if peers[0] == "ours" else GROUPS["photos"][peers[0]]
+    head = [
+        "loader",
+        "policy",
+        "images/s",
+        "of the same loader without",
+        f"with this policy {first} is x times",
+        "CPU s per 1,000",
+    ]
+    return [
+        "# Loader with policies",
+        "",
+        f"{_photos(args)}, {_turns(args)}",
+        "",
+        *table(head, lines),
+    ]
+
+
+def _photos(args: argparse.Namespace) -> str:
+    return f"{args.images} photo-like JPEGs of 500 px (q92), random-resized-crop {args.size} + flip"
+
+
+def _turns(args: argparse.Namespace) -> str:
+    return (
+        f"{args.threads} threads or processes; medians of {args.repeat} turns, peers in turn; "
+        "lowest and highest in brackets."
+    )
+
+
 def _make_input(group: str, folder: Path, images: int) -> None:
     if group == "photos":
         make_photos(folder, images)
@@ -84,7 +143,9 @@ def _measure(names: list[str], args: Any, folder: str) -> dict[str, dict[str, An
         for name in metered(names, len(names), "loaders made"):
             ours = name.startswith(("ours", "device"))
             module = "lightning_resnet.bench." + ("our_loaders" if ours else "peers")
-            command = [sys.executable, "-m", module, name, folder, args.size, args.threads]
+            peer, _, policy = name.partition("+")
+            command = [sys.executable, "-m", module, peer, folder, args.size, args.threads]
+            command += [policy] if policy else []
             processes[name] = stack.enter_context(child(command, stdin=subprocess.PIPE))
             facts[name] = _answer(name, processes[name])
         for _ in metered(range(args.repeat), args.repeat, "turns"):
@@ -105,16 +166,14 @@ def _answer(peer: str, process: subprocess.Popen) -> dict[str, Any]:
 
 def _report(groups: dict[str, list[str]], rows: dict[str, dict[str, Any]], args: Any) -> list[str]:
     inputs = {
-        "photos": f"{args.images} photo-like JPEGs of 500 px (q92), random-resized-crop "
-        f"{args.size} + flip",
+        "photos": _photos(args),
         "raw": f"{RAW:,} raw images of 32x32, crop out of the image padded by 4 + flip",
         "tables": f"making the loader of a file with {IMAGENET:,} samples",
     }
     lines = [
         "# Loader",
         "",
-        f"{args.threads} threads or processes; medians of {args.repeat} turns, peers in turn; "
-        "lowest and highest in brackets.",
+        _turns(args),
     ]
     for group, peers in groups.items():
         if not peers:

@@ -1,6 +1,6 @@
 """Our loaders, each measured by `resnet-cli bench loader` in its own process.
 
-python -m lightning_resnet.bench.our_loaders ours|ours-noverify|ours-raw|... FOLDER SIZE THREADS
+python -m lightning_resnet.bench.our_loaders ours|ours-noverify|... FOLDER SIZE THREADS [POLICY]
 """
 
 import sys
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lightning_resnet.bench.peers import BATCH, Make, serve
+from lightning_resnet.data.augment import policies
 from lightning_resnet.data.augment.crops import Augment
 from lightning_resnet.data.loaders.beton_loader import FFCVLoader
 from lightning_resnet.data.loaders.device_loader import DeviceLoader
@@ -62,9 +63,18 @@ def _batches(n: int) -> Callable[[int], Iterator[np.ndarray]]:
     return batches
 
 
-def make_of(name: str, folder: str, size: int, threads: int) -> Make:
-    """Return the function that makes the loader of this name."""
-    photos = Augment("resized", size, flip=True)
+def make_of(name: str, folder: str, size: int, threads: int, policy: str | None = None) -> Make:
+    """Return the function that makes the loader of this name.
+
+    Args:
+        name: one of those below.
+        folder: where the inputs are.
+        size: pixels per side.
+        threads: number of threads.
+        policy: class of the policy that changes the photos.
+    """
+    chosen = getattr(policies, policy)() if policy else None
+    photos = Augment("resized", size, flip=True, policy=chosen)
     raw = Augment("pad", flip=True)
     return {
         "ours": from_file(f"{folder}/photos.beton", photos, threads),
@@ -80,9 +90,9 @@ def _wait_for_gpu() -> None:
         torch.cuda.synchronize()
 
 
-def main(name: str, folder: str, size: str, threads: str) -> None:
+def main(name: str, folder: str, size: str, threads: str, policy: str | None = None) -> None:
     """Serve the loader of this name."""
-    make = make_of(name, folder, int(size), int(threads))
+    make = make_of(name, folder, int(size), int(threads), policy)
     if name == "device-raw":
         serve(name, make, _wait_for_gpu)
     else:

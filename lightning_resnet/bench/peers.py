@@ -1,6 +1,6 @@
 """Peers of our loader, each measured by `resnet-cli bench loader` in its own process.
 
-python -m lightning_resnet.bench.peers ffcv|torchvision|dali|ffcv-raw|... FOLDER SIZE THREADS
+python -m lightning_resnet.bench.peers ffcv|torchvision|dali|... FOLDER SIZE THREADS [POLICY]
 
 The process answers each line on stdin with an epoch. Libraries are imported inside functions, so
 that a process holds those of its own peer alone.
@@ -17,6 +17,10 @@ from typing import Any
 import psutil
 
 BATCH = 256
+POLICIES = {  # ours: torchvision's class of the same operations and magnitudes
+    "TrivialAugment": "TrivialAugmentWide",
+    "RandAugment": "RandAugment",
+}
 Make = Callable[[], Iterable[Any]]
 
 
@@ -51,28 +55,52 @@ def ffcv(file: str, size: int, threads: int, raw: bool = False) -> Make:
     return make
 
 
-def torchvision(folder: str, size: int, threads: int, raw: bool = False) -> Make:
-    """Return a function that makes torchvision's loader, with its fastest decoder."""
+def torchvision(
+    folder: str,
+    size: int,
+    threads: int,
+    raw: bool = False,
+    pil: bool = False,
+    policy: str | None = None,
+) -> Make:
+    """Return a function that makes torchvision's loader.
+
+    Args:
+        folder: where the inputs are.
+        size: pixels per side.
+        threads: number of processes.
+        raw: take the images in memory instead of the photos.
+        pil: let Pillow decode and change the photos, torchvision's default; else its faster decoder
+            makes tensors, which its operations change.
+        policy: name of our class of the policy; torchvision's counterpart changes the photos.
+    """
     import numpy as np
     import torch
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
     from torchvision.io import ImageReadMode, decode_image
+    from torchvision.transforms import v2
     from torchvision.transforms.v2 import (
         Compose,
+        PILToTensor,
         RandomCrop,
         RandomHorizontalFlip,
         RandomResizedCrop,
     )
 
+    bilinear = v2.InterpolationMode.BILINEAR
+    policies = [getattr(v2, POLICIES[policy])(interpolation=bilinear)] if policy else []
     if raw:
         transform = Compose([RandomCrop(32, padding=4), RandomHorizontalFlip()])
         pixels = torch.from_numpy(np.load(f"{folder}/raw.npy")).permute(0, 3, 1, 2)
         images = _Mapped(pixels, transform)
     else:
-        transform = Compose([RandomResizedCrop(size, antialias=True), RandomHorizontalFlip()])
-        read = partial(decode_image, mode=ImageReadMode.RGB)
-        images = ImageFolder(f"{folder}/jpeg", transform, loader=read)
+        steps = [RandomResizedCrop(size, antialias=True), RandomHorizontalFlip(), *policies]
+        if pil:
+            images = ImageFolder(f"{folder}/jpeg", Compose([*steps, PILToTensor()]))
+        else:
+            read = partial(decode_image, mode=ImageReadMode.RGB)
+            images = ImageFolder(f"{folder}/jpeg", Compose(steps), loader=read)
     return partial(
         DataLoader,
         images,
@@ -126,8 +154,8 @@ def dali(folder: str, size: int, threads: int) -> Make:
     return Epochs
 
 
-def make_of(name: str, folder: str, size: int, threads: int) -> Make:
-    """Return the function that makes the loader of this name."""
+def make_of(name: str, folder: str, size: int, threads: int, policy: str | None = None) -> Make:
+    """Return the function that makes the loader of this name; torchvision's take a policy."""
     if name == "ffcv":
         return ffcv(f"{folder}/photos.beton", size, threads)
     if name == "ffcv-raw":
@@ -136,7 +164,8 @@ def make_of(name: str, folder: str, size: int, threads: int) -> Make:
         return ffcv(f"{folder}/tables.beton", size, threads)
     if name == "dali":
         return dali(folder, size, threads)
-    return torchvision(folder, size, threads, raw=name == "torchvision-raw")
+    raw = name == "torchvision-raw"
+    return torchvision(folder, size, threads, raw, pil=name == "torchvision-pil", policy=policy)
 
 
 def serve(name: str, make: Make, wait: Callable[[], None] | None = None) -> None:
@@ -183,9 +212,9 @@ def _cpu(process: psutil.Process) -> float:
     return own.ru_utime + own.ru_stime + sum(c.user + c.system for c in workers)
 
 
-def main(name: str, folder: str, size: str, threads: str) -> None:
+def main(name: str, folder: str, size: str, threads: str, policy: str | None = None) -> None:
     """Serve the loader of this name."""
-    serve(name, make_of(name, folder, int(size), int(threads)))
+    serve(name, make_of(name, folder, int(size), int(threads), policy))
 
 
 if __name__ == "__main__":

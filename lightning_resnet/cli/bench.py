@@ -32,6 +32,7 @@ PEERS = [  # the loaders that bench/loader.py describes
     "ours-noverify",
     "ffcv",
     "torchvision",
+    "torchvision-pil",
     "dali",
     "ours-raw",
     "device-raw",
@@ -40,6 +41,7 @@ PEERS = [  # the loaders that bench/loader.py describes
     "ours-tables",
     "ffcv-tables",
 ]
+POLICIES = ["Lighting", "TrivialAugment", "RandAugment", "IncreasingRandAugment"]
 NETS = ["digits", "resnet18-64", "fashion", "fashion-pooled"]  # described in bench/train.py
 SCALING_NETS = ["digits", "resnet18-64"]
 COMPILE_MODES = ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
@@ -103,6 +105,14 @@ def _loader_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=PEERS,
         help="loaders to measure (default: all whose package is installed)",
+    )
+    parser.add_argument(
+        "--policy",
+        nargs="+",
+        choices=POLICIES,
+        default=[],
+        help="measure instead what these policies cost: our loader and torchvision's, with each "
+        "and without",
     )
 
 
