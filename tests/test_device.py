@@ -88,7 +88,7 @@ def test_auto_takes_it_where_it_fits(raw, monkeypatch):
     assert kind(Synthetic(192, 40, 16), loader="torch") is TorchLoader
     assert kind(Synthetic(192, 40, 16), crop="resized", size=8) is TorchLoader
     assert kind(Synthetic(192, 40, 16), crop="scaled") is TorchLoader
-    assert kind(Synthetic(192, 40, 16), erase=0.5) is TorchLoader
+    assert kind(Synthetic(192, 40, 16), erase=0.5) is DeviceLoader
     assert kind(raw) is not DeviceLoader  # a file may be of any size: only by name
     size = 192 * 24 * 24 * 3 * 2  # padded by 4 on each side, and mirrored
     monkeypatch.setattr(device, "memory", lambda: 5 * size)

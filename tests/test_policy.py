@@ -29,8 +29,8 @@ from lightning_resnet.data.augment.policies import (
 )
 from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.data.hashing import uniform
+from lightning_resnet.data.loaders.device_loader import DeviceLoader
 from lightning_resnet.data.sources.synthetic import Synthetic
-from lightning_resnet.errors import UserError
 from lightning_resnet.runs.identity import run_id
 
 N, SIZE = 10_000, 32
@@ -189,12 +189,19 @@ def test_lighting_adds_one_colour_to_all_pixels_and_stays_in_range():
     )
 
 
-def test_the_device_loader_refuses_colours_and_auto_avoids_it():
-    how = {"size": None, "crop": "pad", "policy": Lighting()}
+@pytest.mark.parametrize("policy", [None, TrivialAugment(), RandAugment(), Lighting()])
+def test_the_device_loader_changes_images_in_host_memory(policy):
+    """Whatever the device: the same batches as the torch loader's, whose copies follow."""
+    how = {"size": None, "crop": "pad", "policy": policy, "erase": 0.5}
     small = Synthetic(192, 40, 16)
-    with pytest.raises(UserError, match="without size, policy"):
-        data_of(small, loader="device", **how).train_dataloader()
-    assert type(data_of(small, loader="auto", **how).train_dataloader()).__name__ == "TorchLoader"
+    expected = copies(data_of(small, loader="torch", **how).train_dataloader())
+    for loader in ("device", "auto"):
+        for workers in ("auto", 2):
+            made = data_of(small, loader=loader, workers=workers, **how).train_dataloader()
+            assert type(made) is DeviceLoader and same(expected, copies(made))
+    made.device, made._windows = torch.device("meta"), None
+    made.set_epoch(1)
+    assert same(expected, copies(made))
 
 
 def test_erasing_follows_torchvisions_definition():
@@ -310,14 +317,12 @@ def test_policies_are_flags_and_part_of_the_run(cli):
     )
 
 
-def test_images_in_memory_that_a_policy_changes_have_workers(monkeypatch):
-    """The same images; those that are only cut are read faster than any process hands them over."""
+def test_images_in_memory_need_no_workers(monkeypatch):
+    """They are read, and changed by a policy, faster than any process hands them over."""
     monkeypatch.setattr(module, "workers", lambda processes: 2)
-    small, how = (
-        Synthetic(96, 40, 8),
-        {"size": None, "crop": "none", "policy": TrivialAugment(), "erase": 0.5},
-    )
-    many, alone = (data_of(small, workers=n, **how).train_dataloader() for n in ("auto", 0))
-    assert (many.workers, alone.workers) == (2, 0) and same(copies(many), copies(alone))
+    small = Synthetic(96, 40, 8)
+    how = {"crop": "resized", "size": 8, "policy": TrivialAugment(), "erase": 0.5}
+    alone = data_of(small, **how).train_dataloader()
+    many = data_of(small, workers=2, **how).train_dataloader()
+    assert (alone.workers, many.workers) == (0, 2) and same(copies(alone), copies(many))
     assert [loader.workers for loader in data_of(small, **how).val_dataloader()] == [0, 0]
-    assert data_of(small, **how | {"policy": None}).train_dataloader().workers == 0

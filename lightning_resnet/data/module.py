@@ -75,7 +75,7 @@ class ImageData(pl.LightningDataModule):
         loader: ffcv | torch | device (images stay on the device) | auto (device for few in
             memory, ffcv for .beton files, else torch); the same order and draws.
         workers: threads (ffcv) or processes (torch) that read ahead; auto: one per core that this
-            process has, none for images in memory but where a `policy` changes them.
+            process has, none for images in memory.
         cache: how .beton files are cached: os (by the system) | process (by page, with order
             `pages`) | auto: what the file's size and the job's memory ask for.
         stage: folder on each machine's own disk to copy .beton files to, once; variables such as
@@ -232,7 +232,7 @@ class ImageData(pl.LightningDataModule):
         train = self.splits["train"]
         if not SHM.is_dir() or (isinstance(train, BetonImages) and self.loader != "torch"):
             return
-        processes = self._workers(train, self.train_augment) * self.shard.local_ranks
+        processes = self._workers(train) * self.shard.local_ranks
         size = self.train_augment.size or max(self.input_size[1:])
         if self.progressive:
             size = max(size, self.progressive.high)
@@ -245,12 +245,12 @@ class ImageData(pl.LightningDataModule):
                 "--data.workers 0, or docker --shm-size 8g"
             )
 
-    def _workers(self, images: Images, augment: Augment) -> int:
+    def _workers(self, images: Images) -> int:
         """Return the number of threads or processes that read ahead."""
         if self.workers != "auto":
             return self.workers
-        if images.in_memory and augment.policy is None:
-            return 0  # ten thousand images/s; with a policy 1,700 a core
+        if images.in_memory:
+            return 0  # ten thousand images/s and more, also with a policy
         return workers(self.shard.local_ranks)
 
     def _need_images(self) -> None:
@@ -409,7 +409,7 @@ class ImageData(pl.LightningDataModule):
         elif isinstance(images, BetonImages) and self.loader != "torch":
             ahead = split == "train" and by_process(self.cache, images.file.size, self.order)
             make = partial(FFCVLoader, by_process=ahead)
-        count = self._workers(images, first)
+        count = self._workers(images)
         loader = make(images, augment, self.seed, plan, length, count, self.on_bad)
         self._made.add(loader)
         return loader

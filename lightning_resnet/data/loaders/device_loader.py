@@ -2,6 +2,9 @@
 
 Nothing is decoded, collated or copied in a step. Order and draws are those of the other loaders,
 made for an epoch at once; batches are bitwise the same on the CPU.
+
+Images that a policy or erasing changes lie in host memory: the C kernel changes each batch before
+its copy to the device.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +14,8 @@ import numpy as np
 import torch
 
 from lightning_resnet.data import draws
-from lightning_resnet.data.augment.crops import Augment
+from lightning_resnet.data.augment.crops import Augment, operations
+from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.data.images import BetonImages, Images
 from lightning_resnet.data.loaders.base import Batch, Loader
 from lightning_resnet.data.loaders.read_batch import read_beton
@@ -56,12 +60,16 @@ class DeviceLoader(Loader):
         where[0] += at
         if not isinstance(self._windows, np.ndarray):
             where = torch.from_numpy(where).to(self.device)
-        labels = self._labels[torch.from_numpy(at).to(self.device)]
+        labels = self._labels[torch.from_numpy(at).to(self._labels.device)]
         ends = np.cumsum([len(b) for b in batches])
         for batch, end in zip(batches, ends.tolist(), strict=True):
             part = slice(end - len(batch), end)
             x = torch.as_tensor(self._windows[where[0, part], where[1, part], where[2, part]])
-            yield x.view(*x.shape[:2], -1, 3).permute(0, 3, 1, 2), labels[part]
+            x = x.view(*x.shape[:2], -1, 3)
+            choices = operations(a, self.seed, epoch, ids[part], *x.shape[1:3], repeat[part])
+            if choices:
+                kernel.change(x.numpy(), choices, max(1, self.workers))
+            yield x.permute(0, 3, 1, 2), labels[part]
 
     def _load(self, augment: Augment) -> None:
         """Lay out the padded images, and their mirror images, on the device."""
@@ -73,9 +81,10 @@ class DeviceLoader(Loader):
         padded[:n, *inside] = pixels
         if augment.flip:
             padded[n:, *inside] = pixels[:, :, ::-1]
-        on_cpu = self.device.type == "cpu"
-        self._windows = windows(padded if on_cpu else torch.from_numpy(padded).to(self.device), pad)
-        self._labels = torch.tensor(self.images.labels, device=self.device)
+        device = place(augment, self.device)
+        on_cpu = device.type == "cpu"
+        self._windows = windows(padded if on_cpu else torch.from_numpy(padded).to(device), pad)
+        self._labels = torch.tensor(self.images.labels, device=device)
 
 
 def windows(pixels: Any, pad: int) -> Any:
@@ -96,17 +105,17 @@ def windows(pixels: Any, pad: int) -> Any:
 
 def suits(images: Images, augment: Augment) -> bool:
     """Tell whether the images have one size, keep it, and are at most shifted and mirrored."""
-    return (
-        images.shape is not None
-        and augment.crop in ("none", "pad")
-        and augment.size is None
-        and augment.policy is None
-        and not augment.erase
-    )
+    return images.shape is not None and augment.crop in ("none", "pad") and augment.size is None
+
+
+def place(augment: Augment, device: torch.device) -> torch.device:
+    """Return where the images lie: on the device, or with the kernel that changes them."""
+    is_changed = augment.policy is not None or augment.erase > 0
+    return torch.device("cpu") if is_changed else device
 
 
 def fits(images: Images, device: torch.device, augment: Augment, ranks: int = 1) -> bool:
-    """Tell whether the images are in memory and few enough for the device's memory.
+    """Tell whether the images are in memory and few enough for the memory where they are to lie.
 
     Args:
         images: the split.
@@ -119,6 +128,7 @@ def fits(images: Images, device: torch.device, augment: Augment, ranks: int = 1)
     n = len(images)
     h, w = images.shape
     pad = augment.pad if augment.crop == "pad" else 0
+    device = place(augment, device)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory() // ranks
     return n * (h + 2 * pad) * (w + 2 * pad) * 3 * (1 + augment.flip) < MEMORY_SHARE * free
 
@@ -134,8 +144,7 @@ def make(
     if not suits(images, augment(0)):
         raise UserError(
             "--data.loader device is for images of one size in memory or in a .beton, without "
-            "size, policy, erase and crops that resize (`resized`, `scaled`): use --data.loader "
-            "auto"
+            "size and crops that resize (`resized`, `scaled`): use --data.loader auto"
         )
     return DeviceLoader(images, augment, *args, device=device)
 
