@@ -129,12 +129,11 @@ def light(monkeypatch):
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """Hide the developer's own key and settings of W&B; end wandb's processes after the test."""
+    wandb = pytest.importorskip("wandb")  # takes a second, which only these tests should pay
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    import wandb  # takes a second, which only these tests should pay
-
     yield
     wandb.teardown()
     os.environ.pop("WANDB_SERVICE", None)

@@ -85,6 +85,7 @@ def test_each_problem_has_its_cure_and_what_training_fails_of_exits_1(cli, monke
 
 
 def test_the_key_is_found_and_never_shown(monkeypatch, tmp_path):
+    pytest.importorskip("wandb")
     secret = "0123456789abcdef" * 2 + "01234567"
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)

@@ -5,7 +5,6 @@ in for W&B's.
 import math
 
 import pytest
-import wandb
 from helpers.wandb_runs import META, mirror, new_run, row
 
 from lightning_resnet.analysis import load_runs
@@ -13,6 +12,7 @@ from lightning_resnet.analysis.compare.report import report
 from lightning_resnet.errors import UserError
 from lightning_resnet.tracking import wandb_rows as foreign
 
+wandb = pytest.importorskip("wandb")
 pytestmark = pytest.mark.usefixtures("home")
 
 

@@ -6,13 +6,13 @@ import subprocess
 import sys
 
 import pytest
-import wandb
 from helpers.command_line import verb
 
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.cli import compare as command
 from lightning_resnet.errors import UserError
 
+wandb = pytest.importorskip("wandb")
 main = verb(command)
 
 

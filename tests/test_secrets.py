@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-import wandb
 import yaml
 from helpers.command_line import REPOSITORY, TINY
 
@@ -87,6 +86,7 @@ def holding(key):
 @pytest.fixture
 def no_wandb_left():
     """Its process works in the folder where it began."""
+    wandb = pytest.importorskip("wandb")
     yield
     wandb.teardown()
     os.environ.pop("WANDB_SERVICE", None)
