@@ -249,6 +249,16 @@ def test_a_later_sweep_of_a_process_has_the_variables_of_its_own_time(sweep_file
     assert seen == os.environ | {"IMPORTED": "1"}
 
 
+def test_a_name_with_the_signs_of_a_pattern_finds_its_own_runs(sweep_file):
+    sweep = read(sweep_file(name="net[1]*"))
+    key = sweep.points[0].key
+    for folder in ("net1x", "net[1]*"):
+        Path("runs", folder, "run").mkdir(parents=True)
+        write(Path("runs", folder, "run/meta.json"), {"point": [key]})
+    find_runs(sweep, "runs")
+    assert sweep.points[0].run == Path("runs/net[1]*/run")
+
+
 def test_the_list_is_aligned_and_tells_short_names_apart(sweep_file):
     file = sweep_file(
         {"a.lr": {"values": [1, 100]}, "b.lr": {"values": [None, "x"]}, "c.d": {"value": [1]}}

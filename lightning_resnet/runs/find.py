@@ -53,14 +53,14 @@ def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
         yield from unreadable
 
 
-def described_runs(folder: Path, names: str = "*") -> Iterator[Run]:
-    """Yield the runs in the folders of a root that have a meta.json.
+def described_runs(folder: Path, pattern: str = "*") -> Iterator[Run]:
+    """Yield the runs below a folder that have a meta.json.
 
     Args:
-        folder: the root, which holds a folder for each name of runs.
-        names: name of the folders to look in, as a pattern of `Path.glob`.
+        folder: folder of runs of one name, or with another pattern, the root.
+        pattern: run directories as seen from the folder, for `Path.glob`.
     """
-    for file in folder.glob(f"{names}/*/meta.json"):
+    for file in folder.glob(f"{pattern}/meta.json"):
         yield Run(file.parent)
 
 

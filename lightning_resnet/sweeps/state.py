@@ -24,10 +24,10 @@ def find_runs(sweep: Sweep, root: str | Path) -> None:
     """
     root = Path(root)
     own = root / sweep.name
-    _find_among(described_runs(root, sweep.name), sweep.points)
+    _find_among(described_runs(own), sweep.points)
     missing = [point for point in sweep.points if not point.run]
     if missing:
-        others = (run for run in described_runs(root) if run.path.parent != own)
+        others = (run for run in described_runs(root, "*/*") if run.path.parent != own)
         _find_among(others, missing)
 
 
