@@ -1,6 +1,7 @@
 """Command-line arguments: parsers of the verbs, and the recipe's keys among a verb's own flags."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
@@ -69,6 +70,29 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text}: a whole number, 1 or more")
     return int(text)
+
+
+def not_negative(text: str) -> int:
+    """Read the value of a flag, a whole number of at least 0.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is no such number.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: a whole number, 0 or more")
+    return int(text)
+
+
+def finite(text: str) -> float:
+    """Read the value of a flag, a number that is neither infinite nor NaN.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is no such number.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text}: a finite number")
+    return number
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -18,17 +18,17 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.masking import (
     LARGEST,
     SURE,
-    _by_form,
-    _encoded,
-    _found_run_together,
-    _is_named,
-    _run_together,
-    _run_together_forms,
-    _text,
-    _words,
+    encodings,
+    found_run_together,
+    is_named_secret,
     is_secret_name,
     live,
     mask,
+    run_together,
+    run_together_forms,
+    secrets_by_form,
+    text_of,
+    words_of,
 )
 from lightning_resnet.reading import parse_yaml
 
@@ -56,9 +56,9 @@ def refuse_secrets(config: Any, where: str = "the configuration", depth: int = 0
     known = live()
     leaves = list(_leaves(config))
     for key, value in leaves:
-        if _is_named(key, value):
+        if is_named_secret(key, value):
             told = f"{where} sets {key}, a secret that would end in files"
-        elif found := _found_in(_text(value), known) or _found_in(key, known):
+        elif found := _found_in(text_of(value), known) or _found_in(key, known):
             told = f"{where} sets {key} to a text with {found} in it, which would end in files"
         else:
             _refuse_nested(value, where, depth)
@@ -89,12 +89,12 @@ def refuse_secret_flags(args: list[str]) -> None:
             value = following
         name = flag.lstrip("-").rstrip("+")
         values.append(value)
-        if any(_is_named(key, leaf) for key, leaf in _leaves(_as_yaml(value), name)):
+        if any(is_named_secret(key, leaf) for key, leaf in _leaves(_as_yaml(value), name)):
             raise UserError(
                 f"{mask(flag or 'an argument')} on the command line ends in files and logs: remove "
                 f"it and {CURE}"
             )
-        leaves = [_text(leaf) for _, leaf in _leaves(_as_yaml(value))]
+        leaves = [text_of(leaf) for _, leaf in _leaves(_as_yaml(value))]
         for text in (argument, value, *leaves):
             _refuse_nested(text, "", 0)
             if found := _found_in(text, known):
@@ -102,7 +102,7 @@ def refuse_secret_flags(args: list[str]) -> None:
                     f"the command line holds a key ({mask(found)}): remove it and {CURE}"
                 )
     for words in (args, values):
-        if found := _found_run_together("".join(words), known):
+        if found := found_run_together("".join(words), known):
             raise UserError(
                 f"the command line holds a key in parts ({mask(found)}): remove it and {CURE}"
             )
@@ -131,7 +131,7 @@ def refuse_secret_exports(file: Path) -> None:
             raise UserError(
                 f"{file} sets {mask(what)}, which Slurm would show to others: remove it and {CURE}"
             )
-    if what := _found_run_together("".join(lines), known):
+    if what := found_run_together("".join(lines), known):
         raise UserError(
             f"{file} sets {what}, in parts, which Slurm would show to others: remove it and {CURE}"
         )
@@ -140,7 +140,7 @@ def refuse_secret_exports(file: Path) -> None:
 def _secret_set_in(line: str) -> str:
     """Return the first variable with a secret's name in a line of a shell file; may be empty."""
     for match in SET.finditer(line):
-        if _is_named(match["name"], match["value"].strip("\"'")):
+        if is_named_secret(match["name"], match["value"].strip("\"'")):
             return match["name"]
     return ""
 
@@ -171,7 +171,7 @@ def sourced(file: Path) -> dict[str, str]:
     for name, value in after.items():
         if value == os.environ.get(name):
             continue
-        if _is_named(name, value) or _found_in(value, known):
+        if is_named_secret(name, value) or _found_in(value, known):
             raise UserError(
                 f"{file} sets {mask(name)}, which Slurm would show to others: remove it and {CURE}"
             )
@@ -214,11 +214,11 @@ def _refuse_nested(value: Any, where: str, depth: int) -> None:
 def _found_in(text: str, known: dict[str, str]) -> str:
     """Describe the kind of secret that a text holds; empty if it holds none."""
     for secret, origin in known.items():
-        if any(form in text for form in _encoded(secret)):
+        if any(form in text for form in encodings(secret)):
             return f"the secret that {origin} holds"
-    if found := _found_run_together(text, known):
+    if found := found_run_together(text, known):
         return found
-    for what, _ in _by_form(text):
+    for what, _ in secrets_by_form(text):
         return what
     return ""
 
@@ -235,7 +235,7 @@ def _found_in_parts(leaves: list[tuple[str, Any]], known: dict[str, str]) -> tup
     Returns:
         The key at which the secret begins and a description of the secret; None if there is none.
     """
-    values = [_text(value) for _, value in leaves]
+    values = [text_of(value) for _, value in leaves]
     names = [key.rpartition(".")[2] for key, _ in leaves]
     both = []
     before = ""
@@ -243,11 +243,11 @@ def _found_in_parts(leaves: list[tuple[str, Any]], known: dict[str, str]) -> tup
         both.append(value if name == before else f"{name}{value}")  # items of a list share a key
         before = name
     for texts in (values, names, both):
-        parts = [_run_together(text) for text in texts]
+        parts = [run_together(text) for text in texts]
         together = "".join(parts)
         ends = list(accumulate(map(len, parts)))
         for secret, origin in known.items():
-            for form in _run_together_forms(secret):
+            for form in run_together_forms(secret):
                 if (start := together.find(form)) >= 0:
                     key = leaves[bisect_right(ends, start)][0]
                     # A key that is a part of the secret is not shown.
@@ -275,7 +275,7 @@ def _leaves(
         yield prefix, tree
         return
     seen = set() if seen is None else seen
-    mark = (id(tree), prefix.rpartition(".")[2], bool(SURE.search(_words(prefix))))
+    mark = (id(tree), prefix.rpartition(".")[2], bool(SURE.search(words_of(prefix))))
     if mark in seen:
         return
     seen.add(mark)

@@ -1,7 +1,5 @@
 """Errors that a user can cure: the command line prints one line and exits 2 (no traceback)."""
 
-import argparse
-import math
 import re
 import sys
 import unicodedata
@@ -55,29 +53,6 @@ class Superseded(UserError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error of any library says that memory was not enough."""
     return bool(NO_MEMORY.search(f"{type(error).__name__} {error}"))
-
-
-def not_negative(text: str) -> int:
-    """Read the value of a flag, a whole number of at least 0.
-
-    Raises:
-        argparse.ArgumentTypeError: the text is no such number.
-    """
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text}: a whole number, 0 or more")
-    return int(text)
-
-
-def finite(text: str) -> float:
-    """Read the value of a flag, a number that is neither infinite nor NaN.
-
-    Raises:
-        argparse.ArgumentTypeError: the text is no such number.
-    """
-    number = float(text)
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text}: a finite number")
-    return number
 
 
 def one_line(error: BaseException) -> str:

@@ -161,6 +161,13 @@ def write_json(path: Path, data: Any, sync: bool = True) -> None:
     write_atomic(path, json.dumps(data, indent=1) + "\n", sync)
 
 
+def write_cache(path: Path, data: Any) -> None:
+    """Write data as JSON into the cache folder; if that fails, the data is computed again later."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(data, default=str), sync=False)
+
+
 def sync_file(path: Path) -> None:
     """Wait until the content of a file is on disk."""
     fd = os.open(path, os.O_RDONLY)

@@ -98,16 +98,16 @@ def mask(text: str) -> str:
     shown = [secret for secret in _secrets_in(text) if _may_be_live(secret)]
     forms: set[str] = set()
     for secret in (*known, *shown):
-        forms.update(_encoded(secret))
+        forms.update(encodings(secret))
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, STARS)
-    if _found_run_together(text, known):
-        run_together: set[str] = set()
+    if found_run_together(text, known):
+        letters: set[str] = set()
         for secret in known:
-            run_together.update(_run_together_forms(secret))
-        for form in run_together:
+            letters.update(run_together_forms(secret))
+        for form in letters:
             text = re.sub(r"[\W_]*+".join(form), STARS, text, flags=re.I)
-    spans = sorted(match.span(_group(match)) for _, match in _by_form(text))
+    spans = sorted(match.span(_group(match)) for _, match in secrets_by_form(text))
     for start, end in reversed(spans):
         if STARS not in text[start:end]:
             text = text[:start] + STARS + text[end:]
@@ -132,7 +132,7 @@ def _live(
     """Return the secrets in these variables and files; the arguments are the key of the cache."""
     found: dict[str, str] = {}
     for name, value in variables:
-        words = _words(name)
+        words = words_of(name)
         if SURE.search(words) or TOKEN.search(words) or MAYBE.search(words):
             found |= dict.fromkeys([value, *value.splitlines()], name)
         found |= dict.fromkeys(_secrets_in(value), name)
@@ -154,15 +154,15 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 
 def is_secret_name(name: str) -> bool:
     """Tell whether a variable or key of this name holds a secret."""
-    words = _words(name)
+    words = words_of(name)
     return bool(SURE.search(words) or TOKEN.search(words)) and not _is_about(words)
 
 
-def _is_named(key: str, value: Any) -> bool:
+def is_named_secret(key: str, value: Any) -> bool:
     """Tell whether a dotted key's name says that its value is a secret."""
-    if value is None or isinstance(value, bool) or _text(value).strip().lower() in EMPTY:
+    if value is None or isinstance(value, bool) or text_of(value).strip().lower() in EMPTY:
         return False
-    parts = [_words(part) for part in key.split(".")]
+    parts = [words_of(part) for part in key.split(".")]
     while len(parts) > 1 and (parts[-1] in GENERIC or parts[-1].isdigit()):
         parts.pop()
     *above, words = parts
@@ -180,13 +180,13 @@ def _is_named(key: str, value: Any) -> bool:
         return _is_token(words, bool(token[1]), value)
     if words.split("_")[-1] in ("pass", "pw", "pat", "tok"):
         return isinstance(value, str) and bool(re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])\S{6,}", value))
-    return bool(MAYBE.search(words)) and _is_random(_text(value))
+    return bool(MAYBE.search(words)) and _is_random(text_of(value))
 
 
 def _is_token(words: str, plural: bool, value: Any) -> bool:
     """Tell whether a token is one for a server, not a piece of a text or an image."""
     if _is_about(words) or set(words.split("_")) & set(PIECES):
-        return _is_random(_text(value))
+        return _is_random(text_of(value))
     if plural:
         if not isinstance(value, str) or len(value) < SHORT:
             return False
@@ -208,7 +208,7 @@ def _is_about(words: str) -> bool:
     return bool(after) and not re.fullmatch(r"\d+", after) and after not in STILL
 
 
-def _words(name: str) -> str:
+def words_of(name: str) -> str:
     """Return a name, in whatever style, in lower case with _ between the words."""
     if name in ("PWD", "OLDPWD"):  # the shell's working directory
         return "folder"
@@ -229,7 +229,7 @@ def _is_random(text: str) -> bool:
 def _is_secret_pair(match: re.Match[str]) -> bool:
     """Tell whether a name and value in a text are a secret; `token: must be a number` is none."""
     value = match["secret"].strip("\"'")
-    if re.fullmatch(r"\$\w*|\$\{\w+\}|\$\(.*", value) or not _is_named(match["name"], value):
+    if re.fullmatch(r"\$\w*|\$\{\w+\}|\$\(.*", value) or not is_named_secret(match["name"], value):
         return False
     sure = "=" in match["sign"] or match["flag"] or match["secret"][0] in "\"'"
     return bool(sure) or len(value) >= (SHORT if re.search(r"\d", value) else 16)
@@ -249,7 +249,7 @@ def _is_header(match: re.Match[str]) -> bool:
         return False
 
 
-def _by_form(text: str) -> Iterator[tuple[str, re.Match[str]]]:
+def secrets_by_form(text: str) -> Iterator[tuple[str, re.Match[str]]]:
     """Yield the secrets that a text shows by its form, each with a description."""
     for match in FORMS.finditer(text):
         yield "a token", match
@@ -271,15 +271,15 @@ def _group(match: re.Match[str]) -> str:
     return "bare" if match.groupdict().get("bare") else "secret"
 
 
-def _found_run_together(text: str, known: dict[str, str]) -> str:
+def found_run_together(text: str, known: dict[str, str]) -> str:
     """Describe the live secret in a text, whatever its case and with any marks within it.
 
     Marks are characters other than letters and digits, such as line ends and quotes. The result is
     empty if there is no secret.
     """
-    together = _run_together(text)
+    together = run_together(text)
     for secret, origin in known.items():
-        if any(form in together for form in _run_together_forms(secret)):
+        if any(form in together for form in run_together_forms(secret)):
             return f"the secret that {origin} holds"
     return ""
 
@@ -287,7 +287,7 @@ def _found_run_together(text: str, known: dict[str, str]) -> str:
 def _secrets_in(text: str) -> list[str]:
     """Return the secrets that a text shows by its form, and the lines of each."""
     found = []
-    for _, match in _by_form(text):
+    for _, match in secrets_by_form(text):
         secret = match[_group(match)].strip("\"'")
         found += [secret, *re.split(r"\n|\\n", secret)]
     return found
@@ -318,13 +318,13 @@ def _may_be_live(text: str) -> bool:
     )
 
 
-def _run_together(text: str) -> str:
+def run_together(text: str) -> str:
     """Return the letters and digits of a text, in lower case."""
     return re.sub(r"[\W_]+", "", text.casefold())
 
 
 @lru_cache(256)
-def _run_together_forms(secret: str) -> tuple[str, ...]:
+def run_together_forms(secret: str) -> tuple[str, ...]:
     """Return the encodings of a secret with their letters and digits alone.
 
     The result is empty for a secret that might occur in other texts by chance.
@@ -334,12 +334,12 @@ def _run_together_forms(secret: str) -> tuple[str, ...]:
     is_hexadecimal = re.fullmatch(r"[\da-fA-F]+", secret)
     if not (is_random or is_hexadecimal) or not re.search(r"[A-Za-z]", secret):
         return ()
-    forms = {_run_together(form) for form in _encoded(secret)}
+    forms = {run_together(form) for form in encodings(secret)}
     return tuple(form for form in forms if len(form) >= UNMISTAKABLE)
 
 
 @lru_cache(256)
-def _encoded(secret: str) -> tuple[str, ...]:
+def encodings(secret: str) -> tuple[str, ...]:
     """Return the secret as it is, in an address, in JSON, in hexadecimal and in base64.
 
     The base64 of a text depends on the position of the secret in the text modulo 3, so there are
@@ -364,7 +364,7 @@ def _encoded(secret: str) -> tuple[str, ...]:
     return tuple(forms)
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """Return the text of a value in a configuration."""
     if isinstance(value, bytes):
         return value.decode("latin1")

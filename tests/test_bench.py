@@ -8,6 +8,7 @@ import psutil
 import pytest
 import torch
 from helpers.command_line import REPOSITORY
+from helpers.markdown import rows_of
 from torchvision.transforms import v2
 
 from lightning_resnet.bench import child, loader, peers, train
@@ -34,22 +35,8 @@ def test_the_plain_script_is_the_same_net():
 def test_step_prints_a_row_for_each_net(cli):
     small = "--size 16 --batch 2 --steps 1 --repeat 2 --threads 1 --out step.md".split()
     code, out, _ = cli("bench", "step", "--net", "cifar-8", "imagenet-18", *small)
-    rows = [
-        line.split(" | ")[0].removeprefix("| ")
-        for line in out.splitlines()
-        if line.startswith("| ")
-    ]
-    assert code == 0 and rows == [
-        "net",
-        "---",
-        "ours",
-        "script",
-        "net",
-        "---",
-        "ours",
-        "torchvision",
-        "timm",
-    ]
+    first = [row[0] for row in rows_of(out)]
+    assert code == 0 and first == ["net", "ours", "script", "net", "ours", "torchvision", "timm"]
     assert "`resnet-cli bench step" in out and "torch 2" in out
     wrong = ["--vs keras", "--net vgg", "--net imagenet-20", "--repeat 0", "--compile nonsense"]
     wrong += [] if torch.cuda.is_available() else ["--device cuda"]
@@ -64,9 +51,7 @@ def test_step_prints_a_row_for_each_net(cli):
 def test_overhead_measures_all_loops(cli):
     code, out, err = cli("bench", "overhead", "--steps", "8", "--repeat", "1")
     assert code == 0, err
-    cells = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")][
-        2:
-    ]
+    cells = rows_of(out)[1:]
     assert len(cells) == 4 and cells[0][2] == "0 (0 to 0)"
     assert all(float(cell[1].split()[0].replace(",", "")) > 0 for cell in cells)
 
@@ -185,7 +170,7 @@ def test_train_and_scaling_measure_real_runs(cli):
     assert code == 0 and "| digits |" in out, err
     two = "--nets digits --loaders device torch --processes 1 --steps 20 --repeat 1".split()
     code, out, err = cli("bench", "train", *two)
-    assert code == 0 and "| digits, device |" in out and "| digits, torch |" in out, err
+    assert code == 0 and [row[0] for row in rows_of(out)[1:]] == ["digits, device", "digits, torch"]
     (row,) = map(json.loads, Path("rows.jsonl").read_text().splitlines())
     (fit,) = row["fit"]
     assert (
@@ -202,11 +187,11 @@ def test_train_and_scaling_measure_real_runs(cli):
     code, out, err = cli(
         "bench", "train", *short, "--flags", "--data.batch_size", "128"
     )  # an epoch of 11 steps
-    assert code == 0 and "digits.yaml | " in out and "bare" not in out, err
+    assert code == 0 and rows_of(out)[1][0].endswith("digits.yaml") and "bare" not in out, err
     code, _, err = cli("bench", "train", *short, "--flags", "--data.batch_size", "700")
     assert code == 2 and "a smaller --data.batch_size" in err
     code, out, err = cli("bench", "scaling", "--net", "digits", "--steps", "10", "--repeat", "1")
-    assert code == 0 and "| 2 | " in out, err
+    assert code == 0 and rows_of(out)[2][0] == "2", err
 
 
 @pytest.mark.slow
@@ -214,7 +199,7 @@ def test_loaders_are_measured_with_a_policy_and_without(cli):
     words = "loader --policy TrivialAugment Lighting --images 256 --size 32 --threads 1 --repeat 1"
     code, out, err = cli("bench", *words.split())
     assert code == 0, err
-    rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| ")][2:]
+    rows = rows_of(out)[1:]
     assert [row[1] for row in rows] == ["none"] * 3 + ["TrivialAugment"] * 3 + ["Lighting"]
     assert all(float(row[2].split()[0].replace(",", "")) > 0 for row in rows)
 
@@ -224,7 +209,7 @@ def test_evaluation_measures_ours_and_the_peer(cli):
     code, out, err = cli(
         "bench", "evaluation", "--images", "64", "--size", "32", "--threads", "1", "--repeat", "1"
     )
-    rates = [line.split(" | ")[1] for line in out.splitlines() if line.startswith("| ")][2:]
+    rates = [row[1] for row in rows_of(out)[1:]]
     assert (
         code == 0
         and len(rates) == 2

@@ -414,6 +414,6 @@ def test_the_benchmark_measures(capsys):
     out = capsys.readouterr().out
     assert "13 runs of 200 rows, 100 of them evaluations." in out
     assert (
-        re.search(r"\| first \| \d+\.\d \| \d+\.\d \| \d+\.\d\d \|", out)
-        and out.count("| again |") == 1
+        re.search(r"\| first +\| +\d+\.\d \| +\d+\.\d \| +\d+\.\d\d \|", out)
+        and out.count("| again ") == 1
     )

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.markdown import rows_of
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import nn
@@ -119,12 +120,7 @@ def accuracy(files, best):
 
 def table(out):
     """Rows of the first table: cells by settings."""
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in out.splitlines()
-        if line[:1] == "|"
-    ]
-    return {tuple(line[:4]): line[4:] for line in lines[2:]}
+    return {tuple(row[:4]): row[4:] for row in rows_of(out)[1:]}
 
 
 def test_crops_and_weights_agree_with_one_image_at_a_time(cli, photos):

@@ -9,6 +9,7 @@ import torch
 import yaml
 from helpers.command_line import REPOSITORY, TINY
 from helpers.fake_cuda import FUNCTIONS, Event, fake_cuda, real
+from helpers.markdown import rows_of
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
@@ -145,9 +146,9 @@ def test_bench_step_measures_on_a_gpu(cli, monkeypatch, trained, precision):
         words += ["--device", "cuda", "--precision", precision]
         code, out, err = cli("bench", "step", *words)
     assert code == 0, err
-    rows = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")]
-    assert "a GPU that is not there" in out and [row[0] for row in rows[2:4]] == ["ours", "script"]
-    assert all(float(row[-1]) >= 0 for row in rows[2:4])  # gigabytes, measured
+    rows = rows_of(out)
+    assert "a GPU that is not there" in out and [row[0] for row in rows[1:3]] == ["ours", "script"]
+    assert all(float(row[-1]) >= 0 for row in rows[1:3])  # gigabytes, measured
 
 
 def test_the_bare_loop_measures_on_a_gpu(monkeypatch, trained, capsys):

@@ -15,7 +15,7 @@ from lightning_resnet.cli import sweep as command
 from lightning_resnet.runs.shared import share
 from lightning_resnet.sweeps import check
 from lightning_resnet.sweeps.points import read
-from lightning_resnet.sweeps.state import find_runs, listing
+from lightning_resnet.sweeps.state import assign_runs, listing
 
 main = verb(command)
 
@@ -107,7 +107,7 @@ def test_a_sweep_counts_and_shows_what_others_have_trained(sweep_file, light, ca
     capfd.readouterr()
     file = sweep_file({"a": {"values": [2, 3]}}, name="second")
     sweep = read(file)
-    find_runs(sweep, "runs")
+    assign_runs(sweep, "runs")
     assert "1  finished, val error 25.00 %  a=2" in listing(sweep) and "2  new" in listing(sweep)
     assert not Path("runs/second").exists()  # only looked at
     assert main([file, "--submit"]) == 0

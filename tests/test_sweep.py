@@ -23,7 +23,7 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.sweeps import local as pool
 from lightning_resnet.sweeps.points import read
-from lightning_resnet.sweeps.state import find_runs, forecast, listing, prepare_command
+from lightning_resnet.sweeps.state import assign_runs, forecast, listing, prepare_command
 
 main = verb(sweep_verb)
 
@@ -220,7 +220,7 @@ def test_local_runs_each_point_once_and_adds_new_ones(sweep_file, light, capfd):
     assert run_sweep(file) == 0
     assert "1 finished, 0 not, 2 finished before" in capfd.readouterr().out
     sweep = read(file)
-    find_runs(sweep, "runs")
+    assign_runs(sweep, "runs")
     assert "3 points, 3 finished" in listing(sweep) and "finished, val error 25.00 %" in listing(
         sweep
     )
@@ -289,7 +289,7 @@ def test_the_list_tells_how_far_unfinished_runs_are(sweep_file, light):
     write(Path("runs/s/run2/attempts/1.json"), attempt | {"reason": "interrupted"})
     write(Path("runs/s/run2/attempts/2.json"), attempt | {"reason": "failed", "last_step": 0})
     sweep = read(file)
-    find_runs(sweep, "runs")
+    assign_runs(sweep, "runs")
     assert "2  failed at step 9/18, val error 25.00 %  a=2" in listing(sweep)
     assert forecast(sweep) == (15.0, 1)  # half of it is done
 
@@ -303,7 +303,7 @@ def test_forecast_goes_by_finished_runs(sweep_file, light):
     assert "no finished run yet to forecast from" in listing(read(file))
     run_sweep(file)
     sweep = read(sweep_file({"a": {"values": [1, 2, 3]}}))
-    find_runs(sweep, "runs")
+    assign_runs(sweep, "runs")
     assert forecast(sweep) == (
         60.0,
         1,

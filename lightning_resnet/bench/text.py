@@ -3,6 +3,8 @@
 import statistics
 from collections.abc import Sequence
 
+from lightning_resnet.analysis.compare.tables import markdown
+
 
 def spread(values: Sequence[float], form: str = ",.2f") -> str:
     """Return `median (lowest to highest)`."""
@@ -17,5 +19,4 @@ def ratios(a: Sequence[float], b: Sequence[float], form: str = ".3f") -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table, the first column to the left."""
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    return ["| " + " | ".join(row) + " |" for row in lines]
+    return markdown([head, *rows], left=1).splitlines()

@@ -4,8 +4,8 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from lightning_resnet.arguments import TRUST, Parser, positive
-from lightning_resnet.errors import UserError, finite, tell
+from lightning_resnet.arguments import TRUST, Parser, finite, positive
+from lightning_resnet.errors import UserError, tell
 
 CONSTANTS = ("mean", "std")
 KINDS = (".ckpt", ".pth", ".safetensors", ".onnx")

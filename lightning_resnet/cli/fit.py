@@ -25,7 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import distributed as dist
 
 from lightning_resnet.arguments import Parser
-from lightning_resnet.cli.validate import evaluate
+from lightning_resnet.cli.validate import validate
 from lightning_resnet.config.forecast import dry_run, forecast
 from lightning_resnet.config.options import local_devices
 from lightning_resnet.config.recipe import Config, Experiment, build, find_place, parse, ranks_asked
@@ -38,7 +38,8 @@ from lightning_resnet.engine.launch import MEETING, end_with_parent, supervise
 from lightning_resnet.engine.recorder import Recorder
 from lightning_resnet.engine.refused import check_training
 from lightning_resnet.engine.signals import Stopped, request
-from lightning_resnet.engine.watchdog import Watchdog, cause, is_consequence, report
+from lightning_resnet.engine.silence import silence_lightning
+from lightning_resnet.engine.watchdog import Watchdog, cause, is_consequence, write_crash_report
 from lightning_resnet.errors import Diverged, Superseded, UserError, is_out_of_memory, one_line
 from lightning_resnet.machine import cores
 from lightning_resnet.progress import Progress
@@ -50,7 +51,6 @@ from lightning_resnet.runs.shared import points, share
 from lightning_resnet.tracking.background import BackgroundMirror
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions
 from lightning_resnet.weights.init_from import init_from
-from lightning_resnet.weights.trained import hush
 
 SHOWN = ("val", "val_ema", "train_eval", "test", "test_ema")
 
@@ -67,7 +67,7 @@ def run(args: Namespace) -> int:
         The exit status.
     """
     argv = [args.verb, *args.words]
-    hush()
+    silence_lightning()
     end_with_parent()
     config = parse(args.verb, args.words)
     if config.run.dry and config.verb != "fit":
@@ -96,7 +96,7 @@ def run(args: Namespace) -> int:
     else:
         experiment = build(config, rundir.path)
     if config.verb != "fit":
-        return evaluate(experiment, rundir)
+        return validate(experiment, rundir)
     report_only()
     with _nothing_kept(rundir, config.run.root) if is_trial else nullcontext():
         return _fit(experiment, rundir, argv)
@@ -435,7 +435,7 @@ def _told(
     if failed := observers.failed(e):
         return UserError(failed)
     if not isinstance(e, UserError):
-        report(rundir.path, trainer.global_rank, trainer.global_step, e)
+        write_crash_report(rundir.path, trainer.global_rank, trainer.global_step, e)
     return e
 
 

@@ -5,8 +5,8 @@ import signal
 import time
 from argparse import Namespace
 
-from lightning_resnet.arguments import Parser
-from lightning_resnet.errors import UserError, not_negative, tell
+from lightning_resnet.arguments import Parser, not_negative
+from lightning_resnet.errors import UserError, tell
 from lightning_resnet.runs.status import restarts
 from lightning_resnet.sweeps.requeue import LIMIT, STAY_S, decide, folders, of_this_job, requeue
 

@@ -12,7 +12,7 @@ from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import tell
 from lightning_resnet.sweeps.points import Sweep, read
-from lightning_resnet.sweeps.state import find_runs, link_shared, listing
+from lightning_resnet.sweeps.state import assign_runs, link_shared, listing
 
 
 def make_parser() -> Parser:
@@ -71,7 +71,7 @@ def make_parser() -> Parser:
 def run(args: Namespace) -> int:
     """Run `resnet-cli sweep`, and return the exit status; `args.rest` has options of sbatch."""
     sweep = read(args.file, args.yes)
-    find_runs(sweep, args.root)
+    assign_runs(sweep, args.root)
     if args.local or args.submit or args.retry_failed:
         link_shared(sweep, Path(args.root))
     if args.local or args.submit or args.retry_failed or args.cancel:

@@ -23,7 +23,7 @@ from lightning_resnet.training.state_dict import load_weights, net_flags
 from lightning_resnet.weights.classes import align
 
 
-def evaluate(experiment: Experiment, rundir: RunDir) -> int:
+def validate(experiment: Experiment, rundir: RunDir) -> int:
     """Run the verb on the given checkpoint, or the run's newest; return the exit status.
 
     Raises:

@@ -16,11 +16,12 @@ from lightning_resnet.config.summary import NOISY, batches, check_compiler, chec
 from lightning_resnet.data.images import BetonImages
 from lightning_resnet.doctor.finding import GB, Finding, room
 from lightning_resnet.engine import observers, refused
+from lightning_resnet.engine.silence import silence_lightning
 from lightning_resnet.errors import UserError, is_out_of_memory, one_line
 from lightning_resnet.models.complexity import count_macs
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.weights.init_from import init_from
-from lightning_resnet.weights.trained import build_alone, hush
+from lightning_resnet.weights.trained import build_alone
 
 
 def plan(recipe: list[str]) -> Iterator[Finding]:
@@ -29,7 +30,7 @@ def plan(recipe: list[str]) -> Iterator[Finding]:
     Args:
         recipe: arguments of `fit`.
     """
-    hush()
+    silence_lightning()
     try:
         config = parse("fit", recipe)
         ranks = ranks_asked(config)

@@ -24,7 +24,7 @@ WRITE_S = 1.0  # seconds that a rank that failed has to write its report
 FIRST_S = 5.0  # seconds that the first rank waits longer, so that it can record the others' end
 
 
-def report(run: Path, rank: int, step: int, error: BaseException) -> None:
+def write_crash_report(run: Path, rank: int, step: int, error: BaseException) -> None:
     """Write the crash report of this rank, without waiting for other ranks.
 
     Args:

@@ -20,8 +20,8 @@ from lightning_resnet.errors import tell
 from lightning_resnet.machine import cores
 from lightning_resnet.sweeps.points import Point, Sweep
 from lightning_resnet.sweeps.state import (
+    assign_runs,
     clock,
-    find_runs,
     forecast,
     prepare_command,
     validation_error,
@@ -72,7 +72,7 @@ def run_points(sweep: Sweep, root: Path, jobs: int, main: Main) -> int:
                 if code is None:
                     tell(f"{line}  started")
                     continue
-                find_runs(sweep, root)
+                assign_runs(sweep, root)
                 ended += 1
                 if code != 0:
                     failed += 1

@@ -13,7 +13,7 @@ from lightning_resnet.runs.shared import points, share
 from lightning_resnet.sweeps.points import SEED, Point, Sweep
 
 
-def find_runs(sweep: Sweep, root: str | Path) -> None:
+def assign_runs(sweep: Sweep, root: str | Path) -> None:
     """Fill in the run and state of each point from the run directories.
 
     The sweep's own folder is searched first, then, for points without a run, all other folders.

@@ -5,12 +5,11 @@ time.
 """
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.files import cache_if_any, write_atomic
+from lightning_resnet.files import cache_if_any, write_cache
 from lightning_resnet.runs.metrics import Row
 from lightning_resnet.tracking.wandb_rows import (
     REPORT,
@@ -75,7 +74,7 @@ def _read(run: Any, path: str, folder: Path) -> Found:
         content = {}
     if content.get("stamp") != stamp:
         content = {"stamp": stamp} | patiently(lambda: _request(run))
-        _store(file, content)
+        write_cache(file, content)
     history = content["history"]
     facts = {
         "name": content["group"] or run.project,
@@ -116,10 +115,3 @@ def _request(run: Any) -> dict[str, Any]:
         "commit": run.commit,
         "history": [dict(item) for item in run.scan_history(page_size=PAGE)],
     }
-
-
-def _store(file: Path, content: dict[str, Any]) -> None:
-    """Write a file of the cache, if there is a cache."""
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps(content), sync=False)

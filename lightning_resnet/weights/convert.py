@@ -27,7 +27,6 @@ from lightning_resnet.weights.layouts import RecognisedNet, State, average_in, r
 
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 CONSTANTS = ("mean", "std")
-TORCHVISION_DEPTHS = (18, 34, 50, 101, 152)
 
 
 def read(args: Namespace) -> tuple[dict[str, Any], Path]:

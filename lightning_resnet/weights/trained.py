@@ -1,7 +1,5 @@
 """Load a trained net from a checkpoint or run, with its class names, but without its data."""
 
-import logging
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ import torch
 
 from lightning_resnet.config.recipe import Experiment, build, parse
 from lightning_resnet.config.trust import Foreign
+from lightning_resnet.engine.silence import silence_lightning
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_in
 from lightning_resnet.runs.identity import read_recipe
@@ -20,7 +19,6 @@ from lightning_resnet.training.task import ClassificationTask
 
 ALONE = "--trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto".split()
 ALONE += "--trainer.logger false --trainer.profiler null".split()
-CHOSEN = ("callbacks", "loggers", "profilers")  # parts of Lightning that a recipe names
 Weights = Literal["net", "ema"]
 
 
@@ -90,35 +88,10 @@ def build_alone(
         foreign: recipe of a checkpoint or run, which `arguments` override.
         callbacks: whether the recipe's callbacks are built too.
     """
-    hush()
+    silence_lightning()
     device = [f"--trainer.accelerator={accelerator}"] if accelerator else []
     without = [] if callbacks else ["--trainer.callbacks=null"]
     return build(parse("fit", [*arguments, *ALONE, *without, *device], foreign))
-
-
-def hush() -> None:
-    """Hide Lightning's greetings, and warnings of code inside Lightning: no user can act on them.
-
-    Messages of callbacks, loggers and profilers are shown, because the user chose these.
-    """
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for name in CHOSEN:
-        logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.INFO)
-    # all of Lightning logs through this one
-    common = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    common.setLevel(logging.INFO)
-    common.addFilter(_is_shown)
-    # what needs no GPU, or is told to use none, builds its trainer for the CPU
-    warnings.filterwarnings("ignore", "GPU available but not used")
-    # the run's own checkpoints are in that folder
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-    warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
-
-
-def _is_shown(record: logging.LogRecord) -> bool:
-    """Return whether a message is a warning, or comes from a part that the user chose."""
-    return record.levelno >= logging.WARNING or Path(record.pathname).parent.name in CHOSEN
 
 
 def load(

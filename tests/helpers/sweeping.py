@@ -5,7 +5,7 @@ from pathlib import Path
 from helpers.stand_in import train
 from lightning_resnet.sweeps import local as pool
 from lightning_resnet.sweeps.points import read
-from lightning_resnet.sweeps.state import find_runs
+from lightning_resnet.sweeps.state import assign_runs
 
 COMMAND = [
     "${env}",
@@ -20,5 +20,5 @@ COMMAND = [
 
 def run_sweep(file, jobs=2):
     sweep = read(file)
-    find_runs(sweep, "runs")
+    assign_runs(sweep, "runs")
     return pool.run_points(sweep, Path("runs"), jobs, main=train)

@@ -5,11 +5,10 @@ The second time, only what has changed is read.
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet.files import cache_if_any, write_atomic
+from lightning_resnet.files import cache_if_any, write_cache
 from lightning_resnet.runs.reader import Run
 
 Read = tuple[dict[str, Any], list[dict[str, Any]]]  # one row of `runs`, its rows of `history`
@@ -40,13 +39,8 @@ class Cache:
             pass  # there is no file, or a torn one
         row, history = self._read(path)
         if row.get("status") == "finished":  # of the others, the state depends on the time
-            self._keep(file, {"signature": signature, "row": row, "history": history})
+            write_cache(file, {"signature": signature, "row": row, "history": history})
         return row, history
-
-    def _keep(self, file: Path, content: dict[str, Any]) -> None:
-        with suppress(OSError):  # a full or read-only home slows the next time down, nothing else
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(file, json.dumps(content, default=str), sync=False)
 
 
 def _files(path: Path) -> list[list[Any]]:

@@ -306,15 +306,24 @@ def to_markdown(table: Table) -> str:
     return markdown(to_cells(table)) + "\n\n" + "\n\n".join(remarks) + "\n"
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; `rows`: cells, header first."""
+def markdown(rows: Sequence[Sequence[str]], left: int = 0) -> str:
+    """Return a Markdown table.
+
+    Args:
+        rows: cells, header first.
+        left: number of columns that are aligned to the left.
+    """
     cells = [[prose(cell).replace("|", "\\|") for cell in row] for row in rows]
     width = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = []
     for row in cells:
-        padded = [cell.rjust(w) for cell, w in zip(row, width, strict=True)]
+        padded = [cell.ljust(w) for cell, w in zip(row[:left], width, strict=False)]
+        padded += [cell.rjust(w) for cell, w in zip(row[left:], width[left:], strict=True)]
         lines.append("| " + " | ".join(padded) + " |")
-    lines.insert(1, "|" + "|".join("-" * (w + 1) + ":" for w in width) + "|")
+    rules = [f":{'-' * (w + 1)}" for w in width[:left]] + [
+        f"{'-' * (w + 1)}:" for w in width[left:]
+    ]
+    lines.insert(1, f"|{'|'.join(rules)}|")
     return "\n".join(lines)
 
 

@@ -26,7 +26,7 @@ CENTRE = (0.5, 0.5)
 Score = Callable[[Tensor], Tensor]
 
 
-class View(NamedTuple):
+class CropScheme(NamedTuple):
     """One way to crop an image and to add up the outputs.
 
     Attributes:
@@ -41,9 +41,11 @@ class View(NamedTuple):
 
 
 CROPS = {
-    "centre": View((CENTRE,), False, lambda logits: logits),
-    "ten": View(((0, 0), (0, 1), (1, 0), (1, 1), CENTRE), True, lambda logits: logits.softmax(1)),
-    "flip": View((CENTRE,), True, lambda logits: logits),
+    "centre": CropScheme((CENTRE,), False, lambda logits: logits),
+    "ten": CropScheme(
+        ((0, 0), (0, 1), (1, 0), (1, 1), CENTRE), True, lambda logits: logits.softmax(1)
+    ),
+    "flip": CropScheme((CENTRE,), True, lambda logits: logits),
 }
 
 
