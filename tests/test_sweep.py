@@ -255,7 +255,7 @@ def test_a_name_with_the_signs_of_a_pattern_finds_its_own_runs(sweep_file):
     for folder in ("net1x", "net[1]*"):
         Path("runs", folder, "run").mkdir(parents=True)
         write(Path("runs", folder, "run/meta.json"), {"point": [key]})
-    find_runs(sweep, "runs")
+    assign_runs(sweep, "runs")
     assert sweep.points[0].run == Path("runs/net[1]*/run")
 
 
