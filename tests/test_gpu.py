@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -218,10 +219,10 @@ def on_fake_gpu(monkeypatch):
     """Let a training's steps run on a GPU that is not there; all before the first is real.
 
     Returns:
-        The list of the functions that copied something from the host to the GPU in a step.
+        An object with `copies` and `on_gpu` of `Kernels`, filled when the steps are done.
     """
     run = FitLoop.run
-    copies = []
+    seen = SimpleNamespace(copies=set(), on_gpu=set())
 
     def run_on_gpu(self):
         trainer = self.trainer
@@ -239,8 +240,10 @@ def on_fake_gpu(monkeypatch):
                     self.setup_data()
                 self.loader.batches = read_for_real(self.loader.batches)
             kernels.copies.clear()
+            kernels.on_gpu.clear()
             run(self)
-            copies.extend(kernels.copies)
+            seen.copies.update(kernels.copies)
+            seen.on_gpu.update(kernels.on_gpu)
         raise Traced(trainer.global_step)
 
     monkeypatch.setattr(FitLoop, "run", run_on_gpu)
@@ -253,7 +256,7 @@ def on_fake_gpu(monkeypatch):
     )
     for hook in ("save", "on_train_start", "on_train_epoch_end"):
         monkeypatch.setattr(Checkpoints, hook, lambda *_, **__: True)
-    return copies
+    return seen
 
 
 class Scaled(Callback):
@@ -296,6 +299,14 @@ STEPS = (
     "--trainer.devices 1 --run.threads 1 --wandb.mode disabled --model.compile false "
     "--model.net.num_classes 10 --data.source Synthetic --data.source.n 64 --data.source.n_val 8"
 ).split()
+# Operations that torch.use_deterministic_algorithms refuses on CUDA, or whose gradient it refuses.
+REFUSED = set(
+    "avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d "
+    "fractional_max_pool2d fractional_max_pool3d max_unpool2d max_unpool3d upsample_linear1d "
+    "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d reflection_pad1d reflection_pad2d "
+    "reflection_pad3d nll_loss2d_forward _ctc_loss _embedding_bag put_ histc bincount median "
+    "grid_sampler_2d grid_sampler_3d cumsum scatter_reduce kthvalue".split()
+)
 # Copies from the host in a step. What the mixtures copy is small and not pinned.
 FROM_THE_HOST = {"engine/transfer.py", "data/loaders/device_loader.py", "training/mixup.py"}
 
@@ -315,7 +326,8 @@ def test_a_step_reads_nothing_back_and_mixes_no_devices(cli, on_fake_gpu, comman
         words += f"--{flag}".split(" ", 1)
     with pytest.raises(Traced):
         print(*cli("fit", "--config", path, *words))
-    assert {name.split()[0] for name in on_fake_gpu} <= FROM_THE_HOST
+    assert {name.split()[0] for name in on_fake_gpu.copies} <= FROM_THE_HOST
+    assert on_fake_gpu.on_gpu > {"convolution", "argmax"} and not on_fake_gpu.on_gpu & REFUSED
 
 
 class Reads(Callback):

@@ -113,9 +113,10 @@ class TrainingSums:
             losses = torch.where(n > 0, losses, 0).to(sum_dtype(n.device))
             parts = (losses * n, correct.sum(1), torch.isfinite(losses), n, (~valid).sum(1))
             rows = torch.stack([part.to(losses.dtype) for part in parts], 1)
-            before = [] if self._total is None else [self._total.to(rows)[None]]
-            # `cumsum` adds in order; `sum` would add in pairs.
-            self._total = torch.cat([*before, rows]).cumsum(0)[-1]
+            # In order: `sum` would add in pairs, and torch's list of operations without a
+            # deterministic kernel for CUDA has `cumsum`.
+            for row in rows:
+                self._total = row if self._total is None else self._total.to(row) + row
         return self._total
 
 
@@ -132,6 +133,6 @@ def evaluation_sums(logits: Tensor, labels: Tensor) -> Tensor:
     """
     loss = F.cross_entropy(logits, labels, reduction="sum")
     hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-    seen = torch.tensor(len(labels), device=logits.device)
+    seen = torch.full((), len(labels), device=logits.device)  # filled there, not copied
     parts = (loss, hits[:, 0].sum(), hits.sum(), (labels >= 0).sum(), seen)
     return torch.stack([t.to(sum_dtype(t.device)) for t in parts])

@@ -118,17 +118,27 @@ class Kernels(TorchDispatchMode):
 
     Args:
         fake: the mode below this one.
+
+    Attributes:
+        copies: functions of the package that copied from the host, see `caller`.
+        on_gpu: names of the operations that were computed on the GPU.
     """
 
     def __init__(self, fake):
         super().__init__()
         self.fake = fake
         self.copies = []
+        self.on_gpu = set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if is_copy_from_host(function, args, kwargs):
             self.copies.append(caller())
+        if any(
+            isinstance(value, torch.Tensor) and value.device.type == "cuda"
+            for value in tree_leaves(args)
+        ):
+            self.on_gpu.add(function.name().removeprefix("aten::").partition(".")[0])
         device = kwargs.get("device")
         if device is not None and device.type == "cuda" and args:
             args = tree_map_only(torch.Tensor, self._fake, args)
