@@ -319,19 +319,24 @@ static int copy_raw(const uint8_t *bytes, const item *t, int size, uint8_t *out,
                   size, out, s);
 }
 
-/* -- operations of the policies ----------------------------------------------------------------------------------- */
+/* -- operations of the policies -------------------------------------------------------------- */
 
-/* The pixels are those of torchvision's operations on uint8 tensors (image_ops.py), bit for bit; only AFFINE, whose
- * coordinates and weights are integers here and float32 there, may be a level off. torch rounds a product and the
- * sum it is added to once, as `fused` does. The result is the same on every machine. */
-enum { AFFINE, BRIGHTNESS, COLOR, CONTRAST, SHARPNESS, POSTERIZE, SOLARIZE, SOLARIZE_ADD, AUTO_CONTRAST, EQUALIZE,
-       INVERT, SHIFT, ERASE };               /* in the order of decode.py's OPERATIONS */
+/* The pixels are those of torchvision's operations on uint8 tensors (image_ops.py), bit for bit;
+ * only AFFINE, whose coordinates and weights are integers here and float32 there, may be a level
+ * off. torch rounds a product and the sum it is added to once, as `fused` does. The result is the
+ * same on every machine. */
+enum {                                       /* in the order of decode.py's OPERATIONS */
+    AFFINE, BRIGHTNESS, COLOR, CONTRAST, SHARPNESS, POSTERIZE, SOLARIZE, SOLARIZE_ADD,
+    AUTO_CONTRAST, EQUALIZE, INVERT, SHIFT, ERASE
+};
 
 /* One operation and its numbers, see decode.py's `encode`. */
 typedef struct { double operation, value[7]; } step;
 
-/* Loops that gain from wide vectors are compiled for these as well; the library takes what the machine has. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+/* Loops that gain from wide vectors are compiled for these as well; the library takes what the
+ * machine has. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) \
+    && !defined(__SANITIZE_ADDRESS__)
 #define WIDE __attribute__((target_clones("default", "avx2")))
 #else
 #define WIDE
@@ -343,10 +348,22 @@ enum { CHUNK = 256 };                        /* pixels of an image that are chan
 static inline float fused(float a, float b, float c) { return (float)((double)a * b + c); }
 
 /* Rounded towards 0 and cut to 0 to 255; |x| < 2^31, see `bounded`. */
-static inline uint8_t to_level(float x) { int v = (int)x; v = v > 0 ? v : 0; return v < 255 ? v : 255; }
+static inline uint8_t to_level(float x) {
+    int v = (int)x;
+    v = v > 0 ? v : 0;
+    return v < 255 ? v : 255;
+}
 
-static inline int to_int(double x, int low, int high) { return x > low ? (x < high ? (int)x : high) : low; }
-static inline double bounded(double x) { return x > -1e6 ? (x < 1e6 ? x : 1e6) : -1e6; }
+/* Cut to low to high; what is no number becomes low. */
+static inline int to_int(double x, int low, int high) {
+    if (!(x > low)) return low;
+    return x < high ? (int)x : high;
+}
+
+static inline double bounded(double x) {
+    if (!(x > -1e6)) return -1e6;
+    return x < 1e6 ? x : 1e6;
+}
 
 /* Grey of the pixel, rounded down. */
 static inline float grey_of(float r, float g, float b) {
@@ -364,7 +381,9 @@ static void look_up(uint8_t *image, size_t pixels, uint8_t table[3][256]) {
 
 /* Change each value alone, the same in all channels. */
 WIDE static void map(uint8_t *p, size_t n, int operation, double value) {
-    int mask = ~(255 >> to_int(value, 0, 8)), more = to_int(value, 0, 255), threshold = to_int(ceilf((float)value), 0, 256);
+    int mask = ~(255 >> to_int(value, 0, 8));
+    int more = to_int(value, 0, 255);
+    int threshold = to_int(ceilf((float)value), 0, 256);
     uint8_t least = threshold;
     switch (operation) {
     case POSTERIZE: for (size_t i = 0; i < n; i++) p[i] &= mask; break;
@@ -372,7 +391,10 @@ WIDE static void map(uint8_t *p, size_t n, int operation, double value) {
         if (threshold < 256) for (size_t i = 0; i < n; i++) p[i] ^= p[i] >= least ? 255 : 0;
         break;
     case SOLARIZE_ADD:
-        for (size_t i = 0; i < n; i++) p[i] = p[i] < 128 ? (p[i] + more < 255 ? p[i] + more : 255) : p[i];
+        for (size_t i = 0; i < n; i++) {
+            int sum = p[i] + (p[i] < 128 ? more : 0);
+            p[i] = sum < 255 ? sum : 255;
+        }
         break;
     case INVERT: for (size_t i = 0; i < n; i++) p[i] ^= 255; break;
     }
@@ -411,14 +433,15 @@ WIDE static void auto_contrast(uint8_t *image, size_t pixels) {
             if (high[k] > most) most = high[k];
         }
         float scale = (float)(most - least) * (float)(1.0 / 255);
-        for (int v = 0; v < 256; v++) table[c][v] = most > least ? to_level((float)(v - least) / scale) : v;
+        for (int v = 0; v < 256; v++)
+            table[c][v] = most > least ? to_level((float)(v - least) / scale) : v;
     }
     look_up(image, pixels, table);
 }
 
 /* Spread the values of each channel evenly, by Pillow's rule. */
 static void equalize(uint8_t *image, size_t pixels) {
-    uint32_t count[2][3][256] = {{{0}}};     /* two of each, so that equal neighbours need not wait for each other */
+    uint32_t count[2][3][256] = {{{0}}};     /* two of each: equal neighbours need not wait */
     uint8_t table[3][256];
     for (size_t i = 0; i < pixels; i++)
         for (int c = 0; c < 3; c++) count[i & 1][c][image[3 * i + c]]++;
@@ -465,7 +488,9 @@ WIDE static uint64_t sum_grey(const uint8_t *image, size_t pixels) {
 /* Mix each value with `mean`. */
 static void mix_with(float mean, uint8_t *image, size_t pixels, float ratio, float rest) {
     uint8_t table[3][256];
-    for (int v = 0; v < 256; v++) table[0][v] = table[1][v] = table[2][v] = to_level(fmaf(mean, rest, v * ratio));
+    for (int v = 0; v < 256; v++) table[0][v] = to_level(fmaf(mean, rest, v * ratio));
+    memcpy(table[1], table[0], sizeof *table);
+    memcpy(table[2], table[0], sizeof *table);
     look_up(image, pixels, table);
 }
 
@@ -481,7 +506,7 @@ WIDE static void colour(uint8_t *image, size_t pixels, float ratio, float rest) 
     }
 }
 
-/* Mix n values with their mean over 3x3 pixels, in which their own weighs 5; p: the row before the change. */
+/* Mix n values with their mean over 3x3 pixels, in which their own weighs 5; p: the row before. */
 WIDE static void sharpen_row(const uint8_t *p, size_t stride, float rest, uint8_t *out, size_t n) {
     for (size_t start = 0; start < n; start += CHUNK, p += CHUNK, out += CHUNK) {
         int m = n - start < CHUNK ? (int)(n - start) : CHUNK;
@@ -517,8 +542,10 @@ static int sharpen(uint8_t *image, int h, int w, float rest, scratch *s) {
     if (h < 3 || w < 3) return OK;
     size_t stride = copy_framed(image, h, w, s);
     if (!stride) return NO_MEMORY;
-    for (int y = 1; y < h - 1; y++)
-        sharpen_row(s->before + stride * (y + 1) + 6, stride, rest, image + ((size_t)y * w + 1) * 3, 3 * ((size_t)w - 2));
+    for (int y = 1; y < h - 1; y++) {
+        uint8_t *out = image + ((size_t)y * w + 1) * 3;
+        sharpen_row(s->before + stride * (y + 1) + 6, stride, rest, out, 3 * ((size_t)w - 2));
+    }
     return OK;
 }
 
@@ -531,13 +558,22 @@ static inline weights weigh(int right, int down) {
 }
 
 /* A weighted sum as a level; halves go to the even one. */
-static inline int to_even(int sum) { return (sum + (1 << (PRECISION - 1)) - 1 + (sum >> PRECISION & 1)) >> PRECISION; }
+static inline int to_even(int sum) {
+    int odd = sum >> PRECISION & 1;
+    return (sum + (1 << (PRECISION - 1)) - 1 + odd) >> PRECISION;
+}
+
+/* One value from its four neighbours; p and q: the upper and the lower left one. */
+static inline int mix_value(const uint8_t *p, const uint8_t *q, weights w) {
+    return to_even(w.nw * p[0] + w.ne * p[3] + w.sw * q[0] + w.se * q[3]);
+}
 
 /* One pixel from 2x2 pixels; may read (not use) 2 bytes more. */
 static inline void mix_four(const uint8_t *p, size_t stride, weights w, uint8_t *out) {
 #ifdef __SSE2__
     const __m128i zero = _mm_setzero_si128();
-    __m128i up = _mm_loadl_epi64((const __m128i *)p), down = _mm_loadl_epi64((const __m128i *)(p + stride));
+    __m128i up = _mm_loadl_epi64((const __m128i *)p);
+    __m128i down = _mm_loadl_epi64((const __m128i *)(p + stride));
     up = _mm_unpacklo_epi8(_mm_unpacklo_epi8(up, _mm_srli_si128(up, 3)), zero);
     down = _mm_unpacklo_epi8(_mm_unpacklo_epi8(down, _mm_srli_si128(down, 3)), zero);
     __m128i sum = _mm_add_epi32(_mm_madd_epi16(up, _mm_set1_epi32(w.ne << 16 | w.nw)),
@@ -549,30 +585,34 @@ static inline void mix_four(const uint8_t *p, size_t stride, weights w, uint8_t 
     uint32_t rgb = (uint32_t)_mm_cvtsi128_si32(sum);
     memcpy(out, &rgb, 3);
 #else
-    const uint8_t *q = p + stride;
-    for (int c = 0; c < 3; c++) out[c] = to_even(w.nw * p[c] + w.ne * p[c + 3] + w.sw * q[c] + w.se * q[c + 3]);
+    for (int c = 0; c < 3; c++) out[c] = mix_value(p + c, p + stride + c, w);
 #endif
 }
 
 /* n values of a row whose pixels all lie alike between their neighbours. */
 WIDE static void mix_row(const uint8_t *p, size_t stride, weights w, uint8_t *out, size_t n) {
-    const uint8_t *q = p + stride;
-    if (w.nw == 1 << PRECISION) memcpy(out, p, n);
-    else if (w.nw + w.ne == 1 << PRECISION) for (size_t i = 0; i < n; i++) out[i] = to_even(w.nw * p[i] + w.ne * p[i + 3]);
-    else for (size_t i = 0; i < n; i++) out[i] = to_even(w.nw * p[i] + w.ne * p[i + 3] + w.sw * q[i] + w.se * q[i + 3]);
+    if (w.nw == 1 << PRECISION) {
+        memcpy(out, p, n);
+    } else if (w.nw + w.ne == 1 << PRECISION) {
+        for (size_t i = 0; i < n; i++) out[i] = to_even(w.nw * p[i] + w.ne * p[i + 3]);
+    } else {
+        for (size_t i = 0; i < n; i++) out[i] = mix_value(p + i, p + stride + i, w);
+    }
 }
 
 enum { POINT = 32 };                         /* bits of a coordinate after the point */
 
 /* A coordinate's bits after the point, as many as a weight has. */
-static inline int fraction(int64_t x) { return (int)(x >> (POINT - PRECISION)) & ((1 << PRECISION) - 1); }
+static inline int fraction(int64_t x) {
+    return (int)(x >> (POINT - PRECISION)) & ((1 << PRECISION) - 1);
+}
 
-/* Take pixel (x, y) from (m0 x + m1 y + m2, m3 x + m4 y + m5), bilinear; outside the image is black. */
+/* Take pixel (x, y) from (m0 x + m1 y + m2, m3 x + m4 y + m5), bilinear; outside is black. */
 static int affine(uint8_t *image, int h, int w, const double *m, scratch *s) {
     const int64_t half = 1 << (POINT - PRECISION - 1);          /* of the last bit of a weight */
     const double one = (double)((int64_t)1 << POINT);
-    double reach = (fabs(m[0]) + fabs(m[3])) * w + (fabs(m[1]) + fabs(m[4])) * h + fabs(m[2]) + fabs(m[5]);
-    if (!(reach < 1 << 30)) {                /* beyond what coordinates can hold; nothing of the image is there */
+    double reach = (fabs(m[0]) + fabs(m[3])) * w + (fabs(m[1]) + fabs(m[4])) * h;
+    if (!(reach + fabs(m[2]) + fabs(m[5]) < 1 << 30)) {    /* more than a coordinate can hold */
         memset(image, 0, (size_t)h * w * 3);
         return OK;
     }
@@ -580,23 +620,25 @@ static int affine(uint8_t *image, int h, int w, const double *m, scratch *s) {
     if (!stride) return NO_MEMORY;
     int64_t dx = llrint(m[0] * one), dy = llrint(m[3] * one);
     for (int y = 0; y < h; y++) {
-        /* Coordinates in the frame, where the first pixel is 1; as unsigned ones, all outside are large. */
-        int64_t fx = llrint((m[1] * y + m[2] + 1) * one) + half, fy = llrint((m[4] * y + m[5] + 1) * one) + half;
+        /* Coordinates in the frame, where the first pixel is 1; unsigned, all outside are large. */
+        int64_t fx = llrint((m[1] * y + m[2] + 1) * one) + half;
+        int64_t fy = llrint((m[4] * y + m[5] + 1) * one) + half;
         uint8_t *out = image + (size_t)y * w * 3;
         if (dx == (int64_t)1 << POINT && dy == 0) {
             int64_t from = fx >> POINT, row = fy >> POINT;      /* of pixel 0 */
             int64_t first = from < 0 ? -from : 0, end = from > 1 ? w + 1 - from : w;
             if (row < 0 || row > h || first >= end) { memset(out, 0, (size_t)w * 3); continue; }
             memset(out, 0, 3 * (size_t)first);
-            mix_row(s->before + row * (int64_t)stride + 3 * (from + first), stride, weigh(fraction(fx), fraction(fy)),
-                    out + 3 * first, 3 * (size_t)(end - first));
+            mix_row(s->before + row * (int64_t)stride + 3 * (from + first), stride,
+                    weigh(fraction(fx), fraction(fy)), out + 3 * first, 3 * (size_t)(end - first));
             memset(out + 3 * end, 0, 3 * (size_t)(w - end));
             continue;
         }
         for (int x = 0; x < w; x++, fx += dx, fy += dy, out += 3) {
             uint64_t column = (uint64_t)fx >> POINT, row = (uint64_t)fy >> POINT;
             if (column > (uint64_t)w || row > (uint64_t)h) { memset(out, 0, 3); continue; }
-            mix_four(s->before + row * stride + 3 * column, stride, weigh(fraction(fx), fraction(fy)), out);
+            mix_four(s->before + row * stride + 3 * column, stride,
+                     weigh(fraction(fx), fraction(fy)), out);
         }
     }
     return OK;
@@ -607,22 +649,27 @@ static void erase(uint8_t *image, int h, int w, const double *value) {
     int top = to_int(value[0], 0, h), left = to_int(value[1], 0, w);
     int height = to_int(value[2], 0, h - top), width = to_int(value[3], 0, w - left);
     for (int y = top; y < top + height; y++)
-        for (int x = left; x < left + width; x++)
-            for (int c = 0; c < 3; c++) image[((size_t)y * w + x) * 3 + c] = to_int(value[4 + c], 0, 255);
+        for (int x = left; x < left + width; x++) {
+            uint8_t *p = image + ((size_t)y * w + x) * 3;
+            for (int c = 0; c < 3; c++) p[c] = to_int(value[4 + c], 0, 255);
+        }
 }
 
 static int change(uint8_t *image, int h, int w, const step *t, scratch *s) {
     size_t pixels = (size_t)h * w;
     int operation = to_int(t->operation, 0, ERASE + 1);
     double factor = 1 + bounded(t->value[0]);
-    float ratio = (float)factor, rest = (float)(1 - factor);
+    float ratio = (float)factor, rest = (float)(1 - factor), mean;
     if (pixels == 0) return OK;
     switch (operation) {
     case AFFINE: return affine(image, h, w, t->value, s);
     case SHARPNESS: return sharpen(image, h, w, rest, s);
     case COLOR: colour(image, pixels, ratio, rest); break;
     case BRIGHTNESS: mix_with(0, image, pixels, ratio, rest); break;
-    case CONTRAST: mix_with((float)sum_grey(image, pixels) / (float)pixels, image, pixels, ratio, rest); break;
+    case CONTRAST:
+        mean = (float)sum_grey(image, pixels) / (float)pixels;
+        mix_with(mean, image, pixels, ratio, rest);
+        break;
     case AUTO_CONTRAST: auto_contrast(image, pixels); break;
     case EQUALIZE: equalize(image, pixels); break;
     case SHIFT: shift(image, pixels, t->value); break;
@@ -636,8 +683,9 @@ static int change(uint8_t *image, int h, int w, const step *t, scratch *s) {
 
 typedef struct {
     int fd;
-    const item *items;                       /* NULL: `out` holds the images, they are only changed */
-    const step *steps; const uint32_t *ends; /* image i takes steps[ends[i - 1]] to steps[ends[i] - 1]; NULL: none */
+    const item *items;     /* NULL: `out` holds the images, they are only changed */
+    const step *steps;     /* image i takes steps[ends[i - 1]] to steps[ends[i] - 1] */
+    const uint32_t *ends;  /* NULL: no image is changed */
     int n, height, width;
     uint8_t *out; uint8_t *status;
     int next;
