@@ -65,7 +65,7 @@ def content(beton, i):
 
 
 def pixels(beton, i):
-    """Of a stored sample, decoded by Pillow."""
+    """Return the pixels of a stored sample, decoded by Pillow."""
     image = beton.images[i]
     if image["mode"] == JPEG:
         return np.asarray(Image.open(io.BytesIO(content(beton, i))).convert("RGB"))

@@ -237,7 +237,9 @@ def test_what_is_recorded_of_an_attempt_is_written_whatever_signal_comes_at_its_
 
 @pytest.mark.parametrize("out", ["pipe", ".", ""])
 def test_no_output_takes_the_place_of_a_device_or_a_pipe(cli, out):
-    """As of /dev/null, which every program of the machine needs, where the user is root."""
+    """One of them is /dev/null, which every program of the machine needs, and which root could
+    replace.
+    """
     os.mkfifo("pipe")
     code, _, err = cli("data", "write", "digits", "--out", out)
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, err

@@ -240,9 +240,7 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_dis
     ballast, original = small_disk / "ballast", Recorder.on_train_epoch_end
 
     def fill(self, trainer, *rest):
-        """In the second epoch the disk fills up; the next attempt finds room before its
-        last save.
-        """
+        """Fill the disk in the second epoch; the next attempt finds room before its last save."""
         original(self, trainer, *rest)
         if trainer.current_epoch == 1:
             checkpoints._wait()
@@ -285,8 +283,8 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_dis
 
 
 def test_a_torn_config_does_not_end_a_run(cli):
-    """As a kill, or a full disk, at start-up could have left it in a version that did
-    not rename.
+    """A kill or a full disk at start-up could have left such a file in a version that did not
+    rename.
     """
     cli("fit", *SHORT)
     path = only_run()
@@ -318,7 +316,7 @@ def test_the_last_evaluation_is_made_up_for(cli, monkeypatch):
 
 
 def test_a_signal_whose_exception_is_swallowed_stops_the_training_all_the_same(cli, monkeypatch):
-    """Before the loop a signal is an exception, which C code may drop."""
+    """A signal before the loop is an exception, which C code may drop."""
 
     original = ClassificationTask.setup
 

@@ -142,8 +142,8 @@ def test_a_stopped_run_continues_at_once_with_the_same_command(tmp_path, monkeyp
 
 
 def test_two_ranks_measure_and_train_as_one(tmp_path, monkeypatch):
-    """Without a norm, which sees the rank's batch, two ranks differ from one by rounding; all
-    samples count once.
+    """The net has no norm, which would see the rank's batch: two ranks differ from one by
+    rounding, and all samples count once.
     """
     monkeypatch.chdir(tmp_path)
     recipe = str(REPOSITORY / "configs/digits.yaml")

@@ -24,6 +24,11 @@ def test_a_package_is_plain_to_read(package):
     assert measure(files_of(package)).faults() == []
 
 
+def test_tests_are_plain_to_read():
+    counts = measure(sorted((REPOSITORY / "tests").rglob("*.py")))
+    assert counts.long_lines == counts.nested_conditionals == counts.preposition_docstrings == 0
+
+
 SAMPLE = '''"""Of a module."""
 a, b = 1, 2
 f = lambda: 0

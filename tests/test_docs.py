@@ -177,12 +177,10 @@ def shrink_configs():
     for file in Path("configs/sweeps").glob("digits_*.yaml"):
         sweep = yaml.safe_load(file.read_text())
         for name, among in sweep["parameters"].items():
-            among |= (
-                {"values": among["values"][: 1 if name.startswith("data.") else 2]}
-                if "values" in among
-                else {}
-            )
-            among |= {"value": 4} if name == "trainer.max_steps" else {}
+            if "values" in among:
+                among["values"] = among["values"][: 1 if name.startswith("data.") else 2]
+            if name == "trainer.max_steps":
+                among["value"] = 4
         file.write_text(yaml.safe_dump(sweep))
 
 

@@ -191,7 +191,9 @@ def test_weights_to_begin_from_are_tried(cli, monkeypatch):
 
 
 def test_gpus_that_are_not_here_fail_last(cli, monkeypatch):
-    devices = lambda **trainer: list(doctor_plan._devices(Namespace(trainer)))  # noqa: E731
+    def devices(**trainer):
+        return list(doctor_plan._devices(Namespace(trainer)))
+
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     (found,) = devices(accelerator="auto", devices=8)
     assert (

@@ -421,7 +421,10 @@ def test_several_right_labels(cli, photos):
     for file, is_right in zip(photos, right, strict=True):
         label = CLASSES.index(file.parent.name)
         number = int(file.stem[-8:]) - 1
-        labels[number] = [(label + 1) % 7, label] if is_right else [label] if number % 2 else []
+        if is_right:
+            labels[number] = [(label + 1) % 7, label]
+        elif number % 2:
+            labels[number] = [label]
     Path("real.json").write_text(json.dumps(labels))
     flags = ["--crops", "centre", "--sizes", "28", "--weights", "net"]
     code, out, err = cli("evaluate", "net.ckpt", *flags, "--labels", "real.json")

@@ -1,4 +1,4 @@
-"""To parse writes, seeds and builds nothing; to build gives an experiment of this process."""
+"""Parsing writes, seeds and builds nothing; building gives an experiment of this process."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Without the C kernel: the same boxes and flips, pixels within a tolerance, damage still told."""
+"""Decoding without the C kernel: the same boxes and flips, pixels within a tolerance, damage
+still reported.
+"""
 
 import io
 import shutil

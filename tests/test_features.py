@@ -118,7 +118,7 @@ def test_precise_statistics_are_those_of_all_images():
 
 
 def test_precise_statistics_without_float64_and_of_a_norm_that_is_not_reached(monkeypatch):
-    """As on Apple's GPUs, and as in a net with a head that evaluation leaves out."""
+    """Apple's GPUs have no float64, and evaluation leaves out the heads of some nets."""
     monkeypatch.setattr(batch_norm, "sum_dtype", lambda device: torch.float32)
     net, types = CifarResNet(8, width=4), set()
 
@@ -148,7 +148,7 @@ def test_precise_statistics_are_measured_before_an_evaluation_and_change_no_weig
 
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 def test_gradients_are_clipped(cli, monkeypatch, algorithm):
-    """By Lightning's own flags, before the optimizer sees them, over accumulated batches."""
+    """Lightning's own flags clip them, before the optimizer sees them, over accumulated batches."""
     seen, original = [], torch.optim.SGD.step
 
     def step(self, closure=None):
@@ -262,7 +262,7 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(cli, monkeypatch):
 
 
 def test_fp16_scales_its_loss_and_keeps_its_scaler(cli, monkeypatch):
-    """On the CPU Lightning gives bf16 instead; so its fp16 plugin is put in by hand."""
+    """Lightning gives bf16 on the CPU; so its fp16 plugin is put in by hand."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=4)
     prepare_run = Trainer.prepare_run
 

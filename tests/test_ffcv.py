@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Samples:
-    """As FFCV's writer wants them."""
+    """Samples in the form that FFCV's writer wants."""
 
     def __init__(self, images):
         self.images = images

@@ -109,7 +109,7 @@ class Overwritten(torch.Tensor):
 
 
 class Replays(Callback):
-    """After each step the gradients are as `reduce-overhead` leaves them."""
+    """Stand-in of a graph: after each step the gradients are as `reduce-overhead` leaves them."""
 
     def __init__(self, stop: bool = False) -> None:
         self.stop = stop
@@ -124,7 +124,9 @@ class Replays(Callback):
 
 @pytest.mark.parametrize("validation", ["1.0", "0"])
 def test_a_run_ends_although_its_gradients_lie_in_a_graph_s_memory(cli, validation):
-    """With evaluations in the middle and without; with checkpoints between epochs and within."""
+    """Cases: with evaluations in the middle and without; with checkpoints between epochs and
+    within.
+    """
     words = "--trainer.max_epochs 2 --trainer.limit_train_batches 4 --run.save_minutes 0".split()
     words += ["--trainer.limit_val_batches", validation]
     code, _, err = cli("fit", *TINY, *words, "--trainer.callbacks+=test_gpu.Replays")

@@ -149,8 +149,8 @@ def test_an_old_checkpoint_loads(old):
 
 
 def test_an_unfinished_old_run_continues(old):
-    """To the end, and to what the undisturbed run measured, which another processor may round in
-    another way.
+    """The run goes to its end, and to what the undisturbed run measured, which another
+    processor may round in another way.
     """
     code, out, err = old(*OLD, "--seed_everything", 2)
     assert code == 0, out + err

@@ -59,7 +59,7 @@ def as_jpeg(pixels, mode="RGB", **options):
 
 
 def decode(data, boxes, size, rows, cols):
-    """Through the kernel: images and their statuses."""
+    """Decode images through the kernel; return the images and their statuses."""
     file = os.memfd_create("jpeg")
     os.pwrite(file, data, 0)
     items = np.zeros(len(boxes), kernel.ITEM)
@@ -132,7 +132,7 @@ SMALL = as_jpeg(NOISE[:16, :16], progressive=True)
 
 @pytest.fixture(params=["kernel", "pillow"])
 def decoder(request, monkeypatch):
-    """With our decoder, and where it was not built."""
+    """Tests run with our decoder, and as where it was not built."""
     if request.param == "pillow":
         monkeypatch.setattr(kernel, "library", lambda: None)
         monkeypatch.setattr(encoding, "library", lambda: None)

@@ -60,10 +60,7 @@ def test_progressive_is_the_schedule_of_ffcv_imagenet(epochs):
     start, end = RAMPS[epochs]
     for epoch in range(epochs):
         exact = np.interp(epoch, [start, end], [160, 192])
-        expected = (
-            160 if epoch <= start else 192 if epoch >= end else int(np.round(exact / 32)) * 32
-        )
-        assert Progressive().size(epoch, epochs) == expected
+        assert Progressive().size(epoch, epochs) == int(np.round(exact / 32)) * 32
 
 
 def test_progressive_sizes():

@@ -166,7 +166,7 @@ def test_a_net_that_normalises_several_values_trains(cli):
 
 @pytest.fixture
 def no_compiler():
-    """As where CXX names nothing."""
+    """Hide the compiler: CXX names nothing."""
     from torch._inductor import config, cpp_builder
 
     forget = getattr(cpp_builder.cpp_compiler_search, "cache_clear", int)

@@ -166,7 +166,7 @@ def test_training_sums_are_those_of_each_step_whenever_they_are_asked_for():
 
 @pytest.mark.slow
 def test_ranks_and_accumulation_mix_as_one(here):
-    """Without a norm, in float64: every loss of every step is the same."""
+    """Every loss of every step is the same, without a norm and in float64."""
     args = [
         "fit",
         *TINY,

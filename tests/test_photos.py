@@ -1,6 +1,4 @@
-"""From photos to a trained net: the packaged photos, the recipe that learns them, fine-tuning on
-others' weights.
-"""
+"""The packaged photos, the recipe that learns them, and fine-tuning on others' weights."""
 
 import json
 import os

@@ -255,7 +255,7 @@ def test_a_refused_strength_is_told_in_full():
     ],
 )
 def test_the_same_sample_seed_and_epoch_give_the_same_image(paged, loader, policy):
-    """On any number of ranks and workers, from files and from memory."""
+    """This holds on any number of ranks and workers, from files and from memory."""
     how = {"size": None, "crop": "pad", "policy": policy, "erase": 0.5, "loader": loader}
     alone = copies(data_of(paged, workers=0, **how).train_dataloader())
     assert same(alone, copies(data_of(paged, workers=2, **how).train_dataloader()))

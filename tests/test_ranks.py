@@ -38,8 +38,8 @@ LONG = [*TINY, "--trainer.max_epochs", "500"]
 
 
 def test_two_ranks_train_as_one(here):
-    """Without a norm, which sees the rank's own images; float64, so that rounding does not hide a
-    difference.
+    """The net has no norm, which would see the rank's own images; float64, so that rounding
+    does not hide a difference.
     """
     args = [
         "fit",
@@ -106,8 +106,8 @@ def test_ghost_batches_follow_the_recipe_of_two_ranks(here):
 
 @pytest.mark.slow
 def test_precise_statistics_are_those_of_one_rank_with_ghost_batches(here):
-    """To 1e-9 in float64: later norms see what earlier ones make of their own batch, here of 32
-    images either way.
+    """They agree to 1e-9 in float64: later norms see what earlier ones make of their own batch,
+    here of 32 images either way.
     """
     args = ["fit", *TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "6"]
     args += ["--trainer.precision", "64-true", "--model.bn_batch", "32", "--model.precise_bn", "4"]
@@ -151,7 +151,7 @@ def test_signals_stop_all_ranks_at_the_same_step(here, how):
 
 @pytest.mark.slow
 def test_three_ranks_continue_as_if_never_stopped(here):
-    """From three on, the order in which a gradient is summed depends on its place in
+    """The order in which a gradient is summed depends, from three ranks on, on its place in
     DDP's buckets.
     """
     args = ["fit", *TINY, "--trainer.max_epochs", "30", "--data.batch_size", "66"]

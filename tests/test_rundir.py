@@ -170,7 +170,9 @@ def test_a_damaged_config_is_told_and_written_again(cli, stopped, left):
 
 
 def test_what_older_versions_wrote_continues(cli, stopped):
-    """Without the last line of config.yaml, and with a position in our words alone."""
+    """Older versions wrote config.yaml without its last line, and the position in our words
+    alone.
+    """
     config = stopped / "config.yaml"
     config.write_text("".join(config.read_text().splitlines(keepends=True)[:-1]))
     for name in ("last", "prev"):
@@ -359,7 +361,7 @@ class Keeps(Callback):
 
 @pytest.mark.parametrize("after", [0, 30])
 def test_a_state_that_cannot_be_read_back_is_told_before_a_checkpoint_is_lost(cli, after):
-    """Before the first step, or where it comes later, at the save."""
+    """The refusal comes before the first step or, if the state comes later, at the save."""
     callback = ["--trainer.callbacks+=test_rundir.Keeps", "--trainer.callbacks.after", after]
     code, _, err = cli("fit", *SHORT, *callback)
     assert code == 2 and "the callback Keeps keeps numpy" in err and err.count("\n") == 1
@@ -624,7 +626,7 @@ def test_stray_submissions_are_no_matter(tmp_path):
 
 @pytest.mark.parametrize("name", ["meta.json", "metrics.jsonl", "config.yaml", "attempts/1.json"])
 def test_a_named_pipe_in_a_run_stops_no_reader(cli, stopped, name):
-    """As a stray of a synchronising program, or of somebody else who has the folder."""
+    """A synchronising program, or somebody else who has the folder, may leave one there."""
     Path(stopped, name).unlink()
     os.mkfifo(Path(stopped, name))
 

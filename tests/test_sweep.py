@@ -394,8 +394,8 @@ def test_runs_end_when_the_sweep_is_killed(sweep_file):
 
 @pytest.mark.parametrize("group", [True, False])
 def test_ctrl_c_during_the_first_imports_ends_at_once(sweep_file, group):
-    """From the terminal it reaches the importing server too; from `kill` or `timeout` the parent
-    alone.
+    """A Ctrl-C of the terminal reaches the importing server too; `kill` or `timeout` reaches
+    the parent alone.
     """
     sweep_file(WAITS)
     with start("imports_slowly") as parent:

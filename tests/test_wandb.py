@@ -148,7 +148,7 @@ def test_the_key_is_in_no_file(server, run):
 
 @pytest.mark.parametrize("mode", ["online", "offline"])
 def test_a_run_that_holds_the_key_is_not_sent(server, run, mode):
-    """As a caller with a configuration of its own, or an older version, may have made it."""
+    """A caller with a configuration of its own, or an older version, may have made the run."""
     said = []
     each = Mirror(WandbOptions(mode=mode), said.append)
     each.start(run, META | {"hardware": {"node": KEY.upper()}}, CONFIG)
@@ -199,8 +199,8 @@ class Timed(Mirror):
 
 
 def falls_back(run, mode, why):
-    """To offline, with one line that says why; returns what was opened, after how many seconds, for
-    how many.
+    """Assert that a mirror falls back to offline, with one line that says why; return what was
+    opened, after how many seconds, for how many.
     """
     said, start = [], time.monotonic()
     mirror = Timed(WandbOptions(mode=mode), said.append)

@@ -124,7 +124,7 @@ class Cluster:
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def wait(self, job, *states, timeout=400):
-        """Until the job is in one of these states; returns which."""
+        """Wait until the job is in one of these states, and return the state."""
         return self.until(
             lambda: (state := self.state(job)) in states and state, timeout, lambda: self.state(job)
         )

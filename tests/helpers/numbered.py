@@ -72,8 +72,8 @@ def read(folder, world):
 
 
 def main(arguments, env):
-    """In a process of the fork server, which a sweep of an earlier test may have started deaf to
-    SIGHUP.
+    """Train in a process of the fork server, which a sweep of an earlier test may have started
+    with SIGHUP ignored.
     """
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     raise SystemExit(run(arguments, env))

@@ -135,7 +135,7 @@ class Forked:
 
 
 def supervised(arguments, env):
-    """In a process of the fork server: the command line as the parent of two ranks."""
+    """Run the command line, as the parent of two ranks, in a process of the fork server."""
     from lightning_resnet.engine import launch
 
     launch.subprocess = SimpleNamespace(Popen=Forked)
@@ -143,8 +143,8 @@ def supervised(arguments, env):
 
 
 def started(arguments, out):
-    """In a process of the fork server: the command line as its own process has it, with a stdout of
-    its own.
+    """Run the command line as its own process has it, with a stdout of its own, in a process of
+    the fork server.
     """
     from lightning_resnet.cli.main import main
 

@@ -205,7 +205,7 @@ def trained(tmp_path_factory):
 
 
 def _touch(*args, **kwargs):
-    """Instead of what a download needs."""
+    """Leave the canary in place of what a download needs."""
     Path("canary").write_text("network")
     raise OSError("no network")
 
@@ -739,7 +739,7 @@ UNPICKLERS = [
 
 @pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS)
 def test_no_pickle_is_run(own, make):
-    """By what all verbs read checkpoints and weights with."""
+    """This is the function with which all verbs read checkpoints and weights."""
     own({})
     for name in ("evil.ckpt", "evil.pth", "evil.safetensors"):
         make(Path(name))

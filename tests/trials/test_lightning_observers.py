@@ -212,7 +212,7 @@ def stock(callbacks=(), logger=False, flags=(), **options):
 
 
 def ran(cli, *args):
-    """By the command line; returns what it printed."""
+    """Run the command line; return what it printed."""
     code, out, err = cli("fit", *SHORT, *args)
     assert code == 0, err
     return out
@@ -311,7 +311,7 @@ def test_a_stock_trainer_logs_the_task_under_our_names(cli):
 
 
 def batch_size(batch):
-    """Of ThroughputMonitor."""
+    """Return the batch size for ThroughputMonitor."""
     return len(batch[0])
 
 

@@ -72,7 +72,7 @@ OWN = f"--trainer.plugins {__name__}."
 
 
 class As(NamedTuple):
-    """With these flags a training is as in a stock Trainer, to the bit."""
+    """Flags with which a training is as in a stock Trainer, to the bit."""
 
     flags: str
 
@@ -530,7 +530,7 @@ class Accumulating(Callback):
 
 
 class StepTimer(callbacks.Timer):
-    """For which a step takes a second."""
+    """Timer for which a step takes a second."""
 
     seconds = 0
 
@@ -579,7 +579,7 @@ class Replaces(Callback):
 
 
 class AddsGroup(Callback):
-    """As BaseFinetuning does, but keeps nothing of it."""
+    """Adds a parameter group as BaseFinetuning does, but keeps nothing of it."""
 
     def on_train_epoch_start(self, trainer, task):
         if trainer.current_epoch == 1:
@@ -811,7 +811,7 @@ def test_parameters_without_a_part_in_the_loss_are_told():
 
 
 def test_what_ranks_refuse(tmp_path, monkeypatch):
-    """On the CPU, batch norm over ranks; and layers that ddp would not know of."""
+    """Ranks refuse batch norm over ranks on the CPU, and layers that DDP would not know of."""
     place = {
         "LOCAL_RANK": 0,
         "LOCAL_WORLD_SIZE": 2,
@@ -1181,7 +1181,9 @@ def stopped_at(step, monkeypatch, *args):
     ids=["frozen later", "doubles", "draws", "changes in an epoch's first hook", "unfrozen"],
 )
 def test_a_run_continues_bitwise_in_mid_epoch(cli, monkeypatch, flags):
-    """With what callbacks have frozen, drawn and changed, once, and all digits of the weights."""
+    """What callbacks have frozen, drawn and changed is kept, once, and all digits of the
+    weights.
+    """
     flags = [*SHORT, *flags.split(), "--trainer.max_epochs", "3"]
     complete = ours(flags, monkeypatch)
     again = [*flags, "--run.root", "again"]

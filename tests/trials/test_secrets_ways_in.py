@@ -600,7 +600,7 @@ def test_the_log_of_a_sweeps_run(world):
 
 
 def test_a_run_of_others_is_not_uploaded_with_a_secret(world):
-    """As an older version wrote it."""
+    """An older version wrote it so."""
     from lightning_resnet.tracking.upload import Uploader
 
     run = world.outputs / "runs/x/0123456789"

@@ -60,7 +60,7 @@ class Supervised(Ranks):
         return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def signal(self, whom, signum):
-        """To the parent, or to a rank."""
+        """Send a signal to the parent, or to a rank."""
         targets = [self.processes[0].pid] if whom == "parent" else self.ranks()[whom : whom + 1]
         for pid in targets:
             os.kill(pid, signum)

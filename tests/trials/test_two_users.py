@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import lightning_resnet.credentials  # noqa: F401 -- a forked process of another user cannot import it
+import lightning_resnet.credentials  # noqa: F401 -- a fork as another user cannot import it
 from lightning_resnet import files
 from lightning_resnet.data.beton import stage, write  # noqa: F401 -- the same
 from lightning_resnet.data.beton.cache import as_beton
@@ -294,7 +294,7 @@ def test_a_mark_of_shared_points_that_leads_elsewhere(shared, text):
 
 
 def test_where_no_folder_can_be_private(shared, monkeypatch):
-    """As on a file system without owners."""
+    """Some file systems have no owners."""
     monkeypatch.setattr(files, "_is_private", lambda folder: False)
     with pytest.raises(UserError, match="no folders that only their owner can write to"):
         private_folder(shared, "x")
@@ -313,7 +313,7 @@ def test_a_moved_cache_folder_is_followed(shared):
 
 
 def test_a_lock_that_is_never_released(tmp_path, monkeypatch, capsys):
-    """Of this user's own process, stopped: a word, and an end."""
+    """A stopped process of this user has it: a message, and an end."""
     monkeypatch.setattr(files, "SOON_S", 0.2)
     monkeypatch.setattr(files, "STUCK_S", 1.0)
     held = os.open(tmp_path / "a.lock", os.O_RDWR | os.O_CREAT)
