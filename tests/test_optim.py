@@ -105,14 +105,14 @@ def test_a_warmup_longer_than_the_training_is_doubted():
     long = Cosine(warmup_epochs=8)
     assert (
         "warm-up of 8 epochs in a training of 5 never"
-        in long.doubt(5)
-        == ErrorWarmup(long).doubt(5)
+        in long.warning(5)
+        == ErrorWarmup(long).warning(5)
     )
     assert (
-        long.doubt(8)
-        and not long.doubt(9)
-        and not Steps(warmup=0.5).doubt(1)
-        and not Linear().doubt(0.5)
+        long.warning(8)
+        and not long.warning(9)
+        and not Steps(warmup=0.5).warning(1)
+        and not Linear().warning(0.5)
     )
 
 

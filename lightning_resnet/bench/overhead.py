@@ -33,7 +33,7 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.progress import metered
 from lightning_resnet.training.optimizer import parameter_groups
 
-WARM = 0.25  # share of the steps before the clock starts
+WARMUP_SHARE = 0.25  # share of the steps before the clock starts
 SIZE = 8  # pixels per side
 ARMS = {
     "bare": "bare PyTorch loop",
@@ -114,7 +114,7 @@ def _bare(steps: int, batch: int) -> float:
     std = torch.full((3, 1, 1), 63.75)
     groups = parameter_groups(net)
     optimizer = torch.optim.SGD(groups, 0.1, 0.9, nesterov=True, weight_decay=1e-4)
-    warm = int(WARM * steps)
+    warm = int(WARMUP_SHARE * steps)
     start = 0.0
     for step, (images, labels) in enumerate(loader):
         loss = F.cross_entropy(net((images.float() - mean) / std), labels)
@@ -169,10 +169,10 @@ def _lightning(steps: int, batch: int, barebones: bool = False) -> float:
 
 def _marks(steps: int) -> list[int]:
     """Return the numbers of the batches between which the clock runs."""
-    return [int(WARM * steps), steps - 1]
+    return [int(WARMUP_SHARE * steps), steps - 1]
 
 
 def _per_step(output: str, steps: int) -> float:
     """Return the microseconds per step, from what `Marks` printed."""
     first, last = (float(part.split()[0]) for part in output.split("mark ")[1:])
-    return 1e6 * (last - first) / (steps - 1 - int(WARM * steps))
+    return 1e6 * (last - first) / (steps - 1 - int(WARMUP_SHARE * steps))

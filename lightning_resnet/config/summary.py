@@ -15,7 +15,7 @@ from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.models.complexity import check_logits, count_macs
 from lightning_resnet.models.ghost import batch_norms
 
-NOISY = 16  # batch norm's statistics of fewer images are noisy
+MIN_BATCH_NORM_IMAGES = 16  # batch norm's statistics of fewer images are noisy
 say = rank_zero_only(tell)
 
 
@@ -75,11 +75,11 @@ def _say_batches(experiment: Experiment) -> None:
     n = len(experiment.data.splits["train"])
     unit = "steps" if training.steps > 1 else "step"
     say(f"{n:,} training images, {training.steps} {unit} per epoch; batch {made.text}")
-    if doubt := experiment.task.schedule.doubt(training.total / training.steps):
-        say(f"warning: {doubt}")
+    if warning := experiment.task.schedule.warning(training.total / training.steps):
+        say(f"warning: {warning}")
     text = f"batch norm sees {made.seen} images at a time"
-    if 0 < made.seen < NOISY:
-        say(f"warning: {text}; below {NOISY} its statistics are noisy")
+    if 0 < made.seen < MIN_BATCH_NORM_IMAGES:
+        say(f"warning: {text}; below {MIN_BATCH_NORM_IMAGES} its statistics are noisy")
     elif made.seen:
         say(text)
 

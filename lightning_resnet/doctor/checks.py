@@ -20,7 +20,7 @@ from lightning_resnet.machine import cores
 
 WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # until and from wandb 0.31
 SHOWN = ("torch", "torchvision", "pytorch-lightning", "numpy", "ffcv", "numba", "wandb", "timm")
-SMALL = 0.01  # GB of a few checkpoints of a small net
+CHECKPOINTS_GB = 0.01  # size of a few checkpoints of a small net
 SHM = Path("/dev/shm")
 
 
@@ -89,7 +89,7 @@ def space(runs: Path | None = Path("runs")) -> Iterator[Finding]:
         runs: folder of all runs; None: `plan` checks the folder that the recipe names.
     """
     if runs:
-        yield room("runs", runs, 1.0, SMALL)
+        yield room("runs", runs, 1.0, CHECKPOINTS_GB)
     temporary = Path(tempfile.gettempdir())
     yield room("temporary", temporary, 1.0, 0, "make room, or export TMPDIR to a larger disk")
     if SHM.is_dir():

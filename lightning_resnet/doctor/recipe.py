@@ -12,7 +12,13 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from lightning_resnet import machine
 from lightning_resnet.config.options import local_devices
 from lightning_resnet.config.recipe import Experiment, parse, ranks_asked
-from lightning_resnet.config.summary import NOISY, batches, check_compiler, check_training, length
+from lightning_resnet.config.summary import (
+    MIN_BATCH_NORM_IMAGES,
+    batches,
+    check_compiler,
+    check_training,
+    length,
+)
 from lightning_resnet.data.images import BetonImages
 from lightning_resnet.doctor.finding import GB, Finding, room
 from lightning_resnet.engine import observers, refused
@@ -159,12 +165,12 @@ def _batches(experiment: Experiment, ranks: int) -> Iterator[Finding]:
         return
     text = f"{training.steps:,} per epoch, {training.total:,} in {training.epochs} epochs"
     yield Finding("ok", "steps", text)
-    if doubt := experiment.task.schedule.doubt(training.total / training.steps):
-        yield Finding("warning", "schedule", *_halves(doubt))
+    if warning := experiment.task.schedule.warning(training.total / training.steps):
+        yield Finding("warning", "schedule", *_halves(warning))
     text = f"sees {made.seen} images at a time; batch {made.text}"
     if not made.seen:
         yield Finding("ok", "batch", made.text)
-    elif made.seen < NOISY:
+    elif made.seen < MIN_BATCH_NORM_IMAGES:
         cure = "a larger --data.batch_size, --trainer.sync_batchnorm true, or fewer ranks"
         yield Finding("warning", "batch norm", text, cure)
     else:

@@ -33,7 +33,7 @@ class Schedule:
         """Set the number of epochs of the training; the task calls this as the training starts."""
         self.epochs = epochs
 
-    def doubt(self, epochs: float) -> str:
+    def warning(self, epochs: float) -> str:
         """Return a warning, with its cure, if the schedule does not fit so many epochs; else ""."""
         return ""
 
@@ -88,7 +88,8 @@ class Steps(Schedule):
 
     def factor(self, fraction: float) -> float:
         """Return the warm-up's factor times `gamma` for each fraction that is reached."""
-        return _rise(fraction, self.warmup) * self.gamma ** sum(fraction >= a for a in self.at)
+        reached = sum(fraction >= at for at in self.at)
+        return _warmup_factor(fraction, self.warmup) * self.gamma**reached
 
 
 class Annealed(Schedule):
@@ -121,7 +122,7 @@ class Annealed(Schedule):
         self.start = start
         self.warmup_epochs = warmup_epochs
 
-    def doubt(self, epochs: float) -> str:
+    def warning(self, epochs: float) -> str:
         """Return a warning if the warm-up takes all epochs of the training."""
         if (self.warmup_epochs or 0) < epochs:
             return ""
@@ -134,10 +135,10 @@ class Annealed(Schedule):
         """Return the factor of the warm-up or, after the warm-up, of the decay."""
         warmup = self.warmup if self.warmup_epochs is None else self.warmup_epochs / self.epochs
         if fraction < warmup:
-            return self.start + (1 - self.start) * _rise(fraction, warmup)
-        return self.fall(fraction - warmup, 1 - warmup)
+            return self.start + (1 - self.start) * _warmup_factor(fraction, warmup)
+        return self.decay(fraction - warmup, 1 - warmup)
 
-    def fall(self, done: float, length: float) -> float:
+    def decay(self, done: float, length: float) -> float:
         """Return the factor of the learning rate during the decay.
 
         Args:
@@ -150,7 +151,7 @@ class Annealed(Schedule):
 class Cosine(Annealed):
     """Half a cosine from 1 to `end` (Loshchilov & Hutter 2017, eq. 5, one cycle)."""
 
-    def fall(self, done: float, length: float) -> float:
+    def decay(self, done: float, length: float) -> float:
         """Return the factor on a half cosine from 1 to `end`."""
         return self.end + (1 - self.end) * (1 + math.cos(math.pi * (done / length))) / 2
 
@@ -158,7 +159,7 @@ class Cosine(Annealed):
 class Linear(Annealed):
     """Straight line from 1 to `end`."""
 
-    def fall(self, done: float, length: float) -> float:
+    def decay(self, done: float, length: float) -> float:
         """Return the factor on a straight line from 1 to `end`."""
         return 1 + (self.end - 1) * done / length
 
@@ -259,9 +260,9 @@ class ErrorWarmup(Schedule):
         """Set the number of epochs of the schedule after the warm-up."""
         self.then.begin(epochs)
 
-    def doubt(self, epochs: float) -> str:
+    def warning(self, epochs: float) -> str:
         """Return the warning of the schedule after the warm-up."""
-        return self.then.doubt(epochs)
+        return self.then.warning(epochs)
 
     def factor(self, fraction: float) -> float:
         """Return `factor_before` during the warm-up, then the other schedule's factor."""
@@ -282,5 +283,5 @@ class ErrorWarmup(Schedule):
         self.then.load_state_dict(state["then"])
 
 
-def _rise(fraction: float, warmup: float) -> float:
+def _warmup_factor(fraction: float, warmup: float) -> float:
     return min(1.0, fraction / warmup) if warmup else 1.0
