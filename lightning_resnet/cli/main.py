@@ -130,8 +130,6 @@ def _guarded(argv: list[str]) -> int:
 
 def _run(argv: list[str]) -> int:
     """Run one verb, and print the errors that a user can cure as one line."""
-    debug = "--debug" in argv
-    argv = [a for a in argv if a != "--debug"]
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if argv else 2
@@ -170,15 +168,13 @@ def _run(argv: list[str]) -> int:
         print(e, file=sys.stderr)
         return e.exit_status
     except UserError as e:
-        if debug:
-            raise
         told = f"error: {printable(one_line(e))}"
         if says_first(told, os.environ):
             print(told, file=sys.stderr)
         return 2
     except (OSError, ImportError, MemoryError, RuntimeError) as e:
         limit = limit_met(e)
-        if debug or not (limit or isinstance(e, OSError)):
+        if not limit and not isinstance(e, OSError):
             raise
         told = limit or f"{printable(e.strerror or e)}: {printable(e.filename or '')}"
         tell(f"error: {told}", file=sys.stderr)
