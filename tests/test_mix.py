@@ -77,7 +77,8 @@ def test_pixels_and_shares_of_a_pair():
     torch.manual_seed(0)
     x, labels = torch.randn(6, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 4, -100])
     shares, boxes = np.array([0.3, 0.75, 0.5]), np.array([[4, 4, 4, 4], [0, 2, 4, 6], [0] * 4])
-    own, partners, share = own_parts(labels, shares, boxes, 8, 8, x.dtype)
+    draws = torch.from_numpy(shares), torch.from_numpy(boxes)
+    own, partners, share = own_parts(labels, *draws, 8, 8, x.dtype)
     result = mixed(x, own)
     assert partners.tolist() == [1, 0, 3, 2, -100, 4] and share.tolist() == [
         0.3,
@@ -151,7 +152,7 @@ def test_training_sums_are_those_of_each_step_whenever_they_are_asked_for():
         labels[: step % 7] = -100
         loss = F.cross_entropy(logits, labels)  # in every seventh step of no image
         for sums in (often, once):
-            sums.add(loss, logits, labels, labels)
+            sums.add(loss, labels, logits.argmax(1) == labels)
         n = int((labels >= 0).sum())
         hits = int((logits.argmax(1) == labels).sum())
         expected += torch.tensor(
@@ -160,7 +161,7 @@ def test_training_sums_are_those_of_each_step_whenever_they_are_asked_for():
         if step % 3 == 0:
             often = TrainingSums(often.total().clone())  # as after a continuation
     assert torch.equal(once.total(), often.total()) and torch.equal(once.total(), expected)
-    once.add(torch.tensor(math.nan), logits, labels.clamp(min=0), labels)
+    once.add(torch.tensor(math.nan), labels.clamp(min=0), logits.argmax(1) == labels)
     assert once.total()[0].isnan() and once.total()[2] == expected[2]
 
 

@@ -24,6 +24,7 @@ from lightning_resnet.bench.text import ratios, spread, table
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import private_compile_cache
 from lightning_resnet.models import CifarResNet, ImageNetResNet
+from lightning_resnet.models.blocks import block_modules
 from lightning_resnet.models.complexity import count_macs
 from lightning_resnet.progress import metered
 
@@ -154,7 +155,7 @@ class Arm:
         batch: images, B.
         device: where the net trains.
         precision: 32 | bf16.
-        compile: mode of torch.compile, or None.
+        compile: mode of torch.compile, blocks, or None; see `ClassificationTask`.
 
     Attributes:
         peak: bytes of GPU memory that this net held at most, without the other nets.
@@ -188,6 +189,10 @@ class Arm:
         self.loss = self._loss
         if compile:
             private_compile_cache()
+        if compile == "blocks":
+            for module in block_modules(net):
+                module.compile(dynamic=False)
+        elif compile:
             self.loss = torch.compile(self._loss, mode=compile, dynamic=False)
         self.run(WARM)
         self.peak = 0  # the first steps may need more memory than the later ones

@@ -33,8 +33,9 @@ from lightning_resnet.engine.agreement import Agreement, Wish
 from lightning_resnet.engine.checkpoints import Checkpoints
 from lightning_resnet.engine.ddp_buckets import settle_buckets
 from lightning_resnet.engine.evaluation_loop import EvaluationLoop
+from lightning_resnet.engine.graph import Graphs
 from lightning_resnet.engine.signals import Stopped, request
-from lightning_resnet.engine.step import Step, overrides
+from lightning_resnet.engine.step import Step, overrides, why_not
 from lightning_resnet.engine.transfer import on_device, timed
 from lightning_resnet.errors import Superseded, UserError
 from lightning_resnet.runs.checkpoint import POSITION
@@ -79,6 +80,7 @@ class FitLoop(_FitLoop):
         self._evaluated_step = -1  # global step of this attempt's last evaluation
         self.waits = {"read": 0.0, "data": 0.0}
         self.parts = trainer.accumulate_grad_batches
+        self.graphs = Graphs()
 
     # -- position ----------------------------------------------------------------------------------
 
@@ -228,6 +230,8 @@ class FitLoop(_FitLoop):
             )
         request.joined = True  # all ranks have met; from now on they end only by agreement
         self._setup_evaluation()
+        self.graphs.setup(self.trainer, why_not(self.trainer))
+        self.trainer.lightning_module.graphs = self.graphs
         if not self.done:
             settle_buckets(self.trainer, self.loader, self.epoch)
         call._call_callback_hooks(self.trainer, "on_train_start")
@@ -245,6 +249,7 @@ class FitLoop(_FitLoop):
                     self._evaluate()
             self._end_epoch()
         self.agreement.close()
+        self.graphs.clear()
         self.checkpoints.finish()
         call._call_callback_hooks(self.trainer, "on_train_end")
         call._call_lightning_module_hook(self.trainer, "on_train_end")
@@ -331,7 +336,7 @@ class FitLoop(_FitLoop):
             return
         read = timed(self.loader.batches(self.epoch, self.steps * self.parts), self.waits, "read")
         batches = timed(on_device(read, trainer.strategy.root_device), self.waits, "data")
-        step = Step(trainer, self.parts)
+        step = Step(trainer, self.parts, self.graphs)
         try:
             while self._goes_on:
                 self.epoch_loop._batches_that_stepped = trainer.global_step

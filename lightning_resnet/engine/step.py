@@ -13,13 +13,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, LambdaCallback
 from pytorch_lightning.loops.utilities import _block_parallel_sync_behavior
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.trainer import call
+from torch import nn
 
+from lightning_resnet.engine.graph import Graphs
 from lightning_resnet.errors import UserError
+from lightning_resnet.training.hooks import TrainingHooks
 from lightning_resnet.training.task import ClassificationTask
 
 # Hooks that are called in each micro-batch or step, if they are overridden.
@@ -31,6 +34,10 @@ HOOKS = (
     "on_before_optimizer_step",
     "on_train_batch_end",
 )
+# Those of them that are called in the middle of a step, so that no graph can hold the step.
+INNER_HOOKS = HOOKS[1:5]
+# Packages whose modules and callbacks do the same in every step.
+KNOWN_PACKAGES = ("torch", "torchvision", "timm", "lightning_resnet", "pytorch_lightning")
 # Hooks of a task that only Lightning's own code calls.
 OPTIMIZING = ("optimizer_step", "optimizer_zero_grad", "backward")
 
@@ -48,15 +55,66 @@ def overrides(owner: Any, hook: str, base: type) -> bool:
     return getattr(getattr(owner, hook), "__func__", None) is not getattr(base, hook)
 
 
+def why_not(trainer: pl.Trainer) -> str | None:
+    """Return why the steps of a training cannot be captured in a graph, or None.
+
+    A graph repeats what the kernels of one step did, and nothing that Python code decides. Unless
+    the user asks for a graph, every part of a step must be known to do the same in each step.
+    """
+    task = trainer.lightning_module
+    for callback in trainer.callbacks:
+        inside = any(overrides(callback, hook, Callback) for hook in INNER_HOOKS)
+        if inside and not hasattr(callback, "watches"):
+            return f"callback {type(callback).__name__} looks into every step"
+    if any(overrides(task, hook, pl.LightningModule) for hook in INNER_HOOKS):
+        return f"{type(task).__name__} has hooks inside of a step"
+    if task.graph:
+        return None
+    doubt = _foreign_part(trainer)
+    return f"{doubt}; --model.graph true captures it all the same" if doubt else None
+
+
+def _foreign_part(trainer: pl.Trainer) -> str | None:
+    """Return which part of a step is not known to do the same in each step, or None."""
+    task = trainer.lightning_module
+    for callback in trainer.callbacks:
+        if not _is_known(callback) or isinstance(callback, LambdaCallback):
+            return f"callback {type(callback).__name__} may change what a step computes"
+    if trainer.strategy.model is not task:
+        return "the reduction over ranks was not tried in a graph"
+    if type(task) is not ClassificationTask:
+        return f"{type(task).__name__} may compute other operations in each step"
+    if task.hooks is not None and type(task.hooks).loss is not TrainingHooks.loss:
+        return f"the loss of {type(task.hooks).__name__} may differ from step to step"
+    for module in task.net.modules():
+        if not _is_known(module):
+            return f"{type(module).__name__} may compute other operations in each step"
+    return None
+
+
+def _is_known(part: Any) -> bool:
+    """Tell whether an object's class belongs to a package in `KNOWN_PACKAGES`."""
+    return type(part).__module__.partition(".")[0] in KNOWN_PACKAGES
+
+
+def has_forward_hooks(modules: list[nn.Module]) -> bool:
+    """Tell whether code looks at the passes of any module, which a replay would not call."""
+    return any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+        for m in modules
+    )
+
+
 class Step:
     """One optimizer step: forward and backward passes, the update of the weights, and all hooks.
 
     Args:
         trainer: trainer whose callbacks, strategy and optimizer are set up.
         parts: micro-batches per step; the ranks reduce their gradients in the last one.
+        graphs: graphs of this training's steps.
     """
 
-    def __init__(self, trainer: pl.Trainer, parts: int) -> None:
+    def __init__(self, trainer: pl.Trainer, parts: int, graphs: Graphs) -> None:
         self.trainer = trainer
         self.strategy = trainer.strategy
         self.task = trainer.lightning_module
@@ -81,8 +139,23 @@ class Step:
         self.plain &= not any(overrides(self.task, hook, pl.LightningModule) for hook in OPTIMIZING)
         # Other tasks may return something else than a tensor.
         self.plain &= not overrides(self.task, "training_step", ClassificationTask)
-        bare = type(precision) is Precision and self.strategy.model is self.task
+        unwrapped = self.strategy.model is self.task
+        bare = type(precision) is Precision and unwrapped
         self.forward = self.task.training_step if bare else self.strategy.training_step
+        self.measure = self.task.measure
+        if not unwrapped:
+            redirect = self.strategy._forward_redirection
+            self.measure = partial(redirect, self.strategy.model, self.task, "measure")
+        self.context = precision.train_step_context
+        self.graphs = graphs
+        # Callbacks with hooks inside of a step, which are asked about each step.
+        self.watching = [c for c in trainer.callbacks if hasattr(c, "watches")]
+        self.modules = [*self.task.modules()]
+        if self.profiled:
+            graphs.refuse("a profiler measures each part of a step")
+        elif not self.plain:
+            graphs.refuse("this precision, optimizer or task needs Lightning's own step")
+        graphs.begin(self.task, self.optimizer)
 
     def _tell_logging(self, batch: Any) -> None:
         """Set what `self.log` of a callback or task needs.
@@ -129,6 +202,7 @@ class Step:
         Raises:
             UserError: a hook asks to skip the rest of the epoch.
         """
+        replayed = False
         for part in range(self.parts):
             last = part == self.parts - 1
             batch = self._next(batches)
@@ -144,7 +218,11 @@ class Step:
                     "--trainer.limit_train_batches"
                 )
             self.progress.increment_started()
-            if self.profiled or not self.plain:
+            if part == 0:
+                replayed = self.graphs.off is None and not self._is_watched()
+            if replayed:
+                outputs = self._replay(batch, i + part, part == 0, last)
+            elif self.profiled or not self.plain:
                 outputs = self._step_of_lightning(batch, i + part)
             else:
                 with nullcontext() if last else _block_parallel_sync_behavior(self.strategy):
@@ -155,6 +233,11 @@ class Step:
             self._call("on_train_batch_end", outputs, batch, i + part)
             self._take_logged()
         self.task.__dict__["_current_fx_name"] = None
+
+    def _is_watched(self) -> bool:
+        """Tell whether code looks into the coming step, so that a graph cannot replay it."""
+        asked = any(callback.watches(self.trainer) for callback in self.watching)
+        return asked or has_forward_hooks(self.modules)
 
     def _next(self, batches: Iterator[Any]) -> Any:
         """Return the next micro-batch, and let a profiler measure the wait."""
@@ -178,22 +261,59 @@ class Step:
         with self.trainer.profiler.profile("run_training_batch"):
             return self.automatic.run(self.optimizer, i, {"batch": batch, "batch_idx": i})
 
+    def _replay(self, batch: Any, i: int, first: bool, last: bool) -> dict[str, Any]:
+        """Do the same as `_pass_and_step` by one graph, without the hooks inside of a step."""
+        with self.context():
+            inputs = self.task.inputs(batch, i)
+        function = partial(self._captured, first, last)
+        if last:
+            self.steps_made.increment_ready()
+        loss, labels, correct = self.graphs.step(
+            (first, last), function, inputs, self.task, self.optimizer
+        )
+        if last:
+            if not self.graphs.updates:
+                self._clip()
+                self.optimizer.step()
+            self.steps_made.increment_completed()
+        self.task.count(loss, labels, correct)
+        return {"loss": loss / self.parts if self.parts > 1 else loss}
+
+    def _captured(
+        self, first: bool, last: bool, *inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Run both passes, and the update if it is due: what a graph captures."""
+        with self.context():
+            loss, labels, correct = self.measure(*inputs)
+        with nullcontext() if last else _block_parallel_sync_behavior(self.strategy):
+            self._backward(loss, first)
+        if last and self.graphs.updates:
+            self._clip()
+            self.optimizer.step()
+        return loss.detach(), labels, correct
+
     def _pass_and_step(self, batch: Any, i: int, first: bool, last: bool) -> dict[str, Any]:
         """Run both passes of a micro-batch, and the optimizer's step after the last micro-batch."""
-        outputs = self._pass(batch, i, first)
+        outputs = {"loss": self._backward(self.forward(batch, i), first)}
         if last:
             self._call("on_before_optimizer_step", self.optimizer)
-            if clip := self.trainer.gradient_clip_val:
-                how = self.trainer.gradient_clip_algorithm
-                self.task.configure_gradient_clipping(self.optimizer, clip, how)
+            self._clip()
             self.steps_made.increment_ready()
             self.optimizer.step()
             self.steps_made.increment_completed()
         return outputs
 
-    def _pass(self, batch: Any, i: int, first: bool) -> dict[str, Any]:
-        """Run the forward and the backward pass; the first micro-batch resets the gradients."""
-        loss = self.forward(batch, i)
+    def _clip(self) -> None:
+        """Clip the gradients, if the recipe asks for it."""
+        if clip := self.trainer.gradient_clip_val:
+            how = self.trainer.gradient_clip_algorithm
+            self.task.configure_gradient_clipping(self.optimizer, clip, how)
+
+    def _backward(self, loss: torch.Tensor, first: bool) -> torch.Tensor:
+        """Run the backward pass of the micro-batch's share of the loss, and return that share.
+
+        The first micro-batch resets the gradients.
+        """
         if first:
             self._call("on_before_zero_grad", self.optimizer)
             self._zero_grad()
@@ -201,7 +321,7 @@ class Step:
         self._call("on_before_backward", share)
         share.backward()
         self._call("on_after_backward")
-        return {"loss": share.detach()}
+        return share.detach()
 
     def _call(self, hook: str, *args: Any) -> Any:
         """Call the callbacks' and the task's versions of a hook, and return the last result.

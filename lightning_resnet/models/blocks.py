@@ -222,6 +222,11 @@ class PreactBottleneck(Preact):
         return self.conv3(F.relu(self.bn3(self.conv2(x))))
 
 
+def block_modules(net: nn.Module) -> list[nn.Module]:
+    """Return the modules of the blocks of a net, as `blocks` finds them, in order of depth."""
+    return [net.get_submodule(name) for name, _, _ in blocks(net)]
+
+
 def blocks(net: nn.Module) -> Iterator[tuple[str, Function, Function | None]]:
     """Yield the name, branch and shortcut of each block in order of depth.
 

@@ -33,6 +33,7 @@ TRAINER_KEYS = (
     "log_every_n_steps",  # the interval over which ErrorWarmup watches the training error
 )
 DATA_KEYS_WITHOUT_EFFECT = ("workers", "cache", "stage")
+MODEL_KEYS_WITHOUT_EFFECT = ("graph",)
 # Plugins that only write the files of callbacks.
 SAVING = re.compile(r"(pytorch_lightning|lightning_fabric)\..*CheckpointIO$")
 ADDED_BLOCKS = "lightning_resnet.AddedBlocks"
@@ -89,6 +90,7 @@ def result_config(config: dict[str, Any]) -> dict[str, Any]:
     trainer = config.get("trainer", {})
     data = {k: v for k, v in config["data"].items() if k not in DATA_KEYS_WITHOUT_EFFECT}
     callbacks = [_deciding(c) for c in trainer.get("callbacks") or [] if _decides(c)]
+    model = {k: v for k, v in config["model"].items() if k not in MODEL_KEYS_WITHOUT_EFFECT}
     plugins = [p for p in trainer.get("plugins") or [] if not SAVING.match(p["class_path"])]
     weights = config.get("run", {}).get("init_from")
     if weights:
@@ -99,7 +101,7 @@ def result_config(config: dict[str, Any]) -> dict[str, Any]:
     return _without_nulls(
         {
             "seed_everything": config["seed_everything"],
-            "model": config["model"],
+            "model": model,
             "data": _without_folders(data),
             "trainer": trainer_part,
             "init_from": weights or None,

@@ -43,6 +43,10 @@ class GradientNorms(Callback):
     The gradient is that of the global batch, before gradient clipping.
     """
 
+    def watches(self, trainer: pl.Trainer) -> bool:
+        """Tell whether the coming step is measured; other steps may be replayed as a graph."""
+        return is_logged(trainer, trainer.global_step + 1)
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:

@@ -71,8 +71,8 @@ def update(average: nn.Module, net: nn.Module, decay: float) -> None:
         decay: share of the old average that is kept; 0 copies the net.
     """
     pairs = [*zip(average.state_dict().values(), net.state_dict().values(), strict=True)]
-    ours, theirs = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-    torch._foreach_lerp_(ours, theirs, 1 - decay)
-    for mine, its in pairs:
-        if not mine.is_floating_point():
-            mine.copy_(its)
+    averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+    copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+    torch._foreach_lerp_(*zip(*averaged, strict=True), 1 - decay)
+    if copied:
+        torch._foreach_copy_(*zip(*copied, strict=True))

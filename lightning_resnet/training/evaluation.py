@@ -43,6 +43,8 @@ class Evaluated(pl.LightningModule):
         self._eval_sums: dict[str, Tensor] = {}
         # Whether an evaluation has begun and `finish_evaluation` has not been called since.
         self._unfinished = False
+        # CUDA graphs of the training, which this package's Trainer sets.
+        self.graphs: Any = None
         # Loader of the images for precise_bn.
         self._measured: Any = None
 
@@ -140,12 +142,21 @@ class Evaluated(pl.LightningModule):
 
     def _evaluate(self, batch: Batch, name: str) -> None:
         images, labels = batch
-        self._add(name, self.logits(self.net, images), labels)
+        self._add(name, self._sums("net", images, labels))
         if self.ema is not None and name != "train_eval":
-            self._add(f"{name}_ema", self.logits(self.ema, images), labels)
+            self._add(f"{name}_ema", self._sums("ema", images, labels))
 
-    def _add(self, name: str, logits: Tensor, labels: Tensor) -> None:
-        sums = evaluation_sums(logits, labels)
+    def _sums(self, net: str, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the sums of a batch; during a training by a graph, where there is one."""
+
+        def compute(images: Tensor, labels: Tensor) -> Tensor:
+            return evaluation_sums(self.logits(getattr(self, net), images), labels)
+
+        if self.graphs is None:
+            return compute(images, labels)
+        return self.graphs.evaluate(net, compute, images, labels)
+
+    def _add(self, name: str, sums: Tensor) -> None:
         self._eval_sums[name] = self._eval_sums[name] + sums if name in self._eval_sums else sums
 
     def _eval_name(self, i: int) -> str:

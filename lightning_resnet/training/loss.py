@@ -83,16 +83,15 @@ class TrainingSums:
         self._steps: list[tuple[Tensor, ...]] = []
 
     @torch.no_grad()
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, predicted: Tensor) -> None:
+    def add(self, loss: Tensor, labels: Tensor, correct: Tensor) -> None:
         """Add a micro-batch; all must have the same size.
 
         Args:
             loss: mean loss of the images that are not damaged, a scalar.
-            logits: [B, C].
             labels: class indices [B], below 0 for damaged images.
-            predicted: class indices that count as correct [B].
+            correct: which images are predicted correctly, bool [B].
         """
-        self._steps.append((loss.detach(), labels, logits.argmax(1) == predicted))
+        self._steps.append((loss.detach(), labels, correct))
         if len(self._steps) == self.KEPT:
             self.total()
 

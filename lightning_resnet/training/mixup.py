@@ -99,8 +99,8 @@ def pair_numbers(batch_idx: int, n: int, trainer: pl.Trainer) -> np.ndarray:
 
 def own_parts(
     labels: Tensor,
-    shares: np.ndarray,
-    boxes: np.ndarray,
+    shares: Tensor,
+    boxes: Tensor,
     height: int,
     width: int,
     dtype: torch.dtype,
@@ -111,8 +111,8 @@ def own_parts(
 
     Args:
         labels: class indices [B].
-        shares: shares of the pairs [B / 2], see `Mix.draw`.
-        boxes: boxes of the pairs [B / 2, 4], see `Mix.draw`.
+        shares: shares of the pairs [B / 2], see `Mix.draw`; on the device of the labels.
+        boxes: boxes of the pairs [B / 2, 4], see `Mix.draw`; on the device of the labels.
         height: height of the images, in pixels.
         width: width of the images, in pixels.
         dtype: type of the normalised images.
@@ -124,8 +124,11 @@ def own_parts(
     device = labels.device
     partners = labels[partner(len(labels), device)]
     undamaged = torch.minimum(labels, partners) >= 0
-    share = torch.from_numpy(shares.repeat(2)).to(device, torch.promote_types(dtype, torch.float32))
-    top, left, bottom, right = torch.from_numpy(boxes.repeat(2, 0)).to(device).T[..., None]
+    # `expand` and not `repeat_interleave`, which reads its counts from the device.
+    pairs = len(shares)
+    share = shares[:, None].expand(pairs, 2).flatten()
+    share = share.to(torch.promote_types(dtype, torch.float32))
+    top, left, bottom, right = boxes[:, None].expand(pairs, 2, 4).flatten(0, 1).T[..., None]
     rows = torch.arange(height, device=device)
     columns = torch.arange(width, device=device)
     inside = ((rows >= top) & (rows < bottom))[:, :, None] & (

@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from lightning_resnet.data.hashing import seed_generators
 from lightning_resnet.errors import Diverged, UserError, tell
 from lightning_resnet.files import private_compile_cache
+from lightning_resnet.models.blocks import block_modules
 from lightning_resnet.models.ghost import ghost_batch_norm
 from lightning_resnet.training.ema import Averaging, average_of
 from lightning_resnet.training.evaluation import Batch, Evaluated
@@ -29,6 +30,8 @@ from lightning_resnet.training.optimizer import fuse, parameter_groups
 from lightning_resnet.training.schedules import Schedule, Steps
 from lightning_resnet.training.state_dict import check_same_tensors
 
+# Modes of torch.compile that make CUDA graphs, and the same without.
+WITHOUT_GRAPHS = {"reduce-overhead": None, "max-autotune": "max-autotune-no-cudagraphs"}
 # Stands for the batch's number in the seed of draws before the first batch of an epoch.
 EPOCH_START = 1 << 40
 
@@ -56,10 +59,15 @@ class ClassificationTask(Evaluated):
             measured before each evaluation of a training (Wu & Johnson 2021, sec. 3); 0: running
             averages.
         compile: mode of torch.compile, which compiles normalisation and net as one; true: the
-            default mode; false: off.
+            default mode; blocks: only the blocks of the net, each kind once, which takes a deep net
+            less time to compile and a little more in each step; false: off.
         channels_last: whether weights and images have the memory layout channels_last; null: true.
             Use false for nets that call `view` on images.
         hooks: a user's own augmentation, targets and loss, in training only; null: none.
+        graph: on a GPU, capture the optimizer step once in a CUDA graph and replay it, which takes
+            a small net a fraction of the time; the results are the same. null: where every part of
+            the step is known to allow it; true: with nets, losses and callbacks of your own too,
+            which must compute the same operations in each step; false: never.
 
     Raises:
         ValueError: an argument is out of range, or the net has a lazy layer without its shape.
@@ -81,9 +89,12 @@ class ClassificationTask(Evaluated):
         ema: Averaging | None = None,
         precise_bn: int = 0,
         compile: bool
-        | Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
+        | Literal[
+            "blocks", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
+        ] = False,
         channels_last: bool | None = None,
         hooks: TrainingHooks | None = None,
+        graph: bool | None = None,
     ) -> None:
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"--model.label_smoothing must be 0 to 1, got {label_smoothing}")
@@ -91,6 +102,11 @@ class ClassificationTask(Evaluated):
             raise ValueError(
                 f"--model.bce_threshold {bce_threshold} is for --model.loss bce, and from 0 to "
                 "below 1: add that, or --model.bce_threshold null"
+            )
+        if compile == "blocks" and not block_modules(net):
+            raise ValueError(
+                f"--model.compile blocks: {type(net).__name__} has no blocks that this package "
+                "knows: use --model.compile true"
             )
         if precise_bn < 0:
             raise ValueError(
@@ -118,6 +134,7 @@ class ClassificationTask(Evaluated):
         self.label_smoothing = label_smoothing
         self.bce_threshold = bce_threshold
         self.hooks = hooks
+        self.graph = graph
         # A rank has no batch if there are fewer samples than ranks.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         # The seed that --seed_everything set.
@@ -191,11 +208,26 @@ class ClassificationTask(Evaluated):
                 m.track_running_stats = name not in self._frozen["unmeasured"]
             self._frozen = {}
         if self.compiled:
-            # One compilation for each image size, last batch, training or not, net or average.
-            torch._dynamo.config.recompile_limit = 64
-            mode = None if self.compiled is True else self.compiled
-            private_compile_cache()
-            self.logits = torch.compile(self.logits, dynamic=False, mode=mode)
+            self._compile()
+
+    def _compile(self) -> None:
+        """Compile what `compile` names.
+
+        If this package's Trainer captures the step in a graph of its own, the compiler must not
+        make graphs inside of it.
+        """
+        # One compilation for each image size, last batch, training or not, net or average.
+        torch._dynamo.config.recompile_limit = 64
+        private_compile_cache()
+        if self.compiled == "blocks":
+            for net in self.nets:
+                for module in block_modules(net):
+                    module.compile(dynamic=False)
+            return
+        mode = None if self.compiled is True else self.compiled
+        if self.recorded and self.graph is not False and self.device.type == "cuda":
+            mode = WITHOUT_GRAPHS.get(mode, mode)
+        self.logits = torch.compile(self.logits, dynamic=False, mode=mode)
 
     # -- training ------------------------------------------------------------------------------
 
@@ -302,6 +334,21 @@ class ClassificationTask(Evaluated):
         Raises:
             UserError: `mix` is set and the number of images is odd.
         """
+        loss, labels, correct = self.measure(*self.inputs(batch, batch_idx))
+        self.count(loss, labels, correct)
+        return loss
+
+    def inputs(self, batch: Batch, batch_idx: int) -> tuple[Tensor, ...]:
+        """Return the tensors from which `measure` computes the loss of a micro-batch.
+
+        Returns:
+            (images, labels, targets) after `augment`, with labels as in the batch where the targets
+            are probabilities, else the targets themselves; with `mix`, also the shares and boxes of
+            the pairs, see `Mix.draw`. All are on the device.
+
+        Raises:
+            UserError: `mix` is set and the number of images is odd.
+        """
         images, labels = batch
         if self.mix and len(labels) % 2:
             raise UserError(
@@ -311,13 +358,38 @@ class ClassificationTask(Evaluated):
         images, targets = self.augment(images, labels)
         if targets.ndim == 1:
             labels = targets
+        if not self.mix:
+            return images, labels, targets
+        numbers = pair_numbers(batch_idx, len(labels), self.trainer)
+        draws = self.mix.draw(self.seed, self.current_epoch, numbers, *images.shape[2:])
+        tensors = [torch.from_numpy(draw).to(labels.device, non_blocking=True) for draw in draws]
+        return images, labels, targets, *tensors
+
+    def measure(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        targets: Tensor,
+        shares: Tensor | None = None,
+        boxes: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the loss of a micro-batch; a function of tensors, which a graph can capture.
+
+        Args:
+            images: uint8 [B, 3, H, W].
+            labels: class indices [B], below 0 for damaged images.
+            targets: class indices [B], or probabilities [B, C].
+            shares: shares of the pairs [B / 2], see `Mix.draw`; None: no mixing.
+            boxes: boxes of the pairs [B / 2, 4], see `Mix.draw`.
+
+        Returns:
+            (loss, a scalar; labels [B]; which images are predicted correctly, bool [B]).
+        """
         own = share = None
         predicted = labels
-        if self.mix:
+        if shares is not None:
             size = images.shape[2:]
-            numbers = pair_numbers(batch_idx, len(labels), self.trainer)
-            draws = self.mix.draw(self.seed, self.current_epoch, numbers, *size)
-            own, partners, share = own_parts(labels, *draws, *size, self.mean.dtype)
+            own, partners, share = own_parts(labels, shares, boxes, *size, self.mean.dtype)
             predicted = heavier(labels, partners, share)
         logits = self.logits(self.net, images, own)
         if targets.ndim == 2:
@@ -325,8 +397,11 @@ class ClassificationTask(Evaluated):
         if share is not None:
             targets = mixed_targets(probabilities(targets, logits), share)
         loss = self.loss(logits, targets)
-        self._train_sums.add(loss, logits, labels, predicted)
-        return loss
+        return loss, labels, logits.argmax(1) == predicted
+
+    def count(self, loss: Tensor, labels: Tensor, correct: Tensor) -> None:
+        """Add a micro-batch to the training sums; see `measure` for the tensors."""
+        self._train_sums.add(loss, labels, correct)
 
     def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images to train on, and their targets; see `TrainingHooks.augment`."""
