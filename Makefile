@@ -2,6 +2,7 @@
 # make test   set up, then check and test
 # make test-slow, make test-all   what takes minutes; everything, hours
 # make bundle  one tar for machines without a network; TORCH=none leaves PyTorch out
+# make gpu-kit CIFAR=FOLDER  what a bare machine with a GPU needs for benchmarks/gpu/run.py, below 60 MB
 # TORCH=cpu   PyTorch's CPU build instead of the registry's (versions pinned, hashes not)
 PYTHON ?= python3
 BIN = .venv/bin
@@ -11,7 +12,7 @@ DEBIAN = libopencv-dev libturbojpeg0-dev pkg-config g++ libjpeg-dev zlib1g-dev p
 PYTEST = $(BIN)/pytest -n 2 # two processes, also on larger machines: tests start processes of their own
 ROOT = $(shell [ "$$(id -u)" = 0 ] && echo env || echo sudo -n)
 
-.PHONY: setup demo test test-slow test-all check bundle pins
+.PHONY: setup demo test test-slow test-all check bundle gpu-kit pins
 
 setup: .venv/done
 
@@ -53,6 +54,9 @@ test-all: check
 
 bundle: setup
 	TORCH=$(TORCH) slurm/bundle.sh
+
+gpu-kit: setup
+	benchmarks/gpu/pack.sh "$(CIFAR)"
 
 # Resolve the pin files again. No addresses are written: they install from whatever index is configured.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -5,7 +5,11 @@ does, and replays it on the tensors of the capture alone; everything else is the
 comparison on a GPU is a part of benchmarks/gpu/run.py.
 """
 
+import signal
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,10 +17,14 @@ from helpers.command_line import TINY
 from helpers.run_dir import only_run, rows, weights
 from pytorch_lightning.callbacks import BaseFinetuning, Callback
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_resnet.engine import loop
-from lightning_resnet.engine.graph import Graphs
+from lightning_resnet.engine.graph import WARM_DISTRIBUTED, Graphs, capture_cuda
+from lightning_resnet.engine.signals import request
 from lightning_resnet.models import CifarResNet
+from lightning_resnet.training.hooks import TrainingHooks
+from lightning_resnet.training.task import ClassificationTask
 
 EPOCHS = ["--trainer.max_epochs", "2", "--data.train_eval_samples", "64"]
 LIMIT = ["--trainer.limit_train_batches", "12"]
@@ -132,8 +140,189 @@ CASES = {
     "watched": ["--trainer.callbacks+=GradientNorms", "--trainer.callbacks+=ResponseStds"],
     "loader": ["--data.loader", "torch", "--data.workers", "0"],
     "dropout": ["--model.net", "test_graph.Noisy", "--model.graph", "true"],
+    "images": ["--model.hooks", "test_graph.OwnImages"],
     "unfrozen": ["--trainer.callbacks+=test_graph.Unfreeze", "--model.graph", "true"],
 }
+
+
+class Twice(Callback):
+    """A callback of a user that could change anything."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        pass
+
+
+class OwnLoss(TrainingHooks):
+    """A loss of a user."""
+
+    def loss(self, logits, targets):
+        return nn.functional.cross_entropy(logits, targets)
+
+
+class OwnImages(TrainingHooks):
+    """An augmentation of a user, which runs before the graph."""
+
+    def augment(self, images, labels):
+        return (images if torch.rand(()) < 0.5 else images.flip(3)), labels
+
+
+REFUSED = {
+    "callback Looking looks into every step": [
+        *["--trainer.callbacks+=test_graph.Looking", "--model.graph", "true"],
+    ],
+    "callback Twice may change what a step computes": ["--trainer.callbacks+=test_graph.Twice"],
+    "Noisy may compute other operations in each step": ["--model.net", "test_graph.Noisy"],
+    "the loss of OwnLoss may differ from step to step": ["--model.hooks", "test_graph.OwnLoss"],
+    "a profiler measures each part": ["--trainer.profiler", "simple"],
+    "needs Lightning's own step": ["--trainer.precision", "64-true"],
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_steps_that_a_graph_could_change_are_not_captured(cli, monkeypatch, reason):
+    monkeypatch.setattr(loop, "Graphs", StandIn)
+    _, _, said = trained(cli, "runs", REFUSED[reason])
+    assert StandIn.newest.captures == 0
+    assert said.count("graph: off") == 1 and reason in said
+
+
+def test_graph_false_captures_nothing_and_says_nothing(cli, monkeypatch):
+    monkeypatch.setattr(loop, "Graphs", StandIn)
+    _, _, said = trained(cli, "runs", ["--model.graph", "false"])
+    assert StandIn.newest.captures == 0 and "graph" not in said
+
+
+def test_graph_true_on_a_cpu_says_that_it_has_no_effect(cli):
+    _, _, said = trained(cli, "runs", ["--model.graph", "true"])
+    assert "warning: --model.graph true has no effect" in said
+
+
+class Failing(StandIn):
+    """Graphs whose capture fails."""
+
+    def _capture(self, function, pool):
+        self.captures += 1
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def test_a_capture_that_fails_leaves_the_training_as_it_is(cli, monkeypatch):
+    expected = trained(cli, "eager", [])
+    monkeypatch.setattr(loop, "Graphs", Failing)
+    found = trained(cli, "graph", [])
+    assert StandIn.newest.captures == 1
+    assert "it cannot be captured (operation not permitted" in found[2]
+    assert all(torch.equal(t, found[0][k]) for k, t in expected[0].items())
+    assert expected[1] == found[1]
+
+
+def test_a_stopped_training_continues_bitwise(cli, monkeypatch):
+    monkeypatch.setattr(loop, "Graphs", StandIn)
+    expected = trained(cli, "once", [])
+    parts = ["fit", *TINY, *EPOCHS, *LIMIT, "--run.root", "parts"]
+    step = ClassificationTask.count
+    calls = []
+
+    def stop(self, *args):
+        calls.append(1)
+        if len(calls) == 17:
+            request.signum = signal.SIGTERM
+        step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "count", stop)
+        assert cli(*parts)[0] == 128 + signal.SIGTERM
+    assert cli(*parts)[0] == 0
+    found = weights(only_run(Path("parts")))
+    assert all(torch.equal(t, found[k]) for k, t in expected[0].items())
+
+
+def test_images_of_two_sizes_have_two_graphs(monkeypatch):
+    graphs = Graphs(lambda function, pool: (lambda: None, function()))
+    task = nn.Linear(3, 3)
+    task.net = task
+    optimizer = torch.optim.SGD(task.parameters(), 0.1)
+    graphs._rates = [torch.zeros(())]
+    for size in (4, 5, 4, 5, 4, 5, 4, 5, 4, 5):
+        images = torch.ones(size)
+        (result,) = graphs.step((True, True), lambda x: (2 * x,), (images,), task, optimizer)
+        assert torch.equal(result, 2 * images)
+    assert len(graphs._graphs) == 2
+
+
+# -- what is for GPUs alone, by stand-ins ----------------------------------------------------------
+
+
+def test_a_step_that_reads_from_the_gpu_is_not_captured(monkeypatch, capsys):
+    modes = []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def reading(images):
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("Synchronization debug mode is a prototype", stacklevel=1)
+        warnings.warn("of the user", stacklevel=1)
+        return (images,)
+
+    graphs = Graphs()
+    with FakeTensorMode(), pytest.warns(UserWarning, match="of the user") as caught:
+        images = torch.ones(3, device="cuda")
+        assert graphs._run_and_look(reading, (images,)) == (images,)
+    assert [str(w.message) for w in caught] == ["of the user"]
+    assert "waits for the GPU" in graphs.off and "test_graph.py" in graphs.off
+    assert modes == ["warn", 0]
+
+
+def test_a_failed_capture_gives_the_generator_back(monkeypatch):
+    class Generator:
+        def __init__(self, device=None):
+            self.state = "broken"
+
+        def get_state(self):
+            return "state before"
+
+        def set_state(self, state):
+            self.state = state
+
+        def graphsafe_set_state(self, other):
+            self.state = other.state
+
+    generator = Generator()
+    monkeypatch.setattr(torch.cuda, "default_generators", [generator])
+    monkeypatch.setattr(torch, "Generator", Generator)
+    graphs = Failing()
+    with FakeTensorMode():
+        images = torch.ones(3, device="cuda:0")
+        assert graphs._make("key", lambda x: (x,), (images,), []) is None
+    assert generator.state == "state before" and graphs.off
+
+
+def test_a_capture_uses_the_shared_pool_and_lets_loader_threads_work(monkeypatch):
+    entered = []
+
+    class CudaGraph:
+        def replay(self):
+            entered.append("replayed")
+
+    @contextmanager
+    def graph(made, pool, capture_error_mode):
+        entered.append((type(made), pool, capture_error_mode))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", CudaGraph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    replay, outputs = capture_cuda(lambda: ("result",), "pool")
+    replay()
+    assert outputs == ("result",)
+    assert entered == [(CudaGraph, "pool", "thread_local"), "replayed"]
+
+
+def test_graphs_of_a_gpu_share_a_pool_and_wait_longer_for_ddp(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    task = SimpleNamespace(graph=None)
+    strategy = SimpleNamespace(root_device=torch.device("cuda", 0), model="wrapped")
+    graphs = Graphs()
+    graphs.setup(SimpleNamespace(lightning_module=task, strategy=strategy), None)
+    assert graphs.off is None and graphs._pool == "pool" and graphs._warm == WARM_DISTRIBUTED
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -4,11 +4,11 @@ r"""Show on a machine with a GPU what cannot be shown without one: results, spee
 python benchmarks/gpu/run.py --data FOLDER --out FOLDER --minutes 9
 python benchmarks/gpu/run.py --data FOLDER --out FOLDER --parts checks,small
 
-FOLDER of the data holds cifar_train.beton and cifar_val.beton; `make gpu-kit` packs them with this
-script and what a bare machine lacks. The parts run in order of value. Each has a limit, each row is
-written to OUT/rows.jsonl as it comes, and parts that are complete there are skipped, so that
-another call goes on where this one stopped. `report.py` makes Markdown of the rows. `--cpu`
-rehearses all of it in small: nothing is captured there, and no row of it is a measurement.
+The folder of the data holds cifar_train.beton and cifar_val.beton. `make gpu-kit CIFAR=FOLDER`
+packs them with this script and with what a bare machine lacks; `env.sh` of the kit sets the paths.
+The parts run in order of value. Each has a limit, and its rows are written to OUT/rows.jsonl as
+they come. Another call with the same OUT goes on from there. `--cpu` rehearses all of it with small
+nets: nothing is captured there, and no row of it is a measurement.
 """
 
 import argparse
@@ -99,6 +99,10 @@ class Bench:
         recipe = ["--config", str(PROJECT / "configs/cifar10.yaml"), "--data.loader", "device"]
         return ["fit", *recipe, *source, *self.common(), *options]
 
+    def depth(self, layers: str) -> list[str]:
+        """Return the option for a net of so many layers; a rehearsal has 8."""
+        return ["--model.net.depth", "8" if self.args.cpu else layers]
+
     def steps(self, n: int) -> list[str]:
         """Return the options of a training of one epoch of `n` steps, a few for a rehearsal."""
         n = 8 if self.args.cpu else n
@@ -181,14 +185,12 @@ def checks(bench: Bench, only: str) -> None:
 
     done = bench.written()
     sys.path.insert(0, str(HERE))
-    common = [*bench.steps(40), "--trainer.deterministic", "true", "--model.net.depth", "20"]
+    base = [*bench.steps(40), "--trainer.deterministic", "true"]
     for i, (case, options) in enumerate(CASES.items()):
         if i % 4 != int(only) or ("checks", case) in done or (bench.args.cpu and i > 3):
             continue
-        if case in ("dropout",):
-            base = [*bench.steps(40), "--trainer.deterministic", "true"]
-        else:
-            base = common
+        if case != "dropout":
+            options = [*bench.depth("20"), *options]
         try:
             run, said = bench.fit(f"{case}-graph", bench.cifar(*base, *options))
             line = graph_line(said)
@@ -210,7 +212,7 @@ def check_others(bench: Bench) -> None:
     sys.path.insert(0, str(HERE))
     others = {
         "reads the device": ["--model.net", "gpu_nets.Reading", "--model.graph", "true"],
-        "reduce-overhead": ["--model.compile", "reduce-overhead", "--model.net.depth", "20"],
+        "reduce-overhead": ["--model.compile", "reduce-overhead", *bench.depth("20")],
         "reduce-overhead alone": [
             *("--model.compile", "reduce-overhead", "--model.graph", "false"),
             *("--model.net.depth", "8"),
@@ -236,7 +238,7 @@ def _check_stop(bench: Bench) -> None:
     """Stop a training in the middle by a signal, continue, and compare with one of its own."""
     import torch
 
-    command = bench.cifar("--model.net.depth", "20", "--trainer.deterministic", "true")
+    command = bench.cifar(*bench.depth("20"), "--trainer.deterministic", "true")
     command += ["--trainer.max_epochs", "3", "--data.train_eval_samples", "256"]
     run, _ = bench.fit("stop-none", command)
     root = bench.work / "stop"
@@ -280,10 +282,11 @@ COMPILED = {
 
 
 def speed(bench: Bench, name: str, options: list[str], steps: int) -> None:
-    """Measure a whole training of a CIFAR net, batch 128."""
+    """Measure a training of a CIFAR net, batch 128."""
     depth, *options = options
-    options += ["--model.net.depth", depth, "--trainer.log_every_n_steps", "20"]
-    options += ["--trainer.benchmark", "true"]
+    options += [*bench.depth(depth), "--trainer.log_every_n_steps", "20"]
+    if bench.args.cpu:
+        options += ["--model.compile", "false"]
     try:
         with bench.alone() if steps > 60 else contextlib.nullcontext():
             start = time.monotonic()
@@ -305,7 +308,7 @@ def speed(bench: Bench, name: str, options: list[str], steps: int) -> None:
 
 
 def small(bench: Bench) -> None:
-    """Measure whole trainings of the CIFAR nets, eager and captured."""
+    """Measure trainings of the CIFAR nets, eager and captured."""
     done = bench.written()
     for name, options in SPEEDS.items():
         if ("small", name) not in done:
@@ -328,13 +331,13 @@ def compiled_one(bench: Bench, name: str) -> None:
 def packed(bench: Bench) -> None:
     """Measure four trainings at a time on one GPU; their rates add up."""
     count = 2 if bench.args.cpu else 4
-    options = ["--model.net.depth", "20", "--trainer.log_every_n_steps", "20"]
+    options = [*bench.depth("20"), "--trainer.log_every_n_steps", "20"]
     options += [*bench.steps(380), "--trainer.max_epochs", "1" if bench.args.cpu else "4"]
     processes = []
     for i in range(count):
         root = bench.work / f"packed-{i}"
         shutil.rmtree(root, ignore_errors=True)
-        command = bench.cifar(*options, "--run.root", str(root), "--trainer.benchmark", "true")
+        command = bench.cifar(*options, "--run.root", str(root))
         start = [sys.executable, "-m", "lightning_resnet", *command]
         processes.append(subprocess.Popen(start, cwd=PROJECT, stdout=subprocess.DEVNULL))
     codes = [process.wait() for process in processes]
@@ -360,11 +363,12 @@ def large(bench: Bench, again: bool) -> None:
     cpu = bench.args.cpu
     device = torch.device("cpu" if cpu else "cuda")
     torch.backends.cudnn.benchmark = True
-    size, batch, steps, turns = (64, 4, 1, 1) if cpu else (224, 256, 10, 2 if again else 5)
+    size, batch, steps, turns = (32, 4, 1, 1) if cpu else (224, 256, 10, 2 if again else 5)
+    layers = 18 if cpu else 50
     nets = {
-        "ours": (ImageNetResNet(50), None),
-        "torchvision": (torchvision.models.resnet50(), None),
-        "ours, blocks compiled": (ImageNetResNet(50), "blocks"),
+        "ours": (ImageNetResNet(layers), None),
+        "torchvision": (getattr(torchvision.models, f"resnet{layers}")(), None),
+        "ours, blocks compiled": (ImageNetResNet(layers), None if cpu else "blocks"),
     }
     arms = {}
     for name, (net, mode) in nets.items():
@@ -393,12 +397,12 @@ def large(bench: Bench, again: bool) -> None:
 
 def fed(bench: Bench) -> None:
     """Measure a training of ResNet-50 at 224 pixels that reads JPEGs of 32 pixels from a file."""
-    options = ["--model.net", "ImageNetResNet", "--model.net.depth", "50", *BF16]
-    options += ["--model.compile", "blocks", "--trainer.benchmark", "true", "--data.loader", "ffcv"]
-    options += ["--data.crop", "resized", "--data.size", "224", "--data.batch_size", "256"]
-    options += ["--data.workers", "14", "--trainer.log_every_n_steps", "10"]
-    steps = bench.steps(120)
-    options += [*steps, "--data.batch_size", "8" if bench.args.cpu else "256"]
+    cpu = bench.args.cpu
+    options = ["--model.net", "ImageNetResNet", "--model.net.depth", "18" if cpu else "50", *BF16]
+    options += ["--model.compile", "false" if cpu else "blocks", "--data.loader", "ffcv"]
+    options += ["--data.crop", "resized", "--data.size", "32" if cpu else "224"]
+    options += ["--data.workers", "2" if cpu else "14", "--trainer.log_every_n_steps", "10"]
+    options += [*bench.steps(120), "--data.batch_size", "8" if cpu else "256"]
     try:
         run, said = bench.fit("fed", bench.cifar(*options))
         found = rates(run)
@@ -424,12 +428,12 @@ def paper(bench: Bench) -> None:
         for item in group.split(","):
             shortcut, depth, epochs = item.split("-")
             mode = "true" if depth == "20" else "blocks"
-            options = ["--model.net.depth", depth, "--model.net.shortcut", shortcut, *BF16]
+            options = [*bench.depth(depth), "--model.net.shortcut", shortcut, *BF16]
             options += ["--trainer.max_epochs", epochs, "--model.compile", mode]
-            options += ["--trainer.benchmark", "true", "--run.root", str(bench.work / "paper")]
+            options += ["--run.root", str(bench.work / "paper")]
             options += ["--run.name", f"{shortcut}-{depth}-{epochs}"]
             if bench.args.cpu:
-                options += [*bench.steps(8), "--model.net.depth", "8", "--model.compile", "false"]
+                options += [*bench.steps(8), "--model.compile", "false"]
             start = [sys.executable, "-m", "lightning_resnet", *bench.cifar(*options)]
             log = (bench.out / f"log-paper-{item}.txt").open("w")
             processes[item] = subprocess.Popen(
@@ -487,6 +491,8 @@ def child(bench: Bench, part: str) -> list[list[str]]:
 
 def run_part(bench: Bench, part: str) -> None:
     """Run a part in processes of its own, and end them at its limit."""
+    if part in ("packed", "large", "fed") and any(part == done for done, _ in bench.written()):
+        return
     limit = min(LIMITS[part.partition("+")[0].partition(":")[0]], bench.left())
     if limit < 5:
         bench.write(part, "not run", reason="no time left")

@@ -112,7 +112,7 @@ class Graphs:
         self._pool: Any = None
         self._seen: Counter[Any] = Counter()
         self._graphs: dict[Any, Graph] = {}
-        # What the graphs depend on beside their inputs.
+        # What the graphs depend on besides their inputs.
         self._state: Any = None
         # Learning rates of the parameter groups, on the device, and the numbers they hold.
         self._rates: list[Tensor] = []
@@ -265,18 +265,19 @@ class Graphs:
         if inputs[0].device.type != "cuda":
             return function(*inputs)
         former = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                torch.cuda.set_sync_debug_mode("warn")
                 results = function(*inputs)
-        finally:
-            torch.cuda.set_sync_debug_mode(former)
+            finally:
+                torch.cuda.set_sync_debug_mode(former)
         for warning in caught:
+            text = str(warning.message)
             place = f"{Path(warning.filename).name}:{warning.lineno}"
-            if "synchronizing CUDA operation" in str(warning.message):
+            if "synchronizing CUDA operation" in text:
                 self.refuse(f"the step waits for the GPU, to read a number from it ({place})")
-            else:
+            elif "Synchronization debug mode" not in text:  # torch calls the mode a prototype
                 warnings.warn_explicit(
                     warning.message, warning.category, warning.filename, warning.lineno
                 )
@@ -289,7 +290,7 @@ def _signature(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _state(task: pl.LightningModule, optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
-    """Return what the graphs of a step depend on beside their inputs.
+    """Return what the graphs of a step depend on besides their inputs.
 
     These are the addresses of weights, buffers and the optimizer's state, which parameters learn,
     the modes of the modules, and the options of the optimizer without the learning rate.

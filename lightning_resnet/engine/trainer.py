@@ -20,6 +20,7 @@ Loops (loop.py, evaluation_loop.py, step.py)
   of a step.
 - `_call_callback_hooks`, `_call_lightning_module_hook`, `_call_lightning_datamodule_hook`,
   `_call_strategy_hook`: how Lightning calls hooks.
+- `_forward_redirection`: calls a method of the task through DistributedDataParallel.
 
 Logging (step.py, evaluation_loop.py, recorder.py)
 - `_logger_connector` with `_callback_metrics`, `_logged_metrics`, `_progress_bar_metrics`: where
@@ -43,6 +44,10 @@ Trainer (this file)
 Ranks (rendezvous.py)
 - `_init_dist_connection`, `_get_process_group_backend`, `_process_group_backend`, `_timeout`: what
   DDPStrategy uses in `setup_distributed`, which leaves the meeting point to the environment.
+
+Modules of torch (step.py)
+- `_forward_hooks`, `_forward_pre_hooks`, `_backward_hooks`, `_backward_pre_hooks`: whether code
+  looks at a pass, which a CUDA graph would not let it do.
 
 Loggers and monitors (observers.py)
 - `_version`, `_get_next_version`, `_kwargs`: which files a logger writes next, and from which step
