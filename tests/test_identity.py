@@ -80,6 +80,12 @@ def test_ids_of_recipes(command):
     assert id_of(command) == GOLDEN[command]
 
 
+@pytest.mark.parametrize("graph", ["true", "false"])
+def test_a_graph_is_no_part_of_an_id(graph):
+    recipe = "cifar10.yaml"
+    assert id_of(f"{recipe} --model.graph {graph}") == id_of(recipe)
+
+
 def test_every_recipe_has_a_golden_id():
     recipes = {
         str(path.relative_to(REPOSITORY / "configs"))

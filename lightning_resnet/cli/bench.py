@@ -44,7 +44,13 @@ PEERS = [  # the loaders that bench/loader.py describes
 POLICIES = ["Lighting", "TrivialAugment", "RandAugment", "IncreasingRandAugment"]
 NETS = ["digits", "resnet18-64", "fashion", "fashion-pooled"]  # described in bench/train.py
 SCALING_NETS = ["digits", "resnet18-64"]
-COMPILE_MODES = ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+COMPILE_MODES = [
+    "default",
+    "blocks",
+    "reduce-overhead",
+    "max-autotune",
+    "max-autotune-no-cudagraphs",
+]
 
 
 def make_parser() -> Parser:

@@ -163,11 +163,12 @@ def check(config: Namespace) -> None:
             "parameters out of some steps"
         )
     has_graphs = config.model.compile in ("reduce-overhead", "max-autotune")
+    has_graphs = has_graphs and config.model.graph is False
     if has_graphs and trainer.accumulate_grad_batches > 1 and gpus(trainer):
         raise UserError(
             f"--model.compile {config.model.compile} keeps gradients in the memory of CUDA graphs, "
-            "where no micro-batch can add to another's: use --model.compile true, or "
-            "--trainer.accumulate_grad_batches 1"
+            "where no micro-batch can add to another's: leave out --model.graph false, or use "
+            "--model.compile true, or --trainer.accumulate_grad_batches 1"
         )
     if trainer.sync_batchnorm and config.model.bn_batch:
         raise UserError("--trainer.sync_batchnorm and --model.bn_batch exclude each other")

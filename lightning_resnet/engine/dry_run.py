@@ -16,7 +16,7 @@ from lightning_resnet.engine.checkpoints import Checkpoints
 from lightning_resnet.engine.trainer import Trainer, limited
 from lightning_resnet.progress import Meter
 
-WARM = graph.WARM + 2  # first steps of an epoch, which do not count
+WARM = graph.WARM + 1  # first steps of an epoch, which do not count
 STEPS = 20  # steps that count, divided among the sizes of images
 LEAST = 3  # steps of one size that count
 EVALUATED = 5  # batches of each evaluated split that count

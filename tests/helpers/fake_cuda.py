@@ -95,7 +95,13 @@ FUNCTIONS = {
     "stream": _within,
     "Stream": Stream,
     "Event": Event,
-    "default_generators": [SimpleNamespace(manual_seed=lambda seed: None)],
+    "default_generators": [
+        SimpleNamespace(manual_seed=lambda seed: None, get_state=lambda: "state")
+    ],
+    "get_sync_debug_mode": lambda: 0,
+    "set_sync_debug_mode": lambda mode: None,
+    "graph_pool_handle": lambda: "pool",
+    "CUDAGraph": lambda: SimpleNamespace(replay=lambda: None),
     "manual_seed_all": lambda seed: None,
 }
 
@@ -122,6 +128,7 @@ class Kernels(TorchDispatchMode):
     Attributes:
         copies: functions of the package that copied from the host, see `caller`.
         on_gpu: names of the operations that were computed on the GPU.
+        captures: number of CUDA graphs that were captured.
     """
 
     def __init__(self, fake):
@@ -129,6 +136,15 @@ class Kernels(TorchDispatchMode):
         self.fake = fake
         self.copies = []
         self.on_gpu = set()
+        self.captures = 0
+
+    @contextmanager
+    def graph(self, made, pool, capture_error_mode):
+        """Stand for torch.cuda.graph, in which nothing may be copied from the host."""
+        before = len(self.copies)
+        yield
+        self.captures += 1
+        assert len(self.copies) == before, self.copies[before:]
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -223,6 +239,8 @@ def fake_cuda(monkeypatch, parameters=list):
         patch.setattr(FakeTensorMode, "avoid_device_init", True)
         for name, value in FUNCTIONS.items():
             patch.setattr(torch.cuda, name, value)
+        patch.setattr(torch.cuda, "graph", kernels.graph)
+        patch.setattr(torch.Tensor, "data_ptr", lambda self: id(self))
         patch.setattr(fake_tensor, "init_gpu_context", lambda *_: None)
         patch.setattr(nn.Module, "_apply", _apply)
         patch.setattr(torch.Tensor, "backward", _backward_of(parameters))
