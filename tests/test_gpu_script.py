@@ -16,7 +16,7 @@ def test_the_script_for_a_gpu_rehearses_all_its_parts(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     files = files_of(Synthetic(640, 64), data)
-    for split, path in (("train", files.train), ("val", files.val)):
+    for split, path in files.files.items():
         (data / f"cifar_{split}.beton").symlink_to(path)
     command = [sys.executable, REPOSITORY / "benchmarks/gpu/run.py", "--cpu", "--data", data]
     command += ["--out", tmp_path / "out", "--paper", "A-20-1,none-20-1", "--minutes", "8"]
