@@ -2,7 +2,8 @@
 
 Secrets belong in the environment or ~/.netrc. A text counts as a secret by its name (`api_key`,
 `hubToken`, `Authorization`), by its form (a password in an address, `Bearer ...`, `ghp_...`), or
-because it is a live secret: one that this user's environment or files hold.
+because it is a live secret: one that this user's environment or files hold. masking.py hides
+secrets in messages and records.
 """
 
 import os

@@ -1,4 +1,7 @@
-"""Find and mask secrets in texts; all code that prints or records a message uses this module."""
+"""Find and mask secrets in texts; all code that prints or records a message uses this module.
+
+Recipes and flags with secrets are refused by credentials.py.
+"""
 
 import base64
 import json

@@ -1,4 +1,7 @@
-"""Define the options of a run, and refuse options before anything is built."""
+"""Define the options of a run, and refuse options before anything is built.
+
+Callbacks, plugins and hooks are refused in engine/refused.py.
+"""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -43,7 +43,7 @@ from lightning_resnet.credentials import (
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.data.shard import Shard
 from lightning_resnet.engine import observers
-from lightning_resnet.engine.launch import Launcher, Place, meeting_point, place, resolve
+from lightning_resnet.engine.launch import Launcher, Place, master_address, place, resolve
 from lightning_resnet.engine.refused import check_plugins, refuse_plugins_named
 from lightning_resnet.engine.rendezvous import Ranks
 from lightning_resnet.engine.trainer import Trainer
@@ -243,7 +243,7 @@ def _take_place(config: Config) -> tuple[Place, Namespace]:
         return Place(0, 1, 0, 1), values
     rank_zero_only.rank = here.rank
     if here.local_size * here.nodes > 1:
-        os.environ |= meeting_point(resolve(values.launcher, os.environ), os.environ)
+        os.environ |= master_address(resolve(values.launcher, os.environ), os.environ)
     os.environ |= {"LOCAL_RANK": str(here.local_rank), "NODE_RANK": str(here.node)}
     asked = values.trainer.devices
     if not isinstance(asked, (str, list)) or asked in ("auto", "-1"):

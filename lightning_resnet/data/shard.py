@@ -1,4 +1,4 @@
-"""The part of a training that one process takes: ranks, accumulation, epochs and the device."""
+"""Which process of a training this is: rank, world size, accumulation, epochs and the device."""
 
 from dataclasses import dataclass
 

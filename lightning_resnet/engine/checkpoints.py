@@ -1,4 +1,9 @@
-"""Write checkpoints during training: the last, the previous one and the best."""
+"""Write checkpoints during training: the last, the previous one and the best.
+
+`last.ckpt` is written after every epoch, every few minutes and when a signal asks for it; its
+predecessor is kept as `prev.ckpt`; `best.ckpt` has the highest val/acc1, the earliest among equals.
+Training waits only until the tensors are copied to host memory.
+"""
 
 import math
 import threading

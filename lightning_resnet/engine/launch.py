@@ -1,6 +1,8 @@
 """Find out which rank this process is, or start the ranks of this node.
 
 Ranks are started by srun, by torchrun, or by this module: one process per device of this machine.
+The address and the port at which the ranks of a Slurm step meet are chosen here too; what happens
+there is in rendezvous.py.
 
 Launcher `local` has a parent process that does not train. The parent starts the ranks, passes each
 signal on to each rank once, and ends the other ranks when one fails, so that none waits for a rank
@@ -241,7 +243,7 @@ def waited_for(argv: list[str], env: Mapping[str, str]) -> bool:
     return here is not None and here.local_size * here.nodes > 1
 
 
-def meeting_point(launcher: Launcher, env: Mapping[str, str]) -> dict[str, str]:
+def master_address(launcher: Launcher, env: Mapping[str, str]) -> dict[str, str]:
     """Return MASTER_ADDR and MASTER_PORT, the address of the first rank, in a Slurm job step.
 
     Returns:

@@ -1,7 +1,8 @@
-"""Refuse features of PyTorch Lightning that a training does not support, each with its cure.
+"""Refuse callbacks, plugins, hooks and optimizers that a training does not support, with a cure.
 
-They are refused before the training starts and before an attempt is recorded. Other features work
-as in Lightning; tests/trials/test_lightning_options.py has the table of both.
+Flags (`--trainer.*`) are refused in config/options.py. All this happens before the training starts
+and before an attempt is recorded. Other features work as in Lightning;
+tests/trials/test_lightning_options.py has the table of both.
 """
 
 import re

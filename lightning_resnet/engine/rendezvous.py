@@ -5,7 +5,8 @@ On one machine, nothing of the rendezvous can be reached from the network. Ranks
 srun started meet at a port of the loopback interface. Gloo and NCCL listen on that interface too.
 
 Ranks that torchrun started meet at torchrun's own port. Ranks on several machines meet at a port of
-the first machine, which asks for no password: see docs/cluster.md.
+the first machine, which asks for no password: see docs/cluster.md. The port is MASTER_PORT, which
+`launch.master_address` sets.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Write crash reports of ranks that fail or hang: `attempts/<n>.rank<r>.txt` in the run directory.
+"""End a rank that hangs, and write crash reports: `attempts/<n>.rank<r>.txt` in the run directory.
 
 A rank that makes no step for `hang_s` seconds writes the stacks of its threads to the report and
 ends, which ends the other ranks.

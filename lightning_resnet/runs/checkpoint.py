@@ -1,8 +1,7 @@
 """Checkpoint files: written atomically, and loaded without running code from the file.
 
-`last.ckpt` is written after every epoch, every few minutes and when a signal asks for it; its
-predecessor is kept as `prev.ckpt`; `best.ckpt` has the highest val/acc1, the earliest among equals.
-Training waits only until the tensors are copied to host memory.
+When `last.ckpt`, `prev.ckpt` and `best.ckpt` are written is decided in engine/checkpoints.py, and
+which of them a run continues from in runs/reader.py.
 """
 
 import io

@@ -2,8 +2,9 @@
 
     resnet-cli fit --config configs/digits.yaml --model.ema "{decay: 0.98}"
 
-The average is a second net. `val_ema/*` are its metrics on the batches of `val/*`; a checkpoint
-holds its tensors under `ema.`, those of the trained net under `net.`.
+ClassificationTask updates the average after each optimizer step. The average is a second net:
+`val_ema/*` are its metrics on the batches of `val/*`; a checkpoint holds its tensors under `ema.`,
+those of the trained net under `net.`.
 """
 
 from copy import deepcopy

@@ -12,10 +12,20 @@ from helpers.command_line import REPOSITORY
 from cluster.loopback import Cluster, NoSlurm, unpack
 
 BIN = Path(sys.executable).parent
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark all tests of this folder slow: they start Slurm's daemons."""
+    for item in items:
+        if HERE in item.path.parents and not item.get_closest_marker("all"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
 def slurm(request):
+    """A real Slurm on the loopback interface; without its packages the tests are skipped."""
     packages = Path(request.config.cache.mkdir("slurm")).resolve()
     root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
     cluster = Cluster(packages, root)

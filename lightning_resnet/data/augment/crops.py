@@ -1,4 +1,7 @@
-"""Augmentation as data: the crop box, the flip and the size of each image of a batch."""
+"""Augmentation as data: the crop box, the flip and the size of each image of a batch.
+
+The pixels are made in `beton/decode.c`, by a loader, or by torchvision in its place.
+"""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Operations on one image by torchvision: what the C kernel gives, and gives up to where it is not.
+"""Operations on one image by torchvision, where there is no C kernel; its pixels are the reference.
 
 The kernel's operations (`beton/decode.py`) are tested against these, and a machine without the
 kernel uses these. The magnitudes are TrivialAugmentWide's.

@@ -330,7 +330,10 @@ enum {                                       /* in the order of decode.py's OPER
     AUTO_CONTRAST, EQUALIZE, INVERT, SHIFT, ERASE
 };
 
-/* One operation and its numbers, see decode.py's `encode`. */
+/* decode.py compares it, so that an older library is not taken for this one. */
+int operation_count(void) { return ERASE + 1; }
+
+/* One operation and its numbers, see decode.py's `_encode`. */
 typedef struct { double operation, value[7]; } step;
 
 /* Loops that gain from wide vectors are compiled for these as well; the library takes what the

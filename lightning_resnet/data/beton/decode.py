@@ -61,7 +61,7 @@ def library() -> ctypes.CDLL | None:
     if not found:
         return None
     lib = ctypes.CDLL(str(found[-1]))
-    if not hasattr(lib, "change_batch"):
+    if not hasattr(lib, "operation_count") or lib.operation_count() != len(OPERATIONS):
         return None
     number = ctypes.c_int
     pointer = ctypes.c_void_p
