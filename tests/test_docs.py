@@ -32,17 +32,22 @@ def test_every_example_of_extending_runs(cli, monkeypatch, capsys):
     assert [name for name, _ in files] == [
         "mynet.py",
         "mysource.py",
+        "myschedule.py",
         "myhooks.py",
         "mytask.py",
         "inspection.py",
+        "mycallback.py",
     ]
-    assert len(commands) == 7
+    assert len(commands) == 9
     for command in commands:
         program, *args = shlex.split(command)
         if program == "resnet-cli":
             small = [*SMALL, *(TINY_NET if "mynet" not in command else [])]
             code, out, err = cli(*args, *small)
             assert code == 0 and "val/acc1" in out, (command, err)
+            if "mycallback" in command:
+                rows = [f.read_text() for f in Path("runs").glob("**/metrics.jsonl")]
+                assert any('"weight_norm"' in text for text in rows)
             continue
         monkeypatch.setattr(sys, "argv", args)
         runpy.run_path(args[0])
@@ -52,7 +57,7 @@ def test_every_example_of_extending_runs(cli, monkeypatch, capsys):
             continue
         assert any("silent" in line and "layer1.0" in line for line in lines)
         assert (
-            len({line.split()[0] for line in lines if "silent" in line}) == 3
+            len({line.split()[0] for line in lines if "silent" in line}) == 4
         )  # Wide has no blocks
 
 
