@@ -8,6 +8,7 @@ comparison on a GPU is a part of benchmarks/gpu/run.py.
 import signal
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_resnet.engine import loop
-from lightning_resnet.engine.graph import WARM_DISTRIBUTED, Graphs, capture_cuda
+from lightning_resnet.engine.graph import WARM, WARM_DISTRIBUTED, Graphs, capture_cuda
 from lightning_resnet.engine.signals import request
 from lightning_resnet.models import CifarResNet
 from lightning_resnet.training.hooks import TrainingHooks
@@ -249,6 +250,97 @@ def test_images_of_two_sizes_have_two_graphs(monkeypatch):
     assert len(graphs._graphs) == 2
 
 
+def stand_in(parameter):
+    """Return a capture for one parameter, which leaves it and its gradient as they were."""
+
+    def capture(function, pool):
+        before = None if parameter.grad is None else parameter.grad.clone()
+        outputs = tuple(t.clone() for t in function())
+        made = parameter.grad
+        if before is not None:
+            made.copy_(before)
+
+        def replay():
+            for own, value in zip(outputs, function(), strict=True):
+                own.copy_(value)
+            if parameter.grad is not made:
+                parameter.grad = made.copy_(parameter.grad)
+
+        return replay, outputs
+
+    return capture
+
+
+def test_micro_batches_of_two_shapes_add_to_one_gradient():
+    """The gradient of sum(w x) is the sum of x over both micro-batches, whatever their shapes."""
+    task = nn.Module()
+    task.net = task
+    task.w = nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD(task.parameters(), 0.1)
+    graphs = Graphs(stand_in(task.w))
+    graphs._rates = [torch.zeros(())]
+
+    def passes(first, images):
+        if first:
+            task.w.grad = None
+        loss = (task.w * images).sum()
+        loss.backward()
+        return (loss.detach(),)
+
+    for turn in range(12):
+        sizes = ((4, 4), (4, 5), (5, 5), (5, 4))[turn % 4]
+        expected = 0.0
+        for first, size in zip((True, False), sizes, strict=True):
+            images = torch.full((size,), float(turn + 1))
+            expected += float(images.sum())
+            graphs.step((first, not first), partial(passes, first), (images,), task, optimizer)
+        assert float(task.w.grad) == expected, turn
+    assert len(graphs._graphs) > 3
+
+
+def test_a_later_part_that_cannot_be_captured_keeps_the_gradient_of_the_first():
+    task = nn.Module()
+    task.net = task
+    task.w = nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD(task.parameters(), 0.1)
+    works = stand_in(task.w)
+
+    def capture(function, pool):
+        if not function.args[0]:
+            raise RuntimeError("not this one")
+        return works(function, pool)
+
+    graphs = Graphs(capture)
+    graphs._rates = [torch.zeros(())]
+
+    def passes(first, images):
+        if first:
+            task.w.grad = None
+        (task.w * images).sum().backward()
+        return (images,)
+
+    for _ in range(WARM + 2):
+        for first in (True, False):
+            images = torch.ones(3)
+            graphs.step((first, not first), partial(passes, first), (images,), task, optimizer)
+        assert float(task.w.grad) == 6
+    assert "not this one" in graphs.off
+
+
+def test_a_training_leaves_no_graphs_on_the_task(cli, monkeypatch):
+    monkeypatch.setattr(loop, "Graphs", StandIn)
+    trained(cli, "runs", [])
+    assert StandIn.newest.trainer.lightning_module.graphs is None
+    assert not StandIn.newest._graphs
+
+
+def test_epochs_of_two_steps_are_captured_too(cli, monkeypatch):
+    monkeypatch.setattr(loop, "Graphs", StandIn)
+    trained(cli, "runs", ["--trainer.limit_train_batches", "2", "--trainer.max_epochs", "6"])
+    graphs = StandIn.newest
+    assert graphs.replays > 6 and graphs.captures < 8
+
+
 # -- what is for GPUs alone, by stand-ins ----------------------------------------------------------
 
 
@@ -263,13 +355,24 @@ def test_a_step_that_reads_from_the_gpu_is_not_captured(monkeypatch, capsys):
         warnings.warn("of the user", stacklevel=1)
         return (images,)
 
+    task = nn.Linear(3, 3)
+    task.net = task
+    optimizer = torch.optim.SGD(task.parameters(), 0.1)
     graphs = Graphs()
-    with FakeTensorMode(), pytest.warns(UserWarning, match="of the user") as caught:
+    with FakeTensorMode(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         images = torch.ones(3, device="cuda")
-        assert graphs._run_and_look(reading, (images,)) == (images,)
-    assert [str(w.message) for w in caught] == ["of the user"]
-    assert "waits for the GPU" in graphs.off and "test_graph.py" in graphs.off
-    assert modes == ["warn", 0]
+        for _ in range(WARM):
+            assert graphs.step((True, True), reading, (images,), task, optimizer) == (images,)
+        graphs.off = None
+        assert graphs.evaluate("net", lambda x: reading(x)[0], images) is images
+    # The last step and the batch were looked at; of their warnings only the user's are left.
+    assert len([w for w in caught if str(w.message) == "of the user"]) == WARM + 1
+    assert len(caught) == 3 * (WARM - 1) + 2
+    said = capsys.readouterr().out
+    assert "graph: off" in said and "waits for the GPU" in said and "test_graph.py" in said
+    assert not graphs._evaluates
+    assert modes == ["warn", 0] * 2
 
 
 def test_a_failed_capture_gives_the_generator_back(monkeypatch):
@@ -292,8 +395,9 @@ def test_a_failed_capture_gives_the_generator_back(monkeypatch):
     graphs = Failing()
     with FakeTensorMode():
         images = torch.ones(3, device="cuda:0")
-        assert graphs._make("key", lambda x: (x,), (images,), []) is None
-    assert generator.state == "state before" and graphs.off
+        with pytest.raises(RuntimeError):
+            graphs._make("key", lambda x: (x,), (images,), [])
+    assert generator.state == "state before"
 
 
 def test_a_capture_uses_the_shared_pool_and_lets_loader_threads_work(monkeypatch):
@@ -316,13 +420,15 @@ def test_a_capture_uses_the_shared_pool_and_lets_loader_threads_work(monkeypatch
     assert entered == [(CudaGraph, "pool", "thread_local"), "replayed"]
 
 
-def test_graphs_of_a_gpu_share_a_pool_and_wait_longer_for_ddp(monkeypatch):
+def test_graphs_of_a_gpu_share_a_pool_and_wait_longer_for_ddp(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
-    task = SimpleNamespace(graph=None)
+    task = SimpleNamespace(graph=None, compiled="reduce-overhead")
     strategy = SimpleNamespace(root_device=torch.device("cuda", 0), model="wrapped")
     graphs = Graphs()
     graphs.setup(SimpleNamespace(lightning_module=task, strategy=strategy), None)
     assert graphs.off is None and graphs._pool == "pool" and graphs._warm == WARM_DISTRIBUTED
+    graphs.refuse("a reason")
+    assert "a reason; --model.graph false lets --model.compile" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -29,6 +29,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from lightning_resnet.errors import one_line, tell
+from lightning_resnet.training.task import WITHOUT_GRAPHS
 
 Function = Callable[..., tuple[Tensor, ...]]
 # Steps of a shape that run as they are before the step is captured.
@@ -42,7 +43,7 @@ class Graph:
 
     Args:
         function: function of tensors that returns tensors.
-        inputs: its first arguments.
+        inputs: its arguments.
         capture: see `Graphs`.
         pool: memory that graphs share.
         parameters: parameters whose gradients the function makes.
@@ -117,8 +118,13 @@ class Graphs:
         # Learning rates of the parameter groups, on the device, and the numbers they hold.
         self._rates: list[Tensor] = []
         self._filled: list[float] = []
-        # Whether the current step's first micro-batch was replayed.
+        # Shapes of the current step's first micro-batch, and whether it was replayed.
+        self._first: Any = None
         self._replaying = False
+        # Whether evaluations are captured too.
+        self._evaluates = True
+        # What a refusal adds where torch.compile's own graphs were left out for ours.
+        self._hint = ""
 
     def setup(self, trainer: pl.Trainer, why: str | None) -> None:
         """Prepare to capture the steps of a training.
@@ -134,6 +140,8 @@ class Graphs:
             if task.graph:
                 rank_zero_only(tell)(f"warning: --model.graph true has no effect: {self.off}")
             return
+        if task.compiled in WITHOUT_GRAPHS:
+            self._hint = f"; --model.graph false lets --model.compile {task.compiled} make its own"
         if trainer.strategy.model is not task:
             self._warm = WARM_DISTRIBUTED
         if on_gpu:
@@ -146,14 +154,16 @@ class Graphs:
         if self.off is None:
             self.off = why
             self.clear()
-            rank_zero_only(tell)(f"graph: off, steps launch one kernel after the other: {why}")
+            rank_zero_only(tell)(
+                f"graph: off, steps launch one kernel after the other: {why}{self._hint}"
+            )
 
     def clear(self) -> None:
-        """Drop all graphs, and the gradients that lie in their memory."""
+        """Drop all graphs, and copy the gradients out of their memory."""
         for graph in self._graphs.values():
             for p, gradient in graph.gradients:
                 if p.grad is gradient:
-                    p.grad = None
+                    p.grad = gradient.clone()
         self._graphs.clear()
         self._seen.clear()
 
@@ -163,8 +173,10 @@ class Graphs:
             return
         groups = optimizer.param_groups
         self.updates = all(group.get("fused") for group in groups)
-        if self._graphs and self._state != _state(task, optimizer):
+        state = _state(task, optimizer)
+        if self._state is not None and self._state != state:
             self.clear()
+        self._state = state
         if len(self._rates) != len(groups):
             self._rates = [torch.zeros((), device=task.device) for _ in groups]
             self._filled = []
@@ -189,17 +201,23 @@ class Graphs:
         Returns:
             What the function returns.
         """
-        key = (part, *map(_signature, inputs))
-        if part[0]:
-            self._seen[key] += 1
-            self._replaying = self._seen[key] > self._warm
         if self.off is not None:
             return function(*inputs)
+        shapes = tuple(map(_signature, inputs))
+        if part[0]:
+            self._first = shapes
+        # A later micro-batch adds to the gradients of the first, which lie in the first's graph.
+        key = (part, self._first, shapes)
+        self._seen[key] += 1
+        if part[0]:
+            self._replaying = self._seen[key] > self._warm
         if not self._replaying:
-            # The last time that the step runs as it is.
-            if self._seen[key] == self._warm:
-                return self._run_and_look(function, inputs)
-            return function(*inputs)
+            if self._seen[key] != self._warm:
+                return function(*inputs)
+            results, place = _run_and_look(function, inputs)
+            if place:
+                self.refuse(f"the step waits for the GPU, to read a number from it ({place})")
+            return results
         rates = [group["lr"] for group in optimizer.param_groups]
         if rates != self._filled:
             for tensor, rate in zip(self._rates, rates, strict=True):
@@ -208,9 +226,11 @@ class Graphs:
         graph = self._graphs.get(key)
         if graph is None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            with _with_rates(optimizer, self._rates):
-                graph = self._make(key, function, inputs, parameters)
-            if graph is None:
+            try:
+                with _with_rates(optimizer, self._rates):
+                    graph = self._make(key, function, inputs, parameters)
+            except Exception as e:  # noqa: BLE001 -- compilers wrap what CUDA raises
+                self.refuse(f"it cannot be captured ({one_line(e)[:160]})")
                 return function(*inputs)
             self._state = _state(task, optimizer)
         graph.show_gradients()
@@ -224,64 +244,75 @@ class Graphs:
             function: function of the inputs that returns one tensor.
             *inputs: images and labels.
         """
-        if self.off is not None or torch.is_inference_mode_enabled():
+        if self.off is not None or not self._evaluates or torch.is_inference_mode_enabled():
             return function(*inputs)
         key = (key, *map(_signature, inputs))
         self._seen[key] += 1
         graph = self._graphs.get(key)
+        if graph is None and self._seen[key] == 1:
+            result, place = _run_and_look(function, inputs)
+            self._evaluates = not place
+            return result
         if graph is None:
-            if self._seen[key] == 1:
-                return function(*inputs)
-            graph = self._make(key, lambda *tensors: (function(*tensors),), inputs, [])
-            if graph is None:
+            try:
+                graph = self._make(key, lambda *tensors: (function(*tensors),), inputs, [])
+            except Exception:  # noqa: BLE001 -- evaluations run as they are, as without graphs
+                self._evaluates = False
                 return function(*inputs)
         return graph(inputs)[0]
 
     def _make(
         self, key: Any, function: Function, inputs: tuple[Tensor, ...], parameters: list[Tensor]
-    ) -> Graph | None:
-        """Capture a function; None if it cannot be captured, in which case nothing was executed."""
+    ) -> Graph:
+        """Capture a function, without executing it; an error leaves everything as it was."""
         device = inputs[0].device
         generator = torch.cuda.default_generators[device.index] if device.type == "cuda" else None
         state = None if generator is None else generator.get_state()
+        gradients = [p.grad for p in parameters]
         try:
-            graph = Graph(function, inputs, self.capture, self._pool, parameters)
-        except Exception as e:  # noqa: BLE001 -- compilers wrap what CUDA raises
-            self.refuse(f"it cannot be captured ({one_line(e)[:160]})")
+            self._graphs[key] = Graph(function, inputs, self.capture, self._pool, parameters)
+        except Exception:
+            for p, gradient in zip(parameters, gradients, strict=True):
+                p.grad = gradient
             if generator is not None:
                 # The failed capture left the generator in a mode in which it cannot draw.
                 fresh = torch.Generator(device)
                 fresh.set_state(state)
                 generator.graphsafe_set_state(fresh)
-            return None
-        self._graphs[key] = graph
-        return graph
+            raise
+        return self._graphs[key]
 
-    def _run_and_look(self, function: Function, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Run a function as it is, and capture nothing from now on if it reads from the GPU.
 
-        A capture of such a function would fail, and leave the random generator unusable.
-        """
-        if inputs[0].device.type != "cuda":
-            return function(*inputs)
-        former = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                torch.cuda.set_sync_debug_mode("warn")
-                results = function(*inputs)
-            finally:
-                torch.cuda.set_sync_debug_mode(former)
-        for warning in caught:
-            text = str(warning.message)
-            place = f"{Path(warning.filename).name}:{warning.lineno}"
-            if "synchronizing CUDA operation" in text:
-                self.refuse(f"the step waits for the GPU, to read a number from it ({place})")
-            elif "Synchronization debug mode" not in text:  # torch calls the mode a prototype
-                warnings.warn_explicit(
-                    warning.message, warning.category, warning.filename, warning.lineno
-                )
-        return results
+def _run_and_look(
+    function: Callable[..., Any], inputs: tuple[Tensor, ...]
+) -> tuple[Any, str | None]:
+    """Run a function as it is, and look whether it reads from the GPU.
+
+    A capture of such a function would fail, and leave the random generator unusable.
+
+    Returns:
+        (what the function returns, file and line of the first read or None).
+    """
+    if inputs[0].device.type != "cuda":
+        return function(*inputs), None
+    former = torch.cuda.get_sync_debug_mode()
+    place = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            torch.cuda.set_sync_debug_mode("warn")
+            results = function(*inputs)
+        finally:
+            torch.cuda.set_sync_debug_mode(former)
+    for warning in caught:
+        text = str(warning.message)
+        if "synchronizing CUDA operation" in text:
+            place = place or f"{Path(warning.filename).name}:{warning.lineno}"
+        elif "Synchronization debug mode" not in text:  # torch calls the mode a prototype
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    return results, place
 
 
 def _signature(tensor: Tensor) -> tuple[Any, ...]:

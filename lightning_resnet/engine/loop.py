@@ -249,7 +249,6 @@ class FitLoop(_FitLoop):
                     self._evaluate()
             self._end_epoch()
         self.agreement.close()
-        self.graphs.clear()
         self.checkpoints.finish()
         call._call_callback_hooks(self.trainer, "on_train_end")
         call._call_lightning_module_hook(self.trainer, "on_train_end")

@@ -177,6 +177,9 @@ class Trainer(pl.Trainer):
         memory of a CUDA graph, which the next replay overwrites; torch refuses to read them later.
         """
         if self.lightning_module is not None:
+            if isinstance(self.fit_loop, FitLoop):
+                self.fit_loop.graphs.clear()
+                self.lightning_module.graphs = None
             self.lightning_module.zero_grad()
         super()._teardown()
 
