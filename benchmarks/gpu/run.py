@@ -31,6 +31,8 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
 sys.path.insert(0, str(PROJECT))
 PARTS = ("checks", "small", "compile", "compiled", "packed", "large", "fed", "paper")
+# Keys of rows that tell of something that was not measured.
+UNDONE = {"failed", "reason", "ended"}
 # Seconds after which a part is ended.
 LIMITS = {
     "checks": 150,
@@ -64,11 +66,11 @@ class Bench:
         print(f"[{time.monotonic() - self.begin:6.1f}] {part} {name}: {shown}", flush=True)
 
     def written(self) -> set[tuple[str, str]]:
-        """Return part and name of the rows of earlier calls."""
+        """Return part and name of the measurements of earlier calls."""
         if not self.rows.exists():
             return set()
         rows = map(json.loads, self.rows.read_text().splitlines())
-        return {(row["part"], row["name"]) for row in rows}
+        return {(row["part"], row["name"]) for row in rows if not UNDONE & row.keys()}
 
     def left(self) -> float:
         """Return the seconds that are left of `--minutes`."""
@@ -235,7 +237,7 @@ def check_others(bench: Bench) -> None:
 
 
 def _check_stop(bench: Bench) -> None:
-    """Stop a training in the middle by a signal, continue, and compare with one of its own."""
+    """Stop a training by a signal, continue it, and compare with one that was not stopped."""
     import torch
 
     command = bench.cifar(*bench.depth("20"), "--trainer.deterministic", "true")
@@ -252,7 +254,10 @@ def _check_stop(bench: Bench) -> None:
         if found and '"step": 500' in found[0].read_text():
             break
     process.send_signal(signal.SIGTERM)
-    first = process.wait(60)
+    try:
+        first = process.wait(60)
+    finally:
+        process.kill()
     second = subprocess.run(start, cwd=PROJECT, capture_output=True, timeout=90).returncode
     [stopped] = [path.parent for path in root.glob("*/*/meta.json")]
     ours = weights(stopped)
@@ -304,7 +309,7 @@ def speed(bench: Bench, name: str, options: list[str], steps: int) -> None:
             graph=graph_line(said) or "on",
         )
     except Exception as e:  # noqa: BLE001 -- the other trainings are worth a row too
-        bench.write("small", name, failed=repr(e)[-500:])
+        bench.write("small" if steps > 60 else "compile", name, failed=repr(e)[-500:])
 
 
 def small(bench: Bench) -> None:
@@ -514,7 +519,7 @@ def run_part(bench: Bench, part: str) -> None:
         try:
             code = process.wait(max(1, end - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGUSR1)
+            process.send_signal(signal.SIGUSR2)
             time.sleep(1)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -581,7 +586,7 @@ def main() -> None:
         about.wait(60)
         return
     # If a process has to be ended, its log tells what it did.
-    faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
+    faulthandler.register(signal.SIGUSR2, file=sys.__stderr__, all_threads=True)
     part, _, rest = args.child.partition(":")
     if rest == "others":
         check_others(bench)

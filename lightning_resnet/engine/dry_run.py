@@ -170,7 +170,8 @@ class UnwrittenCheckpoints(Checkpoints):
 def peak_memory(device: torch.device) -> str:
     """Return the largest memory that this process has taken since the training began, in words."""
     if device.type == "cuda":
-        return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB of the GPU's memory"
+        # Reserved and not allocated memory, because a CUDA graph keeps its own for itself.
+        return f"{torch.cuda.max_memory_reserved(device) / 1e9:.2f} GB of the GPU's memory"
     import resource
 
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -104,6 +104,7 @@ class Trainer(pl.Trainer):
 
     def __init__(
         self,
+        *,
         matmul_precision: Literal["highest", "high", "medium"] | None = None,
         **kwargs: Any,
     ) -> None:

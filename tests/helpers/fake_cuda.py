@@ -87,6 +87,7 @@ FUNCTIONS = {
     "mem_get_info": lambda device=None: (70 * GB, 80 * GB),
     "memory_allocated": _memory,
     "max_memory_allocated": _memory,
+    "max_memory_reserved": _memory,
     "reset_peak_memory_stats": lambda device=None: None,
     "empty_cache": lambda: None,
     "synchronize": lambda device=None: None,

@@ -159,12 +159,12 @@ def change(out: np.ndarray, choices: Choices, threads: int = 1) -> None:
         MemoryError: there is no memory for a copy of an image.
     """
     assert out.flags.c_contiguous and out.shape[3] == 3 and len(out) == len(choices)
+    steps, ends = _encode(choices, *out.shape[1:3])
     lib = library()
     if lib is None:
         fallback.change_batch(out, choices, threads)
         return
     status = np.empty(len(out), np.uint8)
-    steps, ends = _encode(choices, *out.shape[1:3])
     lib.change_batch(
         steps.ctypes.data,
         ends.ctypes.data,
