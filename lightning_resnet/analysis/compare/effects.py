@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from lightning_resnet.analysis.compare.load import Runs
 from lightning_resnet.analysis.compare.tables import (
@@ -134,6 +133,8 @@ def _fit(design: np.ndarray, y: np.ndarray) -> list[tuple[float, float, float]]:
     Returns:
         Estimate, low and high of each coefficient; nan where the runs cannot tell.
     """
+    from scipy import stats  # takes 0.8 s, see `pairs.interval`
+
     known = ~np.isnan(y)
     design = design[known]
     y = y[known]
