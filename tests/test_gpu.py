@@ -16,7 +16,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from lightning_resnet.bench import bare, evaluation_peer, our_loaders
+from lightning_resnet.bench import bare, evaluation_peer, our_loaders, step
 from lightning_resnet.bench.stock import Timeline
 from lightning_resnet.data.augment.crops import Augment
 from lightning_resnet.data.images import Images
@@ -146,6 +146,8 @@ def test_an_error_is_told_although_gradients_lie_in_a_graph_s_memory(cli):
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_bench_step_measures_on_a_gpu(cli, monkeypatch, trained, precision):
     words = "--net cifar-8 --size 16 --batch 2 --steps 1 --repeat 2 --threads 1 --vs script".split()
+    # It has a device of its own without memory.
+    monkeypatch.setattr(step, "step_traffic", lambda *_: 1000)
     with fake_cuda(monkeypatch, trained):
         words += ["--device", "cuda", "--precision", precision]
         code, out, err = cli("bench", "step", *words)

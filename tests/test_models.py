@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
+from lightning_resnet.models.blocks import block_modules
 from lightning_resnet.models.complexity import count_macs
 
 # (depth, shortcut): parameters, multiply-adds at 32x32 (in M). Table 6 of He et al. 2015 rounds
@@ -291,3 +292,23 @@ def test_every_conv_and_linear_learns(block):
         net = CifarResNet(20, shortcut, block=block)
         net(torch.randn(4, 3, 16, 16)).square().sum().backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+@pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
+@pytest.mark.parametrize("block", ["basic", "bottleneck", "preact", "preact_bottleneck"])
+def test_every_block_keeps_the_memory_format(block, shortcut):
+    """A block that returned contiguous tensors would make each next convolution convert them."""
+    net = CifarResNet(29 if block.endswith("bottleneck") else 20, shortcut=shortcut, block=block)
+    net = net.to(memory_format=torch.channels_last).train()
+    seen = []
+
+    def look(module, inputs, output):
+        seen.append(output.is_contiguous(memory_format=torch.channels_last))
+
+    for module in block_modules(net):
+        module.register_forward_hook(look)
+    images = torch.randn(2, 3, 32, 32).to(memory_format=torch.channels_last).requires_grad_()
+    net(images).sum().backward()
+    assert len(seen) == len(block_modules(net)) and all(seen)
+    gradients = [p.grad for p in net.parameters() if p.ndim == 4 and p.shape[2] > 1]
+    assert all(g.is_contiguous(memory_format=torch.channels_last) for g in gradients)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_resnet.bench.plain import PlainScriptResNet
+from lightning_resnet.bench.roofline import copy_rate, step_traffic
 from lightning_resnet.bench.text import ratios, spread, table
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import private_compile_cache
@@ -44,6 +45,7 @@ def report(args: argparse.Namespace) -> list[str]:
     device = torch.device(found if args.device == "auto" else args.device)
     torch.set_num_threads(args.threads)
     rate = matmul_rate(device, args.precision)
+    bandwidth = copy_rate(device)
     where = f"CPU, {args.threads} threads"
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
@@ -52,11 +54,12 @@ def report(args: argparse.Namespace) -> list[str]:
         "# Step",
         "",
         f"{where}; precision {args.precision}, compile {compiled}, channels_last.",
-        f"Matrix product measured at {rate / 1e12:.3f} TFLOP/s. Medians of {args.repeat} turns of "
-        f"{args.steps} steps, nets in turn; lowest and highest in brackets.",
+        f"Matrix product measured at {rate / 1e12:.3f} TFLOP/s, copy at {bandwidth / 1e9:,.0f} "
+        f"GB/s. Medians of {args.repeat} turns of {args.steps} steps, nets in turn; lowest and "
+        "highest in brackets.",
     ]
     for name in args.net:
-        lines += ["", *_measure(name, peers, args, device, rate)]
+        lines += ["", *_measure(name, peers, args, device, rate, bandwidth)]
     return lines
 
 
@@ -66,6 +69,7 @@ def _measure(
     args: argparse.Namespace,
     device: torch.device,
     rate: float,
+    bandwidth: float,
 ) -> list[str]:
     """Measure the nets of one family and depth; return the lines of their section."""
     family, _, depth = name.partition("-")
@@ -78,6 +82,7 @@ def _measure(
     except ValueError as e:
         raise UserError(f"--net {name}: {e}") from e
     _, macs = count_macs(nets["ours"], (3, size, size))
+    moved = step_traffic(nets["ours"], size, batch, args.precision)
     arms = {}
     for arm, net in nets.items():
         arms[arm] = Arm(net, size, batch, device, args.precision, args.compile)
@@ -87,9 +92,10 @@ def _measure(
         for arm in order:
             seconds[arm].append(arms[arm].run(args.steps))
     rows = []
+    # 2 per multiply-add, and backward twice the forward pass
+    operations = 6 * macs * batch
     for arm, values in seconds.items():
-        # 2 per multiply-add, and backward twice the forward pass
-        flops = 6 * macs * batch / statistics.median(values)
+        flops = operations / statistics.median(values)
         memory = f"{arms[arm].peak / 1e9:.2f}" if device.type == "cuda" else "not measured"
         cells = [
             arm,
@@ -111,7 +117,15 @@ def _measure(
         "of the matrix product",
         "peak memory, GB",
     ]
-    return [f"## {name}, {size} px, batch {batch}", "", *table(head, rows)]
+    arithmetic = operations / rate
+    memory = moved / bandwidth
+    bound = "memory" if memory > arithmetic else "arithmetic"
+    roofline = (
+        f"Roofline of ours: {operations / 1e9:,.1f} GFLOP take {1e3 * arithmetic:,.2f} ms at the "
+        f"matrix product's rate, {moved / 1e9:,.2f} GB (no operation fused, none cached) "
+        f"{1e3 * memory:,.2f} ms at the copy's: bound by {bound}."
+    )
+    return [f"## {name}, {size} px, batch {batch}", "", *table(head, rows), "", roofline]
 
 
 def make_nets(family: str, depth: int, peers: list[str]) -> dict[str, nn.Module]:
