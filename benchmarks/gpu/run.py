@@ -101,6 +101,10 @@ class Bench:
         recipe = ["--config", str(PROJECT / "configs/cifar10.yaml"), "--data.loader", "device"]
         return ["fit", *recipe, *source, *self.common(), *options]
 
+    def compiled(self) -> list[str]:
+        """Return the names of the compiled trainings; a rehearsal has one, uncompiled."""
+        return [*COMPILED][: 1 if self.args.cpu else None]
+
     def depth(self, layers: str) -> list[str]:
         """Return the option for a net of so many layers; a rehearsal has 8."""
         return ["--model.net.depth", "8" if self.args.cpu else layers]
@@ -488,7 +492,7 @@ def child(bench: Bench, part: str) -> list[list[str]]:
     me += ["--cpu"] if bench.args.cpu else []
     pieces = {
         "checks": [f"checks:{i}" for i in (0, 1, 2, 3, "others")],
-        "compile": [f"compile:{name}" for name in COMPILED],
+        "compile": [f"compile:{name}" for name in bench.compiled()],
     }
     found = [piece for one in part.split("+") for piece in pieces.get(one, [one])]
     return [[*me, "--child", piece] for piece in found]
@@ -578,7 +582,7 @@ def main() -> None:
         about = subprocess.Popen([*me, "--child", "info", *(["--cpu"] if args.cpu else [])])
         for part in args.parts.split(","):
             pieces = {
-                "compiled": [f"compiled:{name}" for name in COMPILED],
+                "compiled": [f"compiled:{name}" for name in bench.compiled()],
                 "large": ["large", "large:again"],
             }
             for piece in pieces.get(part, [part]):
