@@ -164,7 +164,7 @@ class UnwrittenCheckpoints(Checkpoints):
     """Checkpoints of a dry run: copied to host memory as in a training, and not written."""
 
     def _write(self, state: dict[str, Any], better: bool) -> None:
-        """Write nothing."""
+        """Skip the write, because a dry run leaves no checkpoint behind."""
 
 
 def peak_memory(device: torch.device) -> str:

@@ -182,7 +182,7 @@ class RunDir(Run):
         write_atomic(self.config_file, text + END)
 
     def write_meta(self, content: dict[str, Any]) -> None:
-        """Write meta.json."""
+        """Write what is known about the run, such as its code and its machine, to meta.json."""
         write_json(self.meta_file, content)
 
     def ready_for_checkpoint(self) -> bool:

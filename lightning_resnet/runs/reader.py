@@ -51,17 +51,17 @@ class Run:
 
     @property
     def config_file(self) -> Path:
-        """Path of config.yaml."""
+        """Path of config.yaml, which holds the run's complete recipe."""
         return self.path / "config.yaml"
 
     @property
     def meta_file(self) -> Path:
-        """Path of meta.json."""
+        """Path of meta.json, which tells what is known about the run besides its recipe."""
         return self.path / "meta.json"
 
     @property
     def rows_file(self) -> Path:
-        """Path of metrics.jsonl."""
+        """Path of metrics.jsonl, which holds one row of metrics per line."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -127,7 +127,7 @@ class Run:
         return read_text(self.config_file)
 
     def config(self) -> dict[str, Any]:
-        """Read config.yaml.
+        """Read the recipe in config.yaml, and return it as a mapping.
 
         Raises:
             UserError: the file is missing, cannot be read, or holds no mapping.
