@@ -104,7 +104,7 @@ def windows(pixels: Any, pad: int) -> Any:
 
 
 def suits(images: Images, augment: Augment) -> bool:
-    """Tell whether the images have one size, keep it, and are at most shifted and mirrored."""
+    """Tell whether the images have one size and keep it; policies and erasing are allowed."""
     return images.shape is not None and augment.crop in ("none", "pad") and augment.size is None
 
 
