@@ -6,13 +6,12 @@ signature that has the option.
 """
 
 import inspect
-import math
 import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from pkgutil import resolve_name
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jsonargparse import Namespace
@@ -22,40 +21,11 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from lightning_resnet.engine.launch import MOST_RANKS, pairs
 from lightning_resnet.errors import UserError, nearest, printable
+from lightning_resnet.keys import Range
 from lightning_resnet.runs.identity import resolve_class
 
 MOST = 10**9  # largest count, if an option has no limit of its own
 SHOWN = 60  # characters of a value in a message
-
-
-class Range(NamedTuple):
-    """The numbers from `low` to `high`.
-
-    Attributes:
-        low: smallest number.
-        high: largest number.
-        above: whether `low` itself is left out.
-        below: whether `high` itself is left out.
-    """
-
-    low: float = -math.inf
-    high: float = math.inf
-    above: bool = False
-    below: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        high_enough = value > self.low if self.above else value >= self.low
-        low_enough = value < self.high if self.below else value <= self.high
-        return math.isfinite(value) and high_enough and low_enough
-
-    def __str__(self) -> str:
-        said = []
-        if self.low > -math.inf:
-            said.append(f"{'above' if self.above else 'from'} {_short(self.low)}")
-        if self.high < math.inf:
-            said.append(f"{'below' if self.below else 'to'} {_short(self.high)}")
-        return " ".join(said)
-
 
 SHARE = Range(0, 1)
 COUNT = Range(1, MOST)
@@ -155,6 +125,12 @@ CHOICES = {
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
 }
 HINTS = {"seed_everything": int}  # types of options that Lightning types too widely
+# classes whose arguments are given as a mapping -> an example
+FORMS = {
+    "Mix": "{mixup: 0.2}",
+    "Averaging": "{decay: 0.999}",
+    "Progressive": "{low: 128, high: 192}",
+}
 WORDS = {
     bool: "true or false",
     str: "a text",
@@ -230,7 +206,7 @@ def _check(key: str, name: str, hint: Any, value: Any) -> None:
         for argument, its_hint, its_value in _arguments(value):
             _check(f"{key}.{argument}", f"{owner}.{argument}", its_hint, its_value)
     elif isinstance(value, Namespace) and _is_class(hint):  # a data class, such as `mix`
-        kinds = [part for part in _parts(hint) if inspect.isclass(part)]
+        kinds = [part for part in parts_of(hint) if inspect.isclass(part)]
         kind = next(part for part in kinds if part is not type(None))
         for argument, its_hint in _hints(kind).items():
             if argument in value:
@@ -246,8 +222,8 @@ def _check(key: str, name: str, hint: Any, value: Any) -> None:
 def _is_fine(hint: Any, numbers: Range, value: Any) -> bool:
     """Return whether a value is in the range of its option, or no number."""
     if value is None:  # also within a list, as in Adafactor's eps
-        inner = [arg for part in _parts(hint) for arg in typing.get_args(part)]
-        return any(type(None) in _parts(each) for each in [hint, *inner])
+        inner = [arg for part in parts_of(hint) for arg in typing.get_args(part)]
+        return any(type(None) in parts_of(each) for each in [hint, *inner])
     if isinstance(value, bool) or not isinstance(value, int | float):
         return True  # the value belongs to another part of the union
     return value in numbers
@@ -269,29 +245,29 @@ def _hints(owner: Any) -> dict[str, Any]:
         return {}
 
 
-def _parts(hint: Any) -> list[Any]:
+def parts_of(hint: Any) -> list[Any]:
     """Return the types of a union, nested ones too; for another type the type alone."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return [part for each in typing.get_args(hint) for part in _parts(each)]
+        return [part for each in typing.get_args(hint) for part in parts_of(each)]
     return [hint]
 
 
 def _is_number(hint: Any) -> bool:
     """Return whether a type, or a part of a union, is a number or a list of numbers."""
-    parts = _parts(hint)
+    parts = parts_of(hint)
     inner = [
         arg
         for part in parts
         if typing.get_origin(part) in (list, tuple)
         for arg in typing.get_args(part)
     ]
-    return any(part in (int, float) for each in [*parts, *inner] for part in _parts(each))
+    return any(part in (int, float) for each in [*parts, *inner] for part in parts_of(each))
 
 
 def _is_class(hint: Any) -> bool:
     """Return whether values of a type are objects of some class: not numbers, texts or lists."""
     plain = (int, float, bool, str, list, dict, tuple, type(None), Any)
-    for part in _parts(hint):
+    for part in parts_of(hint):
         is_class = inspect.isclass(part) and typing.get_origin(part) is None
         if (is_class and part not in plain) or _made(part):
             return True
@@ -317,7 +293,7 @@ def words(hint: Any, numbers: Range | None = None) -> str:
         hint: type of the option.
         numbers: range of the option.
     """
-    parts = _parts(hint)
+    parts = parts_of(hint)
     choices: list[str] = []
     for part in parts:
         if typing.get_origin(part) is Literal:
@@ -349,11 +325,11 @@ def _word(part: Any, numbers: Range | None) -> str:
         return ""
     if part in WORDS:
         return WORDS[part]
-    return f"a {part.__name__}" if inspect.isclass(part) else ""
-
-
-def _short(number: float) -> str:
-    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    if not inspect.isclass(part):
+        return ""
+    if part.__name__ in FORMS:
+        return f"a mapping such as {FORMS[part.__name__]}"
+    return f"{'an' if part.__name__[0] in 'AEIOU' else 'a'} {part.__name__}"
 
 
 def _shown(value: Any) -> str:
@@ -595,7 +571,7 @@ def _value_in(message: str) -> str:
 
 def _no_such_class(key: str, hint: Any, message: str, value: str) -> str:
     """Return the message for a class that does not exist or is of another kind."""
-    names = [re.sub(r".*\.", "", path) for path in _subclasses(hint)]
+    names = [re.sub(r".*\.", "", path) for path in subclasses(hint)]
     shown = re.search(r"path string: (.*?)(?= - |$)", message)
     word = printable(shown[1] if shown else value, SHOWN)
     if problem := re.search(r"Problem with given class_path '([^']+)': (.+?)(?= - |$)", message):
@@ -612,14 +588,14 @@ def _no_such_class(key: str, hint: Any, message: str, value: str) -> str:
     return f"{text}: write it as module.Class"
 
 
-def _subclasses(hint: Any) -> list[str]:
+def subclasses(hint: Any) -> list[str]:
     """Return the paths of the classes that an option takes by a bare name; only our own nets."""
     if hint is None or hint is Any:
         return []
     found: list[str] = []
-    for part in _parts(hint):
+    for part in parts_of(hint):
         if made := _made(part):
-            found += _subclasses(made)
+            found += subclasses(made)
         elif part is torch.nn.Module:
             found += ["CifarResNet", "ImageNetResNet"]
         elif inspect.isclass(part) and part.__module__ != "builtins":
