@@ -126,7 +126,7 @@ class Wrong(nn.Module):
             "--run.threads must be a whole number from 1 to 4,096 or null; got -1",
         ),
         ([*DIGITS, "--seed_everything", "-1"], "--seed_everything must be a whole number from 0"),
-        ([], "give a recipe, such as --config configs/digits.yaml"),
+        ([], "give a recipe, such as --config digits"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(cli, args, message):

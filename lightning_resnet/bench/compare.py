@@ -17,8 +17,9 @@ from lightning_resnet.bench.child import child
 from lightning_resnet.bench.text import table
 from lightning_resnet.errors import UserError
 from lightning_resnet.progress import metered
-from lightning_resnet.runs.find import REFERENCE, begun_runs
+from lightning_resnet.runs.find import begun_runs
 from lightning_resnet.runs.reader import Run
+from lightning_resnet.shipped import REFERENCE
 
 EVALUATIONS = 100  # rows of each run that are evaluations; the others are training rows
 

@@ -25,6 +25,7 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.progress import metered
 from lightning_resnet.provenance import code, hardware, versions
 from lightning_resnet.reading import read_yaml
+from lightning_resnet.shipped import recipe_file
 
 FASHION = {
     "source": "FashionMNIST",
@@ -109,9 +110,9 @@ def _measured(name: str, args: argparse.Namespace) -> list[list[str]]:
 
 
 def _read(recipe: str) -> dict[str, Any]:
-    content = read_yaml(Path(recipe))
+    content = read_yaml(recipe_file(recipe))
     if not isinstance(content, dict) or not content.get("data"):
-        cure = "give a recipe of `fit`, such as configs/digits.yaml"
+        cure = "give a recipe of `fit`, such as digits"
         raise UserError(f"--recipe {recipe} has no `data`: {cure}")
     return content
 

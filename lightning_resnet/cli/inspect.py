@@ -68,7 +68,7 @@ def run(args: Namespace) -> int:
         UserError: there is nothing to inspect.
     """
     if not args.targets and "--config" not in args.recipe_keys and "-c" not in args.recipe_keys:
-        example = f"resnet-cli inspect {args.what} configs/digits.yaml"
+        example = f"resnet-cli inspect {args.what} digits"
         raise UserError(f"inspect what? name a run or a recipe: {example}")
     from lightning_resnet.analysis.inspection.report import inspect, write
     from lightning_resnet.analysis.inspection.subjects import subjects

@@ -40,6 +40,7 @@ VERBS = {
     "evaluate": Verb("accuracy by crops, resolution, norm statistics, weights"),
     "predict": Verb("the most probable classes of images, or of the validation images", armed=True),
     "sweep": Verb("list or run the points of a sweep"),
+    "recipes": Verb("recipes, sweeps and measured runs that come with the package"),
     "requeue": Verb("at the end of a SLURM job: requeue it, or not"),
     "sync": Verb("upload runs to Weights & Biases, from where it can be reached"),
     "compare": Verb("tables and figures from runs"),

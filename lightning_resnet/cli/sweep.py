@@ -19,7 +19,7 @@ def make_parser() -> Parser:
     """Return the parser of `resnet-cli sweep`."""
     parser = Parser(prog="resnet-cli sweep", description="List or run the points of a sweep.")
     parser.add_argument(
-        "file", help="YAML in W&B's sweep format, such as configs/sweeps/digits_degradation.yaml"
+        "file", help="YAML in W&B's sweep format, or one of ours, such as digits_degradation"
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(

@@ -32,6 +32,7 @@ import lightning_resnet.data.augment.policies
 import lightning_resnet.data.sources
 import lightning_resnet.models
 import lightning_resnet.training.callbacks  # noqa: F401 -- recipes name these classes by a word
+from lightning_resnet import shipped
 from lightning_resnet.config.options import RunOptions, check, check_devices, gpus, local_devices
 from lightning_resnet.config.trust import Foreign, check_classes
 from lightning_resnet.config.values import check_values, explain
@@ -437,7 +438,7 @@ def quoted(text: str) -> str:
 def normalise(args: list[str]) -> list[str]:
     """Move `--config FILE` before all flags, and give `SWITCHES` without a value the value true.
 
-    Flags win over recipes wherever they stand.
+    Flags win over recipes wherever they stand. The name of a recipe of ours becomes its file.
     """
     recipes: list[str] = []
     flags: list[str] = []
@@ -445,10 +446,10 @@ def normalise(args: list[str]) -> list[str]:
     while rest:
         arg = rest.pop(0)
         if arg in ("-c", "--config"):
-            recipes += ["--config", *rest[:1]]
+            recipes += ["--config", *(str(shipped.recipe_file(word)) for word in rest[:1])]
             rest = rest[1:]
         elif arg.startswith("--config="):
-            recipes += ["--config", arg.removeprefix("--config=")]
+            recipes += ["--config", str(shipped.recipe_file(arg.removeprefix("--config=")))]
         elif arg in SWITCHES:
             value = rest.pop(0) if rest[:1] in (["true"], ["false"]) else "true"
             flags.append(f"{SWITCHES[arg]}={value}")
@@ -496,8 +497,12 @@ def _check_mapping(recipe: Path) -> dict[str, Any]:
     except UserError as e:
         if recipe.exists():
             raise UserError(f"recipe {e}") from e
-        near = nearest(str(recipe), map(str, recipe.parent.glob("*.y*ml")))
-        raise UserError(f"cannot read recipe {recipe}: {os.strerror(errno.ENOENT)}{near}") from e
+        neighbours = map(str, recipe.parent.glob("*.y*ml"))
+        near = nearest(str(recipe), [*neighbours, *shipped.recipes()])
+        raise UserError(
+            f"cannot read recipe {recipe}: {os.strerror(errno.ENOENT)}{near}; "
+            "`resnet-cli recipes` lists ours"
+        ) from e
     if not isinstance(content, dict):
         raise UserError(
             f"recipe {recipe} is not a mapping (lines `key: value`) but a {type(content).__name__}"

@@ -461,7 +461,7 @@ def _special(
             "",
         )
     if "are required" in message:
-        return "", f"{message}: give a recipe, such as --config configs/digits.yaml", ""
+        return "", f"{message}: give a recipe, such as --config digits", ""
     if number := re.search(r"Key must be a string, got: (.+?)\.?$", message):
         return (
             "",

@@ -4,16 +4,25 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, nearest
 from lightning_resnet.runs.reader import Run
-
-REFERENCE = Path(__file__).parents[2] / "reference"  # measured runs that come with the repository
+from lightning_resnet.shipped import references
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a folder; `reference:digits` is one in the repository."""
+    """Return the path of a folder; `reference:digits` is one that comes with the package.
+
+    Raises:
+        UserError: no runs of this name come with the package.
+    """
     kind, _, name = str(path).partition(":")
-    return REFERENCE / name if kind == "reference" else Path(path)
+    if kind != "reference":
+        return Path(path)
+    first, *rest = name.strip("/").split("/")
+    known = references()
+    if first not in known:
+        raise UserError(f"there is no {path}{nearest(first, known)}; there are {', '.join(known)}")
+    return known[first].joinpath(*rest)
 
 
 def find_runs(paths: Iterable[Path]) -> Iterator[Path]:

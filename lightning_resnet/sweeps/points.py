@@ -22,6 +22,7 @@ from lightning_resnet.credentials import refuse_secret_flags, refuse_secrets
 from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.names import check_name
+from lightning_resnet.shipped import recipe_file
 from lightning_resnet.sweeps.distributions import Spec, axis, check, draw
 
 # Keys of a sweep in W&B; the keys that are not read here are for `wandb sweep`.
@@ -30,9 +31,7 @@ TOP_KEYS = (
     "early_terminate controller scheduler job image_uri apiVersion kind"
 ).split()
 PARAMETER_FILE = "${args_json_file}"
-COMMAND = (
-    f'["${{env}}", resnet-cli, fit, --config, configs/digits.yaml, --config, "{PARAMETER_FILE}"]'
-)
+COMMAND = f'["${{env}}", resnet-cli, fit, --config, digits, --config, "{PARAMETER_FILE}"]'
 MAX_POINTS = 1_000_000
 MANY_POINTS = 100_000  # more points need --yes, because they are probably a mistake
 SEED = "seed_everything"
@@ -122,14 +121,15 @@ def read(file: str | Path, many: bool = False) -> Sweep:
     Raises:
         UserError: the file cannot be read, or is no sweep that can run here.
     """
-    content = _load(Path(file))
+    path = recipe_file(file)
+    content = _load(path)
     try:
         _check_keys(content, TOP_KEYS)
         refuse_secrets(content, "it")
-        name = str(content.get("name") or Path(file).stem)
+        name = str(content.get("name") or path.stem)
         check_name(name, "`name:` in its YAML", single=True)
         recipes, flags = _read_command(content.get("command"))
-        contents = [_load(Path(r)) for r in recipes]
+        contents = [_load(recipe_file(r)) for r in recipes]
         origin = json.dumps([contents, flags], sort_keys=True, default=str)
         specs = dict(sorted(_flatten(content.get("parameters")).items()))
         for recipe, found in zip(recipes, contents, strict=True):

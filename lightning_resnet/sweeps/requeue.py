@@ -21,6 +21,7 @@ from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.reading import parse_yaml, read_text, read_yaml
 from lightning_resnet.runs.find import begun_runs
 from lightning_resnet.runs.status import ATTEMPT, restarts
+from lightning_resnet.shipped import recipe_file
 
 LIMIT = 20  # number of times that a job requeues itself
 STAY_S = 900.0  # seconds to wait to be killed; longer than the KillWait of any site
@@ -55,7 +56,7 @@ def _folder(argv: list[str]) -> Path:
     Recipes that cannot be read are skipped, because they have ended the training with an error.
     """
     given = pairs(argv)
-    recipes = [Path(value) for flag, value in given if flag in ("-c", "--config")]
+    recipes = [recipe_file(value) for flag, value in given if flag in ("-c", "--config")]
     run = {"root": "runs", "name": recipes[0].stem if recipes else "run"}
     for recipe in recipes:
         with suppress(UserError):

@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from argparse import Namespace
 from collections import Counter
 from itertools import pairwise
@@ -22,6 +21,7 @@ from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import write_atomic, write_json
 from lightning_resnet.provenance import code, code_name
 from lightning_resnet.reading import read_json
+from lightning_resnet.shipped import SLURM
 from lightning_resnet.sweeps.points import Point, Sweep
 from lightning_resnet.sweeps.state import (
     clock,
@@ -322,16 +322,9 @@ def _answer(
 
 
 def _script() -> Path:
-    """Return sweep.sbatch in the working directory, the checkout or the installation."""
-    places = [
-        Path("slurm"),
-        Path(__file__).parents[2] / "slurm",
-        Path(sys.prefix, "share/lightning_resnet/slurm"),
-    ]
-    for place in places:
-        if (place / "sweep.sbatch").exists():
-            return place / "sweep.sbatch"
-    raise UserError("slurm/sweep.sbatch is missing: go to the repository's root")
+    """Return the user's sweep.sbatch in slurm/ of the working directory, or ours."""
+    own = Path("slurm/sweep.sbatch")
+    return own if own.exists() else SLURM / own.name
 
 
 def _forecast(sweep: Sweep, args: Namespace, options: list[str]) -> str:

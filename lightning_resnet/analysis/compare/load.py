@@ -17,11 +17,12 @@ import pandas as pd
 from lightning_resnet.analysis.compare.cache import Cache
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.progress import metered
-from lightning_resnet.runs.find import REFERENCE, find_runs, locate
+from lightning_resnet.runs.find import find_runs, locate
 from lightning_resnet.runs.identity import flatten, with_public_paths
 from lightning_resnet.runs.metrics import Row, merge
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.status import status_of
+from lightning_resnet.shipped import REFERENCE
 from lightning_resnet.tracking.wandb_offline import find_offline, read_offline
 from lightning_resnet.tracking.wandb_online import read_project
 from lightning_resnet.tracking.wandb_rows import SCHEME

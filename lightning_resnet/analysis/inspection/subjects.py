@@ -28,6 +28,7 @@ from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest
 from lightning_resnet.runs.find import find_runs
 from lightning_resnet.runs.identity import flatten, read_recipe
 from lightning_resnet.runs.reader import Run
+from lightning_resnet.shipped import recipe_file
 from lightning_resnet.sweeps.check import arguments as arguments_of
 from lightning_resnet.sweeps.points import read
 from lightning_resnet.weights.classes import align
@@ -165,11 +166,12 @@ Found = tuple[Path, list[str] | str, dict[str, Any] | None, str]
 def _all(targets: Sequence[str], at: str) -> Iterator[Found]:
     """Yield what is to be built for each target."""
     for target in map(Path, targets):
-        if target.suffix == ".yaml":
-            for arguments in _recipes(target):
-                yield target, arguments, None, "init"
-        elif target.is_dir():
+        recipe = recipe_file(target)
+        if target.is_dir():
             yield from _runs(target, at)
+        elif recipe.suffix == ".yaml":
+            for arguments in _recipes(recipe):
+                yield target, arguments, None, "init"
         else:
             checkpoint = load_checkpoint(target)
             yield target, config_in(checkpoint, target), checkpoint, target.stem
