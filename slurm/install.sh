@@ -16,6 +16,4 @@ have=$(getconf GNU_LIBC_VERSION | cut -d' ' -f2)
 "$python" -m venv --without-pip $theirs "$prefix"
 pip=(wheels/pip-*.whl)
 "$prefix/bin/python" "$pip/pip" install --quiet --no-index --no-deps wheels/*.whl
-mkdir -p "$prefix/share/lightning_resnet"
-cp -r source/configs source/slurm source/README.md "$prefix/share/lightning_resnet/"
-echo "installed in $prefix, from commit $SHA; recipes and batch scripts are in $prefix/share/lightning_resnet"
+echo "installed in $prefix, from commit $SHA; resnet-cli recipes lists recipes and batch scripts, and prints them"

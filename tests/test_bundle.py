@@ -38,7 +38,6 @@ export HOME=$PWD PATH=$PWD/prefix/bin:/usr/bin:/bin PYTHONNOUSERSITE=1
 ! getent hosts debian.org
 lightning_resnet-bundle/install.sh $PWD/prefix
 echo $PWD/torch > prefix/lib/python3.11/site-packages/torch.pth
-cd prefix/share/lightning_resnet
 resnet-cli fit --config configs/digits.yaml --model.net.depth 8 --trainer.max_epochs 1 \\
   --data.loader ffcv \\
   --run.root $HOME/runs
