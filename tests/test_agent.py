@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.command_line import REPOSITORY
+from helpers.run_dir import unlabelled
 from helpers.wandb_runs import BIN
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -39,7 +40,10 @@ def test_a_real_agent_runs_every_point(server, tmp_path):
 
     wandb("sweep", "--project", "p", "--entity", "me", "s.yaml")
     wandb("agent", "me/p/sweep0")
-    configs = [yaml.safe_load(file.read_text()) for file in Path("runs").glob("*/*/config.yaml")]
+    configs = [
+        yaml.safe_load(file.read_text())
+        for file in unlabelled(Path("runs").glob("*/*/config.yaml"))
+    ]
     assert sorted(str(c["trainer"].get("gradient_clip_val")) for c in configs) == ["1.0", "None"]
     assert all(c["model"]["schedule"]["init_args"]["at"] == [0.25, 0.5] for c in configs)
-    assert len(list(Path("runs").glob("digits/*/checkpoints/last.ckpt"))) == 2
+    assert len(unlabelled(Path("runs").glob("digits/*/checkpoints/last.ckpt"))) == 2

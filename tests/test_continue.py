@@ -16,7 +16,7 @@ import torch
 import yaml
 from helpers.command_line import REPOSITORY, TINY
 from helpers.faults import Stop, dies_at_step
-from helpers.run_dir import only_run, rows, same_weights, weights
+from helpers.run_dir import only_run, rows, same_weights, unlabelled, weights
 
 from lightning_resnet.engine.signals import Stopped
 from lightning_resnet.models import CifarResNet
@@ -37,7 +37,7 @@ def test_same_command_again_returns_and_replicates_are_bitwise_equal(cli):
     assert cli("fit", *SHORT, "--seed_everything", "1")[0] == 0
     replicate = path.with_name(path.name + "-2")
     assert same_weights(weights(path), weights(replicate))
-    (other,) = set(path.parent.iterdir()) - {path, replicate}
+    (other,) = {*unlabelled(path.parent.iterdir())} - {path, replicate}
     assert not same_weights(weights(path), weights(other))
 
 
@@ -265,7 +265,7 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_dis
     assert code == 2 and "No space left on device; training goes on" in out
     assert "enforce fail" not in out + err
     assert "last good checkpoint: the same command continues" in err and err.count("\n") == 1
-    (path,) = small_disk.glob("digits/*")
+    (path,) = unlabelled(small_disk.glob("digits/*"))
     assert load_checkpoint(path / "checkpoints/last.ckpt")["global_step"] == 22
     assert not list((path / "checkpoints").glob("*.tmp"))
     ballast.unlink()

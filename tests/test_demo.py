@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from helpers.command_line import REPOSITORY
+from helpers.run_dir import unlabelled
 
 from lightning_resnet.runs.checkpoint import load_checkpoint
 
@@ -135,7 +136,7 @@ def test_a_stopped_run_continues_at_once_with_the_same_command(tmp_path, monkeyp
     out = resnet_cli(*args)
     assert "continued from" in out  # last, or prev where the kill hit the moment between
     (run,), (complete,) = (
-        list(Path(root).glob("*/*/checkpoints/last.ckpt")) for root in ("runs", "complete")
+        unlabelled(Path(root).glob("*/*/checkpoints/last.ckpt")) for root in ("runs", "complete")
     )
     ours, theirs = load_checkpoint(run)["state_dict"], load_checkpoint(complete)["state_dict"]
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)

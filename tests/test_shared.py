@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Barrier, Thread
 
 from helpers.command_line import TINY, verb
+from helpers.run_dir import unlabelled
 from helpers.stand_in import write
 from helpers.sweeping import run_sweep
 
@@ -50,7 +51,7 @@ def test_the_second_sweep_finds_the_run_of_the_first(cli):
 def test_a_run_that_another_sweep_left_is_continued_with_its_threads(cli):
     flags = [*TINY, "--trainer.max_epochs", "1"]
     cli("fit", *flags, "--run.name", "a", "--run.point", "one")
-    (path,) = Path("runs/a").iterdir()
+    (path,) = unlabelled(Path("runs/a").iterdir())
     attempt = json.loads((path / "attempts/1.json").read_text())
     write(path / "attempts/1.json", attempt | {"reason": "preempted"})
     code, out, _ = cli("fit", *flags, "--run.threads", "2", "--run.name", "b", "--run.point", "two")
@@ -129,7 +130,7 @@ def test_a_job_of_a_sweep_tells_when_other_code_runs(cli, monkeypatch):
     assert tell("a" * 40, "b" * 40) == [
         f"warning: the sweep was submitted with code {'a' * 40}, but this is {'b' * 40}"
     ]
-    (run,) = Path("runs/digits").iterdir()
+    (run,) = unlabelled(Path("runs/digits").iterdir())
     assert json.loads((run / "attempts/1.json").read_text())["code"] == "b" * 40
     assert (
         "code:" not in (run / "config.yaml").read_text()

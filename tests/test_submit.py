@@ -49,11 +49,13 @@ def test_without_sbatch_the_commands_are_printed(sweep, capsys):
     table = Path("runs/s/submitted/1/table.txt").read_text().splitlines()
     assert out.splitlines()[-4:] == [line.replace(" --run.threads $THREADS", "") for line in table]
     about = json.loads(Path("runs/s/submitted/1/about.json").read_text())
-    point = read("s.yaml").points[0]
+    read_sweep = read("s.yaml")
+    point = read_sweep.points[0]
     assert table[0] == (
         f"resnet-cli fit --config configs/digits.yaml --config runs/s/points/{point.key}.json "
         "--run.root runs "
-        f"--run.name s --run.point {point.key} --run.threads $THREADS "
+        f"--run.name s --run.point {point.key} "
+        f"--run.label {read_sweep.label(point)} --run.threads $THREADS "
         f"--run.code {code_name(about)}"
     )
     assert len(about["git_sha"]) == 40 and about["points"] == [p.key for p in read("s.yaml").points]

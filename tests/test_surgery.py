@@ -11,7 +11,7 @@ import torch
 import yaml
 from helpers.command_line import TINY
 from helpers.nets import digits
-from helpers.run_dir import only_run
+from helpers.run_dir import only_run, unlabelled
 from pytorch_lightning.callbacks import Callback
 
 from lightning_resnet.config.recipe import parse
@@ -157,7 +157,7 @@ def test_find_arm_with_frozen_layers(cli):
     ends = {}
     for name in ("find", "free"):
         assert cli("fit", "--config", f"{name}.yaml", "--trainer.max_epochs", 1)[0] == 0
-        (last,) = Path("runs", name).glob("*/checkpoints/last.ckpt")
+        (last,) = unlabelled(Path("runs", name).glob("*/checkpoints/last.ckpt"))
         ends[name] = load_checkpoint(last)["state_dict"]
     learnt = [k for k, t in start.items() if t.dtype.is_floating_point and "running" not in k]
     moved = {k for k in learnt if not torch.equal(start[k], ends["find"][k])}

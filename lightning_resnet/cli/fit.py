@@ -28,7 +28,15 @@ from lightning_resnet.arguments import Parser
 from lightning_resnet.cli.validate import validate
 from lightning_resnet.config.forecast import dry_run, forecast
 from lightning_resnet.config.options import local_devices
-from lightning_resnet.config.recipe import Config, Experiment, build, find_place, parse, ranks_asked
+from lightning_resnet.config.recipe import (
+    Config,
+    Experiment,
+    build,
+    find_place,
+    normalise,
+    parse,
+    ranks_asked,
+)
 from lightning_resnet.config.summary import describe, say
 from lightning_resnet.console import report_only
 from lightning_resnet.engine import observers
@@ -44,9 +52,18 @@ from lightning_resnet.errors import Diverged, Superseded, UserError, is_out_of_m
 from lightning_resnet.machine import cores
 from lightning_resnet.progress import Progress
 from lightning_resnet.provenance import changes, code, code_name, hardware, versions
+from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.checkpoint import check_resumable, newest_good
 from lightning_resnet.runs.directory import RunDir
-from lightning_resnet.runs.identity import differences, replicate_dir, result_config, run_id
+from lightning_resnet.runs.identity import (
+    decides,
+    differences,
+    flatten,
+    replicate_dir,
+    result_config,
+    run_id,
+)
+from lightning_resnet.runs.labels import label_of, link_label
 from lightning_resnet.runs.shared import points, share
 from lightning_resnet.tracking.background import BackgroundMirror
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions
@@ -461,8 +478,33 @@ def _open_rundir(
         error = f"cannot write {e.filename or rundir.path}: {e.strerror}"
         rundir.end(0, "failed", error)
         raise UserError(f"{error}; fix that, or set --run.root to a folder you can write") from e
+    if rundir.is_kept:
+        link_label(rundir.path, _label(config, argv[1:]))
     rundir.mirror = BackgroundMirror(Mirror(WandbOptions(**config.values.wandb.as_dict()), say))
     rundir.mirror.start(rundir.path, stored, yaml.safe_load(config.resolved))
+
+
+def _label(config: Config, words: list[str]) -> str:
+    """Return the readable name of a run: as asked for, or from what was given besides its recipe.
+
+    Args:
+        config: configuration of the run.
+        words: words of the command line after the verb.
+    """
+    given: dict[str, Any] = {}
+    recipes = 0
+    rest = normalise(words)
+    while rest:
+        flag, has_value, value = rest.pop(0).partition("=")
+        if not has_value and rest:
+            value = rest.pop(0)
+        if flag == "--config":
+            given |= flatten(read_yaml(Path(value))) if recipes else {}
+            recipes += 1
+        else:
+            given[flag.removeprefix("--")] = value
+    given = {key: value for key, value in given.items() if decides(key)}
+    return label_of(given, config.run.replicate, config.run.label)
 
 
 def _describe_run(

@@ -49,6 +49,8 @@ class RunOptions:
             the run.
         point: key of the sweep point that this run is; then a run of another name that has the
             same id is continued.
+        label: readable name of a link next to the run, which leads to it; default: of the flags
+            that were given.
         dry: train a few steps and evaluate a few batches in a temporary folder, forecast time and
             memory of the complete training, and keep nothing.
         code: commit that a sweep was submitted with; if another one runs, a warning says so and
@@ -66,6 +68,7 @@ class RunOptions:
     keep: Literal["all", "weights", "none"] = "all"
     hang_s: float = 600.0
     point: str | None = None
+    label: str | None = None
     dry: bool = False
     code: str | None = None
 

@@ -136,6 +136,7 @@ class Config:
         values.run.must_resume = False
         values.run.dry = False
         values.run.code = None
+        values.run.label = None
         return quoted(self.parser.parser.dump(values))
 
 

@@ -124,25 +124,15 @@ def _check_member(member: zipfile.ZipInfo) -> None:
         raise ValueError(f"{member.filename} has two sizes")
 
 
-def newest_in(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Read the last checkpoint of a run, or of a folder that holds one run; see `newest_of`.
-
-    Args:
-        path: a run directory, or a folder with one run directory in it.
+def newest_in(run: Path) -> tuple[Path, dict[str, Any]]:
+    """Read the last checkpoint of a run; see `newest_of`.
 
     Returns:
         The path of the checkpoint and its content.
 
     Raises:
-        UserError: the folder holds several runs, or the run no checkpoint that can be read.
+        UserError: the run has no checkpoint that can be read.
     """
-    run = path
-    if not Run(path).checkpoints.is_dir():
-        runs = sorted(p.parent for p in path.glob("*/checkpoints"))
-        if len(runs) > 1:
-            raise UserError(f"{path} holds {len(runs)} runs: give one of them, such as {runs[0]}")
-        if runs:
-            run = runs[0]
     file, checkpoint = newest_of(run)
     if file is None:
         raise UserError(

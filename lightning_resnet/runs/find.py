@@ -1,12 +1,18 @@
 """Find run directories in folders."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lightning_resnet.errors import UserError, nearest
+from lightning_resnet.errors import UserError, nearest, printable, tell
+from lightning_resnet.runs.labels import is_label, labels_in
+from lightning_resnet.runs.listing import describe, named
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.shipped import references
+
+# Endings of files with weights, of which a missing one is no name of a run.
+FILES = (".ckpt", ".pth", ".pt", ".th", ".bin", ".safetensors", ".onnx", ".yaml")
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
@@ -58,8 +64,81 @@ def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
             if is_run or not is_new:
                 inside.clear()
             else:
-                inside[:] = sorted(name for name in inside if name[0] != ".")
+                inside[:] = sorted(
+                    name
+                    for name in inside
+                    if name[0] != "." and not is_label(os.path.join(folder, name))
+                )
         yield from unreadable
+
+
+def find_run(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> Path:
+    """Return the run directory or the file that a word of the command line names.
+
+    Args:
+        word: a run directory, a readable link to one, a folder that holds one run, a file, or below
+            the root: a run's id, the beginning of an id or of a readable name that no other run
+            has, with or without the folder of the run before it.
+        root: folder of all runs.
+
+    Raises:
+        UserError: the word names no run, or several, which are listed on stderr.
+    """
+    path = locate(word)
+    if path.is_dir():
+        if _is_run(path):
+            return path
+        inside = [*find_runs([path])]
+        if not inside:
+            raise UserError(
+                f"{path} is no run and holds none: give what `resnet-cli fit` has written, as "
+                "resnet-cli runs lists it"
+            )
+        return _only(inside, f"{path} holds {len(inside)} runs")
+    if path.exists() or path.suffix in FILES or path.is_absolute():
+        return path  # a reader of files says what is wrong with it
+    below = Path(root, path)
+    if below.is_dir() and path.name and ".." not in path.parts:
+        return find_run(below)
+    found = _named(Path(root), str(word))
+    if not found:
+        raise UserError(
+            f"run {printable(word)} does not exist, and no run below {root} has a name or id that "
+            "begins so: resnet-cli runs lists them"
+        )
+    return _only(found, f"{printable(word)} may be one of {len(found)} runs below {root}")
+
+
+def _is_run(path: Path) -> bool:
+    return Run(path).has_begun() or Run(path).checkpoints.is_dir()
+
+
+def _named(root: Path, word: str) -> list[Path]:
+    """Return the runs below a root whose id or readable name is a word, else begins with it."""
+    folder, _, name = word.rpartition("/")
+    if not name or ".." in folder.split("/"):
+        return []
+    names: dict[Path, list[str]] = {}
+    labels: dict[Path, dict[str, str]] = {}
+    for run in find_runs([root]) if root.is_dir() else ():
+        if not folder or run.parent == root / folder:
+            if run.parent not in labels:
+                labels[run.parent] = labels_in(run.parent)
+            names[run] = [run.name, labels[run.parent].get(run.name, run.name)]
+    equal = [run for run, own in names.items() if name in own]
+    return equal or [run for run, own in names.items() if any(n.startswith(name) for n in own)]
+
+
+def _only(runs: list[Path], several: str) -> Path:
+    """Return the only run; list several on stderr.
+
+    Raises:
+        UserError: there are several runs.
+    """
+    if len(runs) > 1:
+        tell(named(describe(runs)), file=sys.stderr)
+        raise UserError(f"{several}: give one of them, such as {runs[0]}")
+    return runs[0]
 
 
 def described_runs(folder: Path, pattern: str = "*") -> Iterator[Run]:
@@ -70,10 +149,12 @@ def described_runs(folder: Path, pattern: str = "*") -> Iterator[Run]:
         pattern: run directories as seen from the folder, for `Path.glob`.
     """
     for file in folder.glob(f"{pattern}/meta.json"):
-        yield Run(file.parent)
+        if not is_label(file.parent):
+            yield Run(file.parent)
 
 
 def begun_runs(folder: Path) -> Iterator[Run]:
     """Yield the runs in a folder that have begun."""
     for attempts in folder.glob("*/attempts"):
-        yield Run(attempts.parent)
+        if not is_label(attempts.parent):
+            yield Run(attempts.parent)

@@ -109,6 +109,19 @@ def result_config(config: dict[str, Any]) -> dict[str, Any]:
     )
 
 
+def decides(key: str) -> bool:
+    """Tell whether an option can decide the result, by its dotted key; paths of data cannot."""
+    part, _, rest = key.partition(".")
+    name = rest.partition(".")[0]
+    if part == "data":
+        return name not in DATA_KEYS_WITHOUT_EFFECT and not key.endswith(".root")
+    if part == "model":
+        return name not in MODEL_KEYS_WITHOUT_EFFECT
+    if part == "trainer":
+        return name in (*TRAINER_KEYS, "callbacks", "plugins")
+    return key in ("seed_everything", "run.init_from")
+
+
 def run_id(config: dict[str, Any]) -> str:
     """Return the id of a run: ten hexadecimal digits, a hash of what decides the result."""
     text = json.dumps(_with_first_paths(result_config(config)), sort_keys=True, default=str)

@@ -10,6 +10,7 @@ No file outside of this package names these files (tests/test_floor_plan.py).
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,24 @@ class Run:
         """Return the status: new, running, dead, finished, ...; see `status_of`."""
         return status_of(self.last_attempt())
 
+    def steps(self) -> tuple[int, int]:
+        """Return the optimizer steps done, and those of the full training.
+
+        The latter is 0 if the training is not counted in epochs.
+        """
+        meta = self.meta()
+        done = max((attempt["last_step"] for attempt in self.attempts()), default=0)
+        return done, meta.get("steps_per_epoch", 0) * max(0, meta.get("epochs") or 0)
+
+    def size(self) -> int:
+        """Return the bytes of all files of the run."""
+        total = 0
+        for folder, _, files in os.walk(self.path):
+            for name in files:
+                with suppress(OSError):  # removed in between
+                    total += os.lstat(os.path.join(folder, name)).st_size
+        return total
+
     # -- rows --------------------------------------------------------------------------------------
 
     def rows(self, train: bool = True) -> Rows:
@@ -212,6 +231,13 @@ class Run:
             if metric in row and (row[metric] is None or is_like(row[metric], 0.0)):
                 return row
         return None
+
+    def validation_error(self) -> float | None:
+        """Return the error (%) of the last evaluation; None where there is none."""
+        row = self.final_row("val/acc1")
+        if row is None or row["val/acc1"] is None:
+            return None
+        return 100 * (1 - row["val/acc1"])
 
 
 def _read_attempt(number: int, file: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ import yaml
 from lightning_resnet.credentials import refuse_secret_flags, refuse_secrets
 from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.reading import read_yaml
+from lightning_resnet.runs.labels import label_of, short_keys
 from lightning_resnet.runs.names import check_name
 from lightning_resnet.shipped import recipe_file
 from lightning_resnet.sweeps.distributions import Spec, axis, check, draw
@@ -34,7 +34,6 @@ PARAMETER_FILE = "${args_json_file}"
 COMMAND = f'["${{env}}", resnet-cli, fit, --config, digits, --config, "{PARAMETER_FILE}"]'
 MAX_POINTS = 1_000_000
 MANY_POINTS = 100_000  # more points need --yes, because they are probably a mistake
-SEED = "seed_everything"
 
 
 @dataclass
@@ -95,16 +94,13 @@ class Sweep:
         Parameters that all points share are left out. A key is given in full where two keys have
         the same last part.
         """
-        short = {key: key.rpartition(".")[2] for key in point.parameters}
-        if SEED in short:
-            short[SEED] = "seed"
-        count = Counter(short.values())
+        short = short_keys(point.parameters)
         texts = point.texts()
-        cells = []
-        for key in self.varying:
-            name = short[key] if count[short[key]] == 1 else key
-            cells.append(printable(f"{name}={texts[key]}"))
-        return cells
+        return [printable(f"{short[key]}={texts[key]}") for key in self.varying]
+
+    def label(self, point: Point) -> str:
+        """Return the readable name of a point's run, such as `depth56-none-seed1`."""
+        return label_of({key: point.parameters[key] for key in self.varying})
 
     def text(self, point: Point) -> str:
         """Return what sets a point apart, such as `depth=56 shortcut=none seed=1`."""

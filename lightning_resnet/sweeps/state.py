@@ -3,14 +3,16 @@
 import json
 import statistics
 from collections.abc import Callable, Iterable
+from itertools import zip_longest
 from pathlib import Path
 
 from lightning_resnet.errors import UserError, printable
 from lightning_resnet.files import write_json
 from lightning_resnet.runs.find import described_runs
+from lightning_resnet.runs.labels import SEED, link_label
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.shared import points, share
-from lightning_resnet.sweeps.points import SEED, Point, Sweep
+from lightning_resnet.sweeps.points import Point, Sweep
 
 
 def assign_runs(sweep: Sweep, root: str | Path) -> None:
@@ -49,6 +51,7 @@ def link_shared(sweep: Sweep, root: Path) -> None:
             continue
         if share(root, sweep.name, point.run.name):
             point.run = root / sweep.name / point.run.name
+            link_label(point.run, sweep.label(point))
 
 
 def forecast(sweep: Sweep) -> tuple[float, int]:
@@ -113,6 +116,7 @@ def prepare_command(sweep: Sweep, point: Point, root: Path, threads: str) -> tup
         arguments += ["--config", recipe]
     arguments += sweep.flags
     arguments += ["--run.root", str(root), "--run.name", sweep.name, "--run.point", point.key]
+    arguments += ["--run.label", sweep.label(point)]
     if not point.run:  # a run continues with the number of threads that it began with
         arguments += ["--run.threads", threads]
     return arguments, file.with_suffix(".log")
@@ -128,11 +132,12 @@ def listing(sweep: Sweep, describe: Callable[[Point], str] | None = None) -> str
     describe = describe or describe_state
     rows = []
     for number, point in enumerate(sweep.points, 1):
-        rows.append([str(number), describe(point), *sweep.cells(point)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        folder = [printable(point.run)] if point.run else []
+        rows.append([str(number), describe(point), *sweep.cells(point), *folder])
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
     lines = []
     for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         lines.append("  ".join(cells).rstrip())
     finished = sum(p.state == "finished" for p in sweep.points)
     total = f"{printable(sweep.name)}: {len(rows)} points, {finished} finished"
@@ -153,36 +158,22 @@ def describe_state(point: Point) -> str:
     text = f", val error {error:.2f} %" if error is not None else ""
     if point.state == "finished":
         return point.state + text
-    step, total = _steps(point)
+    step, total = Run(point.run).steps()
     progress = f"{step}/{total}" if total else f"{step}"
     return f"{point.state} at step {progress}{text}"
-
-
-def _steps(point: Point) -> tuple[int, int]:
-    """Return the optimizer steps done, and those of the full training.
-
-    The latter is 0 if the training is not counted in epochs.
-    """
-    meta = Run(point.run).meta()
-    done = max((attempt["last_step"] for attempt in Run(point.run).attempts()), default=0)
-    total = meta.get("steps_per_epoch", 0) * max(0, meta.get("epochs") or 0)
-    return done, total
 
 
 def _share_left(point: Point) -> float:
     """Return the share of a point's training that is left, from 0 to 1."""
     if not point.run:
         return 1.0
-    step, total = _steps(point)
+    step, total = Run(point.run).steps()
     return 1 - min(1, step / total) if total else 1.0
 
 
 def validation_error(point: Point) -> float | None:
     """Return the error (%) of a point's last evaluation; None where there is none."""
-    row = Run(point.run).final_row("val/acc1") if point.run else None
-    if row is None or row["val/acc1"] is None:
-        return None
-    return 100 * (1 - row["val/acc1"])
+    return Run(point.run).validation_error() if point.run else None
 
 
 def _without_seed(point: Point) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.command_line import REPOSITORY
+from helpers.run_dir import unlabelled
 
 from cluster.jobs import SLOW
 from lightning_resnet.runs.checkpoint import load_checkpoint
-from lightning_resnet.runs.reader import Run
+from lightning_resnet.runs.find import described_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 TINY = "--model.net.width=4 --trainer.max_epochs=4 --trainer.callbacks+=slow.Slow".split()
@@ -37,7 +38,7 @@ RUNS = Path("runs/digits_degradation")
 
 
 def states():
-    return sorted(Run(meta.parent).status() for meta in RUNS.glob("*/meta.json"))
+    return sorted(run.status() for run in described_runs(RUNS))
 
 
 def test_an_array_runs_every_point_once_and_only_new_ones_later(slurm, sweep):
@@ -68,7 +69,7 @@ def test_an_array_runs_every_point_once_and_only_new_ones_later(slurm, sweep):
     out = slurm.run("resnet-cli sweep s.yaml --submit", timeout=240)
     assert "2 of 4 points" in out and "GPU-hours on 1 per run" in out
     slurm.until(lambda: states() == ["finished"] * 6, 200)
-    assert all(len(list(run.glob("*"))) == 1 for run in RUNS.glob("*/attempts"))
+    assert all(len(list(run.glob("*"))) == 1 for run in unlabelled(RUNS.glob("*/attempts")))
     slurm.run("resnet-cli compare runs/digits_degradation", timeout=240)
     assert (RUNS / "report/curves.png").exists()
 
@@ -87,10 +88,13 @@ def test_packed_runs_share_a_task_and_a_chain_continues_them(slurm, sweep, tmp_p
     )
     assert "--array=0-1 " in out and "--dependency=afterany:" in out
     about = json.loads((RUNS / "submitted/1/about.json").read_text())
-    slurm.until(lambda: len(list(RUNS.glob("*/metrics.jsonl"))) == 4, 120)
+    slurm.until(lambda: len(unlabelled(RUNS.glob("*/metrics.jsonl"))) == 4, 120)
     slurm.run(f"scancel -s USR1 {about['jobs'][0]}")
     slurm.until(lambda: states() == ["finished"] * 4, 240, lambda: f"{states()}")
-    attempts = [sorted(file.stem for file in run.glob("*.json")) for run in RUNS.glob("*/attempts")]
+    attempts = [
+        sorted(file.stem for file in run.glob("*.json"))
+        for run in unlabelled(RUNS.glob("*/attempts"))
+    ]
     assert ["1", "2"] in attempts and max(map(len, attempts)) == 2
     slurm.until(lambda: not slurm.run("squeue -h"), 60)
     undisturbed(slurm)
@@ -98,7 +102,7 @@ def test_packed_runs_share_a_task_and_a_chain_continues_them(slurm, sweep, tmp_p
 
 def undisturbed(slurm):
     """Each run ends with the weights that the same command gives here."""
-    for run in list(RUNS.glob("*/config.yaml"))[:2]:
+    for run in unlabelled(RUNS.glob("*/config.yaml"))[:2]:
         slurm.run(f"resnet-cli fit --config {run} --run.root here --run.threads 1", timeout=240)
         here = load_checkpoint(
             Path("here") / run.parent.relative_to("runs") / "checkpoints/last.ckpt"
@@ -110,7 +114,7 @@ def undisturbed(slurm):
 def test_cancel_and_retry(slurm, sweep):
     sweep([0], depths=[8], epochs=30)
     slurm.run("resnet-cli sweep s.yaml --submit", timeout=240)
-    slurm.until(lambda: len(list(RUNS.glob("*/metrics.jsonl"))) == 2, 120)
+    slurm.until(lambda: len(unlabelled(RUNS.glob("*/metrics.jsonl"))) == 2, 120)
     slurm.run("resnet-cli sweep s.yaml --cancel")
     slurm.until(lambda: not slurm.run("squeue -h"), 60)
     assert states() == ["preempted"] * 2

@@ -6,12 +6,19 @@ from pathlib import Path
 import torch
 
 from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.runs.find import described_runs
+from lightning_resnet.runs.labels import is_label
 
 
 def only_run(root=Path("runs")):
     """Return the one run directory below `root`."""
-    (path,) = (meta.parent for meta in Path(root).glob("*/*/meta.json"))
-    return path
+    (run,) = described_runs(Path(root), "*/*")
+    return run.path
+
+
+def unlabelled(paths):
+    """Return the paths that lead through no readable link, which would name a run again."""
+    return [path for path in sorted(paths) if not any(map(is_label, (path, *path.parents)))]
 
 
 def rows(run):

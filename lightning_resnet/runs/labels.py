@@ -1,0 +1,128 @@
+"""Readable names of runs: links next to the ids, such as `depth56-none-seed1 -> 4df5017e32`.
+
+A link leads to its sibling, so it names a run a second time, and no reader follows it from the
+folder.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+SEED = "seed_everything"
+LONGEST = 60  # characters of a label
+UNSAFE = re.compile(r"[^A-Za-z0-9_.+=-]+")  # becomes a hyphen
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.I)
+# Other folders next to runs, and names that could be the id of a run.
+TAKEN = re.compile(r"points|submitted|report|wandb|[0-9a-f]{10}(-\d+)?")
+OF_NO_NAME = ("checkpoints", "last.ckpt", "best.ckpt", "prev.ckpt")  # in the path of a checkpoint
+
+
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Return key -> its last part; the key in full where two keys have the same last part."""
+    short = {key: key.rpartition(".")[2] for key in keys}
+    if SEED in short:
+        short[SEED] = "seed"
+    count = Counter(short.values())
+    return {key: name if count[name] == 1 else key for key, name in short.items()}
+
+
+def words_of(settings: Mapping[str, Any]) -> list[str]:
+    """Return settings as words of safe characters, such as `depth56`, `none`, `seed1`.
+
+    Args:
+        settings: values, or their texts, by dotted key.
+    """
+    short = short_keys(settings)
+    words = [_word(short[key], value) for key, value in settings.items()]
+    return [word for word in words if word]
+
+
+def label_of(settings: Mapping[str, Any], replicate: int = 1, asked: str | None = None) -> str:
+    """Return the readable name of a run, of at most `LONGEST` safe characters.
+
+    Args:
+        settings: values, or their texts, by dotted key; none: the recipe as it is.
+        replicate: number of the replicate.
+        asked: name to use instead of the settings.
+    """
+    suffix = f"-replicate{replicate}" if replicate > 1 else ""
+    name = _safe(asked or "-".join(words_of(settings))) or "recipe"
+    if TAKEN.fullmatch(name):
+        name = f"run-{name}"
+    return name[: LONGEST - len(suffix)].rstrip("-.") + suffix
+
+
+def _word(name: str, value: Any) -> str:
+    """Return a word for a setting: `lr0.1`, `none`, `nesterov-false`; only safe characters."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    if text in ("true", "false", "null", "True", "False", "None"):
+        text = f"{name}-{text.lower()}"
+    elif NUMBER.fullmatch(text):
+        text = f"{name}{text}"
+    elif name == "init_from":
+        parts = [part for part in text.split("/") if part not in OF_NO_NAME]
+        text = f"from-{parts[-1] if parts else ''}"
+    else:
+        text = text.rpartition("/")[2]
+        if all(part.isidentifier() for part in text.split(".")):  # the path of a class
+            text = text.rpartition(".")[2]
+    return _safe(text)
+
+
+def _safe(text: str) -> str:
+    """Return a text with safe characters only, the first of them no hyphen or full stop."""
+    return UNSAFE.sub("-", text).strip("-.")
+
+
+def is_label(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a path is a link to its sibling, which names a run a second time."""
+    try:
+        return "/" not in os.readlink(path)
+    except OSError:  # no link
+        return False
+
+
+def labels_in(folder: Path) -> dict[str, str]:
+    """Return the readable names in a folder of runs: name of the run directory -> label."""
+    found = {}
+    with suppress(OSError):
+        for name in sorted(os.listdir(folder)):
+            if is_label(folder / name):
+                found[os.readlink(folder / name)] = name
+    return found
+
+
+def links_to(run: Path) -> list[Path]:
+    """Return the readable links that lead to a run, in its own folder."""
+    links = [run.with_name(name) for name in sorted(os.listdir(run.parent))]
+    return [link for link in links if is_label(link) and os.readlink(link) == run.name]
+
+
+def link_label(run: Path, label: str) -> None:
+    """Make a link with a readable name next to a run, unless there is one.
+
+    Where another run has the name, the run's id is appended. A link whose run is gone is replaced.
+    Nothing happens on a file system without links.
+    """
+    with suppress(OSError):  # no links, or no permission
+        if links_to(run) or _make(run.with_name(label), run):
+            return
+        _make(run.with_name(f"{label}-{run.name}"), run)
+
+
+def _make(link: Path, run: Path) -> bool:
+    """Make a link to a run; return whether it is there now, and not another run's."""
+    with suppress(FileExistsError):
+        link.symlink_to(run.name)
+        return True
+    if not is_label(link) or link.exists():  # a folder, or the link of another run
+        return False
+    temporary = link.with_name(f".{link.name[:200]}.{os.getpid()}")
+    temporary.symlink_to(run.name)
+    os.replace(temporary, link)
+    return os.readlink(link) == run.name

@@ -1,0 +1,160 @@
+"""Say of several runs what each is: folder, what differs, state, steps, error; without torch."""
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from lightning_resnet.errors import printable
+from lightning_resnet.runs.identity import decides, flatten, with_public_paths
+from lightning_resnet.runs.labels import labels_in, words_of
+from lightning_resnet.runs.reader import Run
+from lightning_resnet.runs.status import status_of
+
+MOST_NAMED = 10  # runs that an error message lists
+COLUMNS = ["run", "what differs", "state", "step", "error, %", "when", "size"]
+LESS = ["size", "when", "step"]  # columns to leave out first where a terminal is narrow
+
+
+def describe(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """Describe runs, the oldest of each folder first; `differs` is within a folder.
+
+    Args:
+        paths: run directories.
+
+    Returns:
+        For each run `path`, `run_id`, `label` (its readable name, or null), `differs` (settings by
+        dotted key), `state`, `reason` (why it has this state, or null), `step`, `steps` (0: not
+        counted in epochs), `val_error` (%), `began`, `ended` (ISO 8601; of a run that goes on, its
+        last heartbeat) and `bytes`.
+    """
+    found = []
+    for folder, runs in groupby(sorted(paths, key=lambda path: path.parent), _folder):
+        described = [_facts(run) for run in runs]
+        labels = labels_in(folder)
+        settings = [run.pop("differs") for run in described]
+        varying = _varying(settings)
+        for run, own in zip(described, settings, strict=True):
+            run["label"] = labels.get(run["run_id"])
+            run["differs"] = {key: own.get(key) for key in varying}
+        found += sorted(described, key=lambda run: (run["began"] or "", run["run_id"]))
+    return found
+
+
+def _folder(path: Path) -> Path:
+    return path.parent
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Describe one run; `differs` holds all settings."""
+    run = Run(path)
+    attempt = run.last_attempt()
+    step, steps = run.steps()
+    ended = None
+    if attempt:
+        ended = attempt["end"] or _iso(attempt["heartbeat"])
+    state = status_of(attempt)
+    reason = None
+    if attempt and state == "dead":
+        reason = f"no heartbeat since {ended}, on {attempt['host']}"
+    elif attempt:
+        reason = attempt["error"] or attempt["signal"]
+    began = run.meta().get("created") or (attempt["start"] if attempt else None)
+    return {
+        "path": str(path),
+        "run_id": path.name,
+        "label": None,
+        "differs": _settings(run),
+        "state": state,
+        "reason": reason,
+        "step": step,
+        "steps": steps,
+        "val_error": run.validation_error(),
+        "began": began,
+        "ended": ended,
+        "bytes": run.size(),
+    }
+
+
+def _iso(seconds: float) -> str | None:
+    """Return a time, given in seconds since 1970, in ISO 8601; None if there is no such time."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """Return the settings in config.yaml that may decide the result; empty if it is damaged.
+
+    A class stands under the key of its option: `model.net`, not `model.net.class_path`.
+    """
+    settings = {}
+    for key, value in flatten(with_public_paths(run.config_if_good()[0])).items():
+        if decides(key):
+            plain = key.replace(".init_args", "").removesuffix(".class_path")
+            settings[plain] = json.dumps(value) if isinstance(value, list) else value
+    return settings
+
+
+def _varying(settings: list[dict[str, Any]]) -> list[str]:
+    """Return the keys whose values differ between runs."""
+    known = [own for own in settings if own]
+    keys = dict.fromkeys(key for own in known for key in own)
+    return [key for key in keys if any(own.get(key) != known[0].get(key) for own in known)]
+
+
+def differences_of(run: dict[str, Any]) -> str:
+    """Return what differs of a run as words, without those that its label has already."""
+    label = f"-{run['label'] or ''}-"
+    present = {key: value for key, value in run["differs"].items() if value is not None}
+    return printable(" ".join(w for w in words_of(present) if f"-{w}-" not in label))
+
+
+def cells(run: dict[str, Any]) -> list[str]:
+    """Return the cells of a run for a table with the heads `COLUMNS`."""
+    error = run["val_error"]
+    return [
+        run["label"] or run["run_id"],
+        differences_of(run),
+        run["state"],
+        f"{run['step']}/{run['steps']}" if run["steps"] else str(run["step"]),
+        "" if error is None else f"{error:.2f}",
+        when(run["ended"]),
+        size(run["bytes"]),
+    ]
+
+
+def when(time: str | None) -> str:
+    """Return a time in ISO 8601 as local time, such as `27 Nov 14:02`; empty if it is none."""
+    try:
+        return datetime.fromisoformat(time or "").astimezone().strftime("%d %b %H:%M")
+    except (ValueError, OverflowError):
+        return ""
+
+
+def size(n: int) -> str:
+    """Return a number of bytes as `12 kB`, `3.4 MB` or `1.2 GB`."""
+    if n < 1e6:
+        return f"{n / 1e3:.0f} kB"
+    return f"{n / 1e6:.1f} MB" if n < 1e9 else f"{n / 1e9:.1f} GB"
+
+
+def named(runs: list[dict[str, Any]]) -> str:
+    """Return a line for each of the newest runs: path, what differs, state and error."""
+    rows = []
+    for run in sorted(runs, key=lambda run: run["began"] or "")[-MOST_NAMED:]:
+        path = Path(run["path"]).with_name(run["label"] or run["run_id"])
+        error = run["val_error"]
+        state = run["state"] if error is None else f"{run['state']}, val error {error:.2f} %"
+        rows.append((printable(path), differences_of(run), state))
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    lines = []
+    for path, differing, state in rows:
+        differing = f"{differing:<{widths[1]}}  " if widths[1] else ""
+        lines.append(f"  {path:<{widths[0]}}  {differing}{state}")
+    if len(runs) > len(rows):
+        lines.append(f"  and {len(runs) - len(rows)} older: resnet-cli runs lists all")
+    return "\n".join(lines)
