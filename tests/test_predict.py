@@ -103,9 +103,9 @@ def test_images_get_the_classes_that_validation_gives_them(cli, photos):
         code == 0 and out.startswith("|") and f"{done[3]['top'][0]['class']} " in out and "%" in out
     )
     assert load(run).class_names() == CLASSES == load(run.parent).class_names()
-    (run.parent / "other" / "checkpoints").mkdir(parents=True)
+    (run.parent / "other" / "attempts").mkdir(parents=True)
     code, _, err = cli("predict", "photos", "--ckpt_path", run.parent)
-    assert code == 2 and "holds 2 runs: give one of them" in err
+    assert code == 2 and "holds 2 runs: give one of them" in err and str(run) in err
 
 
 def test_a_recipe_without_a_size_takes_the_full_image(cli, tmp_path):

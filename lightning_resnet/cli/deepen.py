@@ -63,9 +63,11 @@ def run(args: Namespace) -> int:
     from lightning_resnet.analysis.inspection.subjects import again, subjects
     from lightning_resnet.models.surgery import deepen, take_over
 
-    found = list(subjects([args.checkpoint], None, batches=args.batches, trust=args.trust))
+    found = list(
+        subjects([args.checkpoint], None, batches=args.batches, trust=args.trust, one=True)
+    )
     if len(found) > 1:
-        raise UserError(f"{args.checkpoint} holds {len(found)} runs: give one of them")
+        raise UserError(f"{args.checkpoint} has {len(found)} nets: give a run of one")
     shallow = found[0]
     if shallow.foreign is None:
         raise UserError(f"{args.checkpoint} is no checkpoint and no run: nothing trained to deepen")

@@ -78,10 +78,11 @@ def run(args: Namespace) -> int:
             args.at,
             device=device,
             trust=args.trust,
+            one=True,
         )
     )
     if len(found) > 1:
-        raise UserError(f"{args.target} holds {len(found)} runs: give one of them")
+        raise UserError(f"{args.target} has {len(found)} nets: give a run or recipe of one")
     subject = found[0]
     data = subject.experiment.data
     names = subject.classes or align(data, subject.net, [])

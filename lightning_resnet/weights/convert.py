@@ -23,6 +23,7 @@ from lightning_resnet.data.sources.base import IMAGENET_MEAN, IMAGENET_STD
 from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.reading import read_text
 from lightning_resnet.runs.checkpoint import check_archive, check_plain, newest_in
+from lightning_resnet.runs.find import find_run
 from lightning_resnet.weights.layouts import RecognisedNet, State, average_in, recognise, unwrap
 
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -38,7 +39,7 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
     Raises:
         UserError: the file cannot be read, is of no net of ours, or a flag does not apply to it.
     """
-    path = Path(args.file)
+    path = find_run(args.file)
     if path.is_dir():
         path, content = newest_in(path)
     else:

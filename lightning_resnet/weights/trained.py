@@ -13,6 +13,7 @@ from lightning_resnet.config.trust import Foreign
 from lightning_resnet.engine.silence import silence_lightning
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_in
+from lightning_resnet.runs.find import find_run
 from lightning_resnet.runs.identity import read_recipe
 from lightning_resnet.training.state_dict import EMA, check_same_tensors
 from lightning_resnet.training.task import ClassificationTask
@@ -97,13 +98,25 @@ def build_alone(
 def load(
     path: str | Path, flags: Sequence[str] = (), weights: Weights = "net", trust: bool = False
 ) -> Trained:
-    """Return the net of a checkpoint, or of a run's last; see `newest_in` and `restore`."""
-    file = Path(path)
-    if file.is_dir():
-        file, checkpoint = newest_in(file)
-    else:
-        checkpoint = load_checkpoint(file)
+    """Return the net of a checkpoint, or of a run's last; see `read_weights` and `restore`."""
+    file, checkpoint = read_weights(path)
     return restore(checkpoint, file, flags, weights, trust)
+
+
+def read_weights(word: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Read what a word of the command line names: a checkpoint, or a run's last.
+
+    Args:
+        word: path of a checkpoint; or a run, as `find_run` finds it.
+
+    Returns:
+        The path of the file, and the checkpoint.
+
+    Raises:
+        UserError: there is no such checkpoint, or it cannot be read.
+    """
+    path = find_run(word)
+    return newest_in(path) if path.is_dir() else (path, load_checkpoint(path))
 
 
 def restore(

@@ -25,7 +25,7 @@ from lightning_resnet.models.activations import Batch
 from lightning_resnet.progress import metered
 from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_of
-from lightning_resnet.runs.find import find_runs
+from lightning_resnet.runs.find import find_run, find_runs
 from lightning_resnet.runs.identity import flatten, read_recipe
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.shipped import recipe_file
@@ -109,23 +109,25 @@ def subjects(
     batches: int = 4,
     device: str = "cpu",
     trust: bool = False,
+    one: bool = False,
 ) -> Iterator[Subject]:
     """Yield the nets of each target.
 
     Args:
-        targets: run directories, folders of runs, checkpoints, recipes or sweeps (.yaml); none:
-            `flags` have --config.
+        targets: runs, as `find_run` finds them, folders of runs, checkpoints, recipes or sweeps
+            (.yaml); none: `flags` have --config.
         flags: keys of a recipe that override the target's; None: the verb has no such flags.
         at: checkpoint of runs: last | best, or init.
         batches: number of training batches to look at.
         device: cpu | cuda.
         trust: whether recipes of runs and checkpoints may name any code, which is run.
+        one: refuse a folder of several runs, and list them.
 
     Raises:
         UserError: a target is none of these, has no checkpoint, has fewer outputs than the data
             has classes, or names foreign code.
     """
-    for path, recipe, checkpoint, name in _all(targets, at):
+    for path, recipe, checkpoint, name in _all(targets, at, one):
         arguments: list[str] = []
         foreign = None
         if isinstance(recipe, list):
@@ -163,11 +165,24 @@ def _foreign(config: str, path: Path, trust: bool) -> Foreign:
 Found = tuple[Path, list[str] | str, dict[str, Any] | None, str]
 
 
+<<<<<<< HEAD
 def _all(targets: Sequence[str], at: str) -> Iterator[Found]:
     """Yield what is to be built for each target."""
     for target in map(Path, targets):
         recipe = recipe_file(target)
         if target.is_dir():
+=======
+def _all(targets: Sequence[str], at: str, one: bool) -> Iterator[Found]:
+    """Yield what is to be built for each target; `one`: as in `subjects`."""
+    for word in targets:
+        target = Path(word)
+        if one or not target.is_dir():
+            target = find_run(word)
+        if target.suffix == ".yaml":
+            for arguments in _recipes(target):
+                yield target, arguments, None, "init"
+        elif target.is_dir():
+>>>>>>> ad18f78 (Resolve the word for a run in one function, and list the runs of a folder of several)
             yield from _runs(target, at)
         elif recipe.suffix == ".yaml":
             for arguments in _recipes(recipe):
