@@ -165,24 +165,14 @@ def _foreign(config: str, path: Path, trust: bool) -> Foreign:
 Found = tuple[Path, list[str] | str, dict[str, Any] | None, str]
 
 
-<<<<<<< HEAD
-def _all(targets: Sequence[str], at: str) -> Iterator[Found]:
-    """Yield what is to be built for each target."""
-    for target in map(Path, targets):
-        recipe = recipe_file(target)
-        if target.is_dir():
-=======
 def _all(targets: Sequence[str], at: str, one: bool) -> Iterator[Found]:
     """Yield what is to be built for each target; `one`: as in `subjects`."""
     for word in targets:
         target = Path(word)
-        if one or not target.is_dir():
+        recipe = recipe_file(target)
+        if recipe.suffix != ".yaml" and (one or not target.is_dir()):
             target = find_run(word)
-        if target.suffix == ".yaml":
-            for arguments in _recipes(target):
-                yield target, arguments, None, "init"
-        elif target.is_dir():
->>>>>>> ad18f78 (Resolve the word for a run in one function, and list the runs of a folder of several)
+        if target.is_dir():
             yield from _runs(target, at)
         elif recipe.suffix == ".yaml":
             for arguments in _recipes(recipe):
