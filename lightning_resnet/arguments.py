@@ -34,13 +34,16 @@ class Parser(argparse.ArgumentParser):
 
         Returns:
             The verb's own flags, with three lists of words: `recipe_keys`, the keys of a recipe
-            with their values; `rest`, the words after `--`; and `words`, all words.
+            with their values; `rest`, the words after `--`; and `words`, all words. Also
+            `document`, a dict to fill with what `--json` prints.
 
         Raises:
             UserError: the verb does not take these words.
         """
         if self.recipe == "all":
-            return argparse.Namespace(recipe_keys=list(words), rest=[], words=list(words))
+            return argparse.Namespace(
+                recipe_keys=list(words), rest=[], words=list(words), document={}
+            )
         end = list(words).index("--") if "--" in words else len(words)
         own = list(words[:end])
         recipe: list[str] = []
@@ -50,6 +53,7 @@ class Parser(argparse.ArgumentParser):
         args.recipe_keys = recipe
         args.rest = list(words[end + 1 :])
         args.words = list(words)
+        args.document = {}
         return args
 
     def error(self, message: str) -> NoReturn:

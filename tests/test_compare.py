@@ -288,17 +288,17 @@ def test_papers_values_stand_next_to_its_protocol_only(tmp_path):
 
 
 def test_diff_of_two_configurations(sweep):
-    text = diff(sweep / "20A0", sweep / "56A0")
-    assert "model.net.init_args.depth: 20 -> 56" in text and "shortcut" not in text
-    assert diff(sweep / "20A0", sweep / "20A0") == "no setting differs"
+    found = diff(sweep / "20A0", sweep / "56A0")
+    assert found["model.net.init_args.depth"] == (20, 56) and "shortcut" not in str(found)
+    assert diff(sweep / "20A0", sweep / "20A0") == {}
     with pytest.raises(UserError, match="--diff takes two run directories"):
         diff(sweep, sweep)
 
 
 def test_latex(sweep):
     text = to_latex(summary(load_runs(sweep)))
-    assert r"depth & shortcut & n & val\_err\_final\_mean" in text and text.count(r"\\") == 5
-    assert r"56 & none & 3 & 41.00" in text
+    assert r"depth & shortcut & error, \% & best" in text and text.count(r"\\") == 5
+    assert r"56 & plain & 41.00 $\pm$ 1.00 & 39.50" in text
 
 
 def test_training_rows_can_be_left_out(sweep):
@@ -334,7 +334,7 @@ def test_reference_runs_are_found_by_name(name):
     assert (runs["status"] == "finished").all() and runs.groupby(
         ["depth", "shortcut"]
     ).size().tolist() == [3] * 4
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="there are digits, fashion_mnist"):
         load_runs("reference:nothing")
 
 
@@ -379,14 +379,14 @@ def test_the_page_sorts_toggles_and_tells_values(sweep, tmp_path):
     const count = () => document.querySelectorAll('#curves polyline').length, out = [count()];
     const cells = i => [...document.querySelectorAll('table tr td:nth-child(' + i + ')')];
     const column = i => cells(i).map(td => td.textContent);
-    const th = document.querySelectorAll('th')[3];
-    th.click(); out.push(column(4)); th.click(); out.push(column(4));
+    const th = document.querySelectorAll('th')[2];
+    th.click(); out.push(column(3)); th.click(); out.push(column(3));
     document.querySelector('#keys input').click(); out.push(count());
     const box = document.getElementById('curves').getBoundingClientRect(), p = shown[0];
     svg.onmousemove({clientX: box.left + p.x, clientY: box.top + p.y});
     out.push(document.getElementById('value').textContent);
-    const shown = {id: 'out', textContent: JSON.stringify(out)};
-    document.body.append(Object.assign(document.createElement('pre'), shown));
+    const told = {id: 'out', textContent: JSON.stringify(out)};
+    document.body.append(Object.assign(document.createElement('pre'), told));
     </script>"""
     (tmp_path / "page.html").write_text(page.replace("</html>", clicks + "</html>"))
     flags = "--headless --no-sandbox --disable-gpu --window-size=1100,1400 --user-data-dir=" + str(
@@ -403,9 +403,10 @@ def test_the_page_sorts_toggles_and_tells_values(sweep, tmp_path):
         24,
         18,
     )  # two lines a run; one of four rows of three runs is switched off
-    assert up == ["2.00", "3.00", "5.00", "41.00"] and down == up[::-1]
+    assert up == ["2.00 ± 1.00", "3.00 ± 1.00", "5.00 ± 1.00", "41.00 ± 1.00"]
+    assert down == up[::-1]
     assert re.fullmatch(
-        r"depth 20, residual \(A\), run 20A0: val error 80.00 % at step 10", value
+        r"depth 20, residual \(A\), run 20A0: val error 80.00 % at 10 iterations", value
     ), value
 
 

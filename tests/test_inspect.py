@@ -114,7 +114,7 @@ def test_command_line_inspects_runs_recipes_and_sweeps(cli):
     assert frame["net"].nunique() == 2 and len(frame) == 6 and math.isfinite(frame["grad_w"].sum())
     assert {
         p.suffix for p in (only_run() / "..").resolve().parents[1].glob("report/gradients.*")
-    } == {*(".csv", ".md", ".png", ".svg")}
+    } == {*(".csv", ".html", ".md", ".png", ".svg")}
     checkpoint = only_run() / "checkpoints/best.ckpt"
     code, out, _ = cli("inspect", "gradients", checkpoint, "--batches", 1)
     assert code == 0 and str(only_run() / "report/gradients.md") in out

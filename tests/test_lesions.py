@@ -211,7 +211,9 @@ def test_command_line(cli, what):
     assert code == 0, err
     frame = pd.read_csv(f"here/{what}.csv")
     assert frame["net"].unique().tolist() == ["depth 8, residual (A)"] and len(frame) > 2
-    assert f"here/{what}.svg" in out and "depth 8, residual (A) | 1 |" in out
+    assert f"here/{what}.html" in out and "depth 8" in out
+    text = Path(f"here/{what}.md").read_text()
+    assert "| depth 8, residual (A) |" in text and f"{what}, before training, n = 1" in text.lower()
 
 
 def test_nets_with_nothing_of_the_kind_are_passed_over(cli):

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from lightning_resnet.analysis.compare.tables import markdown
+from lightning_resnet.printing import markdown
 
 
 def spread(values: Sequence[float], form: str = ",.2f") -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, tell
+from lightning_resnet.printing import add_json, fitted, paragraph
 
 
 def make_parser() -> Parser:
@@ -102,9 +103,10 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="where to write (default: report/ next to the runs)",
+        help="where to write (default: report/ next to the runs, or next to the sweeps)",
     )
     parser.add_argument("--title", default="", metavar="T", help="of the page and the figure")
+    add_json(parser)
     return parser
 
 
@@ -119,7 +121,10 @@ def run(args: Namespace) -> int:
     from lightning_resnet.analysis.compare.report import View, report
 
     if args.diff:
-        tell(diff(*map(Path, args.diff)))
+        differing = diff(*map(Path, args.diff))
+        lines = [f"{key}: {old} -> {new}" for key, (old, new) in differing.items()]
+        tell("\n".join(lines) or "no setting differs")
+        args.document["differences"] = differing
         return 0
     if not args.runs:
         raise UserError("compare what? name runs, sweeps or roots: resnet-cli compare runs/digits")
@@ -137,12 +142,20 @@ def run(args: Namespace) -> int:
     )
     command = shlex.join(["resnet-cli", "compare", *args.words])
     made = report(args.runs, args.out, view, command)
-    tell(tables.to_markdown(made.table))
-    for cells, legend in made.extras.values():
-        tell(f"{tables.markdown(cells)}\n\n{legend}\n")
+    if not args.as_json:
+        tell(tables.to_text(made.table))
+        for extra in made.extras.values():
+            tell(f"{fitted(extra.cells, 1)}\n\n{paragraph(extra.legend)}\n")
     files = made.files
     if args.parquet:
         files = [*write_parquet(args.runs, args.where, files[-1].parent), *files]
+    args.document |= {
+        "rows": tables.to_rows(made.table),
+        **{name: extra.rows for name, extra in made.extras.items()},
+        "notes": made.table.notes,
+        "warnings": made.table.flags,
+        "files": files,
+    }
     for file in files:
         tell(file)
     if args.wandb is not None:

@@ -62,10 +62,10 @@ def run(args: Namespace) -> int:
     Raises:
         UserError: the target, a flag or the labels are wrong.
     """
-    from lightning_resnet.analysis.compare.tables import markdown
     from lightning_resnet.analysis.evaluation import evaluate
     from lightning_resnet.analysis.evaluation.real_labels import hits_of, read_labels
     from lightning_resnet.analysis.inspection.subjects import subjects
+    from lightning_resnet.printing import markdown
     from lightning_resnet.weights.classes import align
     from lightning_resnet.weights.trained import device_for
 

@@ -1,9 +1,11 @@
 """`resnet-cli inspect KIND TARGET...`: what a net does inside, block by block."""
 
+import shlex
 from argparse import Namespace
 
 from lightning_resnet.arguments import TRUST, Parser, positive
 from lightning_resnet.errors import UserError, tell
+from lightning_resnet.printing import add_json
 
 KINDS = {
     "gradients": "norms of dE/dx and dE/dw, and the part that takes the shortcut (train mode)",
@@ -58,6 +60,7 @@ def make_parser() -> Parser:
         metavar="DIR",
         help="where to write (default: report/ in the target's folder)",
     )
+    add_json(parser)
     return parser
 
 
@@ -70,12 +73,19 @@ def run(args: Namespace) -> int:
     if not args.targets and "--config" not in args.recipe_keys and "-c" not in args.recipe_keys:
         example = f"resnet-cli inspect {args.what} digits"
         raise UserError(f"inspect what? name a run or a recipe: {example}")
-    from lightning_resnet.analysis.inspection.report import inspect, write
+    from lightning_resnet.analysis.inspection.report import inspect, rows, to_text, write
     from lightning_resnet.analysis.inspection.subjects import subjects
     from lightning_resnet.weights.trained import device_for
 
     device = device_for(args.device)
     found = subjects(args.targets, args.recipe_keys, args.at, args.batches, device, args.trust)
-    frame, folder = inspect(args, found)
-    tell(write(args.what, frame, folder))
+    frame, folder, title = inspect(args, found)
+    if not args.as_json:
+        tell(to_text(args.what, frame, title))
+    files = write(
+        args.what, frame, folder, title, shlex.join(["resnet-cli", "inspect", *args.words])
+    )
+    args.document |= {"title": title, "rows": rows(args.what, frame), "files": files}
+    for file in files:
+        tell(file)
     return 0

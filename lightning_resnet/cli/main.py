@@ -213,6 +213,8 @@ def _load(argv: list[str]) -> Callable[[], int]:
 
     `predict` without images takes a recipe, and so is run by the module of `fit`.
     """
+    from lightning_resnet.printing import only_json
+
     name = VERBS[argv[0]].module or argv[0]
     asks_for_help = "--help" in argv or "-h" in argv
     if name == "predict" and not asks_for_help and (len(argv) == 1 or argv[1].startswith("-")):
@@ -222,7 +224,8 @@ def _load(argv: list[str]) -> Callable[[], int]:
     def run() -> int:
         args = module.make_parser().read(argv[1:])
         args.verb = argv[0]
-        return module.run(args)
+        with only_json(getattr(args, "as_json", False), args.document):
+            return module.run(args)
 
     return run
 

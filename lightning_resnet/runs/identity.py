@@ -202,9 +202,14 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """Return a line `key: a -> b` for each key in which two configurations differ."""
+    return [f"{key}: {old} -> {new}" for key, (old, new) in differing(a, b).items()]
+
+
+def differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return both values of each key in which two configurations differ."""
     a = flatten(with_public_paths(a))
     b = flatten(with_public_paths(b))
-    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a | b) if a.get(k) != b.get(k)]
+    return {k: (a.get(k), b.get(k)) for k in sorted(a | b) if a.get(k) != b.get(k)}
 
 
 def _without_nulls(tree: Any) -> Any:

@@ -82,9 +82,9 @@ def _in_order_of_depth(name: str) -> list[int | str]:
     return [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)]
 
 
-def figure(frame: pd.DataFrame, kind: str) -> Figure:
+def figure(frame: pd.DataFrame, kind: str, narrow: bool = False) -> Figure:
     """Draw the metric over training, and over depth at the end of it; a colour for each setting."""
     title, _, log = KINDS[kind]
     over_steps = Panel("mean", f"{title}, mean", "step", "iterations (optimizer steps)", log)
     over_depth = Panel("value", title, "index", "block or layer, in order of depth", log)
-    return panels(frame, [over_steps, over_depth])
+    return panels(frame, [over_steps, over_depth], narrow=narrow)

@@ -9,12 +9,12 @@ from lightning_resnet.analysis.compare.report import select
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import replacing
 from lightning_resnet.runs.find import locate
-from lightning_resnet.runs.identity import differences
+from lightning_resnet.runs.identity import differing
 from lightning_resnet.runs.reader import Run
 
 
-def diff(a: Path, b: Path) -> str:
-    """Return `key: value of a -> value of b` for each setting that differs.
+def diff(a: Path, b: Path) -> dict[str, tuple[Any, Any]]:
+    """Return both values of each setting that differs, under its config key.
 
     Raises:
         UserError: a path is no run directory.
@@ -25,7 +25,7 @@ def diff(a: Path, b: Path) -> str:
             configs.append(Run(locate(path)).config())
         except UserError as e:
             raise UserError(f"--diff takes two run directories: {e}") from e
-    return "\n".join(differences(*configs)) or "no setting differs"
+    return differing(*configs)
 
 
 def write_parquet(paths: Sequence[str], where: str, folder: Path) -> list[Path]:

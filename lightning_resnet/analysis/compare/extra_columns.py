@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from lightning_resnet.analysis.compare.load import Runs
+from lightning_resnet.analysis.compare.load import HISTORY, Runs
 from lightning_resnet.analysis.compare.tables import groups, text
 from lightning_resnet.errors import UserError, nearest
 
@@ -79,9 +79,10 @@ def add_metric(table: pd.DataFrame, runs: Runs, rows: list[str], metric: str) ->
         return _add_steps_to(table, runs, rows, metric)
     name, _, when = metric.partition("@")
     if name not in runs.history or when not in ("", "last", "best"):
-        hint = nearest(name, runs.history.columns)
+        known = [column for column in runs.history if column not in HISTORY or "/" in column]
         raise UserError(
-            f"--metric {metric}: write METRIC@last or METRIC@best with a metric of the runs{hint}"
+            f"--metric {metric}: METRIC@last or METRIC@best, where METRIC is one of "
+            f"{', '.join(sorted(known))}{nearest(name, known)}"
         )
     when = when or "last"
     values = per_run(runs.history, name, when)

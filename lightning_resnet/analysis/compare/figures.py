@@ -5,10 +5,12 @@ the same bytes.
 """
 
 import io
+import re
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
+from itertools import product
 from textwrap import fill
-from typing import Any, TypeVar
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
@@ -16,11 +18,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from lightning_resnet.analysis.compare.tables import describe, groups, text
 from lightning_resnet.errors import UserError, printable
 
-Key = TypeVar("Key", bound=Hashable)
 SHORT_RUN_STEPS = 5_000
 PANELS_PER_LINE = 4
 LONGEST = 200  # characters of a text in a figure
@@ -34,6 +36,20 @@ X_LABELS = {
 # Okabe & Ito 2008, told apart by colour-blind readers; without yellow, too pale for a line, and
 # black, kept for text
 COLOURS = ["#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"]
+# of a net's depth: plain, residual; the paper's depths follow each other, others go by remainder
+TONES = [
+    ("#56B4E9", "#0072B2"),
+    ("#45B896", "#00694C"),
+    ("#B79AD8", "#6A3D9A"),
+    ("#E69F00", "#D55E00"),
+    ("#E58FB8", "#A3195B"),
+]
+DEPTHS = {20: 0, 32: 1, 44: 2, 56: 3, 110: 4, 18: 0, 34: 1, 50: 2, 101: 3, 152: 4}
+NET = re.compile(r"\bdepth (\d+)(?:, (plain|residual \((\w+)\)))?$")  # at the end of a label
+FEW = 5  # evaluations, of which the first ones count as much as the last
+WIDE = 8  # highest over lowest final error, from which the axis is logarithmic
+WIDE_TICKS = (0, 1, 2, 5, 10, 20, 50, 100)
+SHADES = {"B": 0.7, "C": 0.45}  # of the lightness of residual (A)
 UNFINISHED = {"linewidth": 1.0, "alpha": 0.45}  # lines of runs that have not finished
 STYLE = [
     "default",  # whatever the user's matplotlibrc says
@@ -54,14 +70,19 @@ STYLE = [
 
 
 def curves(
-    runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], title: str = "", x: str = "step"
+    runs: pd.DataFrame,
+    history: pd.DataFrame,
+    rows: Sequence[str],
+    title: str = "",
+    x: str = "step",
+    narrow: bool = False,
 ) -> Figure:
     """Draw the error (%) of the runs: solid = validation, dashed = clean training error.
 
     There is one colour per row: a line for the mean over its finished runs, a band from the lowest
     to the highest. A run that has not finished (it runs, was interrupted, or failed) has thin, pale
     lines of its own as far as it came. When `rows` are depth and one other key, each value of the
-    other has its panel.
+    other has its panel; with the name as well, each name has its line of panels.
 
     Args:
         runs: the table `Runs.runs`.
@@ -69,25 +90,35 @@ def curves(
         rows: columns of `runs` that tell nets apart.
         title: above the panels.
         x: column of `history` on the horizontal axis, a key of `X_LABELS`.
+        narrow: one panel below the other, for the screen of a telephone.
     """
     shown = runs[(runs["status"] == "finished") | is_begun(runs, history)]
-    other = [row for row in rows if row != "depth"]
-    by_panel = len(other) == 1 and len(rows) == 2
-    panels = groups(shown, other) if by_panel else [(("",), shown)]
-    keys = ["depth"] if by_panel else list(rows)
-    colours = palette([key for key, _ in groups(shown, keys)])
+    across = [row for row in rows if row not in ("depth", "name")]
+    by_panel = "depth" in rows and len(rows) > 1 and len(across) < 2
+    names = [row for row in rows if row == "name" and by_panel]
+    sides = across if by_panel else []
+    lines = [key for key, _ in groups(shown, names)] if names else [()]
+    columns = [key for key, _ in groups(shown, sides)] if sides else [()]
+    in_legend = [row for row in rows if row not in names]
+    colours = palette([describe(rows, key) for key, _ in groups(shown, rows)])
+    drawn_nets = {}
     with matplotlib.style.context(STYLE):
-        figure, axes = _grid(len(panels), title, x)
-        for ax, (value, part) in zip(axes, panels, strict=True):
-            ax.set_title(drawn(describe(other, value)) if by_panel else "")
-            for key, group in groups(part, keys):
+        figure, axes = _grid(len(lines), len(columns), title, x, narrow)
+        for ax, (line, column) in zip(axes, product(lines, columns), strict=True):
+            ax.set_title(drawn(describe([*names, *sides], [*line, *column])) if by_panel else "")
+            for key, group in groups(shown, rows):
+                value = dict(zip(rows, key, strict=True))
+                if [value[row] for row in (*names, *sides)] != [*line, *column]:
+                    continue
+                colour = colours[describe(rows, key)]
+                drawn_nets[describe(in_legend, [value[row] for row in in_legend])] = colour
                 is_done = group["status"] == "finished"
                 done = history[history["path"].isin(group[is_done]["path"])]
-                _draw(ax, done, colours[key], x)
+                _draw(ax, done, colour, x)
                 for path in group[~is_done]["path"]:
-                    _draw(ax, history[history["path"] == path], colours[key], x, done=False)
-        _limits(axes)
-        _legend(figure, keys, colours, bool(is_begun(runs, history).any()))
+                    _draw(ax, history[history["path"] == path], colour, x, done=False)
+        _limits(figure, axes)
+        _legend(figure, drawn_nets, bool(is_begun(runs, history).any()), narrow)
     return figure
 
 
@@ -136,30 +167,60 @@ def with_x(runs: pd.DataFrame, history: pd.DataFrame, x: str) -> pd.DataFrame:
     return history
 
 
-def _grid(n: int, title: str, x: str) -> tuple[Figure, list[Axes]]:
-    """Make a figure of `n` panels that share both axes; only the outer ones are labelled."""
-    columns = max(1, min(n, PANELS_PER_LINE))
+def _grid(lines: int, columns: int, title: str, x: str, narrow: bool) -> tuple[Figure, list[Axes]]:
+    """Make a figure of panels that share both axes; only the outer ones are labelled."""
+    n = lines * columns
+    if narrow:
+        columns = 1
+    elif lines == 1:
+        columns = max(1, min(n, PANELS_PER_LINE))
     lines = max(1, -(-n // columns))
-    figure = Figure(figsize=(10, 0.9 + 3.3 * lines), dpi=150, layout="constrained")
+    size = (4.2, 1.3 + 2.4 * lines) if narrow else (10, 0.9 + 3.3 * lines)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for ax in grid.flat[n:]:
         ax.remove()
-    figure.supxlabel(X_LABELS[x], fontsize=12)
-    figure.supylabel("error (%)", fontsize=12)
+    if narrow:  # constrained layout would put the figure's own label below the legend
+        grid.flat[n - 1].set_xlabel(X_LABELS[x])
+    else:
+        figure.supxlabel(X_LABELS[x], fontsize=12)
     if title:
         figure.suptitle(drawn(title), fontsize=14)
     return figure, list(grid.flat[:n])
 
 
-def palette(keys: Sequence[Key]) -> dict[Key, str]:
-    """Return a colour for each key.
+def palette(labels: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each label.
 
-    Beyond six keys they come from a ramp that rises in lightness for every eye.
+    Nets that are told apart by depth and shortcut have the same colours everywhere; those of
+    reference runs are those of one's own. Other labels have colours in their order; beyond six,
+    these come from a ramp that rises in lightness for every eye.
+
+    Args:
+        labels: from `tables.describe`.
     """
-    if len(keys) <= len(COLOURS):
-        return dict(zip(keys, COLOURS, strict=False))
+    fixed = {label: _colour(label) for label in labels}
+    own = [label for label in labels if not label.startswith("reference:")]
+    if all(fixed.values()) and len({fixed[label] for label in own}) == len(own):
+        return fixed
+    if len(labels) <= len(COLOURS):
+        return dict(zip(labels, COLOURS, strict=False))
     ramp = mpl.colormaps["viridis"]
-    return {key: mpl.colors.to_hex(ramp(0.9 * i / (len(keys) - 1))) for i, key in enumerate(keys)}
+    last = len(labels) - 1
+    return {label: mpl.colors.to_hex(ramp(0.9 * i / last)) for i, label in enumerate(labels)}
+
+
+def _colour(label: str) -> str:
+    """Return the colour of a net of some depth and shortcut; empty if the label tells others."""
+    found = NET.search(label)
+    if not found:
+        return ""
+    depth = int(found[1])
+    plain, residual = TONES[DEPTHS.get(depth, depth // 6 % len(TONES))]
+    if found[2] == "plain":
+        return plain
+    shade = SHADES.get(found[3], 1.0)
+    return mpl.colors.to_hex([shade * part for part in mpl.colors.to_rgb(residual)])
 
 
 def draw_mean(
@@ -221,20 +282,38 @@ def error_by_step(history: pd.DataFrame, metric: str) -> pd.DataFrame:
     return (100 * (1 - val.pivot(index="step", columns="path", values=metric))).dropna()
 
 
-def _limits(axes: Sequence[Axes]) -> None:
+def _limits(figure: Figure, axes: Sequence[Axes]) -> None:
     """Show errors from zero up to twice the highest final error, where the nets differ.
 
+    If the final errors are far apart the axis is logarithmic above 1 %, so that all can be seen.
     Runs that have not finished, which may have stopped early, count only if none has finished.
     """
     drawn_lines = [line for ax in axes for line in ax.get_lines()]
     done = [line for line in drawn_lines if line.get_alpha() is None]
     lines = [line.get_ydata() for line in done or drawn_lines]
+    words = "error (%)"
     if lines:
-        highest = max(max(line) for line in lines)
-        final = max(line[-1] for line in lines)
-        axes[0].set_ylim(0, max(min(1.05 * highest, 2 * final), 1))
+        highest = max(ax.dataLim.y1 for ax in axes if ax.get_lines())  # of the bands too
+        final = [line[-1] for line in lines if line[-1] > 0]
+        top = 1.05 * highest
+        if max(map(len, lines)) >= FEW:
+            top = max(min(top, 2 * max(final, default=1)), 1)
+        if is_wide(final):
+            words = "error (%), logarithmic above 1"
+            top = 1.1 * highest
+            axes[0].set_yscale("symlog", linthresh=1, linscale=0.5)
+            axes[0].yaxis.set_major_locator(FixedLocator(WIDE_TICKS))
+            axes[0].yaxis.set_major_formatter("{x:g}")
+            axes[0].yaxis.set_minor_locator(NullLocator())
+        axes[0].set_ylim(0, top)
         axes[0].set_xlim(left=0)
         axes[0].xaxis.set_major_formatter(_thousands)
+    figure.supylabel(words, fontsize=12)
+
+
+def is_wide(errors: Sequence[float]) -> bool:
+    """Tell whether errors (%) are so far apart that the low ones need a logarithmic axis."""
+    return max(errors, default=1) > WIDE * max(1, min(errors, default=1))
 
 
 def _thousands(value: float, _: int) -> str:
@@ -254,35 +333,38 @@ def drawn(text: str) -> str:
     )  # matplotlib leaves out what begins with _
 
 
-def _legend(
-    figure: Figure, keys: Sequence[str], colours: dict[tuple[str, ...], str], is_begun: bool
-) -> None:
-    """Draw the legend to the right of the panels: colours, then line styles after a gap.
+def _legend(figure: Figure, colours: dict[str, str], is_begun: bool, narrow: bool) -> None:
+    """Draw the legend outside the panels: colours, then line styles.
 
     Args:
         figure: the figure.
-        keys: columns whose values have colours.
-        colours: colour of each combination of values.
+        colours: colour of each label.
         is_begun: whether there are lines of runs that have not finished.
+        narrow: below the panels, not to their right.
     """
     handles = []
-    for key, colour in colours.items():
-        handles.append(Line2D([], [], color=colour, linewidth=3, label=drawn(describe(keys, key))))
-    for what, style, width in (("", "", 0), ("validation", "-", 2.0), ("training", "--", 1.3)):
+    for label, colour in colours.items():
+        handles.append(Line2D([], [], color=colour, linewidth=3, label=drawn(label)))
+    if not narrow:
+        handles.append(Line2D([], [], linewidth=0, label=""))
+    for what, style, width in (("validation", "-", 2.0), ("training", "--", 1.3)):
         handles.append(Line2D([], [], color="0.25", linestyle=style, linewidth=width, label=what))
     if is_begun:
         handles.append(Line2D([], [], color="0.25", label="not finished", **UNFINISHED))
     if colours:
-        figure.legend(handles=handles, loc="outside right center", handlelength=2.2)
+        place = "outside lower center" if narrow else "outside right center"
+        options = {"ncols": 2, "fontsize": 9, "columnspacing": 1.0} if narrow else {}
+        figure.legend(handles=handles, loc=place, handlelength=2.2, **options)
 
 
-def caption(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str]) -> str:
+def caption(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], x: str = "step") -> str:
     """Return what the figure shows and, for short runs, what it cannot show.
 
     Args:
         runs: the table `Runs.runs`.
         history: the table `Runs.history`.
         rows: columns of `runs` that tell nets apart.
+        x: a key of `X_LABELS`.
     """
     done = runs[runs["status"] == "finished"]
     begun = runs[is_begun(runs, history)]["status"].value_counts()
@@ -300,11 +382,12 @@ def caption(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str]) -> s
     if "source" in done:
         data = " and ".join(sorted(set(done["source"].map(text))))
     parts = [
-        "Error against iterations: solid = validation, dashed = training (clean: evaluation mode, "
-        "no augmentation).",
+        f"Error against {X_LABELS[x]}: solid = validation, dashed = training (clean: evaluation "
+        "mode, no augmentation).",
         f"n = {n} {seeds}; {_range(done['steps'])} steps on {data}.",
     ]
-    if done["steps"].min() < SHORT_RUN_STEPS:
+    plain = done[done["shortcut"] == "none"] if "shortcut" in done else done.iloc[:0]
+    if done["steps"].min() < SHORT_RUN_STEPS and len(plain) and plain["depth"].nunique() > 1:
         parts.append(
             "In so few steps, a deeper plain net that does worse is harder to optimise under this "
             "budget; that says nothing of what a converged net does (He et al. 2015 train for "
@@ -319,6 +402,11 @@ def _range(values: Sequence[float]) -> str:
     low = min(values)
     high = max(values)
     return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+
+
+def files(name: str, figure: Figure) -> dict[str, bytes]:
+    """Return the contents of the files NAME.png and NAME.svg."""
+    return {f"{name}.{kind}": render(figure, kind) for kind in ("png", "svg")}
 
 
 def render(figure: Figure, kind: str) -> bytes:

@@ -14,33 +14,36 @@ from typing import Any
 
 import pandas as pd
 
-from lightning_resnet.analysis.compare.figures import palette
+from lightning_resnet.analysis.compare.figures import WIDE_TICKS, X_LABELS, is_wide, palette
 from lightning_resnet.analysis.compare.tables import describe, groups
 from lightning_resnet.errors import printable
 
 POINTS = 200  # of each curve at most
 
 
-def page(title: str, body: Sequence[str], data: dict[str, Any], command: str) -> str:
+def page(title: str, body: Sequence[str], data: dict[str, Any] | None, command: str) -> str:
     """Return the text of the HTML file.
 
     Args:
         title: heading.
         body: pieces of HTML before the curves, from `figure`, `table`, `note` and `flag`.
-        data: from `curves`.
+        data: from `curves`; None: the page has no curves.
         command: the command that made the report.
     """
     # a `<!--<script>` in the data would swallow our script
     content = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     style = _read("page.css")
     script = _read("page.js")
+    chart = (
+        '<h2>Runs</h2>\n<p id="title" class="small"></p>\n<svg id="curves"></svg>\n'
+        '<p id="value" class="small"></p>\n<div id="keys"></div>'
+    )
     pieces = [
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">',
         f"<title>{_safe(title)}</title>\n<style>\n{style}</style>\n<h1>{_safe(title)}</h1>",
         *body,
-        '<h2>Runs</h2>\n<div id="keys"></div>\n<svg id="curves"></svg>\n'
-        '<p id="value" class="small"></p>',
+        chart if data else "",
         note(f"Made by {command}"),
         f'<script id="data" type="application/json">{content}</script>\n'
         f"<script>\n{script}</script>\n</html>\n",
@@ -52,19 +55,45 @@ def _read(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def figure(svg: bytes, caption: str) -> str:
-    """Return the HTML of a figure that is held inside the page, with its caption."""
-    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+def figure(wide: bytes, narrow: bytes, caption: str) -> str:
+    """Return the HTML of a figure that is held inside the page, with its caption.
+
+    Args:
+        wide: the figure as SVG.
+        narrow: the same for narrow screens.
+        caption: below the figure.
+    """
     text = _safe(caption)
-    return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
+    images = []
+    for name, svg in (("wide", wide), ("narrow", narrow)):
+        source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+        images.append(f'<img class="{name}" alt="{text}" src="{source}">')
+    return f"<figure>{''.join(images)}<figcaption>{text}</figcaption></figure>"
 
 
-def table(cells: Sequence[Sequence[str]]) -> str:
-    """Return the HTML of a table, header first; a click on a heading sorts."""
-    head, *rows = ([_safe(cell) for cell in row] for row in cells)
-    head = [cell.replace("_", "_<wbr>") for cell in head]  # long names may break there
-    body = "".join("\n<tr><td>" + "<td>".join(row) for row in rows)
-    return f'<div class="table"><table>\n<tr><th>{"<th>".join(head)}{body}\n</table></div>'
+def table(cells: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return the HTML of a table, header first; a click on a heading sorts.
+
+    Args:
+        cells: the table.
+        left: number of columns that are aligned to the left.
+    """
+    lines = []
+    for tag, row in zip(["th", *["td"] * len(cells)], cells, strict=False):
+        line = ""
+        for i, cell in enumerate(row):
+            side = " class=left" if i < left else ""
+            text = _safe(cell)
+            if tag == "th":  # long names may break there
+                text = text.replace("_", "_<wbr>").replace("@", "<wbr>@")
+            line += f"<{tag}{side}>{text}"
+        lines.append(f"\n<tr>{line}")
+    return f'<div class="table"><table>{"".join(lines)}\n</table></div>'
+
+
+def folded(title: str, piece: str) -> str:
+    """Return the HTML of a piece that a click on its title shows."""
+    return f"<details><summary>{_safe(title)}</summary>{piece}</details>"
 
 
 def note(text: str) -> str:
@@ -89,9 +118,7 @@ def curves(
         x: column of `history` against which the page draws.
     """
     parts = groups(runs[runs["status"] != "unreadable"], rows)
-    colours = {}
-    for key, colour in palette([key for key, _ in parts]).items():
-        colours[printable(describe(rows, key))] = colour
+    colours = palette([printable(describe(rows, key)) for key, _ in parts])
     val = dict(iter(history[history["kind"] == "val"].groupby("path")))
     found = []
     for key, part in parts:
@@ -108,7 +135,9 @@ def curves(
                 "train": _errors(evaluations["train_eval/acc1"]),
             }
             found.append(curve)
-    return {"runs": found, "colours": colours, "x": x}
+    final = [curve[kind][-1] for curve in found for kind in ("val", "train")]
+    ticks = WIDE_TICKS if is_wide([error for error in final if error]) else None
+    return {"runs": found, "colours": colours, "x": X_LABELS[x], "ticks": ticks}
 
 
 def _safe(text: object) -> str:

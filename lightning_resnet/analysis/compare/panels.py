@@ -4,13 +4,21 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib.style
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from lightning_resnet.analysis.compare.figures import STYLE, draw_mean, drawn, palette
+from lightning_resnet.analysis.compare.figures import (
+    STYLE,
+    WIDE_TICKS,
+    draw_mean,
+    drawn,
+    is_wide,
+    palette,
+)
 
 
 class Panel(NamedTuple):
@@ -22,6 +30,7 @@ class Panel(NamedTuple):
         x: column of the frame.
         label: what the x axis says, with its unit.
         log: whether the y axis is logarithmic; values of 0 and below are then left out.
+        level: column of the frame: a dashed line across the panel for each net.
     """
 
     y: str
@@ -29,47 +38,93 @@ class Panel(NamedTuple):
     x: str
     label: str
     log: bool = False
+    level: str = ""
 
 
-def panels(frame: pd.DataFrame, each: Sequence[Panel]) -> Figure:
-    """Draw panels side by side: mean over the rows of one net and x, band from lowest to highest.
+def panels(
+    frame: pd.DataFrame,
+    each: Sequence[Panel],
+    title: str = "",
+    narrow: bool = False,
+    errors: bool = False,
+    chance: float | None = None,
+) -> Figure:
+    """Draw panels: mean over the rows of one net and x, band from lowest to highest.
 
     Args:
         frame: with a column `net` and those the panels name.
         each: the panels.
+        title: above the panels.
+        narrow: one panel below the other, for the screen of a telephone.
+        errors: the panels show errors in percent, on one scale.
+        chance: a dotted line across the panels.
     """
     colours = palette(list(dict.fromkeys(frame["net"])))
-    size = (max(7.0, 4.6 * len(each)), 3.9 + 0.22 * len(colours))
+    n = len(each)
+    size = (max(7.0, 4.6 * n), 4.2 + 0.22 * len(colours))
+    if narrow:
+        size = (4.2, 0.9 + 2.9 * n + 0.22 * len(colours))
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=size, dpi=150, layout="constrained")
-        axes = figure.subplots(1, len(each), squeeze=False)[0]
+        grid = (n, 1) if narrow else (1, n)
+        axes = figure.subplots(*grid, sharey=errors, squeeze=False).ravel()
         for ax, panel in zip(axes, each, strict=True):
             for net, colour in colours.items():
                 _draw(ax, frame[frame["net"] == net], panel, colour)
+            if chance is not None:
+                ax.axhline(chance, color="0.45", linestyle=":", linewidth=1.3)
             ax.set(xlabel=panel.label, ylabel=panel.title)
+            values = frame[panel.y].dropna()
             if panel.log:
                 ax.set_yscale("log")
+                _log_ticks(ax)
+            elif errors and is_wide(values):
+                ax.set_yscale("symlog", linthresh=1, linscale=0.5)
+                ax.yaxis.set_major_locator(FixedLocator(WIDE_TICKS))
+                ax.yaxis.set_major_formatter("{x:g}")
+                ax.yaxis.set_minor_locator(NullLocator())
+                ax.set_ylim(0, 110)
             else:
-                highest = max(
-                    (line.get_ydata().max(initial=0) for line in ax.get_lines()), default=1
-                )
-                ax.set_ylim(0, 1.05 * highest or 1)
+                ax.set_ylim(0, 1.05 * max(values.max(), chance or 0) or 1)
             if panel.x != "step":
                 ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if title:
+            figure.suptitle(drawn(title) if narrow else title, fontsize=14)
         handles = []
         for net, colour in colours.items():
             handles.append(Line2D([], [], color=colour, linewidth=3, label=drawn(net)))
-        columns = min(len(handles), max(2, 2 * len(each) - 1))
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+        if any(panel.level for panel in each):
+            handles.append(Line2D([], [], color="0.25", linestyle="--", label="net without lesion"))
+        if chance is not None:
+            handles.append(Line2D([], [], color="0.45", linestyle=":", label="chance"))
+        columns = min(len(handles), 2 if narrow else max(2, 2 * n - 1))
+        size = 9 if narrow else 11
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=size)
     return figure
 
 
 def _draw(ax: Axes, part: pd.DataFrame, panel: Panel, colour: str) -> None:
-    """Draw one net's line, with markers where there are few points."""
+    """Draw one net's line, with markers that get smaller with the number of points."""
     values = part[part[panel.y] > 0] if panel.log else part
     groups = values.groupby(panel.x)[panel.y]
     mean = groups.mean().dropna()
     low = groups.min().dropna()
     high = groups.max().dropna()
-    size = 3.5 if len(mean) < 40 else 0
+    size = 3.5 if len(mean) < 40 else 2
     draw_mean(ax, mean.index, mean, low, high, colour, linewidth=1.8, marker="o", markersize=size)
+    if panel.level:
+        ax.axhline(part[panel.level].mean(), color=colour, linestyle="--", linewidth=1.0)
+
+
+def _log_ticks(ax: Axes) -> None:
+    """Label a logarithmic axis at three values or more: powers of ten, or also 2 and 5 times."""
+    low, high = ax.get_ylim()
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    for factors in ([1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9]):
+        ticks = np.outer(powers, factors).ravel()
+        ticks = ticks[(low <= ticks) & (ticks <= high)]
+        if len(ticks) >= 3:
+            break
+    ax.yaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 8)]))
+    ax.yaxis.set_major_formatter("{x:.3g}")
+    ax.yaxis.set_minor_locator(NullLocator())

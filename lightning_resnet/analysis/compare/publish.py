@@ -90,8 +90,8 @@ def _contents(made: Report) -> dict[str, Any]:
     import wandb
 
     tables = {"table": to_cells(made.table)}
-    for name, (cells, _) in made.extras.items():
-        tables[name] = cells
+    for name, extra in made.extras.items():
+        tables[name] = extra.cells
     found: dict[str, Any] = {}
     for name, (head, *rows) in tables.items():
         found[name] = wandb.Table(columns=head, data=rows)

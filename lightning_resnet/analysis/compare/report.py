@@ -4,8 +4,9 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -19,12 +20,26 @@ from lightning_resnet.analysis.compare import (
     tables,
 )
 from lightning_resnet.analysis.compare.load import Runs, load_runs
-from lightning_resnet.analysis.compare.tables import Table, choose_rows
+from lightning_resnet.analysis.compare.tables import Table
 from lightning_resnet.errors import UserError, nearest, one_line
 from lightning_resnet.files import write_file
+from lightning_resnet.printing import markdown
+from lightning_resnet.shipped import REFERENCE
 from lightning_resnet.tracking.wandb_rows import SCHEME
 
-Extras = dict[str, tuple[list[list[str]], str]]  # name -> cells, header first, and their legend
+
+class Extra(NamedTuple):
+    """Further table.
+
+    Attributes:
+        cells: for people, header first.
+        legend: what they are.
+        rows: the same for programs.
+    """
+
+    cells: list[list[str]]
+    legend: str
+    rows: list[dict[str, Any]]
 
 
 class Report(NamedTuple):
@@ -32,13 +47,13 @@ class Report(NamedTuple):
 
     Attributes:
         table: the summary table.
-        extras: further tables.
+        extras: further tables, by name.
         files: what was written, index.html last.
         runs: what was compared.
     """
 
     table: Table
-    extras: Extras
+    extras: dict[str, Extra]
     files: list[Path]
     runs: Runs
 
@@ -86,7 +101,8 @@ def report(
 
     Args:
         paths: run directories, sweeps or roots; `reference:digits` is one of ours.
-        out: folder to write; by default `report` next to the runs, if they all lie in one folder.
+        out: folder to write; by default `report` in the innermost folder that holds all runs of
+            the user, or in the working directory where there is none below it.
         view: what is shown.
         command: shown on the page.
 
@@ -96,18 +112,17 @@ def report(
     view = view or View()
     runs = select(load_runs(paths, train=bool(view.panels)), view.where)
     folder = Path(out) if out else _default_folder(runs.runs)
-    table = tables.summary(runs, _rows(runs.runs, view))
-    keys = [name for name in table.frame if name not in tables.STATISTICS]
-    wider = _with_columns(table, runs, keys, view)
-    extras = _extras(table, runs, keys, view)
-    table = wider
+    table = tables.summary(runs, view.rows, view.over)
+    keys = table.labels
+    extras = _extras(table, runs, view)
+    table = _with_columns(table, runs, view)
     history = figures.with_x(runs.runs, runs.history, view.x)
     contents, drawn = _figures(runs, history, keys, view)
     contents["table.md"] = tables.to_markdown(table).encode()
     contents["table.csv"] = tables.to_csv(table).encode()
     contents["table.tex"] = tables.to_latex(table).encode()
-    for name, (cells, legend) in extras.items():
-        contents[f"{name}.md"] = f"{tables.markdown(cells)}\n\n{legend}\n".encode()
+    for name, extra in extras.items():
+        contents[f"{name}.md"] = f"{markdown(extra.cells)}\n\n{extra.legend}\n".encode()
     title = view.title or ", ".join(runs.runs["name"].unique())
     body = [drawn[0], *_body(table, extras), *drawn[1:]]
     data = page.curves(runs.runs, history, keys, view.x)
@@ -123,18 +138,18 @@ def _figures(
 
     The curves come first, then what callbacks logged.
     """
-    drawn = {"curves": figures.curves(runs.runs, history, keys, view.title, view.x)}
-    captions = {"curves": figures.caption(runs.runs, runs.history, keys)}
-    contents = {}
+    curves = partial(figures.curves, runs.runs, history, keys, view.title, view.x)
+    contents = figures.files("curves", curves())
+    told = figures.caption(runs.runs, runs.history, keys, view.x)
+    pieces = [page.figure(contents["curves.svg"], figures.render(curves(narrow=True), "svg"), told)]
     for kind in view.panels:
         frame = callback_metrics.logged(runs, keys, kind)
-        drawn[kind] = callback_metrics.figure(frame, kind)
-        captions[kind] = callback_metrics.caption(kind)
+        contents |= figures.files(kind, callback_metrics.figure(frame, kind))
         contents[f"{kind}.csv"] = tables.as_csv(frame).encode()
-    for name, figure in drawn.items():
-        for kind in ("png", "svg"):
-            contents[f"{name}.{kind}"] = figures.render(figure, kind)
-    return contents, [page.figure(contents[f"{name}.svg"], captions[name]) for name in drawn]
+        narrow = figures.render(callback_metrics.figure(frame, kind, narrow=True), "svg")
+        caption = callback_metrics.caption(kind)
+        pieces.append(page.figure(contents[f"{kind}.svg"], narrow, caption))
+    return contents, pieces
 
 
 def select(runs: Runs, where: str) -> Runs:
@@ -162,60 +177,57 @@ def select(runs: Runs, where: str) -> Runs:
     return runs._replace(runs=chosen, history=history)
 
 
-def _rows(runs: pd.DataFrame, view: View) -> list[str] | None:
-    rows = choose_rows(runs[runs["status"] != "unreadable"], view.rows)
-    left = [row for row in rows if row not in view.over]
-    return left or rows
-
-
-def _with_columns(table: Table, runs: Runs, keys: list[str], view: View) -> Table:
+def _with_columns(table: Table, runs: Runs, view: View) -> Table:
     """Add the paper's values, where there are any, and the metrics asked for."""
-    frame = extra_columns.add_paper(table.frame, runs.runs, keys)
+    frame = extra_columns.add_paper(table.frame, runs.runs, table.keys)
     for metric in view.metrics:
-        frame = extra_columns.add_metric(frame, runs, keys, metric)
+        frame = extra_columns.add_metric(frame, runs, table.keys, metric)
     return table._replace(frame=frame)
 
 
-def _extras(table: Table, runs: Runs, keys: list[str], view: View) -> Extras:
-    extras: Extras = {}
+def _extras(table: Table, runs: Runs, view: View) -> dict[str, Extra]:
+    extras: dict[str, Extra] = {}
     if view.cols:
-        if view.cols not in keys:
-            raise UserError(f"--cols {view.cols} is none of the rows: {', '.join(keys)}")
-        cells = extra_columns.pivot(table.frame, keys, view.cols)
-        extras["cols"] = cells, "Final validation error, %: mean ± std."
-    if view.baseline:
-        paired = pairs.paired(runs, view.baseline, view.rows)
-        extras["pairs"] = pairs.to_cells(paired), pairs.LEGEND
-    if view.effects:
-        extras["effects"] = effects.to_cells(effects.effects(runs)), effects.LEGEND
+        if view.cols not in table.keys:
+            raise UserError(f"--cols {view.cols} is none of the rows: {', '.join(table.keys)}")
+        cells = extra_columns.pivot(table.frame, table.keys, view.cols)
+        rows = [dict(zip(cells[0], line, strict=True)) for line in cells[1:]]
+        extras["cols"] = Extra(cells, "Final validation error, %: mean ± std.", rows)
+    for name, module, frame in (
+        ("pairs", pairs, pairs.paired(runs, view.baseline, view.rows) if view.baseline else None),
+        ("effects", effects, effects.effects(runs) if view.effects else None),
+    ):
+        if frame is not None:
+            extras[name] = Extra(module.to_cells(frame), module.LEGEND, frame.to_dict("records"))
     return extras
 
 
-def _body(table: Table, extras: Extras) -> list[str]:
+def _body(table: Table, extras: dict[str, Extra]) -> list[str]:
     """Return the pieces of the page below the first figure."""
     body = [page.flag(text) for text in table.flags]
-    body.append(page.table(tables.to_cells(table)))
-    body += [page.note(text) for text in (tables.LEGEND, *table.notes)]
-    for cells, legend in extras.values():
-        body += [page.table(cells), page.note(legend)]
+    body.append(page.table(tables.to_cells(table), len(table.labels)))
+    if rest := tables.differing(table):
+        body.append(page.folded(f"What differs: {len(rest) - 1} settings", page.table(rest)))
+    body += [page.note(text) for text in (tables.legend(table), *table.notes)]
+    for extra in extras.values():
+        body += [page.table(extra.cells), page.note(extra.legend)]
     return body
 
 
 def _default_folder(runs: pd.DataFrame) -> Path:
-    """Return the folder `report` next to the runs.
+    """Return the folder `report` next to the runs, or next to the sweeps that hold them.
 
-    Raises:
-        UserError: the runs lie in several folders, or on a server.
+    Reference runs and runs of a server do not count; where there are no others, and where sweeps
+    share no folder below the working directory, the report goes there.
     """
-    readable = runs[runs["status"] != "unreadable"]
-    if any(path.startswith(SCHEME) for path in readable["path"]):
-        raise UserError("runs of a server lie in no folder: say --out DIR")
-    folders = sorted({Path(os.path.abspath(path)).parent for path in readable["path"]})
-    first = folders[0]
-    if len(folders) > 1:
-        raise UserError(
-            f"the runs lie in {len(folders)} folders ({first}, {folders[1]}, ...): say --out DIR"
-        )
-    if first.is_relative_to(Path.cwd()):
-        first = first.relative_to(Path.cwd())
-    return first / "report"
+    folders = set()
+    for path in runs[runs["status"] != "unreadable"]["path"]:
+        folder = Path(os.path.abspath(path)).parent
+        if not path.startswith(SCHEME) and not folder.is_relative_to(REFERENCE):
+            folders.add(folder)
+    common = Path(os.path.commonpath(folders)) if folders else Path.cwd()
+    if common.is_relative_to(Path.cwd()):
+        common = common.relative_to(Path.cwd())
+    elif len(folders) > 1:
+        common = Path()
+    return common / "report"

@@ -14,16 +14,23 @@ import pandas as pd
 
 from lightning_resnet.analysis.compare.load import STATISTICS, Runs, short_names
 from lightning_resnet.errors import UserError, csv_cell, nearest, printable
+from lightning_resnet.printing import fitted, markdown, paragraph, prose
 from lightning_resnet.runs.identity import DATA_KEYS_WITHOUT_EFFECT, TRAINER_KEYS
 
 CODE = ("code", "torch", "lightning_resnet")  # columns of `runs` that say which code ran
 DATA = ("train_samples", "val_samples")
-LEGEND = (
-    "Errors in percent, over finished runs: mean and sample standard deviation (std) of n runs. "
-    "final = last epoch; best = best epoch; train = clean training error after the last epoch; "
-    "gap_points = final minus that of the shallowest depth; macs = multiply-adds of one image; "
-    "seconds = mean wall-clock time of a run."
-)
+MANY = 4  # settings; of rows that differ in more, names are shown and the settings apart
+HEADS = {  # column -> its head for people, and what it is
+    "val_err_final_mean": ("error, %", "validation error after the last epoch"),
+    "val_err_best_mean": ("best", "that of the best epoch"),
+    "train_err_mean": ("training", "clean training error after the last epoch"),
+    "gap_points": ("gap", "error minus that of the shallowest depth, in points"),
+    "n": ("n", "finished runs"),
+    "params": ("parameters", ""),
+    "macs": ("multiply-adds", "of one image"),
+    "seconds": ("seconds", "wall-clock time of a run"),
+}
+LESS = ("multiply-adds", "parameters", "seconds", "best", "training")  # left out first if narrow
 
 # (values of the row keys, the runs that share them)
 Parts = list[tuple[tuple[str, ...], pd.DataFrame]]
@@ -36,34 +43,73 @@ class Table(NamedTuple):
         frame: row keys as text, then `STATISTICS`.
         notes: what was counted.
         flags: what weakens the comparison.
+        keys: row keys, in the order of their columns.
+        labels: row keys that people see; the others are told by `differing`.
     """
 
     frame: pd.DataFrame
     notes: list[str]
     flags: list[str]
+    keys: list[str]
+    labels: list[str]
 
 
-def summary(runs: Runs, rows: Sequence[str] | None = None) -> Table:
+def summary(
+    runs: Runs, rows: Sequence[str] | None = None, over: Sequence[str] = ("seed",)
+) -> Table:
     """Summarise runs as a table with a row for each setting, over its seeds.
 
     Args:
         runs: from `load_runs`.
         rows: columns of `runs.runs` that make the rows; by default the settings that vary.
+        over: columns that make no rows although they vary.
 
     Raises:
         UserError: the runs have no such column.
     """
     frame, history = runs
     readable = frame[frame["status"] != "unreadable"]
-    rows = choose_rows(readable, rows)
-    parts = groups(readable, rows)
+    keys = choose_rows(readable, rows)
+    keys = [key for key in keys if key not in over] or keys
+    labels = keys
+    if rows is None:
+        labels = _labels(readable, keys)
+        keys = [*labels, *(key for key in keys if key not in labels)]
+    parts = groups(readable, keys)
     results = final_errors(history).reindex(readable["path"])
     lines = [_line(part[part["status"] == "finished"], results) for _, part in parts]
-    table = pd.DataFrame([key for key, _ in parts], columns=rows).join(pd.DataFrame(lines))
-    table["gap_points"] = _gaps(table, rows)
+    table = pd.DataFrame([key for key, _ in parts], columns=keys).join(pd.DataFrame(lines))
+    table["gap_points"] = _gaps(table, keys)
+    names = [tuple(line) for line in table[labels].to_numpy()]
+    told = [(key, part) for key, (_, part) in zip(names, parts, strict=True)]
     return Table(
-        table[[*rows, *STATISTICS]], _notes(frame, parts, rows), _flags(parts, rows, results)
+        table[[*keys, *STATISTICS]],
+        _notes(frame, told, labels),
+        _flags(told, keys, labels, results),
+        keys,
+        labels,
     )
+
+
+def _labels(runs: pd.DataFrame, rows: Sequence[str]) -> list[str]:
+    """Return the columns that people see of each row: those that tell the rows apart.
+
+    If each row is of one name, that comes first. Of more than `MANY` settings only few are shown.
+    """
+    n = len(groups(runs, rows))
+    names = runs["name"].nunique()
+    if n == 1:
+        return [*rows]
+    if len(groups(runs, [*rows, "name"])) == names == n:
+        return ["name"] if len(rows) > MANY else ["name", *(row for row in rows if row != "name")]
+    if len(rows) <= MANY:
+        return [*rows]
+    net = [key for key in ("depth", "shortcut") if key in rows]
+    run = ["run_id"] if names == 1 else ["name", "run_id"]
+    for labels in (net, ["name", *net], run):
+        if labels and len(groups(runs, [*rows, *labels])) == len(groups(runs, labels)) == n:
+            return labels
+    return [*rows]
 
 
 def choose_rows(runs: pd.DataFrame, rows: Sequence[str] | None = None) -> list[str]:
@@ -90,13 +136,21 @@ def choose_rows(runs: pd.DataFrame, rows: Sequence[str] | None = None) -> list[s
             rows = ["net" if "net" in runs else "name"]
         order = {"name": 0, "net": 1, "depth": 2, "shortcut": 3}
         return sorted(rows, key=lambda row: order.get(row, 4))
-    valid = [name for name in runs if name not in STATISTICS]
+    valid = {name: name for name in runs if name not in STATISTICS}
+    valid = {short_key(name): name for name in valid} | valid
     for row in rows:
         if row not in valid:
             hint = nearest(row, valid)
             hint = hint or "; name it as in config.yaml with dots, such as data.batch_size"
             raise UserError(f"--rows {row}: the runs have no such setting{hint}")
-    return list(dict.fromkeys(rows))
+    return list(dict.fromkeys(valid[row] for row in rows))
+
+
+def short_key(key: str) -> str:
+    """Return a config key as people see it: `optimizer.weight_decay`, `progressive.start`."""
+    section, _, rest = key.partition(".")
+    parts = [part for part in rest.split(".") if part not in ("init_args", "class_path")]
+    return ".".join(parts) or section
 
 
 def decides(key: str) -> bool:
@@ -166,11 +220,16 @@ def describe(rows: Sequence[str], values: Sequence[str]) -> str:
 
 
 def _word(row: str, value: str) -> str:
-    if row == "shortcut":
+    value = _value(row, value)
+    plain = row in ("net", "name", "run_id", "shortcut") or row.endswith(".class_path")
+    return value if plain else f"{short_key(row)} {value}"
+
+
+def _value(row: str, value: str) -> str:
+    """Return the value of a setting in words."""
+    if row == "shortcut" and value:
         return "plain" if value == "none" else f"residual ({value})"
-    if row.endswith(".class_path"):
-        return value.rpartition(".")[2]
-    return value if row in ("net", "name") else f"{row.rpartition('.')[2]} {value}"
+    return value.rpartition(".")[2] if row.endswith(".class_path") else value
 
 
 def final_errors(history: pd.DataFrame) -> pd.DataFrame:
@@ -231,8 +290,10 @@ def _notes(runs: pd.DataFrame, parts: Parts, rows: Sequence[str]) -> list[str]:
     return [*notes, f"Made with: {', '.join(made)}."]
 
 
-def _flags(parts: Parts, rows: Sequence[str], results: pd.DataFrame) -> list[str]:
-    done = [(describe(rows, key), part[part["status"] == "finished"]) for key, part in parts]
+def _flags(
+    parts: Parts, rows: Sequence[str], labels: Sequence[str], results: pd.DataFrame
+) -> list[str]:
+    done = [(describe(labels, key), part[part["status"] == "finished"]) for key, part in parts]
     flags = []
     for label, part in done:
         flags += _row_flags(label, part, rows, results)
@@ -253,7 +314,9 @@ def _row_flags(
     names = short_names(part.columns)
     protocol = [key for key in part if decides(key) and not {key, names.get(key)} & set(rows)]
     mixed = varying(part, [*protocol, *CODE, *DATA])
-    flags = [f"{label} mixes {names.get(key, key)}: {_values(part[key])}" for key in mixed]
+    flags = [
+        f"{label} mixes {names.get(key) or short_key(key)}: {_values(part[key])}" for key in mixed
+    ]
     seeds = part["seed"].map(text) if "seed" in part else ()
     for seed, n in Counter(seeds).items():
         if n > 1:
@@ -285,46 +348,69 @@ def to_csv(table: Table) -> str:
     return as_csv(_as_text(table.frame, 4, ""))
 
 
+def to_rows(table: Table) -> list[dict[str, Any]]:
+    """Return the table for programs, under the heads of the CSV; settings that are numbers as such.
+
+    Values that are missing are null in JSON.
+    """
+    frame = table.frame.copy()
+    for key in table.keys:
+        frame[key] = [_number_in(value) for value in frame[key]]
+    return frame.to_dict("records")
+
+
+def _number_in(value: str) -> Any:
+    try:
+        number = float(value)
+    except ValueError:
+        return value or None
+    return int(number) if number.is_integer() else number
+
+
 def as_csv(frame: pd.DataFrame) -> str:
     """Return a table as CSV that a spreadsheet may open."""
     safe = frame.map(lambda value: csv_cell(value) if isinstance(value, str) else value)
     return safe.rename(columns=csv_cell).to_csv(index=False, lineterminator="\n")
 
 
-def prose(text: str) -> str:
-    """Return text on one line of Markdown, in which HTML and links have no effect."""
-    return printable(text, None).replace("<", "\\<").replace("](", "]\\(")
-
-
 def to_markdown(table: Table) -> str:
-    """Return the table as Markdown, with its legend, notes and flags."""
+    """Return the tables as Markdown, with legend, notes and flags."""
     remarks = [
-        LEGEND,
+        legend(table),
         *map(prose, table.notes),
         *(f"**Warning:** {prose(flag)}." for flag in table.flags),
     ]
-    return markdown(to_cells(table)) + "\n\n" + "\n\n".join(remarks) + "\n"
+    if rest := differing(table):
+        remarks.insert(0, markdown(rest, left=1))
+    return markdown(to_cells(table), len(table.labels)) + "\n\n" + "\n\n".join(remarks) + "\n"
 
 
-def markdown(rows: Sequence[Sequence[str]], left: int = 0) -> str:
-    """Return a Markdown table.
+def to_text(table: Table) -> str:
+    """Return the summary table as it fits a terminal, with legend, notes and flags."""
+    remarks = [legend(table), *table.notes, *(f"Warning: {flag}." for flag in table.flags)]
+    if rest := differing(table):
+        keys = ", ".join(line[0] for line in rest[1:])
+        told = f"Different settings: {keys}. The page and table.md have the values; `resnet-cli"
+        remarks.insert(0, f"{told} compare --diff RUN RUN` has those of two runs.")
+    shown = fitted(to_cells(table), len(table.labels), LESS)
+    return "\n\n".join([shown, *map(paragraph, remarks)]) + "\n"
 
-    Args:
-        rows: cells, header first.
-        left: number of columns that are aligned to the left.
-    """
-    cells = [[prose(cell).replace("|", "\\|") for cell in row] for row in rows]
-    width = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = []
-    for row in cells:
-        padded = [cell.ljust(w) for cell, w in zip(row[:left], width, strict=False)]
-        padded += [cell.rjust(w) for cell, w in zip(row[left:], width[left:], strict=True)]
-        lines.append("| " + " | ".join(padded) + " |")
-    rules = [f":{'-' * (w + 1)}" for w in width[:left]] + [
-        f"{'-' * (w + 1)}:" for w in width[left:]
-    ]
-    lines.insert(1, f"|{'|'.join(rules)}|")
-    return "\n".join(lines)
+
+def legend(table: Table) -> str:
+    """Return what the columns are that the table for people has."""
+    heads = to_cells(table)[0]
+    told = [f"{head}: {what}" for head, what in HEADS.values() if head in heads and what]
+    return f"Mean ± sample standard deviation over n runs; errors in percent. {'; '.join(told)}."
+
+
+def differing(table: Table) -> list[list[str]]:
+    """Return the settings that no label shows: cells, header first, a line for each setting."""
+    keys = [key for key in table.keys if key not in table.labels]
+    labels = table.frame[table.labels].to_numpy()
+    lines = [["setting", *(describe(table.labels, label) for label in labels)]]
+    for key in keys:
+        lines.append([short_key(key), *(_value(key, value) for value in table.frame[key])])
+    return lines if keys else []
 
 
 def to_latex(table: Table) -> str:
@@ -337,10 +423,10 @@ def to_latex(table: Table) -> str:
     }
     words |= {"[": "{[}", "*": "{*}"}  # after the end of a row TeX takes these for its arguments
     special = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | words)
-    lines = [[printable(cell, None).translate(special) for cell in row] for row in to_cells(table)]
+    cells = to_cells(table)
+    lines = [[printable(cell, None).translate(special) for cell in row] for row in cells]
     head, *rows = (" & ".join(line) + r" \\" for line in lines)
-    keys = [name for name in table.frame if name not in STATISTICS]
-    columns = "l" * len(keys) + "r" * len(STATISTICS)
+    columns = "l" * len(table.labels) + "r" * (len(cells[0]) - len(table.labels))
     pieces = [
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
@@ -354,8 +440,19 @@ def to_latex(table: Table) -> str:
 
 
 def to_cells(table: Table) -> list[list[str]]:
-    """Return the table's cells for people, header first: errors with 2 decimals."""
-    frame = _as_text(table.frame, 2, ",")
+    """Return the table's cells for people, header first: errors with 2 decimals.
+
+    Settings that no label shows, and columns without a value, are left out.
+    """
+    texts = _as_text(table.frame, 2, ",")
+    shown = {short_key(key): [_value(key, v) for v in texts[key]] for key in table.labels}
+    for name, (head, _) in HEADS.items():
+        if name in ("n", "val_err_final_mean") or any(texts[name]):
+            shown[head] = texts[name]
+    spreads = [f" ± {std}" if std else "" for std in texts["val_err_final_std"]]
+    shown["error, %"] = texts["val_err_final_mean"] + spreads
+    added = [name for name in texts if name not in (*table.keys, *STATISTICS)]
+    frame = pd.DataFrame(shown).join(texts[added])
     return [list(frame.columns), *frame.to_numpy().tolist()]
 
 

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_resnet.analysis.compare.tables import markdown
 from lightning_resnet.data.beton.encode import explain
 from lightning_resnet.data.images import FileImages
 from lightning_resnet.data.loaders.read_batch import read_files
 from lightning_resnet.data.sources.folder import SUFFIXES, find_images
 from lightning_resnet.errors import UserError, csv_cell, tell
+from lightning_resnet.printing import markdown
 from lightning_resnet.progress import Meter
 from lightning_resnet.weights.trained import Trained, device_for
 

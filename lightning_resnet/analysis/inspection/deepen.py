@@ -14,11 +14,11 @@ import torch
 import yaml
 from torch import nn
 
-from lightning_resnet.analysis.compare.tables import markdown
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.config.trust import KEPT, OF_A_MACHINE
 from lightning_resnet.files import write_file
 from lightning_resnet.models.activations import error, train_mode
+from lightning_resnet.printing import markdown
 
 
 def describe(shallow: Subject, deep: Subject, added: list[str], arm: str) -> str:

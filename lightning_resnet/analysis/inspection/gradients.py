@@ -29,9 +29,17 @@ LEGEND = (
     "block's input, of dE/dw of its parameters; shortcut, branch: norms of the two parts of dE/dx; "
     "sum_error: largest relative deviation of their sum from the total; gate: share of the "
     "gradient's energy that passes the ReLU after the sum; gain: grad_x over the same norm at the "
-    "block's output; first_last: grad_x of the first block over that of the last; shortcut_share: "
-    "energy of the shortcut's part over that of both parts, mean over blocks."
+    "block's output. In the summary, first / last block: grad_x of the first block over that of "
+    "the last; shortcut's share: energy of the shortcut's part over that of both parts, mean over "
+    "blocks; deviation: the largest sum_error."
 )
+HEADS = {
+    "first_last": "dE/dx, first / last block",
+    "gain": "gain of a block",
+    "shortcut_share": "shortcut's share",
+    "gate": "gate",
+    "sum_error": "deviation",
+}
 
 
 def gradients(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
@@ -139,9 +147,9 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return remarks
 
 
-def figure(frame: pd.DataFrame) -> Figure:
+def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
     """Draw the norms of dE/dx and dE/dw over depth, a colour for each net."""
     x = ("index", "block, in order of depth")
     at_x = Panel("grad_x", "norm of dE/dx at the block's input", *x, log=True)
     at_w = Panel("grad_w", "norm of dE/dw", *x, log=True)
-    return panels(frame, [at_x, at_w])
+    return panels(frame, [at_x, at_w], title, narrow)

@@ -25,11 +25,18 @@ COUNTS = 8  # numbers of blocks to delete or move, spread over what is possible
 LEGEND = (
     "Validation error in percent, eval mode, no training after the lesion. A deleted residual "
     "block passes its shortcut alone; plain blocks are deleted where their shapes are the same; of "
-    "blocks to exchange, those of equal shapes change places in a random cycle. unharmed: the "
-    "net without lesion; one_middle: mean over the single blocks that neither begin nor end a "
-    "stage; one_worst: over all; half_deleted, half_moved: mean over random draws of half of the "
-    "blocks. CSV: every lesion."
+    "blocks to exchange, those of equal shapes change places in a random cycle. no lesion: the "
+    "net as it is; one deleted: mean over the single blocks that neither begin nor end a stage; "
+    "worst one: over all; half deleted, half moved: mean over random draws of half of the blocks. "
+    "CSV: every lesion."
 )
+HEADS = {
+    "unharmed": "no lesion",
+    "one_middle": "one deleted",
+    "one_worst": "worst one",
+    "half_deleted": "half deleted",
+    "half_moved": "half moved",
+}
 
 
 def lesions(
@@ -101,7 +108,8 @@ def _spread(low: int, high: int) -> list[int]:
 
 def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
     """Measure one net for `inspect lesions`."""
-    return lesions(subject.net, subject.val, args.draws)
+    found = lesions(subject.net, subject.val, args.draws)
+    return found.assign(classes=subject.experiment.data.num_classes)
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:
@@ -128,20 +136,20 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return [LEGEND]
 
 
-def figure(frame: pd.DataFrame) -> Figure:
+def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
     """Draw the error without each block, and against the number of blocks deleted or moved."""
     kind = frame["lesion"]
     wide = frame.assign(
         one=frame["error"].where(kind == "one"),
         delete=frame["error"].where(kind.isin(["delete", "none"])),
         permute=frame["error"].where(kind.isin(["permute", "none"])),
+        unharmed=frame["error"].where(kind == "none"),
     )
     text = "validation error (%)"
-    return panels(
-        wide,
-        [
-            Panel("one", text, "index", "the one block deleted"),
-            Panel("delete", text, "changed", "random blocks deleted"),
-            Panel("permute", text, "changed", "random blocks out of place"),
-        ],
-    )
+    each = [
+        Panel("one", text, "index", "the one block deleted", level="unharmed"),
+        Panel("delete", text, "changed", "random blocks deleted", level="unharmed"),
+        Panel("permute", text, "changed", "random blocks out of place", level="unharmed"),
+    ]
+    chance = 100 * (1 - 1 / frame["classes"].max())
+    return panels(wide, each, title, narrow, errors=True, chance=chance)

@@ -24,6 +24,7 @@ from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.models.activations import Batch, BlockActivations, record_blocks, train_mode
 from lightning_resnet.progress import metered
 
+HEADS = {"blocks": "blocks", "shortest": "shortest path", "longest": "longest path"}
 CARRIES = 0.95  # share of the gradient that the effective depth carries
 LEGEND = (
     "Train mode, one training batch. length: blocks a path passes through their branch (elsewhere "
@@ -145,9 +146,9 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return [LEGEND]
 
 
-def figure(frame: pd.DataFrame) -> Figure:
+def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
     """Draw the norm through one path, and the share of all paths, by length."""
     length = ("length", "blocks on the path")
     norm = Panel("norm", "norm of the gradient through one path", *length, log=True)
     share = Panel("percent", "share of the gradient (%)", *length)
-    return panels(frame.assign(percent=100 * frame["share"]), [norm, share])
+    return panels(frame.assign(percent=100 * frame["share"]), [norm, share], title, narrow)

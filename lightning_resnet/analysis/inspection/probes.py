@@ -31,9 +31,15 @@ LEGEND = (
     "Eval mode. A logistic regression (scikit-learn, C = 1, standardised) per block, on its output "
     "averaged over positions: fitted on the images of the clean training error, error in percent "
     "on the validation images (val) and on its own (train). index -1: on the input's pixels "
-    "averaged over positions. first, last: of the first and the last block; to_5: blocks until the "
-    "validation error is within 5 points of the best."
+    "averaged over positions. Summary: validation error of the input and of the first and last "
+    "block; blocks to within 5 points of the best validation error."
 )
+HEADS = {
+    "input": "input",
+    "first": "first block",
+    "last": "last block",
+    "to_5": "blocks to best + 5",
+}
 
 
 def probes(net: nn.Module, train: Sequence[Batch], val: Sequence[Batch]) -> pd.DataFrame:
@@ -96,9 +102,9 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return [LEGEND]
 
 
-def figure(frame: pd.DataFrame) -> Figure:
+def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
     """Draw the error over depth."""
     depth = ("index", "block, in order of depth (-1: input)")
     val = Panel("val", "validation error of the probe (%)", *depth)
     train = Panel("train", "training error (%)", *depth)
-    return panels(frame, [val, train])
+    return panels(frame, [val, train], title, narrow, errors=True)

@@ -1,4 +1,4 @@
-r"""`resnet-cli inspect`: a table, a figure and the numbers behind them, of what nets do inside.
+r"""`resnet-cli inspect`: a table, a figure, a page and the numbers, of what nets do inside.
 
 resnet-cli inspect gradients runs/digits_degradation
 resnet-cli inspect responses RUN/checkpoints/best.ckpt
@@ -18,17 +18,20 @@ from typing import Any
 
 import pandas as pd
 
-from lightning_resnet.analysis.compare import figures, tables
+from lightning_resnet.analysis.compare import figures, page, tables
 from lightning_resnet.analysis.compare.tables import describe, natural, text
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import write_file
+from lightning_resnet.printing import fitted, markdown, paragraph
 from lightning_resnet.runs.reader import Run
 
+STATES = {"init": "before training", "last": "after training", "best": "at the best epoch"}
+LINES = "Lines: mean over n nets, which differ in the seed; bands: lowest to highest."
 GEOMETRIC_MEANS = {"first_last", "gain"}  # columns of ratios that span orders of magnitude
 
 
-def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Path]:
+def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Path, str]:
     """Measure all nets, and join their tables into one.
 
     Args:
@@ -36,8 +39,8 @@ def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Pa
         found: the nets.
 
     Returns:
-        The nets' tables as one, with the columns `net` (what sets the net apart) and `seed`; and
-        the folder to write to.
+        The nets' tables as one, with the columns `net` (what sets the net apart) and `seed`; the
+        folder to write to; and a title, which tells kind, state of the nets, n and data.
 
     Raises:
         UserError: no net has anything of this kind.
@@ -63,7 +66,17 @@ def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Pa
         table.insert(0, "net", describe(keys, label))
         table.insert(1, "seed", setting.get("seed"))
     order = sorted(range(len(measured)), key=lambda i: [natural(value) for value in values[i]])
-    return pd.concat([measured[i] for i in order], ignore_index=True), folder
+    frame = pd.concat([measured[i] for i in order], ignore_index=True)
+    return frame, folder, _title(args.what, settings, frame)
+
+
+def _title(kind: str, settings: list[dict[str, Any]], frame: pd.DataFrame) -> str:
+    """Return `gradients, after training, n = 3, Digits`."""
+    states = {STATES.get(text(one["at"]), f"at {text(one['at'])}") for one in settings}
+    n = frame.groupby("net")["seed"].nunique(dropna=False)
+    counts = f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
+    data = {text(one.get("source")).rpartition(".")[2] for one in settings}
+    return f"{kind}, {' and '.join(sorted(states))}, n = {counts}, {' and '.join(sorted(data))}"
 
 
 def _module(kind: str) -> Any:
@@ -98,28 +111,42 @@ def _labels(settings: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]
     return shown, [[text(setting.get(key)) for key in shown] for setting in settings]
 
 
-def write(kind: str, frame: pd.DataFrame, folder: Path) -> str:
-    """Write KIND.md, .csv, .png and .svg; return the Markdown and the files' names.
+def write(kind: str, frame: pd.DataFrame, folder: Path, title: str, command: str) -> list[Path]:
+    """Write KIND.md, .csv, .png, .svg and .html; return the files.
 
     Args:
         kind: of the inspection.
         frame: from `inspect`.
         folder: where to write.
+        title: of figure and page.
+        command: shown on the page.
     """
     module = _module(kind)
-    table = tables.markdown(summary(module, frame))
-    markdown = "\n\n".join([table, *module.remarks(frame)]) + "\n"
-    figure = module.figure(frame)
-    contents = {
-        "md": markdown.encode(),
-        "csv": tables.as_csv(frame).encode(),
-        "png": figures.render(figure, "png"),
-        "svg": figures.render(figure, "svg"),
-    }
-    lines = [markdown]
-    for suffix, content in contents.items():
-        lines.append(str(write_file(folder / f"{kind}.{suffix}", content)))
-    return "\n".join(lines)
+    cells = summary(module, frame)
+    told = [f"{title[0].upper()}{title[1:]}. {LINES}", *module.remarks(frame)]
+    contents = figures.files(kind, module.figure(frame, title))
+    narrow = figures.render(module.figure(frame, title, narrow=True), "svg")
+    body = [page.figure(contents[f"{kind}.svg"], narrow, told[0]), page.table(cells)]
+    body += map(page.note, told[1:])
+    contents[f"{kind}.csv"] = tables.as_csv(frame).encode()
+    contents[f"{kind}.md"] = ("\n\n".join([markdown(cells, 1), *told]) + "\n").encode()
+    contents[f"{kind}.html"] = page.page(title, body, None, command).encode()
+    return [write_file(folder / name, content) for name, content in contents.items()]
+
+
+def rows(kind: str, frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the summary for programs: a row per net and seed, under short names."""
+    found = []
+    for (net, seed), part in frame.groupby(["net", "seed"], sort=False, dropna=False):
+        found.append({"net": net, "seed": seed} | _module(kind).summarise(part))
+    return found
+
+
+def to_text(kind: str, frame: pd.DataFrame, title: str) -> str:
+    """Return the summary as it fits a terminal, with remarks."""
+    module = _module(kind)
+    remarks = [f"{title[0].upper()}{title[1:]}.", *module.remarks(frame)]
+    return "\n\n".join([fitted(summary(module, frame), 1), *map(paragraph, remarks)]) + "\n"
 
 
 def summary(module: Any, frame: pd.DataFrame) -> list[list[str]]:
@@ -143,4 +170,5 @@ def summary(module: Any, frame: pd.DataFrame) -> list[list[str]]:
             row[name] = f"{mean:.3g}{spread}"
         rows.append(row)
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    return [columns, *([row.get(key, "") for key in columns] for row in rows)]
+    heads = [module.HEADS.get(name, name) for name in columns]
+    return [heads, *([row.get(key, "") for key in columns] for row in rows)]

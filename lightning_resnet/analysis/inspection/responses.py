@@ -27,6 +27,13 @@ LEGEND = (
     "Under batch norm std is about the norm's weights, 1 at the start: short runs hardly move it."
 )
 
+HEADS = {
+    "std": "std, mean",
+    "std_median": "std, median",
+    "ratio": "norm of F(x) / norm of x",
+    "weight_norm": "norm of weights",
+}
+
 
 @torch.no_grad()
 def responses(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
@@ -89,10 +96,10 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return [LEGEND]
 
 
-def figure(frame: pd.DataFrame) -> Figure:
+def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
     """Draw the paper's figure 7, layers in order of depth and sorted; then F(x) against x."""
     depth = ("index", "3x3 layer, in order of depth")
     by_depth = Panel("std", "std of the response", *depth)
     by_rank = Panel("std", "std of the response", "rank", "3x3 layer, sorted by response")
     ratio = Panel("ratio", "norm of F(x) / norm of x", *depth)
-    return panels(frame, [by_depth, by_rank, ratio])
+    return panels(frame, [by_depth, by_rank, ratio], title, narrow)

@@ -26,9 +26,17 @@ LEGEND = (
     "positions: share of those seen; visible: share of x's energy (sum of squares) at those; kept: "
     "share of x's energy within the channel directions that the map does not shrink below 1/10 of "
     "its largest, at those positions; spread: largest over smallest singular value (an orthogonal "
-    "map, which changes x least, has 1); from_identity: norm of map - identity over norm of "
-    "identity, where channels in = out."
+    "map, which changes x least, has 1); from_identity, distance from identity: norm of map - "
+    "identity over norm of identity, where channels in = out."
 )
+HEADS = {
+    "shortcuts": "shortcuts",
+    "positions": "positions",
+    "visible": "visible",
+    "kept": "kept",
+    "spread": "spread",
+    "from_identity": "distance from identity",
+}
 
 
 @torch.no_grad()
@@ -119,10 +127,10 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return [LEGEND]
 
 
-def figure(frame: pd.DataFrame) -> Figure:
+def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
     """Draw the singular values of each shortcut, sorted."""
     names = frame["block"]
     if frame["net"].nunique() > 1:
         names = frame["net"] + ", " + frame["block"]
     panel = Panel("singular", "singular value", "rank", "channel direction, sorted")
-    return panels(frame.assign(net=names), [panel])
+    return panels(frame.assign(net=names), [panel], title, narrow)
