@@ -51,9 +51,21 @@ def imported(*argv, cwd):
         "doctor --help",
         "sweep configs/sweeps/digits_degradation.yaml --list",
         "sweep configs/sweeps/digits_degradation.yaml --status",
+        "runs reference:digits",
+        "runs reference:digits --json",
         *(
             f"{verb} --help"
-            for verb in ("sweep", "compare", "inspect", "deepen", "bench", "data", "sync")
+            for verb in (
+                "sweep",
+                "compare",
+                "inspect",
+                "deepen",
+                "bench",
+                "data",
+                "sync",
+                "rm",
+                "export",
+            )
         ),
     ],
 )

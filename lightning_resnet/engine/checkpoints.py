@@ -21,7 +21,12 @@ from torch.utils._pytree import tree_map_only
 
 from lightning_resnet.errors import Diverged, UserError, one_line
 from lightning_resnet.files import link, remove_unfinished
-from lightning_resnet.runs.checkpoint import check_readable, load_checkpoint, write_checkpoint
+from lightning_resnet.runs.checkpoint import (
+    WEIGHTS,
+    check_readable,
+    load_checkpoint,
+    write_checkpoint,
+)
 from lightning_resnet.ulimits import limit_met
 
 HANG_S = 300.0  # seconds after which a write counts as hanging
@@ -237,9 +242,7 @@ class Checkpoints(Callback):
                 path.unlink(missing_ok=True)
                 continue
             full = load_checkpoint(path)
-            write_checkpoint(
-                {k: full[k] for k in ("state_dict", "epoch", "global_step", "run")}, path
-            )
+            write_checkpoint({key: full[key] for key in WEIGHTS}, path)
 
     def _wait(self) -> None:
         """Wait for the writing thread.

@@ -29,6 +29,7 @@ DTYPES = {
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
 }
+WEIGHTS = ("state_dict", "epoch", "global_step", "run")  # what a finished run needs to be used
 POSITION = "lightning_resnet"  # key of our loop's position in the state of Lightning's loop
 # The last 22 bytes of a zip archive without a comment: the end of its central directory.
 DIRECTORY_END = struct.Struct("<4s4H2LH")

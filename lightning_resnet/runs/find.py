@@ -87,7 +87,7 @@ def find_run(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
     path = locate(word)
     if path.is_dir():
         if _is_run(path):
-            return path
+            return path.with_name(os.readlink(path)) if is_label(path) else path
         inside = [*find_runs([path])]
         if not inside:
             raise UserError(

@@ -1,21 +1,24 @@
 """Say of several runs what each is: folder, what differs, state, steps, error; without torch."""
 
 import json
+import shutil
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from lightning_resnet.errors import printable
 from lightning_resnet.runs.identity import decides, flatten, with_public_paths
-from lightning_resnet.runs.labels import labels_in, words_of
+from lightning_resnet.runs.labels import SEED, labels_in, words_of
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.status import status_of
 
 MOST_NAMED = 10  # runs that an error message lists
 COLUMNS = ["run", "what differs", "state", "step", "error, %", "when", "size"]
 LESS = ["size", "when", "step"]  # columns to leave out first where a terminal is narrow
+NARROWEST = 12  # characters of a text that is cut
 
 
 def describe(paths: Iterable[Path]) -> list[dict[str, Any]]:
@@ -103,7 +106,8 @@ def _varying(settings: list[dict[str, Any]]) -> list[str]:
     """Return the keys whose values differ between runs."""
     known = [own for own in settings if own]
     keys = dict.fromkeys(key for own in known for key in own)
-    return [key for key in keys if any(own.get(key) != known[0].get(key) for own in known)]
+    found = [key for key in keys if any(own.get(key) != known[0].get(key) for own in known)]
+    return sorted(found, key=lambda key: key == SEED)
 
 
 def differences_of(run: dict[str, Any]) -> str:
@@ -135,6 +139,11 @@ def when(time: str | None) -> str:
         return ""
 
 
+def counted(n: int) -> str:
+    """Return a number of runs in words."""
+    return "1 run" if n == 1 else f"{n} runs"
+
+
 def size(n: int) -> str:
     """Return a number of bytes as `12 kB`, `3.4 MB` or `1.2 GB`."""
     if n < 1e6:
@@ -142,10 +151,11 @@ def size(n: int) -> str:
     return f"{n / 1e6:.1f} MB" if n < 1e9 else f"{n / 1e9:.1f} GB"
 
 
-def named(runs: list[dict[str, Any]]) -> str:
-    """Return a line for each of the newest runs: path, what differs, state and error."""
+def named(runs: list[dict[str, Any]], all_of_them: bool = False) -> str:
+    """Return a line for each of the newest runs, or of all: path, what differs, state and error."""
     rows = []
-    for run in sorted(runs, key=lambda run: run["began"] or "")[-MOST_NAMED:]:
+    most = len(runs) if all_of_them else MOST_NAMED
+    for run in sorted(runs, key=lambda run: run["began"] or "")[-most:]:
         path = Path(run["path"]).with_name(run["label"] or run["run_id"])
         error = run["val_error"]
         state = run["state"] if error is None else f"{run['state']}, val error {error:.2f} %"
@@ -158,3 +168,56 @@ def named(runs: list[dict[str, Any]]) -> str:
     if len(runs) > len(rows):
         lines.append(f"  and {len(runs) - len(rows)} older: resnet-cli runs lists all")
     return "\n".join(lines)
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Return a table of runs for each folder, which fits the terminal."""
+    if not runs:
+        return "no runs here yet: resnet-cli fit --config digits begins one"
+    parts = []
+    for folder, members in groupby(runs, lambda run: str(Path(run["path"]).parent)):
+        inside = list(members)
+        rows = _fitted([COLUMNS, *map(cells, inside)], shutil.get_terminal_size().columns)
+        reasons = [line for run in inside for line in _reason(run)]
+        head = f"{printable(folder)}: {counted(len(inside))}"
+        parts.append("\n".join([head, *rows, *reasons]))
+    return "\n\n".join(parts)
+
+
+def _reason(run: dict[str, Any]) -> list[str]:
+    """Return a line that says why a run is neither finished nor running; none for others."""
+    if run["state"] in ("finished", "running") or not run["reason"]:
+        return []
+    line = f"{run['label'] or run['run_id']}: {run['state']}: {printable(run['reason'])}"
+    width = shutil.get_terminal_size().columns
+    return wrap(line, width, subsequent_indent="  ", max_lines=2, placeholder=" ...")
+
+
+def _fitted(rows: list[list[str]], width: int) -> list[str]:
+    """Return the lines of a table of at most `width` characters, header first.
+
+    Empty columns are left out. Where the table is too wide, so are those of `LESS`, as far as
+    needed, and then long texts are cut.
+    """
+    columns = [list(column) for column in zip(*rows, strict=True) if any(column[1:])]
+    for head in LESS:
+        if _width(columns) > width:
+            columns = [column for column in columns if column[0] != head]
+    for column in columns[:2]:
+        excess = _width(columns) - width
+        room = max(NARROWEST, max(map(len, column)) - max(0, excess))
+        column[:] = [cell if len(cell) <= room else f"{cell[: room - 1]}…" for cell in column]
+    lines = []
+    widths = [max(map(len, column)) for column in columns]
+    numbers = ("step", "error, %", "size")
+    for row in zip(*columns, strict=True):
+        padded = []
+        for head, cell, room in zip([c[0] for c in columns], row, widths, strict=True):
+            padded.append(cell.rjust(room) if head in numbers else cell.ljust(room))
+        lines.append("  ".join(padded).rstrip())
+    return lines
+
+
+def _width(columns: list[list[str]]) -> int:
+    """Return the width of a table in characters, with two spaces between columns."""
+    return sum(max(map(len, column)) for column in columns) + 2 * (len(columns) - 1)

@@ -43,6 +43,21 @@ def share(root: Path, name: str, run_id: str) -> bool:
     return own.is_symlink()
 
 
+def links_of_sweeps(run: Path) -> list[Path]:
+    """Return the links that lead to a run from the folders of other sweeps, and from `.shared`.
+
+    Args:
+        run: the run directory `<root>/<name>/<run id>`.
+    """
+    root = run.absolute().parent.parent
+    links = [link for link in root.glob(f"*/{run.name}") if link.is_symlink()]
+    found = [link for link in links if link.exists() and link.samefile(run)]
+    claim = root / ".shared" / run.name
+    if claim.is_symlink() and os.readlink(claim) == run.absolute().parent.name:
+        found.append(claim)
+    return found
+
+
 def points(meta: dict[str, Any] | None) -> list[str]:
     """Return the keys of the sweep points that a run belongs to, from its meta.json."""
     found = (meta or {}).get("point") or []

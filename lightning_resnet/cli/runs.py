@@ -1,0 +1,76 @@
+"""`resnet-cli runs [DIR]`: what runs there are, how they differ, and how far each is."""
+
+import json
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning_resnet.arguments import Parser
+from lightning_resnet.errors import UserError, tell
+from lightning_resnet.runs.find import find_runs, locate
+from lightning_resnet.runs.listing import describe, table
+
+EVERY_S = 3.0  # seconds between two looks of --watch
+CLEAR = "\x1b[H\x1b[2J"  # escape codes: cursor to the top, clear the terminal
+
+
+def make_parser() -> Parser:
+    """Return the parser of `resnet-cli runs`."""
+    parser = Parser(
+        prog="resnet-cli runs",
+        description="List runs: folder, what differs, state, steps, validation error, when, size.",
+        epilog="Where a verb takes a run, give the folder, the readable name, the id or the "
+        "beginning of one of them: resnet-cli evaluate 4df5",
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        default="runs",
+        metavar="DIR",
+        help="a run, a sweep or the folder of all (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON list, for programs")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help=f"look again every {EVERY_S:.0f} seconds until Ctrl-C; in a pipe: print each change",
+    )
+    return parser
+
+
+def run(args: Namespace) -> int:
+    """List the runs; return 0.
+
+    Raises:
+        UserError: the folder does not exist.
+    """
+    folder = locate(args.folder)
+    if args.json and args.watch:
+        raise UserError("--watch is for people, --json for programs: leave one of them out")
+    if not args.watch:
+        runs = _runs(folder, args.folder == "runs")
+        tell(json.dumps(runs, indent=1, default=str) if args.json else table(runs))
+        return 0
+    last = ""
+    try:
+        while True:
+            text = table(_runs(folder, args.folder == "runs"))
+            if sys.stdout.isatty():
+                # the terminal's own codes, which `tell` would escape
+                print(CLEAR, end="")
+                tell(f"{text}\n\nCtrl-C ends this")
+            elif text != last:
+                tell(text)
+            last = text
+            time.sleep(EVERY_S)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _runs(folder: Path, is_default: bool) -> list[dict[str, Any]]:
+    """Describe the runs in a folder; without the default folder there are none."""
+    if is_default and not folder.exists():
+        return []
+    return describe(find_runs([folder]))

@@ -1,0 +1,66 @@
+"""Pack a run into one archive: recipe, metadata, metrics, attempts and weights.
+
+The same run gives the same bytes. Unpacked, the archive is a run directory again.
+"""
+
+import gzip
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from lightning_resnet.errors import UserError
+from lightning_resnet.files import replacing
+from lightning_resnet.masking import mask
+from lightning_resnet.reading import open_plain
+from lightning_resnet.runs.checkpoint import WEIGHTS, load_checkpoint
+from lightning_resnet.runs.reader import Run
+
+
+def pack(run: Run, out: Path) -> list[str]:
+    """Write a run's archive, and return the names of the files in it.
+
+    Secrets in texts are masked; of the checkpoints `last` and `best` the archive has what
+    `--run.keep weights` keeps.
+
+    Args:
+        run: reader of the run directory.
+        out: file to write, `.tar.gz`.
+
+    Raises:
+        UserError: the run has no checkpoint, or a file of the run cannot be read.
+    """
+    names = []
+    with (
+        replacing(out) as file,
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for name, content in _members(run):
+            member = tarfile.TarInfo(f"{run.path.name}/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+            names.append(name)
+    return names
+
+
+def _members(run: Run) -> Iterator[tuple[str, bytes]]:
+    """Yield the name of each file, as seen from the run directory, with its content."""
+    weights = [run.checkpoints / f"{name}.ckpt" for name in ("last", "best")]
+    weights = [file for file in weights if file.exists()]
+    if not weights:
+        raise UserError(
+            f"run {run.path} has no checkpoint: there are no weights to export (was it trained "
+            "with --run.keep none?)"
+        )
+    for file in run.files():
+        with open_plain(file) as plain:
+            text = plain.read().decode(errors="replace")
+        yield file.relative_to(run.path).as_posix(), mask(text).encode()
+    for file in weights:
+        full = load_checkpoint(file)
+        buffer = io.BytesIO()
+        torch.save({key: full[key] for key in WEIGHTS if key in full}, buffer)
+        yield file.relative_to(run.path).as_posix(), buffer.getvalue()

@@ -1,0 +1,223 @@
+"""`resnet-cli runs`, `rm`, `export`, and how a word finds a run."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from helpers.command_line import TINY
+from helpers.made_runs import make_run
+
+from lightning_resnet.cli import runs as command
+from lightning_resnet.errors import UserError
+from lightning_resnet.runs.find import find_run, find_runs
+from lightning_resnet.runs.labels import labels_in, link_label
+from lightning_resnet.runs.listing import describe, table
+from lightning_resnet.runs.shared import share
+
+STEP = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    """Make two runs, one of them with a readable name and in the middle of a training."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    first = make_run(Path("runs/digits/aaaaaaaaa1"), depth=20, errors=(50, 2.5))
+    second = make_run(Path("runs/digits/aaaaaaaab2"), depth=56, shortcut="none", reason="failed")
+    attempt = json.loads((second / "attempts/1.json").read_text())
+    attempt |= {"error": "loss is not finite from step 7 on", "last_step": 7}
+    (second / "attempts/1.json").write_text(json.dumps(attempt))
+    link_label(second, "depth56-none")
+    return first, second
+
+
+def test_runs_are_listed_with_what_differs_and_how_far_they_are(cli, two):
+    code, out, _ = cli("runs")
+    lines = out.splitlines()
+    assert code == 0 and lines[0] == "runs/digits: 2 runs" and max(map(len, lines)) <= 80
+    assert lines[1].split()[:3] == ["run", "what", "differs"] and "error, %" in lines[1]
+    assert any(line.split()[:4] == ["aaaaaaaaa1", "depth20", "A", "finished"] for line in lines)
+    assert any(line.startswith("depth56-none ") and "failed" in line for line in lines)
+    assert lines[-1] == "depth56-none: failed: loss is not finite from step 7 on"
+
+
+def test_runs_are_told_to_programs(cli, two):
+    code, out, _ = cli("runs", "runs/digits", "--json")
+    by_id = {run["run_id"]: run for run in json.loads(out)}
+    assert code == 0 and by_id["aaaaaaaaa1"]["val_error"] == pytest.approx(2.5)
+    failed = by_id["aaaaaaaab2"]
+    assert failed["label"] == "depth56-none" and failed["path"] == "runs/digits/aaaaaaaab2"
+    assert failed["differs"] == {"model.net.depth": 56, "model.net.shortcut": "none"}
+    assert (failed["state"], failed["step"]) == ("failed", 7) and failed["bytes"] > 1000
+
+
+def test_no_runs_are_no_error_but_no_folder_is(cli):
+    assert cli("runs") == (0, "no runs here yet: resnet-cli fit --config digits begins one\n", "")
+    assert cli("runs", "--json")[1] == "[]\n"
+    code, _, err = cli("runs", "nothere")
+    assert code == 2 and "nothere is not a folder" in err
+
+
+def test_a_narrow_terminal_leaves_columns_out_and_cuts_texts(two, monkeypatch):
+    for width in (200, 80, 60, 48):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = table(describe(find_runs([Path("runs")]))).splitlines()
+        assert max(map(len, lines)) <= width, width
+        assert "error, %" in lines[1]
+    assert "size" not in lines[1]
+
+
+def test_a_run_that_was_killed_is_dead_and_says_since_when(two):
+    run = make_run(Path("runs/digits/dead"), reason="running", heartbeat=time.time() - 900)
+    (described,) = describe([run])
+    assert described["state"] == "dead" and "no heartbeat since" in described["reason"]
+
+
+def test_hundreds_of_runs_are_listed_in_a_second(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = make_run(Path("runs/s/0"))
+    for n in range(1, 200):
+        shutil.copytree(first, f"runs/s/{n}")
+    start = time.process_time()
+    assert len(table(describe(find_runs([Path("runs")]))).splitlines()) == 202
+    assert time.process_time() - start < 5  # 0.4 s on an idle machine
+
+
+def test_watching_a_pipe_prints_each_change_once(two, monkeypatch, capsys):
+    looks = iter([None, lambda: make_run(Path("runs/digits/new")), None])
+
+    def sleep(seconds):
+        try:
+            change = next(looks)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+        if change:
+            change()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert command.run(command.make_parser().read(["--watch"])) == 0
+    out = capsys.readouterr().out
+    assert out.count("runs/digits: 2 runs") == out.count("runs/digits: 3 runs") == 1
+
+
+def test_a_word_finds_a_run(two, capsys):
+    first, second = two
+    for word in ("aaaaaaaaa1", "aaaaaaaaa", "digits/aaaaaaaaa", str(first), first):
+        assert find_run(word) == first, word
+    for word in ("depth56-none", "depth5", "digits/depth56-none", second):
+        assert find_run(word) == second, word
+    assert find_run("runs/digits/depth56-none") == second, "the id, under which all is recorded"
+    assert find_run("aaaaaaaaa1", Path("runs").absolute()).samefile(first)
+    assert find_run("some.ckpt") == Path("some.ckpt")  # its reader says that it does not exist
+    for word in ("aaaaaaaa", "runs", "digits", "runs/digits"):
+        with pytest.raises(UserError, match=r"2 runs.*: give one of them, such as runs/digits/a"):
+            find_run(word)
+        listed = capsys.readouterr().err
+        assert "runs/digits/depth56-none" in listed and "depth20 A" in listed
+    for word in ("zzz", "../runs/digits/aaaa", "digits/zzz"):
+        with pytest.raises(UserError, match="does not exist"):
+            find_run(word)
+    Path("empty").mkdir()
+    with pytest.raises(UserError, match="is no run and holds none"):
+        find_run("empty")
+
+
+def test_a_list_of_many_runs_is_short(tmp_path, capsys):
+    for n in range(15):
+        make_run(tmp_path / "s" / f"{n:02}")
+    with pytest.raises(UserError):
+        find_run(tmp_path / "s")
+    assert len(capsys.readouterr().err.splitlines()) == 11
+
+
+def test_rm_asks_shows_and_removes_a_run_with_its_links(cli, two, monkeypatch):
+    first, second = two
+    code, _, err = cli("rm", "depth56-none")
+    assert code == 2 and "add --yes" in err and second.exists()
+    monkeypatch.setattr("sys.stdin", Answer("n"))
+    code, out, _ = cli("rm", "depth56-none")
+    assert code == 1 and "remove 1 run, " in out and "nothing is removed" in out
+    assert second.exists() and "runs/digits/depth56-none  (link)" in out
+    monkeypatch.setattr("sys.stdin", Answer("y"))
+    assert cli("rm", "runs/digits/depth56-none", second)[0] == 0  # twice the same run
+    assert [path.name for path in Path("runs/digits").iterdir()] == [first.name]
+
+
+class Answer:
+    """A terminal on which somebody types."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def isatty(self):
+        return True
+
+    def readline(self):
+        return f"{self.text}\n"
+
+
+def test_rm_refuses_what_is_live_and_what_is_no_run(cli, two):
+    first, _ = two
+    live = make_run(Path("runs/digits/live"), reason="running")
+    Path("runs/digits/points").mkdir()
+    Path("notes").mkdir()
+    Path("x.ckpt").write_text("")
+    for words, told in (
+        ([live], "is being trained by attempt 1"),
+        (["runs/digits/points"], "is no run and holds none"),
+        (["notes"], "is no run and holds none"),
+        (["x.ckpt"], "is no run directory"),
+        (["runs/digits"], "give one of them"),
+        ([first, "nothere"], "does not exist"),
+    ):
+        before = sorted(Path("runs").rglob("*"))
+        code, _, err = cli("rm", "--yes", *words)
+        assert code == 2 and told in err and err.splitlines()[-1].startswith("error: "), words
+        assert sorted(Path("runs").rglob("*")) == before
+
+
+def test_rm_follows_no_link_out_and_leaves_a_shared_run(cli, two):
+    first, second = two
+    Path("away").mkdir()
+    Path("away/precious").write_text("mine")
+    (first / "link").symlink_to(Path("away").absolute())
+    assert share(Path("runs"), "b", first.name)
+    link_label(Path("runs/b") / first.name, "name")
+    assert cli("rm", "--yes", f"runs/b/{first.name}")[0] == 0
+    assert first.exists() and not any(Path("runs/b").iterdir())
+    assert share(Path("runs"), "b", first.name)
+    link_label(Path("runs/b") / first.name, "name")
+    assert cli("rm", "--yes", first)[0] == 0
+    assert not os.path.lexists(first) and not any(Path("runs/b").iterdir())
+    assert not any(Path("runs/.shared").iterdir()) and Path("away/precious").exists()
+    assert second.exists()
+
+
+def test_an_exported_run_is_a_run_again(cli, tmp_path):
+    assert cli("fit", *TINY, *STEP)[0] == 0
+    (run,) = find_runs([Path("runs")])
+    (label,) = labels_in(run.parent).values()
+    code, out, _ = cli("export", run.name[:5])
+    archive = Path(f"digits-{label}.tar.gz")
+    assert code == 0 and out.splitlines()[-1].startswith(str(archive))
+    assert "checkpoints/last.ckpt" in out and archive.stat().st_size < run_size(run)
+    content = archive.read_bytes()
+    assert cli("export", label, "--out", "again.tar.gz")[0] == 0
+    assert Path("again.tar.gz").read_bytes() == content
+    subprocess.run(["tar", "xf", archive], check=True)
+    assert {path.name for path in Path(run.name).iterdir()} == {
+        *("config.yaml", "meta.json", "metrics.jsonl", "attempts", "checkpoints")
+    }
+    ours = cli("evaluate", run.name, "--crops", "centre")[1]
+    theirs = cli("evaluate", run, "--crops", "centre")[1]
+    assert ours.replace(str(run), run.name) == theirs.replace(str(run), run.name)
+    code, _, err = cli("export", "runs/digits/nothere")
+    assert code == 2 and "does not exist" in err
+
+
+def run_size(run):
+    return sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
