@@ -6,11 +6,13 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from pytorch_lightning.accelerators import CUDAAccelerator
 
 from lightning_resnet.data.sources.synthetic import Synthetic
+from lightning_resnet.weights.classes import in_words
 from lightning_resnet.weights.trained import load
 
 RECIPE = """
@@ -166,3 +168,10 @@ def test_what_cannot_be_predicted(cli, photos):
     ):
         code, _, err = cli("predict", *args)
         assert code == 2 and word in err and "Traceback" not in err, err
+
+
+def test_wordnet_ids_are_words_where_timm_or_torchvision_know_them():
+    assert in_words(["n03000684", "n02979186"]) == ["chain saw, chainsaw", "cassette player"]
+    assert in_words(["n03000684", "cat"]) == ["n03000684", "cat"]
+    names = timm.data.ImageNetInfo("imagenet-1k").label_names()
+    assert in_words(names)[:2] == ["tench", "goldfish"]

@@ -64,9 +64,11 @@ from lightning_resnet.runs.identity import (
     run_id,
 )
 from lightning_resnet.runs.labels import label_of, link_label
+from lightning_resnet.runs.names import is_hub_name
 from lightning_resnet.runs.shared import points, share
 from lightning_resnet.tracking.background import BackgroundMirror
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions
+from lightning_resnet.weights.hubs import fetch
 from lightning_resnet.weights.init_from import init_from
 
 SHOWN = ("val", "val_ema", "train_eval", "test", "test_ema")
@@ -102,6 +104,9 @@ def run(args: Namespace) -> int:
             say(f"run {rundir.path} is finished; nothing to do (--run.new trains a replicate)")
             return 0
         _check_stored(config, rundir)
+        weights = config.run.init_from or ""
+        if is_hub_name(weights) and not rundir.candidates():
+            fetch(weights)  # once, before ranks start and data are read
     place = find_place(config)
     if place is None and ranks_asked(config) > 1:
         return _supervise(config, argv)
@@ -277,8 +282,6 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     except (ValueError, ZeroDivisionError) as e:  # what an optimizer or a source refuses
         raise UserError(one_line(e)) from e
     observers.check(trainer, task, data, rundir.checkpoints)
-    if run.init_from:
-        init_from(task, run.init_from, data.source.classes, config.resolved)
     if run.must_resume and not rundir.candidates():
         raise UserError(
             f"run {rundir.path} has no checkpoint to continue from: drop --run.must_resume to "
@@ -290,6 +293,8 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     )
     check = partial(check_resumable, run_id=rundir.path.name)
     resume, newest = newest_good(rundir.candidates(), say, cure, check)
+    if run.init_from and not resume:
+        facts |= init_from(task, run.init_from, data.source.classes, config.resolved)
     step = newest.get("global_step", 0)
     del newest  # Lightning reads the file itself
     origin = {"id": rundir.path.name, "config": config.resolved, "classes": data.source.classes}

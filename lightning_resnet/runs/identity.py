@@ -11,6 +11,7 @@ from typing import Any
 from lightning_resnet import PUBLIC
 from lightning_resnet.errors import UserError
 from lightning_resnet.reading import LARGEST, open_plain, parse_yaml
+from lightning_resnet.runs.names import is_hub_name
 
 # Options of the trainer that decide a run's result; the others are about where and how to run.
 TRAINER_KEYS = (
@@ -93,7 +94,7 @@ def result_config(config: dict[str, Any]) -> dict[str, Any]:
     model = {k: v for k, v in config["model"].items() if k not in MODEL_KEYS_WITHOUT_EFFECT}
     plugins = [p for p in trainer.get("plugins") or [] if not SAVING.match(p["class_path"])]
     weights = config.get("run", {}).get("init_from")
-    if weights:
+    if weights and not is_hub_name(weights):  # a name stands for its content
         weights = _digest_file(weights, "--run.init_from")
     trainer_part = {key: trainer.get(key) for key in TRAINER_KEYS}
     trainer_part["callbacks"] = callbacks or None

@@ -1,13 +1,21 @@
 """Check names that become a folder, a line of a table and a word of a command."""
 
+import re
 import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from lightning_resnet.errors import UserError, printable
 
 LONGEST = 255  # bytes in the name of one folder, on all usual file systems
 BREAKS = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories of line breaks and control characters
+HUB = re.compile(r"(torchvision|timm|hf):|https?://")  # what names of weights on a hub begin with
+
+
+def is_hub_name(word: str) -> bool:
+    """Tell whether a word names weights on a hub or at an address, and no file here."""
+    return bool(HUB.match(word)) and not Path(word).exists()
 
 
 def fault(name: str, single: bool = False) -> str:

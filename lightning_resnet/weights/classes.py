@@ -4,10 +4,12 @@ A net that knows cat, dog and fox, evaluated on a folder of cat and fox, would o
 that a fox is a dog: equal names must have equal numbers.
 """
 
+import hashlib
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import zip_longest
 
 import numpy as np
@@ -17,8 +19,12 @@ from torch import nn
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, printable, tell
 from lightning_resnet.models.complexity import count_macs
+from lightning_resnet.weights.hubs import imagenet_words
 
 CODE = re.compile(r"\d+|n\d{8}")  # a number or a WordNet id; cannot be compared with a word
+WORDNET = re.compile(r"n\d{8}")
+# of ImageNet's 1000 WordNet ids in order, one a line
+IMAGENET_IDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
 
 
 def align(data: ImageData, net: nn.Module, known: Sequence[str]) -> list[str]:
@@ -79,3 +85,21 @@ def differ(known: Sequence[str], ours: Sequence[str]) -> bool:
     known_has_words = bool(known) and not all(map(CODE.fullmatch, known))
     ours_has_words = bool(ours) and not all(map(CODE.fullmatch, ours))
     return known_has_words == ours_has_words and bool(known) and list(known) != list(ours)
+
+
+def in_words(names: Sequence[str]) -> list[str]:
+    """Return the words of classes that are named by WordNet ids; other names as they are.
+
+    ImageNet's 1000 classes are known from torchvision, all 21,841 from timm where it is installed.
+    """
+    if not names or not all(map(WORDNET.fullmatch, names)):
+        return list(names)
+    if hashlib.sha256("\n".join(names).encode()).hexdigest() == IMAGENET_IDS:
+        return imagenet_words()
+    if not find_spec("timm"):
+        return list(names)
+    from timm.data import ImageNetInfo
+
+    known = ImageNetInfo("imagenet-22k")
+    words = dict(zip(known.label_names(), known.label_descriptions(), strict=True))
+    return [words.get(name, name) for name in names]

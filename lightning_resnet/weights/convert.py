@@ -152,7 +152,9 @@ def read_file(path: Path) -> Any:
         ) from e
 
 
-def checkpoint_of(known: RecognisedNet, name: str, classes: list[str]) -> dict[str, Any]:
+def checkpoint_of(
+    known: RecognisedNet, name: str, classes: list[str], data: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return a checkpoint of ours: weights, ImageNet's normalisation, and a recipe.
 
     torchvision, timm and akamaster normalise by ImageNet's mean and std on any data.
@@ -161,11 +163,12 @@ def checkpoint_of(known: RecognisedNet, name: str, classes: list[str]) -> dict[s
         known: net with its weights.
         name: name of the run in the checkpoint.
         classes: class names in order of output; empty: not known.
+        data: further options of the data.
     """
     options = known.options
-    is_imagenet = "ImageNet" in known.kind.__name__
+    is_imagenet = known.is_imagenet
     augmented: dict[str, Any] = {"crop": "pad"}
-    if is_imagenet and options["num_classes"] == 1000:
+    if is_imagenet and options.get("num_classes", 1000) == 1000:
         source = "ImageNet"
         root = "data/imagenet"
     elif not is_imagenet and options["num_classes"] in (10, 100):
@@ -180,8 +183,8 @@ def checkpoint_of(known: RecognisedNet, name: str, classes: list[str]) -> dict[s
     source_config = {"class_path": source, "init_args": {"root": root}}
     config = {
         "trainer": {"max_epochs": 1},
-        "model": {"net": {"class_path": known.kind.__name__, "init_args": options}},
-        "data": {"source": source_config, "flip": True, **augmented},
+        "model": {"net": {"class_path": known.class_path, "init_args": options}},
+        "data": {"source": source_config, "flip": True, **augmented, **(data or {})},
         "run": {"name": name},
     }
     state: State = {}
@@ -197,7 +200,7 @@ def checkpoint_of(known: RecognisedNet, name: str, classes: list[str]) -> dict[s
 
 def _usual_classes(known: RecognisedNet) -> list[str]:
     """Return the names of ImageNet or CIFAR-10 for a net of their form and size; else none."""
-    is_imagenet = "ImageNet" in known.kind.__name__
+    is_imagenet = known.is_imagenet
     n = known.options["num_classes"]
     if is_imagenet and n == 1000:
         from torchvision.models import ResNet18_Weights

@@ -1,29 +1,40 @@
 """Start a new run from the weights of a checkpoint (`--run.init_from`)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from lightning_resnet.config.summary import say
-from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint
+from lightning_resnet.runs.checkpoint import classes_in
 from lightning_resnet.training.state_dict import load_weights, net_flags
 from lightning_resnet.weights.classes import differ
+from lightning_resnet.weights.trained import read_weights
 
 
-def init_from(task: nn.Module, path: str, classes: Sequence[str], recipe: str = "") -> None:
+def init_from(
+    task: nn.Module, path: str, classes: Sequence[str], recipe: str = ""
+) -> dict[str, Any]:
     """Load a checkpoint's weights into a task; a head for other classes keeps its initial weights.
 
     Args:
         task: the task that gets the weights.
-        path: path of the checkpoint.
+        path: path of the checkpoint, or a name of weights on a hub.
         classes: classes of the data.
         recipe: the task's recipe as YAML; an error names the flags in which it differs from the
             checkpoint's recipe.
 
+    Returns:
+        What meta.json records of weights on a hub, under `init_from`: name, url, sha256. Empty for
+        a file, whose content is part of the run's id.
+
     Raises:
         UserError: the checkpoint cannot be read, or is of another net.
     """
-    checkpoint = load_checkpoint(path)
+    _, checkpoint = read_weights(path)
+    origin = checkpoint.get("run", {}).get("origin")
+    if origin:
+        say(f"weights of {path}: {origin['url']}, SHA-256 {origin['sha256'][:16]}")
     ours = task.state_dict()
     theirs = checkpoint["state_dict"]
     known = classes_in(checkpoint)
@@ -42,3 +53,4 @@ def init_from(task: nn.Module, path: str, classes: Sequence[str], recipe: str = 
             continue
         theirs[name] = ours[name]
     load_weights(task, theirs, fresh_average=True, flags=net_flags(checkpoint, recipe))
+    return {"init_from": origin} if origin else {}

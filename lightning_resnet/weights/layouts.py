@@ -28,17 +28,22 @@ RENAMED = {"linear.": "fc.", ".shortcut.": ".downsample."}  # akamaster's -> our
 
 
 class RecognisedNet(NamedTuple):
-    """A net of ours that computes what the weights were trained as.
+    """A net that computes what the weights were trained as.
 
     Attributes:
-        kind: class of the net.
+        class_path: class of the net: one of ours, or a function of `torchvision.models`.
         options: arguments of the class.
         net: the net with the weights.
     """
 
-    kind: type[nn.Module]
+    class_path: str
     options: dict[str, Any]
     net: nn.Module
+
+    @property
+    def is_imagenet(self) -> bool:
+        """Whether the net is of ImageNet's form."""
+        return self.class_path != CifarResNet.__name__
 
 
 def average_in(content: Any) -> str | None:
@@ -110,7 +115,7 @@ def recognise(state: State, shortcut: Shortcut | None = None) -> RecognisedNet:
     if found := differing(net.state_dict(), state):
         raise UserError(f"no net of ours: {found}, in {kind.__name__} {options}")
     net.load_state_dict(state)
-    return RecognisedNet(kind, options, net.eval())
+    return RecognisedNet(kind.__name__, options, net.eval())
 
 
 def _renamed(name: str) -> str:

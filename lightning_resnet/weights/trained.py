@@ -15,8 +15,10 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_in
 from lightning_resnet.runs.find import find_run
 from lightning_resnet.runs.identity import read_recipe
+from lightning_resnet.runs.names import is_hub_name
 from lightning_resnet.training.state_dict import EMA, check_same_tensors
 from lightning_resnet.training.task import ClassificationTask
+from lightning_resnet.weights.hubs import read_named
 
 ALONE = "--trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto".split()
 ALONE += "--trainer.logger false --trainer.profiler null".split()
@@ -98,16 +100,17 @@ def build_alone(
 def load(
     path: str | Path, flags: Sequence[str] = (), weights: Weights = "net", trust: bool = False
 ) -> Trained:
-    """Return the net of a checkpoint, or of a run's last; see `read_weights` and `restore`."""
+    """Return the net of a checkpoint, of a run's last, or of a hub; see `read_weights`."""
     file, checkpoint = read_weights(path)
     return restore(checkpoint, file, flags, weights, trust)
 
 
 def read_weights(word: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Read what a word of the command line names: a checkpoint, or a run's last.
+    """Read what a word of the command line names: a checkpoint, a run's last, or one of a hub.
 
     Args:
-        word: path of a checkpoint; or a run, as `find_run` finds it.
+        word: path of a checkpoint; a run, as `find_run` finds it; or a name of weights on a hub,
+            such as `timm:resnet18.a1_in1k`.
 
     Returns:
         The path of the file, and the checkpoint.
@@ -115,6 +118,8 @@ def read_weights(word: str | Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         UserError: there is no such checkpoint, or it cannot be read.
     """
+    if is_hub_name(str(word)):
+        return read_named(str(word))
     path = find_run(word)
     return newest_in(path) if path.is_dir() else (path, load_checkpoint(path))
 

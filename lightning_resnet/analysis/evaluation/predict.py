@@ -25,6 +25,7 @@ from lightning_resnet.data.sources.folder import SUFFIXES, find_images
 from lightning_resnet.errors import UserError, csv_cell, tell
 from lightning_resnet.printing import markdown
 from lightning_resnet.progress import Meter
+from lightning_resnet.weights.classes import in_words
 from lightning_resnet.weights.trained import Trained, device_for
 
 BATCH = 32
@@ -111,13 +112,20 @@ def _image(trained: Trained, file: str) -> Tensor | None:
         return None
 
 
+def _words(found: list[Prediction]) -> dict[str, str]:
+    """Return what to call each class that was found; see `in_words`."""
+    names = sorted({name for _, best in found for name, _ in best})
+    return dict(zip(names, in_words(names), strict=True))
+
+
 def _table(found: Iterable[Prediction]) -> int:
     """Write all at the end, because columns have to fit; return how many."""
     done = list(found)
+    words = _words(done)
     places = max((len(best) for _, best in done), default=0)
     rows = [["picture", *map(str, range(1, places + 1))]]
     for file, best in done:
-        rows.append([file, *(f"{name} {value:.1%}" for name, value in best)])
+        rows.append([file, *(f"{words[name]} {value:.1%}" for name, value in best)])
     tell(markdown(rows))
     return len(done)
 
@@ -138,8 +146,13 @@ def _csv(found: Iterable[Prediction]) -> int:
 def _json(found: Iterable[Prediction]) -> int:
     """Write all as one JSON list; return how many."""
     rows = []
-    for file, best in found:
-        top = [{"class": name, "probability": round(value, 6)} for name, value in best]
+    done = list(found)
+    words = _words(done)
+    for file, best in done:
+        top = []
+        for name, value in best:
+            meant = {"words": words[name]} if words[name] != name else {}
+            top.append({"class": name, **meant, "probability": round(value, 6)})
         rows.append({"picture": file, "top": top})
     text = json.dumps(rows, indent=1, ensure_ascii=False)
     # a terminal shows no control characters of others

@@ -24,15 +24,16 @@ from lightning_resnet.machine import cores
 from lightning_resnet.models.activations import Batch
 from lightning_resnet.progress import metered
 from lightning_resnet.reading import read_yaml
-from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_of
+from lightning_resnet.runs.checkpoint import classes_in, newest_of
 from lightning_resnet.runs.find import find_run, find_runs
 from lightning_resnet.runs.identity import flatten, read_recipe
+from lightning_resnet.runs.names import is_hub_name
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.shipped import recipe_file
 from lightning_resnet.sweeps.check import arguments as arguments_of
 from lightning_resnet.sweeps.points import read
 from lightning_resnet.weights.classes import align
-from lightning_resnet.weights.trained import build_alone, config_in, take_weights
+from lightning_resnet.weights.trained import build_alone, config_in, read_weights, take_weights
 
 EVAL_BATCH = 256  # images per forward pass at most; in eval mode no result depends on it
 
@@ -114,8 +115,8 @@ def subjects(
     """Yield the nets of each target.
 
     Args:
-        targets: runs, as `find_run` finds them, folders of runs, checkpoints, recipes or sweeps
-            (.yaml); none: `flags` have --config.
+        targets: runs, as `find_run` finds them, folders of runs, checkpoints, names of weights on
+            a hub, recipes or sweeps (.yaml); none: `flags` have --config.
         flags: keys of a recipe that override the target's; None: the verb has no such flags.
         at: checkpoint of runs: last | best, or init.
         batches: number of training batches to look at.
@@ -169,6 +170,10 @@ def _all(targets: Sequence[str], at: str, one: bool) -> Iterator[Found]:
     """Yield what is to be built for each target; `one`: as in `subjects`."""
     for word in targets:
         target = Path(word)
+        if is_hub_name(word):
+            _, checkpoint = read_weights(word)
+            yield target, config_in(checkpoint, target), checkpoint, "pretrained"
+            continue
         recipe = recipe_file(target)
         if recipe.suffix != ".yaml" and (one or not target.is_dir()):
             target = find_run(word)
@@ -178,7 +183,7 @@ def _all(targets: Sequence[str], at: str, one: bool) -> Iterator[Found]:
             for arguments in _recipes(recipe):
                 yield target, arguments, None, "init"
         else:
-            checkpoint = load_checkpoint(target)
+            _, checkpoint = read_weights(target)
             yield target, config_in(checkpoint, target), checkpoint, target.stem
 
 
