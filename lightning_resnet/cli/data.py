@@ -66,7 +66,9 @@ def make_parser() -> Parser:
         metavar="PIXELS",
         help="scale down until the longer side has so many",
     )
-    write.add_argument("--workers", type=positive, help="processes (default: one per core)")
+    write.add_argument(
+        "--workers", type=positive, help="processes (default: one per core; few images need none)"
+    )
     write.add_argument("--no-shuffle", action="store_true", help="keep the source's order on disk")
     skip_bad = "leave out and list images that cannot be read"
     write.add_argument("--skip-bad", action="store_true", help=skip_bad)

@@ -29,7 +29,7 @@ from pytorch_lightning.profilers import SimpleProfiler
 from lightning_resnet.engine.observers import TRAINING
 from lightning_resnet.weights.trained import build_alone
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 BATCHES = 5
 LIMITS = {"limit_train_batches": BATCHES, "limit_val_batches": 2, "log_every_n_steps": 2}
 SHORT = [

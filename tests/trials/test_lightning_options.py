@@ -58,6 +58,8 @@ from lightning_resnet.training.ema import Averaging
 from lightning_resnet.training.mixup import Mix
 from lightning_resnet.training.task import ClassificationTask
 
+pytestmark = pytest.mark.slow
+
 SHORT = [
     *TINY,
     "--trainer.limit_train_batches",

@@ -47,6 +47,7 @@ JPEG_SHARE = 3
 # What a worker takes at once.
 CHUNK_BYTES = 1 << 21
 CHUNK_FILES = 16
+WORTH_PROCESSES = 512  # images; processes take seconds to start, in which one encodes some hundreds
 Mode = Literal["auto", "jpeg", "raw"] | float
 
 
@@ -82,7 +83,8 @@ def write_beton(
         short_side: pixels; scales images down (bicubic, antialiased) until their shorter side has
             so many.
         max_side: pixels; scales images down until their longer side has at most so many.
-        workers: processes that encode; None is one per core.
+        workers: processes that encode; None is one per core, or this process alone for fewer than
+            512 images.
         shuffle: store in random order, always the same; then reading page by page is random enough
             to train on.
         skip_bad: leave out images that cannot be read and list them in the manifest, instead of
@@ -112,7 +114,9 @@ def write_beton(
         tell(f"{out} was written before its images changed: writing it again")
     with _unfinished(out, request, content) as unfinished:
         job = _Job(images, order, unfinished, options, mode, skip_bad, cure)
-        skipped = job.run(workers or cores(), progress)
+        if workers is None:
+            workers = cores() if len(images) >= WORTH_PROCESSES else 1
+        skipped = job.run(workers, progress)
         manifest = {
             "format": FORMAT,
             **names,
