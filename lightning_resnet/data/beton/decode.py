@@ -57,10 +57,11 @@ PROBLEMS = (
 @cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled kernel; None if there is none, or one of an older version."""
-    found = sorted(Path(__file__).parent.glob("_decode*.so"))
+    found = list(Path(__file__).parent.glob("_decode*.so"))
     if not found:
         return None
-    lib = ctypes.CDLL(str(found[-1]))
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+    lib = ctypes.CDLL(str(newest))
     if not hasattr(lib, "operation_count") or lib.operation_count() != len(OPERATIONS):
         return None
     number = ctypes.c_int
