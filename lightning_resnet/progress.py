@@ -41,7 +41,7 @@ class Progress:
         self.total = total
         self._first_step = step
         self._start = time.monotonic()
-        self._next_line = self._start + LINE_S
+        self._next_line = self._start  # the first loss is shown at once
         if self.shows and sys.stderr.isatty():
             self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True)
 
@@ -49,7 +49,11 @@ class Progress:
         """Show that `step` optimizer steps are done."""
         if self.bar:
             self.bar.update(step - self.bar.n)
-        elif self.shows and (time.monotonic() >= self._next_line or step == self.total):
+        elif (
+            self.shows
+            and step > self._first_step
+            and (time.monotonic() >= self._next_line or step == self.total)
+        ):
             self._next_line = time.monotonic() + LINE_S
             seconds_per_step = (time.monotonic() - self._start) / max(1, step - self._first_step)
             eta = _eta(seconds_per_step * (self.total - step))

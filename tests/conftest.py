@@ -133,6 +133,7 @@ def home(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)  # where it decides the mode
     monkeypatch.chdir(tmp_path)
     yield
     wandb.teardown()

@@ -253,7 +253,17 @@ def test_a_server_that_is_slow_is_waited_for(server, run):
 def test_without_key_or_wandb_training_goes_on(run, monkeypatch):
     said = []
     mirror(run, [row(1)], "finished", said)
-    assert len(said) == 1 and said[0].startswith("W&B: offline (no key for https://")
+    assert said == [] and not Path(run, "wandb").exists()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    mirror(run, [row(1)], "finished", said)
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    mirror(run, [row(1)], "finished", said)
+    assert said == [f"W&B: offline; to upload it: resnet-cli sync {run}"] * 2
+    monkeypatch.delenv("SLURM_JOB_ID")
+    mirror(run, [row(1)], "finished", said, mode="online")
+    assert said.pop().startswith("W&B: offline (no key: wandb login); ")
+    said.pop()
     monkeypatch.setenv("WANDB_MODE", "disabled")
     mirror(run, [row(1)], "finished", said)
     monkeypatch.delenv("WANDB_MODE")
@@ -345,6 +355,8 @@ def test_sync_watch_follows_growing_and_killed_runs(server, run):
 
 
 def test_sync_says_what_it_needs(deaf, run, monkeypatch):
+    with pytest.raises(UserError, match="^nothere is not a folder"):
+        main(["runs", "nothere"])
     monkeypatch.setattr(wandb_mode, "PATIENCE_S", 0.5)
     with pytest.raises(UserError, match="W&B cannot be reached: .* does not answer"):
         main(["runs"])

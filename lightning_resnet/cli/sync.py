@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from lightning_resnet.arguments import Parser
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError
+from lightning_resnet.runs.find import check_folders, find_runs
 from lightning_resnet.tracking.mode import choose_mode
 from lightning_resnet.tracking.upload import LONGEST_S, Uploader
 
@@ -45,14 +46,13 @@ def run(args: Namespace) -> int:
     report_only()
     if not 0 < args.every <= LONGEST_S:  # refuses NaN too
         raise UserError(f"--every {args.every:g}: a number of seconds above 0, up to {LONGEST_S:,}")
+    paths = [Path(path) for path in args.runs]
+    check_folders(paths)
     if not find_spec("wandb"):
         raise UserError("sync needs wandb: pip install 'wandb>=0.31,<0.32'")
     mode, why = choose_mode("online", patient=True)
     if mode != "online":
         raise UserError(f"W&B cannot be reached: {why}")
-    from lightning_resnet.runs.find import find_runs
-
-    paths = [Path(path) for path in args.runs]
     with TemporaryDirectory() as folder:
         uploader = Uploader(Path(folder), args.every if args.watch else 0.0)
         try:

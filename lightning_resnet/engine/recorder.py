@@ -61,6 +61,8 @@ class Recorder(Callback):
         if step > self._step and (step % trainer.log_every_n_steps == 0 or trainer.is_last_batch):
             self._record_training(trainer, pl_module)
         if trainer.is_global_zero:
+            if step > self._first and not self.progress.metrics:
+                self.progress.show(pl_module.peek_train_metrics())
             self.rundir.heartbeat(step)
             self.progress.update(step)
 

@@ -31,6 +31,19 @@ def locate(path: str | os.PathLike[str]) -> Path:
     return known[first].joinpath(*rest)
 
 
+def check_folders(paths: Iterable[Path]) -> None:
+    """Refuse paths that are no folders, before other work.
+
+    Raises:
+        UserError: a path is no folder.
+    """
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(
+                f"{path} is not a folder; give a run, a sweep or the folder that holds them"
+            )
+
+
 def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield each run directory once.
 
@@ -42,12 +55,10 @@ def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
     Raises:
         UserError: a path is no folder.
     """
+    paths = list(paths)
+    check_folders(paths)
     seen: set[str] = set()  # real paths, because links may lead in circles and paths may overlap
     for path in paths:
-        if not path.is_dir():
-            raise UserError(
-                f"{path} is not a folder; give a run, a sweep or the folder that holds them"
-            )
         unreadable: list[Path] = []
 
         def note(error: OSError, unreadable: list[Path] = unreadable) -> None:

@@ -40,8 +40,9 @@ class WandbOptions:
     """Options of Weights & Biases; the key is in WANDB_API_KEY or ~/.netrc, never in a recipe.
 
     Args:
-        mode: auto | online | offline | disabled; auto is online if a key is configured and the
-            server answers within seconds, else offline.
+        mode: auto | online | offline | disabled; auto is online if a key is configured (offline
+            if the server does not answer within seconds), else offline in a SLURM job, else
+            disabled.
         project: project of the runs; default: WANDB_PROJECT or lightning_resnet.
         entity: user or team that owns the project; default: WANDB_ENTITY or the owner of the key.
         details: also send the host's name, command line, installed packages, hardware use and

@@ -1,6 +1,7 @@
 """Choose online or offline within seconds; wandb itself would wait for a minute and then fail."""
 
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from threading import Thread
 
@@ -8,6 +9,7 @@ CONNECT_S = 3.0  # seconds in which the server must accept a connection
 # Seconds to wait for a refusal, where a training waits. A slow server counts as good, because it
 # needs the remaining seconds to take the run.
 GLANCE_S = 0.2
+KEY_VARIABLES = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 PATIENCE_S = 15.0  # seconds to wait for an answer where no training waits
 
 
@@ -15,7 +17,8 @@ def choose_mode(wanted: str, patient: bool = False) -> tuple[str, str]:
     """Choose the mode; WANDB_MODE decides where the user has chosen auto.
 
     Args:
-        wanted: auto | online | offline | disabled.
+        wanted: auto | online | offline | disabled; auto: online if a key is configured, else
+            offline in a SLURM job, else disabled.
         patient: wait for an answer of the server, and require one.
 
     Returns:
@@ -30,12 +33,37 @@ def choose_mode(wanted: str, patient: bool = False) -> tuple[str, str]:
         return "disabled", "not installed: pip install 'wandb>=0.31,<0.32'"
     if mode in ("offline", "dryrun"):
         return "offline", ""
+    if mode == "auto" and not may_have_key(os.environ):  # importing wandb takes seconds
+        return _without_key(), ""
     url = _server()
     if not _key_for(url):
-        return "offline", f"no key for {url}: wandb login"
+        if mode == "auto":
+            return _without_key(), ""
+        there = "" if _is_own(url) else f" for {url}"
+        return "offline", f"no key{there}: wandb login"
     if not _answers(url, patient):
-        return "offline", f"{url} does not answer"
+        return "offline", f"{'the server' if _is_own(url) else url} does not answer"
     return "online", ""
+
+
+def _without_key() -> str:
+    """Return the mode of auto without a key: a job's nodes rarely reach a server."""
+    return "offline" if "SLURM_JOB_ID" in os.environ else "disabled"
+
+
+def may_have_key(env: Mapping[str, str]) -> bool:
+    """Tell whether a place where wandb finds its key exists, without importing wandb."""
+    if any(env.get(name) for name in KEY_VARIABLES):
+        return True
+    files = [env["NETRC"]] if env.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    return any(os.path.exists(os.path.expanduser(file)) for file in files)
+
+
+def _is_own(url: str) -> bool:
+    """Tell whether a server is the one that wandb takes where none is named."""
+    import wandb
+
+    return url == wandb.Settings.model_fields["base_url"].default
 
 
 def asked_for(wanted: str) -> str:
@@ -56,7 +84,7 @@ def _key_for(url: str) -> bool:
     """Tell whether there is a key for a server."""
     from wandb.sdk.lib.wbauth import read_netrc_auth
 
-    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
+    if any(os.environ.get(name) for name in KEY_VARIABLES):
         return True
     try:
         return bool(read_netrc_auth(host=url))

@@ -455,6 +455,17 @@ class ClassificationTask(Evaluated):
         """Whether there were steps since the last call of `take_train_metrics`."""
         return self._train_sums.total() is not None
 
+    def peek_train_metrics(self) -> dict[str, float]:
+        """Return train/loss and train/acc1 since the last row, of this rank alone, and keep them.
+
+        The call waits for the device.
+        """
+        sums = self._train_sums.total()
+        if sums is None or not sums[3]:
+            return {}
+        loss, correct, _, n, _ = sums.tolist()
+        return {"train/loss": loss / n, "train/acc1": correct / n}
+
     def take_train_metrics(self) -> dict[str, float]:
         """Return the means since the last call, over all ranks, and start new sums.
 
