@@ -9,10 +9,12 @@ without stdout. No verb ends because stderr is lost.
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.abc import MetaPathFinder
 from typing import Any, TextIO
 
+RANKED = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # 0 in the first rank
 READER_GONE = 141  # 128 + SIGPIPE
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)  # a later write may succeed again
 
@@ -125,6 +127,38 @@ def guarded() -> Iterator[None]:
                 stream.finish()
         sys.stdout = former_out
         sys.stderr = former_err
+
+
+class TorchLine(MetaPathFinder):
+    """Import hook that prints one line on stderr when torch begins to be imported, which is slow.
+
+    Args:
+        text: the line.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        """Print the line for torch, once; find nothing."""
+        if name == "torch" and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            with suppress(OSError):
+                print(self.text, file=sys.stderr, flush=True)
+
+
+def tell_of_torch(argv: list[str], env: Mapping[str, str]) -> None:
+    """Let the first rank say that it imports torch, unless the command line asks for silence.
+
+    Args:
+        argv: the command line, the verb first.
+        env: environment of the process.
+    """
+    if "-q" in argv or "--quiet" in argv or any(env.get(name, "0") != "0" for name in RANKED):
+        return
+    has_recipe = argv[:1] in (["fit"], ["validate"], ["test"])
+    text = "reading the recipe, importing torch ..." if has_recipe else "importing torch ..."
+    sys.meta_path.insert(0, TorchLine(text))
 
 
 def report_only() -> None:

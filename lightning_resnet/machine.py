@@ -2,8 +2,15 @@
 
 import os
 import re
+import sys
+from glob import glob
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
+# Devices of NVIDIA's and AMD's drivers, and of the Windows Subsystem for Linux.
+GPU_FILES = ("/dev/nvidia*", "/dev/kfd", "/dev/dxg")
+ON_CPU = "--trainer.accelerator cpu trains on the CPU"
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
 NO_LIMIT = 1 << 60  # bytes; version 1 of cgroups writes nearly 2^63 where there is no limit
@@ -20,6 +27,34 @@ def memory() -> int:
         return min(limits)
     available = re.search(r"MemAvailable: +(\d+) kB", _read(PROC / "meminfo"))
     return int(available[1]) * 1024 if available else NO_LIMIT
+
+
+def missing_accelerator(name: str) -> str:
+    """Tell what an accelerator lacks here, as far as that is known without importing torch.
+
+    Args:
+        name: value of --trainer.accelerator.
+
+    Returns:
+        The problem and a cure; empty if there may be such an accelerator.
+    """
+    if name == "tpu" and not find_spec("torch_xla"):
+        return f"torch_xla is not installed, and TPUs are untested: {ON_CPU}"
+    if name == "mps" and sys.platform != "darwin":
+        return f"MPS is on Macs only: {ON_CPU}, --trainer.accelerator gpu on an NVIDIA GPU"
+    if name != "cuda" and (name != "gpu" or sys.platform == "darwin"):
+        return ""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return f"CUDA_VISIBLE_DEVICES hides all GPUs: unset it, or {ON_CPU}"
+    if not any(glob(pattern) for pattern in GPU_FILES):
+        return f"this machine has no GPU: {ON_CPU}; on a cluster, start it on a node with GPUs"
+    try:
+        build = version("torch")
+    except PackageNotFoundError:
+        return ""
+    if build.endswith("+cpu"):
+        return f"torch {build} is PyTorch's CPU build: make setup TORCH=cuda, or {ON_CPU}"
+    return ""
 
 
 def workers(processes: int) -> int:

@@ -18,6 +18,7 @@ from helpers.command_line import TINY
 from helpers.run_dir import only_run
 
 from lightning_resnet.cli import main as command_line
+from lightning_resnet.console import tell_of_torch
 from lightning_resnet.engine import signals as preemption
 from lightning_resnet.engine.signals import Stopped, armed, request
 from lightning_resnet.files import write_atomic
@@ -41,6 +42,27 @@ def end_of(process):
     process.join(100)
     assert process.exitcode is not None
     return process.exitcode, Path("err.txt").read_text()
+
+
+def test_the_first_line_comes_before_torch_is_imported(here):
+    command = [sys.executable, "-m", "lightning_resnet", "fit", *TINY]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        first = process.stderr.readline()
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+        process.kill()
+        assert (
+            first == b"reading the recipe, importing torch ...\n" and process.stdout.read() == b""
+        )
+    assert "libtorch" not in maps
+
+
+@pytest.mark.parametrize(
+    ("argv", "env"), [(["fit", "-q"], {}), (["fit"], {"RANK": "1"}), (["fit"], {"LOCAL_RANK": "3"})]
+)
+def test_no_first_line_of_a_quiet_verb_or_of_another_rank(argv, env):
+    before = list(sys.meta_path)
+    tell_of_torch(argv, env)
+    assert sys.meta_path == before
 
 
 @needs_full

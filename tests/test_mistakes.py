@@ -2,10 +2,18 @@
 no traceback.
 """
 
+import os
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from helpers.command_line import REPOSITORY
+import torch
+from helpers.command_line import REPOSITORY, TINY
+
+from lightning_resnet import machine
+from lightning_resnet.config.options import check_gpus
+from lightning_resnet.engine import launch
+from lightning_resnet.errors import UserError
 
 DIGITS = f"--config {REPOSITORY}/configs/digits.yaml --run.threads 1 --trainer.max_epochs 1".split()
 MINE = """
@@ -228,6 +236,40 @@ def test_what_is_no_seed(fit, monkeypatch, seed):
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
     Path("seed.yaml").write_text(f"seed_everything: {seed}\n")
     assert "--seed_everything" in fit("--model.net.depth", 8, "--config", "seed.yaml")
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "files", "build", "told"),
+    [
+        ("gpu", 4, (), "2.13.0", "this machine has no GPU"),
+        ("cuda", 1, (), "2.13.0", "this machine has no GPU"),
+        ("gpu", 4, (os.devnull,), "2.13.0+cpu", "is PyTorch's CPU build"),
+        ("gpu", 1, (os.devnull,), "2.13.0", "sees no GPU"),
+        ("tpu", 8, (), "2.13.0", "torch_xla is not installed"),
+        ("mps", 1, (), "2.13.0", "MPS is on Macs only"),
+    ],
+)
+def test_an_accelerator_that_is_not_here(
+    cli, monkeypatch, accelerator, devices, files, build, told
+):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(machine, "GPU_FILES", files)
+    monkeypatch.setattr(machine, "version", lambda name: build)
+    monkeypatch.setattr(launch, "supervise", lambda *args: pytest.fail("started ranks"))
+    flags = ["--trainer.accelerator", accelerator, "--trainer.devices", devices]
+    code, _, err = cli("fit", *TINY, *flags)
+    assert code == 2 and len(err.splitlines()) == 1 and not Path("runs").exists()
+    assert err.startswith(f"error: --trainer.accelerator {accelerator}: ") and told in err
+    assert "--trainer.accelerator cpu" in err
+
+
+def test_more_gpus_than_are_here(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    asked = Namespace(accelerator="gpu", devices=8)
+    with pytest.raises(UserError, match="has 2: --trainer.devices 2, with .*batches 4 for"):
+        check_gpus(asked, are_all_here=True)
+    check_gpus(asked, are_all_here=False)  # a task of srun may see its own GPU alone
 
 
 @pytest.mark.parametrize("accelerator", ["auto", "cpu"])

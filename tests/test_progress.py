@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers.command_line import REPOSITORY, TINY
+from helpers.run_dir import only_run, rows
 from PIL import Image
 from tqdm import tqdm
 
@@ -198,3 +199,12 @@ def interrupted(argv, sign):
         err += process.stderr.read()
         code = process.wait(100)
     return code, Path("out.txt").read_text(), err, time.monotonic() - start
+
+
+def test_the_first_step_shows_its_loss_and_makes_no_row(cli):
+    flags = "--trainer.max_epochs 1 --trainer.limit_train_batches 3 --trainer.log_every_n_steps 2"
+    code, out, _ = cli("fit", *TINY, *flags.split())
+    (first, *_) = [line for line in out.splitlines() if line.startswith("step ")]
+    assert code == 0 and first.startswith("step 1/3  loss ") and "acc" in first
+    found = rows(only_run())
+    assert [row["step"] for row in found if "train/loss" in row] == [2, 3]

@@ -84,11 +84,12 @@ def main(argv: list[str] | None = None) -> int:
     # take long enough for a Ctrl-C, and a KeyboardInterrupt during an import is a traceback.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave_at_once)
-    from lightning_resnet.console import open_closed_streams
+    from lightning_resnet.console import open_closed_streams, tell_of_torch
     from lightning_resnet.engine.signals import STATUSES, leave, leave_with
 
     open_closed_streams()
     argv = sys.argv[1:]
+    tell_of_torch(argv, os.environ)
     status = shielded(argv)
     leave_with(status)  # once torch is imported, the interpreter's own end takes a second
     if status in STATUSES.values() and not continues(argv):
@@ -181,7 +182,8 @@ def _run(argv: list[str]) -> int:
         if not limit and not isinstance(e, OSError):
             raise
         told = limit or f"{printable(e.strerror or e)}: {printable(e.filename or '')}"
-        tell(f"error: {told}", file=sys.stderr)
+        if says_first(told, os.environ):
+            tell(f"error: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -197,9 +199,16 @@ def _armed(argv: list[str], alone: bool) -> int:
         argv: the command line.
         alone: whether this process is not a rank that another process has started.
     """
-    from lightning_resnet.engine.launch import plainly_asked, refuse_copies, supervise, waited_for
+    from lightning_resnet.engine.launch import (
+        plainly_asked,
+        refuse_copies,
+        refuse_missing_accelerator,
+        supervise,
+        waited_for,
+    )
     from lightning_resnet.engine.signals import armed, importing
 
+    refuse_missing_accelerator(argv)
     if VERBS[argv[0]].ranked:
         if alone:
             refuse_copies(argv, os.environ)

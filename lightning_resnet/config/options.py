@@ -111,6 +111,39 @@ def check_devices(trainer: Namespace, is_placed: bool) -> None:
         )
 
 
+def check_gpus(trainer: Namespace, are_all_here: bool) -> None:
+    """Refuse GPUs that torch does not see.
+
+    Args:
+        trainer: options of the trainer.
+        are_all_here: whether this process should see the GPUs of all ranks of the node.
+
+    Raises:
+        UserError: torch sees no GPU, or fewer than are asked for.
+    """
+    if trainer.accelerator not in ("auto", "gpu", "cuda"):
+        return
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    is_mac = trainer.accelerator == "gpu" and torch.backends.mps.is_available()
+    if not here and trainer.accelerator != "auto" and not is_mac:
+        raise UserError(
+            f"--trainer.accelerator {trainer.accelerator}: torch {torch.__version__} sees no GPU: "
+            "resnet-cli doctor tells why; --trainer.accelerator cpu trains on the CPU"
+        )
+    asked = trainer.devices
+    if (
+        are_all_here
+        and here
+        and isinstance(asked, int | str)
+        and str(asked).isdecimal()
+        and int(asked) > here
+    ):
+        raise UserError(
+            f"--trainer.devices {asked}: this machine has {here}: --trainer.devices {here}, with "
+            f"--trainer.accumulate_grad_batches {-(-int(asked) // here)} for the memory"
+        )
+
+
 def gpus(trainer: Namespace) -> bool:
     """Return whether the trainer's options and this machine give GPUs."""
     return trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()

@@ -33,7 +33,14 @@ import lightning_resnet.data.sources
 import lightning_resnet.models
 import lightning_resnet.training.callbacks  # noqa: F401 -- recipes name these classes by a word
 from lightning_resnet import shipped
-from lightning_resnet.config.options import RunOptions, check, check_devices, gpus, local_devices
+from lightning_resnet.config.options import (
+    RunOptions,
+    check,
+    check_devices,
+    check_gpus,
+    gpus,
+    local_devices,
+)
 from lightning_resnet.config.trust import Foreign, check_classes
 from lightning_resnet.config.values import check_values, explain
 from lightning_resnet.credentials import (
@@ -199,6 +206,7 @@ def find_place(config: Config) -> Place | None:
     here = place(launcher, os.environ)
     trainer = config.trainer
     check_devices(trainer, here is not None)
+    check_gpus(trainer, launcher == "local")
     if here is None:
         return None
     asked = trainer.devices

@@ -29,6 +29,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from lightning_resnet.engine.signals import SIGNALS, STATUSES, heeded, request
 from lightning_resnet.errors import UserError, printable
+from lightning_resnet.machine import missing_accelerator
 from lightning_resnet.reading import read_yaml
 
 MOST_RANKS = 256  # on a node; a larger number is a mistake
@@ -279,6 +280,32 @@ def first_host(nodes: str) -> str:
     return prefix + re.split("[-,]", inside)[0] + suffix.partition(",")[0]
 
 
+def refuse_missing_accelerator(argv: list[str]) -> None:
+    """Refuse an accelerator that this machine lacks, before slow imports and before ranks start.
+
+    Raises:
+        UserError: the command line or a recipe names the accelerator.
+    """
+    name = _trainer_options(argv).get("accelerator")
+    if isinstance(name, str) and (problem := missing_accelerator(name)):
+        raise UserError(f"--trainer.accelerator {name}: {problem}")
+
+
+def _trainer_options(argv: list[str]) -> dict[str, Any]:
+    """Return the trainer's plain options of the recipes and the command line, without parsing."""
+    found: dict[str, Any] = {}
+    for flag, value in pairs(argv):
+        if flag in ("-c", "--config"):
+            try:
+                found |= read_yaml(Path(value))["trainer"]
+            except (UserError, LookupError, TypeError, ValueError):
+                continue
+    prefix = "--trainer."
+    return found | {
+        flag.removeprefix(prefix): value for flag, value in pairs(argv) if flag.startswith(prefix)
+    }
+
+
 def plainly_asked(argv: list[str]) -> tuple[int, int] | None:
     """Read the number of ranks from the command line or its recipes, before slow imports.
 
@@ -293,16 +320,9 @@ def plainly_asked(argv: list[str]) -> tuple[int, int] | None:
     ):
         return None
 
-    found: dict[str, Any] = {}
-    for flag, value in pairs(argv):
-        if flag in ("-c", "--config"):
-            try:
-                found |= read_yaml(Path(value))["trainer"]
-            except (UserError, LookupError, TypeError, ValueError):
-                continue
-    given = {flag: value for flag, value in pairs(argv) if flag.startswith("--")}
-    asked = [given.get(f"--trainer.{key}", found.get(key, "1")) for key in ("devices", "num_nodes")]
-    if given.get("--launcher", "local") not in ("auto", "local") or not all(
+    trainer = _trainer_options(argv)
+    asked = [trainer.get(key, "1") for key in ("devices", "num_nodes")]
+    if _asked_for(argv) not in ("auto", "local") or not all(
         re.fullmatch(r"\d{1,4}", str(x)) for x in asked
     ):
         return None
