@@ -1,5 +1,5 @@
-"""`make bundle`, then install.sh as the user `nobody`, without a network, a compiler or the
-libraries that FFCV is built with.
+"""`make wheel` decodes without libjpeg; `make bundle`, then install.sh as the user `nobody` without
+a network, a compiler or the libraries that FFCV is built with.
 """
 
 import os
@@ -77,6 +77,35 @@ def test_the_bundle_installs_and_trains_with_nothing_else(user):
     out = run(["unshare", "--net", "--mount", "bash", "-c", HIDE, "-", USE], cwd=user)
     assert f"installed in {user}/prefix, from commit" in out and "val/acc1" in out
     assert out.splitlines()[-1].startswith(f"{user}/prefix/lib/python3.11/site-packages/")
+
+
+DECODE = """
+import hashlib, sys
+import numpy as np
+from lightning_resnet.data.beton import decode
+from lightning_resnet.data.beton.format import Beton
+beton = Beton(sys.argv[1])
+n = len(beton.images)
+boxes = np.tile([1.5, 2.0, 25.0, 27.5], (n, 1))
+items = decode.make_items(beton, np.arange(n), boxes, np.arange(n) % 2 == 1)
+out = np.zeros((n, 24, 24, 3), np.uint8)
+assert decode.library() and not decode.decode(beton, items, out, 2).any()
+print(decode.library()._name, hashlib.sha256(out).hexdigest())
+"""
+
+
+def test_the_wheel_decodes_alike_without_libjpeg(user, source):
+    run(["make", "-o", ".venv/dev", "wheel"], cwd=REPOSITORY)
+    (wheel,) = (REPOSITORY / "dist").glob("*.whl")
+    assert "-cp311-abi3-manylinux_2_" in wheel.name
+    shutil.unpack_archive(wheel, user / "unpacked", "zip")
+    arguments = [sys.executable, "-P", "-c", DECODE, source.files["train"]]
+    _, here = run(arguments).split()
+    path = {"PYTHONPATH": str(user / "unpacked")}
+    hide = f'{HIDE.partition("exec")[0]} exec env "$@"'.replace(" /root", "")
+    hidden = ["unshare", "--mount", "bash", "-c", hide, "-", *arguments]
+    library, there = run(hidden, env=os.environ | path).split()
+    assert library.startswith(str(user / "unpacked")) and there == here
 
 
 def run(command, **kwargs):

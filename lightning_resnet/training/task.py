@@ -461,10 +461,8 @@ class ClassificationTask(Evaluated):
         The call waits for the device.
         """
         sums = self._train_sums.total()
-        if sums is None or not sums[3]:
-            return {}
-        loss, correct, _, n, _ = sums.tolist()
-        return {"train/loss": loss / n, "train/acc1": correct / n}
+        loss, correct, _, n, _ = [0] * 5 if sums is None else sums.tolist()
+        return {"train/loss": loss / n, "train/acc1": correct / n} if n else {}
 
     def take_train_metrics(self) -> dict[str, float]:
         """Return the means since the last call, over all ranks, and start new sums.
