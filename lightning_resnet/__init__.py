@@ -1,9 +1,9 @@
 """Train, measure and compare plain and residual networks (He et al. 2015).
 
 This module has all classes that a recipe can name, whatever module defines them: `class_path:
-lightning_resnet.Steps`, or just `Steps`. It also has the functions for a notebook: `from
-lightning_resnet import CifarResNet, load_runs`. Each name is imported at its first use, because
-torch takes seconds to import.
+lightning_resnet.Steps`, or just `Steps`. It also has the functions for scripts and notebooks: fit,
+load, evaluate, compare, load_runs, gradients, blocks (docs/python.md). Each name is imported at its
+first use, because torch takes seconds to import; `__init__.pyi` tells the names to editors.
 """
 
 from importlib import import_module
@@ -43,8 +43,13 @@ PUBLIC = {  # name -> the module that defines it
     "GradientNorms": "training.callbacks",
     "ResponseStds": "training.callbacks",
     "AddedBlocks": "training.callbacks",
-    "load": "weights.trained",
+    "UserError": "errors",
+    "fit": "api.training",
+    "load": "api.results",
+    "evaluate": "api.results",
+    "compare": "api.results",
     "load_runs": "analysis.compare.load",
+    "gradients": "analysis.inspection.gradients",
 }
 __all__ = [*PUBLIC]  # noqa: PLE0604 -- the keys are the names
 
@@ -63,3 +68,8 @@ def __getattr__(name: str) -> object:
     if name not in PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, also those that are not imported yet."""
+    return sorted({*globals(), *PUBLIC, "__version__"})

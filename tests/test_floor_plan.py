@@ -24,6 +24,7 @@ ORDER = (
     "analysis",
     "doctor",
     "cli",
+    "api",
     "bench",
 )
 LIGHTNING = ("pytorch_lightning", "lightning_fabric")

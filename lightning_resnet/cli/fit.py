@@ -98,6 +98,7 @@ def run(args: Namespace) -> int:
     if config.verb == "fit" and config.run.new:
         config = config.replaced({"run.replicate": _free_replicate(first)})
     rundir = RunDir(replicate_dir(first, config.run.replicate))
+    args.run_path = rundir.path  # for the function `fit` of Python
     if config.verb == "fit":
         config = _join_sweep(config, rundir)
         if rundir.status() == "finished":
@@ -297,7 +298,12 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
         facts |= init_from(task, run.init_from, data.source.classes, config.resolved)
     step = newest.get("global_step", 0)
     del newest  # Lightning reads the file itself
-    origin = {"id": rundir.path.name, "config": config.resolved, "classes": data.source.classes}
+    origin = {
+        "id": rundir.path.name,
+        "config": config.resolved,
+        "classes": data.source.classes,
+        "input_size": facts["input_size"],
+    }
     make_checkpoints = UnwrittenCheckpoints if run.dry else Checkpoints
     checkpoints = make_checkpoints(
         rundir.checkpoints, origin, run.save_minutes, rundir.ready_for_checkpoint

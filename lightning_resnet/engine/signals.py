@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -105,6 +105,7 @@ class _Request:
         joined: whether no time limit holds for the reaction, because the request will be read: all
             ranks have met in the loop, or the outcome is already decided.
         continues: whether the same command would continue from here.
+        hosted: whether the process goes on after the training, as a notebook's does.
         pid: id of the process that set the handlers; its workers inherit the handlers.
     """
 
@@ -114,6 +115,7 @@ class _Request:
     deferred = False
     joined = False
     continues = True
+    hosted = False
     pid = 0
 
     def hear(self, signum: int, frame: FrameType | None = None) -> None:
@@ -125,7 +127,8 @@ class _Request:
 
         Raises:
             Stopped: this is the first signal, and it is not deferred.
-            KeyboardInterrupt: this is a worker process, and signals are not deferred.
+            KeyboardInterrupt: this is a worker process, and signals are not deferred; or a second
+                Ctrl-C in a process that goes on.
         """
         if self.importing and not self.deferred:
             end_now(signum)
@@ -144,6 +147,8 @@ class _Request:
             self.since = time.monotonic()
         if not self.deferred and not before:
             raise Stopped(signum)
+        if self.hosted and signum == signal.SIGINT == before:
+            raise KeyboardInterrupt
         if signum == signal.SIGINT == before and time.monotonic() - self.since > AGAIN_S:
             os._exit(130)  # an exception would not end a rank that waits in a collective
 
@@ -168,7 +173,7 @@ def _in_finalizer(frame: FrameType | None) -> bool:
 
 
 @contextmanager
-def armed(continues: bool = True, deferred: bool = False) -> Iterator[None]:
+def armed(continues: bool = True, deferred: bool = False, hosted: bool = False) -> Iterator[None]:
     """Handle signals within the context, and restore the former handlers afterwards.
 
     A process that does not react in time is ended, see `insisting`.
@@ -176,6 +181,7 @@ def armed(continues: bool = True, deferred: bool = False) -> Iterator[None]:
     Args:
         continues: whether the same command would continue from here.
         deferred: whether signals are only recorded, because other ranks wait for this one.
+        hosted: whether the process goes on afterwards, as a notebook's does: it is never ended.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python sets signal handlers in the main thread only
@@ -184,16 +190,18 @@ def armed(continues: bool = True, deferred: bool = False) -> Iterator[None]:
     request.pid = os.getpid()
     request.deferred = deferred
     request.joined = False
+    request.hosted = hosted
     former = {s: signal.signal(s, request.hear) for s in heeded()}
     _hear_of_the_cpu_limit()
     try:
-        with insisting(continues):
+        with nullcontext() if hosted else insisting(continues):
             # The parent of local ranks starts the ranks with these signals blocked.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             yield
     finally:
         request.deferred = False
         request.joined = False
+        request.hosted = False
         for s, handler in former.items():
             signal.signal(s, handler)
 

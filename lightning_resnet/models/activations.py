@@ -98,8 +98,9 @@ def record_blocks(net: nn.Module, images: Tensor) -> tuple[Tensor, list[BlockAct
         recorded.append(block)
     if not recorded:
         raise UserError(
-            f"{type(net).__name__} has no blocks: give it a method blocks() as models/blocks.py "
-            "describes"
+            f"{type(net).__name__} has no blocks that are known: give its residual modules methods "
+            "branch(x) and shortcut(x), whose sum they compute, or the net a method blocks(); "
+            "docs/extending.md shows both"
         )
     handles = [handle for block in recorded for handle in _hooks(block, called)]
     try:

@@ -1,12 +1,15 @@
 """Load a trained net from a checkpoint or run, with its class names, but without its data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
 from lightning_resnet.config.recipe import Experiment, build, parse
 from lightning_resnet.config.trust import Foreign
@@ -18,14 +21,20 @@ from lightning_resnet.runs.identity import read_recipe
 from lightning_resnet.runs.names import is_hub_name
 from lightning_resnet.training.state_dict import EMA, check_same_tensors
 from lightning_resnet.training.task import ClassificationTask
+from lightning_resnet.weights import pixels
 from lightning_resnet.weights.hubs import read_named
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+BATCH = 32  # images per forward pass of `predict`
+Item = TypeVar("Item")
 ALONE = "--trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto".split()
 ALONE += "--trainer.logger false --trainer.profiler null".split()
 Weights = Literal["net", "ema"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Trained:
     """A net with the weights of a checkpoint.
 
@@ -33,16 +42,103 @@ class Trained:
         path: path of the checkpoint.
         experiment: experiment that the checkpoint's recipe describes, with the weights.
         classes: class names in order of label; empty for checkpoints without names.
+        input_size: (channels, height, width) that the net was trained at; None where the
+            checkpoint does not tell.
     """
 
     path: Path
     experiment: Experiment
     classes: list[str]
+    input_size: tuple[int, int, int] | None = None
 
     @property
     def task(self) -> ClassificationTask:
         """The task in eval mode, on the CPU."""
         return self.experiment.task.eval()
+
+    @property
+    def net(self) -> nn.Module:
+        """The net alone, in eval mode; it takes normalised images [N, 3, H, W]."""
+        return self.task.net
+
+    def __repr__(self) -> str:
+        size = sum(p.numel() for p in self.net.parameters())
+        return (
+            f"{type(self.net).__name__} of {self.path}: {size:,} parameters, "
+            f"{len(self.classes) or 'no'} class names; .predict(images), .net, .classes"
+        )
+
+    def probabilities(self, images: pixels.Images, device: str | None = None) -> Tensor:
+        """Return the probability of each class.
+
+        Args:
+            images: files, folders, Pillow images, arrays or tensors, or a list of these. Pixels
+                are uint8 from 0 to 255, or floats from 0 to 1; channels first or last.
+            device: cpu | cuda; default: a GPU if there is one.
+
+        Returns:
+            float32 [N, classes] on the CPU.
+
+        Raises:
+            UserError: an image cannot be read, or range, layout or size may mean two things.
+        """
+        return self._probabilities(images, device)[1]
+
+    def predict(
+        self, images: pixels.Images, top: int = 1, device: str | None = None
+    ) -> "pd.DataFrame":
+        """Return the most probable classes of images.
+
+        Args:
+            images: see `probabilities`.
+            top: number of classes of each image.
+            device: see `probabilities`.
+
+        Returns:
+            A row for each image and rank, with the columns `image` (path or number), `rank`,
+            `label`, `class` and `probability`.
+
+        Raises:
+            UserError: see `probabilities`.
+        """
+        import pandas as pd
+
+        names, found = self._probabilities(images, device)
+        best = found.topk(min(top, found.shape[1]))
+        known = self.class_names()
+        classes = [*known, *map(str, range(len(known), found.shape[1]))]
+        rows = []
+        for name, values, labels in zip(
+            names, best.values.tolist(), best.indices.tolist(), strict=True
+        ):
+            for rank, (value, label) in enumerate(zip(values, labels, strict=True), 1):
+                rows.append((name, rank, label, classes[label], value))
+        return pd.DataFrame(rows, columns=["image", "rank", "label", "class", "probability"])
+
+    def _probabilities(self, images: pixels.Images, device: str | None) -> tuple[list[str], Tensor]:
+        """Return the name of each image, and the probabilities [N, classes]."""
+        augment = self.experiment.data.eval_augment
+        side = (augment.size, augment.size) if augment.size else self._side()
+        task = self.task.to(device_for(device))
+        names: list[str] = []
+        found: list[Tensor] = []
+        for batch in batched(pixels.read(images, augment, side), BATCH):
+            names += [name for name, _ in batch]
+            stack = np.stack([pixels for _, pixels in batch])
+            tensor = torch.from_numpy(stack).permute(0, 3, 1, 2)
+            with torch.inference_mode():
+                found.append(task(tensor.to(task.mean.device)).softmax(1).float().cpu())
+        if not found:
+            raise UserError("no images to predict: the list is empty")
+        return names, torch.cat(found)
+
+    def _side(self) -> tuple[int, int] | None:
+        """Return the height and width that the net was trained at; None where nothing tells."""
+        if self.input_size:
+            return self.input_size[1:]
+        with suppress(UserError):
+            return next(iter(self.experiment.data.source.splits().values())).shape
+        return None
 
     def class_names(self) -> list[str]:
         """Return the names in the checkpoint, else in its source; empty if neither has any.
@@ -95,6 +191,13 @@ def build_alone(
     device = [f"--trainer.accelerator={accelerator}"] if accelerator else []
     without = [] if callbacks else ["--trainer.callbacks=null"]
     return build(parse("fit", [*arguments, *ALONE, *without, *device], foreign))
+
+
+def batched(items: Iterable[Item], n: int) -> Iterator[list[Item]]:
+    """Yield lists of n items, the last of which may be shorter."""
+    rest = iter(items)
+    while batch := list(islice(rest, n)):
+        yield batch
 
 
 def load(
@@ -152,7 +255,14 @@ def restore(
         arguments.insert(0, "--data.eval_share=1")
     experiment = build_alone(arguments, foreign=foreign)
     take_weights(experiment.task, checkpoint["state_dict"], weights)
-    return Trained(path, experiment, classes_in(checkpoint))
+    return Trained(path, experiment, classes_in(checkpoint), _input_size(checkpoint))
+
+
+def _input_size(checkpoint: dict[str, Any]) -> tuple[int, int, int] | None:
+    """Return what size of images a checkpoint says it is of."""
+    told = checkpoint.get("run", {}).get("input_size")
+    is_size = isinstance(told, list) and len(told) == 3 and all(type(n) is int for n in told)
+    return tuple(told) if is_size else None
 
 
 def config_in(checkpoint: dict[str, Any], path: Path) -> str:
