@@ -296,7 +296,7 @@ def locked(path: Path, growing: Path, cure: str) -> Iterator[None]:
 
     Args:
         path: file to lock, in a folder of this user.
-        growing: file that the other process writes while it has the lock.
+        growing: file that the other process writes while it has the lock, or a folder of them.
         cure: what else the user can do, for the message.
 
     Raises:
@@ -319,7 +319,7 @@ def _wait_for_lock(fd: int, path: Path, growing: Path, cure: str) -> None:
         with suppress(BlockingIOError):
             return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         now = time.monotonic()
-        found = growing.stat().st_size if growing.exists() else -1
+        found = _bytes_of(growing)
         if found != size:
             size = found
             moved = now
@@ -332,6 +332,16 @@ def _wait_for_lock(fd: int, path: Path, growing: Path, cure: str) -> None:
             told = now
             tell(f"waiting for another process of yours, which is writing {growing}")
         time.sleep(LOOK_S)
+
+
+def _bytes_of(path: Path) -> int:
+    """Return the size of a file, or of the files in a folder; -1 if there is none."""
+    files = path.iterdir() if path.is_dir() else [path]
+    size = -1
+    for file in files:
+        with suppress(OSError):
+            size += 1 + file.stat().st_size
+    return size
 
 
 def _unfinished_name(path: Path) -> Path:

@@ -1,6 +1,6 @@
 """Data sets and .beton files.
 
-resnet-cli data get cifar10|cifar100|fashion_mnist|photos [--root data]
+resnet-cli data get cifar10|cifar100|fashion_mnist|photos [--root data] [--from FILE_OR_URL]
 resnet-cli data write SOURCE --out F.beton [--split train] [--root DIR] [--short-side 400 ...]
 resnet-cli data info|verify F.beton
 """
@@ -10,13 +10,14 @@ from pathlib import Path
 
 from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
-from lightning_resnet.errors import UserError, nearest, one_line, tell
+from lightning_resnet.errors import UserError, nearest, tell
 
 SETS = {
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
     "fashion_mnist": "FashionMNIST",
 }  # torchvision's names
+GETTABLE = (*SETS, "photos", "imagenet")
 SOURCES = {"digits": "Digits", **SETS, "image_folder": "ImageFolder", "imagenet": "ImageNet"}
 
 
@@ -29,13 +30,20 @@ def make_parser() -> Parser:
     """Make the parser of the flags of `resnet-cli data`."""
     parser = Parser(prog="resnet-cli data", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="action", required=True)
-    get = verbs.add_parser("get", help="download, check and unpack")
+    get = verbs.add_parser("get", help="download, check and unpack, or continue")
     get.add_argument(
         "name",
-        choices=[*SETS, "photos"],
-        help="photos: ten classes, made of two that packages ship",
+        type=_set_name,
+        choices=GETTABLE,
+        help="photos: ten classes, made of two that packages ship; imagenet: says how to get it",
     )
     get.add_argument("--root", default="data", help="folder to put it in (default: %(default)s)")
+    get.add_argument(
+        "--from",
+        dest="given",
+        metavar="FILE_OR_URL",
+        help="a copy of your own: the published archive, a folder with the files, or the address",
+    )
     write = verbs.add_parser("write", help="write a source's split to a .beton file, or continue")
     write.add_argument("source", choices=SOURCES)
     write.add_argument(
@@ -80,6 +88,15 @@ def make_parser() -> Parser:
     return parser
 
 
+def _set_name(text: str) -> str:
+    """Return the name of a data set that is written as CIFAR-10 or Fashion-MNIST, say."""
+    letters = [c for c in text.lower() if c.isalnum()]
+    for name in GETTABLE:
+        if [c for c in name if c.isalnum()] == letters:
+            return name
+    return text
+
+
 def _mode(text: str) -> str | float:
     try:
         return float(text)
@@ -89,20 +106,21 @@ def _mode(text: str) -> str | float:
 
 def _get(args: argparse.Namespace) -> int:
     report_only()
+    if args.given and args.name in ("photos", "imagenet"):
+        raise UserError(f"--from does not go with {args.name}: leave --from out")
     if args.name == "photos":
         return _get_photos(Path(args.root, "photos"))
-    import torchvision.datasets
-
-    try:
-        data_set = getattr(torchvision.datasets, SETS[args.name])
-        data_set(args.root, download=True)  # compares MD5 sums
-    except (OSError, RuntimeError) as e:
+    if args.name == "imagenet":
         raise UserError(
-            f"could not get {args.name} ({one_line(e)}): where there is no network, run this "
-            f"elsewhere and copy the folder {args.root}"
-        ) from e
+            "ImageNet is given to registered users only: get it from image-net.org, Kaggle "
+            "(imagenet-object-localization-challenge) or Hugging Face (ILSVRC/imagenet-1k), then "
+            "run `resnet-cli data write imagenet --root FOLDER --out train.beton`"
+        )
+    from lightning_resnet.data.published import get
+
+    found = get(args.name, Path(args.root), args.given)
     flags = f"--data.source {SETS[args.name]} --data.source.root {args.root}"
-    print(f"{args.name} is in {args.root}: {flags}")
+    tell(f"{args.name} is in {args.root}, {found}: {flags}")
     return 0
 
 

@@ -65,7 +65,9 @@ def usage() -> str:
 
 def continues(argv: list[str]) -> bool:
     """Tell whether the same command continues where it was interrupted."""
-    return argv[:1] in (["fit"], ["sweep"], ["sync"]) or argv[:2] == ["data", "write"]
+    if argv[:1] == ["data"]:
+        return argv[1:2] in (["get"], ["write"])
+    return argv[:1] in (["fit"], ["sweep"], ["sync"])
 
 
 def main(argv: list[str] | None = None) -> int:

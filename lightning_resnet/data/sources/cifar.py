@@ -1,10 +1,26 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009)."""
 
+from pathlib import Path
+
 import numpy as np
 
 from lightning_resnet.data.images import ArrayImages, Images
+from lightning_resnet.data.published import CIFAR10_BINARY, CIFAR100_BINARY
 from lightning_resnet.data.sources.base import Source, _with_holdout
 from lightning_resnet.errors import UserError
+
+CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CIFAR100_CLASSES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
+crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house
+kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
+plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark
+shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table
+tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+willow_tree wolf woman worm
+""".split()
 
 
 class CIFAR10(Source):
@@ -18,7 +34,10 @@ class CIFAR10(Source):
             45,000/5,000); the 10,000 are then the test set.
     """
 
-    reader = "CIFAR10"  # torchvision's
+    classes = list(CIFAR10_CLASSES)
+    reader = "CIFAR10"  # torchvision's, of the files for Python
+    binary = CIFAR10_BINARY  # what `resnet-cli data get` makes of parquet files
+    labels = 1  # bytes in front of the pixels of a record; the last one is the class
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
 
@@ -36,22 +55,39 @@ class CIFAR10(Source):
                 for t in (True, False)
             )
         except RuntimeError as e:
+            if self.binary.lies_in(Path(self.root)):
+                return _with_holdout(*self._read_binary(), self.holdout)
             name = self.reader.lower()
             raise UserError(
                 f"{self.reader} not found (or damaged) in folder {self.root}: run `resnet-cli data "
                 f"get {name} --root {self.root}`, or set --data.source.root"
             ) from e
-        self.classes = train.classes
         pair = (
             ArrayImages(np.arange(len(d.data)), np.asarray(d.targets, np.int64), d.data)
             for d in (train, test)
         )
         return _with_holdout(*pair, self.holdout)
 
+    def _read_binary(self) -> tuple[Images, Images]:
+        """Read the files for C: records of labels and pixels, channel by channel."""
+        folder = Path(self.root, self.binary.folder)
+        pair = []
+        for split in ("train", "test"):
+            names = [name for name in self.binary.digests if ("test" in name) == (split == "test")]
+            raw = np.concatenate([np.fromfile(folder / name, np.uint8) for name in names])
+            records = raw.reshape(-1, self.labels + 3 * 32 * 32)
+            labels = records[:, self.labels - 1].astype(np.int64)
+            pixels = records[:, self.labels :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            pair.append(ArrayImages(np.arange(len(labels)), labels, np.ascontiguousarray(pixels)))
+        return pair[0], pair[1]
+
 
 class CIFAR100(CIFAR10):
     """50,000 training and 10,000 test images of 32x32 in 100 classes; arguments as of `CIFAR10`."""
 
+    classes = list(CIFAR100_CLASSES)
     reader = "CIFAR100"
+    binary = CIFAR100_BINARY
+    labels = 2
     mean = (0.5071, 0.4865, 0.4409)
     std = (0.2673, 0.2564, 0.2762)

@@ -76,9 +76,9 @@ def _read_idx(folder: Path, split: str) -> Images:
 
 
 def _idx_bytes(folder: Path, name: str, header: int) -> np.ndarray:
-    path = folder / f"{name}.gz"
+    path = folder / name
     try:
-        with gzip.open(path) if path.exists() else (folder / name).open("rb") as file:
+        with path.open("rb") if path.exists() else gzip.open(folder / f"{name}.gz") as file:
             raw = file.read(MAX_IDX_BYTES + 1)
         if not header <= len(raw) <= MAX_IDX_BYTES:
             raise ValueError(f"it has less than {header} or more than {MAX_IDX_BYTES:,} bytes")
