@@ -39,6 +39,23 @@ def markdown(rows: Sequence[Sequence[str]], left: int = 0) -> str:
     return "\n".join(lines)
 
 
+def tables_in(lines: Sequence[str]) -> list[list[dict[str, str]]]:
+    """Return the rows of each Markdown table of a report, under its heads."""
+    found = []
+    head: list[str] = []
+    for line in "\n".join(lines).splitlines():
+        if not line.startswith("|"):
+            head = []
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if not head:
+            head = cells
+            found.append([])
+        elif not line.startswith(("|:-", "|--")):
+            found[-1].append(dict(zip(head, cells, strict=True)))
+    return found
+
+
 def _line(row: Sequence[str], width: Sequence[int], left: int) -> str:
     """Return a row of cells, padded to the widths of their columns."""
     padded = [cell.ljust(w) for cell, w in zip(row[:left], width, strict=False)]

@@ -115,7 +115,7 @@ def test_the_largest_share_is_the_bottleneck():
         ),
         ("train --json missing/rows.jsonl", "missing/rows.jsonl"),
         ("train --out missing/train.md", "missing/train.md"),
-        ("train --recipe sweep.yaml", "configs/digits.yaml"),
+        ("train --recipe sweep.yaml", "such as digits"),
         ("train --recipe broken.yaml", "broken.yaml: this is not YAML"),
     ],
 )

@@ -47,8 +47,8 @@ TIMELINE = "lightning_resnet.bench.stock.Timeline"
 
 def report(args: argparse.Namespace) -> list[str]:
     """Measure; return the lines of the Markdown report."""
-    if args.json:
-        Path(args.json).open("a").close()  # an error now, not after the measurements
+    if isinstance(args.as_json, str):
+        Path(args.as_json).open("a").close()  # an error now, not after the measurements
     names = [args.recipe] if args.recipe else args.nets
     rows = []
     for name in names:
@@ -104,7 +104,7 @@ def _measured(name: str, args: argparse.Namespace) -> list[list[str]]:
             shown = f"{name}, {loader}"
             ratio = ratios(first, [one["steps_per_s"] for one in found])
         rows.append(_row(shown, found, bare, ratio))
-        if args.json:
+        if isinstance(args.as_json, str):
             _append(args, shown, found, bare)
     return rows
 
@@ -155,7 +155,7 @@ def _append(
     }
     for key in ("processes", "threads", "accelerator", "steps", "flags"):
         row[key] = getattr(args, key)
-    with Path(args.json).open("a") as file:
+    with Path(args.as_json).open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 

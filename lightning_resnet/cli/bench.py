@@ -15,6 +15,7 @@ from pathlib import Path
 from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.files import check_writable, write_atomic
 from lightning_resnet.machine import cores
+from lightning_resnet.printing import JSON_HELP, add_json, tables_in
 
 KINDS = {
     "startup": "seconds from the keystroke to an answer, and to the first optimizer step",
@@ -70,6 +71,8 @@ def make_parser() -> Parser:
     for kind, text in KINDS.items():
         one = what.add_parser(kind, help=text, description=text)
         flags[kind](one)
+        if kind != "train":  # which has one of its own
+            add_json(one)
         one.add_argument("--out", help="Markdown file to write the tables to")
     return parser
 
@@ -79,8 +82,12 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         check_writable(Path(args.out))
     module = import_module(f"lightning_resnet.bench.{args.what}")
-    text = "\n".join([*module.report(args), "", _provenance(args.words), ""])
-    print(text)
+    lines = module.report(args)
+    made = _provenance(args.words)
+    args.document |= {"what": args.what, "tables": tables_in(lines), "made": made}
+    text = "\n".join([*lines, "", made, ""])
+    if args.as_json is not True:
+        print(text)
     if args.out:
         write_atomic(Path(args.out), text)
     return 0
@@ -173,7 +180,15 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accelerator", choices=ACCELERATORS, default="cpu")
     _count(parser, "--steps", 200, "of each training")
     _count(parser, "--repeat", 5, "trainings of each kind, in turn")
-    parser.add_argument("--json", metavar="FILE", help="also append a row for each net")
+    parser.add_argument(
+        "--json",
+        dest="as_json",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="FILE",
+        help=f"also append a row for each net to FILE; without FILE: {JSON_HELP}",
+    )
     parser.add_argument(
         "--flags",
         nargs=argparse.REMAINDER,

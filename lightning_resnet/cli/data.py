@@ -11,6 +11,7 @@ from pathlib import Path
 from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError, nearest, tell
+from lightning_resnet.printing import add_json
 
 SETS = {
     "cifar10": "CIFAR10",
@@ -84,7 +85,9 @@ def make_parser() -> Parser:
         ("info", "what is in a .beton file"),
         ("verify", "check all of it; exit status 1 if damaged"),
     ):
-        verbs.add_parser(verb, help=text).add_argument("file")
+        one = verbs.add_parser(verb, help=text)
+        one.add_argument("file")
+        add_json(one)
     return parser
 
 
@@ -166,13 +169,16 @@ def _write(args: argparse.Namespace) -> int:
         if other != args.split:
             flags = f"--split {other}, with an --out of its own"
             print(f"not in this file: {len(images):,} {other} images ({flags})")
-    return _info(argparse.Namespace(file=out))
+    return _info(argparse.Namespace(file=out, as_json=False))
 
 
 def _info(args: argparse.Namespace) -> int:
-    from lightning_resnet.data.beton.verify import info
+    from lightning_resnet.data.beton.verify import facts, info
 
-    tell(info(args.file))
+    if args.as_json:
+        args.document |= facts(args.file)
+    else:
+        tell(info(args.file))
     return 0
 
 
@@ -181,6 +187,8 @@ def _verify(args: argparse.Namespace) -> int:
     from lightning_resnet.data.beton.verify import Path, verify
 
     problems = verify(args.file)
+    has_manifest = manifest_path(Path(args.file)).exists()
+    args.document |= {"file": args.file, "problems": problems, "has_manifest": has_manifest}
     if problems:
         tell("\n".join(problems))
     found = "intact"
@@ -188,7 +196,7 @@ def _verify(args: argparse.Namespace) -> int:
         noun = "problem" if len(problems) == 1 else "problems"
         found = f"{len(problems):,} {noun}"
     unchecked = ""
-    if not manifest_path(Path(args.file)).exists():
+    if not has_manifest:
         unchecked = " (no manifest: checksums could not be compared)"
     tell(f"{args.file}: {found}{unchecked}")
     return 1 if problems else 0

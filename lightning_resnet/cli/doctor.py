@@ -22,6 +22,7 @@ from lightning_resnet.doctor.checks import (
 from lightning_resnet.doctor.driver import driver
 from lightning_resnet.doctor.finding import Finding
 from lightning_resnet.errors import UserError, tell
+from lightning_resnet.printing import add_json
 
 
 def make_parser() -> Parser:
@@ -35,6 +36,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--quick", action="store_true", help="only what takes no time: no torch, no GPU is asked"
     )
+    add_json(parser)
     return parser
 
 
@@ -43,8 +45,10 @@ def run(args: Namespace) -> int:
     if args.recipe_keys and args.quick:
         raise UserError("--quick looks at no recipe: drop one of the two")
     failed = False
+    findings = args.document["findings"] = []
     for finding in _all(args.quick, args.recipe_keys):
         tell(finding)
+        findings.append(finding._asdict())
         failed |= finding.level == "fails"
     return int(failed) if failed or not args.recipe_keys else _dry_run(args.recipe_keys)
 

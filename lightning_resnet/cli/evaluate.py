@@ -2,10 +2,12 @@
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from lightning_resnet.arguments import TRUST, Parser
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import check_writable
+from lightning_resnet.printing import add_json
 
 
 def make_parser() -> Parser:
@@ -53,6 +55,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--device", help="cpu | cuda (default: cuda where there is one)")
     parser.add_argument("--trust", action="store_true", help=TRUST)
+    add_json(parser)
     return parser
 
 
@@ -65,7 +68,7 @@ def run(args: Namespace) -> int:
     from lightning_resnet.analysis.evaluation import evaluate
     from lightning_resnet.analysis.evaluation.real_labels import hits_of, read_labels
     from lightning_resnet.analysis.inspection.subjects import subjects
-    from lightning_resnet.printing import markdown
+    from lightning_resnet.printing import fitted
     from lightning_resnet.weights.classes import align
     from lightning_resnet.weights.trained import device_for
 
@@ -95,9 +98,11 @@ def run(args: Namespace) -> int:
         Path(args.confusion).parent.mkdir(parents=True, exist_ok=True)
         check_writable(Path(args.confusion))
     rows = []
+    document: list[dict[str, Any]] = []
     classes = [evaluate.PER_CLASS_COLUMNS]
     for row in evaluate.measure(subject, args):
-        cells = evaluate.shares(hits_of(row.best, row.labels, right))
+        shares = evaluate.shares(hits_of(row.best, row.labels, right))
+        cells = evaluate.cells_of(shares)
         settings = " ".join(row.settings)
         tell(f"evaluated: {settings}: N {cells[0]}, top-1 {cells[1]} %, top-5 {cells[3]} %")
         if not rows and args.per_class:
@@ -105,8 +110,16 @@ def run(args: Namespace) -> int:
         if not rows and args.confusion:
             evaluate.write_confusion(row, names, Path(args.confusion))
         rows.append([*row.settings, *cells])
-    tell(f"\n{subject.path}, {args.split} images of {type(data.source).__name__}\n")
-    tell(markdown([evaluate.COLUMNS, *rows]))
+        document.append(dict(zip(evaluate.COLUMNS, row.settings, strict=False)) | shares)
+    source = type(data.source).__name__
+    args.document |= {"path": subject.path, "split": args.split, "source": source, "rows": document}
     if args.per_class:
-        tell(f"\n{' '.join(rows[0][:4])}:\n\n{markdown(classes)}")
+        keys = ("class", "n", "top1", "interval", "taken_for")
+        args.document["classes"] = [dict(zip(keys, line, strict=True)) for line in classes[1:]]
+    if args.as_json:
+        return 0
+    tell(f"\n{subject.path}, {args.split} images of {source}\n")
+    tell(fitted([evaluate.COLUMNS, *rows], 4))
+    if args.per_class:
+        tell(f"\n{' '.join(rows[0][:4])}:\n\n{fitted(classes, 1)}")
     return 0

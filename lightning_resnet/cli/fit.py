@@ -85,10 +85,13 @@ def run(args: Namespace) -> int:
     Returns:
         The exit status.
     """
-    argv = [args.verb, *args.words]
+    words = args.words
+    if args.verb in ("validate", "test"):  # whose result is always JSON
+        words = [word for word in words if word != "--json"]
+    argv = [args.verb, *words]
     silence_lightning()
     end_with_parent()
-    config = parse(args.verb, args.words)
+    config = parse(args.verb, words)
     if config.run.dry and config.verb != "fit":
         raise UserError(f"--run.dry is for fit, and {config.verb} keeps nothing: leave it out")
     is_trial = config.verb == "fit" and (config.run.dry or bool(config.trainer.fast_dev_run))

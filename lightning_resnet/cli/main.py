@@ -238,7 +238,7 @@ def _load(argv: list[str]) -> Callable[[], int]:
     def run() -> int:
         args = module.make_parser().read(argv[1:])
         args.verb = argv[0]
-        with only_json(getattr(args, "as_json", False), args.document):
+        with only_json(getattr(args, "as_json", False) is True, args.document):
             return module.run(args)
 
     return run

@@ -36,6 +36,9 @@ def make_parser() -> Parser:
         "--format", choices=["table", "csv", "json"], default="table", help="default: %(default)s"
     )
     parser.add_argument(
+        "--json", dest="format", action="store_const", const="json", help="as --format json"
+    )
+    parser.add_argument(
         "--weights",
         choices=["net", "ema"],
         default="net",

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
-from lightning_resnet.errors import tell
+from lightning_resnet.errors import UserError, tell
+from lightning_resnet.printing import add_json
 from lightning_resnet.sweeps.points import Sweep, read
-from lightning_resnet.sweeps.state import assign_runs, link_shared, listing
+from lightning_resnet.sweeps.state import assign_runs, facts, link_shared, listing
 
 
 def make_parser() -> Parser:
@@ -65,11 +66,14 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--root", default="runs", help="folder of all runs (default: %(default)s)")
     parser.add_argument("--yes", action="store_true", help="more than 100,000 points are meant")
+    add_json(parser)
     return parser
 
 
 def run(args: Namespace) -> int:
     """Run `resnet-cli sweep`, and return the exit status; `args.rest` has options of sbatch."""
+    if args.as_json and (args.local or args.submit or args.retry_failed or args.cancel):
+        raise UserError("--json tells what --list and --status tell: leave one of the two out")
     sweep = read(args.file, args.yes)
     assign_runs(sweep, args.root)
     if args.local or args.submit or args.retry_failed:
@@ -83,7 +87,9 @@ def run(args: Namespace) -> int:
         return run_points(sweep, Path(args.root), args.j, shielded)
     if args.submit or args.retry_failed or args.status or args.cancel:
         return _on_slurm(sweep, args)
-    tell(listing(sweep))
+    args.document |= facts(sweep)
+    if not args.as_json:
+        tell(listing(sweep))
     if not args.list:
         tell(f"run them here: resnet-cli sweep {args.file} --local -j 2; on a cluster: --submit")
     return 0
@@ -95,7 +101,9 @@ def _on_slurm(sweep: Sweep, args: Namespace) -> int:
 
     home = Path(args.root, sweep.name, "submitted")
     if args.status:
-        slurm.tell_status(sweep, home)
+        args.document |= facts(sweep, slurm.queued(home))
+        if not args.as_json:
+            slurm.tell_status(sweep, home)
         return 0
     if args.cancel:
         return slurm.cancel(home)

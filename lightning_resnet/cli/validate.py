@@ -4,7 +4,6 @@ resnet-cli validate --config configs/digits.yaml --ckpt_path runs/digits/RUN/che
 """
 
 import csv
-import json
 import sys
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from lightning_resnet.config.recipe import Experiment
 from lightning_resnet.config.summary import say
 from lightning_resnet.errors import UserError, csv_cell
+from lightning_resnet.printing import as_json
 from lightning_resnet.progress import Meter
 from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_good
 from lightning_resnet.runs.directory import RunDir
@@ -60,7 +60,7 @@ def validate(experiment: Experiment, rundir: RunDir) -> int:
     trainer = experiment.trainer
     run = trainer.validate if config.verb == "validate" else trainer.test
     run(task, datamodule=data, verbose=False)
-    say(json.dumps({"checkpoint": str(path), **task.metrics}, indent=1))
+    say(as_json({"checkpoint": path, **task.metrics}))
     return 0
 
 

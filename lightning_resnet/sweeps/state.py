@@ -2,9 +2,10 @@
 
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from lightning_resnet.errors import UserError, printable
 from lightning_resnet.files import write_json
@@ -148,6 +149,30 @@ def listing(sweep: Sweep, describe: Callable[[Point], str] | None = None) -> str
         else:
             total += "; no finished run yet to forecast from"
     return "\n".join([*lines, total])
+
+
+def facts(sweep: Sweep, queue: Collection[str] = ()) -> dict[str, Any]:
+    """Return what `listing` tells, for programs.
+
+    Args:
+        sweep: a sweep with the state of its points filled in.
+        queue: keys of the points that wait in SLURM's queue.
+    """
+    points = []
+    for point in sweep.points:
+        step, steps = Run(point.run).steps() if point.run else (0, None)
+        told = {
+            "point": point.key,
+            "parameters": point.parameters,
+            "run": point.run,
+            "state": point.state,
+            "step": step,
+            "steps": steps,
+            "val_error": validation_error(point),
+            "queued": point.key in queue,
+        }
+        points.append(told)
+    return {"sweep": sweep.name, "points": points}
 
 
 def describe_state(point: Point) -> str:

@@ -99,17 +99,27 @@ def _held(subject: Subject) -> list[str]:
     return ["net", "ema"] if averaged else ["net"]
 
 
-def shares(hits: tuple[Tensor, Tensor]) -> list[str]:
-    """Return N, top-1 and top-5 with their intervals, in percent.
+def shares(hits: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Return n, top1 and top5 with their intervals (top1_low, top1_high, ...), in percent.
 
     Args:
         hits: from `real_labels.hits_of`.
     """
     n = len(hits[0])
-    cells = [str(n)]
-    for hit in hits:
+    found: dict[str, float] = {"n": n}
+    for name, hit in zip(("top1", "top5"), hits, strict=True):
         low, high = wilson(int(hit.sum()), n)
-        cells += [f"{100 * float(hit.float().mean()):.2f}", f"{100 * low:.2f} to {100 * high:.2f}"]
+        found[name] = 100 * float(hit.float().mean())
+        found |= {f"{name}_low": 100 * low, f"{name}_high": 100 * high}
+    return found
+
+
+def cells_of(found: dict[str, float]) -> list[str]:
+    """Return the cells of `shares` below the heads N, top-1, interval, top-5, interval."""
+    cells = [str(found["n"])]
+    for name in ("top1", "top5"):
+        cells.append(f"{found[name]:.2f}")
+        cells.append(f"{found[f'{name}_low']:.2f} to {found[f'{name}_high']:.2f}")
     return cells
 
 

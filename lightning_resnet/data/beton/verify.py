@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,34 @@ from lightning_resnet.errors import UserError, one_line, printable
 from lightning_resnet.machine import cores
 from lightning_resnet.progress import Meter, metered
 
+MANIFEST = ("source", "split", "skipped", "short_side", "max_side", "quality")  # told by `facts`
 BATCH = 1024  # samples checked at once
 BLOCK = 1 << 20  # bytes hashed at once
+
+
+def facts(path: str | Path) -> dict[str, Any]:
+    """Return what `info` tells, for programs; without a manifest, what it would tell is null."""
+    beton = Beton(path)
+    m = beton.manifest or {}
+    counts = np.bincount(beton.labels.clip(0)) if len(beton) else np.zeros(1, int)
+    jpegs = np.count_nonzero(beton.images["mode"] == JPEG)
+    sides = {}
+    for side in ("height", "width"):
+        values = beton.images[side]
+        sides[side] = [int(values.min()), int(values.max())] if len(beton) else None
+    return {
+        "file": path,
+        "samples": len(beton),
+        "bytes": beton.size,
+        "classes": beton.classes,
+        "samples_per_class": counts.tolist(),
+        "jpeg": int(jpegs),
+        "raw": len(beton) - int(jpegs),
+        **sides,
+        "fields": beton.names,
+        "page_size": beton.page_size,
+        **{key: m.get(key) for key in MANIFEST},
+    }
 
 
 def info(path: str | Path) -> str:
