@@ -16,6 +16,8 @@ from typing import Any, TextIO
 
 RANKED = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # 0 in the first rank
 READER_GONE = 141  # 128 + SIGPIPE
+# Variable that -q sets, also for the ranks: print warnings and the last line only, no progress.
+QUIET = "LIGHTNING_RESNET_QUIET"
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)  # a later write may succeed again
 
 
@@ -66,6 +68,9 @@ class Stream:
         except OSError as e:
             self._lose(e)
 
+    def end(self) -> None:
+        """Print what was held back until the verb's end: nothing."""
+
     def finish(self) -> None:
         """Flush or discard the buffer, which the interpreter would write, and fail, at its end."""
         try:
@@ -99,6 +104,38 @@ class Stream:
             self.stream.flush()
 
 
+class QuietStream(Stream):
+    """Replacement of stdout that prints warnings at once and, of all other lines, the last.
+
+    Args:
+        stream: the stream to write to.
+        required: whether the loss ends the verb.
+    """
+
+    _begun = ""
+    _last = ""
+
+    def write(self, text: str) -> int:
+        """Write the warnings in a text; keep its last complete line."""
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            if line.startswith("warning:"):
+                super().write(f"{line}\n")
+            elif line:
+                self._last = line
+        return len(text)
+
+    def end(self) -> None:
+        """Print the last line."""
+        if last := self._begun or self._last:
+            super().write(f"{last}\n")
+
+
+def is_quiet() -> bool:
+    """Tell whether the user has asked for warnings and the last line only."""
+    return QUIET in os.environ
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
     """Guard stdout and stderr.
@@ -108,7 +145,7 @@ def guarded() -> Iterator[None]:
     """
     former_out = sys.stdout
     former_err = sys.stderr
-    sys.stdout = Stream(former_out, required=True)
+    sys.stdout = (QuietStream if is_quiet() else Stream)(former_out, required=True)
     sys.stderr = Stream(former_err, required=False)
     try:
         try:
@@ -116,6 +153,8 @@ def guarded() -> Iterator[None]:
         except SystemExit:  # raised by --help
             sys.stdout.flush()
             raise
+        if isinstance(sys.stdout, Stream):
+            sys.stdout.end()
         sys.stdout.flush()
     except OutputLost as e:
         if e.exit_status != READER_GONE:

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from lightning_resnet.console import is_quiet
+
 LINE_S = 15.0  # seconds between lines in a log file
 BAR_S = 1.0  # seconds after which a bar appears, so that short work has none
 SHOWN = {  # metrics of a training, with their format
@@ -27,7 +29,7 @@ class Progress:
     """
 
     def __init__(self, show: bool = True) -> None:
-        self.shows = show
+        self.shows = show and not is_quiet()
         self.metrics: dict[str, float] = {}
         self.bar: tqdm | None = None
 
@@ -89,7 +91,7 @@ class Meter:
     """
 
     def __init__(self, total: int, unit: str, first: int = 0, show: bool = True) -> None:
-        self._show = show
+        self._show = show and not is_quiet()
         self._first = first
         self._done = first
         self._total = total
@@ -98,7 +100,7 @@ class Meter:
         self._start = time.monotonic()
         self._last_line = self._start
         self._bar: tqdm | None = None
-        if show and sys.stderr.isatty():
+        if self._show and sys.stderr.isatty():
             self._bar = tqdm(
                 total=total,
                 initial=first,

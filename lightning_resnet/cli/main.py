@@ -45,22 +45,16 @@ VERBS = {
     "rm": Verb("remove runs, after a question"),
     "export": Verb("put a run into one archive: recipe, metrics, weights"),
     "requeue": Verb("at the end of a SLURM job: requeue it, or not"),
+    "completion": Verb("a script that completes verbs, keys and recipes in your shell"),
     "sync": Verb("upload runs to Weights & Biases, from where it can be reached"),
     "compare": Verb("tables and figures from runs"),
     "inspect": Verb("gradients, responses, lesions, ... of a net, block by block"),
     "deepen": Verb("add blocks to a trained net, as identity or at random"),
-    "convert": Verb("weights of torchvision, timm, akamaster into ours; ours into ONNX, ..."),
+    "convert": Verb("weights of torchvision, timm, ... into ours; ours into ONNX, ..."),
     "data": Verb("get a data set; write, check and describe .beton files"),
     "doctor": Verb("will training run here? each problem with its cure"),
     "bench": Verb("measure our parts against their peers"),
 }
-
-
-def usage() -> str:
-    """Return the table of verbs."""
-    lines = ["usage: resnet-cli VERB [options]; resnet-cli VERB --help tells them", ""]
-    lines += [f"  {name:<10}{verb.help}" for name, verb in VERBS.items()]
-    return "\n".join(lines)
 
 
 def continues(argv: list[str]) -> bool:
@@ -125,20 +119,44 @@ def _leave_at_once(signum: int, frame: object) -> None:
 
 
 def _guarded(argv: list[str]) -> int:
-    """Run one verb with guarded standard streams."""
-    from lightning_resnet.console import OutputLost, guarded
+    """Run one verb with guarded standard streams, and quietly where -q asks for it."""
+    from lightning_resnet.console import QUIET, OutputLost, guarded, is_quiet
 
+    argv, asked = _without_quiet(argv)
+    begins = asked and not is_quiet()
+    if begins:
+        os.environ[QUIET] = "1"  # for the ranks too
     try:
         with guarded():
             return _run(argv)
     except OutputLost as e:
         return e.exit_status
+    finally:
+        if begins:
+            del os.environ[QUIET]
+
+
+def _without_quiet(argv: list[str]) -> tuple[list[str], bool]:
+    """Return a command line without -q of the verbs that take it, and whether -q was there.
+
+    What follows `--` are words for sbatch, which has a -q of its own.
+    """
+    if argv[:1] not in (["fit"], ["sweep"]):
+        return argv, False
+    end = argv.index("--") if "--" in argv else len(argv)
+    kept = [word for word in argv[:end] if word not in ("-q", "--quiet")]
+    return [*kept, *argv[end:]], len(kept) < end
 
 
 def _run(argv: list[str]) -> int:
     """Run one verb, and print the errors that a user can cure as one line."""
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage())
+    from lightning_resnet.cli.pages import answer
+
+    if argv[:1] == ["help"] and len(argv) > 1:
+        argv = [*argv[1:], "--help"]
+    text = answer(argv, {name: verb.help for name, verb in VERBS.items()})
+    if text is not None:
+        print(text)
         return 0 if argv else 2
     import re
     from contextlib import nullcontext

@@ -65,6 +65,9 @@ def make_parser() -> Parser:
         help="N arrays, each after the other: no requeueing",
     )
     parser.add_argument("--root", default="runs", help="folder of all runs (default: %(default)s)")
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="only warnings and the last line"
+    )
     parser.add_argument("--yes", action="store_true", help="more than 100,000 points are meant")
     add_json(parser)
     return parser
