@@ -125,6 +125,16 @@ def test_a_net_of_another_form_is_torchvisions_own(hub, image):
     assert type(trained.task.net) is type(theirs) and trained.classes[0] == "tench"
 
 
+def test_named_weights_become_a_file_in_torchvisions_names(cli, hub, net):
+    code, out, err = cli("convert", "timm:resnet18.a1_in1k", "--out", "net.pth")
+    assert code == 0 and "torchvision.models.resnet18(num_classes=1000) loads it" in out, err
+    theirs = torchvision.models.resnet18()
+    theirs.load_state_dict(torch.load("net.pth"))
+    assert torch.equal(theirs.fc.weight, net.fc.weight)
+    code, _, err = cli("convert", "timm:resnet18.a1_in1k", "--out", "net.pth", "--mean", *"123")
+    assert code == 2 and "tells its own: leave it out" in err
+
+
 def make_photos():
     for kind in "abc":
         for i in range(6):

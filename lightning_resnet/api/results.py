@@ -89,10 +89,9 @@ def evaluate(
     )
     ways.check(args)
     words = args.recipe_keys
-    found = list(subjects([os.fspath(run)], words, at, device=device_for(device), trust=trust))
-    if len(found) != 1:
-        raise UserError(f"{os.fspath(run)} holds {len(found)} runs: give one of them")
-    subject = found[0]
+    word = os.fspath(run)
+    device = device_for(device)
+    (subject,) = subjects([word], words, at, device=device, trust=trust, one=True)
     splits = subject.experiment.data.splits
     if split not in splits:
         raise UserError(f"split {split}: the source has {', '.join(splits)}")

@@ -74,6 +74,7 @@ def run(args: Namespace) -> int:
         )
     from lightning_resnet.files import write_file
     from lightning_resnet.runs.checkpoint import write_checkpoint
+    from lightning_resnet.runs.names import is_hub_name
     from lightning_resnet.weights.convert import (
         check_classes,
         describe,
@@ -81,9 +82,17 @@ def run(args: Namespace) -> int:
         text,
         use_in_torchvision,
     )
+    from lightning_resnet.weights.hubs import read_named
     from lightning_resnet.weights.trained import restore
 
-    checkpoint, path = read(args)
+    if is_hub_name(args.file):
+        if given := [flag for flag in (*CONSTANTS, "shortcut", "classes") if getattr(args, flag)]:
+            raise UserError(
+                f"--{given[0]} is for files, and {args.file} tells its own: leave it out"
+            )
+        path, checkpoint = read_named(args.file)
+    else:
+        checkpoint, path = read(args)
     trained = restore(checkpoint, path, None, args.weights, args.trust)
     net = trained.task.net
     normalisation = {name: checkpoint["state_dict"][name] for name in CONSTANTS}

@@ -22,6 +22,7 @@ from lightning_resnet.runs.names import is_hub_name
 from lightning_resnet.training.state_dict import EMA, check_same_tensors
 from lightning_resnet.training.task import ClassificationTask
 from lightning_resnet.weights import pixels
+from lightning_resnet.weights.classes import in_words
 from lightning_resnet.weights.hubs import read_named
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Trained:
 
         Returns:
             A row for each image and rank, with the columns `image` (path or number), `rank`,
-            `label`, `class` and `probability`.
+            `label`, `class` and `probability`; and `words` where classes are WordNet ids.
 
         Raises:
             UserError: see `probabilities`.
@@ -113,7 +114,11 @@ class Trained:
         ):
             for rank, (value, label) in enumerate(zip(values, labels, strict=True), 1):
                 rows.append((name, rank, label, classes[label], value))
-        return pd.DataFrame(rows, columns=["image", "rank", "label", "class", "probability"])
+        table = pd.DataFrame(rows, columns=["image", "rank", "label", "class", "probability"])
+        words = in_words(classes)
+        if words != classes:
+            table["words"] = [words[label] for label in table["label"]]
+        return table
 
     def _probabilities(self, images: pixels.Images, device: str | None) -> tuple[list[str], Tensor]:
         """Return the name of each image, and the probabilities [N, classes]."""
