@@ -21,6 +21,8 @@ PUBLIC = {  # name -> the module that defines it
     "Source": "data.sources.base",
     "ImageNet": "data.sources.imagenet",
     "ImageNetV2": "data.sources.imagenet",
+    "WebDataset": "data.sources.shards",
+    "Parquet": "data.sources.shards",
     "BetonFiles": "data.sources.beton_files",
     "Subset": "data.sources.subset",
     "Policy": "data.augment.policies",

@@ -22,6 +22,7 @@ from helpers.loaders import copies, data_of
 from PIL import Image
 
 from lightning_resnet.data import module
+from lightning_resnet.data.archives import tar_members
 from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.data.beton import decode_fallback as fallback
 from lightning_resnet.data.beton import encode as encoding
@@ -41,7 +42,7 @@ from lightning_resnet.data.beton.write import write_beton
 from lightning_resnet.data.images import Images
 from lightning_resnet.data.loaders import torch_loader
 from lightning_resnet.data.module import ImageData
-from lightning_resnet.data.sources import fashion_mnist, imagenet
+from lightning_resnet.data.sources import fashion_mnist, imagenet_labels
 from lightning_resnet.data.sources.beton_files import BetonFiles
 from lightning_resnet.data.sources.folder import ImageFolder, find_images
 from lightning_resnet.data.sources.synthetic import Synthetic
@@ -610,16 +611,16 @@ def test_archives_that_lead_back_or_unpack_without_end_are_refused(tmp_path, mon
     headers = tarfile.TarInfo("first").tobuf() + back.tobuf(tarfile.GNU_FORMAT)
     (tmp_path / "loop.tar").write_bytes(headers + bytes(1024))
     with pytest.raises(UserError, match="is damaged"):
-        imagenet._members(tmp_path / "loop.tar")
-    monkeypatch.setattr(imagenet, "MAX_DEVKIT", 1 << 16)
+        tar_members(tmp_path / "loop.tar")
+    monkeypatch.setattr(imagenet_labels, "MAX_DEVKIT", 1 << 16)
     with gzip.open(tmp_path / "devkit.tar.gz", "wb") as file:
         file.write(bytes(1 << 20))
     with pytest.raises(UserError, match="unpacks to more than"):
-        imagenet._ground_truth(tmp_path / "devkit.tar.gz")
+        imagenet_labels.ground_truth(tmp_path / "devkit.tar.gz")
     packed = zlib.compress(bytes(1 << 20))
     mat = bytes(128) + struct.pack("<II", 15, len(packed)) + packed
     with pytest.raises(ValueError, match="unpacks to more than"):
-        imagenet._check_mat(mat)
+        imagenet_labels._check_mat(mat)
     monkeypatch.setattr(fashion_mnist, "MAX_IDX_BYTES", 1 << 16)
     with gzip.open(tmp_path / "train-images-idx3-ubyte.gz", "wb") as file:
         file.write(bytes(1 << 20))

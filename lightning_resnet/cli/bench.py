@@ -26,6 +26,7 @@ KINDS = {
     "evaluation": "images per second of an evaluation, from files to accuracy",
     "scaling": "images per second on 1 to N ranks",
     "compare": "seconds and memory of comparing many runs",
+    "layouts": "images per second of `data write` from each layout of ImageNet, and of listing",
 }
 ACCELERATORS = ["cpu", "gpu"]
 PEERS = [  # the loaders that bench/loader.py describes
@@ -67,6 +68,7 @@ def make_parser() -> Parser:
         "evaluation": _evaluation_flags,
         "scaling": _scaling_flags,
         "compare": _compare_flags,
+        "layouts": _layouts_flags,
     }
     for kind, text in KINDS.items():
         one = what.add_parser(kind, help=text, description=text)
@@ -229,6 +231,13 @@ def _compare_flags(parser: argparse.ArgumentParser) -> None:
     _count(parser, "--runs", 1000, "copies of the reference runs")
     _count(parser, "--rows", 10_000, "of each run's metrics.jsonl")
     _count(parser, "--repeat", 3, "times it is asked again")
+
+
+def _layouts_flags(parser: argparse.ArgumentParser) -> None:
+    _count(parser, "--images", 1000, "photo-like JPEGs of 500 px")
+    _count(parser, "--workers", cores(), "processes that encode")
+    _count(parser, "--repeat", 5, "writes of each layout, in turn")
+    _count(parser, "--entries", 1_281_167, "fabricated entries to list; 4 GB of temporary files")
 
 
 def _count(parser: argparse.ArgumentParser, flag: str, default: int, text: str) -> None:

@@ -19,7 +19,17 @@ SETS = {
     "fashion_mnist": "FashionMNIST",
 }  # torchvision's names
 GETTABLE = (*SETS, "photos", "imagenet")
-SOURCES = {"digits": "Digits", **SETS, "image_folder": "ImageFolder", "imagenet": "ImageNet"}
+SOURCES = {
+    "digits": "Digits",
+    **SETS,
+    "image_folder": "ImageFolder",
+    "imagenet": "ImageNet",
+    "webdataset": "WebDataset",
+    "parquet": "Parquet",
+}
+NEEDS_ROOT = ("image_folder", "imagenet", "webdataset", "parquet")
+# Flag of `write` -> sources that take it.
+OWN_FLAGS = {"layout": ("imagenet",), "classes": ("webdataset", "parquet")}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,7 +64,17 @@ def make_parser() -> Parser:
         help="the file; F.beton.json becomes its manifest",
     )
     write.add_argument("--split", default="train", help="train, val or test (default: %(default)s)")
-    write.add_argument("--root", help="the source's folder")
+    write.add_argument("--root", help="the source's folder, or Kaggle's zip, or one shard")
+    write.add_argument(
+        "--layout",
+        help="of imagenet, if the folder has several: folders, archives, kaggle, kaggle-zip, "
+        "parquet, tar.gz or webdataset (default: the one that is there)",
+    )
+    write.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="of webdataset and parquet: names of the classes, one on a line, in order of label",
+    )
     write.add_argument(
         "--mode",
         default="auto",
@@ -141,11 +161,17 @@ def _write(args: argparse.Namespace) -> int:
 
     report_only()
     name = SOURCES[args.source]
-    if args.root is None and name in ("ImageFolder", "ImageNet"):
+    if args.root is None and args.source in NEEDS_ROOT:
         raise UserError(f"{args.source} needs --root, the folder its images are in")
-    make = getattr(sources, name)
-    source = make(**({"root": args.root} if args.root else {}))
+    given = {"root": args.root} if args.root else {}
+    for flag, takers in OWN_FLAGS.items():
+        value = getattr(args, flag)
+        if value is not None and args.source not in takers:
+            raise UserError(f"--{flag} is for {' and '.join(takers)}: leave it out")
+        if value is not None:
+            given[flag] = value
     try:
+        source = getattr(sources, name)(**given)
         splits = source.splits()
     except UserError as e:
         flag = "--root"  # the flag of this verb

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lightning_resnet.data.archives import member_of
 from lightning_resnet.data.beton.format import Beton
 from lightning_resnet.data.order import permutation
 from lightning_resnet.errors import UserError
@@ -104,6 +105,12 @@ class FileImages(Images):
         positions = np.sort(positions)
         paths = [self.paths[i] for i in positions]
         return FileImages(self.ids[positions], self.labels[positions], paths)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the images are in archives that can only be read in order."""
+        first = member_of(self.paths[0]) if self.paths else None
+        return first is not None and first.in_order
 
     def name(self, i: int) -> str:
         """Return the path of image i."""

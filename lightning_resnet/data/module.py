@@ -175,6 +175,7 @@ class ImageData(pl.LightningDataModule):
             self._check_labels(name, images)
         if self.loader == "ffcv":
             self._write_betons()
+        self._check_order()
         betons = {k: v for k, v in self.splits.items() if isinstance(v, BetonImages)}
         if betons and kernel.library() is None:
             rank_zero_only(print)(fallback.notice())
@@ -214,6 +215,17 @@ class ImageData(pl.LightningDataModule):
                 f"labels of {source}'s {name} split must be 0 to {self.num_classes - 1} "
                 f"({self.num_classes} classes), found {text}"
             )
+
+    def _check_order(self) -> None:
+        """Refuse images that are read from end to end for each that is wanted."""
+        for images in self.splits.values():
+            if isinstance(images, FileImages) and images.in_order:
+                archive = images.paths[0].partition("!")[0]
+                raise UserError(
+                    f"{archive} can only be read in order, and training reads at random: write a "
+                    ".beton of each split first (`resnet-cli data write`), or --data.loader ffcv, "
+                    "which writes them to its cache"
+                )
 
     def _write_betons(self) -> None:
         """Write the splits that are in no .beton to one, once on this machine."""

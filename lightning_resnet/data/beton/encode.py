@@ -6,7 +6,6 @@ second time.
 
 import io
 import os
-import re
 import stat
 import warnings
 import zlib
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from lightning_resnet.data.archives import member_of, read_zipped
 from lightning_resnet.data.beton.decode import PROBLEMS, library
 from lightning_resnet.data.beton.decode_fallback import count_scans
 from lightning_resnet.data.beton.format import JPEG, RAW
@@ -25,8 +25,6 @@ from lightning_resnet.data.hashing import hash64
 from lightning_resnet.errors import one_line
 
 MAX_SAMPLE = 2**31  # bytes of an image as it is stored: what the decoder can hold
-# An image in an archive: archive!name@offset+bytes.
-MEMBER = re.compile(r"(.+\.tar)!.+@(\d+)\+(\d+)", re.DOTALL)
 # Pillow reads forty more, and runs another program (Ghostscript) for one of them.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 # Tags of a TIFF.
@@ -68,9 +66,9 @@ class EncodeOptions:
 
 
 class EncodeJob(NamedTuple):
-    """An image to store: its file or its pixels [H, W, C], as JPEG or raw."""
+    """An image to store: its file, the file's bytes, or its pixels [H, W, C]; as JPEG or raw."""
 
-    image: str | np.ndarray
+    image: str | bytes | np.ndarray
     jpeg: bool
 
 
@@ -121,19 +119,24 @@ def read_bytes(path: str) -> bytes:
     Raises:
         ValueError: it is empty, too large, or no file (a pipe would be waited for without end).
     """
-    member = MEMBER.fullmatch(path)
-    descriptor = os.open(member[1] if member else path, os.O_RDONLY | os.O_NONBLOCK)
+    member = member_of(path)
+    if member and member.in_order:
+        raise ValueError("its archive can only be read in order: write a .beton of it first")
+    descriptor = os.open(member.archive if member else path, os.O_RDONLY | os.O_NONBLOCK)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise ValueError("it is no file")
     with open(descriptor, "rb") as file:
-        size = int(member[3]) if member else status.st_size
+        size = member.size if member else status.st_size
         if size > MAX_BYTES:
             raise ValueError(f"its {size:,} bytes are more than {MAX_BYTES:,}")
-        if member:
-            file.seek(int(member[2]))
-        data = file.read(size)
+        if member and member.archive.endswith(".zip"):
+            data = read_zipped(file, member, MAX_BYTES)
+            size = len(data)
+        else:
+            file.seek(member.start if member else 0)
+            data = file.read(size)
     if not data:
         raise ValueError("it is empty")
     if len(data) < size:
@@ -148,18 +151,20 @@ def marks(paths: Sequence[str]) -> np.ndarray:
         uint64 [n]; 0 where there is no file.
     """
     found: dict[str, tuple[int, int]] = {}
+    pairs = []
     for path in paths:
-        member = MEMBER.fullmatch(path)
-        file = member[1] if member else path
+        member = member_of(path)
+        file = member.archive if member else path
         if file not in found:
             try:
                 status = os.stat(file)
                 found[file] = (status.st_size, status.st_mtime_ns)
             except OSError:
                 found[file] = (0, 0)
-        found[path] = found[file]
-    pairs = np.array([found[path] for path in paths], np.int64).reshape(-1, 2)
-    return np.where(pairs.any(axis=1), hash64(pairs[:, 0], pairs[:, 1]), np.uint64(0))
+        pairs.append(found[file])
+    sizes_times = np.array(pairs, np.int64).reshape(-1, 2)
+    hashes = hash64(sizes_times[:, 0], sizes_times[:, 1])
+    return np.where(sizes_times.any(axis=1), hashes, np.uint64(0))
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -226,8 +231,12 @@ def jpeg_problem(data: bytes, width: int, height: int) -> str:
 
 
 def _encode(task: EncodeJob, options: EncodeOptions) -> Sample:
-    if isinstance(task.image, str):
-        data = read_bytes(task.image)
+    if isinstance(task.image, str | bytes):
+        data = read_bytes(task.image) if isinstance(task.image, str) else task.image
+        if not data:
+            raise ValueError("it is empty")
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"its {len(data):,} bytes are more than {MAX_BYTES:,}")
         with open_image(data) as image:
             if problem := jpeg_problem(data, *image.size):
                 raise ValueError(problem)  # Pillow would give grey blocks, without an error

@@ -104,6 +104,15 @@ class PartialFile:
         _write(self._notes, records.tobytes(), len(self._head) + self.done * RECORD.itemsize)
         self.done += len(samples)
 
+    def sample(self, i: int) -> Sample | None:
+        """Read sample i; None for a skipped one."""
+        record = self.records[i]
+        if not record["kept"]:
+            return None
+        data = os.pread(self._data, int(record["size"]), int(record["ptr"]))
+        mode, width, height, crc = (int(record[k]) for k in ("mode", "width", "height", "crc"))
+        return Sample(mode, width, height, data, crc)
+
     def finish(self) -> np.ndarray:
         """Write header, metadata and table, which make the temporary file a .beton.
 

@@ -4,6 +4,9 @@ resnet-cli data write cifar10 --out cifar10_train.beton
 
 Worker processes encode; this one writes, in order, so that the file does not depend on their
 number. A write that was killed continues where it was when it is started again.
+
+Images that can only be read in the order in which they lie (.tar.gz, .parquet) are encoded in that
+order, to F.beton.unsorted.tmp, and then copied in the order of the file.
 """
 
 import base64
@@ -14,11 +17,13 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from lightning_resnet.data.archives import read_in_order, storage_order
 from lightning_resnet.data.beton.encode import (
     EncodeFailure,
     EncodeJob,
@@ -112,20 +117,63 @@ def write_beton(
             tell(f"{out} is written already; remove it to write it again")
             return out
         tell(f"{out} was written before its images changed: writing it again")
+    manifest = {"format": FORMAT, **names, "request": request, "files": files}
+    if workers is None:
+        workers = cores() if len(images) >= WORTH_PROCESSES else 1
+    settings = (options, mode, skip_bad, cure, workers, progress)
+    if isinstance(images, FileImages) and images.in_order:
+        _write_in_two_steps(images, order, out, content, manifest, settings)
+        return out
     with _unfinished(out, request, content) as unfinished:
-        job = _Job(images, order, unfinished, options, mode, skip_bad, cure)
-        if workers is None:
-            workers = cores() if len(images) >= WORTH_PROCESSES else 1
-        skipped = job.run(workers, progress)
-        manifest = {
-            "format": FORMAT,
-            **names,
-            "request": request,
-            "files": files,
-            "skipped": skipped,
-        }
+        manifest["skipped"] = _Job(images, order, unfinished, *settings).run()
         _finish(out, unfinished, manifest, progress)
     return out
+
+
+def _write_in_two_steps(
+    images: FileImages,
+    order: np.ndarray,
+    out: Path,
+    content: np.ndarray,
+    manifest: dict[str, Any],
+    settings: tuple,
+) -> None:
+    """Encode the images in the order in which they lie, then copy them in the order of the file.
+
+    Args:
+        images: images of archives that can only be read in order.
+        order: position of each image of the file, in the file's order [n].
+        out: the file.
+        content: mark of the content of each, in the file's order [n].
+        manifest: what the manifest says so far.
+        settings: last arguments of `_Job`.
+    """
+    progress = settings[-1]
+    stored = np.array(storage_order(images.paths))
+    rank = np.empty_like(stored)
+    rank[stored] = np.arange(len(stored))
+    content_at = np.empty_like(content)
+    content_at[order] = content
+    unsorted = out.with_name(f"{out.name}.unsorted")
+    with _unfinished(unsorted, manifest["request"], content_at[stored]) as encoded:
+        skipped = _Job(images, stored, encoded, *settings).run()
+        at = {int(i): k for k, i in enumerate(images.ids[order])}
+        manifest["skipped"] = sorted(skipped, key=lambda bad: at[bad["id"]])
+        with (
+            _unfinished(out, manifest["request"], content) as unfinished,
+            closing(Meter(len(order), "images sorted", unfinished.done, progress)) as meter,
+        ):
+            for first in range(unfinished.done, len(order), CHUNK_FILES):
+                span = order[first : first + CHUNK_FILES]
+                samples = [encoded.sample(rank[i]) for i in span]
+                entries = zip(samples, images.labels[span], images.ids[span], strict=True)
+                unfinished.append(list(entries))
+                meter.update(len(span))
+            _finish(out, unfinished, manifest, progress)
+
+
+class _DiskFull(UserError):
+    """Error of a write for which the disk is too small."""
 
 
 @contextmanager
@@ -143,11 +191,14 @@ def _unfinished(out: Path, request: str, content: np.ndarray) -> Iterator[Partia
     try:
         yield unfinished
         done = True
+    except _DiskFull:
+        done = True
+        raise
     except OSError as e:
         done = e.errno in (errno.ENOSPC, errno.EDQUOT)  # no half file stays on a full disk
-        raise UserError(
-            _disk_error(out, e, unfinished) if done else f"cannot write {out}: {e}"
-        ) from e
+        if done:
+            raise _DiskFull(_disk_error(out, e, unfinished)) from e
+        raise UserError(f"cannot write {out}: {e}") from e
     finally:
         unfinished.close(remove=done)
 
@@ -164,6 +215,8 @@ class _Job:
         mode: Mode,
         skip_bad: bool,
         cure: str,
+        workers: int,
+        progress: bool,
     ) -> None:
         self.images = images
         self.order = order
@@ -172,24 +225,28 @@ class _Job:
         self.cure = cure
         self.jpeg = _is_jpeg(images, mode)
         self.skip_bad = skip_bad
+        self.workers = workers
+        self.progress = progress
         self.skipped = []
 
-    def run(self, workers: int, progress: bool) -> list[dict[str, Any]]:
+    def run(self) -> list[dict[str, Any]]:
         """Encode and append the rest, and return what was skipped."""
         first = self.unfinished.done
         was_skipped = self.unfinished.records["kept"][:first] == 0
-        for i in self.order[:first][was_skipped]:  # the journal does not say why
-            again = encode(self._task(i), self.options)
+        bad = self.order[:first][was_skipped]
+        for i, task in zip(bad, self._tasks(bad), strict=True):  # the journal does not say why
+            again = encode(task, self.options)
             why = (
                 again.why if isinstance(again, EncodeFailure) else "it was bad when the write began"
             )
             self._skip(i, why)
         chunk = self._chunk()
         spans = [self.order[i : i + chunk] for i in range(first, len(self.order), chunk)]
-        tasks = ([self._task(i) for i in span] for span in spans)
-        meter = Meter(len(self.order), "images", first, progress)
+        tasks = self._tasks(self.order[first:])
+        chunks = (list(islice(tasks, len(span))) for span in spans)
+        meter = Meter(len(self.order), "images", first, self.progress)
         with (
-            closing(encode_chunks(tasks, self.options, min(workers, len(spans)))) as encoded,
+            closing(encode_chunks(chunks, self.options, min(self.workers, len(spans)))) as encoded,
             closing(meter),
         ):
             for span, samples in zip(spans, encoded, strict=True):
@@ -221,8 +278,13 @@ class _Job:
             {"id": int(self.images.ids[i]), "picture": self.images.name(i), "why": why}
         )
 
-    def _task(self, i: int) -> EncodeJob:
-        return EncodeJob(self.images.original(i), bool(self.jpeg[i]))
+    def _tasks(self, positions: np.ndarray) -> Iterator[EncodeJob]:
+        if isinstance(self.images, FileImages) and self.images.in_order:
+            originals = read_in_order(self.images.paths[i] for i in positions)
+        else:
+            originals = (self.images.original(i) for i in positions)
+        for i, original in zip(positions, originals, strict=True):
+            yield EncodeJob(original, bool(self.jpeg[i]))
 
     def _chunk(self) -> int:
         """Return how many images a worker takes at once: many small ones, for fewer messages."""

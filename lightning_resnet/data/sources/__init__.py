@@ -7,6 +7,7 @@ from lightning_resnet.data.sources.digits import Digits
 from lightning_resnet.data.sources.fashion_mnist import FashionMNIST
 from lightning_resnet.data.sources.folder import ImageFolder
 from lightning_resnet.data.sources.imagenet import ImageNet, ImageNetV2
+from lightning_resnet.data.sources.shards import Parquet, WebDataset
 from lightning_resnet.data.sources.subset import Subset
 from lightning_resnet.data.sources.synthetic import Synthetic
 
@@ -19,7 +20,9 @@ __all__ = [
     "ImageFolder",
     "ImageNet",
     "ImageNetV2",
+    "Parquet",
     "Source",
     "Subset",
     "Synthetic",
+    "WebDataset",
 ]

@@ -116,12 +116,13 @@ def class_folders(folder: Path) -> list[str]:
     return [name for name in names if not is_hidden(name)]
 
 
-def find_images(folder: Path, hidden: bool = False) -> Iterator[str]:
+def find_images(folder: Path, hidden: bool = False, deep: bool = True) -> Iterator[str]:
     """Yield the image files in a folder and below, in no order, without following links to folders.
 
     Args:
         folder: the folder.
         hidden: yield hidden files, and those in hidden folders, as well.
+        deep: look into folders of the folder.
 
     Raises:
         UserError: a folder cannot be read.
@@ -134,7 +135,8 @@ def find_images(folder: Path, hidden: bool = False) -> Iterator[str]:
                     if is_hidden(entry.name) and not hidden:
                         continue
                     if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
+                        if deep:
+                            folders.append(entry.path)
                     elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (
                         entry.is_symlink() or entry.is_file()
                     ):

@@ -1,0 +1,274 @@
+"""Images in archives, which are read where they lie; nothing is unpacked to disk.
+
+An address, `archive!name@start+size`, names such an image. In a .tar and a .zip, start and size are
+bytes, and images can be read in any order. In a .tar.gz they are bytes of the unpacked stream, in a
+.parquet start is the row: such images can only be read in the order in which they lie.
+"""
+
+import gzip
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+from lightning_resnet.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ADDRESS = re.compile(r"(.+(?:\.tar|\.zip|\.tar\.gz|\.parquet))!(.+)@(\d+)\+(\d+)", re.DOTALL)
+IN_ORDER = (".tar.gz", ".parquet")
+LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")  # of a member of a zip
+ENCRYPTED = 1  # flag of a member of a zip
+ROWS = 64  # rows of a .parquet that are in memory at once
+BUFFER = 1 << 20  # bytes of a .parquet that are read at once
+IMAGE_COLUMNS = ("image", "img", "jpg", "picture")
+
+
+class Member(NamedTuple):
+    """A file in an archive; see the module for `start` and `size`."""
+
+    archive: str
+    name: str
+    start: int
+    size: int
+
+    @property
+    def address(self) -> str:
+        """Address of the file, as `member_of` takes it apart."""
+        return f"{self.archive}!{self.name}@{self.start}+{self.size}"
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the archive can only be read in order."""
+        return self.archive.endswith(IN_ORDER)
+
+
+def member_of(path: str) -> Member | None:
+    """Take an address apart; None for the path of a file."""
+    found = ADDRESS.fullmatch(path)
+    return Member(found[1], found[2], int(found[3]), int(found[4])) if found else None
+
+
+def tar_members(path: Path, start: int = 0) -> list[Member]:
+    """List the files in a .tar, or in a .tar.gz, which is unpacked in memory from end to end.
+
+    Args:
+        path: the archive, or a file that holds one.
+        start: byte of the file at which the archive begins.
+
+    Raises:
+        UserError: the archive is damaged or cut short, two members have one name, or a name leads
+            out of the archive.
+    """
+    is_packed = path.name.endswith(".tar.gz")
+    members: list[Member] = []
+    last = -1
+    try:
+        with gzip.open(path) if is_packed else open(path, "rb") as file:
+            if start:
+                file.seek(start)
+            with tarfile.open(fileobj=file, mode="r|" if is_packed else "r:") as archive:
+                while (m := archive.next()) is not None:
+                    archive.members.clear()  # a kilobyte each
+                    # A negative size would lead back to the same member, without end.
+                    if m.offset_data <= last:
+                        raise tarfile.TarError("its members do not follow one another")
+                    last = m.offset_data
+                    if m.isfile():
+                        members.append(Member(str(path), m.name, m.offset_data, m.size))
+            while is_packed and file.read(BUFFER):  # the sum of all stands at the end
+                pass
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as e:
+        raise damaged(path, e) from e
+    except (EOFError, zlib.error, OSError) as e:
+        raise damaged(path, e) from e
+    _check_names(path, members)
+    return members
+
+
+def zip_members(path: Path) -> list[Member]:
+    """List the files in a .zip by its central directory.
+
+    Raises:
+        UserError: the archive is damaged or cut short, two members have one name, a name leads out
+            of the archive, or a member is encrypted or packed in a way that is not known.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = [info for info in archive.infolist() if not info.is_dir()]
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError) as e:
+        raise damaged(path, e) from e
+    for info in found:
+        is_known = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        if not is_known or info.flag_bits & ENCRYPTED:
+            raise UserError(
+                f"{path}: {info.filename} is encrypted, or packed in another way than by deflate: "
+                "unpack the zip, or pack it again"
+            )
+    members = [Member(str(path), i.filename, i.header_offset, i.compress_size) for i in found]
+    _check_names(path, members)
+    return members
+
+
+def read_zipped(file: BinaryIO, member: Member, limit: int) -> bytes:
+    """Read a member of a zip.
+
+    Args:
+        file: the zip.
+        member: its start is the byte of its local header, its size that of the packed bytes.
+        limit: most bytes to unpack to.
+
+    Raises:
+        ValueError: the zip is damaged there, or the member unpacks to more.
+    """
+    file.seek(member.start)
+    head = file.read(LOCAL_HEADER.size)
+    if len(head) < LOCAL_HEADER.size or head[:4] != b"PK\3\4":
+        raise ValueError("the zip is damaged there")
+    _, _, method, name_size, extra_size = LOCAL_HEADER.unpack(head)
+    file.seek(name_size + extra_size, 1)
+    data = file.read(member.size)
+    if len(data) < member.size:
+        raise ValueError("it is cut off")
+    if method == zipfile.ZIP_STORED:
+        return data
+    unpack = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        data = unpack.decompress(data, limit + 1)
+    except zlib.error as e:
+        raise ValueError(f"the zip is damaged there ({e})") from e
+    if len(data) > limit:
+        raise ValueError(f"it unpacks to more than {limit:,} bytes")
+    if not unpack.eof:
+        raise ValueError("it is cut off")
+    return data
+
+
+def read_in_order(addresses: Iterable[str]) -> Iterator[bytes]:
+    """Yield the bytes of images that can only be read in the order in which they lie.
+
+    Args:
+        addresses: addresses in `storage_order`.
+
+    Raises:
+        UserError: an archive is damaged or cut short.
+    """
+    members = (member_of(address) for address in addresses)
+    for archive, wanted in groupby(members, key=lambda member: member.archive):
+        read = _rows if archive.endswith(".parquet") else _stream
+        try:
+            yield from read(archive, wanted)
+        except (EOFError, OSError, ValueError, zlib.error) as e:
+            raise damaged(archive, e) from e
+
+
+def storage_order(addresses: list[str]) -> list[int]:
+    """Return the positions of addresses in the order in which the images lie."""
+    members = [member_of(address) for address in addresses]
+    return sorted(range(len(members)), key=lambda i: (members[i].archive, members[i].start))
+
+
+def open_parquet(path: str | Path) -> Any:
+    """Open a .parquet, from which rows can be read without all of a row group in memory.
+
+    Raises:
+        UserError: pyarrow is not installed, or the file is damaged or cut short.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as e:
+        raise UserError(
+            f"{path} needs pyarrow: pip install 'lightning_resnet[parquet]' (or pip install "
+            "pyarrow)"
+        ) from e
+    try:
+        return pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
+    except (pyarrow.ArrowException, OSError) as e:
+        raise damaged(path, e) from e
+
+
+def bytes_column(path: str | Path, schema: "pyarrow.Schema") -> str:
+    """Return the name of the column of the images' bytes, such as `image.bytes`.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    import pyarrow.types as kinds
+
+    found = []
+    for field in schema:
+        if kinds.is_binary(field.type) or kinds.is_large_binary(field.type):
+            found.append((field.name, field.name))
+        elif kinds.is_struct(field.type):
+            inner = [f for f in field.type if f.name == "bytes"]
+            if inner and (kinds.is_binary(inner[0].type) or kinds.is_large_binary(inner[0].type)):
+                found.append((field.name, f"{field.name}.bytes"))
+    named = [column for name, column in found if name in IMAGE_COLUMNS]
+    columns = [column for _, column in found]
+    if len(named) == 1 or len(columns) == 1:
+        return (named or columns)[0]
+    what = f"several columns of bytes ({', '.join(columns)})" if columns else "no image bytes"
+    raise UserError(
+        f"{path} has {what}; its columns are {', '.join(schema.names)}: the images must be in one "
+        "called image, as bytes or as a struct with bytes (Hugging Face's `Image` feature, written "
+        "with the images in it)"
+    )
+
+
+def damaged(path: str | Path, error: Exception) -> UserError:
+    """Return the error of an archive that is damaged or cut short."""
+    return UserError(f"{path} is damaged or cut short ({one_line(error)}): download it again")
+
+
+def _check_names(path: Path, members: list[Member]) -> None:
+    seen: set[str] = set()
+    for _, name, _, _ in members:
+        if name.startswith(("/", "\\")) or (".." in name and ".." in re.split(r"[/\\]", name)):
+            raise UserError(
+                f"{path} has a member {name}, whose path leads out of the archive: it is not the "
+                "file it should be; download it from its own source"
+            )
+        if name in seen:
+            raise UserError(
+                f"{path} has two members called {name}: download it again, or write it with one "
+                "image of each name"
+            )
+        seen.add(name)
+
+
+def _stream(archive: str, wanted: Iterable[Member]) -> Iterator[bytes]:
+    with gzip.open(archive) as file:
+        for member in wanted:
+            file.seek(member.start)  # forward: reads what lies between
+            data = file.read(member.size)
+            if len(data) < member.size:
+                raise EOFError("unexpected end of data")
+            yield data
+
+
+def _rows(archive: str, wanted: Iterable[Member]) -> Iterator[bytes]:
+    file = open_parquet(archive)
+    column = bytes_column(archive, file.schema_arrow)
+    rows = iter(wanted)
+    member = next(rows, None)
+    first = 0
+    for batch in file.iter_batches(ROWS, columns=[column]):
+        if member is None:
+            return
+        data = batch.column(0)
+        if "." in column:
+            data = data.field("bytes")
+        while member is not None and member.start < first + len(data):
+            # A row without bytes is an image that is empty.
+            yield data[member.start - first].as_py() or b""
+            member = next(rows, None)
+        first += len(data)
+    if member is not None:
+        raise EOFError(f"it has {first:,} rows only")
