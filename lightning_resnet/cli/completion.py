@@ -102,11 +102,14 @@ function __resnet_cli
     set all (__resnet_cli_words "$context")
     if not string match -q -- '-*' "$cur"
       set all (string match -v -- '-*' $all)
+      __fish_complete_path "$cur"
     end
+  else if contains -- '@files' $all
+    __fish_complete_path "$cur"
   end
   string match -v -- '@files' $all
 end
-complete -c resnet-cli -a '(__resnet_cli)'
+complete -c resnet-cli -f -a '(__resnet_cli)'
 """
 Table = dict[str, list[str]]
 
