@@ -208,5 +208,5 @@ def test_a_ctrl_c_saves_and_the_same_call_continues(tmp_path, monkeypatch, capsy
 
 def test_a_net_without_known_blocks_is_told_what_to_do():
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
-    with pytest.raises(UserError, match=r"methods branch\(x\) and shortcut\(x\).*extending.md"):
+    with pytest.raises(UserError, match=r"methods branch\(x\) and shortcut\(x\).*docs/python.md"):
         gradients(net, [(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))])

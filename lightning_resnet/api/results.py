@@ -11,7 +11,6 @@ import pandas as pd
 
 from lightning_resnet.analysis.compare.report import View, report
 from lightning_resnet.analysis.evaluation import evaluate as ways
-from lightning_resnet.analysis.evaluation.crops import wilson
 from lightning_resnet.analysis.evaluation.real_labels import hits_of
 from lightning_resnet.analysis.inspection.subjects import subjects
 from lightning_resnet.api.training import words_of
@@ -19,10 +18,6 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.weights import trained
 from lightning_resnet.weights.trained import Trained, Weights, device_for
 
-EVALUATED = [
-    *("weights", "bn", "crops", "size", "n"),
-    *("top1", "top1_low", "top1_high", "top5", "top5_low", "top5_high"),
-]
 Word = str | os.PathLike[str]
 
 
@@ -99,14 +94,9 @@ def evaluate(
         args.sizes = [subject.experiment.data.eval_augment.size]
     rows = []
     for row in ways.measure(subject, args):
-        cells: list[Any] = [*row.settings]
-        first, five = hits_of(row.best, row.labels, None)
-        cells.append(len(first))
-        for hits in (first, five):
-            low, high = wilson(int(hits.sum()), len(hits))
-            cells += [100 * float(hits.float().mean()), 100 * low, 100 * high]
-        rows.append(cells)
-    return pd.DataFrame(rows, columns=EVALUATED)
+        settings = dict(zip(ways.COLUMNS, row.settings, strict=False))
+        rows.append(settings | ways.shares(hits_of(row.best, row.labels, None)))
+    return pd.DataFrame(rows)
 
 
 def _joined(words: str | Sequence[Any]) -> str:

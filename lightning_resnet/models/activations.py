@@ -100,7 +100,7 @@ def record_blocks(net: nn.Module, images: Tensor) -> tuple[Tensor, list[BlockAct
         raise UserError(
             f"{type(net).__name__} has no blocks that are known: give its residual modules methods "
             "branch(x) and shortcut(x), whose sum they compute, or the net a method blocks(); "
-            "docs/extending.md shows both"
+            "section 8 of docs/python.md shows one"
         )
     handles = [handle for block in recorded for handle in _hooks(block, called)]
     try:
