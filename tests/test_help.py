@@ -70,6 +70,7 @@ def test_help_of_a_key_without_a_class_lists_the_classes(cli):
     code, out, _ = cli("fit", "--model.schedule.help")
     assert code == 0 and "  Cosine: warmup, end" in out and "--model.schedule.help Steps" in out
     assert pages.answer(["fit", "--model.schedule.help", "Steps"], {}) is None
+    assert pages.answer(["fit"], {}) is None
     assert "CifarResNet" in cli("fit", "--model.net.help", "--config", "digits")[1]
 
 

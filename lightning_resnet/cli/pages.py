@@ -7,6 +7,7 @@ print the table of keys. The other verbs have parsers of their own, whose help i
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from textwrap import fill, wrap
 
 from lightning_resnet import shipped
@@ -135,7 +136,7 @@ def answer(argv: Sequence[str], verbs: Mapping[str, str]) -> str | None:
         return all_keys(verb)
     if "--help" in words or "-h" in words:
         return page(verb)
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    for word, following in pairwise([*words, "--"]):
         asked = re.fullmatch(r"--([\w.]+)\.help", word)
         if asked and following.startswith("--") and asked[1] in keys():
             return classes_of(keys()[asked[1]], verb)
