@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning_resnet.errors import printable
 
+LEFT_OUT = "Left out to fit"  # begins the line that names columns
 NARROWEST = 12  # characters of a column whose texts are wrapped
 JSON_HELP = "print one JSON document, and all else on stderr"
 
@@ -106,7 +107,7 @@ def fitted(rows: Sequence[Sequence[str]], left: int = 0, less: Sequence[str] = (
         if row is cells[0]:
             lines.append(f"|{'|'.join('-' * (w + 2) for w in width)}|")
     if out:
-        lines.append(paragraph(f"Left out to fit {room} columns: {', '.join(reversed(out))}."))
+        lines.append(paragraph(f"{LEFT_OUT} {room} columns: {', '.join(reversed(out))}."))
     return "\n".join(lines)
 
 

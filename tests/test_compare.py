@@ -23,6 +23,7 @@ from lightning_resnet.analysis.compare.callback_metrics import logged
 from lightning_resnet.analysis.compare.effects import effects, gaps
 from lightning_resnet.analysis.compare.export import diff
 from lightning_resnet.analysis.compare.extra_columns import add_metric, add_paper, pivot
+from lightning_resnet.analysis.compare.figures import curves, palette
 from lightning_resnet.analysis.compare.load import JOINED_LATER, Runs
 from lightning_resnet.analysis.compare.pairs import paired
 from lightning_resnet.analysis.compare.report import View, report, select
@@ -62,7 +63,7 @@ def test_averages_over_more_than_seeds_and_side_by_side(sweep, capsys):
     assert "41.00 ± 1.00 (n = 3)" in capsys.readouterr().out
     table = summary(load_runs(sweep)).frame
     assert pivot(table, ["depth", "shortcut"], "shortcut") == [
-        ["depth", "shortcut none", "shortcut A"],
+        ["depth", "plain", "residual (A)"],
         ["20", "5.00 ± 1.00 (n = 3)", "3.00 ± 1.00 (n = 3)"],
         ["56", "41.00 ± 1.00 (n = 3)", "2.00 ± 1.00 (n = 3)"],
     ]
@@ -158,6 +159,10 @@ def test_steps_to_an_error(tmp_path):
         assert found == (cells or ["17 ± 6 (3 of 3)", "never (0 of 1)"])
     with pytest.raises(UserError, match="write an error in percent, as in steps_to:5"):
         add_metric(table, runs, ["depth"], "steps_to:few")
+    with pytest.raises(
+        UserError, match="one of lr, train/loss, train_eval/acc1, val/acc1, val/loss"
+    ):
+        add_metric(table, runs, ["depth"], "accuracy")
 
 
 def test_panels_of_what_callbacks_logged(tmp_path):
@@ -354,6 +359,55 @@ def test_own_runs_next_to_ours_that_older_code_made(tmp_path):
     changed = load_runs([tmp_path / "mine", "reference:digits"]).runs
     changed.loc[changed["name"] == "mine", "model.loss"] = "bce"
     assert "model.loss" in choose_rows(changed)
+
+
+def unlike(path, **settings):
+    """Make a run of a recipe of its own: six settings differ."""
+    make_run(path, depth=18, batch_size=settings.pop("batch_size"))
+    config = json.loads((path / "config.yaml").read_text())
+    config["model"]["optimizer"]["init_args"] |= settings
+    config["data"] |= {"flip": settings["lr"] > 0.1, "size": int(1000 * settings["lr"])}
+    (path / "config.yaml").write_text(json.dumps(config))
+
+
+def test_unlike_recipes_are_told_by_name_and_what_differs_is_folded(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    unlike(tmp_path / "runs/photos/a", batch_size=64, lr=0.1, momentum=0.9, weight_decay=1e-4)
+    unlike(tmp_path / "runs/other/b", batch_size=32, lr=0.2, momentum=0.8, weight_decay=2e-4)
+    main(["runs/photos", "runs/other"])
+    head, _, first, second = capsys.readouterr().out.splitlines()[:4]
+    assert [cell.strip() for cell in head.split("|")[1:4]] == ["name", "error, %", "best"]
+    assert first.startswith("| other ") and second.startswith("| photos ") and len(head) <= 80
+    page = (tmp_path / "runs/report/index.html").read_text()
+    folded = re.search("<details>.*?</details>", page, re.S)[0]
+    assert "What differs: 6 settings" in folded and ">optimizer.weight_decay<" in folded
+    assert "init_args" not in re.sub(r"(?s)<figure>.*?</figure>|<script.*", "", page)
+    header = (tmp_path / "runs/report/table.csv").read_text().splitlines()[0]
+    assert header.startswith("name,lr,") and "model.optimizer.init_args.weight_decay" in header
+    assert choose_rows(load_runs("runs").runs, ["optimizer.weight_decay"]) == [
+        "model.optimizer.init_args.weight_decay"
+    ]
+
+
+def test_a_reference_has_panels_of_its_own_in_the_same_colours(sweep):
+    runs, history = load_runs([sweep, "reference:digits"])
+    figure = curves(runs, history, ["name", "depth", "shortcut"])
+    assert [ax.get_title() for ax in figure.axes] == [
+        *("digits, plain", "digits, residual (A)"),
+        *("reference:digits, plain", "reference:digits, residual (A)"),
+    ]
+    colours = [[line.get_color() for line in ax.get_lines()] for ax in figure.axes]
+    assert colours[0] == colours[2] and colours[1] == colours[3] and colours[0] != colours[1]
+    assert len(figure.legends[0].get_texts()) == 4 + 3
+
+
+def test_a_net_has_one_colour_wherever_it_stands():
+    every = palette(["depth 20, plain", "depth 20, residual (A)", "depth 56, residual (A)"])
+    assert len(set(every.values())) == 3
+    for labels in (["depth 56, residual (A)"], ["reference:digits, depth 56, residual (A)"]):
+        assert [*palette(labels).values()] == [every["depth 56, residual (A)"]]
+    two = palette(["a, depth 20, plain", "b, depth 20, plain"])  # of one page: told apart
+    assert len(set(two.values())) == 2
 
 
 def test_older_runs_did_what_the_options_that_joined_do_by_default():

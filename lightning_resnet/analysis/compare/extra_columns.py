@@ -3,7 +3,7 @@
 import pandas as pd
 
 from lightning_resnet.analysis.compare.load import HISTORY, Runs
-from lightning_resnet.analysis.compare.tables import groups, text
+from lightning_resnet.analysis.compare.tables import describe, groups, text
 from lightning_resnet.errors import UserError, nearest
 
 # He et al. 2015, table 6: test error (%) on CIFAR-10, shortcut A; that of plain nets is read off
@@ -169,5 +169,5 @@ def pivot(table: pd.DataFrame, rows: list[str], column: str) -> list[list[str]]:
         if not pd.isna(row["val_err_final_mean"]):
             mean = f"{row['val_err_final_mean']:.2f}{spread}"
         lines[tuple(row[left])][across.index(row[column])] = f"{mean} (n = {row['n']})"
-    head = [*left, *(f"{column} {value or 'unset'}" for value in across)]
+    head = [*left, *(describe([column], [value]) for value in across)]
     return [head, *([*key, *line] for key, line in lines.items())]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from lightning_resnet.analysis.compare.load import STATISTICS, Runs, short_names
 from lightning_resnet.errors import UserError, csv_cell, nearest, printable
-from lightning_resnet.printing import fitted, markdown, paragraph, prose
+from lightning_resnet.printing import LEFT_OUT, fitted, markdown, paragraph, prose
 from lightning_resnet.runs.identity import DATA_KEYS_WITHOUT_EFFECT, TRAINER_KEYS
 
 CODE = ("code", "torch", "lightning_resnet")  # columns of `runs` that say which code ran
@@ -262,7 +262,10 @@ def _line(part: pd.DataFrame, results: pd.DataFrame) -> dict[str, Any]:
 
 
 def _gaps(table: pd.DataFrame, rows: Sequence[str]) -> list[float]:
-    """Return each final error minus that of the shallowest depth with the same other keys."""
+    """Return each final error minus that of the shallowest depth with the same other keys.
+
+    Where there is one depth of these keys, there is no gap.
+    """
     if "depth" not in rows or table["depth"].nunique() < 2:
         return [math.nan] * len(table)
     others = [tuple(row) for row in table[[row for row in rows if row != "depth"]].to_numpy()]
@@ -271,7 +274,12 @@ def _gaps(table: pd.DataFrame, rows: Sequence[str]) -> list[float]:
     shallowest = {}
     for i in sorted(table.index, key=lambda i: natural(depth[i])):
         shallowest.setdefault(others[i], error[i])
-    return [error[i] - shallowest[others[i]] if depth[i] else math.nan for i in table.index]
+    count = Counter(key for key, value in zip(others, depth, strict=True) if value)
+    found = []
+    for i in table.index:
+        has_gap = depth[i] and count[others[i]] > 1
+        found.append(error[i] - shallowest[others[i]] if has_gap else math.nan)
+    return found
 
 
 def _notes(runs: pd.DataFrame, parts: Parts, rows: Sequence[str]) -> list[str]:
@@ -387,18 +395,30 @@ def to_markdown(table: Table) -> str:
 
 def to_text(table: Table) -> str:
     """Return the summary table as it fits a terminal, with legend, notes and flags."""
-    remarks = [legend(table), *table.notes, *(f"Warning: {flag}." for flag in table.flags)]
+    shown = fitted(to_cells(table), len(table.labels), LESS)
+    remarks = [
+        legend(table, shown.partition(LEFT_OUT)[2]),
+        *table.notes,
+        *(f"Warning: {flag}." for flag in table.flags),
+    ]
     if rest := differing(table):
         keys = ", ".join(line[0] for line in rest[1:])
-        told = f"Different settings: {keys}. The page and table.md have the values; `resnet-cli"
-        remarks.insert(0, f"{told} compare --diff RUN RUN` has those of two runs.")
-    shown = fitted(to_cells(table), len(table.labels), LESS)
+        remarks.insert(
+            0,
+            f"Different settings: {keys}. The page and table.md have the values; `resnet-cli "
+            "compare --diff RUN RUN` has those of two runs.",
+        )
     return "\n\n".join([shown, *map(paragraph, remarks)]) + "\n"
 
 
-def legend(table: Table) -> str:
-    """Return what the columns are that the table for people has."""
-    heads = to_cells(table)[0]
+def legend(table: Table, without: str = "") -> str:
+    """Return what the columns are that the table for people has.
+
+    Args:
+        table: the table.
+        without: heads, in one text, that are not shown.
+    """
+    heads = [head for head in to_cells(table)[0] if head not in without]
     told = [f"{head}: {what}" for head, what in HEADS.values() if head in heads and what]
     return f"Mean ± sample standard deviation over n runs; errors in percent. {'; '.join(told)}."
 
