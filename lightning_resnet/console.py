@@ -15,6 +15,7 @@ from importlib.abc import MetaPathFinder
 from typing import Any, TextIO
 
 RANKED = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # 0 in the first rank
+SUPERVISED = "LIGHTNING_RESNET_MEETING"  # set in ranks whose parent says that they begin
 READER_GONE = 141  # 128 + SIGPIPE
 # Variable that -q sets, also for the ranks: print warnings and the last line only, no progress.
 QUIET = "LIGHTNING_RESNET_QUIET"
@@ -193,11 +194,19 @@ def tell_of_torch(argv: list[str], env: Mapping[str, str]) -> None:
         argv: the command line, the verb first.
         env: environment of the process.
     """
-    if "-q" in argv or "--quiet" in argv or any(env.get(name, "0") != "0" for name in RANKED):
+    is_first = SUPERVISED not in env and all(env.get(name, "0") == "0" for name in RANKED)
+    if "-q" in argv or "--quiet" in argv or not is_first:
         return
     has_recipe = argv[:1] in (["fit"], ["validate"], ["test"])
     text = "reading the recipe, importing torch ..." if has_recipe else "importing torch ..."
     sys.meta_path.insert(0, TorchLine(text))
+
+
+def torch_begins() -> None:
+    """Print the line of `tell_of_torch` now, because other processes begin to import torch."""
+    for hook in list(sys.meta_path):
+        if isinstance(hook, TorchLine):
+            hook.find_spec("torch")
 
 
 def report_only() -> None:

@@ -18,8 +18,9 @@ from helpers.command_line import TINY
 from helpers.run_dir import only_run
 
 from lightning_resnet.cli import main as command_line
-from lightning_resnet.console import tell_of_torch
+from lightning_resnet.console import tell_of_torch, torch_begins
 from lightning_resnet.engine import signals as preemption
+from lightning_resnet.engine.launch import MEETING
 from lightning_resnet.engine.signals import Stopped, armed, request
 from lightning_resnet.files import write_atomic
 from lightning_resnet.runs.reader import Run
@@ -56,8 +57,22 @@ def test_the_first_line_comes_before_torch_is_imported(here):
     assert "libtorch" not in maps
 
 
+def test_the_parent_of_ranks_says_the_first_line_for_them(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    tell_of_torch(["fit"], {})
+    torch_begins()
+    torch_begins()
+    assert capsys.readouterr() == ("", "reading the recipe, importing torch ...\n")
+
+
 @pytest.mark.parametrize(
-    ("argv", "env"), [(["fit", "-q"], {}), (["fit"], {"RANK": "1"}), (["fit"], {"LOCAL_RANK": "3"})]
+    ("argv", "env"),
+    [
+        (["fit", "-q"], {}),
+        (["fit"], {"RANK": "1"}),
+        (["fit"], {"SLURM_PROCID": "3"}),
+        (["fit"], {MEETING: "/tmp/x", "LOCAL_RANK": "0"}),
+    ],
 )
 def test_no_first_line_of_a_quiet_verb_or_of_another_rank(argv, env):
     before = list(sys.meta_path)

@@ -27,6 +27,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Literal, NamedTuple, get_args
 
+from lightning_resnet.console import SUPERVISED, torch_begins
 from lightning_resnet.engine.signals import SIGNALS, STATUSES, heeded, request
 from lightning_resnet.errors import UserError, printable
 from lightning_resnet.machine import missing_accelerator
@@ -42,7 +43,7 @@ SAVE_S = 320.0
 # parent ends.
 LIFELINE = "LIGHTNING_RESNET_LIFELINE"
 # Variable that `supervise` sets in the ranks: folder where the ranks meet; empty: they meet by TCP.
-MEETING = "LIGHTNING_RESNET_MEETING"
+MEETING = SUPERVISED
 RANKED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
 # Variables from each of which libraries conclude that the process is a rank.
 STRAYS = (*RANKED, "SLURM_PROCID", "SLURM_LOCALID", "JSM_NAMESPACE_RANK")
@@ -350,6 +351,7 @@ def supervise(argv: list[str], size: int, nodes: int = 1) -> int:
     """
     if nodes > 1:
         _check_meeting(nodes)
+    torch_begins()
     heard: list[int] = []
     former = {s: signal.signal(s, lambda signum, _: heard.append(signum)) for s in heeded()}
     request.joined = True  # the parent waits for its ranks, which may be saving
