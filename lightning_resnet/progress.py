@@ -124,7 +124,8 @@ class Meter:
             eta = _eta((self._total - self._done) / rate)
             scale = 1e6 if self._in_bytes else 1
             amount = f"{self._done / scale:,.0f} of {self._total / scale:,.0f} {self._unit}"
-            print(f"{amount}  {rate / scale:,.1f}/s  {eta}", file=sys.stderr, flush=True)
+            pace = f"{rate / 1e3:,.0f} kB/s" if self._in_bytes else f"{rate:,.1f}/s"
+            print(f"{amount}  {pace}  {eta}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Close the bar, which leaves the terminal in order."""

@@ -8,6 +8,7 @@ digests prove their pixels, labels and order.
 import gzip
 import io
 import lzma
+import math
 import shutil
 import tarfile
 import zlib
@@ -595,22 +596,24 @@ def _parquet_rows(data_set: DataSet, path: Path) -> tuple[np.ndarray, np.ndarray
         raise Failed(f"{path.name} needs pyarrow: {INSTALL}") from e
     channels = 1 if data_set.idx else 3
     shape = (data_set.side, data_set.side, channels)
-    images = []
     labels = []
+    done = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             rows = file.metadata.num_rows
+            if not 0 < rows <= LARGEST_FILE // math.prod(shape):
+                raise ValueError(f"it has {rows:,} rows")
+            pixels = np.empty((rows, *shape), np.uint8)
             batches = file.iter_batches(ROWS, columns=list(data_set.columns))
             for batch in metered(batches, -(-rows // ROWS), f"thousand rows of {path.name}"):
                 for entry in batch.column(0).to_pylist():
-                    images.append(_pixels(entry["bytes"], shape))
+                    pixels[done] = _pixels(entry["bytes"], shape)
+                    done += 1
                 columns = [batch.column(i).to_numpy(False) for i in range(1, batch.num_columns)]
                 labels.append(np.stack(columns, axis=1).astype(np.uint8))
     except (OSError, ValueError, KeyError, TypeError, IndexError, pyarrow.ArrowException) as e:
         raise Failed(f"{path.name} cannot be read ({printable(one_line(e), 200)})") from e
-    if not images:
-        raise Failed(f"{path.name} has no rows")
-    return np.stack(images), np.concatenate(labels)
+    return pixels, np.concatenate(labels)
 
 
 def _pixels(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
