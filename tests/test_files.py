@@ -154,3 +154,15 @@ def test_the_code_is_looked_up_without_a_lock_that_a_kill_would_leave(monkeypatc
     monkeypatch.setattr(provenance.subprocess, "run", run)
     assert code() == {"git_sha": "0123", "git_dirty": True}
     assert all(command[:2] == ["git", "--no-optional-locks"] for command in called) and called
+
+
+def test_a_lock_sees_the_files_of_a_folder_grow(tmp_path):
+    folder = tmp_path / "parts"
+    assert files._bytes_of(folder) == -1
+    folder.mkdir()
+    empty = files._bytes_of(folder)
+    (folder / "a").write_bytes(b"12")
+    first = files._bytes_of(folder)
+    (folder / "b").write_bytes(b"3")
+    assert empty < first < files._bytes_of(folder)
+    assert files._bytes_of(folder / "a") == 2
