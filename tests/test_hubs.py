@@ -183,6 +183,8 @@ WRONG = {
     "torchvision:resnet50": "are torchvision:resnet50.IMAGENET1K_V1, torchvision:resnet50.IM",
     "torchvision:resnet50.V2": "there are torchvision:resnet50.IMAGENET1K_V1",
     "torchvision:resnt50.IMAGENET1K_V2": "did you mean resnet50?",
+    "timm:": "needs the name of a net and its weights",
+    "torchvision:": "needs the name of a net and its weights",
     "hf:foo": "write hf:ORG/REPO",
     "hf:foo/bar": "has no model.safetensors or pytorch_model.bin: name the file, hf:foo/bar/FILE",
     "hf:foo/silent": "silent for 1 s",

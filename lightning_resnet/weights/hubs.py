@@ -170,6 +170,11 @@ def _torchvision(rest: str) -> tuple[File, Facts]:
     model, _, member = rest.partition(".")
     model = model.removesuffix("_Weights").lower()
     models = list_models(module=torchvision.models)
+    if not model:
+        raise UserError(
+            "torchvision: needs the name of a net and its weights: "
+            "torchvision:resnet50.IMAGENET1K_V2"
+        )
     if model not in models:
         raise UserError(f"torchvision has no net {model} with weights{nearest(model, models)}")
     known = get_model_weights(model)
@@ -202,6 +207,8 @@ def _timm(rest: str) -> tuple[File, Facts]:
     from timm.models import get_pretrained_cfg, list_pretrained
 
     model, _, tag = rest.partition(".")
+    if not model:
+        raise UserError("timm: needs the name of a net and its weights: timm:resnet50.a1_in1k")
     if not timm.is_model(model):
         raise UserError(f"timm has no net {model}{nearest(model, timm.list_models())}")
     names = list_pretrained(f"{model}.*")
