@@ -7,6 +7,8 @@ from typing import Any, Literal, NoReturn
 
 from lightning_resnet.errors import UserError
 
+# Flags that stand without a value.
+SWITCHES = ("--trust", "--json", "--run.new", "--run.must_resume", "--run.dry", "--deterministic")
 # Help text of --trust.
 TRUST = "the recipe in a checkpoint or run may name any code, which is imported and run"
 
@@ -17,14 +19,20 @@ class Parser(argparse.ArgumentParser):
     Args:
         recipe: which part of a recipe the verb takes: nothing; the keys as flags next to its own;
             or all, that is, LightningCLI parses the command line when the verb runs.
+        takes_run: whether the first word is a run, which `--ckpt_path` may give as well.
         options: the arguments of `argparse.ArgumentParser`.
     """
 
     def __init__(
-        self, *, recipe: Literal["nothing", "keys", "all"] = "nothing", **options: Any
+        self,
+        *,
+        recipe: Literal["nothing", "keys", "all"] = "nothing",
+        takes_run: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.recipe = recipe
+        self.takes_run = takes_run
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse the words that follow the verb.
@@ -49,7 +57,14 @@ class Parser(argparse.ArgumentParser):
         recipe: list[str] = []
         if self.recipe == "keys":
             own, recipe = split(own)
-        args = self.parse_args(own)
+        if self.takes_run:
+            own = _run_first(own)
+        positional = [action for action in self._actions if not action.option_strings]
+        is_strict = any(a.nargs in (argparse.PARSER, argparse.REMAINDER) for a in positional)
+        if is_strict or {"-h", "--help"} & {*own}:
+            args = self.parse_args(own)
+        else:
+            args = self.parse_intermixed_args(own)  # options may stand between the others
         args.recipe_keys = recipe
         args.rest = list(words[end + 1 :])
         args.words = list(words)
@@ -63,6 +78,55 @@ class Parser(argparse.ArgumentParser):
             if action.dest in missing and action.choices:
                 message += f"; {action.dest} is one of {', '.join(action.choices)}"
         raise UserError(f"{message}; {self.prog} --help tells the options")
+
+
+def _run_first(words: Sequence[str]) -> list[str]:
+    """Return a command line with the value of `--ckpt_path` as its first word, without the flag."""
+    run = value_of("--ckpt_path", words)
+    if run is None:
+        return list(words)
+    rest = [word for word in words if not word.startswith("--ckpt_path=")]
+    if "--ckpt_path" in rest:
+        at = rest.index("--ckpt_path")
+        rest[at : at + 2] = []
+    return [run, *rest]
+
+
+def free_words(words: Sequence[str]) -> list[int]:
+    """Return the positions of the words that are neither a flag nor the value of one."""
+    found = []
+    follows_flag = follows_switch = False
+    for i, word in enumerate(words):
+        if word.startswith("-"):
+            is_switch = word in SWITCHES or (len(word) == 2 and word != "-c")
+            follows_switch = is_switch
+            follows_flag = "=" not in word and not is_switch
+            continue
+        if not follows_flag and not (follows_switch and word in ("true", "false")):
+            found.append(i)
+        follows_flag = follows_switch = False
+    return found
+
+
+def with_run(words: Sequence[str]) -> list[str]:
+    """Return a command line with its first free word, a run, as the value of `--ckpt_path`.
+
+    Words that name a run by `--ckpt_path` already, or have no free word, are returned as they are.
+    """
+    free = free_words(words)
+    if not free or value_of("--ckpt_path", words) is not None:
+        return list(words)
+    return ["--ckpt_path", words[free[0]], *words[: free[0]], *words[free[0] + 1 :]]
+
+
+def value_of(flag: str, words: Sequence[str]) -> str | None:
+    """Return the last value of a flag on a command line; None where the flag is not there."""
+    found = None
+    for word, following in zip(words, [*words, ""][1:], strict=True):
+        name, has_value, value = word.partition("=")
+        if name == flag:
+            found = value if has_value else following
+    return found
 
 
 def positive(text: str) -> int:

@@ -14,10 +14,11 @@ LINE_S = 15.0  # seconds between lines in a log file
 BAR_S = 1.0  # seconds after which a bar appears, so that short work has none
 SHOWN = {  # metrics of a training, with their format
     "train/loss": "loss {:.3f}",
-    "train/acc1": "acc {:.3f}",
-    "val/acc1": "val acc {:.4f}",
+    "train/acc1": "train error {:.1f} %",
+    "val/acc1": "val error {:.1f} %",
     "perf/images_per_s": "{:.0f} images/s",
 }
+SPLITS = {"train_eval": "clean train", "val_ema": "val ema", "test_ema": "test ema"}  # in words
 Item = TypeVar("Item")
 
 
@@ -74,8 +75,26 @@ class Progress:
 
     def _text(self) -> str:
         return "  ".join(
-            text.format(self.metrics[k]) for k, text in SHOWN.items() if k in self.metrics
+            text.format(percent_wrong(k, self.metrics[k]))
+            for k, text in SHOWN.items()
+            if k in self.metrics
         )
+
+
+def percent_wrong(key: str, value: float) -> float:
+    """Return an accuracy in [0, 1] as error in percent, and any other metric as it is."""
+    return 100 * (1 - value) if key.endswith(("/acc1", "/acc5")) else value
+
+
+def in_words(metrics: dict[str, float]) -> str:
+    """Return metrics of evaluations in one line, such as `val error 10.56 %  val loss 0.3921`."""
+    texts = []
+    for key, value in metrics.items():
+        split, _, name = key.partition("/")
+        named = {"acc1": "error {:.2f} %", "acc5": "top-5 error {:.2f} %", "loss": "loss {:.4f}"}
+        text = named.get(name, f"{name} {{:.4f}}").format(percent_wrong(key, value))
+        texts.append(f"{SPLITS.get(split, split)} {text}")
+    return "  ".join(texts)
 
 
 class Meter:

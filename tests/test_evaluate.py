@@ -111,11 +111,11 @@ def by_hand(net, files, crops):
     return best
 
 
-def accuracy(files, best):
+def errors(files, best):
     labels = [CLASSES.index(file.parent.name) for file in files]
     top1 = np.mean([row[0] == label for row, label in zip(best, labels, strict=True)])
     top5 = np.mean([label in row for row, label in zip(best, labels, strict=True)])
-    return [f"{100 * top1:.2f}", f"{100 * top5:.2f}"]
+    return [f"{100 * (1 - top1):.2f}", f"{100 * (1 - top5):.2f}"]
 
 
 def table(out):
@@ -124,8 +124,10 @@ def table(out):
 
 
 def test_crops_and_weights_agree_with_one_image_at_a_time(cli, photos):
-    code, out, err = cli("evaluate", "net.ckpt", "--sizes", "28")
+    every = ["evaluate", "net.ckpt", "--sizes", "28", "--crops", "centre,ten,flip"]
+    code, out, err = cli(*every)
     assert code == 0, err
+    assert {key[2] for key in table(cli(*every[:4])[1])} == {"centre"}, "trained without flips"
     rows = table(out)
     assert len(rows) == 6 and {row[0] for row in rows.values()} == {str(N)}
     (subject,), wanted = subjects(["net.ckpt"], []), []
@@ -134,15 +136,13 @@ def test_crops_and_weights_agree_with_one_image_at_a_time(cli, photos):
         for crops in ("centre", "ten", "flip"):
             cells = rows[name, "moving", crops, "28"]
             best = by_hand(subject.net, photos, crops)
-            assert [cells[1], cells[3]] == accuracy(photos, best), (crops, name)
+            assert [cells[1], cells[3]] == errors(photos, best), (crops, name)
             assert best not in wanted, "all alike: the test could not fail"
             wanted.append(best)
             assert (
                 top5(subject.net, normalise, subject.experiment.data, crops, 28)[0].tolist() == best
             )
-    ffcv = table(
-        cli("evaluate", "net.ckpt", "--sizes", "28", "--weights", "net", "--data.loader", "ffcv")[1]
-    )
+    ffcv = table(cli(*every, "--weights", "net", "--data.loader", "ffcv")[1])
     assert {key for key in rows if key[0] == "raw"} == set(ffcv)
     for (
         key,
@@ -242,7 +242,7 @@ def test_precise_statistics_classes_and_confusion(cli, photos):
     ]
     assert (
         np.sum(counts) == N
-        and f"{100 * np.trace(counts) / N:.2f}" == rows["raw", "moving", "centre", "28"][1]
+        and f"{100 * (N - np.trace(counts)) / N:.2f}" == rows["raw", "moving", "centre", "28"][1]
     )
     shares = {
         line.split("|")[1].strip(): line.split("|")[3].strip()
@@ -251,7 +251,7 @@ def test_precise_statistics_classes_and_confusion(cli, photos):
     }
     assert len(shares) == 7
     for i, name in enumerate(CLASSES):
-        assert shares[name] == f"{100 * counts[i][i] / sum(counts[i]):.2f}"
+        assert shares[name] == f"{100 * (1 - counts[i][i] / sum(counts[i])):.2f}"
 
 
 def test_a_batch_of_many_devices_is_not_evaluated_at_once(cli, photos, monkeypatch):
@@ -297,7 +297,7 @@ def test_a_source_of_some_of_the_classes_is_numbered_as_the_checkpoint(cli, phot
         ["--data.source.root", "few", "--data.workers", 0],
     )
     best = by_hand(load("net.ckpt").task.net, some, "centre")
-    wanted = accuracy(some, best)
+    wanted = errors(some, best)
     assert any(row[0] in (1, 4, 5) for row in best) and 0 < float(wanted[0])
     ways = [
         "--crops",
@@ -319,15 +319,16 @@ def test_a_source_of_some_of_the_classes_is_numbered_as_the_checkpoint(cli, phot
         and "warning" not in err
     ), err
     assert (
-        f"evaluated: raw moving centre 28: N {len(some)}, top-1 {wanted[0]} %, top-5 {wanted[1]} "
-        "%\n" in out
+        f"evaluated: raw moving centre 28: N {len(some)}, top-1 error {wanted[0]} %, "
+        f"top-5 error {wanted[1]} %\n" in out
     )
     assert sorted(re.findall(r"^\| (\w+) +\| +\d", out, re.M)) == ["kind1", "kind4", "kind5"]
     assert Path("new/confusion.csv").read_text().splitlines()[0] == ",".join(["label", *CLASSES])
     assert cli("convert", "net.ckpt", "--out", "raw.ckpt")[0] == 0
     code, out, err = cli("validate", "--config", "R.yaml", *flags, "--ckpt_path", "raw.ckpt")
     assert (
-        code == 0 and [f"{100 * json.loads(out)[f'val/acc{k}']:.2f}" for k in (1, 5)] == wanted
+        code == 0
+        and [f"{100 - 100 * json.loads(out)[f'val/acc{k}']:.2f}" for k in (1, 5)] == wanted
     ), err
     code, out, _ = cli("predict", "--config", "R.yaml", *flags, "--ckpt_path", "raw.ckpt")
     rows = list(csv.DictReader(out.splitlines()))
@@ -431,7 +432,8 @@ def test_several_right_labels(cli, photos):
     assert code == 0, err
     n = sum(map(bool, labels))
     assert (
-        table(out)["raw", "moving", "centre", "28"][:2] == [str(n), f"{100 * sum(right) / n:.2f}"]
+        table(out)["raw", "moving", "centre", "28"][:2]
+        == [str(n), f"{100 * (n - sum(right)) / n:.2f}"]
         and n < N
     )
     named = {file.name: [file.parent.name] for file in photos}
@@ -483,7 +485,7 @@ def test_imagenet_v2_folders(cli, photos):
     assert cli("convert", "net.ckpt", "--out", "raw.ckpt")[0] == 0
     code, out, err = cli("validate", "--config", "R.yaml", *source, "--ckpt_path", "raw.ckpt")
     top1 = plain["raw", "moving", "centre", "28"][1]
-    assert code == 0 and f"{100 * json.loads(out)['val/acc1']:.2f}" == top1, err
+    assert code == 0 and f"{100 - 100 * json.loads(out)['val/acc1']:.2f}" == top1, err
     assert "has no training images" in cli("evaluate", "net.ckpt", "--bn", "precise", *source)[2]
     code, _, err = cli("fit", "--config", "R.yaml", *source)
     assert code == 2 and "no training images" in err

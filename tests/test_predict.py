@@ -162,9 +162,9 @@ def test_what_cannot_be_predicted(cli, photos):
     for args, word in (
         (["none.jpg", "--ckpt_path", "bare.ckpt"], "none.jpg does not exist"),
         (["photos", "--ckpt_path", "bare.ckpt"], "does not tell what net"),
-        (["photos"], "--ckpt_path"),
+        (["photos"], "resnet-cli predict RUN IMAGE"),
         (["photos", "--ckpt_path", "bare.ckpt", "--top", "0"], "--top"),
-        ([".venv"], "--ckpt_path"),
+        ([".venv"], "resnet-cli predict RUN IMAGE"),
     ):
         code, _, err = cli("predict", *args)
         assert code == 2 and word in err and "Traceback" not in err, err

@@ -211,6 +211,6 @@ def test_the_first_step_shows_its_loss_and_makes_no_row(cli, monkeypatch):
     flags = "--trainer.max_epochs 1 --trainer.limit_train_batches 3 --trainer.log_every_n_steps 2"
     code, out, _ = cli("fit", *TINY, *flags.split())
     (first, *_) = [line for line in out.splitlines() if line.startswith("step ")]
-    assert code == 0 and first.startswith("step 1/3  loss ") and "acc" in first
+    assert code == 0 and first.startswith("step 1/3  loss ") and "train error" in first
     found = rows(only_run())
     assert len(peeks) == 1 and [row["step"] for row in found if "train/loss" in row] == [2, 3]

@@ -7,6 +7,7 @@ from importlib import import_module
 import pytest
 from helpers.command_line import REPOSITORY
 
+from lightning_resnet.arguments import with_run
 from lightning_resnet.cli import fit
 from lightning_resnet.cli.main import VERBS, main
 from lightning_resnet.config.recipe import parse
@@ -32,7 +33,7 @@ def test_command_is_understood(command, monkeypatch):
     if module is fit or (verb == "predict" and args[0].startswith("-")):
         parse(verb, args)
         return
-    parsed = module.make_parser().read(args)
+    parsed = module.make_parser().read(with_run(args) if verb == "predict" else args)
     if verb == "sweep":
         assert read(args[0]).points
     elif verb == "doctor":

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from helpers.command_line import TINY
 from helpers.made_runs import make_run
+from PIL import Image
 
+from lightning_resnet.cli import doctor
 from lightning_resnet.cli import runs as command
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.find import find_run, find_runs
@@ -148,7 +150,7 @@ def test_rm_asks_shows_and_removes_a_run_with_its_links(cli, two, monkeypatch):
 
 
 class Answer:
-    """A terminal on which somebody types."""
+    """A terminal with an answer typed on it."""
 
     def __init__(self, text):
         self.text = text
@@ -221,3 +223,75 @@ def test_an_exported_run_is_a_run_again(cli, tmp_path):
 
 def run_size(run):
     return sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def trained(cli):
+    """Train a tiny net in one epoch; return its run."""
+    assert cli("fit", *TINY, *STEP, "--run.label", "tiny")[0] == 0
+    (run,) = find_runs([Path("runs")])
+    return run
+
+
+def test_a_run_is_the_first_word_of_every_verb(cli, trained):
+    measured = json.loads(cli("validate", trained)[1])
+    for words in (
+        ["validate", "tiny"],
+        ["validate", "--data.workers", 0, trained.name[:4]],
+        ["validate", f"runs/digits/{trained.name}/checkpoints/last.ckpt"],
+        ["validate", "--ckpt_path", "tiny"],
+        ["validate", *TINY, "--ckpt_path", "runs/digits/tiny"],
+    ):
+        code, out, err = cli(*words)
+        assert code == 0 and json.loads(out) == measured, (words, err)
+    assert "test/acc1" in cli("test", "tiny")[1]
+    for words in (
+        ["evaluate", "tiny"],
+        ["evaluate", "--crops", "centre", "--ckpt_path", "tiny"],
+        ["convert", "tiny", "--out", "a.pth"],
+        ["convert", "--out", "a.pth", "--ckpt_path", "tiny"],
+        ["deepen", "--depth", 14, "--out", "deep.ckpt", "tiny"],
+        ["inspect", "responses", "--batches", 1, "tiny", "--out", "o"],
+        ["fit", *TINY, *STEP, "--run.init_from", trained, "--run.name", "fine"],
+    ):
+        code, _, err = cli(*words)
+        assert code == 0, (words, err)
+    assert {*labels_in(Path("runs/fine")).values()} == {
+        f"depth8-width4-max_epochs1-limit_val_batches1-from-{trained.name}"[:60]
+    }
+
+
+def test_predict_takes_the_run_first_and_says_what_may_be_wrong(cli, trained):
+    Path("images").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (200, 100), "red").save(Path("images", name))
+    flags = ["--data.size", 8, "--top", 1]
+    code, out, err = cli("predict", "tiny", "images", *flags)
+    assert code == 0 and [row.split()[1] for row in out.splitlines()[2:]] == ["a.png", "b.png"]
+    assert err.count("\n") == 1 and "8x8 images of Digits, and images/a.png has 200x100" in err
+    same = cli("predict", "--top", 1, "images/a.png", "--ckpt_path", "tiny", "images/b.png")
+    assert same[0] == 2 and "--data.size" in same[2], "the size is still asked for"
+    code, out, _ = cli("predict", "tiny")
+    assert code == 0 and out.startswith("sample,label,predicted,probability\n")
+    code, _, err = cli("predict", "images")
+    assert code == 2 and "the run comes first: resnet-cli predict RUN IMAGE" in err
+    attempt = json.loads((trained / "attempts/1.json").read_text())
+    (trained / "attempts/1.json").write_text(json.dumps(attempt | {"reason": "preempted"}))
+    for words in (["predict", "tiny", "images", *flags], ["predict", "tiny"]):
+        err = cli(*words)[2]
+        assert f"{trained} is not finished: preempted at step 22 of 22" in err, words
+
+
+def test_doctor_takes_a_run(cli, trained, monkeypatch):
+    monkeypatch.setattr(doctor, "_dry_run", lambda recipe: 0)
+    code, out, err = cli("doctor", "tiny")
+    assert code == 0 and "CifarResNet, 5,006 parameters" in out, err
+    for words in (["nothere"], ["--config", "nothere.yaml"], ["runs/digits/nothere"]):
+        code, out, err = cli("doctor", *words)
+        assert code == 2 and not out and "nothere" in err, words
+    config = (trained / "config.yaml").read_text()
+    (trained / "config.yaml").write_text(
+        config.replace("torch.optim.SGD", "evil.SGD").replace("lightning_resnet.Steps", "evil.S")
+    )
+    code, _, err = cli("doctor", "tiny")
+    assert code == 2 and "--trust" in err, err

@@ -14,6 +14,7 @@ KINDS = (".ckpt", ".pth", ".safetensors", ".onnx")
 def make_parser() -> Parser:
     """Return the parser of `resnet-cli convert`."""
     parser = Parser(
+        takes_run=True,
         prog="resnet-cli convert",
         description="Weights of torchvision, timm or akamaster in; ours out.",
         epilog="Not supported: timm's nets with BlurPool2d (resnetblur18, resnetblur50). Their "
@@ -22,7 +23,7 @@ def make_parser() -> Parser:
         "own nets with blur_pool or stride_in_1x1, for the same reason: a .pth does not tell.",
     )
     parser.add_argument(
-        "file", metavar="FILE", help="theirs (.pth .th .bin .safetensors), or our checkpoint or run"
+        "file", metavar="FILE", help="theirs (.pth .th .bin .safetensors), or our run or checkpoint"
     )
     parser.add_argument(
         "--out", required=True, metavar="FILE", help=f"what to write: {' | '.join(KINDS)}"

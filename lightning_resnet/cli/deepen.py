@@ -1,4 +1,4 @@
-"""`resnet-cli deepen CKPT --depth D --out NEW`: add blocks to a trained net."""
+"""`resnet-cli deepen RUN --depth D --out NEW`: add blocks to a trained net."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -10,13 +10,12 @@ from lightning_resnet.errors import UserError, tell
 def make_parser() -> Parser:
     """Return the parser of `resnet-cli deepen`."""
     parser = Parser(
+        takes_run=True,
         prog="resnet-cli deepen",
         description="Add blocks to a trained net; write checkpoint and recipe.",
     )
     parser.add_argument(
-        "checkpoint",
-        metavar="CKPT",
-        help="a checkpoint, or a run or the folder of one: its last",
+        "checkpoint", metavar="RUN", help="a run: its last checkpoint; or a checkpoint"
     )
     parser.add_argument(
         "--depth",

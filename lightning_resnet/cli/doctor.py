@@ -1,4 +1,4 @@
-"""`resnet-cli doctor [--config R.yaml]`: whether training runs here, and how fast.
+"""`resnet-cli doctor [RUN | --config R.yaml]`: whether training runs here, and how fast.
 
 With a recipe the checks end with a dry run of its training, `fit --run.dry`, which forecasts time
 and memory.
@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
 
-from lightning_resnet.arguments import Parser
+from lightning_resnet.arguments import TRUST, Parser, value_of
 from lightning_resnet.doctor.checks import (
     data,
     decoder,
@@ -23,34 +23,80 @@ from lightning_resnet.doctor.driver import driver
 from lightning_resnet.doctor.finding import Finding
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json
+from lightning_resnet.reading import read_yaml
+from lightning_resnet.runs.find import find_run
+from lightning_resnet.runs.reader import Run
+from lightning_resnet.shipped import recipe_file
 
 
 def make_parser() -> Parser:
     """Return the parser of `resnet-cli doctor`."""
     parser = Parser(
         recipe="keys",
+        takes_run=True,
         prog="resnet-cli doctor",
         description="Whether training runs on this machine; exit 1 if it would fail.",
         epilog="Any key of a recipe is a flag too, such as --data.batch_size 64.",
     )
     parser.add_argument(
+        "run", nargs="?", metavar="RUN", help="check the recipe of this run, or a recipe's file"
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="only what takes no time: no torch, no GPU is asked"
     )
     add_json(parser)
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
 
 
 def run(args: Namespace) -> int:
-    """Print what was found; return 1 if something would make training fail."""
-    if args.recipe_keys and args.quick:
+    """Print what was found; return 1 if something would make training fail.
+
+    Raises:
+        UserError: a recipe or run cannot be read.
+    """
+    if args.quick and (args.run or args.recipe_keys):
         raise UserError("--quick looks at no recipe: drop one of the two")
+    recipe = _recipe(args)
+    for flag, file in zip(recipe, recipe[1:], strict=False):
+        if flag in ("--config", "-c"):
+            read_yaml(recipe_file(file))  # an error now, not after the other checks
     failed = False
     findings = args.document["findings"] = []
-    for finding in _all(args.quick, args.recipe_keys):
+    for finding in _all(args.quick, recipe):
         tell(finding)
         findings.append(finding._asdict())
         failed |= finding.level == "fails"
-    return int(failed) if failed or not args.recipe_keys else _dry_run(args.recipe_keys)
+    return int(failed) if failed or not recipe else _dry_run(recipe)
+
+
+def _recipe(args: Namespace) -> list[str]:
+    """Return the arguments of `fit` for the recipe to check; empty: no recipe.
+
+    Raises:
+        UserError: the word names no run, or its recipe names code of others.
+    """
+    if not args.run:
+        return args.recipe_keys
+    if recipe_file(args.run).suffix == ".yaml":
+        return ["--config", args.run, *args.recipe_keys]
+    path = find_run(args.run, value_of("--run.root", args.recipe_keys) or "runs")
+    if not path.is_dir():
+        raise UserError(f"{path} is no run: give a run's folder, or --config R.yaml")
+    from lightning_resnet.config.recipe import parse
+    from lightning_resnet.config.trust import Foreign
+    from lightning_resnet.runs.identity import read_recipe
+
+    source = Run(path)
+    foreign = Foreign(read_recipe(source.config_text(), path), path, args.trust)
+    parse("fit", [], foreign)  # refuses a net or data of others
+    _, left = foreign.to_train()
+    if left:
+        raise UserError(
+            f"the recipe of {path} may name code of others ({', '.join(left)}): add --trust if you "
+            "trust it"
+        )
+    return ["--config", str(source.config_file), *args.recipe_keys]
 
 
 def _dry_run(recipe: list[str]) -> int:

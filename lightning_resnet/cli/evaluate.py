@@ -1,4 +1,4 @@
-"""`resnet-cli evaluate CKPT`: accuracy by crops, resolution, norm statistics and weights."""
+"""`resnet-cli evaluate RUN`: error by crops, resolution, norm statistics and weights."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -14,11 +14,12 @@ def make_parser() -> Parser:
     """Return the parser of `resnet-cli evaluate`."""
     parser = Parser(
         recipe="keys",
+        takes_run=True,
         prog="resnet-cli evaluate",
-        description="Accuracy of one checkpoint by crops, resolution, norm statistics and weights.",
+        description="Error of one checkpoint by crops, resolution, norm statistics and weights.",
         epilog="Any key of a recipe is a flag too, such as --data.source.root DIR.",
     )
-    parser.add_argument("target", metavar="CKPT", help="a checkpoint, or a run: its last")
+    parser.add_argument("target", metavar="RUN", help="a run: its last checkpoint; or a checkpoint")
     parser.add_argument(
         "--at",
         choices=["last", "best"],
@@ -27,8 +28,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--crops",
-        default="centre,ten,flip",
-        help="of centre,ten,flip (default: all that apply)",
+        help="of centre,ten,flip (default: all that apply; without flips in training centre)",
     )
     parser.add_argument(
         "--sizes",
@@ -46,7 +46,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--per-class",
         action="store_true",
-        help="also each class's accuracy, of the first row",
+        help="also each class's error, of the first row",
     )
     parser.add_argument(
         "--confusion",
@@ -104,7 +104,8 @@ def run(args: Namespace) -> int:
         shares = evaluate.shares(hits_of(row.best, row.labels, right))
         cells = evaluate.cells_of(shares)
         settings = " ".join(row.settings)
-        tell(f"evaluated: {settings}: N {cells[0]}, top-1 {cells[1]} %, top-5 {cells[3]} %")
+        result = f"top-1 error {cells[1]} %, top-5 error {cells[3]} %"
+        tell(f"evaluated: {settings}: N {cells[0]}, {result}")
         if not rows and args.per_class:
             classes += evaluate.per_class(row, names)
         if not rows and args.confusion:
@@ -114,7 +115,7 @@ def run(args: Namespace) -> int:
     source = type(data.source).__name__
     args.document |= {"path": subject.path, "split": args.split, "source": source, "rows": document}
     if args.per_class:
-        keys = ("class", "n", "top1", "interval", "taken_for")
+        keys = ("class", "n", "error", "interval", "taken_for")
         args.document["classes"] = [dict(zip(keys, line, strict=True)) for line in classes[1:]]
     if args.as_json:
         return 0

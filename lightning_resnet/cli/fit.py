@@ -25,7 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import distributed as dist
 
 from lightning_resnet.arguments import Parser
-from lightning_resnet.cli.validate import validate
+from lightning_resnet.cli.validate import parse_of_run, validate
 from lightning_resnet.config.forecast import dry_run, forecast
 from lightning_resnet.config.options import local_devices
 from lightning_resnet.config.recipe import (
@@ -50,7 +50,7 @@ from lightning_resnet.engine.silence import silence_lightning
 from lightning_resnet.engine.watchdog import Watchdog, cause, is_consequence, write_crash_report
 from lightning_resnet.errors import Diverged, Superseded, UserError, is_out_of_memory, one_line
 from lightning_resnet.machine import cores
-from lightning_resnet.progress import Progress
+from lightning_resnet.progress import Progress, in_words
 from lightning_resnet.provenance import changes, code, code_name, hardware, versions
 from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.checkpoint import check_resumable, newest_good
@@ -91,7 +91,7 @@ def run(args: Namespace) -> int:
     argv = [args.verb, *words]
     silence_lightning()
     end_with_parent()
-    config = parse(args.verb, words)
+    config = parse_of_run(args.verb, words) or parse(args.verb, words)
     if config.run.dry and config.verb != "fit":
         raise UserError(f"--run.dry is for fit, and {config.verb} keeps nothing: leave it out")
     is_trial = config.verb == "fit" and (config.run.dry or bool(config.trainer.fast_dev_run))
@@ -571,4 +571,4 @@ def _meta(
 def _text(metrics: dict[str, float]) -> str:
     """Return a line of the final metrics."""
     shown = {key: value for key, value in metrics.items() if key.split("/")[0] in SHOWN}
-    return "  ".join(f"{key} {value:.4f}" for key, value in shown.items())
+    return in_words(shown)

@@ -37,7 +37,7 @@ VERBS = {
         "validation metrics of a trained run or checkpoint", "fit", armed=True, ranked=True
     ),
     "test": Verb("test metrics", "fit", armed=True, ranked=True),
-    "evaluate": Verb("accuracy by crops, resolution, norm statistics, weights"),
+    "evaluate": Verb("error by crops, resolution, norm statistics, weights"),
     "predict": Verb("the most probable classes of images, or of the validation images", armed=True),
     "sweep": Verb("list or run the points of a sweep"),
     "recipes": Verb("recipes, sweeps and measured runs that come with the package"),
@@ -243,18 +243,22 @@ def _armed(argv: list[str], alone: bool) -> int:
 def _load(argv: list[str]) -> Callable[[], int]:
     """Import the module of a verb, and return a function that runs the verb.
 
-    `predict` without images takes a recipe, and so is run by the module of `fit`.
+    `predict` without images takes a recipe or a run, and so is run by the module of `fit`.
     """
+    from lightning_resnet.arguments import free_words, with_run
     from lightning_resnet.printing import only_json
 
     name = VERBS[argv[0]].module or argv[0]
     asks_for_help = "--help" in argv or "-h" in argv
-    if name == "predict" and not asks_for_help and (len(argv) == 1 or argv[1].startswith("-")):
+    words = argv[1:]
+    if argv[0] in ("validate", "test", "predict"):
+        words = with_run(words)
+    if name == "predict" and not asks_for_help and not free_words(words):
         name = "fit"
     module = import_module(f"lightning_resnet.cli.{name}")
 
     def run() -> int:
-        args = module.make_parser().read(argv[1:])
+        args = module.make_parser().read(words)
         args.verb = argv[0]
         with only_json(getattr(args, "as_json", False) is True, args.document):
             return module.run(args)

@@ -1,8 +1,10 @@
-"""`resnet-cli predict IMAGE... --ckpt_path CKPT`: the most probable classes of images."""
+"""`resnet-cli predict RUN IMAGE...`: the most probable classes of images."""
 
+import sys
 from argparse import Namespace
 
 from lightning_resnet.arguments import TRUST, Parser, positive
+from lightning_resnet.errors import tell
 
 
 def make_parser() -> Parser:
@@ -10,20 +12,22 @@ def make_parser() -> Parser:
     parser = Parser(
         recipe="keys",
         prog="resnet-cli predict",
-        description="Print the most probable classes of images. Without images: of a recipe's "
+        description="Print the most probable classes of images. Without images: of the "
         "validation images, as CSV.",
-        usage="resnet-cli predict IMAGE... --ckpt_path CKPT [options] | "
-        "resnet-cli predict --config R.yaml [options]",
+        usage="resnet-cli predict RUN IMAGE... [options] | resnet-cli predict RUN [options]",
         epilog="Any key of a recipe is a flag too, such as --data.size 256.",
     )
     parser.add_argument(
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="files, or folders of them; before all options",
+        help="files, or folders of them",
     )
     parser.add_argument(
-        "--ckpt_path", required=True, metavar="CKPT", help="checkpoint, or a run: its last"
+        "--ckpt_path",
+        required=True,
+        metavar="RUN",
+        help="the run or checkpoint, instead of the first word",
     )
     parser.add_argument(
         "--top",
@@ -54,9 +58,13 @@ def run(args: Namespace) -> int:
     from lightning_resnet.engine.signals import importing
 
     with importing():  # takes seconds
-        from lightning_resnet.analysis.evaluation.predict import FORMATS, find, predict
+        from lightning_resnet.analysis.evaluation.predict import FORMATS, find, other_data, predict
+        from lightning_resnet.runs.listing import unfinished
         from lightning_resnet.weights.trained import load
 
     files = find(args.images)
     trained = load(args.ckpt_path, args.recipe_keys, args.weights, args.trust)
+    for line in (unfinished(trained.path), other_data(trained, files[0])):
+        if line:
+            tell(line, file=sys.stderr)
     return 0 if FORMATS[args.format](predict(trained, files, args)) == len(files) else 1

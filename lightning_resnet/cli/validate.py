@@ -1,26 +1,61 @@
 """The verbs that use a trained net: validate, test, predict.
 
+resnet-cli validate RUN
 resnet-cli validate --config configs/digits.yaml --ckpt_path runs/digits/RUN/checkpoints/best.ckpt
 """
 
 import csv
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from lightning_resnet.config.recipe import Experiment
+from lightning_resnet.arguments import value_of
+from lightning_resnet.config.recipe import Config, Experiment, parse
 from lightning_resnet.config.summary import say
+from lightning_resnet.config.trust import Foreign
 from lightning_resnet.errors import UserError, csv_cell
 from lightning_resnet.printing import as_json
 from lightning_resnet.progress import Meter
-from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_good
+from lightning_resnet.runs.checkpoint import classes_in, newest_good
 from lightning_resnet.runs.directory import RunDir
+from lightning_resnet.runs.identity import read_recipe
+from lightning_resnet.runs.listing import unfinished
 from lightning_resnet.training.state_dict import load_weights, net_flags
 from lightning_resnet.weights.classes import align
+from lightning_resnet.weights.trained import config_in, read_weights
+
+
+def parse_of_run(verb: str, words: list[str]) -> Config | None:
+    """Parse a command line that names a run or checkpoint, and no recipe: the run has one.
+
+    Args:
+        verb: validate | test | predict, or another.
+        words: the command line after the verb, with the run as value of `--ckpt_path`.
+
+    Returns:
+        The configuration; None if the command line itself tells the recipe.
+
+    Raises:
+        UserError: the word names no run, or the recipe names code of others.
+    """
+    word = value_of("--ckpt_path", words)
+    flags = [flag.partition("=")[0] for flag in words]
+    if verb == "fit" or not word or {"--config", "-c", "--model", "--model.net"} & {*flags}:
+        return None
+    try:
+        path, checkpoint = read_weights(word, value_of("--run.root", words) or "runs")
+    except UserError as e:
+        cure = "; the run comes first: resnet-cli predict RUN IMAGE..." if verb == "predict" else ""
+        raise UserError(f"{e}{cure}") from e
+    told = read_recipe(config_in(checkpoint, path), path)
+    foreign = Foreign(told, path, trust="--trust" in words)
+    own = [flag for flag in words if flag != "--trust"]
+    return parse(verb, [*own, f"--ckpt_path={path}"], foreign)
 
 
 def validate(experiment: Experiment, rundir: RunDir) -> int:
@@ -34,7 +69,7 @@ def validate(experiment: Experiment, rundir: RunDir) -> int:
     data = experiment.data
     path = config.values.ckpt_path
     if path:
-        checkpoint = load_checkpoint(path)
+        path, checkpoint = read_weights(path, config.run.root)
     else:
         # the standard output is for the result
         warn = partial(say, file=sys.stderr)
@@ -56,6 +91,8 @@ def validate(experiment: Experiment, rundir: RunDir) -> int:
     names = align(data, task.net, classes_in(checkpoint))
     experiment.trainer.weights_step = checkpoint.get("global_step", 0)
     if config.verb == "predict":
+        if told := unfinished(Path(path)):
+            say(told, file=sys.stderr)
         return _predict(experiment, names)
     trainer = experiment.trainer
     run = trainer.validate if config.verb == "validate" else trainer.test

@@ -39,7 +39,7 @@ class RunOptions:
         new: begin the next replicate instead of continuing.
         replicate: number of the replicate to begin or continue; the first is the run itself.
         must_resume: refuse to begin a run: there must be a checkpoint to continue from.
-        init_from: checkpoint to take the weights from, and nothing else; or weights by name:
+        init_from: run or checkpoint to take the weights from, and nothing else; or weights by name:
             torchvision:NET.WEIGHTS | timm:NET.TAG | hf:ORG/REPO/FILE | https://...#sha256=...
         threads: threads of torch on the CPU, per rank; default: all cores, or what the run began
             with.

@@ -57,8 +57,9 @@ from lightning_resnet.engine.rendezvous import Ranks
 from lightning_resnet.engine.trainer import Trainer
 from lightning_resnet.errors import UserError, nearest, one_line
 from lightning_resnet.reading import check_yaml, line_of, read_yaml
+from lightning_resnet.runs.find import weights_of
 from lightning_resnet.runs.identity import public_path, with_public_paths
-from lightning_resnet.runs.names import check_name, check_texts
+from lightning_resnet.runs.names import check_name, check_texts, is_hub_name
 from lightning_resnet.tracking.mirror import WandbOptions
 from lightning_resnet.training.task import ClassificationTask
 
@@ -352,6 +353,8 @@ class RecipeParser(LightningCLI):
                 _use_plain_words(item.get("init_args", Namespace()))
         plugins = values.trainer.plugins or []
         refuse_plugins_named(" ".join(plugin.class_path for plugin in plugins))
+        if values.run.init_from and not is_hub_name(values.run.init_from):
+            values.run.init_from = str(weights_of(values.run.init_from, values.run.root))
         if values.run.name is None:
             values.run.name = recipes[0].stem if recipes else "run"
         check_name(values.run.name, "--run.name")

@@ -120,6 +120,21 @@ def find_run(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
     return _only(found, f"{printable(word)} may be one of {len(found)} runs below {root}")
 
 
+def weights_of(word: str, root: str | os.PathLike[str] = "runs") -> Path:
+    """Return the checkpoint that a word names: a file, or the last of a run; see `find_run`.
+
+    Raises:
+        UserError: the word names no run or several, or the run has no checkpoint.
+    """
+    path = find_run(word, root)
+    if not path.is_dir():
+        return path
+    files = [file for file in Run(path).candidates() if file.exists()]
+    if not files:
+        raise UserError(f"run {path} has no checkpoint: train it with `resnet-cli fit`")
+    return files[0]
+
+
 def _is_run(path: Path) -> bool:
     return Run(path).has_begun() or Run(path).checkpoints.is_dir()
 

@@ -110,6 +110,16 @@ def _varying(settings: list[dict[str, Any]]) -> list[str]:
     return sorted(found, key=lambda key: key == SEED)
 
 
+def unfinished(checkpoint: Path) -> str:
+    """Return a line that says of which unfinished run a checkpoint is; empty for all others."""
+    run = Run(checkpoint.parent.parent)
+    if not run.attempts_folder.is_dir() or run.status() == "finished":
+        return ""
+    step, steps = run.steps()
+    of = f" of {steps}" if steps else ""
+    return f"{run.path} is not finished: {run.status()} at step {step}{of}; its newest weights"
+
+
 def differences_of(run: dict[str, Any]) -> str:
     """Return what differs of a run as words, without those that its label has already."""
     label = f"-{run['label'] or ''}-"

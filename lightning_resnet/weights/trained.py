@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_resnet.arguments import value_of
 from lightning_resnet.config.recipe import Experiment, build, parse
 from lightning_resnet.config.trust import Foreign
 from lightning_resnet.engine.silence import silence_lightning
@@ -209,16 +210,17 @@ def load(
     path: str | Path, flags: Sequence[str] = (), weights: Weights = "net", trust: bool = False
 ) -> Trained:
     """Return the net of a checkpoint, of a run's last, or of a hub; see `read_weights`."""
-    file, checkpoint = read_weights(path)
+    file, checkpoint = read_weights(path, value_of("--run.root", flags) or "runs")
     return restore(checkpoint, file, flags, weights, trust)
 
 
-def read_weights(word: str | Path) -> tuple[Path, dict[str, Any]]:
+def read_weights(word: str | Path, root: str = "runs") -> tuple[Path, dict[str, Any]]:
     """Read what a word of the command line names: a checkpoint, a run's last, or one of a hub.
 
     Args:
         word: path of a checkpoint; a run, as `find_run` finds it; or a name of weights on a hub,
             such as `timm:resnet18.a1_in1k`.
+        root: folder of all runs.
 
     Returns:
         The path of the file, and the checkpoint.
@@ -228,7 +230,7 @@ def read_weights(word: str | Path) -> tuple[Path, dict[str, Any]]:
     """
     if is_hub_name(str(word)):
         return read_named(str(word))
-    path = find_run(word)
+    path = find_run(word, root)
     return newest_in(path) if path.is_dir() else (path, load_checkpoint(path))
 
 

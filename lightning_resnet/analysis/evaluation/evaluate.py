@@ -34,9 +34,9 @@ WEIGHTS = ("net", "ema")
 CROP_WORDS = ("centre", "ten", "flip")
 COLUMNS = [
     *("weights", "bn", "crops", "size", "N"),
-    *("top-1, %", "95 % interval", "top-5, %", "95 % interval"),
+    *("top-1 error, %", "95 % interval", "top-5 error, %", "95 % interval"),
 ]
-PER_CLASS_COLUMNS = ["class", "N", "top-1, %", "95 % interval", "most often taken for"]
+PER_CLASS_COLUMNS = ["class", "N", "error, %", "95 % interval", "most often taken for"]
 
 
 class Row(NamedTuple):
@@ -68,8 +68,10 @@ def measure(subject: Subject, args: Namespace) -> Iterator[Row]:
 
     own = data.eval_augment.size
     sizes = args.sizes or ([own, round(own * 8 / 7)] if own else [None])
-    crops = args.crops
-    if sizes == [None] and crops != ["ten"]:
+    # a mirrored digit is none: without flips in training, nothing is mirrored unless asked for
+    flips = subject.experiment.config.values.data.flip
+    crops = args.crops or (CROP_WORDS if flips else CROP_WORDS[:1])
+    if sizes == [None] and list(crops) != ["ten"]:
         crops = [crop for crop in crops if crop != "ten"]
     for weights, bn in product(args.weights or _held(subject), args.bn):
         net = _net(subject, weights, bn, normalise)
@@ -115,11 +117,11 @@ def shares(hits: tuple[Tensor, Tensor]) -> dict[str, float]:
 
 
 def cells_of(found: dict[str, float]) -> list[str]:
-    """Return the cells of `shares` below the heads N, top-1, interval, top-5, interval."""
+    """Return the cells of `shares` as N, top-1 error, interval, top-5 error, interval."""
     cells = [str(found["n"])]
     for name in ("top1", "top5"):
-        cells.append(f"{found[name]:.2f}")
-        cells.append(f"{found[f'{name}_low']:.2f} to {found[f'{name}_high']:.2f}")
+        low, high = (100 - found[f"{name}_{end}"] for end in ("high", "low"))
+        cells += [f"{100 - found[name]:.2f}", f"{low:.2f} to {high:.2f}"]
     return cells
 
 
@@ -137,15 +139,15 @@ def per_class(row: Row, names: Sequence[str]) -> list[list[str]]:
         if not n:
             continue
         wrong = predicted[predicted != label]
-        low, high = wilson(n - len(wrong), n)
+        low, high = wilson(len(wrong), n)
         often = ""
         if len(wrong):
             mode = int(wrong.mode().values)
             often = f"{names[mode]}, {int((wrong == mode).sum())}"
-        share = 1 - len(wrong) / n
+        share = len(wrong) / n
         interval = f"{100 * low:.2f} to {100 * high:.2f}"
         lines.append((share, [name, str(n), f"{100 * share:.2f}", interval, often]))
-    return [cells for _, cells in sorted(lines, key=lambda line: line[0])]
+    return [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
 
 
 def write_confusion(row: Row, names: Sequence[str], path: Path) -> None:

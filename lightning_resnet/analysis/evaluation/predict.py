@@ -1,6 +1,6 @@
 """`resnet-cli predict`: the most probable classes of images.
 
-`resnet-cli predict photos/ cat.jpg --ckpt_path runs/fine/RUN/checkpoints/best.ckpt --format csv`
+`resnet-cli predict runs/fine/RUN/checkpoints/best.ckpt photos/ cat.jpg --format csv`
 
 Images are read, cut and scaled as the recipe in the checkpoint evaluates: `--data.size 256` asks
 for another size.
@@ -8,6 +8,7 @@ for another size.
 
 import csv
 import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lightning_resnet.data.beton.encode import explain
@@ -29,6 +31,7 @@ from lightning_resnet.weights.classes import in_words
 from lightning_resnet.weights.trained import Trained, device_for
 
 BATCH = 32
+OF_ONE_SIZE = {"Digits": 8, "FashionMNIST": 28, "CIFAR10": 32, "CIFAR100": 32}  # pixels per side
 # image file, its most probable (class, probability)
 Prediction = tuple[str, list[tuple[str, float]]]
 
@@ -49,6 +52,23 @@ def find(paths: Sequence[str]) -> list[str]:
             raise UserError(f"no images in {path}: files that end in {suffixes} are looked for")
         files += map(str, inside)
     return files
+
+
+def other_data(trained: Trained, file: str) -> str:
+    """Return a line for a photograph that a net of small, fixed images gets; else empty."""
+    source = type(trained.experiment.data.source).__name__
+    try:
+        with Image.open(file) as image:
+            size = image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""  # said when it is read
+    pixels = OF_ONE_SIZE.get(source, max(size))
+    if max(size) <= 2 * pixels:
+        return ""
+    return (
+        f"the net was trained on the {pixels}x{pixels} images of {source}, and {file} has "
+        f"{size[0]}x{size[1]} pixels: its classes may mean nothing here"
+    )
 
 
 def predict(trained: Trained, files: list[str], args: Namespace) -> Iterator[Prediction]:
@@ -124,8 +144,10 @@ def _table(found: Iterable[Prediction]) -> int:
     words = _words(done)
     places = max((len(best) for _, best in done), default=0)
     rows = [["picture", *map(str, range(1, places + 1))]]
+    folders = [os.path.dirname(os.path.abspath(file)) for file, _ in done]
     for file, best in done:
-        rows.append([file, *(f"{words[name]} {value:.1%}" for name, value in best)])
+        shown = os.path.relpath(file, os.path.commonpath(folders))
+        rows.append([shown, *(f"{words[name]} {value:.1%}" for name, value in best)])
     tell(markdown(rows))
     return len(done)
 
