@@ -2,10 +2,13 @@
 
 import argparse
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
-from lightning_resnet.errors import UserError
+from lightning_resnet.aliases import CHECKPOINTS, SHORT, understood
+from lightning_resnet.errors import UserError, nearest
+from lightning_resnet.flags import check
 
 # Flags that stand without a value.
 SWITCHES = ("--trust", "--json", "--run.new", "--run.must_resume", "--run.dry", "--deterministic")
@@ -33,6 +36,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
         self.recipe = recipe
         self.takes_run = takes_run
+        self.words: list[str] = []
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse the words that follow the verb.
@@ -56,9 +60,11 @@ class Parser(argparse.ArgumentParser):
         own = list(words[:end])
         recipe: list[str] = []
         if self.recipe == "keys":
-            own, recipe = split(own)
+            own, recipe = split(understood(own, own=self._option_string_actions))
+            check(recipe, self.prog.rpartition(" ")[2], is_complete=False)
         if self.takes_run:
             own = _run_first(own)
+        self.words = own
         positional = [action for action in self._actions if not action.option_strings]
         is_strict = any(a.nargs in (argparse.PARSER, argparse.REMAINDER) for a in positional)
         if is_strict or {"-h", "--help"} & {*own}:
@@ -72,12 +78,51 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def error(self, message: str) -> NoReturn:
-        """Raise a UserError instead of printing the usage; name the choices of a missing word."""
+        """Raise a UserError instead of printing the usage, with the word that is meant.
+
+        The choices of a missing word are named.
+        """
+        cure = f"; {self.prog} --help tells the options"
         missing = message.partition("arguments are required: ")[2].split(", ")
+        options = self._option_string_actions
+        for word in self.words if missing[0] else []:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and not any(option.startswith(flag) for option in options):
+                message = f"unrecognized arguments: {flag}"
         for action in self._actions:
             if action.dest in missing and action.choices:
                 message += f"; {action.dest} is one of {', '.join(action.choices)}"
-        raise UserError(f"{message}; {self.prog} --help tells the options")
+        if unknown := re.fullmatch(r"unrecognized arguments: (.*)", message):
+            word = unknown[1].split(" ")[0].partition("=")[0]
+            message = f"unknown option {word}{self._meant(word)}"
+        if choice := re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(.*\)", message):
+            name, word = choice.groups()
+            valid = self._choices_of(name)
+            message = f"{name} {word}: choose among {', '.join(valid)}{nearest(word, valid)}"
+        if value := re.fullmatch(r"argument (\S+): invalid (\w+) value: '(.*)'", message):
+            kind = {"int": "a whole number"}.get(value[2], "a number")
+            message = f"argument {value[1]}: {value[3]}: {kind}"
+        is_cured = "did you mean" in message or "as a word: " in message or ": write " in message
+        raise UserError(message if is_cured else f"{message}{cure}")
+
+    def _meant(self, word: str) -> str:
+        """Return a suggestion for a word that is no option."""
+        if hydra := re.fullmatch(r"[+~]*([\w.]+)=(.*)", word):
+            return f": write --{hydra[1]} {hydra[2]}"
+        if word.startswith("--") and word.strip("-").replace("-", "_") in CHECKPOINTS:
+            return f": give the run or checkpoint as a word: {self.prog} RUN"
+        if not word.startswith("-"):
+            return ""
+        shorts = [f"--{name}" for name in SHORT if self.recipe == "keys"]
+        return nearest(word, [*self._option_string_actions, *shorts])
+
+    def _choices_of(self, name: str) -> list[str]:
+        """Return the choices of an argument by the name that argparse's messages give it."""
+        for action in self._actions:
+            names = [*action.option_strings, action.dest, str(action.metavar)]
+            if action.choices and (name in names or name == "/".join(action.option_strings)):
+                return [str(choice) for choice in action.choices]
+        return []
 
 
 def _run_first(words: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from typing import TextIO
 
 from lightning_resnet.masking import mask
@@ -125,7 +125,43 @@ def tell(*texts: object, file: TextIO | None = None, end: str = "\n", flush: boo
     print(encodable, file=stream, end=end, flush=flush)
 
 
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """Return `; did you mean X?` for the most similar valid word; empty if none is similar."""
-    found = get_close_matches(word, list(valid), 1, 0.5)
-    return f"; did you mean {found[0]}?" if found else ""
+OPPOSITES = ({"min", "max"}, {"train", "val"}, {"first", "last"}, {"low", "high"})
+SIMILAR = 0.7  # weaker likenesses are mere chance
+
+
+def nearest(word: str, valid: Iterable[str], least: float = SIMILAR) -> str:
+    """Return `; did you mean X?` for the most similar valid word; empty if none is similar.
+
+    Of dotted keys the last parts are compared too. Neither a key's help nor an opposite, such as
+    min for max, is suggested.
+
+    Args:
+        word: the word that is not valid.
+        valid: the valid words.
+        least: ratio of difflib, from 0 to 1, from which a word is similar.
+    """
+    found = [(_likeness(word, each), each) for each in dict.fromkeys(valid) if _may_be(word, each)]
+    best = max(found, key=lambda pair: pair[0], default=(0.0, ""))
+    return f"; did you mean {best[1]}?" if best[0] >= least else ""
+
+
+def _may_be(word: str, candidate: str) -> bool:
+    """Tell whether a valid word is neither a key's help nor an opposite of a word."""
+    if candidate.endswith(".help"):
+        return False
+    differing = set(re.split(r"\W|_", word)) ^ set(re.split(r"\W|_", candidate))
+    return not any(pair <= differing for pair in OPPOSITES)
+
+
+def _likeness(word: str, candidate: str) -> float:
+    """Return how similar a valid word is to a word, from 0 to 1."""
+    given = word.lower().replace("-", "_")
+    known = candidate.lower().replace("-", "_")
+    likeness = SequenceMatcher(None, given, known).ratio()
+    if sorted(given) == sorted(known):  # two letters in each other's place
+        likeness = max(likeness, 0.9)
+    if "." not in known:
+        return likeness
+    ends = SequenceMatcher(None, given.rpartition(".")[2], known.rpartition(".")[2]).ratio()
+    is_near = "." not in given or given.partition(".")[0] == known.partition(".")[0]
+    return max(likeness, ends * (0.98 if is_near else 0.85))

@@ -57,6 +57,7 @@ class Key(NamedTuple):
         classes: names of classes that the value may be.
         default: value without a flag.
         is_required: whether there is no default.
+        cure: how to convert what is often given instead, after a semicolon; empty without one.
         help: what the key does, in a sentence.
     """
 
@@ -68,6 +69,7 @@ class Key(NamedTuple):
     classes: list[str]
     default: Any
     is_required: bool
+    cure: str
     help: str
 
     @property
@@ -131,6 +133,7 @@ def _key(name: str, record: dict[str, Any]) -> Key:
         record.get("classes", []),
         record["default"],
         record.get("is_required", False),
+        record.get("cure", ""),
         record["help"],
     )
 

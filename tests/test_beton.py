@@ -523,7 +523,7 @@ def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
             "image folder phots does not exist: set --root",
         ),
         ("", "action is one of get, write, info, verify"),
-        ("write nothing --out d.beton", "invalid choice"),
+        ("write nothing --out d.beton", "choose among digits"),
         ("write digits --out /proc/none/d.beton", "cannot write /proc/none/d.beton: No such file"),
         ("verify none.beton", "no file none.beton"),
         ("info none.beton", "cannot read none.beton"),

@@ -243,7 +243,7 @@ def test_betons_larger_than_memory(cli, monkeypatch):
 
 
 def test_options(cli):
-    code, _, err = cli("doctor", "--quick", "--config", "R.yaml")
+    code, _, err = cli("doctor", "--quick", "--config", "digits")
     assert code == 2 and "--quick" in err
     assert cli("doctor", "--slow")[0] == 2
 

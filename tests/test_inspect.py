@@ -136,7 +136,7 @@ def test_a_hash_that_looks_like_a_number_stays_one(cli):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["gradient"], "invalid choice"),
+        (["gradient"], "did you mean gradients?"),
         (["gradients"], "inspect what?"),
         (["gradients", "nowhere"], "does not exist"),
         (["gradients", "nowhere.yaml"], "cannot read"),

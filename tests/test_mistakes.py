@@ -2,18 +2,24 @@
 no traceback.
 """
 
+import json
 import os
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.command_line import REPOSITORY, TINY
+from helpers.typed import ANSWER_ALL, TYPED, UNDERSTOOD, write_files
+from helpers.typed import DIGITS as DIGITS_LINE
 
 from lightning_resnet import machine
 from lightning_resnet.config.options import check_gpus
+from lightning_resnet.config.recipe import parse
 from lightning_resnet.engine import launch
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, nearest
 
 DIGITS = f"--config {REPOSITORY}/configs/digits.yaml --run.threads 1 --trainer.max_epochs 1".split()
 MINE = """
@@ -327,3 +333,58 @@ def test_constants_that_are_no_numbers(cli):
 def test_an_option_that_is_there_nested_and_dotted(fit):
     Path("twice.yaml").write_text("data.batch_size: 32\ndata: {batch_size: 64}\n")
     assert "twice.yaml gives data.batch_size twice" in fit("--config", "twice.yaml")
+
+
+def test_typed_mistakes_are_answered_in_one_line_before_torch_is_imported(here):
+    """Also before anything is written."""
+    command = [sys.executable, "-c", ANSWER_ALL]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    answers = json.loads(done.stdout)
+    assert answers.keys() == TYPED.keys() and len(answers) > 100
+    wrong = {}
+    for line, needle in TYPED.items():
+        status, told, has_torch = answers[line]
+        last = told.splitlines()[-1]
+        is_one_line = told.count("error: ") == 1 and told.count("\n") <= 2
+        if status != 2 or needle not in last or has_torch or not is_one_line:
+            wrong[line] = answers[line]
+    assert not wrong
+    assert {path.suffix for path in Path().iterdir()} == {"", ".yaml"}
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("line", UNDERSTOOD)
+def test_short_names_are_flags(tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path)
+    config = parse("fit", [*DIGITS_LINE.split()[1:], *line.split()])
+    for key, value in UNDERSTOOD[line].items():
+        assert config.values.get(key) == value, key
+
+
+def test_a_short_name_is_told_once_with_its_key(cli):
+    code, _, err = cli(*DIGITS_LINE.split(), "--lr", "0.1", "--depth", "21", "--lr", "0.2")
+    assert code == 2
+    assert err.startswith("--lr is --model.optimizer.lr; --depth is --model.net.depth\nerror: "), (
+        err
+    )
+
+
+def test_short_names_and_cases_give_the_same_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("low.yaml").write_text("model: {schedule: cosine, net: {class_path: cifarresnet}}")
+    Path("true.yaml").write_text("model: {schedule: Cosine, net: {class_path: CifarResNet}}")
+    short = ["--epochs", "3", "--optimizer", "adam", "--depth", "8"]
+    full = ["--trainer.max_epochs", "3", "--model.optimizer", "Adam", "--model.net.depth", "8"]
+    name = ["--run.name", "x"]
+    digits = DIGITS_LINE.split()[1:]
+    given = parse("fit", [*digits, "--config", "low.yaml", *short, *name]).resolved
+    assert given == parse("fit", [*digits, "--config", "true.yaml", *full, *name]).resolved
+
+
+def test_suggestions_are_neither_help_nor_opposites_nor_weak():
+    keys = ["trainer.min_epochs", "model.optimizer.help", "model.net", "launcher"]
+    for word in ("max_epochs", "trainer.max_epochs", "optimizer.lr", "arch", "momentum"):
+        assert nearest(word, keys) == ""
+    assert nearest("net", keys) == "; did you mean model.net?"
+    assert nearest("min_epoch", keys) == "; did you mean trainer.min_epochs?"

@@ -350,9 +350,10 @@ def test_exit_codes_are_never_mixed_up(sweep_file, light, capfd):
 
 def test_a_folder_that_cannot_be_written(sweep_file):
     with pytest.raises(UserError, match="cannot write .*set --root to a folder you can write"):
-        main([sweep_file(), "--local", "--root", "/proc/1/nowhere"])
+        main([sweep_file(PADS), "--local", "--root", "/proc/1/nowhere"])
 
 
+PADS = {"data.pad": {"values": [1, 2]}}
 WAITS = {"a": {"value": "waits"}}
 PARENT = """
 import signal, sys
@@ -427,7 +428,7 @@ def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(sweep_file, light, capfd):
 
 
 def test_list_needs_no_torch(sweep_file):
-    sweep_file()
+    sweep_file(PADS)
     code = (
         "import sys; from lightning_resnet.cli.main import main; main(sys.argv[1:]); "
         "print('torch' in sys.modules)"

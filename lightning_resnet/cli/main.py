@@ -57,6 +57,62 @@ VERBS = {
 }
 
 
+SYNONYMS = {  # words of other programs -> our verb
+    "train": "fit",
+    "run": "fit",
+    "finetune": "fit",
+    "resume": "fit",
+    "continue": "fit",
+    "eval": "evaluate",
+    "val": "validate",
+    "valid": "validate",
+    "infer": "predict",
+    "inference": "predict",
+    "classify": "predict",
+    "hpo": "sweep",
+    "tune": "sweep",
+    "multirun": "sweep",
+    "plot": "compare",
+    "report": "compare",
+    "table": "compare",
+    "analyze": "inspect",
+    "analyse": "inspect",
+    "visualize": "inspect",
+    "list": "runs",
+    "ls": "runs",
+    "delete": "rm",
+    "remove": "rm",
+    "save": "export",
+    "pack": "export",
+    "onnx": "convert",
+    "download": "data get",
+    "dataset": "data",
+    "prepare": "data write",
+    "check": "doctor",
+    "env": "doctor",
+    "info": "doctor",
+    "benchmark": "bench",
+    "speed": "bench",
+    "upload": "sync",
+    "wandb": "sync",
+}
+
+
+def _unknown_verb(word: str) -> str:
+    """Return the message for a verb that does not exist."""
+    from lightning_resnet.errors import nearest
+
+    known = {name: name for name in VERBS}
+    known |= {name: verb for name, verb in SYNONYMS.items() if verb.split()[0] in VERBS}
+    meant = known.get(word.lower()) or known.get(nearest(word, known)[15:-1])
+    hint = ""
+    if meant:
+        hint = f"; did you mean {meant}?"
+    if meant == "fit" and word in ("resume", "continue"):
+        hint = "; the command that began a run continues it: resnet-cli fit ..."
+    return f"unknown verb {word}{hint}; resnet-cli --help lists them"
+
+
 def continues(argv: list[str]) -> bool:
     """Tell whether the same command continues where it was interrupted."""
     if argv[:1] == ["data"]:
@@ -164,15 +220,13 @@ def _run(argv: list[str]) -> int:
     from lightning_resnet.credentials import refuse_secret_flags
     from lightning_resnet.engine.launch import forget_strays, says_first
     from lightning_resnet.engine.signals import Stopped, insisting
-    from lightning_resnet.errors import UserError, nearest, one_line, printable, tell
+    from lightning_resnet.errors import UserError, one_line, printable, tell
     from lightning_resnet.runs.names import check_texts
     from lightning_resnet.ulimits import limit_met
 
     try:
         if argv[0] not in VERBS:
-            raise UserError(
-                f"unknown verb {argv[0]}{nearest(argv[0], VERBS)}; resnet-cli --help lists them"
-            )
+            raise UserError(_unknown_verb(argv[0]))
         check_texts({"the command line": argv})
         for word in argv:
             if re.match(r"--?[\w.-]+=~(/|$)", word):
@@ -182,6 +236,7 @@ def _run(argv: list[str]) -> int:
                 )
         refuse_secret_flags(argv[1:])
         _find_own_modules()
+        argv = _understood(argv)
         alone = forget_strays(argv, os.environ)
         if not VERBS[argv[0]].armed:
             if signal.getsignal(signal.SIGINT) is _leave_at_once:
@@ -241,29 +296,53 @@ def _armed(argv: list[str], alone: bool) -> int:
 
 
 def _load(argv: list[str]) -> Callable[[], int]:
-    """Import the module of a verb, and return a function that runs the verb.
-
-    `predict` without images takes a recipe or a run, and so is run by the module of `fit`.
-    """
-    from lightning_resnet.arguments import free_words, with_run
+    """Import the module of a verb, and return a function that runs the verb."""
     from lightning_resnet.printing import only_json
 
-    name = VERBS[argv[0]].module or argv[0]
-    asks_for_help = "--help" in argv or "-h" in argv
-    words = argv[1:]
-    if argv[0] in ("validate", "test", "predict"):
-        words = with_run(words)
-    if name == "predict" and not asks_for_help and not free_words(words):
-        name = "fit"
-    module = import_module(f"lightning_resnet.cli.{name}")
+    module = import_module(f"lightning_resnet.cli.{_module(argv)}")
 
     def run() -> int:
-        args = module.make_parser().read(words)
+        args = module.make_parser().read(argv[1:])
         args.verb = argv[0]
         with only_json(getattr(args, "as_json", False) is True, args.document):
             return module.run(args)
 
     return run
+
+
+def _module(argv: list[str]) -> str:
+    """Return the name of the module that runs a command line.
+
+    `predict` without images takes a recipe or a run, and so is run by the module of `fit`.
+    """
+    from lightning_resnet.arguments import free_words, with_run
+
+    name = VERBS[argv[0]].module or argv[0]
+    asks_for_help = "--help" in argv or "-h" in argv
+    if name == "predict" and not asks_for_help and not free_words(with_run(argv[1:])):
+        return "fit"
+    return name
+
+
+def _understood(argv: list[str]) -> list[str]:
+    """Write out the short names of a command line that is all keys of a recipe, and check them.
+
+    Other verbs do so when they read their own flags (`arguments.Parser.read`). The run that
+    `validate`, `test` or `predict` takes as a word becomes the value of `--ckpt_path`.
+    """
+    from lightning_resnet.aliases import understood
+    from lightning_resnet.arguments import with_run
+    from lightning_resnet.flags import check
+
+    verb, *words = argv
+    takes_keys = _module(argv) == "fit"
+    if takes_keys:
+        words = understood(words, verb)
+    if verb in ("validate", "test", "predict"):
+        words = with_run(words)
+    if takes_keys:
+        check(words, verb)
+    return [verb, *words]
 
 
 def _find_own_modules() -> None:

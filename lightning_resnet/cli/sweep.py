@@ -12,7 +12,7 @@ from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json
-from lightning_resnet.sweeps.points import Sweep, read
+from lightning_resnet.sweeps.points import Sweep, check_keys, read
 from lightning_resnet.sweeps.state import assign_runs, facts, link_shared, listing
 
 
@@ -78,6 +78,7 @@ def run(args: Namespace) -> int:
     if args.as_json and (args.local or args.submit or args.retry_failed or args.cancel):
         raise UserError("--json tells what --list and --status tell: leave one of the two out")
     sweep = read(args.file, args.yes)
+    check_keys(sweep)
     assign_runs(sweep, args.root)
     if args.local or args.submit or args.retry_failed:
         link_shared(sweep, Path(args.root))

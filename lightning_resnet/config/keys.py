@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 from jsonargparse import Namespace
 from jsonargparse._parameter_resolvers import get_signature_parameters
+from torch import Tensor
 from torchvision.models import get_model_builder, list_models
 
 from lightning_resnet import PUBLIC
 from lightning_resnet.config.recipe import RecipeParser
 from lightning_resnet.config.values import (
     CHOICES,
+    CURES,
     HINTS,
     NUMBERS,
     parts_of,
@@ -73,7 +75,7 @@ def _listed(hint: Any) -> dict[str, str]:
     found = {}
     for path in subclasses(hint):
         name = path.rpartition(".")[2]
-        if name in ABSTRACT:
+        if name in ABSTRACT or path.startswith("pytorch_lightning.core."):
             continue
         if name in PUBLIC and path in (name, f"lightning_resnet.{name}"):
             found[name] = f"lightning_resnet.{name}"
@@ -106,13 +108,15 @@ def _record(name: str, hint: Any, default: Any, help: str | None) -> dict[str, A
     for part in parts_of(hint):
         if typing.get_origin(part) is Literal:
             choices += [str(choice) for choice in typing.get_args(part)]
-        else:
+        elif part is not Tensor:
             kinds.append(PLAIN.get(part, "other"))
     record: dict[str, Any] = {"needs": NEEDS.get(name) or words(hint, numbers)}
     if kinds:
         record["kinds"] = list(dict.fromkeys(kinds))
     if choices:
         record["choices"] = list(dict.fromkeys(choices))
+    if cure := CURES.get(name.rpartition(".")[2]):
+        record["cure"] = cure
     if numbers:
         record["range"] = [None if abs(x) == float("inf") else x for x in numbers]
     if names := list(_listed(hint)):

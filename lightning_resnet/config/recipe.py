@@ -5,12 +5,10 @@ LightningCLI. The signatures of ClassificationTask, ImageData, Trainer and RunOp
 schema.
 """
 
-import errno
 import inspect
 import os
 import re
 from argparse import ArgumentError
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
@@ -33,6 +31,7 @@ import lightning_resnet.data.sources
 import lightning_resnet.models
 import lightning_resnet.training.callbacks  # noqa: F401 -- recipes name these classes by a word
 from lightning_resnet import shipped
+from lightning_resnet.aliases import true_classes, understood
 from lightning_resnet.config.options import (
     RunOptions,
     check,
@@ -55,8 +54,9 @@ from lightning_resnet.engine.launch import Launcher, Place, master_address, plac
 from lightning_resnet.engine.refused import check_plugins, refuse_plugins_named
 from lightning_resnet.engine.rendezvous import Ranks
 from lightning_resnet.engine.trainer import Trainer
-from lightning_resnet.errors import UserError, nearest, one_line
-from lightning_resnet.reading import check_yaml, line_of, read_yaml
+from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.flags import read_recipe
+from lightning_resnet.reading import check_yaml, line_of
 from lightning_resnet.runs.find import weights_of
 from lightning_resnet.runs.identity import public_path, with_public_paths
 from lightning_resnet.runs.names import check_name, check_texts, is_hub_name
@@ -70,13 +70,6 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "enable_checkpointing": None,  # True if a ModelCheckpoint is among the callbacks
     "num_sanity_val_steps": 0,  # would validate before the first step, and discard the result
-}
-# flags that may stand without a value -> the option that they set
-SWITCHES = {
-    "--run.new": "--run.new",
-    "--run.must_resume": "--run.must_resume",
-    "--run.dry": "--run.dry",
-    "--deterministic": "--trainer.deterministic",
 }
 COUNTS = [
     "trainer.overfit_batches",
@@ -96,7 +89,7 @@ def _load(text: str) -> Any:
     jsonargparse reads with its own loader, once the text is known to be harmless.
     """
     check_yaml(text)
-    return with_public_paths(_plain_load(text))
+    return true_classes(with_public_paths(_plain_load(text)))
 
 
 _plain_load = get_loader("yaml")
@@ -325,7 +318,7 @@ class RecipeParser(LightningCLI):
 
     def read(self, args: list[str], foreign: Foreign | None = None) -> Config:
         """Parse and check a command line; see `parse`."""
-        args = normalise(args)
+        args = normalise(args, self.verb)
         refuse_secret_flags(args)
         refuse_secret_variables()
         recipes = [
@@ -334,7 +327,7 @@ class RecipeParser(LightningCLI):
             if flag in ("-c", "--config")
         ]
         for recipe in recipes:
-            refuse_secrets(_check_mapping(recipe), str(recipe))
+            refuse_secrets(read_recipe(recipe), str(recipe))
         try:
             begun = foreign.parse(self.parser, args) if foreign else None
             values = self.parser.parse_args(args, namespace=begun)
@@ -447,14 +440,14 @@ def quoted(text: str) -> str:
     return re.sub(r"(?m)^(\s*(?:[^\s:]+:|-) )(\d+e\d+)$", r"\1'\2'", text)
 
 
-def normalise(args: list[str]) -> list[str]:
-    """Move `--config FILE` before all flags, and give `SWITCHES` without a value the value true.
+def normalise(args: list[str], verb: str = "fit") -> list[str]:
+    """Write out short names, and move `--config FILE` before all flags.
 
     Flags win over recipes wherever they stand. The name of a recipe of ours becomes its file.
     """
     recipes: list[str] = []
     flags: list[str] = []
-    rest = list(args)
+    rest = understood(args, verb, tells=False)
     while rest:
         arg = rest.pop(0)
         if arg in ("-c", "--config"):
@@ -462,9 +455,6 @@ def normalise(args: list[str]) -> list[str]:
             rest = rest[1:]
         elif arg.startswith("--config="):
             recipes += ["--config", str(shipped.recipe_file(arg.removeprefix("--config=")))]
-        elif arg in SWITCHES:
-            value = rest.pop(0) if rest[:1] in (["true"], ["false"]) else "true"
-            flags.append(f"{SWITCHES[arg]}={value}")
         else:
             flag, equals, value = arg.partition("=")
             flags.append(f"{flag}={public_path(value)}" if equals else public_path(arg))
@@ -496,53 +486,3 @@ def _place(key: str, value: str, args: list[str], recipes: list[Path]) -> str:
             return f" ({where}; YAML reads {word[1]} as {value.lower()}: quote it)"
         return f" ({where})"
     return ""
-
-
-def _check_mapping(recipe: Path) -> dict[str, Any]:
-    """Read a recipe's file, and refuse what jsonargparse would misread without an error.
-
-    Raises:
-        UserError: the file cannot be read, is no mapping, or gives an option twice.
-    """
-    try:
-        content: Any = read_yaml(recipe)
-    except UserError as e:
-        if recipe.exists():
-            raise UserError(f"recipe {e}") from e
-        neighbours = map(str, recipe.parent.glob("*.y*ml"))
-        near = nearest(str(recipe), [*neighbours, *shipped.recipes()])
-        raise UserError(
-            f"cannot read recipe {recipe}: {os.strerror(errno.ENOENT)}{near}; "
-            "`resnet-cli recipes` lists ours"
-        ) from e
-    if not isinstance(content, dict):
-        raise UserError(
-            f"recipe {recipe} is not a mapping (lines `key: value`) but a {type(content).__name__}"
-        )
-    # jsonargparse would build the recipe's class, or lose the arguments, without an error
-    for key, value in content.items():
-        arguments = [other for other in content if str(other).startswith(f"{key}.")]
-        if isinstance(value, str) and arguments:
-            name = arguments[0].removeprefix(f"{key}.")
-            raise UserError(
-                f"{recipe} gives the class {key} and its argument {arguments[0]} as flat keys: "
-                f"write {key}.class_path and {key}.init_args.{name} (in a sweep's parameters too)"
-            )
-    told: set[str] = set()
-    for key in _options_in(content):  # one of two would win, without an error
-        if key in told:
-            raise UserError(
-                f"recipe {recipe} gives {key} twice, once with dots: remove or join one of them"
-            )
-        told.add(key)
-    return content
-
-
-def _options_in(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted key of each option in a recipe; lists are options."""
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and value:
-            yield from _options_in(value, f"{key}.")
-        else:
-            yield key

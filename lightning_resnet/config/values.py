@@ -19,6 +19,7 @@ from jsonargparse._parameter_resolvers import get_signature_parameters
 from jsonargparse._typehints import get_all_subclass_paths
 from pytorch_lightning.cli import LightningArgumentParser
 
+from lightning_resnet.aliases import PATHS
 from lightning_resnet.engine.launch import MOST_RANKS, pairs
 from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.keys import Range
@@ -476,20 +477,11 @@ def _special(
     return ("", _unknown(message, unknown, parser, args), "") if unknown else None
 
 
-CURES_OF_FILES = {  # section of a recipe -> what to give in place of a class
-    "model": "the task is always ours: choose --model.net CLASS, --model.optimizer CLASS, "
-    "--model.hooks CLASS",
-    "data": "the data module is always ours: choose --data.source CLASS, your own Source too",
-    "trainer": "the trainer is always Lightning's: give its options, such as "
-    "--trainer.max_epochs 5",
-}
-
-
 def _unloaded(key: str, file: str, why: str) -> str:
     """Return the message for `--model X`, `--data X` or `--trainer X`, where X is a file."""
     if why and "Unable to load config" not in why:
         return f"--{key}: {file}: {why}"
-    cure = CURES_OF_FILES.get(key, "give its options one by one")
+    cure = PATHS.get(key, "give its options one by one")
     return f"--{key} {printable(file, SHOWN)} is no file of options; {cure}"
 
 
@@ -501,8 +493,8 @@ def _unknown(
     if key.endswith((".yaml", ".yml")):
         return f"unknown option {key}: put --config before a recipe"
     section, _, rest = key.partition(".")
-    if rest == "class_path" and section in CURES_OF_FILES:
-        return f"unknown option {key}: {CURES_OF_FILES[section]}"
+    if rest == "class_path" and section in PATHS:
+        return f"unknown option {key}: {PATHS[section]}"
     if owner := re.findall(r"class_path '([^']+)'", message):
         cls = _chosen(message.partition(":")[0], resolve_class(owner[-1]), args)
         valid = list(inspect.signature(cls).parameters)

@@ -17,8 +17,10 @@ from typing import Any
 
 import yaml
 
+from lightning_resnet.aliases import understood
 from lightning_resnet.credentials import refuse_secret_flags, refuse_secrets
 from lightning_resnet.errors import UserError, nearest, printable
+from lightning_resnet.flags import check as check_flags
 from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.labels import label_of, short_keys
 from lightning_resnet.runs.names import check_name
@@ -33,6 +35,7 @@ TOP_KEYS = (
 PARAMETER_FILE = "${args_json_file}"
 COMMAND = f'["${{env}}", resnet-cli, fit, --config, digits, --config, "{PARAMETER_FILE}"]'
 MAX_POINTS = 1_000_000
+MOST_CHECKED = 100  # points of a sweep that are checked before torch is imported
 MANY_POINTS = 100_000  # more points need --yes, because they are probably a mistake
 
 
@@ -119,6 +122,8 @@ def read(file: str | Path, many: bool = False) -> Sweep:
     """
     path = recipe_file(file)
     content = _load(path)
+    if content.keys() & {"model", "data", "trainer"} and "parameters" not in content:
+        raise UserError(f"{file} is a recipe, no sweep: resnet-cli fit --config {file}")
     try:
         _check_keys(content, TOP_KEYS)
         refuse_secrets(content, "it")
@@ -145,6 +150,26 @@ def read(file: str | Path, many: bool = False) -> Sweep:
     except UserError as e:
         raise UserError(f"sweep {file}: {e}") from e
     return Sweep(name, recipes, flags, _points(candidates, count, origin))
+
+
+def check_keys(sweep: Sweep) -> None:
+    """Refuse keys that no recipe has and values that a key cannot have, without torch.
+
+    Raises:
+        UserError: the message names the sweep and a cure.
+    """
+    recipes = [word for recipe in sweep.recipes for word in ("--config", recipe)]
+    seen: set[str] = set()
+    for point in sweep.points[:MOST_CHECKED]:
+        parameters = {f"--{key}={text}" for key, text in point.texts().items()}
+        if parameters <= seen:
+            continue
+        seen |= parameters
+        try:
+            flags = understood(sweep.flags, tells=False)
+            check_flags([*recipes, *sorted(parameters), *flags], "fit")
+        except UserError as e:
+            raise UserError(f"sweep {sweep.name}, point {sweep.text(point)}: {e}") from e
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,0 +1,459 @@
+"""Check the keys of a recipe and their values, in flags and in files, before torch is imported.
+
+What is refused here, the parser of recipes would refuse too, seconds later. What only the parser
+can judge is let through: arguments of classes that are not ours, and options of a Lightning or
+torch other than those that `keys.json` was written with.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_resnet import shipped
+from lightning_resnet.aliases import SHORT, SYNONYMS, is_flag, key_of, true_name
+from lightning_resnet.credentials import refuse_secrets
+from lightning_resnet.errors import UserError, nearest, printable
+from lightning_resnet.keys import Key, classes, is_current, keys, nets_of_torchvision
+from lightning_resnet.reading import line_of, parse_yaml, read_yaml
+
+SHOWN = 60  # characters of a value in a message
+OTHERS = ("config", "print_config", "print_shtab", "help")  # flags that are no keys
+SECTIONS = ("trainer", "model", "data", "run", "wandb")
+BETWEEN = ("class_path", "init_args", "dict_kwargs")  # words within the key of an argument
+PACKAGES = ("lightning_resnet", "torch.optim")  # whose classes are in the table
+EXPONENT = re.compile(r"[-+]?(\d[\d_]*)?\.?\d*[eE][-+]?\d+")  # a number such as 1e-3
+NOT_FOR_FIT = ("ckpt_path",)
+
+
+@dataclass
+class Given:
+    """A key and its value, as a flag or a recipe gives them.
+
+    Attributes:
+        key: dotted key, with `init_args` where a recipe has it.
+        value: a text if a flag gives it, else the value that YAML has.
+        recipe: path of the recipe; None: a flag.
+    """
+
+    key: str
+    value: Any
+    recipe: Path | None = None
+
+    @property
+    def parsed(self) -> Any:
+        """The value as YAML reads it."""
+        if self.recipe or not isinstance(self.value, str):
+            return self.value
+        try:
+            return parse_yaml(self.value)
+        except UserError:
+            return self.value
+
+    @property
+    def place(self) -> str:
+        """The recipe and the line of the key, in brackets; empty for a flag."""
+        if not self.recipe:
+            return ""
+        line = line_of(self.recipe.read_text(), self.key)
+        return f" ({self.recipe}, line {line})" if line else f" ({self.recipe})"
+
+
+def check(words: Sequence[str], verb: str, is_complete: bool = True) -> None:
+    """Refuse keys that do not exist, and values that a key cannot have.
+
+    Args:
+        words: flags and recipes, with true keys (`aliases.understood`).
+        verb: the verb, which decides whether there is a `ckpt_path`.
+        is_complete: whether flags and recipes are all there is; False: they override the recipe of
+            a run or checkpoint.
+
+    Raises:
+        UserError: the message names a cure.
+    """
+    if any(word.endswith((".help", "--help", "-h", "--help-all")) or "--print_" in word for word in words):
+        return
+    flags = list(_flags_in(words))
+    recipes = []
+    for given in flags:
+        if given.key == "config" and given.value in shipped.sweeps():
+            raise UserError(f"{given.value} is a sweep, no recipe: resnet-cli sweep {given.value}")
+        if given.key == "config":
+            recipes.append(shipped.recipe_file(given.value))
+    contents = {recipe: read_recipe(recipe) for recipe in recipes}
+    everything: list[Given] = []
+    for recipe, content in contents.items():
+        refuse_secrets(content, str(recipe))
+        everything += _flatten(content, recipe)
+    everything += [given for given in flags if given.key not in OTHERS]
+    checked = _Check(everything, verb, is_complete)
+    for recipe in [*contents, None]:
+        together = [given for given in everything if given.recipe == recipe]
+        if recipe:  # a mapping has no order
+            for given in together:
+                checked.choose(given)
+        for given in together:
+            checked.choose(given)
+            checked.one(given)
+    if is_complete:
+        checked.required()
+
+
+def read_recipe(recipe: Path) -> dict[str, Any]:
+    """Read a recipe's file, and refuse what jsonargparse would misread without an error.
+
+    Raises:
+        UserError: the file cannot be read, is no mapping, or gives an option twice.
+    """
+    try:
+        content: Any = read_yaml(recipe)
+    except UserError as e:
+        if recipe.exists():
+            raise UserError(f"recipe {e}") from e
+        hint = f"{_similar_recipe(recipe)}; `resnet-cli recipes` lists ours"
+        raise UserError(f"cannot read recipe {recipe}: {os.strerror(errno.ENOENT)}{hint}") from e
+    if not isinstance(content, dict):
+        raise UserError(
+            f"recipe {recipe} is not a mapping (lines `key: value`) but a {type(content).__name__}"
+        )
+    if "parameters" in content and content.keys() & {"method", "command"}:
+        raise UserError(f"{recipe} is a sweep, no recipe: resnet-cli sweep {recipe}")
+    # jsonargparse would build the recipe's class, or lose the arguments, without an error
+    for key, value in content.items():
+        arguments = [other for other in content if str(other).startswith(f"{key}.")]
+        if isinstance(value, str) and arguments:
+            name = arguments[0].removeprefix(f"{key}.")
+            raise UserError(
+                f"{recipe} gives the class {key} and its argument {arguments[0]} as flat keys: "
+                f"write {key}.class_path and {key}.init_args.{name} (in a sweep's parameters too)"
+            )
+    told: set[str] = set()
+    for key in _options_in(content):  # one of two would win, without an error
+        if key in told:
+            raise UserError(
+                f"recipe {recipe} gives {key} twice, once with dots: remove or join one of them"
+            )
+        told.add(key)
+    return content
+
+
+def _similar_recipe(recipe: Path) -> str:
+    """Return a suggestion for a recipe that does not exist: a file next to it, or one of ours."""
+    names = {str(file.with_suffix("")): str(file) for file in recipe.parent.glob("*.y*ml")}
+    names |= {name: name for name in shipped.recipes() if name not in names}
+    given = str(recipe.with_suffix(""))
+    found = [name for name in names if nearest(given, [name])]
+    best = nearest(given, found)
+    return next((f"; did you mean {names[name]}?" for name in found if f" {name}?" in best), "")
+
+
+def _options_in(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted key of each option in a recipe; lists are options."""
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value:
+            yield from _options_in(value, f"{key}.")
+        else:
+            yield key
+
+
+def _flags_in(words: Sequence[str]) -> Iterator[Given]:
+    """Yield each flag with its value.
+
+    Raises:
+        UserError: a word is no flag, or a flag has no value.
+    """
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not is_flag(word):
+            raise UserError(_stray(word))
+        flag, has_value, value = word.partition("=")
+        if not has_value:
+            if not rest or is_flag(rest[0]):
+                key = flag.lstrip("-").rstrip("+")
+                record = keys().get(key)
+                needs = f": {record.needs}" if record else ""
+                if record or key in OTHERS:
+                    raise UserError(f"{flag} needs a value{needs}")
+                value = ""
+            else:
+                value = rest.pop(0)
+        name = flag.lstrip("-").rstrip("+")
+        yield Given("config" if flag == "-c" else name, value)
+
+
+def _stray(word: str) -> str:
+    """Return the message for a word that is no flag, with the flag that is meant."""
+    shown = printable(word, SHOWN)
+    if hydra := re.fullmatch(r"([+~]*)([\w./-]+)=(.*)", word):
+        key = key_of(f"--{hydra[2]}") or hydra[2].replace("/", ".")
+        if "~" in hydra[1]:
+            return f"unknown option {shown}: leave {key} out, or give --{key} null"
+        return f"unknown option {shown}: write --{key} {hydra[3]}"
+    if word.startswith("~"):
+        return f"unknown option {shown}: leave the key out of the recipe, or give --KEY null"
+    if word in shipped.sweeps():
+        return f"unknown option {shown}: this is a sweep: resnet-cli sweep {shown}"
+    if word.endswith((".yaml", ".yml", ".json")) or word in shipped.recipes():
+        return f"unknown option {shown}: put --config before a recipe: --config {shown}"
+    if Path(word).is_dir():
+        return (
+            f"unknown option {shown}: for a folder of images give --data.source ImageFolder "
+            f"--data.source.root {shown}; a run is continued by the command that began it"
+        )
+    return f"unknown option {shown}: options begin with --; a recipe follows --config"
+
+
+def _flatten(tree: dict[str, Any], recipe: Path, prefix: str = "") -> Iterator[Given]:
+    """Yield each option of a recipe; a mapping is one option where a key takes mappings."""
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        is_option = key in keys() and not keys()[key].classes
+        if isinstance(value, dict) and value and not is_option:
+            yield from _flatten(value, recipe, f"{key}.")
+        else:
+            yield Given(key, value, recipe)
+
+
+def _class_of(key: str) -> str | None:
+    """Return the class key that a dotted key is or is below; None without one."""
+    for name, record in keys().items():
+        if record.classes and (key == name or key.startswith(f"{name}.")):
+            return name
+    return None
+
+
+class _Check:
+    """Check of all keys that are given together.
+
+    Args:
+        everything: keys of recipes, then flags, in order.
+        verb: the verb.
+        is_complete: whether nothing else gives keys.
+    """
+
+    def __init__(self, everything: list[Given], verb: str, is_complete: bool) -> None:
+        self.verb = verb
+        self.everything = everything
+        # whether classes of a user or of another package are named, by which bare names are known
+        self.is_open = any(_names_module(given.value) for given in everything)
+        self.chosen: dict[str, str] = {}  # class key -> class; "": one that the table has not
+        for base, record in keys().items():
+            if record.classes:
+                self.chosen[base] = str(record.default or "") if is_complete else ""
+
+    def choose(self, given: Given) -> None:
+        """Note the class that a key names."""
+        base = _class_of(given.key)
+        if base is None or given.key not in (base, f"{base}.class_path"):
+            return
+        value = given.parsed
+        if isinstance(value, dict):
+            value = value.get("class_path")
+        if isinstance(value, str):
+            path, _, last = value.rpartition(".")
+            name = true_name(base, last if path in PACKAGES else value)
+            self.chosen[base] = name if name in classes() else ""
+        elif value is not None:
+            self.chosen[base] = ""
+
+    def one(self, given: Given) -> None:
+        """Refuse one key or its value.
+
+        Raises:
+            UserError: the message names a cure.
+        """
+        key = given.key
+        base = _class_of(key)
+        if key in keys():
+            is_other_lightning = not keys()[key].is_ours and not is_current()
+            if key in NOT_FOR_FIT and self.verb == "fit":
+                raise UserError(f"unknown option {key}{self._hint(key)}{given.place}")
+            if base == key:
+                self._class(base, given)
+            elif not is_other_lightning:
+                _value(keys()[key], given, key)
+        elif base:
+            self._argument(base, given)
+        elif key in SECTIONS or key in OTHERS:
+            return
+        elif key.startswith("trainer.") and not is_current():
+            return
+        elif key.endswith(".class_path") and key.partition(".")[0] in SECTIONS:
+            return  # the parser says that the class is always ours
+        else:
+            raise UserError(f"unknown option {key}{self._hint(key)}{given.place}")
+
+    def _hint(self, key: str) -> str:
+        """Return a suggestion for a key that does not exist."""
+        if meant := key_of(f"--{key}"):
+            return f"; did you mean {meant}?"
+        known = [name for name in keys() if name not in NOT_FOR_FIT]
+        for base, cls in self.chosen.items():
+            known += [f"{base}.{name}" for name in classes().get(cls, {})]
+        for base, record in keys().items():
+            arguments = [name for cls in record.classes for name in classes().get(cls, {})]
+            known += [f"{base}.{name}" for name in arguments]
+        shorts = {name: meant for name, meant in SHORT.items() if "." not in key}
+        if near := nearest(key, known, 0.9):
+            return near
+        if meant := key_of(f"--{key.rpartition('.')[2]}"):
+            return f"; did you mean {meant}?"
+        near = nearest(key, [*known, *shorts])
+        for name, meant in shorts.items():
+            if near == f"; did you mean {name}?":
+                return f"; did you mean {meant}?"
+        return near or "; resnet-cli fit --help tells the options"
+
+    def _class(self, base: str, given: Given) -> None:
+        """Refuse a class that does not exist; for a key that takes a mapping, anything else."""
+        record = keys()[base]
+        value = given.parsed
+        if isinstance(value, list):
+            for item in value:
+                self._class(base, Given(base, item, given.recipe))
+            return
+        if isinstance(value, dict) or value is None:
+            return
+        if record.needs.startswith("a mapping"):
+            if not Path(str(given.value)).is_file():
+                needs = f"--{base} must be {record.needs}"
+                raise UserError(f"{needs}; got {_shown(given.value)}{given.place}")
+            return
+        if not isinstance(value, str):
+            return
+        self._name(base, value, given)
+
+    def _name(self, base: str, name: str, given: Given) -> None:
+        """Refuse the name of a class that the table and the named modules do not have."""
+        record = keys()[base]
+        word = printable(name, SHOWN)
+        words = SYNONYMS.get(base, {})
+        if name.lower() in words:
+            raise UserError(
+                f"--{base}: there is no class {word}; did you mean {words[name.lower()]}?"
+                f"{given.place}"
+            )
+        is_known = true_name(base, name) in record.classes
+        if is_known or "." in name or "/" in name or self.is_open or "str" in record.kinds:
+            return
+        if not is_current() and not _is_ours(record):
+            return
+        if Path(name).exists() or name in ("Source", "Policy", "Schedule", "Annealed", "Callback"):
+            return
+        text = f"--{base}: there is no class {word}"
+        if base == "model.net" and name.lower() in nets_of_torchvision():
+            raise UserError(f"{text}; did you mean torchvision.models.{name.lower()}?{given.place}")
+        if "null" in record.kinds and name.lower() in ("none", "off", "no", "false"):
+            raise UserError(f"{text}; did you mean null?{given.place}")
+        holding = [cls for cls in record.classes if name.lower() in cls.lower()]
+        hint = nearest(name, record.classes)
+        if len(holding) == 1:
+            hint = f"; did you mean {holding[0]}?"
+        listed = ", ".join(sorted(record.classes))
+        hint = hint or f"; there are {listed}, or any other as module.Class"
+        raise UserError(f"{text}{hint}{given.place}")
+
+    def _argument(self, base: str, given: Given) -> None:
+        """Refuse an argument that no named class has, and its value."""
+        parts = [part for part in given.key.removeprefix(f"{base}.").split(".") if part]
+        if parts[:1] == ["class_path"]:
+            if isinstance(given.value, str):
+                self._name(base, given.value, given)
+            return
+        if "dict_kwargs" in parts:
+            return
+        parts = [part for part in parts if part not in BETWEEN]
+        cls = self.chosen[base]
+        if not parts or not cls or (base == "model.optimizer" and not is_current()):
+            return
+        arguments = classes().get(cls, {})
+        if parts[0] not in arguments:
+            others = [name for name in keys()[base].classes if parts[0] in classes().get(name, {})]
+            listed = f"; there are {', '.join(sorted(arguments))}" if arguments else ""
+            hint = nearest(parts[0], arguments)
+            if others and not hint:
+                hint = f", which {', '.join(others)} would take"
+            raise UserError(f"unknown option {parts[0]} of {cls}{hint or listed}{given.place}")
+        record = arguments[parts[0]]
+        if len(parts) == 1 and not record.classes:
+            _value(record, given, f"{base}.{parts[0]}")
+
+    def required(self) -> None:
+        """Refuse a class without an argument that it must have.
+
+        Raises:
+            UserError: the message names the flag.
+        """
+        for base in ("model.net", "data.source"):
+            cls = self.chosen[base]
+            for name, record in classes().get(cls, {}).items():
+                if record.is_required:
+                    self._require(base, cls, name, record)
+
+    def _require(self, base: str, cls: str, name: str, record: Key) -> None:
+        """Refuse a class without one argument, unless it is given in some form."""
+        given = {re.sub(r"\.(init_args|dict_kwargs)\b", "", each.key) for each in self.everything}
+        mappings = [each for each in self.everything if each.key == base and "{" in str(each.value)]
+        if any(key == f"{base}.{name}" or key.startswith(f"{base}.{name}.") for key in given):
+            return
+        if not mappings:
+            raise UserError(f"--{base} {cls} needs --{base}.{name}: {record.help}")
+
+
+def _is_ours(record: Key) -> bool:
+    return record.is_ours and record.name != "model.optimizer"
+
+
+def _names_module(value: Any) -> bool:
+    """Tell whether a value names a class of a user or of another package by its path."""
+    if isinstance(value, dict):
+        return any(_names_module(item) for item in value.values())
+    if isinstance(value, list):
+        return any(_names_module(item) for item in value)
+    if not isinstance(value, str) or value.startswith(("lightning_resnet.", "torch.optim.")):
+        return False
+    return re.search(r"(?<![\w./])[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(?![\w/])", value) is not None
+
+
+def _value(record: Key, given: Given, key: str) -> None:
+    """Refuse a value that a key or argument cannot have, where its plain types tell.
+
+    Raises:
+        UserError: the key, what it may be, and the value.
+    """
+    value = given.parsed
+    if key == "trainer.devices" and isinstance(value, str):
+        if not re.fullmatch(r"auto|[-\d, \[\]]+", value):
+            raise UserError(f"--{key} must be {record.needs}; got {_shown(value)}{given.place}")
+    is_number = isinstance(value, int | float)
+    if record.needs.startswith("a list") and "null" not in record.kinds and is_number:
+        raise UserError(f"--{key} must be {record.needs}{record.cure}; got {value}{given.place}")
+    if "other" in record.kinds or "str" in record.kinds or isinstance(value, list):
+        return
+    if isinstance(value, str) and EXPONENT.fullmatch(value):  # a text for PyYAML alone
+        value = float(value)
+    kind = {type(None): "null"}.get(type(value), type(value).__name__)
+    is_kind = kind in record.kinds or (kind == "int" and "float" in record.kinds)
+    is_wrong = not is_kind and str(value) not in record.choices
+    if is_kind and kind in ("int", "float") and record.range:
+        is_wrong = value not in record.range
+    if is_wrong:
+        text = _shown(given.value)
+        hint = nearest(str(value), record.choices)
+        if meant := SYNONYMS.get(key, {}).get(str(value).lower()):
+            hint = f"; did you mean {meant}?"
+        raise UserError(
+            f"--{key} must be {record.needs}{record.cure}; got {text}{hint}{given.place}"
+        )
+
+
+def _shown(value: Any) -> str:
+    """Return a value as YAML writes it, cut to `SHOWN` characters."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return printable(value, SHOWN)
