@@ -131,7 +131,10 @@ RESUME = (
     "the same command continues a run that was stopped, and --run.init_from FILE starts a new one "
     "from its weights"
 )
-WEIGHTS = "--run.init_from FILE starts from the weights of a checkpoint or run"
+WEIGHTS = (
+    "--run.init_from FILE starts from the weights of a checkpoint or run, --run.init_from "
+    "torchvision:NAME, timm:NAME or hf:ORG/REPO from those of others"
+)
 RANKS = "fit starts the ranks itself: give --trainer.devices N, or start it by srun or torchrun"
 # names of a checkpoint, which all verbs but fit take
 CHECKPOINTS = ("ckpt_path", "ckpt", "checkpoint", "weights", "resume", "load")

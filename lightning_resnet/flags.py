@@ -76,7 +76,9 @@ def check(words: Sequence[str], verb: str, is_complete: bool = True) -> None:
     """
     if any(word.endswith((".help", "--help", "-h", "--help-all")) or "--print_" in word for word in words):
         return
-    flags = list(_flags_in(words))
+    flags = list(_flags_in(words, verb))
+    if any(given.key == "ckpt_path" for given in flags):
+        is_complete = False
     recipes = []
     for given in flags:
         if given.key == "config" and given.value in shipped.sweeps():
@@ -160,8 +162,8 @@ def _options_in(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield key
 
 
-def _flags_in(words: Sequence[str]) -> Iterator[Given]:
-    """Yield each flag with its value.
+def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
+    """Yield each flag with its value; all verbs but fit may have a run as a word of its own.
 
     Raises:
         UserError: a word is no flag, or a flag has no value.
@@ -170,7 +172,10 @@ def _flags_in(words: Sequence[str]) -> Iterator[Given]:
     while rest:
         word = rest.pop(0)
         if not is_flag(word):
-            raise UserError(_stray(word))
+            if verb == "fit" or re.match(r"[+~]*[\w.]+=|~", word):
+                raise UserError(_stray(word))
+            yield Given("ckpt_path", word)
+            continue
         flag, has_value, value = word.partition("=")
         if not has_value:
             if not rest or is_flag(rest[0]):
