@@ -26,6 +26,7 @@ SECTIONS = ("trainer", "model", "data", "run", "wandb")
 BETWEEN = ("class_path", "init_args", "dict_kwargs")  # words within the key of an argument
 PACKAGES = ("lightning_resnet", "torch.optim")  # whose classes are in the table
 EXPONENT = re.compile(r"[-+]?(\d[\d_]*)?\.?\d*[eE][-+]?\d+")  # a number such as 1e-3
+SWITCHES = ("--json", "--trust")  # flags of the other verbs that are no keys
 NOT_FOR_FIT = ("ckpt_path",)
 
 
@@ -74,8 +75,11 @@ def check(words: Sequence[str], verb: str, is_complete: bool = True) -> None:
     Raises:
         UserError: the message names a cure.
     """
-    if any(word.endswith((".help", "--help", "-h", "--help-all")) or "--print_" in word for word in words):
+    pages = (".help", "--help", "-h", "--help-all")
+    if any(word.endswith(pages) or "--print_" in word for word in words):
         return
+    if verb != "fit":
+        words = [word for word in words if word not in SWITCHES]
     flags = list(_flags_in(words, verb))
     if any(given.key == "ckpt_path" for given in flags):
         is_complete = False
@@ -394,6 +398,9 @@ class _Check:
         Raises:
             UserError: the message names the flag.
         """
+        given = {each.key for each in self.everything}
+        if not any(key.startswith(("model", "data")) for key in given):
+            raise UserError("train which net on what? give a recipe, such as --config digits")
         for base in ("model.net", "data.source"):
             cls = self.chosen[base]
             for name, record in classes().get(cls, {}).items():

@@ -167,7 +167,7 @@ def check_keys(sweep: Sweep) -> None:
         seen |= parameters
         try:
             flags = understood(sweep.flags, tells=False)
-            check_flags([*recipes, *sorted(parameters), *flags], "fit")
+            check_flags([*recipes, *sorted(parameters), *flags], "fit", is_complete=False)
         except UserError as e:
             raise UserError(f"sweep {sweep.name}, point {sweep.text(point)}: {e}") from e
 
