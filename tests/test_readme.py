@@ -13,7 +13,7 @@ from lightning_resnet.cli.main import VERBS, main
 from lightning_resnet.config.recipe import parse
 from lightning_resnet.sweeps.points import read
 
-PAGES = ("README", "docs/science", "docs/recipes", "docs/cluster", "docs/gpu")
+PAGES = ("README", "docs/science", "docs/recipes", "docs/cluster", "docs/gpu", "docs/data")
 DOCS = [REPOSITORY / f"{page}.md" for page in PAGES]
 TEXTS = [*DOCS, *sorted(REPOSITORY.glob("configs/**/*.yaml"))]
 COMMANDS = [

@@ -9,6 +9,7 @@ WebDataset shards and from Parquet files.
 import argparse
 import io
 import json
+import re
 import statistics
 import sys
 import tarfile
@@ -162,7 +163,7 @@ def _listing_row(folder: Path, layout: str, n: int) -> list[str]:
     if (count, classes) != (n, min(n, CLASSES)):
         raise AssertionError(f"{layout}: {count:,.0f} images of {classes:,.0f} classes are listed")
     memory = [f"{kilobytes / 1e6:.2f}" for kilobytes in (after, before)]
-    return [layout, f"{SHARDS[layout]:,}", f"{seconds:.1f}", f"{cpu:.1f}", *memory]
+    return [layout, f"{_shards(layout, n):,}", f"{seconds:.1f}", f"{cpu:.1f}", *memory]
 
 
 def _fabricate(folder: Path, layout: str, n: int) -> None:
@@ -170,15 +171,15 @@ def _fabricate(folder: Path, layout: str, n: int) -> None:
     file = io.BytesIO()
     Image.new("L", (1, 1)).save(file, "JPEG")
     pixel = file.getvalue()
-    k = SHARDS[layout]
+    k = _shards(layout, n)
+    per_shard = -(-n // k)
+    template = shard(_fabricated(0, per_shard, pixel), str)
     for at in metered(range(k), k, f"shards of {layout}"):
-        rows = []
-        for i in range(at, n, k):
-            label = i % CLASSES
-            rows.append((f"n{1_440_764 + 13 * label:08}_{i}", pixel, label))
-        if layout == "webdataset":
-            data = shard(rows, str)
-            save(folder / f"imagenet1k-train-{at:04}.tar", data)
+        rows = _fabricated(at, min(per_shard, n - at * per_shard), pixel)
+        if layout == "webdataset" and len(rows) == per_shard:
+            save(folder / f"imagenet1k-train-{at:04}.tar", _renumbered(template, at))
+        elif layout == "webdataset":
+            save(folder / f"imagenet1k-train-{at:04}.tar", shard(rows, str))
         else:
             path = folder / f"train-{at:05}-of-{k:05}.parquet"
             write_parquet(path, [(f"{name}.JPEG", *rest) for name, *rest in rows], ROW_GROUP)
@@ -187,6 +188,36 @@ def _fabricate(folder: Path, layout: str, n: int) -> None:
         save(folder / "imagenet1k-validation-00.tar", shard(val, str))
     else:
         write_parquet(folder / "validation-00000-of-00001.parquet", val, ROW_GROUP)
+
+
+def _shards(layout: str, n: int) -> int:
+    """Return the number of shards, each of which has images of all classes."""
+    return min(SHARDS[layout], max(1, n // CLASSES))
+
+
+def _fabricated(at: int, n: int, pixel: bytes) -> list[tuple[str, bytes, int]]:
+    """Return the rows of shard number `at`: name, bytes and label of n images."""
+    labels = [i % CLASSES for i in range(n)]
+    return [
+        (f"n{1_440_764 + 13 * label:08}_{at:04}{i:06}", pixel, label)
+        for i, label in enumerate(labels)
+    ]
+
+
+def _renumbered(template: bytes, at: int) -> bytes:
+    """Return shard 0 with the names of shard number `at`; tarfile would take minutes for all."""
+    data = bytearray(re.sub(rb"_0000(?=\d{6}\.)", b"_%04d" % at, template))
+    blocks = np.frombuffer(data, np.uint8).reshape(-1, 512)
+    heads = np.flatnonzero((blocks[:, 257:262] == np.frombuffer(b"ustar", np.uint8)).all(1))
+    for head, total in zip(heads, _sums(blocks[heads]), strict=True):
+        blocks[head, 148:156] = np.frombuffer(b"%06o\0 " % total, np.uint8)
+    return bytes(data)
+
+
+def _sums(heads: np.ndarray) -> list[int]:
+    """Return the check sums of headers of a tar, in which their own field counts as spaces."""
+    others = heads.astype(np.int64).sum(1) - heads[:, 148:156].astype(np.int64).sum(1)
+    return (others + 8 * ord(" ")).tolist()
 
 
 def save(path: Path, data: bytes) -> None:
