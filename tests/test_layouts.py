@@ -366,3 +366,12 @@ def test_a_class_that_is_twice_in_the_archive_of_train_is_refused(tmp_path):
     save(tmp_path / "ILSVRC2012_img_train.tar", twice)
     fails("two members called n01440764.tar", tmp_path)
     assert len(tar_members(tmp_path / "ILSVRC2012_img_val.tar")) == 12
+
+
+@pytest.mark.slow
+def test_the_benchmark_writes_each_layout_and_lists_shards(cli):
+    small = "--images 20 --entries 2000 --repeat 1 --workers 1".split()
+    code, out, err = cli("bench", "layouts", *small)
+    assert code == 0, err
+    assert all(f"| {layout} " in out for layout in MAKERS)
+    assert out.count(" yes |") == len(MAKERS)
