@@ -5,6 +5,7 @@ python -m lightning_resnet.config.keys
 
 import inspect
 import json
+import re
 import typing
 from typing import Any, Literal
 
@@ -36,7 +37,7 @@ NEEDS = {
 OPTIMIZERS = "model.optimizer"
 ABSTRACT = ("Source", "Policy", "Schedule", "Annealed", "TrainingHooks", "Optimizer", "Callback")
 OTHERS = ("torch.optim.", "pytorch_lightning.", "lightning_fabric.")
-LONGEST_HELP = 110  # characters
+LONGEST_HELP = 240  # characters
 
 
 def table() -> dict[str, Any]:
@@ -151,10 +152,11 @@ def _arguments(owner: Any, name: str) -> dict[str, Any]:
 
 def _first_sentence(text: str) -> str:
     """Return the first sentence of a help text on one line, cut where it is long."""
-    sentence = " ".join(text.split("\n\n")[0].split("Default:")[0].split()).partition(". ")[0]
+    paragraph = " ".join(text.split("\n\n")[0].split("Default:")[0].split())
+    sentence = re.split(r"(?<!\bal)(?<!e\.g)(?<!i\.e)\. ", paragraph)[0].rstrip(".")
     if len(sentence) > LONGEST_HELP:
-        sentence = sentence[:LONGEST_HELP].rpartition(" ")[0] + " ..."
-    return sentence.rstrip(".")
+        return sentence[:LONGEST_HELP].rpartition(" ")[0] + " ..."
+    return sentence
 
 
 def text() -> str:
