@@ -94,8 +94,6 @@ def test_a_project_is_read_from_the_server_once(server, cache, tmp_path):
     asked = sum(b"HistoryPage" in body for body in server.bodies)
     assert asked == 2 and len(load_runs("wandb://me/p/").history) == 5
     assert sum(b"HistoryPage" in body for body in server.bodies) == 2
-    with pytest.raises(UserError, match="say --out DIR"):
-        report(["wandb://me/p"])
     assert report(["wandb://me/p"], tmp_path / "out").files[-1].exists()
     server.runs["theirs"]["jobType"] = "compare"  # as what `compare --wandb` publishes
     assert load_runs("wandb://me/p").runs["run_id"].tolist() == ["abcdef0123"]

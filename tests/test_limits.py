@@ -275,7 +275,7 @@ def test_pillow_is_asked_for_named_formats_everywhere():
         for line in path.read_text().splitlines()
         if "Image.open(" in line
     ]
-    assert len(opened) == 2 and all("formats=" in line for line in opened)
+    assert opened and all("formats=" in line for line in opened)
 
 
 def test_many_frames_and_large_metadata_cost_nothing(tmp_path):

@@ -26,6 +26,8 @@ from lightning_resnet.errors import UserError, printable
 SHORT_RUN_STEPS = 5_000
 PANELS_PER_LINE = 4
 LONGEST = 200  # characters of a text in a figure
+LINE_HEIGHT = 0.25  # inches of a line of the legend
+FREE_BELOW = 1.0  # inches that a narrow figure has for its legend anyway
 LABEL = 36  # characters of a line of the legend: it must leave room for the panels
 X_LABELS = {
     "step": "iterations (optimizer steps)",
@@ -351,10 +353,20 @@ def _legend(figure: Figure, colours: dict[str, str], is_begun: bool, narrow: boo
         handles.append(Line2D([], [], color="0.25", linestyle=style, linewidth=width, label=what))
     if is_begun:
         handles.append(Line2D([], [], color="0.25", label="not finished", **UNFINISHED))
-    if colours:
-        place = "outside lower center" if narrow else "outside right center"
-        options = {"ncols": 2, "fontsize": 9, "columnspacing": 1.0} if narrow else {}
-        figure.legend(handles=handles, loc=place, handlelength=2.2, **options)
+    if not colours:
+        return
+    options: dict[str, Any] = {"loc": "outside right center"}
+    columns = 1
+    if narrow:
+        longest = max(len(line) for label in colours for line in drawn(label).split("\n"))
+        columns = 2 if longest <= LABEL // 2 else 1
+        options = {"loc": "outside lower center", "fontsize": 9, "columnspacing": 1.0}
+    lines = sum(handle.get_label().count("\n") + 1 for handle in handles)
+    needed = LINE_HEIGHT * lines / columns
+    # The legend stands below the panels or next to them: the figure grows where it would not fit.
+    room = FREE_BELOW if narrow else figure.get_figheight()
+    figure.set_figheight(figure.get_figheight() + max(0.0, needed - room))
+    figure.legend(handles=handles, ncols=columns, handlelength=2.2, **options)
 
 
 def caption(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], x: str = "step") -> str:
