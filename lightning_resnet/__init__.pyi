@@ -21,6 +21,8 @@ from lightning_resnet.data.sources.fashion_mnist import FashionMNIST as FashionM
 from lightning_resnet.data.sources.folder import ImageFolder as ImageFolder
 from lightning_resnet.data.sources.imagenet import ImageNet as ImageNet
 from lightning_resnet.data.sources.imagenet import ImageNetV2 as ImageNetV2
+from lightning_resnet.data.sources.shards import Parquet as Parquet
+from lightning_resnet.data.sources.shards import WebDataset as WebDataset
 from lightning_resnet.data.sources.subset import Subset as Subset
 from lightning_resnet.data.sources.synthetic import Synthetic as Synthetic
 from lightning_resnet.errors import UserError as UserError

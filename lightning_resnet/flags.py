@@ -236,6 +236,14 @@ def _class_of(key: str) -> str | None:
     return None
 
 
+def _is_below_an_object(key: str) -> bool:
+    """Tell whether a key is below one that takes an object of a class that is not listed."""
+    return any(
+        key.startswith(f"{name}.") and "other" in record.kinds and not record.classes
+        for name, record in keys().items()
+    )
+
+
 class _Check:
     """Check of all keys that are given together.
 
@@ -288,6 +296,8 @@ class _Check:
                 _value(keys()[key], given, key)
         elif base:
             self._argument(base, given)
+        elif _is_below_an_object(key):
+            return  # the user's own class, whose arguments only the parser knows
         elif key in SECTIONS or key in OTHERS:
             return
         elif key.startswith("trainer.") and not is_current():

@@ -75,7 +75,7 @@ def test_the_bundle_installs_and_trains_with_nothing_else(user):
             path.resolve()
         )  # stands in for a machine with PyTorch
     out = run(["unshare", "--net", "--mount", "bash", "-c", HIDE, "-", USE], cwd=user)
-    assert f"installed in {user}/prefix, from commit" in out and "val/acc1" in out
+    assert f"installed in {user}/prefix, from commit" in out and "val error" in out
     assert out.splitlines()[-1].startswith(f"{user}/prefix/lib/python3.11/site-packages/")
 
 

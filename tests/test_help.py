@@ -78,7 +78,7 @@ def test_quiet_leaves_warnings_and_the_last_line(cli, monkeypatch):
     argv = [*TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
     code, out, _ = cli("fit", *argv, "--data.batch_size", "8", "-q")
     *warnings, last = out.splitlines()
-    assert code == 0 and last.startswith("val/")
+    assert code == 0 and last.startswith("val loss ")
     assert warnings and all(line.startswith("warning:") for line in warnings)
     assert not console.is_quiet()
     code, out, _ = cli("sweep", "digits_gap", "--list", "--quiet")

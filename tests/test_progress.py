@@ -85,7 +85,7 @@ def test_an_interrupted_check_says_that_it_starts_over(cli, source, monkeypatch)
         (["compare", "runs"], "starts over"),
         (["inspect", "gradients"], "starts over"),
         (["bench", "step"], "starts over"),
-        (["validate", "--config", "R.yaml"], "starts over"),
+        (["validate", "--config", "digits"], "starts over"),
         (["predict", "photos"], "starts over"),
     ],
 )

@@ -104,6 +104,7 @@ def test_where_there_are_no_links_a_run_is_the_sweeps_own(tmp_path):
 
 def test_a_sweep_counts_and_shows_what_others_have_trained(sweep_file, light, capfd, monkeypatch):
     monkeypatch.setattr(check, "check_points", lambda *parts: None)  # the stand-in has other keys
+    monkeypatch.setattr(command, "check_keys", lambda sweep: None)
     assert run_sweep(sweep_file({"a": {"values": [1, 2]}}, name="first")) == 0
     capfd.readouterr()
     file = sweep_file({"a": {"values": [2, 3]}}, name="second")

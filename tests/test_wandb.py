@@ -221,7 +221,7 @@ def test_fit_says_one_line_and_trains(deaf, cli, monkeypatch):
     monkeypatch.setattr(mirrors, "START_S", 2.0)
     code, out, err = cli("fit", *TINY, "--trainer.max_epochs", "1", "--wandb.mode", "online")
     (said,) = [line for line in (out + err).splitlines() if "W&B" in line or "wandb" in line]
-    assert code == 0 and said.startswith("W&B: offline (") and "val/acc1" in out
+    assert code == 0 and said.startswith("W&B: offline (") and "val error" in out
 
 
 def test_where_nothing_listens_nothing_is_waited_for(run, monkeypatch):

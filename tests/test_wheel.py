@@ -100,7 +100,7 @@ def test_a_wheel_in_an_empty_folder_has_all_that_a_first_hour_needs(built, tmp_p
     assert "imagenet/ffcv" in cli("recipes") and not os.listdir(here)
     assert cli("recipes fit.sbatch") == (REPOSITORY / "slurm/fit.sbatch").read_text()
     small = "--model.net.depth 8 --trainer.max_epochs 1 --run.threads 1"
-    assert "val/acc1" in cli(f"fit --config digits {small}")
+    assert "val error" in cli(f"fit --config digits {small}")
     again = cli(f"fit --config configs/digits.yaml {small}")
     assert "is finished; nothing to do" in again
     assert "digits_degradation: 12 points" in cli("sweep digits_degradation --list")

@@ -10,6 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pkgutil import resolve_name
 from typing import Any, Literal
 
@@ -470,8 +471,11 @@ def _special(
             "",
         )
     if digits := re.search(r"Exceeds the limit .* has (\d+) digits", message):
-        long = (arg.partition("=")[0] for arg in args if re.search(r"=[-+]?\d{4300,}$", arg))
-        where = next(long, flag)  # the parser names the class's option, not the argument's
+        where = flag
+        for before, arg in pairwise(["", *args]):
+            name, has_value, value = arg.partition("=")
+            if re.fullmatch(r"[-+]?\d{4300,}", value if has_value else arg):
+                where = name if has_value else before  # `flag` is the class's option alone
         return key, f"{where} must be a shorter number; got one of {int(digits[1]):,} digits", ""
     unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: (\S+)", message)
     return ("", _unknown(message, unknown, parser, args), "") if unknown else None

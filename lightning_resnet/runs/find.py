@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning_resnet.errors import UserError, nearest, printable, tell
 from lightning_resnet.runs.labels import is_label, labels_in
 from lightning_resnet.runs.listing import describe, named
+from lightning_resnet.runs.names import check_texts
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.shipped import references
 
@@ -95,6 +96,7 @@ def find_run(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
     Raises:
         UserError: the word names no run, or several, which are listed on stderr.
     """
+    check_texts({"the name of a run": str(word)})
     path = locate(word)
     if path.is_dir():
         if _is_run(path):

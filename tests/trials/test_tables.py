@@ -129,7 +129,10 @@ def test_a_sweep_of_too_many_points_is_refused_before_any_is_made(
 
 
 def test_the_first_points_of_a_huge_grid_are_listed(tmp_path, capsys):
-    assert main(sweep(tmp_path, {"a": RANGE, "b": RANGE}, run_cap=3)) == 0
+    assert (
+        main(sweep(tmp_path, {"seed_everything": RANGE, "trainer.max_steps": RANGE}, run_cap=3))
+        == 0
+    )
     assert "3 points" in capsys.readouterr().out
     values = {"values": list(range(2000)), "probabilities": [1 / 2000] * 2000}
-    assert main(sweep(tmp_path, {"a": values}, method="random", run_cap=300)) == 0
+    assert main(sweep(tmp_path, {"seed_everything": values}, method="random", run_cap=300)) == 0
