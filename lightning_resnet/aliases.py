@@ -240,7 +240,8 @@ IMAGENET_DEPTHS = ("18", "34", "50", "101", "152")
 PATHS = {  # section of a recipe -> what to give in place of a class or a word
     "model": "the task is always ours: choose --model.net CLASS, --model.optimizer CLASS, "
     "--model.hooks CLASS",
-    "data": "the data module is always ours: choose --data.source CLASS, your own Source too",
+    "data": "for images in one folder per class give --data FOLDER; else --data.source CLASS, your "
+    "own Source too, because the data module is always ours",
     "trainer": "the trainer is always Lightning's: give its options, such as "
     "--trainer.max_epochs 5",
 }
@@ -483,6 +484,8 @@ def _of_section(name: str, value: str | None) -> Pairs | None:
             raise UserError(f"there is no --wandb: {SAID['wandb']}")
         return None
     key = "model.net" if name == "model" else "data.source"
+    if value and Path(value).is_file() and Path(value).suffix not in (".yaml", ".yml", ".json"):
+        raise UserError(f"--{name} {printable(value, 60)} is a file; {PATHS[name]}")
     if value is None or Path(value).is_file() or value[:1] in ("{", "[", ""):
         return None
     if name == "data" and Path(value).is_dir():

@@ -312,3 +312,9 @@ def test_every_block_keeps_the_memory_format(block, shortcut):
     assert len(seen) == len(block_modules(net)) and all(seen)
     gradients = [p.grad for p in net.parameters() if p.ndim == 4 and p.shape[2] > 1]
     assert all(g.is_contiguous(memory_format=torch.channels_last) for g in gradients)
+
+
+@pytest.mark.parametrize("shortcut", [None, "None", "D", "a"])
+def test_a_shortcut_that_does_not_exist_is_refused(shortcut):
+    with pytest.raises(ValueError, match="one of none, A, B, C"):
+        CifarResNet(8, shortcut=shortcut)

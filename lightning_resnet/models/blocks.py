@@ -6,7 +6,7 @@ weights can be compared and loaded one to one.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -74,6 +74,11 @@ class Block(nn.Module):
 
     def __init__(self, n_in: int, width: int, stride: int, shortcut: Shortcut, norm: Norm) -> None:
         super().__init__()
+        if shortcut not in get_args(Shortcut):
+            choices = ", ".join(get_args(Shortcut))
+            raise ValueError(
+                f"shortcut must be one of {choices}; got {shortcut!r}; a plain net has 'none'"
+            )
         self.residual = shortcut != "none"
         self.downsample = make_downsample(n_in, width * self.expansion, stride, shortcut, norm)
 

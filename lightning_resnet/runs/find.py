@@ -84,6 +84,24 @@ def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
         yield from unreadable
 
 
+def folder_of(word: str | os.PathLike[str]) -> Path:
+    """Return the folder that a word names: a folder, `reference:NAME`, or a run by name or id.
+
+    A word that names nothing is returned as a path.
+
+    Raises:
+        UserError: no runs of this name come with the package.
+    """
+    path = locate(word)
+    if path.is_dir() or path.name != str(path):
+        return path
+    try:
+        found = find_run(word)
+    except UserError:
+        return path
+    return found if found.is_dir() else path
+
+
 def find_run(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> Path:
     """Return the run directory or the file that a word of the command line names.
 

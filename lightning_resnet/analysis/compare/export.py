@@ -8,7 +8,7 @@ from lightning_resnet.analysis.compare.load import load_runs
 from lightning_resnet.analysis.compare.report import select
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import replacing
-from lightning_resnet.runs.find import locate
+from lightning_resnet.runs.find import folder_of
 from lightning_resnet.runs.identity import differing
 from lightning_resnet.runs.reader import Run
 
@@ -22,7 +22,7 @@ def diff(a: Path, b: Path) -> dict[str, tuple[Any, Any]]:
     configs = []
     for path in (a, b):
         try:
-            configs.append(Run(locate(path)).config())
+            configs.append(Run(folder_of(path)).config())
         except UserError as e:
             raise UserError(f"--diff takes two run directories: {e}") from e
     return differing(*configs)

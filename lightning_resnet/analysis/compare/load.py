@@ -17,7 +17,7 @@ import pandas as pd
 from lightning_resnet.analysis.compare.cache import Cache
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.progress import metered
-from lightning_resnet.runs.find import find_runs, locate
+from lightning_resnet.runs.find import find_runs, folder_of
 from lightning_resnet.runs.identity import flatten, with_public_paths
 from lightning_resnet.runs.metrics import Row, merge
 from lightning_resnet.runs.reader import Run
@@ -92,7 +92,7 @@ def load_runs(
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     addresses = [str(path) for path in paths if str(path).startswith(SCHEME)]
-    folders = [locate(path) for path in paths if not str(path).startswith(SCHEME)]
+    folders = [folder_of(path) for path in paths if not str(path).startswith(SCHEME)]
     read = read_run if train else Cache(partial(read_run, train=False)).read
     folders_of_runs = [*find_runs(folders)]
     found = [read(path) for path in metered(folders_of_runs, len(folders_of_runs), "runs")]
