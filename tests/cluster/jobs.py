@@ -4,6 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
+from helpers.run_dir import unlabelled
 from helpers.wandb_runs import leet
 
 from lightning_resnet.runs.metrics import merge, read_rows, row_of
@@ -35,7 +36,7 @@ def submit(slurm, shape, fit, options=""):
 
 def the_run(root="runs"):
     """None before it begins."""
-    return next((path.parent for path in Path(root).glob("*/*/meta.json")), None)
+    return next((path.parent for path in unlabelled(Path(root).glob("*/*/meta.json"))), None)
 
 
 def step(root="runs"):

@@ -273,9 +273,9 @@ CLEARING = (  # hooks that a wish to stop, of a step before them, may be taken b
 MORE = {
     "no seed": Refused(
         "--seed_everything false",
-        "--seed_everything must be a number that the run can record, got false",
+        "--seed_everything must be a whole number from 0 to 4,294,967,295; got false",
     ),
-    "any seed": Refused("--seed_everything true", "give a whole number, or leave it out for 0"),
+    "any seed": Refused("--seed_everything true", "must be a whole number from 0"),
     "a part of a step": Refused(
         "--trainer.limit_train_batches 5 --trainer.accumulate_grad_batches 2",
         "give 4, or another multiple of 2",
