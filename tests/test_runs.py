@@ -17,7 +17,7 @@ from lightning_resnet.cli import runs as command
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.find import find_run, find_runs
 from lightning_resnet.runs.labels import labels_in, link_label
-from lightning_resnet.runs.listing import describe, table
+from lightning_resnet.runs.listing import _varying, describe, table
 from lightning_resnet.runs.shared import share
 
 STEP = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
@@ -295,3 +295,14 @@ def test_doctor_takes_a_run(cli, trained, monkeypatch):
     )
     code, _, err = cli("doctor", "tiny")
     assert code == 2 and "--trust" in err, err
+
+
+def test_what_differs_leaves_out_what_only_one_class_has():
+    sgd = {"model.net.depth": 20, "model.optimizer": "SGD", "model.optimizer.momentum": 0.9}
+    adam = {"model.net.depth": 56, "model.optimizer": "AdamW", "model.optimizer.betas": "[0.9]"}
+    rates = [{"model.optimizer.lr": 0.1}, {"model.optimizer.lr": 0.2}]
+    assert _varying([sgd | rates[0], adam | rates[1]]) == [
+        "model.net.depth",
+        "model.optimizer",
+        "model.optimizer.lr",
+    ]

@@ -17,6 +17,14 @@ from lightning_resnet.runs.status import status_of
 
 MOST_NAMED = 10  # runs that an error message lists
 COLUMNS = ["run", "what differs", "state", "step", "error, %", "when", "size"]
+TOLD_FIRST = (
+    "model.net",
+    "model.net.depth",
+    "model.net.shortcut",
+    "model.optimizer",
+    "model.optimizer.lr",
+    "trainer.max_epochs",
+)
 LESS = ["size", "when", "step"]  # columns to leave out first where a terminal is narrow
 NARROWEST = 12  # characters of a text that is cut
 
@@ -103,11 +111,20 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def _varying(settings: list[dict[str, Any]]) -> list[str]:
-    """Return the keys whose values differ between runs."""
+    """Return the keys whose values differ between runs: first what is told first, the seed last.
+
+    Arguments that only some of several classes have are left out; the name of the class is there.
+    """
     known = [own for own in settings if own]
     keys = dict.fromkeys(key for own in known for key in own)
-    found = [key for key in keys if any(own.get(key) != known[0].get(key) for own in known)]
-    return sorted(found, key=lambda key: key == SEED)
+    varying = [key for key in keys if any(own.get(key) != known[0].get(key) for own in known)]
+    found = []
+    for key in varying:
+        is_everywhere = all(key in own for own in known)
+        if is_everywhere or key.rpartition(".")[0] not in varying:
+            found.append(key)
+    rank = {key: place for place, key in enumerate(TOLD_FIRST)}
+    return sorted(found, key=lambda key: (key == SEED, rank.get(key, len(rank))))
 
 
 def unfinished(checkpoint: Path) -> str:
