@@ -416,7 +416,11 @@ def _net(name: str) -> Pairs | None:
     if cls == "CifarResNet" and found[2] not in CIFAR_DEPTHS:
         return None
     meant: Pairs = [("model.net", cls), ("model.net.depth", found[2])]
-    return [*meant, ("model.net.shortcut", "none")] if found[1] == "plain" else meant
+    if found[1] == "plain":
+        return [*meant, ("model.net.shortcut", "none")]
+    # The names are of nets with projections (ImageNet) or with zero padding (CIFAR).
+    shortcut = "B" if cls == "ImageNetResNet" else "A"
+    return [*meant, ("model.net.shortcut", shortcut)]
 
 
 def true_name(key: str, name: str) -> str:

@@ -172,6 +172,7 @@ UNDERSTOOD = {
     "--model.net resnet50 --data cifar10 --policy randaugment --amp --data.flip": {
         "model.net.class_path": "lightning_resnet.ImageNetResNet",
         "model.net.init_args.depth": 50,
+        "model.net.init_args.shortcut": "B",
         "data.source.class_path": "lightning_resnet.CIFAR10",
         "data.policy.class_path": "lightning_resnet.RandAugment",
         "trainer.precision": "bf16-mixed",
