@@ -131,10 +131,16 @@ class Bench:
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             code = main([*command, "--run.root", str(root)])
-        runs = [path.parent for path in root.glob("*/*/meta.json")]
+        runs = runs_in(root, "*/*")
         if code or not runs:
             raise RuntimeError(f"exit {code}: {said.getvalue()[-400:]}")
         return runs[0], said.getvalue()
+
+
+def runs_in(folder: Path, pattern: str) -> list[Path]:
+    """Return the run directories that match; readable links to them are skipped."""
+    found = [meta.parent for meta in sorted(folder.glob(f"{pattern}/meta.json"))]
+    return [run for run in found if not run.is_symlink()]
 
 
 def rates(run: Path) -> list[float]:
@@ -263,7 +269,7 @@ def _check_stop(bench: Bench) -> None:
     finally:
         process.kill()
     second = subprocess.run(start, cwd=PROJECT, capture_output=True, timeout=90).returncode
-    [stopped] = [path.parent for path in root.glob("*/*/meta.json")]
+    [stopped] = runs_in(root, "*/*")
     ours = weights(stopped)
     equal = all(torch.equal(t, ours[k]) for k, t in weights(run).items())
     attempts = len([*(stopped / "attempts").glob("*.json")])
@@ -351,8 +357,8 @@ def packed(bench: Bench) -> None:
         processes.append(subprocess.Popen(start, cwd=PROJECT, stdout=subprocess.DEVNULL))
     codes = [process.wait() for process in processes]
     medians = []
-    for meta in bench.work.glob("packed-*/*/*/meta.json"):
-        medians.append(statistics.median(rates(meta.parent)))
+    for run in runs_in(bench.work, "packed-*/*/*"):
+        medians.append(statistics.median(rates(run)))
     bench.write(
         *("packed", f"{count} x 20 fp32"),
         total_images_per_s=round(sum(medians)),
@@ -466,11 +472,11 @@ def paper(bench: Bench) -> None:
 
 def about_run(bench: Bench, item: str, code: int, seconds: float, at_once: int) -> None:
     """Write the row of one training of the paper's nets."""
-    [meta] = (bench.work / "paper").glob(f"{item}/*/meta.json")
-    lines = (meta.parent / "metrics.jsonl").read_text().splitlines()
+    [run] = runs_in(bench.work / "paper", f"{item}/*")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     evaluated = [row for row in rows if "val/acc1" in row]
-    found = rates(meta.parent)
+    found = rates(run)
     bench.write(
         *("paper", item),
         ended=code,
