@@ -337,8 +337,10 @@ def _told(flag: str, value: str | None, meant: Pairs) -> list[str]:
     if len(meant) == 1 and (_plain(flag) not in SWITCHES) and name not in ("data", "model"):
         return [f"{flag} is --{keys_meant[0]}"]
     shown = " ".join(f"--{key} {its_value}" for key, its_value in meant)
-    is_switch = _plain(flag) in SWITCHES
-    return [f"{flag if is_switch or value is None else f'{flag} {value}'} is {shown}"]
+    typed = flag
+    if value is not None and _plain(flag) not in SWITCHES:
+        typed = f"{flag} {value}"
+    return [f"{typed} is {shown}"]
 
 
 def _meant(flag: str, value: str | None) -> Pairs | None:

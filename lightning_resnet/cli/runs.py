@@ -1,6 +1,5 @@
 """`resnet-cli runs [DIR]`: what runs there are, how they differ, and how far each is."""
 
-import json
 import sys
 import time
 from argparse import Namespace
@@ -9,6 +8,7 @@ from typing import Any
 
 from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, tell
+from lightning_resnet.printing import as_json
 from lightning_resnet.runs.find import find_runs, locate
 from lightning_resnet.runs.listing import describe, table
 
@@ -51,7 +51,7 @@ def run(args: Namespace) -> int:
         raise UserError("--watch is for people, --json for programs: leave one of them out")
     if not args.watch:
         runs = _runs(folder, args.folder == "runs")
-        tell(json.dumps(runs, indent=1, default=str) if args.json else table(runs))
+        tell(as_json(runs) if args.json else table(runs))
         return 0
     last = ""
     try:

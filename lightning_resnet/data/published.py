@@ -87,7 +87,7 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """File name."""
+        """Name of the file, the last part of its address."""
         return PurePosixPath(urlsplit(self.url).path).name
 
     @property

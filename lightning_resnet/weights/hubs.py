@@ -38,7 +38,7 @@ IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # first digits of a file's SHA
 
 
 class File(NamedTuple):
-    """A fetched file.
+    """File of weights that a hub or an address has given.
 
     Attributes:
         path: where the library keeps the file.

@@ -29,12 +29,12 @@ from lightning_resnet.tracking.wandb_rows import SCHEME
 
 
 class Extra(NamedTuple):
-    """Further table.
+    """Further table of a report, below the summary.
 
     Attributes:
         cells: for people, header first.
-        legend: what they are.
-        rows: the same for programs.
+        legend: what the cells are.
+        rows: the same values for programs.
     """
 
     cells: list[list[str]]
