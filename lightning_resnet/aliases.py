@@ -202,8 +202,8 @@ SAID = {
     "decay": "give --model.optimizer.weight_decay NUMBER, or --model.decay weights|all (what it "
     "acts on)",
     "root": "give --data.source.root DIR for images, or --run.root DIR for runs",
-    "val_split": "a source knows its splits; --data.source.holdout N of CIFAR10, CIFAR100 and "
-    "FashionMNIST keeps training images for validation",
+    "val_split": "a source knows its splits; --data.source.holdout N validates on N of the "
+    "training images",
     "v": "-q prints less, and metrics.jsonl of the run holds each value",
     "verbose": "-q prints less, and metrics.jsonl of the run holds each value",
     "overwrite": "a run is never overwritten: --run.new begins another one",

@@ -10,14 +10,19 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from lightning_resnet.data import draws
+from lightning_resnet.data.beton.format import Beton
+from lightning_resnet.data.beton.write import write_beton
 from lightning_resnet.data.hashing import hash64, uniform
 from lightning_resnet.data.images import Images
 from lightning_resnet.data.order import eval_batches, permutation, train_batches
 from lightning_resnet.data.sources.base import Source
+from lightning_resnet.data.sources.beton_files import BetonFiles
 from lightning_resnet.data.sources.cifar import CIFAR10
 from lightning_resnet.data.sources.digits import Digits
 from lightning_resnet.data.sources.fashion_mnist import FashionMNIST
 from lightning_resnet.data.sources.folder import ImageFolder
+from lightning_resnet.data.sources.imagenet import ImageNet
+from lightning_resnet.data.sources.subset import Subset
 from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
 
@@ -246,6 +251,69 @@ def test_image_folder(folder, tmp_path):
     assert splits["train"].labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     one_level = ImageFolder(str(folder / "train")).splits()
     assert {k: len(v) for k, v in one_level.items()} == {"train": 10, "val": 2}
+
+
+@pytest.mark.parametrize("names", [("valid",), ("validation",), ("test",), ("test", "valid")])
+def test_the_folder_that_validates_may_have_another_name(folder, tmp_path, names, cli):
+    root = tmp_path / "f"
+    copytree(folder / "train", root / "train")
+    for name in names:
+        copytree(folder / "val", root / name)
+    splits = ImageFolder(str(root)).splits()
+    assert {k: len(v) for k, v in splits.items()} == {"train": 12, "val": 6}
+    for split in ("val", *names, "train"):
+        out = tmp_path / f"{split}.beton"
+        flags = ["--root", root, "--split", split, "--out", out, "--workers", 1]
+        code, said, err = cli("data", "write", "image_folder", *flags)
+        assert code == 0 and len(Beton(out)) == len(splits["train" if split == "train" else "val"])
+    assert f"6 {names[0]} images (--split {names[0]}" in said
+    code, _, err = cli(
+        "data", "write", "image_folder", "--root", root, "--split", "x", "--out", "x"
+    )
+    assert code == 2 and f"no split x; has train, {sorted(names, key='valid test'.find)[0]}" in err
+
+
+def test_two_folders_that_could_validate_are_told(folder, tmp_path, capsys):
+    for split in ("train", "val", "test"):
+        copytree(folder / ("train" if split == "train" else "val"), tmp_path / split)
+    ImageFolder(str(tmp_path)).splits()
+    said = capsys.readouterr().out
+    assert said == f"{tmp_path} has val and test: val validates, no other is used\n"
+
+
+def test_train_is_written_without_any_other_split(folder, tmp_path, cli):
+    copytree(folder / "train", tmp_path / "f" / "train")
+    write = ["data", "write", "image_folder", "--root", tmp_path / "f", "--workers", 1]
+    assert cli(*write, "--out", tmp_path / "a.beton")[0] == 0
+    with pytest.raises(
+        UserError, match="none of val, valid, validation, test: .* --data.source.ho"
+    ):
+        ImageFolder(str(tmp_path / "f")).splits()
+    code, _, err = cli(*write, "--split", "val", "--out", tmp_path / "b.beton")
+    assert code == 2 and "put a folder of images to validate on there" in err
+    (tmp_path / "f/test/wolf").mkdir(parents=True)  # a class that train has not
+    (tmp_path / "f/test/wolf/1.jpg").write_bytes(b"")
+    assert cli(*write, "--out", tmp_path / "c.beton")[0] == 0
+
+
+def test_each_source_holds_out_the_same_images(folder, tmp_path):
+    root = tmp_path / "f"
+    copytree(folder, root)
+    source = ImageFolder(str(root))
+    for split, images in source.splits().items():
+        write_beton(images, tmp_path / f"{split}.beton", classes=source.classes, workers=1)
+    files = [str(tmp_path / f"{split}.beton") for split in ("train", "val")]
+    held = [ImageFolder(str(root), holdout=4), BetonFiles(*files, holdout=4)]
+    held += [Subset(ImageFolder(str(root)), holdout=4), ImageNet(str(root), False, holdout=4)]
+    found = [{name: s.ids.tolist() for name, s in source.splits().items()} for source in held]
+    assert [len(ids) for ids in found[0].values()] == [8, 4, 6] and [*found[0]][2] == "test"
+    assert found.count(found[0]) == len(found)
+    rmtree(root / "val")
+    assert [*ImageFolder(str(root), holdout=4).splits()] == ["train", "val"]
+    for source in (Digits(holdout=37), Synthetic(60, 9, holdout=37)):
+        assert len(source.splits()["val"]) == 37 and "test" in source.splits()
+    with pytest.raises(UserError, match="holdout 4: the source has .* and test images"):
+        BetonFiles(*files, files[1], holdout=4).splits()
 
 
 @pytest.mark.parametrize("names", [("Train", "val"), ("training", "validation", "test"), ("val",)])

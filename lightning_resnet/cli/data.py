@@ -172,7 +172,7 @@ def _write(args: argparse.Namespace) -> int:
             given[flag] = value
     try:
         source = getattr(sources, name)(**given)
-        splits = source.splits()
+        splits = source.splits_for(args.split)
     except UserError as e:
         flag = "--root"  # the flag of this verb
         raise UserError(str(e).replace("--data.source.root", flag)) from e

@@ -108,9 +108,22 @@ NUMBERS = {
     "Synthetic.n_val": Range(1, 10**7),
     "Synthetic.size": Range(1, 4_096),
     "Synthetic.num_classes": Range(1, 10**6),
-    "FashionMNIST.holdout": Range(0, MOST),
-    "CIFAR10.holdout": Range(0, MOST),
-    "CIFAR100.holdout": Range(0, MOST),
+    **{
+        f"{name}.holdout": Range(0, MOST)
+        for name in (
+            "BetonFiles",
+            "CIFAR10",
+            "CIFAR100",
+            "Digits",
+            "FashionMNIST",
+            "ImageFolder",
+            "ImageNet",
+            "Parquet",
+            "Subset",
+            "Synthetic",
+            "WebDataset",
+        )
+    },
     "ImageNetV2.num_classes": Range(1, 10**6),
     "Subset.num_classes": Range(2, 10**6),
     "Subset.per_class": COUNT,

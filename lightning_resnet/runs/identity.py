@@ -78,6 +78,8 @@ FIRST_MODULES = {
     "Plateau": "optim",
     "ErrorWarmup": "optim",
 }
+# Classes that took no arguments when ids were first made of them.
+HAD_NO_ARGUMENTS = ("lightning_resnet.Digits",)
 OWN_CLASS = re.compile(r"lightning_resnet\.(?:\w+\.)*(\w+)")
 
 
@@ -217,7 +219,10 @@ def _without_nulls(tree: Any) -> Any:
     """Return nested mappings without the keys whose value is null."""
     if not isinstance(tree, dict):
         return tree
-    return {k: _without_nulls(v) for k, v in tree.items() if v is not None}
+    kept = {k: _without_nulls(v) for k, v in tree.items() if v is not None}
+    if kept.get("class_path") in HAD_NO_ARGUMENTS and kept.get("init_args") == {}:
+        del kept["init_args"]
+    return kept
 
 
 def _without_folders(data: Any, key: str = "") -> Any:

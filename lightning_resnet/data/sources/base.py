@@ -1,6 +1,7 @@
 """The base class of data sets."""
 
 from lightning_resnet.data.images import Images, hold_out
+from lightning_resnet.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -23,10 +24,28 @@ class Source:
         """Read the splits: train, val and, if it is another set than val, test."""
         raise NotImplementedError
 
+    def splits_for(self, name: str) -> dict[str, Images]:
+        """Read the split of this name; others may be among the splits, and may be left out."""
+        return self.splits()
 
-def _with_holdout(train: Images, test: Images, holdout: int) -> dict[str, Images]:
-    """Return the splits, with `holdout` training images to validate on, or the test images."""
+
+def with_holdout(splits: dict[str, Images], holdout: int | None) -> dict[str, Images]:
+    """Return splits in which training images validate, always the same; val becomes test.
+
+    Args:
+        splits: the splits of a source.
+        holdout: number of training images to validate on; 0 or null leaves the splits as they are.
+
+    Raises:
+        UserError: there are not so many training images, or both val and test.
+    """
     if not holdout:
-        return {"train": train, "val": test}
-    train, val = hold_out(train, holdout)
-    return {"train": train, "val": val, "test": test}
+        return splits
+    if "test" in splits:
+        raise UserError(
+            f"--data.source.holdout {holdout}: the source has images to validate on and test "
+            "images, so none need be held out; leave the flag out"
+        )
+    train, val = hold_out(splits["train"], holdout)
+    rest = {"test": splits["val"]} if "val" in splits else {}
+    return {"train": train, "val": val, **rest}

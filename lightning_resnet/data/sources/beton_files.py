@@ -7,7 +7,7 @@ import numpy as np
 from lightning_resnet.data.beton.format import Beton
 from lightning_resnet.data.beton.verify import header_hash
 from lightning_resnet.data.images import BetonImages, Images
-from lightning_resnet.data.sources.base import Source
+from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.errors import UserError, tell
 
 
@@ -18,12 +18,16 @@ class BetonFiles(Source):
         train: file of the training images.
         val: file of the validation images.
         test: file of the test images, if these are others.
+        holdout: number of training images to validate on; those of `val` are then the test set.
     """
 
-    def __init__(self, train: str, val: str, test: str | None = None) -> None:
+    def __init__(
+        self, train: str, val: str, test: str | None = None, holdout: int | None = None
+    ) -> None:
         self.files = {"train": train, "val": val}
         if test:
             self.files["test"] = test
+        self.holdout = holdout
 
     def splits(self) -> dict[str, Images]:
         """Open the files: train, val, and test if there is one."""
@@ -35,7 +39,7 @@ class BetonFiles(Source):
         for name, beton in named.items():
             if beton.classes != first.classes:
                 splits[name].labels = _renumber(splits[name].labels, beton, first)
-        return splits
+        return with_holdout(splits, self.holdout)
 
 
 def _number_of_classes(beton: Beton) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 
 from lightning_resnet.data.images import ArrayImages, Images
 from lightning_resnet.data.published import CIFAR10_BINARY, CIFAR100_BINARY
-from lightning_resnet.data.sources.base import Source, _with_holdout
+from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.errors import UserError
 
 CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -56,30 +56,31 @@ class CIFAR10(Source):
             )
         except RuntimeError as e:
             if self.binary.lies_in(Path(self.root)):
-                return _with_holdout(*self._read_binary(), self.holdout)
+                return with_holdout(self._read_binary(), self.holdout)
             name = self.reader.lower()
             raise UserError(
                 f"{self.reader} not found (or damaged) in folder {self.root}: run `resnet-cli data "
                 f"get {name} --root {self.root}`, or set --data.source.root"
             ) from e
-        pair = (
-            ArrayImages(np.arange(len(d.data)), np.asarray(d.targets, np.int64), d.data)
-            for d in (train, test)
-        )
-        return _with_holdout(*pair, self.holdout)
+        splits = {}
+        for split, d in (("train", train), ("val", test)):
+            labels = np.asarray(d.targets, np.int64)
+            splits[split] = ArrayImages(np.arange(len(d.data)), labels, d.data)
+        return with_holdout(splits, self.holdout)
 
-    def _read_binary(self) -> tuple[Images, Images]:
+    def _read_binary(self) -> dict[str, Images]:
         """Read the files for C: records of labels and pixels, channel by channel."""
         folder = Path(self.root, self.binary.folder)
-        pair = []
-        for split in ("train", "test"):
-            names = [name for name in self.binary.digests if ("test" in name) == (split == "test")]
+        splits = {}
+        for split in ("train", "val"):
+            names = [name for name in self.binary.digests if ("test" in name) == (split == "val")]
             raw = np.concatenate([np.fromfile(folder / name, np.uint8) for name in names])
             records = raw.reshape(-1, self.labels + 3 * 32 * 32)
             labels = records[:, self.labels - 1].astype(np.int64)
             pixels = records[:, self.labels :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            pair.append(ArrayImages(np.arange(len(labels)), labels, np.ascontiguousarray(pixels)))
-        return pair[0], pair[1]
+            pixels = np.ascontiguousarray(pixels)
+            splits[split] = ArrayImages(np.arange(len(labels)), labels, pixels)
+        return splits
 
 
 class CIFAR100(CIFAR10):

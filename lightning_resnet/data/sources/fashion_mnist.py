@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_resnet.data.images import ArrayImages, Images
-from lightning_resnet.data.sources.base import Source, _with_holdout
+from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.errors import UserError, one_line
 
 # Folder of Debian's package dataset-fashion-mnist.
@@ -57,7 +57,7 @@ class FashionMNIST(Source):
             )
         train = _read_idx(found[0], "train")
         test = _read_idx(found[0], "t10k")
-        return _with_holdout(train, test, self.holdout)
+        return with_holdout({"train": train, "val": test}, self.holdout)
 
 
 def _read_idx(folder: Path, split: str) -> Images:

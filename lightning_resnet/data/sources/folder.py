@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from lightning_resnet.data.images import FileImages, Images, hold_out
-from lightning_resnet.data.sources.base import Source
+from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.errors import UserError, tell
 
 SPLIT_NAMES = (
     "train training val valid validate validation test testing eval evaluation dev".split()
 )
+HELD_OUT = ("val", "valid", "validation", "test")  # folders that may validate; the first one does
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 MACOS = "__MACOSX"  # a folder in archives made by macOS, with a `._x.jpg` for every `x.jpg`
 
@@ -23,14 +24,68 @@ class ImageFolder(Source):
     """A folder with one folder of images per class, or with `train/` and `val/` of such folders.
 
     Args:
-        root: the folder. Without `train/` and `val/`, a fifth of the images validates.
+        root: the folder. `valid/`, `validation/` or `test/` may stand for `val/`. Without
+            `train/`, a fifth of the images validates.
+        holdout: number of training images to validate on; those of val/ are then the test set.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, holdout: int | None = None) -> None:
         self.root = root
+        self.holdout = holdout
 
     def splits(self) -> dict[str, Images]:
-        """Read train and val."""
+        """Read train and val, and test with `holdout`."""
+        root = self._root()
+        if not (root / "train").is_dir():
+            splits = {"train": self.read(root)}
+            if self.holdout:
+                return with_holdout(splits, self.holdout)
+            train, val = hold_out(splits["train"], max(1, len(splits["train"]) // 5))
+            return {"train": train, "val": val}
+        held_out = _held_out(root)
+        if not held_out and not self.holdout:
+            raise UserError(
+                f"{_nothing_held_out(root)}, or validate on N training images with "
+                "--data.source.holdout N"
+            )
+        splits = {"train": self.read(root / "train")}
+        if held_out:
+            splits["val"] = self.read(root / held_out[0])
+        if len(held_out) > 1:
+            tell(f"{root} has {' and '.join(held_out)}: {held_out[0]} validates, no other is used")
+        return with_holdout(splits, self.holdout)
+
+    def splits_for(self, name: str) -> dict[str, Images]:
+        """Read train and the split of this name, which may be that of a folder, such as test.
+
+        To read train, no other split need be there.
+        """
+        root = self._root()
+        if not (root / "train").is_dir():
+            return self.splits()
+        splits = {"train": self.read(root / "train")}
+        held_out = _held_out(root)
+        if name == "train":
+            for folder in held_out:
+                with suppress(UserError):
+                    splits[folder] = self.read(root / folder)
+        elif name in held_out:
+            splits[name] = self.read(root / name)
+        elif name == "val" and not held_out:
+            raise UserError(_nothing_held_out(root))
+        elif name == "val":
+            tell(f"val is {root / held_out[0]}")
+            splits["val"] = self.read(root / held_out[0])
+        else:
+            splits.update({folder: self.read(root / folder) for folder in held_out})
+        return splits
+
+    def _root(self) -> Path:
+        """Return the folder.
+
+        Raises:
+            UserError: there is no such folder, or it holds splits and no train.
+        """
         root = Path(self.root)
         if not root.is_dir():
             raise UserError(f"image folder {root} does not exist: set --data.source.root")
@@ -41,12 +96,7 @@ class ImageFolder(Source):
                 f"{root} holds the folders {', '.join(sorted(found))}, which are splits and no "
                 "classes: name them train and val"
             )
-        has_splits = (root / "train").is_dir()
-        train = self.read(root / "train" if has_splits else root)
-        if not has_splits:
-            train, val = hold_out(train, max(1, len(train) // 5))
-            return {"train": train, "val": val}
-        return {"train": train, "val": self.read(root / "val")}
+        return root
 
     def read(self, folder: Path) -> FileImages:
         """Return all images of a folder with one folder per class.
@@ -85,6 +135,18 @@ class ImageFolder(Source):
         counts = [len(files.get(n, [])) for n in self.classes]
         labels = np.repeat(np.arange(len(self.classes)), counts)
         return FileImages(np.arange(len(paths)), labels, paths)
+
+
+def _held_out(root: Path) -> list[str]:
+    """Return the folders that may validate; the first one does."""
+    return [name for name in HELD_OUT if (root / name).is_dir()]
+
+
+def _nothing_held_out(root: Path) -> str:
+    return (
+        f"{root} has train/ and none of {', '.join(HELD_OUT)}: put a folder of images to validate "
+        "on there"
+    )
 
 
 def is_hidden(name: str) -> bool:

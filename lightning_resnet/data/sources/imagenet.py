@@ -16,6 +16,7 @@ import numpy as np
 
 from lightning_resnet.data.archives import damaged, tar_members, zip_members
 from lightning_resnet.data.images import FileImages, Images
+from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.data.sources.folder import ImageFolder, class_folders, find_images
 from lightning_resnet.data.sources.imagenet_labels import (
     DEVKIT,
@@ -67,10 +68,19 @@ class ImageNet(ImageFolder):
         layout: folders (train/ and val/) | archives (the three files of image-net.org) | kaggle
             (ILSVRC/Data/CLS-LOC) | kaggle-zip | parquet (Hugging Face's) | tar.gz (Hugging Face's
             older) | webdataset; null = the one that is there.
+        holdout: number of training images to validate on; the 50,000 are then the test set.
     """
 
-    def __init__(self, root: str, expect: bool = True, layout: Layout | None = None) -> None:
-        super().__init__(root)
+    splits_for = Source.splits_for  # labels and counts are proven by both splits
+
+    def __init__(
+        self,
+        root: str,
+        expect: bool = True,
+        layout: Layout | None = None,
+        holdout: int | None = None,
+    ) -> None:
+        super().__init__(root, holdout)
         if layout is not None and layout not in HOLDS:
             raise UserError(f"layout {layout}: one of {', '.join(get_args(Layout))}")
         self.expect = expect
@@ -101,7 +111,7 @@ class ImageNet(ImageFolder):
             raise UserError(
                 f"{root} has {len(self.classes):,} classes, ImageNet {CLASSES:,}: download it again"
             )
-        return splits
+        return with_holdout(splits, self.holdout)
 
     def _read_folders(self, root: Path, base: Path) -> dict[str, Images]:
         """Read train/ of class folders, and val/, which is so too or flat with labels near it."""
@@ -162,6 +172,8 @@ class ImageNetV2(ImageFolder):
             among the sorted ones.
         num_classes: number of classes of the net; some of them may have no image.
     """
+
+    splits_for = Source.splits_for
 
     def __init__(self, root: str, num_classes: int = 1000) -> None:
         super().__init__(root)

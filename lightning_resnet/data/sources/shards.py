@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_resnet.data.archives import Member, bytes_column, damaged, open_parquet, tar_members
 from lightning_resnet.data.images import FileImages, Images, hold_out
-from lightning_resnet.data.sources.base import Source
+from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.data.sources.folder import SUFFIXES, is_hidden
 from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.reading import LARGEST, parse_json, read_text
@@ -43,16 +43,25 @@ class Shards(Source):
         root: folder with the shards, in it or in folders of it; or one shard.
         classes: file with the name of a class on each line, in order of label; null = the names in
             the data, else numbers.
+        holdout: number of training images to validate on; those of val are then the test set.
     """
 
     suffix: str
 
-    def __init__(self, root: str, classes: str | None = None) -> None:
+    def __init__(self, root: str, classes: str | None = None, holdout: int | None = None) -> None:
         self.root = root
         self.names_file = classes
+        self.holdout = holdout
 
     def splits(self) -> dict[str, Images]:
         """List the images of each split."""
+        return self._read(None)
+
+    def splits_for(self, name: str) -> dict[str, Images]:
+        """List train and the split of this name; another that cannot be read is left out."""
+        return self._read(name)
+
+    def _read(self, wanted: str | None) -> dict[str, Images]:
         root = Path(self.root)
         found = find_shards(root if root.is_file() else _folders(root), self.suffix)
         if not found:
@@ -62,24 +71,38 @@ class Shards(Source):
                 f"{root} has shards of {', '.join(found)} and none of train: name the others "
                 f"NAME-train-0000{self.suffix}"
             )
-        entries: dict[str, list[Entry]] = {}
-        names: list[str] = []
+        splits: dict[str, Images] = {}
         for split, paths in found.items():
-            entries[split] = []
-            _warn_of_missing(paths)
-            for path in paths:
-                listed, of_file = self._list(path)
-                names = names or of_file
-                entries[split] += listed
-        if all(entry.label == -1 for entry in entries.get("test", [])):
-            if entries.pop("test", []):
-                tell("warning: the test images have no labels (all are -1): left out")
-        self.classes = self._names(names, entries["train"], root)
-        splits = {split: self._images(split, rows) for split, rows in entries.items()}
-        if "val" not in splits:
+            try:
+                images = self._read_split(split, paths, root)
+            except UserError:
+                if split == "train" or wanted in (None, split):
+                    raise
+                continue
+            if images is not None:
+                splits[split] = images
+        if self.holdout and wanted is None:
+            return with_holdout(splits, self.holdout)
+        if "val" not in found:
             train = splits["train"]
             splits["train"], splits["val"] = hold_out(train, max(1, len(train) // 5))
         return splits
+
+    def _read_split(self, split: str, paths: list[Path], root: Path) -> FileImages | None:
+        """List the images of a split, train first; None for test images without labels."""
+        entries: list[Entry] = []
+        names: list[str] = []
+        _warn_of_missing(paths)
+        for path in paths:
+            listed, of_file = self._list(path)
+            names = names or of_file
+            entries += listed
+        if split == "test" and all(entry.label == -1 for entry in entries):
+            tell("warning: the test images have no labels (all are -1): left out")
+            return None
+        if split == "train":
+            self.classes = self._names(names, entries, root)
+        return self._images(split, entries)
 
     def _list(self, path: Path) -> tuple[list[Entry], list[str]]:
         """List the images of a shard, and the names of the classes if the shard has them."""
@@ -126,6 +149,7 @@ class WebDataset(Shards):
             shard. Without a split in the names a fifth of the images validates.
         classes: file with the name of a class on each line, in order of label; null = that of
             classes.txt in the folder, else numbers.
+        holdout: number of training images to validate on; those of val are then the test set.
     """
 
     suffix = ".tar"
@@ -145,6 +169,7 @@ class Parquet(Shards):
             images validates.
         classes: file with the name of a class on each line, in order of label; null = those of the
             files' metadata, else numbers.
+        holdout: number of training images to validate on; those of val are then the test set.
     """
 
     suffix = ".parquet"

@@ -8,7 +8,7 @@ import numpy as np
 
 from lightning_resnet.data.images import SPLIT_SEED, Images
 from lightning_resnet.data.order import permutation
-from lightning_resnet.data.sources.base import Source
+from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.errors import UserError
 
 
@@ -19,10 +19,16 @@ class Subset(Source):
         source: the source to take from.
         num_classes: number of classes, the first ones; null = all.
         per_class: training images of each class, the same for all seeds; null = all.
+        holdout: number of training images (of these classes) to validate on; those that validate
+            are then the test set.
     """
 
     def __init__(
-        self, source: Source, num_classes: int | None = None, per_class: int | None = None
+        self,
+        source: Source,
+        num_classes: int | None = None,
+        per_class: int | None = None,
+        holdout: int | None = None,
     ) -> None:
         for name, value, low in (("num_classes", num_classes, 2), ("per_class", per_class, 1)):
             if value is not None and value < low:
@@ -30,6 +36,7 @@ class Subset(Source):
         self.source = source
         self.num_classes = num_classes
         self.per_class = per_class
+        self.holdout = holdout
         self.mean = source.mean
         self.std = source.std
 
@@ -45,6 +52,7 @@ class Subset(Source):
         parts = {
             name: images.take(np.flatnonzero(images.labels < n)) for name, images in splits.items()
         }
+        parts = with_holdout(parts, self.holdout)
         return parts | {"train": self._few(parts["train"], n)}
 
     def _few(self, images: Images, n: int) -> Images:
