@@ -33,6 +33,8 @@ class Progress:
         self.shows = show and not is_quiet()
         self.metrics: dict[str, float] = {}
         self.bar: tqdm | None = None
+        self._step = 0
+        self._evaluated_at = 0  # step of the newest evaluation
 
     def start(self, step: int, total: int) -> None:
         """Start to show progress.
@@ -42,29 +44,42 @@ class Progress:
             total: optimizer steps of the full training.
         """
         self.total = total
+        self._step = step
         self._first_step = step
+        self._begun_at = step
         self._start = time.monotonic()
         self._next_line = self._start  # the first loss is shown at once
         if self.shows and sys.stderr.isatty():
             self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True)
 
     def update(self, step: int) -> None:
-        """Show that `step` optimizer steps are done."""
+        """Show that `step` optimizer steps are done.
+
+        The first step also starts threads and compiles, so it says nothing about the steps to come.
+        """
+        self._step = step
         if self.bar:
             self.bar.update(step - self.bar.n)
-        elif (
-            self.shows
-            and step > self._first_step
-            and (time.monotonic() >= self._next_line or step == self.total)
-        ):
-            self._next_line = time.monotonic() + LINE_S
-            seconds_per_step = (time.monotonic() - self._start) / max(1, step - self._first_step)
-            eta = _eta(seconds_per_step * (self.total - step))
-            print(f"step {step}/{self.total}  {self._text()}  {eta}", flush=True)
+            return
+        if not self.shows or step == self._first_step:
+            return
+        now = time.monotonic()
+        if now >= self._next_line or step == self.total:
+            self._next_line = now + LINE_S
+            line = f"step {step}/{self.total}  {self._text()}"
+            if self._begun_at > self._first_step:
+                seconds_per_step = (now - self._start) / max(1, step - self._begun_at)
+                line += f"  {_eta(seconds_per_step * (self.total - step))}"
+            print(line, flush=True)
+        if self._begun_at == self._first_step:
+            self._begun_at = step
+            self._start = now
 
     def show(self, metrics: dict[str, float]) -> None:
         """Show the newest values of metrics, in a log file with the next line."""
         self.metrics |= metrics
+        if "val/acc1" in metrics:
+            self._evaluated_at = self._step
         if self.bar:
             self.bar.set_postfix_str(self._text())
 
@@ -74,11 +89,16 @@ class Progress:
             self.bar.close()
 
     def _text(self) -> str:
-        return "  ".join(
-            text.format(percent_wrong(k, self.metrics[k]))
-            for k, text in SHOWN.items()
-            if k in self.metrics
-        )
+        """Return the newest metrics in one line, with the step of an earlier evaluation."""
+        texts = []
+        for key, text in SHOWN.items():
+            if key not in self.metrics:
+                continue
+            shown = text.format(percent_wrong(key, self.metrics[key]))
+            if key == "val/acc1" and self._evaluated_at < self._step:
+                shown += f" at step {self._evaluated_at}"
+            texts.append(shown)
+        return "  ".join(texts)
 
 
 def percent_wrong(key: str, value: float) -> float:

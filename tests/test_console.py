@@ -222,7 +222,7 @@ def test_a_closed_terminal_saves_and_ends_a_training_unless_nohup_started_it(
     if nohup:
         assert code == 0 and attempt["reason"] == "finished"
         return
-    assert code == 129 and "preempted by SIGHUP, saved; the same command continues" in err
+    assert code == 129 and "stopped by SIGHUP, saved; the same command continues" in err
     assert (attempt["reason"], attempt["signal"], attempt["last_step"]) == (
         "preempted",
         "SIGHUP",

@@ -117,6 +117,11 @@ def test_bad_images_are_counted_in_the_metrics(jpegs, tmp_path, cli):
     assert code == 2 and "damaged JPEG" in err and err.count("\n") == 1
     code, _, err = cli("fit", *options, "--data.on_bad", "count", "--run.root", "counted")
     assert code == 0, err
+    assert err.splitlines() == [
+        "2 training images up to step 2 cannot be read: left out of the loss, and counted in "
+        "metrics.jsonl as data/bad_images",
+        "2 of 64 train_eval images cannot be read: left out",
+    ]
     lines = (only_run(tmp_path / "counted") / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     counted = {e: sum(r.get("data/bad_images", 0) for r in rows if r["epoch"] == e) for e in (0, 1)}

@@ -33,6 +33,28 @@ def test_lines_in_a_log_file(monkeypatch, capsys):
     assert "/s  ETA 0:00:00" in err
 
 
+def test_lines_of_a_training(monkeypatch, capsys):
+    clock = iter([0.0, 60.0, 61.0, 63.0, 64.0])  # compilation takes the first step's minute
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "LINE_S", 0.0)
+    shown = progress.Progress()
+    shown.start(10, 14)
+    shown.show({"train/loss": 2.5})
+    shown.update(11)
+    shown.update(12)
+    shown.show({"val/acc1": 0.75})
+    shown.update(13)
+    shown.show({"val/acc1": 0.8, "train/loss": 1.0})
+    shown.show({"train/acc1": 0.5})
+    shown.update(14)
+    assert capsys.readouterr().out.splitlines() == [
+        "step 11/14  loss 2.500",
+        "step 12/14  loss 2.500  ETA 0:00:02",
+        "step 13/14  loss 2.500  val error 25.0 % at step 12  ETA 0:00:01",
+        "step 14/14  loss 1.000  train error 50.0 %  val error 20.0 % at step 13  ETA 0:00:00",
+    ]
+
+
 def test_a_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(progress, "BAR_S", 0.0)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)

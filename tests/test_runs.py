@@ -277,7 +277,7 @@ def test_predict_takes_the_run_first_and_says_what_may_be_wrong(cli, trained):
     assert code == 2 and "the run comes first: resnet-cli predict RUN IMAGE" in err
     attempt = json.loads((trained / "attempts/1.json").read_text())
     (trained / "attempts/1.json").write_text(json.dumps(attempt | {"reason": "preempted"}))
-    for words in (["predict", "tiny", "images", *flags], ["predict", "tiny"]):
+    for words in (["predict", "tiny", "images", *flags], ["predict", "tiny"], ["validate", "tiny"]):
         err = cli(*words)[2]
         assert f"{trained} is not finished: preempted at step 22 of 22" in err, words
 

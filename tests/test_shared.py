@@ -55,7 +55,7 @@ def test_a_run_that_another_sweep_left_is_continued_with_its_threads(cli):
     attempt = json.loads((path / "attempts/1.json").read_text())
     write(path / "attempts/1.json", attempt | {"reason": "preempted"})
     code, out, _ = cli("fit", *flags, "--run.threads", "2", "--run.name", "b", "--run.point", "two")
-    assert code == 0 and f"run runs/b/{path.name}, continued from last.ckpt" in out
+    assert code == 0 and f"run runs/b/{path.name} (" in out and ", continued from last.ckpt" in out
     assert (
         len(list(path.glob("attempts/*"))) == 2
         and "threads: 1" in (path / "config.yaml").read_text()
@@ -112,7 +112,7 @@ def test_a_sweep_counts_and_shows_what_others_have_trained(sweep_file, light, ca
     assign_runs(sweep, "runs")
     assert "1  finished, val error 25.00 %  a=2" in listing(sweep) and "2  new" in listing(sweep)
     assert not Path("runs/second").exists()  # only looked at
-    assert main([file, "--submit"]) == 0
+    assert main([file, "--submit"]) == 1  # no sbatch
     assert "1 of 2 points" in capfd.readouterr().out
     assert Path("runs/second/run2").resolve() == Path("runs/first/run2").resolve()
 

@@ -2,6 +2,7 @@
 wherever one is.
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ def test_the_list_names_every_file_with_what_it_is_for(cli, monkeypatch):
     assert max(map(len, out.splitlines())) <= 80
     for name in ("digits         12 runs of digits_degradation", "fit.sbatch", "site.env.example"):
         assert name in out
+
+
+def test_the_list_as_json(cli):
+    code, out, _ = cli("recipes", "--json")
+    found = json.loads(out)
+    assert code == 0 and set(found) == {"recipes", "sweeps", "measured runs", "batch scripts"}
+    assert found["recipes"].keys() == shipped.recipes().keys()
+    code, _, err = cli("recipes", "digits", "--json")
+    assert code == 2 and "--json is for the list of all recipes" in err
 
 
 def test_no_recipe_has_the_name_of_a_sweep():

@@ -63,7 +63,7 @@ from lightning_resnet.runs.identity import (
     result_config,
     run_id,
 )
-from lightning_resnet.runs.labels import label_of, link_label
+from lightning_resnet.runs.labels import label_of, link_label, links_to
 from lightning_resnet.runs.names import is_hub_name
 from lightning_resnet.runs.shared import points, share
 from lightning_resnet.tracking.background import BackgroundMirror
@@ -328,9 +328,9 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
                     "it is kept"
                 )
             elif resume:
-                say(f"run {rundir.path}, continued from {resume.name} at step {step}")
+                say(f"run {_named(rundir)}, continued from {resume.name} at step {step}")
             else:
-                say(f"run {rundir.path}")
+                say(f"run {_named(rundir)}")
             trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
             if early := observers.stopped_early(trainer, task):
                 say(early)
@@ -347,7 +347,7 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
         return e.exit_status
     if trainer.is_global_zero:
         checkpoints.keep(run.keep)
-    say(_text(progress.metrics))
+    say(_text(progress.metrics, data.num_classes))
     return 0
 
 
@@ -498,6 +498,12 @@ def _open_rundir(
     rundir.mirror.start(rundir.path, stored, yaml.safe_load(config.resolved))
 
 
+def _named(rundir: RunDir) -> str:
+    """Return the path of a run, and in brackets its readable name next to it, if it has one."""
+    links = links_to(rundir.path)
+    return f"{rundir.path} ({links[0].name})" if links else str(rundir.path)
+
+
 def _label(config: Config, words: list[str]) -> str:
     """Return the readable name of a run: as asked for, or from what was given besides its recipe.
 
@@ -568,7 +574,11 @@ def _meta(
     return meta | now | start | facts
 
 
-def _text(metrics: dict[str, float]) -> str:
-    """Return a line of the final metrics."""
-    shown = {key: value for key, value in metrics.items() if key.split("/")[0] in SHOWN}
+def _text(metrics: dict[str, float], classes: int) -> str:
+    """Return a line of the final metrics; of five classes or fewer, the best five are all."""
+    shown = {}
+    for key, value in metrics.items():
+        split, _, name = key.partition("/")
+        if split in SHOWN and not (name == "acc5" and classes <= 5):
+            shown[key] = value
     return in_words(shown)

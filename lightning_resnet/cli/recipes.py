@@ -12,6 +12,7 @@ from pathlib import Path
 from lightning_resnet import shipped
 from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, nearest, tell
+from lightning_resnet.printing import JSON_HELP, as_json
 from lightning_resnet.runs.find import begun_runs
 
 NARROWEST = 60  # columns of the list on a narrow terminal
@@ -26,6 +27,7 @@ def make_parser() -> Parser:
         epilog="To change a recipe, copy it: resnet-cli recipes digits > my.yaml",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="print this file")
+    parser.add_argument("--json", action="store_true", help=f"for the list: {JSON_HELP}")
     return parser
 
 
@@ -36,8 +38,21 @@ def run(args: Namespace) -> int:
         UserError: nothing of this name comes with the package.
     """
     if args.name is None:
-        _list()
+        known = {
+            "recipes": _told_by(shipped.recipes()),
+            "sweeps": _told_by(shipped.sweeps()),
+            "measured runs": {
+                name: _told_by_runs(folder) for name, folder in shipped.references().items()
+            },
+            "batch scripts": _told_by(shipped.batch_files()),
+        }
+        if args.json:
+            tell(as_json(known))
+        else:
+            _list(known)
         return 0
+    if args.json:
+        raise UserError("--json is for the list of all recipes: leave it out, or the name")
     files = shipped.recipes() | shipped.sweeps() | shipped.batch_files()
     name = args.name.removeprefix("configs/").removeprefix(shipped.SWEEPS).removesuffix(".yaml")
     name = name.removeprefix("slurm/")
@@ -48,16 +63,16 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _list() -> None:
+def _list(known: Mapping[str, Mapping[str, str]]) -> None:
     """Print a line for each file, by what it is for."""
     print("Recipes: resnet-cli fit --config NAME")
-    _print_lines(_told_by(shipped.recipes()))
+    _print_lines(known["recipes"])
     print("\nSweeps: resnet-cli sweep NAME --list, then --local -j 2")
-    _print_lines(_told_by(shipped.sweeps()))
+    _print_lines(known["sweeps"])
     print("\nMeasured runs: resnet-cli compare RUNS reference:NAME")
-    _print_lines({name: _told_by_runs(folder) for name, folder in shipped.references().items()})
+    _print_lines(known["measured runs"])
     print("\nBatch scripts for SLURM: resnet-cli recipes NAME > NAME")
-    _print_lines(_told_by(shipped.batch_files()))
+    _print_lines(known["batch scripts"])
     print("\nresnet-cli recipes NAME prints a file; `> my.yaml` copies it. A file of that")
     print("name where you are goes before ours.")
 

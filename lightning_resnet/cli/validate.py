@@ -90,9 +90,9 @@ def validate(experiment: Experiment, rundir: RunDir) -> int:
     data.setup()
     names = align(data, task.net, classes_in(checkpoint))
     experiment.trainer.weights_step = checkpoint.get("global_step", 0)
+    if told := unfinished(Path(path)):
+        say(told, file=sys.stderr)
     if config.verb == "predict":
-        if told := unfinished(Path(path)):
-            say(told, file=sys.stderr)
         return _predict(experiment, names)
     trainer = experiment.trainer
     run = trainer.validate if config.verb == "validate" else trainer.test

@@ -37,8 +37,13 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         )
     if outputs > data.num_classes:
         say(
-            f"warning: {outputs} outputs for {data.num_classes} classes; "
-            f"--model.net.num_classes {data.num_classes}"
+            f"warning: the data has {data.num_classes} classes, and the net keeps its {outputs} "
+            f"outputs: add --model.net.num_classes {data.num_classes} for a net without the others"
+        )
+    if data.progressive and data.size and data.progressive.high > data.size:
+        say(
+            f"warning: training images grow to {data.progressive.high} pixels; evaluations have "
+            f"{data.size}: add --data.progressive.high {data.size}, or --data.progressive null"
         )
     check_training(experiment, batches(experiment, trainer.world_size))
     check_compiler(experiment)

@@ -7,6 +7,7 @@ gives `val/* train_eval/*`. `perf/data_wait_frac` is the fraction of the interva
 of the first rank waited for a batch from the loader, or for its copy to the device.
 """
 
+import sys
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from lightning_resnet.errors import tell
 from lightning_resnet.progress import SHOWN, Progress
 from lightning_resnet.runs.directory import RunDir
 
@@ -33,6 +35,7 @@ class Recorder(Callback):
         self.rundir = rundir
         self.progress = progress
         self.last: dict[str, Any] = {"step": -1, "metrics": {}}
+        self._has_told = False  # of images that cannot be read
 
     def state_dict(self) -> dict[str, Any]:
         """Return the newest training row."""
@@ -123,6 +126,14 @@ class Recorder(Callback):
             metrics["perf/data_wait_frac"] = (
                 trainer.fit_loop.waits["data"] - self._waited
             ) / seconds
+        bad = metrics.get("data/bad_images")
+        if bad and not self._has_told and trainer.is_global_zero:
+            self._has_told = True
+            tell(
+                f"{bad:.0f} training images up to step {trainer.global_step} cannot be read: left "
+                "out of the loss, and counted in metrics.jsonl as data/bad_images",
+                file=sys.stderr,
+            )
         self._record(trainer, metrics)
         self.last = {"step": trainer.global_step, "metrics": metrics}
         self._step = trainer.global_step

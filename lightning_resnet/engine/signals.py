@@ -83,15 +83,15 @@ class Stopped(BaseException):
         return STATUSES[signal.Signals(self.signum)]
 
     def __str__(self) -> str:
+        name = signal.Signals(self.signum).name
+        is_interrupt = self.signum == signal.SIGINT
         if not self.continues:
-            by = "" if self.signum == signal.SIGINT else f" by {signal.Signals(self.signum).name}"
-            return f"{self.reason}{by}; the same command starts over"
+            what = "interrupted" if is_interrupt else f"stopped by {name}"
+            return f"{what}; the same command starts over"
         undone = f"not saved ({self.error})" if self.error else "nothing new to save"
         done = "saved" if self.saved else undone
-        return (
-            f"{self.reason} by {signal.Signals(self.signum).name}, {done}; the same command "
-            "continues"
-        )
+        what = "interrupted" if is_interrupt else "stopped"
+        return f"{what} by {name}, {done}; the same command continues"
 
 
 class _Request:

@@ -128,7 +128,7 @@ def submit(
         folder: folder of the table.
 
     Returns:
-        The exit status, 0.
+        The exit status: 1 if there is no sbatch.
     """
     table = folder / "table.txt"
     tasks = math.ceil(len(points) / args.pack)
@@ -136,8 +136,12 @@ def submit(
     tell(_forecast(sweep, args, options))
     if not shutil.which("sbatch"):
         commands = table.read_text().replace(" --run.threads $THREADS", "")
-        tell(f"there is no sbatch here; these are the commands:\n{commands}", end="")
-        return 0
+        tell(
+            "there is no sbatch here, so nothing was submitted; these are the commands:\n"
+            f"{commands}",
+            end="",
+        )
+        return 1
     throttle = f"%{args.throttle}" if args.throttle else ""
     escaped_folder = str(folder).replace("%", "%%")
     words = [

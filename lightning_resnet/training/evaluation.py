@@ -3,6 +3,7 @@
 Every sample counts once; sums are added up over all ranks.
 """
 
+import sys
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, tell
 from lightning_resnet.models.batch_norm import measure_norms, sum_dtype
 from lightning_resnet.progress import metered
 from lightning_resnet.training.loss import evaluation_sums
@@ -41,6 +42,7 @@ class Evaluated(pl.LightningModule):
         # Metrics of the last evaluation, over all ranks.
         self.metrics: dict[str, float] = {}
         self._eval_sums: dict[str, Tensor] = {}
+        self._left_out_told: set[str] = set()  # evaluations whose unread images have been named
         # Whether an evaluation has begun and `finish_evaluation` has not been called since.
         self._unfinished = False
         # CUDA graphs of the training, which this package's Trainer sets.
@@ -207,6 +209,10 @@ class Evaluated(pl.LightningModule):
                     f"none of the {seen:.0f} {name} images can be read: --data.on_bad raise names "
                     "the first"
                 )
+            if n < seen and trainer.is_global_zero and name not in self._left_out_told:
+                self._left_out_told.add(name)
+                text = f"{seen - n:.0f} of {seen:.0f} {name} images cannot be read: left out"
+                tell(text, file=sys.stderr)  # the standard output of `validate` is JSON
             values = {"loss": loss / n, "acc1": top1 / n, "acc5": top5 / n}
             self.metrics.update({f"{name}/{k}": v for k, v in values.items()})
 

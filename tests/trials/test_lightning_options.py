@@ -1083,7 +1083,7 @@ def test_a_trial_leaves_nothing(cli, tmp_path, monkeypatch):
 
 def test_a_trial_that_is_stopped_starts_over(cli, monkeypatch, capsys):
     assert stopped_at(1, monkeypatch, "fit", *SHORT, "--trainer.fast_dev_run", "2") == 143
-    assert capsys.readouterr().err == "preempted by SIGTERM; the same command starts over\n"
+    assert capsys.readouterr().err == "stopped by SIGTERM; the same command starts over\n"
 
 
 @pytest.mark.parametrize(
