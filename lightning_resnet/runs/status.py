@@ -43,9 +43,31 @@ META: dict[str, Any] = {
 }
 
 
+COUNTS = ("params", "macs", "steps_per_epoch", "train_samples", "val_samples")  # in META
+
+
 def known_meta(found: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a meta.json without values of another type than `META` has."""
     return {key: value for key, value in found.items() if is_like(value, META.get(key, value))}
+
+
+def facts_in(meta: dict[str, Any]) -> dict[str, Any]:
+    """Return what a meta.json tells of net, data, code and hardware, one value for each key.
+
+    Other keys repeat what the configuration says, such as `epochs`.
+    """
+    versions = meta.get("versions") or {}
+    hardware = meta.get("hardware") or {}
+    sha = str(meta.get("git_sha") or "")
+    dirty = meta.get("git_dirty")
+    found = {key: meta[key] for key in ("run_id", "git_sha", *COUNTS) if key in meta}
+    return found | {
+        "dirty": dirty,
+        "code": sha[:10] + ("+changes" if dirty else "") if sha else None,
+        "torch": versions.get("torch"),
+        "lightning_resnet": versions.get("lightning_resnet"),
+        "hardware": hardware.get("gpu") or hardware.get("cpu"),
+    }
 
 
 def known_attempt(found: dict[str, Any], written: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.runs.identity import flatten
 from lightning_resnet.runs.metrics import Row, kind, merge
+from lightning_resnet.runs.status import facts_in, known_meta
 
 SCHEME = "wandb://"
 REPORT = "compare"  # `job_type` of the reports that `compare --wandb` publishes, which are no runs
@@ -64,7 +65,7 @@ def row_of(run_id: str, path: str, config: dict[str, Any], **facts: Any) -> dict
         facts: further columns.
     """
     meta = config.get("meta") if isinstance(config.get("meta"), dict) else {}
-    row = {key: value for key, value in meta.items() if isinstance(value, int | float | str)}
+    row = facts_in(known_meta(meta))
     flat = flatten({key: value for key, value in config.items() if key not in ("meta", "_wandb")})
     for key, value in flat.items():
         row[key] = json.dumps(value, default=str) if isinstance(value, list) else value

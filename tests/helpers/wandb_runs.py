@@ -15,6 +15,9 @@ META = {
     "name": "study",
     "git_sha": "f" * 40,
     "source": "Digits",
+    "net": "CifarResNet",
+    "epochs": 2,
+    "params": 10,
     "command": ["resnet-cli", "fit", "typed"],
 }
 CONFIG = {"seed_everything": 3, "data": {"size": None, "mean": [0.5, 0.5]}}

@@ -21,7 +21,7 @@ from lightning_resnet.runs.find import find_runs, folder_of
 from lightning_resnet.runs.identity import flatten, with_public_paths
 from lightning_resnet.runs.metrics import Row, merge
 from lightning_resnet.runs.reader import Run
-from lightning_resnet.runs.status import status_of
+from lightning_resnet.runs.status import COUNTS, facts_in, status_of
 from lightning_resnet.shipped import REFERENCE
 from lightning_resnet.tracking.wandb_offline import find_offline, read_offline
 from lightning_resnet.tracking.wandb_online import read_project
@@ -36,7 +36,6 @@ SHORT = {  # config keys with a short column of their own, besides the arguments
     "data.source.class_path": "source",
     "trainer.max_epochs": "epochs",
 }
-IN_META = ["params", "macs", "steps_per_epoch", "train_samples", "val_samples"]
 JOINED_LATER = {  # options, and what runs did that were made before there were any
     "model.loss": "cross_entropy",
     "model.precise_bn": 0,
@@ -45,7 +44,7 @@ JOINED_LATER = {  # options, and what runs did that were made before there were 
     "data.order": "global",
     "data.repeats": 3,
 }
-NUMBERS = ["attempts", "seconds", "gpu_h", "began", "steps", "unreadable_lines", *IN_META]
+NUMBERS = ["attempts", "seconds", "gpu_h", "began", "steps", "unreadable_lines", *COUNTS]
 FACTS = [  # columns of `runs` that are not config
     *("run_id", "name", "path", "status", "error", *NUMBERS),
     *("git_sha", "dirty", "code", "torch", "lightning_resnet", "hardware"),
@@ -159,7 +158,7 @@ def read_run(path: Path, train: bool = True) -> tuple[dict[str, Any], list[dict[
     try:
         run = Run(path)
         attempts = run.attempts()
-        row |= _config(run) | _meta(run) | _cost(attempts)
+        row |= _config(run) | facts_in(run.meta(strict=True)) | _cost(attempts)
         history, facts = _history(run, train)
         spent, row["gpu_h"] = gpu_hours(attempts)
     except unreadable as error:
@@ -192,23 +191,6 @@ def _scalar(key: str, value: Any) -> Any:
     if key.startswith("data.") and key.endswith(".root"):
         return Path(value).name
     return json.dumps(value, default=str) if isinstance(value, list) else value
-
-
-def _meta(run: Run) -> dict[str, Any]:
-    """Return what a run's meta.json tells of code, hardware and data."""
-    meta = run.meta(strict=True)
-    versions = meta.get("versions") or {}
-    hardware = meta.get("hardware") or {}
-    sha = meta.get("git_sha")
-    dirty = meta.get("git_dirty")
-    found = {key: meta[key] for key in ("run_id", "git_sha", *IN_META) if key in meta}
-    return found | {
-        "dirty": dirty,
-        "code": sha and sha[:10] + ("+changes" if dirty else ""),
-        "torch": versions.get("torch"),
-        "lightning_resnet": versions.get("lightning_resnet"),
-        "hardware": hardware.get("gpu") or hardware.get("cpu"),
-    }
 
 
 def _cost(attempts: list[dict[str, Any]]) -> dict[str, Any]:
