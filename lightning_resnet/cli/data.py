@@ -96,6 +96,11 @@ def make_parser() -> Parser:
         help="scale down until the longer side has so many",
     )
     write.add_argument(
+        "--resize",
+        choices=("area",),
+        help="how: area, FFCV's filter (default: bicubic, antialiased)",
+    )
+    write.add_argument(
         "--workers", type=positive, help="processes (default: one per core; few images need none)"
     )
     write.add_argument("--no-shuffle", action="store_true", help="keep the source's order on disk")
@@ -180,7 +185,7 @@ def _write(args: argparse.Namespace) -> int:
         similar = nearest(args.split, splits)
         names = ", ".join(splits)
         raise UserError(f"{args.source} has no split {args.split}{similar}; has {names}")
-    kept = ("quality", "mode", "short_side", "max_side", "workers", "skip_bad")
+    kept = ("quality", "mode", "short_side", "max_side", "resize", "workers", "skip_bad")
     options = {k: getattr(args, k) for k in kept}
     out = write_beton(
         splits[args.split],

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_resnet.data.augment.crops import Augment, Crop, Progressive
+from lightning_resnet.data.augment.crops import Augment, Crop, Progressive, Resize
 from lightning_resnet.data.augment.policies import Policy
 from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.data.beton import decode_fallback as fallback
@@ -42,6 +42,7 @@ from lightning_resnet.data.sources.beton_files import open_beton
 from lightning_resnet.errors import UserError
 from lightning_resnet.machine import workers
 
+BLACK = (0, 0, 0)
 SHM = Path("/dev/shm")  # shared memory, through which worker processes hand over batches
 AHEAD = 2  # batches that each worker process has ready, torch's default
 
@@ -54,11 +55,15 @@ class ImageData(pl.LightningDataModule):
             Synthetic or your own.
         batch_size: images per optimizer step, over all ranks and accumulation.
         size: pixels per side that the net sees; null = as stored.
+        resize: filter that scales images: area (OpenCV's INTER_AREA, which FFCV uses: sharper, and
+            slower from large JPEGs) | null = bilinear, antialiased.
         progressive: training images of another size than `size`, growing with the epochs.
         crop: how training images are cut: none | pad (their own size out of the padded image:
             CIFAR) | resized (random area and aspect ratio: ImageNet) | scaled (a square of the
             image at a random scale: ImageNet in He et al. 2015).
         pad: pixels on each side for crop `pad`.
+        pad_fill: colour of what crop `pad` adds: mean (of the source, which is 0 for the net) |
+            null = black.
         flip: mirror half of the training images.
         scale: area range of crop `resized`, as a share of the image's.
         policy: changes of colour and shape of training images: Lighting (noise along principal
@@ -89,9 +94,11 @@ class ImageData(pl.LightningDataModule):
         source: Source,
         batch_size: int = 128,
         size: int | None = None,
+        resize: Resize | None = None,
         progressive: Progressive | None = None,
         crop: Crop = "none",
         pad: int = 4,
+        pad_fill: Literal["mean"] | None = None,
         flip: bool = False,
         scale: tuple[float, float] = (0.08, 1.0),
         policy: Policy | None = None,
@@ -128,6 +135,16 @@ class ImageData(pl.LightningDataModule):
             raise ValueError(
                 "--data.progressive resizes, crop `pad` does not: use --data.crop resized"
             )
+        if pad_fill and crop != "pad":
+            raise ValueError(
+                f"--data.pad_fill is for --data.crop pad; crop `{crop}` adds nothing: drop pad_fill"
+            )
+        if resize and size is None and progressive is None:
+            raise ValueError(
+                "--data.resize says how images are scaled, and without --data.size they keep their "
+                "size: set --data.size, or drop resize"
+            )
+        mean = tuple(round(255 * m) for m in source.mean)
         self.source = source
         self.batch_size = batch_size
         self.loader = loader
@@ -149,9 +166,11 @@ class ImageData(pl.LightningDataModule):
             share=eval_share,
             policy=policy,
             erase=erase,
-            grey=tuple(round(255 * m) for m in source.mean),
+            grey=mean,
+            fill=mean if pad_fill == "mean" else BLACK,
+            resize=resize,
         )
-        self.eval_augment = Augment(size=size, share=eval_share)
+        self.eval_augment = Augment(size=size, share=eval_share, resize=resize)
         # Images per forward pass of an evaluation; None: twice `micro_batch`, without gradients.
         self.eval_batch: int | None = None
         # `setup` takes a trainer's; several ranks without a trainer set their own.

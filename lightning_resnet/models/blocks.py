@@ -151,35 +151,82 @@ class Preact(Block):
     """Base class of pre-activation blocks (He et al. 2016, eq. 1).
 
     No activation follows the sum, and projections on the shortcut have no norm.
+
+    Args:
+        n_in: channels of x.
+        width: see `Block`.
+        stride: stride of the block.
+        shortcut: none | A | B | C.
+        norm: batch | none.
+        shares_activation: whether the shortcut takes the first activation of the branch,
+            relu(bn1(x)), in place of x.
     """
 
-    def __init__(self, n_in: int, width: int, stride: int, shortcut: Shortcut, norm: Norm) -> None:
+    bn1: nn.Module
+
+    def __init__(
+        self,
+        n_in: int,
+        width: int,
+        stride: int,
+        shortcut: Shortcut,
+        norm: Norm,
+        shares_activation: bool = False,
+    ) -> None:
         super().__init__(n_in, width, stride, shortcut, norm)
+        self.shares_activation = shares_activation
         if isinstance(self.downsample, nn.Sequential):
             self.downsample = self.downsample[:1]
 
+    def activate(self, x: Tensor) -> Tensor:
+        """Compute relu(bn1(x))."""
+        return F.relu(self.bn1(x))  # not in place: x may also take the shortcut
+
+    def convolve(self, active: Tensor) -> Tensor:
+        """Compute F(x) from its first activation, relu(bn1(x))."""
+        raise NotImplementedError
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Compute F(x), which begins with relu(bn1(x))."""
+        return self.convolve(self.activate(x))
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """Compute the term that is added to F(x), from relu(bn1(x)) where that is shared."""
+        return super().shortcut(self.activate(x) if self.shares_activation else x)
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute F(x) + shortcut(x), or F(x) in a plain net."""
-        return self.branch(x) + self.shortcut(x) if self.residual else self.branch(x)
+        # Call bn1 only once: in train mode each call updates the running statistics.
+        active = self.activate(x)
+        if not self.residual:
+            return self.convolve(active)
+        return self.convolve(active) + super().shortcut(active if self.shares_activation else x)
 
 
 class PreactBlock(Preact):
     """Block of two 3x3 convolutions, each after a norm and a ReLU (He et al. 2016, fig. 1b).
 
-    Every shortcut acts on x itself.
+    Every shortcut acts on x itself, unless the net shares activations (`CifarResNet`).
     """
 
-    def __init__(self, n_in: int, width: int, stride: int, shortcut: Shortcut, norm: Norm) -> None:
-        super().__init__(n_in, width, stride, shortcut, norm)
+    def __init__(
+        self,
+        n_in: int,
+        width: int,
+        stride: int,
+        shortcut: Shortcut,
+        norm: Norm,
+        shares_activation: bool = False,
+    ) -> None:
+        super().__init__(n_in, width, stride, shortcut, norm, shares_activation)
         self.bn1 = make_norm(n_in, norm)
         self.conv1 = conv(n_in, width, 3, stride, norm)
         self.bn2 = make_norm(width, norm)
         self.conv2 = conv(width, width, 3, 1, norm)
 
-    def branch(self, x: Tensor) -> Tensor:
-        """Compute F(x) = conv2(relu(bn2(conv1(relu(bn1(x))))))."""
-        x = self.conv1(F.relu(self.bn1(x)))  # not in place: x also takes the shortcut
-        return self.conv2(F.relu(self.bn2(x)))
+    def convolve(self, active: Tensor) -> Tensor:
+        """Compute F(x) = conv2(relu(bn2(conv1(active))))."""
+        return self.conv2(F.relu(self.bn2(self.conv1(active))))
 
 
 class PreactBottleneck(Preact):
@@ -187,16 +234,24 @@ class PreactBottleneck(Preact):
 
     The nets of 164 and 1001 layers of He et al. 2016 consist of these blocks. A projection that
     changes the shape takes the first activation of the branch, relu(bn1(x)), in place of x
-    (appendix of the paper, and its authors' code). All other shortcuts act on x itself: identity,
-    zero padding, and the remaining projections of option C. The stride is in the 3x3 convolution,
-    as in `Bottleneck`, so that the two blocks differ in their order only; the authors' code has
-    the stride in the first 1x1 convolution.
+    (appendix of the paper, and its authors' code). All other shortcuts act on x itself, unless the
+    net shares activations (`CifarResNet`): identity, zero padding, and the remaining projections of
+    option C. The stride is in the 3x3 convolution, as in `Bottleneck`, so that the two blocks
+    differ in their order only; the authors' code has the stride in the first 1x1 convolution.
     """
 
     expansion = 4
 
-    def __init__(self, n_in: int, width: int, stride: int, shortcut: Shortcut, norm: Norm) -> None:
-        super().__init__(n_in, width, stride, shortcut, norm)
+    def __init__(
+        self,
+        n_in: int,
+        width: int,
+        stride: int,
+        shortcut: Shortcut,
+        norm: Norm,
+        shares_activation: bool = False,
+    ) -> None:
+        super().__init__(n_in, width, stride, shortcut, norm, shares_activation)
         self.bn1 = make_norm(n_in, norm)
         self.conv1 = conv(n_in, width, 1, 1, norm)
         self.bn2 = make_norm(width, norm)
@@ -204,25 +259,11 @@ class PreactBottleneck(Preact):
         self.bn3 = make_norm(width, norm)
         self.conv3 = conv(width, width * self.expansion, 1, 1, norm)
         changes_shape = n_in != width * self.expansion or stride > 1
-        self.shares_activation = changes_shape and isinstance(self.downsample, nn.Sequential)
+        if changes_shape and isinstance(self.downsample, nn.Sequential):
+            self.shares_activation = True
 
-    def branch(self, x: Tensor) -> Tensor:
-        """Compute F(x) = conv3(relu(bn3(conv2(relu(bn2(conv1(relu(bn1(x)))))))))."""
-        return self._convolve(F.relu(self.bn1(x)))
-
-    def shortcut(self, x: Tensor) -> Tensor:
-        """Compute downsample(relu(bn1(x))) where the activation is shared; else see `Block`."""
-        return super().shortcut(F.relu(self.bn1(x)) if self.shares_activation else x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute F(x) + shortcut(x), or F(x) in a plain net."""
-        if not self.shares_activation:
-            return super().forward(x)
-        # Call bn1 only once: in train mode each call updates the running statistics.
-        active = F.relu(self.bn1(x))
-        return self._convolve(active) + self.downsample(active)
-
-    def _convolve(self, active: Tensor) -> Tensor:
+    def convolve(self, active: Tensor) -> Tensor:
+        """Compute F(x) = conv3(relu(bn3(conv2(relu(bn2(conv1(active)))))))."""
         x = F.relu(self.bn2(self.conv1(active)))
         return self.conv3(F.relu(self.bn3(self.conv2(x))))
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Init = Literal["he", "xavier", "dirac"] | float
+Init = Literal["he", "he_fan_in", "xavier", "dirac"] | float
 
 
 def init_parameters(net: nn.Module, init: Init = "he", zero_last: bool = False) -> None:
@@ -20,8 +20,9 @@ def init_parameters(net: nn.Module, init: Init = "he", zero_last: bool = False) 
     Args:
         net: any net of convolutions, linear layers and norms.
         init: initialization of the convolutions. "he": N(0, 2 / fan_out) (He et al. 2015b, eq. 14).
-            "xavier": Glorot & Bengio 2010, eq. 16. "dirac": identity on the channels that have one,
-            he on the others and in the stem. A number: that gain times he.
+            "he_fan_in": N(0, 2 / fan_in) (eq. 10 there). "xavier": Glorot & Bengio 2010, eq. 16.
+            "dirac": identity on the channels that have one, he on the others and in the stem. A
+            number: that gain times he.
         zero_last: zero the last layer of each residual branch, so that blocks start as identity
             (Goyal et al. 2017, sec. 5.1).
 
@@ -53,7 +54,8 @@ def _init_conv(weight: Tensor, init: Init, name: str, g: torch.Generator) -> Non
     if init == "xavier":
         nn.init.xavier_uniform_(weight, generator=g)
         return
-    nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=g)
+    mode = "fan_in" if init == "he_fan_in" else "fan_out"
+    nn.init.kaiming_normal_(weight, mode=mode, nonlinearity="relu", generator=g)
     is_stem = name == "conv1.weight"  # maps 3 colours, so there is no identity to start from
     if init == "dirac" and not is_stem:
         nn.init.dirac_(weight[: weight.shape[1]])

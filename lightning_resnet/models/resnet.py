@@ -31,6 +31,7 @@ CIFAR_BLOCKS = {
     "preact": PreactBlock,
     "preact_bottleneck": PreactBottleneck,
 }
+SharedActivation = Literal["first", "stages"]
 IMAGENET_DEPTHS = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
@@ -56,6 +57,7 @@ class _ResNet(nn.Module):
         num_classes: int,
         shortcut: Shortcut,
         norm: Norm,
+        shared_activation: SharedActivation | None = None,
     ) -> None:
         super().__init__()
         # Pre-activation blocks begin with a norm and a ReLU, so none follow the stem.
@@ -68,7 +70,12 @@ class _ResNet(nn.Module):
             stage = nn.Sequential()
             for k in range(count):
                 stride = 2 if i > 0 and k == 0 else 1
-                stage.append(block(n_in, width * 2**i, stride, shortcut, norm))
+                options = {}
+                if shared_activation == "first" and i == k == 0:
+                    options["shares_activation"] = True
+                if shared_activation == "stages" and k == 0:
+                    options["shares_activation"] = True
+                stage.append(block(n_in, width * 2**i, stride, shortcut, norm, **options))
                 n_in = width * 2**i * stage[-1].expansion
             self.add_module(f"layer{i + 1}", stage)
         self.stages = len(counts)
@@ -102,11 +109,15 @@ class CifarResNet(_ResNet):
         num_classes: number of outputs.
         block: basic | bottleneck | preact | preact_bottleneck (pre-activation, He et al. 2016).
         norm: batch | none (then convolutions have a bias, which starts at 0).
-        init: he | xavier | dirac | a gain (times he); see `init_parameters`.
+        init: he | he_fan_in | xavier | dirac | a gain (times he); see `init_parameters`.
         zero_last: start residual branches at zero.
+        shared_activation: preact blocks whose shortcut takes the first activation, relu(bn1(x)), in
+            place of x: first (of the net: He et al. 2016, appendix) | stages (first of each stage:
+            fb.resnet.torch) | null = only where a preact_bottleneck projects.
 
     Raises:
-        ValueError: no n gives this depth; the message names the nearest depth that some n gives.
+        ValueError: no n gives this depth (the message names the nearest depth that some n gives),
+            or `shared_activation` is set for blocks without pre-activation.
     """
 
     def __init__(
@@ -119,7 +130,13 @@ class CifarResNet(_ResNet):
         norm: Norm = "batch",
         init: Init = "he",
         zero_last: bool = False,
+        shared_activation: SharedActivation | None = None,
     ) -> None:
+        if shared_activation and not block.startswith("preact"):
+            raise ValueError(
+                f"shared_activation is about pre-activation blocks; {block} blocks have none: drop "
+                "it, or set block preact"
+            )
         per_n = 9 if block.endswith("bottleneck") else 6
         n = max(1, round((depth - 2) / per_n))
         if depth != per_n * n + 2:
@@ -136,6 +153,7 @@ class CifarResNet(_ResNet):
             num_classes=num_classes,
             shortcut=shortcut,
             norm=norm,
+            shared_activation=shared_activation,
         )
         init_parameters(self, init, zero_last)
 
@@ -151,7 +169,7 @@ class ImageNetResNet(_ResNet):
             `CifarResNet`.
         num_classes: number of outputs.
         norm: batch | none.
-        init: he | xavier | dirac | a gain (times he).
+        init: he | he_fan_in | xavier | dirac | a gain (times he).
         zero_last: start residual branches at zero.
         stride_in_1x1: put the stride of a bottleneck in the first 1x1 convolution, as the paper
             does, instead of the 3x3, as torchvision does.

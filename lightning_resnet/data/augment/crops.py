@@ -14,6 +14,7 @@ from lightning_resnet.data.hashing import uniform
 from lightning_resnet.errors import UserError
 
 Crop = Literal["none", "pad", "resized", "scaled"]
+Resize = Literal["area"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Augment:
         policy: changes of colour and shape.
         erase: share of the images of which a box is erased.
         grey: value of each channel in an erased box.
+        fill: value of each channel in what "pad" adds.
+        resize: "area": by the area filter (`beton/area_filter.py`); None: bilinear, antialiased.
         corner: where the square lies: (0, 0) top left to (1, 1) bottom right.
     """
 
@@ -45,6 +48,8 @@ class Augment:
     policy: Policy | None = None
     erase: float = 0.0
     grey: tuple[int, ...] = (128, 128, 128)
+    fill: tuple[int, ...] = (0, 0, 0)
+    resize: Resize | None = None
     corner: tuple[float, float] = (0.5, 0.5)
 
     def __post_init__(self) -> None:
@@ -97,7 +102,7 @@ def draw(
     Returns:
         Boxes (top, left, height, width) in pixels of the stored images [B, 4], flips [B], and the
         side of the result in pixels. A box of crop `pad` may reach out of the image, where pixels
-        are 0.
+        take the colour `fill`.
 
     Raises:
         UserError: the images have no common square size and none is asked for.

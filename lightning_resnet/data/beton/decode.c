@@ -3,7 +3,8 @@
  * An image is stored as JPEG or as raw RGB. Only the rows and blocks that the crop box touches are decoded; a crop of
  * at least twice the output size is first scaled down by 2, 4 or 8 in the DCT domain (libjpeg-turbo), where the filter
  * is at no cost. The rest is a separable triangle filter, the definition of Pillow's and torchvision's antialiased
- * bilinear resize. The images of a batch are shared among threads; the caller holds no lock.
+ * bilinear resize. The area filter (OpenCV's INTER_AREA, which FFCV uses) is an alternative; it takes the decoded
+ * pixels without scaling in the DCT domain. The images of a batch are shared among threads; the caller holds no lock.
  */
 #include <errno.h>
 #include <math.h>
@@ -42,6 +43,8 @@ typedef struct {
     uint8_t *decoded; size_t decoded_size;   /* RGB rows  */
     uint8_t *rows; size_t rows_size;         /* after the vertical pass */
     uint8_t *before; size_t before_size;     /* an image as it was before an operation, in a black frame */
+    int area;                                /* resize by the area filter */
+    const uint8_t *fill;                     /* colour of what of a box lies outside the image */
 } scratch;
 
 static int grow(void **p, size_t *have, size_t need) {
@@ -87,6 +90,41 @@ static int make_filter(filter *f, double start, double length, int n_in, int n_o
         }
         w[best] += (1 << PRECISION) - total;     /* an image of one colour keeps it */
         f->first[i] = first;
+        f->count[i] = last - first;
+    }
+    return 1;
+}
+
+/* Area filter with the same arguments: output i is the mean over its interval, so that a sample weighs as much as the
+ * interval covers of it. The numbers are computed as in area_filter.py, bit for bit. */
+static int make_area_filter(filter *f, double start, double length, int n_in, int n_out) {
+    double scale = length / n_out, begin = floor(start), rest = start - begin;
+    int end = (int)ceil(start + length);
+    if (end > n_in) end = n_in;
+    int low = -(int)begin, high = end - (int)begin;              /* of the samples, counted from `begin` */
+    f->taps = ((int)ceil(scale) + 3) & ~1;
+    f->first = calloc(1, (2 * sizeof(int) + f->taps * sizeof(int16_t)) * (size_t)n_out);
+    if (!f->first) return 0;
+    f->count = f->first + n_out;
+    f->weight = (int16_t *)(f->count + n_out);
+    for (int i = 0; i < n_out; i++) {
+        double from = rest + i * scale, to = rest + (i + 1) * scale;
+        int first = (int)floor(from), last = (int)ceil(to);
+        if (first < low) first = low;
+        if (first > high - 1) first = high - 1;
+        if (last > high) last = high;
+        if (last <= first) last = first + 1;
+        if (last > first + f->taps) last = first + f->taps;
+        int16_t *w = f->weight + (size_t)i * f->taps;
+        int total = 0, best = 0;
+        for (int k = 0; k < last - first; k++) {
+            double lower = first + k > from ? first + k : from, upper = first + k + 1 < to ? first + k + 1 : to;
+            w[k] = upper > lower ? (int16_t)lrint((upper - lower) / scale * (1 << PRECISION)) : 0;
+            total += w[k];
+            if (w[k] > w[best]) best = k;
+        }
+        w[best] += (1 << PRECISION) - total;     /* an image of one colour keeps it */
+        f->first[i] = first + (int)begin;
         f->count[i] = last - first;
     }
     return 1;
@@ -147,8 +185,9 @@ static inline void mix_pixels(const uint8_t *in, const int16_t *weight, int coun
 static int resize(const uint8_t *in, size_t stride, int n_rows, int n_cols, double top, double left, double height, double width,
                   int flip, int size, uint8_t *out, scratch *s) {
     filter y = {0}, x = {0};
+    int (*make)(filter *, double, double, int, int) = s->area ? make_area_filter : make_filter;
     int rc = NO_MEMORY;
-    if (!make_filter(&y, top, height, n_rows, size) || !make_filter(&x, left, width, n_cols, size)) goto done;
+    if (!make(&y, top, height, n_rows, size) || !make(&x, left, width, n_cols, size)) goto done;
     int from = x.first[0], n = (x.first[size - 1] + x.count[size - 1] - from) * 3;
     if (!grow((void **)&s->rows, &s->rows_size, n + 8)) goto done;
     for (int i = 0; i < size; i++) {
@@ -179,10 +218,14 @@ static region clip(const item *t, int shrink, int rows, int cols) {
     return r;
 }
 
-/* Copy the region to where the box has it; what of the box lies outside the image is 0. */
-static void place(const uint8_t *in, size_t stride, region r, const item *t, int size, uint8_t *out) {
+static void paint(const uint8_t *colour, uint8_t *out, int size) {
+    for (size_t i = 0; i < (size_t)size * size; i++) memcpy(out + 3 * i, colour, 3);
+}
+
+/* Copy the region to where the box has it; what of the box lies outside the image takes the colour `fill`. */
+static void place(const uint8_t *in, size_t stride, region r, const item *t, int size, uint8_t *out, const uint8_t *fill) {
     int dy = r.y0 - (int)t->top, dx = r.x0 - (int)t->left, n_rows = r.y1 - r.y0, n_cols = r.x1 - r.x0;
-    if (n_rows < size || n_cols < size) memset(out, 0, (size_t)size * size * 3);
+    if (n_rows < size || n_cols < size) paint(fill, out, size);
     for (int y = 0; y < n_rows; y++) {
         const uint8_t *p = in + y * stride;
         uint8_t *q = out + (size_t)(y + dy) * size * 3;
@@ -245,7 +288,7 @@ static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *o
     c.out_color_space = JCS_RGB;
     c.dct_method = JDCT_ISLOW;
     int shrink = 1;
-    while (shrink < 8 && t->height / (2 * shrink) >= size && t->width / (2 * shrink) >= size) shrink *= 2;
+    while (!s->area && shrink < 8 && t->height / (2 * shrink) >= size && t->width / (2 * shrink) >= size) shrink *= 2;
     c.scale_num = 8 / shrink;
     c.scale_denom = 8;
     jpeg_start_decompress(&c);
@@ -276,7 +319,7 @@ static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *o
     jpeg_destroy_decompress(&c);
     if (bad) return BAD_JPEG;
     if (t->height == size && t->width == size) {
-        place(s->decoded + 3 * (r.x0 - (int)x), stride, r, t, size, out);
+        place(s->decoded + 3 * (r.x0 - (int)x), stride, r, t, size, out, s->fill);
         return OK;
     }
     return resize(s->decoded, stride, n_rows, n_cols, t->top / shrink - r.y0, t->left / shrink - x, t->height / shrink,
@@ -312,7 +355,7 @@ static int copy_raw(const uint8_t *bytes, const item *t, int size, uint8_t *out,
     const uint8_t *first = bytes + ((size_t)r.y0 * t->cols + r.x0) * 3;
     size_t stride = (size_t)t->cols * 3;
     if (t->height == size && t->width == size) {
-        place(first, stride, r, t, size, out);
+        place(first, stride, r, t, size, out, s->fill);
         return OK;
     }
     return resize(first, stride, r.y1 - r.y0, r.x1 - r.x0, t->top - r.y0, t->left - r.x0, t->height, t->width, t->flip,
@@ -690,6 +733,8 @@ typedef struct {
     const step *steps;     /* image i takes steps[ends[i - 1]] to steps[ends[i] - 1] */
     const uint32_t *ends;  /* NULL: no image is changed */
     int n, height, width;
+    int area;              /* of these two see scratch */
+    const uint8_t *fill;
     uint8_t *out; uint8_t *status;
     int next;
 } job;
@@ -718,7 +763,7 @@ static int decode_one(const job *b, const item *t, uint8_t *out, scratch *s) {
     if (t->rows == 0 || t->cols == 0 || !(t->height >= 1) || !(t->width >= 1) || !(inside || unscaled)) return BAD_SIZE;
     if (unscaled && (floor(t->top) != t->top || floor(t->left) != t->left)) return BAD_SIZE;  /* it is copied, not resized */
     if (!touches) {
-        memset(out, 0, (size_t)size * size * 3);
+        paint(b->fill, out, size);
         return OK;
     }
     return t->jpeg ? decode_jpeg(s->bytes, t, size, out, s) : copy_raw(s->bytes, t, size, out, s);
@@ -733,7 +778,7 @@ static int make_one(const job *b, int i, uint8_t *out, scratch *s) {
 
 static void *work(void *p) {
     job *b = p;
-    scratch s = {0};
+    scratch s = {.area = b->area, .fill = b->fill};
     size_t bytes = (size_t)b->height * b->width * 3;
     for (int i; (i = __atomic_fetch_add(&b->next, 1, __ATOMIC_RELAXED)) < b->n;) {
         b->status[i] = make_one(b, i, b->out + i * bytes, &s);
@@ -756,15 +801,15 @@ static void run(job *b, int threads) {
 }
 
 /* Make n images, uint8 [n, size, size, 3], on `threads` threads; status[i] is 0 or why image i is grey instead. */
-void decode_batch(int fd, const item *items, const step *steps, const uint32_t *ends, int n, int size, int threads,
-                  uint8_t *out, uint8_t *status) {
-    job b = {fd, items, steps, ends, n, size, size, out, status, 0};
+void make_batch(int fd, const item *items, const step *steps, const uint32_t *ends, int n, int size, int threads,
+                int area, const uint8_t *fill, uint8_t *out, uint8_t *status) {
+    job b = {fd, items, steps, ends, n, size, size, area, fill, out, status, 0};
     run(&b, threads);
 }
 
 /* Change n images, uint8 [n, height, width, 3], in the same way. */
 void change_batch(const step *steps, const uint32_t *ends, int n, int height, int width, int threads, uint8_t *out,
                   uint8_t *status) {
-    job b = {-1, NULL, steps, ends, n, height, width, out, status, 0};
+    job b = {-1, NULL, steps, ends, n, height, width, 0, NULL, out, status, 0};
     run(&b, threads);
 }

@@ -42,6 +42,7 @@ OPERATIONS = (
     "Erase",
 )
 VALUES = 7  # numbers of an operation
+BLACK = (0, 0, 0)
 Choices = Sequence[Sequence[Step]]  # operations of each image, in order
 PROBLEMS = (
     "ok",
@@ -62,14 +63,16 @@ def library() -> ctypes.CDLL | None:
         return None
     newest = max(found, key=lambda path: path.stat().st_mtime_ns)
     lib = ctypes.CDLL(str(newest))
-    if not hasattr(lib, "operation_count") or lib.operation_count() != len(OPERATIONS):
+    if not hasattr(lib, "make_batch") or lib.operation_count() != len(OPERATIONS):
         return None
     number = ctypes.c_int
     pointer = ctypes.c_void_p
     steps = [pointer, pointer]
     images = [number, pointer, pointer]
-    lib.decode_batch.argtypes = [number, pointer, *steps, number, number, *images]
-    lib.decode_batch.restype = None
+    colours = [number, ctypes.c_char_p]
+    lib.make_batch.argtypes = [number, pointer, *steps, number, number, number, *colours]
+    lib.make_batch.argtypes += [pointer, pointer]
+    lib.make_batch.restype = None
     lib.change_batch.argtypes = [*steps, number, number, number, *images]
     lib.change_batch.restype = None
     lib.check_jpeg.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32]
@@ -108,6 +111,8 @@ def decode(
     out: np.ndarray,
     threads: int,
     choices: Choices | None = None,
+    area: bool = False,
+    fill: Sequence[int] = BLACK,
 ) -> np.ndarray:
     """Make a batch of images; the kernel holds no lock.
 
@@ -117,6 +122,8 @@ def decode(
         out: uint8 [B, size, size, 3], contiguous; grey (127) where an image could not be made.
         threads: number of threads.
         choices: operations that change the images afterwards, see `change`; None for none.
+        area: resize by the area filter instead of the triangle.
+        fill: colour of what of a box lies outside the image, three levels.
 
     Returns:
         Status of each, uint8 [B]: index into `PROBLEMS`.
@@ -124,10 +131,10 @@ def decode(
     assert out.flags.c_contiguous and out.shape[:1] == items.shape and out.shape[1] == out.shape[2]
     lib = library()
     if lib is None:
-        return fallback.decode_batch(beton.fd, items, out, threads, choices)
+        return fallback.decode_batch(beton.fd, items, out, threads, choices, area, fill)
     status = np.empty(len(items), np.uint8)
     steps, ends = _encode(choices, *out.shape[1:3])
-    lib.decode_batch(
+    lib.make_batch(
         beton.fd,
         items.ctypes.data,
         steps.ctypes.data,
@@ -135,6 +142,8 @@ def decode(
         len(items),
         out.shape[1],
         threads,
+        area,
+        bytes(fill),
         out.ctypes.data,
         status.ctypes.data,
     )

@@ -21,6 +21,7 @@ from PIL import Image
 
 from lightning_resnet.data.augment import image_ops
 from lightning_resnet.data.augment.policies import Step
+from lightning_resnet.data.beton import area_filter
 from lightning_resnet.data.beton.limits import MAX_SCANS, too_many_pixels
 
 # A marker of a JPEG: no filling, and none that pixels may hold.
@@ -59,9 +60,11 @@ def decode_batch(
     out: np.ndarray,
     threads: int,
     choices: Sequence[Sequence[Step]] | None = None,
+    area: bool = False,
+    fill: Sequence[int] = (0, 0, 0),
 ) -> np.ndarray:
     """Make a batch of images as `decode.decode` does."""
-    made = _pool(threads).map(lambda item, o: _make(fd, item, o), items, out)
+    made = _pool(threads).map(lambda item, o: _make(fd, item, o, area, fill), items, out)
     status = np.fromiter(made, np.uint8, len(items))
     if choices:
         pairs = zip(choices, status, strict=True)
@@ -89,7 +92,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="fallback")
 
 
-def _make(fd: int, item: np.void, out: np.ndarray) -> int:
+def _make(fd: int, item: np.void, out: np.ndarray, area: bool, fill: Sequence[int]) -> int:
     """Make one image, [size, size, 3], and return its status."""
     size = int(item["size"])
     offset = int(item["offset"])
@@ -105,7 +108,7 @@ def _make(fd: int, item: np.void, out: np.ndarray) -> int:
             elif item["jpeg"] and _is_too_much(data, item):
                 status = TOO_MUCH
             else:
-                status = _fill(_pixels(data, item, intact), item, out)
+                status = _fill(_pixels(data, item, intact), item, out, area, fill)
         except ValueError:
             status = BAD_SIZE
         except Exception:  # noqa: BLE001 -- decoders meet damage in many ways
@@ -153,7 +156,7 @@ def _pixels(data: bytes, item: np.void, intact: bool) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def _fill(x: np.ndarray, item: np.void, out: np.ndarray) -> int:
+def _fill(x: np.ndarray, item: np.void, out: np.ndarray, area: bool, fill: Sequence[int]) -> int:
     """Crop, resize and flip an image into `out`."""
     box = [float(item[k]) for k in ("top", "left", "height", "width")]
     if not all(v.is_integer() for v in box) or min(box[2:]) < 1:
@@ -163,10 +166,12 @@ def _fill(x: np.ndarray, item: np.void, out: np.ndarray) -> int:
     x0, x1 = np.clip((left, left + width), 0, x.shape[1])
     part = x[y0:y1, x0:x1]
     if out.shape[:2] == (height, width):  # the box may reach out of the image
-        out[:] = 0
+        out[:] = fill
         out[y0 - top : y1 - top, x0 - left : x1 - left] = part
     elif part.shape[:2] != (height, width):
         return BAD_SIZE
+    elif area:
+        out[:] = area_filter.resize(part, *out.shape[:2])
     else:
         out[:] = Image.fromarray(part).resize(out.shape[1::-1], Image.Resampling.BILINEAR)
     if item["flip"]:

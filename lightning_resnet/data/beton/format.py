@@ -52,6 +52,7 @@ MANIFEST = {
     "file_hash": str,
     "header_hash": str,
     "max_side": int,
+    "resize": str,
     "short_side": int,
     "skipped": list,
 }

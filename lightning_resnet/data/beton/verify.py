@@ -19,7 +19,8 @@ from lightning_resnet.errors import UserError, one_line, printable
 from lightning_resnet.machine import cores
 from lightning_resnet.progress import Meter, metered
 
-MANIFEST = ("source", "split", "skipped", "short_side", "max_side", "quality")  # told by `facts`
+# What `facts` tells of the manifest.
+MANIFEST = ("source", "split", "skipped", "short_side", "max_side", "resize", "quality")
 BATCH = 1024  # samples checked at once
 BLOCK = 1 << 20  # bytes hashed at once
 
@@ -76,6 +77,8 @@ def info(path: str | Path) -> str:
             f"{k.replace('_', ' ')} {m[k]} px" for k in ("short_side", "max_side") if m.get(k)
         ]
         sides = " and ".join(resize) or "nothing: as in the source"
+        if resize and m.get("resize") == "area":
+            sides += " by area"
         lines.append(f"  resized to  {sides}; quality {printable(m.get('quality'))}")
     return "\n".join(lines)
 

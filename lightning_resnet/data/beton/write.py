@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_resnet.data.archives import read_in_order, storage_order
+from lightning_resnet.data.augment.crops import Resize
 from lightning_resnet.data.beton.encode import (
     EncodeFailure,
     EncodeJob,
@@ -67,6 +68,7 @@ def write_beton(
     mode: Mode = "auto",
     short_side: int | None = None,
     max_side: int | None = None,
+    resize: Resize | None = None,
     workers: int | None = None,
     shuffle: bool = True,
     skip_bad: bool = False,
@@ -85,9 +87,10 @@ def write_beton(
             byte.
         mode: "jpeg", "raw", the share of the images that is JPEG (0 to 1), or "auto": files JPEG,
             images in memory raw.
-        short_side: pixels; scales images down (bicubic, antialiased) until their shorter side has
-            so many.
+        short_side: pixels; scales images down until their shorter side has so many.
         max_side: pixels; scales images down until their longer side has at most so many.
+        resize: how images are scaled down; "area": by the area filter, as FFCV's writer does; None:
+            bicubic, antialiased.
         workers: processes that encode; None is one per core, or this process alone for fewer than
             512 images.
         shuffle: store in random order, always the same; then reading page by page is random enough
@@ -101,11 +104,13 @@ def write_beton(
         UserError: an image cannot be stored, or the disk is full; the message says which.
     """
     out = Path(out)
-    options = EncodeOptions(quality, short_side, max_side)
+    options = EncodeOptions(quality, short_side, max_side, resize)
     check_replaceable(out)
     _check(images, classes, options, mode, workers)
     order = permutation(SPLIT_SEED, SHUFFLE, len(images)) if shuffle else np.arange(len(images))
     names = {"source": source, "split": split, "classes": classes, "mode": mode, **asdict(options)}
+    if resize is None:
+        del names["resize"]  # files that were written before there was a choice stay as they are
     request = _digest(images, order, names)
     content = np.zeros(len(images), np.uint64)
     if isinstance(images, FileImages):
@@ -333,6 +338,11 @@ def _check(
     for name, side in (("--short-side", options.short_side), ("--max-side", options.max_side)):
         if side is not None and side < 1:
             raise UserError(f"{name} must be at least 1 pixel, is {side}")
+    if options.resize and not (options.short_side or options.max_side):
+        raise UserError(
+            "--resize says how images are scaled down: give --short-side or --max-side, or leave "
+            "--resize out"
+        )
     if workers is not None and workers < 1:
         raise UserError(f"--workers must be 1 or more, is {workers}")
     if mode not in ("auto", "jpeg", "raw") and not (

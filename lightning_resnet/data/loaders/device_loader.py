@@ -77,7 +77,8 @@ class DeviceLoader(Loader):
         pad = augment.pad if augment.crop == "pad" else 0
         n, h, w, _ = pixels.shape
         inside = slice(pad, pad + h), slice(pad, pad + w)
-        padded = np.zeros((n * (1 + augment.flip), h + 2 * pad, w + 2 * pad, 3), np.uint8)
+        padded = np.empty((n * (1 + augment.flip), h + 2 * pad, w + 2 * pad, 3), np.uint8)
+        padded[:] = augment.fill
         padded[:n, *inside] = pixels
         if augment.flip:
             padded[n:, *inside] = pixels[:, :, ::-1]

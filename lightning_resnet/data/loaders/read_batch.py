@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_resnet.data import draws
 from lightning_resnet.data.augment.crops import Augment, draw, operations
+from lightning_resnet.data.beton import area_filter
 from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.data.beton.encode import explain, open_rgb
 from lightning_resnet.data.images import ArrayImages, BetonImages, FileImages, Images
@@ -79,7 +80,7 @@ def read_files(
     at: np.ndarray,
     on_bad: OnBad = "raise",
 ) -> Batch:
-    """Read image files one by one through Pillow, bilinear with antialiasing."""
+    """Read image files one by one through Pillow, scaled as `augment` says."""
     repeat, at = np.divmod(at, len(images))
     ids = images.ids[at]
     opened = [_open(images, i, on_bad) for i in at]
@@ -132,7 +133,8 @@ def read_beton(
     out = empty(shape, dtype=torch.uint8)
     items = kernel.make_items(file, positions, boxes, flips)
     choices = operations(augment, seed, epoch, ids, size, size, repeat)
-    status = kernel.decode(file, items, out.numpy(), threads, choices)
+    area = augment.resize == "area"
+    status = kernel.decode(file, items, out.numpy(), threads, choices, area, augment.fill)
     labels = torch.from_numpy(images.labels[at])
     if status.any():
         if on_bad == "raise":
@@ -159,11 +161,11 @@ def _gather(
     x: np.ndarray, a: Augment, seed: int, epoch: int, ids: np.ndarray, repeat: np.ndarray
 ) -> np.ndarray:
     """Pad, crop and flip a batch [B, H, W, C] by indexing, all images at once; C becomes 3."""
-    b, h, w, c = x.shape
+    b, h, w, _ = x.shape
     rows = np.arange(h)[None]
     cols = np.arange(w)[None]
     if a.crop == "pad":
-        x = np.pad(x, ((0, 0), (a.pad, a.pad), (a.pad, a.pad), (0, 0)))
+        x = pad(x, a.pad, a.fill)
         corners = draws.pad_crops(seed, epoch, ids, a.pad, repeat)
         rows = rows + corners[:, :1]
         cols = cols + corners[:, 1:]
@@ -171,7 +173,17 @@ def _gather(
         flips = draws.flips(seed, epoch, ids, repeat)
         cols = np.where(flips[:, None], cols[:, ::-1], cols)
     x = x[np.arange(b)[:, None, None], rows[:, :, None], cols[:, None, :]]
-    return np.broadcast_to(x, (b, h, w, 3)).copy() if c == 1 else x
+    return np.broadcast_to(x, (b, h, w, 3)).copy() if x.shape[3] == 1 else x
+
+
+def pad(x: np.ndarray, width: int, fill: tuple[int, ...]) -> np.ndarray:
+    """Pad images [B, H, W, C] by `width` pixels of a colour; C becomes 3 if it is not grey."""
+    b, h, w, c = x.shape
+    colour = fill[:1] if c == 1 and len({*fill}) == 1 else fill
+    padded = np.empty((b, h + 2 * width, w + 2 * width, len(colour)), np.uint8)
+    padded[:] = colour
+    padded[:, width : width + h, width : width + w] = x
+    return padded
 
 
 def _cut(
@@ -194,7 +206,10 @@ def _cut(
     for image, box, flip in zip(images, boxes.astype(int).tolist(), flips, strict=True):
         top, left, h, w = box
         crop = image.crop((left, top, left + w, top + h))
-        x = np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR))
+        if augment.resize == "area":
+            x = area_filter.resize(np.asarray(crop), size, size)
+        else:
+            x = np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR))
         made.append(x[:, ::-1] if flip else x)
     return np.stack(made)
 
