@@ -28,18 +28,20 @@ OLD = (
     "--trainer.log_every_n_steps 10 --trainer.callbacks+=GradientNorms --run.name old "
     "--run.threads 1"
 ).split()
-GOLDEN = {  # recipe and flags -> the id that commit e102483 gave
-    "cifar10.yaml": "5717f96c9d",
+# Recipe and flags -> the id that commit e102483 gave. Six recipes did not name `nesterov` then and
+# took the task's default, true, against their sources: their ids are those of the flag.
+GOLDEN = {
+    "cifar10.yaml": "4350a9c484",
     "cifar10_fast.yaml": "18250e7978",
-    "cifar10_preact.yaml": "2923614620",
+    "cifar10_preact.yaml": "20293b576a",
     "digits.yaml": "8feeaad7e9",
     "fashion_mnist.yaml": "f32f94fc1a",
     "finetune.yaml": "b482ded489",
     "imagenet/a3.yaml": "8708a448a5",
-    "imagenet/ffcv.yaml": "e5d87b4814",
-    "imagenet/paper.yaml": "bf45888b3f",
-    "imagenet/resnet50.yaml": "cf2ca1db85",
-    "imagenet/torchvision_v2.yaml": "d4888be190",
+    "imagenet/ffcv.yaml": "ed2dd66441",
+    "imagenet/paper.yaml": "bf4e09fd87",
+    "imagenet/resnet50.yaml": "975b226056",
+    "imagenet/torchvision_v2.yaml": "696f714182",
     "photos.yaml": "c8a5b5bdec",
     "digits.yaml --model.net.depth 56 --model.net.shortcut none": "f72a187735",
     "digits.yaml --model.net ImageNetResNet --model.net.depth 18": "9377d17cb0",
@@ -66,6 +68,12 @@ GOLDEN = {  # recipe and flags -> the id that commit e102483 gave
     "digits.yaml --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor "
     "val/loss": "1b354b02bb",
     "digits.yaml --seed_everything 7 --trainer.max_epochs 3": "cb59969633",
+    "cifar10.yaml --model.optimizer.nesterov true": "5717f96c9d",
+    "cifar10_preact.yaml --model.optimizer.nesterov true": "2923614620",
+    "imagenet/ffcv.yaml --model.optimizer.nesterov true": "e5d87b4814",
+    "imagenet/paper.yaml --model.optimizer.nesterov true": "bf45888b3f",
+    "imagenet/resnet50.yaml --model.optimizer.nesterov true": "cf2ca1db85",
+    "imagenet/torchvision_v2.yaml --model.optimizer.nesterov true": "d4888be190",
 }
 
 

@@ -203,6 +203,11 @@ OURS = [
     for s in ("none", "A", "B", "C")
     for b in ("basic", "bottleneck", "preact", "preact_bottleneck")
 ]
+OURS += [
+    lambda b=b, a=a: CifarResNet(29 if "bottleneck" in b else 20, block=b, shared_activation=a)
+    for b in ("preact", "preact_bottleneck")
+    for a in ("first", "stages")
+]
 
 
 @pytest.mark.parametrize("make", [*OURS, *FOREIGN, lambda: ImageNetResNet(50, stride_in_1x1=True)])
@@ -232,11 +237,13 @@ def test_blocks_of_a_net_that_lists_its_own():
     assert list(blocks(Own())) == [("a", torch.sin, None)]
 
 
-@pytest.mark.parametrize("init", ["he", "xavier", 0.5])
+@pytest.mark.parametrize("init", ["he", "he_fan_in", "xavier", 0.5])
 def test_init_scales(init):
-    weight = CifarResNet(20, init=init, norm="none").layer3[1].conv1.weight
+    weight = CifarResNet(20, init=init, norm="none").layer3[0].conv1.weight  # 32 to 64 channels
     he = (2 / (64 * 9)) ** 0.5
-    expected = {"he": he, "xavier": (2 / (64 * 9 + 64 * 9)) ** 0.5, 0.5: he / 2}[init]
+    fan_in = (2 / (32 * 9)) ** 0.5
+    xavier = (2 / (32 * 9 + 64 * 9)) ** 0.5
+    expected = {"he": he, "he_fan_in": fan_in, "xavier": xavier, 0.5: he / 2}[init]
     assert weight.std().item() == pytest.approx(expected, rel=0.02)
 
 
@@ -260,6 +267,41 @@ def test_zero_last_makes_residual_blocks_identity(block, norm):
     assert any(p.grad.any() for p in net.layer1[1].parameters())
     with pytest.raises(ValueError, match="zero_last needs a shortcut"):
         CifarResNet(20, "none", zero_last=True)
+
+
+def test_first_activation_is_shared_where_the_sources_share_it():
+    """He et al. 2016, appendix: the first unit of the net; fb.resnet.torch: of each stage. The
+    parameters stay the same, and a plain net has nothing to share.
+    """
+    made = {}
+    for shared in (None, "first", "stages"):
+        torch.manual_seed(0)
+        made[shared] = CifarResNet(20, block="preact", shared_activation=shared).eval()
+    x = torch.randn(2, 16, 8, 8)
+    for shared, expected in ((None, []), ("first", ["layer1.0"])):
+        found = [n for n, m in made[shared].named_modules() if getattr(m, "shares_activation", 0)]
+        assert found == expected
+    found = [n for n, m in made["stages"].named_modules() if getattr(m, "shares_activation", 0)]
+    assert found == ["layer1.0", "layer2.0", "layer3.0"]
+    first = made["first"].layer1[0]
+    active = first.bn1(x).relu()
+    torch.testing.assert_close(
+        first(x), first.conv2(first.bn2(first.conv1(active)).relu()) + active
+    )
+    second = made["stages"].layer2[0]
+    active = second.bn1(x).relu()
+    padded = torch.nn.functional.pad(active[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))
+    expected = second.conv2(second.bn2(second.conv1(active)).relu()) + padded
+    torch.testing.assert_close(second(x), expected)
+    first.train()
+    first(x)
+    assert first.bn1.num_batches_tracked == 1  # one pass, not one for each path
+    states = [net.state_dict() for net in made.values()]
+    assert states[0].keys() == states[1].keys() == states[2].keys()
+    plain = CifarResNet(20, "none", block="preact", shared_activation="first").eval()
+    torch.testing.assert_close(plain.layer1[0](x), plain.layer1[0].branch(x))
+    with pytest.raises(ValueError, match="about pre-activation blocks"):
+        CifarResNet(20, shared_activation="first")
 
 
 def test_norm_none_has_zero_biases_instead():

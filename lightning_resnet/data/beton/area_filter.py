@@ -13,7 +13,7 @@ PRECISION = 14  # bits of a filter weight
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize an image [H, W, C], uint8, to [height, width, C].
 
-    Rows are mixed first, then columns; each step rounds to whole levels.
+    Rows are mixed first, then columns; each step rounds to integer levels.
     """
     mixed = _mix(pixels, height)
     return np.ascontiguousarray(_mix(mixed.swapaxes(0, 1), width).swapaxes(0, 1))
