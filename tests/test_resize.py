@@ -71,7 +71,7 @@ def decode(stored, box, size, jpeg=False, threads=1):
 
 @pytest.mark.parametrize(("box", "size"), BOXES)
 def test_a_pixel_is_the_mean_over_what_it_covers(box, size, monkeypatch):
-    """The error is below a level (rows are rounded before columns), and no kernel changes nothing."""
+    """Rows are rounded before columns: a level at most. Without the kernel the same."""
     top, left, height, width = box
     crop = NOISE[top : top + height, left : left + width]
     found = decode(NOISE, box, size)
