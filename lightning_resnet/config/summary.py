@@ -40,10 +40,11 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             f"warning: the data has {data.num_classes} classes, and the net keeps its {outputs} "
             f"outputs: add --model.net.num_classes {data.num_classes} for a net without the others"
         )
-    if data.progressive and data.size and data.progressive.high > data.size:
+    size = data.eval_augment.size
+    if data.progressive and size and data.progressive.high > size:
         say(
             f"warning: training images grow to {data.progressive.high} pixels; evaluations have "
-            f"{data.size}: add --data.progressive.high {data.size}, or --data.progressive null"
+            f"{size}: add --data.progressive.high {size}, or --data.progressive null"
         )
     check_training(experiment, batches(experiment, trainer.world_size))
     check_compiler(experiment)
