@@ -60,10 +60,11 @@ def facts_in(meta: dict[str, Any]) -> dict[str, Any]:
     hardware = meta.get("hardware") or {}
     sha = str(meta.get("git_sha") or "")
     dirty = meta.get("git_dirty")
+    changes = "+changes" if dirty else ""
     found = {key: meta[key] for key in ("run_id", "git_sha", *COUNTS) if key in meta}
     return found | {
         "dirty": dirty,
-        "code": sha[:10] + ("+changes" if dirty else "") if sha else None,
+        "code": sha[:10] + changes if sha else None,
         "torch": versions.get("torch"),
         "lightning_resnet": versions.get("lightning_resnet"),
         "hardware": hardware.get("gpu") or hardware.get("cpu"),
