@@ -22,7 +22,7 @@ from lightning_resnet.analysis.compare import load as loading
 from lightning_resnet.analysis.compare.callback_metrics import logged
 from lightning_resnet.analysis.compare.effects import effects, gaps
 from lightning_resnet.analysis.compare.export import diff
-from lightning_resnet.analysis.compare.extra_columns import add_metric, add_paper, pivot
+from lightning_resnet.analysis.compare.extra_columns import add_metric, pivot
 from lightning_resnet.analysis.compare.figures import curves, palette
 from lightning_resnet.analysis.compare.load import JOINED_LATER, Runs
 from lightning_resnet.analysis.compare.pairs import paired
@@ -259,37 +259,6 @@ def test_effects_are_recovered(tmp_path):
     ] == pytest.approx(np.mean([6 / 70, 6 / 80]), abs=0.01)
     with pytest.raises(UserError, match="two depths"):
         gaps(select(runs, "depth == 56"))
-
-
-def cifar(path, depth, shortcut, batch_size=128, steps=64_000):
-    make_run(
-        path,
-        depth=depth,
-        shortcut=shortcut,
-        batch_size=batch_size,
-        rows=[{**epoch_rows(0, 10)[1], "step": steps}],
-    )
-    config = json.loads((path / "config.yaml").read_text())
-    config["model"]["net"]["init_args"] |= {"block": "basic", "norm": "batch"}
-    config["model"]["optimizer"]["init_args"] |= {"lr": 0.1, "weight_decay": 1e-4}
-    config["data"] |= {"crop": "pad", "pad": 4, "flip": True}
-    config["data"]["source"] = {
-        "class_path": "lightning_resnet.data.sources.cifar.CIFAR10",
-        "init_args": {"holdout": 0},
-    }
-    (path / "config.yaml").write_text(json.dumps(config))
-
-
-def test_papers_values_stand_next_to_its_protocol_only(tmp_path):
-    cifar(tmp_path / "d" / "a", 20, "A")
-    cifar(tmp_path / "d" / "b", 56, "none", steps=63_960)
-    cifar(tmp_path / "d" / "c", 56, "A", steps=10_000)
-    cifar(tmp_path / "d" / "e", 32, "A", batch_size=256)
-    runs = load_runs(tmp_path)
-    table = add_paper(summary(runs, ["depth", "shortcut"]).frame, runs.runs, ["depth", "shortcut"])
-    assert table["paper"].tolist() == ["8.75", "", "about 13 (figure)", ""]
-    few = select(runs, "depth == 32")
-    assert "paper" not in add_paper(summary(few).frame, few.runs, ["depth"])
 
 
 def test_diff_of_two_configurations(sweep):

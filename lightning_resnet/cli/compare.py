@@ -12,6 +12,8 @@ from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json, fitted, paragraph
 
+LIST = "?"  # --published without a name
+
 
 def make_parser() -> Parser:
     """Return the parser of `resnet-cli compare`."""
@@ -83,6 +85,15 @@ def make_parser() -> Parser:
         help="on what the gap between deep and shallow depends",
     )
     parser.add_argument(
+        "--published",
+        nargs="?",
+        const=LIST,
+        default="",
+        metavar="NAME",
+        help="published errors next to yours, and how those trainings differ; without NAME: list "
+        "what there is",
+    )
+    parser.add_argument(
         "--diff",
         nargs=2,
         metavar="RUN",
@@ -118,6 +129,7 @@ def run(args: Namespace) -> int:
     """
     from lightning_resnet.analysis.compare import tables
     from lightning_resnet.analysis.compare.export import diff, write_parquet
+    from lightning_resnet.analysis.compare.published import listing
     from lightning_resnet.analysis.compare.report import View, report
 
     if args.diff:
@@ -125,6 +137,11 @@ def run(args: Namespace) -> int:
         lines = [f"{key}: {old} -> {new}" for key, (old, new) in differing.items()]
         tell("\n".join(lines) or "no setting differs")
         args.document["differences"] = differing
+        return 0
+    if args.published == LIST:
+        sets = listing()
+        tell(fitted(sets, 3))
+        args.document["published"] = [dict(zip(sets[0], line, strict=True)) for line in sets[1:]]
         return 0
     if not args.runs:
         raise UserError("compare what? name runs, sweeps or roots: resnet-cli compare runs/digits")
@@ -137,6 +154,7 @@ def run(args: Namespace) -> int:
         x=args.x,
         baseline=args.baseline,
         effects=args.effects,
+        published=args.published,
         title=args.title,
         panels=args.panels,
     )
@@ -145,12 +163,13 @@ def run(args: Namespace) -> int:
     if not args.as_json:
         tell(tables.to_text(made.table))
         for extra in made.extras.values():
-            tell(f"{fitted(extra.cells, 1)}\n\n{paragraph(extra.legend)}\n")
+            tell(f"{fitted(extra.cells, extra.left, extra.less)}\n\n{paragraph(extra.legend)}\n")
     files = made.files
     if args.parquet:
         files = [*write_parquet(args.runs, args.where, files[-1].parent), *files]
     args.document |= {
         "rows": tables.to_rows(made.table),
+        **({"published": []} if args.published else {}),
         **{name: extra.rows for name, extra in made.extras.items()},
         "notes": made.table.notes,
         "warnings": made.table.flags,

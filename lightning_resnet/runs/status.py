@@ -40,6 +40,8 @@ META: dict[str, Any] = {
     "macs": 0,
     "train_samples": 0,
     "val_samples": 0,
+    "input_size": [],
+    "about": None,
 }
 
 
@@ -68,6 +70,8 @@ def facts_in(meta: dict[str, Any]) -> dict[str, Any]:
         "torch": versions.get("torch"),
         "lightning_resnet": versions.get("lightning_resnet"),
         "hardware": hardware.get("gpu") or hardware.get("cpu"),
+        "input_size": (meta.get("input_size") or [None])[-1],
+        "about": meta.get("about"),
     }
 
 

@@ -12,7 +12,7 @@ from lightning_resnet.files import cache_if_any, write_cache
 from lightning_resnet.runs.reader import Run
 
 Read = tuple[dict[str, Any], list[dict[str, Any]]]  # one row of `runs`, its rows of `history`
-VERSION = 2  # of what is kept; higher when `read_run` gives other columns
+VERSION = 3  # of what is kept; higher when `read_run` gives other columns
 
 
 class Cache:

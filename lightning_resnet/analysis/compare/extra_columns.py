@@ -1,63 +1,12 @@
-"""Further columns of the summary table: any metric, and the paper's value for its protocol."""
+"""Further columns of the summary table: any metric, and settings side by side."""
 
 import pandas as pd
 
 from lightning_resnet.analysis.compare.load import HISTORY, Runs
-from lightning_resnet.analysis.compare.tables import describe, groups, text
+from lightning_resnet.analysis.compare.tables import describe, groups
 from lightning_resnet.errors import UserError, nearest
 
-# He et al. 2015, table 6: test error (%) on CIFAR-10, shortcut A; that of plain nets is read off
-# figure 6
-CIFAR10 = {20: "8.75", 32: "7.51", 44: "7.17", 56: "6.97", 110: "6.43 best, 6.61 ± 0.16"}
-CIFAR10_PLAIN = {20: "about 9 (figure)", 56: "about 13 (figure)"}
-# sec. 4.2; depth and shortcut may vary, and nothing else: otherwise the paper's value is not shown
-PROTOCOL = {
-    "net": "CifarResNet",
-    "width": "16",
-    "block": "basic",
-    "norm": "batch",
-    "source": "CIFAR10",
-    "data.source.init_args.holdout": "0",
-    "data.batch_size": "128",
-    "data.crop": "pad",
-    "data.pad": "4",
-    "data.flip": "True",
-    "lr": "0.1",
-    "model.optimizer.init_args.weight_decay": "0.0001",
-}
-STEPS = 64_000
 STEPS_TO = {"steps_to:": "val/acc1", "train_steps_to:": "train_eval/acc1"}
-
-
-def paper(run: pd.Series) -> str:
-    """Return the paper's error (%) for a run of the paper's protocol on CIFAR-10, else nothing.
-
-    ImageNet has none: tables 2 and 3 are of ten crops, and we evaluate one.
-    """
-    for key, value in PROTOCOL.items():
-        own = text(run.get(key))
-        if value not in (own, own.rpartition(".")[2]):  # a class stands there by its path
-            return ""
-    if abs(run["steps"] - STEPS) > 0.01 * STEPS:
-        return ""
-    values = {"A": CIFAR10, "none": CIFAR10_PLAIN}.get(text(run.get("shortcut")), {})
-    return values.get(int(run["depth"]), "")
-
-
-def add_paper(table: pd.DataFrame, runs: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
-    """Add the column `paper` to the summary table, if any row has a value there.
-
-    Args:
-        table: the summary table.
-        runs: the table `Runs.runs`.
-        rows: the row keys.
-    """
-    done = dict(groups(runs, rows))
-    cells = []
-    for row in table[rows].to_numpy():
-        values = {paper(run) for _, run in done[tuple(row)].iterrows()}
-        cells.append(values.pop() if len(values) == 1 else "")
-    return table.assign(paper=cells) if any(cells) else table
 
 
 def add_metric(table: pd.DataFrame, runs: Runs, rows: list[str], metric: str) -> pd.DataFrame:

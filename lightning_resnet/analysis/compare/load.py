@@ -44,10 +44,13 @@ JOINED_LATER = {  # options, and what runs did that were made before there were 
     "data.order": "global",
     "data.repeats": 3,
 }
-NUMBERS = ["attempts", "seconds", "gpu_h", "began", "steps", "unreadable_lines", *COUNTS]
+NUMBERS = [
+    *("attempts", "seconds", "gpu_h", "began", "steps", "unreadable_lines", "input_size"),
+    *COUNTS,
+]
 FACTS = [  # columns of `runs` that are not config
     *("run_id", "name", "path", "status", "error", *NUMBERS),
-    *("git_sha", "dirty", "code", "torch", "lightning_resnet", "hardware"),
+    *("git_sha", "dirty", "code", "torch", "lightning_resnet", "hardware", "about"),
 ]
 HISTORY = [  # columns of `history` that come first
     *("run_id", "path", "kind", "step", "epoch", "attempt", "time", "gpu_h"),
@@ -66,7 +69,8 @@ class Runs(NamedTuple):
         runs: one row per run: `FACTS`, the config under dotted keys, short names for the common
             ones (`depth`, `seed`). A folder that cannot be read is a row with status "unreadable"
             and the reason in `error`. `began`: `time` of the first row; `gpu_h`: hours times GPUs
-            over all attempts, nan on CPUs.
+            over all attempts, nan on CPUs; `input_size`: pixels; `about`: what a reference says of
+            its images.
         history: one row per line of metrics.jsonl that holds after the merge, with `kind`
             train | val | test, and the `gpu_h` spent until then.
     """

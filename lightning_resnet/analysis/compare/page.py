@@ -71,12 +71,15 @@ def figure(wide: bytes, narrow: bytes, caption: str) -> str:
     return f"<figure>{''.join(images)}<figcaption>{text}</figcaption></figure>"
 
 
-def table(cells: Sequence[Sequence[str]], left: int = 1) -> str:
+def table(cells: Sequence[Sequence[str]], left: int = 1, wrap: bool = False) -> str:
     """Return the HTML of a table, header first; a click on a heading sorts.
+
+    Rows of references are pale, so that one's own are seen at once.
 
     Args:
         cells: the table.
         left: number of columns that are aligned to the left.
+        wrap: cells hold sentences, which may take several lines.
     """
     lines = []
     for tag, row in zip(["th", *["td"] * len(cells)], cells, strict=False):
@@ -87,8 +90,10 @@ def table(cells: Sequence[Sequence[str]], left: int = 1) -> str:
             if tag == "th":  # long names may break there
                 text = text.replace("_", "_<wbr>").replace("@", "<wbr>@")
             line += f"<{tag}{side}>{text}"
-        lines.append(f"\n<tr>{line}")
-    return f'<div class="table"><table>{"".join(lines)}\n</table></div>'
+        pale = " class=reference" if row[0].startswith("reference:") else ""
+        lines.append(f"\n<tr{pale}>{line}")
+    wrapped = " class=wrap" if wrap else ""
+    return f'<div class="table"><table{wrapped}>{"".join(lines)}\n</table></div>'
 
 
 def folded(title: str, piece: str) -> str:

@@ -17,6 +17,7 @@ from lightning_resnet.analysis.compare import (
     figures,
     page,
     pairs,
+    published,
     tables,
 )
 from lightning_resnet.analysis.compare.load import Runs, load_runs
@@ -35,11 +36,17 @@ class Extra(NamedTuple):
         cells: for people, header first.
         legend: what the cells are.
         rows: the same values for programs.
+        left: number of columns that are aligned to the left.
+        less: heads of columns that a narrow terminal leaves out.
+        wrap: cells hold sentences.
     """
 
     cells: list[list[str]]
     legend: str
     rows: list[dict[str, Any]]
+    left: int = 1
+    less: tuple[str, ...] = ()
+    wrap: bool = False
 
 
 class Report(NamedTuple):
@@ -71,6 +78,7 @@ class View:
         x: of the figure: step | epoch | time | gpu_h.
         baseline: `shortcut=none`: paired differences of twins from it.
         effects: fit the gap between deep and shallow nets.
+        published: set of published results that stand next to the runs, such as `cifar10`.
         title: of the page and the figure.
         panels: what callbacks logged that has a figure of its own: grad_norm | response_std |
             identity_distance.
@@ -84,6 +92,7 @@ class View:
     x: str = "step"
     baseline: str = ""
     effects: bool = False
+    published: str = ""
     title: str = ""
     panels: Sequence[str] = ()
 
@@ -110,11 +119,19 @@ def report(
         UserError: there are no such runs, or they do not have what the view asks for.
     """
     view = view or View()
+    results = published.named(view.published) if view.published else []
     runs = select(load_runs(paths, train=bool(view.panels)), view.where)
     folder = Path(out) if out else _default_folder(runs.runs)
     table = tables.summary(runs, view.rows, view.over)
     keys = table.labels
     extras = _extras(table, runs, view)
+    if view.published:
+        found = published.match(results, runs.runs, table.keys)
+        table = _with_published(table, runs, view.published, found)
+        lines = published.to_rows(found, table.keys)
+        if found:
+            cells = published.to_cells(found)
+            extras["published"] = Extra(cells, published.legend(found), lines, 5, ("where",), True)
     table = _with_columns(table, runs, view)
     history = figures.with_x(runs.runs, runs.history, view.x)
     contents, drawn = _figures(runs, history, keys, view)
@@ -122,7 +139,11 @@ def report(
     contents["table.csv"] = tables.to_csv(table).encode()
     contents["table.tex"] = tables.to_latex(table).encode()
     for name, extra in extras.items():
-        contents[f"{name}.md"] = f"{markdown(extra.cells)}\n\n{extra.legend}\n".encode()
+        contents[f"{name}.md"] = f"{markdown(extra.cells, extra.left)}\n\n{extra.legend}\n".encode()
+    if "published" in extras:
+        frame = pd.DataFrame(extras["published"].rows).astype({"n": "Int64"})
+        frame["differs"] = ["; ".join(words) for words in frame["differs"]]
+        contents["published.csv"] = tables.as_csv(frame).encode()
     title = view.title or ", ".join(runs.runs["name"].unique())
     body = [drawn[0], *_body(table, extras), *drawn[1:]]
     data = page.curves(runs.runs, history, keys, view.x)
@@ -177,9 +198,22 @@ def select(runs: Runs, where: str) -> Runs:
     return runs._replace(runs=chosen, history=history)
 
 
+def _with_published(
+    table: Table, runs: Runs, name: str, matches: Sequence[published.Match]
+) -> Table:
+    """Add published errors, and a note on the rows that have none."""
+    frame = table.frame
+    if matches:
+        frame = published.add_published(frame, matches, table.keys)
+    note = published.unmatched(name, matches, runs.runs, table.keys, table.labels)
+    return table._replace(frame=frame, notes=[*note, *table.notes])
+
+
 def _with_columns(table: Table, runs: Runs, view: View) -> Table:
-    """Add the paper's values, where there are any, and the metrics asked for."""
-    frame = extra_columns.add_paper(table.frame, runs.runs, table.keys)
+    """Add the papers' values for just this training, where there are any, and further metrics."""
+    frame = table.frame
+    if not view.published:
+        frame = published.add_paper(frame, runs.runs, table.keys)
     for metric in view.metrics:
         frame = extra_columns.add_metric(frame, runs, table.keys, metric)
     return table._replace(frame=frame)
@@ -210,7 +244,7 @@ def _body(table: Table, extras: dict[str, Extra]) -> list[str]:
         body.append(page.folded(f"What differs: {len(rest) - 1} settings", page.table(rest)))
     body += [page.note(text) for text in (tables.legend(table), *table.notes)]
     for extra in extras.values():
-        body += [page.table(extra.cells), page.note(extra.legend)]
+        body += [page.table(extra.cells, extra.left, extra.wrap), page.note(extra.legend)]
     return body
 
 

@@ -32,6 +32,8 @@ HEADS = {  # column -> its head for people, and what it is
 }
 LESS = ("multiply-adds", "parameters", "seconds", "best", "training")  # left out first if narrow
 
+PUBLISHED = ("paper", "others")  # columns of published errors, next to those of the runs
+
 # (values of the row keys, the runs that share them)
 Parts = list[tuple[tuple[str, ...], pd.DataFrame]]
 
@@ -203,14 +205,17 @@ def text(value: Any) -> str:
 
 
 def natural(value: str) -> tuple[int, float, str]:
-    """Return a key that sorts numbers by size, then `none`, then words, then what is unset."""
+    """Return a key that sorts numbers by size, then `none`, then words, then what is unset.
+
+    The names of references come after other words: one's own runs are read first.
+    """
     try:
         return 0, float(value), ""
     except ValueError:
         pass
     if value == "none":
         return 1, 0.0, value
-    return 2 if value else 3, 0.0, value
+    return 2 if value else 3, float(value.startswith("reference:")), value
 
 
 def describe(rows: Sequence[str], values: Sequence[str]) -> str:
@@ -289,6 +294,8 @@ def _notes(runs: pd.DataFrame, parts: Parts, rows: Sequence[str]) -> list[str]:
         if len(rest):
             ids = ", ".join(rest["run_id"])
             notes.append(f"Not averaged, {describe(rows, key)}: {_statuses(rest)} ({ids}).")
+    for name, about in runs[["name", "about"]].dropna().drop_duplicates().to_numpy():
+        notes.append(f"{name}: {about}.")
     for run in runs[runs["status"] == "unreadable"].itertuples():
         notes.append(f"Unreadable: {run.path} ({run.error}).")
     made = []
@@ -395,7 +402,8 @@ def to_markdown(table: Table) -> str:
 
 def to_text(table: Table) -> str:
     """Return the summary table as it fits a terminal, with legend, notes and flags."""
-    shown = fitted(to_cells(table), len(table.labels), LESS)
+    less = (*LESS, "gap") if {*PUBLISHED} & {*table.frame} else LESS
+    shown = fitted(to_cells(table), len(table.labels), less)
     remarks = [
         legend(table, shown.partition(LEFT_OUT)[2]),
         *table.notes,
@@ -469,10 +477,12 @@ def to_cells(table: Table) -> list[list[str]]:
     for name, (head, _) in HEADS.items():
         if name in ("n", "val_err_final_mean") or any(texts[name]):
             shown[head] = texts[name]
+        if name == "val_err_final_mean":
+            shown |= {column: texts[column] for column in PUBLISHED if column in texts}
     spreads = [f" ± {std}" if std else "" for std in texts["val_err_final_std"]]
     shown["error, %"] = texts["val_err_final_mean"] + spreads
-    added = [name for name in texts if name not in (*table.keys, *STATISTICS)]
-    frame = pd.DataFrame(shown).join(texts[added])
+    known = (*table.keys, *STATISTICS, *PUBLISHED)
+    frame = pd.DataFrame(shown).join(texts[[name for name in texts if name not in known]])
     return [list(frame.columns), *frame.to_numpy().tolist()]
 
 
