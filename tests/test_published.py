@@ -111,6 +111,14 @@ def test_the_papers_value_stands_without_being_asked_for_next_to_its_training_on
         ({}, "a-martyn", {"epoch": ("best epoch by test error", "last epoch")}),
         ({"epochs": 10}, "hhhhuangggg", {"epochs": ("64,000 steps", "10 epochs, 3,900 steps")}),
         ({"epochs": 10}, "a-martyn", {"epochs": ("164 epochs", "10 epochs, 3,900 steps")}),
+        (
+            {"meta": {"train_samples": 45_000, "val_samples": 5_000}},
+            "a-martyn",
+            {
+                "images": ("50,000 training images", "45,000 training images"),
+                "tested": ("error on 10,000 images", "error on 5,000 images"),
+            },
+        ),
         ({"batch_size": 64}, "a-martyn", {"batch": ("batch 128", "batch 64")}),
         ({"optimizer": {"lr": 0.2}}, "a-martyn", {"rate": ("rate 0.1", "rate 0.2")}),
         (
