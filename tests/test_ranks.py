@@ -20,12 +20,14 @@ from helpers.command_line import TINY
 from helpers.ranks import Ranks, recipe, wait_for
 from helpers.run_dir import attempt, history, only_run, rank_logs, weights
 
+from lightning_resnet.engine import launch
 from lightning_resnet.engine import watchdog as crash
 from lightning_resnet.engine.launch import (
     MEETING,
     Place,
     first_host,
     forget_strays,
+    idle_tasks,
     place,
     plainly_asked,
     refuse_copies,
@@ -423,6 +425,22 @@ def test_a_launcher_s_variables_that_make_no_sense_are_refused(env, told):
     with pytest.raises(UserError, match=re.escape(told)):
         waited_for(["fit"], env)
     assert not waited_for(["fit", "--launcher", "local"], env)
+
+
+def test_one_process_in_a_job_for_several_is_warned():
+    assert "this job has 2 tasks" in idle_tasks({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"})
+    assert not idle_tasks({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1"})
+    assert not idle_tasks({"SLURM_NTASKS": "2"})
+
+
+def test_tasks_of_srun_say_a_line_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "gettempdir", lambda: str(tmp_path))
+    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+    first = step | {"SLURM_PROCID": "0"}
+    second = step | {"SLURM_PROCID": "1"}
+    assert launch.says_first("error: no", first) and not launch.says_first("error: no", second)
+    assert launch.says_first("error: other", second)
+    assert launch.says_first("error: no", first | {"SLURM_STEP_ID": "1"})
 
 
 def test_copies_that_mpirun_starts_are_refused():

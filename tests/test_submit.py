@@ -138,6 +138,39 @@ def test_status_and_what_is_submitted_again(sweep, capsys, monkeypatch):
     assert "3 of 4 points" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [("--submit --time 1:00:00", "--time 1:00:00"), ("--submit -p=gpu -N 2", "-p=gpu")],
+)
+def test_an_option_of_sbatch_in_the_wrong_place_is_shown_the_right_one(sweep, words, last):
+    with pytest.raises(UserError, match=f"option of sbatch: .* sweep FILE --submit -- {last}$"):
+        main([sweep(), *words.split()])
+
+
+def test_missing_data_are_found_before_anything_is_queued(sweep, monkeypatch, tmp_path):
+    """An sbatch that answers 7 is on the path."""
+    (tmp_path / "bin").mkdir()
+    sbatch = tmp_path / "bin/sbatch"
+    sbatch.write_text("#!/bin/sh\necho 7\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}:/usr/bin:/bin")
+    Path(sweep()).write_text((SWEEP % "seed_everything").replace("digits.yaml", "cifar10.yaml"))
+    with pytest.raises(UserError, match="depth=8 seed=0: CIFAR10 not found .* --yes submits"):
+        main(["s.yaml", "--submit"])
+    assert not Path("runs").exists()
+    assert main(["s.yaml", "--submit", "--yes"]) == 0
+
+
+def test_only_gpus_that_are_asked_for_make_gpu_hours(sweep, capsys):
+    make_run(read(sweep()).points[0], "finished")
+    main(["s.yaml", "--submit"])
+    assert "of run time left, by 1 finished\n" in capsys.readouterr().out
+    Path("slurm").mkdir()
+    Path("slurm/site.env").write_text("export SBATCH_GPUS_PER_NODE=a100:2\n")
+    main(["s.yaml", "--submit"])
+    assert "GPU-hours on 2 per run" in capsys.readouterr().out
+
+
 def test_cancel_needs_a_submission(sweep):
     with pytest.raises(UserError, match="nothing was submitted from runs/s: --submit does it"):
         main([sweep(), "--cancel"])

@@ -272,6 +272,11 @@ def test_without_key_or_wandb_training_goes_on(run, monkeypatch):
     assert len(said) == 1
     mirror(run, [row(1)], "finished", said, mode="online")
     assert said[1] == "W&B: disabled (not installed: pip install 'wandb>=0.31,<0.32')"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    mirror(run, [row(1)], "finished", said, mode="disabled")
+    assert said[2] == (
+        "W&B: disabled (wandb.mode says so, not WANDB_MODE=offline: --wandb.mode offline)"
+    )
 
 
 def test_the_death_of_wandbs_process_is_told_once(run):

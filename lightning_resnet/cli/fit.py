@@ -42,7 +42,7 @@ from lightning_resnet.console import report_only
 from lightning_resnet.engine import observers
 from lightning_resnet.engine.checkpoints import Checkpoints
 from lightning_resnet.engine.dry_run import UnwrittenCheckpoints
-from lightning_resnet.engine.launch import MEETING, end_with_parent, supervise
+from lightning_resnet.engine.launch import MEETING, end_with_parent, idle_tasks, supervise
 from lightning_resnet.engine.recorder import Recorder
 from lightning_resnet.engine.refused import check_training
 from lightning_resnet.engine.signals import Stopped, request
@@ -114,6 +114,8 @@ def run(args: Namespace) -> int:
     place = find_place(config)
     if place is None and ranks_asked(config) > 1:
         return _supervise(config, argv)
+    if place is None and (warning := idle_tasks(os.environ)):
+        say(warning)
     threads = _threads(config, rundir, place.local_size if place else 1)
     torch.set_num_threads(threads)
     config = config.replaced({"run.threads": threads})

@@ -5,8 +5,11 @@ resnet-cli sweep configs/sweeps/digits_degradation.yaml --local -j 2
 resnet-cli sweep configs/sweeps/digits_degradation.yaml --submit --throttle 2 -- --time 30
 """
 
+import shlex
+import shutil
 from argparse import Namespace
 from pathlib import Path
+from typing import NoReturn
 
 from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
@@ -15,10 +18,37 @@ from lightning_resnet.printing import add_json
 from lightning_resnet.sweeps.points import Sweep, check_keys, read
 from lightning_resnet.sweeps.state import assign_runs, facts, link_shared, listing
 
+# Options of sbatch that people give without the `--` that comes before them.
+OF_SBATCH = (
+    "--account --comment --constraint --cpus-per-gpu --cpus-per-task --dependency --exclude "
+    "--exclusive --export --gpus --gpus-per-node --gpus-per-task --gres --job-name --mail-type "
+    "--mail-user --mem --mem-per-cpu --mem-per-gpu --nice --no-requeue --nodelist --nodes --ntasks "
+    "--ntasks-per-node --output --partition --qos --requeue --reservation --signal --time --wckey "
+    "-A -C -J -N -n -p -t -w -x"
+).split()
+
+
+class SweepParser(Parser):
+    """Parser that tells where the options of sbatch belong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a UserError; where a word is an option of sbatch, show the place for it."""
+        for place, word in enumerate(self.words):
+            if word.partition("=")[0] in OF_SBATCH:
+                given = shlex.join(self.words[place : place + (1 if "=" in word else 2)])
+                raise UserError(
+                    f"{word} is an option of sbatch: such options come last, after ` -- `: "
+                    f"resnet-cli sweep FILE --submit -- {given}"
+                )
+        super().error(message)
+
 
 def make_parser() -> Parser:
     """Return the parser of `resnet-cli sweep`."""
-    parser = Parser(prog="resnet-cli sweep", description="List or run the points of a sweep.")
+    parser = SweepParser(
+        prog="resnet-cli sweep",
+        description="List or run the points of a sweep. Options of sbatch come last, after ` -- `.",
+    )
     parser.add_argument(
         "file", help="YAML in W&B's sweep format, or one of ours, such as digits_degradation"
     )
@@ -68,7 +98,11 @@ def make_parser() -> Parser:
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="only warnings and the last line"
     )
-    parser.add_argument("--yes", action="store_true", help="more than 100,000 points are meant")
+    parser.add_argument(
+        "--yes",
+        action="store_true",
+        help="more than 100,000 points, or data that only the nodes of jobs have, are meant",
+    )
     add_json(parser)
     return parser
 
@@ -114,9 +148,11 @@ def _on_slurm(sweep: Sweep, args: Namespace) -> int:
     points = slurm.points_to_submit(sweep, home, args.retry_failed)
     if not points:
         return 0
-    from lightning_resnet.sweeps.check import check_points
+    from lightning_resnet.sweeps.check import check_data, check_points
 
     check_points(sweep, points)
     slurm.check_site()
+    if shutil.which("sbatch") and not args.yes:
+        check_data(sweep, points)
     folder = slurm.freeze(sweep, points, Path(args.root), home)
     return slurm.submit(sweep, points, args, args.rest, folder)

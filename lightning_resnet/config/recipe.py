@@ -213,6 +213,8 @@ def find_place(config: Config) -> Place | None:
         cure = "drop it"
         if launcher != "local":
             cure = "drop it, or add --launcher local to start them from here"
+        if launcher == "slurm":
+            cure = f"drop it, and ask Slurm: sbatch or srun --ntasks-per-node {size}"
         raise UserError(
             f"{launcher} runs {here.local_size} ranks per node, --trainer.devices is {asked}: "
             f"{cure}"

@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 from typing import Any, Literal, NamedTuple, get_args
 
 from lightning_resnet.console import SUPERVISED, torch_begins
@@ -184,6 +184,21 @@ def _cure(launcher: Launcher) -> str:
     return (
         f"start it by {launcher}, or unset {marks[launcher]} where it was only left in the shell"
         f"{other}"
+    )
+
+
+def idle_tasks(env: Mapping[str, str]) -> str:
+    """Return a warning if this is one process in a job for several, such as a script without srun.
+
+    Args:
+        env: environment of a training that is one process, which no launcher has started.
+    """
+    tasks = env.get("SLURM_NTASKS", "")
+    if "SLURM_JOB_ID" not in env or not tasks.isdecimal() or int(tasks) < 2:
+        return ""
+    return (
+        f"warning: this job has {tasks} tasks, and one process trains: put srun before resnet-cli, "
+        "or submit slurm/fit.sbatch, which does"
     )
 
 
@@ -425,14 +440,21 @@ def says_first(line: str, env: Mapping[str, str]) -> bool:
         env: environment of the process.
 
     Returns:
-        Whether no other rank that `supervise` started on this node has printed the line; always
-        true in other processes.
+        Whether no other rank on this node has printed the line, of those that `supervise` or srun
+        started; always true in other processes.
     """
-    if not env.get(MEETING):
-        return True
     name = hashlib.blake2b(line.encode(), digest_size=8).hexdigest()
+    if env.get(MEETING):
+        file = Path(env[MEETING], f"said-{name}")
+    elif resolve("auto", env) == "slurm" and env["SLURM_STEP_NUM_TASKS"] != "1":
+        # The tasks of a step on a node have one parent. The empty file stays in the node's folder
+        # for temporary files, because no rank knows when the others have ended.
+        step = f"{env.get('SLURM_JOB_ID')}-{env['SLURM_STEP_ID']}-{os.getppid()}-{name}"
+        file = Path(gettempdir(), f"resnet-said-{os.getuid()}-{step}".replace("/", "_"))
+    else:
+        return True
     try:
-        Path(env[MEETING], f"said-{name}").touch(exist_ok=False)
+        file.touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:  # without the folder, better print the line twice than never

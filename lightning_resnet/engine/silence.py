@@ -22,6 +22,8 @@ def silence_lightning() -> None:
     common.addFilter(_is_shown)
     # what needs no GPU, or is told to use none, builds its trainer for the CPU
     warnings.filterwarnings("ignore", "GPU available but not used")
+    # Lightning takes a login node, where srun is installed, for a job
+    warnings.filterwarnings("ignore", "The `srun` command is available")
     # the run's own checkpoints are in that folder
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")

@@ -5,6 +5,7 @@ import json
 from lightning_resnet.config.recipe import parse
 from lightning_resnet.errors import UserError
 from lightning_resnet.sweeps.points import Point, Sweep
+from lightning_resnet.weights.trained import build_alone
 
 
 def arguments(sweep: Sweep, point: Point) -> list[str]:
@@ -30,3 +31,28 @@ def check_points(sweep: Sweep, points: list[Point]) -> None:
             parse("fit", arguments(sweep, point))
         except UserError as e:
             raise UserError(f"sweep {sweep.name}, point {sweep.text(point)}: {e}") from e
+
+
+def check_data(sweep: Sweep, points: list[Point]) -> None:
+    """List the images of each source of data once, as the first job with the source will.
+
+    Raises:
+        UserError: data are missing or damaged; the message names the point.
+    """
+    seen: set[str] = set()
+    for point in points:
+        values = {}
+        for key, value in point.parameters.items():
+            if key == "data" or key.startswith("data.source"):
+                values[key] = value
+        told = json.dumps(values, sort_keys=True)
+        if told in seen:
+            continue
+        seen.add(told)
+        try:
+            build_alone(arguments(sweep, point)).data.source.splits()
+        except UserError as e:
+            raise UserError(
+                f"sweep {sweep.name}, point {sweep.text(point)}: {e}; --yes submits it all the "
+                "same, for data that only the jobs' nodes have"
+            ) from e

@@ -67,9 +67,8 @@ def points_to_submit(sweep: Sweep, home: Path, retry: bool) -> list[Point]:
 
 def check_site() -> None:
     """Refuse secrets in the environment and script of SLURM's jobs, before any file is written."""
-    if shutil.which("sbatch"):
-        _environment()
-        refuse_secret_exports(_script())
+    _environment()
+    refuse_secret_exports(_script())
 
 
 def freeze(sweep: Sweep, points: list[Point], root: Path, home: Path) -> Path:
@@ -332,7 +331,7 @@ def _script() -> Path:
 
 
 def _forecast(sweep: Sweep, args: Namespace, options: list[str]) -> str:
-    """Forecast the run time and GPU-hours of the points that are not finished."""
+    """Forecast the run time of the points that are not finished, and the GPU-hours on GPUs."""
     seconds, finished = forecast(sweep)
     if not finished:
         return "no finished run yet to forecast from"
@@ -344,12 +343,15 @@ def _forecast(sweep: Sweep, args: Namespace, options: list[str]) -> str:
     for option, following in pairwise(options):
         if option.startswith("--"):
             given[option.lstrip("-")] = following
-    gpus = given.get("gpus-per-node") or os.environ.get("SBATCH_GPUS_PER_NODE") or "1"
+    site = _environment() or os.environ
+    gpus = given.get("gpus-per-node") or site.get("SBATCH_GPUS_PER_NODE") or "0"
     gpus_per_node = gpus.rpartition(":")[2]
     nodes = given.get("nodes", "1").partition("-")[0]
     told = f"about {clock(seconds)} of run time left, by {finished} finished"
     if not all(re.fullmatch("[0-9]{1,6}", count) for count in (gpus_per_node, nodes)):
         return told  # sbatch reports what is wrong
     gpus_per_run = int(gpus_per_node) * int(nodes)
+    if not gpus_per_run:
+        return told
     hours = seconds * gpus_per_run / args.pack / 3600
     return f"{told}: {hours:.2g} GPU-hours on {gpus_per_run} per run"

@@ -184,6 +184,10 @@ class Mirror:
         try:
             self.close(reason)
         except Exception as error:
+            if reason in ("preempted", "interrupted"):  # the signal has ended wandb's process too
+                self.run = None
+                _forget()
+                return
             self._give_up(error)
 
     def close(self, reason: str) -> None:
@@ -240,7 +244,7 @@ class Mirror:
         """Stop mirroring after an error, and print it."""
         self.run = None
         self.say(
-            f"W&B stopped ({one_line(error)}); the run goes on, and resnet-cli sync uploads it"
+            f"W&B stopped ({one_line(error)}); the run does not need it: resnet-cli sync uploads it"
         )
         _forget()
 

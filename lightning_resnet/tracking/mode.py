@@ -26,7 +26,10 @@ def choose_mode(wanted: str, patient: bool = False) -> tuple[str, str]:
     """
     mode = asked_for(wanted)
     if mode == "disabled":
-        return mode, ""
+        variable = os.environ.get("WANDB_MODE")
+        if wanted == "auto" or variable in (None, "", "disabled"):
+            return mode, ""
+        return mode, f"wandb.mode says so, not WANDB_MODE={variable}: --wandb.mode {variable}"
     if not find_spec("wandb"):
         if wanted == "auto":
             return "disabled", ""

@@ -98,7 +98,10 @@ class Uploader:
 def _why_not(run: Path, state: str, options: WandbOptions) -> str:
     """Return the reason why a run is not to be uploaded; empty if it is."""
     if options.mode == "disabled":
-        return "wandb.mode is disabled, so nothing is sent"
+        return (
+            f"wandb.mode is disabled, so nothing is sent: write `mode: auto` under `wandb:` in "
+            f"{Run(run).config_file} to send it"
+        )
     if state == "running" and (read_json(run / MEMORY) or {}).get("mode") == "online":
         return "sends its rows itself"
     return ""
