@@ -88,7 +88,7 @@ def test_a_site_file_with_a_key_is_refused(sweep, monkeypatch):
         submit._sbatch(["bash", "-c", "echo no such partition >&2; exit 1"])
 
 
-def make_run(point, reason, last_step=120, job="1"):
+def make_run(point, reason, last_step=120, job="1", error=None):
     run = Path("runs/s", point.key)
     (run / "attempts").mkdir(parents=True, exist_ok=True)
     (run / "meta.json").write_text(
@@ -102,7 +102,7 @@ def make_run(point, reason, last_step=120, job="1"):
         "heartbeat": time.time(),
     }
     (run / "attempts/1.json").write_text(
-        json.dumps(attempt | {"job_id": job, "restart_count": 0, "signal": None})
+        json.dumps(attempt | {"job_id": job, "restart_count": 0, "signal": None, "error": error})
     )
     (run / "metrics.jsonl").write_text('{"step": 100, "val/acc1": 0.75}\n')
 
@@ -171,6 +171,78 @@ def test_only_gpus_that_are_asked_for_make_gpu_hours(sweep, capsys):
     assert "GPU-hours on 2 per run" in capsys.readouterr().out
 
 
+@pytest.fixture
+def fake_slurm(tmp_path, monkeypatch):
+    """Put sbatch, squeue and scancel of one line of shell each on the path.
+
+    Job 7 is what sbatch answers; the file `queue` is what squeue prints.
+    """
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, line in (
+        ("sbatch", "[ ! -e refuse ] || { cat refuse >&2; exit 1; }; echo 7"),
+        ("squeue", "cat queue 2>/dev/null; true"),
+        ("scancel", 'echo "$@" >> cancelled'),
+    ):
+        program = programs / name
+        program.write_text(f"#!/bin/sh\n{line}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+
+
+def test_a_job_that_fails_before_its_run_begins_is_told_and_retried(sweep, fake_slurm, capsys):
+    file = sweep()
+    assert main([file, "--submit", "--root", "my runs", "--throttle", "2"]) == 0
+    assert f"watch: resnet-cli sweep {file} --status --root 'my runs'" in capsys.readouterr().out
+    assert main([file, "--submit"]) == 0
+    folder = Path("runs/s/submitted/1")
+    folder.joinpath("0.log").write_text("reading\nerror: CIFAR10 not found in data\n")
+    folder.joinpath("1.log").write_text("run runs/s/1 (depth8-seed1)\nerror: later\n")
+    capsys.readouterr()
+    assert main([file, "--status"]) == 0
+    first, second, *_, last = capsys.readouterr().out.splitlines()
+    cause = f"failed before it began, {folder}/0.log: error: CIFAR10 not found in data"
+    assert first.startswith(f"1  {cause}") and second.startswith("2  not submitted")
+    assert last == "s: 1 failed before it began, 3 not submitted"
+    Path("queue").write_text("7 0 COMPLETING\n")
+    assert main([file, "--retry-failed"]) == 0
+    told = capsys.readouterr().out
+    assert "nothing to submit; in the queue: 1 COMPLETING; Slurm is still ending jobs" in told
+    Path("queue").unlink()
+    assert main([file, "--retry-failed"]) == 0
+    out = capsys.readouterr().out
+    assert "1 of 4 points" in out and "the last submission was: sbatch --parsable --array" in out
+
+
+def test_cancel_names_only_jobs_that_are_alive(sweep, fake_slurm, capsys):
+    file = sweep()
+    assert main([file, "--submit"]) == 0
+    assert main([file, "--cancel"]) == 0
+    assert "nothing of runs/s is queued or running" in capsys.readouterr().out
+    Path("queue").write_text("7 1 RUNNING\n8 0 RUNNING\n")
+    assert main([file, "--cancel"]) == 0
+    assert "cancelled 7;" in capsys.readouterr().out and Path("cancelled").read_text() == "7\n"
+
+
+def test_a_refusal_names_the_site_file_and_leaves_nothing(sweep, fake_slurm):
+    file = sweep()
+    Path("refuse").write_text("sbatch: error: no such partition\nsbatch: error: failed\n")
+    Path("slurm").mkdir()
+    Path("slurm/site.env").write_text(f"export PATH={Path('bin').resolve()}:/usr/bin:/bin\n")
+    cause = r"sbatch: no such partition; failed \(slurm/site.env sets options too\)"
+    with pytest.raises(UserError, match=cause):
+        main([file, "--submit"])
+    assert not list(Path("runs/s/submitted").iterdir())
+
+
+def test_a_failed_point_says_why(sweep, capsys):
+    points = read(sweep()).points
+    make_run(points[0], "failed", error="out of memory")
+    assert main(["s.yaml", "--status"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("1  failed at step 120/330, val error 25.00 %, out of memory")
+
+
 def test_cancel_needs_a_submission(sweep):
     with pytest.raises(UserError, match="nothing was submitted from runs/s: --submit does it"):
         main([sweep(), "--cancel"])
@@ -185,10 +257,22 @@ def attempt(signal=None, last_step=100, reason="preempted"):
 @pytest.mark.parametrize(
     ("made", "status", "restarts", "expected", "why"),
     [
-        ([(attempt("SIGUSR1"), 0)], 143, 0, "requeue", "step 0 to 100; requeued for the 1. time"),
+        (
+            [(attempt("SIGUSR1"), 0)],
+            143,
+            0,
+            "requeue",
+            "step 0 to 100; asking Slurm to requeue this job (1 of 20 times)",
+        ),
         ([(attempt("SIGUSR1"), 100)], 143, 0, "end", "it came no further (step 100 to 100)"),
         ([(attempt("SIGUSR1"), 0)], 143, 20, "end", "20 times is the limit"),
-        ([(attempt("SIGTERM"), 0)], 143, 0, "stay", "Slurm sent SIGTERM"),
+        (
+            [(attempt("SIGTERM"), 0)],
+            143,
+            0,
+            "stay",
+            "SIGTERM: this job was cancelled, or preempted",
+        ),
         ([], 143, 0, "stay", "stopped before training began"),
         (
             [(attempt(reason="running"), 50)],

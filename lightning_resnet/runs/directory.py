@@ -126,10 +126,11 @@ class RunDir(Run):
 
     def _owned(self) -> UserError:
         owner = self.last_attempt() or {"attempt": "?", "host": "?", "start": "now"}
+        job = f", Slurm job {owner['job_id']}," if owner.get("job_id") else ""
+        where = f"attempt {owner['attempt']} on {owner['host']}{job} since {owner['start']}"
         return UserError(
-            f"run {self.path} is being trained by attempt {owner['attempt']} on {owner['host']} "
-            f"since {owner['start']}, as attempts/{owner['attempt']}.json tells: wait for it, stop "
-            "it, or add --run.new for a replicate"
+            f"run {self.path} is being trained by {where}, as attempts/{owner['attempt']}.json "
+            "tells: wait for it, stop it, or add --run.new for a replicate"
         )
 
     def _is_predecessor(self, owner: dict[str, Any]) -> bool:

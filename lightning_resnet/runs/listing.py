@@ -15,6 +15,12 @@ from lightning_resnet.runs.labels import SEED, labels_in, words_of
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.status import status_of
 
+WHY = {  # what a signal to a training usually means
+    "SIGUSR1": "SIGUSR1, as sent before a job's time limit",
+    "SIGTERM": "SIGTERM, as sent to cancelled and to preempted jobs",
+    "SIGHUP": "SIGHUP, as sent when a terminal is closed",
+    "SIGINT": "SIGINT, as sent by Ctrl-C",
+}
 MOST_NAMED = 10  # runs that an error message lists
 COLUMNS = ["run", "what differs", "state", "step", "error, %", "when", "size"]
 TOLD_FIRST = (
@@ -71,7 +77,8 @@ def _facts(path: Path) -> dict[str, Any]:
     if attempt and state == "dead":
         reason = f"no heartbeat since {ended}, on {attempt['host']}"
     elif attempt:
-        reason = attempt["error"] or attempt["signal"]
+        signal = attempt["signal"]
+        reason = attempt["error"] or WHY.get(signal, signal)
     began = run.meta().get("created") or (attempt["start"] if attempt else None)
     return {
         "path": str(path),

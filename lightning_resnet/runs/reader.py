@@ -199,7 +199,12 @@ class Run:
         The latter is 0 if the training is not counted in epochs.
         """
         meta = self.meta()
-        done = max((attempt["last_step"] for attempt in self.attempts()), default=0)
+        attempts = self.attempts()
+        done = max((attempt["last_step"] for attempt in attempts), default=0)
+        if attempts and attempts[-1]["reason"] == "running":  # its rows are ahead of its heartbeats
+            row = self.final_row("step")
+            if row and isinstance(row["step"], int):
+                done = max(done, row["step"])
         return done, meta.get("steps_per_epoch", 0) * max(0, meta.get("epochs") or 0)
 
     def size(self) -> int:

@@ -129,7 +129,7 @@ def decide(
     if any(attempt["signal"] == "SIGTERM" for attempt, _ in made):
         return (
             "stay",
-            "Slurm sent SIGTERM and will end this job: it is requeued if it was preempted",
+            "SIGTERM: this job was cancelled, or preempted by another; Slurm requeues the latter",
         )
     unfinished = []
     for attempt, before in made:
@@ -145,7 +145,7 @@ def decide(
         return "end", f"not requeued: it came no further ({done}); the same command continues"
     if restarts >= limit:
         return "end", f"not requeued: {restarts} times is the limit; the same command continues"
-    return "requeue", f"{done}; requeued for the {restarts + 1}. time"
+    return "requeue", f"{done}; asking Slurm to requeue this job ({restarts + 1} of {limit} times)"
 
 
 def requeue(env: dict[str, str], status: int) -> int:
@@ -181,5 +181,8 @@ def requeue(env: dict[str, str], status: int) -> int:
             f"REQUEUE_EXIT is {code}, which is no exit status: give a number up to {HIGHEST} in "
             "slurm/site.env"
         )
-    tell("cannot requeue here: submit the same command again, or begin with --chain")
+    tell(
+        "this job cannot be requeued (sbatch --no-requeue, or the site forbids it): submit the "
+        "same command again, which continues; `sweep --submit --chain N` queues N jobs in a row"
+    )
     return status

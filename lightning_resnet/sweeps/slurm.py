@@ -12,15 +12,17 @@ import shutil
 import subprocess
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Container, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from lightning_resnet.credentials import refuse_secret_exports, sourced
-from lightning_resnet.errors import UserError, tell
+from lightning_resnet.errors import UserError, printable, tell
 from lightning_resnet.files import write_atomic, write_json
 from lightning_resnet.provenance import code, code_name
 from lightning_resnet.reading import read_json
+from lightning_resnet.runs.reader import Run
 from lightning_resnet.shipped import SLURM
 from lightning_resnet.sweeps.points import Point, Sweep
 from lightning_resnet.sweeps.state import (
@@ -31,6 +33,8 @@ from lightning_resnet.sweeps.state import (
     prepare_command,
 )
 
+ERRORS = ("error:", "srun: error:", "slurmstepd: error:")  # what a line of an error begins with
+LOG_END = 20_000  # bytes of a job's log in which its last error is looked for
 SLURM_S = 120.0  # seconds that a command of Slurm may take to answer
 RETRY = ("failed", "diverged", "interrupted", "preempted", "dead", "superseded")
 JOB = re.compile("[0-9]{1,18}")  # the number of a job
@@ -45,8 +49,9 @@ def tell_status(sweep: Sweep, home: Path) -> None:
         home: folder of the sweep's submissions.
     """
     queue = queued(home)
-    tell(listing(sweep, lambda point: describe(point, queue)))
-    tell(totals(sweep, queue))
+    logs = logs_without_run(sweep, home, queue)
+    tell(listing(sweep, lambda point: describe(point, queue, logs)))
+    tell(totals(sweep, queue, logs))
 
 
 def points_to_submit(sweep: Sweep, home: Path, retry: bool) -> list[Point]:
@@ -58,11 +63,45 @@ def points_to_submit(sweep: Sweep, home: Path, retry: bool) -> list[Point]:
         retry: return only points that failed or were stopped.
     """
     queue = queued(home)
-    states = RETRY if retry else ("new", *RETRY)
-    points = [p for p in sweep.points if p.state in states and p.key not in queue]
+    logs = logs_without_run(sweep, home, queue)
+    points = []
+    for point in sweep.points:
+        is_wanted = (
+            point.state in RETRY or point.key in logs or (not retry and point.state == "new")
+        )
+        if is_wanted and point.key not in queue:
+            points.append(point)
     if not points:
-        tell(f"{totals(sweep, queue)}: nothing to submit")
+        line = f"{totals(sweep, queue, logs)}: nothing to submit"
+        if queue:
+            states = Counter(queue.values())
+            waiting = ", ".join(f"{n} {state}" for state, n in states.items())
+            line += f"; in the queue: {waiting}"
+        if "COMPLETING" in queue.values():
+            line += "; Slurm is still ending jobs: try again in a minute"
+        tell(line)
     return points
+
+
+def logs_without_run(sweep: Sweep, home: Path, queue: Container[str]) -> dict[str, Path]:
+    """Return the logs of jobs that ended before their run began, by the key of the point.
+
+    Args:
+        sweep: a sweep with the state of its points filled in.
+        home: folder of the sweep's submissions.
+        queue: keys of the points in SLURM's queue.
+    """
+    new = {point.key for point in sweep.points if point.state == "new" and point.key not in queue}
+    found = {}
+    for number in sorted(_numbers(home)):
+        about = read_json(home / str(number) / "about.json") or {}
+        if not _is_valid(about):
+            continue
+        for place, key in enumerate(about["points"]):
+            log = home / str(number) / f"{place // (about.get('pack') or 1)}.log"
+            if key in new and _last_error(log):
+                found[key] = log
+    return found
 
 
 def check_site() -> None:
@@ -152,71 +191,108 @@ def submit(
         str(table),
         str(args.pack),
     ]
+    earlier = [about["sbatch"] for about in _submissions(folder.parent) if about.get("sbatch")]
+    if args.retry_failed and earlier and not options:
+        tell(f"the last submission was: {earlier[-1]}\nits options are not repeated: add them here")
     jobs: list[str] = []
     for _ in range(args.chain):
         after = [f"--dependency=afterany:{jobs[-1]}"] if jobs else []
         line = ["sbatch", "--parsable", *after, *words]
         tell(shlex.join(line))
-        jobs.append(_sbatch(line))
+        try:
+            jobs.append(_sbatch(line))
+        except UserError:
+            if not jobs:
+                shutil.rmtree(folder)
+            raise
         about = read_json(folder / "about.json") or {}
         about["pack"] = args.pack
         about["sbatch"] = shlex.join(["sbatch", "--parsable", *words])
         about["jobs"] = jobs
         write_json(folder / "about.json", about)
+    root = "" if args.root == "runs" else f" --root {shlex.quote(args.root)}"
     tell(
-        f"submitted as job {' then '.join(jobs)}; watch: resnet-cli sweep {args.file} --status; "
-        f"logs: {folder}/*.log"
+        f"submitted as job {' then '.join(jobs)}; watch: resnet-cli sweep {args.file} --status"
+        f"{root}; logs: {folder}/*.log"
     )
     return 0
+
+
+def _tasks_in_queue(jobs: Container[str]) -> list[tuple[str, int, str]]:
+    """Return job, number of the task and SLURM's state of each task of these jobs in its queue."""
+    if not shutil.which("squeue"):
+        return []
+    found = []
+    for line in _answer(["squeue", "-h", "-r", "-o", "%F %K %T"]).stdout.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[0] in jobs and words[1].isdecimal():
+            found.append((words[0], int(words[1]), words[2]))
+    return found
 
 
 def queued(home: Path) -> dict[str, str]:
     """Return SLURM's state, such as PENDING, of each point in its queue, by the point's key."""
     submission_of = {job: about for about in _submissions(home) for job in about["jobs"]}
-    if not submission_of or not shutil.which("squeue"):
+    if not submission_of:
         return {}
-    done = _answer(["squeue", "-h", "-r", "-o", "%F %K %T"])
     states: dict[str, str] = {}
-    for line in done.stdout.splitlines():
-        words = line.split()
-        if len(words) != 3:
-            continue
-        job, task, state = words
-        if job not in submission_of or not task.isdecimal():
-            continue
+    for job, task, state in _tasks_in_queue(submission_of):
         pack = submission_of[job].get("pack", 1)
-        start = int(task) * pack
+        start = task * pack
         for key in submission_of[job]["points"][start : start + pack]:
             if states.get(key) != "RUNNING":
                 states[key] = state
     return states
 
 
-def describe(point: Point, queue: dict[str, str]) -> str:
+def describe(point: Point, queue: dict[str, str], logs: Mapping[str, Path]) -> str:
     """Describe the state of a point.
 
     Args:
         point: the point, with its state.
         queue: result of `queued`.
+        logs: result of `logs_without_run`.
 
     Returns:
         For example `finished, val error 1.94 %`, `preempted at step 120/330, waits in the queue`,
-        `waiting`.
+        `waiting`, `failed before it began, LOG: error: CIFAR10 not found`.
     """
+    if point.key in logs:
+        return (
+            f"failed before it began, {printable(logs[point.key])}: {_last_error(logs[point.key])}"
+        )
     if point.state == "new" and point.key not in queue:
         return "not submitted"
     text = describe_state(point) if point.run else point.state
     state = text.partition(" ")[0].rstrip(",")
     text = WORDS.get(state, state) + text.removeprefix(state)
+    if point.state in ("failed", "diverged"):
+        attempt = Run(point.run).last_attempt()
+        if attempt and attempt["error"]:
+            text += f", {printable(attempt['error'])}"
     may_continue = point.state not in ("new", "finished", "running")
     if may_continue and queue.get(point.key) == "PENDING":
         text += ", waits in the queue"
     return text
 
 
-def totals(sweep: Sweep, queue: dict[str, str]) -> str:
+def _last_error(log: Path) -> str:
+    """Return the last error in the log of a job whose run did not begin; empty if it did begin."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LOG_END))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:  # there is none yet
+        return ""
+    if any(line.startswith("run ") for line in lines):  # and has been removed since
+        return ""
+    errors = [line for line in lines if line.startswith(ERRORS)]
+    return printable(errors[-1]) if errors else ""
+
+
+def totals(sweep: Sweep, queue: dict[str, str], logs: Mapping[str, Path]) -> str:
     """Return the number of points in each state: `digits: 4 finished, 2 running, 6 waiting`."""
-    words = Counter(describe(p, queue).split(",")[0].split(" at ")[0] for p in sweep.points)
+    words = Counter(describe(p, queue, logs).split(",")[0].split(" at ")[0] for p in sweep.points)
     return f"{sweep.name}: " + ", ".join(f"{n} {word}" for word, n in words.items())
 
 
@@ -237,6 +313,12 @@ def cancel(home: Path) -> int:
         raise UserError(f"nothing was submitted from {home.parent}: --submit does it")
     if not shutil.which("scancel"):
         raise UserError("there is no scancel here: do this where you submitted")
+    if shutil.which("squeue"):
+        alive = {job for job, _, _ in _tasks_in_queue(jobs)}
+        jobs = [job for job in jobs if job in alive]
+    if not jobs:
+        tell(f"nothing of {home.parent} is queued or running")
+        return 0
     if complaint := _answer(["scancel", *jobs]).stderr.strip():
         tell(complaint)
     tell(f"cancelled {', '.join(jobs)}; runs are kept, and --submit continues them")
@@ -277,16 +359,24 @@ def _is_valid(about: dict[str, Any]) -> bool:
 
 def _environment() -> dict[str, str] | None:
     """Return the environment that slurm/site.env makes for sbatch; None where there is no file."""
-    site = Path(os.environ.get("SITE_ENV", "slurm/site.env"))
+    site = _site()
     return sourced(site) if site.exists() else None
+
+
+def _site() -> Path:
+    """Return the file of what is true of this cluster only, which may not exist."""
+    return Path(os.environ.get("SITE_ENV", "slurm/site.env"))
 
 
 def _sbatch(line: list[str]) -> str:
     """Submit a job in the environment of slurm/site.env, and return the job's number."""
     done = _answer(line, _environment())
     if done.returncode:
-        complaint = done.stderr.strip()
-        raise UserError(f"sbatch: {complaint.splitlines()[-1] if complaint else 'failed'}")
+        lines = [line.removeprefix("sbatch: error: ") for line in done.stderr.strip().splitlines()]
+        complaint = "; ".join(lines[-2:]) or "failed"
+        site = _site()
+        where = f" ({site} sets options too)" if site.exists() else ""
+        raise UserError(f"sbatch: {complaint}{where}")
     for answer in reversed(done.stdout.splitlines()):  # a site may print a message before
         job = answer.strip().partition(";")[0]
         if JOB.fullmatch(job):

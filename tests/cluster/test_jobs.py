@@ -74,7 +74,10 @@ def test_the_time_limits_signal_requeues(slurm, undisturbed):
         1,
         second["job_id"],
     )
-    assert f"step 0 to {first['last_step']}; requeued for the 1. time" in log(job)
+    assert (
+        f"step 0 to {first['last_step']}; asking Slurm to requeue this job (1 of 20 times)"
+        in log(job)
+    )
     rows, mirrored = histories()
     assert [step for step, kind in rows if kind == "train"] == list(range(11, 331, 11))
     assert (
@@ -87,7 +90,9 @@ def test_a_real_time_limit(slurm):
     """Slurm looks every 30 s who is near the limit."""
     job = begin(slurm, "--time=3 --signal=USR1@60", fit=ENDLESS)
     slurm.until(lambda: slurm.show(job)["Restarts"] == "1", 180, lambda: log(job))
-    assert attempts()[0]["reason"] == "preempted" and "requeued for the 1. time" in log(job)
+    assert attempts()[0][
+        "reason"
+    ] == "preempted" and "asking Slurm to requeue this job (1 of 20 times)" in log(job)
 
 
 def test_a_job_of_higher_priority_preempts(slurm, undisturbed):
