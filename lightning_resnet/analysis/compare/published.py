@@ -375,8 +375,9 @@ def _images(run: pd.Series, data: list[str]) -> str:
     if about:
         return about
     source = _source(run)
-    own = _file()["data"][data[0]].get("source", source) if data else None
-    if own == source:
+    if not data:
+        return source or "unknown images"
+    if _file()["data"][data[0]].get("source", source) == source:
         return f"the images of {data[0]}"
     files = _get(run, "data.source.init_args.train") or _get(run, "data.source.init_args.root")
     return f"copy of the images ({Path(files).name if files else source})"
