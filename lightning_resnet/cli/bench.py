@@ -27,6 +27,7 @@ KINDS = {
     "scaling": "images per second on 1 to N ranks",
     "compare": "seconds and memory of comparing many runs",
     "layouts": "images per second of `data write` from each layout of ImageNet, and of listing",
+    "remote": "images per second from shards on a web server with a delay",
 }
 ACCELERATORS = ["cpu", "gpu"]
 PEERS = [  # the loaders that bench/loader.py describes
@@ -69,6 +70,7 @@ def make_parser() -> Parser:
         "scaling": _scaling_flags,
         "compare": _compare_flags,
         "layouts": _layouts_flags,
+        "remote": _remote_flags,
     }
     for kind, text in KINDS.items():
         one = what.add_parser(kind, help=text, description=text)
@@ -238,6 +240,12 @@ def _layouts_flags(parser: argparse.ArgumentParser) -> None:
     _count(parser, "--workers", cores(), "processes that encode")
     _count(parser, "--repeat", 5, "writes of each layout, in turn")
     _count(parser, "--entries", 1_281_167, "fabricated entries to list; 4 GB of temporary files")
+
+
+def _remote_flags(parser: argparse.ArgumentParser) -> None:
+    _count(parser, "--images", 1024, "photo-like JPEGs of 500 px")
+    _count(parser, "--latency-ms", 30, "milliseconds before each answer")
+    _count(parser, "--repeat", 3, "readings each way, in turn")
 
 
 def _count(parser: argparse.ArgumentParser, flag: str, default: int, text: str) -> None:

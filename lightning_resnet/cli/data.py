@@ -64,7 +64,16 @@ def make_parser() -> Parser:
         help="the file; F.beton.json becomes its manifest",
     )
     write.add_argument("--split", default="train", help="train, val or test (default: %(default)s)")
-    write.add_argument("--root", help="the source's folder, or Kaggle's zip, or one shard")
+    write.add_argument(
+        "--root",
+        help="the source's folder, or Kaggle's zip, or one shard; or its address, s3://..., "
+        "gs://..., https://.../NAME-{0000..1023}.tar",
+    )
+    write.add_argument(
+        "--stage",
+        metavar="DIR",
+        help="folder for copies of what an address names; they stay, for the other split",
+    )
     write.add_argument(
         "--layout",
         help="of imagenet, if the folder has several: folders, archives, kaggle, kaggle-zip, "
@@ -163,6 +172,7 @@ def _get_photos(root: Path) -> int:
 def _write(args: argparse.Namespace) -> int:
     from lightning_resnet.data import sources
     from lightning_resnet.data.beton.write import write_beton
+    from lightning_resnet.data.remote import is_remote
 
     report_only()
     name = SOURCES[args.source]
@@ -175,12 +185,15 @@ def _write(args: argparse.Namespace) -> int:
             raise UserError(f"--{flag} is for {' and '.join(takers)}: leave it out")
         if value is not None:
             given[flag] = value
+    if is_remote(args.out):
+        raise UserError(f"--out {args.out} is on a network: write it here, and then copy it there")
     try:
         source = getattr(sources, name)(**given)
+        source.stage = args.stage
         splits = source.splits_for(args.split)
     except UserError as e:
-        flag = "--root"  # the flag of this verb
-        raise UserError(str(e).replace("--data.source.root", flag)) from e
+        text = str(e).replace("--data.source.root", "--root")  # the flags of this verb
+        raise UserError(text.replace("--data.stage", "--stage")) from e
     if args.split not in splits:
         similar = nearest(args.split, splits)
         names = ", ".join(splits)

@@ -83,8 +83,8 @@ class ImageData(pl.LightningDataModule):
             process has, none for images in memory.
         cache: how .beton files are cached: os (by the system) | process (by page, with order
             `pages`) | auto: what the file's size and the job's memory ask for.
-        stage: folder on each machine's own disk to copy .beton files to, once; variables such as
-            $TMPDIR are known.
+        stage: folder on each machine's own disk to copy .beton files to, once, and what addresses
+            such as s3://bucket/train.beton name; variables such as $TMPDIR are known.
         on_bad: an image that cannot be read: raise | count (a grey one instead, left out of loss
             and metrics).
     """
@@ -146,6 +146,7 @@ class ImageData(pl.LightningDataModule):
             )
         mean = tuple(round(255 * m) for m in source.mean)
         self.source = source
+        source.stage = stage
         self.batch_size = batch_size
         self.loader = loader
         self.workers = workers

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lightning_resnet.data.beton.limits import MAX_LABEL
+from lightning_resnet.data.remote import is_remote
 from lightning_resnet.errors import UserError, one_line, printable
 from lightning_resnet.reading import open_plain
 
@@ -77,6 +78,8 @@ class Beton:
     """
 
     def __init__(self, path: str | Path) -> None:
+        if is_remote(path):
+            raise not_here(path)
         self.path = Path(path)
         try:
             # Without O_NONBLOCK, opening a pipe would wait without end.
@@ -312,6 +315,14 @@ class Beton:
         raise UserError(
             f"{self.path} cannot be read: {why}; `resnet-cli data write` makes it again"
         )
+
+
+def not_here(path: str | Path) -> UserError:
+    """Return the error of a file that an address names."""
+    return UserError(
+        f"{path} is on a network, from which no .beton is read: train with --data.stage DIR, which "
+        "copies it to this machine once, or copy it yourself"
+    )
 
 
 def _check_manifest(manifest: Any) -> None:

@@ -3,14 +3,15 @@
 import hashlib
 import os
 import shutil
-import socket
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
 from lightning_resnet.data.beton.format import Beton, manifest_path
+from lightning_resnet.data.beton.verify import file_hash
+from lightning_resnet.data.remote import copied, stage_folder
 from lightning_resnet.errors import UserError
-from lightning_resnet.files import OWN, locked, private_folder, replacing, write_atomic
+from lightning_resnet.files import locked, replacing, write_atomic
 from lightning_resnet.progress import Meter
 from lightning_resnet.reading import open_plain
 
@@ -20,6 +21,8 @@ BLOCK = 1 << 24  # bytes copied at once
 def staged(path: Path, folder: str) -> Path:
     """Copy a .beton to a folder of this machine, once, and return the copy's path.
 
+    A file that `fetched` has copied there is used as it is.
+
     One process copies while the others wait. The copy lies in a folder that only this user can
     write to. It is made under another name, checked (its size, and the hash in the manifest), and
     renamed; a copy with the original's size, time and manifest is used again.
@@ -27,22 +30,43 @@ def staged(path: Path, folder: str) -> Path:
     Raises:
         UserError: no such folder, no space, or the copy is not what the manifest says.
     """
-    where = Path(os.path.expandvars(folder))
-    if not where.is_dir():
-        raise UserError(
-            f"--data.stage {where} is no folder on {socket.gethostname()}: make it, or leave the "
-            "flag out"
-        )
     try:
-        copy = private_folder(where, f"{OWN}-{os.geteuid()}") / copy_name(path)
+        where = stage_folder(folder)
+        if where in path.parents:
+            return path
+        copy = where / copy_name(path)
         with locked(copy.with_suffix(".lock"), copy.with_suffix(".half"), "leave --data.stage out"):
             if not _is_copy(copy, path):
                 _copy(path, copy)
     except OSError as e:
         raise UserError(
-            f"cannot copy {path} to {where}: {e.strerror}; give another --data.stage, or none"
+            f"cannot copy {path} to {folder}: {e.strerror}; give another --data.stage, or none"
         ) from e
     return copy
+
+
+def fetched(url: str, folder: str | None) -> Path:
+    """Copy a .beton and its manifest from a network to a folder of this machine, once.
+
+    Raises:
+        UserError: no folder is given, or the copy is not what the manifest says; see `copied`.
+    """
+    return copied(url, folder, check=_check_copy)
+
+
+def _check_copy(path: Path) -> None:
+    """Compare a copy with the hash in its manifest, once both are there."""
+    path = path.with_name(path.name.removesuffix(".json"))
+    if not path.exists():
+        return
+    beton = Beton(path)
+    noted = beton.manifest.get("file_hash")
+    if noted and file_hash(beton) != noted:
+        path.unlink()
+        raise UserError(
+            f"the copy of {path.name} is not what its manifest says: the same command copies it "
+            "again; if that does not help, write it again (`resnet-cli data write`)"
+        )
 
 
 def copy_name(path: Path) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from lightning_resnet.data.beton.decode import PROBLEMS, decode, make_items
-from lightning_resnet.data.beton.format import JPEG, RAW, Beton
+from lightning_resnet.data.beton.format import JPEG, RAW, Beton, not_here
+from lightning_resnet.data.remote import is_remote
 from lightning_resnet.errors import UserError, one_line, printable
 from lightning_resnet.machine import cores
 from lightning_resnet.progress import Meter, metered
@@ -92,6 +93,8 @@ def verify(path: str | Path) -> list[str]:
     Raises:
         UserError: there is no such file.
     """
+    if is_remote(path):
+        raise not_here(path)
     if not Path(path).is_file():
         raise UserError(f"no file {path}: `resnet-cli data write` makes one")
     try:

@@ -1,6 +1,9 @@
 """The base class of data sets."""
 
+from pathlib import Path
+
 from lightning_resnet.data.images import Images, hold_out
+from lightning_resnet.data.remote import copied, is_remote
 from lightning_resnet.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -14,11 +17,13 @@ class Source:
         classes: names of the classes, in order of label.
         mean: mean of each channel in [0, 1], for normalisation.
         std: standard deviation of each channel in [0, 1], for normalisation.
+        stage: folder for copies of what an address names, `--data.stage`; None: none is given.
     """
 
     classes: list[str]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    stage: str | None = None
 
     def splits(self) -> dict[str, Images]:
         """Read the splits: train, val and, if it is another set than val, test."""
@@ -27,6 +32,18 @@ class Source:
     def splits_for(self, name: str) -> dict[str, Images]:
         """Read the split of this name; others may be among the splits, and may be left out."""
         return self.splits()
+
+    def here(self, root: str, suffixes: tuple[str, ...]) -> Path:
+        """Return a path on this machine: that of a copy if the root is an address.
+
+        Args:
+            root: a path, or an address that fsspec knows, such as s3://bucket/folder.
+            suffixes: ends of the names of the files that are wanted.
+
+        Raises:
+            UserError: there is no folder for copies, or something cannot be copied.
+        """
+        return copied(root, self.stage, suffixes) if is_remote(root) else Path(root)
 
 
 def with_holdout(splits: dict[str, Images], holdout: int | None) -> dict[str, Images]:

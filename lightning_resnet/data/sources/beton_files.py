@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from lightning_resnet.data.beton.format import Beton
+from lightning_resnet.data.beton.stage import fetched
 from lightning_resnet.data.beton.verify import header_hash
 from lightning_resnet.data.images import BetonImages, Images
+from lightning_resnet.data.remote import is_remote
 from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.errors import UserError, tell
 
@@ -31,7 +33,11 @@ class BetonFiles(Source):
 
     def splits(self) -> dict[str, Images]:
         """Open the files: train, val, and test if there is one."""
-        opened = {name: open_beton(path) for name, path in self.files.items()}
+        paths = {
+            name: fetched(path, self.stage) if is_remote(path) else path
+            for name, path in self.files.items()
+        }
+        opened = {name: open_beton(path) for name, path in paths.items()}
         named = {name: beton for name, beton in opened.items() if beton.manifest.get("classes")}
         first = max(named.values(), key=_number_of_classes) if named else None
         self.classes = max((beton.classes for beton in opened.values()), key=len)

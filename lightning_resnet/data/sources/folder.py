@@ -86,7 +86,7 @@ class ImageFolder(Source):
         Raises:
             UserError: there is no such folder, or it holds splits and no train.
         """
-        root = Path(self.root)
+        root = self.here(self.root, tuple(SUFFIXES))
         if not root.is_dir():
             raise UserError(f"image folder {root} does not exist: set --data.source.root")
         found = [name for name in os.listdir(root) if (root / name).is_dir()]

@@ -17,7 +17,7 @@ import numpy as np
 from lightning_resnet.data.archives import damaged, tar_members, zip_members
 from lightning_resnet.data.images import FileImages, Images
 from lightning_resnet.data.sources.base import Source, with_holdout
-from lightning_resnet.data.sources.folder import ImageFolder, class_folders, find_images
+from lightning_resnet.data.sources.folder import SUFFIXES, ImageFolder, class_folders, find_images
 from lightning_resnet.data.sources.imagenet_labels import (
     DEVKIT,
     SOLUTION,
@@ -46,6 +46,7 @@ HOLDS = {
     "webdataset": "imagenet1k-train-*.tar and imagenet1k-validation-*.tar",
 }
 SUFFIX = {"parquet": ".parquet", "tar.gz": ".tar.gz", "webdataset": ".tar"}
+WANTED = (*SUFFIX.values(), ".zip", ".csv", ".mat", ".txt", *SUFFIXES)  # files of all layouts
 WNID_AT_END = re.compile(r"(.+)_(n\d{8})")  # of a file name without suffix
 WNID_IN_FRONT = re.compile(r"(n\d{8})[_/]")
 
@@ -88,7 +89,7 @@ class ImageNet(ImageFolder):
 
     def splits(self) -> dict[str, Images]:
         """Read train and val."""
-        root = Path(self.root)
+        root = self.here(self.root, WANTED)
         layout = _choose(root, self.layout)
         if layout in ("folders", "kaggle"):
             splits = self._read_folders(root, _cls_loc(root) if layout == "kaggle" else root)
@@ -181,7 +182,7 @@ class ImageNetV2(ImageFolder):
 
     def splits(self) -> dict[str, Images]:
         """Read val; there is no other split."""
-        return {"val": self.read(Path(self.root))}
+        return {"val": self.read(self.here(self.root, tuple(SUFFIXES)))}
 
 
 def _choose(root: Path, layout: Layout | None) -> Layout:

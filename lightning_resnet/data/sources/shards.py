@@ -62,7 +62,7 @@ class Shards(Source):
         return self._read(name)
 
     def _read(self, wanted: str | None) -> dict[str, Images]:
-        root = Path(self.root)
+        root = self.here(self.root, (self.suffix, *NAME_FILES))
         found = find_shards(root if root.is_file() else _folders(root), self.suffix)
         if not found:
             raise UserError(f"no {self.suffix} files in {root}: set --data.source.root")

@@ -42,6 +42,7 @@ class Subset(Source):
 
     def splits(self) -> dict[str, Images]:
         """Read the splits of the source and take the part."""
+        self.source.stage = self.stage
         splits = self.source.splits()
         n = self.num_classes or len(self.source.classes)
         if n > len(self.source.classes):
