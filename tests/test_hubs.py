@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save
 
+from lightning_resnet.data.download import Limits
+from lightning_resnet.errors import UserError
 from lightning_resnet.runs.identity import run_id
 from lightning_resnet.weights import hubs
 from lightning_resnet.weights.trained import load
@@ -53,6 +56,7 @@ def hub(tmp_path, monkeypatch, net):
     torch.hub.set_dir(str(tmp_path / "torch"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(hubs, "SILENCE_S", 1.0)
+    monkeypatch.setattr(hubs, "Limits", partial(Limits, pause_s=0.01))
     with serving() as hub:
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -193,13 +197,13 @@ WRONG = {
     "http://example.com/x.pth": "is not encrypted: add #sha256=",
     "https://example.com": "ends in the name of a file",
     "https://example.com/x.pth#sha256=12": "64 hexadecimal digits",
-    "{hub}/none.pth": "it answers 404 Not Found): fetch it elsewhere, and put it to",
-    "{hub}/silent.pth": "silent for 1 s): fetch it elsewhere, and put it to",
-    "{hub}/cut.pth": "was cut off, or holds no weights alone, and is not kept",
+    "{hub}/none.pth": "(answers 404 Not Found): fetch it elsewhere, and put it to",
+    "{hub}/silent.pth": "no answer within 1 s): fetch it elsewhere, and put it to",
+    "{hub}/cut.pth": "bytes; given up after 3 tries): fetch it elsewhere, and put it to",
     "{hub}/page.pth": "was cut off, or holds no weights alone, and is not kept",
     "{hub}/code.pth": "was cut off, or holds no weights alone, and is not kept",
     "{hub}/good.pth#sha256=" + 64 * "0": "was cut off or changed on its way, and is not kept",
-    "http://127.0.0.1:9/x.pth": "Connection refused): fetch it elsewhere, and put it to",
+    "http://127.0.0.1:9/x.pth": "cannot be reached (Connection refused)): fetch it elsewhere",
 }
 
 
@@ -223,10 +227,24 @@ def test_what_is_wrong_is_said_in_one_line_with_a_cure(cli, hub, pth, image):
     hub.silent |= {"/silent.pth", "/foo/silent/resolve/main/model.safetensors"}
     for name, said in WRONG.items():
         status, _, err = cli("predict", image, "--ckpt_path", name.format(hub=hub.url))
-        lines = [line for line in err.splitlines() if not line.startswith("fetching ")]
+        lines = [line for line in err.splitlines() if line.startswith("error: ")]
         assert status == 2 and len(lines) == 1 and said in lines[0], (name, err)
-    assert not list(Path(torch.hub.get_dir(), "checkpoints").glob("*"))
+    left = sorted(Path(torch.hub.get_dir(), "checkpoints").glob("*.pth*"))
+    assert {path.name.partition(".pth.")[2] for path in left} == {"lock", "part", "part.json"}
     assert not Path("ran").exists()
+
+
+def test_weights_that_were_cut_off_continue(hub, pth):
+    hub.put("/w.pth", pth)
+    hub.cut.add("/w.pth")
+    hub.ranges = True
+    with pytest.raises(UserError, match="given up after 3 tries"):
+        hubs.fetch(f"{hub.url}/w.pth")
+    hub.cut.clear()
+    hub.asked.clear()
+    file, _ = hubs.fetch(f"{hub.url}/w.pth")
+    assert file.path.read_bytes() == pth and hub.first_bytes[-1] > len(pth) // 2
+    assert not list(file.path.parent.glob("*.part*"))
 
 
 def test_without_a_hub_one_line_says_what_to_fetch_and_where_to_put_it(cli, hub, image):

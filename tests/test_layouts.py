@@ -368,6 +368,24 @@ def test_a_class_that_is_twice_in_the_archive_of_train_is_refused(tmp_path):
     assert len(tar_members(tmp_path / "ILSVRC2012_img_val.tar")) == 12
 
 
+@pytest.mark.parametrize("make", [archives, webdataset])
+def test_a_tar_that_is_cut_short_is_one_line(tmp_path, cli, make):
+    root = tmp_path / "in"
+    make(root, ALL)
+    path = root / ("ILSVRC2012_img_train.tar" if make is archives else "imagenet1k-train-0001.tar")
+    cut(path, path.stat().st_size // 2)
+    fails(f"{path.name} is damaged or cut short", root)
+    flags = ["--root", root, "--out", tmp_path / "out" / "x.beton"]
+    code, _, err = cli("data", "write", "imagenet", *flags)
+    assert code == 2 and err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_wordnet_id_that_is_twice_in_the_devkit_is_refused(tmp_path):
+    archives(tmp_path, ALL)
+    (tmp_path / DEVKIT).write_bytes(devkit(ALL._replace(wnids=[*WNIDS, WNIDS[0]])))
+    fails(f"{DEVKIT} is damaged or another archive .a WordNet id is there twice.", tmp_path)
+
+
 @pytest.mark.slow
 def test_the_benchmark_writes_each_layout_and_lists_shards(cli):
     small = "--images 20 --entries 2000 --repeat 1 --workers 1".split()

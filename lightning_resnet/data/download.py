@@ -25,7 +25,6 @@ from lightning_resnet.files import write_json
 from lightning_resnet.progress import Meter
 
 BLOCK = 1 << 17  # bytes that are read at once
-LARGEST = 2_000_000_000  # bytes of a file of unknown size, at most
 RANGE = r"bytes (\d{1,15})-\d+/(\d{1,15}|\*)"
 HEADERS = {"User-Agent": "lightning_resnet", "Accept-Encoding": "identity"}
 
@@ -40,6 +39,7 @@ class Limits:
         window_s: seconds over which the rate is measured.
         tries: connections in a row that may end without a hundredth of the file.
         pause_s: seconds until the second connection; doubled each time.
+        largest: bytes of a file of unknown size, at most.
     """
 
     silence_s: float = 20
@@ -47,6 +47,7 @@ class Limits:
     window_s: float = 20
     tries: int = 3
     pause_s: float = 1
+    largest: int = 2_000_000_000
 
 
 LIMITS = Limits()
@@ -184,7 +185,7 @@ def _connect(url: str, part: Path, size: int, has_floor: bool, limits: Limits) -
             headers["If-Range"] = version["validator"]
     with closing(_received(urllib.request.Request(url, headers=headers), limits)) as received:
         status, answer = next(received)
-        start, total = _extent(status, answer, have, size, part)
+        start, total = _extent(status, answer, have, size, part, limits.largest)
         if not start:
             part.unlink(missing_ok=True)
         validator = answer.get("ETag", "")
@@ -197,7 +198,9 @@ def _connect(url: str, part: Path, size: int, has_floor: bool, limits: Limits) -
         raise _Cut(f"cut off at {_size(part):,} of {total:,} bytes")
 
 
-def _extent(status: int, answer: Any, have: int, size: int, part: Path) -> tuple[int, int]:
+def _extent(
+    status: int, answer: Any, have: int, size: int, part: Path, largest: int
+) -> tuple[int, int]:
     """Return at which byte the answer starts, and the bytes of the file, 0 if unknown."""
     length = answer.get("Content-Length", "").strip()
     rest = int(length) if re.fullmatch(r"\d{1,15}", length) else 0
@@ -221,7 +224,7 @@ def _extent(status: int, answer: Any, have: int, size: int, part: Path) -> tuple
             f"answers with {total:,} bytes of {kind}, the file has {size:,} (a login page, or "
             "another file)"
         )
-    if total > max(size, LARGEST):
+    if total > max(size, largest):
         raise Failed(f"answers with {total:,} bytes")
     return start, size or total
 
@@ -235,7 +238,7 @@ def _store(
         Slow: the host is slow, or has become silent.
         Failed: more bytes come than the file has.
     """
-    most = total or LARGEST
+    most = total or limits.largest
     done = start
     began = time.monotonic()
     window_start = began

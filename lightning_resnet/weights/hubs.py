@@ -8,10 +8,9 @@ those libraries look for them too. Files are read as in `convert`: no code in th
 import hashlib
 import os
 import re
-import socket
 import sys
 from collections.abc import Sequence
-from http.client import HTTPException
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,13 +21,17 @@ import torch
 import torchvision
 from torchvision.models import get_model, get_model_weights, list_models
 
+from lightning_resnet.data.download import Failed, Limits, download, remove
 from lightning_resnet.data.sources.base import IMAGENET_MEAN, IMAGENET_STD
 from lightning_resnet.errors import UserError, nearest, one_line, tell
+from lightning_resnet.files import locked
 from lightning_resnet.reading import parse_json, read_text
 from lightning_resnet.weights.convert import checkpoint_of, read_file
 from lightning_resnet.weights.layouts import RecognisedNet, State, recognise, unwrap
 
 SILENCE_S = 20.0  # seconds that a server may take to answer, or to go on
+TRIES = 3  # connections in a row that may bring nothing
+LARGEST = 50_000_000_000  # bytes of a file of weights, at most
 RESTARTS = 3  # times that Hugging Face's files may begin again
 TORCH_FOLDER = "checkpoints"  # folder in which torch.hub keeps files of weights
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -421,29 +424,41 @@ def _from_address(url: str) -> File:
 
 
 def _download(url: str, path: Path, wanted: str) -> None:
-    """Fetch a file; an incomplete one is not kept.
+    """Fetch a file, or continue; its name is taken once the file is complete.
 
     Raises:
         UserError: what went wrong, what to fetch, and where to put it.
     """
     tell(f"fetching {url} to {path}", file=sys.stderr)
-    former = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE_S)
+    part = path.with_name(f"{path.name}.part")
+    limits = Limits(silence_s=SILENCE_S, tries=TRIES, largest=LARGEST)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shows = sys.stderr.isatty()
-        torch.hub.download_url_to_file(url, str(path), wanted or None, progress=shows)
-    except (OSError, HTTPException, ValueError) as e:
+        lock = path.with_name(f"{path.name}.lock")
+        with locked(lock, part, f"put the file to {path}"):
+            if not path.exists():  # another process may have fetched it
+                with redirect_stdout(sys.stderr):  # stdout is for results
+                    download(url, part, has_floor=False, limits=limits)
+                _keep(url, part, path, wanted)
+        lock.unlink(missing_ok=True)
+    except (OSError, Failed) as e:
+        why = (isinstance(e, OSError) and e.strerror) or one_line(e)
         raise UserError(
-            f"{url} cannot be fetched ({_why(e)}): fetch it elsewhere, and put it to {path}"
+            f"{url} cannot be fetched ({why}): fetch it elsewhere, and put it to {path}"
         ) from e
-    except RuntimeError as e:  # torch's, about the hash
+
+
+def _keep(url: str, part: Path, path: Path, wanted: str) -> None:
+    """Give a fetched file its name, if the file has the hash that is wanted."""
+    digest = _digest(part)
+    if not digest.startswith(wanted):
+        remove(part)
         raise UserError(
-            f"{url} was cut off or changed on its way, and is not kept ({one_line(e)}): try again, "
-            "or give the right hash"
-        ) from e
-    finally:
-        socket.setdefaulttimeout(former)
+            f"{url} was cut off or changed on its way, and is not kept (SHA-256 {digest}): try "
+            "again, or give the right hash"
+        )
+    part.replace(path)
+    remove(part)
 
 
 def _why(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """A hub of weights on loopback: files at paths, served plainly and as Hugging Face does."""
 
 import hashlib
+import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +11,7 @@ COMMIT = "c0ffee" + 34 * "0"
 
 class Hub(ThreadingHTTPServer):
     """Files by path; `redirects` from path to path, `cut` paths end in the middle, `silent` ones
-    never answer.
+    never answer. With `ranges`, the rest of a file is given; `first_bytes` says from where.
     """
 
     def __init__(self):
@@ -20,6 +21,8 @@ class Hub(ThreadingHTTPServer):
         self.cut = set()
         self.silent = set()
         self.asked = []
+        self.ranges = False
+        self.first_bytes = []
         self.over = threading.Event()
 
     @property
@@ -57,7 +60,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         content = hub.files.get(path)
-        self.send_response(404 if content is None else 200)
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range") or "")
+        first = int(asked[1]) if asked and hub.ranges and content is not None else 0
+        if content is not None:
+            hub.first_bytes.append(first)
+        status = 206 if first else 200
+        self.send_response(404 if content is None else status)
         self.send_header("x-repo-commit", COMMIT)
         if content is None:
             self.send_header("x-error-code", "EntryNotFound")
@@ -65,6 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_header("etag", f'"{hashlib.sha256(content).hexdigest()}"')
+        if first:
+            self.send_header("content-range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+            content = content[first:]
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         if with_body:
