@@ -147,20 +147,6 @@ def test_an_option_of_sbatch_in_the_wrong_place_is_shown_the_right_one(sweep, wo
         main([sweep(), *words.split()])
 
 
-def test_missing_data_are_found_before_anything_is_queued(sweep, monkeypatch, tmp_path):
-    """An sbatch that answers 7 is on the path."""
-    (tmp_path / "bin").mkdir()
-    sbatch = tmp_path / "bin/sbatch"
-    sbatch.write_text("#!/bin/sh\necho 7\n")
-    sbatch.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{sbatch.parent}:/usr/bin:/bin")
-    Path(sweep()).write_text((SWEEP % "seed_everything").replace("digits.yaml", "cifar10.yaml"))
-    with pytest.raises(UserError, match="depth=8 seed=0: CIFAR10 not found .* --yes submits"):
-        main(["s.yaml", "--submit"])
-    assert not Path("runs").exists()
-    assert main(["s.yaml", "--submit", "--yes"]) == 0
-
-
 def test_only_gpus_that_are_asked_for_make_gpu_hours(sweep, capsys):
     make_run(read(sweep()).points[0], "finished")
     main(["s.yaml", "--submit"])
@@ -235,12 +221,28 @@ def test_a_refusal_names_the_site_file_and_leaves_nothing(sweep, fake_slurm):
     assert not list(Path("runs/s/submitted").iterdir())
 
 
-def test_a_failed_point_says_why(sweep, capsys):
+def test_a_failed_point_says_why_and_where_its_log_is(sweep, fake_slurm, capsys):
     points = read(sweep()).points
+    assert main(["s.yaml", "--submit", "--pack", "2"]) == 0
+    log = Path("runs/s/submitted/1/table.0.1.log")
+    log.write_text("run runs/s/1\nerror: out of memory\n")
     make_run(points[0], "failed", error="out of memory")
+    make_run(points[1], "diverged")
+    capsys.readouterr()
     assert main(["s.yaml", "--status"]) == 0
     first = capsys.readouterr().out.splitlines()[0]
-    assert first.startswith("1  failed at step 120/330, val error 25.00 %, out of memory")
+    cause = f"out of memory (log: {log})"
+    assert first.startswith(f"1  failed at step 120/330, val error 25.00 %, {cause}")
+    assert main(["s.yaml", "--retry-failed"]) == 0
+    assert "note: 1 of these diverged, as the same code will again" in capsys.readouterr().out
+
+
+def test_missing_data_are_found_before_anything_is_queued(sweep, fake_slurm):
+    Path(sweep()).write_text((SWEEP % "seed_everything").replace("digits.yaml", "cifar10.yaml"))
+    with pytest.raises(UserError, match="depth=8 seed=0: CIFAR10 not found .* --yes submits"):
+        main(["s.yaml", "--submit"])
+    assert not Path("runs").exists()
+    assert main(["s.yaml", "--submit", "--yes"]) == 0
 
 
 def test_cancel_needs_a_submission(sweep):

@@ -26,7 +26,7 @@ from lightning_resnet.files import (
 from lightning_resnet.masking import mask
 from lightning_resnet.reading import open_plain
 from lightning_resnet.runs.reader import END, Run
-from lightning_resnet.runs.status import ATTEMPT_FILE, process_name, restarts
+from lightning_resnet.runs.status import ATTEMPT_FILE, array_task, process_name, restarts
 
 HEARTBEAT_S = 10.0  # seconds between two heartbeats
 
@@ -85,6 +85,7 @@ class RunDir(Run):
             "last_step": 0,
             "heartbeat": time.time(),
             "job_id": os.environ.get("SLURM_JOB_ID"),
+            "array_task": array_task(os.environ),
             "restart_count": restarts(os.environ),
             "gpus": gpus,
             "host": socket.gethostname(),
@@ -126,11 +127,15 @@ class RunDir(Run):
 
     def _owned(self) -> UserError:
         owner = self.last_attempt() or {"attempt": "?", "host": "?", "start": "now"}
-        job = f", Slurm job {owner['job_id']}," if owner.get("job_id") else ""
+        number = owner.get("array_task") or owner.get("job_id")
+        job = f", Slurm job {number}," if number else ""
         where = f"attempt {owner['attempt']} on {owner['host']}{job} since {owner['start']}"
+        cure = "wait for it, stop it, or add --run.new for a replicate"
+        if self.meta().get("point"):
+            cure = "wait for it, or stop it; resnet-cli sweep tells of all points with --status"
         return UserError(
             f"run {self.path} is being trained by {where}, as attempts/{owner['attempt']}.json "
-            "tells: wait for it, stop it, or add --run.new for a replicate"
+            f"tells: {cure}"
         )
 
     def _is_predecessor(self, owner: dict[str, Any]) -> bool:

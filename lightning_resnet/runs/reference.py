@@ -16,7 +16,7 @@ from lightning_resnet.reading import open_plain
 from lightning_resnet.runs.reader import Run
 
 FOLDERS = re.compile(r"(^|=)(?:/|~/)(?:[^/]+/)*(?=[^/])")  # before the name of a file
-PRIVATE = {"host": "-", "job_id": None, "error": None}  # of an attempt
+PRIVATE = {"host": "-", "job_id": None, "array_task": None, "error": None}  # of an attempt
 
 
 def write_reference(runs: Sequence[Run], folder: Path, about: str = "") -> list[Path]:

@@ -19,6 +19,7 @@ ATTEMPT: dict[str, Any] = {
     "reason": "running",
     "last_step": 0,
     "job_id": None,
+    "array_task": None,
     "restart_count": 0,
     "gpus": 0,
     "host": "?",
@@ -88,6 +89,13 @@ def known_attempt(found: dict[str, Any], written: float) -> dict[str, Any]:
     defaults = ATTEMPT | {"heartbeat": written}
     replaced = {k: v for k, v in defaults.items() if not is_like(found.get(k), v)}
     return defaults | found | replaced
+
+
+def array_task(env: Mapping[str, str]) -> str | None:
+    """Return the number that squeue shows for a task of a job array, such as 2_7, or None."""
+    job = env.get("SLURM_ARRAY_JOB_ID")
+    task = env.get("SLURM_ARRAY_TASK_ID")
+    return f"{job}_{task}" if job and task else None
 
 
 def restarts(env: Mapping[str, str]) -> int:

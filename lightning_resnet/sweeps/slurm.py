@@ -49,7 +49,7 @@ def tell_status(sweep: Sweep, home: Path) -> None:
         home: folder of the sweep's submissions.
     """
     queue = queued(home)
-    logs = logs_without_run(sweep, home, queue)
+    logs = newest_logs(home)
     tell(listing(sweep, lambda point: describe(point, queue, logs)))
     tell(totals(sweep, queue, logs))
 
@@ -63,14 +63,18 @@ def points_to_submit(sweep: Sweep, home: Path, retry: bool) -> list[Point]:
         retry: return only points that failed or were stopped.
     """
     queue = queued(home)
-    logs = logs_without_run(sweep, home, queue)
+    logs = newest_logs(home)
     points = []
     for point in sweep.points:
-        is_wanted = (
-            point.state in RETRY or point.key in logs or (not retry and point.state == "new")
-        )
+        is_wanted = point.state in RETRY or (not retry and point.state == "new")
+        is_wanted = is_wanted or bool(_early_error(point, queue, logs))
         if is_wanted and point.key not in queue:
             points.append(point)
+    if diverged := sum(point.state == "diverged" for point in points):
+        tell(
+            f"note: {diverged} of these diverged, as the same code will again: a lower learning "
+            "rate is another point of a sweep"
+        )
     if not points:
         line = f"{totals(sweep, queue, logs)}: nothing to submit"
         if queue:
@@ -83,25 +87,40 @@ def points_to_submit(sweep: Sweep, home: Path, retry: bool) -> list[Point]:
     return points
 
 
-def logs_without_run(sweep: Sweep, home: Path, queue: Container[str]) -> dict[str, Path]:
-    """Return the logs of jobs that ended before their run began, by the key of the point.
+def newest_logs(home: Path) -> dict[str, Path]:
+    """Return the log of the newest job of each point that has one, by the point's key.
 
     Args:
-        sweep: a sweep with the state of its points filled in.
         home: folder of the sweep's submissions.
-        queue: keys of the points in SLURM's queue.
     """
-    new = {point.key for point in sweep.points if point.state == "new" and point.key not in queue}
     found = {}
     for number in sorted(_numbers(home)):
         about = read_json(home / str(number) / "about.json") or {}
         if not _is_valid(about):
             continue
+        pack = about.get("pack") or 1
         for place, key in enumerate(about["points"]):
-            log = home / str(number) / f"{place // (about.get('pack') or 1)}.log"
-            if key in new and _last_error(log):
+            task, line = divmod(place, pack)
+            log = home / str(number) / f"{task}.log"
+            packed = home / str(number) / f"table.{task}.{line + 1}.log"  # as in sweep.sbatch
+            if pack > 1 and packed.exists():
+                log = packed
+            if log.exists():
                 found[key] = log
     return found
+
+
+def _early_error(point: Point, queue: Container[str], logs: Mapping[str, Path]) -> str:
+    """Return the error of a job that ended before its run began; empty if there is none.
+
+    Args:
+        point: the point, with its state.
+        queue: keys of the points in SLURM's queue.
+        logs: result of `newest_logs`.
+    """
+    if point.state != "new" or point.key in queue or point.key not in logs:
+        return ""
+    return _last_error(logs[point.key])
 
 
 def check_site() -> None:
@@ -251,16 +270,14 @@ def describe(point: Point, queue: dict[str, str], logs: Mapping[str, Path]) -> s
     Args:
         point: the point, with its state.
         queue: result of `queued`.
-        logs: result of `logs_without_run`.
+        logs: result of `newest_logs`.
 
     Returns:
         For example `finished, val error 1.94 %`, `preempted at step 120/330, waits in the queue`,
         `waiting`, `failed before it began, LOG: error: CIFAR10 not found`.
     """
-    if point.key in logs:
-        return (
-            f"failed before it began, {printable(logs[point.key])}: {_last_error(logs[point.key])}"
-        )
+    if error := _early_error(point, queue, logs):
+        return f"failed before it began, {printable(logs[point.key])}: {error}"
     if point.state == "new" and point.key not in queue:
         return "not submitted"
     text = describe_state(point) if point.run else point.state
@@ -270,6 +287,8 @@ def describe(point: Point, queue: dict[str, str], logs: Mapping[str, Path]) -> s
         attempt = Run(point.run).last_attempt()
         if attempt and attempt["error"]:
             text += f", {printable(attempt['error'])}"
+        if point.key in logs:
+            text += f" (log: {printable(logs[point.key])})"
     may_continue = point.state not in ("new", "finished", "running")
     if may_continue and queue.get(point.key) == "PENDING":
         text += ", waits in the queue"
