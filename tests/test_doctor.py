@@ -175,6 +175,16 @@ def test_the_folder_of_runs_is_the_recipes(cli, monkeypatch):
     assert cli("doctor", "--config", "R.yaml", "--model.net.width", 64)[0] == 1
 
 
+def test_an_imagenet_stem_on_small_images_is_told_once(cli):
+    net = ["--model.net", "ImageNetResNet", "--model.net.depth", 18, "--model.net.num_classes", 10]
+    found = plan(*net)["stem"]
+    assert found.level == "warning" and "8x8 as 1x1" in found.found
+    assert found.cure.startswith("--data.size 64") and "stem" not in plan()
+    few = ["--trainer.max_epochs", 1, "--trainer.limit_train_batches", 1]
+    code, out, err = cli("fit", "--config", "R.yaml", *net, *few)
+    assert code == 0 and (out + err).count("made for ImageNet") == 1, err
+
+
 def test_weights_to_begin_from_are_tried(cli, monkeypatch):
     found = plan("--run.init_from", "missing.ckpt")["recipe"]
     assert found.level == "fails" and "missing.ckpt does not exist" in found.found

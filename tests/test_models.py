@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
 from lightning_resnet.models.blocks import block_modules
-from lightning_resnet.models.complexity import count_macs
+from lightning_resnet.models.complexity import count_macs, stem_warning
 
 # (depth, shortcut): parameters, multiply-adds at 32x32 (in M). Table 6 of He et al. 2015 rounds
 # them: 0.27M ... 19.4M.
@@ -360,3 +360,26 @@ def test_every_block_keeps_the_memory_format(block, shortcut):
 def test_a_shortcut_that_does_not_exist_is_refused(shortcut):
     with pytest.raises(ValueError, match="one of none, A, B, C"):
         CifarResNet(8, shortcut=shortcut)
+
+
+@pytest.mark.parametrize(
+    ("net", "size", "warns"),
+    [
+        (ImageNetResNet(18, num_classes=10), 32, True),
+        (ImageNetResNet(18, "none", num_classes=10, blur_pool=True), 32, True),
+        (ImageNetResNet(18, num_classes=10), 33, False),  # 2x2 in the last stage
+        (CifarResNet(8), 32, False),
+        (CifarResNet(8), 4, False),  # 1x1 too, but not for its stem
+        (torchvision.models.resnet18(num_classes=10), 28, True),
+        (torchvision.models.mobilenet_v3_small(num_classes=10), 32, True),  # has no pooling
+        (torchvision.models.vgg11(num_classes=10), 32, False),
+        (timm.create_model("seresnet18", num_classes=10), 32, True),  # squeeze: 1x1 at any size
+        (timm.create_model("seresnet18", num_classes=10), 64, False),
+        (timm.create_model("resnet26d", num_classes=10), 32, True),
+    ],
+)
+def test_an_imagenet_stem_on_small_images_is_warned_of(net, size, warns):
+    warning = stem_warning(net, (3, size, size))
+    assert bool(warning) == warns
+    assert not warns or (f"{size}x{size} as 1x1" in warning and "--data.size 64" in warning)
+    assert net.training

@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from lightning_resnet.config.recipe import Experiment
 from lightning_resnet.engine.trainer import limited
 from lightning_resnet.errors import UserError, one_line, tell
-from lightning_resnet.models.complexity import check_logits, count_macs
+from lightning_resnet.models.complexity import check_logits, count_macs, stem_warning
 from lightning_resnet.models.ghost import batch_norms
 
 MIN_BATCH_NORM_IMAGES = 16  # batch norm's statistics of fewer images are noisy
@@ -55,6 +55,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     text = " ".join(f"{k}={options[k]}" for k in shown)
     size = f"{params:,} parameters, {macs / 1e6:,.1f} M multiply-adds at {data.input_size}"
     say(f"{name} {text}: {size}")
+    if warning := stem_warning(task.net, data.input_size):
+        say(f"warning: {warning}")
     _say_batches(experiment)
     for group in task.configure_optimizers().param_groups:
         tensors = group["params"]

@@ -24,7 +24,7 @@ from lightning_resnet.doctor.finding import GB, Finding, room
 from lightning_resnet.engine import observers, refused
 from lightning_resnet.engine.silence import silence_lightning
 from lightning_resnet.errors import UserError, is_out_of_memory, one_line
-from lightning_resnet.models.complexity import count_macs
+from lightning_resnet.models.complexity import count_macs, stem_warning
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.weights.init_from import init_from
 from lightning_resnet.weights.trained import build_alone
@@ -141,6 +141,8 @@ def _net(experiment: Experiment) -> Iterator[Finding]:
         yield Finding("fails", "net", text, f"--model.net.num_classes {data.num_classes}")
         return
     yield Finding("ok", "net", text)
+    if warning := stem_warning(net, data.input_size):
+        yield Finding("warning", "stem", *_halves(warning))
     if path := experiment.config.run.init_from:
         init_from(experiment.task, path, data.source.classes, experiment.config.resolved)
         yield Finding("ok", "weights", f"those of {path}")

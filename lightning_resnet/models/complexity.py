@@ -1,6 +1,7 @@
 """Count the outputs and multiply-adds of a net."""
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -8,6 +9,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_resnet.errors import UserError, one_line
+
+IMAGENET_STRIDE = 32  # by which nets for ImageNet shrink an image: to 7x7 at 224 pixels
+SPATIAL = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def check_logits(net: nn.Module, found: Any, images: int) -> None:
@@ -81,3 +85,54 @@ def count_macs(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[int, i
         net.train(training)
     check_logits(net, logits, 1)
     return logits.shape[1], counter.get_total_flops() // 2
+
+
+def stem_warning(net: nn.Module, input_size: tuple[int, int, int]) -> str:
+    """Return a warning if a net for ImageNet leaves one position of small images.
+
+    Such a net begins with a strided convolution and shrinks an image 32 times before it takes the
+    mean over positions. Images of up to 32 pixels are then one position in the last stage, where
+    3x3 kernels see padding only; from 33 pixels on they are 2x2 or more.
+
+    Args:
+        net: any net that takes images of this size; its mode is restored.
+        input_size: size of one image: channels, height, width.
+
+    Returns:
+        What is wrong and, after the last colon, its cure; empty for other nets and sizes.
+    """
+    first_stride = 0
+    stride = 1
+    last_map: tuple[int, ...] = ()
+
+    def watch(module: nn.Module, _: Any, found: torch.Tensor) -> None:
+        nonlocal first_stride, stride, last_map
+        own_stride = _pair(module.stride)
+        if isinstance(module, nn.Conv2d):
+            first_stride = first_stride or min(own_stride)
+            # 1x1 kernels are shortcuts, or see the mean over positions (squeeze and excitation)
+            if max(module.kernel_size) == 1:
+                return
+            last_map = tuple(found.shape[-2:])
+        stride *= min(own_stride)
+
+    modules = [m for m in net.modules() if isinstance(m, SPATIAL)]
+    handles = [m.register_forward_hook(watch) for m in modules]
+    try:
+        count_macs(net, input_size)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if first_stride < 2 or stride < IMAGENET_STRIDE or math.prod(last_map) != 1:
+        return ""
+    height, width = input_size[1:]
+    return (
+        f"the stem of {type(net).__name__} is made for ImageNet: its last stage sees images of "
+        f"{height}x{width} as 1x1, which costs accuracy: --data.size {2 * IMAGENET_STRIDE} or "
+        "more, or a net for small images, as --model.net CifarResNet --model.net.depth 20"
+    )
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """Return the stride of a layer for both sides."""
+    return (value, value) if isinstance(value, int) else value
