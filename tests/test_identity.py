@@ -29,7 +29,8 @@ OLD = (
     "--run.threads 1"
 ).split()
 # Recipe and flags -> the id that commit e102483 gave. Six recipes did not name `nesterov` then and
-# took the task's default, true, against their sources: their ids are those of the flag. imagenette.yaml is newer.
+# took the task's default, true, against their sources: their ids are those of the flag.
+# imagenette.yaml is newer.
 GOLDEN = {
     "cifar10.yaml": "4350a9c484",
     "cifar10_fast.yaml": "18250e7978",
