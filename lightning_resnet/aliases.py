@@ -1,242 +1,34 @@
 """Understand the words that users of other libraries type where a recipe's keys are taken.
 
 `--lr 0.1` stands for `--model.optimizer.lr 0.1`. A short name is a flag where exactly one key ends
-so, or where `SHORT` names the key. Names of classes are understood in any case. What has no key of
-ours is answered with a sentence. Nothing here imports torch.
+so, or where `words.KEYS` names the key. Names of classes are understood in any case. What has no
+key of ours is answered with a sentence. Nothing here imports torch.
 """
 
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_resnet import words as tables
 from lightning_resnet.errors import UserError, printable
-from lightning_resnet.keys import keys
+from lightning_resnet.keys import keys, nets_of_torchvision
 
-# short names in which no key ends, or several do -> the key that is meant
-SHORT = {
-    "epochs": "trainer.max_epochs",
-    "num_epochs": "trainer.max_epochs",
-    "train_epochs": "trainer.max_epochs",
-    "steps": "trainer.max_steps",
-    "iterations": "trainer.max_steps",
-    "iters": "trainer.max_steps",
-    "max_iters": "trainer.max_steps",
-    "lr": "model.optimizer.lr",
-    "learning_rate": "model.optimizer.lr",
-    "base_lr": "model.optimizer.lr",
-    "lr0": "model.optimizer.lr",
-    "wd": "model.optimizer.weight_decay",
-    "weight_decay": "model.optimizer.weight_decay",
-    "momentum": "model.optimizer.momentum",
-    "nesterov": "model.optimizer.nesterov",
-    "betas": "model.optimizer.betas",
-    "opt": "model.optimizer",
-    "optim": "model.optimizer",
-    "sched": "model.schedule",
-    "scheduler": "model.schedule",
-    "lr_scheduler": "model.schedule",
-    "lr_schedule": "model.schedule",
-    "arch": "model.net",
-    "architecture": "model.net",
-    "model_name": "model.net",
-    "network": "model.net",
-    "backbone": "model.net",
-    "depth": "model.net.depth",
-    "layers": "model.net.depth",
-    "num_layers": "model.net.depth",
-    "shortcut": "model.net.shortcut",
-    "width": "model.net.width",
-    "num_classes": "model.net.num_classes",
-    "smoothing": "model.label_smoothing",
-    "ema_decay": "model.ema.decay",
-    "mixup": "model.mix.mixup",
-    "mixup_alpha": "model.mix.mixup",
-    "cutmix": "model.mix.cutmix",
-    "cutmix_alpha": "model.mix.cutmix",
-    "dataset": "data.source",
-    "batch": "data.batch_size",
-    "bs": "data.batch_size",
-    "train_batch_size": "data.batch_size",
-    "num_workers": "data.workers",
-    "img_size": "data.size",
-    "image_size": "data.size",
-    "input_size": "data.size",
-    "crop_size": "data.size",
-    "resolution": "data.size",
-    "imgsz": "data.size",
-    "data_dir": "data.source.root",
-    "data_path": "data.source.root",
-    "data_root": "data.source.root",
-    "hflip": "data.flip",
-    "random_erasing": "data.erase",
-    "reprob": "data.erase",
-    "seed": "seed_everything",
-    "random_seed": "seed_everything",
-    "manual_seed": "seed_everything",
-    "nodes": "trainer.num_nodes",
-    "nnodes": "trainer.num_nodes",
-    "device": "trainer.accelerator",
-    "num_devices": "trainer.devices",
-    "ngpus": "trainer.devices",
-    "grad_clip": "trainer.gradient_clip_val",
-    "clip_grad": "trainer.gradient_clip_val",
-    "clip_grad_norm": "trainer.gradient_clip_val",
-    "accumulate": "trainer.accumulate_grad_batches",
-    "grad_accum": "trainer.accumulate_grad_batches",
-    "grad_accum_steps": "trainer.accumulate_grad_batches",
-    "gradient_accumulation_steps": "trainer.accumulate_grad_batches",
-    "log_interval": "trainer.log_every_n_steps",
-    "log_freq": "trainer.log_every_n_steps",
-    "print_freq": "trainer.log_every_n_steps",
-    "val_every": "trainer.check_val_every_n_epoch",
-    "eval_every": "trainer.check_val_every_n_epoch",
-    "dtype": "trainer.precision",
-    "exp_name": "run.name",
-    "experiment": "run.name",
-    "experiment_name": "run.name",
-    "run_name": "run.name",
-    "dry_run": "run.dry",
-    "dryrun": "run.dry",
-    "num_threads": "run.threads",
-}
-# flags of one letter, of fit alone -> the key
-LETTERS = {
-    "a": "model.net",
-    "b": "data.batch_size",
-    "e": "trainer.max_epochs",
-    "j": "data.workers",
-    "s": "seed_everything",
-}
-# flags that need no value -> the flags that they stand for
-SWITCHES = {
-    "amp": ["--trainer.precision=bf16-mixed"],
-    "bf16": ["--trainer.precision=bf16-mixed"],
-    "fp16": ["--trainer.precision=16-mixed"],
-    "half": ["--trainer.precision=16-mixed"],
-    "fp32": ["--trainer.precision=32-true"],
-    "cpu": ["--trainer.accelerator=cpu"],
-    "cuda": ["--trainer.accelerator=gpu"],
-    "gpu": ["--trainer.accelerator=gpu"],
-    "debug": ["--trainer.fast_dev_run=true"],
-    "channels_last": ["--model.channels_last=true"],
-    "sync_bn": ["--trainer.sync_batchnorm=true"],
-}
-# last parts of keys that say too little alone
-NO_SHORT = ("decay", "mode", "details", "point", "code", "root", "scale", "ckpt_path")
-RUNS = "runs lie in ROOT/NAME/ID: give --run.root ROOT, --run.name NAME"
-RESUME = (
-    "the same command continues a run that was stopped, and --run.init_from FILE starts a new one "
-    "from its weights"
-)
-WEIGHTS = (
-    "--run.init_from FILE starts from the weights of a checkpoint or run, --run.init_from "
-    "torchvision:NAME, timm:NAME or hf:ORG/REPO from those of others"
-)
-RANKS = "fit starts the ranks itself: give --trainer.devices N, or start it by srun or torchrun"
-# names of a checkpoint, which all verbs but fit take
-CHECKPOINTS = ("ckpt_path", "ckpt", "checkpoint", "weights", "resume", "load")
-# names of what has no key of its own -> what to do
-SAID = {
-    "resume": RESUME,
-    "resume_from": RESUME,
-    "resume_from_checkpoint": RESUME,
-    "auto_resume": RESUME,
-    "restart": RESUME,
-    "ckpt_path": RESUME,
-    "ckpt": RESUME,
-    "checkpoint": RESUME,
-    "continue": RESUME,
-    "pretrained": WEIGHTS,
-    "weights": WEIGHTS,
-    "initial_checkpoint": WEIGHTS,
-    "load": WEIGHTS,
-    "load_from": WEIGHTS,
-    "finetune": WEIGHTS,
-    "output": RUNS,
-    "out": RUNS,
-    "output_dir": RUNS,
-    "outdir": RUNS,
-    "out_dir": RUNS,
-    "save_dir": RUNS,
-    "savedir": RUNS,
-    "log_dir": RUNS,
-    "logdir": RUNS,
-    "work_dir": RUNS,
-    "root_dir": RUNS,
-    "checkpoint_dir": RUNS,
-    "local_rank": RANKS,
-    "world_size": RANKS,
-    "rank": RANKS,
-    "dist_url": RANKS,
-    "dist_backend": RANKS,
-    "ddp": RANKS,
-    "distributed": RANKS,
-    "wandb": "W&B is --wandb.mode online or offline, --wandb.project NAME",
-    "no_wandb": "W&B is off with --wandb.mode disabled",
-    "tensorboard": "give --trainer.logger TensorBoardLogger; metrics.jsonl holds each run's values",
-    "evaluate": "resnet-cli validate measures a trained run, resnet-cli evaluate in several ways",
-    "eval": "resnet-cli validate measures a trained run, resnet-cli evaluate in several ways",
-    "test_only": "resnet-cli validate measures a trained run, resnet-cli test its test images",
-    "warmup": "warm-up is a part of the schedule: --model.schedule.warmup SHARE, from 0 to below 1",
-    "warmup_epochs": "warm-up is a part of the schedule: --model.schedule Cosine "
-    "--model.schedule.warmup_epochs N",
-    "lr_warmup_epochs": "warm-up is a part of the schedule: --model.schedule Cosine "
-    "--model.schedule.warmup_epochs N",
-    "min_lr": "--model.schedule Cosine --model.schedule.end takes the last rate as a share of "
-    "--model.optimizer.lr",
-    "gamma": "Steps has it: --model.schedule.gamma",
-    "lr_gamma": "Steps has it: --model.schedule.gamma",
-    "lr_step_size": "Steps has its steps as shares of the training: --model.schedule.at [0.5,0.75]",
-    "milestones": "Steps has them as shares of the training: --model.schedule.at [0.5,0.75]",
-    "dropout": "our nets have none; a net of your own is --model.net module.Class",
-    "aa": "augmentation is --data.policy TrivialAugment, RandAugment, ...",
-    "augment": "augmentation is --data.policy TrivialAugment, RandAugment, ...",
-    "auto_augment": "augmentation is --data.policy TrivialAugment, RandAugment, ...",
-    "patience": "early stopping is --trainer.callbacks EarlyStopping "
-    "--trainer.callbacks.monitor val/loss --trainer.callbacks.patience N",
-    "early_stopping": "it is --trainer.callbacks EarlyStopping --trainer.callbacks.monitor "
-    "val/loss",
-    "decay": "give --model.optimizer.weight_decay NUMBER, or --model.decay weights|all (what it "
-    "acts on)",
-    "root": "give --data.source.root DIR for images, or --run.root DIR for runs",
-    "val_split": "a source knows its splits; --data.source.holdout N validates on N of the "
-    "training images",
-    "v": "-q prints less, and metrics.jsonl of the run holds each value",
-    "verbose": "-q prints less, and metrics.jsonl of the run holds each value",
-    "overwrite": "a run is never overwritten: --run.new begins another one",
-    "exist_ok": "a run is never overwritten: --run.new begins another one",
-    "force": "a run is never overwritten: --run.new begins another one",
-}
-# words for precisions and other choices -> the words that we take
-SYNONYMS = {
-    "trainer.precision": {
-        "fp16": "16-mixed",
-        "float16": "16-mixed",
-        "half": "16-mixed",
-        "amp": "bf16-mixed",
-        "mixed": "bf16-mixed",
-        "bfloat16": "bf16-mixed",
-        "fp32": "32-true",
-        "float32": "32-true",
-        "full": "32-true",
-        "fp64": "64-true",
-        "float64": "64-true",
-    },
-    "trainer.logger": {
-        "wandb": "--wandb.mode online",
-        "tensorboard": "TensorBoardLogger",
-        "csv": "CSVLogger",
-    },
-    "model.loss": {"ce": "cross_entropy", "crossentropy": "cross_entropy"},
-    "model.net.shortcut": {"identity": "A", "zero_pad": "A", "projection": "B", "plain": "none"},
-}
+
+def by_word(table: Mapping[str, str]) -> dict[str, str]:
+    """Return word -> meaning for a table of `words`."""
+    return {word: meaning for words, meaning in table.items() for word in words.split()}
+
+
+SHORT = by_word(tables.KEYS)
+SWITCHES = by_word(tables.SWITCHES)
+SYNONYMS = {key: by_word(table) for key, table in tables.VALUES.items()}
+RECIPE_VERBS = ("fit", "validate", "test")  # whose flags are all keys of a recipe
+KEY_VERBS = ("predict", "evaluate", "inspect", "doctor")  # which have flags of their own as well
 SECTIONS = ("trainer", "model", "data", "run", "wandb")
-# names of nets, as other libraries have them: ours by their depth
-CIFAR_DEPTHS = ("20", "32", "44", "56", "110", "1202")
-IMAGENET_DEPTHS = ("18", "34", "50", "101", "152")
+IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
 PATHS = {  # section of a recipe -> what to give in place of a class or a word
     "model": "the task is always ours: choose --model.net CLASS, --model.optimizer CLASS, "
     "--model.hooks CLASS",
@@ -279,17 +71,17 @@ def understood(
         is_key = is_flag(flag)
         if own is not None:
             is_key = flag[:2] == "--" and not any(other.startswith(flag) for other in own)
-            is_key = is_key and _plain(flag) not in SAID
+            is_key = is_key and not said(verb, flag)
         if not is_key:
             found.append(word)
             continue
         given: str | None = value if has_equals else None
         if not has_equals and rest and not is_flag(rest[0]):
             given = rest[0]
-        if verb != "fit" and own is None and _plain(flag) in CHECKPOINTS:
+        if verb != "fit" and own is None and _plain(flag) in tables.CHECKPOINTS:
             meant: Pairs | None = [("ckpt_path", given)]
         else:
-            meant = _meant(flag, given)
+            meant = _meant(verb, flag, given)
         if meant is None:  # the value may be a word of its own
             found.append(word)
             continue
@@ -301,6 +93,27 @@ def understood(
     if told and tells and _is_first():
         print(printable("; ".join(told)), file=sys.stderr)
     return found
+
+
+def said(verb: str, flag: str) -> str:
+    """Return what the end of a message says of a flag that a verb does not have; empty: nothing.
+
+    It is `; did you mean --FLAG?`, or a sentence after a colon.
+
+    Args:
+        verb: the verb, with a second word for the verbs of `data` and `bench`.
+        flag: the flag, or a word that stands where another one is meant.
+    """
+    first = verb.partition(" ")[0]
+    likely = by_word(tables.FLAGS[""]) if first not in RECIPE_VERBS else {}
+    if first in (*RECIPE_VERBS, *KEY_VERBS):
+        likely |= by_word(tables.SAID)
+    for name in (first, verb):
+        likely |= by_word(tables.FLAGS.get(name, {}))
+    meaning = likely.get(_plain(flag), "")
+    if meaning.startswith("-") and len(meaning.split()) <= 4:
+        return f"; did you mean {meaning}?"
+    return f": {meaning}" if meaning else ""
 
 
 def is_flag(word: str) -> bool:
@@ -320,7 +133,8 @@ def _is_first() -> bool:
 
 def _takes_value(flag: str, value: str) -> bool:
     """Tell whether the word after a flag is the flag's value."""
-    return _plain(flag) not in SWITCHES or value in ("true", "false")
+    is_device = _plain(flag) in ("gpu", "cuda") and value.isdecimal()
+    return _plain(flag) not in SWITCHES or value in ("true", "false") or is_device
 
 
 def _plain(flag: str) -> str:
@@ -343,7 +157,7 @@ def _told(flag: str, value: str | None, meant: Pairs) -> list[str]:
     return [f"{typed} is {shown}"]
 
 
-def _meant(flag: str, value: str | None) -> Pairs | None:
+def _meant(verb: str, flag: str, value: str | None) -> Pairs | None:
     """Return the keys that a flag stands for, with their values; None: the flag stays as it is.
 
     Raises:
@@ -355,24 +169,27 @@ def _meant(flag: str, value: str | None) -> Pairs | None:
     if name in AS_IT_IS and flag.startswith("--") or name.endswith(".help"):
         return None
     if name in ("model", "data", "wandb") and flag.startswith("--"):
-        return _of_section(name, value)
+        return _of_section(verb, name, value)
+    plain = _plain(flag)
+    if plain in by_word(tables.FLAGS.get(verb, {})) and plain not in keys():
+        raise UserError(f"there is no {flag}{said(verb, flag)}")
     key = key_of(flag)
-    if key is None and _plain(flag) == "gpus":
+    if key:
+        return _with_value(key, plus, value)
+    if plain == "gpus":
         return _gpus(value)
-    if key is None and _plain(flag) in SWITCHES:
+    if plain in SWITCHES:
         return _switch(flag, value)
-    if key is None:
-        if said := SAID.get(_plain(flag)):
-            raise UserError(f"there is no {flag}: {said}")
-        return None
-    return _with_value(key, plus, value)
+    if meaning := said(verb, flag):
+        raise UserError(f"there is no {flag}{meaning}")
+    return None
 
 
 def key_of(flag: str) -> str | None:
     """Return the key of a recipe that a flag stands for; None without one, or with several."""
     name = flag.lstrip("-").rstrip("+")
     if not flag.startswith("--") and len(name) == 1:
-        return LETTERS.get(name)
+        return tables.LETTERS.get(name)
     if name in keys() and name != "ckpt_path":
         return name
     if _class_key(name):
@@ -380,7 +197,7 @@ def key_of(flag: str) -> str | None:
     plain = _plain(flag)
     if plain in SHORT:
         return SHORT[plain]
-    if plain in NO_SHORT or plain in SAID:
+    if plain in tables.NO_SHORT or plain in by_word(tables.SAID):
         return None
     ends = [key for key in keys() if key.endswith(f".{plain}")]
     if not ends and "." in plain:
@@ -404,25 +221,40 @@ def _with_value(key: str, plus: str, value: str | None) -> Pairs:
         if base == "model.net" and (net := _net(value)):
             return net
         return [(key + plus, true_name(base, value))]
-    if key == "trainer.accelerator" and re.fullmatch(r"(cuda|gpu):\d+", value):
+    if key == "trainer.accelerator" and re.fullmatch(r"((cuda|gpu):)?\d+(,\d+)*", value):
         return [(key, "gpu"), ("trainer.devices", f"[{value.rpartition(':')[2]}]")]
     return [(key + plus, value)]
 
 
 def _net(name: str) -> Pairs | None:
-    """Return class and depth of a net by a name such as resnet50 or plain20; None: another name."""
-    found = re.fullmatch(r"(res_?net|plain)[-_]?(\d+)", name.lower())
-    if not found:
+    """Return class and depth of a net by a name such as resnet50 or plain20; None: another name.
+
+    Raises:
+        UserError: neither kind of net has this depth.
+    """
+    found = re.fullmatch(
+        r"(res_?net|plain(?:_?net)?|pre_?(?:act_?)?res_?net)[-_]?(\d+)", name.lower()
+    )
+    if not found or name in nets_of_torchvision() and int(found[2]) not in IMAGENET_DEPTHS:
         return None
-    cls = "ImageNetResNet" if found[2] in IMAGENET_DEPTHS else "CifarResNet"
-    if cls == "CifarResNet" and found[2] not in CIFAR_DEPTHS:
-        return None
-    meant: Pairs = [("model.net", cls), ("model.net.depth", found[2])]
-    if found[1] == "plain":
-        return [*meant, ("model.net.shortcut", "none")]
+    depth = int(found[2])
+    is_preact = found[1].startswith("pre")
+    if (depth - 2) % 6 and (depth not in IMAGENET_DEPTHS or is_preact):
+        raise UserError(
+            f"--model.net {name}: no net has {depth} layers: CifarResNet has 20, 32, 44, 56, 110 "
+            "or other 6n+2, ImageNetResNet 18, 34, 50, 101 or 152"
+        )
     # The names are of nets with projections (ImageNet) or with zero padding (CIFAR).
-    shortcut = "B" if cls == "ImageNetResNet" else "A"
-    return [*meant, ("model.net.shortcut", shortcut)]
+    cls, shortcut = ("ImageNetResNet", "B")
+    if depth not in IMAGENET_DEPTHS or is_preact:
+        cls, shortcut = ("CifarResNet", "A")
+    if found[1].startswith("plain"):
+        shortcut = "none"
+    meant: Pairs = [("model.net", cls), ("model.net.depth", str(depth))]
+    meant.append(("model.net.shortcut", shortcut))
+    if is_preact:
+        meant.append(("model.net.block", "preact"))
+    return meant
 
 
 def true_name(key: str, name: str) -> str:
@@ -472,14 +304,16 @@ def _gpus(value: str | None) -> Pairs:
 
 
 def _switch(flag: str, value: str | None) -> Pairs:
-    """Return the keys for a flag that needs no value."""
+    """Return the key for a flag that needs no value, and for --gpu N which one."""
     if value == "false":
         raise UserError(f"{flag} false: leave {flag} out")
-    meant = [word.removeprefix("--").partition("=") for word in SWITCHES[_plain(flag)]]
-    return [(key, its_value) for key, _, its_value in meant]
+    key, _, its_value = SWITCHES[_plain(flag)].partition("=")
+    if value is not None and value.isdecimal() and _takes_value(flag, value):
+        return [(key, its_value), ("trainer.devices", f"[{value}]")]
+    return [(key, its_value)]
 
 
-def _of_section(name: str, value: str | None) -> Pairs | None:
+def _of_section(verb: str, name: str, value: str | None) -> Pairs | None:
     """Return the keys for --data X, --model X, --wandb X; None: X is a file of options.
 
     Raises:
@@ -487,15 +321,23 @@ def _of_section(name: str, value: str | None) -> Pairs | None:
     """
     if name == "wandb":
         if value is None or not Path(value).is_file():
-            raise UserError(f"there is no --wandb: {SAID['wandb']}")
+            raise UserError(f"there is no --wandb{said(verb, '--wandb')}")
         return None
     key = "model.net" if name == "model" else "data.source"
-    if value and Path(value).is_file() and Path(value).suffix not in (".yaml", ".yml", ".json"):
-        raise UserError(f"--{name} {printable(value, 60)} is a file; {PATHS[name]}")
-    if value is None or Path(value).is_file() or value[:1] in ("{", "[", ""):
+    if value is None or value[:1] in ("{", "[", ""):
         return None
-    if name == "data" and Path(value).is_dir():
+    shown = printable(value, 60)
+    path = Path(value)
+    if path.is_file():
+        if path.suffix in (".yaml", ".yml", ".json"):
+            return None
+        raise UserError(f"--{name} {shown} is a file; {PATHS[name]}")
+    if name == "model" and verb != "fit" and path.is_dir():
+        raise UserError(f"--model {shown}: a run is the first word: resnet-cli {verb} {shown}")
+    if name == "data" and path.is_dir():
         return [("data.source", "ImageFolder"), ("data.source.root", value)]
     if re.fullmatch(r"[\w-]+", value):
         return _with_value(key, "", value)
-    raise UserError(f"--{name} {printable(value, 60)} is no file of options; {PATHS[name]}")
+    if name == "data" and "/" in value:
+        raise UserError(f"--data {shown}: there is no such folder (seen from {Path.cwd()})")
+    raise UserError(f"--{name} {shown} is no file of options; {PATHS[name]}")

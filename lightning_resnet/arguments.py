@@ -2,13 +2,15 @@
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
-from lightning_resnet.aliases import CHECKPOINTS, SHORT, understood
+from lightning_resnet.aliases import SHORT, by_word, is_flag, said, understood
 from lightning_resnet.errors import UserError, nearest
 from lightning_resnet.flags import check
+from lightning_resnet.words import CHECKPOINTS, FLAGS
 
 # Flags that stand without a value.
 SWITCHES = ("--trust", "--json", "--run.new", "--run.must_resume", "--run.dry", "--deterministic")
@@ -60,8 +62,9 @@ class Parser(argparse.ArgumentParser):
         own = list(words[:end])
         recipe: list[str] = []
         if self.recipe == "keys":
-            own, recipe = split(understood(own, own=self._option_string_actions))
-            check(recipe, self.prog.rpartition(" ")[2], is_complete=False)
+            own, recipe = split(understood(own, self.verb, self._option_string_actions))
+            is_complete = self.verb == "doctor" and bool({"-c", "--config"} & {*recipe})
+            check(recipe, self.verb, is_complete)
         if self.takes_run:
             own = _run_first(own)
         self.words = own
@@ -77,44 +80,108 @@ class Parser(argparse.ArgumentParser):
         args.document = {}
         return args
 
+    @property
+    def verb(self) -> str:
+        """The verb that this is a parser of; empty for a parser of no verb."""
+        return [*self.prog.split(), "", ""][1]
+
     def error(self, message: str) -> NoReturn:
         """Raise a UserError instead of printing the usage, with the word that is meant.
 
-        The choices of a missing word are named.
+        What a missing word is, and its choices, are named.
         """
-        cure = f"; {self.prog} --help tells the options"
-        missing = message.partition("arguments are required: ")[2].split(", ")
-        options = self._option_string_actions
-        for word in self.words if missing[0] else []:
+        below = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+        if below and self.words[:1] and self.words[0] in below[0].choices:
+            parser = below[0].choices[self.words[0]]
+            parser.words = self.words[1:]
+            parser.error(message)
+        for word in self.words:  # said rather than what is missing next to it
             flag = word.partition("=")[0]
-            if flag.startswith("--") and not any(option.startswith(flag) for option in options):
+            options = self._option_string_actions
+            if is_flag(flag) and not any(option.startswith(flag[:2]) for option in options):
                 message = f"unrecognized arguments: {flag}"
-        for action in self._actions:
-            if action.dest in missing and action.choices:
-                message += f"; {action.dest} is one of {', '.join(action.choices)}"
+            if flag[:2] == "--" and not any(option.startswith(flag) for option in options):
+                message = f"unrecognized arguments: {flag}"
+        hint = ""
+        missing = message.partition("arguments are required: ")[2].split(", ")
+        needed = [self._needed(action) for action in self._actions if _name(action) in missing]
+        if needed:
+            message = f"{self.prog} needs {' and '.join(needed)}"
         if unknown := re.fullmatch(r"unrecognized arguments: (.*)", message):
-            word = unknown[1].split(" ")[0].partition("=")[0]
-            message = f"unknown option {word}{self._meant(word)}"
+            word = unknown[1].split(" ")[0]
+            hint = self._meant(word)
+            message = f"unknown option {word.partition('=')[0]}{hint}"
         if choice := re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(.*\)", message):
             name, word = choice.groups()
             valid = self._choices_of(name)
-            message = f"{name} {word}: choose among {', '.join(valid)}{nearest(word, valid)}"
+            hint = self._choice(word, valid)
+            message = f"{name} {word}: choose among {', '.join(valid)}{hint}"
         if value := re.fullmatch(r"argument (\S+): invalid (\w+) value: '(.*)'", message):
             kind = {"int": "a whole number"}.get(value[2], "a number")
             message = f"argument {value[1]}: {value[3]}: {kind}"
-        is_cured = "did you mean" in message or "as a word: " in message or ": write " in message
-        raise UserError(message if is_cured else f"{message}{cure}")
+        if few := re.fullmatch(r"argument (\S+): expected (.*?) arguments?", message):
+            action = self._option_string_actions.get(few[1].partition("/")[0])
+            value = "" if action is None else f": {self._metavar(action)}"
+            number = few[2].replace("one", "a").replace("at least a", "a")
+            message = f"{few[1]} needs {number} value{'' if number == 'a' else 's'}{value}"
+        if two := re.fullmatch(r"argument (\S+): not allowed with argument (\S+)", message):
+            message = f"{two[1]} and {two[2]} exclude each other: leave one of them out"
+        message = message.removeprefix("argument ")
+        cures = ("did you mean", "choose among", ": write ", " needs ", " exclude ", "usage: ")
+        if not hint and not any(cure in message for cure in cures):
+            message += f"; {self.prog} --help tells the options"
+        raise UserError(message)
+
+    def _needed(self, action: argparse.Action) -> str:
+        """Return what a missing word is, in words."""
+        name = _name(action)
+        if action.option_strings:
+            name = f"{name} {self._metavar(action)}"
+        if action.choices:
+            return f"{name}: {name} is one of {', '.join(map(str, action.choices))}"
+        told = f" ({action.help})" if action.help else ""
+        return f"{name}{told}"
+
+    def _metavar(self, action: argparse.Action) -> str:
+        """Return what stands for the value of a flag in its help."""
+        if action.choices:
+            return " | ".join(map(str, action.choices))
+        metavar = action.metavar or action.dest.upper()
+        return metavar if isinstance(metavar, str) else " ".join(metavar)
 
     def _meant(self, word: str) -> str:
         """Return a suggestion for a word that is no option."""
+        flag = word.partition("=")[0]
         if hydra := re.fullmatch(r"[+~]*([\w.]+)=(.*)", word):
             return f": write --{hydra[1]} {hydra[2]}"
-        if word.startswith("--") and word.strip("-").replace("-", "_") in CHECKPOINTS:
-            return f": give the run or checkpoint as a word: {self.prog} RUN"
         if not word.startswith("-"):
-            return ""
+            if "--root" in self._option_string_actions and os.path.isdir(word):
+                return f"; did you mean --root {word}?"
+            if "--out" in self._option_string_actions and re.search(r"\.[a-z]+$", word):
+                return f"; did you mean --out {word}?"
+            usage = " ".join(_name(a) for a in self._actions if not a.option_strings)
+            return f", a word too many; usage: {self.prog} {usage} [options]"
+        if flag.startswith("--") and flag.strip("-").replace("-", "_") in CHECKPOINTS:
+            runs = [action for action in self._actions if action.metavar == "RUN"]
+            if runs:
+                return f": give the run or checkpoint as a word: {self.prog} RUN"
+        meaning = said(self.prog.partition(" ")[2], flag)
+        meant = meaning.removeprefix("; did you mean ").partition(" ")[0].rstrip("?")
+        if meaning and (meant[:1] != "-" or meant in self._option_string_actions):
+            return meaning
         shorts = [f"--{name}" for name in SHORT if self.recipe == "keys"]
-        return nearest(word, [*self._option_string_actions, *shorts])
+        return nearest(flag, [*self._option_string_actions, *shorts])
+
+    def _choice(self, word: str, valid: list[str]) -> str:
+        """Return a suggestion for a word that is none of an argument's choices."""
+        plain = word.lower().replace("-", "_")
+        for verb in (self.prog.partition(" ")[2], self.verb):
+            meaning = by_word(FLAGS.get(verb, {})).get(plain, "")
+            if meaning in valid:
+                return f"; did you mean {meaning}?"
+            if meaning and not meaning.startswith("-"):
+                return f": {meaning}"
+        return nearest(word, valid)
 
     def _choices_of(self, name: str) -> list[str]:
         """Return the choices of an argument by the name that argparse's messages give it."""
@@ -123,6 +190,11 @@ class Parser(argparse.ArgumentParser):
             if action.choices and (name in names or name == "/".join(action.option_strings)):
                 return [str(choice) for choice in action.choices]
         return []
+
+
+def _name(action: argparse.Action) -> str:
+    """Return the name of an argument in argparse's message about what is missing."""
+    return "/".join(action.option_strings) or str(action.metavar or action.dest)
 
 
 def _run_first(words: Sequence[str]) -> list[str]:
@@ -172,6 +244,20 @@ def value_of(flag: str, words: Sequence[str]) -> str | None:
         if name == flag:
             found = value if has_value else following
     return found
+
+
+def device(text: str) -> str:
+    """Read the value of `--device`: cpu, cuda, or one of several GPUs as cuda:N.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is none of them.
+    """
+    if text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: did you mean cuda:{text}?")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        hint = "; did you mean cuda?" if text.lower() in ("gpu", "cuda:", "nvidia") else ""
+        raise argparse.ArgumentTypeError(f"{text}: say cpu or cuda{hint}")
+    return text
 
 
 def positive(text: str) -> int:

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet import shipped
-from lightning_resnet.aliases import SHORT, SYNONYMS, is_flag, key_of, true_name
+from lightning_resnet.aliases import (
+    IMAGENET_DEPTHS,
+    SHORT,
+    SYNONYMS,
+    is_flag,
+    key_of,
+    said,
+    true_name,
+)
 from lightning_resnet.credentials import refuse_secrets
 from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.keys import Key, classes, is_current, keys, nets_of_torchvision
@@ -28,6 +36,8 @@ PACKAGES = ("lightning_resnet", "torch.optim")  # whose classes are in the table
 EXPONENT = re.compile(r"[-+]?(\d[\d_]*)?\.?\d*[eE][-+]?\d+")  # a number such as 1e-3
 SWITCHES = ("--json", "--trust")  # flags of the other verbs that are no keys
 NOT_FOR_FIT = ("ckpt_path",)
+# training images of the sources that always have the same
+TRAIN_IMAGES = {"Digits": 1_437, "CIFAR10": 50_000, "CIFAR100": 50_000, "FashionMNIST": 60_000}
 
 
 @dataclass
@@ -63,7 +73,7 @@ class Given:
         return f" ({self.recipe}, line {line})" if line else f" ({self.recipe})"
 
 
-def check(words: Sequence[str], verb: str, is_complete: bool = True) -> None:
+def check(words: Sequence[str], verb: str, is_complete: bool = True) -> "Checked | None":
     """Refuse keys that do not exist, and values that a key cannot have.
 
     Args:
@@ -72,12 +82,15 @@ def check(words: Sequence[str], verb: str, is_complete: bool = True) -> None:
         is_complete: whether flags and recipes are all there is; False: they override the recipe of
             a run or checkpoint.
 
+    Returns:
+        All keys with their values; None where the command line asks for help.
+
     Raises:
         UserError: the message names a cure.
     """
     pages = (".help", "--help", "-h", "--help-all")
     if any(word.endswith(pages) or "--print_" in word for word in words):
-        return
+        return None
     if verb != "fit":
         words = [word for word in words if word not in SWITCHES]
     flags = list(_flags_in(words, verb))
@@ -88,14 +101,14 @@ def check(words: Sequence[str], verb: str, is_complete: bool = True) -> None:
         if given.key == "config" and given.value in shipped.sweeps():
             raise UserError(f"{given.value} is a sweep, no recipe: resnet-cli sweep {given.value}")
         if given.key == "config":
-            recipes.append(shipped.recipe_file(given.value))
+            recipes.append(_file_of(given.value))
     contents = {recipe: read_recipe(recipe) for recipe in recipes}
     everything: list[Given] = []
     for recipe, content in contents.items():
         refuse_secrets(content, str(recipe))
         everything += _flatten(content, recipe)
     everything += [given for given in flags if given.key not in OTHERS]
-    checked = _Check(everything, verb, is_complete)
+    checked = Checked(everything, verb, is_complete)
     for recipe in [*contents, None]:
         together = [given for given in everything if given.recipe == recipe]
         if recipe:  # a mapping has no order
@@ -106,6 +119,28 @@ def check(words: Sequence[str], verb: str, is_complete: bool = True) -> None:
             checked.one(given)
     if is_complete:
         checked.required()
+        checked.together()
+    return checked
+
+
+def _file_of(word: str) -> Path:
+    """Return the file of a recipe.
+
+    Raises:
+        UserError: a folder is named, or no recipe but another kind of file.
+    """
+    file = shipped.recipe_file(word)
+    shown = printable(word, SHOWN)
+    if word and file.is_dir():
+        raise UserError(f"--config {shown} is a folder: give the file of a recipe in it")
+    if not word:
+        raise UserError("--config needs a value: a recipe, such as digits")
+    if file.exists() and file.suffix not in (".yaml", ".yml", ".json", ""):
+        if file.suffix in (".ckpt", ".pth", ".pt", ".th", ".safetensors"):
+            raise UserError(
+                f"--config {shown} is a file of weights: --run.init_from {shown} starts from them"
+            )
+    return file
 
 
 def read_recipe(recipe: Path) -> dict[str, Any]:
@@ -173,11 +208,17 @@ def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
         UserError: a word is no flag, or a flag has no value.
     """
     rest = list(words)
+    before = ""
     while rest:
         word = rest.pop(0)
         if not is_flag(word):
             if verb == "fit" or re.match(r"[+~]*[\w.]+=|~", word):
-                raise UserError(_stray(word))
+                raise UserError(_stray(word, before))
+            if before == "--ckpt_path":
+                raise UserError(
+                    f"{printable(word, SHOWN)}, a word too many: {verb} takes one run, and the "
+                    "images of its recipe; other images are --data FOLDER"
+                )
             yield Given("ckpt_path", word)
             continue
         flag, has_value, value = word.partition("=")
@@ -186,17 +227,25 @@ def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
                 key = flag.lstrip("-").rstrip("+")
                 record = keys().get(key)
                 needs = f": {record.needs}" if record else ""
-                if record or key in OTHERS:
+                if key in ("config", "c"):
+                    needs = ": a recipe, such as digits"
+                if record or key in OTHERS or _class_of(key):
                     raise UserError(f"{flag} needs a value{needs}")
                 value = ""
             else:
                 value = rest.pop(0)
         name = flag.lstrip("-").rstrip("+")
+        before = flag
         yield Given("config" if flag == "-c" else name, value)
 
 
-def _stray(word: str) -> str:
-    """Return the message for a word that is no flag, with the flag that is meant."""
+def _stray(word: str, before: str = "") -> str:
+    """Return the message for a word that is no flag, with the flag that is meant.
+
+    Args:
+        word: the word.
+        before: the flag before the word; empty: none, or one without a value.
+    """
     shown = printable(word, SHOWN)
     if hydra := re.fullmatch(r"([+~]*)([\w./-]+)=(.*)", word):
         key = key_of(f"--{hydra[2]}") or hydra[2].replace("/", ".")
@@ -205,15 +254,30 @@ def _stray(word: str) -> str:
         return f"unknown option {shown}: write --{key} {hydra[3]}"
     if word.startswith("~"):
         return f"unknown option {shown}: leave the key out of the recipe, or give --KEY null"
+    if word[:1] in "\u2013\u2014\u2212":  # dashes that a text program makes of two hyphens
+        bare = word.lstrip("-\u2013\u2014\u2212")
+        return f"unknown option {shown}: it begins with another sign than two hyphens: --{bare}"
     if word in shipped.sweeps():
         return f"unknown option {shown}: this is a sweep: resnet-cli sweep {shown}"
     if word.endswith((".yaml", ".yml", ".json")) or word in shipped.recipes():
         return f"unknown option {shown}: put --config before a recipe: --config {shown}"
     if Path(word).is_dir():
-        return (
-            f"unknown option {shown}: for a folder of images give --data.source ImageFolder "
-            f"--data.source.root {shown}; a run is continued by the command that began it"
-        )
+        return f"unknown option {shown}: for a folder of images give --data {shown}"
+    if re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", word) and before.strip("-") not in (
+        "",
+        "config",
+        "c",
+    ):
+        key = before.partition("=")[0]
+        return f"unknown option {shown}: {key} takes one value, and a list is [1,2], in brackets"
+    if word.lower() in nets_of_torchvision() or re.fullmatch(r"(resnet|plain)-?\d+", word):
+        return f"unknown option {shown}: put --arch before a net: --arch {shown}"
+    if (name := true_name("data.source", word)) in keys()["data.source"].classes:
+        return f"unknown option {shown}: put --data before images: --data {name}"
+    if word in ("help", "?"):
+        return f"unknown option {shown}; resnet-cli fit --help tells the options"
+    if word == "--":
+        return "unknown option --: leave it out"
     return f"unknown option {shown}: options begin with --; a recipe follows --config"
 
 
@@ -244,7 +308,7 @@ def _is_below_an_object(key: str) -> bool:
     )
 
 
-class _Check:
+class Checked:
     """Check of all keys that are given together.
 
     Args:
@@ -312,21 +376,21 @@ class _Check:
         if meant := key_of(f"--{key}"):
             return f"; did you mean {meant}?"
         known = [name for name in keys() if name not in NOT_FOR_FIT]
-        for base, cls in self.chosen.items():
-            known += [f"{base}.{name}" for name in classes().get(cls, {})]
         for base, record in keys().items():
-            arguments = [name for cls in record.classes for name in classes().get(cls, {})]
-            known += [f"{base}.{name}" for name in arguments]
-        shorts = {name: meant for name, meant in SHORT.items() if "." not in key}
+            chosen = [self.chosen.get(base, ""), *record.classes]
+            known += [f"{base}.{name}" for cls in chosen for name in classes().get(cls, {})]
         if near := nearest(key, known, 0.9):
             return near
-        if meant := key_of(f"--{key.rpartition('.')[2]}"):
+        last = key.rpartition(".")[2]
+        if meaning := said(self.verb, f"--{last}"):
+            return meaning
+        if meant := key_of(f"--{last}"):
             return f"; did you mean {meant}?"
+        shorts = {name: meant for name, meant in SHORT.items() if "." not in key}
         near = nearest(key, [*known, *shorts])
-        for name, meant in shorts.items():
-            if near == f"; did you mean {name}?":
-                return f"; did you mean {meant}?"
-        return near or "; resnet-cli fit --help tells the options"
+        if name := near.removeprefix("; did you mean ").removesuffix("?"):
+            return f"; did you mean {shorts.get(name, name)}?"
+        return f"; resnet-cli {self.verb} --help tells the options"
 
     def _class(self, base: str, given: Given) -> None:
         """Refuse a class that does not exist; for a key that takes a mapping, anything else."""
@@ -365,14 +429,18 @@ class _Check:
         if Path(name).exists() or name in ("Source", "Policy", "Schedule", "Annealed", "Callback"):
             return
         text = f"--{base}: there is no class {word}"
-        if base == "model.net" and name.lower() in nets_of_torchvision():
-            raise UserError(f"{text}; did you mean torchvision.models.{name.lower()}?{given.place}")
+        if base == "model.net":
+            found = [net for net in nets_of_torchvision() if net.startswith(name.lower())]
+            if found:
+                raise UserError(f"{text}; did you mean torchvision.models.{found[0]}?{given.place}")
         if "null" in record.kinds and name.lower() in ("none", "off", "no", "false"):
             raise UserError(f"{text}; did you mean null?{given.place}")
         holding = [cls for cls in record.classes if name.lower() in cls.lower()]
         hint = nearest(name, record.classes)
         if len(holding) == 1:
             hint = f"; did you mean {holding[0]}?"
+        if base == "data.source" and not hint:
+            text += f", and no folder {word} here (--data FOLDER takes one folder per class)"
         listed = ", ".join(sorted(record.classes))
         hint = hint or f"; there are {listed}, or any other as module.Class"
         raise UserError(f"{text}{hint}{given.place}")
@@ -395,27 +463,115 @@ class _Check:
             others = [name for name in keys()[base].classes if parts[0] in classes().get(name, {})]
             listed = f"; there are {', '.join(sorted(arguments))}" if arguments else ""
             hint = nearest(parts[0], arguments)
+            meant = SHORT.get(parts[0], "").removeprefix(f"{base}.")
+            if not hint and meant in arguments:
+                hint = f"; did you mean {meant}?"
             if others and not hint:
                 hint = f", which {', '.join(others)} would take"
+            if (base, parts[0]) == ("data.source", "root") and cls in ("Digits", "Synthetic"):
+                hint = f", whose images are in no folder: --data {_shown(given.value)} takes a "
+                hint += "folder of images, with one folder per class"
             raise UserError(f"unknown option {parts[0]} of {cls}{hint or listed}{given.place}")
         record = arguments[parts[0]]
         if len(parts) == 1 and not record.classes:
             _value(record, given, f"{base}.{parts[0]}")
 
     def required(self) -> None:
-        """Refuse a class without an argument that it must have.
+        """Refuse a recipe without a net or images, and a class without what the class must have.
 
         Raises:
             UserError: the message names the flag.
         """
         given = {each.key for each in self.everything}
-        if not any(key.startswith(("model", "data")) for key in given):
+        keys_given = [key for key in given if key.startswith(("model", "data"))]
+        if not keys_given and self.verb != "fit":
+            images = " IMAGE..." if self.verb == "predict" else ""
+            raise UserError(
+                f"{self.verb} which net? name a run, as resnet-cli runs lists them: "
+                f"resnet-cli {self.verb} RUN{images}"
+            )
+        if not keys_given:
             raise UserError("train which net on what? give a recipe, such as --config digits")
+        does = "train" if self.verb == "fit" else self.verb
+        root = self.last("data.source.root")
+        if self._is_missing("data.source"):
+            example = "give --data CIFAR10, --data FOLDER, or a recipe such as --config digits"
+            if root:
+                example = f"--config photos --data {_shown(root)} takes one folder per class"
+            if self.verb != "fit":
+                example = f"name a run instead of the net: resnet-cli {self.verb} RUN"
+            if self.verb == "predict":
+                example = "name a run or weights, then images: resnet-cli predict "
+                example += "torchvision:resnet18 IMAGE..."
+            raise UserError(f"{does} on which images? {example}")
+        if self._is_missing("model.net"):
+            example = "--arch resnet20, or a recipe such as --config digits"
+            if root:
+                example = f"--arch resnet18, or a recipe: --config photos --data {_shown(root)}"
+            raise UserError(f"{does} which net? give {example}")
         for base in ("model.net", "data.source"):
             cls = self.chosen[base]
             for name, record in classes().get(cls, {}).items():
                 if record.is_required:
                     self._require(base, cls, name, record)
+
+    def _is_missing(self, base: str) -> bool:
+        """Tell whether no key names the class of an object, nor a file of options that may."""
+        section = base.partition(".")[0]
+        named = (section, base, f"{base}.class_path")
+        return not any(each.key in named for each in self.everything)
+
+    def last(self, key: str) -> Any:
+        """Return the value that a key has at last; None where nothing gives the key."""
+        found = None
+        for each in self.everything:
+            if re.sub(r"\.(init_args|dict_kwargs)\b", "", each.key) == key:
+                found = each.parsed
+        return found
+
+    def together(self) -> None:
+        """Refuse values that only together are impossible.
+
+        Raises:
+            UserError: a depth that the net cannot have, or a batch of more images than there are.
+        """
+        self._depth()
+        batch = self.last("data.batch_size")
+        n = TRAIN_IMAGES.get(self.chosen["data.source"])
+        held = self.last("data.source.holdout") or 0
+        if n and isinstance(batch, int) and isinstance(held, int) and batch > n - held:
+            raise UserError(
+                f"batch_size {batch} exceeds the {n - held} training images: lower "
+                f"--data.batch_size to {n - held} or less"
+            )
+        epochs = self.last("trainer.max_epochs")
+        steps = self.last("trainer.max_steps")
+        is_unlimited = epochs in (None, -1) and isinstance(steps, int) and steps > 0
+        if self.verb == "fit" and isinstance(epochs, int) and epochs < 1 and not is_unlimited:
+            raise UserError(
+                f"--trainer.max_epochs must be 1 or more; got {epochs} (-1 is for "
+                "--trainer.max_steps N, which then limits the training)"
+            )
+        if self.verb == "fit" and steps == 0:
+            raise UserError("--trainer.max_steps must be 1 or more, or -1 for no limit; got 0")
+
+    def _depth(self) -> None:
+        depth = self.last("model.net.depth")
+        if not isinstance(depth, int):
+            return
+        if self.chosen["model.net"] == "ImageNetResNet" and depth not in IMAGENET_DEPTHS:
+            raise UserError(
+                f"--model.net.depth of ImageNetResNet must be one of 18, 34, 50, 101, 152; got "
+                f"{depth}"
+            )
+        block = self.last("model.net.block") or "basic"
+        per_n = 9 if str(block).endswith("bottleneck") else 6
+        n = max(1, (depth - 2) // per_n)
+        if self.chosen["model.net"] == "CifarResNet" and depth != per_n * n + 2:
+            raise UserError(
+                f"--model.net.depth of CifarResNet with {block} blocks must be {per_n}n+2, got "
+                f"{depth}; try {per_n * n + 2} or {per_n * (n + 1) + 2}"
+            )
 
     def _require(self, base: str, cls: str, name: str, record: Key) -> None:
         """Refuse a class without one argument, unless it is given in some form."""
@@ -455,7 +611,9 @@ def _value(record: Key, given: Given, key: str) -> None:
     is_number = isinstance(value, int | float)
     if record.needs.startswith("a list") and "null" not in record.kinds and is_number:
         raise UserError(f"--{key} must be {record.needs}{record.cure}; got {value}{given.place}")
-    if "other" in record.kinds or "str" in record.kinds or isinstance(value, list):
+    if "other" in record.kinds or "str" in record.kinds:
+        return
+    if isinstance(value, list) and ("list" in record.needs or value == []):
         return
     if isinstance(value, str) and EXPONENT.fullmatch(value):  # a text for PyYAML alone
         value = float(value)
@@ -467,11 +625,25 @@ def _value(record: Key, given: Given, key: str) -> None:
     if is_wrong:
         text = _shown(given.value)
         hint = nearest(str(value), record.choices)
-        if meant := SYNONYMS.get(key, {}).get(str(value).lower()):
+        if meant := SYNONYMS.get(key, {}).get(_shown(value).lower()):
             hint = f"; did you mean {meant}?"
+        hint = hint or _commas(record, value)
         raise UserError(
             f"--{key} must be {record.needs}{record.cure}; got {text}{hint}{given.place}"
         )
+
+
+def _commas(record: Key, value: Any) -> str:
+    """Return what is meant by a number with commas: a decimal comma, thousands, or many values."""
+    text = str(value).strip("[]() ")
+    if "int" in record.kinds and re.fullmatch(r"\d{1,3}(,\d{3})+", text):
+        return f"; did you mean {text.replace(',', '')}?"
+    if "float" in record.kinds and re.fullmatch(r"\d+,\d+", text):
+        return f"; did you mean {text.replace(',', '.')}?"
+    if "," in text:
+        several = "one run has one value, and a sweep trains with several"
+        return f"; {several}: resnet-cli recipes digits_degradation"
+    return ""
 
 
 def _shown(value: Any) -> str:

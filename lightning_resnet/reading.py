@@ -25,7 +25,7 @@ from yaml.events import (
     ScalarEvent,
 )
 
-from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.errors import UserError, one_line, printable
 
 LARGEST = 10_000_000  # characters of a file
 LONGEST_LINE = 1_000_000  # characters of a line of metrics.jsonl
@@ -81,6 +81,14 @@ def parse_yaml(text: str, loader: type = EVENTS) -> Any:
         return yaml.load(text, loader)
     except Refused:
         raise
+    except yaml.MarkedYAMLError as e:
+        where = ""
+        if e.problem_mark:
+            where = f"line {e.problem_mark.line + 1}, column {e.problem_mark.column + 1}: "
+        began = ""
+        if e.context and e.context_mark:
+            began = f" {e.context}, from line {e.context_mark.line + 1}"
+        raise UserError(f"this is not YAML: {where}{printable(e.problem)}{began}") from e
     except (ValueError, RecursionError, yaml.YAMLError) as e:
         raise UserError(f"this is not YAML: {one_line(e)}") from e
 

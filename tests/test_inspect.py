@@ -140,7 +140,7 @@ def test_a_hash_that_looks_like_a_number_stays_one(cli):
         (["gradients"], "inspect what?"),
         (["gradients", "nowhere"], "does not exist"),
         (["gradients", "nowhere.yaml"], "cannot read"),
-        (["gradients", "."], "no run to inspect in ."),
+        (["gradients", "."], ". is no run and holds none"),
         (["gradients", DIGITS, "--batches", "0"], "--batches"),
         ([], "what is one of gradients, "),
         (["gradients", DIGITS, "--model.net.dept", "20"], "did you mean depth"),

@@ -14,6 +14,7 @@ from lightning_resnet.analysis.evaluation import evaluate as ways
 from lightning_resnet.analysis.evaluation.real_labels import hits_of
 from lightning_resnet.analysis.inspection.subjects import subjects
 from lightning_resnet.api.training import words_of
+from lightning_resnet.cli.evaluate import check
 from lightning_resnet.errors import UserError
 from lightning_resnet.weights import trained
 from lightning_resnet.weights.trained import Trained, Weights, device_for
@@ -82,7 +83,7 @@ def evaluate(
         confusion=None,
         split=split,
     )
-    ways.check(args)
+    check(args)
     words = args.recipe_keys
     word = os.fspath(run)
     device = device_for(device)

@@ -1,7 +1,8 @@
 """`resnet-cli completion SHELL`: a script that completes verbs, options, keys and recipes.
 
 The script holds all words, so that a TAB starts no process of Python. After an update of the
-package a new shell has the new words.
+package a new shell has the new words. The names of runs are those of the links below runs/, which
+the shell itself lists.
 """
 
 import argparse
@@ -21,8 +22,18 @@ CALL = {
     "fish": "resnet-cli completion fish | source     # in ~/.config/fish/config.fish",
 }
 FILES = "@files"  # stands for the names of files among the values of an option
+RUNS = "@runs"  # stands for the names of runs, and what the shell completes them with
+OF_RUNS = ("RUN", "RUNS", "TARGET")  # names of the words that are runs
 ANY = "*"  # stands for any verb before the option of a recipe
 BASH = r"""
+_resnet_cli_runs() {
+  local run
+  for run in runs/*/*/attempts; do
+    run="${run%/attempts}"
+    # ids only where one is begun to be typed
+    [[ ! -L $run && -z $1 ]] || printf '%s\n' "${run##*/}"
+  done
+}
 _resnet_cli() {
   local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" context="" before="" all
   ((COMP_CWORD < 2)) || context="${COMP_WORDS[1]}"
@@ -50,13 +61,23 @@ _resnet_cli() {
   else
     all="$(_resnet_cli_words "$context")"
     [[ $cur == -* ]] || all="$(grep -v '^-' <<<"$all")"
+    # the first word alone is a run, but for verbs that take several
+    [[ $COMP_CWORD == 2 || $context =~ ^(rm|compare|inspect|sync) ]] || all="${all//@runs/}"
   fi
+  [[ $all != *@runs* ]] || all="${all//@runs/$(_resnet_cli_runs "$cur")}"
   mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W "$all" -- "$cur")
   COMPREPLY=("${COMPREPLY[@]#"$before"}")
 }
 complete -o bashdefault -o default -F _resnet_cli resnet-cli
 """
 ZSH = r"""
+_resnet_cli_runs() {
+  local run
+  for run in runs/*/*/attempts(N); do
+    run="${run%/attempts}"
+    [[ ! -L $run && -z $1 ]] || print -r -- "${run##*/}"
+  done
+}
 _resnet_cli() {
   local cur="${words[CURRENT]}" prev="${words[CURRENT-1]}" context="" all
   local -a found
@@ -74,17 +95,31 @@ _resnet_cli() {
     found=("${(@)found:#@files}")
     [[ $all != *@files* ]] || _files
   else
-    found=("${(@f)$(_resnet_cli_words "$context")}")
+    all="$(_resnet_cli_words "$context")"
+    found=("${(@f)all}")
+    if ((CURRENT > 3)) && [[ ! $context =~ "^(rm|compare|inspect|sync)" ]]; then
+      all=""
+    fi
     if [[ $cur != -* ]]; then
       found=("${(@)found:#-*}")
       _files
     fi
   fi
+  [[ $all != *@runs* ]] || found+=("${(@f)$(_resnet_cli_runs "$cur")}")
+  found=("${(@)found:#@runs}")
   compadd -- "${(@)found:#}"
 }
 compdef _resnet_cli resnet-cli
 """
 FISH = r"""
+function __resnet_cli_runs
+  for run in runs/*/*/attempts
+    set run (string replace '/attempts' '' $run)
+    if test -L $run -o -n "$argv[1]"
+      string replace -r '.*/' '' $run
+    end
+  end
+end
 function __resnet_cli
   set -l given (commandline -opc)
   set -l cur (commandline -ct)
@@ -100,6 +135,9 @@ function __resnet_cli
   set -l all (__resnet_cli_values "$context $given[-1]")
   if test (count $all) -eq 0
     set all (__resnet_cli_words "$context")
+    if test (count $given) -gt 2; and not string match -qr '^(rm|compare|inspect|sync)' "$context"
+      set all (string match -v -- '@runs' $all)
+    end
     if not string match -q -- '-*' "$cur"
       set all (string match -v -- '-*' $all)
       __fish_complete_path "$cur"
@@ -107,7 +145,10 @@ function __resnet_cli
   else if contains -- '@files' $all
     __fish_complete_path "$cur"
   end
-  string match -v -- '@files' $all
+  if contains -- '@runs' $all
+    __resnet_cli_runs "$cur"
+  end
+  string match -v -- '@files' $all | string match -v -- '@runs'
 end
 complete -c resnet-cli -f -a '(__resnet_cli)'
 """
@@ -157,6 +198,8 @@ def _tables() -> tuple[Table, Table]:
         if verb in pages.RECIPE_VERBS:
             own = re.findall(r"^  (-[\w.-]+)", pages.page(verb), re.M)
             words[verb] = list(dict.fromkeys([*own, *every_key, "--help", "--help-all"]))
+            if verb != "fit":
+                words[verb].append(RUNS)
             if verb != "predict":
                 continue
         module = import_module(f"lightning_resnet.cli.{known.module or verb}")
@@ -185,6 +228,8 @@ def _add(context: str, parser: argparse.ArgumentParser, words: Table, values: Ta
         elif action.choices and action.option_strings:
             for option in action.option_strings:
                 values[f"{context} {option}"] = [str(choice) for choice in action.choices]
+        elif action.metavar in OF_RUNS and not action.option_strings:
+            words[context].append(RUNS)
         elif action.choices:
             words[context] += [str(choice) for choice in action.choices]
         elif action.option_strings and action.nargs != 0:
@@ -224,7 +269,9 @@ def _values(key: Key) -> list[str]:
     found = [*key.choices, *key.classes]
     if "bool" in key.kinds:
         found += ["true", "false"]
-    if not found and key.name.endswith(("root", "init_from", "ckpt_path", "stage", "train", "val")):
+    if not found and key.name.endswith(("init_from", "ckpt_path")):
+        return [FILES, RUNS]
+    if not found and key.name.endswith(("root", "stage", "train", "val")):
         return [FILES]
     return found
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning_resnet.arguments import TRUST, Parser, finite, positive
 from lightning_resnet.errors import UserError, tell
+from lightning_resnet.runs.find import check_weights
 
 CONSTANTS = ("mean", "std")
 KINDS = (".ckpt", ".pth", ".safetensors", ".onnx")
@@ -73,6 +74,7 @@ def run(args: Namespace) -> int:
         raise UserError(
             f"--size is of .onnx files, which take one size of images: leave it out for {out}"
         )
+    check_weights(args.file)
     from lightning_resnet.files import write_file
     from lightning_resnet.runs.checkpoint import write_checkpoint
     from lightning_resnet.runs.names import is_hub_name

@@ -6,6 +6,7 @@ resnet-cli data info|verify F.beton
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from lightning_resnet.arguments import Parser, positive
@@ -56,7 +57,7 @@ def make_parser() -> Parser:
         help="a copy of your own: the published archive, a folder with the files, or the address",
     )
     write = verbs.add_parser("write", help="write a source's split to a .beton file, or continue")
-    write.add_argument("source", choices=SOURCES)
+    write.add_argument("source", type=_source_name, choices=SOURCES)
     write.add_argument(
         "--out",
         required=True,
@@ -125,13 +126,25 @@ def make_parser() -> Parser:
     return parser
 
 
-def _set_name(text: str) -> str:
+def _set_name(text: str, known: Iterable[str] = GETTABLE) -> str:
     """Return the name of a data set that is written as CIFAR-10 or Fashion-MNIST, say."""
     letters = [c for c in text.lower() if c.isalnum()]
-    for name in GETTABLE:
+    for name in known:
         if [c for c in name if c.isalnum()] == letters:
             return name
     return text
+
+
+def _source_name(text: str) -> str:
+    """Return the name of a source; a folder stands after --root.
+
+    Raises:
+        argparse.ArgumentTypeError: the text names a folder.
+    """
+    name = _set_name(text, SOURCES)
+    if name not in SOURCES and Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder: write image_folder --root {text}")
+    return name
 
 
 def _mode(text: str) -> str | float:
@@ -216,7 +229,20 @@ def _write(args: argparse.Namespace) -> int:
     return _info(argparse.Namespace(file=out, as_json=False))
 
 
+def _check_file(file: str) -> None:
+    """Refuse a missing file before torch is imported.
+
+    Raises:
+        UserError: the path is that of no file.
+    """
+    if Path(file).is_dir():
+        raise UserError(f"{file} is a folder: give a .beton file, as data write makes it")
+    if not Path(file).exists():
+        raise UserError(f"{file} does not exist: resnet-cli data write SOURCE --out {file}")
+
+
 def _info(args: argparse.Namespace) -> int:
+    _check_file(args.file)
     from lightning_resnet.data.beton.verify import facts, info
 
     if args.as_json:
@@ -227,6 +253,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    _check_file(args.file)
     from lightning_resnet.data.beton.format import manifest_path
     from lightning_resnet.data.beton.verify import Path, verify
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lightning_resnet.arguments import TRUST, Parser, positive
 from lightning_resnet.errors import UserError, tell
+from lightning_resnet.runs.find import check_weights
 
 
 def make_parser() -> Parser:
@@ -58,6 +59,7 @@ def run(args: Namespace) -> int:
     recipe = out.with_suffix(".yaml")
     if out.suffix != ".ckpt":
         raise UserError(f"--out {out}: it must end in .ckpt")
+    check_weights(args.checkpoint)
     from lightning_resnet.analysis.inspection.deepen import describe, write
     from lightning_resnet.analysis.inspection.subjects import again, subjects
     from lightning_resnet.models.surgery import deepen, take_over

@@ -1,13 +1,22 @@
 """`resnet-cli evaluate RUN`: error by crops, resolution, norm statistics and weights."""
 
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet.arguments import TRUST, Parser
-from lightning_resnet.errors import UserError, tell
+from lightning_resnet.arguments import TRUST, Parser, device
+from lightning_resnet.engine.launch import place, resolve
+from lightning_resnet.errors import UserError, nearest, tell
 from lightning_resnet.files import check_writable
 from lightning_resnet.printing import add_json
+from lightning_resnet.runs.find import check_target
+
+WORDS = {  # flag -> what its list may hold
+    "crops": ("centre", "ten", "flip"),
+    "bn": ("moving", "precise"),
+    "weights": ("net", "ema"),
+}
 
 
 def make_parser() -> Parser:
@@ -53,7 +62,9 @@ def make_parser() -> Parser:
         metavar="FILE.csv",
         help="write label against prediction, of the first row",
     )
-    parser.add_argument("--device", help="cpu | cuda (default: cuda where there is one)")
+    parser.add_argument(
+        "--device", type=device, help="cpu | cuda (default: cuda where there is one)"
+    )
     parser.add_argument("--trust", action="store_true", help=TRUST)
     add_json(parser)
     return parser
@@ -65,6 +76,10 @@ def run(args: Namespace) -> int:
     Raises:
         UserError: the target, a flag or the labels are wrong.
     """
+    check(args)
+    check_target(args.target, one=True)
+    if args.labels and not Path(args.labels).is_file():
+        raise UserError(f"--labels {args.labels} does not exist: give a .json of right labels")
     from lightning_resnet.analysis.evaluation import evaluate
     from lightning_resnet.analysis.evaluation.real_labels import hits_of, read_labels
     from lightning_resnet.analysis.inspection.subjects import subjects
@@ -72,14 +87,13 @@ def run(args: Namespace) -> int:
     from lightning_resnet.weights.classes import align
     from lightning_resnet.weights.trained import device_for
 
-    evaluate.check(args)
-    device = device_for(args.device)
+    on = device_for(args.device)
     found = list(
         subjects(
             [args.target],
             args.recipe_keys,
             args.at,
-            device=device,
+            device=on,
             trust=args.trust,
             one=True,
         )
@@ -124,3 +138,36 @@ def run(args: Namespace) -> int:
     if args.per_class:
         tell(f"\n{' '.join(rows[0][:4])}:\n\n{fitted(classes, 1)}")
     return 0
+
+
+def check(args: Namespace) -> None:
+    """Turn the texts of flags into lists, in place.
+
+    Raises:
+        UserError: a word is none of the flag's, or several ranks are asked for.
+    """
+    here = place(resolve("auto", os.environ), os.environ)
+    several = here and here.local_size * here.nodes > 1
+    flags = [a for a in args.recipe_keys if a.startswith("--trainer.") and "devices" in a]
+    if several or flags:
+        raise UserError(
+            "evaluate runs on one device: start one process, and drop --trainer.devices"
+        )
+    if args.crops:
+        args.crops = args.crops.replace("center", "centre")
+    for name, words in WORDS.items():
+        text = getattr(args, name)
+        given = text.split(",") if text else None
+        for word in given or []:
+            if word not in words:
+                raise UserError(
+                    f"--{name} {word}: choose among {', '.join(words)}{nearest(word, words)}"
+                )
+        setattr(args, name, given)
+    if args.sizes:
+        parts = args.sizes.split(",")
+        if not all(part.isdecimal() and int(part) for part in parts):
+            raise UserError(f"--sizes {args.sizes}: pixels per side, such as 224,256")
+        args.sizes = [int(part) for part in parts]
+    if args.labels and (args.per_class or args.confusion):
+        raise UserError("--per-class and --confusion go by one label per image: leave --labels out")

@@ -3,9 +3,10 @@
 import shlex
 from argparse import Namespace
 
-from lightning_resnet.arguments import TRUST, Parser, positive
+from lightning_resnet.arguments import TRUST, Parser, device, positive
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json
+from lightning_resnet.runs.find import check_target
 
 KINDS = {
     "gradients": "norms of dE/dx and dE/dw, and the part that takes the shortcut (train mode)",
@@ -53,7 +54,9 @@ def make_parser() -> Parser:
         metavar="N",
         help="random choices each (default: %(default)s)",
     )
-    parser.add_argument("--device", default="cpu", help="cpu | cuda (default: %(default)s)")
+    parser.add_argument(
+        "--device", type=device, default="cpu", help="cpu | cuda (default: %(default)s)"
+    )
     parser.add_argument("--trust", action="store_true", help=TRUST)
     parser.add_argument(
         "--out",
@@ -73,12 +76,14 @@ def run(args: Namespace) -> int:
     if not args.targets and "--config" not in args.recipe_keys and "-c" not in args.recipe_keys:
         example = f"resnet-cli inspect {args.what} digits"
         raise UserError(f"inspect what? name a run or a recipe: {example}")
+    for target in args.targets:
+        check_target(target)
     from lightning_resnet.analysis.inspection.report import inspect, rows, to_text, write
     from lightning_resnet.analysis.inspection.subjects import subjects
     from lightning_resnet.weights.trained import device_for
 
-    device = device_for(args.device)
-    found = subjects(args.targets, args.recipe_keys, args.at, args.batches, device, args.trust)
+    on = device_for(args.device)
+    found = subjects(args.targets, args.recipe_keys, args.at, args.batches, on, args.trust)
     frame, folder, title = inspect(args, found)
     if not args.as_json:
         tell(to_text(args.what, frame, title))

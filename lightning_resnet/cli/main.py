@@ -57,59 +57,34 @@ VERBS = {
 }
 
 
-SYNONYMS = {  # words of other programs -> our verb
-    "train": "fit",
-    "run": "fit",
-    "finetune": "fit",
-    "resume": "fit",
-    "continue": "fit",
-    "eval": "evaluate",
-    "val": "validate",
-    "valid": "validate",
-    "infer": "predict",
-    "inference": "predict",
-    "classify": "predict",
-    "hpo": "sweep",
-    "tune": "sweep",
-    "multirun": "sweep",
-    "plot": "compare",
-    "report": "compare",
-    "table": "compare",
-    "analyze": "inspect",
-    "analyse": "inspect",
-    "visualize": "inspect",
-    "list": "runs",
-    "ls": "runs",
-    "delete": "rm",
-    "remove": "rm",
-    "save": "export",
-    "pack": "export",
-    "onnx": "convert",
-    "download": "data get",
-    "dataset": "data",
-    "prepare": "data write",
-    "check": "doctor",
-    "env": "doctor",
-    "info": "doctor",
-    "benchmark": "bench",
-    "speed": "bench",
-    "upload": "sync",
-    "wandb": "sync",
-}
+def _unknown_verb(argv: list[str]) -> str:
+    """Return the message for a command line that begins with no verb."""
+    import shlex
 
-
-def _unknown_verb(word: str) -> str:
-    """Return the message for a verb that does not exist."""
+    from lightning_resnet import words as tables
+    from lightning_resnet.aliases import by_word
     from lightning_resnet.errors import nearest
 
-    known = {name: name for name in VERBS}
-    known |= {name: verb for name, verb in SYNONYMS.items() if verb.split()[0] in VERBS}
-    meant = known.get(word.lower()) or known.get(nearest(word, known)[15:-1])
+    word = argv[0]
+    others = [other for other in argv[1:] if other in VERBS]
+    if word.startswith("-") and (others or word in ("-c", "--config")):
+        verb = others[0] if others else "fit"
+        rest = argv.copy()
+        if others:
+            rest.remove(verb)
+        return f"the verb comes first: resnet-cli {shlex.join([verb, *rest])}"
+    if word.startswith("-"):
+        return f"unknown option {word}; the verb comes first, and resnet-cli --help lists them"
+    if " " in word and word.split()[0] in VERBS:
+        return f"unknown verb {word!r}: leave the quotes out: resnet-cli {word}"
+    plain = word.lower().replace("-", "_")
+    meanings = by_word(tables.VERBS)
+    known = {name: name for name in VERBS} | meanings
+    meant = known.get(plain) or known.get(nearest(plain, known)[15:-1])
     hint = ""
     if meant:
-        hint = f"; did you mean {meant}?"
-    if meant == "fit" and word in ("resume", "continue"):
-        hint = "; the command that began a run continues it: resnet-cli fit ..."
+        is_verb = meant.split()[0] in VERBS and len(meant.split()) <= 3
+        hint = f"; did you mean {meant}?" if is_verb else f"; {meant}"
     return f"unknown verb {word}{hint}; resnet-cli --help lists them"
 
 
@@ -226,7 +201,7 @@ def _run(argv: list[str]) -> int:
 
     try:
         if argv[0] not in VERBS:
-            raise UserError(_unknown_verb(argv[0]))
+            raise UserError(_unknown_verb(argv))
         check_texts({"the command line": argv})
         for word in argv:
             if re.match(r"--?[\w.-]+=~(/|$)", word):
@@ -313,14 +288,23 @@ def _load(argv: list[str]) -> Callable[[], int]:
 def _module(argv: list[str]) -> str:
     """Return the name of the module that runs a command line.
 
-    `predict` without images takes a recipe or a run, and so is run by the module of `fit`.
+    `predict` without images and without a flag for them takes a recipe or a run, and so is run by
+    the module of `fit`.
     """
     from lightning_resnet.arguments import free_words, with_run
 
     name = VERBS[argv[0]].module or argv[0]
     asks_for_help = "--help" in argv or "-h" in argv
     if name == "predict" and not asks_for_help and not free_words(with_run(argv[1:])):
-        return "fit"
+        from lightning_resnet.aliases import by_word
+        from lightning_resnet.cli.predict import make_parser
+        from lightning_resnet.words import FLAGS
+
+        flags = [word.partition("=")[0] for word in argv[1:]]
+        plain = [flag.lstrip("-").replace("-", "_") for flag in flags if flag[:1] == "-"]
+        own = {*make_parser()._option_string_actions} - {"--ckpt_path", "--trust", "--weights"}
+        if not own & {*flags} and not {*by_word(FLAGS["predict"])} & {*plain}:
+            return "fit"
     return name
 
 
@@ -331,18 +315,66 @@ def _understood(argv: list[str]) -> list[str]:
     `validate`, `test` or `predict` takes as a word becomes the value of `--ckpt_path`.
     """
     from lightning_resnet.aliases import understood
-    from lightning_resnet.arguments import with_run
+    from lightning_resnet.arguments import free_words, value_of, with_run
+    from lightning_resnet.cli.predict import check_words
     from lightning_resnet.flags import check
+    from lightning_resnet.runs.find import check_no_folder, check_weights
 
     verb, *words = argv
+    for flag in ("--config", "-c"):
+        check_no_folder(value_of(flag, words) or "", flag)
+    for at in free_words(words) if verb == "fit" else []:
+        check_no_folder(words[at])
     takes_keys = _module(argv) == "fit"
     if takes_keys:
         words = understood(words, verb)
     if verb in ("validate", "test", "predict"):
         words = with_run(words)
     if takes_keys:
-        check(words, verb)
+        checked = check(words, verb)
+        if checked and verb == "fit":
+            _check_files(checked)
+        run = value_of("--ckpt_path", words)
+        root = value_of("--run.root", words) or "runs"
+        if run and verb == "predict":
+            check_words(run, [], root)
+        elif run and verb != "fit":
+            check_weights(run, root)
     return [verb, *words]
+
+
+def _check_files(checked: object) -> None:
+    """Refuse weights and images that are not there, before torch is imported.
+
+    A run that is there already may be finished, and then needs no images any more.
+
+    Args:
+        checked: the keys and their values, from `flags.check`.
+
+    Raises:
+        UserError: there is no such run, or no such folder of images.
+    """
+    from pathlib import Path
+
+    from lightning_resnet.errors import UserError
+    from lightning_resnet.runs.find import described_runs, weights_of
+    from lightning_resnet.runs.names import is_hub_name
+
+    root = str(checked.last("run.root") or "runs")
+    weights = checked.last("run.init_from")
+    if isinstance(weights, str) and not is_hub_name(weights):
+        weights_of(weights, root)
+    images = checked.last("data.source.root")
+    if checked.chosen["data.source"] != "ImageFolder" or not isinstance(images, str):
+        return
+    if Path(images).is_dir() or "://" in images or "\0" in images:  # NUL: refused by the parser
+        return
+    recipes = [run.config_file for run in described_runs(Path(root), "*/*")]
+    if not any(images in file.read_text() for file in recipes if file.is_file()):
+        cure = "give one with --data FOLDER"
+        if images == "data/photos":
+            cure += ", or make it: resnet-cli data get photos"
+        raise UserError(f"image folder {images} does not exist (seen from {Path.cwd()}): {cure}")
 
 
 def _find_own_modules() -> None:

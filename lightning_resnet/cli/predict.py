@@ -1,10 +1,15 @@
 """`resnet-cli predict RUN IMAGE...`: the most probable classes of images."""
 
+import shlex
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
 
-from lightning_resnet.arguments import TRUST, Parser, positive
-from lightning_resnet.errors import tell
+from lightning_resnet.arguments import TRUST, Parser, device, positive, value_of
+from lightning_resnet.errors import UserError, printable, tell
+from lightning_resnet.runs.find import IMAGES, check_weights, find_runs
+from lightning_resnet.runs.names import is_hub_name
 
 
 def make_parser() -> Parser:
@@ -21,7 +26,7 @@ def make_parser() -> Parser:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="files, or folders of them",
+        help="files, or folders of them; of other sizes than the net's: their central squares",
     )
     parser.add_argument(
         "--ckpt_path",
@@ -48,13 +53,20 @@ def make_parser() -> Parser:
         default="net",
         help="as trained, or their moving average",
     )
-    parser.add_argument("--device", help="cpu | cuda (default: cuda where there is one)")
+    parser.add_argument(
+        "--device", type=device, help="cpu | cuda (default: cuda where there is one)"
+    )
     parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
 
 
 def run(args: Namespace) -> int:
-    """Predict; return 0, or 1 if an image could not be read."""
+    """Predict; return 0, or 1 if an image could not be read.
+
+    Raises:
+        UserError: there is no such run or image, or the two stand in the wrong order.
+    """
+    check_words(args.ckpt_path, args.images, value_of("--run.root", args.recipe_keys) or "runs")
     from lightning_resnet.engine.signals import importing
 
     with importing():  # takes seconds
@@ -68,3 +80,50 @@ def run(args: Namespace) -> int:
         if line:
             tell(line, file=sys.stderr)
     return 0 if FORMATS[args.format](predict(trained, files, args)) == len(files) else 1
+
+
+def check_words(run: str, images: Sequence[str], root: str) -> None:
+    """Refuse a missing run or image before torch is imported.
+
+    Args:
+        run: the first word, or the value of `--ckpt_path`.
+        images: the other words; none: the validation images are predicted.
+        root: folder of all runs.
+
+    Raises:
+        UserError: the message tells how to write the command line.
+    """
+    if is_hub_name(run) and not images:
+        raise UserError(f"predict which images? resnet-cli predict {run} IMAGE...")
+    runs = [word for word in images if is_hub_name(word) or _has_run(Path(word))]
+    first = Path(run)
+    is_image = first.suffix.lower() in IMAGES or (first.is_dir() and not _has_run(first))
+    if is_image and runs:
+        rest = [word for word in (run, *images) if word != runs[0]]
+        line = shlex.join(["resnet-cli", "predict", runs[0], *rest])
+        raise UserError(f"the run comes first, then the images: {line}")
+    if is_image and (first.exists() or first.suffix.lower() in IMAGES):
+        raise UserError(
+            f"{printable(first)} is no run, and the run comes first: resnet-cli predict RUN "
+            "IMAGE...; resnet-cli runs lists runs"
+        )
+    try:
+        check_weights(run, root)
+    except UserError as e:
+        cure = "" if images else "; the run comes first: resnet-cli predict RUN IMAGE..."
+        raise UserError(f"{e}{cure}") from e
+    for word in images:
+        if not Path(word).exists():
+            cure = ""
+            if "://" in word:
+                cure = ": download it first"
+            elif {*word} & {*"*?"}:
+                cure = ": the shell found no file for this pattern"
+            raise UserError(f"image {printable(word)} does not exist{cure}")
+
+
+def _has_run(path: Path) -> bool:
+    """Tell whether a path is a checkpoint or a folder with a run."""
+    if path.is_dir():
+        return any(True for _ in find_runs([path]))
+    return path.is_file() and path.suffix in (".ckpt", ".pth", ".pt", ".safetensors")

@@ -42,8 +42,10 @@ def run(args: Namespace) -> int:
     if gone:
         tell(named(gone, all_of_them=True))
     for removal in removals.values():
+        shown = {describe([removal.run])[0]["label"]}
         for link in removal.links:
-            tell(f"  {link}  (link)")
+            if link.parent != removal.run.parent or link.name not in shown:
+                tell(f"  {link}  (link)")
         if removal.stays:
             tell(f"  {removal.run}  (link of this sweep; the run {removal.stays} stays)")
     total = size(sum(run["bytes"] for run in gone))

@@ -9,7 +9,7 @@ from typing import Any
 from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import as_json
-from lightning_resnet.runs.find import find_runs, locate
+from lightning_resnet.runs.find import check_folders, find_runs, folder_of, no_run
 from lightning_resnet.runs.listing import describe, table
 
 EVERY_S = 3.0  # seconds between two looks of --watch
@@ -46,7 +46,11 @@ def run(args: Namespace) -> int:
     Raises:
         UserError: the folder does not exist.
     """
-    folder = locate(args.folder)
+    folder = folder_of(args.folder)
+    if args.folder != "runs":
+        check_folders([folder])
+        if not args.watch and not any(True for _ in find_runs([folder])):
+            raise UserError(no_run(folder))
     if args.json and args.watch:
         raise UserError("--watch is for people, --json for programs: leave one of them out")
     if not args.watch:

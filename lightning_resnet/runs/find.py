@@ -1,19 +1,22 @@
 """Find run directories in folders."""
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lightning_resnet.errors import UserError, nearest, printable, tell
+from lightning_resnet.keys import nets_of_torchvision
 from lightning_resnet.runs.labels import is_label, labels_in
 from lightning_resnet.runs.listing import describe, named
-from lightning_resnet.runs.names import check_texts
+from lightning_resnet.runs.names import check_texts, is_hub_name
 from lightning_resnet.runs.reader import Run
-from lightning_resnet.shipped import references
+from lightning_resnet.shipped import recipe_file, references
 
 # Endings of files with weights, of which a missing one is no name of a run.
 FILES = (".ckpt", ".pth", ".pt", ".th", ".bin", ".safetensors", ".onnx", ".yaml")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
@@ -121,23 +124,128 @@ def find_run(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
             return path.with_name(os.readlink(path)) if is_label(path) else path
         inside = [*find_runs([path])]
         if not inside:
-            raise UserError(
-                f"{path} is no run and holds none: give what `resnet-cli fit` has written, as "
-                "resnet-cli runs lists it"
-            )
+            raise UserError(no_run(path))
         return _only(inside, f"{path} holds {len(inside)} runs")
-    if path.exists() or path.suffix in FILES or path.is_absolute():
+    is_file = path.suffix in FILES or (
+        len(path.parts) > 1 and path.parent.is_dir() and re.fullmatch(r"\.[a-z]{2,11}", path.suffix)
+    )
+    if path.exists() or is_file or path.is_absolute():
         return path  # a reader of files says what is wrong with it
     below = Path(root, path)
     if below.is_dir() and path.name and ".." not in path.parts:
         return find_run(below)
-    found = _named(Path(root), str(word))
+    names = _names(Path(root), str(word))
+    name = str(word).rpartition("/")[2]
+    found = [run for run, own in names.items() if name in own]
+    found = found or [run for run, own in names.items() if any(n.startswith(name) for n in own)]
     if not found:
+        known = [label for own in names.values() for label in own]
+        begins = [label for label in known if nearest(name, [label[: len(name)]])]
+        hint = _hub_name(str(word)) or nearest(name, known)
+        if begins and not hint:
+            hint = f"; did you mean {begins[-1]}?"
+        hint = hint or ": resnet-cli runs lists them"
         raise UserError(
             f"run {printable(word)} does not exist, and no run below {root} has a name or id that "
-            "begins so: resnet-cli runs lists them"
+            f"begins so{hint}"
         )
     return _only(found, f"{printable(word)} may be one of {len(found)} runs below {root}")
+
+
+def check_no_folder(word: str, flag: str = "") -> None:
+    """Refuse a folder where a recipe is meant.
+
+    Args:
+        word: what is given for the recipe, or next to it.
+        flag: the flag that the word follows; empty: none.
+
+    Raises:
+        UserError: the word is a folder: a run, a folder of runs, or another one.
+    """
+    folder = Path(word)
+    if not word or not folder.is_dir():
+        return
+    if _is_run(folder):
+        recipe = Run(folder).config_file
+        told = f"a run: the command that began it continues it, and so does --config {recipe}; "
+        told += "with --run.new it is repeated"
+    elif any(True for _ in find_runs([folder])):
+        told = f"a folder of runs: resnet-cli runs {folder} lists them, and the command that began "
+        told += "a run continues it"
+    else:
+        told = f"a folder: to train on images in it, --config photos --data {folder}"
+    raise UserError(f"{flag} {printable(word, 60)} is {told}".strip())
+
+
+def no_run(folder: Path) -> str:
+    """Return the message for a folder without runs where a run is meant."""
+    for _, inside, files in os.walk(folder):
+        if any(name.lower().endswith(IMAGES) for name in files):
+            return (
+                f"{folder} is a folder of images and no run: resnet-cli runs lists runs; "
+                f"resnet-cli fit --config photos --data {folder} trains on one folder per class"
+            )
+        inside[:] = sorted(inside)[:10]
+    return (
+        f"{folder} is no run and holds none: give what `resnet-cli fit` has written, as "
+        "resnet-cli runs lists it"
+    )
+
+
+def _hub_name(word: str) -> str:
+    """Return the name on a hub that a word may be meant for, as the end of a message."""
+    net, _, tag = word.partition(".")
+    if net in nets_of_torchvision() and (not tag or tag.isupper()):
+        return f"; weights of torchvision are torchvision:{word}"
+    if tag and re.fullmatch(r"[a-z][a-z0-9_]+\.[a-z0-9_]+", word):
+        return f"; weights of timm are timm:{word}"
+    return ""
+
+
+def check_weights(word: str, root: str | os.PathLike[str] = "runs") -> None:
+    """Refuse a word that names no weights, before torch is imported.
+
+    Args:
+        word: a run, as `find_run` finds it, a checkpoint, or a name of weights on a hub.
+        root: folder of all runs.
+
+    Raises:
+        UserError: there is no such run or file, or there are several runs.
+    """
+    if is_hub_name(word):
+        return
+    path = find_run(word, root)
+    if not path.exists():
+        raise UserError(f"checkpoint {path} does not exist{_similar(path)}")
+    if path.suffix.lower() in IMAGES:
+        raise UserError(f"{path} is an image, and no run or checkpoint: resnet-cli runs lists runs")
+
+
+def check_target(word: str, one: bool = False) -> None:
+    """Refuse a word that names neither runs nor weights nor a recipe, before torch is imported.
+
+    Args:
+        word: as in `check_weights`, a folder of runs, a recipe or a sweep.
+        one: refuse a folder of several runs.
+
+    Raises:
+        UserError: there is nothing of that name, or there are several runs.
+    """
+    path = Path(word)
+    if recipe_file(word).suffix == ".yaml":
+        return
+    if one or not path.is_dir():
+        check_weights(word)
+    elif not any(True for _ in find_runs([path])):
+        raise UserError(no_run(path))
+
+
+def _similar(path: Path) -> str:
+    """Return a suggestion for a file that does not exist: another one in its folder."""
+    others = [file.name for file in path.parent.glob("*") if file.suffix in FILES]
+    if path.parent.name == "checkpoints" and len(others) == 1:
+        return f"; there is {others[0]}"
+    return nearest(path.name, others) or ": resnet-cli runs lists runs"
 
 
 def weights_of(word: str, root: str | os.PathLike[str] = "runs") -> Path:
@@ -159,11 +267,11 @@ def _is_run(path: Path) -> bool:
     return Run(path).has_begun() or Run(path).checkpoints.is_dir()
 
 
-def _named(root: Path, word: str) -> list[Path]:
-    """Return the runs below a root whose id or readable name is a word, else begins with it."""
+def _names(root: Path, word: str) -> dict[Path, list[str]]:
+    """Return the runs below a root that a word may name, each with its id and readable name."""
     folder, _, name = word.rpartition("/")
     if not name or ".." in folder.split("/"):
-        return []
+        return {}
     names: dict[Path, list[str]] = {}
     labels: dict[Path, dict[str, str]] = {}
     for run in find_runs([root]) if root.is_dir() else ():
@@ -171,8 +279,7 @@ def _named(root: Path, word: str) -> list[Path]:
             if run.parent not in labels:
                 labels[run.parent] = labels_in(run.parent)
             names[run] = [run.name, labels[run.parent].get(run.name, run.name)]
-    equal = [run for run, own in names.items() if name in own]
-    return equal or [run for run, own in names.items() if any(n.startswith(name) for n in own)]
+    return names
 
 
 def _only(runs: list[Path], several: str) -> Path:
@@ -183,7 +290,8 @@ def _only(runs: list[Path], several: str) -> Path:
     """
     if len(runs) > 1:
         tell(named(describe(runs)), file=sys.stderr)
-        raise UserError(f"{several}: give one of them, such as {runs[0]}")
+        name = labels_in(runs[0].parent).get(runs[0].name, runs[0].name)
+        raise UserError(f"{several}: give one of them, such as {runs[0].with_name(name)}")
     return runs[0]
 
 

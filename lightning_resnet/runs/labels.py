@@ -54,7 +54,15 @@ def label_of(settings: Mapping[str, Any], replicate: int = 1, asked: str | None 
     name = _safe(asked or "-".join(words_of(settings))) or "recipe"
     if TAKEN.fullmatch(name):
         name = f"run-{name}"
-    return name[: LONGEST - len(suffix)].rstrip("-.") + suffix
+    return _cut(name, LONGEST - len(suffix)) + suffix
+
+
+def _cut(name: str, most: int) -> str:
+    """Return a name of at most so many characters, without a part of a word at the end."""
+    if len(name) <= most:
+        return name
+    kept, _, _ = name[: most + 1].rpartition("-")
+    return (kept or name[:most]).rstrip("-.")
 
 
 def _word(name: str, value: Any) -> str:

@@ -24,7 +24,7 @@ from lightning_resnet.flags import check as check_flags
 from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.labels import label_of, short_keys
 from lightning_resnet.runs.names import check_name
-from lightning_resnet.shipped import recipe_file
+from lightning_resnet.shipped import recipe_file, sweeps
 from lightning_resnet.sweeps.distributions import Spec, axis, check, draw
 
 # Keys of a sweep in W&B; the keys that are not read here are for `wandb sweep`.
@@ -121,6 +121,10 @@ def read(file: str | Path, many: bool = False) -> Sweep:
         UserError: the file cannot be read, or is no sweep that can run here.
     """
     path = recipe_file(file)
+    if path.is_dir() or not path.exists():
+        why = "it is a folder" if path.is_dir() else "No such file or directory"
+        hint = nearest(str(Path(file).with_suffix("")), sweeps())
+        raise UserError(f"cannot read {file}: {why}{hint}; resnet-cli recipes lists our sweeps")
     content = _load(path)
     if content.keys() & {"model", "data", "trainer"} and "parameters" not in content:
         raise UserError(f"{file} is a recipe, no sweep: resnet-cli fit --config {file}")

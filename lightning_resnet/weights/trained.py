@@ -124,7 +124,7 @@ class Trained:
     def _probabilities(self, images: pixels.Images, device: str | None) -> tuple[list[str], Tensor]:
         """Return the name of each image, and the probabilities [N, classes]."""
         augment = self.experiment.data.eval_augment
-        side = (augment.size, augment.size) if augment.size else self._side()
+        side = (augment.size, augment.size) if augment.size else self.side()
         task = self.task.to(device_for(device))
         names: list[str] = []
         found: list[Tensor] = []
@@ -138,7 +138,7 @@ class Trained:
             raise UserError("no images to predict: the list is empty")
         return names, torch.cat(found)
 
-    def _side(self) -> tuple[int, int] | None:
+    def side(self) -> tuple[int, int] | None:
         """Return the height and width that the net was trained at; None where nothing tells."""
         if self.input_size:
             return self.input_size[1:]

@@ -1,12 +1,14 @@
 """Lines that people type who know other libraries, and what each answer must hold.
 
-`DIGITS` stands for `fit --config digits`. The lines are refused, all before torch is imported;
-`UNDERSTOOD` are lines that are understood as other words.
+`DIGITS` stands for `fit --config digits`, and `RUN` for a run. The lines are refused, all before
+torch is imported; `UNDERSTOOD` are lines that are understood as other words.
 """
 
+import re
 import shlex
 
 DIGITS = "fit --config digits"
+RUN = "runs/digits/depth8"
 TYPED = {
     # words of other programs
     "train --config digits": "did you mean fit?",
@@ -40,7 +42,7 @@ TYPED = {
     "DIGITS --root x": "--data.source.root DIR",
     "DIGITS --test-only": "resnet-cli validate",
     # nets and other classes
-    "DIGITS --arch resnet51": "there are CifarResNet, ImageNetResNet, or any other as module.Class",
+    "DIGITS --arch resnet51": "no net has 51 layers: CifarResNet has 20, 32",
     "DIGITS --model vgg16": "did you mean torchvision.models.vgg16?",
     "DIGITS --model.net efficientnet_b0": "did you mean torchvision.models.efficientnet_b0?",
     "DIGITS --model.net ImageNetResnt": "did you mean ImageNetResNet?",
@@ -54,8 +56,9 @@ TYPED = {
     "DIGITS --model.optimizer adan": "did you mean Adam?",
     "DIGITS --model.optimizer lamb": "there are ASGD, Adadelta",
     "DIGITS --model.schedule cosin": "did you mean Cosine?",
-    "DIGITS --model.schedule OneCycleLR": "there are Cosine, ErrorWarmup, Linear, Plateau, Steps",
-    "DIGITS --data.policy autoaugment": "did you mean RandAugment?",
+    "DIGITS --model.schedule OneCycleLR": "did you mean Cosine?",
+    "DIGITS --model.schedule warp": "there are Cosine, ErrorWarmup, Linear, Plateau, Steps",
+    "DIGITS --data.policy autoaugment": "did you mean TrivialAugment?",
     "DIGITS --data.policy none": "did you mean null?",
     "DIGITS --trainer.logger wandb": "did you mean --wandb.mode online?",
     "DIGITS --trainer.logger tensorboard": "did you mean TensorBoardLogger?",
@@ -67,11 +70,11 @@ TYPED = {
     "DIGITS --trainer.max_epoch 3": "did you mean trainer.max_epochs?",
     "DIGITS --trainer.epochs 3": "did you mean trainer.max_epochs?",
     "DIGITS --data.root x": "did you mean data.source.root?",
-    "DIGITS --data.source.root x": "unknown option root of Digits, which",
+    "DIGITS --data.source.root x": "--data x takes a folder of images",
     "DIGITS --data.batchsize 3": "did you mean data.batch_size?",
     "DIGITS --model.optimizer AdamW --model.optimizer.momentum 0.9": "of AdamW, which Muon",
     "DIGITS --model.net.dpth 56": "did you mean depth?",
-    "DIGITS --model.optimizer.learning_rate 0.1": "unknown option learning_rate of SGD",
+    "DIGITS --model.optimizer.learning_rate 0.1": "of SGD; did you mean lr?",
     "DIGITS --run.seed 1": "did you mean seed_everything?",
     "DIGITS --frobnicate 1": "resnet-cli fit --help tells the options",
     "DIGITS --data.batch_size": "--data.batch_size needs a value: a whole number",
@@ -102,7 +105,7 @@ TYPED = {
     # words without dashes
     "fit digits": "put --config before a recipe: --config digits",
     "fit digits_degradation": "this is a sweep: resnet-cli sweep digits_degradation",
-    "fit photos_of_mine": "--data.source ImageFolder --data.source.root photos_of_mine",
+    "fit photos_of_mine": "--config photos --data photos_of_mine",
     "fit mine.yaml": "put --config before a recipe",
     "DIGITS lr=0.1": "write --model.optimizer.lr 0.1",
     "DIGITS model.optimizer.lr=0.1": "write --model.optimizer.lr 0.1",
@@ -136,10 +139,148 @@ TYPED = {
     "compare runs --metrc loss": "did you mean --metric?",
     "compare runs --x epochs": "did you mean epoch?",
     "convert x.pth --output y.ckpt": "did you mean --out?",
-    "sweep digits_degradation --jobs 3": "unknown option --jobs",
+    "sweep digits_degradation --jobs 3": "did you mean -j?",
     "sweep digits_degradation --submitt": "did you mean --submit?",
     "deepen x.ckpt --depht 20 --out y": "did you mean --depth?",
     "sync runs --evry 3": "did you mean --every?",
+    # verbs and their order
+    "--config digits fit": "the verb comes first: resnet-cli fit --config digits",
+    "--config digits --depth 20": "the verb comes first: resnet-cli fit --config digits --depth 20",
+    "'fit --config digits'": "leave the quotes out: resnet-cli fit --config digits",
+    "Fit --config digits": "did you mean fit?",
+    "rename runs/x y": "--run.label NAME",
+    "mv runs/x y": "--run.label NAME",
+    "cp runs/x y": "--run.new trains a replicate",
+    "stop": "Ctrl-C stops a training",
+    "tensorboard": "--trainer.logger TensorBoardLogger",
+    "logs": "resnet-cli runs lists the runs",
+    "status": "did you mean runs?",
+    "clean": "did you mean rm?",
+    "models": "did you mean recipes?",
+    "export-onnx": "did you mean convert?",
+    "setup": "did you mean doctor?",
+    # words that stand where others are meant
+    "validate": "name a run, as resnet-cli runs lists them: resnet-cli validate RUN",
+    "predict": "resnet-cli predict RUN IMAGE...",
+    "predict RUN --top 3": "resnet-cli predict needs IMAGE",
+    "predict RUN --format csv": "resnet-cli predict needs IMAGE",
+    "predict a.png": "resnet-cli predict RUN IMAGE...",
+    "predict a.png RUN": "the run comes first, then the images: resnet-cli predict runs/",
+    "predict photos_of_mine RUN": "resnet-cli predict runs/digits/depth8 photos_of_mine",
+    "predict RUN nothere.png": "image nothere.png does not exist",
+    "predict RUN '*.jpeg'": "the shell found no file for this pattern",
+    "predict RUN --source a.png": "resnet-cli predict RUN IMAGE...",
+    "predict RUN a.png --topk 3": "did you mean --top?",
+    "predict RUN a.png --csv": "did you mean --format csv?",
+    "predict RUN a.png --out x.csv": "--format csv > FILE",
+    "predict RUN a.png --device 0": "did you mean cuda:0?",
+    "predict RUN a.png --device gpu": "did you mean cuda?",
+    "predict RUN a.png --top": "--top needs a value: K",
+    "predict --model resnet18": "resnet-cli predict torchvision:resnet18 IMAGE...",
+    "predict resnet18 a.png": "weights of torchvision are torchvision:resnet18",
+    "predict torchvision:resnet18": "resnet-cli predict torchvision:resnet18 IMAGE...",
+    "predict nothere a.png": "run nothere does not exist",
+    "evaluate nothere": "resnet-cli runs lists them",
+    "evaluate nothere.ckpt": "checkpoint nothere.ckpt does not exist",
+    "evaluate runs/digits": "runs/digits holds 2 runs: give one of them, such as runs/digits/depth",
+    "evaluate a.png": "a.png is an image, and no run",
+    "evaluate RUN RUN": "a word too many; usage: resnet-cli evaluate RUN",
+    "evaluate RUN --tta": "did you mean --crops ten?",
+    "evaluate RUN --ema": "did you mean --weights ema?",
+    "evaluate RUN --crops three": "choose among centre, ten, flip",
+    "evaluate RUN --sizes big": "pixels per side, such as 224,256",
+    "validate resnet18": "weights of torchvision are torchvision:resnet18",
+    "validate runs/digits": "holds 2 runs",
+    "validate depht8": "did you mean depth8?",
+    "validate RUN RUN": "a word too many: validate takes one run",
+    "validate RUN --split test": "test RUN the test images",
+    "validate RUN --format json": "the result is JSON",
+    "test photos_of_mine": "photos_of_mine is a folder of images and no run",
+    "runs photos_of_mine": "photos_of_mine is a folder of images and no run",
+    "runs --format json": "did you mean --json?",
+    "runs --plain": "colours and progress are left out",
+    "export photos_of_mine": "photos_of_mine is a folder of images and no run",
+    "export RUN x.tar.gz": "did you mean --out x.tar.gz?",
+    "export RUN --format onnx": "resnet-cli convert RUN --out NET.onnx",
+    "rm -f RUN": "did you mean --yes?",
+    "rm -rf RUN": "did you mean --yes?",
+    "rm --force RUN": "did you mean --yes?",
+    "rm runs": "runs holds 2 runs",
+    "sweep -l digits_degradation": "did you mean --list?",
+    "sweep digits_degradation --dry-run": "did you mean --list?",
+    "sweep digits_degradation --slurm": "did you mean --submit?",
+    "sweep digits_degradation --lr 0.1": "in the sweep's file",
+    "sweep digits_degradation --list --local": "exclude each other",
+    "sweep --config digits_degradation": "resnet-cli sweep FILE",
+    "sweep digts_degradation": "did you mean digits_degradation?",
+    "sweep runs/digits": "it is a folder",
+    "compare runs --filter depth=56": "did you mean --where 'depth == 56'?",
+    "compare runs --reference digits": "resnet-cli compare RUNS reference:digits",
+    "inspect gradients nothere": "run nothere does not exist",
+    "inspect gradients photos_of_mine": "is a folder of images and no run",
+    "inspect weights digits": "did you mean responses?",
+    "inspect gradients digits --device 0": "did you mean cuda:0?",
+    "deepen RUN 20": "needs --depth D (of the new net)",
+    "deepen nothere --depth 20 --out x.ckpt": "run nothere does not exist",
+    "convert RUN --format onnx": "the ending of --out tells the format",
+    "convert RUN": "resnet-cli convert needs --out FILE",
+    "convert nothere.pth --out x.ckpt": "checkpoint nothere.pth does not exist",
+    "convert RUN -o x.onnx": "did you mean --out?",
+    "data download cifar10": "did you mean get?",
+    "data get mnist": "did you mean fashion_mnist?",
+    "data get cifar10 --dir x": "did you mean --root?",
+    "data write photos_of_mine --out x.beton": "write image_folder --root photos_of_mine",
+    "data write image_folder photos_of_mine --out x.beton": "did you mean --root photos_of_mine?",
+    "data info nothere.beton": "resnet-cli data write SOURCE --out nothere.beton",
+    "doctor --config digits --depth 9": "try 8 or 14",
+    "completion --shell bash": "resnet-cli completion bash",
+    # recipes and runs where the other is meant
+    "fit --config RUN": "is a run: the command that began it continues it",
+    "fit RUN": "so does --config runs/digits/depth8/config.yaml",
+    "fit --config runs": "a folder of runs: resnet-cli runs runs lists them",
+    "fit --config photos_of_mine": "--config photos --data photos_of_mine",
+    "fit --config=": "a recipe, such as digits",
+    "fit --cfg digits": "a recipe follows --config",
+    "fit --depth 20": "train on which images?",
+    "fit --data photos_of_mine": "--config photos --data photos_of_mine",
+    "fit --data.source.root photos_of_mine": "--config photos --data photos_of_mine",
+    "fit --data cifar10": "train which net? give --arch resnet20",
+    "fit resnet18": "--arch resnet18",
+    "fit --config photos": "resnet-cli data get photos",
+    "fit --config photos --data.source.root nothere": "image folder nothere does not exist",
+    "fit --config broken.yaml": "broken.yaml: this is not YAML: line 3, column 1",
+    "DIGITS --data nowhere": "no folder nowhere here",
+    "DIGITS --data ./nowhere": "--data ./nowhere: there is no such folder",
+    "DIGITS --data-path x": "--data x takes a folder of images",
+    "DIGITS --run.init_from resnet18": "weights of torchvision are torchvision:resnet18",
+    "DIGITS --run.init_from resnet18.a1_in1k": "weights of timm are timm:resnet18.a1_in1k",
+    "DIGITS --run.init_from nothere": "run nothere does not exist",
+    # more names of concepts
+    "DIGITS --freeze 10": "no flag freezes layers",
+    "DIGITS --save-every 5": "--run.save_minutes MINUTES",
+    "DIGITS --cos-lr": "a cosine is --model.schedule Cosine",
+    "DIGITS --pin-memory": "the loader does so by itself",
+    "DIGITS --model-ema": "--model.ema.decay 0.999",
+    "DIGITS --find-lr": "nothing finds a rate by itself",
+    "DIGITS --val-dir x": "one folder with train/ and val/",
+    "DIGITS --classes 10": "a source knows its classes",
+    "DIGITS --in-chans 1": "images always have three channels",
+    # more values
+    "DIGITS --epochs -1": "must be 1 or more; got -1",
+    "DIGITS --epochs 0": "must be 1 or more; got 0",
+    "DIGITS --depth 9": "must be 6n+2, got 9; try 8 or 14",
+    "DIGITS --arch ImageNetResNet --depth 20": "one of 18, 34, 50, 101, 152; got 20",
+    "DIGITS --batch-size 5000": "lower --data.batch_size to 1437",
+    "DIGITS --lr 0,1": "did you mean 0.1?",
+    "DIGITS --epochs 1,000": "did you mean 1000?",
+    "DIGITS --seed 1,2,3": "a sweep trains with several",
+    "DIGITS --depth [20,56]": "a sweep trains with several",
+    "DIGITS --betas 0.9 0.99": "a list is [1,2], in brackets",
+    "DIGITS --cache ram": "did you mean process?",
+    "DIGITS --model resnet": "did you mean resnet18?",
+    "DIGITS --model vit": "did you mean torchvision.models.vit_b_16?",
+    "DIGITS --optimizer Adam --momentum 0.9": "which Muon, RMSprop, SGD would take",
+    "DIGITS \u2014epochs 3": "another sign than two hyphens: --epochs",
 }
 UNDERSTOOD = {
     "--lr 0.1 --epochs=10 --depth 56 --shortcut none --seed 1": {
@@ -184,6 +325,13 @@ UNDERSTOOD = {
         "trainer.devices": "1",
         "trainer.accelerator": "gpu",
     },
+    "--arch preresnet110 --plain --no-amp -d 8": {
+        "model.net.class_path": "lightning_resnet.CifarResNet",
+        "model.net.init_args.block": "preact",
+        "model.net.init_args.shortcut": "none",
+        "model.net.init_args.depth": 8,
+        "trainer.precision": "32-true",
+    },
     "--optimizer.lr 0.3 --trainer.callbacks earlystopping --trainer.callbacks.monitor val/loss": {
         "model.optimizer.init_args.lr": 0.3,
     },
@@ -210,12 +358,20 @@ print(json.dumps(answers))
 
 def words_of(line):
     """Return the words of a line."""
+    line = re.sub(r"\bRUN\b", RUN, line)
     return shlex.split(line.replace("DIGITS", DIGITS))
 
 
 def write_files(folder):
     """Write the files that the lines name."""
     (folder / "photos_of_mine/train/cat").mkdir(parents=True)
+    for image in ("a.png", "photos_of_mine/train/cat/1.png"):
+        (folder / image).touch()
+    for label, run in (("depth8", "0123456789"), ("depth20", "9876543210")):
+        (folder / "runs/digits" / run).mkdir(parents=True)
+        (folder / "runs/digits" / run / "metrics.jsonl").touch()
+        (folder / "runs/digits" / label).symlink_to(run)
+    (folder / "broken.yaml").write_text("data:\n  batch_size: [1, 2\n")
     (folder / "wrong_key.yaml").write_text("data:\n  batchsize: 3\n")
     (folder / "wrong_value.yaml").write_text("trainer:\n  max_epochs: ten\n")
     (folder / "short.yaml").write_text(

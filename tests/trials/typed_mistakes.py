@@ -4,6 +4,7 @@ cd tests && ../.venv/bin/python -m trials.typed_mistakes
 """
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ def main():
     os.chdir(tempfile.mkdtemp())
     write_files(Path())
     print("| typed after `resnet-cli` | answered | seconds |\n|:--|:--|--:|")
-    lines = [line.replace("DIGITS", DIGITS) for line in TYPED]
+    lines = [shlex.join(words_of(line)) for line in TYPED]
     # an error last, so that nothing is trained
     lines += [f"{DIGITS} {line} --model.net.depth x" for line in UNDERSTOOD]
     for line in lines:

@@ -9,7 +9,6 @@ Figures of two papers compare only within a row: crops, resolution and statistic
 import copy
 import csv
 import io
-import os
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -21,16 +20,13 @@ from torch import Tensor, nn
 
 from lightning_resnet.analysis.evaluation.crops import Score, top5, training_batches, wilson
 from lightning_resnet.analysis.inspection.subjects import Subject
-from lightning_resnet.engine.launch import place, resolve
-from lightning_resnet.errors import UserError, csv_cell, nearest
+from lightning_resnet.errors import csv_cell
 from lightning_resnet.files import write_atomic
 from lightning_resnet.models.batch_norm import measure_norms
 from lightning_resnet.training.state_dict import EMA
 from lightning_resnet.weights.trained import take_weights
 
-BN = ("moving", "precise")
 BN_SAMPLES = 8192  # training images, as many as mmpretrain's PreciseBNHook takes
-WEIGHTS = ("net", "ema")
 CROP_WORDS = ("centre", "ten", "flip")
 COLUMNS = [
     *("weights", "bn", "crops", "size", "N"),
@@ -171,36 +167,3 @@ def write_confusion(row: Row, names: Sequence[str], path: Path) -> None:
     writer.writerow(["label", *heads])
     writer.writerows([head, *line] for head, line in zip(heads, counts, strict=True))
     write_atomic(path, file.getvalue())
-
-
-def check(args: Namespace) -> None:
-    """Turn the texts of flags into lists, in place.
-
-    Raises:
-        UserError: a word is none of the flag's, or several ranks are asked for.
-    """
-    here = place(resolve("auto", os.environ), os.environ)
-    several = here and here.local_size * here.nodes > 1
-    flags = [a for a in args.recipe_keys if a.startswith("--trainer.") and "devices" in a]
-    if several or flags:
-        raise UserError(
-            "evaluate runs on one device: start one process, and drop --trainer.devices"
-        )
-    if args.crops:
-        args.crops = args.crops.replace("center", "centre")
-    for name, words in (("crops", CROP_WORDS), ("bn", BN), ("weights", WEIGHTS)):
-        text = getattr(args, name)
-        given = text.split(",") if text else None
-        for word in given or []:
-            if word not in words:
-                raise UserError(
-                    f"--{name} {word}: choose among {', '.join(words)}{nearest(word, words)}"
-                )
-        setattr(args, name, given)
-    if args.sizes:
-        parts = args.sizes.split(",")
-        if not all(part.isdecimal() and int(part) for part in parts):
-            raise UserError(f"--sizes {args.sizes}: pixels per side, such as 224,256")
-        args.sizes = [int(part) for part in parts]
-    if args.labels and (args.per_class or args.confusion):
-        raise UserError("--per-class and --confusion go by one label per image: leave --labels out")

@@ -13,6 +13,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,16 +116,20 @@ def _batch(trained: Trained, files: list[str], args: Namespace) -> list[Predicti
 
 def _image(trained: Trained, file: str) -> Tensor | None:
     """Return an image as evaluation sees it, uint8 [1, 3, S, S]; None if it cannot be read."""
-    data = trained.experiment.data
+    augment = trained.experiment.data.eval_augment
     one = np.zeros(1, np.int64)
-    if data.eval_augment.size is None:
-        raise UserError(
-            "the recipe takes images as they are: say the pixels per side it was trained on, such "
-            "as --data.size 32 of CIFAR's; the entire central square of each image is then taken"
-        )
+    if augment.size is None:
+        height, width = trained.side() or (0, 1)
+        if height != width:
+            raise UserError(
+                "the recipe takes images as they are: say the pixels per side it was trained on, "
+                "such as --data.size 32 of CIFAR's; the entire central square of each image is "
+                "then taken"
+            )
+        augment = replace(augment, size=height)
     try:
         images = FileImages(one, one, [file])
-        pixels, _ = read_files(images, data.eval_augment, seed=0, epoch=0, at=one)
+        pixels, _ = read_files(images, augment, seed=0, epoch=0, at=one)
         return pixels
     except Exception as e:  # whatever is wrong with one image, the others are predicted
         why = e.__cause__ if isinstance(e.__cause__, Exception) else e

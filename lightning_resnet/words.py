@@ -1,0 +1,418 @@
+"""Words of other programs, and what stands for them here: tables for the command line.
+
+Each table is words -> meaning, with spaces between several words of one meaning. A flag may have
+dashes where a word has underscores.
+"""
+
+# verbs of other programs -> ours, or a sentence
+VERBS = {
+    "train run finetune fine_tune pretrain learn": "fit",
+    "eval score benchmark_accuracy": "evaluate",
+    "val valid validation": "validate",
+    "infer inference classify detect": "predict",
+    "hpo tune multirun search grid optuna": "sweep",
+    "config configs list_models models list_recipes presets init new": "recipes",
+    "plot report table summary results leaderboard": "compare",
+    "analyze analyse visualize explain gradcam": "inspect",
+    "list ls status ps watch jobs history": "runs",
+    "delete remove del clean prune purge": "rm",
+    "save pack archive zip backup": "export",
+    "onnx export_onnx torchscript to_onnx": "convert",
+    "dataset datasets": "data",
+    "download fetch": "data get",
+    "prepare preprocess ffcv": "data write",
+    "check env info setup install diagnose": "doctor",
+    "benchmark speed profile perf": "bench",
+    "upload wandb push publish": "sync",
+    "demo example quickstart": "fit --config digits",
+    "resume continue restart": "the command that began a run continues it: resnet-cli fit ...",
+    "rename mv move": (
+        "fit names a run with --run.label NAME; a link next to a run names one that is there: ln "
+        "-s ID runs/RECIPE/NAME"
+    ),
+    "cp copy duplicate clone": "fit --run.new trains a replicate; resnet-cli export packs a run",
+    "stop kill cancel abort": (
+        "Ctrl-C stops a training, and the same command continues it; sweep FILE --cancel cancels "
+        "the jobs of a sweep"
+    ),
+    "log logs tail show cat": (
+        "resnet-cli runs lists the runs; metrics.jsonl in a run's folder holds each value"
+    ),
+    "tensorboard ui dashboard gui serve web": (
+        "give fit --trainer.logger TensorBoardLogger or --wandb.mode online; resnet-cli compare "
+        "draws the curves"
+    ),
+    "login": "wandb login stores a key of W&B; fit --wandb.mode online uses it",
+    "submit sbatch srun slurm queue": (
+        "sweep FILE --submit submits a sweep; sbatch submits a batch script of resnet-cli recipes"
+    ),
+    "open cd": "resnet-cli runs tells the folders",
+}
+# short names in which no key of a recipe ends, or several do -> key
+KEYS = {
+    "epochs num_epochs train_epochs n_epochs nb_epochs num_train_epochs": "trainer.max_epochs",
+    "steps iterations iters max_iters num_steps max_iter": "trainer.max_steps",
+    "lr learning_rate base_lr lr0 init_lr initial_lr": "model.optimizer.lr",
+    "wd weight_decay l2": "model.optimizer.weight_decay",
+    "momentum": "model.optimizer.momentum",
+    "nesterov": "model.optimizer.nesterov",
+    "betas": "model.optimizer.betas",
+    "opt optim": "model.optimizer",
+    "sched scheduler lr_scheduler lr_schedule lr_policy": "model.schedule",
+    "arch architecture model_name network backbone": "model.net",
+    "depth layers num_layers": "model.net.depth",
+    "shortcut": "model.net.shortcut",
+    "width": "model.net.width",
+    "num_classes nc n_classes nb_classes": "model.net.num_classes",
+    "norm norm_layer": "model.net.norm",
+    "init": "model.net.init",
+    "block": "model.net.block",
+    "criterion loss_fn": "model.loss",
+    "smoothing": "model.label_smoothing",
+    "torchcompile torch_compile": "model.compile",
+    "ema_decay model_ema_decay": "model.ema.decay",
+    "mixup mixup_alpha": "model.mix.mixup",
+    "cutmix cutmix_alpha": "model.mix.cutmix",
+    "dataset": "data.source",
+    "batch bs train_batch_size total_batch_size": "data.batch_size",
+    "num_workers n_workers num_data_workers": "data.workers",
+    "img_size image_size input_size crop_size resolution imgsz img train_crop_size": "data.size",
+    "data_dir data_path data_root dataset_path train_dir train_data": "data.source.root",
+    "hflip": "data.flip",
+    "random_erasing reprob": "data.erase",
+    "seed random_seed manual_seed": "seed_everything",
+    "nodes nnodes": "trainer.num_nodes",
+    "device": "trainer.accelerator",
+    "num_devices ngpus num_gpus nproc_per_node nproc": "trainer.devices",
+    "grad_clip clip_grad clip_grad_norm clip max_norm max_grad_norm": "trainer.gradient_clip_val",
+    "accumulate grad_accum grad_accum_steps gradient_accumulation_steps": (
+        "trainer.accumulate_grad_batches"
+    ),
+    "log_interval log_freq print_freq log_every log_steps": "trainer.log_every_n_steps",
+    "val_every eval_every eval_interval eval_freq val_interval": "trainer.check_val_every_n_epoch",
+    "dtype": "trainer.precision",
+    "exp exp_name experiment experiment_name run_name": "run.name",
+    "label tag rename": "run.label",
+    "dry_run dryrun": "run.dry",
+    "num_threads": "run.threads",
+    "wandb_project": "wandb.project",
+    "wandb_entity": "wandb.entity",
+}
+# flags of one letter, of fit alone -> key
+LETTERS = {
+    "a": "model.net",
+    "b": "data.batch_size",
+    "d": "model.net.depth",
+    "e": "trainer.max_epochs",
+    "j": "data.workers",
+    "s": "seed_everything",
+}
+# flags that need no value -> key and value
+SWITCHES = {
+    "amp bf16": "trainer.precision=bf16-mixed",
+    "fp16 half": "trainer.precision=16-mixed",
+    "fp32 no_amp": "trainer.precision=32-true",
+    "cpu no_cuda no_gpu": "trainer.accelerator=cpu",
+    "cuda gpu": "trainer.accelerator=gpu",
+    "debug": "trainer.fast_dev_run=true",
+    "channels_last": "model.channels_last=true",
+    "sync_bn": "trainer.sync_batchnorm=true",
+    "plain no_shortcut no_residual no_skip": "model.net.shortcut=none",
+}
+# last parts of keys that say too little alone
+NO_SHORT = "decay mode details point code root scale ckpt_path".split()
+# names of a checkpoint, which all verbs but fit take
+CHECKPOINTS = "ckpt_path ckpt checkpoint weights resume load".split()
+# names of what has no key of its own -> what to do
+SAID = {
+    "resume resume_from resume_from_checkpoint auto_resume restart ckpt_path ckpt checkpoint "
+    "continue": (
+        "the same command continues a run that was stopped, and --run.init_from FILE starts a new "
+        "one from its weights"
+    ),
+    "pretrained weights initial_checkpoint load load_from finetune": (
+        "--run.init_from FILE starts from the weights of a checkpoint or run, --run.init_from "
+        "torchvision:NAME, timm:NAME or hf:ORG/REPO from those of others"
+    ),
+    "output out o output_dir outdir out_dir save_dir savedir log_dir logdir work_dir root_dir "
+    "checkpoint_dir save save_path": (
+        "runs lie in ROOT/NAME/ID: give --run.root ROOT, --run.name NAME"
+    ),
+    "local_rank world_size rank dist_url dist_backend ddp distributed master_port master_addr "
+    "node_rank multiprocessing_distributed": (
+        "fit starts the ranks itself: give --trainer.devices N, or start it by srun or torchrun"
+    ),
+    "wandb": "W&B is --wandb.mode online or offline, --wandb.project NAME",
+    "no_wandb": "W&B is off with --wandb.mode disabled",
+    "notes tags": "a note on a run is its readable name, --run.label TEXT",
+    "tensorboard": "give --trainer.logger TensorBoardLogger; metrics.jsonl holds each run's values",
+    "evaluate eval": (
+        "resnet-cli validate measures a trained run, resnet-cli evaluate in several ways"
+    ),
+    "test_only test validate val eval_only only_validate": (
+        "resnet-cli validate measures a trained run, resnet-cli test its test images"
+    ),
+    "warmup": "warm-up is a part of the schedule: --model.schedule.warmup SHARE, from 0 to below 1",
+    "warmup_epochs lr_warmup_epochs": (
+        "warm-up is a part of the schedule: --model.schedule Cosine --model.schedule.warmup_epochs "
+        "N"
+    ),
+    "warmup_lr lr_warmup_decay": (
+        "warm-up begins at a share of --model.optimizer.lr: --model.schedule Cosine "
+        "--model.schedule.start SHARE"
+    ),
+    "min_lr eta_min": (
+        "--model.schedule Cosine --model.schedule.end takes the last rate as a share of "
+        "--model.optimizer.lr"
+    ),
+    "gamma lr_gamma decay_rate lr_decay": "Steps has it: --model.schedule.gamma",
+    "lr_step_size milestones decay_epochs lr_steps": (
+        "Steps has its steps as shares of the training: --model.schedule.at [0.5,0.75]"
+    ),
+    "cos_lr cosine": "a cosine is --model.schedule Cosine",
+    "auto_lr_find find_lr lr_find lr_finder": (
+        "nothing finds a rate by itself; a sweep compares some (resnet-cli recipes digits_lr_range)"
+    ),
+    "dropout drop drop_path drop_rate": (
+        "our nets have none; a net of your own is --model.net module.Class"
+    ),
+    "in_chans in_channels channels": "images always have three channels; grey ones are repeated",
+    "freeze freeze_backbone freeze_layers linear_probe unfreeze": (
+        "no flag freezes layers; a callback of your own does, --trainer.callbacks module.Class "
+        "(docs/extending.md), and resnet-cli deepen RUN --depth D --out NEW.ckpt --freeze trains "
+        "added blocks alone"
+    ),
+    "aa augment auto_augment augmentation": (
+        "augmentation is --data.policy TrivialAugment, RandAugment, ..."
+    ),
+    "patience": (
+        "early stopping is --trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/loss "
+        "--trainer.callbacks.patience N"
+    ),
+    "early_stopping": (
+        "it is --trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/loss"
+    ),
+    "decay": (
+        "give --model.optimizer.weight_decay NUMBER, or --model.decay weights|all (what it acts on)"
+    ),
+    "root": "give --data.source.root DIR for images, or --run.root DIR for runs",
+    "val_split val_ratio": (
+        "a source knows its splits; --data.source.holdout N validates on N of the training images"
+    ),
+    "val_dir val_data val_path": (
+        "--data FOLDER takes one folder with train/ and val/ in it, each with one folder per class"
+    ),
+    "classes": (
+        "a source knows its classes: one folder each for --data FOLDER; --model.net.num_classes N "
+        "is their number"
+    ),
+    "download": "resnet-cli data get cifar10, cifar100 or fashion_mnist gets a data set",
+    "pin_memory pin_mem persistent_workers prefetch prefetch_factor": (
+        "the loader does so by itself; --data.workers N is the number of threads that read images"
+    ),
+    "model_ema use_ema": "--model.ema.decay 0.999 keeps a moving average of the weights",
+    "save_every save_period save_freq save_interval checkpoint_interval save_steps": (
+        "checkpoints are written after each epoch, and within one each --run.save_minutes MINUTES"
+    ),
+    "save_top_k save_best": "--run.keep all, weights or none tells which checkpoints stay",
+    "jit torchscript script": (
+        "--model.compile true compiles the net; resnet-cli convert RUN --out NET.onnx writes it "
+        "for others"
+    ),
+    "v verbose": "-q prints less, and metrics.jsonl of the run holds each value",
+    "overwrite exist_ok force f y yes": "a run is never overwritten: --run.new begins another one",
+    "cfg recipe file yaml config_file conf": "a recipe follows --config",
+    "list list_models list_recipes": "resnet-cli recipes lists the recipes",
+    "version": "resnet-cli --version tells it",
+    "residual skip": "--model.net.shortcut A, B or C adds shortcuts; none leaves them out",
+    "n num runs_count repeat n_seeds": (
+        "one run has one seed, --seed N; a sweep trains several: resnet-cli sweep "
+        "digits_degradation"
+    ),
+}
+# key -> words for a value -> the value
+VALUES = {
+    "trainer.precision": {
+        "fp16 float16 half": "16-mixed",
+        "amp mixed bfloat16": "bf16-mixed",
+        "fp32 float32 full": "32-true",
+        "fp64 float64": "64-true",
+    },
+    "trainer.logger": {
+        "wandb": "--wandb.mode online",
+        "tensorboard": "TensorBoardLogger",
+        "csv": "CSVLogger",
+    },
+    "trainer.accelerator": {
+        "nvidia": "gpu",
+    },
+    "model.schedule": {
+        "cosineannealinglr cosineannealing onecycle onecyclelr cos cosine_annealing": "Cosine",
+        "step steplr multisteplr multistep": "Steps",
+        "linearlr poly polynomial polynomiallr": "Linear",
+        "reducelronplateau reduce_on_plateau": "Plateau",
+    },
+    "model.net": {
+        "resnet": "resnet18",
+        "plain plainnet": "plain20",
+        "preresnet preactresnet": "preresnet110",
+        "wideresnet wide_resnet wrn": "torchvision.models.wide_resnet50_2",
+    },
+    "model.loss": {
+        "ce crossentropy nll crossentropyloss softmax": "cross_entropy",
+        "bcewithlogits bcewithlogitsloss binary_cross_entropy": "bce",
+    },
+    "model.net.shortcut": {
+        "identity zero_pad": "A",
+        "projection": "B",
+        "plain null no false": "none",
+    },
+    "data.policy": {
+        "autoaugment augmix trivialaugmentwide": "TrivialAugment",
+    },
+    "data.source": {
+        "mnist fashion": "FashionMNIST",
+    },
+    "data.cache": {
+        "ram memory true": "process",
+        "disk page": "os",
+    },
+}
+# verb with flags of its own (empty: any) -> words -> flag, or what to do
+FLAGS = {
+    "": {
+        "format_json": "--json",
+        "v verbose debug": "-q of fit and sweep prints less; no verb prints more",
+        "plain no_color no_progress color": (
+            "colours and progress are left out where no terminal reads"
+        ),
+        "h? usage": "--help",
+    },
+    "predict": {
+        "k topk top_k n": "--top",
+        "csv": "--format csv",
+        "ema": "--weights ema",
+        "o out output save save_txt output_dir": (
+            "the rows go to the standard output: resnet-cli predict RUN IMAGE... --format csv > "
+            "FILE"
+        ),
+        "images image input source i files img path": (
+            "images follow the run as words: resnet-cli predict RUN IMAGE..."
+        ),
+        "conf threshold": "each image gets its --top K classes, whatever their probability",
+    },
+    "validate": {
+        "split subset on": (
+            "resnet-cli validate RUN measures the validation images, test RUN the test images"
+        ),
+        "top topk k": "the result has the accuracies of the first and of the first five classes",
+        "format output out o csv": "the result is JSON on the standard output: add > FILE",
+        "ema use_ema": "resnet-cli evaluate RUN --weights ema measures averaged weights",
+        "crops sizes bn": "resnet-cli evaluate RUN has it",
+    },
+    "evaluate": {
+        "tta ten_crop flip": "--crops ten",
+        "ema": "--weights ema",
+        "precise_bn": "--bn precise",
+        "out output o csv": "the table goes to the standard output: add --json > FILE",
+        "metric metrics loss": "loss and accuracy are resnet-cli validate RUN",
+    },
+    "sweep": {
+        "jobs parallel workers n procs num_workers": "-j",
+        "l ls dry_run dry show n_dry": "--list",
+        "run start go": "--local",
+        "slurm sbatch cluster": "--submit",
+        "retry resume_failed": "--retry-failed",
+        "resume continue restart": "the same command trains what is not finished",
+        "force overwrite": "a finished run is never trained again: fit --run.new makes a replicate",
+        "config c": "a sweep's FILE names its recipe, and follows the verb: resnet-cli sweep FILE",
+        "epochs lr depth count seed batch_size": (
+            "the keys and values of all runs are in the sweep's file: resnet-cli recipes NAME > "
+            "my.yaml"
+        ),
+    },
+    "runs": {
+        "a all l sort": "resnet-cli runs DIR lists the runs of one folder; none is left out",
+        "format": "--json",
+        "root dir": "resnet-cli runs ROOT: the folder follows the verb",
+    },
+    "rm": {
+        "f y force rf r fr i no_confirm": "--yes",
+        "all": "name each run, or its folder with rm -r of your shell: resnet-cli runs lists them",
+    },
+    "export": {
+        "o output": "--out",
+        "format onnx": "weights for others are resnet-cli convert RUN --out NET.onnx",
+    },
+    "compare": {
+        "o output save dir": "--out",
+        "group by groupby group_by sort index": "the rows are settings: --rows depth shortcut",
+        "filter query select only": "--where 'depth == 56'",
+        "csv html format md markdown latex pdf": (
+            "a page, figures and CSV files are always written; --out DIR tells where"
+        ),
+        "reference ref": "measured runs are words: resnet-cli compare RUNS reference:digits",
+    },
+    "inspect": {
+        "weights activations features": "responses",
+        "gradient grads grad": "gradients",
+        "lesion ablation": "lesions",
+        "o output": "--out",
+        "n num_batches": "--batches",
+        "layers layer": "all layers are measured",
+    },
+    "deepen": {
+        "o output": "--out",
+        "random": "--arm find",
+    },
+    "convert": {
+        "o output": "--out",
+        "format to onnx type": (
+            "the ending of --out tells the format: .ckpt, .pth, .safetensors or .onnx"
+        ),
+        "ema": "--weights ema",
+        "opset opset_version": (
+            "ONNX files are of the version that torch writes; leave the flag out"
+        ),
+    },
+    "data get": {
+        "mnist": "fashion_mnist",
+        "digits": "the digits come with scikit-learn, so fit --config digits needs no download",
+        "imagenet_1k ilsvrc ilsvrc2012 imagenet1k": "imagenet",
+        "out output o": "--root",
+    },
+    "data": {
+        "download fetch pull": "get",
+        "convert create make prepare": "write",
+        "ls list show stat describe": "info",
+        "check validate test": "verify",
+        "dir output_dir data_dir path out_dir": "--root",
+        "mirror url source file": "--from",
+        "o output": "--out",
+        "size resize img_size resolution max_resolution": "--short-side",
+        "jpeg_quality": "--quality",
+        "write_mode compress": "--mode",
+    },
+    "doctor": {
+        "fast q": "--quick",
+        "fix repair": "doctor tells the cure of each problem; nothing is changed by itself",
+        "recipe run": "a recipe follows --config, a run is a word: resnet-cli doctor RUN",
+    },
+    "sync": {
+        "project entity p": (
+            "W&B's project is the run's own: fit --wandb.project NAME, or WANDB_PROJECT"
+        ),
+        "force overwrite": "sent again is only what W&B lacks",
+    },
+    "completion": {
+        "shell s": "the shell is a word: resnet-cli completion bash",
+    },
+    "bench": {
+        "n iters iterations epochs": "--steps",
+    },
+    "recipes": {
+        "list l all": "resnet-cli recipes lists all",
+        "copy o out output": "resnet-cli recipes NAME > my.yaml copies a file",
+    },
+}
+FLAGS["test"] = FLAGS["validate"]
