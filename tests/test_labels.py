@@ -11,7 +11,7 @@ from helpers.run_dir import only_run
 
 from lightning_resnet.analysis.compare.load import load_runs
 from lightning_resnet.runs.find import begun_runs, described_runs, find_runs
-from lightning_resnet.runs.labels import LONGEST, label_of, labels_in, link_label
+from lightning_resnet.runs.labels import LONGEST, label_of, labels_in, link_label, links_to
 
 ONE_STEP = [
     *TINY,
@@ -100,3 +100,7 @@ def test_without_links_a_run_has_its_id_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "symlink_to", refuse)
     link_label(run, "name")
     assert [path.name for path in run.parent.iterdir()] == [run.name]
+
+
+def test_a_folder_that_another_rank_has_still_to_make_has_no_links(tmp_path):
+    assert links_to(tmp_path / "digits" / "4df5017e32") == []

@@ -106,8 +106,12 @@ def labels_in(folder: Path) -> dict[str, str]:
 
 
 def links_to(run: Path) -> list[Path]:
-    """Return the readable links that lead to a run, in its own folder."""
-    links = [run.with_name(name) for name in sorted(os.listdir(run.parent))]
+    """Return the readable links that lead to a run, in its own folder, which may not exist."""
+    try:
+        names = sorted(os.listdir(run.parent))
+    except FileNotFoundError:  # another rank has still to make it
+        return []
+    links = [run.with_name(name) for name in names]
     return [link for link in links if is_label(link) and os.readlink(link) == run.name]
 
 
