@@ -164,6 +164,22 @@ def test_a_training_begins_with_named_weights_and_records_them(cli, hub):
     assert code == 0 and len(hub.asked) == asked, err
 
 
+def test_weights_that_a_recipe_begins_with_are_missed(cli):
+    make_photos()
+    words = FINETUNE[:-1]
+    assert "random weights" not in cli(*words)[1]
+    Path("finetune.yaml").write_text(f"# resnet-cli fit --run.init_from WEIGHTS{RECIPE}")
+    code, out, _ = cli(*words, "--run.new")
+    assert code == 0 and "finetune.yaml" in out and "random weights: add --run.init_from" in out
+
+
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_named_weights_are_validated_on_images_of_ones_own(cli, hub, verb):
+    code, out, err = cli(verb, "timm:resnet18.a1_in1k")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "damaged" not in err, err
+    assert "--data.source" in err
+
+
 def test_a_net_of_another_depth_is_refused_in_one_line(cli, hub):
     make_photos()
     code, _, err = cli(*FINETUNE, "timm:resnet18.a1_in1k", "--model.net.depth", "50")

@@ -58,9 +58,17 @@ def test_verbs_of_a_run(cli, document):
     row = found["rows"][0]
     assert code == 0 and (found["split"], found["source"], row["n"]) == ("val", "Digits", 360)
     assert row["top1_low"] <= row["top1"] <= row["top1_high"] and len(found["classes"]) == 10
+    assert row["top1_error"] == pytest.approx(100 - row["top1"])
+    code, found = document("export", run, "--out", "run.tar.gz")
+    assert code == 0 and found["file"] == "run.tar.gz" and found["bytes"] > 0
+    assert any(member.endswith("config.yaml") for member in found["members"])
+    code, found = document("convert", run, "--out", "net.pth")
+    assert (code, found["file"], found["net"]) == (0, "net.pth", "CifarResNet")
     code, found = document("inspect", "gradients", run, "--batches", 1)
     assert code == 0 and found["title"] == "gradients, after training, n = 1, Digits"
     assert {"net", "seed", "first_last"} <= set(found["rows"][0]) and len(found["files"]) == 5
+    code, found = document("rm", run, "--yes")
+    assert code == 0 and found["removed"] == [run] and found["bytes"] > 0
 
 
 def test_verbs_without_a_run(document, sweep_file, cli):

@@ -50,7 +50,7 @@ def evaluate(
     trust: bool = False,
     **keys: Any,
 ) -> pd.DataFrame:
-    """Return the accuracy of a net in each way that is asked for, as `resnet-cli evaluate` does.
+    """Return accuracy and error of a net in each way asked for, as `resnet-cli evaluate` does.
 
     Args:
         run: see `load`.
@@ -66,8 +66,9 @@ def evaluate(
             `**{"data.source.root": "photos"}`.
 
     Returns:
-        A row for each way. `top1` and `top5` are in percent, `_low` and `_high` the ends of their
-        95 % intervals (Wilson); `n` is the number of images.
+        A row for each way. `top1_error` and `top5_error` are what `resnet-cli evaluate` prints, in
+        percent; `top1` and `top5` are the accuracies, `_low` and `_high` the ends of their 95 %
+        intervals (Wilson); `n` is the number of images.
 
     Raises:
         UserError: the run, a word or the data are wrong.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning_resnet.arguments import TRUST, Parser, finite, positive
 from lightning_resnet.errors import UserError, tell
+from lightning_resnet.printing import add_json
 from lightning_resnet.runs.find import check_weights
 
 CONSTANTS = ("mean", "std")
@@ -58,6 +59,7 @@ def make_parser() -> Parser:
         help="pixels per side of .onnx (default: the recipe's)",
     )
     parser.add_argument("--trust", action="store_true", help=TRUST)
+    add_json(parser)
     return parser
 
 
@@ -126,5 +128,12 @@ def run(args: Namespace) -> int:
                 for name, tensor in normalisation.items()
             }
             write_file(out, save(state, metadata={"format": "pt"} | told))
+    args.document |= {
+        "source": path,
+        "file": out,
+        "net": type(net).__name__,
+        "options": trained.options,
+        "classes": len(trained.classes),
+    }
     tell(out)
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, tell
+from lightning_resnet.printing import add_json
 from lightning_resnet.runs.find import find_run, find_runs
 from lightning_resnet.runs.labels import labels_in
 from lightning_resnet.runs.listing import size
@@ -41,6 +42,7 @@ def make_parser() -> Parser:
         "--out", metavar=f"FILE{SUFFIX}", help="default: the run's readable name, in this folder"
     )
     parser.add_argument("--root", default="runs", help="folder of all runs (default: %(default)s)")
+    add_json(parser)
     return parser
 
 
@@ -68,8 +70,11 @@ def run(args: Namespace) -> int:
         step, steps = source.steps()
         tell(f"{path} is not finished: {source.status()} at step {step} of {steps}")
     out.parent.mkdir(parents=True, exist_ok=True)
+    members = []
     for member in pack(source, out):
         tell(f"  {member}")
+        members.append(str(member))
+    args.document |= {"file": out, "bytes": out.stat().st_size, "members": members}
     tell(f"{out}  {size(out.stat().st_size)}; unpack it with: tar xf {out}")
     return 0
 
@@ -92,5 +97,6 @@ def _reference(args: Namespace) -> int:
     written = write_reference(runs, Path(args.reference), args.about)
     for folder in written:
         tell(f"  {folder}")
+    args.document |= {"folder": args.reference, "runs": [str(folder) for folder in written]}
     tell(f"{len(written)} runs; to compare with them: resnet-cli compare RUNS {args.reference}")
     return 0

@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -301,6 +302,11 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     resume, newest = newest_good(rundir.candidates(), say, cure, check)
     if run.init_from and not resume:
         facts |= init_from(task, run.init_from, data.source.classes, config.resolved)
+    elif not resume and (file := _begins_with_weights(argv)):
+        say(
+            f"warning: {file} is for a net that is trained already, and this one begins with "
+            "random weights: add --run.init_from, such as torchvision:resnet50.IMAGENET1K_V2"
+        )
     step = newest.get("global_step", 0)
     del newest  # Lightning reads the file itself
     origin = {
@@ -498,6 +504,19 @@ def _open_rundir(
         link_label(rundir.path, _label(config, argv[1:]))
     rundir.mirror = BackgroundMirror(Mirror(WandbOptions(**config.values.wandb.as_dict()), say))
     rundir.mirror.start(rundir.path, stored, yaml.safe_load(config.resolved))
+
+
+def _begins_with_weights(argv: list[str]) -> str:
+    """Return the file among the recipes whose own command gives weights to begin with, or ""."""
+    words = normalise(argv[1:])
+    for flag, value in pairwise(words):
+        if flag != "--config":
+            continue
+        file = Path(value)
+        command = file.read_text().partition("\n")[0] if file.is_file() else ""
+        if command.startswith("#") and "--run.init_from" in command:
+            return file.name
+    return ""
 
 
 def _named(rundir: RunDir) -> str:

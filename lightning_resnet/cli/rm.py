@@ -5,6 +5,7 @@ from argparse import Namespace
 
 from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, tell
+from lightning_resnet.printing import add_json
 from lightning_resnet.runs.find import find_run
 from lightning_resnet.runs.listing import counted, describe, named, size
 from lightning_resnet.runs.removal import plan, remove
@@ -24,6 +25,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--yes", action="store_true", help="ask nothing, for scripts")
     parser.add_argument("--root", default="runs", help="folder of all runs (default: %(default)s)")
+    add_json(parser)
     return parser
 
 
@@ -56,11 +58,16 @@ def run(args: Namespace) -> int:
         tell(f"{question} [y/N] ", end="")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             tell("nothing is removed")
+            args.document |= {"removed": [], "bytes": 0}
             return 1
     for removal in removals.values():
         try:
             remove(removal)
         except OSError as e:
             raise UserError(f"cannot remove {e.filename or removal.run}: {e.strerror}") from e
+    args.document |= {
+        "removed": [removal.run for removal in removals.values()],
+        "bytes": sum(run["bytes"] for run in gone),
+    }
     tell(f"removed: {counted(len(gone))}, {total}")
     return 0

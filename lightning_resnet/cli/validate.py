@@ -25,6 +25,7 @@ from lightning_resnet.runs.checkpoint import classes_in, newest_good
 from lightning_resnet.runs.directory import RunDir
 from lightning_resnet.runs.identity import read_recipe
 from lightning_resnet.runs.listing import unfinished
+from lightning_resnet.runs.names import is_hub_name
 from lightning_resnet.training.state_dict import load_weights, net_flags
 from lightning_resnet.weights.classes import align
 from lightning_resnet.weights.trained import config_in, read_weights
@@ -55,7 +56,8 @@ def parse_of_run(verb: str, words: list[str]) -> Config | None:
     told = read_recipe(config_in(checkpoint, path), path)
     foreign = Foreign(told, path, trust="--trust" in words)
     own = [flag for flag in words if flag != "--trust"]
-    return parse(verb, [*own, f"--ckpt_path={path}"], foreign)
+    weights = word if is_hub_name(word) else path  # a hub's file does not tell the net by itself
+    return parse(verb, [*own, f"--ckpt_path={weights}"], foreign)
 
 
 def validate(experiment: Experiment, rundir: RunDir) -> int:

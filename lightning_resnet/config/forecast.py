@@ -58,10 +58,11 @@ def forecast(experiment: Experiment, found: DryRun) -> list[str]:
         where = f"{ranks} ranks, each on one {where}"
     epoch = full.steps * step + found.evaluation / found.evaluated_every
     hours = epoch * full.total / full.steps / 3600
+    counted = "1 epoch" if full.epochs == 1 else f"{full.epochs} epochs"
     unit = "GPU-hours" if device.type == "cuda" else "rank-hours on this CPU"
     return [
         f"dry run: {1000 * step:,.1f} ms a step, {', '.join(rates)} with batches of "
         f"{data.micro_batch}, {how}, on {where}; {peak_memory(device)}",
-        f"forecast: {epoch:,.1f} s an epoch, {hours:.2f} h for {full.epochs} epochs, "
+        f"forecast: {epoch:,.1f} s an epoch, {hours:.2f} h for {counted}, "
         f"{hours * ranks:.2f} {unit}; nothing of the dry run is kept",
     ]

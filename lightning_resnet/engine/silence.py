@@ -1,4 +1,4 @@
-"""Hide what Lightning logs and warns of by itself."""
+"""Hide what Lightning and torch log and warn of by themselves."""
 
 import logging
 import warnings
@@ -27,8 +27,15 @@ def silence_lightning() -> None:
     # the run's own checkpoints are in that folder
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
+    # a build of torch for CPUs says so when it compiles where CUDA's compiler is installed
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_is_no_word_of_cuda)
 
 
 def _is_shown(record: logging.LogRecord) -> bool:
     """Return whether a message is a warning, or comes from a part that the user chose."""
     return record.levelno >= logging.WARNING or Path(record.pathname).parent.name in CHOSEN
+
+
+def _is_no_word_of_cuda(record: logging.LogRecord) -> bool:
+    """Return whether a message is another than that a folder of CUDA's is found, and no GPU."""
+    return "No CUDA runtime is found" not in str(record.msg)

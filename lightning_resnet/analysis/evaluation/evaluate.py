@@ -100,6 +100,8 @@ def _held(subject: Subject) -> list[str]:
 def shares(hits: tuple[Tensor, Tensor]) -> dict[str, float]:
     """Return n, top1 and top5 with their intervals (top1_low, top1_high, ...), in percent.
 
+    These are accuracies; `top1_error` and `top5_error` are what tables and lines call error.
+
     Args:
         hits: from `real_labels.hits_of`.
     """
@@ -109,6 +111,7 @@ def shares(hits: tuple[Tensor, Tensor]) -> dict[str, float]:
         low, high = wilson(int(hit.sum()), n)
         found[name] = 100 * float(hit.float().mean())
         found |= {f"{name}_low": 100 * low, f"{name}_high": 100 * high}
+        found[f"{name}_error"] = 100 - found[name]
     return found
 
 

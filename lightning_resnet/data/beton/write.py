@@ -73,7 +73,7 @@ def write_beton(
     shuffle: bool = True,
     skip_bad: bool = False,
     progress: bool = True,
-    cure: str = "leave bad images out with --skip-bad",
+    cure: str = "leave bad images out with --skip-bad; the same command continues from there",
 ) -> Path:
     """Write the images; continue an unfinished file, do nothing if the file is there.
 
@@ -275,7 +275,7 @@ class _Job:
         cure = "repair it" if bad.fatal else f"repair it, or {self.cure}"
         return (
             f"cannot store image {self.images.name(i)} (sample {self.images.ids[i]}): {bad.why}; "
-            f"{cure}; the same command continues from there"
+            f"{cure}"
         )
 
     def _skip(self, i: int, why: str) -> None:
