@@ -515,7 +515,7 @@ def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
         ("write digits --out d.beton --quality 0", "--quality must be 1 to 100"),
         (
             "write digits --out d.beton --short-side 0",
-            "argument --short-side: 0: a whole number, 1 or more",
+            "--short-side: 0: a whole number, 1 or more",
         ),
         ("write image_folder --out d.beton", "needs --root"),
         (
@@ -525,8 +525,8 @@ def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
         ("", "action is one of get, write, info, verify"),
         ("write nothing --out d.beton", "choose among digits"),
         ("write digits --out /proc/none/d.beton", "cannot write /proc/none/d.beton: No such file"),
-        ("verify none.beton", "no file none.beton"),
-        ("info none.beton", "cannot read none.beton"),
+        ("verify none.beton", "none.beton does not exist"),
+        ("info none.beton", "none.beton does not exist"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_line(cli, args, message):

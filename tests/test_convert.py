@@ -180,7 +180,7 @@ def test_a_plain_net_is_told_by_hand_and_others_are_refused(cli):
     )
     Path("junk.pth").write_bytes(b"junk" * 99)
     for file, word in (
-        ("none.pth", "do not exist"),
+        ("none.pth", "none.pth does not exist"),
         ("junk.pth", "cannot be read as weights"),
         ("x.ckpt", "exist"),
     ):
