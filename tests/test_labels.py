@@ -25,6 +25,11 @@ ONE_STEP = [
     [
         ({"model.net.depth": 56, "model.net.shortcut": "none", "seed_everything": 1}, None),
         ({"model.net.depth": "56", "model.net.shortcut": "none", "seed_everything": "1"}, None),
+        ({"seed_everything": 1, "model.net.shortcut": "none", "model.net.depth": 56}, None),
+        (
+            {"data.source.train": "/d/train.beton", "data.size": 32, "model.optimizer.lr": 0.1},
+            "lr0.1-train.beton-size32",
+        ),
         ({}, "recipe"),
         ({"model.optimizer": "torch.optim.SGD", "model.optimizer.nesterov": False}, "SGD-nester"),
         ({"data.source.root": "../a b;c/\n"}, "recipe"),
@@ -48,7 +53,7 @@ def test_a_run_gets_a_link_with_a_readable_name(cli):
     assert cli("fit", "--seed_everything", 1, "--data.workers", 0, *ONE_STEP)[0] == 0
     run = only_run()
     (label,) = labels_in(run.parent).values()
-    assert label == "seed1-depth8-width4-max_epochs1-limit_train_batches1", "no word is cut"
+    assert label == "depth8-max_epochs1-width4-limit_train_batches1-seed1", "no word is cut"
     assert os.readlink(run.with_name(label)) == run.name
     assert cli("fit", *ONE_STEP, "--seed_everything", 1, "--run.label", "other")[0] == 0
     assert len(labels_in(run.parent)) == 1, "a run has one readable name"

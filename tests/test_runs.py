@@ -257,7 +257,7 @@ def test_a_run_is_the_first_word_of_every_verb(cli, trained):
         code, _, err = cli(*words)
         assert code == 0, (words, err)
     assert {*labels_in(Path("runs/fine")).values()} == {
-        f"depth8-width4-max_epochs1-limit_val_batches1-from-{trained.name}"[:60]
+        f"depth8-max_epochs1-width4-limit_val_batches1-from-{trained.name}"[:60]
     }
 
 

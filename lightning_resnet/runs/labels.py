@@ -15,6 +15,14 @@ from typing import Any
 
 SEED = "seed_everything"
 LONGEST = 60  # characters of a label
+TOLD_FIRST = (
+    "model.net",
+    "model.net.depth",
+    "model.net.shortcut",
+    "model.optimizer",
+    "model.optimizer.lr",
+    "trainer.max_epochs",
+)
 UNSAFE = re.compile(r"[^A-Za-z0-9_.+=-]+")  # becomes a hyphen
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.I)
 # Other folders next to runs, and names that could be the id of a run.
@@ -29,6 +37,16 @@ def short_keys(keys: Iterable[str]) -> dict[str, str]:
         short[SEED] = "seed"
     count = Counter(short.values())
     return {key: name if count[name] == 1 else key for key, name in short.items()}
+
+
+def by_importance(keys: Iterable[str]) -> list[str]:
+    """Return dotted keys in the order in which people are told them.
+
+    First what is told first, data after other settings, the seed last.
+    """
+    rank = {key: place for place, key in enumerate(TOLD_FIRST)}
+    last = len(rank)
+    return sorted(keys, key=lambda key: (key == SEED, key.startswith("data."), rank.get(key, last)))
 
 
 def words_of(settings: Mapping[str, Any]) -> list[str]:
@@ -50,8 +68,11 @@ def label_of(settings: Mapping[str, Any], replicate: int = 1, asked: str | None 
         replicate: number of the replicate.
         asked: name to use instead of the settings.
     """
+    words = words_of({key: settings[key] for key in by_importance(settings)})
     suffix = f"-replicate{replicate}" if replicate > 1 else ""
-    name = _safe(asked or "-".join(words_of(settings))) or "recipe"
+    if not asked and SEED in settings and len(words) > 1:
+        suffix = f"-{words.pop()}{suffix}"  # a long name keeps its seed
+    name = _safe(asked or "-".join(words)) or "recipe"
     if TAKEN.fullmatch(name):
         name = f"run-{name}"
     return _cut(name, LONGEST - len(suffix)) + suffix
@@ -75,10 +96,10 @@ def _word(name: str, value: Any) -> str:
     elif name == "init_from":
         parts = [part for part in text.split("/") if part not in OF_NO_NAME]
         text = f"from-{parts[-1] if parts else ''}"
+    elif "/" not in text and all(part.isidentifier() for part in text.split(".")):
+        text = text.rpartition(".")[2]  # the path of a class
     else:
         text = text.rpartition("/")[2]
-        if all(part.isidentifier() for part in text.split(".")):  # the path of a class
-            text = text.rpartition(".")[2]
     return _safe(text)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_resnet.errors import printable
 from lightning_resnet.runs.identity import decides, flatten, with_public_paths
-from lightning_resnet.runs.labels import SEED, labels_in, words_of
+from lightning_resnet.runs.labels import by_importance, labels_in, words_of
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.status import status_of
 
@@ -23,14 +23,6 @@ WHY = {  # what a signal to a training usually means
 }
 MOST_NAMED = 10  # runs that an error message lists
 COLUMNS = ["run", "what differs", "state", "step", "error, %", "when", "size"]
-TOLD_FIRST = (
-    "model.net",
-    "model.net.depth",
-    "model.net.shortcut",
-    "model.optimizer",
-    "model.optimizer.lr",
-    "trainer.max_epochs",
-)
 LESS = ["size", "when", "step"]  # columns to leave out first where a terminal is narrow
 NARROWEST = 12  # characters of a text that is cut
 
@@ -130,8 +122,7 @@ def _varying(settings: list[dict[str, Any]]) -> list[str]:
         is_everywhere = all(key in own for own in known)
         if is_everywhere or key.rpartition(".")[0] not in varying:
             found.append(key)
-    rank = {key: place for place, key in enumerate(TOLD_FIRST)}
-    return sorted(found, key=lambda key: (key == SEED, rank.get(key, len(rank))))
+    return by_importance(found)
 
 
 def unfinished(checkpoint: Path) -> str:
