@@ -206,6 +206,8 @@ def test_a_tilde_that_no_shell_has_expanded_makes_no_folder(fit):
     Path("home.yaml").write_text("run: {root: ~/x}")
     assert "only a shell makes a home folder of ~" in fit("--config", "home.yaml")
     assert not Path("~").exists()
+    assert "only a shell fills in a variable" in fit("--run.root", "$SCRATCH/runs")
+    assert not Path("$SCRATCH").exists()
 
 
 @pytest.mark.parametrize("flag", ["--run.init_from", "--data.stage"])

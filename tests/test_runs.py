@@ -71,6 +71,9 @@ def test_a_narrow_terminal_leaves_columns_out_and_cuts_texts(two, monkeypatch):
         assert max(map(len, lines)) <= width, width
         assert "error, %" in lines[1]
     assert "size" not in lines[1]
+    monkeypatch.delenv("COLUMNS")
+    lines = table(describe(find_runs([Path("runs")]))).splitlines()
+    assert "size" in lines[1] and "…" not in "".join(lines), "nothing is cut in a file"
 
 
 def test_a_run_that_was_killed_is_dead_and_says_since_when(two):
@@ -208,9 +211,10 @@ def test_an_exported_run_is_a_run_again(cli, tmp_path):
     assert code == 0 and out.splitlines()[-1].startswith(str(archive))
     assert "checkpoints/last.ckpt" in out and archive.stat().st_size < run_size(run)
     content = archive.read_bytes()
-    assert cli("export", label, "--out", "again.tar.gz")[0] == 0
-    assert Path("again.tar.gz").read_bytes() == content
+    assert cli("export", label, "-o", "again.tgz")[0] == 0
+    assert Path("again.tgz").read_bytes() == content
     subprocess.run(["tar", "xf", archive], check=True)
+    assert Path(label).resolve() == Path(run.name).resolve(), "it keeps its readable name"
     assert {path.name for path in Path(run.name).iterdir()} == {
         *("config.yaml", "meta.json", "metrics.jsonl", "attempts", "checkpoints")
     }

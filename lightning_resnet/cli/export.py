@@ -16,6 +16,7 @@ from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.reference import write_reference
 
 SUFFIX = ".tar.gz"
+SUFFIXES = (SUFFIX, ".tgz")
 
 
 def make_parser() -> Parser:
@@ -39,7 +40,10 @@ def make_parser() -> Parser:
         help="of --reference, on its images, such as 'JPEG copy of the images'; compare shows it",
     )
     parser.add_argument(
-        "--out", metavar=f"FILE{SUFFIX}", help="default: the run's readable name, in this folder"
+        "-o",
+        "--out",
+        metavar=f"FILE{SUFFIX}",
+        help="default: the run's readable name, in this folder",
     )
     parser.add_argument("--root", default="runs", help="folder of all runs (default: %(default)s)")
     add_json(parser)
@@ -61,8 +65,8 @@ def run(args: Namespace) -> int:
         raise UserError(f"{path} is no run directory: resnet-cli runs lists runs")
     name = labels_in(path.parent).get(path.name, path.name)
     out = Path(args.out or f"{path.absolute().parent.name}-{name}{SUFFIX}")
-    if not out.name.endswith(SUFFIX):
-        raise UserError(f"--out {out}: it must end in {SUFFIX}")
+    if not out.name.endswith(SUFFIXES):
+        raise UserError(f"--out {out}: it must end in {' or '.join(SUFFIXES)}")
     from lightning_resnet.runs.archive import pack
 
     source = Run(path)

@@ -178,6 +178,11 @@ def check(config: Namespace) -> None:
             f"--run.root {run.root}: only a shell makes a home folder of ~, and not after =: write "
             "it out"
         )
+    if "$" in run.root:
+        raise UserError(
+            f"--run.root {run.root}: only a shell fills in a variable, and not in single quotes: "
+            "write the path out, or use double quotes"
+        )
     unlimited = (
         trainer.max_epochs in (None, -1) and trainer.max_steps is not None and trainer.max_steps > 0
     )

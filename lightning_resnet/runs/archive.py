@@ -16,6 +16,7 @@ from lightning_resnet.files import replacing
 from lightning_resnet.masking import mask
 from lightning_resnet.reading import open_plain
 from lightning_resnet.runs.checkpoint import WEIGHTS, load_checkpoint
+from lightning_resnet.runs.labels import links_to
 from lightning_resnet.runs.reader import Run
 
 
@@ -43,6 +44,11 @@ def pack(run: Run, out: Path) -> list[str]:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
             names.append(name)
+        for label in links_to(run.path):  # so that the unpacked run has its readable name too
+            link = tarfile.TarInfo(label.name)
+            link.type = tarfile.SYMTYPE
+            link.linkname = run.path.name
+            archive.addfile(link)
     return names
 
 

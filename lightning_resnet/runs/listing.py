@@ -1,7 +1,9 @@
 """Say of several runs what each is: folder, what differs, state, steps, error; without torch."""
 
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import groupby
@@ -24,6 +26,7 @@ WHY = {  # what a signal to a training usually means
 MOST_NAMED = 10  # runs that an error message lists
 COLUMNS = ["run", "what differs", "state", "step", "error, %", "when", "size"]
 LESS = ["size", "when", "step"]  # columns to leave out first where a terminal is narrow
+UNCUT = 10_000  # characters of a line in a file
 NARROWEST = 12  # characters of a text that is cut
 
 
@@ -202,7 +205,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     parts = []
     for folder, members in groupby(runs, lambda run: str(Path(run["path"]).parent)):
         inside = list(members)
-        rows = _fitted([COLUMNS, *map(cells, inside)], shutil.get_terminal_size().columns)
+        rows = _fitted([COLUMNS, *map(cells, inside)], _room())
         reasons = [line for run in inside for line in _reason(run)]
         head = f"{printable(folder)}: {counted(len(inside))}"
         parts.append("\n".join([head, *rows, *reasons]))
@@ -214,8 +217,13 @@ def _reason(run: dict[str, Any]) -> list[str]:
     if run["state"] in ("finished", "running") or not run["reason"]:
         return []
     line = f"{run['label'] or run['run_id']}: {run['state']}: {printable(run['reason'])}"
-    width = shutil.get_terminal_size().columns
-    return wrap(line, width, subsequent_indent="  ", max_lines=2, placeholder=" ...")
+    return wrap(line, _room(), subsequent_indent="  ", max_lines=2, placeholder=" ...")
+
+
+def _room() -> int:
+    """Return the width of the terminal in characters; of a file or pipe, enough for any line."""
+    is_terminal = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    return shutil.get_terminal_size().columns if is_terminal else UNCUT
 
 
 def _fitted(rows: list[list[str]], width: int) -> list[str]:
