@@ -27,7 +27,6 @@ SWITCHES = by_word(tables.SWITCHES)
 SYNONYMS = {key: by_word(table) for key, table in tables.VALUES.items()}
 RECIPE_VERBS = ("fit", "validate", "test")  # whose flags are all keys of a recipe
 KEY_VERBS = ("predict", "evaluate", "inspect", "doctor")  # which have flags of their own as well
-SECTIONS = ("trainer", "model", "data", "run", "wandb")
 IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
 PATHS = {  # section of a recipe -> what to give in place of a class or a word
     "model": "the task is always ours: choose --model.net CLASS, --model.optimizer CLASS, "

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import pandas as pd
 import pytest
 from helpers.command_line import verb
 from helpers.made_runs import epoch_rows, make_run
@@ -289,3 +290,15 @@ def test_a_reference_is_made_of_finished_runs_only(tmp_path):
     assert not (tmp_path / "new").exists()
     with pytest.raises(UserError, match="add --reference"):
         verb(export)(["runs/mine", "--about", "x"])
+
+
+@pytest.mark.parametrize("argument", [("at", "0.5"), ("warmup", "auto"), ("warmup_epochs", "x")])
+def test_arguments_of_a_users_own_schedule_are_not_read(argument):
+    name, value = argument
+    run = pd.Series(
+        {
+            "model.schedule.class_path": "mine.Slowly",
+            f"model.schedule.init_args.{name}": value,
+        }
+    )
+    assert published._falls(run) == "Slowly" and published._start(run) == "as Slowly says"

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from urllib.parse import quote
 
 import fsspec
 import numpy as np
@@ -119,12 +120,13 @@ def test_folders_of_classes_come_from_a_web_server(tmp_path, stage, cli):
     files["/f/train/notes.html"] = b"<html>"
     with serving(files) as store:
         store.extra_links = ("../../../etc/x.jpg", "%2e%2e/y.jpg", "?C=N;O=D", "http://a/x.jpg")
+        store.extra_links += (f"{quote(str(tmp_path / 'out/z.jpg'), safe='')}", "a%00.jpg")
         flags = ["--root", f"{store.url}/f", "--stage", stage, "--workers", 1]
         code, out, err = cli("data", "write", "image_folder", *flags, "--out", tmp_path / "t.beton")
         assert code == 0, err
         assert len(Beton(tmp_path / "t.beton")) == 9
         assert not [path for _, path, _ in store.asked if "etc" in path]
-    assert not list(tmp_path.glob("**/y.jpg")) and not list(stage.rglob("*.html"))
+    assert not list(tmp_path.glob("**/[yz].jpg")) and not list(stage.rglob("*.html"))
 
 
 def test_a_cut_connection_continues_and_a_dead_one_is_one_line(tmp_path, stage, monkeypatch):
@@ -152,6 +154,9 @@ def test_a_cut_connection_continues_and_a_dead_one_is_one_line(tmp_path, stage, 
         store.sent = 0
         copy = remote.copied(f"{store.url}/t.beton", str(stage))
         assert copy.read_bytes() == files["/t.beton"] and store.sent == 12_000
+        store.status["/t.beton.json"] = 503
+        with pytest.raises(UserError, match="503"):  # a copy without its manifest is not checked
+            remote.copied(f"{store.url}/t.beton", str(stage))
 
 
 def test_a_beton_is_staged_by_name_only(tmp_path, stage, cli, memory):
@@ -185,7 +190,12 @@ def test_a_beton_is_staged_by_name_only(tmp_path, stage, cli, memory):
 
 def test_an_id_does_not_depend_on_the_store():
     ids = set()
-    for where in ("/x/t.beton", "s3://bucket/t.beton", "https://host/y/t.beton"):
+    for where in (
+        "/x/t.beton",
+        "s3://bucket/t.beton",
+        "https://host/y/t.beton",
+        "https://h/t.beton?v=2",
+    ):
         flags = ["--data.source", "BetonFiles", "--data.source.train", where]
         flags += ["--data.source.val", where, "--data.stage", "/scratch"]
         config = parse("fit", ["--config", str(REPOSITORY / "configs/digits.yaml"), *flags])

@@ -230,11 +230,13 @@ def _write(args: argparse.Namespace) -> int:
 
 
 def _check_file(file: str) -> None:
-    """Refuse a missing file before torch is imported.
+    """Refuse a missing file before torch is imported; an address is refused by its reader.
 
     Raises:
         UserError: the path is that of no file.
     """
+    if "://" in str(file):
+        return
     if Path(file).is_dir():
         raise UserError(f"{file} is a folder: give a .beton file, as data write makes it")
     if not Path(file).exists():

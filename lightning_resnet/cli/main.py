@@ -358,6 +358,7 @@ def _check_files(checked: object) -> None:
 
     from lightning_resnet.errors import UserError
     from lightning_resnet.runs.find import described_runs, weights_of
+    from lightning_resnet.runs.identity import flatten
     from lightning_resnet.runs.names import is_hub_name
 
     root = str(checked.last("run.root") or "runs")
@@ -369,8 +370,10 @@ def _check_files(checked: object) -> None:
         return
     if Path(images).is_dir() or "://" in images or "\0" in images:  # NUL: refused by the parser
         return
-    recipes = [run.config_file for run in described_runs(Path(root), "*/*")]
-    if not any(images in file.read_text() for file in recipes if file.is_file()):
+    known = []  # a finished run needs no images
+    for run in described_runs(Path(root), "*/*"):
+        known.append(flatten(run.config_if_good()[0]).get("data.source.init_args.root"))
+    if images not in known:
         cure = "give one with --data FOLDER"
         if images == "data/photos":
             cure += ", or make it: resnet-cli data get photos"

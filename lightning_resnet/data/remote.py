@@ -259,8 +259,11 @@ def _listed(
         if single.endswith(".beton"):
             front, question, query = path.partition("?") if is_web else (path, "", "")
             manifest = f"{front}.json{question}{query}"
-            with suppress(FileNotFoundError):
+            try:
                 found.append(_described(fs, RemoteFile(manifest, f"{single}.json", None, "")))
+            except FileNotFoundError as e:
+                if _status(e) != 404:  # a server's fault, which fsspec calls the same
+                    raise
     else:
         fs, path = url_to_fs(url, **options)
         found = _in_folder(fs, path.rstrip("/"), is_web, suffixes)
@@ -281,7 +284,8 @@ def _in_folder(
 ) -> list[RemoteFile]:
     """List the files in a folder and below that have one of the suffixes; hidden ones are left out.
 
-    A name that leads out of the folder has a part that begins with a dot, and is left out too.
+    A name that leads out of the folder has a part that is empty or begins with a dot, and is left
+    out too.
     """
     try:
         entries = fs.find(root, maxdepth=DEEPEST, detail=True)
@@ -294,7 +298,8 @@ def _in_folder(
         name = path.removeprefix(root).strip("/")
         if is_web:
             name = unquote(name.partition("?")[0])
-        hidden = any(part.startswith(".") for part in name.split("/"))
+        parts = name.split("/")
+        hidden = any(not part or part.startswith(".") or "\0" in part for part in parts)
         if path.startswith(f"{root}/") and not hidden and name.lower().endswith(tuple(suffixes)):
             found.append(RemoteFile(path, name, info.get("size"), _version(info)))
     return found

@@ -229,8 +229,10 @@ def _without_folders(data: Any, key: str = "") -> Any:
     """Return the data's configuration with paths cut to their last component."""
     if isinstance(data, dict):
         return {k: _without_folders(v, k) for k, v in data.items()}
-    if isinstance(data, str) and (key == "root" or data.endswith(".beton")):
-        return Path(data).name
+    if isinstance(data, str):
+        path = data.partition("?")[0] if "://" in data else data  # a query says how to fetch
+        if key == "root" or path.endswith(".beton"):
+            return Path(path).name
     return data
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.credentials import refuse_secret_exports, sourced
-from lightning_resnet.errors import UserError, printable, tell
+from lightning_resnet.errors import UserError, one_line, printable, tell
 from lightning_resnet.files import write_atomic, write_json
 from lightning_resnet.provenance import code, code_name
 from lightning_resnet.reading import read_json
@@ -34,6 +34,10 @@ from lightning_resnet.sweeps.state import (
 )
 
 ERRORS = ("error:", "srun: error:", "slurmstepd: error:")  # what a line of an error begins with
+ENDED = (  # Slurm's states of jobs that do not come back
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
+    *("OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
+)
 LOG_END = 20_000  # bytes of a job's log in which its last error is looked for
 SLURM_S = 120.0  # seconds that a command of Slurm may take to answer
 RETRY = ("failed", "diverged", "interrupted", "preempted", "dead", "superseded")
@@ -241,10 +245,14 @@ def _tasks_in_queue(jobs: Container[str]) -> list[tuple[str, int, str]]:
     """Return job, number of the task and SLURM's state of each task of these jobs in its queue."""
     if not shutil.which("squeue"):
         return []
+    done = _answer(["squeue", "-h", "-r", "-t", "all", "-o", "%F %K %T"])
+    if done.returncode:
+        raise UserError(f"squeue: {one_line(done.stderr) or 'failed'}: `sinfo` tells what is wrong")
     found = []
-    for line in _answer(["squeue", "-h", "-r", "-o", "%F %K %T"]).stdout.splitlines():
+    for line in done.stdout.splitlines():
         words = line.split()
-        if len(words) == 3 and words[0] in jobs and words[1].isdecimal():
+        is_alive = words[-1:] and words[-1] not in ENDED
+        if len(words) == 3 and words[0] in jobs and words[1].isdecimal() and is_alive:
             found.append((words[0], int(words[1]), words[2]))
     return found
 

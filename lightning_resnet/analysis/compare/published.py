@@ -21,6 +21,7 @@ from lightning_resnet.reading import EVENTS
 NET = "model.net.init_args."
 SGD = "model.optimizer.init_args."
 SCHEDULE = "model.schedule"
+OUR_SCHEDULES = ("Steps", "Cosine", "Linear", "Plateau", "ErrorWarmup")  # arguments are known
 # Differences that no setting of ours removes: an unmarked value may have them.
 ALWAYS = ("pixels",)
 # What is named of a training, in the order in which it is told: key of the data file -> words.
@@ -387,7 +388,7 @@ def _falls(run: pd.Series) -> Any:
     """Return at which percent of the training the rate falls by ten, or the schedule's name."""
     for part in (f"{SCHEDULE}.init_args.then", SCHEDULE):
         at = _get(run, f"{part}.init_args.at")
-        if at is not None:
+        if at is not None and _bare(_get(run, f"{part}.class_path")) == "Steps":
             return [round(100 * share) for share in yaml.safe_load(at)]
     return _bare(_get(run, f"{SCHEDULE}.class_path"))
 
@@ -395,7 +396,10 @@ def _falls(run: pd.Series) -> Any:
 def _start(run: pd.Series) -> str:
     """Return what the rate does first."""
     arguments = f"{SCHEDULE}.init_args."
-    if _bare(_get(run, f"{SCHEDULE}.class_path")) == "ErrorWarmup":
+    schedule = _bare(_get(run, f"{SCHEDULE}.class_path"))
+    if schedule not in (None, *OUR_SCHEDULES):
+        return f"as {schedule} says"
+    if schedule == "ErrorWarmup" and _get(run, "lr") is not None:
         rate = _get(run, "lr") * (_get(run, arguments + "factor_before") or 0.1)
         until = 100 * (_get(run, arguments + "until_error") or 0.8)
         return f"rate {rate:.6g} until the training error is below {until:.6g} %"

@@ -51,7 +51,7 @@ class ImageFolder(Source):
         splits = {"train": self.read(root / "train")}
         if held_out:
             splits["val"] = self.read(root / held_out[0])
-        if len(held_out) > 1:
+        if len(held_out) > 1 and not self.holdout:
             tell(f"{root} has {' and '.join(held_out)}: {held_out[0]} validates, no other is used")
         return with_holdout(splits, self.holdout)
 
