@@ -108,7 +108,7 @@ def test_an_interrupted_check_says_that_it_starts_over(cli, source, monkeypatch)
         (["inspect", "gradients"], "starts over"),
         (["bench", "step"], "starts over"),
         (["validate", "--config", "digits"], "starts over"),
-        (["predict", "photos"], "starts over"),
+        (["predict", "--config", "digits"], "starts over"),
     ],
 )
 def test_every_long_verb_ends_with_a_word(cli, monkeypatch, argv, how):

@@ -118,7 +118,9 @@ def test_every_verb_refuses_a_key_that_is_there_twice(verb, tmp_path, monkeypatc
 def test_a_file_that_a_flag_names_is_read_as_strictly(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "trainer.yaml").write_text("max_epochs: 3\nmax_epochs: 4\n")
-    (tmp_path / "r.yaml").write_text("data: {source: Digits}\n")
+    (tmp_path / "r.yaml").write_text(
+        "model: {net: {class_path: CifarResNet, init_args: {depth: 8}}}\ndata: {source: Digits}\n"
+    )
     assert main(["fit", "--config", "r.yaml", "--trainer", "trainer.yaml"]) == 2
     assert "line 2: max_epochs is there twice, first in line 1" in capsys.readouterr().err
 
