@@ -25,7 +25,17 @@ VERBS = {
     "benchmark speed profile perf": "bench",
     "upload wandb push publish": "sync",
     "demo example quickstart": "fit --config digits",
-    "resume continue restart": "the command that began a run continues it: resnet-cli fit ...",
+    "resume continue restart": (
+        "the command that began a run continues it: resnet-cli fit ...; without it, resnet-cli fit "
+        "--config runs/RECIPE/RUN/config.yaml does"
+    ),
+    "agent": "sweep FILE trains here or on SLURM; W&B's own agents run it by `wandb agent ID`",
+    "lr_find find_lr lr_finder": (
+        "nothing finds a rate by itself; a sweep compares some: resnet-cli recipes digits_lr_range"
+    ),
+    "launch torchrun python": (
+        "fit starts the ranks itself: resnet-cli fit --config digits --trainer.devices 2"
+    ),
     "rename mv move": (
         "fit names a run with --run.label NAME; a link next to a run names one that is there: ln "
         "-s ID runs/RECIPE/NAME"
@@ -43,7 +53,8 @@ VERBS = {
         "draws the curves"
     ),
     "login": "wandb login stores a key of W&B; fit --wandb.mode online uses it",
-    "submit sbatch srun slurm queue": (
+    "srun": "srun comes first: srun resnet-cli fit --config digits",
+    "submit sbatch slurm queue": (
         "sweep FILE --submit submits a sweep; sbatch submits a batch script of resnet-cli recipes"
     ),
     "open cd": "resnet-cli runs tells the folders",
@@ -145,7 +156,10 @@ SAID = {
     "wandb": "W&B is --wandb.mode online or offline, --wandb.project NAME",
     "no_wandb": "W&B is off with --wandb.mode disabled",
     "notes tags": "a note on a run is its readable name, --run.label TEXT",
-    "tensorboard": "give --trainer.logger TensorBoardLogger; metrics.jsonl holds each run's values",
+    "tensorboard": (
+        "give --trainer.logger TensorBoardLogger (pip install tensorboard); metrics.jsonl holds "
+        "each run's values"
+    ),
     "evaluate eval": (
         "resnet-cli validate measures a trained run, resnet-cli evaluate in several ways"
     ),
@@ -225,6 +239,26 @@ SAID = {
     "list list_models list_recipes": "resnet-cli recipes lists the recipes",
     "version": "resnet-cli --version tells it",
     "residual skip": "--model.net.shortcut A, B or C adds shortcuts; none leaves them out",
+    "best": "the best epoch is measured by resnet-cli evaluate RUN --at best",
+    "num_samples limit subset max_samples n_samples": (
+        "part of the images is --data.source Subset, and of the steps --trainer.limit_train_batches"
+    ),
+    "steps_per_epoch": "an epoch is cut by --trainer.limit_train_batches N",
+    "cfg_options set override opts option options param p": (
+        "each key of a recipe is a flag, such as --model.optimizer.lr 0.1"
+    ),
+    "config_name": "a recipe follows --config, such as --config digits",
+    "m multirun": (
+        "a sweep trains with several values: resnet-cli recipes digits_degradation > my.yaml"
+    ),
+    "partition time mem gres array job_name account qos nodelist cpus_per_task": (
+        "it is an option of sbatch, and comes before the script: sbatch OPTIONS slurm/fit.sbatch "
+        "--config digits"
+    ),
+    "early_stop": (
+        "early stopping is --trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/loss"
+    ),
+    "tensorboard_dir": "give --trainer.logger TensorBoardLogger (pip install tensorboard)",
     "n num runs_count repeat n_seeds": (
         "one run has one seed, --seed N; a sweep trains several: resnet-cli sweep "
         "digits_degradation"
@@ -271,7 +305,7 @@ VALUES = {
         "autoaugment augmix trivialaugmentwide": "TrivialAugment",
     },
     "data.source": {
-        "mnist fashion": "FashionMNIST",
+        "fashion": "FashionMNIST",
     },
     "data.cache": {
         "ram memory true": "process",
@@ -376,7 +410,14 @@ FLAGS = {
         ),
     },
     "data get": {
-        "mnist": "fashion_mnist",
+        "mnist": (
+            "there is no MNIST: fashion_mnist has clothes in its form; handwritten digits of 8x8 "
+            "pixels need no download, fit --config digits"
+        ),
+        "imagenette": (
+            "Imagenette is not fetched here: unpack fast.ai's imagenette2 into data/imagenette, "
+            "then fit --config imagenette"
+        ),
         "digits": "the digits come with scikit-learn, so fit --config digits needs no download",
         "imagenet_1k ilsvrc ilsvrc2012 imagenet1k": "imagenet",
         "out output o": "--root",
@@ -384,7 +425,8 @@ FLAGS = {
     "data": {
         "download fetch pull": "get",
         "convert create make prepare": "write",
-        "ls list show stat describe": "info",
+        "ls list": "resnet-cli doctor --quick tells what data are here",
+        "show stat describe": "info",
         "check validate test": "verify",
         "dir output_dir data_dir path out_dir": "--root",
         "mirror url source file": "--from",
@@ -395,6 +437,7 @@ FLAGS = {
     },
     "doctor": {
         "fast q": "--quick",
+        "v verbose debug": "doctor prints all that it found; --json is for programs",
         "fix repair": "doctor tells the cure of each problem; nothing is changed by itself",
         "recipe run": "a recipe follows --config, a run is a word: resnet-cli doctor RUN",
     },
