@@ -188,7 +188,8 @@ def test_the_table_fits_a_terminal_and_csv_page_and_json_have_the_same(tmp_path,
     assert [cell.strip() for cell in rows[2].split("|")[1:6]] == [
         *("20", "residual (A)", "10.50 ± 0.71", "8.75*", "7.37–8.51* (7)")
     ]
-    assert "| akamaster" in out and "The runs: 50,000 training images; 10 epochs" in out
+    unwrapped = " ".join(out.split())
+    assert "| akamaster" in out and "The runs: 50,000 training images; 10 epochs" in unwrapped
     assert "No result in cifar10 for depth 9, residual (A)" in out
     with open("out/published.csv") as file:
         lines = [*csv.DictReader(file)]

@@ -59,8 +59,8 @@ EXTRAS = {  # column of a run -> what it regularises by, unless it is off
     "data.policy": "policy",
 }
 LEGEND = (
-    "*: trained or measured otherwise than the runs. What differs: as the published training had "
-    "it."
+    "*: trained or measured in another way than the runs. What differs: its values are those of "
+    "the published training."
 )
 
 
