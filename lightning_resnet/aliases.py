@@ -244,9 +244,11 @@ def _net(name: str) -> Pairs | None:
             "or other 6n+2, ImageNetResNet 18, 34, 50, 101 or 152"
         )
     # The names are of nets with projections (ImageNet) or with zero padding (CIFAR).
-    cls, shortcut = ("ImageNetResNet", "B")
+    cls = "ImageNetResNet"
+    shortcut = "B"
     if depth not in IMAGENET_DEPTHS or is_preact:
-        cls, shortcut = ("CifarResNet", "A")
+        cls = "CifarResNet"
+        shortcut = "A"
     if found[1].startswith("plain"):
         shortcut = "none"
     meant: Pairs = [("model.net", cls), ("model.net.depth", str(depth))]

@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args: object) -> None:
-        """Print nothing."""
+        """Leave the log of requests out, which would go to stderr."""
 
     def do_HEAD(self) -> None:  # noqa: N802
         """Answer with the size of a file."""

@@ -42,7 +42,6 @@ from lightning_resnet.data.sources.beton_files import open_beton
 from lightning_resnet.errors import UserError
 from lightning_resnet.machine import workers
 
-BLACK = (0, 0, 0)
 SHM = Path("/dev/shm")  # shared memory, through which worker processes hand over batches
 AHEAD = 2  # batches that each worker process has ready, torch's default
 
@@ -168,7 +167,7 @@ class ImageData(pl.LightningDataModule):
             policy=policy,
             erase=erase,
             grey=mean,
-            fill=mean if pad_fill == "mean" else BLACK,
+            fill=mean if pad_fill == "mean" else kernel.BLACK,
             resize=resize,
         )
         self.eval_augment = Augment(size=size, share=eval_share, resize=resize)

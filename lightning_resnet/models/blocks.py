@@ -162,8 +162,6 @@ class Preact(Block):
             relu(bn1(x)), in place of x.
     """
 
-    bn1: nn.Module
-
     def __init__(
         self,
         n_in: int,
@@ -177,9 +175,10 @@ class Preact(Block):
         self.shares_activation = shares_activation
         if isinstance(self.downsample, nn.Sequential):
             self.downsample = self.downsample[:1]
+        self.bn1 = make_norm(n_in, norm)
 
     def activate(self, x: Tensor) -> Tensor:
-        """Compute relu(bn1(x))."""
+        """Compute the first activation of the branch, relu(bn1(x))."""
         return F.relu(self.bn1(x))  # not in place: x may also take the shortcut
 
     def convolve(self, active: Tensor) -> Tensor:
@@ -219,7 +218,6 @@ class PreactBlock(Preact):
         shares_activation: bool = False,
     ) -> None:
         super().__init__(n_in, width, stride, shortcut, norm, shares_activation)
-        self.bn1 = make_norm(n_in, norm)
         self.conv1 = conv(n_in, width, 3, stride, norm)
         self.bn2 = make_norm(width, norm)
         self.conv2 = conv(width, width, 3, 1, norm)
@@ -252,7 +250,6 @@ class PreactBottleneck(Preact):
         shares_activation: bool = False,
     ) -> None:
         super().__init__(n_in, width, stride, shortcut, norm, shares_activation)
-        self.bn1 = make_norm(n_in, norm)
         self.conv1 = conv(n_in, width, 1, 1, norm)
         self.bn2 = make_norm(width, norm)
         self.conv2 = conv(width, width, 3, stride, norm)

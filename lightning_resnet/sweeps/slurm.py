@@ -54,8 +54,9 @@ def tell_status(sweep: Sweep, home: Path) -> None:
     """
     queue = queued(home)
     logs = newest_logs(home)
-    tell(listing(sweep, lambda point: describe(point, queue, logs)))
-    tell(totals(sweep, queue, logs))
+    states = {point.key: describe(point, queue, logs) for point in sweep.points}
+    tell(listing(sweep, lambda point: states[point.key]))
+    tell(totals(sweep, states))
 
 
 def points_to_submit(sweep: Sweep, home: Path, retry: bool) -> list[Point]:
@@ -80,10 +81,11 @@ def points_to_submit(sweep: Sweep, home: Path, retry: bool) -> list[Point]:
             "rate is another point of a sweep"
         )
     if not points:
-        line = f"{totals(sweep, queue, logs)}: nothing to submit"
+        states = {point.key: describe(point, queue, logs) for point in sweep.points}
+        line = f"{totals(sweep, states)}: nothing to submit"
         if queue:
-            states = Counter(queue.values())
-            waiting = ", ".join(f"{n} {state}" for state, n in states.items())
+            counts = Counter(queue.values())
+            waiting = ", ".join(f"{n} {state}" for state, n in counts.items())
             line += f"; in the queue: {waiting}"
         if "COMPLETING" in queue.values():
             line += "; Slurm is still ending jobs: try again in a minute"
@@ -317,9 +319,14 @@ def _last_error(log: Path) -> str:
     return printable(errors[-1]) if errors else ""
 
 
-def totals(sweep: Sweep, queue: dict[str, str], logs: Mapping[str, Path]) -> str:
-    """Return the number of points in each state: `digits: 4 finished, 2 running, 6 waiting`."""
-    words = Counter(describe(p, queue, logs).split(",")[0].split(" at ")[0] for p in sweep.points)
+def totals(sweep: Sweep, states: Mapping[str, str]) -> str:
+    """Return the number of points in each state: `digits: 4 finished, 2 running, 6 waiting`.
+
+    Args:
+        sweep: the sweep.
+        states: what `describe` says of each point, by its key.
+    """
+    words = Counter(states[p.key].split(",")[0].split(" at ")[0] for p in sweep.points)
     return f"{sweep.name}: " + ", ".join(f"{n} {word}" for word, n in words.items())
 
 

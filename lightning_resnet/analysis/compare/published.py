@@ -65,7 +65,7 @@ LEGEND = (
 
 
 class Result(NamedTuple):
-    """One published error.
+    """An error that a paper or a reproduction has published for one net.
 
     Attributes:
         source: who published it.

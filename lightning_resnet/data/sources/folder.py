@@ -81,7 +81,7 @@ class ImageFolder(Source):
         return splits
 
     def _root(self) -> Path:
-        """Return the folder.
+        """Return the folder of the images on this machine, a copy if `root` is an address.
 
         Raises:
             UserError: there is no such folder, or it holds splits and no train.
