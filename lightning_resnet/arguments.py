@@ -13,7 +13,15 @@ from lightning_resnet.flags import check
 from lightning_resnet.words import CHECKPOINTS, FLAGS
 
 # Flags that stand without a value.
-SWITCHES = ("--trust", "--json", "--run.new", "--run.must_resume", "--run.dry", "--deterministic")
+SWITCHES = (
+    "--trust",
+    "--json",
+    "--run.new",
+    "--run.must_resume",
+    "--run.dry",
+    "--deterministic",
+    "--line",
+)
 # Help text of --trust.
 TRUST = "the recipe in a checkpoint or run may name any code, which is imported and run"
 
@@ -291,6 +299,18 @@ def finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{text}: a finite number")
+    return number
+
+
+def above_zero(text: str) -> float:
+    """Read the value of a flag, a finite number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is no such number.
+    """
+    number = finite(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: a number above 0")
     return number
 
 

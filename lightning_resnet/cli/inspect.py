@@ -1,9 +1,9 @@
 """`resnet-cli inspect KIND TARGET...`: what a net does inside, block by block."""
 
 import shlex
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 
-from lightning_resnet.arguments import TRUST, Parser, device, positive
+from lightning_resnet.arguments import TRUST, Parser, above_zero, device, positive
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json
 from lightning_resnet.runs.find import check_target
@@ -14,6 +14,7 @@ KINDS = {
     "lesions": "validation error with blocks deleted or exchanged (Veit et al. 2016)",
     "paths": "share of the gradient by length of path, and the effective depth (Veit et al. 2016)",
     "probes": "how well a linear classifier does on each block's output",
+    "landscape": "loss on a plane through the weights, filter-normalised (Li et al. 2018)",
     "shortcuts": "singular values of projections on shortcuts, and the energy of x they keep",
 }
 
@@ -55,6 +56,37 @@ def make_parser() -> Parser:
         help="random choices each (default: %(default)s)",
     )
     parser.add_argument(
+        "--images",
+        type=positive,
+        default=500,
+        metavar="N",
+        help="landscape: training images, not augmented (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--points",
+        type=_odd,
+        default=25,
+        metavar="N",
+        help="landscape: points along each axis (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--range",
+        type=above_zero,
+        default=1.0,
+        metavar="R",
+        help="landscape: axes from -R to R, in norms of the filters (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--directions",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="landscape: random pairs of directions, a plane each (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--line", action="store_true", help="landscape: only a line through the weights"
+    )
+    parser.add_argument(
         "--device", type=device, default="cpu", help="cpu | cuda (default: %(default)s)"
     )
     parser.add_argument("--trust", action="store_true", help=TRUST)
@@ -65,6 +97,14 @@ def make_parser() -> Parser:
     )
     add_json(parser)
     return parser
+
+
+def _odd(text: str) -> int:
+    """Read a number of points along an axis of which one is the net itself."""
+    number = positive(text)
+    if number < 3 or number % 2 == 0:
+        raise ArgumentTypeError(f"{text}: an odd number, 3 or more: the net is the middle point")
+    return number
 
 
 def run(args: Namespace) -> int:

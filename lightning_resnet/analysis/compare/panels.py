@@ -70,7 +70,7 @@ def panels(
         axes = figure.subplots(*grid, sharey=errors, squeeze=False).ravel()
         for ax, panel in zip(axes, each, strict=True):
             for net, colour in colours.items():
-                _draw(ax, frame[frame["net"] == net], panel, colour)
+                draw_panel(ax, frame[frame["net"] == net], panel, colour)
             if chance is not None:
                 ax.axhline(chance, color="0.45", linestyle=":", linewidth=1.3)
             ax.set(xlabel=panel.label, ylabel=panel.title)
@@ -103,7 +103,7 @@ def panels(
     return figure
 
 
-def _draw(ax: Axes, part: pd.DataFrame, panel: Panel, colour: str) -> None:
+def draw_panel(ax: Axes, part: pd.DataFrame, panel: Panel, colour: str) -> None:
     """Draw one net's line, with markers that get smaller with the number of points."""
     values = part[part[panel.y] > 0] if panel.log else part
     groups = values.groupby(panel.x)[panel.y]

@@ -35,7 +35,7 @@ def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Pa
     """Measure all nets, and join their tables into one.
 
     Args:
-        args: flags of `resnet-cli inspect`.
+        args: flags of `resnet-cli inspect`; `folder` is set to where results lie.
         found: the nets.
 
     Returns:
@@ -47,6 +47,7 @@ def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Pa
     """
     module = _module(args.what)
     folder = Path(args.out or _default_folder(args.targets))
+    args.folder = folder
     settings = []
     measured = []
     problem = UserError(f"nothing to inspect in {' '.join(args.targets)}")

@@ -67,6 +67,21 @@ class Subject:
         """The net in eval mode, on the device."""
         return self.experiment.task.net.to(self.device).eval()
 
+    @property
+    def finite_net(self) -> nn.Module:
+        """The net in eval mode, on the device.
+
+        Raises:
+            UserError: a weight or statistic is infinite or NaN.
+        """
+        for name, tensor in self.net.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise UserError(
+                    f"{name} is not finite (NaN or infinite): nothing can be measured there; "
+                    "inspect an earlier checkpoint, --at best"
+                )
+        return self.net
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Settings under the short names of `compare` (net, depth, shortcut, ...), and `at`."""

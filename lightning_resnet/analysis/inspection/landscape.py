@@ -1,0 +1,354 @@
+"""The loss on a plane or a line through a net's weights, along filter-normalised directions.
+
+`resnet-cli inspect landscape runs/digits_degradation`
+
+Li et al. 2018 (arXiv 1712.09913), sec. 4: a direction is drawn from a normal distribution, and each
+of its filters gets the norm of the net's filter at that place. So the axes have the same meaning in
+nets whose filters are of different size: at distance 1 each filter has moved by its own norm.
+"""
+
+import copy
+import hashlib
+import json
+import math
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from queue import SimpleQueue
+
+import matplotlib as mpl
+import matplotlib.style
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_resnet.analysis.compare.figures import STYLE, drawn, palette
+from lightning_resnet.analysis.compare.panels import Panel, draw_panel, panels
+from lightning_resnet.analysis.inspection.subjects import Subject
+from lightning_resnet.errors import UserError
+from lightning_resnet.models.activations import Batch
+from lightning_resnet.progress import Meter
+
+LEGEND = (
+    "Eval mode, training images without augmentation. The plane goes through the net's weights, at "
+    "(0, 0); each filter of its two random directions has the norm of the net's filter; biases and "
+    "norms stay (Li et al. 2018). at the net: loss and error (%) at (0, 0); at the ends: median "
+    "loss at both ends of the line y = 0; better than chance: share of the points where the loss "
+    "is below ln(classes); bent down: share of the inner points where a second difference along x "
+    "or y is negative, which shows that the loss is not convex there. direction: number of the "
+    "pair of directions."
+)
+HEADS = {
+    "loss": "loss at the net",
+    "error": "error at the net, %",
+    "ends": "loss at the ends",
+    "better": "better than chance, %",
+    "bent": "bent down, %",
+}
+Point = tuple[int, float, float]  # number of the pair of directions, x, y
+Values = tuple[float, float]  # loss, error in percent
+FLAT = 1e-3  # a second difference below this share of the loss there counts as 0
+
+
+def landscape(
+    net: nn.Module,
+    batches: Sequence[Batch],
+    points: int = 25,
+    reach: float = 1.0,
+    directions: int = 1,
+    line: bool = False,
+    known: Path | None = None,
+) -> pd.DataFrame:
+    """Return loss and error over planes through the net's weights.
+
+    Threads share the points, as many as torch has threads; each computes with one.
+
+    Args:
+        net: in eval mode, on the device of the batches; it is not changed.
+        batches: images and labels of which loss and error are taken.
+        points: points along each axis, an odd number.
+        reach: the axes go from -reach to reach.
+        directions: pairs of random directions, a plane for each; pair 0, 1, ... is always the same.
+        line: only the points with y = 0.
+        known: file of points that are known already, and to which new ones are added.
+
+    Returns:
+        One row per point: columns direction, x, y, loss (mean cross-entropy), error (%).
+
+    Raises:
+        UserError: `known` cannot be written.
+    """
+    axis = [reach * (2 * i / (points - 1) - 1) for i in range(points)]
+    wanted = []
+    for direction in range(directions):
+        for y in [0.0] if line else axis:
+            wanted += [(direction, x, y) for x in axis]
+    found = _read(known) if known else {}
+    missing = [point for point in wanted if point not in found]
+    meter = Meter(len(wanted), "points", first=len(wanted) - len(missing))
+    try:
+        for point, values in _measured(net, batches, missing):
+            found[point] = values
+            meter.update(1)
+            if known:
+                with known.open("a") as file:
+                    file.write(json.dumps([*point, *values]) + "\n")
+    finally:
+        meter.close()
+    rows = [[*point, *found[point]] for point in wanted]
+    return pd.DataFrame(rows, columns=["direction", "x", "y", "loss", "error"])
+
+
+def _read(known: Path) -> dict[Point, Values]:
+    """Return the points in a file, less a last line that was cut off, and end that line."""
+    try:
+        known.parent.mkdir(parents=True, exist_ok=True)
+        with known.open("a+") as file:
+            file.seek(0)
+            text = file.read()
+            if text and not text.endswith("\n"):
+                file.write("\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {known} ({error.strerror}); give --out DIR with a folder that you can "
+            "write"
+        ) from error
+    found = {}
+    for row in text.splitlines():
+        if row.endswith("]"):
+            direction, x, y, loss, error = json.loads(row)
+            found[direction, x, y] = (loss, error)
+    return found
+
+
+def direction_of(net: nn.Module, seed: int) -> list[Tensor]:
+    """Return a filter-normalised random direction, a tensor for each parameter.
+
+    Each filter of a convolution and each row of a matrix has the norm of the net's; biases and the
+    parameters of norms get zero.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    direction = []
+    for parameter in net.parameters():
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+        if parameter.dim() < 2:
+            direction.append(torch.zeros_like(noise))
+            continue
+        over = tuple(range(1, parameter.dim()))
+        norms = torch.linalg.vector_norm(parameter.detach(), dim=over, keepdim=True)
+        own = torch.linalg.vector_norm(noise, dim=over, keepdim=True)
+        direction.append(noise * norms / (own + 1e-10))
+    return direction
+
+
+def _measured(
+    net: nn.Module, batches: Sequence[Batch], wanted: Sequence[Point]
+) -> Iterator[tuple[Point, Values]]:
+    """Yield loss and error at each point, in the order in which they are ready."""
+    threads = torch.get_num_threads() if batches[0][0].device.type == "cpu" else 1
+    threads = max(1, min(threads, len(wanted)))
+    pairs = {}
+    for number in {point[0] for point in wanted}:
+        pairs[number] = (direction_of(net, 2 * number), direction_of(net, 2 * number + 1))
+    start = [parameter.detach().clone() for parameter in net.parameters()]
+    free: SimpleQueue[nn.Module] = SimpleQueue()
+    for _ in range(threads):
+        free.put(copy.deepcopy(net))
+
+    @torch.no_grad()
+    def measure_one(point: Point) -> tuple[Point, Values]:
+        moved = free.get()
+        number, x, y = point
+        try:
+            for parameter, at, along_x, along_y in zip(
+                moved.parameters(), start, *pairs[number], strict=True
+            ):
+                parameter.copy_(at).add_(along_x, alpha=x).add_(along_y, alpha=y)
+            return point, loss_and_error(moved, batches)
+        finally:
+            free.put(moved)
+
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        if threads == 1:
+            yield from map(measure_one, wanted)
+        else:
+            for done in as_completed([pool.submit(measure_one, point) for point in wanted]):
+                yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def loss_and_error(net: nn.Module, batches: Sequence[Batch]) -> Values:
+    """Return the mean cross-entropy and the error in percent, of the net in its present mode."""
+    loss = 0.0
+    wrong = 0
+    for images, labels in batches:
+        logits = net(images).float()
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        wrong += int((logits.argmax(1) != labels).sum())
+    n = sum(len(labels) for _, labels in batches)
+    return loss / n, 100 * wrong / n
+
+
+def first(batches: Sequence[Batch], n: int) -> list[Batch]:
+    """Return the first n images of batches; all if there are fewer."""
+    taken = []
+    for images, labels in batches:
+        if n > 0:
+            taken.append((images[:n], labels[:n]))
+        n -= len(labels)
+    return taken
+
+
+def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
+    """Measure one net for `inspect landscape`."""
+    net = subject.finite_net
+    batches = first(subject.train_eval, args.images)
+    known = args.folder / "landscape.points" / f"{_digest(net, batches)}.jsonl"
+    found = landscape(net, batches, args.points, args.range, args.directions, args.line, known)
+    return found.assign(
+        classes=subject.experiment.data.num_classes,
+        images=sum(len(labels) for _, labels in batches),
+    )
+
+
+def _digest(net: nn.Module, batches: Sequence[Batch]) -> str:
+    """Return a name for the results of these weights on these images."""
+    digest = hashlib.sha256(repr(net).encode())
+    for tensor in [*net.state_dict().values(), *(part for batch in batches for part in batch)]:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def summarise(table: pd.DataFrame) -> dict[str, float]:
+    """Return one net's row of the summary."""
+    net = table[(table["x"] == 0) & (table["y"] == 0)].iloc[0]
+    ends = table[(table["y"] == 0) & (table["x"].abs() == table["x"].max())]
+    bent = []
+    for _, plane in table.groupby("direction"):
+        bent.append(_bent(plane.pivot(index="y", columns="x", values="loss").to_numpy()))
+    return {
+        "loss": net["loss"],
+        "error": net["error"],
+        "ends": ends["loss"].median(),
+        "better": 100 * (table["loss"] < np.log(table["classes"])).mean(),
+        "bent": 100 * float(np.mean(bent)),
+    }
+
+
+def _bent(plane: np.ndarray) -> float:
+    """Return the share of inner points of [y, x] where a second difference is negative."""
+    with np.errstate(invalid="ignore"):  # where the loss is infinite, nothing bends
+        along_x = np.diff(plane, 2, axis=1) < -FLAT * plane[:, 1:-1]
+        if len(plane) == 1:
+            return float(along_x.mean())
+        along_y = np.diff(plane, 2, axis=0) < -FLAT * plane[1:-1]
+    return float((along_x[1:-1] | along_y[:, 1:-1]).mean())
+
+
+def remarks(frame: pd.DataFrame) -> list[str]:
+    """Return what the columns are, what the values say, and what they cannot say."""
+    found = [LEGEND]
+    flat = []
+    for net, part in frame.groupby("net", sort=False):
+        chance = math.log(part["classes"].iloc[0])
+        of_seeds = [summarise(one) for _, one in part.groupby("seed", dropna=False)]
+        mean = pd.DataFrame(of_seeds).mean()
+        found.append(
+            f"{net}: the loss is {mean['loss']:.3g} at the net and {mean['ends']:.3g} where each "
+            f"filter has moved by {part['x'].max():g} times its norm; chance is {chance:.3g}. "
+            f"{mean['better']:.0f} % of the points are better than chance, and at "
+            f"{mean['bent']:.0f} % the loss bends down."
+        )
+        if mean["loss"] > 0.8 * chance:
+            flat.append(net)
+    images = frame["images"].max()
+    pairs = frame["direction"].nunique()
+    found.append(
+        f"Not shown: other directions than these {2 * pairs} random ones, and other images than "
+        f"these {images:,}. Points that bend down prove a loss that is not convex; none prove "
+        "nothing about the directions in which training moves."
+    )
+    if flat:
+        found.append(
+            f"{' and '.join(flat)}: the loss at the net is within 20 % of chance, so this is the "
+            "landscape around weights that have learned little, not around a minimum."
+        )
+    return found
+
+
+def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
+    """Draw contours and surface of the first plane of each net on one scale, and the line y = 0."""
+    distance = ("x", "distance in norms of the filters")
+    loss = Panel("loss", "loss", *distance, log=True)
+    error = Panel("error", "error (%)", *distance)
+    line = frame[frame["y"] == 0]
+    if frame["y"].nunique() == 1:
+        return panels(line, [loss, error], title, narrow)
+    planes = {}
+    for net, part in frame.groupby("net", sort=False):
+        one = part[(part["seed"].isna()) | (part["seed"] == part["seed"].min())]
+        one = one[one["direction"] == 0]
+        planes[net] = one.pivot(index="y", columns="x", values="loss")
+    values = frame["loss"][np.isfinite(frame["loss"]) & (frame["loss"] > 0)]
+    norm = LogNorm(values.min(), max(values.max(), 1.01 * values.min()))
+    n = len(planes)
+    lines = 2 * n + 2 if narrow else 3
+    size = (4.2, 0.8 + 3.1 * lines) if narrow else (max(7.5, 1.2 + 4.1 * n), 11.5)
+    with matplotlib.style.context(STYLE):
+        drawing = Figure(figsize=size, dpi=150, layout="constrained")
+        drawing.get_layout_engine().set(w_pad=0.12)
+        grid = drawing.add_gridspec(lines, 1 if narrow else 2 * n)
+        levels = np.geomspace(norm.vmin, norm.vmax, 19)
+        flat_axes = []
+        for i, (net, plane) in enumerate(planes.items()):
+            z = np.log10(np.clip(plane.to_numpy(), norm.vmin, norm.vmax))
+            at = grid[2 * i] if narrow else grid[0, 2 * i : 2 * i + 2]
+            ax = drawing.add_subplot(at)
+            x, y = np.meshgrid(plane.columns, plane.index)
+            drawn_levels = ax.contourf(x, y, 10**z, levels, norm=norm, cmap="viridis")
+            ax.contour(x, y, 10**z, levels, colors="black", linewidths=0.4)
+            ax.plot(0, 0, marker="+", color="white", markersize=9)
+            ax.set(title=drawn(net), xlabel="direction 1", ylabel="direction 2", aspect="equal")
+            ax.grid(visible=False)
+            flat_axes.append(ax)
+            at = grid[2 * i + 1] if narrow else grid[1, 2 * i : 2 * i + 2]
+            ax = drawing.add_subplot(at, projection="3d")
+            colours = mpl.colormaps["viridis"](norm(10**z))
+            ax.plot_surface(x, y, z, facecolors=colours, rstride=1, cstride=1, linewidth=0)
+            ax.set(zlim=np.log10([norm.vmin, norm.vmax]))
+            ax.zaxis.set_major_formatter(lambda value, _: f"{10**value:.2g}")
+            ax.zaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+        bar = drawing.colorbar(
+            drawn_levels, ax=flat_axes, label="loss", location="bottom", aspect=40, shrink=0.9
+        )
+        told = levels[:: 6 if narrow else 3]
+        bar.set_ticks(told, labels=[f"{level:.2g}" for level in told])
+        bar.ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+        colour_of = palette(list(planes))
+        for i, panel in enumerate([loss, error]):
+            at = grid[2 * n + i] if narrow else grid[2, i * n : (i + 1) * n]
+            ax = drawing.add_subplot(at)
+            for net, colour in colour_of.items():
+                draw_panel(ax, line[line["net"] == net], panel, colour)
+            ax.set(xlabel=panel.label, ylabel=f"{panel.title} at direction 2 = 0")
+            if panel.log:
+                ax.set_yscale("log")
+        handles = []
+        for net, colour in colour_of.items():
+            handles.append(mpl.lines.Line2D([], [], color=colour, linewidth=3, label=drawn(net)))
+        drawing.legend(
+            handles=handles, loc="outside lower center", ncols=1 if narrow else max(2, n)
+        )
+        if title:
+            drawing.suptitle(drawn(title) if narrow else title, fontsize=14)
+    return drawing
