@@ -15,6 +15,7 @@ KINDS = {
     "paths": "share of the gradient by length of path, and the effective depth (Veit et al. 2016)",
     "probes": "how well a linear classifier does on each block's output",
     "landscape": "loss on a plane through the weights, filter-normalised (Li et al. 2018)",
+    "curvature": "eigenvalues, trace and density of the loss's Hessian, with the line 2/lr",
     "shortcuts": "singular values of projections on shortcuts, and the energy of x they keep",
 }
 
@@ -60,7 +61,7 @@ def make_parser() -> Parser:
         type=positive,
         default=500,
         metavar="N",
-        help="landscape: training images, not augmented (default: %(default)s)",
+        help="landscape, curvature: training images, not augmented (default: %(default)s)",
     )
     parser.add_argument(
         "--points",
