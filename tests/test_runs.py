@@ -12,13 +12,15 @@ from helpers.command_line import TINY
 from helpers.made_runs import make_run
 from PIL import Image
 
-from lightning_resnet.cli import doctor
+from lightning_resnet.analysis import load_runs
+from lightning_resnet.cli import doctor, sync
 from lightning_resnet.cli import runs as command
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.find import find_run, find_runs
 from lightning_resnet.runs.labels import labels_in, link_label
 from lightning_resnet.runs.listing import _varying, describe, table
 from lightning_resnet.runs.shared import share
+from lightning_resnet.sweeps import slurm
 
 STEP = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
 
@@ -61,7 +63,7 @@ def test_no_runs_are_no_error_but_no_folder_is(cli):
     assert cli("runs") == (0, "no runs here yet: resnet-cli fit --config digits begins one\n", "")
     assert cli("runs", "--json")[1] == "[]\n"
     code, _, err = cli("runs", "nothere")
-    assert code == 2 and "nothere is not a folder" in err
+    assert code == 2 and "run nothere does not exist" in err
 
 
 def test_a_narrow_terminal_leaves_columns_out_and_cuts_texts(two, monkeypatch):
@@ -168,6 +170,7 @@ class Answer:
 def test_rm_refuses_what_is_live_and_what_is_no_run(cli, two):
     first, _ = two
     live = make_run(Path("runs/digits/live"), reason="running")
+    make_run(Path("runs/other/one"))
     Path("runs/digits/points").mkdir()
     Path("notes").mkdir()
     Path("x.ckpt").write_text("")
@@ -176,7 +179,9 @@ def test_rm_refuses_what_is_live_and_what_is_no_run(cli, two):
         (["runs/digits/points"], "is no run and holds none"),
         (["notes"], "is no run and holds none"),
         (["x.ckpt"], "is no run directory"),
-        (["runs/digits"], "give one of them"),
+        (["runs"], "runs holds 4 runs, in folders of their own: name those, such as runs/digits"),
+        (["reference:digits"], "comes with the package"),
+        (["digits"], "is being trained by attempt 1"),
         ([first, "nothere"], "does not exist"),
     ):
         before = sorted(Path("runs").rglob("*"))
@@ -200,6 +205,87 @@ def test_rm_follows_no_link_out_and_leaves_a_shared_run(cli, two):
     assert not os.path.lexists(first) and not any(Path("runs/b").iterdir())
     assert not any(Path("runs/.shared").iterdir()) and Path("away/precious").exists()
     assert second.exists()
+
+
+def test_rm_removes_a_sweep_with_all_that_is_its_own(cli, two, monkeypatch):
+    first, second = two
+    make_run(Path("runs/b/ccccccccc3"))
+    assert share(Path("runs"), "digits", "ccccccccc3") and share(Path("runs"), "b", first.name)
+    assert not share(Path("runs"), "digits", "dddddddd44")
+    assert share(Path("runs"), "b", "dddddddd44"), "of a run that has not begun"
+    for name in ("points/x.json", "submitted/1/0.log", "report/index.html"):
+        Path("runs/digits", name).parent.mkdir(parents=True)
+        Path("runs/digits", name).touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(slurm, "queued", lambda home: {"x": "PENDING"})
+        code, _, err = cli("rm", "digits", "--yes")
+        assert code == 2 and "has jobs in Slurm's queue, for points x: " in err and first.exists()
+    code, out, err = cli("rm", "digits")
+    assert code == 2 and "2 runs, " in err and "and the folder digits? No terminal" in err, err
+    assert "(folder, with points, submitted, report)" in out and ".shared" not in out
+    code, out, _ = cli("rm", "digits", "--yes", "--json")
+    assert code == 0 and len(json.loads(out)["removed"]) == 3
+    assert not Path("runs/digits").exists() and Path("runs/b/ccccccccc3/config.yaml").exists()
+    assert sorted(os.listdir("runs/b")) == ["ccccccccc3"]
+    assert [path.name for path in Path("runs/.shared").iterdir()] == ["ccccccccc3"]
+    Path("runs/early/submitted/1").mkdir(parents=True)
+    assert cli("rm", "runs/early", "--yes")[1].endswith("removed: the folder early\n")
+    Path("runs/b/notes.txt").touch()
+    code, out, _ = cli("rm", "runs/b", "--yes")
+    assert code == 0 and "b stays: it holds notes.txt" in out and os.listdir("runs/b")
+
+
+def test_sweeps_and_names_are_taken_by_all_verbs_of_several_runs(cli, two, tmp_path, monkeypatch):
+    first, second = two
+    shutil.rmtree(first)
+    make_run(first, depth=20, errors=(50, 2.5))
+    make_run(Path("runs/b/ccccccccc3"))
+    assert share(Path("runs"), "b", second.name)
+    link_label(Path("runs/b", second.name), "deep")
+    sent = []
+    monkeypatch.setattr(sync, "find_spec", lambda name: True)
+    monkeypatch.setattr(sync, "choose_mode", lambda *a, **k: ("online", ""))
+    monkeypatch.setattr(sync.Uploader, "upload", lambda self, runs: sent.extend(runs))
+    lines = cli("runs")[1].splitlines()
+    assert [line for line in lines if line.endswith("2 runs")] == [
+        "runs/b: 2 runs",
+        "runs/digits: 2 runs",
+    ], "a run that two sweeps share is in both"
+    for word, runs in (
+        ("digits", 2),
+        ("runs/digits", 2),
+        ("b", 2),
+        ("depth56-none", 1),
+        ("b/deep", 1),
+        ("runs/digits/depth56-none", 1),
+        (first.name[:-1], 1),
+    ):
+        assert len(json.loads(cli("runs", word, "--json")[1])) == runs, word
+        assert len(load_runs(word).runs) == runs, word
+        sent.clear()
+        code, _, err = cli("sync", word)
+        assert code == 0 and len(sent) == runs, err
+    assert len(json.loads(cli("runs", "b", "digits", "--json")[1])) == 4
+    for verb in (["runs"], ["compare"], ["sync"], ["rm", "--yes"], ["export"]):
+        for word, told in (("nothere", "does not exist"), ("digitz", "did you mean digits?")):
+            code, _, err = cli(*verb, word)
+            assert code == 2 and told in err and err.count("\n") == 1, (verb, err)
+    finished = make_run(Path("runs/done/ddddddddd4"))
+    link_label(finished, "plain")
+    assert cli("export", "done", first, "--reference", "mine")[0] == 0
+    assert sorted(os.listdir("mine")) == [first.name, finished.name]
+
+
+def test_an_exported_sweep_is_a_folder_of_runs_again(cli, trained):
+    shutil.copytree(trained, "runs/digits/aaaaaaaaa1")
+    code, out, err = cli("export", "digits")
+    assert code == 0 and "digits.tar.gz" in out, err
+    Path("away").mkdir()
+    subprocess.run(["tar", "xf", Path("digits.tar.gz").absolute()], check=True, cwd="away")
+    assert sorted(os.listdir("away/digits")) == sorted(["aaaaaaaaa1", trained.name, "tiny"])
+    assert len([*find_runs([Path("away")])]) == 2
+    code, _, err = cli("export", "digits", "x.tgz")
+    assert code == 2 and "did you mean --out x.tgz?" in err
 
 
 def test_an_exported_run_is_a_run_again(cli, tmp_path):

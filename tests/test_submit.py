@@ -246,7 +246,7 @@ def test_missing_data_are_found_before_anything_is_queued(sweep, fake_slurm):
 
 
 def test_cancel_needs_a_submission(sweep):
-    with pytest.raises(UserError, match="nothing was submitted from runs/s: --submit does it"):
+    with pytest.raises(UserError, match="from runs/s: --submit does it, and where that had --root"):
         main([sweep(), "--cancel"])
     with pytest.raises(UserError, match="--pack: 0: a whole number, 1 or more"):
         main(["s.yaml", "--pack", "0"])

@@ -360,7 +360,7 @@ def test_sync_watch_follows_growing_and_killed_runs(server, run):
 
 
 def test_sync_says_what_it_needs(deaf, run, monkeypatch):
-    with pytest.raises(UserError, match="^nothere is not a folder"):
+    with pytest.raises(UserError, match="^run nothere does not exist"):
         main(["runs", "nothere"])
     monkeypatch.setattr(wandb_mode, "PATIENCE_S", 0.5)
     with pytest.raises(UserError, match="W&B cannot be reached: .* does not answer"):

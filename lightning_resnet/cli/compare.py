@@ -25,7 +25,8 @@ def make_parser() -> Parser:
         "runs",
         nargs="*",
         metavar="RUNS",
-        help="folders of runs, such as runs/digits; reference:digits; wandb://entity/project",
+        help="runs and folders of runs, such as runs/digits, or their names; reference:digits; "
+        "wandb://entity/project",
     )
     parser.add_argument(
         "--where",

@@ -62,7 +62,8 @@ _resnet_cli() {
     all="$(_resnet_cli_words "$context")"
     [[ $cur == -* ]] || all="$(grep -v '^-' <<<"$all")"
     # the first word alone is a run, but for verbs that take several
-    [[ $COMP_CWORD == 2 || $context =~ ^(rm|compare|inspect|sync) ]] || all="${all//@runs/}"
+    local several="^(rm|export|runs|compare|inspect|sync)"
+    [[ $COMP_CWORD == 2 || $context =~ $several ]] || all="${all//@runs/}"
   fi
   [[ $all != *@runs* ]] || all="${all//@runs/$(_resnet_cli_runs "$cur")}"
   mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W "$all" -- "$cur")
@@ -97,7 +98,7 @@ _resnet_cli() {
   else
     all="$(_resnet_cli_words "$context")"
     found=("${(@f)all}")
-    if ((CURRENT > 3)) && [[ ! $context =~ "^(rm|compare|inspect|sync)" ]]; then
+    if ((CURRENT > 3)) && [[ ! $context =~ "^(rm|export|runs|compare|inspect|sync)" ]]; then
       all=""
     fi
     if [[ $cur != -* ]]; then
@@ -135,7 +136,8 @@ function __resnet_cli
   set -l all (__resnet_cli_values "$context $given[-1]")
   if test (count $all) -eq 0
     set all (__resnet_cli_words "$context")
-    if test (count $given) -gt 2; and not string match -qr '^(rm|compare|inspect|sync)' "$context"
+    set several '^(rm|export|runs|compare|inspect|sync)'
+    if test (count $given) -gt 2; and not string match -qr $several "$context"
       set all (string match -v -- '@runs' $all)
     end
     if not string match -q -- '-*' "$cur"

@@ -1,4 +1,4 @@
-"""`resnet-cli export RUN`: one archive with a run's recipe, metrics and weights.
+"""`resnet-cli export RUN...`: one archive with recipes, metrics and weights of runs.
 
 `resnet-cli export RUNS --reference DIR` copies runs without weights, for others to compare with.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json
-from lightning_resnet.runs.find import find_run, find_runs
+from lightning_resnet.runs.find import find_runs, folder_of, no_run
 from lightning_resnet.runs.labels import labels_in
 from lightning_resnet.runs.listing import size
 from lightning_resnet.runs.reader import Run
@@ -23,15 +23,20 @@ def make_parser() -> Parser:
     """Return the parser of `resnet-cli export`."""
     parser = Parser(
         prog="resnet-cli export",
-        description="Put a run into one archive: recipe, metadata, metrics, weights of the last "
-        "and the best epoch. Unpacked, it is a run again, for evaluate, predict, compare.",
+        description="Put runs into one archive: recipe, metadata, metrics, weights of the last "
+        "and the best epoch. Unpacked, they are runs again, for evaluate, predict, compare.",
     )
-    parser.add_argument("run", metavar="RUN", help="folder, readable name, or id below --root")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folder, readable name, or id below --root; or the folder or name of a sweep",
+    )
     parser.add_argument(
         "--reference",
         metavar="DIR",
-        help="copy the run, or each run in the folder RUN, there instead, without weights, host "
-        "and folders of files: a set that others compare with",
+        help="copy the runs there instead, without weights, host and folders of files: a set that "
+        "others compare with",
     )
     parser.add_argument(
         "--about",
@@ -43,7 +48,7 @@ def make_parser() -> Parser:
         "-o",
         "--out",
         metavar=f"FILE{SUFFIX}",
-        help="default: the run's readable name, in this folder",
+        help="default: the name of the run or sweep, in this folder",
     )
     parser.add_argument("--root", default="runs", help="folder of all runs (default: %(default)s)")
     add_json(parser)
@@ -54,28 +59,40 @@ def run(args: Namespace) -> int:
     """Write the archive, and print its path and content; return 0.
 
     Raises:
-        UserError: the word names no run, or the run has no weights.
+        UserError: a word names no run, or a run has no weights.
     """
-    if args.reference:
-        return _reference(args)
-    if args.about:
+    if args.reference and args.out:
+        raise UserError(
+            "--out is of an archive, --reference of a set of runs: leave one of them out"
+        )
+    if args.about and not args.reference:
         raise UserError("--about says what a set of runs has: add --reference DIR")
-    path = find_run(args.run, args.root)
-    if not path.is_dir():
-        raise UserError(f"{path} is no run directory: resnet-cli runs lists runs")
-    name = labels_in(path.parent).get(path.name, path.name)
-    out = Path(args.out or f"{path.absolute().parent.name}-{name}{SUFFIX}")
-    if not out.name.endswith(SUFFIXES):
-        raise UserError(f"--out {out}: it must end in {' or '.join(SUFFIXES)}")
+    if args.out and not args.out.endswith(SUFFIXES):
+        raise UserError(f"--out {args.out}: it must end in {' or '.join(SUFFIXES)}")
+    folders = []
+    for word in args.runs:
+        if word.endswith(SUFFIXES) and not Path(word).is_dir():
+            raise UserError(f"{word} is no run; did you mean --out {word}?")
+        folders.append(folder_of(word, args.root))
+    runs = []
+    for folder in folders:
+        inside = [Run(path) for path in find_runs([folder], shared=True)]
+        if not inside:
+            raise UserError(no_run(folder))
+        runs += inside
+    runs = [*{run.path.absolute(): run for run in runs}.values()]
+    if args.reference:
+        return _reference(args, runs)
     from lightning_resnet.runs.archive import pack
 
-    source = Run(path)
-    if source.status() != "finished":
-        step, steps = source.steps()
-        tell(f"{path} is not finished: {source.status()} at step {step} of {steps}")
+    out = Path(args.out or f"{_name(folders, runs)}{SUFFIX}")
+    for source in runs:
+        if source.status() != "finished":
+            step, steps = source.steps()
+            tell(f"{source.path} is not finished: {source.status()} at step {step} of {steps}")
     out.parent.mkdir(parents=True, exist_ok=True)
     members = []
-    for member in pack(source, out):
+    for member in pack(runs, out):
         tell(f"  {member}")
         members.append(str(member))
     args.document |= {"file": out, "bytes": out.stat().st_size, "members": members}
@@ -83,21 +100,21 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _reference(args: Namespace) -> int:
-    """Copy the runs that a word names into a set; return 0.
+def _name(folders: list[Path], runs: list[Run]) -> str:
+    """Return the name of an archive: that of the only run or folder, or of the run's folder."""
+    path = runs[0].path.absolute()
+    if len(runs) == 1:
+        return f"{path.parent.name}-{labels_in(path.parent).get(path.name, path.name)}"
+    names = {folder.absolute().name for folder in folders}
+    return names.pop() if len(names) == 1 else path.parent.name
+
+
+def _reference(args: Namespace, runs: list[Run]) -> int:
+    """Copy runs into a set; return 0.
 
     Raises:
-        UserError: the word names no run, one has not finished, or --out is given too.
+        UserError: a run has not finished.
     """
-    if args.out:
-        raise UserError(
-            "--out is of an archive, --reference of a set of runs: leave one of them out"
-        )
-    word = Path(args.run)
-    path = word if word.is_dir() else find_run(args.run, args.root)
-    runs = [Run(folder) for folder in find_runs([path])]
-    if not runs:
-        raise UserError(f"{path} holds no runs: resnet-cli runs lists them")
     written = write_reference(runs, Path(args.reference), args.about)
     for folder in written:
         tell(f"  {folder}")

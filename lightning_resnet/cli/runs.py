@@ -1,4 +1,4 @@
-"""`resnet-cli runs [DIR]`: what runs there are, how they differ, and how far each is."""
+"""`resnet-cli runs [RUNS...]`: what runs there are, how they differ, and how far each is."""
 
 import sys
 import time
@@ -9,9 +9,10 @@ from typing import Any
 from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import as_json
-from lightning_resnet.runs.find import check_folders, find_runs, folder_of, no_run
+from lightning_resnet.runs.find import find_runs, folder_of, no_run
 from lightning_resnet.runs.listing import describe, table
 
+ROOT = Path("runs")
 EVERY_S = 3.0  # seconds between two looks of --watch
 CLEAR = "\x1b[H\x1b[2J"  # escape codes: cursor to the top, clear the terminal
 
@@ -25,11 +26,10 @@ def make_parser() -> Parser:
         "beginning of one of them: resnet-cli evaluate 4df5",
     )
     parser.add_argument(
-        "folder",
-        nargs="?",
-        default="runs",
-        metavar="DIR",
-        help="a run, a sweep or the folder of all (default: %(default)s)",
+        "folders",
+        nargs="*",
+        metavar="RUNS",
+        help="runs, sweeps or folders of them, or their names below runs/ (default: runs)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON list, for programs")
     parser.add_argument(
@@ -44,23 +44,23 @@ def run(args: Namespace) -> int:
     """List the runs; return 0.
 
     Raises:
-        UserError: the folder does not exist.
+        UserError: a word names no runs.
     """
-    folder = folder_of(args.folder)
-    if args.folder != "runs":
-        check_folders([folder])
-        if not args.watch and not any(True for _ in find_runs([folder])):
-            raise UserError(no_run(folder))
     if args.json and args.watch:
         raise UserError("--watch is for people, --json for programs: leave one of them out")
+    words = [] if args.folders == [str(ROOT)] else args.folders
+    folders = [folder_of(word) for word in words]
+    for folder in folders:
+        if not args.watch and not any(True for _ in find_runs([folder])):
+            raise UserError(no_run(folder))
     if not args.watch:
-        runs = _runs(folder, args.folder == "runs")
+        runs = _runs(folders)
         tell(as_json(runs) if args.json else table(runs))
         return 0
     last = ""
     try:
         while True:
-            text = table(_runs(folder, args.folder == "runs"))
+            text = table(_runs(folders))
             if sys.stdout.isatty():
                 # the terminal's own codes, which `tell` would escape
                 print(CLEAR, end="")
@@ -73,8 +73,8 @@ def run(args: Namespace) -> int:
         return 0
 
 
-def _runs(folder: Path, is_default: bool) -> list[dict[str, Any]]:
-    """Describe the runs in a folder; without the default folder there are none."""
-    if is_default and not folder.exists():
+def _runs(folders: list[Path]) -> list[dict[str, Any]]:
+    """Describe the runs in folders, in `runs` if there are none; which may not exist yet."""
+    if not folders and not ROOT.exists():
         return []
-    return describe(find_runs([folder]))
+    return describe(find_runs(folders or [ROOT], shared=True))

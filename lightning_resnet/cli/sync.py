@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from lightning_resnet.arguments import Parser
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError
-from lightning_resnet.runs.find import check_folders, find_runs
+from lightning_resnet.runs.find import find_runs, folder_of
 from lightning_resnet.tracking.mode import choose_mode
 from lightning_resnet.tracking.upload import LONGEST_S, Uploader
 
@@ -24,7 +24,7 @@ def make_parser() -> Parser:
         "runs",
         nargs="+",
         metavar="RUNS",
-        help="run directories, sweeps or roots, such as runs/digits",
+        help="runs, sweeps or folders of them, such as runs/digits, or their names below runs/",
     )
     parser.add_argument(
         "--watch",
@@ -46,8 +46,7 @@ def run(args: Namespace) -> int:
     report_only()
     if not 0 < args.every <= LONGEST_S:  # refuses NaN too
         raise UserError(f"--every {args.every:g}: a number of seconds above 0, up to {LONGEST_S:,}")
-    paths = [Path(path) for path in args.runs]
-    check_folders(paths)
+    paths = [folder_of(word) for word in args.runs]
     if not find_spec("wandb"):
         raise UserError("sync needs wandb: pip install 'wandb>=0.31,<0.32'")
     mode, why = choose_mode("online", patient=True)

@@ -1,12 +1,13 @@
-"""Pack a run into one archive: recipe, metadata, metrics, attempts and weights.
+"""Pack runs into one archive: recipe, metadata, metrics, attempts and weights.
 
-The same run gives the same bytes. Unpacked, the archive is a run directory again.
+The same runs give the same bytes. Unpacked, the archive is a run directory again, or the folders of
+several.
 """
 
 import gzip
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -20,35 +21,45 @@ from lightning_resnet.runs.labels import links_to
 from lightning_resnet.runs.reader import Run
 
 
-def pack(run: Run, out: Path) -> list[str]:
-    """Write a run's archive, and return the names of the files in it.
+def pack(runs: Sequence[Run], out: Path) -> list[str]:
+    """Write an archive of runs, and return the names of the files in it.
 
     Secrets in texts are masked; of the checkpoints `last` and `best` the archive has what
-    `--run.keep weights` keeps.
+    `--run.keep weights` keeps. Several runs lie in folders named like those they were in.
 
     Args:
-        run: reader of the run directory.
+        runs: readers of run directories.
         out: file to write, `.tar.gz`.
 
     Raises:
-        UserError: the run has no checkpoint, or a file of the run cannot be read.
+        UserError: a run has no checkpoint, a file of a run cannot be read, or two runs would have
+            one name.
     """
     names = []
+    folders: dict[str, Path] = {}
     with (
         replacing(out) as file,
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
-        for name, content in _members(run):
-            member = tarfile.TarInfo(f"{run.path.name}/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-            names.append(name)
-        for label in links_to(run.path):  # so that the unpacked run has its readable name too
-            link = tarfile.TarInfo(label.name)
-            link.type = tarfile.SYMTYPE
-            link.linkname = run.path.name
-            archive.addfile(link)
+        for run in runs:
+            path = run.path.absolute()
+            folder = f"{path.parent.name}/" if len(runs) > 1 else ""
+            if folders.setdefault(folder + path.name, path) != path:
+                raise UserError(
+                    f"{folders[folder + path.name]} and {path} would have one name in the archive: "
+                    "export them one by one"
+                )
+            for name, content in _members(run):
+                member = tarfile.TarInfo(f"{folder}{path.name}/{name}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+                names.append(f"{folder}{path.name}/{name}" if folder else name)
+            for label in links_to(run.path):  # so that unpacked runs have their readable names too
+                link = tarfile.TarInfo(f"{folder}{label.name}")
+                link.type = tarfile.SYMTYPE
+                link.linkname = path.name
+                archive.addfile(link)
     return names
 
 
@@ -58,8 +69,8 @@ def _members(run: Run) -> Iterator[tuple[str, bytes]]:
     weights = [file for file in weights if file.exists()]
     if not weights:
         raise UserError(
-            f"run {run.path} has no checkpoint: there are no weights to export (was it trained "
-            "with --run.keep none?)"
+            f"run {run.path} has no checkpoint, so there are no weights to export (was it trained "
+            "with --run.keep none?): export --reference DIR copies runs without weights"
         )
     for file in run.files():
         with open_plain(file) as plain:

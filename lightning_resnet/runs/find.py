@@ -35,32 +35,24 @@ def locate(path: str | os.PathLike[str]) -> Path:
     return known[first].joinpath(*rest)
 
 
-def check_folders(paths: Iterable[Path]) -> None:
-    """Refuse paths that are no folders, before other work.
-
-    Raises:
-        UserError: a path is no folder.
-    """
-    for path in paths:
-        if not path.is_dir():
-            raise UserError(
-                f"{path} is not a folder; give a run, a sweep or the folder that holds them"
-            )
-
-
-def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
+def find_runs(paths: Iterable[Path], shared: bool = False) -> Iterator[Path]:
     """Yield each run directory once.
 
     A folder that may not be opened is yielded too, so that its reader reports it as unreadable.
 
     Args:
         paths: run directories, or folders that hold run directories at any depth.
+        shared: yield a run that several sweeps share below each of them.
 
     Raises:
         UserError: a path is no folder.
     """
     paths = list(paths)
-    check_folders(paths)
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(
+                f"{path} is not a folder; give a run, a sweep or the folder that holds them"
+            )
     seen: set[str] = set()  # real paths, because links may lead in circles and paths may overlap
     for path in paths:
         unreadable: list[Path] = []
@@ -72,6 +64,9 @@ def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
             has_recipe = "config.yaml" in files and "meta.json" in files
             is_run = "metrics.jsonl" in files or "attempts" in inside or has_recipe
             real_path = os.path.realpath(folder)
+            if is_run and shared:  # a sweep's link to the run of another is a place of its own
+                inside_of, name = os.path.split(os.path.abspath(folder))
+                real_path = os.path.join(os.path.realpath(inside_of), name)
             is_new = real_path not in seen
             seen.add(real_path)
             if is_run and is_new:
@@ -87,22 +82,38 @@ def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
         yield from unreadable
 
 
-def folder_of(word: str | os.PathLike[str]) -> Path:
-    """Return the folder that a word names: a folder, `reference:NAME`, or a run by name or id.
+def folder_of(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> Path:
+    """Return the folder that a word names, for verbs that take several runs.
 
-    A word that names nothing is returned as a path.
+    Args:
+        word: a folder, `reference:NAME`, or below the root: the name of a sweep, or a run by its
+            name or id, as `find_run` finds one.
+        root: folder of all runs.
+
+    Raises:
+        UserError: the word names nothing, several runs, or a file.
+    """
+    path = sweep_folder(word, root)
+    if path.is_dir():
+        return path.with_name(os.readlink(path)) if is_label(path) else path
+    found = find_run(word, root)
+    if not found.is_dir():
+        raise UserError(
+            f"{printable(found)} is not a folder; give a run, a sweep or the folder that holds them"
+        )
+    return found
+
+
+def sweep_folder(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> Path:
+    """Return the folder of a sweep that a word names below the root; any other word as a path.
 
     Raises:
         UserError: no runs of this name come with the package.
     """
     path = locate(word)
-    if path.is_dir() or path.name != str(path):
-        return path
-    try:
-        found = find_run(word)
-    except UserError:
-        return path
-    return found if found.is_dir() else path
+    below = Path(root, path)
+    is_name = path.name and ".." not in path.parts and not path.is_dir()
+    return below if is_name and below.is_dir() and not is_run(below) else path
 
 
 def find_run(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> Path:
@@ -120,7 +131,7 @@ def find_run(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
     check_texts({"the name of a run": str(word)})
     path = locate(word)
     if path.is_dir():
-        if _is_run(path):
+        if is_run(path):
             return path.with_name(os.readlink(path)) if is_label(path) else path
         inside = [*find_runs([path])]
         if not inside:
@@ -138,8 +149,10 @@ def find_run(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
     name = str(word).rpartition("/")[2]
     found = [run for run, own in names.items() if name in own]
     found = found or [run for run, own in names.items() if any(n.startswith(name) for n in own)]
+    found = _without_links(found)
     if not found:
         known = [label for own in names.values() for label in own]
+        known += [run.parent.name for run in names]
         begins = [label for label in known if nearest(name, [label[: len(name)]])]
         hint = _hub_name(str(word)) or nearest(name, known)
         if begins and not hint:
@@ -165,7 +178,7 @@ def check_no_folder(word: str, flag: str = "") -> None:
     folder = Path(word)
     if not word or not folder.is_dir():
         return
-    if _is_run(folder):
+    if is_run(folder):
         recipe = Run(folder).config_file
         told = f"a run: the command that began it continues it, and so does --config {recipe}; "
         told += "with --run.new it is repeated"
@@ -231,9 +244,9 @@ def check_target(word: str, one: bool = False) -> None:
     Raises:
         UserError: there is nothing of that name, or there are several runs.
     """
-    path = Path(word)
     if recipe_file(word).suffix == ".yaml":
         return
+    path = sweep_folder(word)
     if one or not path.is_dir():
         check_weights(word)
     elif not any(True for _ in find_runs([path])):
@@ -263,7 +276,8 @@ def weights_of(word: str, root: str | os.PathLike[str] = "runs") -> Path:
     return files[0]
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Tell whether a path is a run directory."""
     return Run(path).has_begun() or Run(path).checkpoints.is_dir()
 
 
@@ -274,12 +288,18 @@ def _names(root: Path, word: str) -> dict[Path, list[str]]:
         return {}
     names: dict[Path, list[str]] = {}
     labels: dict[Path, dict[str, str]] = {}
-    for run in find_runs([root]) if root.is_dir() else ():
+    for run in find_runs([root], shared=True) if root.is_dir() else ():
         if not folder or run.parent == root / folder:
             if run.parent not in labels:
                 labels[run.parent] = labels_in(run.parent)
             names[run] = [run.name, labels[run.parent].get(run.name, run.name)]
     return names
+
+
+def _without_links(runs: list[Path]) -> list[Path]:
+    """Return each of several runs once: in place of sweeps' links to a run, the run itself."""
+    own = {run.resolve(): run for run in sorted(runs, key=lambda run: not run.is_symlink())}
+    return [run for run in runs if own[run.resolve()] == run]
 
 
 def _only(runs: list[Path], several: str) -> Path:

@@ -2,13 +2,18 @@
 
 import os
 import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.runs.labels import links_to
+from lightning_resnet.runs.find import find_runs
+from lightning_resnet.runs.labels import is_label, links_to
 from lightning_resnet.runs.reader import Run
-from lightning_resnet.runs.shared import links_of_sweeps
+from lightning_resnet.runs.shared import claims_of, is_shared, links_of_sweeps
+
+EXTRAS = ("points", "submitted", "report")  # folders that sweep and compare make next to runs
 
 
 class Removal(NamedTuple):
@@ -49,8 +54,33 @@ def plan(path: Path) -> Removal:
             "stop it first; then the same command removes it"
         )
     for link in links_of_sweeps(path):
-        links += [link, *(links_to(link) if link.parent.name != ".shared" else [])]
+        links += [link, *links_to(link)]
     return Removal(path, links, None)
+
+
+def runs_in(folder: Path) -> list[Path] | None:
+    """Return the runs of a sweep, links to those of others too; None: the folder is no sweep's.
+
+    Args:
+        folder: a folder that is no run.
+
+    Raises:
+        UserError: the runs lie in folders below it.
+    """
+    runs = [*find_runs([folder], shared=True)]
+    below = sorted({run.parent for run in runs if run.parent != folder})
+    if below:
+        raise UserError(
+            f"{folder} holds {len(runs)} runs, in folders of their own: name those, such as "
+            f"{below[0]}"
+        )
+    return runs if runs or any((folder / name).is_dir() for name in EXTRAS[:2]) else None
+
+
+def extras_of(folder: Path) -> list[str]:
+    """Return the names of the folders that go with a sweep's runs; links are left alone."""
+    folders = [folder / name for name in EXTRAS]
+    return [path.name for path in folders if path.is_dir() and not path.is_symlink()]
 
 
 def remove(removal: Removal) -> None:
@@ -65,8 +95,43 @@ def remove(removal: Removal) -> None:
     for link in removal.links:
         link.unlink(missing_ok=True)
     if removal.stays:
-        path.unlink()
+        path.unlink(missing_ok=True)
         return
+    for claim in claims_of(path.parent, path.name):
+        claim.unlink(missing_ok=True)
     hidden = path.with_name(f".removed-{path.name}-{os.getpid()}")
     path.rename(hidden)
     shutil.rmtree(hidden)
+
+
+def remove_rest(folder: Path) -> list[str]:
+    """Remove what a sweep leaves without its runs; return the names of what stays, of others.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    for name in extras_of(folder):
+        shutil.rmtree(folder / name)
+    for claim in claims_of(folder):
+        claim.unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if is_label(path) or is_shared(path):
+            path.unlink()
+        elif path.is_dir() and not path.is_symlink():
+            with suppress(OSError):  # it is not empty
+                path.rmdir()  # of a run that has not begun
+    for link in folder.parent.glob("*/*"):
+        if is_shared(link) and not link.exists():
+            link.unlink()
+    if any(folder.iterdir()):
+        return sorted(path.name for path in folder.iterdir())
+    folder.rmdir()
+    return []
+
+
+def remove_empty(runs: Iterable[Path]) -> None:
+    """Remove the empty folders that runs, which are removed, leave next to them."""
+    for folder in {run.parent for run in runs}:
+        for name in EXTRAS:
+            with suppress(OSError):  # there is none, or it is not empty
+                (folder / name).rmdir()

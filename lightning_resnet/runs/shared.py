@@ -43,19 +43,36 @@ def share(root: Path, name: str, run_id: str) -> bool:
     return own.is_symlink()
 
 
+def is_shared(path: Path) -> bool:
+    """Tell whether a path is a sweep's link to the run of another, as `share` makes them."""
+    if not path.is_symlink():
+        return False
+    parts = Path(os.readlink(path)).parts
+    return len(parts) == 3 and parts[0] == ".." and parts[2] == path.name
+
+
 def links_of_sweeps(run: Path) -> list[Path]:
-    """Return the links that lead to a run from the folders of other sweeps, and from `.shared`.
+    """Return the links that lead to a run from the folders of other sweeps.
 
     Args:
         run: the run directory `<root>/<name>/<run id>`.
     """
     root = run.absolute().parent.parent
     links = [link for link in root.glob(f"*/{run.name}") if link.is_symlink()]
-    found = [link for link in links if link.exists() and link.samefile(run)]
-    claim = root / ".shared" / run.name
-    if claim.is_symlink() and os.readlink(claim) == run.absolute().parent.name:
-        found.append(claim)
-    return found
+    return [link for link in links if link.exists() and link.samefile(run)]
+
+
+def claims_of(folder: Path, run_id: str | None = None) -> list[Path]:
+    """Return the links in `.shared` by which a sweep's folder claims its runs.
+
+    Args:
+        folder: folder of the sweep.
+        run_id: id of one run; None: all runs.
+    """
+    folder = folder.absolute()
+    shared = folder.parent / ".shared"
+    claims = shared.glob("*") if run_id is None else [shared / run_id]
+    return [link for link in claims if link.is_symlink() and os.readlink(link) == folder.name]
 
 
 def points(meta: dict[str, Any] | None) -> list[str]:

@@ -42,6 +42,7 @@ LOG_END = 20_000  # bytes of a job's log in which its last error is looked for
 SLURM_S = 120.0  # seconds that a command of Slurm may take to answer
 RETRY = ("failed", "diverged", "interrupted", "preempted", "dead", "superseded")
 JOB = re.compile("[0-9]{1,18}")  # the number of a job
+NOT_SUBMITTED = "not submitted"  # of a point without a run and without a job
 WORDS = {"new": "waiting", "dead": "failed", "diverged": "failed", "interrupted": "failed"}
 
 
@@ -57,6 +58,8 @@ def tell_status(sweep: Sweep, home: Path) -> None:
     states = {point.key: describe(point, queue, logs) for point in sweep.points}
     tell(listing(sweep, lambda point: states[point.key]))
     tell(totals(sweep, states))
+    if not _submissions(home) and {*states.values()} == {NOT_SUBMITTED}:
+        tell(nothing_submitted(home))
 
 
 def points_to_submit(sweep: Sweep, home: Path, retry: bool) -> list[Point]:
@@ -81,6 +84,8 @@ def points_to_submit(sweep: Sweep, home: Path, retry: bool) -> list[Point]:
             "rate is another point of a sweep"
         )
     if not points:
+        if retry and not _submissions(home):
+            raise UserError(nothing_submitted(home))
         states = {point.key: describe(point, queue, logs) for point in sweep.points}
         line = f"{totals(sweep, states)}: nothing to submit"
         if queue:
@@ -289,7 +294,7 @@ def describe(point: Point, queue: dict[str, str], logs: Mapping[str, Path]) -> s
     if error := _early_error(point, queue, logs):
         return f"failed before it began, {printable(logs[point.key])}: {error}"
     if point.state == "new" and point.key not in queue:
-        return "not submitted"
+        return NOT_SUBMITTED
     text = describe_state(point) if point.run else point.state
     state = text.partition(" ")[0].rstrip(",")
     text = WORDS.get(state, state) + text.removeprefix(state)
@@ -330,6 +335,14 @@ def totals(sweep: Sweep, states: Mapping[str, str]) -> str:
     return f"{sweep.name}: " + ", ".join(f"{n} {word}" for word, n in words.items())
 
 
+def nothing_submitted(home: Path) -> str:
+    """Return the message for a sweep without submissions, with the flag that may be missing."""
+    return (
+        f"nothing was submitted from {home.parent}: --submit does it, and where that had --root, "
+        "so must this"
+    )
+
+
 def cancel(home: Path) -> int:
     """Cancel the jobs of a sweep.
 
@@ -344,7 +357,7 @@ def cancel(home: Path) -> int:
     """
     jobs = [job for about in _submissions(home) for job in about["jobs"]]
     if not jobs:
-        raise UserError(f"nothing was submitted from {home.parent}: --submit does it")
+        raise UserError(nothing_submitted(home))
     if not shutil.which("scancel"):
         raise UserError("there is no scancel here: do this where you submitted")
     if shutil.which("squeue"):

@@ -25,7 +25,7 @@ from lightning_resnet.models.activations import Batch
 from lightning_resnet.progress import metered
 from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.checkpoint import classes_in, newest_of
-from lightning_resnet.runs.find import find_run, find_runs
+from lightning_resnet.runs.find import find_run, find_runs, sweep_folder
 from lightning_resnet.runs.identity import flatten, read_recipe
 from lightning_resnet.runs.names import is_hub_name
 from lightning_resnet.runs.reader import Run
@@ -190,8 +190,10 @@ def _all(targets: Sequence[str], at: str, one: bool) -> Iterator[Found]:
             yield target, config_in(checkpoint, target), checkpoint, "pretrained"
             continue
         recipe = recipe_file(target)
-        if recipe.suffix != ".yaml" and (one or not target.is_dir()):
-            target = find_run(word)
+        if recipe.suffix != ".yaml":
+            target = sweep_folder(word)
+            if one or not target.is_dir():
+                target = find_run(word)
         if target.is_dir():
             yield from _runs(target, at)
         elif recipe.suffix == ".yaml":
