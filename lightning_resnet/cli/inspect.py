@@ -16,6 +16,7 @@ KINDS = {
     "probes": "how well a linear classifier does on each block's output",
     "landscape": "loss on a plane through the weights, filter-normalised (Li et al. 2018)",
     "curvature": "eigenvalues, trace and density of the loss's Hessian, with the line 2/lr",
+    "similarity": "how alike the outputs of layers are, and those of two nets (linear CKA)",
     "shortcuts": "singular values of projections on shortcuts, and the energy of x they keep",
 }
 
@@ -61,7 +62,8 @@ def make_parser() -> Parser:
         type=positive,
         default=500,
         metavar="N",
-        help="landscape, curvature: training images, not augmented (default: %(default)s)",
+        help="training images, not augmented, of landscape, curvature, similarity "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--points",
