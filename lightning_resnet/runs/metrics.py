@@ -30,13 +30,15 @@ class Rows(NamedTuple):
     last_step: int
 
 
-def read_rows(file: Path, train: bool = True) -> Rows:
+def read_rows(file: Path, train: bool = True, sample: int = 0) -> Rows:
     """Read the rows of a metrics.jsonl; there are none where the file is missing.
 
     Args:
         file: path of the file.
         train: read all training rows. Otherwise only the first of each attempt is read, by which
             `merge` decides, with its step and time alone; this takes a fraction of the time.
+        sample: without `train`: number of training rows, evenly spaced, that are read all the same;
+            up to twice as many may be returned.
 
     Raises:
         ValueError: the rows have more than `MOST_METRICS` different metrics.
@@ -47,10 +49,19 @@ def read_rows(file: Path, train: bool = True) -> Rows:
     bad_lines = 0
     last_step = 0
     attempt = None
+    sampled: list[tuple[int, str]] = []  # (number of rows before, line)
+    every = 1
+    skimmed_lines = 0
     for line in lines_of(file):
         skimmed = None if train else TRAIN_ROW.match(line)
         if skimmed:
             last_step = int(skimmed[1])
+            if sample and skimmed_lines % every == 0:
+                sampled.append((len(rows), line))
+                if len(sampled) > 2 * sample:
+                    every *= 2
+                    sampled = sampled[::2]
+            skimmed_lines += 1
             if skimmed[2] != attempt:
                 attempt = skimmed[2]
                 row = {"kind": "train", "step": last_step, "attempt": int(attempt)}
@@ -63,7 +74,19 @@ def read_rows(file: Path, train: bool = True) -> Rows:
                 raise ValueError(f"{file.name} has more than {MOST_METRICS:,} different metrics")
         elif line.strip():
             bad_lines += 1
-    return Rows(rows, bad_lines, last_step)
+    return Rows(_with(rows, sampled), bad_lines, last_step)
+
+
+def _with(rows: list[Row], sampled: list[tuple[int, str]]) -> list[Row]:
+    """Return the rows with the sampled lines at their places."""
+    found = []
+    done = 0
+    for before, line in sampled:
+        found += rows[done:before]
+        done = before
+        if row := row_of(line):
+            found.append(row)
+    return found + rows[done:]
 
 
 def kind(row: Row) -> str:

@@ -218,9 +218,9 @@ class Run:
 
     # -- rows --------------------------------------------------------------------------------------
 
-    def rows(self, train: bool = True) -> Rows:
+    def rows(self, train: bool = True, sample: int = 0) -> Rows:
         """Read metrics.jsonl; see `read_rows`."""
-        return read_rows(self.rows_file, train)
+        return read_rows(self.rows_file, train, sample)
 
     def final_row(self, metric: str) -> dict[str, Any] | None:
         """Read the last row that has a metric; None where there is none.

@@ -12,7 +12,7 @@ from lightning_resnet.files import cache_if_any, write_cache
 from lightning_resnet.runs.reader import Run
 
 Read = tuple[dict[str, Any], list[dict[str, Any]]]  # one row of `runs`, its rows of `history`
-VERSION = 3  # of what is kept; higher when `read_run` gives other columns
+VERSION = 4  # of what is kept; higher when `read_run` gives other columns
 
 
 class Cache:
@@ -20,15 +20,17 @@ class Cache:
 
     Args:
         read: reads a run directory.
+        sample: number of training rows that `read` keeps.
     """
 
-    def __init__(self, read: Callable[[Path], Read]) -> None:
+    def __init__(self, read: Callable[[Path], Read], sample: int) -> None:
         self._read = read
+        self._sample = sample
         self._folder = cache_if_any() / "runs"
 
     def read(self, path: Path) -> Read:
         """Return what was kept, if no file of the run has changed since; else read the run."""
-        signature = [VERSION, str(path), *_files(path)]
+        signature = [VERSION, self._sample, str(path), *_files(path)]
         name = path.absolute().as_posix().strip("/").replace("/", "%")[-200:]
         file = self._folder / f"{name}.json"
         try:

@@ -27,6 +27,7 @@ from lightning_resnet.tracking.wandb_offline import find_offline, read_offline
 from lightning_resnet.tracking.wandb_online import read_project
 from lightning_resnet.tracking.wandb_rows import SCHEME
 
+SAMPLES = ((100, 500), (400, 128), (1600, 32))  # up to so many runs: training rows of each
 MOST_CELLS = 200_000_000  # of a table: 1.6 GB of numbers
 NET_ARGS = "model.net.init_args."
 SHORT = {  # config keys with a short column of their own, besides the arguments of the net
@@ -87,8 +88,8 @@ def load_runs(
     Args:
         paths: run directories, sweeps, roots, or folders of runs that only W&B wrote;
             `wandb://entity/project`; or `reference:digits`, which is one of ours.
-        train: with the rows of training; without them, finished runs are read once and then from
-            a cache.
+        train: with all rows of training. Without: with a sample of them, fewer of each run the more
+            runs there are, and finished runs are read once and then from a cache.
 
     Raises:
         UserError: a path does not exist, or there is no readable run.
@@ -96,8 +97,11 @@ def load_runs(
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     addresses = [str(path) for path in paths if str(path).startswith(SCHEME)]
     folders = [folder_of(path) for path in paths if not str(path).startswith(SCHEME)]
-    read = read_run if train else Cache(partial(read_run, train=False)).read
     folders_of_runs = [*find_runs(folders)]
+    read = read_run
+    if not train:
+        sample = next((rows for runs, rows in SAMPLES if len(folders_of_runs) <= runs), 0)
+        read = Cache(partial(read_run, train=False, sample=sample), sample).read
     found = [read(path) for path in metered(folders_of_runs, len(folders_of_runs), "runs")]
     if offline := find_offline(folders):
         found += read_offline(offline)
@@ -136,12 +140,15 @@ def _check_size(found: list[tuple[dict[str, Any], list[Row]]]) -> None:
             )
 
 
-def read_run(path: Path, train: bool = True) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def read_run(
+    path: Path, train: bool = True, sample: int = 0
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return a run's row of `runs` and its rows of `history`.
 
     Args:
         path: run directory; one that cannot be read gives a row that says why.
-        train: with the rows of training.
+        train: with all rows of training.
+        sample: without `train`: number of training rows that are read all the same.
     """
     ours = "reference:" if REFERENCE in path.parents else ""
     row: dict[str, Any] = {
@@ -163,7 +170,7 @@ def read_run(path: Path, train: bool = True) -> tuple[dict[str, Any], list[dict[
         run = Run(path)
         attempts = run.attempts()
         row |= _config(run) | facts_in(run.meta(strict=True)) | _cost(attempts)
-        history, facts = _history(run, train)
+        history, facts = _history(run, train, sample)
         spent, row["gpu_h"] = gpu_hours(attempts)
     except unreadable as error:
         return row | {"status": "unreadable", "error": one_line(error)}, []
@@ -236,13 +243,13 @@ def gpu_hours(attempts: list[dict[str, Any]]) -> tuple[Callable[[Row], float], f
     return spent, sum(cost.values()) or None
 
 
-def _history(run: Run, train: bool) -> tuple[list[Row], dict[str, Any]]:
+def _history(run: Run, train: bool, sample: int) -> tuple[list[Row], dict[str, Any]]:
     """Return the rows of a run that hold, by step, and facts about them.
 
     The facts are `began`, `steps`, and the number of lines that are no rows (each kill can tear
     one).
     """
-    found = run.rows(train)
+    found = run.rows(train, sample)
     merged = merge(found.rows)
     times = (row["time"] for row in merged if "time" in row)
     facts = {
@@ -250,7 +257,7 @@ def _history(run: Run, train: bool) -> tuple[list[Row], dict[str, Any]]:
         "steps": max([found.last_step, *(row["step"] for row in merged[-1:])]),
         "began": next(times, None),
     }
-    if not train:
+    if not train and not sample:
         merged = [row for row in merged if row["kind"] != "train"]
     return merged, facts
 

@@ -1,24 +1,25 @@
 """The report as one HTML file that needs nothing else.
 
-The page holds the figures, tables that a click sorts, and the curves of all runs to point at and to
-switch off. `page.css` and `page.js` next to this module are put into the page.
+The page holds charts to zoom and point at, the table of all runs, and tables that a click sorts.
+The files of `web/` are put into the page. Its Content-Security-Policy lets run these scripts, which
+it names by their digests, and nothing else: no other script, no request, no form.
 """
 
 import base64
+import hashlib
 import html
 import json
-import math
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-import pandas as pd
-
-from lightning_resnet.analysis.compare.figures import WIDE_TICKS, X_LABELS, is_wide, palette
-from lightning_resnet.analysis.compare.tables import describe, groups
+from lightning_resnet.analysis.compare.tables import HEADS
+from lightning_resnet.analysis.compare.titles import column_title
 from lightning_resnet.errors import printable
 
-POINTS = 200  # of each curve at most
+STYLES = ("uplot/uPlot.min.css", "page.css")
+SPREAD = "Mean ± sample standard deviation over the finished runs of a setting."
+SCRIPTS = ("uplot/uPlot.iife.min.js", "filter.js", "table.js", "chart.js", "runs.js", "page.js")
 
 
 def page(title: str, body: Sequence[str], data: dict[str, Any] | None, command: str) -> str:
@@ -26,33 +27,53 @@ def page(title: str, body: Sequence[str], data: dict[str, Any] | None, command: 
 
     Args:
         title: heading.
-        body: pieces of HTML before the curves, from `figure`, `table`, `note` and `flag`.
-        data: from `curves`; None: the page has no curves.
+        body: pieces of HTML, from `figure`, `table`, `note` and `flag`.
+        data: of the runs, from `explorer.data`, whose charts come first; None: no runs.
         command: the command that made the report.
     """
-    # a `<!--<script>` in the data would swallow our script
-    content = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-    style = _read("page.css")
-    script = _read("page.js")
-    chart = (
-        '<h2>Runs</h2>\n<p id="title" class="small"></p>\n<svg id="curves"></svg>\n'
-        '<p id="value" class="small"></p>\n<div id="keys"></div>'
-    )
+    style = "\n".join(map(_read, STYLES))
+    scripts = [_read(name) for name in SCRIPTS]
+    policy = [
+        "default-src 'none'",
+        f"script-src {' '.join(map(_digest, scripts))}",
+        f"style-src {_digest(style)}",
+        "img-src data: blob:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    runs = '<main id="explorer"></main>\n' + _json(data, 'id="data"') if data else ""
     pieces = [
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{"; ".join(policy)}">'
         '<meta name="viewport" content="width=device-width">',
-        f"<title>{_safe(title)}</title>\n<style>\n{style}</style>\n<h1>{_safe(title)}</h1>",
+        f"<title>{_safe(title)}</title>\n<style>{style}</style>",
+        f"<header><h1>{_safe(title)}</h1>"
+        '<button type="button" id="theme" hidden>dark / light</button></header>',
+        runs,
+        '<div id="report">',
         *body,
-        chart if data else "",
         note(f"Made by {command}"),
-        f'<script id="data" type="application/json">{content}</script>\n'
-        f"<script>\n{script}</script>\n</html>\n",
+        "</div>",
+        *(f"<script>{script}</script>" for script in scripts),
+        "</html>\n",
     ]
     return "\n".join(pieces)
 
 
 def _read(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return files(__package__).joinpath("web", name).read_text(encoding="utf-8")
+
+
+def _digest(content: str) -> str:
+    """Return the source expression of the policy that allows just this script or style."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+def _json(value: Any, attribute: str) -> str:
+    """Return data for the scripts of the page."""
+    # a `<!--<script>` in the data would swallow our script
+    content = json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+    return f'<script {attribute} type="application/json">{content}</script>'
 
 
 def figure(wide: bytes, narrow: bytes, caption: str) -> str:
@@ -96,9 +117,26 @@ def table(cells: Sequence[Sequence[str]], left: int = 1, wrap: bool = False) -> 
     return f'<div class="table"><table{wrapped}>{"".join(lines)}\n</table></div>'
 
 
+def summary(cells: Sequence[Sequence[str]], left: int) -> str:
+    """Return the HTML of the summary table, with full titles instead of the short heads.
+
+    Args:
+        cells: from `tables.to_cells`.
+        left: number of columns that are aligned to the left.
+    """
+    titles = {head: title for head, _, title in HEADS.values()}
+    heads = [titles.get(head) or column_title(head, head) for head in cells[0]]
+    return table([heads, *cells[1:]], left)
+
+
 def folded(title: str, piece: str) -> str:
     """Return the HTML of a piece that a click on its title shows."""
     return f"<details><summary>{_safe(title)}</summary>{piece}</details>"
+
+
+def heading(text: str) -> str:
+    """Return the HTML of a heading."""
+    return f"<h2>{_safe(text)}</h2>"
 
 
 def note(text: str) -> str:
@@ -111,44 +149,6 @@ def flag(text: str) -> str:
     return f'<p class="flag">Warning: {_safe(text)}.</p>'
 
 
-def curves(
-    runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], x: str
-) -> dict[str, Any]:
-    """Return the errors in percent of every run that has been evaluated, thinned out.
-
-    Args:
-        runs: the table `Runs.runs`.
-        history: the table `Runs.history`, after `figures.with_x`.
-        rows: columns of `runs` that make the rows of the summary table.
-        x: column of `history` against which the page draws.
-    """
-    parts = groups(runs[runs["status"] != "unreadable"], rows)
-    colours = palette([printable(describe(rows, key)) for key, _ in parts])
-    val = dict(iter(history[history["kind"] == "val"].groupby("path")))
-    found = []
-    for key, part in parts:
-        for run in part.itertuples():
-            evaluations = val.get(run.path, history.iloc[:0])
-            evaluations = evaluations.iloc[:: max(1, len(evaluations) // POINTS)]
-            if evaluations.empty:
-                continue
-            curve = {
-                "row": printable(describe(rows, key)),
-                "run": printable(run.run_id),
-                "x": [float(v) for v in evaluations[x]],
-                "val": _errors(evaluations["val/acc1"]),
-                "train": _errors(evaluations["train_eval/acc1"]),
-            }
-            found.append(curve)
-    final = [curve[kind][-1] for curve in found for kind in ("val", "train")]
-    ticks = WIDE_TICKS if is_wide([error for error in final if error]) else None
-    return {"runs": found, "colours": colours, "x": X_LABELS[x], "ticks": ticks}
-
-
 def _safe(text: object) -> str:
     """Return text for the page: no markup, and no character that cannot be seen."""
     return html.escape(printable(text))
-
-
-def _errors(accuracy: pd.Series) -> list[float | None]:
-    return [None if math.isnan(a) else round(100 * (1 - a), 3) for a in accuracy]

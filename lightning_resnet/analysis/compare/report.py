@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import pandas as pd
 from lightning_resnet.analysis.compare import (
     callback_metrics,
     effects,
+    explorer,
     extra_columns,
     figures,
     page,
@@ -145,8 +145,10 @@ def report(
         frame["differs"] = ["; ".join(words) for words in frame["differs"]]
         contents["published.csv"] = tables.as_csv(frame).encode()
     title = view.title or ", ".join(runs.runs["name"].unique())
-    body = [drawn[0], *_body(table, extras), *drawn[1:]]
-    data = page.curves(runs.runs, history, keys, view.x)
+    told = figures.caption(runs.runs, runs.history, keys, view.x)
+    body = [*_body(table, extras, told), *drawn]
+    seconds = figures.with_x(runs.runs, runs.history, "time")
+    data = explorer.data(runs, seconds, keys, view.x)
     contents["index.html"] = page.page(title, body, data, command).encode()
     files = [write_file(folder / name, content) for name, content in contents.items()]
     return Report(table, extras, files, runs)
@@ -155,14 +157,10 @@ def report(
 def _figures(
     runs: Runs, history: pd.DataFrame, keys: list[str], view: View
 ) -> tuple[dict[str, bytes], list[str]]:
-    """Return the files of all figures, and the figures as pieces of the page.
-
-    The curves come first, then what callbacks logged.
-    """
-    curves = partial(figures.curves, runs.runs, history, keys, view.title, view.x)
-    contents = figures.files("curves", curves())
-    told = figures.caption(runs.runs, runs.history, keys, view.x)
-    pieces = [page.figure(contents["curves.svg"], figures.render(curves(narrow=True), "svg"), told)]
+    """Return the files of all figures, and those of what callbacks logged as pieces of the page."""
+    curves = figures.curves(runs.runs, history, keys, view.title, view.x)
+    contents = figures.files("curves", curves)
+    pieces = []
     for kind in view.panels:
         frame = callback_metrics.logged(runs, keys, kind)
         contents |= figures.files(kind, callback_metrics.figure(frame, kind))
@@ -236,13 +234,13 @@ def _extras(table: Table, runs: Runs, view: View) -> dict[str, Extra]:
     return extras
 
 
-def _body(table: Table, extras: dict[str, Extra]) -> list[str]:
-    """Return the pieces of the page below the first figure."""
-    body = [page.flag(text) for text in table.flags]
-    body.append(page.table(tables.to_cells(table), len(table.labels)))
+def _body(table: Table, extras: dict[str, Extra], told: str) -> list[str]:
+    """Return the tables of the page and what is to be said of them."""
+    body = [page.heading("Mean over seeds"), *map(page.flag, table.flags)]
+    body.append(page.summary(tables.to_cells(table), len(table.labels)))
     if rest := tables.differing(table):
         body.append(page.folded(f"What differs: {len(rest) - 1} settings", page.table(rest)))
-    body += [page.note(text) for text in (tables.legend(table), *table.notes)]
+    body += [page.note(text) for text in (page.SPREAD, told, *table.notes)]
     for extra in extras.values():
         body += [page.table(extra.cells, extra.left, extra.wrap), page.note(extra.legend)]
     return body

@@ -20,15 +20,27 @@ from lightning_resnet.runs.identity import DATA_KEYS_WITHOUT_EFFECT, TRAINER_KEY
 CODE = ("code", "torch", "lightning_resnet")  # columns of `runs` that say which code ran
 DATA = ("train_samples", "val_samples")
 MANY = 4  # settings; of rows that differ in more, names are shown and the settings apart
-HEADS = {  # column -> its head for people, and what it is
-    "val_err_final_mean": ("error, %", "validation error after the last epoch"),
-    "val_err_best_mean": ("best", "that of the best epoch"),
-    "train_err_mean": ("training", "clean training error after the last epoch"),
-    "gap_points": ("gap", "error minus that of the shallowest depth, in points"),
-    "n": ("n", "finished runs"),
-    "params": ("parameters", ""),
-    "macs": ("multiply-adds", "of one image"),
-    "seconds": ("seconds", "wall-clock time of a run"),
+HEADS = {  # column -> its head in a terminal, what it is, and its head on the page
+    "val_err_final_mean": (
+        "error, %",
+        "validation error after the last epoch",
+        "validation error, %",
+    ),
+    "val_err_best_mean": ("best", "that of the best epoch", "at the best epoch, %"),
+    "train_err_mean": (
+        "training",
+        "clean training error after the last epoch",
+        "training error, %",
+    ),
+    "gap_points": (
+        "gap",
+        "error minus that of the shallowest depth, in points",
+        "gap to the shallowest, points",
+    ),
+    "n": ("n", "finished runs", "finished runs"),
+    "params": ("parameters", "", "parameters"),
+    "macs": ("multiply-adds", "of one image", "multiply-adds of an image"),
+    "seconds": ("seconds", "wall-clock time of a run", "time of a run, s"),
 }
 LESS = ("multiply-adds", "parameters", "seconds", "best", "training")  # left out first if narrow
 
@@ -427,7 +439,7 @@ def legend(table: Table, without: str = "") -> str:
         without: heads, in one text, that are not shown.
     """
     heads = [head for head in to_cells(table)[0] if head not in without]
-    told = [f"{head}: {what}" for head, what in HEADS.values() if head in heads and what]
+    told = [f"{head}: {what}" for head, what, _ in HEADS.values() if head in heads and what]
     return f"Mean ± sample standard deviation over n runs; errors in percent. {'; '.join(told)}."
 
 
@@ -474,7 +486,7 @@ def to_cells(table: Table) -> list[list[str]]:
     """
     texts = _as_text(table.frame, 2, ",")
     shown = {short_key(key): [_value(key, v) for v in texts[key]] for key in table.labels}
-    for name, (head, _) in HEADS.items():
+    for name, (head, *_) in HEADS.items():
         if name in ("n", "val_err_final_mean") or any(texts[name]):
             shown[head] = texts[name]
         if name == "val_err_final_mean":

@@ -1,0 +1,289 @@
+"""Data of the page's charts and of its table of runs: settings, results and curves of every run."""
+
+import base64
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+
+from lightning_resnet.analysis.compare.figures import COLOURS, WIDE, X_LABELS, palette
+from lightning_resnet.analysis.compare.load import SHORT, Runs, short_names
+from lightning_resnet.analysis.compare.tables import (
+    decides,
+    describe,
+    final_errors,
+    groups,
+    short_key,
+    text,
+    varying,
+)
+from lightning_resnet.analysis.compare.titles import column_title, metric_title
+from lightning_resnet.errors import printable
+
+MOST_VALUES = 500_000  # numbers in the curves of a page: about 1.5 MB
+EVALUATIONS = 1_000  # of a run at most
+RAMP = 32  # colours where there are more than a palette has
+AXES = ("step", "epoch", "images", "time", "gpu_h")
+NO_METRICS = {"run_id", "path", "kind", "step", "epoch", "attempt", "time", "gpu_h"}
+FACTS = {  # columns that are no settings: whether the table shows them at first
+    "run_id": True,
+    "name": True,
+    "status": True,
+    "steps": False,
+    "seconds": True,
+    "gpu_h": False,
+    "params": False,
+    "macs": False,
+    "train_samples": False,
+    "val_samples": False,
+    "input_size": False,
+    "code": False,
+    "dirty": False,
+    "torch": False,
+    "lightning_resnet": False,
+    "hardware": False,
+    "error": False,
+    "about": False,
+    "path": False,
+}
+RESULTS = {
+    "final": "validation error, %",
+    "best": "validation error of the best epoch, %",
+    "train": "training error (clean), %",
+    "test": "test error, %",
+}
+BOTH = {  # charts of two metrics: the first solid, the second dashed
+    "error": ("val/acc1", "train_eval/acc1", "validation and training error, %"),
+    "loss": ("val/loss", "train_eval/loss", "validation and training loss"),
+}
+MOST_SHOWN = 8  # settings that the table shows at first
+
+
+def data(runs: Runs, history: pd.DataFrame, rows: Sequence[str], x: str) -> dict[str, Any]:
+    """Return what the page's charts and table of runs are made of, ready for JSON.
+
+    Args:
+        runs: the runs.
+        history: rows of the runs, with time in seconds since the first row.
+        rows: columns of `runs.runs` that make the rows of the summary table.
+        x: axis that the charts have at first, a key of `figures.X_LABELS`.
+    """
+    frame = runs.runs[runs.runs["status"] != "unreadable"]
+    labels = {}
+    for key, part in groups(frame, rows):
+        labels |= dict.fromkeys(part["path"], printable(describe(rows, key)))
+    frame = frame.assign(order=frame["path"].map({path: i for i, path in enumerate(labels)}))
+    frame = frame.sort_values("order", kind="stable").drop(columns="order")
+    is_metric = [name for name in history if name not in NO_METRICS and history[name].notna().any()]
+    every = _stride(history, is_metric)
+    by_path = dict(iter(history.groupby("path", sort=False)))
+    series = []
+    listed = []
+    for run in frame.to_dict("records"):
+        found = by_path.get(run["path"])
+        series.append([] if found is None else _curves(found, is_metric, every))
+        listed.append(_run(run, labels[run["path"]]))
+    axes = {"images": "images seen", **X_LABELS}
+    known = set(AXES) if "gpu_h" in history and history["gpu_h"].notna().any() else {*AXES[:4]}
+    note = f"Training curves: every {every}th of the rows that were read" if every > 1 else ""
+    return {
+        "x": x,
+        "axes": [[name, axes[name]] for name in AXES if name in known],
+        "runs": listed,
+        "colours": palette(list(dict.fromkeys(labels.values()))),
+        "palette": COLOURS,
+        "ramp": [
+            mpl.colors.to_hex(mpl.colormaps["viridis"](0.9 * i / (RAMP - 1))) for i in range(RAMP)
+        ],
+        "columns": _columns(frame, history, rows),
+        "metrics": _metrics(is_metric),
+        "start": _start(is_metric),
+        "wide": WIDE,
+        "note": note,
+        "series": packed(series),
+    }
+
+
+def packed(value: Any) -> str:
+    """Return a value as base64 of deflated JSON, which the browser unpacks."""
+    content = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    return base64.b64encode(zlib.compress(content, 9)).decode()
+
+
+def _stride(history: pd.DataFrame, metrics: Sequence[str]) -> int:
+    """Return of how many training rows the page holds one, so that it stays small."""
+    cells = int(history[metrics].notna().sum().sum())
+    return max(1, math.ceil(cells / MOST_VALUES))
+
+
+def _run(run: dict[str, Any], label: str) -> dict[str, Any]:
+    return {
+        "path": printable(run["path"]),
+        "id": printable(run["run_id"]),
+        "label": printable(f"{run['name']}/{run['run_id']}"),
+        "row": label,
+        "status": run["status"],
+        "reference": str(run["name"]).startswith("reference:"),
+        "batch_size": _cell(run.get("data.batch_size")),
+        "steps_per_epoch": _cell(run.get("steps_per_epoch")),
+    }
+
+
+def _curves(history: pd.DataFrame, metrics: Sequence[str], every: int) -> list[dict[str, Any]]:
+    """Return a run's curves, those of evaluations first; the test has no curve."""
+    found = []
+    for kind in ("val", "train"):
+        part = history[history["kind"] == kind]
+        stride = every if kind == "train" else max(1, math.ceil(len(part) / EVALUATIONS))
+        part = part.dropna(how="all", subset=list(metrics)) if kind == "train" else part
+        part = part.iloc[::stride]
+        if part.empty:
+            continue
+        steps = [int(step) for step in part["step"]]
+        times = [round(10 * t) if t == t else 0 for t in part["time"]]
+        rows = {"step": _differences(steps), "time": _differences(times)}
+        rows["epoch"] = [int(epoch) + 1 if epoch == epoch else 0 for epoch in part["epoch"]]
+        if part["gpu_h"].notna().all():
+            rows["gpu_h"] = [_number(hours) for hours in part["gpu_h"]]
+        values = {}
+        for name in metrics:
+            column = part[name]
+            if column.notna().any():
+                values[name] = _values(column, metric_title(name).kind)
+        found.append(rows | {"values": values})
+    return found
+
+
+def _differences(values: Sequence[int]) -> list[int]:
+    return [b - a for a, b in zip([0, *values], values, strict=False)]
+
+
+def _values(column: pd.Series, kind: str) -> list[float | None] | float | None:
+    """Return the values of a metric, or one value if all are the same; shares in percent."""
+    if kind == "error":
+        column = (100 * (1 - column)).round(3)
+    elif kind == "share":
+        column = (100 * column).round(2)
+    values = [_number(value) for value in column.astype(float)]
+    return values[0] if len(set(values)) == 1 else values
+
+
+def _number(value: float) -> float | None:
+    """Return a number with four digits, as an integer where it is one; null if not finite."""
+    if not math.isfinite(value):
+        return None
+    short = float(f"{value:.4g}") if abs(value) < 1000 else float(f"{value:.6g}")
+    return int(short) if short.is_integer() else short
+
+
+def _cell(value: Any) -> str | float | None:
+    """Return a setting for the page: a number, a text or null."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
+        return printable(text(value))
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def _column(name: str, title: str, values: Sequence[Any], **other: Any) -> dict[str, Any]:
+    """Return a column of the table of runs; one value where all runs have the same."""
+    column = {"name": printable(name), "title": printable(title), **other}
+    column["text"] = any(isinstance(value, str) for value in values)
+    same = len(set(values)) == 1
+    return column | ({"value": values[0]} if same else {"values": list(values)})
+
+
+def _columns(
+    frame: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the columns of the table of runs: facts, results, and all settings."""
+    found = []
+    several = frame["name"].nunique() > 1
+    for name, shown in FACTS.items():
+        values = [_cell(value) for value in frame[name]]
+        if any(value is not None for value in values):
+            is_shown = several if name == "name" else shown
+            title = column_title(name, name)
+            look = {"shown": is_shown, "setting": name == "name"}
+            if name == "seconds":
+                look["digits"] = 1
+            found.append(_column(name, title, values, **look))
+    errors = final_errors(history).reindex(frame["path"])
+    if "test/acc1" in history:
+        tests = history.dropna(subset="test/acc1").groupby("path")["test/acc1"].last()
+        errors["test"] = 100 * (1 - tests.reindex(frame["path"]))
+    results = []
+    for name, title in RESULTS.items():
+        if name in errors and errors[name].notna().any():
+            values = [_cell(round(value, 4)) for value in errors[name]]
+            look = {"shown": True, "setting": False, "digits": 2}
+            results.append(_column(f"{name}_error", title, values, **look))
+    names = short_names(frame.columns)
+    settings = [key for key in frame if "." in key or key in SHORT]
+    vary = varying(frame, settings)
+    told = [names.get(key, key) for key in vary if decides(key)]
+    first = [name for name in [*rows, *told] if name in told][:MOST_SHOWN]
+    shown_names = {*first, "seed"}
+    short = [names.get(key) or short_key(key) for key in settings]
+    columns = []
+    for key, name in zip(settings, short, strict=True):
+        unique = name if short.count(name) == 1 and name not in FACTS else key
+        values = [_cell(_setting(value, key)) for value in frame[key]]
+        is_decisive = decides(key) or key == "seed_everything"
+        is_shown = key in vary and is_decisive and names.get(key, key) in shown_names
+        title = column_title(unique, short_key(unique) if "." in unique else unique)
+        columns.append(
+            _column(unique, title, values, shown=is_shown, setting=True, bare=name == "net")
+        )
+    columns.sort(key=lambda column: column["name"] not in ("net", "depth", "shortcut"))
+    return [*found[:2], *columns, *results, *found[2:]]
+
+
+def _setting(value: Any, key: str) -> Any:
+    """Return the value of a setting as the tables have it: a class by its bare name."""
+    if key == "model.net.init_args.shortcut" and value == "none":
+        return value
+    return value.rpartition(".")[2] if key.endswith("class_path") and value == value else value
+
+
+def _metrics(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what can be drawn: the name, title and unit of each, and what it is made of."""
+    found = []
+    for name, (first, second, title) in BOTH.items():
+        if first in names and second in names:
+            axis = title.removeprefix("validation and training ").replace(", %", " (%)")
+            kind = metric_title(first).kind
+            words = ["validation", "training"]
+            found.append(_metric(name, title, axis, kind, [first, second], words))
+    for name in names:
+        if name.startswith("test/"):
+            continue
+        title, kind = metric_title(name)
+        found.append(_metric(name, title, title.replace(", %", " (%)"), kind, [name], [""]))
+    return found
+
+
+def _metric(
+    name: str, title: str, axis: str, kind: str, parts: list[str], words: list[str]
+) -> dict[str, Any]:
+    return {
+        "name": printable(name),
+        "title": printable(title),
+        "axis": printable(axis),
+        "kind": kind,
+        "unit": "" if kind == "value" else " %",
+        "log": name.startswith("grad_norm/"),
+        "parts": parts,
+        "words": words,
+    }
+
+
+def _start(names: Sequence[str]) -> list[str]:
+    """Return the metrics of the charts that the page has at first."""
+    wanted = ["error" if "train_eval/acc1" in names else "val/acc1", "train/loss"]
+    found = [name for name in wanted if name == "error" or name in names]
+    return found or [name for name in names if not name.startswith("test/")][:1]

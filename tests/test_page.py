@@ -1,0 +1,365 @@
+"""The page that `compare` writes, in a headless Chromium: every control is pressed and does what it
+says, nothing hostile runs, and many long runs stay small and quick.
+"""
+
+import base64
+import json
+import random
+import re
+import time
+
+import pytest
+from helpers.browser import CHROMIUM, chromium
+from helpers.made_runs import epoch_rows, make_run
+
+from lightning_resnet.analysis.compare.report import View, report
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium")
+CHART = "explorer.charts[0].chart"
+SECOND = "explorer.charts[1].chart"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("browser")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A page of 12 finished runs and one that was interrupted; one name is hostile."""
+    root = tmp_path_factory.mktemp("page") / "runs"
+    errors = {(20, "none"): 5, (56, "none"): 41, (20, "A"): 3, (56, "A"): 2}
+    for (depth, shortcut), error in errors.items():
+        for seed in range(3):
+            rows = []
+            for epoch in range(8):
+                rows += epoch_rows(epoch, error + seed + 40 / (epoch + 1) ** 2)
+            for row in rows:
+                row["time"] = 100.0 + row["step"] * (1 + 0.01 * seed)
+            name = f"{depth}{shortcut}{seed}"
+            size = 128 if seed == 2 else 64
+            make_run(
+                root / "s" / name,
+                depth=depth,
+                shortcut=shortcut,
+                seed=seed,
+                rows=rows,
+                batch_size=size,
+            )
+    make_run(
+        root / "<script>document.title='ran'<!--" / "<img src=x onerror=alert(1)>",
+        reason="interrupted",
+        errors=(80, 70, 60),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(root.parent / "cache"))
+        return report([root], root.parent / "report", View(rows=["depth", "shortcut"])).files[-1]
+
+
+@pytest.fixture
+def page(browser, made):
+    browser.size(1280)
+    browser.open(made.as_uri())
+    browser.problems.clear()
+    yield browser
+    assert browser.problems == [] and browser.evaluate("document.title") != "ran"
+
+
+def control(label):
+    return f"document.querySelector('[aria-label={json.dumps(label)}]')"
+
+
+def button(text):
+    return (
+        f"[...document.querySelectorAll('button')].find(b => b.textContent === {json.dumps(text)})"
+    )
+
+
+def labels(browser, chart=CHART):
+    return browser.evaluate(f"{chart}.lines.map(line => line.label)")
+
+
+def range_of(browser, axis, chart=CHART):
+    return browser.evaluate(f"[{chart}.u.scales.{axis}.min, {chart}.u.scales.{axis}.max]")
+
+
+def column(browser, name):
+    """Texts of a column of the table of runs."""
+    cells = (
+        "(name => { const rows = [...document.querySelectorAll('table.runs tr')];"
+        "const i = [...rows[0].cells].findIndex(th => th.title === name);"
+        "return rows.slice(1).map(row => row.cells[i].textContent); })"
+    )
+    return browser.evaluate(f"{cells}({json.dumps(name)})")
+
+
+def heading(name):
+    return f"document.querySelector('table.runs th[title={json.dumps(name)}]')"
+
+
+def test_metric_and_axes_are_chosen(page):
+    assert len(labels(page)) == 4 * 2 + 2  # validation and training; the unfinished run's
+    page.choose("explorer.charts[0].select", "val/loss")
+    assert page.evaluate(f"{CHART}.title.textContent") == "Validation loss"
+    assert len(labels(page)) == 5
+    last = {"step": 80, "epoch": 8, "images": 80 * 128, "time": 75 * 1.02}
+    for axis, end in last.items():
+        page.choose(control("x axis"), axis)
+        assert page.evaluate(f"Math.max(...{CHART}.data[0])") <= end + 0.5
+        assert page.evaluate(f"{CHART}.u.axes[0].label").split()[0] in {
+            "iterations",
+            "epochs",
+            "images",
+            "seconds",
+        }
+    page.click(control("logarithmic x axis"))
+    assert page.evaluate(f"{CHART}.u.scales.x.distr") == 3
+    page.click(f"{SECOND}.log")
+    assert page.evaluate(f"{SECOND}.u.scales.y.distr") in (3, 4)
+
+
+def test_lines_are_grouped_and_coloured_by_any_setting(page):
+    page.choose(control("one line for each"), "run")
+    assert len(labels(page)) == 13 * 2
+    page.choose(control("one line for each"), "batch_size")
+    assert {label.split(",")[0] for label in labels(page)} == {"batch size 64", "batch size 128"}
+    page.choose(control("one line for each"), "run")
+    page.choose(control("colour by"), "depth")
+    assert len(page.evaluate(f"[...new Set({CHART}.lines.map(line => line.colour))]")) == 2
+
+
+def test_smoothing_takes_out_what_jumps(page):
+    page.choose("explorer.charts[0].select", "val/acc1")
+    jump = f"Math.abs({CHART}.lines[0].y[1] - {CHART}.lines[0].y[0])"
+    before = page.evaluate(jump)
+    page.drag(control("smoothing"), (0.05, 0.5), (0.9, 0.5))
+    page.wait("!explorer.waiting")
+    assert page.evaluate("explorer.state.smooth") > 0.5
+    assert page.evaluate(jump) < 0.7 * before
+    assert "smoothed" in page.evaluate("explorer.styles.textContent")
+
+
+def test_a_drag_zooms_and_buttons_do(page):
+    over = f"{CHART}.u.over"
+    full = range_of(page, "x")
+    page.drag(over, (0.25, 0.5), (0.5, 0.5))
+    low, high = range_of(page, "x")
+    assert full[0] < low < high < full[1] and (high - low) < 0.3 * (full[1] - full[0])
+    page.drag(over, (0.2, 0.2), (0.8, 0.7))
+    assert range_of(page, "y") != pytest.approx(range_of(page, "y", SECOND))
+    page.click(over, count=2)
+    assert range_of(page, "x") == full
+    zoom = f"{CHART}.card.querySelector('[aria-label={{}}]')"
+    page.click(zoom.format('"zoom in"'))
+    assert (range_of(page, "x")[1] - range_of(page, "x")[0]) < 0.6 * (full[1] - full[0])
+    page.click(zoom.format('"zoom out"'))
+    page.click(zoom.format('"zoom in"'))
+    page.click(zoom.format('"show all (double click)"'))
+    assert range_of(page, "x") == full
+
+
+def test_the_cursor_tells_run_and_values(page):
+    x, y = page.place(f"{CHART}.u.over", 0.6, 0.05)
+    page.mouse("mouseMoved", x, y)
+    told = page.evaluate(f"{CHART}.box.innerText")
+    assert "iterations" in told and "depth 56, plain, validation" in told and " %" in told
+    assert page.evaluate(f"{CHART}.box.hidden") is False
+    page.mouse("mouseMoved", 2, 2)
+    assert page.evaluate(f"{CHART}.box.hidden") is True
+
+
+def test_runs_are_hidden_and_shown(page):
+    page.click("document.querySelector('.legend input')")
+    assert len(labels(page)) == 8 + 2 - 2
+    page.click("document.querySelector('.legend input')")
+    page.evaluate("document.querySelector('.legend .only').style.visibility = 'visible'")
+    page.click("document.querySelector('.legend .only')")
+    assert len(labels(page)) == 2
+    page.click(button("Hide all"))
+    assert labels(page) == [] and "no run" in page.evaluate(f"{CHART}.plot.textContent")
+    page.click(button("Show all"))
+    assert len(labels(page)) == 10
+    page.choose(control("one line for each"), "run")
+    page.click("document.querySelector('table.runs input')")
+    assert len(labels(page)) == 24
+    assert "12 of 13 runs shown" in page.evaluate("explorer.count.textContent")
+
+
+@pytest.mark.parametrize(
+    "where, n",
+    [
+        ("depth == 56", 6),
+        ("depth == 56 and shortcut != 'none'", 3),
+        ("not (depth == 56) and seed in (0, 2)", 5),
+        ("final_error < 10 or status == 'interrupted'", 10),
+        ("`batch_size` >= 128", 4),
+        ("name ~ 'script'", 1),
+        ("interrupted", 1),
+        ("", 13),
+    ],
+)
+def test_an_expression_chooses_runs(page, where, n):
+    page.type(control("only runs for which"), where)
+    assert page.evaluate("explorer.problem.textContent") == ""
+    assert page.evaluate("document.querySelectorAll('table.runs tr').length") == 1 + n
+    assert page.evaluate("explorer.fitting().length") == n
+
+
+@pytest.mark.parametrize(
+    "where, why",
+    [
+        ("depht == 56", "there is no column depht"),
+        ("depth == ", "a value is missing"),
+        ("(depth == 56", ") is missing"),
+        ("depth = 56", "cannot read"),
+        ("depth == 56 56", "unexpected 56"),
+        ("shortcut in 'A'", "write a list"),
+        ("constructor == 1", "there is no column"),
+    ],
+)
+def test_a_wrong_expression_says_what_is_wrong_and_changes_nothing(page, where, why):
+    page.type(control("only runs for which"), where)
+    assert why in page.evaluate("explorer.problem.textContent")
+    assert page.evaluate("explorer.fitting().length") == 13
+
+
+def test_the_table_sorts_and_has_the_columns_one_wants(page):
+    page.click(heading("final_error"))
+    up = [float(text) for text in column(page, "final_error")]
+    page.click(heading("final_error"))
+    assert up == sorted(up) and [float(t) for t in column(page, "final_error")] == up[::-1]
+    shown = page.evaluate("[...document.querySelectorAll('table.runs th')].map(th => th.title)")
+    assert {"depth", "shortcut", "seed", "batch_size"} <= set(shown) and "lr" not in shown
+    page.click("document.querySelector('details.choose summary')")
+    page.type(control("search columns"), "learning")
+    page.click("[...document.querySelectorAll('.columns label')].find(l => !l.hidden)")
+    assert set(column(page, "lr")) == {"0.02"}
+    titles = page.evaluate("document.querySelector('table.runs').textContent")
+    assert "validation error, %" in titles and "val_err" not in titles
+
+
+def test_the_difference_of_two_runs(page):
+    for path in ("20A0", "56none2"):
+        page.click(
+            "document.querySelector(`input[aria-label='compare s/" + path + "']`)",
+        )
+    told = page.evaluate("explorer.difference.innerText")
+    for words in ("s/20A0", "s/56none2", "batch size", "128", "none"):
+        assert words in told
+    page.click("document.querySelector('.difference th')")
+    page.click("document.querySelector(`input[aria-label='compare s/20A0']`)")
+    assert "pick one more run" in page.evaluate("explorer.difference.innerText")
+
+
+def test_charts_are_added_removed_and_saved(page, tmp_path):
+    page.click(button("Add a chart"))
+    assert page.evaluate("explorer.charts.length") == 3
+    page.click("explorer.charts[2].chart.card.querySelector('[aria-label=\"remove this chart\"]')")
+    assert page.evaluate("document.querySelectorAll('.chart').length") == 2
+    page.evaluate(
+        "HTMLAnchorElement.prototype.click = function () {"
+        " window.saved = fetchless(this.href).then(t => [this.download, t]); };"
+        "const blobs = new Map(); const made = URL.createObjectURL;"
+        "URL.createObjectURL = blob => { const u = made(blob); blobs.set(u, blob); return u; };"
+        "var fetchless = async u => {"
+        " const bytes = new Uint8Array(await blobs.get(u).arrayBuffer());"
+        " return btoa(Array.from(bytes, b => String.fromCharCode(b)).join('')); };"
+    )
+    page.click(f"{CHART}.card.querySelector('[aria-label=\"save as an image\"]')")
+    page.wait("window.saved !== undefined")
+    name, content = page.evaluate("window.saved")
+    assert name == "Validation_and_training_error.png"
+    assert base64.b64decode(content).startswith(b"\x89PNG")
+
+
+def test_light_and_dark(page):
+    back = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(back) == "rgb(255, 255, 255)"
+    page.click("document.getElementById('theme')")
+    assert page.evaluate(back) != "rgb(255, 255, 255)"
+    page.click("document.getElementById('theme')")
+    assert page.evaluate(back) == "rgb(255, 255, 255)"
+    page.size(1280, dark=True)
+    page.open(page.evaluate("location.href"))
+    assert page.evaluate(back) != "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_screen(page, width):
+    page.size(width)
+    page.evaluate("new Promise(done => setTimeout(done, 200))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(f"{CHART}.u.width") <= width
+
+
+def test_a_printed_page_has_charts_and_no_controls(page):
+    page.size(1280, dark=True, media="print")
+    assert page.evaluate("getComputedStyle(document.querySelector('.bar')).display") == "none"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    pdf = base64.b64decode(page.call("Page.printToPDF", printBackground=True)["data"])
+    assert pdf.startswith(b"%PDF")
+
+
+def test_the_summary_sorts(page):
+    th = "document.querySelector('#report table th:nth-child(3)')"
+    texts = (
+        "[...document.querySelectorAll('#report table td:nth-child(3)')].map(t => t.textContent)"
+    )
+    page.click(th)
+    up = page.evaluate(texts)
+    page.click(th)
+    assert page.evaluate(texts) != up
+    assert page.evaluate(f"{th}.textContent") == "validation error, %"
+
+
+def test_the_page_asks_for_nothing_and_runs_only_its_own_scripts(made, browser):
+    text = made.read_text()
+    policy = re.search('Content-Security-Policy" content="([^"]*)"', text)[1]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "connect-src" not in policy
+    for added in ("<script>document.title = 'ran'</script>", "<img src=x onerror=\"alert('x')\">"):
+        file = made.parent / "more.html"
+        file.write_text(text.replace("</html>", added + "</html>"))
+        browser.open(file.as_uri())
+        assert browser.evaluate("document.title") != "ran"
+        assert any("Content Security Policy" in str(problem) for problem in browser.problems)
+        browser.problems.clear()
+
+
+@pytest.mark.slow
+def test_a_hundred_runs_of_a_thousand_rows(tmp_path, browser, monkeypatch):
+    """Size below 3 MB; the time to draw is printed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    draw = random.Random(0)
+    for i in range(100):
+        rows = []
+        for step in range(10, 10_010, 10):
+            now = {"step": step, "epoch": step // 100, "attempt": 1}
+            now |= {"time": 1e9 + step * draw.uniform(0.09, 0.1)}
+            loss = 5 / (1 + step / 500) * draw.uniform(0.8, 1.2)
+            if step % 100:
+                now |= {"train/loss": loss, "train/acc1": 1 / (1 + loss), "lr": 0.1}
+                now |= {"perf/images_per_s": draw.uniform(900, 1100)}
+                now |= {"perf/data_wait_frac": draw.random() / 50}
+            else:
+                now |= {"val/loss": loss, "val/acc1": 1 / (1 + loss), "val/acc5": 0.99}
+                now |= {"train_eval/loss": loss, "train_eval/acc1": 1 / (1 + loss / 2)}
+            rows.append(now)
+        make_run(tmp_path / "runs/s" / f"r{i}", depth=20 + 6 * (i % 10), seed=i // 10, rows=rows)
+    file = report([tmp_path / "runs"], tmp_path / "report").files[-1]
+    size = file.stat().st_size
+    browser.size(1280)
+    begin = time.monotonic()
+    browser.open(file.as_uri())
+    seconds = time.monotonic() - begin
+    told = []
+    for choice in ("setting", "run"):
+        browser.choose(control("one line for each"), choice)
+        took = browser.evaluate(
+            "(() => { const t = performance.now(); explorer.draw(); "
+            "explorer.charts[0].chart.u.ctx.getImageData(0, 0, 1, 1); "
+            "return performance.now() - t; })()"
+        )
+        told.append(f"{took:.0f} ms for a line each {choice}")
+    print(f"\n{size / 1e6:.2f} MB, open in {seconds:.1f} s, two charts drawn in {', '.join(told)}")
+    assert size < 3e6 and browser.problems == []
