@@ -150,8 +150,8 @@ def test_gpu_hours_count_all_attempts_and_no_pause(tmp_path, capsys):
         report([tmp_path / "d"], view=View(x="gpu_h"))
     for _ in range(2):
         made = report([tmp_path / "d"], view=View(x="gpu_h", where="gpu_h > 0"))
-        (run,) = data_of(made)["runs"]
-        assert [3600 * x for x in run["x"]] == pytest.approx([10 * 2, 18 * 2 + 4 * 8])
+        ((val, _),) = data_of(made)["series"]
+        assert [3600 * x for x in val["gpu_h"]] == pytest.approx([10 * 2, 18 * 2 + 4 * 8], rel=1e-3)
     assert made.runs.runs["gpu_h"].tolist() == pytest.approx([(36 + 40) / 3600])
     main([str(tmp_path / "d"), "--x", "gpu_h", "--where", "gpu_h > 0"])
     assert "index.html" in capsys.readouterr().out

@@ -81,15 +81,19 @@ class Runs(NamedTuple):
 
 
 def load_runs(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], train: bool = True
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    train: bool = True,
+    sample: bool = False,
 ) -> Runs:
     """Read every run in or under `paths`.
 
     Args:
         paths: run directories, sweeps, roots, or folders of runs that only W&B wrote;
             `wandb://entity/project`; or `reference:digits`, which is one of ours.
-        train: with all rows of training. Without: with a sample of them, fewer of each run the more
-            runs there are, and finished runs are read once and then from a cache.
+        train: with the rows of training; without them, finished runs are read once and then from
+            a cache.
+        sample: without `train`: with some of the rows of training, the fewer of each run the more
+            runs there are.
 
     Raises:
         UserError: a path does not exist, or there is no readable run.
@@ -100,8 +104,9 @@ def load_runs(
     folders_of_runs = [*find_runs(folders)]
     read = read_run
     if not train:
-        sample = next((rows for runs, rows in SAMPLES if len(folders_of_runs) <= runs), 0)
-        read = Cache(partial(read_run, train=False, sample=sample), sample).read
+        n = next((rows for runs, rows in SAMPLES if len(folders_of_runs) <= runs), 0)
+        n = n if sample else 0
+        read = Cache(partial(read_run, train=False, sample=n), n).read
     found = [read(path) for path in metered(folders_of_runs, len(folders_of_runs), "runs")]
     if offline := find_offline(folders):
         found += read_offline(offline)

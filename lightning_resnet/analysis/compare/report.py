@@ -120,7 +120,7 @@ def report(
     """
     view = view or View()
     results = published.named(view.published) if view.published else []
-    runs = select(load_runs(paths, train=bool(view.panels)), view.where)
+    runs = select(load_runs(paths, train=bool(view.panels), sample=True), view.where)
     folder = Path(out) if out else _default_folder(runs.runs)
     table = tables.summary(runs, view.rows, view.over)
     keys = table.labels
