@@ -8,19 +8,14 @@ key of ours is answered with a sentence. Nothing here imports torch.
 import os
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_resnet import words as tables
 from lightning_resnet.errors import UserError, printable
-from lightning_resnet.keys import keys, nets_of_torchvision
-
-
-def by_word(table: Mapping[str, str]) -> dict[str, str]:
-    """Return word -> meaning for a table of `words`."""
-    return {word: meaning for words, meaning in table.items() for word in words.split()}
-
+from lightning_resnet.keys import keys, weights_of_torchvision
+from lightning_resnet.words import by_word
 
 SHORT = by_word(tables.KEYS)
 SWITCHES = by_word(tables.SWITCHES)
@@ -70,7 +65,7 @@ def understood(
         is_key = is_flag(flag)
         if own is not None:
             is_key = flag[:2] == "--" and not any(other.startswith(flag) for other in own)
-            is_key = is_key and not said(verb, flag)
+            is_key = is_key and not said(verb, flag, own)
         if not is_key:
             found.append(word)
             continue
@@ -94,7 +89,7 @@ def understood(
     return found
 
 
-def said(verb: str, flag: str) -> str:
+def said(verb: str, flag: str, own: Collection[str] = ()) -> str:
     """Return what the end of a message says of a flag that a verb does not have; empty: nothing.
 
     It is `; did you mean --FLAG?`, or a sentence after a colon.
@@ -102,11 +97,13 @@ def said(verb: str, flag: str) -> str:
     Args:
         verb: the verb, with a second word for the verbs of `data` and `bench`.
         flag: the flag, or a word that stands where another one is meant.
+        own: flags that the verb has.
     """
     first = verb.partition(" ")[0]
     likely = by_word(tables.FLAGS[""]) if first not in RECIPE_VERBS else {}
     if first in (*RECIPE_VERBS, *KEY_VERBS):
         likely |= by_word(tables.SAID)
+    likely |= by_word({words: name for name, words in tables.SAME.items() if name in own})
     for name in (first, verb):
         likely |= by_word(tables.FLAGS.get(name, {}))
     meaning = likely.get(_plain(flag), "")
@@ -234,7 +231,7 @@ def _net(name: str) -> Pairs | None:
     found = re.fullmatch(
         r"(res_?net|plain(?:_?net)?|pre_?(?:act_?)?res_?net)[-_]?(\d+)", name.lower()
     )
-    if not found or name in nets_of_torchvision() and int(found[2]) not in IMAGENET_DEPTHS:
+    if not found or name in weights_of_torchvision() and int(found[2]) not in IMAGENET_DEPTHS:
         return None
     depth = int(found[2])
     is_preact = found[1].startswith("pre")
@@ -298,7 +295,7 @@ def _letters(name: str) -> str:
 
 def _gpus(value: str | None) -> Pairs:
     """Return the keys for --gpus N: their number, or which ones."""
-    if value is None or value == "0":
+    if value in (None, "0", "none", "no", "false", "null"):
         raise UserError("--gpus needs a number, such as --gpus 2, or all; for none: --cpu")
     devices = "-1" if value == "all" else value
     return [("trainer.devices", devices), ("trainer.accelerator", "gpu")]

@@ -4,13 +4,15 @@ import argparse
 import math
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
-from lightning_resnet.aliases import SHORT, by_word, is_flag, said, understood
-from lightning_resnet.errors import UserError, nearest
+from lightning_resnet.aliases import SHORT, is_flag, key_of, said, understood
+from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.flags import check
-from lightning_resnet.words import CHECKPOINTS, FLAGS
+from lightning_resnet.meant import number, numbers
+from lightning_resnet.words import CHECKPOINTS, FLAGS, PLACES, SUBWORDS, VALUES, by_word
 
 # Flags that stand without a value.
 SWITCHES = (
@@ -22,6 +24,7 @@ SWITCHES = (
     "--deterministic",
     "--line",
 )
+SHOWN = 60  # characters of a word in a message
 # Help text of --trust.
 TRUST = "the recipe in a checkpoint or run may name any code, which is imported and run"
 
@@ -71,11 +74,19 @@ class Parser(argparse.ArgumentParser):
         recipe: list[str] = []
         if self.recipe == "keys":
             own, recipe = split(understood(own, self.verb, self._option_string_actions))
-            is_complete = self.verb == "doctor" and bool({"-c", "--config"} & {*recipe})
+            is_complete = self.verb in ("doctor", "inspect") and bool(
+                {"-c", "--config"} & {*recipe}
+            )
             check(recipe, self.verb, is_complete)
         if self.takes_run:
             own = _run_first(own)
         self.words = own
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for below in action.choices.values():
+                    below.words = own[1:]
+        self._refuse_pairs(own)
+        self._refuse_subword(own)
         positional = [action for action in self._actions if not action.option_strings]
         is_strict = any(a.nargs in (argparse.PARSER, argparse.REMAINDER) for a in positional)
         if is_strict or {"-h", "--help"} & {*own}:
@@ -103,7 +114,8 @@ class Parser(argparse.ArgumentParser):
             parser = below[0].choices[self.words[0]]
             parser.words = self.words[1:]
             parser.error(message)
-        for word in self.words:  # said rather than what is missing next to it
+        words = [] if "invalid choice" in message else self.words
+        for word in words:  # said rather than what is missing next to it
             flag = word.partition("=")[0]
             options = self._option_string_actions
             if is_flag(flag) and not any(option.startswith(flag[:2]) for option in options):
@@ -122,20 +134,22 @@ class Parser(argparse.ArgumentParser):
         if choice := re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(.*\)", message):
             name, word = choice.groups()
             valid = self._choices_of(name)
-            hint = self._choice(word, valid)
-            message = f"{name} {word}: choose among {', '.join(valid)}{hint}"
+            hint = self._choice(name, word, valid)
+            place = name if name[:1] == "-" else self.prog.partition(" ")[2]
+            message = f"{place} {word}: choose among {', '.join(valid)}{hint}"
         if value := re.fullmatch(r"argument (\S+): invalid (\w+) value: '(.*)'", message):
             kind = {"int": "a whole number"}.get(value[2], "a number")
             message = f"argument {value[1]}: {value[3]}: {kind}"
+        if value := re.fullmatch(r"argument (\S+): (.*): (a .*number.*)", message):
+            number = self._number(value[1], value[2])
+            hint = f"; did you mean {number}?" if number else ""
+            message = f"{value[1]} must be {value[3]}; got {value[2]}{hint}"
         if few := re.fullmatch(r"argument (\S+): expected (.*?) arguments?", message):
-            action = self._option_string_actions.get(few[1].partition("/")[0])
-            value = "" if action is None else f": {self._metavar(action)}"
-            number = few[2].replace("one", "a").replace("at least a", "a")
-            message = f"{few[1]} needs {number} value{'' if number == 'a' else 's'}{value}"
+            message = self._few(few[1], few[2])
         if two := re.fullmatch(r"argument (\S+): not allowed with argument (\S+)", message):
             message = f"{two[1]} and {two[2]} exclude each other: leave one of them out"
         message = message.removeprefix("argument ")
-        cures = ("did you mean", "choose among", ": write ", " needs ", " exclude ", "usage: ")
+        cures = ("did you mean", "choose among", ": write ", " needs ", " exclude ", " must be ")
         if not hint and not any(cure in message for cure in cures):
             message += f"; {self.prog} --help tells the options"
         raise UserError(message)
@@ -145,50 +159,102 @@ class Parser(argparse.ArgumentParser):
         name = _name(action)
         if action.option_strings:
             name = f"{name} {self._metavar(action)}"
-        if action.choices:
-            return f"{name}: {name} is one of {', '.join(map(str, action.choices))}"
+        elif action.choices:
+            return f"one of {', '.join(map(str, action.choices))}"
         told = f" ({action.help})" if action.help else ""
         return f"{name}{told}"
 
     def _metavar(self, action: argparse.Action) -> str:
-        """Return what stands for the value of a flag in its help."""
+        """Return what stands for the values of a flag in its help."""
         if action.choices:
             return " | ".join(map(str, action.choices))
         metavar = action.metavar or action.dest.upper()
-        return metavar if isinstance(metavar, str) else " ".join(metavar)
+        if not isinstance(metavar, str):
+            return " ".join(metavar)
+        return " ".join([metavar] * (action.nargs if isinstance(action.nargs, int) else 1))
+
+    def _few(self, name: str, number: str) -> str:
+        """Return the message for a flag with fewer values than it takes."""
+        flag = name.partition("/")[0]
+        action = self._option_string_actions.get(flag)
+        number = number.replace("one", "a").replace("at least a", "a")
+        noun = "value" if number == "a" else "values"
+        told = f"{name} needs {number} {noun}"
+        if action is None:
+            return told
+        given = value_of(flag, self.words) or ""
+        parts = numbers([given]).strip("[]").split(",")
+        if len(parts) == action.nargs:
+            return f"{told}: write {flag} {' '.join(parts)}"
+        return f"{told}: {self._metavar(action)}"
+
+    def _number(self, name: str, text: str) -> str:
+        """Return the number that the value of a flag is meant for; empty: none."""
+        action = self._option_string_actions.get(name.partition("/")[0])
+
+        def fits(value: int | float) -> bool:
+            try:
+                action.type(str(value))
+            except (ValueError, argparse.ArgumentTypeError):
+                return False
+            return True
+
+        unit = "s" if action and action.metavar == "S" else ""
+        return number(text, fits, unit) if action and action.type else ""
 
     def _meant(self, word: str) -> str:
         """Return a suggestion for a word that is no option."""
         flag = word.partition("=")[0]
-        if hydra := re.fullmatch(r"[+~]*([\w.]+)=(.*)", word):
-            return f": write --{hydra[1]} {hydra[2]}"
+        options = self._option_string_actions
         if not word.startswith("-"):
-            if "--root" in self._option_string_actions and os.path.isdir(word):
+            if "--root" in options and os.path.isdir(word):
                 return f"; did you mean --root {word}?"
-            if "--out" in self._option_string_actions and re.search(r"\.[a-z]+$", word):
+            if "--out" in options and re.search(r"\.[a-z]+$", word):
                 return f"; did you mean --out {word}?"
             usage = " ".join(_name(a) for a in self._actions if not a.option_strings)
             return f", a word too many; usage: {self.prog} {usage} [options]"
-        if flag.startswith("--") and flag.strip("-").replace("-", "_") in CHECKPOINTS:
+        verb = self.prog.partition(" ")[2]
+        own = by_word(FLAGS.get(verb, {})) | by_word(FLAGS.get(self.verb, {}))
+        plain = flag.strip("-").replace("-", "_").lower()
+        if flag.startswith("--") and plain in CHECKPOINTS and plain not in own:
             runs = [action for action in self._actions if action.metavar == "RUN"]
             if runs:
                 return f": give the run or checkpoint as a word: {self.prog} RUN"
-        meaning = said(self.prog.partition(" ")[2], flag)
+        meaning = said(verb, flag, options)
         meant = meaning.removeprefix("; did you mean ").partition(" ")[0].rstrip("?")
-        if meaning and (meant[:1] != "-" or meant in self._option_string_actions):
+        if meaning and (meant[:1] != "-" or meant in options):
             return meaning
         shorts = [f"--{name}" for name in SHORT if self.recipe == "keys"]
-        return nearest(flag, [*self._option_string_actions, *shorts])
+        if near := nearest(flag, [*options, *shorts]):
+            return near
+        there = [option for option in options if option not in ("-h", "--help")]
+        keys = " and the keys of a recipe" if self.recipe == "keys" else ""
+        why = ""
+        if self.recipe == "nothing" and key_of(flag):
+            why = f", which is of recipes, and {verb} takes none"
+        return f"{why}; there are {', '.join(there)}{keys}" if there else f"; {self.prog} has none"
 
-    def _choice(self, word: str, valid: list[str]) -> str:
+    def _choice(self, name: str, word: str, valid: list[str]) -> str:
         """Return a suggestion for a word that is none of an argument's choices."""
         plain = word.lower().replace("-", "_")
-        for verb in (self.prog.partition(" ")[2], self.verb):
-            meaning = by_word(FLAGS.get(verb, {})).get(plain, "")
+        verb = self.prog.partition(" ")[2]
+        meanings = [by_word(VALUES.get(f"{verb} {name}", {}))]
+        if name[:1] != "-":
+            meanings += [by_word(FLAGS.get(each, {})) for each in (verb, self.verb)]
+        for meaning in (known.get(plain, "") for known in meanings):
             if meaning in valid:
                 return f"; did you mean {meaning}?"
             if meaning and not meaning.startswith("-"):
                 return f": {meaning}"
+        for action in self._actions:  # a word of a verb below, without the verb
+            if isinstance(action, argparse._SubParsersAction):
+                for below, parser in action.choices.items():
+                    if word in [c for a in parser._actions for c in a.choices or []]:
+                        return f"; did you mean {self.prog} {below} {word}?"
+        if self.verb == "data" and os.path.isdir(word):
+            return f": write it to a file: resnet-cli data write image_folder --root {word}"
+        if self.verb == "data" and word.endswith(".beton"):
+            return f"; did you mean resnet-cli data info {word}?"
         return nearest(word, valid)
 
     def _choices_of(self, name: str) -> list[str]:
@@ -198,6 +264,58 @@ class Parser(argparse.ArgumentParser):
             if action.choices and (name in names or name == "/".join(action.option_strings)):
                 return [str(choice) for choice in action.choices]
         return []
+
+    def _refuse_pairs(self, words: Sequence[str]) -> None:
+        """Refuse words such as source=a.png, and tell the line that is meant.
+
+        Raises:
+            UserError: a word is KEY=VALUE, and no file.
+        """
+        written = []
+        first = ""
+        before = None  # the flag that a word is the value of
+        for word in _run_first(words):
+            action = self._option_string_actions.get(word)
+            pair = re.fullmatch(r"[+~]*([A-Za-z][\w.-]*)=(.+)", word)
+            if before or not pair or os.path.exists(word):
+                written.append(word)
+                before = action if action and action.nargs != 0 else None
+                continue
+            before = None
+            first = first or word
+            flag = f"--{pair[1]}"
+            key = key_of(flag) if self.recipe == "keys" else None
+            if flag.replace("_", "-") in self._option_string_actions:
+                written += [flag.replace("_", "-"), pair[2]]
+            elif pair[1].lower() in PLACES.split():
+                written.append(pair[2])
+            elif key:
+                written += [f"--{key}", pair[2]]
+            else:
+                raise UserError(f"unknown option {word}: there is no {flag}{self._meant(flag)}")
+        if first:
+            raise UserError(
+                f"{first}: {self.prog} takes no KEY=VALUE: write {self.prog} {shlex.join(written)}"
+            )
+
+    def _refuse_subword(self, words: Sequence[str]) -> None:
+        """Refuse a word such as `ls` after `runs`, which stands for a flag or another verb.
+
+        Raises:
+            UserError: the message tells the flag or verb.
+        """
+        known = by_word(SUBWORDS.get(self.verb, {}))
+        before = ""
+        for word in words:
+            meaning = known.get(word.lower().replace("-", "_"))
+            is_value = before.startswith("-") and "=" not in before
+            is_there = any(os.path.exists(os.path.join(root, word)) for root in ("", "runs"))
+            before = word
+            if meaning and not is_value and not is_there:
+                others = [f" {other}" for other in words if other != word]
+                raise UserError(
+                    f"{self.prog} {word}; did you mean resnet-cli {meaning}{''.join(others)}?"
+                )
 
 
 def _name(action: argparse.Action) -> str:
@@ -215,6 +333,49 @@ def _run_first(words: Sequence[str]) -> list[str]:
         at = rest.index("--ckpt_path")
         rest[at : at + 2] = []
     return [run, *rest]
+
+
+def check_shell_words(words: Sequence[str]) -> None:
+    """Refuse words that a shell has emptied or has not filled in, up to a `--`.
+
+    Args:
+        words: the command line after the verb.
+
+    Raises:
+        UserError: a word is empty, or begins with a ~ or $NAME that no shell has replaced.
+    """
+    flag = ""
+    for word in words:
+        if word == "--":
+            return
+        name, has_value, value = word.partition("=")
+        if not is_flag(word):
+            value = word
+        elif not has_value:
+            flag = word
+            continue
+        else:
+            flag = name
+        place = f"{flag} " if flag else ""
+        shown = f"{place}{printable(value, SHOWN)}"
+        if not value and flag:
+            raise UserError(
+                f"{flag} is empty, as a variable of the shell is that is not set: give {flag} a "
+                "value, or leave it out"
+            )
+        if not value:
+            raise UserError(
+                "a word is empty, as a variable of the shell is that is not set: leave it out"
+            )
+        if re.match(r"~(/|$)", value) and not os.path.exists(value):
+            how = f"after =: write {flag} {value}" if has_value else "in quotes: leave them out"
+            raise UserError(f"{shown}: the shell makes no home folder of ~ {how}")
+        if re.fullmatch(r"\$(\w+|\{\w+\})(/.*)?", value) and not os.path.exists(value):
+            raise UserError(
+                f"{shown}: only a shell fills in a variable, and not in single quotes: write "
+                f'{place}"{value}"'
+            )
+        flag = ""
 
 
 def free_words(words: Sequence[str]) -> list[int]:

@@ -1,5 +1,6 @@
 """Errors that a user can cure: the command line prints one line and exits 2 (no traceback)."""
 
+import os
 import re
 import sys
 import unicodedata
@@ -140,9 +141,13 @@ def nearest(word: str, valid: Iterable[str], least: float = SIMILAR) -> str:
         valid: the valid words.
         least: ratio of difflib, from 0 to 1, from which a word is similar.
     """
-    found = [(_likeness(word, each), each) for each in dict.fromkeys(valid) if _may_be(word, each)]
-    best = max(found, key=lambda pair: pair[0], default=(0.0, ""))
-    return f"; did you mean {best[1]}?" if best[0] >= least else ""
+    found = []
+    for each in dict.fromkeys(valid):
+        if _may_be(word, each):
+            same = len(os.path.commonprefix([word, each]))  # decides between equal likenesses
+            found.append((_likeness(word, each), same, each))
+    best = max(found, key=lambda likely: likely[:2], default=(0.0, 0, ""))
+    return f"; did you mean {best[2]}?" if best[0] >= least else ""
 
 
 def _may_be(word: str, candidate: str) -> bool:

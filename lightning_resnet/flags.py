@@ -8,12 +8,13 @@ torch other than those that `keys.json` was written with.
 import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet import shipped
+from lightning_resnet import meant, shipped
 from lightning_resnet.aliases import (
     IMAGENET_DEPTHS,
     SHORT,
@@ -25,8 +26,9 @@ from lightning_resnet.aliases import (
 )
 from lightning_resnet.credentials import refuse_secrets
 from lightning_resnet.errors import UserError, nearest, printable
-from lightning_resnet.keys import Key, classes, is_current, keys, nets_of_torchvision
+from lightning_resnet.keys import Key, classes, is_current, keys, weights_of_torchvision
 from lightning_resnet.reading import line_of, parse_yaml, read_yaml
+from lightning_resnet.words import INSTEAD, NO_SHORT, PLACES, by_word
 
 SHOWN = 60  # characters of a value in a message
 OTHERS = ("config", "print_config", "print_shtab", "help")  # flags that are no keys
@@ -36,6 +38,29 @@ PACKAGES = ("lightning_resnet", "torch.optim")  # whose classes are in the table
 EXPONENT = re.compile(r"[-+]?(\d[\d_]*)?\.?\d*[eE][-+]?\d+")  # a number such as 1e-3
 SWITCHES = ("--json", "--trust")  # flags of the other verbs that are no keys
 NOT_FOR_FIT = ("ckpt_path",)
+SEVERAL = "one run has one value, and a sweep trains with several: resnet-cli recipes "
+SEVERAL += "digits_degradation"
+OF_OURS = {  # key that takes no class of another package -> how to write a class of one's own
+    "data.source": ": a subclass of Source is (docs/extending.md), or --data FOLDER",
+    "model.schedule": ": a subclass of Schedule is (docs/extending.md)",
+}
+UNITS = {"run.save_minutes": "min", "run.hang_s": "s"}  # keys of times -> unit
+# trainer options that our loop does not have, and what to use instead
+OTHER_WAYS = {
+    "max_time": "it would cut the schedule; let SIGUSR1 end the job in time, and the same command "
+    "continue",
+    "val_check_interval": "use --trainer.check_val_every_n_epoch",
+    "reload_dataloaders_every_n_epochs": "the loaders know the epoch",
+    "barebones": "resnet-cli bench step measures the bare step",
+    "model_registry": "nothing is uploaded to a model hub; resnet-cli convert writes weights that "
+    "can be",
+}
+STRATEGIES = (
+    "auto",
+    "ddp",
+    "ddp_find_unused_parameters_true",
+    "ddp_find_unused_parameters_false",
+)
 # training images of the sources that always have the same
 TRAIN_IMAGES = {"Digits": 1_437, "CIFAR10": 50_000, "CIFAR100": 50_000, "FashionMNIST": 60_000}
 
@@ -63,6 +88,11 @@ class Given:
             return parse_yaml(self.value)
         except UserError:
             return self.value
+
+    @property
+    def dashes(self) -> str:
+        """What stands before the key where the user writes it."""
+        return "" if self.recipe else "--"
 
     @property
     def place(self) -> str:
@@ -154,11 +184,11 @@ def read_recipe(recipe: Path) -> dict[str, Any]:
     except UserError as e:
         if recipe.exists():
             raise UserError(f"recipe {e}") from e
-        hint = f"{_similar_recipe(recipe)}; `resnet-cli recipes` lists ours"
+        hint = _similar_recipe(recipe)
         raise UserError(f"cannot read recipe {recipe}: {os.strerror(errno.ENOENT)}{hint}") from e
     if not isinstance(content, dict):
         raise UserError(
-            f"recipe {recipe} is not a mapping (lines `key: value`) but a {type(content).__name__}"
+            f"recipe {recipe} is not a mapping (lines `key: value`) but {kind_of(content)}"
         )
     if "parameters" in content and content.keys() & {"method", "command"}:
         raise UserError(f"{recipe} is a sweep, no recipe: resnet-cli sweep {recipe}")
@@ -184,11 +214,8 @@ def read_recipe(recipe: Path) -> dict[str, Any]:
 def _similar_recipe(recipe: Path) -> str:
     """Return a suggestion for a recipe that does not exist: a file next to it, or one of ours."""
     names = {str(file.with_suffix("")): str(file) for file in recipe.parent.glob("*.y*ml")}
-    names |= {name: name for name in shipped.recipes() if name not in names}
-    given = str(recipe.with_suffix(""))
-    found = [name for name in names if nearest(given, [name])]
-    best = nearest(given, found)
-    return next((f"; did you mean {names[name]}?" for name in found if f" {name}?" in best), "")
+    best = nearest(str(recipe.with_suffix("")), names)[15:-1]
+    return f"; did you mean {names[best]}?" if best else meant.recipe(str(recipe))
 
 
 def _options_in(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -213,7 +240,7 @@ def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
         word = rest.pop(0)
         if not is_flag(word):
             if verb == "fit" or re.match(r"[+~]*[\w.]+=|~", word):
-                raise UserError(_stray(word, before))
+                raise UserError(f"unknown option {printable(word, SHOWN)}{_stray(words, word)}")
             if before == "--ckpt_path":
                 raise UserError(
                     f"{printable(word, SHOWN)}, a word too many: {verb} takes one run, and the "
@@ -234,51 +261,128 @@ def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
                 value = ""
             else:
                 value = rest.pop(0)
+        if value == "=" and rest:
+            raise UserError(f"{flag} = {printable(rest[0], SHOWN)}: leave the = out")
         name = flag.lstrip("-").rstrip("+")
         before = flag
+        pair = re.fullmatch(r"(\w+)=(.+)", value) if name == "ckpt_path" else None
+        if pair and pair[1] in PLACES.split() and not Path(value).exists():
+            raise UserError(f"{value}: the run is a word: resnet-cli {verb} {pair[2]}")
         yield Given("config" if flag == "-c" else name, value)
 
 
-def _stray(word: str, before: str = "") -> str:
-    """Return the message for a word that is no flag, with the flag that is meant.
+def _stray(words: Sequence[str], word: str) -> str:
+    """Return the end of the message for a word of `fit` that is no flag: what is meant.
 
     Args:
+        words: the command line after the verb.
         word: the word.
-        before: the flag before the word; empty: none, or one without a value.
     """
     shown = printable(word, SHOWN)
-    if hydra := re.fullmatch(r"([+~]*)([\w./-]+)=(.*)", word):
-        key = key_of(f"--{hydra[2]}") or hydra[2].replace("/", ".")
-        if "~" in hydra[1]:
-            return f"unknown option {shown}: leave {key} out, or give --{key} null"
-        return f"unknown option {shown}: write --{key} {hydra[3]}"
-    if word.startswith("~"):
-        return f"unknown option {shown}: leave the key out of the recipe, or give --KEY null"
+    at = list(words).index(word)
+    if (hydra := re.fullmatch(r"([+~]*)([\w./-]+?)=(.*)", word)) or word.startswith("~"):
+        return _of_hydra(*hydra.groups()) if hydra else _of_hydra("~", word[1:], "")
+    if words[at + 1 : at + 2] == ["="] and key_of(f"--{word}"):
+        return f": write --{key_of(f'--{word}')} {' '.join(words[at + 2 : at + 3])}"
     if word[:1] in "\u2013\u2014\u2212":  # dashes that a text program makes of two hyphens
         bare = word.lstrip("-\u2013\u2014\u2212")
-        return f"unknown option {shown}: it begins with another sign than two hyphens: --{bare}"
+        return f": it begins with another sign than two hyphens: --{bare}"
     if word in shipped.sweeps():
-        return f"unknown option {shown}: this is a sweep: resnet-cli sweep {shown}"
+        return f": this is a sweep: resnet-cli sweep {shown}"
     if word.endswith((".yaml", ".yml", ".json")) or word in shipped.recipes():
-        return f"unknown option {shown}: put --config before a recipe: --config {shown}"
+        return f": put --config before a recipe: --config {shown}"
     if Path(word).is_dir():
-        return f"unknown option {shown}: for a folder of images give --data {shown}"
-    if re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", word) and before.strip("-") not in (
-        "",
-        "config",
-        "c",
-    ):
-        key = before.partition("=")[0]
-        return f"unknown option {shown}: {key} takes one value, and a list is [1,2], in brackets"
-    if word.lower() in nets_of_torchvision() or re.fullmatch(r"(resnet|plain)-?\d+", word):
-        return f"unknown option {shown}: put --arch before a net: --arch {shown}"
+        return f": for a folder of images give --data {shown}"
+    if meant.numbers([word]) and at > 1 and words[at - 2].startswith("-"):
+        return _several(words, at)
+    hint = meant.recipe(word)
+    if " is a folder of recipes" in hint:
+        return hint
+    if word.lower() in weights_of_torchvision() or re.fullmatch(r"(resnet|plain)-?\d+", word):
+        return f": put --arch before a net: --arch {shown}"
     if (name := true_name("data.source", word)) in keys()["data.source"].classes:
-        return f"unknown option {shown}: put --data before images: --data {name}"
+        return f": put --data before images: --data {name}"
     if word in ("help", "?"):
-        return f"unknown option {shown}; resnet-cli fit --help tells the options"
+        return "; resnet-cli fit --help tells the options"
     if word == "--":
-        return "unknown option --: leave it out"
-    return f"unknown option {shown}: options begin with --; a recipe follows --config"
+        return ": leave it out"
+    if re.fullmatch(r"[\w/.-]+", word) and not hint.endswith(meant.OF_YOUR_OWN):
+        return f": a recipe follows --config{hint}"
+    return ": options begin with --; a recipe follows --config"
+
+
+def _of_hydra(sign: str, name: str, value: str) -> str:
+    """Return what stands for an override of Hydra, such as +model.ema.decay=0.9."""
+    name = name.replace("/", ".")
+    key = key_of(f"--{name}") or (name if _record_of(name) else "")
+    if "~" in sign:
+        is_null = key and "null" in _record_of(key).kinds
+        return f": leave {key or name} out{f', or give --{key} null' if is_null else ''}"
+    if key:
+        return f": write --{key} {value or 'VALUE'}"
+    return f": keys are flags, and there is no --{name}{hint_for(name, 'fit')}"
+
+
+def _several(words: Sequence[str], at: int) -> str:
+    """Return what is meant by a number after the value of a flag.
+
+    Args:
+        words: the command line after the verb.
+        at: position of the number.
+    """
+    end = at
+    while end < len(words) and meant.numbers([words[end]]):
+        end += 1
+    flag = words[at - 2].partition("=")[0]
+    record = _record_of(flag.lstrip("-"))
+    if record is None:
+        return hint_for(flag.lstrip("-"), "fit")
+    if "a list" not in record.needs:
+        return f": {SEVERAL}"
+    return f": a list is in brackets: {flag} {meant.numbers(words[at - 1 : end])}"
+
+
+def _record_of(key: str) -> Key | None:
+    """Return what the table says of a key, or of an argument of some class that a key takes."""
+    if key in keys():
+        return keys()[key]
+    base = _class_of(key)
+    name = key.removeprefix(f"{base}.")
+    takers = [classes()[cls] for cls in keys()[base].classes if cls in classes()] if base else []
+    return next((arguments[name] for arguments in takers if name in arguments), None)
+
+
+def hint_for(key: str, verb: str, dashes: str = "--", others: Collection[str] = ()) -> str:
+    """Return a suggestion for a key that does not exist.
+
+    Args:
+        key: the key.
+        verb: the verb that the key is given to.
+        dashes: what stands before a key where the user writes it.
+        others: arguments of chosen classes, as keys.
+    """
+    key = key.strip(":,;")
+    if found := key_of(f"--{key}"):
+        return f"; did you mean {dashes}{found}?"
+    if meaning := said(verb, f"--{key}"):
+        return meaning
+    known = [name for name in keys() if name not in NOT_FOR_FIT]
+    for base, record in keys().items():
+        known += [f"{base}.{name}" for cls in record.classes for name in classes().get(cls, {})]
+    known += others
+    is_vague = key in NO_SHORT  # many keys end so
+    near = "" if is_vague else nearest(key, known, 0.9)
+    last = key.rpartition(".")[2]
+    if not near and (meaning := said(verb, f"--{last}")):
+        return meaning
+    if not near and (found := key_of(f"--{last}")):
+        return f"; did you mean {dashes}{found}?"
+    shorts = {name: full for name, full in SHORT.items() if "." not in key}
+    if not near and not is_vague:
+        near = nearest(key, [*known, *shorts])
+    if name := near[15:-1]:
+        return f"; did you mean {dashes}{shorts.get(name, name)}?"
+    return f"; resnet-cli {verb} --help tells the options"
 
 
 def _flatten(tree: dict[str, Any], recipe: Path, prefix: str = "") -> Iterator[Given]:
@@ -321,7 +425,11 @@ class Checked:
         self.verb = verb
         self.everything = everything
         # whether classes of a user or of another package are named, by which bare names are known
-        self.is_open = any(_names_module(given.value) for given in everything)
+        self.is_open = False
+        for given in everything:
+            record = _record_of(given.key.replace(".init_args", ""))
+            is_text = record is not None and "str" in record.kinds
+            self.is_open = self.is_open or (not is_text and _names_module(given.value))
         self.chosen: dict[str, str] = {}  # class key -> class; "": one that the table has not
         for base, record in keys().items():
             if record.classes:
@@ -353,7 +461,9 @@ class Checked:
         if key in keys():
             is_other_lightning = not keys()[key].is_ours and not is_current()
             if key in NOT_FOR_FIT and self.verb == "fit":
-                raise UserError(f"unknown option {key}{self._hint(key)}{given.place}")
+                raise UserError(
+                    f"unknown option {given.dashes}{key}{self._hint(given)}{given.place}"
+                )
             if base == key:
                 self._class(base, given)
             elif not is_other_lightning:
@@ -369,28 +479,14 @@ class Checked:
         elif key.endswith(".class_path") and key.partition(".")[0] in SECTIONS:
             return  # the parser says that the class is always ours
         else:
-            raise UserError(f"unknown option {key}{self._hint(key)}{given.place}")
+            raise UserError(f"unknown option {given.dashes}{key}{self._hint(given)}{given.place}")
 
-    def _hint(self, key: str) -> str:
+    def _hint(self, given: Given) -> str:
         """Return a suggestion for a key that does not exist."""
-        if meant := key_of(f"--{key}"):
-            return f"; did you mean {meant}?"
-        known = [name for name in keys() if name not in NOT_FOR_FIT]
-        for base, record in keys().items():
-            chosen = [self.chosen.get(base, ""), *record.classes]
-            known += [f"{base}.{name}" for cls in chosen for name in classes().get(cls, {})]
-        if near := nearest(key, known, 0.9):
-            return near
-        last = key.rpartition(".")[2]
-        if meaning := said(self.verb, f"--{last}"):
-            return meaning
-        if meant := key_of(f"--{last}"):
-            return f"; did you mean {meant}?"
-        shorts = {name: meant for name, meant in SHORT.items() if "." not in key}
-        near = nearest(key, [*known, *shorts])
-        if name := near.removeprefix("; did you mean ").removesuffix("?"):
-            return f"; did you mean {shorts.get(name, name)}?"
-        return f"; resnet-cli {self.verb} --help tells the options"
+        others = []
+        for base in self.chosen:
+            others += [f"{base}.{name}" for name in classes().get(self.chosen[base], {})]
+        return hint_for(given.key, self.verb, given.dashes, others)
 
     def _class(self, base: str, given: Given) -> None:
         """Refuse a class that does not exist; for a key that takes a mapping, anything else."""
@@ -400,6 +496,9 @@ class Checked:
             for item in value:
                 self._class(base, Given(base, item, given.recipe))
             return
+        if value is None and "null" not in record.kinds and not given.recipe:
+            there = ", ".join(sorted(record.classes))
+            raise UserError(f"--{base} cannot be null: there are {there}, or module.Class")
         if isinstance(value, dict) or value is None:
             return
         if record.needs.startswith("a mapping"):
@@ -416,11 +515,23 @@ class Checked:
         record = keys()[base]
         word = printable(name, SHOWN)
         words = SYNONYMS.get(base, {})
-        if name.lower() in words:
+        if told := words.get(name.lower().replace("-", "_")):
+            is_value = told.startswith("-") or " " not in told
+            hint = f"; did you mean {told}?" if is_value else f": {told}"
+            raise UserError(f"--{base}: there is no class {word}{hint}{given.place}")
+        if is_hub_like(name):
+            weights = meant.hub_name(name) or name
             raise UserError(
-                f"--{base}: there is no class {word}; did you mean {words[name.lower()]}?"
-                f"{given.place}"
+                f"--{base} {word} names weights: --run.init_from {weights} starts from them, and "
+                f"--{base} takes a net, such as torchvision.models.resnet50{given.place}"
             )
+        package, _, last = name.rpartition(".")
+        if base in OF_OURS and package.startswith(("torch.", "torchvision.", "timm.")):
+            found = words.get(last.lower()) or true_name(base, last)
+            hint = f"; did you mean {found}?" if found in record.classes else OF_OURS[base]
+            raise UserError(f"--{base}: {word} has not the form that is needed{hint}{given.place}")
+        if problem := meant.missing_class(name):
+            raise UserError(f"--{base}: {problem}{given.place}")
         is_known = true_name(base, name) in record.classes
         if is_known or "." in name or "/" in name or self.is_open or "str" in record.kinds:
             return
@@ -430,9 +541,11 @@ class Checked:
             return
         text = f"--{base}: there is no class {word}"
         if base == "model.net":
-            found = [net for net in nets_of_torchvision() if net.startswith(name.lower())]
+            found = [net for net in weights_of_torchvision() if net.startswith(name.lower())]
             if found:
                 raise UserError(f"{text}; did you mean torchvision.models.{found[0]}?{given.place}")
+            if name in meant.nets_of("timm"):
+                raise UserError(f"{text}; did you mean timm.models.{name}?{given.place}")
         if "null" in record.kinds and name.lower() in ("none", "off", "no", "false"):
             raise UserError(f"{text}; did you mean null?{given.place}")
         holding = [cls for cls in record.classes if name.lower() in cls.lower()]
@@ -460,18 +573,23 @@ class Checked:
             return
         arguments = classes().get(cls, {})
         if parts[0] not in arguments:
+            prefix = "" if given.recipe else f"--{base}."
             others = [name for name in keys()[base].classes if parts[0] in classes().get(name, {})]
-            listed = f"; there are {', '.join(sorted(arguments))}" if arguments else ""
-            hint = nearest(parts[0], arguments)
-            meant = SHORT.get(parts[0], "").removeprefix(f"{base}.")
-            if not hint and meant in arguments:
-                hint = f"; did you mean {meant}?"
+            there = ", ".join(f"{prefix}{name}" for name in sorted(arguments))
+            listed = f"; there are {there}" if there else ""
+            hint = nearest(parts[0], arguments).replace("mean ", f"mean {prefix}")
+            short = SHORT.get(parts[0], "").removeprefix(f"{base}.")
+            other = by_word(INSTEAD).get(parts[0])
+            if not hint and short in arguments:
+                hint = f"; did you mean {prefix}{short}?"
+            if not hint and other in arguments:
+                hint = f": leave it out, or give {prefix}{other}"
             if others and not hint:
                 hint = f", which {', '.join(others)} would take"
-            if (base, parts[0]) == ("data.source", "root") and cls in ("Digits", "Synthetic"):
-                hint = f", whose images are in no folder: --data {_shown(given.value)} takes a "
-                hint += "folder of images, with one folder per class"
-            raise UserError(f"unknown option {parts[0]} of {cls}{hint or listed}{given.place}")
+            if (base, parts[0]) == ("data.source", "root"):
+                hint = _of_root(cls, _shown(given.value)) or hint
+            told = f"{prefix}{parts[0]} of {cls}{hint or listed}"
+            raise UserError(f"unknown option {told}{given.place}")
         record = arguments[parts[0]]
         if len(parts) == 1 and not record.classes:
             _value(record, given, f"{base}.{parts[0]}")
@@ -552,6 +670,9 @@ class Checked:
                 f"--trainer.max_epochs must be 1 or more; got {epochs} (-1 is for "
                 "--trainer.max_steps N, which then limits the training)"
             )
+        if self.verb == "fit":
+            given = [each.key for each in self.everything if each.key.startswith("trainer.")]
+            check_trainer({key.removeprefix("trainer."): self.last(key) for key in given})
         if self.verb == "fit" and steps == 0:
             raise UserError("--trainer.max_steps must be 1 or more, or -1 for no limit; got 0")
 
@@ -583,6 +704,62 @@ class Checked:
             raise UserError(f"--{base} {cls} needs --{base}.{name}: {record.help}")
 
 
+def _of_root(cls: str, root: str) -> str:
+    """Return what to give for a folder of images in place of a source that reads none."""
+    if cls == "BetonFiles":
+        return (
+            f", which reads .beton files: resnet-cli data write imagenet --root {root} --out "
+            "imagenet_train.beton writes them (docs/recipes.md); --data.source ImageNet "
+            f"--data.source.root {root} reads the folder"
+        )
+    if cls in ("Digits", "Synthetic"):
+        return (
+            f", whose images are in no folder: --data {root} takes a folder of images, with one "
+            "folder per class"
+        )
+    return ""
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Refuse options of Lightning's trainer that our loop has another way for.
+
+    Args:
+        trainer: the options that are given, by name.
+
+    Raises:
+        UserError: the option, and what to use instead.
+    """
+    if isinstance(trainer.get("val_check_interval"), int) or trainer.get("num_sanity_val_steps"):
+        raise UserError(
+            "--trainer.val_check_interval N and num_sanity_val_steps do not work here: validation "
+            "is by epoch"
+        )
+    for key, cure in OTHER_WAYS.items():
+        value = trainer.get(key)
+        if value not in (None, 0) and (key, value) != ("val_check_interval", 1.0):
+            raise UserError(f"--trainer.{key} {value} does not work here: {cure}")
+    strategy = trainer.get("strategy") or "auto"
+    if strategy not in STRATEGIES:
+        name = strategy if isinstance(strategy, str) else strategy["class_path"]
+        raise UserError(
+            f"--trainer.strategy {name} does not work here: leave it out; several ranks exchange "
+            "gradients by ddp, and ddp_find_unused_parameters_true is for a net that leaves "
+            "parameters out of some steps"
+        )
+
+
+def kind_of(content: Any) -> str:
+    """Return what the content of a YAML file is, in words."""
+    words = {"NoneType": "empty", "list": "a list", "str": "a text"}
+    name = type(content).__name__
+    return words.get(name, f"a single value ({name})")
+
+
+def is_hub_like(name: str) -> bool:
+    """Tell whether a name is one of weights on a hub."""
+    return re.match(r"(torchvision|timm|hf|hf-hub|huggingface):|https?://", name) is not None
+
+
 def _is_ours(record: Key) -> bool:
     return record.is_ours and record.name != "model.optimizer"
 
@@ -605,45 +782,51 @@ def _value(record: Key, given: Given, key: str) -> None:
         UserError: the key, what it may be, and the value.
     """
     value = given.parsed
+    needs = record.needs
+    text = _shown(given.value)
+    if isinstance(value, str):
+        needs = re.sub(r" from -1 to [\d,]+", "", needs)  # -1 stands for no limit
+    wrong = f"--{key} must be {needs}{record.cure}; got {text}"
     if key == "trainer.devices" and isinstance(value, str):
         if not re.fullmatch(r"auto|[-\d, \[\]]+", value):
-            raise UserError(f"--{key} must be {record.needs}; got {_shown(value)}{given.place}")
-    is_number = isinstance(value, int | float)
-    if record.needs.startswith("a list") and "null" not in record.kinds and is_number:
-        raise UserError(f"--{key} must be {record.needs}{record.cure}; got {value}{given.place}")
+            raise UserError(f"{wrong}{_suggested(record, key, value)}{given.place}")
+    if needs.startswith("a list"):
+        found = meant.numbers([value]) if isinstance(value, str) else ""
+        outside = []
+        if isinstance(value, list) and record.range:
+            outside = [n for n in value if isinstance(n, int | float) and n not in record.range]
+        if found or outside or ("null" not in record.kinds and isinstance(value, int | float)):
+            hint = f"; did you mean {found}?" if found else ""
+            raise UserError(f"{wrong}{hint}{given.place}")
     if "other" in record.kinds or "str" in record.kinds:
         return
-    if isinstance(value, list) and ("list" in record.needs or value == []):
+    if isinstance(value, list) and ("list" in needs or value == []):
         return
     if isinstance(value, str) and EXPONENT.fullmatch(value):  # a text for PyYAML alone
         value = float(value)
+    if not _fits(record, value):
+        raise UserError(f"{wrong}{_suggested(record, key, text)}{given.place}")
+
+
+def _fits(record: Key, value: Any) -> bool:
+    """Tell whether a key or argument can have a value, as far as its plain types tell."""
     kind = {type(None): "null"}.get(type(value), type(value).__name__)
     is_kind = kind in record.kinds or (kind == "int" and "float" in record.kinds)
-    is_wrong = not is_kind and str(value) not in record.choices
     if is_kind and kind in ("int", "float") and record.range:
-        is_wrong = value not in record.range
-    if is_wrong:
-        text = _shown(given.value)
-        hint = nearest(str(value), record.choices)
-        if meant := SYNONYMS.get(key, {}).get(_shown(value).lower()):
-            hint = f"; did you mean {meant}?"
-        hint = hint or _commas(record, value)
-        raise UserError(
-            f"--{key} must be {record.needs}{record.cure}; got {text}{hint}{given.place}"
-        )
+        return value in record.range
+    return is_kind or str(value) in record.choices
 
 
-def _commas(record: Key, value: Any) -> str:
-    """Return what is meant by a number with commas: a decimal comma, thousands, or many values."""
-    text = str(value).strip("[]() ")
-    if "int" in record.kinds and re.fullmatch(r"\d{1,3}(,\d{3})+", text):
-        return f"; did you mean {text.replace(',', '')}?"
-    if "float" in record.kinds and re.fullmatch(r"\d+,\d+", text):
-        return f"; did you mean {text.replace(',', '.')}?"
-    if "," in text:
-        several = "one run has one value, and a sweep trains with several"
-        return f"; {several}: resnet-cli recipes digits_degradation"
-    return ""
+def _suggested(record: Key, key: str, text: str) -> str:
+    """Return what is meant by a value that a key cannot have, as the end of a message."""
+    if found := SYNONYMS.get(key, {}).get(text.lower().replace("-", "_")):
+        return f"; did you mean {found}?"
+    if hint := nearest(text, record.choices):
+        return hint
+    number = meant.number(text, partial(_fits, record), UNITS.get(key, ""))
+    if number:
+        return f"; did you mean {number}?"
+    return f"; {SEVERAL}" if "," in text else ""
 
 
 def _shown(value: Any) -> str:

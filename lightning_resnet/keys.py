@@ -98,8 +98,8 @@ def classes() -> dict[str, dict[str, Key]]:
     return found
 
 
-def nets_of_torchvision() -> list[str]:
-    """Return the names of torchvision's classification nets."""
+def weights_of_torchvision() -> dict[str, list[str]]:
+    """Return the names of the weights of each of torchvision's classification nets."""
     return _content()["nets"]
 
 

@@ -4,6 +4,35 @@ Each table is words -> meaning, with spaces between several words of one meaning
 dashes where a word has underscores.
 """
 
+from collections.abc import Mapping
+
+
+def by_word(table: Mapping[str, str]) -> dict[str, str]:
+    """Return word -> meaning for a table."""
+    return {word: meaning for words, meaning in table.items() for word in words.split()}
+
+
+# numbers in words, each at its own place
+NUMERALS = "zero one two three four five six seven eight nine ten".split()
+# owners of repositories on Hugging Face with weights of nets
+OWNERS = "microsoft facebook google timm nvidia apple openai laion hf"
+# names of recipes that there are not -> the recipe, or what to do
+RECIPES = {
+    "cifar cifar_10 cifar10_resnet": "cifar10",
+    "imagenet_1k imagenet1k ilsvrc ilsvrc2012 in1k": "imagenet",
+    "mnist emnist kmnist": (
+        "fashion_mnist has clothes in the form of MNIST's digits, and digits has handwritten "
+        "digits of 8x8 pixels"
+    ),
+    "default base config train example tutorial demo quickstart": "digits",
+    "folder image_folder imagefolder custom my_data dataset": "photos",
+    "pretrained transfer transfer_learning fine_tune": "finetune",
+}
+
+# programs that start another one, and so come before resnet-cli
+BEFORE = "srun mpirun mpiexec nohup nice time sudo env timeout watch"
+# programs that start ranks, which fit does by itself
+STARTERS = "launch torchrun python python3 accelerate deepspeed horovodrun lightning fabric"
 # verbs of other programs -> ours, or a sentence
 VERBS = {
     "train run finetune fine_tune pretrain learn": "fit",
@@ -11,13 +40,47 @@ VERBS = {
     "val valid validation": "validate",
     "infer inference classify detect": "predict",
     "hpo tune multirun search grid optuna": "sweep",
-    "config configs list_models models list_recipes presets init new": "recipes",
+    "config configs list_recipes presets init new": "recipes",
+    "models list_models nets archs list_nets zoo": (
+        "nets are resnet20, plain20, preresnet20 and other 6n+2 layers, resnet18 to resnet152, "
+        "torchvision.models.NAME, timm.models.NAME: resnet-cli fit --config digits --arch plain20"
+    ),
+    "v vv vvv verbose version": (
+        "resnet-cli --version tells the version; fit -q and sweep -q print less"
+    ),
     "plot report table summary results leaderboard": "compare",
-    "analyze analyse visualize explain gradcam": "inspect",
-    "list ls status ps watch jobs history": "runs",
+    "analyze analyse visualize explain": "inspect",
+    "list ls ps history": "runs",
+    "status watch jobs squeue sacct": (
+        "resnet-cli runs tells how far each run is; sweep FILE --status also what SLURM's queue has"
+    ),
+    "gradcam cam saliency attention": (
+        "resnet-cli inspect measures blocks; maps of single images are made by other packages, "
+        "from the net that lightning_resnet.load(RUN) returns (docs/python.md)"
+    ),
+    "flops macs params parameters count summary_net profile_net": (
+        "fit --config digits --run.dry tells parameters, time and memory of a training"
+    ),
+    "ensemble average soup swa distill quantize prune_net": (
+        "no verb does it; lightning_resnet.load(RUN) returns a net for a script (docs/python.md)"
+    ),
+    "notebook jupyter script api": "from Python: import lightning_resnet (docs/python.md)",
+    "unpack extract import untar restore": (
+        "tar -xzf FILE unpacks what export has packed; the folder is a run again"
+    ),
+    "update upgrade uninstall pip conda uv git make": (
+        "resnet-cli does not change what is installed: pip, or make in a checkout, does"
+    ),
+    "nvidia_smi top gpustat": "resnet-cli doctor --quick tells what this machine has",
+    "quit exit": "resnet-cli returns by itself after each verb",
+    "verify": "data verify",
+    "unfreeze freeze": (
+        "no verb freezes layers; deepen RUN --depth D --out NEW.ckpt --freeze trains added blocks "
+        "alone"
+    ),
     "delete remove del clean prune purge": "rm",
     "save pack archive zip backup": "export",
-    "onnx export_onnx torchscript to_onnx": "convert",
+    "onnx export_onnx torchscript to_onnx export_model": "convert",
     "dataset datasets": "data",
     "download fetch": "data get",
     "prepare preprocess ffcv": "data write",
@@ -27,35 +90,35 @@ VERBS = {
     "demo example quickstart": "fit --config digits",
     "resume continue restart": (
         "the command that began a run continues it: resnet-cli fit ...; without it, resnet-cli fit "
-        "--config runs/RECIPE/RUN/config.yaml does"
+        "--config RUN/config.yaml does"
     ),
     "agent": "sweep FILE trains here or on SLURM; W&B's own agents run it by `wandb agent ID`",
     "lr_find find_lr lr_finder": (
         "nothing finds a rate by itself; a sweep compares some: resnet-cli recipes digits_lr_range"
     ),
-    "launch torchrun python": (
-        "fit starts the ranks itself: resnet-cli fit --config digits --trainer.devices 2"
-    ),
+    STARTERS: "fit starts the ranks itself: resnet-cli fit --config digits --trainer.devices 2",
     "rename mv move": (
         "fit names a run with --run.label NAME; a link next to a run names one that is there: ln "
         "-s ID runs/RECIPE/NAME"
     ),
     "cp copy duplicate clone": "fit --run.new trains a replicate; resnet-cli export packs a run",
-    "stop kill cancel abort": (
+    "stop kill cancel abort scancel": (
         "Ctrl-C stops a training, and the same command continues it; sweep FILE --cancel cancels "
         "the jobs of a sweep"
     ),
     "log logs tail show cat": (
-        "resnet-cli runs lists the runs; metrics.jsonl in a run's folder holds each value"
+        "resnet-cli runs lists the runs; metrics.jsonl in a run's folder holds each value; sweep "
+        "FILE --status names the log of each point"
     ),
     "tensorboard ui dashboard gui serve web": (
         "give fit --trainer.logger TensorBoardLogger or --wandb.mode online; resnet-cli compare "
         "draws the curves"
     ),
     "login": "wandb login stores a key of W&B; fit --wandb.mode online uses it",
-    "srun": "srun comes first: srun resnet-cli fit --config digits",
+    "srun mpirun": "srun comes first: srun resnet-cli fit --config digits",
     "submit sbatch slurm queue": (
-        "sweep FILE --submit submits a sweep; sbatch submits a batch script of resnet-cli recipes"
+        "sweep FILE --submit submits a sweep; one training is sbatch OPTIONS fit.sbatch --config "
+        "digits, after resnet-cli recipes fit.sbatch > fit.sbatch"
     ),
     "open cd": "resnet-cli runs tells the folders",
 }
@@ -74,6 +137,7 @@ KEYS = {
     "depth layers num_layers": "model.net.depth",
     "shortcut": "model.net.shortcut",
     "width": "model.net.width",
+    "at": "model.schedule.at",
     "num_classes nc n_classes nb_classes": "model.net.num_classes",
     "norm norm_layer": "model.net.norm",
     "init": "model.net.init",
@@ -108,6 +172,13 @@ KEYS = {
     "num_threads": "run.threads",
     "wandb_project": "wandb.project",
     "wandb_entity": "wandb.entity",
+}
+# argument that a class does not have -> the one in its place
+INSTEAD = {
+    "momentum beta1 beta2": "betas",
+    "betas": "momentum",
+    "milestones step_size": "at",
+    "t_max eta_min": "end",
 }
 # flags of one letter, of fit alone -> key
 LETTERS = {
@@ -243,6 +314,18 @@ SAID = {
     "num_samples limit subset max_samples n_samples": (
         "part of the images is --data.source Subset, and of the steps --trainer.limit_train_batches"
     ),
+    "trainer.gpus": "give --trainer.devices N --trainer.accelerator gpu",
+    "trainer.tpu_cores tpu_cores": "give --trainer.devices N --trainer.accelerator tpu",
+    "trainer.num_processes": "give --trainer.devices N",
+    "trainer.weights_summary": "--trainer.enable_model_summary false leaves the summary out",
+    "mean std normalize normalization": (
+        "images are normalised by the mean and deviation of their source; a source of your own "
+        "has others (docs/extending.md)"
+    ),
+    "validation_split": (
+        "a source knows its splits; --data.source.holdout N validates on N of the training images"
+    ),
+    "chain": "an end without requeueing is sweep FILE --submit --chain N",
     "steps_per_epoch": "an epoch is cut by --trainer.limit_train_batches N",
     "cfg_options set override opts option options param p": (
         "each key of a recipe is a flag, such as --model.optimizer.lr 0.1"
@@ -267,8 +350,8 @@ SAID = {
 # key -> words for a value -> the value
 VALUES = {
     "trainer.precision": {
-        "fp16 float16 half": "16-mixed",
-        "amp mixed bfloat16": "bf16-mixed",
+        "fp16 float16 half mixed16 mixed_float16": "16-mixed",
+        "amp mixed bfloat16 bf mixed_bfloat16": "bf16-mixed",
         "fp32 float32 full": "32-true",
         "fp64 float64": "64-true",
     },
@@ -280,6 +363,20 @@ VALUES = {
     "trainer.accelerator": {
         "nvidia": "gpu",
     },
+    "trainer.devices": {
+        "all every max": "-1",
+        "none": "1 --trainer.accelerator cpu",
+        "gpu cuda cuda:0 gpu:0": "[0] --trainer.accelerator gpu",
+    },
+    "deepen --arm": {
+        "identity zero same": "keep",
+        "random scratch": "find",
+    },
+    "launcher": {
+        "pytorch ddp elastic dist": "torchrun",
+        "srun sbatch": "slurm",
+        "none": "local",
+    },
     "model.schedule": {
         "cosineannealinglr cosineannealing onecycle onecyclelr cos cosine_annealing": "Cosine",
         "step steplr multisteplr multistep": "Steps",
@@ -289,6 +386,7 @@ VALUES = {
     "model.net": {
         "resnet": "resnet18",
         "plain plainnet": "plain20",
+        "list help all": "resnet-cli fit --model.net.help lists the nets",
         "preresnet preactresnet": "preresnet110",
         "wideresnet wide_resnet wrn": "torchvision.models.wide_resnet50_2",
     },
@@ -306,16 +404,68 @@ VALUES = {
     },
     "data.source": {
         "fashion": "FashionMNIST",
+        "mnist emnist kmnist qmnist": (
+            "FashionMNIST has clothes in the form of MNIST's digits, Digits has digits of 8x8 "
+            "pixels, and --data FOLDER takes any images in one folder per class"
+        ),
     },
     "data.cache": {
         "ram memory true": "process",
         "disk page": "os",
     },
 }
+# flag of several verbs -> words that stand for it where a verb has it
+SAME = {
+    "--out": "output o out_dir output_dir outdir outfile save save_path save_dir dest dst target f",
+    "--root": "dir data_dir data_path output_dir folder path run_dir run_root to",
+    "--size": "imgsz img_size image_size resolution input_size",
+    "--yes": "y f force rf r fr i no_confirm recursive",
+    "--json": "format_json as_json j",
+    "--depth": "layers num_layers n_layers layer",
+    "--batches": "n num_batches n_batches steps",
+    "--top": "k topk top_k n",
+    "--trust": "allow_code trust_remote_code unsafe",
+    "--watch": "follow f w live refresh",
+    "--metric": "y metrics",
+    "--x": "x_axis xaxis",
+    "--split": "subset on set",
+    "--from": "mirror url source file",
+    "--short-side": "size resize img_size resolution max_resolution",
+}
+# words for a place of a command line that needs no flag
+PLACES = (
+    "model weights run runs ckpt ckpt_path checkpoint source src images image input file data img "
+    "path target name net dataset folder"
+)
+# verb -> first words that stand for a flag or for another verb
+SUBWORDS = {
+    "runs": {
+        "ls list all show status": "runs",
+        "rm remove delete clean": "rm",
+        "compare plot diff": "compare",
+        "export save": "export",
+        "watch follow": "runs --watch",
+        "sync upload": "sync",
+    },
+    "recipes": {"ls list all": "recipes", "show cat get print copy": "recipes"},
+    "sweep": {
+        "run start launch agent local": "sweep --local",
+        "submit sbatch slurm": "sweep --submit",
+        "status logs": "sweep --status",
+        "cancel stop kill": "sweep --cancel",
+        "retry resume": "sweep --retry-failed",
+        "ls list show print dry": "sweep --list",
+        "create init new": "recipes digits_degradation",
+    },
+    "sync": {"run all wandb up push": "sync"},
+    "compare": {"run all ls list": "compare", "diff": "compare --diff", "plot": "compare"},
+    "rm": {"run": "rm"},
+    "export": {"run": "export"},
+    "doctor": {"check all quick system": "doctor --quick"},
+}
 # verb with flags of its own (empty: any) -> words -> flag, or what to do
 FLAGS = {
     "": {
-        "format_json": "--json",
         "v verbose debug": "-q of fit and sweep prints less; no verb prints more",
         "plain no_color no_progress color": (
             "colours and progress are left out where no terminal reads"
@@ -323,7 +473,6 @@ FLAGS = {
         "h? usage": "--help",
     },
     "predict": {
-        "k topk top_k n": "--top",
         "csv": "--format csv",
         "ema": "--weights ema",
         "o out output save save_txt output_dir": (
@@ -334,6 +483,12 @@ FLAGS = {
             "images follow the run as words: resnet-cli predict RUN IMAGE..."
         ),
         "conf threshold": "each image gets its --top K classes, whatever their probability",
+        "labels classes class_names label_map": "a run or checkpoint has the names of its classes",
+        "show view plot": "a table is printed; --format csv or json is for programs",
+        "pretrained": (
+            "weights by name are the first word: resnet-cli predict "
+            "torchvision:resnet50.IMAGENET1K_V2 IMAGE..."
+        ),
     },
     "validate": {
         "split subset on": (
@@ -342,14 +497,24 @@ FLAGS = {
         "top topk k": "the result has the accuracies of the first and of the first five classes",
         "format output out o csv": "the result is JSON on the standard output: add > FILE",
         "ema use_ema": "resnet-cli evaluate RUN --weights ema measures averaged weights",
-        "crops sizes bn": "resnet-cli evaluate RUN has it",
+        "crops sizes bn tta": "resnet-cli evaluate RUN has it",
+        "pretrained": (
+            "weights by name are the first word: resnet-cli validate "
+            "torchvision:resnet50.IMAGENET1K_V2 --data FOLDER"
+        ),
+        "metric metrics": "loss and accuracy are always told: leave it out",
     },
     "evaluate": {
         "tta ten_crop flip": "--crops ten",
         "ema": "--weights ema",
         "precise_bn": "--bn precise",
+        "best": "--at best",
         "out output o csv": "the table goes to the standard output: add --json > FILE",
-        "metric metrics loss": "loss and accuracy are resnet-cli validate RUN",
+        "metric metrics loss": "top-1 and top-5 error are always told: leave it out",
+        "pretrained": (
+            "weights by name are the first word: resnet-cli evaluate "
+            "torchvision:resnet50.IMAGENET1K_V2 --data FOLDER"
+        ),
     },
     "sweep": {
         "jobs parallel workers n procs num_workers": "-j",
@@ -360,30 +525,37 @@ FLAGS = {
         "resume continue restart": "the same command trains what is not finished",
         "force overwrite": "a finished run is never trained again: fit --run.new makes a replicate",
         "config c": "a sweep's FILE names its recipe, and follows the verb: resnet-cli sweep FILE",
-        "epochs lr depth count seed batch_size": (
+        "epochs lr depth count seed seeds n_seeds num_seeds batch_size devices arch data": (
             "the keys and values of all runs are in the sweep's file: resnet-cli recipes NAME > "
             "my.yaml"
         ),
+        "m multirun": "a sweep is a file: resnet-cli recipes digits_degradation > my.yaml",
     },
     "runs": {
-        "a all l sort": "resnet-cli runs DIR lists the runs of one folder; none is left out",
-        "format": "--json",
+        "a all l long sort n last limit name filter failed": (
+            "resnet-cli runs DIR lists all runs of one folder; --json is for programs, which "
+            "select and sort"
+        ),
+        "format csv": "--json",
         "root dir": "resnet-cli runs ROOT: the folder follows the verb",
     },
     "rm": {
-        "f y force rf r fr i no_confirm": "--yes",
         "all": "name each run, or its folder with rm -r of your shell: resnet-cli runs lists them",
+        "dry_run n": "rm lists the runs, and asks before it removes them",
     },
     "export": {
-        "o output": "--out",
         "format onnx": "weights for others are resnet-cli convert RUN --out NET.onnx",
+        "zip tar gz": "the archive is a .tar.gz: leave it out",
     },
     "compare": {
-        "o output save dir": "--out",
         "group by groupby group_by sort index": "the rows are settings: --rows depth shortcut",
-        "filter query select only": "--where 'depth == 56'",
-        "csv html format md markdown latex pdf": (
+        "filter query select only seed depth net": "--where 'depth == 56'",
+        "csv html format md markdown latex pdf png svg": (
             "a page, figures and CSV files are always written; --out DIR tells where"
+        ),
+        "smooth smoothing xlim ylim log log_y legend figsize": (
+            "figures show what was measured; to draw others, take the CSV files of the report, or "
+            "load_runs from Python (docs/python.md)"
         ),
         "reference ref": "measured runs are words: resnet-cli compare RUNS reference:digits",
     },
@@ -391,16 +563,17 @@ FLAGS = {
         "weights activations features": "responses",
         "gradient grads grad": "gradients",
         "lesion ablation": "lesions",
-        "o output": "--out",
-        "n num_batches": "--batches",
+        "linear_probe linear": "probes",
+        "summary flops macs params parameters count model": (
+            "fit --config digits --run.dry tells parameters, multiply-adds, time and memory"
+        ),
         "layers layer": "all layers are measured",
-    },
-    "deepen": {
-        "o output": "--out",
-        "random": "--arm find",
+        "gradcam cam saliency attention": (
+            "blocks are measured; maps of single images are made by other packages, from the net "
+            "that lightning_resnet.load(RUN) returns"
+        ),
     },
     "convert": {
-        "o output": "--out",
         "format to onnx type": (
             "the ending of --out tells the format: .ckpt, .pth, .safetensors or .onnx"
         ),
@@ -408,6 +581,9 @@ FLAGS = {
         "opset opset_version": (
             "ONNX files are of the version that torch writes; leave the flag out"
         ),
+        "dynamic dynamic_axes batch_size": "an .onnx takes any number of images: leave it out",
+        "arch model net depth width num_classes nc": "the weights tell their net: leave it out",
+        "half fp16 int8 quantize": "weights are written as float32: leave it out",
     },
     "data get": {
         "mnist": (
@@ -420,6 +596,7 @@ FLAGS = {
         ),
         "digits": "the digits come with scikit-learn, so fit --config digits needs no download",
         "imagenet_1k ilsvrc ilsvrc2012 imagenet1k": "imagenet",
+        "all": "name one of them",
         "out output o": "--root",
     },
     "data": {
@@ -428,10 +605,6 @@ FLAGS = {
         "ls list": "resnet-cli doctor --quick tells what data are here",
         "show stat describe": "info",
         "check validate test": "verify",
-        "dir output_dir data_dir path out_dir": "--root",
-        "mirror url source file": "--from",
-        "o output": "--out",
-        "size resize img_size resolution max_resolution": "--short-side",
         "jpeg_quality": "--quality",
         "write_mode compress": "--mode",
     },
@@ -446,12 +619,24 @@ FLAGS = {
             "W&B's project is the run's own: fit --wandb.project NAME, or WANDB_PROJECT"
         ),
         "force overwrite": "sent again is only what W&B lacks",
+        "dry_run n list": (
+            "sync sends what W&B lacks; resnet-cli runs lists the runs, and nothing is removed"
+        ),
+        "offline online mode": (
+            "sync is for machines that reach W&B; a training is offline with --wandb.mode offline"
+        ),
+        "all dir root": "folders of runs are words: resnet-cli sync runs",
     },
     "completion": {
         "shell s": "the shell is a word: resnet-cli completion bash",
+        "powershell pwsh tcsh csh ksh": "there is none for it",
     },
     "bench": {
         "n iters iterations epochs": "--steps",
+        "speed throughput gpu images fps fit training": "train",
+        "data dataloader dataset io": "loader",
+        "inference predict": "evaluation",
+        "all": "name one of them",
     },
     "recipes": {
         "list l all": "resnet-cli recipes lists all",

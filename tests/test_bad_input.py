@@ -56,7 +56,7 @@ class Wrong(nn.Module):
         ([*DIGITS, "--model.net", "lazy.Wrong"], "lazy.Wrong, or what it is trained with: empty()"),
         (
             [*DIGITS, "--model.net.dpth", "56"],
-            "unknown option dpth of CifarResNet; did you mean depth?",
+            "unknown option --model.net.dpth of CifarResNet; did you mean --model.net.depth?",
         ),
         (
             [*DIGITS, "--model.optimizer", "absent.optim.Lamb"],
@@ -75,13 +75,13 @@ class Wrong(nn.Module):
         ([*DIGITS, "--model.schedule.at", "[30, 60]"], "divide epochs by --trainer.max_epochs"),
         (
             [*DIGITS, "--model.optimzer.lr", "1"],
-            "unknown option model.optimzer.lr; did you mean model.optimizer",
+            "unknown option --model.optimzer.lr; did you mean --model.optimizer",
         ),
         (
             [*DIGITS, "--data.btch_size", "8"],
-            "unknown option data.btch_size; did you mean data.batch_size?",
+            "unknown option --data.btch_size; did you mean --data.batch_size?",
         ),
-        ([*DIGITS, "--trainer.max_epoch", "8"], "did you mean trainer.max_epochs?"),
+        ([*DIGITS, "--trainer.max_epoch", "8"], "did you mean --trainer.max_epochs?"),
         (
             [*DIGITS, "--trainer.accumulate_grad_batches", "3"],
             "batch_size 64 (images per optimizer step) is not divisible",

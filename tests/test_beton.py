@@ -515,7 +515,7 @@ def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
         ("write digits --out d.beton --quality 0", "--quality must be 1 to 100"),
         (
             "write digits --out d.beton --short-side 0",
-            "--short-side: 0: a whole number, 1 or more",
+            "--short-side must be a whole number, 1 or more; got 0",
         ),
         ("write image_folder --out d.beton", "needs --root"),
         (

@@ -143,7 +143,7 @@ def test_a_hash_that_looks_like_a_number_stays_one(cli):
         (["gradients", "."], ". is no run and holds none"),
         (["gradients", DIGITS, "--batches", "0"], "--batches"),
         ([], "what is one of gradients, "),
-        (["gradients", DIGITS, "--model.net.dept", "20"], "did you mean depth"),
+        (["gradients", DIGITS, "--model.net.dept", "20"], "did you mean --model.net.depth"),
     ],
 )
 def test_mistakes_are_one_line(cli, args, message):

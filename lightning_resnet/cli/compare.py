@@ -4,6 +4,7 @@
 `resnet-cli compare runs/a runs/b --rows net depth --out ab`.
 """
 
+import re
 import shlex
 from argparse import Namespace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json, fitted, paragraph
+from lightning_resnet.runs.find import folder_of
 
 LIST = "?"  # --published without a name
 
@@ -122,12 +124,39 @@ def make_parser() -> Parser:
     return parser
 
 
+def _check(args: Namespace) -> None:
+    """Refuse words that no runs can fit, before pandas is imported.
+
+    Raises:
+        UserError: a folder of runs does not exist, or an expression has no such form.
+    """
+    for word in args.diff or ():
+        folder_of(word)
+    for word in args.runs:
+        if page := re.fullmatch(
+            r"(?:https?://)?(?:www\.)?wandb(?:\.ai/|:/?)([\w-]+/[\w-]+).*", word
+        ):
+            raise UserError(f"{word}: runs of W&B are wandb://{page[1]}")
+        if not word.startswith("wandb://"):
+            folder_of(word)
+    if single := re.search(r"([\w.]+) ?(?<![=<>!])=(?!=) ?(.+)", args.where):
+        value = single[2] if re.match(r"[-\d.'\"]", single[2]) else f"'{single[2]}'"
+        raise UserError(f'--where {args.where}: write it as in --where "{single[1]} == {value}"')
+    if args.baseline and not re.fullmatch(r"[\w.]+=[^=]+", args.baseline):
+        parts = re.fullmatch(r"([\w.]+) ?(?:==?|:) ?(\S+)", args.baseline)
+        example = "=".join(parts.groups()) if parts else "shortcut=none"
+        raise UserError(f"--baseline {args.baseline}: write it as in --baseline {example}")
+    if not args.runs and not args.diff and args.published != LIST:
+        raise UserError("compare what? name runs, sweeps or roots: resnet-cli compare runs/digits")
+
+
 def run(args: Namespace) -> int:
     """Write the report; print its tables and where the files lie; return 0.
 
     Raises:
         UserError: no runs are named, or a flag does not fit the runs.
     """
+    _check(args)
     from lightning_resnet.analysis.compare import tables
     from lightning_resnet.analysis.compare.export import diff, write_parquet
     from lightning_resnet.analysis.compare.published import listing
@@ -144,8 +173,6 @@ def run(args: Namespace) -> int:
         tell(fitted(sets, 3))
         args.document["published"] = [dict(zip(sets[0], line, strict=True)) for line in sets[1:]]
         return 0
-    if not args.runs:
-        raise UserError("compare what? name runs, sweeps or roots: resnet-cli compare runs/digits")
     view = View(
         where=args.where,
         rows=args.rows,

@@ -6,6 +6,7 @@ resnet-cli data info|verify F.beton
 """
 
 import argparse
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ SOURCES = {
     "webdataset": "WebDataset",
     "parquet": "Parquet",
 }
+SPLITS = ("train", "val", "test")
 NEEDS_ROOT = ("image_folder", "imagenet", "webdataset", "parquet")
 # Flag of `write` -> sources that take it.
 OWN_FLAGS = {"layout": ("imagenet",), "classes": ("webdataset", "parquet")}
@@ -121,7 +123,7 @@ def make_parser() -> Parser:
         ("verify", "check all of it; exit status 1 if damaged"),
     ):
         one = verbs.add_parser(verb, help=text)
-        one.add_argument("file")
+        one.add_argument("file", metavar="F.beton")
         add_json(one)
     return parser
 
@@ -183,14 +185,24 @@ def _get_photos(root: Path) -> int:
 
 
 def _write(args: argparse.Namespace) -> int:
+    name = SOURCES[args.source]
+    if args.root is None and args.source in NEEDS_ROOT:
+        raise UserError(f"{args.source} needs --root, the folder its images are in")
+    root = args.root or "data"
+    if (args.root or args.source in SETS) and not re.search(r"://|[{*]", root):
+        if not Path(root).exists():
+            cure = f": resnet-cli data get {args.source}" if args.source in SETS else ""
+            raise UserError(f"--root {root} does not exist (seen from {Path.cwd()}){cure}")
+    if args.split not in SPLITS:
+        raise UserError(
+            f"{args.source} has no split {args.split}{nearest(args.split, SPLITS)}; has "
+            f"{', '.join(SPLITS)}"
+        )
     from lightning_resnet.data import sources
     from lightning_resnet.data.beton.write import write_beton
     from lightning_resnet.data.remote import is_remote
 
     report_only()
-    name = SOURCES[args.source]
-    if args.root is None and args.source in NEEDS_ROOT:
-        raise UserError(f"{args.source} needs --root, the folder its images are in")
     given = {"root": args.root} if args.root else {}
     for flag, takers in OWN_FLAGS.items():
         value = getattr(args, flag)

@@ -5,8 +5,11 @@ from argparse import ArgumentTypeError, Namespace
 
 from lightning_resnet.arguments import TRUST, Parser, above_zero, device, positive
 from lightning_resnet.errors import UserError, tell
+from lightning_resnet.flags import check
 from lightning_resnet.printing import add_json
+from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.find import check_target
+from lightning_resnet.shipped import recipe_file
 
 KINDS = {
     "gradients": "norms of dE/dx and dE/dw, and the part that takes the shortcut (train mode)",
@@ -120,7 +123,10 @@ def run(args: Namespace) -> int:
         example = f"resnet-cli inspect {args.what} digits"
         raise UserError(f"inspect what? name a run or a recipe: {example}")
     for target in args.targets:
-        check_target(target)
+        check_target(target, is_trained=args.at != "init")
+        file = recipe_file(target)
+        if file.suffix == ".yaml" and "parameters" not in (read_yaml(file) or {}):
+            check(["--config", target, *args.recipe_keys], "inspect")
     from lightning_resnet.analysis.inspection.report import inspect, rows, to_text, write
     from lightning_resnet.analysis.inspection.subjects import subjects
     from lightning_resnet.weights.trained import device_for

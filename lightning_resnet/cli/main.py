@@ -57,35 +57,62 @@ VERBS = {
 }
 
 
+DATA = "data"  # folder of the sets that `data get` fetches, unless a recipe gives another
+# source -> what to say of its folder or file that is not there
+MISSING = {
+    "ImageFolder": "image folder {0} does not exist (seen from {1}): give one with --data FOLDER",
+    "ImageNet": "folder {0} does not exist (seen from {1}): --data.source.root DIR gives another",
+    "BetonFiles": "{0} does not exist (seen from {1}): resnet-cli data write imagenet --root "
+    "FOLDER --out {0} writes it (docs/recipes.md), or --data FOLDER and --data.source ImageNet "
+    "--data.source.root FOLDER read images themselves",
+    "CIFAR10": "CIFAR10 not found in folder {0} (seen from {1}): run `resnet-cli data get cifar10`",
+    "CIFAR100": "CIFAR100 not found in folder {0} (seen from {1}): run `resnet-cli data get "
+    "cifar100`",
+    "FashionMNIST": "Fashion-MNIST not found in folder {0} (seen from {1}): run `resnet-cli data "
+    "get fashion_mnist`",
+}
+
+
 def _unknown_verb(argv: list[str]) -> str:
     """Return the message for a command line that begins with no verb."""
     import shlex
 
     from lightning_resnet import words as tables
-    from lightning_resnet.aliases import by_word
-    from lightning_resnet.errors import nearest
+    from lightning_resnet.errors import nearest, printable
 
     word = argv[0]
-    others = [other for other in argv[1:] if other in VERBS]
-    if word.startswith("-") and (others or word in ("-c", "--config")):
-        verb = others[0] if others else "fit"
-        rest = argv.copy()
-        if others:
-            rest.remove(verb)
+    if not word:
+        return "the verb is empty; resnet-cli --help lists them"
+    shown = printable(word, 60)
+    at = next((i for i, other in enumerate(argv) if other in VERBS), 0)
+    if word.startswith("-") and (at or word in ("-c", "--config")):
+        verb = argv[at] if at else "fit"
+        rest = [*argv[:at], *argv[at + 1 :]] if at else argv
         return f"the verb comes first: resnet-cli {shlex.join([verb, *rest])}"
-    if word.startswith("-"):
-        return f"unknown option {word}; the verb comes first, and resnet-cli --help lists them"
     if " " in word and word.split()[0] in VERBS:
         return f"unknown verb {word!r}: leave the quotes out: resnet-cli {word}"
-    plain = word.lower().replace("-", "_")
-    meanings = by_word(tables.VERBS)
+    plain = word.lower().lstrip("-").replace("-", "_")
+    meanings = tables.by_word(tables.VERBS)
     known = {name: name for name in VERBS} | meanings
-    meant = known.get(plain) or known.get(nearest(plain, known)[15:-1])
-    hint = ""
-    if meant:
-        is_verb = meant.split()[0] in VERBS and len(meant.split()) <= 3
-        hint = f"; did you mean {meant}?" if is_verb else f"; {meant}"
-    return f"unknown verb {word}{hint}; resnet-cli --help lists them"
+    if word.startswith("-"):
+        told = f": {meanings[plain]}" if " " in meanings.get(plain, "") else ""
+        told = told or "; the verb comes first, and resnet-cli --help lists them"
+        return f"unknown option {shown}{told}"
+    if plain in tables.BEFORE.split() and at:
+        rightly = shlex.join([*argv[:at], "resnet-cli", *argv[at:]])
+        return f"unknown verb {shown}: {word} comes first: {rightly}"
+    if plain in tables.STARTERS.split() and at:
+        rightly = shlex.join(["resnet-cli", *argv[at:]])
+        return f"unknown verb {shown}: fit starts the ranks itself, with --devices N: {rightly}"
+    meant = known.get(plain)
+    if not meant and at:
+        rightly = shlex.join(["resnet-cli", *argv[at:]])
+        return f"unknown verb {shown}; did you mean {rightly}?"
+    meant = meant or known.get(nearest(plain, known)[15:-1])
+    if not meant:
+        return f"unknown verb {shown}; resnet-cli --help lists them"
+    is_verb = meant.split()[0] in VERBS and len(meant.split()) <= 3
+    return f"unknown verb {shown}; did you mean {meant}?" if is_verb else f"{shown}: {meant}"
 
 
 def continues(argv: list[str]) -> bool:
@@ -183,15 +210,19 @@ def _run(argv: list[str]) -> int:
     """Run one verb, and print the errors that a user can cure as one line."""
     from lightning_resnet.cli.pages import answer
 
+    if argv[-1:] == ["help"] and argv[0] in VERBS and len(argv) < 4:
+        argv = [*argv[:-1], "--help"]
     if argv[:1] == ["help"] and len(argv) > 1:
-        argv = [*argv[1:], "--help"]
+        asked = argv[1:3] if argv[1] in ("data", "bench") else argv[1:2]
+        key = "".join(argv[2:3]) if argv[1] in ("fit", "validate", "test") else ""
+        argv = [*asked, *([f"--{key.lstrip('-')}.help"] if key else []), "--help"]
     text = answer(argv, {name: verb.help for name, verb in VERBS.items()})
     if text is not None:
         print(text)
         return 0 if argv else 2
-    import re
     from contextlib import nullcontext
 
+    from lightning_resnet.arguments import check_shell_words
     from lightning_resnet.credentials import refuse_secret_flags
     from lightning_resnet.engine.launch import forget_strays, says_first
     from lightning_resnet.engine.signals import Stopped, insisting
@@ -203,12 +234,7 @@ def _run(argv: list[str]) -> int:
         if argv[0] not in VERBS:
             raise UserError(_unknown_verb(argv))
         check_texts({"the command line": argv})
-        for word in argv:
-            if re.match(r"--?[\w.-]+=~(/|$)", word):
-                flag, _, folder = word.partition("=")
-                raise UserError(
-                    f"{word}: the shell makes no home folder of ~ after =: write {flag} {folder}"
-                )
+        check_shell_words(argv[1:])
         refuse_secret_flags(argv[1:])
         _find_own_modules()
         argv = _understood(argv)
@@ -296,9 +322,8 @@ def _module(argv: list[str]) -> str:
     name = VERBS[argv[0]].module or argv[0]
     asks_for_help = "--help" in argv or "-h" in argv
     if name == "predict" and not asks_for_help and not free_words(with_run(argv[1:])):
-        from lightning_resnet.aliases import by_word
         from lightning_resnet.cli.predict import make_parser
-        from lightning_resnet.words import FLAGS
+        from lightning_resnet.words import FLAGS, by_word
 
         flags = [word.partition("=")[0] for word in argv[1:]]
         plain = [flag.lstrip("-").replace("-", "_") for flag in flags if flag[:1] == "-"]
@@ -354,30 +379,36 @@ def _check_files(checked: object) -> None:
     Raises:
         UserError: there is no such run, or no such folder of images.
     """
+    import re
     from pathlib import Path
 
     from lightning_resnet.errors import UserError
+    from lightning_resnet.meant import check_named
     from lightning_resnet.runs.find import described_runs, weights_of
     from lightning_resnet.runs.identity import flatten
     from lightning_resnet.runs.names import is_hub_name
 
     root = str(checked.last("run.root") or "runs")
     weights = checked.last("run.init_from")
-    if isinstance(weights, str) and not is_hub_name(weights):
+    if isinstance(weights, str) and is_hub_name(weights):
+        check_named(weights)
+    elif isinstance(weights, str):
         weights_of(weights, root)
-    images = checked.last("data.source.root")
-    if checked.chosen["data.source"] != "ImageFolder" or not isinstance(images, str):
-        return
-    if Path(images).is_dir() or "://" in images or "\0" in images:  # NUL: refused by the parser
-        return
-    known = []  # a finished run needs no images
-    for run in described_runs(Path(root), "*/*"):
-        known.append(flatten(run.config_if_good()[0]).get("data.source.init_args.root"))
-    if images not in known:
-        cure = "give one with --data FOLDER"
-        if images == "data/photos":
-            cure += ", or make it: resnet-cli data get photos"
-        raise UserError(f"image folder {images} does not exist (seen from {Path.cwd()}): {cure}")
+    source = checked.chosen["data.source"]
+    arguments = ("train", "val") if source == "BetonFiles" else ("root",)
+    for argument in arguments if source in MISSING else ():
+        images = checked.last(f"data.source.{argument}") or DATA
+        if not isinstance(images, str) or os.path.exists(images) or re.search("://|[{*\0]", images):
+            continue
+        known = []  # a finished run needs no images
+        for run in described_runs(Path(root), "*/*"):
+            told = flatten(run.config_if_good()[0])
+            known.append(told.get(f"data.source.init_args.{argument}"))
+        if images not in known:
+            problem = MISSING[source].format(images, os.getcwd())
+            if images == "data/photos":
+                problem += ", or make it: resnet-cli data get photos"
+            raise UserError(problem)
 
 
 def _find_own_modules() -> None:

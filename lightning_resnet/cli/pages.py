@@ -11,6 +11,7 @@ from itertools import pairwise
 from textwrap import fill, wrap
 
 from lightning_resnet import shipped
+from lightning_resnet.aliases import key_of
 from lightning_resnet.keys import Key, classes, keys
 
 WIDTH = 80
@@ -132,15 +133,15 @@ def answer(argv: Sequence[str], verbs: Mapping[str, str]) -> str | None:
     words = words[: words.index("--")] if "--" in words else words
     if verb not in RECIPE_VERBS:
         return None
-    if "--help-all" in words:
-        return all_keys(verb)
-    if "--help" in words or "-h" in words:
-        return page(verb)
     for word, following in pairwise([*words, "--"]):
-        asked = re.fullmatch(r"--([\w.]+)\.help", word)
-        if asked and following.startswith("--") and asked[1] in keys():
-            return classes_of(keys()[asked[1]], verb)
-    return None
+        asked = re.fullmatch(r"--([\w.-]+)\.help", word)
+        key = (key_of(f"--{asked[1]}") or asked[1]) if asked else ""
+        if following.startswith("--") and key in keys():
+            return classes_of(keys()[key], verb)
+    asked = [word for word in words if word == "-h" or word.startswith("--help")]
+    if any("all" in word for word in asked):
+        return all_keys(verb)
+    return page(verb) if asked else None
 
 
 def usage(verbs: Mapping[str, str]) -> str:
@@ -211,7 +212,7 @@ def all_keys(verb: str) -> str:
 
 def classes_of(key: Key, verb: str) -> str:
     """Return the classes that a key takes by their names, each with its arguments."""
-    lines = [f"--{key.name} CLASS: {key.help}", ""]
+    lines = [f"--{key.name} {'CLASS' if key.classes else 'VALUE'}: {key.help}", ""]
     for name in key.classes:
         arguments = classes().get(name, {})
         lines += _wrapped(f"{name}: {', '.join(arguments) or 'no arguments'}", "  ", "      ")

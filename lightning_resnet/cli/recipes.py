@@ -12,6 +12,7 @@ from pathlib import Path
 from lightning_resnet import shipped
 from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, nearest, tell
+from lightning_resnet.meant import OF_YOUR_OWN, recipe
 from lightning_resnet.printing import JSON_HELP, as_json
 from lightning_resnet.runs.find import begun_runs
 
@@ -57,8 +58,10 @@ def run(args: Namespace) -> int:
     name = args.name.removeprefix("configs/").removeprefix(shipped.SWEEPS).removesuffix(".yaml")
     name = name.removeprefix("slurm/")
     if name not in files:
-        hint = nearest(name, files)
-        raise UserError(f"there is no recipe {args.name}{hint}; resnet-cli recipes lists them")
+        hint = recipe(name)
+        if hint.endswith(OF_YOUR_OWN):
+            hint = nearest(name, files) or hint
+        raise UserError(f"there is no recipe {args.name}{hint}")
     tell(files[name].read_text(), end="")
     return 0
 

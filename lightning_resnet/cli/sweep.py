@@ -50,7 +50,9 @@ def make_parser() -> Parser:
         description="List or run the points of a sweep. Options of sbatch come last, after ` -- `.",
     )
     parser.add_argument(
-        "file", help="YAML in W&B's sweep format, or one of ours, such as digits_degradation"
+        "file",
+        metavar="FILE",
+        help="YAML in W&B's sweep format, or one of ours, such as digits_degradation",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(

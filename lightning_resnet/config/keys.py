@@ -12,7 +12,7 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 from jsonargparse._parameter_resolvers import get_signature_parameters
 from torch import Tensor
-from torchvision.models import get_model_builder, list_models
+from torchvision.models import get_model_builder, get_model_weights, list_models
 
 from lightning_resnet import PUBLIC
 from lightning_resnet.config.recipe import RecipeParser
@@ -45,7 +45,7 @@ def table() -> dict[str, Any]:
 
     Returns:
         `versions` of the packages that have a part in the table; `keys` and `classes`, each with
-        what `lightning_resnet.keys.Key` says; `nets` of torchvision.
+        what `lightning_resnet.keys.Key` says; `nets` of torchvision with their weights.
     """
     keys: dict[str, Any] = {}
     classes: dict[str, Any] = {}
@@ -63,7 +63,11 @@ def table() -> dict[str, Any]:
         "versions": installed_versions(),
         "keys": keys,
         "classes": dict(sorted(classes.items())),
-        "nets": [name for name in list_models() if _is_classifier(name)],
+        "nets": {
+            name: [weights.name for weights in get_model_weights(name)]
+            for name in list_models()
+            if _is_classifier(name)
+        },
     }
 
 

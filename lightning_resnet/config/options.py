@@ -10,23 +10,7 @@ import torch
 from jsonargparse import Namespace
 
 from lightning_resnet.errors import UserError
-
-# trainer options that our loop does not have, and what to use instead
-OTHER_WAYS = {
-    "max_time": "it would cut the schedule; let SIGUSR1 end the job in time, and the same command "
-    "continue",
-    "val_check_interval": "use --trainer.check_val_every_n_epoch",
-    "reload_dataloaders_every_n_epochs": "the loaders know the epoch",
-    "barebones": "resnet-cli bench step measures the bare step",
-    "model_registry": "nothing is uploaded to a model hub; resnet-cli convert writes weights that "
-    "can be",
-}
-STRATEGIES = (
-    "auto",
-    "ddp",
-    "ddp_find_unused_parameters_true",
-    "ddp_find_unused_parameters_false",
-)
+from lightning_resnet.flags import check_trainer
 
 
 @dataclass
@@ -190,23 +174,7 @@ def check(config: Namespace) -> None:
         raise UserError(
             "--trainer.max_epochs must be 1 or more: schedules are fractions of the training"
         )
-    if isinstance(trainer.val_check_interval, int) or trainer.num_sanity_val_steps:
-        raise UserError(
-            "--trainer.val_check_interval N and num_sanity_val_steps do not work here: validation "
-            "is by epoch"
-        )
-    for key, cure in OTHER_WAYS.items():
-        if trainer.get(key) not in (None, 0) and (key, trainer[key]) != ("val_check_interval", 1.0):
-            raise UserError(f"--trainer.{key} {trainer[key]} does not work here: {cure}")
-    if trainer.strategy not in STRATEGIES:
-        name = (
-            trainer.strategy if isinstance(trainer.strategy, str) else trainer.strategy.class_path
-        )
-        raise UserError(
-            f"--trainer.strategy {name} does not work here: leave it out; several ranks exchange "
-            "gradients by ddp, and ddp_find_unused_parameters_true is for a net that leaves "
-            "parameters out of some steps"
-        )
+    check_trainer(trainer)
     has_graphs = config.model.compile in ("reduce-overhead", "max-autotune")
     has_graphs = has_graphs and config.model.graph is False
     if has_graphs and trainer.accumulate_grad_batches > 1 and gpus(trainer):

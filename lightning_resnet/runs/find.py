@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lightning_resnet.errors import UserError, nearest, printable, tell
-from lightning_resnet.keys import nets_of_torchvision
+from lightning_resnet.meant import check_named, hub_name
 from lightning_resnet.runs.labels import is_label, labels_in
 from lightning_resnet.runs.listing import describe, named
 from lightning_resnet.runs.names import check_texts, is_hub_name
@@ -16,6 +16,9 @@ from lightning_resnet.shipped import recipe_file, references
 
 # Endings of files with weights, of which a missing one is no name of a run.
 FILES = (".ckpt", ".pth", ".pt", ".th", ".bin", ".safetensors", ".onnx", ".yaml")
+MOST_FOLDERS = 10_000  # that are searched for runs, which takes about a second
+MOST_SHOWN = 20  # runs that are listed where one is meant
+NAMES_OF_HUBS = {"torchvision": "torchvision", "timm": "timm", "hf": "Hugging Face"}
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 
@@ -45,7 +48,7 @@ def find_runs(paths: Iterable[Path], shared: bool = False) -> Iterator[Path]:
         shared: yield a run that several sweeps share below each of them.
 
     Raises:
-        UserError: a path is no folder.
+        UserError: a path is no folder, or holds too many folders that are no runs.
     """
     paths = list(paths)
     for path in paths:
@@ -53,6 +56,7 @@ def find_runs(paths: Iterable[Path], shared: bool = False) -> Iterator[Path]:
             raise UserError(
                 f"{path} is not a folder; give a run, a sweep or the folder that holds them"
             )
+    others = 0  # folders that are no runs
     seen: set[str] = set()  # real paths, because links may lead in circles and paths may overlap
     for path in paths:
         unreadable: list[Path] = []
@@ -69,6 +73,12 @@ def find_runs(paths: Iterable[Path], shared: bool = False) -> Iterator[Path]:
                 real_path = os.path.join(os.path.realpath(inside_of), name)
             is_new = real_path not in seen
             seen.add(real_path)
+            others += not is_run
+            if others > MOST_FOLDERS:
+                raise UserError(
+                    f"{path} has more than {MOST_FOLDERS:,} folders that are no runs: give the "
+                    "folder of the runs"
+                )
             if is_run and is_new:
                 yield Path(folder)
             if is_run or not is_new:
@@ -130,6 +140,8 @@ def find_run(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
     """
     check_texts({"the name of a run": str(word)})
     path = locate(word)
+    if re.search(r"[*?]", str(word)) and not path.exists():
+        raise UserError(no_match(path))
     if path.is_dir():
         if is_run(path):
             return path.with_name(os.readlink(path)) if is_label(path) else path
@@ -154,7 +166,9 @@ def find_run(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
         known = [label for own in names.values() for label in own]
         known += [run.parent.name for run in names]
         begins = [label for label in known if nearest(name, [label[: len(name)]])]
-        hint = _hub_name(str(word)) or nearest(name, known)
+        hint = nearest(name, known)
+        if weights := hub_name(str(word)):
+            hint = f"; weights of {NAMES_OF_HUBS[weights.partition(':')[0]]} are {weights}"
         if begins and not hint:
             hint = f"; did you mean {begins[-1]}?"
         hint = hint or ": resnet-cli runs lists them"
@@ -163,6 +177,14 @@ def find_run(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
             f"begins so{hint}"
         )
     return _only(found, f"{printable(word)} may be one of {len(found)} runs below {root}")
+
+
+def no_match(pattern: Path) -> str:
+    """Return the message for a pattern of names that the shell has left as it is."""
+    return (
+        f"{printable(pattern)}: the shell found no file for this pattern, or quotes kept it from "
+        "looking: resnet-cli runs lists the runs"
+    )
 
 
 def check_no_folder(word: str, flag: str = "") -> None:
@@ -205,41 +227,38 @@ def no_run(folder: Path) -> str:
     )
 
 
-def _hub_name(word: str) -> str:
-    """Return the name on a hub that a word may be meant for, as the end of a message."""
-    net, _, tag = word.partition(".")
-    if net in nets_of_torchvision() and (not tag or tag.isupper()):
-        return f"; weights of torchvision are torchvision:{word}"
-    if tag and re.fullmatch(r"[a-z][a-z0-9_]+\.[a-z0-9_]+", word):
-        return f"; weights of timm are timm:{word}"
-    return ""
-
-
-def check_weights(word: str, root: str | os.PathLike[str] = "runs") -> None:
+def check_weights(
+    word: str, root: str | os.PathLike[str] = "runs", is_trained: bool = True
+) -> None:
     """Refuse a word that names no weights, before torch is imported.
 
     Args:
         word: a run, as `find_run` finds it, a checkpoint, or a name of weights on a hub.
         root: folder of all runs.
+        is_trained: whether a run must have a checkpoint.
 
     Raises:
         UserError: there is no such run or file, or there are several runs.
     """
     if is_hub_name(word):
+        check_named(word)
         return
     path = find_run(word, root)
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist{_similar(path)}")
     if path.suffix.lower() in IMAGES:
         raise UserError(f"{path} is an image, and no run or checkpoint: resnet-cli runs lists runs")
+    if path.is_dir() and is_trained:
+        weights_of(str(path), root)
 
 
-def check_target(word: str, one: bool = False) -> None:
+def check_target(word: str, one: bool = False, is_trained: bool = True) -> None:
     """Refuse a word that names neither runs nor weights nor a recipe, before torch is imported.
 
     Args:
         word: as in `check_weights`, a folder of runs, a recipe or a sweep.
         one: refuse a folder of several runs.
+        is_trained: whether a run must have a checkpoint.
 
     Raises:
         UserError: there is nothing of that name, or there are several runs.
@@ -247,8 +266,8 @@ def check_target(word: str, one: bool = False) -> None:
     if recipe_file(word).suffix == ".yaml":
         return
     path = sweep_folder(word)
-    if one or not path.is_dir():
-        check_weights(word)
+    if one or not path.is_dir() or is_run(path):
+        check_weights(word, is_trained=is_trained)
     elif not any(True for _ in find_runs([path])):
         raise UserError(no_run(path))
 
@@ -258,7 +277,7 @@ def _similar(path: Path) -> str:
     others = [file.name for file in path.parent.glob("*") if file.suffix in FILES]
     if path.parent.name == "checkpoints" and len(others) == 1:
         return f"; there is {others[0]}"
-    return nearest(path.name, others) or ": resnet-cli runs lists runs"
+    return nearest(path.name, others) or f" (seen from {Path.cwd()}): resnet-cli runs lists runs"
 
 
 def weights_of(word: str, root: str | os.PathLike[str] = "runs") -> Path:
@@ -309,7 +328,9 @@ def _only(runs: list[Path], several: str) -> Path:
         UserError: there are several runs.
     """
     if len(runs) > 1:
-        tell(named(describe(runs)), file=sys.stderr)
+        tell(named(describe(runs[:MOST_SHOWN])), file=sys.stderr)
+        if len(runs) > MOST_SHOWN:
+            tell(f"... and {len(runs) - MOST_SHOWN} more", file=sys.stderr)
         name = labels_in(runs[0].parent).get(runs[0].name, runs[0].name)
         raise UserError(f"{several}: give one of them, such as {runs[0].with_name(name)}")
     return runs[0]

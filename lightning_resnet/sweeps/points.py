@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from lightning_resnet.aliases import understood
+from lightning_resnet.aliases import key_of, understood
 from lightning_resnet.credentials import refuse_secret_flags, refuse_secrets
 from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.flags import check as check_flags
@@ -124,7 +124,8 @@ def read(file: str | Path, many: bool = False) -> Sweep:
     if path.is_dir() or not path.exists():
         why = "it is a folder" if path.is_dir() else "No such file or directory"
         hint = nearest(str(Path(file).with_suffix("")), sweeps())
-        raise UserError(f"cannot read {file}: {why}{hint}; resnet-cli recipes lists our sweeps")
+        hint = hint or "; resnet-cli recipes lists our sweeps"
+        raise UserError(f"cannot read {file}: {why}{hint}")
     content = _load(path)
     if content.keys() & {"model", "data", "trainer"} and "parameters" not in content:
         raise UserError(f"{file} is a recipe, no sweep: resnet-cli fit --config {file}")
@@ -163,6 +164,12 @@ def check_keys(sweep: Sweep) -> None:
         UserError: the message names the sweep and a cure.
     """
     recipes = [word for recipe in sweep.recipes for word in ("--config", recipe)]
+    short = {key: key_of(f"--{key}") for key in sweep.points[0].parameters}
+    written = [f"{full} for {key}" for key, full in short.items() if full and full != key]
+    if written:
+        raise UserError(
+            f"sweep {sweep.name}: parameters are written as full keys: {', '.join(written)}"
+        )
     seen: set[str] = set()
     for point in sweep.points[:MOST_CHECKED]:
         parameters = {f"--{key}={text}" for key, text in point.texts().items()}

@@ -23,8 +23,9 @@ from torchvision.models import get_model, get_model_weights, list_models
 
 from lightning_resnet.data.download import Failed, Limits, download, remove
 from lightning_resnet.data.sources.base import IMAGENET_MEAN, IMAGENET_STD
-from lightning_resnet.errors import UserError, nearest, one_line, tell
+from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.files import locked
+from lightning_resnet.meant import refuse_unknown
 from lightning_resnet.reading import parse_json, read_text
 from lightning_resnet.weights.convert import checkpoint_of, read_file
 from lightning_resnet.weights.layouts import RecognisedNet, State, recognise, unwrap
@@ -173,20 +174,10 @@ def _torchvision(rest: str) -> tuple[File, Facts]:
     model, _, member = rest.partition(".")
     model = model.removesuffix("_Weights").lower()
     models = list_models(module=torchvision.models)
-    if not model:
-        raise UserError(
-            "torchvision: needs the name of a net and its weights: "
-            "torchvision:resnet50.IMAGENET1K_V2"
-        )
-    if model not in models:
-        raise UserError(f"torchvision has no net {model} with weights{nearest(model, models)}")
-    known = get_model_weights(model)
-    names = [weights.name for weights in known]
-    if member not in names:
-        raise UserError(
-            f"torchvision:{rest}: say which weights; there are "
-            f"{', '.join(f'torchvision:{model}.{name}' for name in names)}"
-        )
+    known = get_model_weights(model) if model in models else ()
+    refuse_unknown(
+        "torchvision", model, member, dict.fromkeys(models, [weights.name for weights in known])
+    )
     weights = known[member]
     seen = weights.transforms()
     facts = Facts(
@@ -210,14 +201,8 @@ def _timm(rest: str) -> tuple[File, Facts]:
     from timm.models import get_pretrained_cfg, list_pretrained
 
     model, _, tag = rest.partition(".")
-    if not model:
-        raise UserError("timm: needs the name of a net and its weights: timm:resnet50.a1_in1k")
-    if not timm.is_model(model):
-        raise UserError(f"timm has no net {model}{nearest(model, timm.list_models())}")
-    names = list_pretrained(f"{model}.*")
-    if rest not in names:
-        there = ", ".join(f"timm:{name}" for name in names) or f"none of {model}"
-        raise UserError(f"timm:{rest}: say which weights; there are {there}")
+    tags = [name.partition(".")[2] for name in list_pretrained(f"{model}.*")]
+    refuse_unknown("timm", model, tag, dict.fromkeys(timm.list_models(), tags))
     cfg = get_pretrained_cfg(rest)
     facts = _facts_of_cfg(cfg.to_dict(), _timm_classes(cfg))
     if cfg.hf_hub_id:

@@ -60,9 +60,9 @@ TYPED = {
     "DIGITS --model.net foo": "there are CifarResNet, ImageNetResNet",
     "DIGITS --data.source cifar": "did you mean CIFAR10?",
     "DIGITS --data cifar11": "did you mean CIFAR10?",
-    "DIGITS --dataset mnist": "did you mean FashionMNIST?",
+    "DIGITS --dataset mnist": "FashionMNIST has clothes",
     "DIGITS --data.source ImageFolder": "needs --data.source.root",
-    "DIGITS --model.net CifarResNet --model.net.layers 20": "unknown option layers of CifarResNet",
+    "DIGITS --model.net CifarResNet --model.net.layers 20": "did you mean --model.net.depth?",
     "fit --model.net ImageNetResNet --data.source Digits": "needs --model.net.depth",
     "DIGITS --model.optimizer adan": "did you mean Adam?",
     "DIGITS --model.optimizer lamb": "there are ASGD, Adadelta",
@@ -74,24 +74,24 @@ TYPED = {
     "DIGITS --trainer.logger wandb": "did you mean --wandb.mode online?",
     "DIGITS --trainer.logger tensorboard": "did you mean TensorBoardLogger?",
     # keys
-    "DIGITS --model.depth 56": "did you mean model.net.depth?",
-    "DIGITS --model.lr 1": "did you mean model.optimizer.lr?",
-    "DIGITS --optimiser.lr 0.1": "did you mean model.optimizer.lr?",
-    "DIGITS --epohcs 3": "did you mean trainer.max_epochs?",
-    "DIGITS --trainer.max_epoch 3": "did you mean trainer.max_epochs?",
-    "DIGITS --trainer.epochs 3": "did you mean trainer.max_epochs?",
-    "DIGITS --data.root x": "did you mean data.source.root?",
+    "DIGITS --model.depth 56": "did you mean --model.net.depth?",
+    "DIGITS --model.lr 1": "did you mean --model.optimizer.lr?",
+    "DIGITS --optimiser.lr 0.1": "did you mean --model.optimizer.lr?",
+    "DIGITS --epohcs 3": "did you mean --trainer.max_epochs?",
+    "DIGITS --trainer.max_epoch 3": "did you mean --trainer.max_epochs?",
+    "DIGITS --trainer.epochs 3": "did you mean --trainer.max_epochs?",
+    "DIGITS --data.root x": "did you mean --data.source.root?",
     "DIGITS --data.source.root x": "--data x takes a folder of images",
-    "DIGITS --data.batchsize 3": "did you mean data.batch_size?",
-    "DIGITS --model.optimizer AdamW --model.optimizer.momentum 0.9": "of AdamW, which Muon",
-    "DIGITS --model.net.dpth 56": "did you mean depth?",
-    "DIGITS --model.optimizer.learning_rate 0.1": "of SGD; did you mean lr?",
-    "DIGITS --run.seed 1": "did you mean seed_everything?",
+    "DIGITS --data.batchsize 3": "did you mean --data.batch_size?",
+    "DIGITS --model.optimizer AdamW --model.optimizer.momentum 0.9": "of AdamW: leave it out, or give --model.optimizer.betas",
+    "DIGITS --model.net.dpth 56": "did you mean --model.net.depth?",
+    "DIGITS --model.optimizer.learning_rate 0.1": "of SGD; did you mean --model.optimizer.lr?",
+    "DIGITS --run.seed 1": "did you mean --seed_everything?",
     "DIGITS --frobnicate 1": "resnet-cli fit --help tells the options",
     "DIGITS --data.batch_size": "--data.batch_size needs a value: a whole number",
     # values
-    "DIGITS --epochs ten": "--trainer.max_epochs must be a whole number from -1 to 1,000,000 or "
-    "null; got ten",
+    "DIGITS --epochs ten": "--trainer.max_epochs must be a whole number or null; got ten; did you "
+    "mean 10?",
     "DIGITS --trainer.max_epochs 1.5": "must be a whole number",
     "DIGITS --data.size 224px": "--data.size must be a whole number",
     "DIGITS --size 224x224": "--data.size must be a whole number",
@@ -121,7 +121,7 @@ TYPED = {
     "DIGITS lr=0.1": "write --model.optimizer.lr 0.1",
     "DIGITS model.optimizer.lr=0.1": "write --model.optimizer.lr 0.1",
     "DIGITS +model.ema.decay=0.9": "write --model.ema.decay 0.9",
-    "DIGITS ~model.ema": "leave the key out",
+    "DIGITS ~model.ema": "leave model.ema out, or give --model.ema null",
     # files
     "fit --config nothere.yaml": "cannot read recipe nothere.yaml",
     "fit --config digts": "did you mean digits?",
@@ -129,12 +129,12 @@ TYPED = {
     "doctor --config nothere.yaml": "cannot read recipe nothere.yaml",
     "sweep digits": "is a recipe, no sweep: resnet-cli fit --config digits",
     "fit --config wrong_key.yaml": "did you mean data.batch_size? (wrong_key.yaml, line 2)",
-    "fit --config wrong_value.yaml": "; got ten (wrong_value.yaml, line 2)",
-    "sweep short.yaml": "unknown option lr; did you mean model.optimizer.lr?",
+    "fit --config wrong_value.yaml": "; got ten; did you mean 10? (wrong_value.yaml, line 2)",
+    "sweep short.yaml": "parameters are written as full keys: model.optimizer.lr for lr",
     # other verbs
     "validate --config digits --model.net.depth x": "must be a whole number",
-    "test --config digits --trainer.max_epoch 3": "did you mean trainer.max_epochs?",
-    "predict --config digits --data.sze 3": "did you mean data.size?",
+    "test --config digits --trainer.max_epoch 3": "did you mean --trainer.max_epochs?",
+    "predict --config digits --data.sze 3": "did you mean --data.size?",
     "doctor --config digits --epohcs 3": "did you mean --epochs?",
     "doctor --config digits --batch-size x": "--data.batch_size must be a whole number",
     "inspect gradient runs": "did you mean gradients?",
@@ -165,9 +165,9 @@ TYPED = {
     "stop": "Ctrl-C stops a training",
     "tensorboard": "--trainer.logger TensorBoardLogger",
     "logs": "resnet-cli runs lists the runs",
-    "status": "did you mean runs?",
+    "status": "resnet-cli runs tells how far each run is",
     "clean": "did you mean rm?",
-    "models": "did you mean recipes?",
+    "models": "nets are resnet20, plain20",
     "export-onnx": "did you mean convert?",
     "setup": "did you mean doctor?",
     # words that stand where others are meant
@@ -249,7 +249,7 @@ TYPED = {
     "fit RUN": "so does --config runs/digits/depth8/config.yaml",
     "fit --config runs": "a folder of runs: resnet-cli runs runs lists them",
     "fit --config photos_of_mine": "--config photos --data photos_of_mine",
-    "fit --config=": "a recipe, such as digits",
+    "fit --config=": "--config is empty",
     "fit --cfg digits": "a recipe follows --config",
     "fit --depth 20": "train on which images?",
     "fit --data photos_of_mine": "--config photos --data photos_of_mine",
@@ -285,11 +285,11 @@ TYPED = {
     "DIGITS --epochs 1,000": "did you mean 1000?",
     "DIGITS --seed 1,2,3": "a sweep trains with several",
     "DIGITS --depth [20,56]": "a sweep trains with several",
-    "DIGITS --betas 0.9 0.99": "a list is [1,2], in brackets",
+    "DIGITS --betas 0.9 0.99": "a list is in brackets: --model.optimizer.betas [0.9,0.99]",
     "DIGITS --cache ram": "did you mean process?",
     "DIGITS --model resnet": "did you mean resnet18?",
     "DIGITS --model vit": "did you mean torchvision.models.vit_b_16?",
-    "DIGITS --optimizer Adam --momentum 0.9": "which Muon, RMSprop, SGD would take",
+    "DIGITS --optimizer Adam --momentum 0.9": "of Adam: leave it out, or give --model.optimizer.betas",
     "DIGITS \u2014epochs 3": "another sign than two hyphens: --epochs",
 }
 UNDERSTOOD = {
@@ -381,6 +381,8 @@ def write_files(folder):
         (folder / "runs/digits" / run).mkdir(parents=True)
         (folder / "runs/digits" / run / "metrics.jsonl").touch()
         (folder / "runs/digits" / label).symlink_to(run)
+    (folder / RUN / "checkpoints").mkdir()
+    (folder / RUN / "checkpoints/last.ckpt").touch()
     (folder / "broken.yaml").write_text("data:\n  batch_size: [1, 2\n")
     (folder / "wrong_key.yaml").write_text("data:\n  batchsize: 3\n")
     (folder / "wrong_value.yaml").write_text("trainer:\n  max_epochs: ten\n")

@@ -20,7 +20,7 @@ from lightning_resnet.analysis.compare.tables import (
     groups,
     text,
 )
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, nearest
 
 LEGEND = (
     "Paired differences of final validation error, in points, setting minus baseline over twins "
@@ -46,9 +46,10 @@ def paired(runs: Runs, baseline: str, rows: Sequence[str] | None = None) -> pd.D
     key, _, value = baseline.partition("=")
     done = runs.runs[runs.runs["status"] == "finished"]
     if key not in done or value not in set(done[key].map(text)):
-        raise UserError(
-            f"--baseline {baseline}: no finished run has that; write it as in shortcut=none"
-        )
+        hint = nearest(key, done) or "; write it as in shortcut=none"
+        if key in done:
+            hint = f"; {key} is {', '.join(sorted(set(done[key].map(text))))} there"
+        raise UserError(f"--baseline {baseline}: no finished run has that{hint}")
     others = [row for row in choose_rows(done, rows) if row != key]
     errors = final_errors(runs.history)["final"].reindex(done["path"])
     done = done.assign(error=errors.to_numpy())

@@ -191,7 +191,13 @@ def select(runs: Runs, where: str) -> Runs:
         cure = cure or "; write it as in --where 'depth == 56 and lr < 0.1'"
         raise UserError(f"--where {where}: {one_line(e)}{cure}") from e
     if chosen.empty:
-        raise UserError(f"--where {where}: no run is like that")
+        told = []
+        for name in dict.fromkeys(re.findall(r"\w+", where)):
+            if name in runs.runs:
+                values = sorted({str(value) for value in runs.runs[name].dropna()})
+                told.append(f"{name} is {', '.join(values[:20])}")
+        there = f"; there {'; '.join(told)}" if told else ""
+        raise UserError(f"--where {where}: no run is like that{there}")
     history = runs.history[runs.history["path"].isin(chosen["path"])]
     return runs._replace(runs=chosen, history=history)
 
