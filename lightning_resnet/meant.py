@@ -218,7 +218,7 @@ def check_named(word: str) -> None:
         found = re.findall(rf"['\"]{re.escape(model)}\.(\w+)['\"]\s*:", _text_of_timm())
         # without any, timm makes the names of the weights, and only timm knows them
         refuse_unknown(hub, model, tag, dict.fromkeys(nets_of("timm"), found or [tag]))
-    elif hub == "hf" and not re.fullmatch(r"[\w.-]+/[\w.-]+(/.+)?", rest):
+    elif hub == "hf" and "/" not in rest.strip("/"):
         raise UserError(f"{printable(word)}: write hf:ORG/REPO or hf:ORG/REPO/FILE")
     elif page := re.fullmatch(r"https?://huggingface\.co/([\w.-]+/[\w.-]+)/?", word):
         raise UserError(f"{word} is a page, no file; did you mean hf:{page[1]}?")

@@ -329,7 +329,7 @@ def test_constants_that_are_no_numbers(cli):
     for flag in ("--mean", "--std"):
         for value in ("nan", "inf"):
             code, _, err = cli("convert", "x.pth", "--out", "x.ckpt", flag, value, "0.5", "0.5")
-            assert code == 2 and f"{flag}: {value}: a finite number" in err
+            assert code == 2 and f"{flag} must be a finite number; got {value}" in err
 
 
 def test_an_option_that_is_there_nested_and_dotted(fit):

@@ -58,7 +58,7 @@ def test_a_name_that_is_not_there_gets_the_nearest(cli):
     code, _, err = cli("recipes", "digitz")
     assert code == 2 and "there is no recipe digitz; did you mean digits?" in err
     code, _, err = cli("fit", "--config", "digitz")
-    assert code == 2 and "did you mean digits?" in err and "resnet-cli recipes" in err
+    assert code == 2 and "did you mean digits?" in err
     with pytest.raises(UserError, match="there is no reference:cifar10; there are digits, fashion"):
         locate("reference:cifar10")
 

@@ -248,7 +248,7 @@ def test_missing_data_are_found_before_anything_is_queued(sweep, fake_slurm):
 def test_cancel_needs_a_submission(sweep):
     with pytest.raises(UserError, match="from runs/s: --submit does it, and where that had --root"):
         main([sweep(), "--cancel"])
-    with pytest.raises(UserError, match="--pack: 0: a whole number, 1 or more"):
+    with pytest.raises(UserError, match="--pack must be a whole number, 1 or more; got 0"):
         main(["s.yaml", "--pack", "0"])
 
 

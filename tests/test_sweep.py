@@ -184,7 +184,7 @@ def test_files_that_are_no_sweep(sweep_file, text, message):
         Path("s.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         read("s.yaml")
-    with pytest.raises(UserError, match="-j: 0: a whole number, 1 or more"):
+    with pytest.raises(UserError, match="-j must be a whole number, 1 or more; got 0"):
         main([sweep_file(), "--local", "-j", "0"])
 
 

@@ -83,7 +83,8 @@ TYPED = {
     "DIGITS --data.root x": "did you mean --data.source.root?",
     "DIGITS --data.source.root x": "--data x takes a folder of images",
     "DIGITS --data.batchsize 3": "did you mean --data.batch_size?",
-    "DIGITS --model.optimizer AdamW --model.optimizer.momentum 0.9": "of AdamW: leave it out, or give --model.optimizer.betas",
+    "DIGITS --model.optimizer AdamW --model.optimizer.momentum 0.9": "of AdamW: leave it out, or "
+    "give --model.optimizer.betas",
     "DIGITS --model.net.dpth 56": "did you mean --model.net.depth?",
     "DIGITS --model.optimizer.learning_rate 0.1": "of SGD; did you mean --model.optimizer.lr?",
     "DIGITS --run.seed 1": "did you mean --seed_everything?",
@@ -289,7 +290,7 @@ TYPED = {
     "DIGITS --cache ram": "did you mean process?",
     "DIGITS --model resnet": "did you mean resnet18?",
     "DIGITS --model vit": "did you mean torchvision.models.vit_b_16?",
-    "DIGITS --optimizer Adam --momentum 0.9": "of Adam: leave it out, or give --model.optimizer.betas",
+    "DIGITS --optimizer Adam --momentum 0.9": "leave it out, or give --model.optimizer.betas",
     "DIGITS \u2014epochs 3": "another sign than two hyphens: --epochs",
 }
 UNDERSTOOD = {
