@@ -139,7 +139,9 @@ def _check(args: Namespace) -> None:
             raise UserError(f"{word}: runs of W&B are wandb://{page[1]}")
         if not word.startswith("wandb://"):
             folder_of(word)
-    if single := re.search(r"([\w.]+) ?(?<![=<>!])=(?!=) ?(.+)", args.where):
+    told = re.sub(r"'[^']*'|\"[^\"]*\"", "", args.where)
+    single = re.search(r"([\w.]+) ?(?<![=<>!])=(?!=) ?(.+)", args.where)
+    if single and "=" in told and "(" not in told:
         value = single[2] if re.match(r"[-\d.'\"]", single[2]) else f"'{single[2]}'"
         raise UserError(f'--where {args.where}: write it as in --where "{single[1]} == {value}"')
     if args.baseline and not re.fullmatch(r"[\w.]+=[^=]+", args.baseline):
