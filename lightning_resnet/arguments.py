@@ -211,6 +211,10 @@ class Parser(argparse.ArgumentParser):
                 return f"; did you mean --root {word}?"
             if "--out" in options and re.search(r"\.[a-z]+$", word):
                 return f"; did you mean --out {word}?"
+            at = self.words.index(word) if word in self.words else 0
+            if numbers(self.words[at - 1 : at + 1]) and at > 1:
+                values = ",".join(self.words[at - 1 : at + 1])
+                return f"; did you mean {self.words[at - 2]} {values}?"
             usage = " ".join(_name(a) for a in self._actions if not a.option_strings)
             return f", a word too many; usage: {self.prog} {usage} [options]"
         verb = self.prog.partition(" ")[2]
@@ -279,7 +283,8 @@ class Parser(argparse.ArgumentParser):
             pair = re.fullmatch(r"[+~]*([A-Za-z][\w.-]*)=(.+)", word)
             if before or not pair or os.path.exists(word):
                 written.append(word)
-                before = action if action and action.nargs != 0 else None
+                is_switch = action is not None and action.nargs == 0
+                before = word if is_flag(word) and "=" not in word and not is_switch else None
                 continue
             before = None
             first = first or word

@@ -145,7 +145,7 @@ def nearest(word: str, valid: Iterable[str], least: float = SIMILAR) -> str:
     for each in dict.fromkeys(valid):
         if _may_be(word, each):
             same = len(os.path.commonprefix([word, each]))  # decides between equal likenesses
-            found.append((_likeness(word, each), same, each))
+            found.append((_likeness(word, each, least), same, each))
     best = max(found, key=lambda likely: likely[:2], default=(0.0, 0, ""))
     return f"; did you mean {best[2]}?" if best[0] >= least else ""
 
@@ -158,15 +158,23 @@ def _may_be(word: str, candidate: str) -> bool:
     return not any(pair <= differing for pair in OPPOSITES)
 
 
-def _likeness(word: str, candidate: str) -> float:
-    """Return how similar a valid word is to a word, from 0 to 1."""
+def _likeness(word: str, candidate: str, least: float) -> float:
+    """Return how similar a valid word is to a word, from 0 to 1; 0 if below `least`."""
     given = word.lower().replace("-", "_")
     known = candidate.lower().replace("-", "_")
-    likeness = SequenceMatcher(None, given, known).ratio()
+    likeness = _ratio(given, known, least)
     if sorted(given) == sorted(known):  # two letters in each other's place
         likeness = max(likeness, 0.9)
     if "." not in known:
         return likeness
-    ends = SequenceMatcher(None, given.rpartition(".")[2], known.rpartition(".")[2]).ratio()
+    ends = _ratio(given.rpartition(".")[2], known.rpartition(".")[2], least)
     is_near = "." not in given or given.partition(".")[0] == known.partition(".")[0]
     return max(likeness, ends * (0.98 if is_near else 0.85))
+
+
+def _ratio(given: str, known: str, least: float) -> float:
+    """Return difflib's ratio of two texts; 0 if a quick bound of the ratio is below `least`."""
+    matcher = SequenceMatcher(None, given, known)
+    if matcher.real_quick_ratio() < least or matcher.quick_ratio() < least:
+        return 0.0
+    return matcher.ratio()

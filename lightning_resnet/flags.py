@@ -17,6 +17,7 @@ from typing import Any
 from lightning_resnet import meant, shipped
 from lightning_resnet.aliases import (
     IMAGENET_DEPTHS,
+    PATHS,
     SHORT,
     SYNONYMS,
     is_flag,
@@ -318,8 +319,10 @@ def _of_hydra(sign: str, name: str, value: str) -> str:
     if "~" in sign:
         is_null = key and "null" in _record_of(key).kinds
         return f": leave {key or name} out{f', or give --{key} null' if is_null else ''}"
-    if key:
-        return f": write --{key} {value or 'VALUE'}"
+    if key or name in ("data", "model"):
+        return f": write --{key or name} {value or 'VALUE'}"
+    if name in PATHS:
+        return f": {PATHS[name]}"
     return f": keys are flags, and there is no --{name}{hint_for(name, 'fit')}"
 
 
@@ -362,7 +365,7 @@ def hint_for(key: str, verb: str, dashes: str = "--", others: Collection[str] = 
         others: arguments of chosen classes, as keys.
     """
     key = key.strip(":,;")
-    if found := key_of(f"--{key}"):
+    if found := key_of(f"--{key.removesuffix('.class_path')}"):
         return f"; did you mean {dashes}{found}?"
     if meaning := said(verb, f"--{key}"):
         return meaning
@@ -379,7 +382,7 @@ def hint_for(key: str, verb: str, dashes: str = "--", others: Collection[str] = 
         return f"; did you mean {dashes}{found}?"
     shorts = {name: full for name, full in SHORT.items() if "." not in key}
     if not near and not is_vague:
-        near = nearest(key, [*known, *shorts])
+        near = nearest(key, known, 0.75) or nearest(key, shorts, 0.8)
     if name := near[15:-1]:
         return f"; did you mean {dashes}{shorts.get(name, name)}?"
     return f"; resnet-cli {verb} --help tells the options"
@@ -434,6 +437,8 @@ class Checked:
         for base, record in keys().items():
             if record.classes:
                 self.chosen[base] = str(record.default or "") if is_complete else ""
+            if record.needs.startswith("a mapping"):
+                self.chosen[base] = record.classes[0]
 
     def choose(self, given: Given) -> None:
         """Note the class that a key names."""
@@ -516,8 +521,7 @@ class Checked:
         word = printable(name, SHOWN)
         words = SYNONYMS.get(base, {})
         if told := words.get(name.lower().replace("-", "_")):
-            is_value = told.startswith("-") or " " not in told
-            hint = f"; did you mean {told}?" if is_value else f": {told}"
+            hint = _offered(told)
             raise UserError(f"--{base}: there is no class {word}{hint}{given.place}")
         if is_hub_like(name):
             weights = meant.hub_name(name) or name
@@ -808,6 +812,13 @@ def _value(record: Key, given: Given, key: str) -> None:
         raise UserError(f"{wrong}{_suggested(record, key, text)}{given.place}")
 
 
+def _offered(meaning: str) -> str:
+    """Return what stands for a value in `words.VALUES`, as the end of a message."""
+    if re.fullmatch(r"\S+( --\S+ \S+)?|--\S+ \S+", meaning):
+        return f"; did you mean {meaning}?"
+    return f": {meaning}"
+
+
 def _fits(record: Key, value: Any) -> bool:
     """Tell whether a key or argument can have a value, as far as its plain types tell."""
     kind = {type(None): "null"}.get(type(value), type(value).__name__)
@@ -820,7 +831,7 @@ def _fits(record: Key, value: Any) -> bool:
 def _suggested(record: Key, key: str, text: str) -> str:
     """Return what is meant by a value that a key cannot have, as the end of a message."""
     if found := SYNONYMS.get(key, {}).get(text.lower().replace("-", "_")):
-        return f"; did you mean {found}?"
+        return _offered(found)
     if hint := nearest(text, record.choices):
         return hint
     number = meant.number(text, partial(_fits, record), UNITS.get(key, ""))

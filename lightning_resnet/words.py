@@ -154,7 +154,7 @@ KEYS = {
     "img_size image_size input_size crop_size resolution imgsz img train_crop_size": "data.size",
     "data_dir data_path data_root dataset_path train_dir train_data": "data.source.root",
     "hflip": "data.flip",
-    "random_erasing reprob": "data.erase",
+    "random_erasing random_erase reprob": "data.erase",
     "seed random_seed manual_seed": "seed_everything",
     "nodes nnodes": "trainer.num_nodes",
     "device": "trainer.accelerator",
@@ -165,7 +165,7 @@ KEYS = {
     ),
     "log_interval log_freq print_freq log_every log_steps": "trainer.log_every_n_steps",
     "val_every eval_every eval_interval eval_freq val_interval": "trainer.check_val_every_n_epoch",
-    "dtype": "trainer.precision",
+    "dtype amp_dtype": "trainer.precision",
     "exp exp_name experiment experiment_name run_name": "run.name",
     "label tag rename": "run.label",
     "dry_run dryrun": "run.dry",
@@ -224,7 +224,7 @@ SAID = {
     "node_rank multiprocessing_distributed": (
         "fit starts the ranks itself: give --trainer.devices N, or start it by srun or torchrun"
     ),
-    "wandb": "W&B is --wandb.mode online or offline, --wandb.project NAME",
+    "wandb log_wandb use_wandb": "W&B is --wandb.mode online or offline, --wandb.project NAME",
     "no_wandb": "W&B is off with --wandb.mode disabled",
     "notes tags": "a note on a run is its readable name, --run.label TEXT",
     "tensorboard": (
@@ -238,7 +238,7 @@ SAID = {
         "resnet-cli validate measures a trained run, resnet-cli test its test images"
     ),
     "warmup": "warm-up is a part of the schedule: --model.schedule.warmup SHARE, from 0 to below 1",
-    "warmup_epochs lr_warmup_epochs": (
+    "warmup_epochs lr_warmup_epochs lr_warmup_method warmup_steps warmup_iters": (
         "warm-up is a part of the schedule: --model.schedule Cosine --model.schedule.warmup_epochs "
         "N"
     ),
@@ -258,6 +258,7 @@ SAID = {
     "auto_lr_find find_lr lr_find lr_finder": (
         "nothing finds a rate by itself; a sweep compares some (resnet-cli recipes digits_lr_range)"
     ),
+    "activation act": "our nets have ReLU; a net of your own is --model.net module.Class",
     "dropout drop drop_path drop_rate": (
         "our nets have none; a net of your own is --model.net module.Class"
     ),
@@ -281,10 +282,10 @@ SAID = {
         "give --model.optimizer.weight_decay NUMBER, or --model.decay weights|all (what it acts on)"
     ),
     "root": "give --data.source.root DIR for images, or --run.root DIR for runs",
-    "val_split val_ratio": (
+    "val_split val_ratio train_split split validation_split": (
         "a source knows its splits; --data.source.holdout N validates on N of the training images"
     ),
-    "val_dir val_data val_path": (
+    "val_dir val_data val_path validation_data": (
         "--data FOLDER takes one folder with train/ and val/ in it, each with one folder per class"
     ),
     "classes": (
@@ -292,14 +293,17 @@ SAID = {
         "is their number"
     ),
     "download": "resnet-cli data get cifar10, cifar100 or fashion_mnist gets a data set",
-    "pin_memory pin_mem persistent_workers prefetch prefetch_factor": (
+    "pin_memory pin_mem persistent_workers prefetch prefetch_factor prefetcher no_prefetcher": (
         "the loader does so by itself; --data.workers N is the number of threads that read images"
     ),
     "model_ema use_ema": "--model.ema.decay 0.999 keeps a moving average of the weights",
-    "save_every save_period save_freq save_interval checkpoint_interval save_steps": (
+    "save_every save_period save_freq save_interval checkpoint_interval save_steps "
+    "recovery_interval": (
         "checkpoints are written after each epoch, and within one each --run.save_minutes MINUTES"
     ),
-    "save_top_k save_best": "--run.keep all, weights or none tells which checkpoints stay",
+    "save_top_k save_best checkpoint_hist": (
+        "--run.keep all, weights or none tells which checkpoints stay"
+    ),
     "jit torchscript script": (
         "--model.compile true compiles the net; resnet-cli convert RUN --out NET.onnx writes it "
         "for others"
@@ -322,19 +326,41 @@ SAID = {
         "images are normalised by the mean and deviation of their source; a source of your own "
         "has others (docs/extending.md)"
     ),
-    "validation_split": (
-        "a source knows its splits; --data.source.holdout N validates on N of the training images"
+    "grad_checkpointing gradient_checkpointing": (
+        "no flag saves memory so; --trainer.accumulate_grad_batches N with the same "
+        "--data.batch_size does"
     ),
+    "norm_weight_decay bias_weight_decay no_bias_decay": (
+        "--model.decay weights leaves norms and biases out, all does not"
+    ),
+    "interpolation train_interpolation": "--data.resize area is another filter than bilinear",
+    "ra_sampler ra_reps repeated_aug aug_repeats": (
+        "repeated augmentation is --data.order repeat --data.repeats N"
+    ),
+    "val_resize_size crop_pct resize_size": (
+        "the central square is a share of the shorter side: --data.eval_share SHARE"
+    ),
+    "cache_dataset cache_images": "--data.cache tells how .beton files are cached",
+    "start_epoch": "the same command continues a run where it stopped",
+    "no_validate no_val": "--trainer.limit_val_batches 0 leaves the validation out",
+    "gpu_ids gpu_id cuda_device": "--trainer.devices [0,1] tells which GPUs to use",
+    "auto_scale_lr scale_lr": (
+        "the rate is of --data.batch_size, on any number of devices: give --model.optimizer.lr"
+    ),
+    "trainer.distributed_backend": "--trainer.devices N exchanges gradients by itself (ddp)",
+    "trainer.progress_bar_refresh_rate": "fit -q prints less",
+    "trainer.amp_backend trainer.amp_level": "give --trainer.precision bf16-mixed",
     "chain": "an end without requeueing is sweep FILE --submit --chain N",
     "steps_per_epoch": "an epoch is cut by --trainer.limit_train_batches N",
-    "cfg_options set override opts option options param p": (
+    "cfg_options set override opts option options param": (
         "each key of a recipe is a flag, such as --model.optimizer.lr 0.1"
     ),
     "config_name": "a recipe follows --config, such as --config digits",
     "m multirun": (
         "a sweep trains with several values: resnet-cli recipes digits_degradation > my.yaml"
     ),
-    "partition time mem gres array job_name account qos nodelist cpus_per_task": (
+    "partition p time mem gres array job_name account qos nodelist cpus_per_task ntasks n "
+    "ntasks_per_node": (
         "it is an option of sbatch, and comes before the script: sbatch OPTIONS slurm/fit.sbatch "
         "--config digits"
     ),
@@ -342,7 +368,7 @@ SAID = {
         "early stopping is --trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/loss"
     ),
     "tensorboard_dir": "give --trainer.logger TensorBoardLogger (pip install tensorboard)",
-    "n num runs_count repeat n_seeds": (
+    "num runs_count repeat n_seeds seeds": (
         "one run has one seed, --seed N; a sweep trains several: resnet-cli sweep "
         "digits_degradation"
     ),
@@ -362,6 +388,7 @@ VALUES = {
     },
     "trainer.accelerator": {
         "nvidia": "gpu",
+        "ddp dp ddp_spawn": "several devices exchange gradients by themselves: --trainer.devices N",
     },
     "trainer.devices": {
         "all every max": "-1",
@@ -377,6 +404,14 @@ VALUES = {
         "srun sbatch": "slurm",
         "none": "local",
     },
+    "trainer.callbacks": {
+        "reducelronplateau": "--model.schedule Plateau",
+        "learningratescheduler lrscheduler": "--model.schedule Cosine",
+        "tensorboard": "--trainer.logger TensorBoardLogger",
+        "csvlogger": "--trainer.logger CSVLogger",
+        "stochasticweightaveraging swa ema": "--model.ema.decay 0.999",
+    },
+    "evaluate --crops": {"10 tencrop 10crop ten_crop": "ten", "1 center_crop one": "centre"},
     "model.schedule": {
         "cosineannealinglr cosineannealing onecycle onecyclelr cos cosine_annealing": "Cosine",
         "step steplr multisteplr multistep": "Steps",
@@ -391,7 +426,8 @@ VALUES = {
         "wideresnet wide_resnet wrn": "torchvision.models.wide_resnet50_2",
     },
     "model.loss": {
-        "ce crossentropy nll crossentropyloss softmax": "cross_entropy",
+        "ce crossentropy nll crossentropyloss softmax categorical_crossentropy "
+        "sparse_categorical_crossentropy": "cross_entropy",
         "bcewithlogits bcewithlogitsloss binary_cross_entropy": "bce",
     },
     "model.net.shortcut": {
@@ -509,6 +545,7 @@ FLAGS = {
         "ema": "--weights ema",
         "precise_bn": "--bn precise",
         "best": "--at best",
+        "top topk k": "top-1 and top-5 error are always told: leave it out",
         "out output o csv": "the table goes to the standard output: add --json > FILE",
         "metric metrics loss": "top-1 and top-5 error are always told: leave it out",
         "pretrained": (
@@ -524,6 +561,7 @@ FLAGS = {
         "retry resume_failed": "--retry-failed",
         "resume continue restart": "the same command trains what is not finished",
         "force overwrite": "a finished run is never trained again: fit --run.new makes a replicate",
+        "array": "an array is made by --submit; --throttle N limits the tasks at a time",
         "config c": "a sweep's FILE names its recipe, and follows the verb: resnet-cli sweep FILE",
         "epochs lr depth count seed seeds n_seeds num_seeds batch_size devices arch data": (
             "the keys and values of all runs are in the sweep's file: resnet-cli recipes NAME > "
@@ -532,7 +570,7 @@ FLAGS = {
         "m multirun": "a sweep is a file: resnet-cli recipes digits_degradation > my.yaml",
     },
     "runs": {
-        "a all l long sort n last limit name filter failed": (
+        "a all l long sort n last limit name filter failed state status group": (
             "resnet-cli runs DIR lists all runs of one folder; --json is for programs, which "
             "select and sort"
         ),
@@ -546,6 +584,9 @@ FLAGS = {
     "export": {
         "format onnx": "weights for others are resnet-cli convert RUN --out NET.onnx",
         "zip tar gz": "the archive is a .tar.gz: leave it out",
+        "weights ckpt checkpoint best last": (
+            "the last and the best weights are packed: leave it out"
+        ),
     },
     "compare": {
         "group by groupby group_by sort index": "the rows are settings: --rows depth shortcut",
@@ -597,7 +638,10 @@ FLAGS = {
         "digits": "the digits come with scikit-learn, so fit --config digits needs no download",
         "imagenet_1k ilsvrc ilsvrc2012 imagenet1k": "imagenet",
         "all": "name one of them",
-        "out output o": "--root",
+        "tiny_imagenet imagenet100 svhn stl10 coco voc food101 places365 flowers102 cub": (
+            "this set is not fetched: unpack it into one folder per class, then fit --config "
+            "photos --data FOLDER"
+        ),
     },
     "data": {
         "download fetch pull": "get",

@@ -520,9 +520,9 @@ def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
         ("write image_folder --out d.beton", "needs --root"),
         (
             "write image_folder --out d.beton --root phots",
-            "image folder phots does not exist: set --root",
+            "--root phots does not exist",
         ),
-        ("", "action is one of get, write, info, verify"),
+        ("", "needs one of get, write, info, verify"),
         ("write nothing --out d.beton", "choose among digits"),
         ("write digits --out /proc/none/d.beton", "cannot write /proc/none/d.beton: No such file"),
         ("verify none.beton", "none.beton does not exist"),

@@ -14,6 +14,7 @@ from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError, nearest, tell
 from lightning_resnet.printing import add_json
+from lightning_resnet.runs.find import FILES, IMAGES
 
 SETS = {
     "cifar10": "CIFAR10",
@@ -29,6 +30,7 @@ SOURCES = {
     "webdataset": "WebDataset",
     "parquet": "Parquet",
 }
+MODES = ("auto", "jpeg", "raw")
 SPLITS = ("train", "val", "test")
 NEEDS_ROOT = ("image_folder", "imagenet", "webdataset", "parquet")
 # Flag of `write` -> sources that take it.
@@ -150,10 +152,14 @@ def _source_name(text: str) -> str:
 
 
 def _mode(text: str) -> str | float:
+    if text in MODES:
+        return text
     try:
         return float(text)
     except ValueError:
-        return text
+        raise argparse.ArgumentTypeError(
+            f"{text}: one of {', '.join(MODES)}, or a share from 0 to 1{nearest(text, MODES)}"
+        ) from None
 
 
 def _get(args: argparse.Namespace) -> int:
@@ -253,6 +259,8 @@ def _check_file(file: str) -> None:
         raise UserError(f"{file} is a folder: give a .beton file, as data write makes it")
     if not Path(file).exists():
         raise UserError(f"{file} does not exist: resnet-cli data write SOURCE --out {file}")
+    if Path(file).suffix.lower() in (*IMAGES, *FILES):
+        raise UserError(f"{file} is no .beton file: resnet-cli data write SOURCE makes one")
 
 
 def _info(args: argparse.Namespace) -> int:

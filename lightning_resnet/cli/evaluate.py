@@ -9,9 +9,12 @@ from lightning_resnet.arguments import TRUST, Parser, device
 from lightning_resnet.engine.launch import place, resolve
 from lightning_resnet.errors import UserError, nearest, tell
 from lightning_resnet.files import check_writable
+from lightning_resnet.meant import number
 from lightning_resnet.printing import add_json
 from lightning_resnet.runs.find import check_target
+from lightning_resnet.words import VALUES, by_word
 
+SPLITS = ("val", "test", "train")
 WORDS = {  # flag -> what its list may hold
     "crops": ("centre", "ten", "flip"),
     "bn": ("moving", "precise"),
@@ -160,14 +163,20 @@ def check(args: Namespace) -> None:
         given = text.split(",") if text else None
         for word in given or []:
             if word not in words:
-                raise UserError(
-                    f"--{name} {word}: choose among {', '.join(words)}{nearest(word, words)}"
-                )
+                hint = nearest(word, words)
+                if meant := by_word(VALUES.get(f"evaluate --{name}", {})).get(word):
+                    hint = f"; did you mean {meant}?"
+                raise UserError(f"--{name} {word}: choose among {', '.join(words)}{hint}")
         setattr(args, name, given)
     if args.sizes:
         parts = args.sizes.split(",")
         if not all(part.isdecimal() and int(part) for part in parts):
-            raise UserError(f"--sizes {args.sizes}: pixels per side, such as 224,256")
+            found = number(args.sizes, lambda side: isinstance(side, int))
+            hint = f"; did you mean {found}?" if found else ""
+            raise UserError(f"--sizes {args.sizes}: pixels per side, such as 224,256{hint}")
         args.sizes = [int(part) for part in parts]
+    if args.split not in SPLITS:
+        hint = nearest(args.split, SPLITS)
+        raise UserError(f"--split {args.split}: choose among {', '.join(SPLITS)}{hint}")
     if args.labels and (args.per_class or args.confusion):
         raise UserError("--per-class and --confusion go by one label per image: leave --labels out")
