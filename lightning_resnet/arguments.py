@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
 from lightning_resnet.aliases import SHORT, is_flag, key_of, said, understood
-from lightning_resnet.errors import UserError, nearest, printable
+from lightning_resnet.errors import SIMILAR, UserError, nearest, printable
 from lightning_resnet.flags import check
 from lightning_resnet.meant import number, numbers
 from lightning_resnet.words import CHECKPOINTS, FLAGS, PLACES, SUBWORDS, VALUES, by_word
@@ -229,7 +229,8 @@ class Parser(argparse.ArgumentParser):
         if meaning and (meant[:1] != "-" or meant in options):
             return meaning
         shorts = [f"--{name}" for name in SHORT if self.recipe == "keys"]
-        if near := nearest(flag, [*options, *shorts]):
+        least = 0.85 if key_of(flag) else SIMILAR  # a name that is known is no slip
+        if near := nearest(flag, [*options, *shorts], least):
             return near
         there = [option for option in options if option not in ("-h", "--help")]
         keys = " and the keys of a recipe" if self.recipe == "keys" else ""
