@@ -112,6 +112,15 @@ def said(verb: str, flag: str, own: Collection[str] = ()) -> str:
     return f": {meaning}" if meaning else ""
 
 
+def of_verb(word: str) -> str:
+    """Return what the end of a message says of a flag that is a verb's word; empty: it is none."""
+    plain = _plain(word)
+    meaning = plain if plain in tables.FLAGS else by_word(tables.VERBS).get(plain, "")
+    if meaning and len(meaning.split()) <= 3:
+        return f": that is a verb: resnet-cli {meaning}"
+    return f": {meaning}" if meaning else ""
+
+
 def is_flag(word: str) -> bool:
     """Tell whether a word of a command line is a flag; a negative number is none."""
     return re.match(r"--?[A-Za-z]", word) is not None
@@ -337,5 +346,8 @@ def _of_section(verb: str, name: str, value: str | None) -> Pairs | None:
     if re.fullmatch(r"[\w-]+", value):
         return _with_value(key, "", value)
     if name == "data" and "/" in value:
-        raise UserError(f"--data {shown}: there is no such folder (seen from {Path.cwd()})")
+        where = "an address: fetch it, and give its folder"
+        if "://" not in value:
+            where = f"there is no such folder (seen from {Path.cwd()})"
+        raise UserError(f"--data {shown}: {where}")
     raise UserError(f"--{name} {shown} is no file of options; {PATHS[name]}")

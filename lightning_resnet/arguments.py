@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
-from lightning_resnet.aliases import SHORT, is_flag, key_of, said, understood
+from lightning_resnet.aliases import SHORT, is_flag, key_of, of_verb, said, understood
 from lightning_resnet.errors import SIMILAR, UserError, nearest, printable
 from lightning_resnet.flags import check
 from lightning_resnet.meant import number, numbers
@@ -232,6 +232,8 @@ class Parser(argparse.ArgumentParser):
         least = 0.85 if key_of(flag) else SIMILAR  # a name that is known is no slip
         if near := nearest(flag, [*options, *shorts], least):
             return near
+        if meaning := of_verb(flag):
+            return meaning
         there = [option for option in options if option not in ("-h", "--help")]
         keys = " and the keys of a recipe" if self.recipe == "keys" else ""
         why = ""

@@ -22,6 +22,7 @@ from lightning_resnet.aliases import (
     SYNONYMS,
     is_flag,
     key_of,
+    of_verb,
     said,
     true_name,
 )
@@ -164,6 +165,10 @@ def _file_of(word: str) -> Path:
     shown = printable(word, SHOWN)
     if word and file.is_dir():
         raise UserError(f"--config {shown} is a folder: give the file of a recipe in it")
+    if "://" in word:
+        raise UserError(f"--config {shown} is an address: fetch the file first, and give its path")
+    if "," in word and not file.exists():
+        raise UserError(f"--config {shown}: write --config {shown.replace(',', ' --config ')}")
     if not word:
         raise UserError("--config needs a value: a recipe, such as digits")
     if file.exists() and file.suffix not in (".yaml", ".yml", ".json", ""):
@@ -262,6 +267,8 @@ def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
                 value = ""
             else:
                 value = rest.pop(0)
+        if re.match("-[A-Za-z]{2}", flag) and flag[1:] in OTHERS:
+            raise UserError(f"unknown option {flag}: write -{flag}, with two hyphens")
         if value == "=" and rest:
             raise UserError(f"{flag} = {printable(rest[0], SHOWN)}: leave the = out")
         name = flag.lstrip("-").rstrip("+")
@@ -369,7 +376,7 @@ def hint_for(key: str, verb: str, dashes: str = "--", others: Collection[str] = 
         return f"; did you mean {dashes}{found}?"
     if meaning := said(verb, f"--{key}"):
         return meaning
-    known = [name for name in keys() if name not in NOT_FOR_FIT]
+    known = ["config", "print_config", *(name for name in keys() if name not in NOT_FOR_FIT)]
     for base, record in keys().items():
         known += [f"{base}.{name}" for cls in record.classes for name in classes().get(cls, {})]
     known += others
@@ -382,10 +389,12 @@ def hint_for(key: str, verb: str, dashes: str = "--", others: Collection[str] = 
         return f"; did you mean {dashes}{found}?"
     shorts = {name: full for name, full in SHORT.items() if "." not in key}
     if not near and not is_vague:
-        near = nearest(key, known, 0.75) or nearest(key, shorts, 0.8)
+        near = nearest(key, known, 0.75) or nearest(key, shorts, 0.82)
     if name := near[15:-1]:
         return f"; did you mean {dashes}{shorts.get(name, name)}?"
-    return f"; resnet-cli {verb} --help tells the options"
+    if meaning := of_verb(key):
+        return meaning
+    return f"; resnet-cli {verb} --help-all tells the options"
 
 
 def _flatten(tree: dict[str, Any], recipe: Path, prefix: str = "") -> Iterator[Given]:
@@ -523,6 +532,10 @@ class Checked:
         if told := words.get(name.lower().replace("-", "_")):
             hint = _offered(told)
             raise UserError(f"--{base}: there is no class {word}{hint}{given.place}")
+        if call := re.fullmatch(r"([\w.]+)\((.*)\)", name):
+            arguments = re.findall(r"(\w+) ?= ?([^,]+)", call[2])
+            written = "".join(f" --{base}.{key} {value}" for key, value in arguments)
+            raise UserError(f"--{base} {word}: write --{base} {call[1]}{written}{given.place}")
         if is_hub_like(name):
             weights = meant.hub_name(name) or name
             raise UserError(
@@ -556,6 +569,9 @@ class Checked:
         hint = nearest(name, record.classes)
         if len(holding) == 1:
             hint = f"; did you mean {holding[0]}?"
+        elif not hint:
+            held = [cls for cls in record.classes if len(cls) > 3 and cls.lower() in name.lower()]
+            hint = f"; did you mean {max(held, key=len)}?" if held else ""
         if base == "data.source" and not hint:
             text += f", and no folder {word} here (--data FOLDER takes one folder per class)"
         listed = ", ".join(sorted(record.classes))
@@ -794,6 +810,9 @@ def _value(record: Key, given: Given, key: str) -> None:
     if key == "trainer.devices" and isinstance(value, str):
         if not re.fullmatch(r"auto|[-\d, \[\]]+", value):
             raise UserError(f"{wrong}{_suggested(record, key, value)}{given.place}")
+    if key == "trainer.devices" and isinstance(value, int | float):
+        if value == 0 or value < -1 or value != int(value):
+            raise UserError(f"{wrong}{given.place}")
     if needs.startswith("a list"):
         found = meant.numbers([value]) if isinstance(value, str) else ""
         outside = []

@@ -35,7 +35,7 @@ BEFORE = "srun mpirun mpiexec nohup nice time sudo env timeout watch"
 STARTERS = "launch torchrun python python3 accelerate deepspeed horovodrun lightning fabric"
 # verbs of other programs -> ours, or a sentence
 VERBS = {
-    "train run finetune fine_tune pretrain learn": "fit",
+    "train run start finetune fine_tune pretrain learn": "fit",
     "eval score benchmark_accuracy": "evaluate",
     "val valid validation": "validate",
     "infer inference classify detect": "predict",
@@ -139,7 +139,8 @@ KEYS = {
     "width": "model.net.width",
     "at": "model.schedule.at",
     "num_classes nc n_classes nb_classes": "model.net.num_classes",
-    "norm norm_layer": "model.net.norm",
+    "norm norm_layer bn batch_norm": "model.net.norm",
+    "cudnn_benchmark": "trainer.benchmark",
     "init": "model.net.init",
     "block": "model.net.block",
     "criterion loss_fn": "model.loss",
@@ -217,11 +218,11 @@ SAID = {
         "torchvision:NAME, timm:NAME or hf:ORG/REPO from those of others"
     ),
     "output out o output_dir outdir out_dir save_dir savedir log_dir logdir work_dir root_dir "
-    "checkpoint_dir save save_path": (
+    "checkpoint_dir save save_path model_dir models_dir logs": (
         "runs lie in ROOT/NAME/ID: give --run.root ROOT, --run.name NAME"
     ),
-    "local_rank world_size rank dist_url dist_backend ddp distributed master_port master_addr "
-    "node_rank multiprocessing_distributed": (
+    "local_rank port timeout backend world_size rank dist_url dist_backend ddp distributed "
+    "master_port master_addr node_rank multiprocessing_distributed": (
         "fit starts the ranks itself: give --trainer.devices N, or start it by srun or torchrun"
     ),
     "wandb log_wandb use_wandb": "W&B is --wandb.mode online or offline, --wandb.project NAME",
@@ -262,7 +263,9 @@ SAID = {
     "dropout drop drop_path drop_rate": (
         "our nets have none; a net of your own is --model.net module.Class"
     ),
-    "in_chans in_channels channels": "images always have three channels; grey ones are repeated",
+    "in_chans in_channels channels grayscale gray": (
+        "images always have three channels; grey ones are repeated"
+    ),
     "freeze freeze_backbone freeze_layers linear_probe unfreeze": (
         "no flag freezes layers; a callback of your own does, --trainer.callbacks module.Class "
         "(docs/extending.md), and resnet-cli deepen RUN --depth D --out NEW.ckpt --freeze trains "
@@ -308,7 +311,9 @@ SAID = {
         "--model.compile true compiles the net; resnet-cli convert RUN --out NET.onnx writes it "
         "for others"
     ),
-    "v verbose": "-q prints less, and metrics.jsonl of the run holds each value",
+    "v verbose log_level loglevel info": (
+        "-q prints less, and metrics.jsonl of the run holds each value"
+    ),
     "overwrite exist_ok force f y yes": "a run is never overwritten: --run.new begins another one",
     "cfg recipe file yaml config_file conf": "a recipe follows --config",
     "list list_models list_recipes": "resnet-cli recipes lists the recipes",
@@ -343,6 +348,27 @@ SAID = {
     "cache_dataset cache_images": "--data.cache tells how .beton files are cached",
     "start_epoch": "the same command continues a run where it stopped",
     "no_validate no_val": "--trainer.limit_val_batches 0 leaves the validation out",
+    "fsdp deepspeed zero multi_gpu": "--trainer.devices N exchanges gradients by ddp",
+    "cv folds fold k_fold kfold cross_validation": (
+        "one run has one split: --data.source.holdout N validates on N of the training images"
+    ),
+    "class_weights class_weight balanced sampler weighted": (
+        "classes weigh the same; a loss of your own is --model.hooks module.Class "
+        "(docs/extending.md)"
+    ),
+    "transforms transform": "images are changed by --data.crop, --data.flip and --data.policy",
+    "metric metrics extra_metrics": (
+        "loss and accuracies are always measured; a callback of your own adds others "
+        "(docs/extending.md)"
+    ),
+    "progress progress_bar quiet quiet_mode silent": "fit -q prints less",
+    "tf32 allow_tf32": "give --trainer.matmul_precision high",
+    "swa": "--model.ema.decay 0.999 keeps a moving average of the weights",
+    "teacher distillation distill prune quantize": (
+        "no flag does it; a loss or a callback of your own does (docs/extending.md)"
+    ),
+    "summary model_summary": "--run.dry tells parameters, multiply-adds, time and memory",
+    "lookahead sam": "an optimizer of another package is --model.optimizer module.Class",
     "gpu_ids gpu_id cuda_device": "--trainer.devices [0,1] tells which GPUs to use",
     "auto_scale_lr scale_lr": (
         "the rate is of --data.batch_size, on any number of devices: give --model.optimizer.lr"
@@ -377,7 +403,7 @@ SAID = {
 VALUES = {
     "trainer.precision": {
         "fp16 float16 half mixed16 mixed_float16": "16-mixed",
-        "amp mixed bfloat16 bf mixed_bfloat16": "bf16-mixed",
+        "amp mixed bfloat16 bfloat bf mixed_bfloat16": "bf16-mixed",
         "fp32 float32 full": "32-true",
         "fp64 float64": "64-true",
     },
@@ -417,6 +443,9 @@ VALUES = {
         "step steplr multisteplr multistep": "Steps",
         "linearlr poly polynomial polynomiallr": "Linear",
         "reducelronplateau reduce_on_plateau": "Plateau",
+        "none constant fixed off no null": (
+            "a constant rate is --model.schedule Steps --model.schedule.at []"
+        ),
     },
     "model.net": {
         "resnet": "resnet18",
@@ -429,14 +458,32 @@ VALUES = {
         "ce crossentropy nll crossentropyloss softmax categorical_crossentropy "
         "sparse_categorical_crossentropy": "cross_entropy",
         "bcewithlogits bcewithlogitsloss binary_cross_entropy": "bce",
+        "focal mse custom": "a loss of your own is --model.hooks module.Class (docs/extending.md)",
     },
+    "model.net.norm": {
+        "bn batchnorm batch_norm bn2d batchnorm2d true": "batch",
+        "false no identity null": "none",
+    },
+    "model.net.init": {"kaiming kaiming_normal msra he_normal": "he", "glorot": "xavier"},
+    "model.compile": {"inductor default on": "true", "off none": "false"},
+    "wandb.mode": {"true on yes": "online", "false off no none": "disabled"},
+    "run.keep": {"best last": "weights", "no nothing": "none"},
+    "data.crop": {
+        "random random_resized rrc randomresizedcrop": "resized",
+        "random_crop padding padded": "pad",
+        "center centre no false": "none",
+    },
+    "data.flip": {"horizontal random on": "true", "none off": "false"},
+    "data.order": {"random shuffle shuffled": "global", "quasi_random": "pages"},
+    "data.loader": {"pytorch dataloader": "torch", "gpu": "device", "beton": "ffcv"},
+    "data.workers": {"max all": "auto"},
     "model.net.shortcut": {
-        "identity zero_pad": "A",
-        "projection": "B",
+        "identity zero_pad option_a pad": "A",
+        "projection option_b conv": "B",
         "plain null no false": "none",
     },
     "data.policy": {
-        "autoaugment augmix trivialaugmentwide": "TrivialAugment",
+        "autoaugment autoaug augmix trivialaugmentwide": "TrivialAugment",
     },
     "data.source": {
         "fashion": "FashionMNIST",

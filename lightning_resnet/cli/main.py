@@ -75,10 +75,12 @@ MISSING = {
 
 def _unknown_verb(argv: list[str]) -> str:
     """Return the message for a command line that begins with no verb."""
+    import re
     import shlex
 
     from lightning_resnet import words as tables
     from lightning_resnet.errors import nearest, printable
+    from lightning_resnet.shipped import recipes, sweeps
 
     word = argv[0]
     if not word:
@@ -108,6 +110,14 @@ def _unknown_verb(argv: list[str]) -> str:
     if not meant and at:
         rightly = shlex.join(["resnet-cli", *argv[at:]])
         return f"unknown verb {shown}; did you mean {rightly}?"
+    joined = re.fullmatch(rf"({'|'.join(VERBS)})(--.*)", word)
+    if not meant and (word in recipes() or word.endswith((".yaml", ".yml"))):
+        return f"unknown verb {shown}; did you mean resnet-cli fit --config {shlex.join(argv)}?"
+    if word in sweeps():
+        return f"unknown verb {shown}; did you mean resnet-cli sweep {shlex.join(argv)}?"
+    if joined:
+        rightly = shlex.join([*joined.groups(), *argv[1:]])
+        return f"unknown verb {shown}; did you mean resnet-cli {rightly}?"
     meant = meant or known.get(nearest(plain, known)[15:-1])
     if not meant:
         return f"unknown verb {shown}; resnet-cli --help lists them"
@@ -392,8 +402,8 @@ def _check_files(checked: object) -> None:
     weights = checked.last("run.init_from")
     if isinstance(weights, str) and is_hub_name(weights):
         check_named(weights)
-    elif isinstance(weights, str):
-        weights_of(weights, root)
+    elif isinstance(weights, str) and not weights_of(weights, root).exists():
+        raise UserError(f"cannot read --run.init_from {weights}: there is none in {os.getcwd()}")
     source = checked.chosen["data.source"]
     arguments = ("train", "val") if source == "BetonFiles" else ("root",)
     for argument in arguments if source in MISSING else ():

@@ -88,7 +88,7 @@ TYPED = {
     "DIGITS --model.net.dpth 56": "did you mean --model.net.depth?",
     "DIGITS --model.optimizer.learning_rate 0.1": "of SGD; did you mean --model.optimizer.lr?",
     "DIGITS --run.seed 1": "did you mean --seed_everything?",
-    "DIGITS --frobnicate 1": "resnet-cli fit --help tells the options",
+    "DIGITS --frobnicate 1": "resnet-cli fit --help-all tells the options",
     "DIGITS --data.batch_size": "--data.batch_size needs a value: a whole number",
     # values
     "DIGITS --epochs ten": "--trainer.max_epochs must be a whole number or null; got ten; did you "
@@ -313,7 +313,7 @@ TYPED = {
     "data write digits -o x.beton": "did you mean --out?",
     "data info a.png": "a.png is no .beton file",
     # KEY=VALUE
-    "DIGITS mode=train": "keys are flags, and there is no --mode; resnet-cli fit --help",
+    "DIGITS mode=train": "keys are flags, and there is no --mode; resnet-cli fit --help-all",
     "DIGITS trainer=ddp": "--trainer.max_epochs 5",
     "DIGITS lr = 0.1": "write --model.optimizer.lr 0.1",
     "DIGITS --lr = 0.1": "leave the = out",
@@ -417,6 +417,18 @@ TYPED = {
     "flops digits": "--run.dry tells parameters",
     "ensemble runs": "lightning_resnet.load(RUN) returns a net",
     "-v": "resnet-cli --version tells the version",
+    "digits": "did you mean resnet-cli fit --config digits?",
+    "fit--config digits": "did you mean resnet-cli fit --config digits?",
+    "fit -config digits": "write --config, with two hyphens",
+    "fit --config digits,cifar10": "write --config digits --config cifar10",
+    "DIGITS --tune": "that is a verb: resnet-cli sweep",
+    "DIGITS --print-config": "did you mean --print_config?",
+    "DIGITS --optimizer 'SGD(lr=0.1)'": "write --model.optimizer SGD --model.optimizer.lr 0.1",
+    "DIGITS --schedule cosine_warmup": "did you mean Cosine?",
+    "DIGITS --schedule constant": "--model.schedule Steps --model.schedule.at []",
+    "DIGITS --run.init_from nothere.pth": "cannot read --run.init_from nothere.pth",
+    "DIGITS --norm bn": "did you mean batch?",
+    "DIGITS --devices 0": "--trainer.devices must be a number of devices",
     # timm, torchvision's references, Keras, Slurm
     "DIGITS --random-erase x": "--data.erase must be",
     "DIGITS --log-wandb": "--wandb.mode online",
