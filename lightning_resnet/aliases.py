@@ -100,9 +100,9 @@ def said(verb: str, flag: str, own: Collection[str] = ()) -> str:
         own: flags that the verb has.
     """
     first = verb.partition(" ")[0]
-    likely = by_word(tables.FLAGS[""]) if first not in RECIPE_VERBS else {}
-    if first in (*RECIPE_VERBS, *KEY_VERBS):
-        likely |= by_word(tables.SAID)
+    likely = by_word(tables.SAID) if first in (*RECIPE_VERBS, *KEY_VERBS) else {}
+    if first not in RECIPE_VERBS:
+        likely |= by_word(tables.FLAGS[""])
     likely |= by_word({words: name for name, words in tables.SAME.items() if name in own})
     for name in (first, verb):
         likely |= by_word(tables.FLAGS.get(name, {}))

@@ -127,6 +127,9 @@ class Parser(argparse.ArgumentParser):
         needed = [self._needed(action) for action in self._actions if _name(action) in missing]
         if needed:
             message = f"{self.prog} needs {' and '.join(needed)}"
+            files = [word for word in self.words[1:] if re.search(r"\w\.[a-z]+$", word)]
+            if "--out" in missing and files and not os.path.exists(files[-1]):
+                message += f"; did you mean --out {files[-1]}?"
         if unknown := re.fullmatch(r"unrecognized arguments: (.*)", message):
             word = unknown[1].split(" ")[0]
             hint = self._meant(word)
@@ -144,12 +147,15 @@ class Parser(argparse.ArgumentParser):
             number = self._number(value[1], value[2])
             hint = f"; did you mean {number}?" if number else ""
             message = f"{value[1]} must be {value[3]}; got {value[2]}{hint}"
+        elif value := re.fullmatch(r"argument (\S+): (\S+): (.*)", message):
+            message = f"{value[1]} {value[2]}: {value[3]}"
         if few := re.fullmatch(r"argument (\S+): expected (.*?) arguments?", message):
             message = self._few(few[1], few[2])
         if two := re.fullmatch(r"argument (\S+): not allowed with argument (\S+)", message):
             message = f"{two[1]} and {two[2]} exclude each other: leave one of them out"
         message = message.removeprefix("argument ")
         cures = ("did you mean", "choose among", ": write ", " needs ", " exclude ", " must be ")
+        cures += (": say ", ": one of ")
         if not hint and not any(cure in message for cure in cures):
             message += f"; {self.prog} --help tells the options"
         raise UserError(message)
@@ -161,8 +167,11 @@ class Parser(argparse.ArgumentParser):
             name = f"{name} {self._metavar(action)}"
         elif action.choices:
             return f"one of {', '.join(map(str, action.choices))}"
-        told = f" ({action.help})" if action.help else ""
-        return f"{name}{told}"
+        return f"{name}{self._told(action)}"
+
+    def _told(self, action: argparse.Action) -> str:
+        """Return the help of an argument in brackets; empty without one."""
+        return f" ({self._get_formatter()._expand_help(action)})" if action.help else ""
 
     def _metavar(self, action: argparse.Action) -> str:
         """Return what stands for the values of a flag in its help."""
@@ -186,7 +195,7 @@ class Parser(argparse.ArgumentParser):
         parts = numbers([given]).strip("[]").split(",")
         if len(parts) == action.nargs:
             return f"{told}: write {flag} {' '.join(parts)}"
-        return f"{told}: {self._metavar(action)}"
+        return f"{told}: {self._metavar(action)}{self._told(action)}"
 
     def _number(self, name: str, text: str) -> str:
         """Return the number that the value of a flag is meant for; empty: none."""
@@ -215,7 +224,8 @@ class Parser(argparse.ArgumentParser):
             if numbers(self.words[at - 1 : at + 1]) and at > 1:
                 values = ",".join(self.words[at - 1 : at + 1])
                 return f"; did you mean {self.words[at - 2]} {values}?"
-            usage = " ".join(_name(a) for a in self._actions if not a.option_strings)
+            places = [a for a in self._actions if not a.option_strings]
+            usage = " ".join(str(a.metavar or a.dest.upper()) for a in places)
             return f", a word too many; usage: {self.prog} {usage} [options]"
         verb = self.prog.partition(" ")[2]
         own = by_word(FLAGS.get(verb, {})) | by_word(FLAGS.get(self.verb, {}))
@@ -253,6 +263,9 @@ class Parser(argparse.ArgumentParser):
                 return f"; did you mean {meaning}?"
             if meaning and not meaning.startswith("-"):
                 return f": {meaning}"
+        others = [other for other in self.words if other in valid]
+        if others and name[:1] != "-":
+            return f": that word comes first: {self.prog} {others[0]} {word}"
         for action in self._actions:  # a word of a verb below, without the verb
             if isinstance(action, argparse._SubParsersAction):
                 for below, parser in action.choices.items():

@@ -155,6 +155,8 @@ def _may_be(word: str, candidate: str) -> bool:
     if candidate.endswith(".help"):
         return False
     differing = set(re.split(r"\W|_", word)) ^ set(re.split(r"\W|_", candidate))
+    if "no" in differing:
+        return False
     return not any(pair <= differing for pair in OPPOSITES)
 
 

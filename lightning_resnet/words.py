@@ -504,7 +504,10 @@ SAME = {
     "--size": "imgsz img_size image_size resolution input_size",
     "--yes": "y f force rf r fr i no_confirm recursive",
     "--json": "format_json as_json j",
-    "--depth": "layers num_layers n_layers layer",
+    "--depth": "layers num_layers n_layers layer to add",
+    "--net": "model arch",
+    "--threads": "workers num_workers",
+    "--batch": "batch_size bs b",
     "--batches": "n num_batches n_batches steps",
     "--top": "k topk top_k n",
     "--trust": "allow_code trust_remote_code unsafe",
@@ -565,6 +568,7 @@ FLAGS = {
         "images image input source i files img path": (
             "images follow the run as words: resnet-cli predict RUN IMAGE..."
         ),
+        "run model_path": "the run is the first word: resnet-cli predict RUN IMAGE...",
         "conf threshold": "each image gets its --top K classes, whatever their probability",
         "labels classes class_names label_map": "a run or checkpoint has the names of its classes",
         "show view plot": "a table is printed; --format csv or json is for programs",
@@ -608,6 +612,7 @@ FLAGS = {
         "retry resume_failed": "--retry-failed",
         "resume continue restart": "the same command trains what is not finished",
         "force overwrite": "a finished run is never trained again: fit --run.new makes a replicate",
+        "limit max_runs n_trials trials": "run_cap: N in the sweep's file limits its points",
         "array": "an array is made by --submit; --throttle N limits the tasks at a time",
         "config c": "a sweep's FILE names its recipe, and follows the verb: resnet-cli sweep FILE",
         "epochs lr depth count seed seeds n_seeds num_seeds batch_size devices arch data": (
@@ -645,10 +650,17 @@ FLAGS = {
             "figures show what was measured; to draw others, take the CSV files of the report, or "
             "load_runs from Python (docs/python.md)"
         ),
+        "best last": "--metric val/acc1@best",
+        "ci interval bootstrap seeds mean std": (
+            "mean and spread over seeds are always told: leave it out"
+        ),
         "reference ref": "measured runs are words: resnet-cli compare RUNS reference:digits",
     },
     "inspect": {
         "weights activations features": "responses",
+        "hessian eigenvalues sharpness": "curvature",
+        "cka alignment": "similarity",
+        "loss surface contour": "landscape",
         "gradient grads grad": "gradients",
         "lesion ablation": "lesions",
         "linear_probe linear": "probes",

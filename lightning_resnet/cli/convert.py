@@ -77,6 +77,8 @@ def run(args: Namespace) -> int:
             f"--size is of .onnx files, which take one size of images: leave it out for {out}"
         )
     check_weights(args.file)
+    if args.classes and not Path(args.classes).exists():
+        raise UserError(f"--classes {args.classes} does not exist (seen from {Path.cwd()})")
     from lightning_resnet.files import write_file
     from lightning_resnet.runs.checkpoint import write_checkpoint
     from lightning_resnet.runs.names import is_hub_name

@@ -174,6 +174,8 @@ def _get(args: argparse.Namespace) -> int:
             "(imagenet-object-localization-challenge) or Hugging Face (ILSVRC/imagenet-1k), then "
             "run `resnet-cli data write imagenet --root FOLDER --out train.beton`"
         )
+    if args.given and "://" not in args.given and not Path(args.given).exists():
+        raise UserError(f"--from {args.given} does not exist (seen from {Path.cwd()})")
     from lightning_resnet.data.published import get
 
     found = get(args.name, Path(args.root), args.given)
@@ -194,16 +196,18 @@ def _write(args: argparse.Namespace) -> int:
     name = SOURCES[args.source]
     if args.root is None and args.source in NEEDS_ROOT:
         raise UserError(f"{args.source} needs --root, the folder its images are in")
-    root = args.root or "data"
-    if (args.root or args.source in SETS) and not re.search(r"://|[{*]", root):
-        if not Path(root).exists():
-            cure = f": resnet-cli data get {args.source}" if args.source in SETS else ""
-            raise UserError(f"--root {root} does not exist (seen from {Path.cwd()}){cure}")
     if args.split not in SPLITS:
         raise UserError(
             f"{args.source} has no split {args.split}{nearest(args.split, SPLITS)}; has "
             f"{', '.join(SPLITS)}"
         )
+    if not 1 <= args.quality <= 100:
+        raise UserError(f"--quality must be a whole number from 1 to 100; got {args.quality}")
+    root = args.root or "data"
+    if (args.root or args.source in SETS) and not re.search(r"://|[{*]", root):
+        if not Path(root).exists():
+            cure = f": resnet-cli data get {args.source}" if args.source in SETS else ""
+            raise UserError(f"--root {root} does not exist (seen from {Path.cwd()}){cure}")
     from lightning_resnet.data import sources
     from lightning_resnet.data.beton.write import write_beton
     from lightning_resnet.data.remote import is_remote

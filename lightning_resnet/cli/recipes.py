@@ -58,6 +58,8 @@ def run(args: Namespace) -> int:
     name = args.name.removeprefix("configs/").removeprefix(shipped.SWEEPS).removesuffix(".yaml")
     name = name.removeprefix("slurm/")
     if name not in files:
+        if name.startswith("reference:"):
+            raise UserError(f"{name} is a set of runs: resnet-cli compare RUNS {name}")
         hint = recipe(name)
         if hint.endswith(OF_YOUR_OWN):
             hint = nearest(name, files) or hint

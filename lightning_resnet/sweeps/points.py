@@ -21,6 +21,7 @@ from lightning_resnet.aliases import key_of, understood
 from lightning_resnet.credentials import refuse_secret_flags, refuse_secrets
 from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.flags import check as check_flags
+from lightning_resnet.flags import kind_of
 from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.labels import label_of, short_keys
 from lightning_resnet.runs.names import check_name
@@ -198,9 +199,7 @@ def _load(file: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping."""
     content = read_yaml(file, _Loader)
     if not isinstance(content, dict):
-        raise UserError(
-            f"{file} is not a mapping (lines `key: value`) but a {type(content).__name__}"
-        )
+        raise UserError(f"{file} is not a mapping (lines `key: value`) but {kind_of(content)}")
     return content
 
 
