@@ -8,7 +8,7 @@ torch other than those that `keys.json` was written with.
 import errno
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -362,14 +362,13 @@ def _record_of(key: str) -> Key | None:
     return next((arguments[name] for arguments in takers if name in arguments), None)
 
 
-def hint_for(key: str, verb: str, dashes: str = "--", others: Collection[str] = ()) -> str:
+def hint_for(key: str, verb: str, dashes: str = "--") -> str:
     """Return a suggestion for a key that does not exist.
 
     Args:
         key: the key.
         verb: the verb that the key is given to.
         dashes: what stands before a key where the user writes it.
-        others: arguments of chosen classes, as keys.
     """
     key = key.strip(":,;")
     if found := key_of(f"--{key.removesuffix('.class_path')}"):
@@ -379,7 +378,6 @@ def hint_for(key: str, verb: str, dashes: str = "--", others: Collection[str] = 
     known = ["config", "print_config", *(name for name in keys() if name not in NOT_FOR_FIT)]
     for base, record in keys().items():
         known += [f"{base}.{name}" for cls in record.classes for name in classes().get(cls, {})]
-    known += others
     is_vague = key in NO_SHORT  # many keys end so
     near = "" if is_vague else nearest(key, known, 0.9)
     last = key.rpartition(".")[2]
@@ -475,9 +473,8 @@ class Checked:
         if key in keys():
             is_other_lightning = not keys()[key].is_ours and not is_current()
             if key in NOT_FOR_FIT and self.verb == "fit":
-                raise UserError(
-                    f"unknown option {given.dashes}{key}{self._hint(given)}{given.place}"
-                )
+                hint = hint_for(key, self.verb, given.dashes)
+                raise UserError(f"unknown option {given.dashes}{key}{hint}{given.place}")
             if base == key:
                 self._class(base, given)
             elif not is_other_lightning:
@@ -493,14 +490,8 @@ class Checked:
         elif key.endswith(".class_path") and key.partition(".")[0] in SECTIONS:
             return  # the parser says that the class is always ours
         else:
-            raise UserError(f"unknown option {given.dashes}{key}{self._hint(given)}{given.place}")
-
-    def _hint(self, given: Given) -> str:
-        """Return a suggestion for a key that does not exist."""
-        others = []
-        for base in self.chosen:
-            others += [f"{base}.{name}" for name in classes().get(self.chosen[base], {})]
-        return hint_for(given.key, self.verb, given.dashes, others)
+            hint = hint_for(key, self.verb, given.dashes)
+            raise UserError(f"unknown option {given.dashes}{key}{hint}{given.place}")
 
     def _class(self, base: str, given: Given) -> None:
         """Refuse a class that does not exist; for a key that takes a mapping, anything else."""
@@ -547,7 +538,8 @@ class Checked:
             found = words.get(last.lower()) or true_name(base, last)
             hint = f"; did you mean {found}?" if found in record.classes else OF_OURS[base]
             raise UserError(f"--{base}: {word} has not the form that is needed{hint}{given.place}")
-        if problem := meant.missing_class(name):
+        is_file = name.endswith((".yaml", ".yml", ".json"))  # of the class and its arguments
+        if problem := "" if is_file else meant.missing_class(name):
             raise UserError(f"--{base}: {problem}{given.place}")
         is_known = true_name(base, name) in record.classes
         if is_known or "." in name or "/" in name or self.is_open or "str" in record.kinds:
@@ -760,7 +752,7 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
             raise UserError(f"--trainer.{key} {value} does not work here: {cure}")
     strategy = trainer.get("strategy") or "auto"
     if strategy not in STRATEGIES:
-        name = strategy if isinstance(strategy, str) else strategy["class_path"]
+        name = strategy if isinstance(strategy, str) else strategy.get("class_path")
         raise UserError(
             f"--trainer.strategy {name} does not work here: leave it out; several ranks exchange "
             "gradients by ddp, and ddp_find_unused_parameters_true is for a net that leaves "

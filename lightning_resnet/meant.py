@@ -5,6 +5,7 @@ Nothing is imported here: modules are looked for, and files of classes are only 
 
 import ast
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -129,7 +130,7 @@ def missing_class(path: str) -> str:
         if is_all and name not in classes:
             hint = nearest(name, classes) or f"; there are {', '.join(classes) or 'none'}"
             return f"{top} has no {name}{hint}"
-    if file.is_file() or Path(top).is_dir() or find_spec(top):
+    if file.is_file() or Path(top).is_dir() or top in sys.modules or find_spec(top):
         return ""
     hint = nearest(top, [other.stem for other in Path().glob("*.py")])
     hint = hint or f": pip install {top}, or, if it is a file of yours, start where it lies"
