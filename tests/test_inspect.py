@@ -142,7 +142,7 @@ def test_a_hash_that_looks_like_a_number_stays_one(cli):
         (["gradients", "nowhere.yaml"], "cannot read"),
         (["gradients", "."], ". is no run and holds none"),
         (["gradients", DIGITS, "--batches", "0"], "--batches"),
-        ([], "what is one of gradients, "),
+        ([], "needs one of gradients, "),
         (["gradients", DIGITS, "--model.net.dept", "20"], "did you mean --model.net.depth"),
     ],
 )

@@ -196,7 +196,7 @@ def _write(args: argparse.Namespace) -> int:
     name = SOURCES[args.source]
     if args.root is None and args.source in NEEDS_ROOT:
         raise UserError(f"{args.source} needs --root, the folder its images are in")
-    if args.split not in SPLITS:
+    if args.source not in NEEDS_ROOT and args.split not in SPLITS:
         raise UserError(
             f"{args.source} has no split {args.split}{nearest(args.split, SPLITS)}; has "
             f"{', '.join(SPLITS)}"
