@@ -12,7 +12,8 @@ from lightning_resnet.runs.find import check_target
 from lightning_resnet.shipped import recipe_file
 
 KINDS = {
-    "gradients": "norms of dE/dx and dE/dw, and the part that takes the shortcut (train mode)",
+    "gradients": "norms of dE/dx and dE/dw, the part that takes the shortcut, and how alike "
+    "the gradients of images and of batches are",
     "responses": "std of each 3x3 layer's response (He et al. 2015, fig. 7), F(x) over x, weights",
     "lesions": "validation error with blocks deleted or exchanged (Veit et al. 2016)",
     "paths": "share of the gradient by length of path, and the effective depth (Veit et al. 2016)",

@@ -28,7 +28,11 @@ from lightning_resnet.runs.reader import Run
 
 STATES = {"init": "before training", "last": "after training", "best": "at the best epoch"}
 LINES = "Lines: mean over n nets, which differ in the seed; bands: lowest to highest."
-GEOMETRIC_MEANS = {"first_last", "gain"}  # columns of ratios that span orders of magnitude
+GEOMETRIC_MEANS = {
+    "first_last",
+    "first_last_theory",
+    "gain",
+}  # columns of ratios that span orders of magnitude
 
 
 def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Path, str]:
