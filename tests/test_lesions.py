@@ -19,7 +19,9 @@ from torch.nn import functional as F
 from lightning_resnet.analysis.inspection.lesions import lesions, summarise
 from lightning_resnet.analysis.inspection.paths import _steps, effective, paths
 from lightning_resnet.analysis.inspection.probes import probes
+from lightning_resnet.analysis.inspection.responses import remarks as remarks_of_responses
 from lightning_resnet.analysis.inspection.responses import responses
+from lightning_resnet.analysis.inspection.responses import summarise as summarise_responses
 from lightning_resnet.analysis.inspection.shortcuts import shortcuts
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet
@@ -188,9 +190,28 @@ def test_responses_are_taken_after_the_norm_and_before_the_activation(block):
     assert table.loc["layer2.1.conv2", "weight_norm"] == pytest.approx(norm.item())
 
 
+def test_descent_is_the_cosine_of_what_a_block_adds_and_the_slope():
+    net, (images, labels) = CifarResNet(20).eval(), digits()
+    table = responses(net, [(images, labels)]).set_index("layer")
+    assert table["descent"].isna().sum() == 5  # stem, and two blocks that change the shape
+    with train_mode(net):
+        logits, blocks = record_blocks(net, images.requires_grad_())
+        (slope,) = torch.autograd.grad(F.cross_entropy(logits, labels), [blocks[4].x])
+        added = blocks[4].branch(blocks[4].x)
+    cosine = F.cosine_similarity(added.flatten(1), -slope.flatten(1)).mean().item()
+    assert table.loc["layer2.1.conv2", "descent"] == pytest.approx(cosine, abs=1e-5)
+    plain = responses(CifarResNet(8, "none", width=4), [(images, labels)])
+    assert plain["descent"].isna().all() and "descent" not in summarise_responses(plain)
+    text = "\n".join(remarks_of_responses(plain.assign(net="plain", seed=0)))
+    assert "plain: no block adds F(x) to x in the same shape" in text
+    down = table.reset_index().assign(net="net", seed=0, descent=0.5)
+    assert "net: in 100 % of the blocks" in "\n".join(remarks_of_responses(down))
+
+
 def test_only_3x3_layers_respond():
     assert len(responses(torchvision.models.resnet50(num_classes=10), [digits(2, 64)])) == 16
-    assert (responses(CifarResNet(20, zero_last=True), [digits()]).dropna()["ratio"] == 0).all()
+    zero = responses(CifarResNet(20, zero_last=True), [digits()]).dropna(subset="ratio")
+    assert (zero["ratio"] == 0).all() and zero["descent"].isna().all()
 
 
 @pytest.mark.parametrize("what", ["responses", "lesions", "paths", "probes", "shortcuts"])

@@ -85,7 +85,8 @@ def panels(
                 ax.yaxis.set_minor_locator(NullLocator())
                 ax.set_ylim(0, 110)
             else:
-                ax.set_ylim(0, 1.05 * max(values.max(), chance or 0) or 1)
+                lowest = 1.05 * min(values.min(), 0)
+                ax.set_ylim(lowest, 1.05 * max(values.max(), chance or 0) or 1)
             if panel.x != "step":
                 ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if title:
