@@ -45,6 +45,7 @@ PUBLIC = {  # name -> the module that defines it
     "GradientNorms": "training.callbacks",
     "ResponseStds": "training.callbacks",
     "AddedBlocks": "training.callbacks",
+    "Curvature": "training.callbacks",
     "UserError": "errors",
     "fit": "api.training",
     "load": "api.results",

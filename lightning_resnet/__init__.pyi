@@ -30,6 +30,7 @@ from lightning_resnet.models import CifarResNet as CifarResNet
 from lightning_resnet.models import ImageNetResNet as ImageNetResNet
 from lightning_resnet.models import blocks as blocks
 from lightning_resnet.training.callbacks import AddedBlocks as AddedBlocks
+from lightning_resnet.training.callbacks import Curvature as Curvature
 from lightning_resnet.training.callbacks import GradientNorms as GradientNorms
 from lightning_resnet.training.callbacks import ResponseStds as ResponseStds
 from lightning_resnet.training.ema import Averaging as Averaging

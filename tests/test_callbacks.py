@@ -2,6 +2,7 @@
 nothing.
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -57,11 +58,27 @@ def test_values_of_logged_steps(cli, accumulate):
         assert len(stds) == 7 and stds["response_std/layer3.0.conv2"] == pytest.approx(1, abs=0.2)
 
 
+def test_curvature_is_that_of_the_inspection_after_every_kth_epoch(cli):
+    flags = [*TINY, "--trainer.callbacks+=Curvature", "--trainer.callbacks.images", 30]
+    code, _, err = cli("fit", *flags, "--trainer.callbacks.every", 2, "--trainer.max_epochs", 2)
+    assert code == 0, err
+    rows = [json.loads(line) for line in (only_run() / "metrics.jsonl").read_text().splitlines()]
+    (row,) = [row for row in rows if "curvature/largest" in row]
+    assert row["epoch"] == 1 and row["curvature/limit"] == pytest.approx(2 / row["lr"], rel=1e-5)
+    flags = ["--images", 30, "--draws", 1, "--json"]
+    code, out, err = cli("inspect", "curvature", only_run(), *flags)
+    assert code == 0, err
+    assert json.loads(out)["rows"][0]["largest"] == pytest.approx(
+        row["curvature/largest"], rel=0.01
+    )
+
+
 def test_they_do_not_change_the_run(cli):
+    observers = [*BOTH, "--trainer.callbacks+=Curvature"]
     cli("fit", *SHORT)
     weights = load_checkpoint(only_run() / "checkpoints/last.ckpt")["state_dict"]
-    assert "is finished" in cli("fit", *SHORT, *BOTH)[1]  # the same run id
-    cli("fit", *SHORT, *BOTH, "--run.new")
+    assert "is finished" in cli("fit", *SHORT, *observers)[1]  # the same run id
+    cli("fit", *SHORT, *observers, "--run.new")
     (again,) = Path("runs/digits").glob("*-2")
     watched = load_checkpoint(again / "checkpoints/last.ckpt")["state_dict"]
     assert all(torch.equal(weights[k], watched[k]) for k in weights)

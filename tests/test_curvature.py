@@ -18,6 +18,7 @@ from lightning_resnet.analysis.inspection.curvature import (
     remarks,
     summarise,
 )
+from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet
 from lightning_resnet.training.hessian import hessian_product, lanczos
 
@@ -113,6 +114,14 @@ def test_a_loss_without_curvature_has_eigenvalues_of_zero():
 
     found = summarise(curvature(Constant(3, 3), [digits(4)], draws=1, steps=3).assign(lr=0.1))
     assert found["largest"] == found["smallest"] == found["trace"] == 0
+
+
+def test_products_that_are_not_finite_end_the_method():
+    values, weights, _ = lanczos(lambda v: v * torch.nan, torch.ones(5), 4)
+    assert np.isnan(values).all() and weights.sum() == 1
+    frozen = Own().requires_grad_(False)
+    with pytest.raises(UserError, match="no weight of this net is trained"):
+        curvature(frozen, [digits(4)])
 
 
 def test_remarks_follow_the_values():

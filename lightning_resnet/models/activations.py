@@ -62,16 +62,25 @@ class BlockActivations:
 
 
 @contextmanager
-def train_mode(net: nn.Module) -> Iterator[nn.Module]:
-    """Put the net in train mode; afterwards restore modes and buffers (running statistics)."""
+def eval_mode(net: nn.Module) -> Iterator[nn.Module]:
+    """Put the net in eval mode; afterwards restore modes."""
     modes = {module: module.training for module in net.modules()}
-    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    net.train()
+    net.eval()
     try:
         yield net
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def train_mode(net: nn.Module) -> Iterator[nn.Module]:
+    """Put the net in train mode; afterwards restore modes and buffers (running statistics)."""
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    try:
+        with eval_mode(net):  # which restores the modes
+            yield net.train()
+    finally:
         with torch.no_grad():
             for name, buffer in net.named_buffers():
                 buffer.copy_(buffers[name])

@@ -42,6 +42,7 @@ ADDED_BLOCKS = "lightning_resnet.AddedBlocks"
 OBSERVERS = (
     "lightning_resnet.GradientNorms",
     "lightning_resnet.ResponseStds",
+    "lightning_resnet.Curvature",
     ADDED_BLOCKS,  # unless its recipe lets it freeze layers
     "pytorch_lightning.callbacks.DeviceStatsMonitor",
     "pytorch_lightning.callbacks.LearningRateMonitor",

@@ -4,23 +4,26 @@
 
 They measure once per log interval and cost nothing between. Loss of median images/s of ResNet-20 on
 digits, one thread: if every step is logged, 1 % for GradientNorms and 12 % for ResponseStds; if
-every 11th step is logged, as in the recipe, both are within the noise of 2 %. GradientNorms and
-ResponseStds do not change the training, and are no part of the run's id. AddedBlocks is part of the
-id if its recipe says `freeze: true`.
+every 11th step is logged, as in the recipe, both are within the noise of 2 %. Curvature measures
+after an epoch. GradientNorms, ResponseStds and Curvature do not change the training, and are no
+part of the run's id. AddedBlocks is part of the id if its recipe says `freeze: true`.
 """
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import islice
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from torch import distributed as dist
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.models.activations import watch_responses
+from lightning_resnet.models.activations import Batch, eval_mode, watch_responses
 from lightning_resnet.models.blocks import blocks
 from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.training.hessian import hessian_product, lanczos, random_signs
 
 
 def add(task: pl.LightningModule, metrics: dict[str, torch.Tensor]) -> None:
@@ -98,6 +101,76 @@ class ResponseStds(Callback):
                 },
             )
             self._stds = {}
+
+
+class Curvature(Callback):
+    """Callback that logs `curvature/largest` and `curvature/limit` after every k-th epoch.
+
+    `largest` is the largest eigenvalue of the Hessian of the loss, on fixed training images without
+    augmentation, in eval mode. `limit` is 2 / lr, where gradient descent becomes unstable (Cohen et
+    al. 2021, arXiv 2103.00065); momentum and small batches move that limit.
+
+    Args:
+        every: epochs from one measurement to the next.
+        images: number of images over all ranks.
+        steps: products with the Hessian per measurement (Lanczos method); each costs about as much
+            as two training steps on the images.
+    """
+
+    def __init__(self, every: int = 1, images: int = 200, steps: int = 20) -> None:
+        self.every = every
+        self.images = images
+        self.steps = steps
+        self._batches: list[Batch] = []
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse data without training images to evaluate on.
+
+        Raises:
+            UserError: the data are not those of ImageData.
+        """
+        if stage == "fit" and not hasattr(trainer.datamodule, "eval_loader"):
+            raise UserError("Curvature needs the training images of ImageData: leave it out")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        """Measure after the last step of an epoch, for the row that ends the epoch."""
+        if not trainer.is_last_batch or (trainer.current_epoch + 1) % self.every:
+            return
+        if not self._batches:
+            self._batches = self._taken(trainer, pl_module)
+        net = pl_module.net
+        with eval_mode(net):
+            product, names = hessian_product(net, self._batches)
+
+            def over_ranks(v: torch.Tensor) -> torch.Tensor:
+                found = product(v)
+                if trainer.world_size > 1:
+                    dist.all_reduce(found)
+                return found / trainer.world_size
+
+            parameters = [net.get_parameter(name) for name in names]
+            start = random_signs(parameters, torch.Generator().manual_seed(0))
+            values, _, _ = lanczos(over_ranks, start, self.steps)
+        metrics = {"curvature/largest": torch.tensor(values[-1])}
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        if lr > 0:
+            metrics["curvature/limit"] = torch.tensor(2 / lr)
+        add(pl_module, metrics)
+
+    def _taken(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Batch]:
+        """Return this rank's share of the images, normalised."""
+        n = -(-self.images // trainer.world_size)
+        loader = trainer.datamodule.eval_loader("train_eval")
+        taken = []
+        for batch in islice(loader.batches(0), len(loader)):
+            images, labels = trainer.strategy.batch_to_device(batch)
+            taken.append((pl_module.normalise(images[:n]), labels[:n]))
+            n -= len(labels)
+            if n <= 0:
+                break
+        return taken
 
 
 class AddedBlocks(Callback):

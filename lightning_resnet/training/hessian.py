@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lightning_resnet.models.activations import Batch
 
 Product = Callable[[Tensor], Tensor]
+BASIS_BYTES = 1e9  # memory for the vectors of the Lanczos method
 
 
 def hessian_product(net: nn.Module, batches: Sequence[Batch]) -> tuple[Product, list[str]]:
@@ -53,19 +54,28 @@ def hessian_product(net: nn.Module, batches: Sequence[Batch]) -> tuple[Product, 
     return product, list(named)
 
 
+def random_signs(parameters: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+    """Return a vector of random signs, a number for each of all parameters."""
+    n = sum(p.numel() for p in parameters)
+    drawn = torch.randint(0, 2, (n,), generator=generator)
+    return (2 * drawn - 1).to(parameters[0])
+
+
 def lanczos(product: Product, start: Tensor, steps: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Run the Lanczos method with full reorthogonalisation.
 
     Args:
         product: v -> Hv.
         start: first vector [n].
-        steps: products at most.
+        steps: products at most; fewer where vectors are so long that memory would not do.
 
     Returns:
-        Ritz values in ascending order; the weight of each in the density (they sum to 1); and the
-        residual norm of the largest one, which bounds its distance from an eigenvalue.
+        Ritz values in ascending order, or one NaN if a product is not finite; the weight of each in
+        the density (they sum to 1); and the residual norm of the largest one, which bounds its
+        distance from an eigenvalue.
     """
-    steps = min(steps, len(start))
+    most = int(BASIS_BYTES / (len(start) * start.element_size()))
+    steps = min(steps, len(start), max(2, most))
     basis = torch.empty(steps, len(start), dtype=start.dtype, device=start.device)
     basis[0] = start / start.norm()
     diagonal: list[float] = []
@@ -74,6 +84,8 @@ def lanczos(product: Product, start: Tensor, steps: int) -> tuple[np.ndarray, np
     for i in range(steps):
         w = product(basis[i])
         diagonal.append(float(w @ basis[i]))
+        if not np.isfinite(diagonal[-1]):
+            return np.array([np.nan]), np.ones(1), np.nan
         for _ in range(2):  # once is not enough in float32
             w = w - basis[: i + 1].T @ (basis[: i + 1] @ w)
         rest = float(w.norm())

@@ -21,10 +21,9 @@ from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.errors import UserError
 from lightning_resnet.models.activations import Batch
 from lightning_resnet.progress import Meter
-from lightning_resnet.training.hessian import hessian_product, lanczos
+from lightning_resnet.training.hessian import hessian_product, lanczos, random_signs
 
 STEPS = 60  # of the Lanczos method
-BASIS_BYTES = 1e9  # memory for its vectors; large nets get fewer steps
 BINS = 80  # values of the density
 LEGEND = (
     "Hessian of the mean cross-entropy by all weights; eval mode, training images without "
@@ -60,19 +59,14 @@ def curvature(
         Columns what (eigenvalue | residual | trace | trace_error | density), name, x, value.
 
     Raises:
-        UserError: the net has no second derivatives, or they are not finite.
+        UserError: no weight is trained, or second derivatives are not finite.
     """
     product, names = hessian_product(net, batches)
+    if not names:
+        raise UserError("no weight of this net is trained: nothing to measure")
     parameters = [net.get_parameter(name) for name in names]
     sizes = [p.numel() for p in parameters]
-    n = sum(sizes)
-    steps = max(2, min(steps, n, int(BASIS_BYTES / (n * parameters[0].element_size()))))
     generator = torch.Generator().manual_seed(0)
-
-    def signs() -> Tensor:
-        drawn = torch.randint(0, 2, (n,), generator=generator)
-        return (2 * drawn - 1).to(parameters[0])
-
     meter = Meter(draws + runs * steps, "products with the Hessian")
 
     def counted(v: Tensor) -> Tensor:
@@ -85,10 +79,12 @@ def curvature(
     try:
         traces = []
         for _ in range(draws):
-            v = signs()
+            v = random_signs(parameters, generator)
             parts = (v * counted(v)).split(sizes)
             traces.append([float(part.sum()) for part in parts])
-        found = [lanczos(counted, signs(), steps) for _ in range(runs)]
+        found = []
+        for _ in range(runs):
+            found.append(lanczos(counted, random_signs(parameters, generator), steps))
     finally:
         meter.close()
     largest = max(found, key=lambda run: run[0][-1])
