@@ -21,6 +21,7 @@ KINDS = {
     "landscape": "loss on a plane through the weights, filter-normalised (Li et al. 2018)",
     "curvature": "eigenvalues, trace and density of the loss's Hessian, with the line 2/lr",
     "similarity": "how alike the outputs of layers are, and those of two nets (linear CKA)",
+    "alignment": "whether all blocks do the same small step (residual alignment, Li & Papyan 2023)",
     "shortcuts": "singular values of projections on shortcuts, and the energy of x they keep",
 }
 
@@ -66,8 +67,8 @@ def make_parser() -> Parser:
         type=positive,
         default=500,
         metavar="N",
-        help="training images, not augmented, of landscape, curvature, similarity "
-        "(default: %(default)s)",
+        help="training images, not augmented, of landscape, curvature, similarity, "
+        "alignment (default: %(default)s)",
     )
     parser.add_argument(
         "--points",
