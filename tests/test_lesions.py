@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 from helpers.command_line import DIGITS
-from helpers.nets import NETS, digits
+from helpers.nets import NETS, Own, digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from lightning_resnet.analysis.inspection.lesions import lesions, summarise
 from lightning_resnet.analysis.inspection.paths import _steps, effective, paths
-from lightning_resnet.analysis.inspection.probes import probes
+from lightning_resnet.analysis.inspection.probes import probes, recovered, survivals
 from lightning_resnet.analysis.inspection.responses import remarks as remarks_of_responses
 from lightning_resnet.analysis.inspection.responses import responses
 from lightning_resnet.analysis.inspection.responses import summarise as summarise_responses
@@ -127,6 +127,45 @@ def test_probes_are_fitted_on_pooled_outputs():
         table.loc["layer2.1", "channels"] == 32
         and table.loc["layer2.1", "train"] < table.loc["layer2.1", "val"]
     )
+
+
+def test_what_is_recovered_of_the_input_is_the_share_of_variance():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(200, 6, generator=generator)
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator))[0]
+    found = recovered(5 * y[:100] @ rotation + 3, y[:100], 5 * y[100:] @ rotation + 3, y[100:])
+    assert found == pytest.approx(1, abs=1e-6)
+    half = recovered(y[:100, :3], y[:100], y[100:, :3], y[100:])
+    share = (y[100:, :3] - y[:100, :3].mean(0)).square().sum() / (
+        y[100:] - y[:100].mean(0)
+    ).square().sum()
+    assert half == pytest.approx(share.item(), abs=0.05)
+    noisy = y + torch.randn(200, 6, generator=generator)
+    many = torch.cat([noisy, torch.randn(200, 94, generator=generator)], 1)  # as many as images
+    found = recovered(many[:100], y[:100], many[100:], y[100:])
+    print(f"recovered from noise and as many numbers as images: {found:.2f}")
+    assert 0 < found < 0.5
+    constant = torch.ones(100, 3)
+    assert recovered(constant, y[:100], constant, y[100:]) == 0
+
+
+def test_plain_nets_make_images_alike_and_lose_the_input_as_theory_says():
+    images, labels = digits(80)
+    torch.manual_seed(0)
+    wide = CifarResNet(20, "none", width=64, norm="none").eval()
+    table = survivals(wide, [(images[:40], labels[:40])], [(images[40:], labels[40:])])
+    print(table[["cosine", "theory_cosine"]].iloc[[1, -1]])
+    assert table["recovered"].iloc[0] == pytest.approx(100, abs=20)
+    assert table["recovered"].iloc[-1] < table["recovered"].iloc[1]
+    assert table["cosine"].iloc[-1] == pytest.approx(table["theory_cosine"].iloc[-1], abs=0.05)
+    own = survivals(Own().eval(), [(images[:40], labels[:40])], [(images[40:], labels[40:])])
+    assert own["theory_cosine"].isna().all() and own["cosine"].notna().all()
+
+
+def test_probes_need_two_classes():
+    batch = (digits(4)[0], torch.zeros(4, dtype=torch.long))
+    with pytest.raises(UserError, match="two classes or more"):
+        probes(CifarResNet(8, width=4).eval(), [batch], [batch])
 
 
 def test_shortcuts_are_seen_as_matrices():
