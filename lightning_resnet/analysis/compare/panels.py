@@ -31,6 +31,7 @@ class Panel(NamedTuple):
         label: what the x axis says, with its unit.
         log: whether the y axis is logarithmic; values of 0 and below are then left out.
         level: column of the frame: a dashed line across the panel for each net.
+        error: whether it shows an error in percent; such panels of a figure have one scale.
     """
 
     y: str
@@ -39,6 +40,7 @@ class Panel(NamedTuple):
     label: str
     log: bool = False
     level: str = ""
+    error: bool = False
 
 
 def panels(
@@ -46,7 +48,6 @@ def panels(
     each: Sequence[Panel],
     title: str = "",
     narrow: bool = False,
-    errors: bool = False,
     chance: float | None = None,
 ) -> Figure:
     """Draw panels: mean over the rows of one net and x, band from lowest to highest.
@@ -56,7 +57,6 @@ def panels(
         each: the panels.
         title: above the panels.
         narrow: one panel below the other, for the screen of a telephone.
-        errors: the panels show errors in percent, on one scale.
         chance: a dotted line across the panels.
     """
     colours = palette(list(dict.fromkeys(frame["net"])))
@@ -67,7 +67,11 @@ def panels(
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=size, dpi=150, layout="constrained")
         grid = (n, 1) if narrow else (1, n)
-        axes = figure.subplots(*grid, sharey=errors, squeeze=False).ravel()
+        axes = figure.subplots(*grid, squeeze=False).ravel()
+        errors = [panel.y for panel in each if panel.error]
+        with_errors = [ax for ax, panel in zip(axes, each, strict=True) if panel.error]
+        for ax in with_errors[1:]:
+            ax.sharey(with_errors[0])
         for ax, panel in zip(axes, each, strict=True):
             for net, colour in colours.items():
                 draw_panel(ax, frame[frame["net"] == net], panel, colour)
@@ -78,13 +82,15 @@ def panels(
             if panel.log:
                 ax.set_yscale("log")
                 _log_ticks(ax)
-            elif errors and is_wide(values):
+            elif panel.error and is_wide(frame[errors].stack()):
                 ax.set_yscale("symlog", linthresh=1, linscale=0.5)
                 ax.yaxis.set_major_locator(FixedLocator(WIDE_TICKS))
                 ax.yaxis.set_major_formatter("{x:g}")
                 ax.yaxis.set_minor_locator(NullLocator())
                 ax.set_ylim(0, 110)
             else:
+                if panel.error:
+                    values = frame[errors].stack()
                 lowest = 1.05 * min(values.min(), 0)
                 ax.set_ylim(lowest, 1.05 * max(values.max(), chance or 0) or 1)
             if panel.x != "step":

@@ -43,6 +43,7 @@ LEGEND = (
     "two batches' dE/dw, in the summary that of all weights. theory: see below; layers: those with "
     "weights in the block."
 )
+UNSEEN = 1e-5  # cosines below that are lost in the noise of a net of real width, and are not drawn
 HEADS = {
     "first_last": "dE/dx, first / last block",
     "first_last_theory": "by theory",
@@ -241,6 +242,6 @@ def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure
         net=frame["net"] + ", theory",
         grad_x=frame["theory_x"],
         grad_w=np.nan,
-        cosine=frame["theory_cosine"],
+        cosine=frame["theory_cosine"].where(frame["theory_cosine"] > UNSEEN),
     )
     return panels(pd.concat([frame, by_theory]), [at_x, at_w, cosine], title, narrow)

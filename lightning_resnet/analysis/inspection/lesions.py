@@ -147,9 +147,11 @@ def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure
     )
     text = "validation error (%)"
     each = [
-        Panel("one", text, "index", "the one block deleted", level="unharmed"),
-        Panel("delete", text, "changed", "random blocks deleted", level="unharmed"),
-        Panel("permute", text, "changed", "random blocks out of place", level="unharmed"),
+        Panel("one", text, "index", "the one block deleted", level="unharmed", error=True),
+        Panel("delete", text, "changed", "random blocks deleted", level="unharmed", error=True),
+        Panel(
+            "permute", text, "changed", "random blocks out of place", level="unharmed", error=True
+        ),
     ]
     chance = 100 * (1 - 1 / frame["classes"].max())
-    return panels(wide, each, title, narrow, errors=True, chance=chance)
+    return panels(wide, each, title, narrow, chance=chance)

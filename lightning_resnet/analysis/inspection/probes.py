@@ -243,11 +243,18 @@ def remarks(frame: pd.DataFrame) -> list[str]:
 def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
     """Draw the errors, what is recovered of the input, and the cosine of images, over depth."""
     depth = ("index", "block, in order of depth (-1: input)")
-    val = Panel("val", "validation error of the probe (%)", *depth)
-    train = Panel("train", "training error (%)", *depth)
+    val = Panel("val", "validation error of the probe (%)", *depth, error=True)
+    train = Panel("train", "training error (%)", *depth, error=True)
     survives = Panel("recovered", "input recovered (%)", *depth)
-    alike = Panel("cosine", "cosine of two images' outputs (%)", *depth)
-    shown = frame.assign(
-        recovered=frame["recovered"].clip(lower=0), cosine=100 * frame["cosine"].clip(lower=0)
+    alike = Panel("cosine", "cosine of two images' outputs", *depth)
+    shown = frame.assign(recovered=frame["recovered"].clip(lower=0))
+    has_theory = frame[frame["theory_cosine"].notna()]
+    by_theory = has_theory.assign(
+        net=has_theory["net"] + ", theory",
+        cosine=has_theory["theory_cosine"],
+        val=np.nan,
+        train=np.nan,
+        recovered=np.nan,
     )
-    return panels(shown, [val, train, survives, alike], title, narrow, errors=True)
+    shown = pd.concat([shown, by_theory])
+    return panels(shown, [val, train, survives, alike], title, narrow)
