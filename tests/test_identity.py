@@ -43,7 +43,7 @@ GOLDEN = {
     "imagenet/paper.yaml": "bf4e09fd87",
     "imagenet/resnet50.yaml": "975b226056",
     "imagenet/torchvision_v2.yaml": "696f714182",
-    "imagenette.yaml": "c78678240d",
+    "imagenette.yaml": "87b0b224ab",
     "photos.yaml": "c8a5b5bdec",
     "digits.yaml --model.net.depth 56 --model.net.shortcut none": "f72a187735",
     "digits.yaml --model.net ImageNetResNet --model.net.depth 18": "9377d17cb0",

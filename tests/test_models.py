@@ -3,6 +3,7 @@ where they should be.
 """
 
 from functools import partial
+from typing import get_args
 
 import pytest
 import timm
@@ -11,9 +12,12 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
+from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
+from lightning_resnet.models.activations import record_blocks
 from lightning_resnet.models.blocks import block_modules
 from lightning_resnet.models.complexity import count_macs, stem_warning
+from lightning_resnet.models.resnet import CifarBlock
 
 # (depth, shortcut): parameters, multiply-adds at 32x32 (in M). Table 6 of He et al. 2015 rounds
 # them: 0.27M ... 19.4M.
@@ -210,7 +214,33 @@ OURS += [
 ]
 
 
-@pytest.mark.parametrize("make", [*OURS, *FOREIGN, lambda: ImageNetResNet(50, stride_in_1x1=True)])
+def after_norm(variant):
+    """Tell whether a norm follows the sum of the variant's blocks."""
+    return variant.get("block", "").startswith("bn_after_add")
+
+
+VARIANTS = [
+    {"block": block, "depth": 20 if block.count("bottleneck") == 0 else 29}
+    for block in get_args(CifarBlock)
+]
+VARIANTS += [{"shortcut": s} for s in ("scaled", "dropout", "gate", "exclusive_gate")]
+VARIANTS += [
+    {"shortcut": "exclusive_gate", "block": "preact", "shared_activation": "stages"},
+    {"shortcut": "scaled", "branch_scale": 0.5},
+    {"branch_scale": "skip_init", "norm": "none"},
+    {"branch_scale": "rezero"},
+    {"branch_scale": "fixup", "norm": "none"},
+    {"branch_scale": "fixup", "norm": "none", "shortcut": "C", "block": "bottleneck", "depth": 29},
+]
+OURS += [lambda v=v: CifarResNet(**{"depth": 20} | v) for v in VARIANTS if not after_norm(v)]
+OURS += [
+    lambda: ImageNetResNet(50, stride_in_1x1=True),
+    lambda: ImageNetResNet(50, groups=32, width_per_group=4, se_ratio=1 / 16),
+    lambda: ImageNetResNet(50, stem="deep", downsample="average"),
+]
+
+
+@pytest.mark.parametrize("make", [*OURS, *FOREIGN])
 def test_branch_plus_shortcut_is_the_block(make):
     net = make().eval()
     seen = []
@@ -383,3 +413,213 @@ def test_an_imagenet_stem_on_small_images_is_warned_of(net, size, warns):
     assert bool(warning) == warns
     assert not warns or (f"{size}x{size} as 1x1" in warning and "--data.size 64" in warning)
     assert net.training
+
+
+@pytest.mark.parametrize(
+    ("options", "theirs"),
+    [
+        ({"groups": 32, "width_per_group": 4}, "torchvision resnext50_32x4d"),
+        ({"width_per_group": 128}, "torchvision wide_resnet50_2"),
+        ({"stem": "deep", "downsample": "average"}, "timm resnet50d"),
+        ({"se_ratio": 0.0625}, "timm seresnet50"),
+        ({"groups": 32, "width_per_group": 4, "se_ratio": 0.0625}, "timm seresnext50_32x4d"),
+        ({"depth": 26}, "timm resnet26"),
+        ({"depth": 26, "stem": "deep", "downsample": "average"}, "timm resnet26d"),
+        ({"depth": 18, "se_ratio": 0.0625}, "timm seresnet18"),
+    ],
+)
+def test_logits_equal_those_of_relatives_with_their_weights(options, theirs):
+    library, name = theirs.split()
+    make = timm.create_model if library == "timm" else torchvision.models.get_model
+    theirs = make(name).eval()
+    ours = ImageNetResNet(**{"depth": 50} | options).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)
+
+
+def normalised(x):
+    return F.batch_norm(x, None, None, training=True)
+
+
+@pytest.mark.parametrize("shortcut", ["none", "A"])
+@pytest.mark.parametrize(
+    "order", ["original", "bn_after_add", "relu_before_add", "relu_preact", "preact"]
+)
+def test_orders_are_those_of_figure_4(order, shortcut):
+    """He et al. 2016, figure 4 (a) to (e), each written out."""
+    net = CifarResNet(20, shortcut, block="basic" if order == "original" else order)
+    block = net.layer1[1]
+    x = torch.randn(4, 16, 8, 8)
+    added = x if shortcut == "A" else 0
+
+    def first(y):
+        return F.conv2d(y, block.conv1.weight, padding=1)
+
+    def second(y):
+        return F.conv2d(y, block.conv2.weight, padding=1)
+
+    expected = {
+        "original": lambda: F.relu(normalised(second(F.relu(normalised(first(x))))) + added),
+        "bn_after_add": lambda: F.relu(normalised(second(F.relu(normalised(first(x)))) + added)),
+        "relu_before_add": lambda: F.relu(normalised(second(F.relu(normalised(first(x)))))) + added,
+        "relu_preact": lambda: normalised(second(F.relu(normalised(first(F.relu(x)))))) + added,
+        "preact": lambda: second(F.relu(normalised(first(F.relu(normalised(x)))))) + added,
+    }
+    torch.testing.assert_close(block(x), expected[order](), rtol=1e-4, atol=1e-4)
+    activations = sum(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    assert activations == 19  # one for each convolution, wherever it stands
+
+
+def twin(depth=20, **options):
+    """A net with running statistics that differ from those at the start."""
+    torch.manual_seed(5)
+    net = CifarResNet(depth, **options)
+    torch.manual_seed(6)
+    net.train()(torch.randn(16, 3, 8, 8))
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    ("options", "equal"),
+    [
+        ({"shortcut": "gate", "shortcut_value": -200.0}, {"shortcut": "A"}),
+        ({"shortcut": "scaled", "shortcut_value": 1.0}, {"shortcut": "A"}),
+        ({"shortcut": "dropout", "shortcut_value": 0.0}, {"shortcut": "A"}),
+        ({"shortcut": "dropout"}, {"shortcut": "A"}),  # in eval mode
+        ({"shortcut": "exclusive_gate", "shortcut_value": 200.0}, {"shortcut": "none"}),
+        ({"shortcut": "scaled", "shortcut_value": 0.0}, {"shortcut": "none"}),
+        ({"branch_scale": 1.0}, {"shortcut": "A"}),
+    ],
+)
+def test_variants_of_the_shortcut_end_at_the_twins(options, equal):
+    """Limits of He et al. 2016, section 3: an open gate and the factor 1 are the identity."""
+    x = torch.randn(4, 3, 8, 8)
+    net = twin(**equal)
+    variant = CifarResNet(20, **options).eval()
+    variant.load_state_dict(net.state_dict(), strict=False)
+    with torch.no_grad():
+        for module in variant.modules():
+            if hasattr(module, "initial_bias"):
+                module.weight.zero_()  # else the limit depends on x
+        torch.testing.assert_close(variant(x), net(x), rtol=1e-5, atol=1e-5)
+
+
+def test_half_the_shortcut_and_half_the_branch():
+    block = CifarResNet(20, "scaled", branch_scale=0.5).eval().layer1[0]
+    x = torch.randn(2, 16, 8, 8)
+    F_x = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x)))))
+    torch.testing.assert_close(block(x), F.relu(0.5 * x + 0.5 * F_x))
+
+
+def test_gates_scale_what_they_are_said_to_scale():
+    x = torch.randn(2, 16, 8, 8)
+    for shortcut in ("gate", "exclusive_gate"):
+        block = CifarResNet(20, shortcut, shortcut_value=-1.0).eval().layer1[0]
+        assert block.gate.bias.unique().tolist() == [-1.0]
+        gate = torch.sigmoid(F.conv2d(x, block.gate.weight, block.gate.bias))
+        F_x = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x)))))
+        branch = gate * F_x if shortcut == "exclusive_gate" else F_x
+        torch.testing.assert_close(block(x), F.relu(branch + (1 - gate) * x))
+    assert CifarResNet(8, "gate").layer1[0].gate.bias[0] == -6
+
+
+@pytest.mark.parametrize("scale", ["skip_init", "rezero"])
+def test_learned_scales_start_as_the_shortcut_alone(scale):
+    net = CifarResNet(20, norm="none", branch_scale=scale)
+    x = torch.rand(2, 16, 8, 8)
+    torch.testing.assert_close(net.layer1(x), x)
+    net(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert all(block.scale.weight.grad.abs() > 0 for block in block_modules(net))
+
+
+@pytest.mark.parametrize(
+    ("block", "depth", "power"), [("basic", 20, -1 / 2), ("bottleneck", 29, -1 / 4)]
+)
+def test_fixup_is_zhangs(block, depth, power):
+    """Rules 1 to 3 of Zhang et al. 2019: zeros, scale, offsets and multipliers."""
+    options = {"depth": depth, "block": block, "shortcut": "B"}
+    net = CifarResNet(**options, norm="none", branch_scale="fixup")
+    he = CifarResNet(**options, norm="none")
+    x = torch.randn(2, 3, 8, 8)
+    assert not net(x).any() and not net.fc.weight.any()
+    n_blocks = 9
+    for name, weight in he.named_parameters():
+        if name.startswith("layer") and name.endswith(("conv1.weight", "conv2.weight")):
+            ours = net.get_parameter(name)
+            last = block == "basic" and "conv2" in name
+            torch.testing.assert_close(ours, weight * (0 if last else n_blocks**power))
+    scalars = [p for p in net.parameters() if p.ndim == 0]
+    layers = 2 if block == "basic" else 3
+    assert len(scalars) == 2 + n_blocks * (2 * layers + 1)
+    assert {p.item() for p in scalars} == {0.0, 1.0}
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(3):  # one step frees the head, the next the last layers, the third the rest
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), torch.tensor([0, 1])).backward()
+        optimizer.step()
+    assert all(p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_variants_add_the_parameters_of_their_definitions():
+    plain = count(CifarResNet(110))
+    blocks_of = {16: 18, 32: 18, 64: 18}
+    gates = sum(n * (channels**2 + channels) for channels, n in blocks_of.items())
+    for shortcut in ("gate", "exclusive_gate"):
+        assert count(CifarResNet(110, shortcut)) == plain + gates
+    for options in ({"shortcut": "scaled"}, {"shortcut": "dropout"}, {"branch_scale": 0.5}):
+        assert count(CifarResNet(110, **options)) == plain
+    assert count(CifarResNet(110, branch_scale="skip_init")) == plain + 54
+    for block in ("bn_after_add", "relu_before_add", "relu_preact"):
+        assert count(CifarResNet(110, block=block)) == plain
+    # blocks of one layer: 36 in each stage, as many layers as 18 blocks of two
+    assert count(CifarResNet(110, block="single")) == plain
+    layers = [m for m in CifarResNet(110, block="single").modules() if isinstance(m, nn.Conv2d)]
+    assert len(layers) == 109
+
+
+def test_dropout_of_the_shortcut_drops_it_alone():
+    block = CifarResNet(20, "dropout", shortcut_value=0.25, norm="none").layer1[0]
+    nn.init.zeros_(block.conv2.weight)
+    x = torch.ones(8, 16, 8, 8)
+    kept = block(x)
+    torch.testing.assert_close(kept.unique(), torch.tensor([0.0, 1 / 0.75]))
+    assert (kept == 0).float().mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_norm_after_the_sum_is_no_relu():
+    net = twin(block="bn_after_add")
+    _, recorded = record_blocks(net, torch.randn(4, 3, 8, 8))
+    with pytest.raises(UserError, match=r"layer1\.0 .*more than a ReLU"):
+        recorded[0].gated()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CifarResNet(8, "A", shortcut_value=0.5), "A takes none: drop it"),
+        (lambda: CifarResNet(8, "none", shortcut_value=0.5), "none takes none: drop it"),
+        (lambda: CifarResNet(8, "dropout", shortcut_value=1.0), "below 1; got 1.0"),
+        (lambda: CifarResNet(8, "none", branch_scale="skip_init"), "plain net has none"),
+        (lambda: CifarResNet(8, branch_scale="fixup"), "set norm none"),
+        (lambda: CifarResNet(8, branch_scale="fixup", norm="none", block="preact"), "block basic"),
+        (lambda: CifarResNet(8, branch_scale="fixup", norm="none", block="single"), "block basic"),
+        (lambda: CifarResNet(8, block="basic_bottleneck"), "block must be one of basic"),
+        (lambda: CifarResNet(9, block="single"), r"3n\+2, got 9; try 8"),
+        (lambda: ImageNetResNet(18, groups=32), "groups is about bottlenecks"),
+        (lambda: ImageNetResNet(34, width_per_group=128), "width_per_group is about bottlenecks"),
+        (lambda: ImageNetResNet(50, "A", downsample="average"), "set shortcut B"),
+    ],
+)
+def test_combinations_that_mean_nothing_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_grouped_convolutions_start_as_identity():
+    net = ImageNetResNet(50, groups=32, width_per_group=4, init="dirac")
+    conv2 = net.layer1[0].conv2
+    x = torch.randn(1, 128, 8, 8)
+    torch.testing.assert_close(conv2(x), x)

@@ -47,11 +47,20 @@ class BlockActivations:
         return self.branch(self.x) + self.shortcut(self.x)
 
     def gated(self) -> bool:
-        """Tell whether a ReLU follows the sum (He et al. 2015) or nothing does (He et al. 2016)."""
+        """Tell whether a ReLU follows the sum (He et al. 2015) or nothing does (He et al. 2016).
+
+        Raises:
+            UserError: something else follows the sum, such as a norm.
+        """
         with torch.no_grad():
             total = self.total()
             distance_to_sum = (self.y - total).norm()
             distance_to_relu = (self.y - total.relu()).norm()
+            if min(distance_to_sum, distance_to_relu) > 0.01 * self.y.norm():
+                raise UserError(
+                    f"block {self.name} does more than a ReLU to the sum of branch and shortcut "
+                    "(as with block bn_after_add): this measure is not defined for it"
+                )
             # The distances are equal where no sum is negative.
             return bool(distance_to_sum >= distance_to_relu)
 

@@ -8,19 +8,28 @@ weights can be compared and loaded one to one.
 from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_resnet.models.foreign_blocks import foreign_block
 
-Shortcut = Literal["none", "A", "B", "C"]
+Shortcut = Literal["none", "A", "B", "C", "scaled", "dropout", "gate", "exclusive_gate"]
 Norm = Literal["batch", "none"]
+Order = Literal["original", "bn_after_add", "relu_before_add", "relu_preact", "preact"]
+BranchScale = float | Literal["skip_init", "rezero", "fixup"]
 Function = Callable[[Tensor], Tensor]
 
+# What `shortcut_value` is where none is given: the best values of He et al. 2016, table 1.
+SHORTCUT_VALUES = {"scaled": 0.5, "dropout": 0.5, "gate": -6.0, "exclusive_gate": -6.0}
+# Blocks whose sum is not followed by an activation, because the next block begins with one.
+BEGIN_WITH_ACTIVATION = ("relu_preact", "preact")
+KERNELS = {"basic": (3, 3), "bottleneck": (1, 3, 1), "single": (3,)}
 
-def conv(n_in: int, n_out: int, kernel: int, stride: int, norm: Norm) -> nn.Conv2d:
-    """Make a convolution that keeps the size at stride 1; it has a bias only without a norm."""
-    return nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, bias=norm == "none")
+
+def conv(n_in: int, n_out: int, kernel: int, stride: int, bias: bool, groups: int = 1) -> nn.Conv2d:
+    """Make a convolution that keeps the size at stride 1."""
+    return nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=bias)
 
 
 def make_norm(channels: int, norm: Norm) -> nn.Module:
@@ -47,222 +56,341 @@ class ZeroPad(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.pad))
 
 
+class Gate(nn.Conv2d):
+    """Gate of a shortcut, a function of x for each channel and position: sigmoid(conv1x1(x)).
+
+    Args:
+        channels: channels of x.
+        initial_bias: bias b_g before training; the lower, the more passes (He et al. 2016,
+            sec. 3.1, and Srivastava et al. 2015).
+    """
+
+    def __init__(self, channels: int, initial_bias: float) -> None:
+        super().__init__(channels, channels, 1)
+        self.initial_bias = initial_bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the gate g(x), between 0 and 1, for x [B, channels, H, W]."""
+        return torch.sigmoid(super().forward(x))
+
+
+class Scale(nn.Module):
+    """A learned factor, one number for all channels and positions.
+
+    Args:
+        start: the factor before training.
+    """
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(float(start)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute weight * x for x of any shape."""
+        return self.weight * x
+
+
+class Shift(nn.Module):
+    """A learned offset, one number for all channels and positions, which starts at 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute x + bias for x of any shape."""
+        return x + self.bias
+
+
+class SqueezeExcite(nn.Module):
+    """Scale each channel by a function of the means of all channels (Hu et al. 2018, sec. 3).
+
+    Args:
+        channels: channels of x.
+        reduced: channels between the two 1x1 convolutions.
+    """
+
+    def __init__(self, channels: int, reduced: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, reduced, 1)
+        self.fc2 = nn.Conv2d(reduced, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute x * sigmoid(fc2(relu(fc1(mean over positions)))) for x [B, channels, H, W]."""
+        means = x.mean((2, 3), keepdim=True)
+        return x * torch.sigmoid(self.fc2(F.relu(self.fc1(means), inplace=True)))
+
+
 def make_downsample(
-    n_in: int, n_out: int, stride: int, shortcut: Shortcut, norm: Norm
+    n_in: int,
+    n_out: int,
+    stride: int,
+    shortcut: Shortcut,
+    norm: nn.Module | None,
+    bias: bool,
+    average: bool,
 ) -> nn.Module | None:
     """Make the module on the shortcut; None where x passes unchanged, and in plain nets."""
     same_shape = n_in == n_out and stride == 1
     if shortcut == "none" or (same_shape and shortcut != "C"):
         return None
-    if shortcut == "A":
+    if shortcut not in ("B", "C"):
         return ZeroPad(n_in, n_out, stride)
-    return nn.Sequential(conv(n_in, n_out, 1, stride, norm), make_norm(n_out, norm))
+    layers: list[nn.Module] = []
+    if average and stride == 2:
+        layers.append(nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False))
+    elif average:
+        layers.append(nn.Identity())  # keeps timm's names of the next two
+    layers.append(conv(n_in, n_out, 1, 1 if average else stride, bias))
+    if norm is not None:
+        layers.append(norm)
+    return nn.Sequential(*layers)
+
+
+def value_of(shortcut: Shortcut, given: float | None) -> float | None:
+    """Return the number that a kind of shortcut takes; None where it takes none.
+
+    Raises:
+        ValueError: the number belongs to another kind of shortcut, or is no probability.
+    """
+    if shortcut not in SHORTCUT_VALUES:
+        if given is not None:
+            kinds = ", ".join(SHORTCUT_VALUES)
+            raise ValueError(
+                f"shortcut_value is about the shortcuts {kinds}; {shortcut} takes none: drop it"
+            )
+        return None
+    value = SHORTCUT_VALUES[shortcut] if given is None else given
+    if shortcut == "dropout" and not 0 <= value < 1:
+        raise ValueError(
+            f"shortcut_value of dropout is a probability, at least 0 and below 1; got {value}"
+        )
+    return value
+
+
+def check_branch_scale(
+    branch_scale: BranchScale | None,
+    shortcut: Shortcut,
+    norm: Norm,
+    kernels: tuple[int, ...],
+    order: Order,
+) -> None:
+    """Refuse a scale of the branch that means nothing in such a block.
+
+    Raises:
+        ValueError: the block is plain, or is not one that Fixup was made for.
+    """
+    if branch_scale is None:
+        return
+    if shortcut == "none":
+        raise ValueError(
+            "branch_scale scales F(x) against the shortcut, and a plain net has none: drop it, or "
+            "set shortcut A"
+        )
+    if branch_scale != "fixup":
+        return
+    if norm != "none":
+        raise ValueError("branch_scale fixup replaces the norms: set norm none")
+    if order != "original" or len(kernels) == 1:
+        raise ValueError(
+            "branch_scale fixup is made for basic blocks and bottlenecks: set block basic or "
+            "bottleneck"
+        )
+
+
+def squeezed(channels: int, ratio: float) -> int:
+    """Return the channels inside squeeze-and-excitation: a multiple of 8, as in timm."""
+    return max(8, int(channels * ratio + 4) // 8 * 8)
 
 
 class Block(nn.Module):
-    """Base class of all blocks: the sum of branch and shortcut, and the activation after the sum.
+    """A plain or residual block: a branch F of convolutions, the shortcut and their sum.
+
+    The order of norms and activations is one of the five of He et al. 2016, figure 4:
+
+    | order           | F(x)                                   | after the sum  |
+    |:----------------|:---------------------------------------|:---------------|
+    | original        | bn2(conv2(relu(bn1(conv1(x)))))        | relu           |
+    | bn_after_add    | conv2(relu(bn1(conv1(x))))             | bn2, then relu |
+    | relu_before_add | relu(bn2(conv2(relu(bn1(conv1(x))))))  | nothing        |
+    | relu_preact     | bn2(conv2(relu(bn1(conv1(relu(x))))))  | nothing        |
+    | preact          | conv2(relu(bn2(conv1(relu(bn1(x))))))  | nothing        |
 
     Args:
         n_in: channels of x.
-        width: channels of the 3x3 convolutions; the output has `width * expansion`.
+        width: channels of the 3x3 convolutions. The output has as many, but four times as many in a
+            bottleneck.
         stride: stride of the block.
-        shortcut: none | A | B | C.
+        shortcut: none | A | B | C | scaled | dropout | gate | exclusive_gate; see `CifarResNet`.
         norm: batch | none.
+        kernels: sizes of the convolutions: (3, 3) is the basic block (He et al. 2015, fig. 5 left),
+            (1, 3, 1) the bottleneck (fig. 5 right), (3,) a block of one layer.
+        order: see above.
+        stride_in_1x1: put the stride of a bottleneck in its first convolution, as in the paper. By
+            default it is in the 3x3, as in torchvision ("v1.5": more accurate, 6 % more
+            multiply-adds).
+        shares_activation: the shortcut takes the first activation of the branch in place of x, in
+            the orders that begin with one.
+        shortcut_value: see `CifarResNet`.
+        branch_scale: see `CifarResNet`.
+        groups: groups of the 3x3 convolution of a bottleneck (Xie et al. 2017).
+        width_per_group: channels of a group where `width` is 64.
+        se_ratio: channels between the two layers of squeeze-and-excitation, as a share of those of
+            F(x); None = no such layers.
+        average_shortcut: where shapes change, the projection takes means of 2x2 pixels and has no
+            stride (He et al. 2019, ResNet-D).
+
+    Raises:
+        ValueError: there is no such shortcut, or two arguments do not go together.
     """
 
-    expansion = 1
-
-    def __init__(self, n_in: int, width: int, stride: int, shortcut: Shortcut, norm: Norm) -> None:
+    def __init__(
+        self,
+        n_in: int,
+        width: int,
+        stride: int,
+        shortcut: Shortcut,
+        norm: Norm,
+        kernels: tuple[int, ...] = KERNELS["basic"],
+        order: Order = "original",
+        stride_in_1x1: bool = False,
+        shares_activation: bool = False,
+        shortcut_value: float | None = None,
+        branch_scale: BranchScale | None = None,
+        groups: int = 1,
+        width_per_group: int = 64,
+        se_ratio: float | None = None,
+        average_shortcut: bool = False,
+    ) -> None:
         super().__init__()
         if shortcut not in get_args(Shortcut):
             choices = ", ".join(get_args(Shortcut))
             raise ValueError(
                 f"shortcut must be one of {choices}; got {shortcut!r}; a plain net has 'none'"
             )
+        bottleneck = kernels == KERNELS["bottleneck"]
+        n_out = 4 * width if bottleneck else width
+        self.n_out = n_out
+        fixup = branch_scale == "fixup"
+        bias = norm == "none" and not fixup
+        check_branch_scale(branch_scale, shortcut, norm, kernels, order)
+        self.order = order
+        self.layers = len(kernels)
+        self.fixup = fixup
         self.residual = shortcut != "none"
-        self.downsample = make_downsample(n_in, width * self.expansion, stride, shortcut, norm)
 
-    def branch(self, x: Tensor) -> Tensor:
-        """Compute F(x) [B, width * expansion, H / stride, W / stride]."""
-        raise NotImplementedError
+        # Pre-activation blocks have no norm on the shortcut.
+        norm_of_shortcut = None if order == "preact" or fixup else make_norm(n_out, norm)
+        self.downsample = make_downsample(
+            n_in, n_out, stride, shortcut, norm_of_shortcut, bias, average_shortcut
+        )
+        changes_shape = n_in != n_out or stride > 1
+        projects = isinstance(self.downsample, nn.Sequential)
+        # The bottlenecks of He et al. 2016 project relu(bn1(x)) where the shape changes (appendix
+        # of the paper, and its authors' code).
+        projects_activation = order == "preact" and bottleneck and changes_shape and projects
+        self.shares_activation = shares_activation or projects_activation
 
-    def shortcut(self, x: Tensor) -> Tensor:
-        """Compute the term that is added to F(x): x, or x brought to the shape of F(x)."""
-        return x if self.downsample is None else self.downsample(x)
+        value = value_of(shortcut, shortcut_value)
+        self.shortcut_factor = value if shortcut == "scaled" else None
+        self.dropout = nn.Dropout(value) if shortcut == "dropout" else None
+        self.gate = Gate(n_out, value) if shortcut in ("gate", "exclusive_gate") else None
+        self.exclusive = shortcut == "exclusive_gate"
+        self.scale = Scale(0.0) if branch_scale in ("skip_init", "rezero") else None
+        self.branch_factor = branch_scale if isinstance(branch_scale, (int, float)) else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute relu(F(x) + shortcut(x)), or relu(F(x)) in a plain net."""
-        total = self.branch(x) + self.shortcut(x) if self.residual else self.branch(x)
-        return F.relu(total, inplace=True)
-
-
-class BasicBlock(Block):
-    """Block of two 3x3 convolutions (He et al. 2015, fig. 5 left)."""
-
-    def __init__(self, n_in: int, width: int, stride: int, shortcut: Shortcut, norm: Norm) -> None:
-        super().__init__(n_in, width, stride, shortcut, norm)
-        self.conv1 = conv(n_in, width, 3, stride, norm)
-        self.bn1 = make_norm(width, norm)
-        self.conv2 = conv(width, width, 3, 1, norm)
-        self.bn2 = make_norm(width, norm)
-
-    def branch(self, x: Tensor) -> Tensor:
-        """Compute F(x) = bn2(conv2(relu(bn1(conv1(x)))))."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return self.bn2(self.conv2(x))
-
-
-class Bottleneck(Block):
-    """Bottleneck of 1x1, 3x3 and 1x1 convolutions (He et al. 2015, fig. 5 right).
-
-    The default stride is in the 3x3 convolution, as in torchvision ("v1.5": more accurate, 6 % more
-    multiply-adds). `stride_in_1x1` puts the stride in the first 1x1 convolution, as in the paper.
-    """
-
-    expansion = 4
-
-    def __init__(
-        self,
-        n_in: int,
-        width: int,
-        stride: int,
-        shortcut: Shortcut,
-        norm: Norm,
-        stride_in_1x1: bool = False,
-    ) -> None:
-        super().__init__(n_in, width, stride, shortcut, norm)
-        stride_1x1 = stride if stride_in_1x1 else 1
-        stride_3x3 = 1 if stride_in_1x1 else stride
-        self.conv1 = conv(n_in, width, 1, stride_1x1, norm)
-        self.bn1 = make_norm(width, norm)
-        self.conv2 = conv(width, width, 3, stride_3x3, norm)
-        self.bn2 = make_norm(width, norm)
-        self.conv3 = conv(width, width * self.expansion, 1, 1, norm)
-        self.bn3 = make_norm(width * self.expansion, norm)
-
-    def branch(self, x: Tensor) -> Tensor:
-        """Compute F(x) = bn3(conv3(relu(bn2(conv2(relu(bn1(conv1(x))))))))."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        return self.bn3(self.conv3(x))
-
-
-class Preact(Block):
-    """Base class of pre-activation blocks (He et al. 2016, eq. 1).
-
-    No activation follows the sum, and projections on the shortcut have no norm.
-
-    Args:
-        n_in: channels of x.
-        width: see `Block`.
-        stride: stride of the block.
-        shortcut: none | A | B | C.
-        norm: batch | none.
-        shares_activation: whether the shortcut takes the first activation of the branch,
-            relu(bn1(x)), in place of x.
-    """
-
-    def __init__(
-        self,
-        n_in: int,
-        width: int,
-        stride: int,
-        shortcut: Shortcut,
-        norm: Norm,
-        shares_activation: bool = False,
-    ) -> None:
-        super().__init__(n_in, width, stride, shortcut, norm)
-        self.shares_activation = shares_activation
-        if isinstance(self.downsample, nn.Sequential):
-            self.downsample = self.downsample[:1]
-        self.bn1 = make_norm(n_in, norm)
+        inner = int(width * width_per_group / 64) * groups if bottleneck else width
+        strided = 1 if bottleneck and not stride_in_1x1 else 0
+        channels = [n_in, *[inner] * (self.layers - 1), n_out]
+        for i, kernel in enumerate(kernels):
+            name = i + 1
+            grouped = groups if bottleneck and kernel == 3 else 1
+            layer_stride = stride if i == strided else 1
+            if fixup:
+                self.add_module(f"shift{name}", Shift())
+            if order == "preact":
+                self.add_module(f"bn{name}", make_norm(channels[i], norm))
+            layer = conv(channels[i], channels[i + 1], kernel, layer_stride, bias, grouped)
+            self.add_module(f"conv{name}", layer)
+            if order != "preact":
+                after = make_norm(channels[i + 1], norm)
+                if fixup:
+                    last = name == self.layers
+                    after = nn.Sequential(Scale(1.0), Shift()) if last else Shift()
+                self.add_module(f"bn{name}", after)
+        self.se = None if se_ratio is None else SqueezeExcite(n_out, squeezed(n_out, se_ratio))
 
     def activate(self, x: Tensor) -> Tensor:
-        """Compute the first activation of the branch, relu(bn1(x))."""
-        return F.relu(self.bn1(x))  # not in place: x may also take the shortcut
+        """Compute what the branch begins with: an activation of x in two of the orders, else x."""
+        if self.order == "preact":
+            x = self.bn1(x)
+        # not in place: x may also take the shortcut
+        return F.relu(x) if self.order in BEGIN_WITH_ACTIVATION else x
 
-    def convolve(self, active: Tensor) -> Tensor:
-        """Compute F(x) from its first activation, relu(bn1(x))."""
-        raise NotImplementedError
+    def transform(self, active: Tensor) -> Tensor:
+        """Compute F(x), without a gate, from `activate(x)`."""
+        x = active
+        for i in range(1, self.layers + 1):
+            if self.fixup:
+                x = self.get_submodule(f"shift{i}")(x)
+            if self.order == "preact" and i > 1:
+                x = F.relu(self.get_submodule(f"bn{i}")(x))
+            x = self.get_submodule(f"conv{i}")(x)
+            is_last = i == self.layers
+            norm_comes_later = self.order == "bn_after_add" and is_last
+            if self.order == "preact" or norm_comes_later:
+                continue
+            x = self.get_submodule(f"bn{i}")(x)
+            if not is_last or self.order == "relu_before_add":
+                x = F.relu(x, inplace=True)
+        if self.se is not None:
+            x = self.se(x)
+        if self.scale is not None:
+            x = self.scale(x)
+        return x if self.branch_factor is None else self.branch_factor * x
+
+    def carry(self, x: Tensor) -> Tensor:
+        """Compute the shortcut of x, brought to the shape of F(x), without a gate."""
+        if self.fixup and isinstance(self.downsample, nn.Sequential):
+            x = self.shift1(x)
+        if self.downsample is not None:
+            x = self.downsample(x)
+        if self.dropout is not None:
+            x = self.dropout(x)
+        return x if self.shortcut_factor is None else self.shortcut_factor * x
 
     def branch(self, x: Tensor) -> Tensor:
-        """Compute F(x), which begins with relu(bn1(x))."""
-        return self.convolve(self.activate(x))
+        """Compute the branch's term of the sum: F(x), or g(x) F(x) with an exclusive gate."""
+        active = self.activate(x)
+        residue = self.transform(active)
+        if not self.exclusive:
+            return residue
+        return self.gate(self.carry(active if self.shares_activation else x)) * residue
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """Compute the term that is added to F(x), from relu(bn1(x)) where that is shared."""
-        return super().shortcut(self.activate(x) if self.shares_activation else x)
+        """Compute the shortcut's term of the sum, [B, C, H / stride, W / stride]."""
+        carried = self.carry(self.activate(x) if self.shares_activation else x)
+        return carried if self.gate is None else (1 - self.gate(carried)) * carried
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute F(x) + shortcut(x), or F(x) in a plain net."""
-        # Call bn1 only once: in train mode each call updates the running statistics.
+        """Compute the sum of branch and shortcut and what follows it; the branch in a plain net.
+
+        Each norm is called once: in train mode each call updates its running statistics.
+        """
         active = self.activate(x)
-        if not self.residual:
-            return self.convolve(active)
-        return self.convolve(active) + super().shortcut(active if self.shares_activation else x)
-
-
-class PreactBlock(Preact):
-    """Block of two 3x3 convolutions, each after a norm and a ReLU (He et al. 2016, fig. 1b).
-
-    Every shortcut acts on x itself, unless the net shares activations (`CifarResNet`).
-    """
-
-    def __init__(
-        self,
-        n_in: int,
-        width: int,
-        stride: int,
-        shortcut: Shortcut,
-        norm: Norm,
-        shares_activation: bool = False,
-    ) -> None:
-        super().__init__(n_in, width, stride, shortcut, norm, shares_activation)
-        self.conv1 = conv(n_in, width, 3, stride, norm)
-        self.bn2 = make_norm(width, norm)
-        self.conv2 = conv(width, width, 3, 1, norm)
-
-    def convolve(self, active: Tensor) -> Tensor:
-        """Compute F(x) = conv2(relu(bn2(conv1(active))))."""
-        return self.conv2(F.relu(self.bn2(self.conv1(active))))
-
-
-class PreactBottleneck(Preact):
-    """Bottleneck of 1x1, 3x3 and 1x1 convolutions, each after a norm and a ReLU.
-
-    The nets of 164 and 1001 layers of He et al. 2016 consist of these blocks. A projection that
-    changes the shape takes the first activation of the branch, relu(bn1(x)), in place of x
-    (appendix of the paper, and its authors' code). All other shortcuts act on x itself, unless the
-    net shares activations (`CifarResNet`): identity, zero padding, and the remaining projections of
-    option C. The stride is in the 3x3 convolution, as in `Bottleneck`, so that the two blocks
-    differ in their order only; the authors' code has the stride in the first 1x1 convolution.
-    """
-
-    expansion = 4
-
-    def __init__(
-        self,
-        n_in: int,
-        width: int,
-        stride: int,
-        shortcut: Shortcut,
-        norm: Norm,
-        shares_activation: bool = False,
-    ) -> None:
-        super().__init__(n_in, width, stride, shortcut, norm, shares_activation)
-        self.conv1 = conv(n_in, width, 1, 1, norm)
-        self.bn2 = make_norm(width, norm)
-        self.conv2 = conv(width, width, 3, stride, norm)
-        self.bn3 = make_norm(width, norm)
-        self.conv3 = conv(width, width * self.expansion, 1, 1, norm)
-        changes_shape = n_in != width * self.expansion or stride > 1
-        if changes_shape and isinstance(self.downsample, nn.Sequential):
-            self.shares_activation = True
-
-    def convolve(self, active: Tensor) -> Tensor:
-        """Compute F(x) = conv3(relu(bn3(conv2(relu(bn2(conv1(active)))))))."""
-        x = F.relu(self.bn2(self.conv1(active)))
-        return self.conv3(F.relu(self.bn3(self.conv2(x))))
+        total = self.transform(active)
+        if self.residual:
+            carried = self.carry(active if self.shares_activation else x)
+            if self.gate is not None:
+                gate = self.gate(carried)
+                carried = (1 - gate) * carried
+                total = gate * total if self.exclusive else total
+            total = total + carried
+        if self.order == "bn_after_add":
+            total = self.get_submodule(f"bn{self.layers}")(total)
+        if self.order in ("original", "bn_after_add"):
+            total = F.relu(total, inplace=True)
+        return total
 
 
 def block_modules(net: nn.Module) -> list[nn.Module]:

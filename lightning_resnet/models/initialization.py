@@ -33,14 +33,30 @@ def init_parameters(net: nn.Module, init: Init = "he", zero_last: bool = False) 
     for name, parameter in net.named_parameters():
         module = net.get_submodule(name.rpartition(".")[0])
         if name.endswith("bias"):
-            nn.init.zeros_(parameter)
+            nn.init.constant_(parameter, getattr(module, "initial_bias", 0.0))  # not 0 in a gate
         elif isinstance(module, nn.Conv2d):
-            _init_conv(parameter, init, name, generator(seed, name))
+            _init_conv(parameter, module.groups, init, name, generator(seed, name))
         elif isinstance(module, nn.Linear):
             # This is torch's default.
             nn.init.kaiming_uniform_(parameter, a=5**0.5, generator=generator(seed, name))
     if zero_last:
         _zero_last(net)
+
+
+@torch.no_grad()
+def init_fixup(net: nn.Module) -> None:
+    """Scale the weights of a net as Fixup does (Zhang et al. 2019, sec. 3), in place.
+
+    In a net of L blocks whose branches have m layers, the first m - 1 layers of a branch are scaled
+    by L^(-1 / (2m - 2)). The last layer of each branch and the linear head start at 0.
+    """
+    blocks = [module for module in net.modules() if hasattr(module, "residual")]
+    for block in blocks:
+        layers = [child for name, child in block.named_children() if name.startswith("conv")]
+        for layer in layers[:-1]:
+            layer.weight.mul_(len(blocks) ** (-1 / (2 * len(layers) - 2)))
+        nn.init.zeros_(layers[-1].weight)
+    nn.init.zeros_(net.fc.weight)
 
 
 def generator(seed: int, name: str) -> torch.Generator:
@@ -49,16 +65,17 @@ def generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 
-def _init_conv(weight: Tensor, init: Init, name: str, g: torch.Generator) -> None:
-    """Fill one convolution weight [n_out, n_in, k, k]."""
+def _init_conv(weight: Tensor, groups: int, init: Init, name: str, g: torch.Generator) -> None:
+    """Fill one convolution weight [n_out, n_in / groups, k, k]."""
     if init == "xavier":
         nn.init.xavier_uniform_(weight, generator=g)
         return
     mode = "fan_in" if init == "he_fan_in" else "fan_out"
     nn.init.kaiming_normal_(weight, mode=mode, nonlinearity="relu", generator=g)
-    is_stem = name == "conv1.weight"  # maps 3 colours, so there is no identity to start from
+    # The stem maps 3 colours, so there is no identity to start from.
+    is_stem = name in ("conv1.weight", "conv1.0.weight")
     if init == "dirac" and not is_stem:
-        nn.init.dirac_(weight[: weight.shape[1]])
+        nn.init.dirac_(weight[: weight.shape[1] * groups], groups)
     elif isinstance(init, (int, float)):
         weight.data.mul_(init)
 

@@ -5,40 +5,61 @@ is plain-56 and `CifarResNet(56)` is ResNet-56. Modules have torchvision's names
 layer1.0.conv1 ... downsample.0 fc`), so torchvision's weights load without conversion.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_resnet.models import blur_pool as blur
 from lightning_resnet.models.blocks import (
-    BasicBlock,
+    BEGIN_WITH_ACTIVATION,
+    KERNELS,
     Block,
-    Bottleneck,
+    BranchScale,
     Norm,
-    PreactBlock,
-    PreactBottleneck,
+    Order,
+    Shift,
     Shortcut,
+    conv,
     make_norm,
 )
-from lightning_resnet.models.initialization import Init, init_parameters
+from lightning_resnet.models.initialization import Init, init_fixup, init_parameters
 
-CIFAR_BLOCKS = {
-    "basic": BasicBlock,
-    "bottleneck": Bottleneck,
-    "preact": PreactBlock,
-    "preact_bottleneck": PreactBottleneck,
-}
+CifarBlock = Literal[
+    "basic",
+    "bottleneck",
+    "single",
+    "preact",
+    "preact_bottleneck",
+    "preact_single",
+    "bn_after_add",
+    "bn_after_add_bottleneck",
+    "relu_before_add",
+    "relu_before_add_bottleneck",
+    "relu_preact",
+    "relu_preact_bottleneck",
+]
 SharedActivation = Literal["first", "stages"]
 IMAGENET_DEPTHS = {
-    18: (BasicBlock, (2, 2, 2, 2)),
-    34: (BasicBlock, (3, 4, 6, 3)),
-    50: (Bottleneck, (3, 4, 6, 3)),
-    101: (Bottleneck, (3, 4, 23, 3)),
-    152: (Bottleneck, (3, 8, 36, 3)),
+    14: ("bottleneck", (1, 1, 1, 1)),
+    18: ("basic", (2, 2, 2, 2)),
+    26: ("bottleneck", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
 }
+
+
+def split_block(block: CifarBlock) -> tuple[tuple[int, ...], Order]:
+    """Return the kernels and the order that the name of a block stands for."""
+    for kind, kernels in KERNELS.items():
+        if block == kind:
+            return kernels, "original"
+        if block.endswith(f"_{kind}"):
+            return kernels, block.removesuffix(f"_{kind}")
+    return KERNELS["basic"], block
 
 
 class _ResNet(nn.Module):
@@ -49,48 +70,64 @@ class _ResNet(nn.Module):
 
     def __init__(
         self,
-        conv1: nn.Conv2d,
+        conv1: nn.Module,
         maxpool: nn.Module,
-        block: Callable[..., Block],
         counts: Sequence[int],
         width: int,
+        stem_width: int,
         num_classes: int,
         shortcut: Shortcut,
         norm: Norm,
+        order: Order = "original",
         shared_activation: SharedActivation | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
-        # Pre-activation blocks begin with a norm and a ReLU, so none follow the stem.
-        self.preact = block in (PreactBlock, PreactBottleneck)
+        self.preact = order in BEGIN_WITH_ACTIVATION
+        fixup = options.get("branch_scale") == "fixup"
         self.conv1 = conv1
-        self.bn1 = nn.Identity() if self.preact else make_norm(conv1.out_channels, norm)
+        # Pre-activation blocks begin with a norm, so none follows the stem.
+        self.bn1 = nn.Identity() if order == "preact" else make_norm(stem_width, norm)
+        if fixup:
+            self.bn1 = Shift()
         self.maxpool = maxpool
-        n_in = conv1.out_channels
+        n_in = stem_width
         for i, count in enumerate(counts):
             stage = nn.Sequential()
             for k in range(count):
                 stride = 2 if i > 0 and k == 0 else 1
-                options = {}
-                if shared_activation == "first" and i == k == 0:
-                    options["shares_activation"] = True
-                if shared_activation == "stages" and k == 0:
-                    options["shares_activation"] = True
-                stage.append(block(n_in, width * 2**i, stride, shortcut, norm, **options))
-                n_in = width * 2**i * stage[-1].expansion
+                shares_first = shared_activation == "first" and i == k == 0
+                shares_in_stage = shared_activation == "stages" and k == 0
+                block = Block(
+                    n_in,
+                    width * 2**i,
+                    stride,
+                    shortcut,
+                    norm,
+                    order=order,
+                    shares_activation=shares_first or shares_in_stage,
+                    **options,
+                )
+                stage.append(block)
+                n_in = block.n_out
             self.add_module(f"layer{i + 1}", stage)
         self.stages = len(counts)
-        self.bn_last = make_norm(n_in, norm) if self.preact else nn.Identity()
+        self.bn_last = make_norm(n_in, norm) if order == "preact" else nn.Identity()
+        if fixup:
+            self.bn_last = Shift()
         self.fc = nn.Linear(n_in, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images [B, 3, H, W] to logits [B, num_classes]."""
-        x = self.conv1(x)
+        x = self.bn1(self.conv1(x))
+        # Nets whose blocks begin with an activation have it at their end in place of the stem.
         if not self.preact:
-            x = self.maxpool(F.relu(self.bn1(x), inplace=True))
+            x = self.maxpool(F.relu(x, inplace=True))
         for i in range(self.stages):
             x = self.get_submodule(f"layer{i + 1}")(x)
+        x = self.bn_last(x)
         if self.preact:
-            x = F.relu(self.bn_last(x), inplace=True)
+            x = F.relu(x, inplace=True)
         return self.fc(x.mean((2, 3)))
 
 
@@ -100,24 +137,35 @@ class CifarResNet(_ResNet):
     The stages have `width`, 2 x `width` and 4 x `width` channels.
 
     Args:
-        depth: layers with weights: 6n+2 (basic, preact; the paper has 20, 32, 44, 56, 110, 1202) or
-            9n+2 (bottleneck, preact_bottleneck; He et al. 2016 has 164, 1001).
+        depth: layers with weights: 6n+2 (two layers a block; the paper has 20, 32, 44, 56, 110,
+            1202), 9n+2 (bottlenecks; He et al. 2016 has 164, 1001) or 3n+2 (one layer a block).
         shortcut: "none" = plain net; "A" = identity, zero-padded where shapes change (the paper's
             choice for CIFAR); "B" = 1x1 projection where shapes change; "C" = projections
-            everywhere.
+            everywhere. Those of He et al. 2016, table 1, padded where shapes change: "scaled" =
+            x times a constant, "dropout" of x, "gate" = (1 - g(x)) x with a gate
+            g(x) = sigmoid(conv1x1(x)), "exclusive_gate" = that, and g(x) F(x) in place of F(x)
+            (highway networks).
         width: channels of the first stage.
         num_classes: number of outputs.
-        block: basic | bottleneck | preact | preact_bottleneck (pre-activation, He et al. 2016).
+        block: basic | bottleneck | single (one layer), or an order of norms and activations of
+            He et al. 2016, figure 4: preact | relu_preact | bn_after_add | relu_before_add, and
+            each with _bottleneck; preact_single.
         norm: batch | none (then convolutions have a bias, which starts at 0).
         init: he | he_fan_in | xavier | dirac | a gain (times he); see `init_parameters`.
         zero_last: start residual branches at zero.
         shared_activation: preact blocks whose shortcut takes the first activation, relu(bn1(x)), in
             place of x: first (of the net: He et al. 2016, appendix) | stages (first of each stage:
             fb.resnet.torch) | null = only where a preact_bottleneck projects.
+        shortcut_value: the constant of scaled (default 0.5), the probability of dropout (0.5) or
+            the bias at which a gate starts (-6).
+        branch_scale: factor of F(x): a constant, or learned, one number a block: skip_init (De &
+            Smith 2020) and rezero (Bachlechner et al. 2021) start at 0 and are the same here; fixup
+            (Zhang et al. 2019) starts at 1, with learned offsets before and after each layer, its
+            own scale of the first weights, and no norm.
 
     Raises:
         ValueError: no n gives this depth (the message names the nearest depth that some n gives),
-            or `shared_activation` is set for blocks without pre-activation.
+            or an argument means nothing in such a net.
     """
 
     def __init__(
@@ -126,18 +174,23 @@ class CifarResNet(_ResNet):
         shortcut: Shortcut = "A",
         width: int = 16,
         num_classes: int = 10,
-        block: Literal["basic", "bottleneck", "preact", "preact_bottleneck"] = "basic",
+        block: CifarBlock = "basic",
         norm: Norm = "batch",
         init: Init = "he",
         zero_last: bool = False,
         shared_activation: SharedActivation | None = None,
+        shortcut_value: float | None = None,
+        branch_scale: BranchScale | None = None,
     ) -> None:
-        if shared_activation and not block.startswith("preact"):
+        if block not in get_args(CifarBlock):
+            raise ValueError(f"block must be one of {', '.join(get_args(CifarBlock))}; got {block}")
+        kernels, order = split_block(block)
+        if shared_activation and order not in BEGIN_WITH_ACTIVATION:
             raise ValueError(
                 f"shared_activation is about pre-activation blocks; {block} blocks have none: drop "
                 "it, or set block preact"
             )
-        per_n = 9 if block.endswith("bottleneck") else 6
+        per_n = 3 * len(kernels)
         n = max(1, round((depth - 2) / per_n))
         if depth != per_n * n + 2:
             raise ValueError(
@@ -145,28 +198,38 @@ class CifarResNet(_ResNet):
                 f"{per_n * n + 2}"
             )
         super().__init__(
-            conv1=nn.Conv2d(3, width, 3, padding=1, bias=norm == "none"),
+            conv1=conv(3, width, 3, 1, bias=norm == "none" and branch_scale != "fixup"),
             maxpool=nn.Identity(),
-            block=CIFAR_BLOCKS[block],
             counts=[n] * 3,
             width=width,
+            stem_width=width,
             num_classes=num_classes,
             shortcut=shortcut,
             norm=norm,
+            order=order,
             shared_activation=shared_activation,
+            kernels=kernels,
+            shortcut_value=shortcut_value,
+            branch_scale=branch_scale,
         )
         init_parameters(self, init, zero_last)
+        if branch_scale == "fixup":
+            init_fixup(self)
 
 
 class ImageNetResNet(_ResNet):
     """ImageNet net of He et al. 2015, table 1.
 
-    Nets of depth 18 and 34 consist of basic blocks, nets of depth 50, 101 and 152 of bottlenecks.
+    Nets of depth 18 and 34 consist of basic blocks, the others of bottlenecks. Relatives, under
+    their names in torchvision or timm, with the default shortcut B: resnext50_32x4d (groups 32,
+    width_per_group 4), wide_resnet50_2 (width_per_group 128), resnet50d (stem deep, downsample
+    average) and seresnet50 (se_ratio 0.0625).
 
     Args:
-        depth: 18 | 34 | 50 | 101 | 152.
-        shortcut: "none" = plain net; A, B (torchvision's, and the paper's from 50 on) or C; see
-            `CifarResNet`.
+        depth: 14 | 18 | 26 | 34 | 50 | 101 | 152; 14 and 26 are timm's (one and two bottlenecks in
+            each stage), the others the paper's.
+        shortcut: "none" = plain net; A, B (torchvision's, and the paper's from 50 on), C and the
+            others of `CifarResNet`.
         num_classes: number of outputs.
         norm: batch | none.
         init: he | he_fan_in | xavier | dirac | a gain (times he).
@@ -174,9 +237,20 @@ class ImageNetResNet(_ResNet):
         stride_in_1x1: put the stride of a bottleneck in the first 1x1 convolution, as the paper
             does, instead of the 3x3, as torchvision does.
         blur_pool: blur before each strided convolution but the stem; see `blur_pool`.
+        shortcut_value: see `CifarResNet`.
+        branch_scale: see `CifarResNet`.
+        groups: groups of the 3x3 convolutions of bottlenecks (ResNeXt, Xie et al. 2017; default 1).
+        width_per_group: channels of a group in the first stage (default 64); 128 in one group is a
+            wide net (Zagoruyko & Komodakis 2016, sec. 3.4).
+        stem: deep = three 3x3 convolutions of 32, 32 and 64 channels in place of the 7x7 (He et al.
+            2019, ResNet-C).
+        downsample: average = projections that change the size take means of 2x2 pixels and have no
+            stride (He et al. 2019, ResNet-D).
+        se_ratio: squeeze-and-excitation at the end of each branch (Hu et al. 2018): its inner
+            channels as a share of the outer ones, 1/16 in the paper.
 
     Raises:
-        ValueError: the depth is another one, or `stride_in_1x1` is set for a net of basic blocks.
+        ValueError: the depth is another one, or an argument means nothing in such a net.
     """
 
     def __init__(
@@ -189,6 +263,13 @@ class ImageNetResNet(_ResNet):
         zero_last: bool = False,
         stride_in_1x1: bool = False,
         blur_pool: bool = False,
+        shortcut_value: float | None = None,
+        branch_scale: BranchScale | None = None,
+        groups: int | None = None,
+        width_per_group: int | None = None,
+        stem: Literal["deep"] | None = None,
+        downsample: Literal["average"] | None = None,
+        se_ratio: float | None = None,
     ) -> None:
         if depth not in IMAGENET_DEPTHS:
             nearest = min(IMAGENET_DEPTHS, key=lambda d: abs(d - depth))
@@ -196,24 +277,55 @@ class ImageNetResNet(_ResNet):
                 f"depth of an ImageNet net must be one of {[*IMAGENET_DEPTHS]}, got {depth}; try "
                 f"{nearest}"
             )
-        block, counts = IMAGENET_DEPTHS[depth]
-        if stride_in_1x1 and block is not Bottleneck:
+        kind, counts = IMAGENET_DEPTHS[depth]
+        bottleneck_options = {
+            "stride_in_1x1": stride_in_1x1,
+            "groups": groups,
+            "width_per_group": width_per_group,
+        }
+        for name, value in bottleneck_options.items():
+            if value and kind != "bottleneck":
+                raise ValueError(
+                    f"{name} is about bottlenecks (depth 50 and up, 14 and 26); ResNet-{depth} has "
+                    "none: drop it"
+                )
+        if downsample and shortcut not in ("B", "C"):
             raise ValueError(
-                f"stride_in_1x1 is about bottlenecks (depth 50 and up); ResNet-{depth} has none: "
-                "drop it"
+                f"downsample {downsample} is about projections, and shortcut {shortcut} has none: "
+                "drop it, or set shortcut B"
             )
-        if block is Bottleneck:
-            block = partial(Bottleneck, stride_in_1x1=stride_in_1x1)
+        bias = norm == "none" and branch_scale != "fixup"
+        conv1: nn.Module = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=bias)
+        if stem == "deep":
+            conv1 = nn.Sequential(
+                conv(3, 32, 3, 2, bias),
+                make_norm(32, norm),
+                nn.ReLU(inplace=True),
+                conv(32, 32, 3, 1, bias),
+                make_norm(32, norm),
+                nn.ReLU(inplace=True),
+                conv(32, 64, 3, 1, bias),
+            )
         super().__init__(
-            conv1=nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=norm == "none"),
+            conv1=conv1,
             maxpool=nn.MaxPool2d(3, 2, 1),
-            block=block,
             counts=counts,
             width=64,
+            stem_width=64,
             num_classes=num_classes,
             shortcut=shortcut,
             norm=norm,
+            kernels=KERNELS[kind],
+            stride_in_1x1=stride_in_1x1,
+            shortcut_value=shortcut_value,
+            branch_scale=branch_scale,
+            groups=groups or 1,
+            width_per_group=width_per_group or 64,
+            se_ratio=se_ratio,
+            average_shortcut=downsample == "average",
         )
         init_parameters(self, init, zero_last)
+        if branch_scale == "fixup":
+            init_fixup(self)
         if blur_pool:
             blur.blur_pool(self)
