@@ -692,13 +692,20 @@ class Checked:
         depth = self.last("model.net.depth")
         if not isinstance(depth, int):
             return
-        if self.chosen["model.net"] == "ImageNetResNet" and depth not in IMAGENET_DEPTHS:
+        # 14 and 26 are no names of nets: `resnet26` is as well one of CIFAR's.
+        depths = sorted((14, 26, *IMAGENET_DEPTHS))
+        if self.chosen["model.net"] == "ImageNetResNet" and depth not in depths:
+            choices = ", ".join(map(str, depths))
             raise UserError(
-                f"--model.net.depth of ImageNetResNet must be one of 18, 34, 50, 101, 152; got "
-                f"{depth}"
+                f"--model.net.depth of ImageNetResNet must be one of {choices}; got {depth}"
             )
-        block = self.last("model.net.block") or "basic"
-        per_n = 9 if str(block).endswith("bottleneck") else 6
+        block = str(self.last("model.net.block") or "basic")
+        layers = 2
+        if block.endswith("bottleneck"):
+            layers = 3
+        if block.endswith("single"):
+            layers = 1
+        per_n = 3 * layers
         n = max(1, (depth - 2) // per_n)
         if self.chosen["model.net"] == "CifarResNet" and depth != per_n * n + 2:
             raise UserError(

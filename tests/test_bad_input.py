@@ -36,7 +36,7 @@ class Wrong(nn.Module):
         ([*DIGITS, "--model.net.depth", "21"], "must be 6n+2, got 21; try 20"),
         (
             [*DIGITS, "--model.net.shortcut", "D"],
-            "--model.net.shortcut must be one of none, A, B, C; got D",
+            "--model.net.shortcut must be one of none, A, B, C, scaled, dropout, gate, ",
         ),
         ([*DIGITS, "--run.keep", "some"], "--run.keep must be one of all, weights, none; got some"),
         (["recipe.yaml"], "unknown option recipe.yaml: put --config before a recipe"),

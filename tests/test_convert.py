@@ -20,6 +20,7 @@ from torchvision.models.resnet import Bottleneck
 from lightning_resnet.cli.convert import make_parser
 from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
 from lightning_resnet.weights import onnx_export
+from lightning_resnet.weights.convert import use_in_torchvision
 from lightning_resnet.weights.layouts import recognise, unwrap
 from lightning_resnet.weights.trained import load
 
@@ -160,11 +161,11 @@ def test_a_plain_net_is_told_by_hand_and_others_are_refused(cli):
     assert code == 2 and "option A" in err
     for net, word in (
         (
-            torchvision.models.ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=128),
-            "stages of [1, 1, 1, 1] blocks",
+            torchvision.models.ResNet(Bottleneck, [1, 1, 1, 2]),
+            "stages of [1, 1, 1, 2] blocks",
         ),
-        (timm.create_model("resnet18d"), "conv1.weight"),
-        (timm.create_model("seresnet18"), "layer1.0.se"),
+        (timm.create_model("resnet26t"), "conv1.0.weight"),
+        (timm.create_model("ecaresnet26t"), "conv1.0.weight"),
     ):
         torch.save(net.state_dict(), "other.pth")
         code, _, err = cli("convert", "other.pth", "--out", "other.ckpt")
@@ -187,6 +188,26 @@ def test_a_plain_net_is_told_by_hand_and_others_are_refused(cli):
         code, _, err = cli("convert", file, "--out", "new.ckpt")
         assert code == 2 and word in err
     assert cli("convert", "plain.pth", "--out", "new.tar")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "elsewhere"),
+    [
+        ("resnet18d", {"depth": 18, "stem": "deep", "downsample": "average"}, "no net"),
+        ("seresnet18", {"depth": 18, "se_ratio": 0.0625}, "no net"),
+        ("resnet26", {"depth": 26}, "no net"),
+        ("resnext50_32x4d", {"depth": 50, "groups": 32, "width_per_group": 4}, "resnext50_32x4d("),
+        ("wide_resnet50_2", {"depth": 50, "width_per_group": 128}, "wide_resnet50_2("),
+    ],
+)
+def test_relatives_are_told_by_their_tensors(name, options, elsewhere):
+    theirs = shaken(timm.create_model(name, num_classes=3))
+    known = recognise(unwrap(theirs.state_dict()))
+    assert known.options == options | {"shortcut": "B", "num_classes": 3}
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(known.net(x), theirs.eval()(x), rtol=1e-5, atol=1e-5)
+    assert elsewhere in use_in_torchvision(known.class_path, known.options)
 
 
 @pytest.mark.parametrize("depth", [20, 29])

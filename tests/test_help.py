@@ -108,8 +108,11 @@ CASES = [
     ("fi", {"fit"}),
     ("fit --config di", {"digits"}),
     ("fit --config imagenet/f", {"imagenet/ffcv"}),
-    ("fit --model.net.sho", {"--model.net.shortcut"}),
-    ("fit --model.net.shortcut ", {"none", "A", "B", "C"}),
+    ("fit --model.net.sho", {"--model.net.shortcut", "--model.net.shortcut_value"}),
+    (
+        "fit --model.net.shortcut ",
+        {"none", "A", "B", "C", "scaled", "dropout", "gate", "exclusive_gate"},
+    ),
     ("fit --batch", {"--batch-size"}),
     ("fit --config digits --model.schedule Co", {"Cosine"}),
     ("fit --run.new t", {"true"}),

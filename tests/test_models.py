@@ -5,6 +5,7 @@ where they should be.
 from functools import partial
 from typing import get_args
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
-from lightning_resnet.models.activations import record_blocks
+from lightning_resnet.models.activations import record_blocks, train_mode
 from lightning_resnet.models.blocks import block_modules
 from lightning_resnet.models.complexity import count_macs, stem_warning
 from lightning_resnet.models.resnet import CifarBlock
@@ -589,6 +590,56 @@ def test_dropout_of_the_shortcut_drops_it_alone():
     assert (kept == 0).float().mean() == pytest.approx(0.25, abs=0.03)
 
 
+def test_survival_falls_linearly_with_depth():
+    """Huang et al. 2016, eq. 4, with p_L = 0.5 in the 54 blocks of 110 layers."""
+    net = CifarResNet(110, stochastic_depth=0.5)
+    survivals = [block.stochastic_depth.survival for block in block_modules(net)]
+    assert survivals == pytest.approx([1 - i / 54 * 0.5 for i in range(1, 55)])
+    assert count(net) == count(CifarResNet(110))
+
+
+def test_survival_1_is_no_stochastic_depth():
+    net = twin()
+    certain = CifarResNet(20, stochastic_depth=1.0)
+    certain.load_state_dict(net.state_dict())
+    x = torch.randn(4, 3, 8, 8)
+    for mode in (True, False):
+        torch.testing.assert_close(certain.train(mode)(x), net.train(mode)(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("per", ["batch", "image"])
+def test_evaluation_is_the_expectation_over_draws(per):
+    """p F(x) + x is the mean over both outcomes, as no activation follows the sum."""
+    net = CifarResNet(
+        8, block="preact", norm="none", stochastic_depth=0.25, stochastic_depth_per=per
+    )
+    block = net.layer3[0]
+    x = torch.randn(4, 32, 8, 8)
+    outcomes = {}
+    for kept in (0.0, 1.0):
+        net.draws.kept = torch.full((3, 4 if per == "image" else 1), kept)
+        outcomes[kept] = block(x)
+    expected = 0.25 * outcomes[1.0] + 0.75 * outcomes[0.0]
+    torch.testing.assert_close(block.eval()(x), expected)
+    torch.testing.assert_close(outcomes[0.0], block.shortcut(x))
+    block.train()
+    if per == "image":
+        net.draws.kept = torch.tensor([[1.0] * 4, [1.0] * 4, [1.0, 0.0, 0.0, 1.0]])
+        torch.testing.assert_close(block(x)[1:3], outcomes[0.0][1:3])
+        torch.testing.assert_close(block(x)[[0, 3]], outcomes[1.0][[0, 3]])
+    net.draws.kept = None  # then torch's generator decides
+    dropped = [torch.equal(block(x)[0], outcomes[0.0][0]) for _ in range(200)]
+    assert np.mean(dropped) == pytest.approx(0.75, abs=0.12)
+
+
+def test_inspections_in_train_mode_draw_nothing():
+    net = CifarResNet(8, "dropout", stochastic_depth=0.5)
+    x = torch.randn(4, 3, 8, 8)
+    with train_mode(net), torch.no_grad():
+        assert torch.equal(net(x), net(x)) and net.layer1[0].bn1.training
+    assert net.layer1[0].dropout.training and net.layer1[0].stochastic_depth.training
+
+
 def test_a_norm_after_the_sum_is_no_relu():
     net = twin(block="bn_after_add")
     _, recorded = record_blocks(net, torch.randn(4, 3, 8, 8))
@@ -608,6 +659,9 @@ def test_a_norm_after_the_sum_is_no_relu():
         (lambda: CifarResNet(8, branch_scale="fixup", norm="none", block="single"), "block basic"),
         (lambda: CifarResNet(8, block="basic_bottleneck"), "block must be one of basic"),
         (lambda: CifarResNet(9, block="single"), r"3n\+2, got 9; try 8"),
+        (lambda: CifarResNet(8, stochastic_depth=0.0), "above 0 and at most 1; got 0.0"),
+        (lambda: CifarResNet(8, "none", stochastic_depth=0.5), "plain net has none"),
+        (lambda: CifarResNet(8, stochastic_depth_per="image"), "set both"),
         (lambda: ImageNetResNet(18, groups=32), "groups is about bottlenecks"),
         (lambda: ImageNetResNet(34, width_per_group=128), "width_per_group is about bottlenecks"),
         (lambda: ImageNetResNet(50, "A", downsample="average"), "set shortcut B"),

@@ -18,6 +18,7 @@ RESIZED = 16  # 4 per attempt
 MIX = 64  # draws of a pair, not of a sample
 POLICY = 128  # 4 per operation
 ERASE = 192  # 1, and 4 per attempt
+DEPTH = 1024  # 1 per block; draws of a step or of an image's place in the epoch's order
 _ATTEMPTS = 10  # as in torchvision
 
 
@@ -140,6 +141,22 @@ def erasing_boxes(
         boxes[fits] = np.stack([top, left, h, w], axis=1)[fits]
         pending &= ~fits
     return boxes
+
+
+def kept_branches(seed: int, epoch: int, places: np.ndarray, survivals: list[float]) -> np.ndarray:
+    """Draw which residual branches are kept (Huang et al. 2016, eq. 2).
+
+    Args:
+        seed: seed of the run.
+        epoch: 0-based.
+        places: numbers in the epoch of what a draw decides for, steps or images [P].
+        survivals: probability of each block [L] that its branch is kept.
+
+    Returns:
+        bool [L, P].
+    """
+    draws = [uniform(seed, epoch, places, 0, DEPTH + block) for block in range(len(survivals))]
+    return np.stack(draws) < np.array(survivals)[:, None]
 
 
 def center_boxes(heights: np.ndarray, widths: np.ndarray, share: float) -> np.ndarray:

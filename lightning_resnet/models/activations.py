@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.models.blocks import Function, blocks
+from lightning_resnet.models.blocks import Function, StochasticDepth, blocks
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 Batch = tuple[Tensor, Tensor]  # normalised images [B, 3, H, W], labels [B]
@@ -84,11 +85,18 @@ def eval_mode(net: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def train_mode(net: nn.Module) -> Iterator[nn.Module]:
-    """Put the net in train mode; afterwards restore modes and buffers (running statistics)."""
+    """Put the net in train mode; afterwards restore modes and buffers (running statistics).
+
+    What draws at random stays in eval mode, so that two passes compute the same.
+    """
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
     try:
         with eval_mode(net):  # which restores the modes
-            yield net.train()
+            net.train()
+            for module in net.modules():
+                if isinstance(module, (_DropoutNd, StochasticDepth)):
+                    module.eval()
+            yield net
     finally:
         with torch.no_grad():
             for name, buffer in net.named_buffers():

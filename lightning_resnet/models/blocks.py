@@ -102,6 +102,53 @@ class Shift(nn.Module):
         return x + self.bias
 
 
+class Draws:
+    """Which residual branches the next pass in training keeps, set by whoever trains the net.
+
+    Attributes:
+        kept: 1 for a branch that is kept, 0 for one that is dropped, [blocks, 1] for all images of
+            a batch or [blocks, B] for each; None: each block draws from torch's generator.
+    """
+
+    def __init__(self) -> None:
+        self.kept: Tensor | None = None
+
+
+class StochasticDepth(nn.Module):
+    """Drop a residual branch with a probability, in training (Huang et al. 2016, eq. 2 to 5).
+
+    In training F(x) is multiplied by 1 or 0, in evaluation by the probability of 1, as in the
+    paper. (torchvision and timm divide by it in training, and change nothing in evaluation.) A
+    dropped branch is computed all the same, so that its norms see every batch and no step differs
+    from the next: dropping saves no time here.
+
+    Args:
+        survival: probability that the branch is kept, above 0 and at most 1.
+        number: number of the block in the net, from 0.
+        draws: shared by all blocks of a net.
+        per_image: whether torch's generator decides for each image, not for the batch; of no effect
+            where `draws` is set.
+    """
+
+    def __init__(self, survival: float, number: int, draws: Draws, per_image: bool) -> None:
+        super().__init__()
+        self.survival = survival
+        self.number = number
+        self.draws = draws
+        self.per_image = per_image
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [B, C, H, W] times 1, 0 or the survival probability."""
+        if not self.training:
+            return self.survival * x
+        if self.draws.kept is not None:
+            kept = self.draws.kept[self.number].to(x.dtype)
+        else:
+            n = len(x) if self.per_image else 1
+            kept = torch.empty(n, dtype=x.dtype, device=x.device).bernoulli_(self.survival)
+        return kept.view(-1, 1, 1, 1) * x
+
+
 class SqueezeExcite(nn.Module):
     """Scale each channel by a function of the means of all channels (Hu et al. 2018, sec. 3).
 
@@ -237,6 +284,7 @@ class Block(nn.Module):
         width_per_group: channels of a group where `width` is 64.
         se_ratio: channels between the two layers of squeeze-and-excitation, as a share of those of
             F(x); None = no such layers.
+        stochastic_depth: module that drops F(x) at times; None = F(x) always counts.
         average_shortcut: where shapes change, the projection takes means of 2x2 pixels and has no
             stride (He et al. 2019, ResNet-D).
 
@@ -260,6 +308,7 @@ class Block(nn.Module):
         groups: int = 1,
         width_per_group: int = 64,
         se_ratio: float | None = None,
+        stochastic_depth: StochasticDepth | None = None,
         average_shortcut: bool = False,
     ) -> None:
         super().__init__()
@@ -297,6 +346,7 @@ class Block(nn.Module):
         self.gate = Gate(n_out, value) if shortcut in ("gate", "exclusive_gate") else None
         self.exclusive = shortcut == "exclusive_gate"
         self.scale = Scale(0.0) if branch_scale in ("skip_init", "rezero") else None
+        self.stochastic_depth = stochastic_depth
         self.branch_factor = branch_scale if isinstance(branch_scale, (int, float)) else None
 
         inner = int(width * width_per_group / 64) * groups if bottleneck else width
@@ -347,7 +397,9 @@ class Block(nn.Module):
             x = self.se(x)
         if self.scale is not None:
             x = self.scale(x)
-        return x if self.branch_factor is None else self.branch_factor * x
+        if self.branch_factor is not None:
+            x = self.branch_factor * x
+        return x if self.stochastic_depth is None else self.stochastic_depth(x)
 
     def carry(self, x: Tensor) -> Tensor:
         """Compute the shortcut of x, brought to the shape of F(x), without a gate."""

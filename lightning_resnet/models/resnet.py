@@ -17,10 +17,12 @@ from lightning_resnet.models.blocks import (
     KERNELS,
     Block,
     BranchScale,
+    Draws,
     Norm,
     Order,
     Shift,
     Shortcut,
+    StochasticDepth,
     conv,
     make_norm,
 )
@@ -41,6 +43,7 @@ CifarBlock = Literal[
     "relu_preact_bottleneck",
 ]
 SharedActivation = Literal["first", "stages"]
+StochasticDepthPer = Literal["batch", "image"]
 IMAGENET_DEPTHS = {
     14: ("bottleneck", (1, 1, 1, 1)),
     18: ("basic", (2, 2, 2, 2)),
@@ -62,6 +65,30 @@ def split_block(block: CifarBlock) -> tuple[tuple[int, ...], Order]:
     return KERNELS["basic"], block
 
 
+def check_stochastic_depth(
+    survival: float | None, per: StochasticDepthPer | None, shortcut: Shortcut
+) -> None:
+    """Refuse a stochastic depth that means nothing.
+
+    Raises:
+        ValueError: the net is plain, the survival is no probability above 0, or there is none.
+    """
+    if survival is None:
+        if per is not None:
+            raise ValueError("stochastic_depth_per needs stochastic_depth, such as 0.5: set both")
+        return
+    if shortcut == "none":
+        raise ValueError(
+            "stochastic_depth leaves the shortcut alone in place, and a plain net has none: drop "
+            "it, or set shortcut A"
+        )
+    if not 0 < survival <= 1:
+        raise ValueError(
+            f"stochastic_depth is the survival of the last block, above 0 and at most 1; got "
+            f"{survival}"
+        )
+
+
 class _ResNet(nn.Module):
     """Stem, stages of blocks, mean over positions, and linear head.
 
@@ -80,9 +107,13 @@ class _ResNet(nn.Module):
         norm: Norm,
         order: Order = "original",
         shared_activation: SharedActivation | None = None,
+        stochastic_depth: float | None = None,
+        stochastic_depth_per: StochasticDepthPer | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
+        check_stochastic_depth(stochastic_depth, stochastic_depth_per, shortcut)
+        self.draws = Draws()
         self.preact = order in BEGIN_WITH_ACTIVATION
         fixup = options.get("branch_scale") == "fixup"
         self.conv1 = conv1
@@ -98,6 +129,12 @@ class _ResNet(nn.Module):
                 stride = 2 if i > 0 and k == 0 else 1
                 shares_first = shared_activation == "first" and i == k == 0
                 shares_in_stage = shared_activation == "stages" and k == 0
+                drops = None
+                if stochastic_depth is not None:
+                    number = sum(counts[:i]) + k
+                    survival = 1 - (number + 1) / sum(counts) * (1 - stochastic_depth)
+                    per_image = stochastic_depth_per == "image"
+                    drops = StochasticDepth(survival, number, self.draws, per_image)
                 block = Block(
                     n_in,
                     width * 2**i,
@@ -106,6 +143,7 @@ class _ResNet(nn.Module):
                     norm,
                     order=order,
                     shares_activation=shares_first or shares_in_stage,
+                    stochastic_depth=drops,
                     **options,
                 )
                 stage.append(block)
@@ -162,6 +200,10 @@ class CifarResNet(_ResNet):
             Smith 2020) and rezero (Bachlechner et al. 2021) start at 0 and are the same here; fixup
             (Zhang et al. 2019) starts at 1, with learned offsets before and after each layer, its
             own scale of the first weights, and no norm.
+        stochastic_depth: probability p_L that the branch of the last block is kept in training;
+            block l of L is kept with 1 - l / L (1 - p_L) (Huang et al. 2016, eq. 4; 0.5 there).
+        stochastic_depth_per: batch (the paper; default) | image: what one draw decides for. The
+            draws are functions of the seed, the epoch and the place in its order.
 
     Raises:
         ValueError: no n gives this depth (the message names the nearest depth that some n gives),
@@ -181,6 +223,8 @@ class CifarResNet(_ResNet):
         shared_activation: SharedActivation | None = None,
         shortcut_value: float | None = None,
         branch_scale: BranchScale | None = None,
+        stochastic_depth: float | None = None,
+        stochastic_depth_per: StochasticDepthPer | None = None,
     ) -> None:
         if block not in get_args(CifarBlock):
             raise ValueError(f"block must be one of {', '.join(get_args(CifarBlock))}; got {block}")
@@ -211,6 +255,8 @@ class CifarResNet(_ResNet):
             kernels=kernels,
             shortcut_value=shortcut_value,
             branch_scale=branch_scale,
+            stochastic_depth=stochastic_depth,
+            stochastic_depth_per=stochastic_depth_per,
         )
         init_parameters(self, init, zero_last)
         if branch_scale == "fixup":
@@ -239,6 +285,8 @@ class ImageNetResNet(_ResNet):
         blur_pool: blur before each strided convolution but the stem; see `blur_pool`.
         shortcut_value: see `CifarResNet`.
         branch_scale: see `CifarResNet`.
+        stochastic_depth: see `CifarResNet`.
+        stochastic_depth_per: see `CifarResNet`.
         groups: groups of the 3x3 convolutions of bottlenecks (ResNeXt, Xie et al. 2017; default 1).
         width_per_group: channels of a group in the first stage (default 64); 128 in one group is a
             wide net (Zagoruyko & Komodakis 2016, sec. 3.4).
@@ -265,6 +313,8 @@ class ImageNetResNet(_ResNet):
         blur_pool: bool = False,
         shortcut_value: float | None = None,
         branch_scale: BranchScale | None = None,
+        stochastic_depth: float | None = None,
+        stochastic_depth_per: StochasticDepthPer | None = None,
         groups: int | None = None,
         width_per_group: int | None = None,
         stem: Literal["deep"] | None = None,
@@ -319,6 +369,8 @@ class ImageNetResNet(_ResNet):
             stride_in_1x1=stride_in_1x1,
             shortcut_value=shortcut_value,
             branch_scale=branch_scale,
+            stochastic_depth=stochastic_depth,
+            stochastic_depth_per=stochastic_depth_per,
             groups=groups or 1,
             width_per_group=width_per_group or 64,
             se_ratio=se_ratio,

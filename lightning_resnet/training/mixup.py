@@ -82,19 +82,29 @@ class Mix:
         return np.where(cut, kept, share), np.concatenate([low, high], axis=1)
 
 
-def pair_numbers(batch_idx: int, n: int, trainer: pl.Trainer) -> np.ndarray:
-    """Return the numbers in the epoch of a micro-batch's pairs [n / 2].
+def places(batch_idx: int, n: int, trainer: pl.Trainer) -> np.ndarray:
+    """Return the places in the epoch's order of the images of a micro-batch [n].
+
+    They depend on the global batch alone, not on how it is divided among ranks and accumulation.
 
     Args:
         batch_idx: number of the micro-batch in this rank's epoch, 0-based.
-        n: number of images in a micro-batch, even.
+        n: number of images in a micro-batch.
         trainer: source of world size, rank and accumulation.
     """
     step, part = divmod(batch_idx, trainer.accumulate_grad_batches)
     before = (
         (step * trainer.world_size + trainer.global_rank) * trainer.accumulate_grad_batches + part
     ) * n
-    return before // 2 + np.arange(n // 2)
+    return before + np.arange(n)
+
+
+def pair_numbers(batch_idx: int, n: int, trainer: pl.Trainer) -> np.ndarray:
+    """Return the numbers in the epoch of a micro-batch's pairs [n / 2]; n is even.
+
+    For the arguments see `places`.
+    """
+    return places(batch_idx, n, trainer)[::2] // 2
 
 
 def own_parts(

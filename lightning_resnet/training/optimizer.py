@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from lightning_resnet.models.blocks import Scale
+
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
@@ -17,13 +19,13 @@ def parameter_groups(net: nn.Module, decay: Literal["weights", "all"] = "weights
     Args:
         net: the net.
         decay: parameters that weight decay acts on. "weights": all but biases and the parameters of
-            norm modules; "all": all, as in He et al. 2015.
+            norm modules and learned scales of branches; "all": all, as in He et al. 2015.
     """
     exempt = {
         id(p)
         for module in net.modules()
         for name, p in module.named_parameters(recurse=False)
-        if decay == "weights" and (name.endswith("bias") or isinstance(module, NORMS))
+        if decay == "weights" and (name.endswith("bias") or isinstance(module, (*NORMS, Scale)))
     }
     trained = [p for p in net.parameters() if p.requires_grad]
     groups = [

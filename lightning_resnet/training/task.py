@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
@@ -16,16 +17,24 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
+from lightning_resnet.data.draws import kept_branches
 from lightning_resnet.data.hashing import seed_generators
 from lightning_resnet.errors import Diverged, UserError, tell
 from lightning_resnet.files import private_compile_cache
-from lightning_resnet.models.blocks import block_modules
+from lightning_resnet.models.blocks import StochasticDepth, block_modules
 from lightning_resnet.models.ghost import ghost_batch_norm
 from lightning_resnet.training.ema import Averaging, average_of
 from lightning_resnet.training.evaluation import Batch, Evaluated
 from lightning_resnet.training.hooks import TrainingHooks
 from lightning_resnet.training.loss import Loss, TrainingSums, probabilities, training_loss
-from lightning_resnet.training.mixup import Mix, heavier, mixed_targets, own_parts, pair_numbers
+from lightning_resnet.training.mixup import (
+    Mix,
+    heavier,
+    mixed_targets,
+    own_parts,
+    pair_numbers,
+    places,
+)
 from lightning_resnet.training.optimizer import fuse, parameter_groups
 from lightning_resnet.training.schedules import Schedule, Steps
 from lightning_resnet.training.state_dict import check_same_tensors
@@ -129,6 +138,7 @@ class ClassificationTask(Evaluated):
         self.decay = decay
         self.averaging = ema
         self.mix = mix
+        self._dropping = [m for m in net.modules() if isinstance(m, StochasticDepth)]
         self.compiled = compile
         self.loss_kind = loss
         self.label_smoothing = label_smoothing
@@ -343,8 +353,9 @@ class ClassificationTask(Evaluated):
 
         Returns:
             (images, labels, targets) after `augment`, with labels as in the batch where the targets
-            are probabilities, else the targets themselves; with `mix`, also the shares and boxes of
-            the pairs, see `Mix.draw`. All are on the device.
+            are probabilities, else the targets themselves; with stochastic depth, also which
+            branches are kept, see `Draws`; with `mix`, also the shares and boxes of the pairs, see
+            `Mix.draw`. All are on the device.
 
         Raises:
             UserError: `mix` is set and the number of images is odd.
@@ -358,20 +369,30 @@ class ClassificationTask(Evaluated):
         images, targets = self.augment(images, labels)
         if targets.ndim == 1:
             labels = targets
-        if not self.mix:
-            return images, labels, targets
-        numbers = pair_numbers(batch_idx, len(labels), self.trainer)
-        draws = self.mix.draw(self.seed, self.current_epoch, numbers, *images.shape[2:])
+        draws = []
+        if self._dropping:
+            draws.append(self._draw_kept(batch_idx, len(labels)))
+        if self.mix:
+            numbers = pair_numbers(batch_idx, len(labels), self.trainer)
+            draws += self.mix.draw(self.seed, self.current_epoch, numbers, *images.shape[2:])
         tensors = [torch.from_numpy(draw).to(labels.device, non_blocking=True) for draw in draws]
         return images, labels, targets, *tensors
 
+    def _draw_kept(self, batch_idx: int, n: int) -> np.ndarray:
+        """Draw which branches a micro-batch of n images keeps, float32 [blocks, 1 or n].
+
+        All micro-batches of a step and all ranks keep the same, or the images have draws of their
+        own.
+        """
+        decided_for = np.array([batch_idx // self.trainer.accumulate_grad_batches])
+        if self._dropping[0].per_image:
+            decided_for = places(batch_idx, n, self.trainer)
+        survivals = [module.survival for module in self._dropping]
+        kept = kept_branches(self.seed, self.current_epoch, decided_for, survivals)
+        return kept.astype(np.float32)
+
     def measure(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        targets: Tensor,
-        shares: Tensor | None = None,
-        boxes: Tensor | None = None,
+        self, images: Tensor, labels: Tensor, targets: Tensor, *draws: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the loss of a micro-batch; a function of tensors, which a graph can capture.
 
@@ -379,19 +400,25 @@ class ClassificationTask(Evaluated):
             images: uint8 [B, 3, H, W].
             labels: class indices [B], below 0 for damaged images.
             targets: class indices [B], or probabilities [B, C].
-            shares: shares of the pairs [B / 2], see `Mix.draw`; None: no mixing.
-            boxes: boxes of the pairs [B / 2, 4], see `Mix.draw`.
+            draws: with stochastic depth, which branches are kept [blocks, 1 or B], see `Draws`;
+                with `mix`, the shares of the pairs [B / 2] and their boxes [B / 2, 4], see
+                `Mix.draw`; in this order.
 
         Returns:
             (loss, a scalar; labels [B]; which images are predicted correctly, bool [B]).
         """
         own = share = None
         predicted = labels
-        if shares is not None:
+        if self.mix:
+            shares, boxes = draws[-2:]
             size = images.shape[2:]
             own, partners, share = own_parts(labels, shares, boxes, *size, self.mean.dtype)
             predicted = heavier(labels, partners, share)
+        if self._dropping:
+            self._dropping[0].draws.kept = draws[0]
         logits = self.logits(self.net, images, own)
+        if self._dropping:
+            self._dropping[0].draws.kept = None
         if targets.ndim == 2:
             targets = targets * (labels >= 0)[:, None]
         if share is not None:

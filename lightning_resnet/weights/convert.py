@@ -18,6 +18,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
+from torchvision import models
 
 from lightning_resnet.data.sources.base import IMAGENET_MEAN, IMAGENET_STD
 from lightning_resnet.errors import UserError, one_line, tell
@@ -216,6 +217,22 @@ def describe(net: Any, options: dict[str, Any]) -> str:
     return f"{type(net).__name__} {text}, {sum(p.numel() for p in net.parameters()):,} parameters"
 
 
+def _name_in_torchvision(options: dict[str, Any]) -> str | None:
+    """Return the name of torchvision's net with the tensors of an `ImageNetResNet`, or None."""
+    others = ("stem", "downsample", "se_ratio", "branch_scale")
+    if options.get("norm", "batch") != "batch" or any(options.get(name) for name in others):
+        return None
+    depth = options["depth"]
+    groups = options.get("groups") or 1
+    width = options.get("width_per_group") or 64
+    name = f"resnet{depth}"
+    if groups > 1:
+        name = f"resnext{depth}_{groups}x{width}d"
+    elif width != 64:
+        name = f"wide_resnet{depth}_{width / 64:g}"
+    return name if name in models.list_models(module=models) else None
+
+
 def use_in_torchvision(kind: str, options: dict[str, Any]) -> str:
     """Return a line that tells whether a net of torchvision's can load and compute these weights.
 
@@ -223,15 +240,13 @@ def use_in_torchvision(kind: str, options: dict[str, Any]) -> str:
         kind: class name of the net.
         options: arguments of the class.
     """
-    has_same_tensors = (
-        kind == "ImageNetResNet"
-        and options.get("shortcut", "B") == "B"
-        and options.get("norm", "batch") == "batch"
-    )
-    if not has_same_tensors:
+    name = None
+    if kind == "ImageNetResNet" and options.get("shortcut", "B") == "B":
+        name = _name_in_torchvision(options)
+    if name is None:
         why = "no projections where shapes change, or another form"
         return f"warning: in torchvision's names, but no net of torchvision's computes it ({why})"
-    name = f"torchvision.models.resnet{options['depth']}"
+    name = f"torchvision.models.{name}"
     elsewhere = {
         "stride_in_1x1": "its bottlenecks stride elsewhere",
         "blur_pool": "it blurs before it strides",

@@ -106,7 +106,7 @@ def recognise(state: State, shortcut: Shortcut | None = None) -> RecognisedNet:
         net = kind(**options)
     except (KeyError, IndexError, ValueError) as e:
         raise UserError(
-            f"no plain CIFAR or ImageNet ResNet ({e}); deep stems, other widths and attention are "
+            f"no CIFAR or ImageNet ResNet of ours ({e}); other stems, widths and attention are "
             "nets of their own: use them by --model.net"
         ) from e
     # counters of batches are not in old files
@@ -127,12 +127,17 @@ def _renamed(name: str) -> str:
 
 def _infer(state: State, shortcut: Shortcut | None) -> tuple[type[nn.Module], dict[str, Any]]:
     """Return class and arguments of a net, from shapes and from which blocks there are."""
-    stem = state["conv1.weight"]
+    is_deep = "conv1.0.weight" in state
+    stem = state["conv1.0.weight" if is_deep else "conv1.weight"]
     classes = state["fc.weight"].shape[0]
     blocks = sorted({tuple(name.split(".")[:2]) for name in state if name.startswith("layer")})
     stages = len({stage for stage, _ in blocks})
     counts = [sum(stage == f"layer{i + 1}" for stage, _ in blocks) for i in range(stages)]
-    projected = sum(f"{stage}.{k}.downsample.0.weight" in state for stage, k in blocks)
+    projections = [f"{stage}.{k}.downsample" for stage, k in blocks]
+    plain = sum(f"{name}.0.weight" in state for name in projections)
+    # The projection is the second of three modules where means are taken first.
+    averaged = sum(f"{name}.2.weight" in state for name in projections)
+    projected = plain + averaged
     if projected == len(blocks):
         found = "C"
     elif projected:
@@ -146,10 +151,35 @@ def _infer(state: State, shortcut: Shortcut | None) -> tuple[type[nn.Module], di
     options = {"depth": depth, "shortcut": shortcut or found, "num_classes": classes}
     if "bn1.weight" not in state:
         options["norm"] = "none"
-    if stem.shape[-1] == 7 and depth in IMAGENET_DEPTHS:
-        return ImageNetResNet, options
+    if (stem.shape[-1] == 7 or is_deep) and depth in IMAGENET_DEPTHS:
+        if is_deep:
+            options["stem"] = "deep"
+        if averaged:
+            options["downsample"] = "average"
+        return ImageNetResNet, options | _inside_of_blocks(state, is_bottleneck, blocks[-1])
     if stem.shape[-1] == 3 and len(counts) == 3:
         if is_bottleneck:
             options["block"] = "bottleneck"
         return CifarResNet, options | {"width": stem.shape[0]}
     raise ValueError(f"{stem.shape[-1]}x{stem.shape[-1]} stem, stages of {counts} blocks")
+
+
+def _inside_of_blocks(state: State, is_bottleneck: bool, last: tuple[str, str]) -> dict[str, Any]:
+    """Return groups, width and squeeze-and-excitation of an ImageNet net, where it has them.
+
+    Args:
+        state: tensors from `unwrap`.
+        is_bottleneck: whether the blocks have three convolutions.
+        last: stage and number of the last block.
+    """
+    options: dict[str, Any] = {}
+    if is_bottleneck:
+        inner, per_group = state["layer1.0.conv2.weight"].shape[:2]
+        if inner != per_group:
+            options["groups"] = inner // per_group
+        if per_group != 64:
+            options["width_per_group"] = per_group
+    squeeze = state.get(".".join((*last, "se.fc1.weight")))
+    if squeeze is not None:
+        options["se_ratio"] = squeeze.shape[0] / squeeze.shape[1]
+    return options
