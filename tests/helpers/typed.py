@@ -104,7 +104,7 @@ TYPED = {
     "DIGITS --ema true": "a mapping such as {decay: 0.999} or null; got true",
     "DIGITS --model.mix 0.2": "a mapping such as {mixup: 0.2} or null; got 0.2",
     "DIGITS --model.label_smoothing 10%": "a number from 0 to 1; got 10%",
-    "DIGITS --model.net.shortcut D": "must be one of none, A, B, C, scaled, dropout, gate, exclusive_gate; got D",
+    "DIGITS --model.net.shortcut D": "one of none, A, B, C, scaled, dropout, gate, exclusive",
     "DIGITS --data.flip maybe": "must be true or false; got maybe",
     "DIGITS --data.workers many": "or auto; got many",
     "DIGITS --gpus two": "--trainer.devices must be a number of devices",
