@@ -2,6 +2,9 @@
 
 import hashlib
 import io
+import signal
+import threading
+import time
 from urllib.parse import quote
 
 import fsspec
@@ -9,10 +12,10 @@ import numpy as np
 import pytest
 import yaml
 from helpers.command_line import REPOSITORY
-from helpers.store import serving
 from PIL import Image
 
 from lightning_resnet.bench.layouts import MAKERS, Contents, shard
+from lightning_resnet.bench.store import serving
 from lightning_resnet.config.recipe import parse
 from lightning_resnet.data import remote
 from lightning_resnet.data.beton.format import Beton
@@ -157,6 +160,110 @@ def test_a_cut_connection_continues_and_a_dead_one_is_one_line(tmp_path, stage, 
         store.status["/t.beton.json"] = 503
         with pytest.raises(UserError, match="503"):  # a copy without its manifest is not checked
             remote.copied(f"{store.url}/t.beton", str(stage))
+
+
+def copies_of(url, stage, **options):
+    """Copy, and return the path of the copy and how many bytes came."""
+    store = options.pop("store")
+    sent = store.sent
+    return remote.copied(url, str(stage), **options), store.sent - sent
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_file_without_size_and_version_is_copied_once(stage, monkeypatch, capsys, described):
+    files = {"/s/x.tar": bytes(5000), "/s/y.tar": bytes(10)}
+    with serving(files, described=described) as store:
+        for url, size in ((f"{store.url}/s/x.tar", 5000), (f"{store.url}/s", 5010)):
+            found = [copies_of(url, stage, suffixes=(".tar",), store=store) for _ in range(2)]
+            assert found[0][1] >= size
+            # nothing but a listing; without sizes fsspec begins to read each file to learn them
+            assert found[1][1] < (1000 if described else found[0][1] / 2)
+        assert "neither size nor version" not in capsys.readouterr().out
+        monkeypatch.setattr(remote, "OLD_S", -1)
+        copy, _ = copies_of(f"{store.url}/s/x.tar", stage, store=store)
+        told = "tells neither size nor version" in capsys.readouterr().out
+        assert copy.read_bytes() == files["/s/x.tar"] and told is not described
+
+
+def test_two_sources_of_one_address_keep_their_copies(stage):
+    files = {"/s/x.tar": b"tar", "/s/a.jpg": b"jpg"}
+    with serving(files) as store:
+        for _ in range(2):
+            tars = remote.copied(f"{store.url}/s", str(stage), (".tar",))
+            images = remote.copied(f"{store.url}/s", str(stage), (".jpg",))
+            assert (tars / "x.tar").read_bytes() == b"tar"
+            assert (images / "a.jpg").read_bytes() == b"jpg"
+        assert [path for _, path, _ in store.asked].count("/s/x.tar") <= 5  # 2 lists and 1 copy
+
+
+@pytest.mark.parametrize("stopped_by", ["error", "ctrl-c"])
+def test_an_error_or_ctrl_c_does_not_wait_for_a_silent_server(stage, monkeypatch, stopped_by):
+    monkeypatch.setattr(remote, "SILENCE_S", 60)
+    files = {f"/s/x-{i}.tar": bytes(100) for i in range(20)}
+    with serving(files) as store:
+        store.silent |= {f"/s/x-{i}.tar" for i in range(1, 20)}
+        if stopped_by == "error":
+            store.status["/s/x-0.tar"] = 200
+            monkeypatch.setattr(remote, "_status", lambda e: 404)
+            store.cut["/s/x-0.tar"] = 10
+        else:
+            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.setitimer(signal.ITIMER_REAL, 1.5)
+        start = time.monotonic()
+        with pytest.raises((UserError, KeyboardInterrupt)) as e:
+            remote.copied(f"{store.url}/s/x-{{0..19}}.tar", str(stage))
+        assert time.monotonic() - start < 20
+        assert (e.type is KeyboardInterrupt) == (stopped_by == "ctrl-c")
+        alive = [thread for thread in threading.enumerate() if thread.name.startswith("copy")]
+        assert all(thread.daemon for thread in alive), "the interpreter's end does not wait"
+
+
+def test_a_signed_address_that_has_expired_says_so_and_the_next_one_continues(stage):
+    with serving({"/t.tar": bytes(100)}) as store:
+        first = remote.copied(f"{store.url}/t.tar?X-Amz-Signature=aaaa&versionId=3", str(stage))
+        again = remote.copied(f"{store.url}/t.tar?versionId=3&X-Amz-Signature=bbbb", str(stage))
+        other = remote.copied(f"{store.url}/t.tar?versionId=4&X-Amz-Signature=bbbb", str(stage))
+        assert first == again != other
+        for query in (
+            "X-Amz-Signature=a&X-Amz-Expires=9",
+            "sig=b&se=2026",
+            "Signature=x&Expires=1",
+        ):
+            for number in (400, 403):
+                store.status["/t.tar"] = number
+                with pytest.raises(UserError, match="has expired.*: get a new signed address") as e:
+                    remote.copied(f"{store.url}/t.tar?{query}", str(stage))
+                assert "\n" not in str(e.value) and f"({number})" in str(e.value)
+
+
+def test_a_submission_looks_at_remote_data_and_copies_none(tmp_path, monkeypatch, cli):
+    for name in ("sbatch", "squeue"):
+        tmp_path.joinpath(name).write_text("#!/bin/sh\n[ $0 = squeue ] || echo 7\n")
+        tmp_path.joinpath(name).chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    files = {f"/d/{name}": path.read_bytes() for name, path in (("t.beton", betons(tmp_path)),)}
+    stage = tmp_path / "only/on/nodes"
+    with serving(files) as store:
+        sweep = {
+            "name": "s",
+            "method": "grid",
+            "command": ["resnet-cli", "fit", "--config", "digits", "--config", "${args_json_file}"],
+            "parameters": {
+                "data.source": {"value": "BetonFiles"},
+                "data.source.train": {"value": f"{store.url}/d/t.beton"},
+                "data.source.val": {"value": f"{store.url}/d/t.beton"},
+                "data.stage": {"value": str(stage)},
+                "seed_everything": {"values": [0, 1]},
+            },
+        }
+        (tmp_path / "s.yaml").write_text(yaml.safe_dump(sweep))
+        code, out, err = cli("sweep", "s.yaml", "--submit")
+        assert code == 0 and "submitted as job" in out, err
+        assert not stage.exists() and store.sent < 100_000
+        del files["/d/t.beton"]
+        code, _, err = cli("sweep", "s.yaml", "--submit", "--root", "other")
+        assert code == 2 and "t.beton (404)" in err and "--yes submits it" in err, err
+        assert not (tmp_path / "other").exists()
 
 
 def test_a_beton_is_staged_by_name_only(tmp_path, stage, cli, memory):

@@ -7,19 +7,16 @@ The server is on loopback and answers each request after a delay, as one that is
 
 import argparse
 import random
-import re
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 
 from lightning_resnet.bench.inputs import make_photos
 from lightning_resnet.bench.layouts import save, shard
+from lightning_resnet.bench.store import serving
 from lightning_resnet.bench.text import spread, table
 from lightning_resnet.data.archives import Member, tar_members
 from lightning_resnet.data.remote import AT_ONCE, copied
@@ -41,15 +38,16 @@ def report(args: argparse.Namespace) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         size = _make(Path(folder), args.images)
         members = {p.name: _images_in(p) for p in sorted(Path(folder, "shards").iterdir())}
-        with _serving(Path(folder, "shards"), args.latency_ms / 1000) as server:
+        files = {f"/{p.name}": p.read_bytes() for p in Path(folder, "shards").iterdir()}
+        with serving(files, latency_s=args.latency_ms / 1000) as server:
             turns = [name for _ in range(args.repeat) for name in ways]
             for name in metered(turns, len(turns), "readings"):
-                server.requests = 0
+                server.asked.clear()
                 server.sent = 0
                 start = time.perf_counter()
-                ways[name](f"http://127.0.0.1:{server.server_port}", members)
+                ways[name](server.url, members)
                 seconds[name].append(time.perf_counter() - start)
-                counts[name] = [f"{server.requests:,}", f"{server.sent / 1e6:,.0f}"]
+                counts[name] = [f"{len(server.asked):,}", f"{server.sent / 1e6:,.0f}"]
     rates = {name: [args.images / each for each in seconds[name]] for name in ways}
     rows = [[name, spread(rates[name], ",.0f"), *counts[name]] for name in ways]
     return [
@@ -120,58 +118,3 @@ def _read(file: object, member: Member) -> None:
     file.seek(member.start)
     if len(file.read(member.size)) != member.size:
         raise AssertionError(f"{member.name} was cut off")
-
-
-class _Server(ThreadingHTTPServer):
-    """A server of the files in a folder, late by `latency_s` seconds; counts what it sends."""
-
-    def __init__(self, folder: Path, latency_s: float) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.files = {f"/{path.name}": path.read_bytes() for path in folder.iterdir()}
-        self.latency_s = latency_s
-        self.requests = 0
-        self.sent = 0
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args: object) -> None:
-        """Leave the log of requests out, which would go to stderr."""
-
-    def do_HEAD(self) -> None:  # noqa: N802
-        """Answer with the size of a file."""
-        self._answer(has_body=False)
-
-    def do_GET(self) -> None:  # noqa: N802
-        """Answer with a file, or the range of bytes that is asked for."""
-        self._answer(has_body=True)
-
-    def _answer(self, has_body: bool) -> None:
-        time.sleep(self.server.latency_s)
-        content = self.server.files[self.path]
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
-        self.send_response(206 if asked else 200)
-        self.send_header("ETag", f'"{self.path}"')
-        if asked:
-            first = int(asked[1])
-            last = min(int(asked[2]), len(content) - 1)
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
-            content = content[first : last + 1]
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.server.requests += 1
-        if has_body:
-            self.server.sent += len(content)
-            self.wfile.write(content)
-
-
-@contextmanager
-def _serving(folder: Path, latency_s: float) -> Iterator[_Server]:
-    server = _Server(folder, latency_s)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()

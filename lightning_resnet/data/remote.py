@@ -15,18 +15,20 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import fsspec
 from fsspec.config import conf
 from fsspec.core import url_to_fs
 
-from lightning_resnet.errors import UserError, one_line, printable
+from lightning_resnet.errors import UserError, one_line, printable, tell
 from lightning_resnet.files import OWN, locked, private_folder
 from lightning_resnet.progress import Meter
 
@@ -35,7 +37,8 @@ AT_ONCE = 16  # files that are copied at the same time
 TRIES = 3  # requests in a row that may bring nothing
 PAUSE_S = 1.0  # seconds until the second request; doubled each time
 SILENCE_S = 20.0  # seconds that a web server may take to answer, or to go on
-BATCH = 4096  # files that are given to the threads together
+ENDING_S = 0.5  # seconds that the other copies have to leave off once one has failed
+OLD_S = 3600.0  # seconds after which a copy that cannot be compared with its original is told
 DEEPEST = 20  # folders within one another
 REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
 ARCHIVES = (".tar", ".tar.gz", ".zip", ".parquet")
@@ -43,6 +46,12 @@ RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")  # shards, such as {0000..1023
 # What a store may call the version of a file.
 VERSIONS = ("ETag", "etag", "md5Hash", "Content-MD5", "Digest", "LastModified", "Last-Modified")
 VERSIONS += ("last_modified", "updated", "mtime", "created")
+# Parts of a query that sign an address for a time: of S3, Google, CloudFront and Azure.
+SIGNING = re.compile(
+    r"x-(amz|goog)-.*|signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid|sig"
+    r"|s[eprtv]|spr|sk\w+|sd\w",
+    re.I,
+)
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 CREDENTIALS = {
     "s3": "`aws configure` sets them and AWS_PROFILE chooses; for a public bucket "
@@ -93,17 +102,14 @@ def copied(
     Raises:
         UserError: nothing says where to copy to, or something cannot be copied.
     """
-    if stage is None:
-        raise UserError(
-            f"{url} is on a network, from which nothing is read image by image: add --data.stage "
-            "DIR, a folder on this machine's disk, to which it is copied once"
-        )
-    single = None
-    if not RANGE.search(url) and _last(url).endswith((*ARCHIVES, ".beton")):
-        single = _last(url)
+    _need(url, stage)
+    single = _single(url)
+    # other files of the same folder are another set of copies
+    wanted = "" if single or RANGE.search(url) else "".join(sorted(suffixes))
     try:
         where = stage_folder(stage)
-        digest = hashlib.blake2b(url.encode(), digest_size=4).hexdigest()
+        name = f"{_unsigned(url)}{wanted}"
+        digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
         stem = re.sub(r"[^\w.-]+", "_", _last(RANGE.sub("", url))).strip("._-")[:60]
         folder = where / f"{stem or 'copy'}-{digest}"
         with locked(_next_to(folder, ".lock"), _next_to(folder, ".part"), "give another folder"):
@@ -113,6 +119,57 @@ def copied(
             f"cannot copy {url} to {stage}: {e.strerror or one_line(e)}; give another --data.stage"
         ) from e
     return folder / single if single else folder
+
+
+def look(url: str, stage: str | None) -> None:
+    """Check that what an address names is there and can be read, and copy nothing.
+
+    Args:
+        url: as for `copied`.
+        stage: as for `copied`; the folder need not be on this machine.
+
+    Raises:
+        UserError: nothing says where to copy to, or the files cannot be read.
+    """
+    _need(url, stage)
+    try:
+        fs, files = _listed(url, _single(url), ("",))
+        with fs.open(files[0].path, "rb", block_size=BLOCK, cache_type="none") as stream:
+            stream.read(1)
+    except UserError:
+        raise
+    except Exception as e:  # noqa: BLE001 -- each store has errors of its own
+        raise _refusal(url, e) from e
+
+
+def _need(url: str, stage: str | None) -> None:
+    """Refuse an address without a folder for its copies.
+
+    Raises:
+        UserError: there is no folder.
+    """
+    if stage is None:
+        raise UserError(
+            f"{url} is on a network, from which nothing is read image by image: add --data.stage "
+            "DIR, a folder on this machine's disk, to which it is copied once"
+        )
+
+
+def _single(url: str) -> str | None:
+    """Return the name of the only file that an address names; None for a folder or shards."""
+    is_file = not RANGE.search(url) and _last(url).endswith((*ARCHIVES, ".beton"))
+    return _last(url) if is_file else None
+
+
+def _unsigned(url: str) -> str:
+    """Return an address without the signature in its query, which another address replaces."""
+    parts = urlsplit(url)
+    query = [part for part in parts.query.split("&") if not _signs(part)]
+    return urlunsplit(parts._replace(query="&".join(query))) if parts.query else url
+
+
+def _signs(part: str) -> bool:
+    return SIGNING.fullmatch(part.partition("=")[0]) is not None
 
 
 def stage_folder(stage: str) -> Path:
@@ -179,22 +236,61 @@ def _copy(
             f"--data.stage {folder.parent} has {free / 1e9:.2f} GB left, {url} takes "
             f"{wanted / 1e9:.2f} GB: give another one"
         )
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
-        with closing(Meter(wanted, "B", have)) as meter, notes.open("a") as log:
-            for first in range(0, len(missing), BATCH):
-                batch = missing[first : first + BATCH]
-                work = {pool.submit(_fetch, fs, file, parts, folder, meter): file for file in batch}
-                for future in as_completed(work):
-                    file = work[future]
-                    future.result()
-                    if check:
-                        check(folder / file.name)
-                    log.write(json.dumps([file.name, file.size, file.version]) + "\n")
-                    log.flush()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    stop = Event()
+    with closing(Meter(wanted, "B", have)) as meter, notes.open("a") as log:
+        fetch = partial(_fetch, fs, parts=parts, folder=folder, meter=meter, stop=stop)
+        with closing(_at_once(fetch, missing, stop)) as copies:
+            for file, size in copies:
+                if check:
+                    check(folder / file.name)
+                log.write(json.dumps([file.name, file.size, file.version, size]) + "\n")
+                log.flush()
     shutil.rmtree(parts, ignore_errors=True)
+
+
+def _at_once(
+    function: Callable[[RemoteFile], Any], files: Sequence[RemoteFile], stop: Event
+) -> Iterator[tuple[RemoteFile, Any]]:
+    """Call a function for several files at a time, and yield each file with the result.
+
+    An error, or Ctrl-C, does not wait for a thread that a store lets wait: the threads are daemons,
+    unlike those of concurrent.futures, for which the interpreter's end waits too.
+
+    Args:
+        function: is called in threads; it changes nothing any more once `stop` is set.
+        files: the files.
+        stop: event that is set at the end.
+    """
+    waiting = iter(files)
+    lock = Lock()
+    done: SimpleQueue[tuple[RemoteFile, Any, BaseException | None]] = SimpleQueue()
+
+    def work() -> None:
+        while not stop.is_set():
+            with lock:
+                file = next(waiting, None)
+            if file is None:
+                return
+            try:
+                done.put((file, function(file), None))
+            except BaseException as e:  # noqa: BLE001 -- raised again where it is waited for
+                done.put((file, None, e))
+
+    count = min(AT_ONCE, len(files))
+    threads = [Thread(target=work, name=f"copy-{i}", daemon=True) for i in range(count)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in files:
+            file, result, error = done.get()
+            if error:
+                raise error
+            yield file, result
+    finally:
+        stop.set()
+        last = time.monotonic() + ENDING_S
+        for thread in threads:
+            thread.join(max(0.0, last - time.monotonic()))
 
 
 def _noted(notes: Path) -> dict[str, list[Any]]:
@@ -209,12 +305,21 @@ def _noted(notes: Path) -> dict[str, list[Any]]:
 
 
 def _is_copied(folder: Path, file: RemoteFile, noted: dict[str, list[Any]]) -> bool:
-    if noted.get(file.name) != [file.size, file.version]:
+    """Tell whether a file was copied, as far as the store tells its size and version."""
+    size, version, *rest = noted.get(file.name, [None, None])
+    if [size, version] != [file.size, file.version]:
         return False
     try:
-        return (folder / file.name).stat().st_size == file.size
+        status = (folder / file.name).stat()
     except FileNotFoundError:
         return False
+    if file.size is None and not file.version and time.time() - status.st_mtime > OLD_S:
+        tell(
+            f"{file.path} tells neither size nor version, so that its copy of "
+            f"{time.strftime('%d %b %H:%M', time.localtime(status.st_mtime))} is used: to copy it "
+            f"again, remove {folder}"
+        )
+    return status.st_size == (rest[0] if rest else file.size)
 
 
 def _options(url: str) -> dict[str, Any]:
@@ -275,8 +380,8 @@ def _listed(
                     "name one file, or shards as NAME-train-{0000..1023}.tar"
                 )
             raise UserError(f"no files of {kinds} in {url}: give the address of their folder")
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return fs, list(pool.map(lambda file: _described(fs, file), found))
+    described = dict(_at_once(partial(_described, fs), found, Event()))
+    return fs, [described[file] for file in found]
 
 
 def _in_folder(
@@ -318,13 +423,22 @@ def _version(info: dict[str, Any]) -> str:
 
 
 def _fetch(
-    fs: fsspec.AbstractFileSystem, file: RemoteFile, parts: Path, folder: Path, meter: Meter
-) -> None:
+    fs: fsspec.AbstractFileSystem,
+    file: RemoteFile,
+    parts: Path,
+    folder: Path,
+    meter: Meter,
+    stop: Event,
+) -> int:
     """Copy one file, in as many requests as this takes, and give the copy its name.
+
+    Returns:
+        The bytes of the copy.
 
     Raises:
         UserError: the store does not give the file.
         OSError: the copy cannot be written.
+        _LeftOff: `stop` was set.
     """
     key = json.dumps(file)
     part = parts / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
@@ -334,19 +448,28 @@ def _fetch(
     failures = 0
     while True:
         try:
-            _receive(fs, file, part, meter)
+            _receive(fs, file, part, meter, stop)
             break
         except _CannotWrite as e:
             raise e.error from e
+        except _LeftOff:
+            raise
         except Exception as e:  # noqa: BLE001 -- each store has errors of its own
             failures = 0 if _size(part) > furthest else failures + 1
             furthest = max(furthest, _size(part))
-            if failures >= TRIES or _status(e) in (401, 403, 404):
-                raise _refusal(file.path, e) from e
-            time.sleep(PAUSE_S * 2**failures)
+            if failures >= TRIES or _status(e) in (400, 401, 403, 404):
+                raise _refusal(fs.unstrip_protocol(file.path), e) from e
+            if stop.wait(PAUSE_S * 2**failures):
+                raise _LeftOff from e
     target = folder / file.name
     target.parent.mkdir(parents=True, exist_ok=True)
+    size = _size(part)
     part.replace(target)
+    return size
+
+
+class _LeftOff(Exception):
+    """Sign that another copy has failed, or that the user has stopped all."""
 
 
 class _CannotWrite(Exception):
@@ -361,11 +484,14 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _receive(fs: fsspec.AbstractFileSystem, file: RemoteFile, part: Path, meter: Meter) -> None:
+def _receive(
+    fs: fsspec.AbstractFileSystem, file: RemoteFile, part: Path, meter: Meter, stop: Event
+) -> None:
     """Append the rest of a file to its part.
 
     Raises:
         EOFError: less has come than the file has.
+        _LeftOff: `stop` was set.
         _CannotWrite: the part cannot be written.
         Exception: that of the store.
     """
@@ -375,11 +501,11 @@ def _receive(fs: fsspec.AbstractFileSystem, file: RemoteFile, part: Path, meter:
             with fs.open(file.path, "rb", block_size=BLOCK, cache_type="none") as stream:
                 if have:
                     stream.seek(have)
-                _append(stream, part, meter)
+                _append(stream, part, meter, stop)
         except ValueError:  # a web server that gives files from their beginning only
             part.unlink(missing_ok=True)
             with fs.open(file.path, "rb", block_size=0) as stream:
-                _append(stream, part, meter)
+                _append(stream, part, meter, stop)
     have = _size(part)
     if file.size is not None and have != file.size:
         if have > file.size:
@@ -387,11 +513,13 @@ def _receive(fs: fsspec.AbstractFileSystem, file: RemoteFile, part: Path, meter:
         raise EOFError(f"it has {have:,} of {file.size:,} bytes")
 
 
-def _append(stream: Any, part: Path, meter: Meter) -> None:
+def _append(stream: Any, part: Path, meter: Meter, stop: Event) -> None:
     """Append what a stream still has to a part."""
     try:
         with part.open("ab") as out:
             while block := _read(stream):
+                if stop.is_set():
+                    raise _LeftOff
                 out.write(block)
                 out.flush()
                 meter.update(len(block))
@@ -450,6 +578,11 @@ def _refusal(url: str, error: Exception) -> UserError:
         return UserError(f"{url}: fsspec knows no {scheme}://; s3://, gs:// and https:// it knows")
     if status == 404:
         return UserError(f"there is no {url} (404): look at the spelling of the address")
+    if status in (400, 401, 403) and any(map(_signs, urlsplit(url).query.split("&"))):
+        return UserError(
+            f"{url} is not given ({status}): its signature has expired, or was cut off: get a new "
+            "signed address, in quotation marks; what was copied by the former one is used"
+        )
     if status in (401, 403) or re.search("Credential|Token|Forbidden|AccessDenied", name):
         answer = f" ({status})" if status else ""
         how = CREDENTIALS.get({"http": "https", "gcs": "gs"}.get(scheme, scheme))
