@@ -3,6 +3,7 @@
 It leaves nothing behind, however it ends.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from helpers.command_line import DIGITS, TINY
 from helpers.run_dir import only_run
 
-from lightning_resnet.config.forecast import epochs_by_size, forecast
+from lightning_resnet.config.forecast import FORECAST, epochs_by_size, forecast, lines_of
 from lightning_resnet.config.recipe import parse
 from lightning_resnet.engine import dry_run
 from lightning_resnet.engine.dry_run import DryRun
@@ -50,7 +51,8 @@ def left():
     return {str(path) for path in Path().rglob("*")} - {"R.yaml", "tmp"}
 
 
-def test_a_dry_run_forecasts_and_leaves_nothing(here_dry):
+def test_a_dry_run_forecasts_and_leaves_nothing(here_dry, monkeypatch):
+    monkeypatch.setenv(FORECAST, "tmp/forecast.json")
     saving = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath", "mine"]
     logging = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "logs"]
     logging += ["--trainer.callbacks+=LearningRateMonitor"]
@@ -71,6 +73,9 @@ def test_a_dry_run_forecasts_and_leaves_nothing(here_dry):
     assert measured.startswith("dry run: ") and "images/s with batches of 64, 32-true" in measured
     assert "CPU, 1 thread;" in measured and "the process took" in measured
     assert told.startswith("forecast: ") and "for 3 epochs" in told and "rank-hours" in told
+    numbers = json.loads(Path("tmp/forecast.json").read_text())
+    assert f"{numbers['hours']:.2f} h for 3 epochs" in told and numbers["device"] == "CPU"
+    Path("tmp/forecast.json").unlink()
     assert not left()
 
 
@@ -127,7 +132,10 @@ def test_the_forecast_is_of_all_epochs_and_evaluations(here_dry):
     epochs = {size: len(some) for size, some in epochs_by_size(experiment).items()}
     assert sum(epochs.values()) == 3 and len(epochs) == 2
     step = (epochs[8] * 0.1 + epochs[16] * 0.4) / 3
-    measured, told = forecast(experiment, found)
+    numbers = forecast(experiment, found)
+    assert numbers["step_s"] == pytest.approx(step) and numbers["epochs"] == 3
+    assert [each["size"] for each in numbers["images_per_s"]] == [8, 16]
+    measured, told = lines_of(numbers)
     assert f"{1000 * step:,.1f} ms a step" in measured and "640 images/s at 8 px" in measured
     assert f"{4 * step + 1.5:,.1f} s an epoch" in told
 
@@ -300,6 +308,16 @@ def test_the_doctor_ends_with_a_dry_run(here):
 def test_the_doctor_tells_of_a_dry_run_that_fails_and_needs_the_nodes_of_a_recipe(cli, monkeypatch):
     started = []
     module = "lightning_resnet.engine.launch.supervise"
+
+    def dry(words, ranks):
+        Path(os.environ[FORECAST]).write_text('{"hours": 0.5}')
+        return 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, dry)
+        code, out, err = cli("doctor", "--config", DIGITS, "--json")
+        assert code == 0 and json.loads(out)["forecast"] == {"hours": 0.5}, err
+        assert FORECAST not in os.environ
     monkeypatch.setattr(module, lambda words, ranks: started.append((words, ranks)) or 2)
     code, out, _ = cli("doctor", "--config", DIGITS)
     assert code == 1 and "FAILS dry run" in out

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from helpers.command_line import REPOSITORY
 from helpers.hub import serving
 from helpers.run_dir import only_run
 from huggingface_hub import constants
@@ -164,13 +166,15 @@ def test_a_training_begins_with_named_weights_and_records_them(cli, hub):
     assert code == 0 and len(hub.asked) == asked, err
 
 
-def test_weights_that_a_recipe_begins_with_are_missed(cli):
+def test_the_recipe_for_trained_weights_names_them(cli, hub):
     make_photos()
-    words = FINETUNE[:-1]
-    assert "random weights" not in cli(*words)[1]
-    Path("finetune.yaml").write_text(f"# resnet-cli fit --run.init_from WEIGHTS{RECIPE}")
-    code, out, _ = cli(*words, "--run.new")
-    assert code == 0 and "finetune.yaml" in out and "random weights: add --run.init_from" in out
+    shutil.copy(REPOSITORY / "configs/finetune.yaml", "finetune.yaml")
+    words = [*FINETUNE[:-1], "--data.source.root", "photos", "--model.net.num_classes", 3]
+    code, _, err = cli(*words)
+    assert code == 2 and "resnet50" in err and err.splitlines()[-1].startswith("error: "), err
+    words += ["--model.net.depth", 18, "--run.init_from", "timm:resnet18.a1_in1k"]
+    code, out, err = cli(*words)
+    assert code == 0 and "net.fc.weight is new" in out, err
 
 
 @pytest.mark.parametrize("verb", ["validate", "test"])

@@ -15,6 +15,7 @@ from lightning_resnet.analysis.compare.tables import summary, to_cells
 from lightning_resnet.cli import compare as command
 from lightning_resnet.cli import export
 from lightning_resnet.errors import UserError
+from lightning_resnet.runs.reference import _without_folders
 
 main = verb(command)
 NET = {"width": 16, "block": "basic", "norm": "batch", "num_classes": 10}
@@ -281,6 +282,37 @@ def test_three_runs_become_a_reference_without_weights_folders_and_host(tmp_path
     names = [row[:1] + row[-1:] for row in to_cells(made.table)]
     assert made.table.frame["n"].tolist() == [3, 1] and names[0][0] == "name"
     assert "cifar10_jpeg: JPEG copy of the images." in made.table.notes
+
+
+def test_a_reference_has_values_replaced_and_no_parts_of_others():
+    recipe = """# trained from /data
+data:
+  root: /data
+  /data: kept
+  train: "/data/a b/t.beton"  # /data/a b/t.beton
+  val: ['/data/v.beton', x/data/y, 3]
+  flag: --out=/data/of/mine/x
+  url: s3://data/data
+  odd: /data/3
+  text: |
+    /data/of/mine/z
+last: /data/z
+"""
+    assert (
+        _without_folders(recipe)
+        == """# trained from /data
+data:
+  root: data
+  /data: kept
+  train: "t.beton"  # /data/a b/t.beton
+  val: ["v.beton", x/data/y, 3]
+  flag: --out=x
+  url: s3://data/data
+  odd: "3"
+  text: "z\\n"
+last: z
+"""
+    )
 
 
 def test_a_reference_is_made_of_finished_runs_only(tmp_path):

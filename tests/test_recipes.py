@@ -56,9 +56,7 @@ def test_recipes_train_on_a_folder_by_flags_only(cli, photos, path, monkeypatch,
         assert all(
             word in header for word in ("Published", "Cost", "Tested: ", "Not run on ImageNet here")
         )
-    fresh = (
-        ["--run.init_from", "null"] if "--run.init_from" in args else []
-    )  # of weights: test_photos.py
+    fresh = ["--run.init_from", "null"] if path.stem == "finetune" else []  # test_photos.py
     code, out, err = cli("fit", "--config", path, *args[2:], *small(args, photos)[1], *fresh)
     assert code == 0, err
     assert max(row["step"] for row in rows(only_run())) == 2

@@ -373,7 +373,7 @@ def test_predict_takes_the_run_first_and_says_what_may_be_wrong(cli, trained):
 
 
 def test_doctor_takes_a_run(cli, trained, monkeypatch):
-    monkeypatch.setattr(doctor, "_dry_run", lambda recipe: 0)
+    monkeypatch.setattr(doctor, "_dry_run", lambda recipe, document: 0)
     code, out, err = cli("doctor", "tiny")
     assert code == 0 and "CifarResNet, 5,006 parameters" in out, err
     for words in (["nothere"], ["--config", "nothere.yaml"], ["runs/digits/nothere"]):

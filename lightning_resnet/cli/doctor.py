@@ -4,9 +4,13 @@ With a recipe the checks end with a dry run of its training, `fit --run.dry`, wh
 and memory.
 """
 
+import os
 from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from lightning_resnet.arguments import TRUST, Parser, value_of
 from lightning_resnet.doctor.checks import (
@@ -23,7 +27,7 @@ from lightning_resnet.doctor.driver import driver
 from lightning_resnet.doctor.finding import Finding
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json
-from lightning_resnet.reading import read_yaml
+from lightning_resnet.reading import read_json, read_yaml
 from lightning_resnet.runs.find import find_run
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.shipped import recipe_file
@@ -67,7 +71,7 @@ def run(args: Namespace) -> int:
         failed |= finding.level == "fails"
     if failed or args.quick or not recipe:
         return int(failed)
-    return _dry_run(recipe)
+    return _dry_run(recipe, args.document)
 
 
 def _recipe(args: Namespace) -> list[str]:
@@ -101,12 +105,14 @@ def _recipe(args: Namespace) -> list[str]:
     return ["--config", str(source.config_file), *args.recipe_keys]
 
 
-def _dry_run(recipe: list[str]) -> int:
+def _dry_run(recipe: list[str], document: dict[str, Any]) -> int:
     """Train a few steps of a recipe in processes of their own; return the doctor's exit status.
 
     Args:
         recipe: arguments of `fit`.
+        document: what `--json` prints, which gets the forecast.
     """
+    from lightning_resnet.config.forecast import FORECAST
     from lightning_resnet.config.options import local_devices
     from lightning_resnet.config.recipe import parse
     from lightning_resnet.engine.launch import supervise
@@ -118,7 +124,14 @@ def _dry_run(recipe: list[str]) -> int:
         cure = "there, start `resnet-cli fit` as for the training, with --run.dry"
         tell(Finding("warning", "forecast", text, cure))
         return 0
-    status = supervise(["fit", *recipe, "--run.dry=true"], local_devices(trainer))
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "forecast.json")
+        os.environ[FORECAST] = str(file)
+        try:
+            status = supervise(["fit", *recipe, "--run.dry=true"], local_devices(trainer))
+        finally:
+            del os.environ[FORECAST]
+        document["forecast"] = read_json(file)
     if status and status not in STATUSES.values():
         tell(
             Finding("fails", "dry run", f"the training ended with exit status {status}, see above")

@@ -11,7 +11,6 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -27,7 +26,7 @@ from torch import distributed as dist
 
 from lightning_resnet.arguments import Parser
 from lightning_resnet.cli.validate import parse_of_run, validate
-from lightning_resnet.config.forecast import dry_run, forecast
+from lightning_resnet.config.forecast import FORECAST, dry_run, forecast, lines_of
 from lightning_resnet.config.options import local_devices
 from lightning_resnet.config.recipe import (
     Config,
@@ -50,6 +49,7 @@ from lightning_resnet.engine.signals import Stopped, request
 from lightning_resnet.engine.silence import silence_lightning
 from lightning_resnet.engine.watchdog import Watchdog, cause, is_consequence, write_crash_report
 from lightning_resnet.errors import Diverged, Superseded, UserError, is_out_of_memory, one_line
+from lightning_resnet.files import write_json
 from lightning_resnet.machine import cores
 from lightning_resnet.progress import Progress, in_words
 from lightning_resnet.provenance import changes, code, code_name, hardware, versions
@@ -302,11 +302,6 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     resume, newest = newest_good(rundir.candidates(), say, cure, check)
     if run.init_from and not resume:
         facts |= init_from(task, run.init_from, data.source.classes, config.resolved)
-    elif not resume and (file := _begins_with_weights(argv)):
-        say(
-            f"warning: {file} is for a net that is trained already, and this one begins with "
-            "random weights: add --run.init_from, such as torchvision:resnet50.IMAGENET1K_V2"
-        )
     step = newest.get("global_step", 0)
     del newest  # Lightning reads the file itself
     origin = {
@@ -376,8 +371,11 @@ def _dry_run(
     trainer.prepare_run(rundir, checkpoints, [measured, *callbacks], experiment.config.run.hang_s)
     measured.shorten(trainer)
     trainer.fit(experiment.task, datamodule=experiment.data)
-    for line in forecast(experiment, measured):
+    numbers = forecast(experiment, measured)
+    for line in lines_of(numbers):
         say(line)
+    if trainer.is_global_zero and (file := os.environ.get(FORECAST)):
+        write_json(Path(file), numbers, sync=False)
     return 0
 
 
@@ -504,19 +502,6 @@ def _open_rundir(
         link_label(rundir.path, _label(config, argv[1:]))
     rundir.mirror = BackgroundMirror(Mirror(WandbOptions(**config.values.wandb.as_dict()), say))
     rundir.mirror.start(rundir.path, stored, yaml.safe_load(config.resolved))
-
-
-def _begins_with_weights(argv: list[str]) -> str:
-    """Return the file among the recipes whose own command gives weights to begin with, or ""."""
-    words = normalise(argv[1:])
-    for flag, value in pairwise(words):
-        if flag != "--config":
-            continue
-        file = Path(value)
-        command = file.read_text().partition("\n")[0] if file.is_file() else ""
-        if command.startswith("#") and "--run.init_from" in command:
-            return file.name
-    return ""
 
 
 def _named(rundir: RunDir) -> str:

@@ -167,15 +167,18 @@ class UnwrittenCheckpoints(Checkpoints):
         """Skip the write, because a dry run leaves no checkpoint behind."""
 
 
-def peak_memory(device: torch.device) -> str:
-    """Return the largest memory that this process has taken since the training began, in words."""
+def peak_memory(device: torch.device) -> float:
+    """Return the largest memory, in GB, that this process has taken since the training began.
+
+    Args:
+        device: a GPU, whose memory counts, or the CPU.
+    """
     if device.type == "cuda":
         # Reserved and not allocated memory, because a CUDA graph keeps its own for itself.
-        return f"{torch.cuda.max_memory_reserved(device) / 1e9:.2f} GB of the GPU's memory"
+        return torch.cuda.max_memory_reserved(device) / 1e9
     import resource
 
-    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return f"the process took {taken:.2f} GB"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def _now() -> float:

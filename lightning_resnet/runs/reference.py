@@ -5,14 +5,16 @@ Secrets, hosts, job ids and the folders of files are left out.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import write_file
 from lightning_resnet.masking import mask
-from lightning_resnet.reading import open_plain
+from lightning_resnet.reading import open_plain, parse_yaml
 from lightning_resnet.runs.reader import Run
 
 FOLDERS = re.compile(r"(^|=)(?:/|~/)(?:[^/]+/)*(?=[^/])")  # before the name of a file
@@ -41,10 +43,12 @@ def write_reference(runs: Sequence[Run], folder: Path, about: str = "") -> list[
     for run in runs:
         for file in run.files():
             with open_plain(file) as plain:
-                text = mask(plain.read().decode(errors="replace"))
+                text = plain.read().decode(errors="replace")
             if file == run.config_file:
-                text = _without_folders(text, run.config())
-            elif file.suffix == ".json":
+                run.config()  # refuses a damaged file
+                text = _without_folders(text)
+            text = mask(text)
+            if file.suffix == ".json":
                 content = _public(json.loads(text))
                 if file == run.meta_file and about:
                     content["about"] = about
@@ -54,20 +58,31 @@ def write_reference(runs: Sequence[Run], folder: Path, about: str = "") -> list[
     return written
 
 
-def _without_folders(text: str, config: Any) -> str:
-    """Return a recipe with the names of files in place of their paths; comments stay."""
-    paths = [value for value in _texts(config) if FOLDERS.search(value)]
-    for path in sorted(paths, key=len, reverse=True):
-        text = text.replace(path, FOLDERS.sub(r"\1", path))
+def _without_folders(text: str) -> str:
+    """Return a recipe with the names of files in place of their paths; comments and keys stay."""
+    values = {node.start_mark.index: node for node in _values(yaml.compose(text, yaml.SafeLoader))}
+    for start in sorted(values, reverse=True):
+        node = values[start]
+        name = FOLDERS.sub(r"\1", node.value)
+        if name == node.value:
+            continue
+        is_plain = node.style is None and parse_yaml(name) == name
+        end = "\n" if node.style in ("|", ">") else ""  # of a block, which ends with its line
+        shown = name if is_plain else json.dumps(name, ensure_ascii=False)
+        text = f"{text[:start]}{shown}{end}{text[node.end_mark.index :]}"
     return text
 
 
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [text for part in value.values() for text in _texts(part)]
-    if isinstance(value, list):
-        return [text for part in value for text in _texts(part)]
-    return [value] if isinstance(value, str) else []
+def _values(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    """Yield the values of a YAML document that are texts."""
+    if isinstance(node, yaml.MappingNode):
+        for _, value in node.value:
+            yield from _values(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _values(value)
+    elif isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
+        yield node
 
 
 def _public(value: Any) -> Any:
