@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet import words as tables
+from lightning_resnet.bounds import NAMED_DEPTHS
 from lightning_resnet.errors import UserError, printable
 from lightning_resnet.keys import keys, weights_of_torchvision
 from lightning_resnet.words import by_word
@@ -22,7 +23,6 @@ SWITCHES = by_word(tables.SWITCHES)
 SYNONYMS = {key: by_word(table) for key, table in tables.VALUES.items()}
 RECIPE_VERBS = ("fit", "validate", "test")  # whose flags are all keys of a recipe
 KEY_VERBS = ("predict", "evaluate", "inspect", "doctor")  # which have flags of their own as well
-IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
 PATHS = {  # section of a recipe -> what to give in place of a class or a word
     "model": "the task is always ours: choose --model.net CLASS, --model.optimizer CLASS, "
     "--model.hooks CLASS",
@@ -240,11 +240,11 @@ def _net(name: str) -> Pairs | None:
     found = re.fullmatch(
         r"(res_?net|plain(?:_?net)?|pre_?(?:act_?)?res_?net)[-_]?(\d+)", name.lower()
     )
-    if not found or name in weights_of_torchvision() and int(found[2]) not in IMAGENET_DEPTHS:
+    if not found or name in weights_of_torchvision() and int(found[2]) not in NAMED_DEPTHS:
         return None
     depth = int(found[2])
     is_preact = found[1].startswith("pre")
-    if (depth - 2) % 6 and (depth not in IMAGENET_DEPTHS or is_preact):
+    if (depth - 2) % 6 and (depth not in NAMED_DEPTHS or is_preact):
         raise UserError(
             f"--model.net {name}: no net has {depth} layers: CifarResNet has 20, 32, 44, 56, 110 "
             "or other 6n+2, ImageNetResNet 18, 34, 50, 101 or 152"
@@ -252,7 +252,7 @@ def _net(name: str) -> Pairs | None:
     # The names are of nets with projections (ImageNet) or with zero padding (CIFAR).
     cls = "ImageNetResNet"
     shortcut = "B"
-    if depth not in IMAGENET_DEPTHS or is_preact:
+    if depth not in NAMED_DEPTHS or is_preact:
         cls = "CifarResNet"
         shortcut = "A"
     if found[1].startswith("plain"):

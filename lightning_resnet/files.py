@@ -27,6 +27,8 @@ from typing import Any, BinaryIO
 
 from lightning_resnet.errors import UserError, tell
 
+# Ends of the names of images that are read, in lower case.
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 OWN = "lightning_resnet"  # name of this package's folder in folders that others use too
 LOOK_S = 0.1  # seconds between two tries to take a lock
 SOON_S = 2.0  # seconds until the first message about waiting for a lock

@@ -8,7 +8,7 @@ torch other than those that `keys.json` was written with.
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any
 
 from lightning_resnet import meant, shipped
 from lightning_resnet.aliases import (
-    IMAGENET_DEPTHS,
     PATHS,
     SHORT,
     SYNONYMS,
@@ -25,6 +24,12 @@ from lightning_resnet.aliases import (
     of_verb,
     said,
     true_name,
+)
+from lightning_resnet.bounds import (
+    TRAIN_IMAGES,
+    check_batch,
+    check_imagenet_depth,
+    cifar_blocks,
 )
 from lightning_resnet.credentials import refuse_secrets
 from lightning_resnet.errors import UserError, nearest, printable
@@ -63,8 +68,6 @@ STRATEGIES = (
     "ddp_find_unused_parameters_true",
     "ddp_find_unused_parameters_false",
 )
-# training images of the sources that always have the same
-TRAIN_IMAGES = {"Digits": 1_437, "CIFAR10": 50_000, "CIFAR100": 50_000, "FashionMNIST": 60_000}
 
 
 @dataclass
@@ -666,14 +669,12 @@ class Checked:
             UserError: a depth that the net cannot have, or a batch of more images than there are.
         """
         self._depth()
+        self._holdout()
         batch = self.last("data.batch_size")
         n = TRAIN_IMAGES.get(self.chosen["data.source"])
         held = self.last("data.source.holdout") or 0
-        if n and isinstance(batch, int) and isinstance(held, int) and batch > n - held:
-            raise UserError(
-                f"batch_size {batch} exceeds the {n - held} training images: lower "
-                f"--data.batch_size to {n - held} or less"
-            )
+        if n and isinstance(batch, int) and isinstance(held, int):
+            _told_by(check_batch, batch, n - held)
         epochs = self.last("trainer.max_epochs")
         steps = self.last("trainer.max_steps")
         is_unlimited = epochs in (None, -1) and isinstance(steps, int) and steps > 0
@@ -688,30 +689,28 @@ class Checked:
         if self.verb == "fit" and steps == 0:
             raise UserError("--trainer.max_steps must be 1 or more, or -1 for no limit; got 0")
 
+    def _holdout(self) -> None:
+        """Refuse a holdout of 0, which would make a second id of a run without one.
+
+        Runs of versions whose default was 0 go on with the recipe in their folder.
+        """
+        for given in self.everything:
+            is_own = given.recipe is not None and given.recipe.stem == "config"
+            is_holdout = given.key.startswith("data.source.") and given.key.endswith(".holdout")
+            if is_holdout and given.parsed == 0 and not is_own and self.verb == "fit":
+                raise UserError(
+                    "--data.source.holdout must be 1 or more; got 0: leave it out to hold out no "
+                    f"images{given.place}"
+                )
+
     def _depth(self) -> None:
         depth = self.last("model.net.depth")
         if not isinstance(depth, int):
             return
-        # 14 and 26 are no names of nets: `resnet26` is as well one of CIFAR's.
-        depths = sorted((14, 26, *IMAGENET_DEPTHS))
-        if self.chosen["model.net"] == "ImageNetResNet" and depth not in depths:
-            choices = ", ".join(map(str, depths))
-            raise UserError(
-                f"--model.net.depth of ImageNetResNet must be one of {choices}; got {depth}"
-            )
-        block = str(self.last("model.net.block") or "basic")
-        layers = 2
-        if block.endswith("bottleneck"):
-            layers = 3
-        if block.endswith("single"):
-            layers = 1
-        per_n = 3 * layers
-        n = max(1, (depth - 2) // per_n)
-        if self.chosen["model.net"] == "CifarResNet" and depth != per_n * n + 2:
-            raise UserError(
-                f"--model.net.depth of CifarResNet with {block} blocks must be {per_n}n+2, got "
-                f"{depth}; try {per_n * n + 2} or {per_n * (n + 1) + 2}"
-            )
+        if self.chosen["model.net"] == "ImageNetResNet":
+            _told_by(check_imagenet_depth, depth)
+        if self.chosen["model.net"] == "CifarResNet":
+            _told_by(cifar_blocks, depth, str(self.last("model.net.block") or "basic"))
 
     def _require(self, base: str, cls: str, name: str, record: Key) -> None:
         """Refuse a class without one argument, unless it is given in some form."""
@@ -777,6 +776,14 @@ def kind_of(content: Any) -> str:
 def is_hub_like(name: str) -> bool:
     """Tell whether a name is one of weights on a hub."""
     return re.match(r"(torchvision|timm|hf|hf-hub|huggingface):|https?://", name) is not None
+
+
+def _told_by(check: Callable[..., Any], *values: Any) -> None:
+    """Call a check of `bounds`; its error is one of the user."""
+    try:
+        check(*values)
+    except ValueError as e:
+        raise UserError(str(e)) from e
 
 
 def _is_ours(record: Key) -> bool:

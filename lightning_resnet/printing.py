@@ -14,7 +14,8 @@ from typing import Any
 from lightning_resnet.errors import printable
 
 LEFT_OUT = "Left out to fit"  # begins the line that names columns
-NARROWEST = 12  # characters of a column whose texts are wrapped
+NARROWEST = 12  # characters of a column whose texts are wrapped or cut
+UNCUT = 10_000  # characters of a line in a file
 JSON_HELP = "print one JSON document, and all else on stderr"
 
 
@@ -58,10 +59,14 @@ def tables_in(lines: Sequence[str]) -> list[list[dict[str, str]]]:
 
 
 def _line(row: Sequence[str], width: Sequence[int], left: int) -> str:
-    """Return a row of cells, padded to the widths of their columns."""
+    """Return a row of a Markdown table."""
+    return "| " + " | ".join(_padded(row, width, left)) + " |"
+
+
+def _padded(row: Sequence[str], width: Sequence[int], left: int) -> list[str]:
+    """Return cells, padded to the widths of their columns."""
     padded = [cell.ljust(w) for cell, w in zip(row[:left], width, strict=False)]
-    padded += [cell.rjust(w) for cell, w in zip(row[left:], width[left:], strict=True)]
-    return "| " + " | ".join(padded) + " |"
+    return padded + [cell.rjust(w) for cell, w in zip(row[left:], width[left:], strict=True)]
 
 
 def columns() -> int:
@@ -81,16 +86,8 @@ def fitted(rows: Sequence[Sequence[str]], left: int = 0, less: Sequence[str] = (
     """
     cells = [[printable(cell, None) for cell in row] for row in rows]
     room = columns()
-    width = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    out: list[str] = []
-    for head in less:
-        if sum(width) + 3 * len(width) + 1 <= room:
-            break
-        if head in cells[0]:
-            i = cells[0].index(head)
-            out.append(head)
-            for row in (*cells, width):
-                del row[i]
+    out = _leave_out(cells, less, room - 4, gap=3)
+    width = _widths(cells)
     words = [max(map(len, head.split()), default=1) for head in cells[0]]
     body = [max([words[i], *(len(row[i]) for row in cells[1:])]) for i in range(len(width))]
     for least in (body, [NARROWEST] * len(width)):  # heads are wrapped before what is below them
@@ -109,6 +106,70 @@ def fitted(rows: Sequence[Sequence[str]], left: int = 0, less: Sequence[str] = (
     if out:
         lines.append(paragraph(f"{LEFT_OUT} {room} columns: {', '.join(reversed(out))}."))
     return "\n".join(lines)
+
+
+def aligned(
+    rows: Sequence[Sequence[str]], left: int, less: Sequence[str] = (), cut: int = 0
+) -> str:
+    """Return a table of columns with two spaces between, which fits the terminal.
+
+    Empty columns are left out, then those of `less` as far as needed; then texts are cut. In a file
+    or pipe nothing is.
+
+    Args:
+        rows: cells, header first.
+        left: number of columns that are aligned to the left.
+        less: heads of columns that may be left out, the first one first.
+        cut: number of columns, the first ones, whose texts may be cut.
+    """
+    filled = [any(row[i] for row in rows[1:]) for i in range(len(rows[0]))]
+    cells = [
+        [printable(cell, None) for cell, has in zip(row, filled, strict=True) if has]
+        for row in rows
+    ]
+    left -= filled[:left].count(False)
+    width = room()
+    _leave_out(cells, less, width, gap=2)
+    for i in range(min(cut, len(cells[0]))):
+        own = _widths(cells)
+        excess = max(0, sum(own) + 2 * (len(own) - 1) - width)
+        most = max(NARROWEST, own[i] - excess)
+        for row in cells:
+            row[i] = row[i] if len(row[i]) <= most else f"{row[i][: most - 1]}…"
+    own = _widths(cells)
+    return "\n".join("  ".join(_padded(row, own, left)).rstrip() for row in cells)
+
+
+def room() -> int:
+    """Return the width of the terminal in characters; of a file or pipe, enough for any line."""
+    is_terminal = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    return columns() if is_terminal else UNCUT
+
+
+def _widths(cells: Sequence[Sequence[str]]) -> list[int]:
+    return [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+
+
+def _leave_out(cells: list[list[str]], less: Sequence[str], room: int, gap: int) -> list[str]:
+    """Leave columns out, in place, until a table fits; return their heads.
+
+    Args:
+        cells: rows, header first.
+        less: heads of columns that may be left out, the first one first.
+        room: characters of a line.
+        gap: characters between two columns.
+    """
+    out = []
+    for head in less:
+        width = _widths(cells)
+        if sum(width) + gap * (len(width) - 1) <= room:
+            break
+        if head in cells[0]:
+            i = cells[0].index(head)
+            out.append(head)
+            for row in cells:
+                del row[i]
+    return out
 
 
 def paragraph(text: str) -> str:

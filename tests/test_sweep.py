@@ -13,6 +13,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers.command_line import REPOSITORY, verb
 from helpers.stand_in import write
 from helpers.sweeping import COMMAND, run_sweep
@@ -455,3 +456,14 @@ def test_shipped_sweeps_expand(file, monkeypatch):
 
 def test_final_row_of_nothing():
     assert Run(Path("nowhere")).final_row("val/acc1") is None
+
+
+def test_short_names_of_parameters_are_all_told_at_once(cli):
+    command = ["resnet-cli", "fit", "--config", "digits", "--config", "${args_json_file}"]
+    parameters = {"depth": {"values": [8, 14]}, "lr": {"value": 0.1}, "seed": {"values": [0, 1]}}
+    content = {"method": "grid", "command": command, "parameters": parameters}
+    Path("s.yaml").write_text(yaml.safe_dump(content))
+    code, _, err = cli("sweep", "s.yaml", "--list")
+    assert code == 2 and err.count("\n") == 1
+    for full in ("model.net.depth", "model.optimizer.lr", "seed_everything"):
+        assert full in err, err

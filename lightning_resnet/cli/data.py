@@ -14,7 +14,7 @@ from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError, nearest, tell
 from lightning_resnet.printing import add_json
-from lightning_resnet.runs.find import FILES, IMAGES
+from lightning_resnet.runs.find import FILES, LOOKS
 
 SETS = {
     "cifar10": "CIFAR10",
@@ -263,7 +263,7 @@ def _check_file(file: str) -> None:
         raise UserError(f"{file} is a folder: give a .beton file, as data write makes it")
     if not Path(file).exists():
         raise UserError(f"{file} does not exist: resnet-cli data write SOURCE --out {file}")
-    if Path(file).suffix.lower() in (*IMAGES, *FILES):
+    if Path(file).suffix.lower() in (*LOOKS, *FILES):
         raise UserError(f"{file} is no .beton file: resnet-cli data write SOURCE makes one")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.arguments import TRUST, Parser, device
+from lightning_resnet.bounds import CROPS
 from lightning_resnet.engine.launch import place, resolve
 from lightning_resnet.errors import UserError, nearest, tell
 from lightning_resnet.files import check_writable
@@ -16,7 +17,7 @@ from lightning_resnet.words import VALUES, by_word
 
 SPLITS = ("val", "test", "train")
 WORDS = {  # flag -> what its list may hold
-    "crops": ("centre", "ten", "flip"),
+    "crops": CROPS,
     "bn": ("moving", "precise"),
     "weights": ("net", "ema"),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_resnet.arguments import TRUST, Parser, device, positive, value_of
 from lightning_resnet.errors import UserError, printable, tell
-from lightning_resnet.runs.find import IMAGES, check_weights, find_runs
+from lightning_resnet.runs.find import LOOKS, check_weights, find_runs
 from lightning_resnet.runs.names import is_hub_name
 
 
@@ -97,12 +97,12 @@ def check_words(run: str, images: Sequence[str], root: str) -> None:
         raise UserError(f"predict which images? resnet-cli predict {run} IMAGE...")
     runs = [word for word in images if is_hub_name(word) or _has_run(Path(word))]
     first = Path(run)
-    is_image = first.suffix.lower() in IMAGES or (first.is_dir() and not _has_run(first))
+    is_image = first.suffix.lower() in LOOKS or (first.is_dir() and not _has_run(first))
     if is_image and runs:
         rest = [word for word in (run, *images) if word != runs[0]]
         line = shlex.join(["resnet-cli", "predict", runs[0], *rest])
         raise UserError(f"the run comes first, then the images: {line}")
-    if is_image and (first.exists() or first.suffix.lower() in IMAGES):
+    if is_image and (first.exists() or first.suffix.lower() in LOOKS):
         raise UserError(
             f"{printable(first)} is no run, and the run comes first: resnet-cli predict RUN "
             "IMAGE...; resnet-cli runs lists runs"

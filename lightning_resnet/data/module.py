@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
+from lightning_resnet.bounds import check_batch
 from lightning_resnet.data.augment.crops import Augment, Crop, Progressive, Resize
 from lightning_resnet.data.augment.policies import Policy
 from lightning_resnet.data.beton import decode as kernel
@@ -292,12 +293,10 @@ class ImageData(pl.LightningDataModule):
         if "train" not in self.splits:
             source = type(self.source).__name__
             raise UserError(f"{source} has no training images: it is to validate on")
-        n = len(self.splits["train"])
-        if self.batch_size > n:
-            raise UserError(
-                f"batch_size {self.batch_size} exceeds the {n} training images: lower "
-                f"--data.batch_size to {n} or less"
-            )
+        try:
+            check_batch(self.batch_size, len(self.splits["train"]))
+        except ValueError as e:
+            raise UserError(str(e)) from e
 
     @property
     def num_classes(self) -> int:

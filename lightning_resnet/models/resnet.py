@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_resnet.bounds import check_imagenet_depth, cifar_blocks
 from lightning_resnet.models import blur_pool as blur
 from lightning_resnet.models.blocks import (
     BEGIN_WITH_ACTIVATION,
@@ -44,7 +45,7 @@ CifarBlock = Literal[
 ]
 SharedActivation = Literal["first", "stages"]
 StochasticDepthPer = Literal["batch", "image"]
-IMAGENET_DEPTHS = {
+IMAGENET_STAGES = {
     14: ("bottleneck", (1, 1, 1, 1)),
     18: ("basic", (2, 2, 2, 2)),
     26: ("bottleneck", (2, 2, 2, 2)),
@@ -234,13 +235,7 @@ class CifarResNet(_ResNet):
                 f"shared_activation is about pre-activation blocks; {block} blocks have none: drop "
                 "it, or set block preact"
             )
-        per_n = 3 * len(kernels)
-        n = max(1, round((depth - 2) / per_n))
-        if depth != per_n * n + 2:
-            raise ValueError(
-                f"depth of a CIFAR net with {block} blocks must be {per_n}n+2, got {depth}; try "
-                f"{per_n * n + 2}"
-            )
+        n = cifar_blocks(depth, block)
         super().__init__(
             conv1=conv(3, width, 3, 1, bias=norm == "none" and branch_scale != "fixup"),
             maxpool=nn.Identity(),
@@ -321,13 +316,8 @@ class ImageNetResNet(_ResNet):
         downsample: Literal["average"] | None = None,
         se_ratio: float | None = None,
     ) -> None:
-        if depth not in IMAGENET_DEPTHS:
-            nearest = min(IMAGENET_DEPTHS, key=lambda d: abs(d - depth))
-            raise ValueError(
-                f"depth of an ImageNet net must be one of {[*IMAGENET_DEPTHS]}, got {depth}; try "
-                f"{nearest}"
-            )
-        kind, counts = IMAGENET_DEPTHS[depth]
+        check_imagenet_depth(depth)
+        kind, counts = IMAGENET_STAGES[depth]
         bottleneck_options = {
             "stride_in_1x1": stride_in_1x1,
             "groups": groups,

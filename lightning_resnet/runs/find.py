@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lightning_resnet.errors import UserError, nearest, printable, tell
+from lightning_resnet.files import IMAGES
 from lightning_resnet.meant import check_named, hub_name
 from lightning_resnet.runs.labels import is_label, labels_in
 from lightning_resnet.runs.listing import describe, named
@@ -19,7 +20,7 @@ FILES = (".ckpt", ".pth", ".pt", ".th", ".bin", ".safetensors", ".onnx", ".yaml"
 MOST_FOLDERS = 10_000  # that are searched for runs, which takes about a second
 MOST_SHOWN = 20  # runs that are listed where one is meant
 NAMES_OF_HUBS = {"torchvision": "torchvision", "timm": "timm", "hf": "Hugging Face"}
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
+LOOKS = (*IMAGES, ".gif", ".ppm")  # ends of names of images, also of those that are not read
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
@@ -215,7 +216,7 @@ def check_no_folder(word: str, flag: str = "") -> None:
 def no_run(folder: Path) -> str:
     """Return the message for a folder without runs where a run is meant."""
     for _, inside, files in os.walk(folder):
-        if any(name.lower().endswith(IMAGES) for name in files):
+        if any(name.lower().endswith(LOOKS) for name in files):
             return (
                 f"{folder} is a folder of images and no run: resnet-cli runs lists runs; "
                 f"resnet-cli fit --config photos --data {folder} trains on one folder per class"
@@ -246,7 +247,7 @@ def check_weights(
     path = find_run(word, root)
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist{_similar(path)}")
-    if path.suffix.lower() in IMAGES:
+    if path.suffix.lower() in LOOKS:
         raise UserError(f"{path} is an image, and no run or checkpoint: resnet-cli runs lists runs")
     if path.is_dir() and is_trained:
         weights_of(str(path), root)

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,13 @@ def by_importance(keys: Iterable[str]) -> list[str]:
     rank = {key: place for place, key in enumerate(TOLD_FIRST)}
     last = len(rank)
     return sorted(keys, key=lambda key: (key == SEED, key.startswith("data."), rank.get(key, last)))
+
+
+def varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys whose values differ between several settings, in the order of the keys."""
+    keys = dict.fromkeys(key for own in settings for key in own)
+    first = settings[0] if settings else {}
+    return [key for key in keys if any(own.get(key) != first.get(key) for own in settings)]
 
 
 def words_of(settings: Mapping[str, Any]) -> list[str]:

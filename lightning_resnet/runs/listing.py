@@ -1,9 +1,6 @@
 """Say of several runs what each is: folder, what differs, state, steps, error; without torch."""
 
 import json
-import os
-import shutil
-import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import groupby
@@ -12,8 +9,9 @@ from textwrap import wrap
 from typing import Any
 
 from lightning_resnet.errors import printable
+from lightning_resnet.printing import aligned, room
 from lightning_resnet.runs.identity import decides, flatten, with_public_paths
-from lightning_resnet.runs.labels import by_importance, labels_in, words_of
+from lightning_resnet.runs.labels import by_importance, labels_in, varying, words_of
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.status import status_of
 
@@ -26,8 +24,6 @@ WHY = {  # what a signal to a training usually means
 MOST_NAMED = 10  # runs that an error message lists
 COLUMNS = ["run", "what differs", "state", "step", "error, %", "when", "size"]
 LESS = ["size", "when", "step"]  # columns to leave out first where a terminal is narrow
-UNCUT = 10_000  # characters of a line in a file
-NARROWEST = 12  # characters of a text that is cut
 
 
 def describe(paths: Iterable[Path]) -> list[dict[str, Any]]:
@@ -47,10 +43,10 @@ def describe(paths: Iterable[Path]) -> list[dict[str, Any]]:
         described = [_facts(run) for run in runs]
         labels = labels_in(folder)
         settings = [run.pop("differs") for run in described]
-        varying = _varying(settings)
+        keys = _varying(settings)
         for run, own in zip(described, settings, strict=True):
             run["label"] = labels.get(run["run_id"])
-            run["differs"] = {key: own.get(key) for key in varying}
+            run["differs"] = {key: own.get(key) for key in keys}
         found += sorted(described, key=lambda run: (run["began"] or "", run["run_id"]))
     return found
 
@@ -118,12 +114,11 @@ def _varying(settings: list[dict[str, Any]]) -> list[str]:
     Arguments that only some of several classes have are left out; the name of the class is there.
     """
     known = [own for own in settings if own]
-    keys = dict.fromkeys(key for own in known for key in own)
-    varying = [key for key in keys if any(own.get(key) != known[0].get(key) for own in known)]
+    differing = varying(known)
     found = []
-    for key in varying:
+    for key in differing:
         is_everywhere = all(key in own for own in known)
-        if is_everywhere or key.rpartition(".")[0] not in varying:
+        if is_everywhere or key.rpartition(".")[0] not in differing:
             found.append(key)
     return by_importance(found)
 
@@ -205,10 +200,10 @@ def table(runs: list[dict[str, Any]]) -> str:
     parts = []
     for folder, members in groupby(runs, lambda run: str(Path(run["path"]).parent)):
         inside = list(members)
-        rows = _fitted([COLUMNS, *map(cells, inside)], _room())
+        rows = aligned([COLUMNS, *map(cells, inside)], 3, LESS, cut=2)
         reasons = [line for run in inside for line in _reason(run)]
         head = f"{printable(folder)}: {counted(len(inside))}"
-        parts.append("\n".join([head, *rows, *reasons]))
+        parts.append("\n".join([head, rows, *reasons]))
     return "\n\n".join(parts)
 
 
@@ -217,40 +212,4 @@ def _reason(run: dict[str, Any]) -> list[str]:
     if run["state"] in ("finished", "running") or not run["reason"]:
         return []
     line = f"{run['label'] or run['run_id']}: {run['state']}: {printable(run['reason'])}"
-    return wrap(line, _room(), subsequent_indent="  ", max_lines=2, placeholder=" ...")
-
-
-def _room() -> int:
-    """Return the width of the terminal in characters; of a file or pipe, enough for any line."""
-    is_terminal = sys.stdout.isatty() or os.environ.get("COLUMNS")
-    return shutil.get_terminal_size().columns if is_terminal else UNCUT
-
-
-def _fitted(rows: list[list[str]], width: int) -> list[str]:
-    """Return the lines of a table of at most `width` characters, header first.
-
-    Empty columns are left out. Where the table is too wide, so are those of `LESS`, as far as
-    needed, and then long texts are cut.
-    """
-    columns = [list(column) for column in zip(*rows, strict=True) if any(column[1:])]
-    for head in LESS:
-        if _width(columns) > width:
-            columns = [column for column in columns if column[0] != head]
-    for column in columns[:2]:
-        excess = _width(columns) - width
-        room = max(NARROWEST, max(map(len, column)) - max(0, excess))
-        column[:] = [cell if len(cell) <= room else f"{cell[: room - 1]}…" for cell in column]
-    lines = []
-    widths = [max(map(len, column)) for column in columns]
-    numbers = ("step", "error, %", "size")
-    for row in zip(*columns, strict=True):
-        padded = []
-        for head, cell, room in zip([c[0] for c in columns], row, widths, strict=True):
-            padded.append(cell.rjust(room) if head in numbers else cell.ljust(room))
-        lines.append("  ".join(padded).rstrip())
-    return lines
-
-
-def _width(columns: list[list[str]]) -> int:
-    """Return the width of a table in characters, with two spaces between columns."""
-    return sum(max(map(len, column)) for column in columns) + 2 * (len(columns) - 1)
+    return wrap(line, room(), subsequent_indent="  ", max_lines=2, placeholder=" ...")

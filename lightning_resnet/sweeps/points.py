@@ -23,7 +23,7 @@ from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.flags import check as check_flags
 from lightning_resnet.flags import kind_of
 from lightning_resnet.reading import read_yaml
-from lightning_resnet.runs.labels import label_of, short_keys
+from lightning_resnet.runs.labels import label_of, short_keys, varying
 from lightning_resnet.runs.names import check_name
 from lightning_resnet.shipped import recipe_file, sweeps
 from lightning_resnet.sweeps.distributions import Spec, axis, check, draw
@@ -83,14 +83,9 @@ class Sweep:
     @cached_property
     def varying(self) -> list[str]:
         """Keys of the parameters that differ between points; of a single point, all keys."""
-        first = self.points[0].parameters
         if len(self.points) == 1:
-            return list(first)
-        found = []
-        for key, value in first.items():
-            if any(point.parameters[key] != value for point in self.points):
-                found.append(key)
-        return found
+            return list(self.points[0].parameters)
+        return varying([point.parameters for point in self.points])
 
     def cells(self, point: Point) -> list[str]:
         """Return what sets a point apart as texts, such as `depth=56`, `shortcut=none`, `seed=1`.
@@ -173,13 +168,14 @@ def check_keys(sweep: Sweep) -> None:
         )
     seen: set[str] = set()
     for point in sweep.points[:MOST_CHECKED]:
-        parameters = {f"--{key}={text}" for key, text in point.texts().items()}
-        if parameters <= seen:
+        # a class before its arguments, as in the point's file, where order does not matter
+        parameters = [f"--{key}={text}" for key, text in sorted(point.texts().items())]
+        if seen.issuperset(parameters):
             continue
-        seen |= parameters
+        seen.update(parameters)
         try:
             flags = understood(sweep.flags, tells=False)
-            check_flags([*recipes, *sorted(parameters), *flags], "fit", is_complete=False)
+            check_flags([*recipes, *parameters, *flags], "fit", is_complete=False)
         except UserError as e:
             raise UserError(f"sweep {sweep.name}, point {sweep.text(point)}: {e}") from e
 

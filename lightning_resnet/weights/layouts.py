@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightning_resnet.bounds import IMAGENET_DEPTHS
 from lightning_resnet.errors import UserError
 from lightning_resnet.models.blocks import Shortcut
-from lightning_resnet.models.resnet import IMAGENET_DEPTHS, CifarResNet, ImageNetResNet
+from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
 from lightning_resnet.runs.checkpoint import check_plain
 from lightning_resnet.training.state_dict import differing
 

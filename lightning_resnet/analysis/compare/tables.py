@@ -15,7 +15,7 @@ import pandas as pd
 from lightning_resnet.analysis.compare.load import STATISTICS, Runs, short_names
 from lightning_resnet.errors import UserError, csv_cell, nearest, printable
 from lightning_resnet.printing import LEFT_OUT, fitted, markdown, paragraph, prose
-from lightning_resnet.runs.identity import DATA_KEYS_WITHOUT_EFFECT, TRAINER_KEYS
+from lightning_resnet.runs import identity
 
 CODE = ("code", "torch", "lightning_resnet")  # columns of `runs` that say which code ran
 DATA = ("train_samples", "val_samples")
@@ -173,11 +173,11 @@ def decides(key: str) -> bool:
     The seed does not count, nor where and on what the run was made.
     """
     section, _, name = key.partition(".")
-    if section == "trainer":
-        return name in TRAINER_KEYS
-    if section == "data":
-        return name not in DATA_KEYS_WITHOUT_EFFECT
-    return bool(name) and section != "wandb" and (section != "run" or name == "init_from")
+    if section in ("trainer", "model", "data", "run"):
+        is_data_set = section == "data" and key.endswith(".root")
+        is_code = key in ("trainer.callbacks", "trainer.plugins")  # most of which only look on
+        return is_data_set or (identity.decides(key) and not is_code)
+    return bool(name) and section != "wandb"  # a setting of a run that only W&B wrote
 
 
 def varying(runs: pd.DataFrame, keys: Iterable[str]) -> list[str]:

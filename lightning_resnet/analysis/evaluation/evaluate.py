@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_resnet.analysis.evaluation.crops import Score, top5, training_batches, wilson
 from lightning_resnet.analysis.inspection.subjects import Subject
+from lightning_resnet.bounds import CROPS
 from lightning_resnet.errors import csv_cell
 from lightning_resnet.files import write_atomic
 from lightning_resnet.models.batch_norm import measure_norms
@@ -27,7 +28,6 @@ from lightning_resnet.training.state_dict import EMA
 from lightning_resnet.weights.trained import take_weights
 
 BN_SAMPLES = 8192  # training images, as many as mmpretrain's PreciseBNHook takes
-CROP_WORDS = ("centre", "ten", "flip")
 COLUMNS = [
     *("weights", "bn", "crops", "size", "N"),
     *("top-1 error, %", "95 % interval", "top-5 error, %", "95 % interval"),
@@ -66,7 +66,7 @@ def measure(subject: Subject, args: Namespace) -> Iterator[Row]:
     sizes = args.sizes or ([own, round(own * 8 / 7)] if own else [None])
     # a mirrored digit is none: without flips in training, nothing is mirrored unless asked for
     flips = subject.experiment.config.values.data.flip
-    crops = args.crops or (CROP_WORDS if flips else CROP_WORDS[:1])
+    crops = args.crops or (CROPS if flips else CROPS[:1])
     if sizes == [None] and list(crops) != ["ten"]:
         crops = [crop for crop in crops if crop != "ten"]
     for weights, bn in product(args.weights or _held(subject), args.bn):

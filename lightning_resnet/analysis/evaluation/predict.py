@@ -24,8 +24,9 @@ from torch import Tensor
 from lightning_resnet.data.beton.encode import explain
 from lightning_resnet.data.images import FileImages
 from lightning_resnet.data.loaders.read_batch import read_files
-from lightning_resnet.data.sources.folder import SUFFIXES, find_images
+from lightning_resnet.data.sources.folder import find_images
 from lightning_resnet.errors import UserError, csv_cell, tell
+from lightning_resnet.files import IMAGES
 from lightning_resnet.printing import markdown
 from lightning_resnet.progress import Meter
 from lightning_resnet.weights.classes import in_words
@@ -49,7 +50,7 @@ def find(paths: Sequence[str]) -> list[str]:
             raise UserError(f"image {path} does not exist")
         inside = sorted(map(Path, find_images(path))) if path.is_dir() else [path]
         if not inside:
-            suffixes = " ".join(sorted(SUFFIXES))
+            suffixes = " ".join(sorted(IMAGES))
             raise UserError(f"no images in {path}: files that end in {suffixes} are looked for")
         files += map(str, inside)
     return files

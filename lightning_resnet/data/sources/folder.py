@@ -11,12 +11,12 @@ import numpy as np
 from lightning_resnet.data.images import FileImages, Images, hold_out
 from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.errors import UserError, tell
+from lightning_resnet.files import IMAGES
 
 SPLIT_NAMES = (
     "train training val valid validate validation test testing eval evaluation dev".split()
 )
 HELD_OUT = ("val", "valid", "validation", "test")  # folders that may validate; the first one does
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 MACOS = "__MACOSX"  # a folder in archives made by macOS, with a `._x.jpg` for every `x.jpg`
 
 
@@ -86,7 +86,7 @@ class ImageFolder(Source):
         Raises:
             UserError: there is no such folder, or it holds splits and no train.
         """
-        root = self.here(self.root, tuple(SUFFIXES))
+        root = self.here(self.root, IMAGES)
         if not root.is_dir():
             raise UserError(f"image folder {root} does not exist: set --data.source.root")
         found = [name for name in os.listdir(root) if (root / name).is_dir()]
@@ -199,7 +199,7 @@ def find_images(folder: Path, hidden: bool = False, deep: bool = True) -> Iterat
                     if entry.is_dir(follow_symlinks=False):
                         if deep:
                             folders.append(entry.path)
-                    elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (
+                    elif os.path.splitext(entry.name)[1].lower() in IMAGES and (
                         entry.is_symlink() or entry.is_file()
                     ):
                         yield entry.path  # reading reports a link that leads nowhere

@@ -17,7 +17,7 @@ import numpy as np
 from lightning_resnet.data.archives import damaged, tar_members, zip_members
 from lightning_resnet.data.images import FileImages, Images
 from lightning_resnet.data.sources.base import Source, with_holdout
-from lightning_resnet.data.sources.folder import SUFFIXES, ImageFolder, class_folders, find_images
+from lightning_resnet.data.sources.folder import ImageFolder, class_folders, find_images
 from lightning_resnet.data.sources.imagenet_labels import (
     DEVKIT,
     SOLUTION,
@@ -27,6 +27,7 @@ from lightning_resnet.data.sources.imagenet_labels import (
 )
 from lightning_resnet.data.sources.shards import Entry, find_shards, list_parquet, list_tar
 from lightning_resnet.errors import UserError, tell
+from lightning_resnet.files import IMAGES
 from lightning_resnet.reading import LARGEST
 
 TRAIN = "ILSVRC2012_img_train.tar"
@@ -46,7 +47,7 @@ HOLDS = {
     "webdataset": "imagenet1k-train-*.tar and imagenet1k-validation-*.tar",
 }
 SUFFIX = {"parquet": ".parquet", "tar.gz": ".tar.gz", "webdataset": ".tar"}
-WANTED = (*SUFFIX.values(), ".zip", ".csv", ".mat", ".txt", *SUFFIXES)  # files of all layouts
+WANTED = (*SUFFIX.values(), ".zip", ".csv", ".mat", ".txt", *IMAGES)  # files of all layouts
 WNID_AT_END = re.compile(r"(.+)_(n\d{8})")  # of a file name without suffix
 WNID_IN_FRONT = re.compile(r"(n\d{8})[_/]")
 
@@ -182,7 +183,7 @@ class ImageNetV2(ImageFolder):
 
     def splits(self) -> dict[str, Images]:
         """Read val; there is no other split."""
-        return {"val": self.read(self.here(self.root, tuple(SUFFIXES)))}
+        return {"val": self.read(self.here(self.root, IMAGES))}
 
 
 def _choose(root: Path, layout: Layout | None) -> Layout:

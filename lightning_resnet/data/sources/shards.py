@@ -11,8 +11,9 @@ import numpy as np
 from lightning_resnet.data.archives import Member, bytes_column, damaged, open_parquet, tar_members
 from lightning_resnet.data.images import FileImages, Images, hold_out
 from lightning_resnet.data.sources.base import Source, with_holdout
-from lightning_resnet.data.sources.folder import SUFFIXES, is_hidden
+from lightning_resnet.data.sources.folder import is_hidden
 from lightning_resnet.errors import UserError, one_line, tell
+from lightning_resnet.files import IMAGES
 from lightning_resnet.reading import LARGEST, parse_json, read_text
 
 SPLITS = {
@@ -235,7 +236,7 @@ def list_tar(path: Path, needs_names: bool = False) -> list[Entry]:
     entries = []
     with open(path, "rb") as file:
         for key, parts in samples.items():
-            images = [part for extension, part in parts.items() if f".{extension}" in SUFFIXES]
+            images = [part for extension, part in parts.items() if f".{extension}" in IMAGES]
             if len(images) > 1:
                 raise UserError(
                     f"{path}: key {key} has {len(images)} images ({images[0].name}, "

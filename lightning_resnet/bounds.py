@@ -1,0 +1,63 @@
+"""What numbers and words may be that hold in several places, without torch.
+
+The command line refuses them before torch is imported; nets and data refuse them where they are
+used, as in a script.
+"""
+
+IMAGENET_DEPTHS = (14, 18, 26, 34, 50, 101, 152)
+NAMED_DEPTHS = (18, 34, 50, 101, 152)  # `resnet14` and `resnet26` are as well nets of CIFAR
+CROPS = ("centre", "ten", "flip")  # how `evaluate` cuts an image
+# Training images of the sources that always have the same.
+TRAIN_IMAGES = {"Digits": 1_437, "CIFAR10": 50_000, "CIFAR100": 50_000, "FashionMNIST": 60_000}
+
+
+def cifar_blocks(depth: int, block: str) -> int:
+    """Return the number of blocks of each of the three stages of a CIFAR net.
+
+    Args:
+        depth: layers with weights.
+        block: kind of the blocks, such as `basic` or `preact_bottleneck`.
+
+    Raises:
+        ValueError: no number of blocks gives this depth.
+    """
+    layers = 2  # of a block
+    if block.endswith("bottleneck"):
+        layers = 3
+    if block.endswith("single"):
+        layers = 1
+    per_n = 3 * layers
+    n = max(1, (depth - 2) // per_n)
+    if depth != per_n * n + 2:
+        raise ValueError(
+            f"depth of a CIFAR net with {block} blocks must be {per_n}n+2, got {depth}; try "
+            f"{per_n * n + 2} or {per_n * (n + 1) + 2}"
+        )
+    return n
+
+
+def check_imagenet_depth(depth: int) -> None:
+    """Refuse a depth that no ImageNet net has.
+
+    Raises:
+        ValueError: the depth is another one.
+    """
+    if depth not in IMAGENET_DEPTHS:
+        near = min(IMAGENET_DEPTHS, key=lambda known: abs(known - depth))
+        known = ", ".join(map(str, IMAGENET_DEPTHS))
+        raise ValueError(
+            f"depth of an ImageNet net must be one of {known}; got {depth}; try {near}"
+        )
+
+
+def check_batch(batch_size: int, images: int) -> None:
+    """Refuse an optimizer step of more images than there are to train on.
+
+    Raises:
+        ValueError: there are fewer images.
+    """
+    if batch_size > images:
+        raise ValueError(
+            f"batch_size {batch_size} exceeds the {images} training images: lower "
+            f"--data.batch_size to {images} or less"
+        )
