@@ -120,7 +120,7 @@ if [ "$LEVEL" != train ]; then
 fi
 "$BIN/python" -c 'import sys; from lightning_resnet.data.beton.decode import library; sys.exit(not library())' \
   || say "no C compiler, or no headers of libjpeg-turbo, zlib or Python: .beton files are decoded by Pillow, more slowly"
-say "byte code"
+say "compiling Python's modules to byte code, so that the first command need not"
 env -u PYTHONDONTWRITEBYTECODE "$BIN/python" -c "import lightning_resnet.cli.fit, lightning_resnet.analysis.compare.figures"
 for level in train ffcv dev; do
   touch ".venv/$level"

@@ -9,6 +9,8 @@ without stdout. No verb ends because stderr is lost.
 import errno
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
@@ -19,7 +21,11 @@ SUPERVISED = "LIGHTNING_RESNET_MEETING"  # set in ranks whose parent says that t
 READER_GONE = 141  # 128 + SIGPIPE
 # Variable that -q sets, also for the ranks: print warnings and the last line only, no progress.
 QUIET = "LIGHTNING_RESNET_QUIET"
+MOVES_S = 0.5  # seconds between two changes of the second line while torch is imported
+ERASE = "\r\x1b[K"  # terminal's code: erase this line
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)  # a later write may succeed again
+
+_moving: "list[TorchLine]" = []  # the second line that stands on the terminal, if any
 
 
 class OutputLost(BaseException):
@@ -51,6 +57,8 @@ class Stream:
 
     def write(self, text: str) -> int:
         """Write a text, or handle the loss of the stream."""
+        for line in [*_moving]:
+            line.end()
         try:
             return self.stream.write(text)
         except OSError as e:
@@ -162,6 +170,8 @@ def guarded() -> Iterator[None]:
             sys.stderr.write(f"error: {e}\n")
         raise
     finally:
+        for line in [*_moving]:
+            line.end()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, Stream):
                 stream.finish()
@@ -172,19 +182,67 @@ def guarded() -> Iterator[None]:
 class TorchLine(MetaPathFinder):
     """Import hook that prints one line on stderr when torch begins to be imported, which is slow.
 
+    On a terminal a second line follows, which tells the package that is being imported and for how
+    long this has taken, until something else is printed.
+
     Args:
-        text: the line.
+        text: the line; empty: another process has printed it.
+        moves: whether the second line follows.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, moves: bool) -> None:
         self.text = text
+        self.moves = moves
+        self.doing = ""
+        self._has_begun = False
+        self._has_ended = threading.Event()
+        self._is_shown = False
+        self._writing = threading.Lock()
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        """Print the line for torch, once; find nothing."""
-        if name == "torch" and self in sys.meta_path:
-            sys.meta_path.remove(self)
-            with suppress(OSError):
+        """Note what is imported; find nothing."""
+        if name == "torch":
+            self.begin()
+        self.doing = f"importing {name.partition('.')[0]}"
+
+    def begin(self) -> None:
+        """Print the line, once, and start the second one."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        with suppress(OSError):
+            if self.text:
                 print(self.text, file=sys.stderr, flush=True)
+        if not self.moves:
+            self.end()
+            return
+        _moving.append(self)
+        self._stream = sys.stderr.stream if isinstance(sys.stderr, Stream) else sys.stderr
+        threading.Thread(target=self._move, daemon=True).start()
+
+    def end(self) -> None:
+        """Take the second line away."""
+        with self._writing:
+            self._has_ended.set()
+            if self._is_shown:
+                self._show("")
+            self._is_shown = False
+        for hooks in (_moving, sys.meta_path):
+            if self in hooks:
+                hooks.remove(self)
+
+    def _move(self) -> None:
+        start = time.monotonic()
+        while not self._has_ended.wait(MOVES_S):
+            with self._writing:
+                if not self._has_ended.is_set():
+                    self._show(f"{self.doing}, {time.monotonic() - start:.0f} s")
+                    self._is_shown = True
+
+    def _show(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.write(f"{ERASE}{text}")
+            self._stream.flush()
 
 
 def tell_of_torch(argv: list[str], env: Mapping[str, str]) -> None:
@@ -194,19 +252,27 @@ def tell_of_torch(argv: list[str], env: Mapping[str, str]) -> None:
         argv: the command line, the verb first.
         env: environment of the process.
     """
-    is_first = SUPERVISED not in env and all(env.get(name, "0") == "0" for name in RANKED)
-    if "-q" in argv or "--quiet" in argv or not is_first:
+    is_first = all(env.get(name, "0") == "0" for name in RANKED)
+    moves = sys.stderr.isatty()
+    if "-q" in argv or "--quiet" in argv or not is_first or (SUPERVISED in env and not moves):
         return
     has_recipe = argv[:1] in (["fit"], ["validate"], ["test"])
     text = "reading the recipe, importing torch ..." if has_recipe else "importing torch ..."
-    sys.meta_path.insert(0, TorchLine(text))
+    sys.meta_path.insert(0, TorchLine("" if SUPERVISED in env else text, moves))
 
 
 def torch_begins() -> None:
     """Print the line of `tell_of_torch` now, because other processes begin to import torch."""
     for hook in list(sys.meta_path):
         if isinstance(hook, TorchLine):
-            hook.find_spec("torch")
+            hook.moves = False  # the first of the others has a second line
+            hook.begin()
+
+
+def now(doing: str) -> None:
+    """Say on the second line of `TorchLine`, where it stands, what is done now."""
+    for line in _moving:
+        line.doing = doing
 
 
 def report_only() -> None:

@@ -3,6 +3,7 @@ any time.
 """
 
 import errno
+import io
 import os
 import resource
 import signal
@@ -17,8 +18,9 @@ from helpers import ranks
 from helpers.command_line import TINY
 from helpers.run_dir import only_run
 
+from lightning_resnet import console
 from lightning_resnet.cli import main as command_line
-from lightning_resnet.console import tell_of_torch, torch_begins
+from lightning_resnet.console import guarded, now, tell_of_torch, torch_begins
 from lightning_resnet.engine import signals as preemption
 from lightning_resnet.engine.launch import MEETING
 from lightning_resnet.engine.signals import Stopped, armed, request
@@ -63,6 +65,34 @@ def test_the_parent_of_ranks_says_the_first_line_for_them(monkeypatch, capsys):
     torch_begins()
     torch_begins()
     assert capsys.readouterr() == ("", "reading the recipe, importing torch ...\n")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_what_is_imported_until_something_is_printed(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    monkeypatch.setattr(console, "MOVES_S", 0.01)
+    with guarded():
+        tell_of_torch(["fit"], {})
+        hook = sys.meta_path[0]
+        for name in ("torch", "torchvision.ops"):
+            assert hook.find_spec(name) is None
+            while f"importing {name.partition('.')[0]}, 0 s" not in terminal.getvalue():
+                time.sleep(0.01)
+        now("preparing")
+        while "preparing, 0 s" not in terminal.getvalue():
+            time.sleep(0.01)
+        print("error: x", file=sys.stderr)
+        assert hook not in sys.meta_path
+        time.sleep(0.05)
+        print("end", file=sys.stderr)
+    assert terminal.getvalue().startswith("reading the recipe, importing torch ...\n\r\x1b[K")
+    assert terminal.getvalue().endswith("\r\x1b[Kerror: x\nend\n")
 
 
 @pytest.mark.parametrize(

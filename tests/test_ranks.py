@@ -433,6 +433,17 @@ def test_one_process_in_a_job_for_several_is_warned():
     assert not idle_tasks({"SLURM_NTASKS": "2"})
 
 
+def test_tasks_of_a_step_are_known_below_a_shell_of_their_own(monkeypatch):
+    name, parent = launch._name_and_parent(os.getpid())
+    assert name and parent == os.getppid() and launch._name_and_parent(2**30) == ("", 0)
+    assert launch._step_daemon() == os.getppid(), "there is no Slurm"
+    tree = {7: ("bash", 5), 8: ("bash", 5), 5: ("slurmstepd", 1)}  # as slurm/sweep.sbatch starts it
+    monkeypatch.setattr(launch, "_name_and_parent", tree.get)
+    for shell in (7, 8, 5):
+        monkeypatch.setattr(os, "getppid", lambda shell=shell: shell)
+        assert launch._step_daemon() == 5
+
+
 def test_tasks_of_srun_say_a_line_once(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "gettempdir", lambda: str(tmp_path))
     step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}

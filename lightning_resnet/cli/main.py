@@ -182,7 +182,8 @@ def _interrupted(argv: list[str]) -> str:
 
 def _leave_at_once(signum: int, frame: object) -> None:
     """Handle SIGINT before the verb has its own handler: print a line and exit."""
-    os.write(2, f"{_interrupted(sys.argv[1:])}\n".encode())
+    line = "\r\x1b[K" if os.isatty(2) else ""  # takes away what is imported just now
+    os.write(2, f"{line}{_interrupted(sys.argv[1:])}\n".encode())
     os._exit(128 + signum)
 
 
@@ -308,9 +309,11 @@ def _armed(argv: list[str], alone: bool) -> int:
 
 def _load(argv: list[str]) -> Callable[[], int]:
     """Import the module of a verb, and return a function that runs the verb."""
+    from lightning_resnet.console import now
     from lightning_resnet.printing import only_json
 
     module = import_module(f"lightning_resnet.cli.{_module(argv)}")
+    now("preparing")
 
     def run() -> int:
         args = module.make_parser().read(argv[1:])

@@ -447,9 +447,9 @@ def says_first(line: str, env: Mapping[str, str]) -> bool:
     if env.get(MEETING):
         file = Path(env[MEETING], f"said-{name}")
     elif resolve("auto", env) == "slurm" and env["SLURM_STEP_NUM_TASKS"] != "1":
-        # The tasks of a step on a node have one parent. The empty file stays in the node's folder
-        # for temporary files, because no rank knows when the others have ended.
-        step = f"{env.get('SLURM_JOB_ID')}-{env['SLURM_STEP_ID']}-{os.getppid()}-{name}"
+        # The empty file stays in the node's folder for temporary files, because no rank knows when
+        # the others have ended.
+        step = f"{env.get('SLURM_JOB_ID')}-{env['SLURM_STEP_ID']}-{_step_daemon()}-{name}"
         file = Path(gettempdir(), f"resnet-said-{os.getuid()}-{step}".replace("/", "_"))
     else:
         return True
@@ -553,3 +553,27 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def _step_daemon() -> int:
+    """Return the number of the process that has started all tasks of this step on this node.
+
+    A shell may stand between, as that of slurm/sweep.sbatch does; without Slurm's process it is
+    this process's parent.
+    """
+    pid = os.getppid()
+    while pid > 1:
+        name, parent = _name_and_parent(pid)
+        if name == "slurmstepd":
+            return pid
+        pid = parent
+    return os.getppid()
+
+
+def _name_and_parent(pid: int) -> tuple[str, int]:
+    """Return the name of a process and the number of its parent; 0 where that cannot be read."""
+    try:
+        before, _, after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    except OSError:
+        return "", 0
+    return before.partition("(")[2], int(after.split()[1])
