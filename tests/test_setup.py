@@ -4,6 +4,7 @@ it calls are stand-ins, which write down how they were called.
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 from helpers.command_line import REPOSITORY
@@ -100,3 +101,11 @@ def test_a_python_that_does_not_fit_is_told_first(setup, variables):
 
 def test_an_unknown_build_is_refused(setup):
     assert setup(TORCH="gpu") == (2, "", "error: TORCH=gpu: cpu or cuda\n")
+
+
+def test_a_script_next_to_the_clone_imports_the_package(tmp_path):
+    """A folder of the package's name in the current folder must not hide the installed package."""
+    (tmp_path / "lightning_resnet").symlink_to(REPOSITORY)
+    command = [sys.executable, "-c", "import lightning_resnet; print(lightning_resnet.__file__)"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip().endswith("lightning_resnet/__init__.py"), done.stderr
