@@ -8,10 +8,13 @@ import random
 import re
 import time
 
+import pandas as pd
 import pytest
 from helpers.browser import CHROMIUM, chromium
 from helpers.made_runs import epoch_rows, make_run
 
+from lightning_resnet.analysis.compare import page as page_of
+from lightning_resnet.analysis.compare.panels import Panel, panels
 from lightning_resnet.analysis.compare.report import View, report
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium")
@@ -269,7 +272,7 @@ def test_charts_are_added_removed_and_saved(page, tmp_path):
     page.click(f"{CHART}.card.querySelector('[aria-label=\"save as an image\"]')")
     page.wait("window.saved !== undefined")
     name, content = page.evaluate("window.saved")
-    assert name == "Validation_and_training_error.png"
+    assert name == "validation_and_training_error.png"
     assert base64.b64decode(content).startswith(b"\x89PNG")
 
 
@@ -324,6 +327,39 @@ def test_the_page_asks_for_nothing_and_runs_only_its_own_scripts(made, browser):
         assert browser.evaluate("document.title") != "ran"
         assert any("Content Security Policy" in str(problem) for problem in browser.problems)
         browser.problems.clear()
+
+
+def test_charts_of_an_inspection(browser, tmp_path):
+    nets = ["depth 8, plain", "<b>depth 8, residual (A)</b>"]
+    rows = []
+    for net in nets:
+        for seed in range(2):
+            for i in range(5):
+                value = 10.0**-i * (1 + seed)
+                rows.append({"net": net, "index": i, "block": f"layer1.{i}", "norm": value})
+    frame = pd.DataFrame(rows).assign(error=50.0, unharmed=10.0)
+    norm = Panel("norm", "norm of dE/dx", "index", "block, in order of depth", log=True)
+    error = Panel("error", "error (%)", "index", "the one block deleted", level="unharmed")
+    figure = panels(frame, [norm, error], "title", chance=90.0)
+    file = tmp_path / "page.html"
+    body = [page_of.drawing([figure, figure], "what is shown")]
+    file.write_text(page_of.page("inspection", body, None, "resnet-cli inspect"))
+    browser.size(1280)
+    browser.open(file.as_uri())
+    assert browser.evaluate("document.querySelectorAll('.chart').length") == 2
+    chart = "document.querySelectorAll('.chart')[0]"
+    names = browser.evaluate("[...document.querySelectorAll('.legend span')].map(s => s.innerText)")
+    assert names == [*nets, "chance"]
+    x, y = browser.place(f"{chart}.querySelector('.u-over')", 0.5, 0.5)
+    browser.mouse("mouseMoved", x, y)
+    told = browser.evaluate(f"{chart}.querySelector('.told').innerText")
+    assert "layer1.2" in told and nets[1] in told and "(0.01 to 0.02)" in told
+    lines = "inspected[0][1].lines.map(line => line.legend)"
+    browser.click("document.querySelector('.legend input')")
+    assert browser.evaluate(lines) == [nets[1], nets[1], "chance"]
+    browser.click("document.querySelectorAll('.chart')[1].querySelector('input')")
+    assert browser.evaluate("inspected[0][1].u.scales.y.distr") == 3
+    assert browser.problems == []
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import shlex
 from argparse import Namespace
 from pathlib import Path
 
-from lightning_resnet.arguments import Parser
+from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json, fitted, paragraph
 from lightning_resnet.runs.find import folder_of
@@ -119,6 +119,18 @@ def make_parser() -> Parser:
         metavar="DIR",
         help="where to write (default: report/ next to the runs, or next to the sweeps)",
     )
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="then show the page on this machine's loopback, and draw it again while runs grow",
+    )
+    parser.add_argument(
+        "--port",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="of --serve (default: 8765, or a free one)",
+    )
     parser.add_argument("--title", default="", metavar="T", help="of the page and the figure")
     add_json(parser)
     return parser
@@ -162,8 +174,13 @@ def run(args: Namespace) -> int:
     from lightning_resnet.analysis.compare import tables
     from lightning_resnet.analysis.compare.export import diff, write_parquet
     from lightning_resnet.analysis.compare.published import listing
-    from lightning_resnet.analysis.compare.report import View, report
+    from lightning_resnet.analysis.compare.report import View, compared, index, report
+    from lightning_resnet.analysis.compare.serve import serve
 
+    if args.serve and args.as_json:
+        raise UserError("--serve and --json: a server prints no document; leave one of them out")
+    if args.port and not args.serve:
+        raise UserError("--port is of --serve: say --serve too")
     if args.diff:
         differing = diff(*map(Path, args.diff))
         lines = [f"{key}: {old} -> {new}" for key, (old, new) in differing.items()]
@@ -211,4 +228,10 @@ def run(args: Namespace) -> int:
         from lightning_resnet.analysis.compare.publish import publish
 
         tell(publish(made, args.wandb, args.title, command))
+    if args.serve:
+
+        def newest() -> str:
+            return index(compared(args.runs, view), view, command, live=True)
+
+        serve(newest, newest(), args.port, tell)
     return 0

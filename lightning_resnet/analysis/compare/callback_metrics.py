@@ -10,10 +10,9 @@ import re
 from collections.abc import Sequence
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from lightning_resnet.analysis.compare.load import Runs
-from lightning_resnet.analysis.compare.panels import Panel, panels
+from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.compare.tables import describe, groups
 from lightning_resnet.errors import UserError
 
@@ -82,9 +81,9 @@ def _in_order_of_depth(name: str) -> list[int | str]:
     return [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)]
 
 
-def figure(frame: pd.DataFrame, kind: str, narrow: bool = False) -> Figure:
+def figure(frame: pd.DataFrame, kind: str) -> Drawing:
     """Draw the metric over training, and over depth at the end of it; a colour for each setting."""
     title, _, log = KINDS[kind]
     over_steps = Panel("mean", f"{title}, mean", "step", "iterations (optimizer steps)", log)
     over_depth = Panel("value", title, "index", "block or layer, in order of depth", log)
-    return panels(frame, [over_steps, over_depth], narrow=narrow)
+    return panels(frame, [over_steps, over_depth])

@@ -13,6 +13,10 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from lightning_resnet.analysis.compare.figures import render
+from lightning_resnet.analysis.compare.panels import Drawing
 from lightning_resnet.analysis.compare.tables import HEADS
 from lightning_resnet.analysis.compare.titles import column_title
 from lightning_resnet.errors import printable
@@ -22,7 +26,13 @@ SPREAD = "Mean ± sample standard deviation over the finished runs of a setting.
 SCRIPTS = ("uplot/uPlot.iife.min.js", "filter.js", "table.js", "chart.js", "runs.js", "page.js")
 
 
-def page(title: str, body: Sequence[str], data: dict[str, Any] | None, command: str) -> str:
+def page(
+    title: str,
+    body: Sequence[str],
+    data: dict[str, Any] | None,
+    command: str,
+    live: bool = False,
+) -> str:
     """Return the text of the HTML file.
 
     Args:
@@ -30,6 +40,7 @@ def page(title: str, body: Sequence[str], data: dict[str, Any] | None, command: 
         body: pieces of HTML, from `figure`, `table`, `note` and `flag`.
         data: of the runs, from `explorer.data`, whose charts come first; None: no runs.
         command: the command that made the report.
+        live: the page asks the server that it came from for newer data.
     """
     style = "\n".join(map(_read, STYLES))
     scripts = [_read(name) for name in SCRIPTS]
@@ -41,6 +52,8 @@ def page(title: str, body: Sequence[str], data: dict[str, Any] | None, command: 
         "base-uri 'none'",
         "form-action 'none'",
     ]
+    if live:
+        policy.append("connect-src 'self'")
     runs = '<main id="explorer"></main>\n' + _json(data, 'id="data"') if data else ""
     pieces = [
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">'
@@ -48,6 +61,7 @@ def page(title: str, body: Sequence[str], data: dict[str, Any] | None, command: 
         '<meta name="viewport" content="width=device-width">',
         f"<title>{_safe(title)}</title>\n<style>{style}</style>",
         f"<header><h1>{_safe(title)}</h1>"
+        f'<span id="live" class="small"{"" if live else " hidden"}></span>'
         '<button type="button" id="theme" hidden>dark / light</button></header>',
         runs,
         '<div id="report">',
@@ -90,6 +104,30 @@ def figure(wide: bytes, narrow: bytes, caption: str) -> str:
         source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
         images.append(f'<img class="{name}" alt="{text}" src="{source}">')
     return f"<figure>{''.join(images)}<figcaption>{text}</figcaption></figure>"
+
+
+def charts(found: Sequence[dict[str, Any]], caption: str) -> str:
+    """Return the HTML of charts to zoom and point at, with their caption.
+
+    Args:
+        found: what `chart.js` draws, such as `panels.Drawing.charts`.
+        caption: below the charts.
+    """
+    data = _json({"charts": list(found)}, 'class="charts"')
+    return f"<figure>{data}<figcaption>{_safe(caption)}</figcaption></figure>"
+
+
+def drawing(figures: Sequence[Figure], caption: str) -> str:
+    """Return the HTML of a figure: charts, or images where these cannot draw what it holds.
+
+    Args:
+        figures: the figure, and the same for narrow screens.
+        caption: below the figure.
+    """
+    if isinstance(figures[0], Drawing):
+        return charts(figures[0].charts, caption)
+    wide, narrow = (render(one, "svg") for one in figures)
+    return figure(wide, narrow, caption)
 
 
 def table(cells: Sequence[Sequence[str]], left: int = 1, wrap: bool = False) -> str:

@@ -1,7 +1,11 @@
-"""The figure of every inspection: lines over blocks, layers or numbers of blocks, one per net."""
+"""The figure of every inspection: lines over blocks, layers or numbers of blocks, one per net.
 
+The figure is drawn by matplotlib for files; for pages it says what their charts draw.
+"""
+
+import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.style
 import numpy as np
@@ -19,6 +23,19 @@ from lightning_resnet.analysis.compare.figures import (
     is_wide,
     palette,
 )
+from lightning_resnet.errors import printable
+
+NAMES = ("block", "layer", "tensor")  # columns that name what stands at an x
+
+
+class Drawing(Figure):
+    """Figure of lines, of which a page makes charts.
+
+    Attributes:
+        charts: what a page draws, one for each panel, as `chart.js` takes it.
+    """
+
+    charts: list[dict[str, Any]]
 
 
 class Panel(NamedTuple):
@@ -49,7 +66,7 @@ def panels(
     title: str = "",
     narrow: bool = False,
     chance: float | None = None,
-) -> Figure:
+) -> Drawing:
     """Draw panels: mean over the rows of one net and x, band from lowest to highest.
 
     Args:
@@ -65,7 +82,8 @@ def panels(
     if narrow:
         size = (4.2, 0.9 + 2.9 * n + 0.22 * len(colours))
     with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=size, dpi=150, layout="constrained")
+        figure = Drawing(figsize=size, dpi=150, layout="constrained")
+        figure.charts = [_chart(frame, panel, colours, errors, chance) for panel in each]
         grid = (n, 1) if narrow else (1, n)
         axes = figure.subplots(*grid, squeeze=False).ravel()
         errors = [panel.y for panel in each if panel.error]
@@ -107,7 +125,56 @@ def panels(
         columns = min(len(handles), 2 if narrow else max(2, 2 * n - 1))
         size = 9 if narrow else 11
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=size)
+    titles = [chart["title"] for chart in figure.charts]
+    for chart, panel in zip(figure.charts, each, strict=True):
+        if titles.count(chart["title"]) > 1:
+            chart["title"] += f": {panel.label}"
     return figure
+
+
+def _chart(
+    frame: pd.DataFrame,
+    panel: Panel,
+    colours: dict[str, str],
+    errors: bool,
+    chance: float | None,
+) -> dict[str, Any]:
+    """Return what a page draws of a panel."""
+    lines = []
+    for net, colour in colours.items():
+        part = frame[frame["net"] == net]
+        values = part[part[panel.y] > 0] if panel.log else part
+        values = values[np.isfinite(values[panel.y].astype(float))]
+        label = printable(net)
+        groups = values.groupby(panel.x)[panel.y]
+        line = {"label": label, "legend": label, "colour": colour, "points": True}
+        line["x"] = groups.mean().index.tolist()
+        for name, found in (("y", groups.mean()), ("low", groups.min()), ("high", groups.max())):
+            line[name] = [float(f"{value:.5g}") for value in found]
+        for name in NAMES:
+            if name in values and values.groupby(panel.x)[name].nunique().eq(1).all():
+                line["told"] = [printable(text) for text in values.groupby(panel.x)[name].first()]
+                break
+        lines.append(line)
+        if panel.level:
+            height = float(part[panel.level].mean())
+            level = {"label": f"{label}, without lesion", "legend": label, "colour": colour}
+            lines.append(level | {"level": True, "x": [], "y": [height], "dash": [6, 4]})
+    if chance is not None:
+        level = {"label": "chance", "legend": "chance", "colour": "#737373", "dash": [2, 3]}
+        lines.append(level | {"level": True, "x": [], "y": [chance]})
+    is_integer = all(float(x).is_integer() for line in lines for x in line["x"])
+    wide = errors and is_wide(frame[panel.y].dropna())
+    return {
+        "title": re.sub(r" \([^)]*\)$", "", panel.title),
+        "x": panel.label,
+        "y": panel.title,
+        "unit": " %" if panel.title.endswith("(%)") else "",
+        "log": bool(panel.log or wide),
+        "zero": errors,
+        "integers": is_integer and panel.x != "step",
+        "lines": lines,
+    }
 
 
 def draw_panel(ax: Axes, part: pd.DataFrame, panel: Panel, colour: str) -> None:

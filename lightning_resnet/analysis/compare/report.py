@@ -49,6 +49,20 @@ class Extra(NamedTuple):
     wrap: bool = False
 
 
+class Compared(NamedTuple):
+    """Tables of a report, and the runs.
+
+    Attributes:
+        table: the summary table.
+        extras: further tables, by name.
+        runs: what was compared.
+    """
+
+    table: Table
+    extras: dict[str, Extra]
+    runs: Runs
+
+
 class Report(NamedTuple):
     """Result of `report`: its tables, the files it wrote, and the runs it compared.
 
@@ -119,22 +133,16 @@ def report(
         UserError: there are no such runs, or they do not have what the view asks for.
     """
     view = view or View()
-    results = published.named(view.published) if view.published else []
-    runs = select(load_runs(paths, train=bool(view.panels), sample=True), view.where)
+    found = compared(paths, view)
+    table, extras, runs = found
     folder = Path(out) if out else _default_folder(runs.runs)
-    table = tables.summary(runs, view.rows, view.over)
-    keys = table.labels
-    extras = _extras(table, runs, view)
-    if view.published:
-        found = published.match(results, runs.runs, table.keys)
-        table = _with_published(table, runs, view.published, found)
-        lines = published.to_rows(found, table.keys)
-        if found:
-            cells = published.to_cells(found)
-            extras["published"] = Extra(cells, published.legend(found), lines, 5, ("where",), True)
-    table = _with_columns(table, runs, view)
     history = figures.with_x(runs.runs, runs.history, view.x)
-    contents, drawn = _figures(runs, history, keys, view)
+    drawing = figures.curves(runs.runs, history, table.labels, view.title, view.x)
+    contents = figures.files("curves", drawing)
+    for kind in view.panels:
+        frame = callback_metrics.logged(runs, table.labels, kind)
+        contents |= figures.files(kind, callback_metrics.figure(frame, kind))
+        contents[f"{kind}.csv"] = tables.as_csv(frame).encode()
     contents["table.md"] = tables.to_markdown(table).encode()
     contents["table.csv"] = tables.to_csv(table).encode()
     contents["table.tex"] = tables.to_latex(table).encode()
@@ -144,31 +152,46 @@ def report(
         frame = pd.DataFrame(extras["published"].rows).astype({"n": "Int64"})
         frame["differs"] = ["; ".join(words) for words in frame["differs"]]
         contents["published.csv"] = tables.as_csv(frame).encode()
-    title = view.title or ", ".join(runs.runs["name"].unique())
-    told = figures.caption(runs.runs, runs.history, keys, view.x)
-    body = [*_body(table, extras, told), *drawn]
-    seconds = figures.with_x(runs.runs, runs.history, "time")
-    data = explorer.data(runs, seconds, keys, view.x)
-    contents["index.html"] = page.page(title, body, data, command).encode()
+    contents["index.html"] = index(found, view, command).encode()
     files = [write_file(folder / name, content) for name, content in contents.items()]
     return Report(table, extras, files, runs)
 
 
-def _figures(
-    runs: Runs, history: pd.DataFrame, keys: list[str], view: View
-) -> tuple[dict[str, bytes], list[str]]:
-    """Return the files of all figures, and those of what callbacks logged as pieces of the page."""
-    curves = figures.curves(runs.runs, history, keys, view.title, view.x)
-    contents = figures.files("curves", curves)
-    pieces = []
+def compared(paths: Sequence[str | os.PathLike[str]], view: View) -> Compared:
+    """Read runs, and return the tables of a report; see `report`."""
+    results = published.named(view.published) if view.published else []
+    runs = select(load_runs(paths, train=bool(view.panels), sample=True), view.where)
+    table = tables.summary(runs, view.rows, view.over)
+    extras = _extras(table, runs, view)
+    if view.published:
+        found = published.match(results, runs.runs, table.keys)
+        table = _with_published(table, runs, view.published, found)
+        lines = published.to_rows(found, table.keys)
+        if found:
+            cells = published.to_cells(found)
+            extras["published"] = Extra(cells, published.legend(found), lines, 5, ("where",), True)
+    return Compared(_with_columns(table, runs, view), extras, runs)
+
+
+def index(found: Compared, view: View, command: str, live: bool = False) -> str:
+    """Return the text of index.html.
+
+    Args:
+        found: the tables and runs.
+        view: what is shown.
+        command: shown on the page.
+        live: the page asks its server for newer runs.
+    """
+    table, extras, runs = found
+    body = _body(table, extras, figures.caption(runs.runs, runs.history, table.labels, view.x))
     for kind in view.panels:
-        frame = callback_metrics.logged(runs, keys, kind)
-        contents |= figures.files(kind, callback_metrics.figure(frame, kind))
-        contents[f"{kind}.csv"] = tables.as_csv(frame).encode()
-        narrow = figures.render(callback_metrics.figure(frame, kind, narrow=True), "svg")
-        caption = callback_metrics.caption(kind)
-        pieces.append(page.figure(contents[f"{kind}.svg"], narrow, caption))
-    return contents, pieces
+        frame = callback_metrics.logged(runs, table.labels, kind)
+        drawn = callback_metrics.figure(frame, kind).charts
+        body.append(page.charts(drawn, callback_metrics.caption(kind)))
+    title = view.title or ", ".join(runs.runs["name"].unique())
+    seconds = figures.with_x(runs.runs, runs.history, "time")
+    data = explorer.data(runs, seconds, table.labels, view.x)
+    return page.page(title, body, data, command, live)
 
 
 def select(runs: Runs, where: str) -> Runs:

@@ -128,14 +128,15 @@ def write(kind: str, frame: pd.DataFrame, folder: Path, title: str, command: str
     """
     module = _module(kind)
     cells = summary(module, frame)
-    told = [f"{title[0].upper()}{title[1:]}. {LINES}", *module.remarks(frame)]
-    contents = figures.files(kind, module.figure(frame, title))
-    narrow = figures.render(module.figure(frame, title, narrow=True), "svg")
-    body = [page.figure(contents[f"{kind}.svg"], narrow, told[0]), page.table(cells)]
+    heading = f"{title[0].upper()}{title[1:]}"
+    told = [f"{heading}. {LINES}", *module.remarks(frame)]
+    drawn = [module.figure(frame, title), module.figure(frame, title, narrow=True)]
+    contents = figures.files(kind, drawn[0])
+    body = [page.drawing(drawn, told[0]), page.table(cells)]
     body += map(page.note, told[1:])
     contents[f"{kind}.csv"] = tables.as_csv(frame).encode()
     contents[f"{kind}.md"] = ("\n\n".join([markdown(cells, 1), *told]) + "\n").encode()
-    contents[f"{kind}.html"] = page.page(title, body, None, command).encode()
+    contents[f"{kind}.html"] = page.page(heading, body, None, command).encode()
     return [write_file(folder / name, content) for name, content in contents.items()]
 
 

@@ -2,12 +2,15 @@
 // { title, x, y, log, logX, unit, zero, lines: [{ label, colour, x, y, low, high, dash, width, pale,
 // points, told, level }] }; `low` and `high` make a band, `level` is a horizontal line.
 const PLACES = 2000; // of x: where lines share few values (seconds), x is rounded to these
-const MOST_TOLD = 12; // lines in the box at the cursor
+const MOST_TOLD = 8; // lines in the box at the cursor
 const html = (tag, attributes = {}, ...content) => {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith('on')) element[name] = value;
-    else if (name === 'colour') element.style.background = value;
+    else if (name === 'colour') {
+      element.dataset.colour = value;
+      element.style.background = seen(value);
+    }
     else if (value !== false && value !== null) element.setAttribute(name, value === true ? '' : value);
   }
   element.append(...content);
@@ -157,7 +160,7 @@ class Chart {
 
   draw(spec) {
     this.spec = spec;
-    this.title.textContent = spec.title;
+    this.title.textContent = titled(spec.title);
     const log = this.chosenLog ?? spec.log;
     this.log.checked = log;
     this.lines = spec.lines.filter(line => line.x.length || line.level);
@@ -185,15 +188,23 @@ class Chart {
     if (distr === 3) {
       this.data = this.data.map((column, i) => i ? column.map(v => v <= 0 ? null : v) : column);
     }
+    this.distr = distr;
+    this.u = new uPlot(this.options(1), this.data, this.plot);
+  }
+
+  // What uPlot draws; `k` times as large for a file.
+  options(k) {
+    const { spec, distr } = this;
     this.series = [null]; // of uPlot's series, the line that each belongs to
     const series = [{}];
     const bands = [];
     for (const line of this.lines) {
       const colour = seen(line.colour);
-      const points = { show: line.points ?? (line.x.length < 2), size: 5, fill: colour };
-      const width = line.width ?? 2;
+      const points = { show: line.points ?? (line.x.length < 2), size: 5 * k, fill: colour };
+      const width = (line.width ?? 2) * k;
+      const dash = line.dash?.map(part => part * k);
       this.series.push(line);
-      series.push({ stroke: line.pale ? faint(colour, 0.45) : colour, width, dash: line.dash, points, spanGaps: false });
+      series.push({ stroke: line.pale ? faint(colour, 0.45) : colour, width, dash, points, spanGaps: false });
       if (!line.low) continue;
       const i = series.length;
       for (let k = 0; k < 2; k++) {
@@ -202,10 +213,12 @@ class Chart {
       }
       bands.push({ series: [i + 1, i], fill: faint(colour, 0.16) });
     }
-    this.u = new uPlot({
-      ...this.size(),
+    const { width, height } = this.size();
+    return {
+      width: width * k,
+      height: height * k,
       legend: { show: false },
-      padding: [12, 14, 0, 0],
+      padding: [12 * k, 14 * k, 0, 0],
       focus: { alpha: 0.25 },
       cursor: {
         drag: { x: true, y: true, uni: 30, setScale: false },
@@ -215,28 +228,31 @@ class Chart {
         bind: { dblclick: () => () => { this.reset(); } },
       },
       scales: {
-        x: { time: false, distr: spec.logX ? 3 : 1, range: (u, a, b) => this.zoom?.x ?? this.rangeX(a, b) },
+        x: { time: false, distr: spec.logX ? 3 : 1, range: () => this.zoom?.x ?? this.rangeX(this.data[0][0], this.data[0].at(-1)) },
         y: { distr, log: 10, asinh: this.threshold, range: (u, a, b) => this.zoom?.y ?? this.rangeY(distr, a, b) },
       },
-      axes: [this.axis(spec.x, 0, spec.logX ? 3 : 1), this.axis(spec.y, 1, distr)],
+      axes: [this.axis(spec.x, 0, spec.logX ? 3 : 1, k), this.axis(spec.y, 1, distr, k)],
       series,
       bands,
-      hooks: { setSelect: [u => this.select(u)], setCursor: [u => this.tell(u)], draw: [u => this.levels(u)] },
-    }, this.data, this.plot);
+      hooks: { setSelect: [u => this.select(u)], setCursor: [u => this.tell(u)], draw: [u => this.levels(u, k)] },
+    };
   }
 
-  axis(label, side, distr) {
+  axis(label, side, distr, k) {
     const text = themed('--text');
+    const { width, height } = this.size();
+    const pixels = Math.max(9, Math.min(13, 2 * (side ? height - 60 : width - 60) / label.length));
+    const room = (side ? 34 : 70) * k;
     return {
-      label, labelSize: side ? 22 : 26, labelFont: '13px system-ui, sans-serif', font: '12px system-ui, sans-serif',
-      stroke: text, grid: { stroke: themed('--grid'), width: 1 }, ticks: { show: false },
-      border: { show: !side, stroke: themed('--grid'), width: 1 },
-      space: side ? 34 : 70,
-      incrs: !side && this.spec.whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500] : undefined,
-      splits: distr === 1 ? undefined : (u, i, low, high) => this.splits(distr, low, high, (side ? u.bbox.height / 34 : u.bbox.width / 70) / devicePixelRatio),
+      label, labelSize: (side ? 22 : 26) * k, labelFont: `${pixels * k}px system-ui, sans-serif`, font: `${12 * k}px system-ui, sans-serif`,
+      stroke: text, grid: { stroke: themed('--grid'), width: k }, ticks: { show: false },
+      border: { show: !side, stroke: themed('--grid'), width: k },
+      gap: 5 * k, labelGap: 0, space: room,
+      incrs: !side && this.spec.integers ? [1, 2, 5, 10, 20, 50, 100, 200, 500] : undefined,
+      splits: distr === 1 ? undefined : (u, i, low, high) => this.splits(distr, low, high, (side ? u.bbox.height : u.bbox.width) / devicePixelRatio / room),
       filter: (u, splits) => splits,
       values: (u, splits) => splits.map(short),
-      size: side ? (u, values) => 12 + 7 * Math.max(3, ...(values ?? []).map(v => v.length)) : 26,
+      size: side ? (u, values) => (12 + 7 * Math.max(3, ...(values ?? []).map(v => v.length))) * k : 26 * k,
     };
   }
 
@@ -247,10 +263,10 @@ class Chart {
   }
 
   rangeX(low, high) {
-    if (low === null) return [0, 1];
+    if (low === undefined) return [0, 1];
     if (isOne(low, high)) return this.spec.logX ? [low / 2, low * 2] : [low - 0.5, low + 0.5];
-    const edge = this.spec.whole ? (high - low) * 0.02 : 0;
-    if (!this.spec.logX && !this.spec.whole && low > 0 && low < 0.2 * high) return [0, high];
+    const edge = this.spec.integers ? (high - low) * 0.02 : 0;
+    if (!this.spec.logX && !this.spec.integers && low > 0 && low < 0.2 * high) return [0, high];
     return this.spec.logX ? [low, high] : [low - edge, high + edge];
   }
 
@@ -295,7 +311,7 @@ class Chart {
   }
 
   // Dashed horizontal lines: the net without lesion, chance.
-  levels(u) {
+  levels(u, k) {
     const { ctx, bbox } = u;
     for (const line of this.lines) {
       if (!line.level) continue;
@@ -303,8 +319,8 @@ class Chart {
       if (y < bbox.top || y > bbox.top + bbox.height) continue;
       ctx.save();
       ctx.strokeStyle = seen(line.colour);
-      ctx.lineWidth = devicePixelRatio;
-      ctx.setLineDash((line.dash ?? [6, 4]).map(part => part * devicePixelRatio));
+      ctx.lineWidth = k * devicePixelRatio;
+      ctx.setLineDash((line.dash ?? [6, 4]).map(part => part * k * devicePixelRatio));
       ctx.beginPath();
       ctx.moveTo(bbox.left, y);
       ctx.lineTo(bbox.left + bbox.width, y);
@@ -343,7 +359,7 @@ class Chart {
     for (const { line, value, band } of found) {
       const spread = band && band[1] > band[0] ? ` (${told(band[0])} to ${told(band[1])})` : '';
       rows.push(html('p', { class: line === near.line ? 'near' : '' },
-        html('i', { colour: seen(line.colour), class: line.dash ? 'dashed' : '' }),
+        html('i', { colour: line.colour, class: line.dash ? 'dashed' : '' }),
         html('span', {}, line.label), html('b', {}, `${told(value)}${this.spec.unit ?? ''}${spread}`)));
     }
     if (rest > 0) rows.push(html('p', { class: 'at' }, `and ${rest} more`));
@@ -359,11 +375,15 @@ class Chart {
     if (card.width > 500) this.box.style.top = `${over.top - card.top + 8}px`;
   }
 
-  // The chart with title and legend as a file, for a slide: white, twice the size of the screen's.
-  save() {
+  // The chart with title and legend as a file, for a slide: twice the size of the screen's.
+  async save() {
     if (!this.u) return;
-    const source = this.u.ctx.canvas;
-    const ratio = source.width / this.u.width;
+    const host = html('div', { class: 'aside' });
+    document.body.append(host);
+    const large = new uPlot({ ...this.options(2), cursor: { show: false } }, this.data, host);
+    await new Promise(requestAnimationFrame);
+    const source = large.ctx.canvas;
+    const ratio = source.width / this.size().width;
     const entries = [...new Map(this.lines.map(line => [line.legend ?? line.label, line])).values()].slice(0, 40);
     const canvas = document.createElement('canvas');
     const context = canvas.getContext('2d');
@@ -380,21 +400,26 @@ class Chart {
     }
     const head = 40 * ratio;
     canvas.width = source.width;
-    canvas.height = head + source.height + y + 36 * ratio;
+    const { note } = this.spec;
+    canvas.height = head + source.height + y + (note ? 56 : 36) * ratio;
     context.fillStyle = themed('--back');
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.fillStyle = themed('--text');
     context.font = `600 ${18 * ratio}px system-ui, sans-serif`;
-    context.fillText(this.spec.title, 12 * ratio, 27 * ratio, canvas.width - 24 * ratio);
+    context.fillText(titled(this.spec.title), 12 * ratio, 27 * ratio, canvas.width - 24 * ratio);
     context.drawImage(source, 0, head);
     context.font = `${font}px system-ui, sans-serif`;
     for (const [line, text, left, down] of places) {
       const middle = head + source.height + down + 14 * ratio;
       context.fillStyle = seen(line.colour);
-      context.fillRect(left, middle - 6 * ratio, 22 * ratio, 3 * ratio);
+      context.fillRect(left, middle - 6 * ratio, 22 * ratio, (line.width < 2 ? 1.5 : 3) * ratio);
       context.fillStyle = themed('--text');
       context.fillText(text, left + 28 * ratio, middle);
     }
+    context.fillStyle = themed('--soft');
+    context.fillText(note ?? '', 12 * ratio, canvas.height - 12 * ratio, canvas.width - 24 * ratio);
+    large.destroy();
+    host.remove();
     canvas.toBlob(blob => {
       const link = html('a', { href: URL.createObjectURL(blob), download: `${this.spec.title.replace(/[^\w.-]+/g, '_').slice(0, 80)}.png` });
       link.click();

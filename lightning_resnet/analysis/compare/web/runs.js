@@ -207,8 +207,7 @@ class Explorer {
         runs.forEach(run => this.hidden.delete(run.path));
         this.update();
       };
-      const colour = seen(group.colour);
-      const line = html('i', { colour, class: group.thin ? 'thin' : '' });
+      const line = html('i', { colour: group.colour, class: group.thin ? 'thin' : '' });
       entries.push(html('label', { class: box.checked ? '' : 'off' }, box, line, html('span', {}, group.name), only));
     }
     this.legend.replaceChildren(...entries);
@@ -232,6 +231,7 @@ class Explorer {
       const runs = group.runs.filter(isShown);
       if (!runs.length) continue;
       metric.parts.forEach((part, i) => {
+        const isEach = this.state.group === 'run';
         const words = metric.words[i] ? `, ${metric.words[i]}` : '';
         const style = { colour: group.colour, dash: i ? [6, 4] : undefined, legend: group.name };
         const width = (group.thin ? 1 : 2) * (i ? 0.8 : 1);
@@ -241,7 +241,7 @@ class Explorer {
           const curves = some.map(run => this.curve(run, part)).filter(curve => curve.x.length);
           if (!curves.length) continue;
           const line = this.smooth(mean(curves));
-          const alone = some.length === 1 && this.state.group !== 'run' ? `, run ${some[0].id}` : '';
+          const alone = pale && !isEach ? `, run ${some[0].id}` : '';
           const state = pale ? ` (${some[0].status})` : '';
           lines.push({ ...line, ...style, pale, width: pale ? 1 : width, label: `${group.name}${words}${alone}${state}` });
           const last = line.y.filter(y => y !== null).at(-1);
@@ -253,9 +253,11 @@ class Explorer {
     const isError = metric.kind === 'error';
     const highest = Math.max(...positive, 0);
     const isWide = isError && highest > this.data.wide * Math.max(1, Math.min(...positive));
+    const solid = metric.words[0] ? `solid: ${metric.words[0]}, dashed: ${metric.words[1]}` : '';
+    const spread = this.state.group === 'run' ? '' : 'lines: mean; bands: lowest to highest';
     const long = lines.some(line => line.x.length >= 5);
     entry.chart.draw({
-      title: titled(metric.title.replace(/, %$/, '')), x: axis[1], y: metric.axis, unit: metric.unit, lines, logX: this.state.logX,
+      title: metric.title.replace(/, %$/, ''), x: axis[1], y: metric.axis, unit: metric.unit, note: [spread, solid].filter(Boolean).join('; '), lines, logX: this.state.logX,
       log: isWide || metric.log, zero: isError, final: isError && long && !isWide ? highest : null,
     });
     const dashed = this.charts.some(({ metric: name }) => this.data.metrics.find(m => m.name === name)?.parts.length > 1);
@@ -326,7 +328,7 @@ class Explorer {
         this.picked = pick.checked ? [...this.picked, run.path].slice(-2) : this.picked.filter(path => path !== run.path);
         this.drawTable();
       };
-      const colour = seen(this.colours.get(this.label(run, this.state.colour)));
+      const colour = this.colours.get(this.label(run, this.state.colour));
       const cells = columns.map(column => html('td', { class: column.text ? 'left' : '' }, this.text(run, column.name)));
       return html('tr', { class: run.reference ? 'reference' : '' }, html('td', { class: 'left' }, show, html('i', { colour })), html('td', { class: 'left' }, pick), ...cells);
     });
@@ -358,8 +360,9 @@ class Explorer {
 
   // Newer data of the same runs: what was chosen stays.
   renew(data, series) {
+    const known = new Set(this.names);
     this.take(data, series);
-    for (const column of data.columns) if (column.shown && !this.seenColumns?.has(column.name)) this.columns.add(column.name);
+    for (const column of data.columns) if (column.shown && !known.has(column.name)) this.columns.add(column.name);
     for (const entry of this.charts) this.fill(entry.select, data.metrics.map(m => [m.name, m.title]), entry.metric);
     for (const select of this.tools.querySelectorAll('select')) {
       const own = { x: data.axes, group: [['setting', 'setting (mean of its seeds)'], ['run', 'run'], ...this.keys()], colour: [['setting', 'setting'], ['run', 'run'], ...this.keys()] };
