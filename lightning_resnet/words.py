@@ -111,8 +111,8 @@ VERBS = {
         "FILE --status names the log of each point"
     ),
     "tensorboard ui dashboard gui serve web": (
-        "give fit --trainer.logger TensorBoardLogger or --wandb.mode online; resnet-cli compare "
-        "draws the curves"
+        "resnet-cli compare RUNS --serve shows the curves in a browser while runs grow; fit takes "
+        "--trainer.logger TensorBoardLogger and --wandb.mode online"
     ),
     "login": "wandb login stores a key of W&B; fit --wandb.mode online uses it",
     "srun mpirun": "srun comes first: srun resnet-cli fit --config digits",
@@ -512,6 +512,7 @@ SAME = {
     "--top": "k topk top_k n",
     "--trust": "allow_code trust_remote_code unsafe",
     "--watch": "follow f w live refresh",
+    "--serve": "watch follow live open browser web http show",
     "--metric": "y metrics",
     "--x": "x_axis xaxis",
     "--split": "subset on set",

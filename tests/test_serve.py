@@ -137,6 +137,7 @@ def test_wrong_flags_are_refused(tmp_path):
         ):
             with pytest.raises(UserError, match=words):
                 main([runs, *flags])
+    assert not (tmp_path / "runs/s/report").exists()
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium")

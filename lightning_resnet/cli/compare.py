@@ -160,6 +160,10 @@ def _check(args: Namespace) -> None:
         parts = re.fullmatch(r"([\w.]+) ?(?:==?|:) ?(\S+)", args.baseline)
         example = "=".join(parts.groups()) if parts else "shortcut=none"
         raise UserError(f"--baseline {args.baseline}: write it as in --baseline {example}")
+    if args.serve and args.as_json:
+        raise UserError("--serve and --json: a server prints no document; leave one of them out")
+    if args.port and not args.serve:
+        raise UserError("--port is of --serve: say --serve too")
     if not args.runs and not args.diff and args.published != LIST:
         raise UserError("compare what? name runs, sweeps or roots: resnet-cli compare runs/digits")
 
@@ -175,12 +179,8 @@ def run(args: Namespace) -> int:
     from lightning_resnet.analysis.compare.export import diff, write_parquet
     from lightning_resnet.analysis.compare.published import listing
     from lightning_resnet.analysis.compare.report import View, compared, index, report
-    from lightning_resnet.analysis.compare.serve import serve
+    from lightning_resnet.analysis.compare.serve import listen, serve
 
-    if args.serve and args.as_json:
-        raise UserError("--serve and --json: a server prints no document; leave one of them out")
-    if args.port and not args.serve:
-        raise UserError("--port is of --serve: say --serve too")
     if args.diff:
         differing = diff(*map(Path, args.diff))
         lines = [f"{key}: {old} -> {new}" for key, (old, new) in differing.items()]
@@ -206,6 +206,7 @@ def run(args: Namespace) -> int:
         panels=args.panels,
     )
     command = shlex.join(["resnet-cli", "compare", *args.words])
+    server = listen(args.port) if args.serve else None  # a taken port is told before all work
     made = report(args.runs, args.out, view, command)
     if not args.as_json:
         tell(tables.to_text(made.table))
@@ -228,10 +229,10 @@ def run(args: Namespace) -> int:
         from lightning_resnet.analysis.compare.publish import publish
 
         tell(publish(made, args.wandb, args.title, command))
-    if args.serve:
+    if server:
 
         def newest() -> str:
             return index(compared(args.runs, view), view, command, live=True)
 
-        serve(newest, newest(), args.port, tell)
+        serve(server, newest, newest(), tell)
     return 0

@@ -148,6 +148,7 @@ TYPED = {
     "predict a.png --ckpt_path x --formt json": "did you mean --format?",
     "predict a.png --ckpt_path x --format jsn": "did you mean json?",
     "predict a.png --ckpt_path x --top five": "a whole number",
+    "compare reference:digits --watch": "did you mean --serve?",
     "compare runs --metrc loss": "did you mean --metric?",
     "compare runs --x epochs": "did you mean epoch?",
     "convert x.pth --output y.ckpt": "did you mean --out?",

@@ -83,10 +83,10 @@ def panels(
         size = (4.2, 0.9 + 2.9 * n + 0.22 * len(colours))
     with matplotlib.style.context(STYLE):
         figure = Drawing(figsize=size, dpi=150, layout="constrained")
-        figure.charts = [_chart(frame, panel, colours, errors, chance) for panel in each]
         grid = (n, 1) if narrow else (1, n)
         axes = figure.subplots(*grid, squeeze=False).ravel()
         errors = [panel.y for panel in each if panel.error]
+        figure.charts = [_chart(frame, panel, colours, errors, chance) for panel in each]
         with_errors = [ax for ax, panel in zip(axes, each, strict=True) if panel.error]
         for ax in with_errors[1:]:
             ax.sharey(with_errors[0])
@@ -136,10 +136,18 @@ def _chart(
     frame: pd.DataFrame,
     panel: Panel,
     colours: dict[str, str],
-    errors: bool,
+    errors: Sequence[str],
     chance: float | None,
 ) -> dict[str, Any]:
-    """Return what a page draws of a panel."""
+    """Return what a page draws of a panel.
+
+    Args:
+        frame: see `panels`.
+        panel: the panel.
+        colours: colour of each net.
+        errors: columns of all panels that show errors, which have one scale.
+        chance: a dotted line.
+    """
     lines = []
     for net, colour in colours.items():
         part = frame[frame["net"] == net]
@@ -164,14 +172,16 @@ def _chart(
         level = {"label": "chance", "legend": "chance", "colour": "#737373", "dash": [2, 3]}
         lines.append(level | {"level": True, "x": [], "y": [chance]})
     is_integer = all(float(x).is_integer() for line in lines for x in line["x"])
-    wide = errors and is_wide(frame[panel.y].dropna())
+    shared = frame[errors].stack() if panel.error else None
+    is_log = panel.log or (shared is not None and is_wide(shared))
     return {
         "title": re.sub(r" \([^)]*\)$", "", panel.title),
         "x": panel.label,
         "y": panel.title,
         "unit": " %" if panel.title.endswith("(%)") else "",
-        "log": bool(panel.log or wide),
-        "zero": errors,
+        "log": bool(is_log),
+        "zero": panel.error,
+        "top": None if shared is None or shared.empty else float(shared.max()),
         "integers": is_integer and panel.x != "step",
         "lines": lines,
     }

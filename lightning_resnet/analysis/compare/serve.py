@@ -51,17 +51,16 @@ class Newest:
             return self._content
 
 
-def serve(make: Callable[[], str], first: str, port: int, tell: Callable[[str], None]) -> None:
-    """Serve the page until Ctrl-C.
+def serve(
+    server: ThreadingHTTPServer, make: Callable[[], str], first: str, tell: Callable[[str], None]
+) -> None:
+    """Serve the page until Ctrl-C, and close the server.
 
     Args:
+        server: from `listen`.
         make: returns the text of a new page.
         first: the text of the first page.
-        port: to listen on; 0: `PORT`, or any free one.
         tell: prints where the page is.
-
-    Raises:
-        UserError: the port is taken, or may not be used.
     """
     newest = Newest(make, first)
     path = f"/{secrets.token_urlsafe(12)}/"
@@ -101,7 +100,8 @@ def serve(make: Callable[[], str], first: str, port: int, tell: Callable[[str], 
         def log_message(self, format: str, *args: object) -> None:
             """Print nothing of each request."""
 
-    with _server(port, Handler) as server:
+    server.RequestHandlerClass = Handler
+    with server:
         bound = server.server_address[1]
         tell(f"open http://{HOST}:{bound}{path} (Ctrl-C stops)")
         tunnel = f"ssh -N -L {bound}:{HOST}:{bound} {socket.gethostname()}"
@@ -112,11 +112,18 @@ def serve(make: Callable[[], str], first: str, port: int, tell: Callable[[str], 
             tell("stopped")
 
 
-def _server(port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
-    """Listen on the port; without one, on `PORT` or on a free one."""
+def listen(port: int) -> ThreadingHTTPServer:
+    """Return a server that listens on loopback, and answers once `serve` has it.
+
+    Args:
+        port: to listen on; 0: `PORT`, or a free one.
+
+    Raises:
+        UserError: the port is taken, or may not be used.
+    """
     for wanted in [port] if port else [PORT, 0]:
         try:
-            server = ThreadingHTTPServer((HOST, wanted), handler)
+            server = ThreadingHTTPServer((HOST, wanted), BaseHTTPRequestHandler)
         except OverflowError as error:
             raise UserError(f"--port {port}: a port is 1 to 65535; leave --port out") from error
         except OSError as error:

@@ -1,5 +1,5 @@
 // A chart of lines on uPlot: title, zoom, hover, logarithmic axes, PNG. What is drawn is a `spec`:
-// { title, x, y, log, logX, unit, zero, lines: [{ label, colour, x, y, low, high, dash, width, pale,
+// { title, x, y, log, logX, unit, zero, top, note, lines: [{ label, colour, x, y, low, high, dash, width, pale,
 // points, told, level }] }; `low` and `high` make a band, `level` is a horizontal line.
 const PLACES = 2000; // of x: where lines share few values (seconds), x is rounded to these
 const MOST_TOLD = 8; // lines in the box at the cursor
@@ -277,6 +277,7 @@ class Chart {
       low = Math.min(low, line.y[0]);
       high = Math.max(high, line.y[0]);
     }
+    if (this.spec.top) high = Math.max(high, this.spec.top); // panels of errors have one scale
     if (distr === 3) return isOne(low, high) ? [low / 2, high * 2] : [low / 1.15, high * 1.15];
     if (distr === 4) return [0, high * 1.1 || 1];
     let top = high;
