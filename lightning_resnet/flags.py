@@ -42,7 +42,7 @@ OTHERS = ("config", "print_config", "print_shtab", "help")  # flags that are no 
 SECTIONS = ("trainer", "model", "data", "run", "wandb")
 BETWEEN = ("class_path", "init_args", "dict_kwargs")  # words within the key of an argument
 PACKAGES = ("lightning_resnet", "torch.optim")  # whose classes are in the table
-EXPONENT = re.compile(r"[-+]?(\d[\d_]*)?\.?\d*[eE][-+]?\d+")  # a number such as 1e-3
+EXPONENT = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+")  # a number such as 1e-3
 SWITCHES = ("--json", "--trust")  # flags of the other verbs that are no keys
 NOT_FOR_FIT = ("ckpt_path",)
 SEVERAL = "one run has one value, and a sweep trains with several: resnet-cli recipes "
@@ -249,7 +249,8 @@ def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
         word = rest.pop(0)
         if not is_flag(word):
             if verb == "fit" or re.match(r"[+~]*[\w.]+=|~", word):
-                raise UserError(f"unknown option {printable(word, SHOWN)}{_stray(words, word)}")
+                at = len(words) - len(rest) - 1
+                raise UserError(f"unknown option {printable(word, SHOWN)}{_stray(words, at)}")
             if before == "--ckpt_path":
                 raise UserError(
                     f"{printable(word, SHOWN)}, a word too many: {verb} takes one run, and the "
@@ -282,15 +283,15 @@ def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
         yield Given("config" if flag == "-c" else name, value)
 
 
-def _stray(words: Sequence[str], word: str) -> str:
+def _stray(words: Sequence[str], at: int) -> str:
     """Return the end of the message for a word of `fit` that is no flag: what is meant.
 
     Args:
         words: the command line after the verb.
-        word: the word.
+        at: position of the word.
     """
+    word = words[at]
     shown = printable(word, SHOWN)
-    at = list(words).index(word)
     if (hydra := re.fullmatch(r"([+~]*)([\w./-]+?)=(.*)", word)) or word.startswith("~"):
         return _of_hydra(*hydra.groups()) if hydra else _of_hydra("~", word[1:], "")
     if words[at + 1 : at + 2] == ["="] and key_of(f"--{word}"):
@@ -325,9 +326,9 @@ def _stray(words: Sequence[str], word: str) -> str:
 def _of_hydra(sign: str, name: str, value: str) -> str:
     """Return what stands for an override of Hydra, such as +model.ema.decay=0.9."""
     name = name.replace("/", ".")
-    key = key_of(f"--{name}") or (name if _record_of(name) else "")
+    key = key_of(f"--{name}") or (name if record_of(name) else "")
     if "~" in sign:
-        is_null = key and "null" in _record_of(key).kinds
+        is_null = key and "null" in record_of(key).kinds
         return f": leave {key or name} out{f', or give --{key} null' if is_null else ''}"
     if key or name in ("data", "model"):
         return f": write --{key or name} {value or 'VALUE'}"
@@ -347,7 +348,7 @@ def _several(words: Sequence[str], at: int) -> str:
     while end < len(words) and meant.numbers([words[end]]):
         end += 1
     flag = words[at - 2].partition("=")[0]
-    record = _record_of(flag.lstrip("-"))
+    record = record_of(flag.lstrip("-"))
     if record is None:
         return hint_for(flag.lstrip("-"), "fit")
     if "a list" not in record.needs:
@@ -355,7 +356,7 @@ def _several(words: Sequence[str], at: int) -> str:
     return f": a list is in brackets: {flag} {meant.numbers(words[at - 1 : end])}"
 
 
-def _record_of(key: str) -> Key | None:
+def record_of(key: str) -> Key | None:
     """Return what the table says of a key, or of an argument of some class that a key takes."""
     if key in keys():
         return keys()[key]
@@ -440,7 +441,7 @@ class Checked:
         # whether classes of a user or of another package are named, by which bare names are known
         self.is_open = False
         for given in everything:
-            record = _record_of(given.key.replace(".init_args", ""))
+            record = record_of(given.key.replace(".init_args", ""))
             is_text = record is not None and "str" in record.kinds
             self.is_open = self.is_open or (not is_text and _names_module(given.value))
         self.chosen: dict[str, str] = {}  # class key -> class; "": one that the table has not
@@ -814,11 +815,14 @@ def _value(record: Key, given: Given, key: str) -> None:
         needs = re.sub(r" from -1 to [\d,]+", "", needs)  # -1 stands for no limit
     wrong = f"--{key} must be {needs}{record.cure}; got {text}"
     if key == "trainer.devices" and isinstance(value, str):
+        if some := re.fullmatch(r"(\d)-(\d)", value):
+            listed = ",".join(map(str, range(int(some[1]), int(some[2]) + 1)))
+            raise UserError(f"{wrong}; did you mean [{listed}]?{given.place}")
         if not re.fullmatch(r"auto|[-\d, \[\]]+", value):
             raise UserError(f"{wrong}{_suggested(record, key, value)}{given.place}")
     if key == "trainer.devices" and isinstance(value, int | float):
-        if value == 0 or value < -1 or value != int(value):
-            raise UserError(f"{wrong}{given.place}")
+        if value == 0 or value < -1 or isinstance(value, float):
+            raise UserError(f"{wrong}{_suggested(record, key, text)}{given.place}")
     if needs.startswith("a list"):
         found = meant.numbers([value]) if isinstance(value, str) else ""
         outside = []

@@ -56,7 +56,7 @@ def number(text: str, fits: Callable[[int | float], bool], unit: str = "") -> st
     """Return the number that a text is meant for; empty: none that would be taken.
 
     Args:
-        text: such as 1k, "30", 10%, 224x224, 5min, 64.0 or 1,000.
+        text: such as 1k, "30", 10%, 224x224, 5min, 64.0, 1,000, 1/10, 10^-3 or resnet56.
         fits: whether a number would be taken.
         unit: the unit of time that the number has, s or min; empty: none.
     """
@@ -80,6 +80,15 @@ def number(text: str, fits: Callable[[int | float], bool], unit: str = "") -> st
             found.append(float(scaled[1]) * TIMES[scaled[2]])
         else:
             found.append(float(scaled[1]))
+    ratio = re.fullmatch(rf"({NUMBER})/({NUMBER})", plain)
+    if ratio and float(ratio[2]):
+        found.append(float(ratio[1]) / float(ratio[2]))
+    if power := re.fullmatch(r"10(?:\^|\*\*)([-+]?\d{1,2})", plain):
+        found.append(10.0 ** int(power[1]))
+    if re.fullmatch(r"e[-+]?\d+", plain):
+        found.append(float(f"1{plain}"))
+    if named := re.fullmatch(r"[a-z_-]*[a-z_](\d+)", plain):
+        found.append(float(named[1]))
     if plain in tables.NUMERALS:
         found.append(float(tables.NUMERALS.index(plain)))
     for value in found:

@@ -418,7 +418,7 @@ VALUES = {
     },
     "trainer.devices": {
         "all every max": "-1",
-        "none": "1 --trainer.accelerator cpu",
+        "none cpu": "1 --trainer.accelerator cpu",
         "gpu cuda cuda:0 gpu:0": "[0] --trainer.accelerator gpu",
     },
     "deepen --arm": {

@@ -156,6 +156,13 @@ def _check(args: Namespace) -> None:
     if single and "=" in told and "(" not in told:
         value = single[2] if re.match(r"[-\d.'\"]", single[2]) else f"'{single[2]}'"
         raise UserError(f'--where {args.where}: write it as in --where "{single[1]} == {value}"')
+    for metric in args.metric:
+        kind, _, percent = metric.partition(":")
+        when = metric.partition("@")[2]
+        if kind.endswith("steps_to") and not re.fullmatch(r"\d+\.?\d*", percent):
+            raise UserError(f"--metric {metric}: write an error in percent, as in {kind}:5")
+        if when not in ("", "last", "best"):
+            raise UserError(f"--metric {metric}: after @ stands last or best")
     if args.baseline and not re.fullmatch(r"[\w.]+=[^=]+", args.baseline):
         parts = re.fullmatch(r"([\w.]+) ?(?:==?|:) ?(\S+)", args.baseline)
         example = "=".join(parts.groups()) if parts else "shortcut=none"

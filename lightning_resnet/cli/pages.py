@@ -12,6 +12,7 @@ from textwrap import fill, wrap
 
 from lightning_resnet import shipped
 from lightning_resnet.aliases import key_of
+from lightning_resnet.flags import record_of
 from lightning_resnet.keys import Key, classes, keys
 
 WIDTH = 80
@@ -136,8 +137,9 @@ def answer(argv: Sequence[str], verbs: Mapping[str, str]) -> str | None:
     for word, following in pairwise([*words, "--"]):
         asked = re.fullmatch(r"--([\w.-]+)\.help", word)
         key = (key_of(f"--{asked[1]}") or asked[1]) if asked else ""
-        if following.startswith("--") and key in keys():
-            return classes_of(keys()[key], verb)
+        record = record_of(key)
+        if following.startswith("--") and record:
+            return classes_of(record._replace(name=key), verb)
     asked = [word for word in words if word == "-h" or word.startswith("--help")]
     if any("all" in word for word in asked):
         return all_keys(verb)

@@ -278,7 +278,10 @@ def _similar(path: Path) -> str:
     others = [file.name for file in path.parent.glob("*") if file.suffix in FILES]
     if path.parent.name == "checkpoints" and len(others) == 1:
         return f"; there is {others[0]}"
-    return nearest(path.name, others) or f" (seen from {Path.cwd()}): resnet-cli runs lists runs"
+    names = "resnet-cli runs lists runs"
+    if path.suffix != ".ckpt":
+        names = "weights by name are torchvision:NAME, timm:NAME and hf:ORG/REPO"
+    return nearest(path.name, others) or f" (seen from {Path.cwd()}): {names}"
 
 
 def weights_of(word: str, root: str | os.PathLike[str] = "runs") -> Path:
