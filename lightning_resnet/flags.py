@@ -223,7 +223,8 @@ def read_recipe(recipe: Path) -> dict[str, Any]:
 def _similar_recipe(recipe: Path) -> str:
     """Return a suggestion for a recipe that does not exist: a file next to it, or one of ours."""
     names = {str(file.with_suffix("")): str(file) for file in recipe.parent.glob("*.y*ml")}
-    best = nearest(str(recipe.with_suffix("")), names)[15:-1]
+    given = re.sub(r"\.(yaml|yml|json)$", "", str(recipe))
+    best = nearest(given, names)[15:-1]
     return f"; did you mean {names[best]}?" if best else meant.recipe(str(recipe))
 
 

@@ -4,6 +4,7 @@ Nothing is imported here: modules are looked for, and files of classes are only 
 """
 
 import ast
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +29,8 @@ OF_YOUR_OWN = "your own images are --config photos --data FOLDER, and resnet-cli
 
 def recipe(word: str) -> str:
     """Return the end of a message for a word that names no recipe: what is meant, or a way on."""
-    name = Path(word).with_suffix("").as_posix().removeprefix("configs/").lower().replace("-", "_")
+    name = re.sub(r"\.(yaml|yml|json)$", "", os.path.normpath(word))
+    name = name.removeprefix("configs/").lower().replace("-", "_")
     known = shipped.recipes()
     name = by_word(tables.RECIPES).get(name, name)
     if " " in name:

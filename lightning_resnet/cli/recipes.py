@@ -62,7 +62,7 @@ def run(args: Namespace) -> int:
             raise UserError(f"{name} is a set of runs: resnet-cli compare RUNS {name}")
         hint = recipe(name)
         if hint.endswith(OF_YOUR_OWN):
-            hint = nearest(name, files) or hint
+            hint = nearest(name, files) or "; resnet-cli recipes lists them"
         raise UserError(f"there is no recipe {args.name}{hint}")
     tell(files[name].read_text(), end="")
     return 0

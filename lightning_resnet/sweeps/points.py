@@ -119,7 +119,7 @@ def read(file: str | Path, many: bool = False) -> Sweep:
     path = recipe_file(file)
     if path.is_dir() or not path.exists():
         why = "it is a folder" if path.is_dir() else "No such file or directory"
-        hint = nearest(str(Path(file).with_suffix("")), sweeps())
+        hint = nearest(str(file).removesuffix(".yaml"), sweeps())
         hint = hint or "; resnet-cli recipes lists our sweeps"
         raise UserError(f"cannot read {file}: {why}{hint}")
     content = _load(path)
