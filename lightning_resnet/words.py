@@ -387,8 +387,8 @@ SAID = {
     ),
     "partition p time mem gres array job_name account qos nodelist cpus_per_task ntasks n "
     "ntasks_per_node": (
-        "it is an option of sbatch, and comes before the script: sbatch OPTIONS slurm/fit.sbatch "
-        "--config digits"
+        "it is an option of sbatch, and comes before the script: sbatch OPTIONS fit.sbatch "
+        "--config digits, after resnet-cli recipes fit.sbatch > fit.sbatch"
     ),
     "early_stop": (
         "early stopping is --trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/loss"
