@@ -525,7 +525,8 @@ class Checked:
         record = keys()[base]
         word = printable(name, SHOWN)
         words = SYNONYMS.get(base, {})
-        if told := words.get(name.lower().replace("-", "_")):
+        told = words.get(name.lower().replace("-", "_"), "")
+        if told and name not in record.classes:
             hint = _offered(told)
             raise UserError(f"--{base}: there is no class {word}{hint}{given.place}")
         if call := re.fullmatch(r"([\w.]+)\((.*)\)", name):

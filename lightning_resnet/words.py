@@ -435,7 +435,7 @@ VALUES = {
         "learningratescheduler lrscheduler": "--model.schedule Cosine",
         "tensorboard": "--trainer.logger TensorBoardLogger",
         "csvlogger": "--trainer.logger CSVLogger",
-        "stochasticweightaveraging swa ema": "--model.ema.decay 0.999",
+        "swa ema": "--model.ema.decay 0.999",
     },
     "evaluate --crops": {"10 tencrop 10crop ten_crop": "ten", "1 center_crop one": "centre"},
     "model.schedule": {
