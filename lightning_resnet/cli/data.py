@@ -202,7 +202,7 @@ def _write(args: argparse.Namespace) -> int:
             f"{', '.join(SPLITS)}"
         )
     if not 1 <= args.quality <= 100:
-        raise UserError(f"--quality must be a whole number from 1 to 100; got {args.quality}")
+        raise UserError(f"--quality must be 1 to 100, is {args.quality}")
     root = args.root or "data"
     if (args.root or args.source in SETS) and not re.search(r"://|[{*]", root):
         if not Path(root).exists():
