@@ -1,5 +1,6 @@
 """Analysis: run directories (made by hand here) -> DataFrames -> table, figure, page."""
 
+import json
 import math
 import subprocess
 import sys
@@ -169,6 +170,15 @@ def test_rows_come_from_what_decides_the_result(sweep):
     assert list(by_hand.frame)[:2] == ["shortcut", "model.net.init_args.depth"]
     with pytest.raises(UserError, match="did you mean shortcut"):
         summary(load_runs(sweep), ["shortcuts"])
+
+
+def test_what_cannot_change_a_result_makes_no_rows(sweep):
+    for n, run in enumerate(sorted(sweep.iterdir())):
+        config = json.loads((run / "config.yaml").read_text())
+        config["model"]["graph"] = bool(n % 2)
+        config["trainer"]["log_every_n_steps"] = 10
+        (run / "config.yaml").write_text(json.dumps(config))
+    assert list(summary(load_runs(sweep)).frame)[:3] == ["depth", "shortcut", "n"]
 
 
 def test_groups_that_mix_protocols_or_code_are_flagged(sweep):

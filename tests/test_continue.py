@@ -262,7 +262,7 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_is_kept(cli, small_dis
     monkeypatch.setattr(Recorder, "on_train_epoch_end", fill)
     repaired = False
     code, out, err = cli("fit", *args)
-    assert code == 2 and "No space left on device; training goes on" in out
+    assert code == 2 and "No space left on device (free some space); training goes on" in out
     assert "enforce fail" not in out + err
     assert "last good checkpoint: the same command continues" in err and err.count("\n") == 1
     (path,) = unlabelled(small_disk.glob("digits/*"))

@@ -5,6 +5,7 @@ predecessor is kept as `prev.ckpt`; `best.ckpt` has the highest val/acc1, the ea
 Training waits only until the tensors are copied to host memory.
 """
 
+import errno
 import math
 import threading
 import time
@@ -278,6 +279,8 @@ class Checkpoints(Callback):
         except Exception as e:  # noqa: BLE001
             self._missed_best = state if better else self._missed_best
             told = e.strerror if isinstance(e, OSError) and e.strerror else one_line(e)
+            if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+                told += " (free some space)"
             why = limit_met(e) or told
             self.error = f"cannot save {self.folder / 'last.ckpt'}: {why}"
             print(f"warning: {self.error}; training goes on and tries again", flush=True)

@@ -120,8 +120,10 @@ class RunDir(Run):
 
     def _cannot_begin(self, e: OSError) -> UserError:
         where = e.filename or self.path
+        is_full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        cure = "free some space" if is_full else "correct that"
         return UserError(
-            f"cannot begin a run in {self.path}: {where}: {e.strerror}; correct that, or set "
+            f"cannot begin a run in {self.path}: {where}: {e.strerror}; {cure}, or set "
             "--run.root to a folder you can write"
         )
 
