@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.command_line import TINY
-from helpers.run_dir import only_run
+from helpers.run_dir import history, only_run
 from pytorch_lightning.callbacks import Callback
 
+from lightning_resnet.analysis.inspection.responses import responses, summarise
 from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.weights.trained import load
 
 SHORT = [*TINY, "--trainer.max_epochs", "1"]
 BOTH = ["--trainer.callbacks+=GradientNorms", "--trainer.callbacks+=ResponseStds"]
@@ -82,3 +84,20 @@ def test_they_do_not_change_the_run(cli):
     (again,) = Path("runs/digits").glob("*-2")
     watched = load_checkpoint(again / "checkpoints/last.ckpt")["state_dict"]
     assert all(torch.equal(weights[k], watched[k]) for k in weights)
+
+
+def test_learned_scales_are_recorded_for_each_block_and_drawn(cli):
+    args = [*TINY, "--model.net.norm", "none", "--model.net.branch_scale", "skip_init"]
+    args += ["--model.optimizer.lr", "0.05", "--trainer.max_epochs", "2"]
+    assert cli("fit", *args, "--trainer.log_every_n_steps", "11")[0] == 0
+    scales = {f"layer{i}.0": history("runs", f"branch_scale/layer{i}.0") for i in (1, 2, 3)}
+    assert all(len(values) == 4 and values[-1] != 0 for values in scales.values())
+    net = load(only_run("runs")).task.net
+    for name, values in scales.items():
+        assert values[-1] == pytest.approx(net.get_submodule(name).scale.weight.item())
+    table = responses(net, [(torch.randn(4, 3, 8, 8), torch.arange(4))])
+    shown = table.dropna(subset="block").groupby("block")["scale"].first()
+    assert shown.to_dict() == pytest.approx({name: values[-1] for name, values in scales.items()})
+    assert "scale" in summarise(table)
+    assert cli("compare", "runs/digits", "--panels", "branch_scale")[0] == 0
+    assert "branch_scale" in Path("runs/digits/report/index.html").read_text()

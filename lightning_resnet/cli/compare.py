@@ -73,8 +73,9 @@ def make_parser() -> Parser:
         "--panels",
         nargs="+",
         default=[],
-        choices=["grad_norm", "response_std", "identity_distance"],
-        help="figures of what the callbacks GradientNorms, ResponseStds and AddedBlocks logged",
+        choices=["grad_norm", "response_std", "identity_distance", "branch_scale"],
+        help="figures of what the callbacks GradientNorms, ResponseStds and AddedBlocks logged; "
+        "learned scales of branches",
     )
     parser.add_argument(
         "--baseline",

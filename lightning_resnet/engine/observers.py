@@ -46,8 +46,8 @@ TRAINING = (
     "perf/data_wait_frac",
     "data/bad_images",
 )
-# Prefixes of metrics that callbacks record for each block, layer or optimizer.
-OURS = ("grad_norm/", "response_std/", "identity_distance/", "lr-")
+# Prefixes of metrics that callbacks and tasks record for each block, layer or optimizer.
+OURS = ("grad_norm/", "response_std/", "identity_distance/", "branch_scale/", "lr-")
 
 
 def make_folders_optional() -> None:

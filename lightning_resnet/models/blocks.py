@@ -445,6 +445,17 @@ class Block(nn.Module):
         return total
 
 
+def learned_scales(net: nn.Module) -> dict[str, Scale]:
+    """Return the learned factors of branches, by the name of their block, in order of depth."""
+    found = {}
+    for name, module in net.named_modules():
+        if isinstance(module, Block):
+            scales = [part for part in module.modules() if isinstance(part, Scale)]
+            if scales:
+                found[name] = scales[0]
+    return found
+
+
 def block_modules(net: nn.Module) -> list[nn.Module]:
     """Return the modules of the blocks of a net, as `blocks` finds them, in order of depth."""
     return [net.get_submodule(name) for name, _, _ in blocks(net)]

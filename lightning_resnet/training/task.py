@@ -21,7 +21,7 @@ from lightning_resnet.data.draws import kept_branches
 from lightning_resnet.data.hashing import seed_generators
 from lightning_resnet.errors import Diverged, UserError, tell
 from lightning_resnet.files import private_compile_cache
-from lightning_resnet.models.blocks import StochasticDepth, block_modules
+from lightning_resnet.models.blocks import StochasticDepth, block_modules, learned_scales
 from lightning_resnet.models.ghost import ghost_batch_norm
 from lightning_resnet.training.ema import Averaging, average_of
 from lightning_resnet.training.evaluation import Batch, Evaluated
@@ -139,6 +139,7 @@ class ClassificationTask(Evaluated):
         self.averaging = ema
         self.mix = mix
         self._dropping = [m for m in net.modules() if isinstance(m, StochasticDepth)]
+        self._scales = learned_scales(net)
         self.compiled = compile
         self.loss_kind = loss
         self.label_smoothing = label_smoothing
@@ -497,8 +498,9 @@ class ClassificationTask(Evaluated):
         All ranks must call this method at the same step.
 
         Returns:
-            The metrics train/loss, train/acc1, lr, data/bad_images if there are damaged images, and
-            those of callbacks. Without a step since the last call, an empty dict.
+            The metrics train/loss, train/acc1, lr, data/bad_images if there are damaged images,
+            branch_scale/<block> of learned scales, and those of callbacks. Without a step since the
+            last call, an empty dict.
 
         Raises:
             Diverged: a loss was not finite.
@@ -519,6 +521,10 @@ class ClassificationTask(Evaluated):
         if bad:
             metrics["data/bad_images"] = bad
         self.schedule.observe(metrics)
+        if self._scales:
+            values = torch.stack([scale.weight.detach() for scale in self._scales.values()])
+            for name, value in zip(self._scales, values.tolist(), strict=True):
+                metrics[f"branch_scale/{name}"] = value
         extra = self.extra_metrics
         self.extra_metrics = {}
         return metrics | extra

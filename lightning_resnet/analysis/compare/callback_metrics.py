@@ -20,6 +20,7 @@ KINDS = {  # metric -> what it is, the callback that logs it, whether it spans o
     "grad_norm": ("norm of dE/dw", "GradientNorms", True),
     "response_std": ("std of the response", "ResponseStds", False),
     "identity_distance": ("norm of block(x) - x over norm of x", "AddedBlocks", False),
+    "branch_scale": ("learned factor of F(x)", "nets with a branch_scale", False),
 }
 LAST = 5  # over depth: mean over the last fifth of what was logged
 
@@ -58,10 +59,10 @@ def logged(runs: Runs, rows: Sequence[str], kind: str) -> pd.DataFrame:
             if not values.empty:
                 found.append(_one_run(values).assign(net=describe(rows, key), run=path))
     if not found:
-        raise UserError(
-            f"--panels {kind}: no finished run has logged {kind}/*; train with "
-            f"--trainer.callbacks+={KINDS[kind][1]}"
-        )
+        cure = f"--trainer.callbacks+={KINDS[kind][1]}"
+        if kind == "branch_scale":
+            cure = "--model.net.branch_scale skip_init, or another learned one"
+        raise UserError(f"--panels {kind}: no finished run has logged {kind}/*; train with {cure}")
     return pd.concat(found, ignore_index=True)
 
 

@@ -15,6 +15,7 @@ FAMILIES = {
     "grad_norm": "gradient norm",
     "response_std": "std of the response",
     "identity_distance": "distance from the identity",
+    "branch_scale": "learned factor of F(x)",
 }
 COLUMNS = {
     "run_id": "run",

@@ -27,6 +27,7 @@ from lightning_resnet.models.activations import (
     train_mode,
     watch_responses,
 )
+from lightning_resnet.models.blocks import learned_scales
 from lightning_resnet.progress import metered
 
 LEGEND = (
@@ -35,8 +36,8 @@ LEGEND = (
     "activation and the addition (He et al. 2015, fig. 7); rank: its place when sorted, the "
     "largest first; ratio: norm of F(x) over norm of x, of the layer's block; weight_norm: of all "
     "convolution weights of that block; descent: cosine of F(x) and -dE/dx, mean over images, of "
-    "residual blocks whose x is added to F(x) in the same shape. In the summary: std over layers, "
-    "the rest over blocks. "
+    "residual blocks whose x is added to F(x) in the same shape; scale: learned factor of F(x), "
+    "which ratio contains. In the summary: std over layers, the rest over blocks. "
     "Under batch norm std is about the norm's weights, 1 at the start: short runs hardly move it."
 )
 
@@ -45,6 +46,7 @@ HEADS = {
     "std_median": "std, median",
     "ratio": "norm of F(x) / norm of x",
     "weight_norm": "norm of weights",
+    "scale": "learned factor of F(x)",
     "descent": "cosine with descent",
 }
 
@@ -75,6 +77,10 @@ def responses(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
     table["ratio"] = table["block"].map(pd.DataFrame(ratios).mean())
     norms = {name: weight_norm(net.get_submodule(name)) for name in names}
     table["weight_norm"] = table["block"].map(norms)
+    scales = learned_scales(net)
+    if scales:
+        factors = {name: scale.weight.item() for name, scale in scales.items()}
+        table["scale"] = table["block"].map(factors)
     table["descent"] = table["block"].map(pd.DataFrame(descents).mean())
     return table.rename_axis("index").reset_index()
 
@@ -127,6 +133,8 @@ def summarise(table: pd.DataFrame) -> dict[str, float]:
         "ratio": blocks["ratio"].mean(),
         "weight_norm": blocks["weight_norm"].mean(),
     }
+    if "scale" in blocks and blocks["scale"].notna().any():
+        row["scale"] = blocks["scale"].mean()
     if blocks["descent"].notna().any():
         row["descent"] = blocks["descent"].mean()
     return row
