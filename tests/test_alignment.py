@@ -14,6 +14,7 @@ from torch import nn
 
 from lightning_resnet.analysis.inspection.alignment import (
     alignment,
+    figure,
     remarks,
     shared,
     singular,
@@ -113,6 +114,15 @@ def test_remarks_follow_the_values():
     text = "\n".join(remarks(table))
     assert "deep: successive blocks share 40% of their leading directions, 4.0 times" in text
     assert "no two successive blocks" in "\n".join(remarks(table.assign(next=np.nan)))
+
+
+def test_what_has_no_value_has_no_panel():
+    rows = {"index": [0, 1], "next": np.nan, "left_right": -0.2, "top": [0.2, 0.3]}
+    frame = pd.DataFrame(rows | {"largest": [0.92, 0.97]}).assign(net="one", seed=0)
+    axes = figure(frame).axes
+    assert len(axes) == 3 and axes[0].get_ylim()[0] < -0.2  # below 0 too
+    assert len(axes[2].get_yticks()) == 3  # a logarithmic axis between two powers
+    assert len(figure(frame.assign(largest=-1.0)).axes) == 2
 
 
 def test_command_line(cli):

@@ -204,5 +204,6 @@ def test_weights_of_nan_are_refused_in_one_line(cli):
     name = next(key for key in checkpoint["state_dict"] if key.endswith("conv1.weight"))
     checkpoint["state_dict"][name][0] = math.nan
     torch.save(checkpoint, "nan.ckpt")
-    code, _, err = cli("inspect", "landscape", "nan.ckpt")
-    assert code == 2 and "conv1.weight is not finite" in err and err.count("\n") == 1
+    for what in ("landscape", "gradients", "probes", "similarity"):
+        code, _, err = cli("inspect", what, "nan.ckpt")
+        assert code == 2 and "conv1.weight is not finite" in err and err.count("\n") == 1

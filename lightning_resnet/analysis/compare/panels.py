@@ -71,12 +71,13 @@ def panels(
 
     Args:
         frame: with a column `net` and those the panels name.
-        each: the panels.
+        each: the panels; those without a value that can be drawn are left out.
         title: above the panels.
         narrow: one panel below the other, for the screen of a telephone.
         chance: a dotted line across the panels.
     """
     colours = palette(list(dict.fromkeys(frame["net"])))
+    each = [panel for panel in each if _has_values(frame[panel.y], panel.log)]
     n = len(each)
     size = (max(7.0, 4.6 * n), 4.2 + 0.22 * len(colours))
     if narrow:
@@ -200,6 +201,11 @@ def draw_panel(ax: Axes, part: pd.DataFrame, panel: Panel, colour: str) -> None:
         ax.axhline(part[panel.level].mean(), color=colour, linestyle="--", linewidth=1.0)
 
 
+def _has_values(values: pd.Series, log: bool) -> bool:
+    """Tell whether there is anything to draw."""
+    return bool((values > 0).any() if log else values.notna().any())
+
+
 def _log_ticks(ax: Axes) -> None:
     """Label a logarithmic axis at three values or more: powers of ten, or also 2 and 5 times."""
     low, high = ax.get_ylim()
@@ -209,6 +215,8 @@ def _log_ticks(ax: Axes) -> None:
         ticks = ticks[(low <= ticks) & (ticks <= high)]
         if len(ticks) >= 3:
             break
+    if len(ticks) < 2:  # the axis lies between two of them
+        ticks = np.linspace(low, high, 3)
     ax.yaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 8)]))
     ax.yaxis.set_major_formatter("{x:.3g}")
     ax.yaxis.set_minor_locator(NullLocator())

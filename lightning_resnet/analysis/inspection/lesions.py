@@ -108,7 +108,7 @@ def _spread(low: int, high: int) -> list[int]:
 
 def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
     """Measure one net for `inspect lesions`."""
-    found = lesions(subject.net, subject.val, args.draws)
+    found = lesions(subject.finite_net, subject.val, args.draws)
     return found.assign(classes=subject.experiment.data.num_classes)
 
 

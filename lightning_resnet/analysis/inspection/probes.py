@@ -205,7 +205,7 @@ def _features(net: nn.Module, batches: Sequence[Batch]) -> tuple[dict[str, np.nd
 
 def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
     """Measure one net for `inspect probes`."""
-    return probes(subject.net, subject.train_eval, subject.val)
+    return probes(subject.finite_net, subject.train_eval, subject.val)
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:

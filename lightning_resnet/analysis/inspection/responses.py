@@ -121,7 +121,7 @@ def weight_norm(block: nn.Module) -> float:
 
 def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
     """Measure one net for `inspect responses`."""
-    return responses(subject.net, subject.train)
+    return responses(subject.finite_net, subject.train)
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:
@@ -168,7 +168,5 @@ def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure
     by_depth = Panel("std", "std of the response", *depth)
     by_rank = Panel("std", "std of the response", "rank", "3x3 layer, sorted by response")
     ratio = Panel("ratio", "norm of F(x) / norm of x", *depth)
-    each = [by_depth, by_rank, ratio]
-    if frame["descent"].notna().any():
-        each.append(Panel("descent", "cosine of F(x) and -dE/dx", *depth))
-    return panels(frame, each, title, narrow)
+    down = Panel("descent", "cosine of F(x) and -dE/dx", *depth)
+    return panels(frame, [by_depth, by_rank, ratio, down], title, narrow)

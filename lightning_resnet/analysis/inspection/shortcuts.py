@@ -110,7 +110,7 @@ def linear_map(block: BlockActivations) -> tuple[Tensor, int] | None:
 
 def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
     """Measure one net for `inspect shortcuts`."""
-    return shortcuts(subject.net, subject.train)
+    return shortcuts(subject.finite_net, subject.train)
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:
