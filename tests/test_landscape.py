@@ -17,6 +17,7 @@ from torch import nn
 from lightning_resnet.analysis.inspection import landscape as module
 from lightning_resnet.analysis.inspection.landscape import (
     direction_of,
+    figure,
     landscape,
     loss_and_error,
     remarks,
@@ -86,6 +87,23 @@ NETS = {
     "own": Own,
     "without blocks": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 10)),
 }
+
+
+@pytest.mark.parametrize("name", ["plain", "own", "without blocks"])
+def test_hessian_of_the_plane_is_that_of_the_moved_net(name, tmp_path):
+    torch.manual_seed(0)
+    net, batches, known = NETS[name]().eval(), [digits(10)], tmp_path / "known.jsonl"
+    table = landscape(net, batches, points=3, line=True, known=known, hessian=True)
+    assert table["ratio"].dropna().between(0, 50).all()
+    for parameter in net.parameters():
+        parameter.requires_grad_(parameter.dim() > 1)
+    assert table["ratio"].iloc[1] == pytest.approx(module.ratio(net, batches), rel=1e-3)
+    assert landscape(net, batches, points=3, line=True, known=known, hessian=True).equals(table)
+    text = "\n".join(remarks(table.assign(net="one", seed=0, classes=10, images=10)))
+    assert "one: the smallest eigenvalue of the Hessian has" in text
+    plane_table = landscape(net, batches, points=3, hessian=True).assign(net="one", seed=0)
+    for narrow in (False, True):
+        assert len(figure(plane_table, narrow=narrow).axes) == 7  # with two scales of colours
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -185,10 +203,10 @@ def test_command_line_draws_planes_or_a_line(cli):
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--points", 24, "24: an odd number"),
-        ("--points", 1, "1: an odd number"),
-        ("--range", 0, "0: a number above 0"),
-        ("--range", "nan", "nan: a finite number"),
+        ("--points", 24, "an odd number"),
+        ("--points", 1, "an odd number"),
+        ("--range", 0, "a number above 0"),
+        ("--range", "nan", "a finite number"),
         ("--images", 0, "--images"),
     ],
 )

@@ -95,6 +95,11 @@ def make_parser() -> Parser:
         "--line", action="store_true", help="landscape: only a line through the weights"
     )
     parser.add_argument(
+        "--hessian",
+        action="store_true",
+        help="landscape: also the eigenvalues of the Hessian at each point; slow: try --points 7",
+    )
+    parser.add_argument(
         "--device", type=device, default="cpu", help="cpu | cuda (default: %(default)s)"
     )
     parser.add_argument("--trust", action="store_true", help=TRUST)

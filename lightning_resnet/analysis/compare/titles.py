@@ -10,6 +10,8 @@ NAMES = {
     "lr": "learning rate",
     "perf/images_per_s": "images per second",
     "perf/data_wait_frac": "time spent waiting for data, %",
+    "curvature/largest": "largest eigenvalue of the Hessian",
+    "curvature/limit": "2 / learning rate",
 }
 FAMILIES = {
     "grad_norm": "gradient norm",

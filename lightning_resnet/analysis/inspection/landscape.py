@@ -33,6 +33,7 @@ from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.errors import UserError
 from lightning_resnet.models.activations import Batch
 from lightning_resnet.progress import Meter
+from lightning_resnet.training.hessian import hessian_product, lanczos, random_signs
 
 LEGEND = (
     "Eval mode, training images without augmentation. The plane goes through the net's weights, at "
@@ -40,8 +41,10 @@ LEGEND = (
     "norms stay (Li et al. 2018). at the net: loss and error (%) at (0, 0); at the ends: median "
     "loss at both ends of the line y = 0; better than chance: share of the points where the loss "
     "is below ln(classes); bent down: share of the inner points where a second difference along x "
-    "or y is negative, which shows that the loss is not convex there. direction: number of the "
-    "pair of directions."
+    "or y is negative, which shows that the loss is not convex there; with --hessian, ratio: "
+    "|smallest / largest| eigenvalue of the Hessian by weights of two dimensions or more, "
+    "which is small where the loss looks convex in all directions. direction: number of the pair "
+    "of directions."
 )
 HEADS = {
     "loss": "loss at the net",
@@ -49,9 +52,13 @@ HEADS = {
     "ends": "loss at the ends",
     "better": "better than chance, %",
     "bent": "bent down, %",
+    "ratio": "ratio at the net",
+    "ratio_median": "ratio, median",
 }
 Point = tuple[int, float, float]  # number of the pair of directions, x, y
-Values = tuple[float, float]  # loss, error in percent
+Values = tuple[float, ...]  # loss, error in percent; with the Hessian also the ratio
+RATIO = "|smallest / largest| eigenvalue"
+STEPS = 20  # of the Lanczos method at each point
 FLAT = 1e-3  # a second difference below this share of the loss there counts as 0
 
 
@@ -63,6 +70,7 @@ def landscape(
     directions: int = 1,
     line: bool = False,
     known: Path | None = None,
+    hessian: bool = False,
 ) -> pd.DataFrame:
     """Return loss and error over planes through the net's weights.
 
@@ -76,9 +84,11 @@ def landscape(
         directions: pairs of random directions, a plane for each; pair 0, 1, ... is always the same.
         line: only the points with y = 0.
         known: file of points that are known already, and to which new ones are added.
+        hessian: also measure the Hessian at each point, which takes some 50 times as long.
 
     Returns:
-        One row per point: columns direction, x, y, loss (mean cross-entropy), error (%).
+        One row per point: columns direction, x, y, loss (mean cross-entropy), error (%), and with
+        `hessian` ratio, that of its smallest and largest eigenvalue, without sign.
 
     Raises:
         UserError: `known` cannot be written.
@@ -92,7 +102,7 @@ def landscape(
     missing = [point for point in wanted if point not in found]
     meter = Meter(len(wanted), "points", first=len(wanted) - len(missing))
     try:
-        for point, values in _measured(net, batches, missing):
+        for point, values in _measured(net, batches, missing, hessian):
             found[point] = values
             meter.update(1)
             if known:
@@ -101,7 +111,8 @@ def landscape(
     finally:
         meter.close()
     rows = [[*point, *found[point]] for point in wanted]
-    return pd.DataFrame(rows, columns=["direction", "x", "y", "loss", "error"])
+    columns = ["direction", "x", "y", "loss", "error"]
+    return pd.DataFrame(rows, columns=[*columns, "ratio"] if hessian else columns)
 
 
 def _read(known: Path) -> dict[Point, Values]:
@@ -121,8 +132,8 @@ def _read(known: Path) -> dict[Point, Values]:
     found = {}
     for row in text.splitlines():
         if row.endswith("]"):
-            direction, x, y, loss, error = json.loads(row)
-            found[direction, x, y] = (loss, error)
+            direction, x, y, *values = json.loads(row)
+            found[direction, x, y] = tuple(values)
     return found
 
 
@@ -147,7 +158,7 @@ def direction_of(net: nn.Module, seed: int) -> list[Tensor]:
 
 
 def _measured(
-    net: nn.Module, batches: Sequence[Batch], wanted: Sequence[Point]
+    net: nn.Module, batches: Sequence[Batch], wanted: Sequence[Point], hessian: bool
 ) -> Iterator[tuple[Point, Values]]:
     """Yield loss and error at each point, in the order in which they are ready."""
     threads = torch.get_num_threads() if batches[0][0].device.type == "cpu" else 1
@@ -158,7 +169,10 @@ def _measured(
     start = [parameter.detach().clone() for parameter in net.parameters()]
     free: SimpleQueue[nn.Module] = SimpleQueue()
     for _ in range(threads):
-        free.put(copy.deepcopy(net))
+        own = copy.deepcopy(net)
+        for parameter in own.parameters():
+            parameter.requires_grad_(parameter.dim() > 1 and parameter.requires_grad)
+        free.put(own)
 
     @torch.no_grad()
     def measure_one(point: Point) -> tuple[Point, Values]:
@@ -169,7 +183,8 @@ def _measured(
                 moved.parameters(), start, *pairs[number], strict=True
             ):
                 parameter.copy_(at).add_(along_x, alpha=x).add_(along_y, alpha=y)
-            return point, loss_and_error(moved, batches)
+            values = loss_and_error(moved, batches)
+            return point, (*values, ratio(moved, batches)) if hessian else values
         finally:
             free.put(moved)
 
@@ -199,6 +214,20 @@ def loss_and_error(net: nn.Module, batches: Sequence[Batch]) -> Values:
     return loss / n, 100 * wrong / n
 
 
+def ratio(net: nn.Module, batches: Sequence[Batch]) -> float:
+    """Return |smallest / largest| eigenvalue of the Hessian by the weights that are trained.
+
+    Li et al. 2018, sec. 6, call a loss convex where this is small. NaN without positive eigenvalue.
+    """
+    product, names = hessian_product(net, batches)
+    if not names:
+        return math.nan
+    weights = [net.get_parameter(name) for name in names]
+    start = random_signs(weights, torch.Generator().manual_seed(0))
+    values, _, _ = lanczos(product, start, STEPS)
+    return abs(values[0] / values[-1]) if values[-1] > 0 else math.nan
+
+
 def first(batches: Sequence[Batch], n: int) -> list[Batch]:
     """Return the first n images of batches; all if there are fewer."""
     taken = []
@@ -213,8 +242,11 @@ def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
     """Measure one net for `inspect landscape`."""
     net = subject.finite_net
     batches = first(subject.train_eval, args.images)
-    known = args.folder / "landscape.points" / f"{_digest(net, batches)}.jsonl"
-    found = landscape(net, batches, args.points, args.range, args.directions, args.line, known)
+    kind = "-hessian" if args.hessian else ""
+    known = args.folder / "landscape.points" / f"{_digest(net, batches)}{kind}.jsonl"
+    found = landscape(
+        net, batches, args.points, args.range, args.directions, args.line, known, args.hessian
+    )
     return found.assign(
         classes=subject.experiment.data.num_classes,
         images=sum(len(labels) for _, labels in batches),
@@ -236,13 +268,16 @@ def summarise(table: pd.DataFrame) -> dict[str, float]:
     bent = []
     for _, plane in table.groupby("direction"):
         bent.append(_bent(plane.pivot(index="y", columns="x", values="loss").to_numpy()))
-    return {
+    row = {
         "loss": net["loss"],
         "error": net["error"],
         "ends": ends["loss"].median(),
         "better": 100 * (table["loss"] < np.log(table["classes"])).mean(),
         "bent": 100 * float(np.mean(bent)),
     }
+    if "ratio" in table:
+        row |= {"ratio": net["ratio"], "ratio_median": table["ratio"].median()}
+    return row
 
 
 def _bent(plane: np.ndarray) -> float:
@@ -269,6 +304,12 @@ def remarks(frame: pd.DataFrame) -> list[str]:
             f"{mean['better']:.0f} % of the points are better than chance, and at "
             f"{mean['bent']:.0f} % the loss bends down."
         )
+        if "ratio" in mean:
+            found.append(
+                f"{net}: the smallest eigenvalue of the Hessian has {mean['ratio']:.1%} of the "
+                f"largest one's size at the net; the median over all points is "
+                f"{mean['ratio_median']:.1%}."
+            )
         if mean["loss"] > 0.8 * chance:
             flat.append(net)
     images = frame["images"].max()
@@ -292,18 +333,24 @@ def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure
     loss = Panel("loss", "loss", *distance, log=True)
     error = Panel("error", "error (%)", *distance)
     line = frame[frame["y"] == 0]
+    hessian = "ratio" in frame
     if frame["y"].nunique() == 1:
-        return panels(line, [loss, error], title, narrow)
+        ratios = [Panel("ratio", RATIO, *distance, log=True)] if hessian else []
+        return panels(line, [loss, error, *ratios], title, narrow)
     planes = {}
+    ratios = {}
     for net, part in frame.groupby("net", sort=False):
         one = part[(part["seed"].isna()) | (part["seed"] == part["seed"].min())]
         one = one[one["direction"] == 0]
         planes[net] = one.pivot(index="y", columns="x", values="loss")
+        if hessian:
+            ratios[net] = one.pivot(index="y", columns="x", values="ratio")
     values = frame["loss"][np.isfinite(frame["loss"]) & (frame["loss"] > 0)]
     norm = LogNorm(values.min(), max(values.max(), 1.01 * values.min()))
     n = len(planes)
-    lines = 2 * n + 2 if narrow else 3
-    size = (4.2, 0.8 + 3.1 * lines) if narrow else (max(7.5, 1.2 + 4.1 * n), 11.5)
+    maps = 3 if hessian else 2
+    lines = maps * n + 2 if narrow else maps + 1
+    size = (4.2, 0.8 + 3.1 * lines) if narrow else (max(7.5, 1.2 + 4.1 * n), 3.85 * lines)
     with matplotlib.style.context(STYLE):
         drawing = Figure(figsize=size, dpi=150, layout="constrained")
         drawing.get_layout_engine().set(w_pad=0.12)
@@ -312,7 +359,7 @@ def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure
         flat_axes = []
         for i, (net, plane) in enumerate(planes.items()):
             z = np.log10(np.clip(plane.to_numpy(), norm.vmin, norm.vmax))
-            at = grid[2 * i] if narrow else grid[0, 2 * i : 2 * i + 2]
+            at = grid[maps * i] if narrow else grid[0, 2 * i : 2 * i + 2]
             ax = drawing.add_subplot(at)
             x, y = np.meshgrid(plane.columns, plane.index)
             drawn_levels = ax.contourf(x, y, 10**z, levels, norm=norm, cmap="viridis")
@@ -321,13 +368,21 @@ def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure
             ax.set(title=drawn(net), xlabel="direction 1", ylabel="direction 2", aspect="equal")
             ax.grid(visible=False)
             flat_axes.append(ax)
-            at = grid[2 * i + 1] if narrow else grid[1, 2 * i : 2 * i + 2]
+            at = grid[maps * i + 1] if narrow else grid[1, 2 * i : 2 * i + 2]
             ax = drawing.add_subplot(at, projection="3d")
             colours = mpl.colormaps["viridis"](norm(10**z))
             ax.plot_surface(x, y, z, facecolors=colours, rstride=1, cstride=1, linewidth=0)
             ax.set(zlim=np.log10([norm.vmin, norm.vmax]))
             ax.zaxis.set_major_formatter(lambda value, _: f"{10**value:.2g}")
             ax.zaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+            if hessian:
+                at = grid[maps * i + 2] if narrow else grid[2, 2 * i : 2 * i + 2]
+                ax = drawing.add_subplot(at)
+                of_net = ratios[net].to_numpy()
+                mesh = ax.pcolormesh(x, y, of_net, norm=LogNorm(1e-3, 1), cmap="magma")
+                ax.set(xlabel="direction 1", ylabel="direction 2", aspect="equal")
+                ax.grid(visible=False)
+                drawing.colorbar(mesh, ax=ax, label=RATIO)
         bar = drawing.colorbar(
             drawn_levels, ax=flat_axes, label="loss", location="bottom", aspect=40, shrink=0.9
         )
@@ -336,7 +391,7 @@ def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure
         bar.ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
         colour_of = palette(list(planes))
         for i, panel in enumerate([loss, error]):
-            at = grid[2 * n + i] if narrow else grid[2, i * n : (i + 1) * n]
+            at = grid[maps * n + i] if narrow else grid[maps, i * n : (i + 1) * n]
             ax = drawing.add_subplot(at)
             for net, colour in colour_of.items():
                 draw_panel(ax, line[line["net"] == net], panel, colour)
