@@ -19,6 +19,7 @@ from helpers.made_runs import epoch_rows, make_run
 from scipy import stats
 
 from lightning_resnet.analysis import load_runs
+from lightning_resnet.analysis.compare import explorer
 from lightning_resnet.analysis.compare import load as loading
 from lightning_resnet.analysis.compare.callback_metrics import logged
 from lightning_resnet.analysis.compare.effects import effects, gaps
@@ -396,6 +397,15 @@ def test_older_runs_did_what_the_options_that_joined_do_by_default():
     for key, value in JOINED_LATER.items():
         section, _, name = key.partition(".")
         assert given[section].parameters[name].default == value, key
+
+
+def test_a_page_of_many_values_leaves_out_some_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(explorer, "MOST_VALUES", 12)
+    make_run(tmp_path / "d" / "a", errors=range(99, 89, -1))
+    data = data_of(report([tmp_path / "d"]))
+    ((val, train),) = data["series"]
+    assert val["step"] == [10, 40, 70, 100] and train["step"] == [15, 35, 55, 75, 95]
+    assert data["note"] == "Drawn is one of 3 evaluations and one of 2 training rows that were read"
 
 
 def test_nan_and_half_finished_runs_have_a_page(tmp_path):

@@ -24,8 +24,7 @@ from lightning_resnet.analysis.compare.tables import (
 from lightning_resnet.analysis.compare.titles import column_title, metric_title
 from lightning_resnet.errors import printable
 
-MOST_VALUES = 500_000  # numbers in the curves of a page: about 1.5 MB
-EVALUATIONS = 1_000  # of a run at most
+MOST_VALUES = 500_000  # numbers in the curves of a page, of training and again of evaluations
 RAMP = 32  # colours where there are more than a palette has
 AXES = ("step", "epoch", "images", "time", "gpu_h")
 NO_METRICS = {"run_id", "path", "kind", "step", "epoch", "attempt", "time", "gpu_h"}
@@ -60,6 +59,7 @@ BOTH = {  # charts of two metrics: the first solid, the second dashed
     "error": ("val/acc1", "train_eval/acc1", "validation and training error, %"),
     "loss": ("val/loss", "train_eval/loss", "validation and training loss"),
 }
+THINNED = {"val": "evaluations", "train": "training rows that were read"}
 MOST_SHOWN = 8  # settings that the table shows at first
 
 
@@ -79,7 +79,7 @@ def data(runs: Runs, history: pd.DataFrame, rows: Sequence[str], x: str) -> dict
     frame = frame.assign(order=frame["path"].map({path: i for i, path in enumerate(labels)}))
     frame = frame.sort_values("order", kind="stable").drop(columns="order")
     is_metric = [name for name in history if name not in NO_METRICS and history[name].notna().any()]
-    every = _stride(history, is_metric)
+    every = {kind: _stride(history, is_metric, kind) for kind in ("val", "train")}
     by_path = dict(iter(history.groupby("path", sort=False)))
     series = []
     listed = []
@@ -89,7 +89,8 @@ def data(runs: Runs, history: pd.DataFrame, rows: Sequence[str], x: str) -> dict
         listed.append(_run(run, labels[run["path"]]))
     axes = {"images": "images seen", **X_LABELS}
     known = set(AXES) if "gpu_h" in history and history["gpu_h"].notna().any() else {*AXES[:4]}
-    note = f"Training curves: every {every}th of the rows that were read" if every > 1 else ""
+    thinned = [f"one of {n} {THINNED[kind]}" for kind, n in every.items() if n > 1]
+    note = f"Drawn is {' and '.join(thinned)}" if thinned else ""
     return {
         "x": x,
         "axes": [[name, axes[name]] for name in AXES if name in known],
@@ -114,9 +115,9 @@ def packed(value: Any) -> str:
     return base64.b64encode(zlib.compress(content, 9)).decode()
 
 
-def _stride(history: pd.DataFrame, metrics: Sequence[str]) -> int:
-    """Return of how many training rows the page holds one, so that it stays small."""
-    cells = int(history[metrics].notna().sum().sum())
+def _stride(history: pd.DataFrame, metrics: Sequence[str], kind: str) -> int:
+    """Return of how many rows of a kind the page holds one, so that it stays small."""
+    cells = int(history.loc[history["kind"] == kind, list(metrics)].notna().sum().sum())
     return max(1, math.ceil(cells / MOST_VALUES))
 
 
@@ -133,14 +134,21 @@ def _run(run: dict[str, Any], label: str) -> dict[str, Any]:
     }
 
 
-def _curves(history: pd.DataFrame, metrics: Sequence[str], every: int) -> list[dict[str, Any]]:
-    """Return a run's curves, those of evaluations first; the test has no curve."""
+def _curves(
+    history: pd.DataFrame, metrics: Sequence[str], every: dict[str, int]
+) -> list[dict[str, Any]]:
+    """Return a run's curves, those of evaluations first; the test has no curve.
+
+    Args:
+        history: rows of the run.
+        metrics: columns to draw.
+        every: of how many rows of each kind one is drawn; the last one is.
+    """
     found = []
-    for kind in ("val", "train"):
+    for kind, stride in every.items():
         part = history[history["kind"] == kind]
-        stride = every if kind == "train" else max(1, math.ceil(len(part) / EVALUATIONS))
         part = part.dropna(how="all", subset=list(metrics)) if kind == "train" else part
-        part = part.iloc[::stride]
+        part = part.iloc[(len(part) - 1) % stride :: stride]
         if part.empty:
             continue
         steps = [int(step) for step in part["step"]]
