@@ -14,6 +14,7 @@ from lightning_resnet.data.beton.format import Beton
 from lightning_resnet.data.beton.write import write_beton
 from lightning_resnet.data.hashing import hash64, uniform
 from lightning_resnet.data.images import Images
+from lightning_resnet.data.module import ImageData
 from lightning_resnet.data.order import eval_batches, permutation, train_batches
 from lightning_resnet.data.sources.base import Source
 from lightning_resnet.data.sources.beton_files import BetonFiles
@@ -205,6 +206,59 @@ def test_pad_crop_and_flip_move_pixels_as_told():
         expected = np.pad(pixels[label, :, :, 0], 2)[top : top + 4, left : left + 4]
         for channel in image:
             assert np.array_equal(channel, expected[:, ::-1] if flip else expected)
+
+
+@pytest.fixture
+def equal_files(tmp_path):
+    """A folder of grey and colour images of 16x16 pixels, as `(folder, their pixels)`."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
+    for i, image in enumerate(pixels):
+        folder = tmp_path / "equal" / "ab"[i // 10]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i:02}.png")
+    return tmp_path / "equal", pixels
+
+
+def test_crop_pad_takes_files_of_one_size_as_it_takes_images_in_memory(equal_files):
+    root, pixels = equal_files
+    files = data_of(ImageFolder(str(root)), batch_size=4, crop="pad", flip=True, pad_fill="mean")
+    assert files.input_size == (3, 16, 16)
+    in_memory = ImageFolder(str(root))
+    in_memory.classes = ["a", "b"]
+    in_memory.splits = lambda: {
+        name: Images(images.ids, images.labels, pixels[images.ids])
+        for name, images in files.splits.items()
+    }
+    same = data_of(in_memory, batch_size=4, crop="pad", flip=True, pad_fill="mean")
+    for make in (lambda d: d.train_dataloader(), lambda d: d.val_dataloader()[0]):
+        pairs = zip(make(files), make(same), strict=True)
+        assert all(torch.equal(x, y) for (x, _), (y, _) in pairs)
+
+
+def test_each_refusal_of_a_size_names_flags_that_work(equal_files, folder):
+    root, _ = equal_files
+    with pytest.raises(UserError, match="stored size: drop --data.size"):
+        ImageData(ImageFolder(str(root)), batch_size=4, crop="pad", size=16).setup("fit")
+    for size in (None, 16):
+        with pytest.raises(UserError, match="--data.crop resized --data.size N"):
+            ImageData(ImageFolder(str(folder)), batch_size=4, crop="pad", size=size).setup("fit")
+    with pytest.raises(UserError, match="set --data.size to the pixels"):
+        assert data_of(ImageFolder(str(folder)), batch_size=4).input_size
+    some = data_of(ImageFolder(str(folder)), batch_size=4, crop="resized", size=16)
+    assert some.input_size == (3, 16, 16)
+
+
+def test_images_of_the_nets_size_are_not_cut_in_silence(equal_files, capsys):
+    root, _ = equal_files
+    data = data_of(ImageFolder(str(root)), batch_size=4, size=16)
+    data.val_dataloader()
+    data.eval_loader("val")
+    said = capsys.readouterr().err
+    assert said.count("warning: val images have 16x16 pixels as they are stored") == 1
+    assert "central 14 are enlarged to 16: --data.eval_share 1" in said
+    for how in ({"size": 16, "eval_share": 1.0}, {"size": 12}, {}):
+        data_of(ImageFolder(str(root)), batch_size=4, **how).val_dataloader()
+    assert not capsys.readouterr().err
 
 
 def test_each_validation_sample_once_in_order_of_id():

@@ -523,13 +523,21 @@ def test_an_archive_in_the_folder_is_used_without_a_network(small, host, tmp_pat
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("nowhere.tar.gz", "no such file or folder"),
+        ("nowhere.tar.gz", "does not exist"),
         ("s3://bucket/x.tar.gz", "http and https are taken"),
     ],
 )
 def test_what_cannot_be_a_copy_is_said(cli, small, given, message):
     code, _, err = cli("data", "get", "cifar10", "--root", "d", "--from", given)
     assert code == 2 and message in err
+
+
+def test_a_folder_of_images_is_trained_on_as_it_is(cli, small, tmp_path):
+    (tmp_path / "my images" / "cat").mkdir(parents=True)
+    (tmp_path / "my images" / "cat" / "1.png").touch()
+    folder = tmp_path / "my images"
+    code, _, err = cli("data", "get", "cifar10", "--root", "d", "--from", folder)
+    assert code == 2 and f"fit --config RECIPE --data '{folder}' trains on" in err
 
 
 def test_two_processes_at_once_download_once(small, host, tmp_path):

@@ -1,16 +1,20 @@
 """The images of a split, in the storage they are kept in, and the fixed split of a hold-out."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from lightning_resnet.data.archives import member_of
+from lightning_resnet.data.beton.encode import open_image, read_bytes
 from lightning_resnet.data.beton.format import Beton
 from lightning_resnet.data.order import permutation
 from lightning_resnet.errors import UserError
 
+LOOKED_AT = 100  # files whose size is read to tell whether all have one
 # Seed of every split we make: not the run's seed, so that runs share their validation set.
 SPLIT_SEED = 0
 
@@ -105,6 +109,20 @@ class FileImages(Images):
         positions = np.sort(positions)
         paths = [self.paths[i] for i in positions]
         return FileImages(self.ids[positions], self.labels[positions], paths)
+
+    @cached_property
+    def shape(self) -> tuple[int, int] | None:
+        """(side, side) of square images of one size; None where they have no common size.
+
+        `LOOKED_AT` of them are looked at; a loader refuses a batch with others.
+        """
+        sizes: set[int] = set()
+        for path in self.paths[:: max(1, len(self) // LOOKED_AT)]:
+            if self.in_order or len(sizes) > 1:
+                return None
+            with suppress(Exception):  # the loader tells of what cannot be read
+                sizes |= {*open_image(read_bytes(path)).size}
+        return (*sizes, *sizes) if len(sizes) == 1 else None
 
     @property
     def in_order(self) -> bool:

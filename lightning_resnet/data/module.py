@@ -16,7 +16,13 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_resnet.bounds import check_batch
-from lightning_resnet.data.augment.crops import Augment, Crop, Progressive, Resize
+from lightning_resnet.data.augment.crops import (
+    Augment,
+    Crop,
+    Progressive,
+    Resize,
+    check_size,
+)
 from lightning_resnet.data.augment.policies import Policy
 from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.data.beton import decode_fallback as fallback
@@ -40,7 +46,7 @@ from lightning_resnet.data.order import (
 from lightning_resnet.data.shard import Shard
 from lightning_resnet.data.sources.base import Source
 from lightning_resnet.data.sources.beton_files import open_beton
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, tell
 from lightning_resnet.machine import workers
 
 SHM = Path("/dev/shm")  # shared memory, through which worker processes hand over batches
@@ -178,6 +184,7 @@ class ImageData(pl.LightningDataModule):
         self.shard = Shard()
         self.splits: dict[str, Images] = {}
         self._made: WeakSet[Loader] = WeakSet()
+        self._told: set[str] = set()  # warnings that were given
 
     def setup(self, stage: str | None = None) -> None:
         """Take the ranks and epochs of the trainer, if there is one, and read the splits, once.
@@ -206,6 +213,8 @@ class ImageData(pl.LightningDataModule):
         if stage == "fit":
             self._need_training_images()
             self._check_shared_memory()
+            if self.train_augment.crop == "pad":
+                check_size(self.train_augment, self.splits["train"].shape is not None)
         train = self.splits.get("train")
         if train is None:
             return
@@ -309,10 +318,7 @@ class ImageData(pl.LightningDataModule):
         if self.eval_augment.size:
             return (3, self.eval_augment.size, self.eval_augment.size)
         shape = self.splits.get("train", self.splits["val"]).shape
-        if shape is None:
-            raise UserError(
-                "images from files have no common size: set --data.size to the pixels per side"
-            )
+        check_size(self.train_augment, shape is not None)
         return (3, *shape)
 
     @property
@@ -418,9 +424,24 @@ class ImageData(pl.LightningDataModule):
         self._need_images()
         augment = augment or self.eval_augment
         batch = self.eval_batch or 2 * self.micro_batch
+        self._tell_of_cut(split, augment)
         n = len(self.splits[split])
         batches = list(eval_batches(n, batch, self.shard.rank, self.shard.world_size))
         return self._loader(split, lambda epoch: augment, lambda epoch: iter(batches), len(batches))
+
+    def _tell_of_cut(self, split: str, augment: Augment) -> None:
+        """Warn where images that have the net's size already are cut, and enlarged to it."""
+        size = augment.size
+        is_central = augment.corner == (0.5, 0.5)
+        if size and is_central and augment.share < 1 and self.splits[split].shape == (size, size):
+            told = (
+                f"warning: {split} images have {size}x{size} pixels as they are stored, and their "
+                f"central {round(augment.share * size)} are enlarged to {size}: "
+                "--data.eval_share 1 takes them in full"
+            )
+            if told not in self._told:
+                self._told.add(told)
+                rank_zero_only(tell)(told, file=sys.stderr)
 
     def _loader(self, split: str, augment: Callable, plan: Callable, length: int) -> Loader:
         """Return the loader that `loader` names, or the fastest one for the storage."""

@@ -9,6 +9,7 @@ import gzip
 import io
 import lzma
 import math
+import shlex
 import shutil
 import tarfile
 import zlib
@@ -31,6 +32,7 @@ from lightning_resnet.data.download import (
     download,
     remove,
 )
+from lightning_resnet.data.sources.folder import find_images
 from lightning_resnet.errors import UserError, one_line, printable, tell
 from lightning_resnet.files import locked, write_atomic
 from lightning_resnet.progress import metered
@@ -454,6 +456,12 @@ def _unpack_folder(data_set: DataSet, folder: Path, root: Path) -> None:
         paths = [folder / file.name for file in files]
         if all(path.is_file() for path in paths) and (files[0].fills or len(files) == 1):
             return _unpack(data_set, paths, files, root)
+    if next(find_images(folder), None):
+        line = shlex.join(["--data", str(folder)])
+        raise Failed(
+            "the folder holds images, which need no such step: resnet-cli fit --config RECIPE "
+            f"{line} trains on one folder of images per class"
+        )
     raise Failed("the folder has not the files of the data set")
 
 

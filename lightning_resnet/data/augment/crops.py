@@ -123,18 +123,33 @@ def draw(
         boxes = np.stack([np.zeros_like(heights), np.zeros_like(heights), heights, widths], axis=1)
     if augment.size is not None and augment.crop != "pad":
         return boxes, flips, augment.size
-    if augment.size is not None:
-        raise UserError(
-            "crop `pad` is for images of their stored size: drop --data.size or use --data.crop "
-            "resized"
-        )
-    if len({*heights.tolist(), *widths.tolist()}) != 1:
-        raise UserError(
-            "these images have no common square size: set --data.size to the pixels per side"
-        )
+    check_size(augment, len({*heights.tolist(), *widths.tolist()}) == 1)
     if augment.crop == "pad":
         boxes[:, :2] += draws.pad_crops(seed, epoch, ids, augment.pad, repeat) - augment.pad
     return boxes, flips, int(heights[0])
+
+
+def check_size(augment: Augment, has_one_size: bool) -> None:
+    """Refuse a size that the crop cannot make, and the lack of one that it needs.
+
+    Args:
+        augment: what happens to the images.
+        has_one_size: whether the images are squares of one size.
+
+    Raises:
+        UserError: the message names flags that work together with these images.
+    """
+    if augment.crop == "pad" and not has_one_size:
+        raise UserError(
+            "crop `pad` is for square images of one size, which these have not: --data.crop "
+            "resized --data.size N, with the pixels per side"
+        )
+    if augment.crop == "pad" and augment.size is not None:
+        raise UserError("crop `pad` leaves images at their stored size: drop --data.size")
+    if augment.size is None and not has_one_size:
+        raise UserError(
+            "these images have no common square size: set --data.size to the pixels per side"
+        )
 
 
 def operations(

@@ -16,7 +16,7 @@ import torch
 from lightning_resnet.data import draws
 from lightning_resnet.data.augment.crops import Augment, operations
 from lightning_resnet.data.beton import decode as kernel
-from lightning_resnet.data.images import BetonImages, Images
+from lightning_resnet.data.images import BetonImages, FileImages, Images
 from lightning_resnet.data.loaders.base import Batch, Loader
 from lightning_resnet.data.loaders.read_batch import read_beton
 from lightning_resnet.errors import UserError
@@ -106,6 +106,8 @@ def windows(pixels: Any, pad: int) -> Any:
 
 def suits(images: Images, augment: Augment) -> bool:
     """Tell whether the images have one size and keep it; policies and erasing are allowed."""
+    if isinstance(images, FileImages):
+        return False
     return images.shape is not None and augment.crop in ("none", "pad") and augment.size is None
 
 

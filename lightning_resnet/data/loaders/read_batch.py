@@ -6,7 +6,7 @@ from functools import singledispatch
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from lightning_resnet.data import draws
@@ -198,13 +198,13 @@ def _cut(
     heights = [image.height for image in images]
     widths = [image.width for image in images]
     boxes, flips, size = draw(augment, seed, epoch, ids, heights, widths, repeat)
-    if augment.crop == "pad":
-        raise UserError(
-            "crop `pad` is for images in memory or in a .beton: use --data.crop resized"
-        )
     made = []
     for image, box, flip in zip(images, boxes.astype(int).tolist(), flips, strict=True):
         top, left, h, w = box
+        if augment.crop == "pad":  # the box may reach out of the image
+            image = ImageOps.expand(image, augment.pad, augment.fill)
+            top += augment.pad
+            left += augment.pad
         crop = image.crop((left, top, left + w, top + h))
         if augment.resize == "area":
             x = area_filter.resize(np.asarray(crop), size, size)
