@@ -119,7 +119,8 @@ def _counted(removals: dict[Path, Removal], sweeps: dict[Path, list[str]], total
     if sweeps:
         names = ", ".join(printable(folder.name) for folder in sweeps)
         parts.append(f"the folder {names}" if len(sweeps) == 1 else f"the folders {names}")
-    return ", and ".join(parts)
+    *others, last = parts
+    return f"{', '.join(others)}, and {last}" if others else last
 
 
 def _refuse_queued(folder: Path) -> None:
