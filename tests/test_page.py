@@ -359,6 +359,8 @@ def test_charts_of_an_inspection(browser, tmp_path):
     assert browser.evaluate(lines) == [nets[1], nets[1], "chance"]
     browser.click("document.querySelectorAll('.chart')[1].querySelector('input')")
     assert browser.evaluate("inspected[0][1].u.scales.y.distr") == 3
+    browser.click("document.querySelectorAll('.chart')[1].querySelector('input')")
+    assert browser.evaluate("inspected[0][1].u.scales.y.min") == 0
     assert browser.problems == []
 
 

@@ -182,6 +182,7 @@ def _chart(
         "unit": " %" if panel.title.endswith("(%)") else "",
         "log": bool(is_log),
         "zero": panel.error,
+        "fromZero": True,
         "top": None if shared is None or shared.empty else float(shared.max()),
         "integers": is_integer and panel.x != "step",
         "lines": lines,

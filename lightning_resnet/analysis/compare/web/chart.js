@@ -1,5 +1,5 @@
 // A chart of lines on uPlot: title, zoom, hover, logarithmic axes, PNG. What is drawn is a `spec`:
-// { title, x, y, log, logX, unit, zero, top, note, lines: [{ label, colour, x, y, low, high, dash, width, pale,
+// { title, x, y, log, logX, unit, zero, fromZero, top, note, lines: [{ label, colour, x, y, low, high, dash, width, pale,
 // points, told, level }] }; `low` and `high` make a band, `level` is a horizontal line.
 const PLACES = 2000; // of x: where lines share few values (seconds), x is rounded to these
 const MOST_TOLD = 8; // lines in the box at the cursor
@@ -47,6 +47,11 @@ function short(value) {
     return `${+digits}e${+power}`;
   }
   return size >= 1e4 ? `${+(value / 1e3).toPrecision(6)}k` : String(+value.toPrecision(6));
+}
+// Labels of ticks: with 10k on the axis, 8k and not 8000.
+function ticksOf(values) {
+  const large = values.some(value => Math.abs(value) >= 1e4 && Math.abs(value) < 1e6);
+  return values.map(value => (large && Math.abs(value) >= 1e3 && Math.abs(value) < 1e4 ? `${+(value / 1e3).toPrecision(6)}k` : short(value)));
 }
 const told = value => value === null || value === undefined ? 'not finite'
   : Math.abs(value) >= 1e5 && Number.isInteger(value) ? value.toLocaleString('en')
@@ -251,7 +256,7 @@ class Chart {
       incrs: !side && this.spec.integers ? [1, 2, 5, 10, 20, 50, 100, 200, 500] : undefined,
       splits: distr === 1 ? undefined : (u, i, low, high) => this.splits(distr, low, high, (side ? u.bbox.height : u.bbox.width) / devicePixelRatio / room),
       filter: (u, splits) => splits,
-      values: (u, splits) => splits.map(short),
+      values: (u, splits) => ticksOf(splits),
       size: side ? (u, values) => (12 + 7 * Math.max(3, ...(values ?? []).map(v => v.length))) * k : 26 * k,
     };
   }
@@ -282,7 +287,8 @@ class Chart {
     if (distr === 4) return [0, high * 1.1 || 1];
     let top = high;
     if (this.spec.final) top = Math.max(1, Math.min(high, 2 * this.spec.final)); // the first epochs may leave the chart
-    const bottom = this.spec.zero || (low >= 0 && low < 0.4 * top) ? 0 : low;
+    const fromZero = low >= 0 && (this.spec.fromZero || low < 0.4 * top);
+    const bottom = this.spec.zero || fromZero ? 0 : low;
     const room = isOne(bottom, top) ? Math.abs(top) * 0.1 || 1 : 0.05 * (top - bottom);
     return [bottom ? bottom - room : 0, top + room];
   }
