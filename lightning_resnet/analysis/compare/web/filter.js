@@ -1,7 +1,15 @@
 // An expression over the columns of the table of runs, as in `compare --where`:
 // depth == 56 and (lr < 0.1 or norm in ('none', 'batch')). A text without an operator is looked for
 // in all columns. Nothing is evaluated as code.
-const TOKEN = /\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)|'([^']*)'|"([^"]*)"|`([^`]*)`|([A-Za-z_][\w./@]*)|(==|!=|<=|>=|[<>~(),[\]-]))/y;
+const TOKENS = [
+  String.raw`(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)`,
+  "'([^']*)'",
+  '"([^"]*)"',
+  '`([^`]*)`',
+  String.raw`([A-Za-z_][\w./@]*)`,
+  String.raw`(==|!=|<=|>=|[<>~(),[\]-])`,
+];
+const TOKEN = new RegExp(String.raw`\s*(?:${TOKENS.join('|')})`, 'y');
 
 function tokensOf(text) {
   const found = [];
@@ -11,13 +19,34 @@ function tokensOf(text) {
     const match = TOKEN.exec(text);
     if (!match) throw new Error(`cannot read ${text.slice(start).trim()}`);
     const [, number, single, double, quoted, word, sign] = match;
-    if (number !== undefined) found.push({ kind: 'value', value: Number(number) });
-    else if (single !== undefined) found.push({ kind: 'value', value: single });
-    else if (double !== undefined) found.push({ kind: 'value', value: double });
-    else if (quoted !== undefined) found.push({ kind: 'name', value: quoted });
-    else if (sign !== undefined) found.push({ kind: 'sign', value: sign });
-    else if (['and', 'or', 'not', 'in'].includes(word)) found.push({ kind: 'sign', value: word });
-    else found.push({ kind: 'name', value: word });
+    if (number !== undefined) found.push({
+      kind: 'value',
+      value: Number(number)
+    });
+    else if (single !== undefined) found.push({
+      kind: 'value',
+      value: single
+    });
+    else if (double !== undefined) found.push({
+      kind: 'value',
+      value: double
+    });
+    else if (quoted !== undefined) found.push({
+      kind: 'name',
+      value: quoted
+    });
+    else if (sign !== undefined) found.push({
+      kind: 'sign',
+      value: sign
+    });
+    else if (['and', 'or', 'not', 'in'].includes(word)) found.push({
+      kind: 'sign',
+      value: word
+    });
+    else found.push({
+      kind: 'name',
+      value: word
+    });
   }
   return found;
 }
@@ -37,7 +66,8 @@ const OPERATORS = {
   '~': (a, b) => String(a ?? '').toLowerCase().includes(String(b).toLowerCase()),
 };
 
-// Return a function that tells whether a run fits. `names`: the columns; `value(run, name)`: a cell.
+// Return a function that tells whether a run fits.
+// `names`: the columns; `value(run, name)`: a cell.
 function filterOf(text, names, value) {
   if (!text.trim()) return () => true;
   const plain = text.trim().toLowerCase();
@@ -47,7 +77,9 @@ function filterOf(text, names, value) {
   const tokens = tokensOf(text);
   let at = 0;
   const next = sign => tokens[at]?.kind === 'sign' && tokens[at].value === sign && ++at > 0;
-  const expect = sign => { if (!next(sign)) throw new Error(`${sign} is missing`); };
+  const expect = sign => {
+    if (!next(sign)) throw new Error(`${sign} is missing`);
+  };
 
   function operand() {
     const negative = next('-');
@@ -57,7 +89,12 @@ function filterOf(text, names, value) {
       const constant = negative ? -token.value : token.value;
       return () => constant;
     }
-    const known = { True: 'True', False: 'False', None: null, nan: null };
+    const known = {
+      True: 'True',
+      False: 'False',
+      None: null,
+      nan: null
+    };
     if (Object.hasOwn(known, token.value)) return () => known[token.value];
     if (!names.includes(token.value)) throw new Error(`there is no column ${token.value}`);
     return run => value(run, token.value);

@@ -6,15 +6,31 @@ let explorer = null;
 function start(root) {
   for (const table of root.querySelectorAll('table')) sortable(table);
   for (const script of root.querySelectorAll('script.charts')) {
-    const grid = html('div', { class: 'grid' });
+    const grid = html('div', {
+      class: 'grid'
+    });
     script.after(grid);
     const chosen = new Set();
-    const { charts } = JSON.parse(script.textContent);
-    const drawn = charts.map(spec => ({ spec, chart: new Chart(grid) }));
-    inspected.push(drawn.map(({ chart }) => chart));
+    const {
+      charts
+    } = JSON.parse(script.textContent);
+    const drawn = charts.map(spec => ({
+      spec,
+      chart: new Chart(grid)
+    }));
+    inspected.push(drawn.map(({
+      chart
+    }) => chart));
     const draw = () => {
-      for (const { spec, chart } of drawn) {
-        chart.draw({ ...spec, lines: spec.lines.filter(line => !chosen.has(line.legend)) });
+      for (const {
+          spec,
+          chart
+        }
+        of drawn) {
+        chart.draw({
+          ...spec,
+          lines: spec.lines.filter(line => !chosen.has(line.legend))
+        });
       }
     };
     grid.before(legendOf(charts, chosen, draw));
@@ -30,22 +46,31 @@ function legendOf(charts, hidden, draw) {
     if (!lines.has(line.legend)) lines.set(line.legend, line);
   }
   const entries = [...lines].map(([name, line]) => {
-    const box = html('input', { type: 'checkbox' });
+    const box = html('input', {
+      type: 'checkbox'
+    });
     box.checked = true;
-    const label = html('label', {}, box, html('i', { colour: line.colour, class: line.dash ? 'dashed' : '' }), html('span', {}, name));
+    const label = html('label', {}, box, html('i', {
+      colour: line.colour,
+      class: line.dash ? 'dashed' : ''
+    }), html('span', {}, name));
     box.onchange = () => {
-      if (box.checked) hidden.delete(name); else hidden.add(name);
+      if (box.checked) hidden.delete(name);
+      else hidden.add(name);
       label.classList.toggle('off', !box.checked);
       draw();
     };
     return label;
   });
-  return html('div', { class: 'legend' }, ...entries);
+  return html('div', {
+    class: 'legend'
+  }, ...entries);
 }
 
 function redraw() {
   for (const draw of shownCharts) draw();
-  for (const line of document.querySelectorAll('i[data-colour]')) line.style.background = seen(line.dataset.colour);
+  for (const line of document.querySelectorAll('i[data-colour]')) line.style.background = seen(line
+    .dataset.colour);
   if (explorer) explorer.update();
 }
 
@@ -76,7 +101,12 @@ let tag = null;
 async function renew() {
   let answer;
   try {
-    answer = await fetch(location.href, { cache: 'no-store', headers: tag ? { 'If-None-Match': tag } : {} });
+    answer = await fetch(location.href, {
+      cache: 'no-store',
+      headers: tag ? {
+        'If-None-Match': tag
+      } : {}
+    });
     if (answer.status === 304) return;
     if (!answer.ok) throw new Error(answer.statusText);
   } catch {
@@ -88,8 +118,10 @@ async function renew() {
   const data = JSON.parse(page.getElementById('data').textContent);
   const report = document.importNode(page.getElementById('report'), true);
   const old = document.getElementById('report');
-  const open = new Set([...old.querySelectorAll('details[open] summary')].map(summary => summary.textContent));
-  for (const summary of report.querySelectorAll('summary')) summary.parentNode.open = open.has(summary.textContent);
+  const open = new Set([...old.querySelectorAll('details[open] summary')].map(summary => summary
+    .textContent));
+  for (const summary of report.querySelectorAll('summary')) summary.parentNode.open = open.has(
+    summary.textContent);
   inspected.splice(0).flat().forEach(chart => chart.remove());
   shownCharts.length = 0;
   old.replaceWith(report);

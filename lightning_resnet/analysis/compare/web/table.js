@@ -31,5 +31,7 @@ function sortable(table) {
 function pressable(element, press) {
   element.tabIndex = 0;
   element.onclick = press;
-  element.onkeydown = event => { if (event.key === 'Enter') press(); };
+  element.onkeydown = event => {
+    if (event.key === 'Enter') press();
+  };
 }
