@@ -12,12 +12,16 @@ import torchvision
 import yaml
 from helpers.akamaster import Akamaster
 from helpers.command_line import TINY
-from helpers.run_dir import only_run
+from helpers.run_dir import history, only_run
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 from lightning_resnet.cli.convert import make_parser
+from lightning_resnet.errors import UserError
+from lightning_resnet.models.blocks import Scale, block_modules
+from lightning_resnet.models.complexity import PeakMemory
+from lightning_resnet.models.plain_form import plain_form
 from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
 from lightning_resnet.weights import onnx_export
 from lightning_resnet.weights.convert import use_in_torchvision
@@ -374,3 +378,85 @@ def test_a_converted_file_tells_its_recipe(cli):
     ).split()
     code, out, err = cli("inspect", "responses", "c100.ckpt", *flags, "--out", "report")
     assert code == 0 and "c100" in out, err
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (CifarResNet, {"depth": 20}),
+        lambda: (CifarResNet, {"depth": 56, "shortcut": "B"}),
+        lambda: (CifarResNet, {"depth": 110}),
+        lambda: (CifarResNet, {"depth": 20, "shortcut": "C", "width": 8}),
+        lambda: (CifarResNet, {"depth": 29, "block": "bottleneck", "shortcut": "B"}),
+        lambda: (CifarResNet, {"depth": 20, "shortcut": "scaled", "branch_scale": 0.5}),
+        lambda: (CifarResNet, {"depth": 20, "norm": "none", "branch_scale": "rezero"}),
+        lambda: (CifarResNet, {"depth": 20, "stochastic_depth": 0.5}),
+        lambda: (CifarResNet, {"depth": 8, "block": "single"}),
+        lambda: (ImageNetResNet, {"depth": 18, "num_classes": 10}),
+    ],
+)
+def test_the_plain_form_computes_the_same(make):
+    """Meng et al. 2021: exact up to rounding, without a shortcut, a norm or a gate."""
+    kind, options = make()
+    net = shaken(kind(**options)).eval()
+    for scale in (m for m in net.modules() if isinstance(m, Scale)):
+        nn.init.constant_(scale.weight, 0.3)
+    plain = plain_form(net, options)
+    x = torch.randn(4, 3, 33, 33)
+    with torch.no_grad():
+        wanted = net(x)
+        assert (plain(x) - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in plain.modules())
+    assert not any(block.residual for block in block_modules(plain))
+    for mine, theirs in zip(block_modules(plain), block_modules(net), strict=True):
+        if mine.layers > 1:
+            carried = mine.conv1.out_channels - theirs.conv1.out_channels
+            assert carried == mine.conv1.in_channels
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (CifarResNet, {"depth": 8, "shortcut": "none"}, "plain already"),
+        (CifarResNet, {"depth": 8, "block": "preact"}, "order preact x may be negative"),
+        (CifarResNet, {"depth": 8, "shortcut": "gate"}, "a gate multiplies x"),
+        (CifarResNet, {"depth": 8, "norm": "none", "branch_scale": "fixup"}, "Fixup"),
+        (ImageNetResNet, {"depth": 18, "se_ratio": 0.0625}, "squeeze-and-excitation"),
+        (ImageNetResNet, {"depth": 18, "blur_pool": True}, "blur"),
+        (ImageNetResNet, {"depth": 50, "groups": 32, "width_per_group": 4}, "grouped"),
+        (ImageNetResNet, {"depth": 18, "downsample": "average"}, "means of pixels"),
+        (ImageNetResNet, {"depth": 18, "stem": "deep"}, "deep stem"),
+        (torchvision.models.resnet18, {}, "not of ResNet"),
+    ],
+)
+def test_nets_without_a_plain_form_say_why(kind, options, message):
+    with pytest.raises(UserError, match=message):
+        plain_form(kind(**options), options)
+
+
+def test_a_run_becomes_a_plain_net_that_trains_on(cli):
+    assert cli("fit", *TINY, "--trainer.max_epochs", "2", "--run.name", "a")[0] == 0
+    run = str(only_run("runs"))
+    code, out, err = cli("convert", run, "--plain", "--out", "plain.ckpt", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["difference"] < 1e-5 and document["options"]["carries_input"]
+    forms = {row["net"]: row for row in document["forms"]}
+    assert forms["plain"]["parameters"] > forms["residual"]["parameters"]
+    assert forms["plain"]["activations_kb"] > 0 and forms["plain"]["multiply_adds"] > 0
+    code, out, err = cli("convert", run, "--plain", "--out", "plain.onnx", "--size", "8")
+    assert code == 0 and "kB of activations" in out and Path("plain.onnx").exists(), err
+    args = [*TINY, "--model.net.shortcut", "none", "--model.net.norm", "none"]
+    args += ["--model.net.carries_input", "true", "--run.init_from", "plain.ckpt"]
+    assert cli("fit", *args, "--trainer.max_epochs", "1", "--run.root", "on")[0] == 0
+    error = 1 - history("runs", "val/acc1")[-1]
+    trained_on = 1 - history("on", "val/acc1")[-1]
+    assert trained_on < error + 0.2, "the plain net forgot what it was given"
+
+
+def test_peak_memory_counts_what_is_alive():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 4, 1), nn.Conv2d(4, 1, 1))
+    x = torch.zeros(1, 1, 10, 10)
+    with torch.inference_mode(), PeakMemory() as memory:
+        net(x)
+    assert memory.peak == 4 * 100 * (2 + 4) and memory.alive == 0

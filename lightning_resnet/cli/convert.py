@@ -3,10 +3,11 @@
 import json
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from lightning_resnet.arguments import TRUST, Parser, finite, positive
 from lightning_resnet.errors import UserError, tell
-from lightning_resnet.printing import add_json
+from lightning_resnet.printing import add_json, markdown
 from lightning_resnet.runs.find import check_weights
 
 CONSTANTS = ("mean", "std")
@@ -58,6 +59,11 @@ def make_parser() -> Parser:
         metavar="N",
         help="pixels per side of .onnx (default: the recipe's)",
     )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="write the plain net of wider blocks that computes the same (RMNet)",
+    )
     parser.add_argument("--trust", action="store_true", help=TRUST)
     add_json(parser)
     return parser
@@ -72,7 +78,7 @@ def run(args: Namespace) -> int:
     out = Path(args.out)
     if out.suffix not in KINDS:
         raise UserError(f"--out {out}: its ending says what to write, one of {' '.join(KINDS)}")
-    if args.size and out.suffix != ".onnx":
+    if args.size and out.suffix != ".onnx" and not args.plain:
         raise UserError(
             f"--size is of .onnx files, which take one size of images: leave it out for {out}"
         )
@@ -101,6 +107,17 @@ def run(args: Namespace) -> int:
     else:
         checkpoint, path = read(args)
     trained = restore(checkpoint, path, None, args.weights, args.trust)
+    rows = []
+    if args.plain:
+        from lightning_resnet.weights.plain import compared, plain_checkpoint
+
+        residual = trained.task.net
+        checkpoint = plain_checkpoint(checkpoint, residual)
+        size = args.size or (trained.input_size or (3, 32, 32))[1]
+        trained = restore(checkpoint, path, None, "net", args.trust)
+        rows, difference = compared(residual, trained.task.net, size)
+        tell(f"largest difference of the logits: {difference:.1e} of the largest logit")
+        _print_rows(rows, size)
     net = trained.task.net
     normalisation = {name: checkpoint["state_dict"][name] for name in CONSTANTS}
     check_classes(net, trained.classes, args.classes)
@@ -137,5 +154,20 @@ def run(args: Namespace) -> int:
         "options": trained.options,
         "classes": len(trained.classes),
     }
+    if rows:
+        args.document |= {"forms": rows, "difference": difference}
     tell(out)
     return 0
+
+
+def _print_rows(rows: list[dict[str, Any]], size: int) -> None:
+    """Print what the net and its plain form cost."""
+    lines = [["net", "parameters", "M multiply-adds", "ms for 64 images", "kB of activations"]]
+    for row in rows:
+        multiply_adds = f"{row['multiply_adds'] / 1e6:.1f}"
+        memory = f"{row['activations_kb']:.0f}"
+        lines.append(
+            [row["net"], f"{row['parameters']:,}", multiply_adds, f"{row['ms']:.1f}", memory]
+        )
+    print(markdown(lines, left=1))
+    print(f"at {size} pixels; activations: of one image in evaluation, at their largest")

@@ -285,6 +285,7 @@ class Block(nn.Module):
         se_ratio: channels between the two layers of squeeze-and-excitation, as a share of those of
             F(x); None = no such layers.
         stochastic_depth: module that drops F(x) at times; None = F(x) always counts.
+        carries_input: whether the layers but the last have as many channels more as x has.
         average_shortcut: where shapes change, the projection takes means of 2x2 pixels and has no
             stride (He et al. 2019, ResNet-D).
 
@@ -309,6 +310,7 @@ class Block(nn.Module):
         width_per_group: int = 64,
         se_ratio: float | None = None,
         stochastic_depth: StochasticDepth | None = None,
+        carries_input: bool = False,
         average_shortcut: bool = False,
     ) -> None:
         super().__init__()
@@ -350,6 +352,8 @@ class Block(nn.Module):
         self.branch_factor = branch_scale if isinstance(branch_scale, (int, float)) else None
 
         inner = int(width * width_per_group / 64) * groups if bottleneck else width
+        if carries_input:
+            inner += n_in
         strided = 1 if bottleneck and not stride_in_1x1 else 0
         channels = [n_in, *[inner] * (self.layers - 1), n_out]
         for i, kernel in enumerate(kernels):

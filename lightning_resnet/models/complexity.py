@@ -2,16 +2,57 @@
 
 import inspect
 import math
+import weakref
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_resnet.errors import UserError, one_line
 
 IMAGENET_STRIDE = 32  # by which nets for ImageNet shrink an image: to 7x7 at 224 pixels
 SPATIAL = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+
+
+class PeakMemory(TorchDispatchMode):
+    """Measure the largest sum of bytes of the tensors that are alive at once, parameters excluded.
+
+    Attributes:
+        alive: bytes of the tensors that operations made and that are not released yet.
+        peak: the largest `alive` so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operation and count the storages that it made."""
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        place = storage.data_ptr()
+        if place in self._known or not place:
+            return
+        self._known.add(place)
+        self.alive += storage.nbytes()
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._release, place, storage.nbytes())
+
+    def _release(self, place: int, size: int) -> None:
+        self._known.discard(place)
+        self.alive -= size
 
 
 def check_logits(net: nn.Module, found: Any, images: int) -> None:

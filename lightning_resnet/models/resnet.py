@@ -114,6 +114,11 @@ class _ResNet(nn.Module):
     ) -> None:
         super().__init__()
         check_stochastic_depth(stochastic_depth, stochastic_depth_per, shortcut)
+        if options.get("carries_input") and shortcut != "none":
+            raise ValueError(
+                "carries_input makes room for a shortcut in plain blocks, and these have one: drop "
+                "it, or set shortcut none"
+            )
         self.draws = Draws()
         self.preact = order in BEGIN_WITH_ACTIVATION
         fixup = options.get("branch_scale") == "fixup"
@@ -205,6 +210,9 @@ class CifarResNet(_ResNet):
             block l of L is kept with 1 - l / L (1 - p_L) (Huang et al. 2016, eq. 4; 0.5 there).
         stochastic_depth_per: batch (the paper; default) | image: what one draw decides for. The
             draws are functions of the seed, the epoch and the place in its order.
+        carries_input: whether the layers of a plain block, but the last, have as many channels more
+            as x has: then there are parameters with which the plain net computes a residual one,
+            see `plain_form`.
 
     Raises:
         ValueError: no n gives this depth (the message names the nearest depth that some n gives),
@@ -226,6 +234,7 @@ class CifarResNet(_ResNet):
         branch_scale: BranchScale | None = None,
         stochastic_depth: float | None = None,
         stochastic_depth_per: StochasticDepthPer | None = None,
+        carries_input: bool | None = None,
     ) -> None:
         if block not in get_args(CifarBlock):
             raise ValueError(f"block must be one of {', '.join(get_args(CifarBlock))}; got {block}")
@@ -252,6 +261,7 @@ class CifarResNet(_ResNet):
             branch_scale=branch_scale,
             stochastic_depth=stochastic_depth,
             stochastic_depth_per=stochastic_depth_per,
+            carries_input=bool(carries_input),
         )
         init_parameters(self, init, zero_last)
         if branch_scale == "fixup":
@@ -282,6 +292,7 @@ class ImageNetResNet(_ResNet):
         branch_scale: see `CifarResNet`.
         stochastic_depth: see `CifarResNet`.
         stochastic_depth_per: see `CifarResNet`.
+        carries_input: see `CifarResNet`.
         groups: groups of the 3x3 convolutions of bottlenecks (ResNeXt, Xie et al. 2017; default 1).
         width_per_group: channels of a group in the first stage (default 64); 128 in one group is a
             wide net (Zagoruyko & Komodakis 2016, sec. 3.4).
@@ -310,6 +321,7 @@ class ImageNetResNet(_ResNet):
         branch_scale: BranchScale | None = None,
         stochastic_depth: float | None = None,
         stochastic_depth_per: StochasticDepthPer | None = None,
+        carries_input: bool | None = None,
         groups: int | None = None,
         width_per_group: int | None = None,
         stem: Literal["deep"] | None = None,
@@ -361,6 +373,7 @@ class ImageNetResNet(_ResNet):
             branch_scale=branch_scale,
             stochastic_depth=stochastic_depth,
             stochastic_depth_per=stochastic_depth_per,
+            carries_input=bool(carries_input),
             groups=groups or 1,
             width_per_group=width_per_group or 64,
             se_ratio=se_ratio,
