@@ -64,7 +64,7 @@ def understood(
         flag, has_equals, value = word.partition("=")
         is_key = is_flag(flag)
         if own is not None:
-            is_key = flag[:2] == "--" and not any(other.startswith(flag) for other in own)
+            is_key = flag[:2] == "--" and flag not in own
             is_key = is_key and not said(verb, flag, own)
         if not is_key:
             found.append(word)

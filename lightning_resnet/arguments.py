@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         takes_run: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(allow_abbrev=False, **options)
         self.recipe = recipe
         self.takes_run = takes_run
         self.words: list[str] = []
@@ -120,7 +120,7 @@ class Parser(argparse.ArgumentParser):
             options = self._option_string_actions
             if is_flag(flag) and not any(option.startswith(flag[:2]) for option in options):
                 message = f"unrecognized arguments: {flag}"
-            if flag[:2] == "--" and not any(option.startswith(flag) for option in options):
+            if flag[:2] == "--" and flag not in options:
                 message = f"unrecognized arguments: {flag}"
         hint = ""
         missing = message.partition("arguments are required: ")[2].split(", ")
@@ -238,6 +238,9 @@ class Parser(argparse.ArgumentParser):
         meant = meaning.removeprefix("; did you mean ").partition(" ")[0].rstrip("?")
         if meaning and (meant[:1] != "-" or meant in options):
             return meaning
+        begun = [option for option in options if option.startswith(flag)]
+        if len(begun) == 1:
+            return f"; did you mean {begun[0]}?"
         shorts = [f"--{name}" for name in SHORT if self.recipe == "keys"]
         least = 0.85 if key_of(flag) else SIMILAR  # a name that is known is no slip
         if near := nearest(flag, [*options, *shorts], least):

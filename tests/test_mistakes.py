@@ -375,6 +375,22 @@ def test_a_short_name_is_told_once_with_its_key(cli):
     )
 
 
+CUT_SHORT = {  # command line -> what stderr begins with
+    "evaluate x --size 32": "--size is --data.size\n",
+    "evaluate x --crop centre": "error: unknown option --crop; did you mean --crops?",
+    "evaluate x --per": "error: unknown option --per; did you mean --per-class?",
+    "compare x --metri=val": "error: unknown option --metri; did you mean --metric?",
+    "runs --js": "error: unknown option --js; did you mean --json?",
+    "data write image_folder --short 3": "error: unknown option --short; did you mean --short-",
+}
+
+
+@pytest.mark.parametrize("line", CUT_SHORT)
+def test_no_flag_may_be_cut_short(cli, line):
+    code, _, err = cli(*line.split())
+    assert code == 2 and err.startswith(CUT_SHORT[line]), err
+
+
 def test_short_names_and_cases_give_the_same_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("low.yaml").write_text("model: {schedule: cosine, net: {class_path: cifarresnet}}")
