@@ -48,6 +48,7 @@ VERBS = {
     "v vv vvv verbose version": (
         "resnet-cli --version tells the version; fit -q and sweep -q print less"
     ),
+    "best": "runs --sort error",
     "plot report table summary results leaderboard": "compare",
     "analyze analyse visualize explain": "inspect",
     "list ls ps history": "runs",
@@ -594,6 +595,7 @@ FLAGS = {
     },
     "evaluate": {
         "tta ten_crop flip": "--crops ten",
+        "crop": "--crops",
         "ema": "--weights ema",
         "precise_bn": "--bn precise",
         "best": "--at best",
@@ -623,7 +625,7 @@ FLAGS = {
         "m multirun": "a sweep is a file: resnet-cli recipes digits_degradation > my.yaml",
     },
     "runs": {
-        "a all l long sort n last limit name filter failed state status group": (
+        "a all l long n last limit name filter failed state status group": (
             "resnet-cli runs DIR lists all runs of one folder; --json is for programs, which "
             "select and sort"
         ),

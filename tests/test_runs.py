@@ -46,7 +46,27 @@ def test_runs_are_listed_with_what_differs_and_how_far_they_are(cli, two):
     assert lines[1].split()[:3] == ["run", "what", "differs"] and "error, %" in lines[1]
     assert any(line.split()[:4] == ["aaaaaaaaa1", "depth20", "A", "finished"] for line in lines)
     assert any(line.startswith("depth56-none ") and "failed" in line for line in lines)
-    assert lines[-1] == "depth56-none: failed: loss is not finite from step 7 on"
+    assert lines[-2] == "depth56-none: failed: loss is not finite from step 7 on"
+    assert lines[-1].startswith("best: ")
+
+
+def test_runs_are_sorted_by_error_and_the_best_is_named(cli, two):
+    for name, errors in {"ccccccccc3": (60, 1.25), "ddddddddd4": ()}.items():
+        make_run(Path("runs/digits") / name, depth=20, errors=errors)
+    code, out, _ = cli("runs", "--sort", "error")
+    first, *rest = [line.split()[0] for line in out.splitlines()[2:6]]
+    assert code == 0 and first == "ccccccccc3" and rest[-1] == "ddddddddd4"
+    assert out.splitlines()[-1] == "best: ccccccccc3, error 1.25 %"
+    listed = json.loads(cli("runs", "--sort", "size", "--json")[1])
+    assert [run["bytes"] for run in listed] == sorted(run["bytes"] for run in listed)
+    assert "did you mean resnet-cli runs --sort error" in cli("best")[2]
+
+
+def test_the_steps_of_a_limited_run_are_those_it_makes(cli):
+    limit = ["--trainer.limit_train_batches", "3", "--trainer.max_epochs", "2", *STEP[2:]]
+    assert cli("fit", *TINY, *limit)[0] == 0
+    (run,) = json.loads(cli("runs", "--json")[1])
+    assert (run["step"], run["steps"]) == (6, 6)
 
 
 def test_runs_are_told_to_programs(cli, two):

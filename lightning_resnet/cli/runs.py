@@ -10,7 +10,7 @@ from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import as_json
 from lightning_resnet.runs.find import find_runs, folder_of, no_run
-from lightning_resnet.runs.listing import describe, table
+from lightning_resnet.runs.listing import ORDERS, describe, table
 
 ROOT = Path("runs")
 EVERY_S = 3.0  # seconds between two looks of --watch
@@ -30,6 +30,12 @@ def make_parser() -> Parser:
         nargs="*",
         metavar="RUNS",
         help="runs, sweeps or folders of them, or their names below runs/ (default: runs)",
+    )
+    parser.add_argument(
+        "--sort",
+        choices=list(ORDERS),
+        default="began",
+        help="within a folder: the least first (default: %(default)s, the oldest)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON list, for programs")
     parser.add_argument(
@@ -54,13 +60,13 @@ def run(args: Namespace) -> int:
         if not args.watch and not any(True for _ in find_runs([folder])):
             raise UserError(no_run(folder))
     if not args.watch:
-        runs = _runs(folders)
+        runs = _runs(folders, args.sort)
         tell(as_json(runs) if args.json else table(runs))
         return 0
     last = ""
     try:
         while True:
-            text = table(_runs(folders))
+            text = table(_runs(folders, args.sort))
             if sys.stdout.isatty():
                 # the terminal's own codes, which `tell` would escape
                 print(CLEAR, end="")
@@ -73,8 +79,8 @@ def run(args: Namespace) -> int:
         return 0
 
 
-def _runs(folders: list[Path]) -> list[dict[str, Any]]:
+def _runs(folders: list[Path], order: str) -> list[dict[str, Any]]:
     """Describe the runs in folders, in `runs` if there are none; which may not exist yet."""
     if not folders and not ROOT.exists():
         return []
-    return describe(find_runs(folders or [ROOT], shared=True))
+    return describe(find_runs(folders or [ROOT], shared=True), order)

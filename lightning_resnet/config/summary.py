@@ -58,6 +58,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     if warning := stem_warning(task.net, data.input_size):
         say(f"warning: {warning}")
     _say_batches(experiment)
+    training = length(experiment)
     for group in task.configure_optimizers().param_groups:
         tensors = group["params"]
         numel = sum(p.numel() for p in tensors)
@@ -68,7 +69,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "params": params,
         "macs": macs,
         "input_size": list(data.input_size),
-        "steps_per_epoch": n // data.batch_size,
+        "steps_per_epoch": training.steps,
+        "steps": training.total,
         "epochs": trainer.max_epochs,
         "train_samples": n,
         "val_samples": len(data.splits["val"]),

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -23,19 +24,21 @@ WHY = {  # what a signal to a training usually means
 }
 MOST_NAMED = 10  # runs that an error message lists
 COLUMNS = ["run", "what differs", "state", "step", "error, %", "when", "size"]
+ORDERS = {"began": "began", "error": "val_error", "step": "step", "size": "bytes"}
 LESS = ["size", "when", "step"]  # columns to leave out first where a terminal is narrow
 
 
-def describe(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """Describe runs, the oldest of each folder first; `differs` is within a folder.
+def describe(paths: Iterable[Path], order: str = "began") -> list[dict[str, Any]]:
+    """Describe runs, in order within each folder; `differs` is within a folder too.
 
     Args:
         paths: run directories.
+        order: key of `ORDERS`; runs that have no such value come last.
 
     Returns:
         For each run `path`, `run_id`, `label` (its readable name, or null), `differs` (settings by
         dotted key), `state`, `reason` (why it has this state, or null), `step`, `steps` (0: not
-        counted in epochs), `val_error` (%), `began`, `ended` (ISO 8601; of a run that goes on, its
+        known), `val_error` (%), `began`, `ended` (ISO 8601; of a run that goes on, its
         last heartbeat) and `bytes`.
     """
     found = []
@@ -47,7 +50,11 @@ def describe(paths: Iterable[Path]) -> list[dict[str, Any]]:
         for run, own in zip(described, settings, strict=True):
             run["label"] = labels.get(run["run_id"])
             run["differs"] = {key: own.get(key) for key in keys}
-        found += sorted(described, key=lambda run: (run["began"] or "", run["run_id"]))
+        described.sort(key=lambda run: (run["began"] or "", run["run_id"]))
+        key = ORDERS[order]
+        known = [run for run in described if run[key] is not None]
+        found += sorted(known, key=itemgetter(key))
+        found += [run for run in described if run[key] is None]
     return found
 
 
@@ -203,8 +210,18 @@ def table(runs: list[dict[str, Any]]) -> str:
         rows = aligned([COLUMNS, *map(cells, inside)], 3, LESS, cut=2)
         reasons = [line for run in inside for line in _reason(run)]
         head = f"{printable(folder)}: {counted(len(inside))}"
-        parts.append("\n".join([head, rows, *reasons]))
+        parts.append("\n".join([head, rows, *reasons, *_best(inside)]))
     return "\n\n".join(parts)
+
+
+def _best(runs: list[dict[str, Any]]) -> list[str]:
+    """Return a line that names the run of the least error; none where fewer than two have one."""
+    measured = [run for run in runs if run["val_error"] is not None]
+    if len(measured) < 2:
+        return []
+    best = min(measured, key=itemgetter("val_error"))
+    name = printable(best["label"] or best["run_id"])
+    return [f"best: {name}, error {best['val_error']:.2f} %"]
 
 
 def _reason(run: dict[str, Any]) -> list[str]:

@@ -196,7 +196,7 @@ class Run:
     def steps(self) -> tuple[int, int]:
         """Return the optimizer steps done, and those of the full training.
 
-        The latter is 0 if the training is not counted in epochs.
+        The latter is 0 where meta.json does not tell.
         """
         meta = self.meta()
         attempts = self.attempts()
@@ -205,7 +205,8 @@ class Run:
             row = self.final_row("step")
             if row and isinstance(row["step"], int):
                 done = max(done, row["step"])
-        return done, meta.get("steps_per_epoch", 0) * max(0, meta.get("epochs") or 0)
+        by_epochs = meta.get("steps_per_epoch", 0) * max(0, meta.get("epochs") or 0)
+        return done, meta.get("steps") or by_epochs  # older runs tell epochs only
 
     def size(self) -> int:
         """Return the bytes of all files of the run."""

@@ -36,6 +36,7 @@ META: dict[str, Any] = {
     "created": None,
     "threads": 0,
     "steps_per_epoch": 0,
+    "steps": 0,
     "epochs": 0,
     "params": 0,
     "macs": 0,
