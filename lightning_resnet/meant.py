@@ -129,17 +129,18 @@ def missing_class(path: str) -> str:
         return f"{package} has no {name}{nearest(name, listed)}" if missing else ""
     if path in ("torchvision." + name, "timm." + name) and name in nets_of(package):
         return f"{package} has no {name}; did you mean {package}.models.{name}?"
-    if package == "torchvision.models" and is_current() and re.fullmatch(r"[a-z_]+\d\w*", name):
+    is_net = re.fullmatch(r"[a-z_]+\d[a-z0-9_]*", name) is not None  # not a class or a module
+    if package == "torchvision.models" and is_current() and is_net:
         nets = nets_of("torchvision")
         return f"torchvision has no net {name}{nearest(name, nets)}" if name not in nets else ""
-    if package == "timm.models" and find_spec("timm") and name not in nets_of("timm"):
+    if package == "timm.models" and is_net and nets_of("timm") and name not in nets_of("timm"):
         return f"timm has no net {name}{nearest(name, nets_of('timm'))}"
     top = path.partition(".")[0]
     file = Path(f"{top}.py")
     if file.is_file() and package == top:
-        classes, is_all = _classes_in(file)
-        if is_all and name not in classes:
-            hint = nearest(name, classes) or f"; there are {', '.join(classes) or 'none'}"
+        names, is_all = _names_in(file)
+        if is_all and name not in names:
+            hint = nearest(name, names) or f"; there are {', '.join(_classes(names)) or 'none'}"
             return f"{top} has no {name}{hint}"
     if file.is_file() or Path(top).is_dir() or top in sys.modules or find_spec(top):
         return ""
@@ -152,14 +153,19 @@ def _in_file(file: Path, name: str) -> str:
     """Return how to give a class of a file, by the file's path."""
     if not file.is_file():
         return f"file {file} does not exist (seen from {Path.cwd()}); a class is module.Class"
-    classes, _ = _classes_in(file)
-    found = [name] if name else classes
+    names, _ = _names_in(file)
+    found = [name] if name else _classes(names)
     shown = [".".join([*file.with_suffix("").parts, each]) for each in found or ["Class"]]
     return f"a class in {file} is given as {' or '.join(shown)}"
 
 
-def _classes_in(file: Path) -> tuple[list[str], bool]:
-    """Return the capital names that a file has, and whether no other way can give it more."""
+def _classes(names: Iterable[str]) -> list[str]:
+    """Return those of some names that classes usually have."""
+    return [name for name in names if name[:1].isupper()]
+
+
+def _names_in(file: Path) -> tuple[list[str], bool]:
+    """Return the names that a file has, and whether no other way can give it more."""
     try:
         body = ast.parse(file.read_bytes()).body
     except (SyntaxError, ValueError, OSError):
@@ -172,11 +178,13 @@ def _classes_in(file: Path) -> tuple[list[str], bool]:
         elif isinstance(node, ast.Import | ast.ImportFrom):
             names += [alias.asname or alias.name for alias in node.names]
         elif isinstance(node, ast.Assign):
-            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+            targets = [target for target in node.targets if isinstance(target, ast.Name)]
+            names += [target.id for target in targets]
+            is_all = is_all and len(targets) == len(node.targets)
         else:
             is_all = is_all and isinstance(node, ast.Expr)
     is_all = is_all and not {"*", "__getattr__"} & {*names}
-    return [name for name in names if name[:1].isupper()], is_all
+    return names, is_all
 
 
 def _listed(package: str) -> Sequence[str]:

@@ -105,7 +105,7 @@ def test_the_largest_share_is_the_bottleneck():
 @pytest.mark.parametrize(
     ("words", "cure"),
     [
-        ("", "what is one of startup, overhead, loader"),
+        ("", "needs one of startup, overhead, loader"),
         ("step --steps 0", "1 or more"),
         ("overhead --batch 0", "1 or more"),
         ("loader --images 100", "256 or more"),

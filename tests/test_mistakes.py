@@ -20,6 +20,7 @@ from lightning_resnet.config.options import check_gpus
 from lightning_resnet.config.recipe import parse
 from lightning_resnet.engine import launch
 from lightning_resnet.errors import UserError, nearest
+from lightning_resnet.meant import missing_class
 
 DIGITS = f"--config {REPOSITORY}/configs/digits.yaml --run.threads 1 --trainer.max_epochs 1".split()
 MINE = """
@@ -356,6 +357,23 @@ def test_typed_mistakes_are_answered_in_one_line_before_torch_is_imported(here):
     write_files(Path("fresh"))
     assert {*os.listdir()} == {*os.listdir("fresh"), "fresh"}
     assert {*os.listdir("runs/digits")} == {*os.listdir("fresh/runs/digits")}
+
+
+def test_only_what_a_module_cannot_have_is_missing(here):
+    Path("own.py").write_text(
+        "from torch import nn\n\ndef make(): ...\n\nclass Net(nn.Module): ...\n\nAlias = Net\n"
+    )
+    Path("open.py").write_text("from own import *\n")
+    Path("pairs.py").write_text("import own\n\nA, B = own.Net, own.Net\n")
+    there = "own.make own.Net own.Alias own.nn open.Any pairs.B os.path.Any __main__.Any "
+    there += (
+        "torchvision.models.resnet18 torchvision.models.ResNet torch.optim.SGD timm.models.ResNet"
+    )
+    assert [name for name in there.split() if missing_class(name)] == []
+    assert missing_class("own.Nett") == "own has no Nett; did you mean Net?"
+    assert missing_class("own.xyz") == "own has no xyz; there are Net, Alias"
+    assert missing_class("own.py") == "a class in own.py is given as own.Net or own.Alias"
+    assert missing_class("./own.py:Net") == "a class in own.py is given as own.Net"
 
 
 @pytest.mark.parametrize("line", UNDERSTOOD)

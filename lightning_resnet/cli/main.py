@@ -408,6 +408,8 @@ def _check_files(checked: object) -> None:
     elif isinstance(weights, str) and not weights_of(weights, root).exists():
         raise UserError(f"cannot read --run.init_from {weights}: there is none in {os.getcwd()}")
     source = checked.chosen["data.source"]
+    if isinstance(checked.last("data.source"), dict):  # which tells the folder, too
+        return
     arguments = ("train", "val") if source == "BetonFiles" else ("root",)
     for argument in arguments if source in MISSING else ():
         images = checked.last(f"data.source.{argument}") or DATA
