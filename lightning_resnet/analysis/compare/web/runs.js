@@ -522,6 +522,7 @@ class Explorer {
       });
       return th;
     }));
+    const hasOwn = this.data.runs.some(run => !run.reference); // references are pale next to them
     const runs = this.fitting();
     const {
       name,
@@ -555,7 +556,7 @@ class Explorer {
         class: column.text ? 'left' : ''
       }, this.text(run, column.name)));
       return html('tr', {
-        class: run.reference ? 'reference' : ''
+        class: run.reference && hasOwn ? 'reference' : ''
       }, html('td', {
         class: 'left'
       }, show, html('i', {
