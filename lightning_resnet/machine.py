@@ -13,6 +13,7 @@ GPU_FILES = ("/dev/nvidia*", "/dev/kfd", "/dev/dxg")
 ON_CPU = "--trainer.accelerator cpu trains on the CPU"
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
+CROWDED = 1.5  # processes that want to run, for each core, from which on threads wait
 NO_LIMIT = 1 << 60  # bytes; version 1 of cgroups writes nearly 2^63 where there is no limit
 
 
@@ -55,6 +56,18 @@ def missing_accelerator(name: str) -> str:
     if build.endswith("+cpu"):
         return f"torch {build} is PyTorch's CPU build: make setup TORCH=cuda, or {ON_CPU}"
     return ""
+
+
+def crowded() -> str:
+    """Tell that other processes compete for the cores; empty where they leave enough of them."""
+    here = cores()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if here == 1 or load < CROWDED * here:
+        return ""
+    return (
+        f"load {load:.0f} on {here} cores: threads that wait for one another are slow there; try "
+        "--run.threads 1"
+    )
 
 
 def workers(processes: int) -> int:

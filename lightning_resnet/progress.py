@@ -60,6 +60,8 @@ class Progress:
         self._step = step
         if self.bar:
             self.bar.update(step - self.bar.n)
+            if self.is_due():
+                self._next_line = time.monotonic() + LINE_S
             return
         if not self.shows or step == self._first_step:
             return
@@ -74,6 +76,10 @@ class Progress:
         if self._begun_at == self._first_step:
             self._begun_at = step
             self._start = now
+
+    def is_due(self) -> bool:
+        """Tell whether the next update shows new metrics, after `LINE_S` seconds."""
+        return self.shows and time.monotonic() >= self._next_line
 
     def show(self, metrics: dict[str, float]) -> None:
         """Show the newest values of metrics, in a log file with the next line."""

@@ -2,6 +2,7 @@
 them.
 """
 
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,20 @@ from helpers.loaders import LOADERS, copies, data_of, same
 from lightning_resnet.data.augment.crops import Progressive
 from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.errors import UserError
+
+
+def test_a_signal_to_the_process_group_leaves_workers_to_the_training(source):
+    loader = data_of(source, loader="torch", workers=2).train_dataloader()
+    batches = iter(loader)
+    next(batches)
+    workers = loader._pool._iterator._workers
+    for worker in workers:  # another process sends the signal
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    assert len(list(batches)) == 5 and all(worker.is_alive() for worker in workers)
+    for worker in workers:
+        worker.terminate()
+        worker.join(20)
+        assert worker.exitcode is not None
 
 
 @pytest.mark.parametrize("loader", LOADERS)

@@ -24,6 +24,7 @@ from lightning_resnet.data.loaders import read_ahead as ahead
 from lightning_resnet.data.loaders.beton_loader import FFCVLoader
 from lightning_resnet.data.order import page_order, permutation, train_batches
 from lightning_resnet.data.sources.beton_files import images_of
+from lightning_resnet.doctor import checks
 from lightning_resnet.errors import UserError
 
 MEMINFO = {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    4000 kB\n"}
@@ -92,6 +93,21 @@ def test_memory_is_the_smallest_limit_or_what_is_left(fake, files, expected):
 def test_workers_are_the_cores_that_this_process_has(fake, files, processes, slurm, expected):
     fake(files, **slurm)
     assert machine.workers(processes) == expected
+
+
+def test_a_busy_machine_is_told_where_no_threads_are_given(cli, monkeypatch):
+    few = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --model.net.depth 8".split()
+    few = ["fit", "--config", "digits", *few, "--trainer.limit_val_batches", "1"]
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    monkeypatch.setattr("lightning_resnet.cli.fit.cores", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (9.2, 9.0, 9.0))
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    told = (
+        "load 9 on 2 cores: threads that wait for one another are slow there; try --run.threads 1"
+    )
+    assert f"warning: {told}\n" in cli(*few)[2]
+    assert "load 9" not in cli(*few, "--run.threads", "1", "--seed", "2")[2]
+    assert [f.cure for f in checks.processor() if f.what == "load"] == ["try --run.threads 1"]
 
 
 def test_torchs_threads_are_left_alone(paged):

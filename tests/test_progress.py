@@ -55,6 +55,14 @@ def test_lines_of_a_training(monkeypatch, capsys):
     ]
 
 
+def test_each_line_of_a_training_has_the_loss_of_its_step(cli, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_S", 0.0)
+    few = ["--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "1"]
+    _, out, _ = cli("fit", *TINY, *few, "--trainer.max_epochs", "1")
+    losses = [line.split()[3] for line in out.splitlines() if line.startswith("step ")]
+    assert len(losses) == len({*losses}) == 4, out
+
+
 def test_a_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(progress, "BAR_S", 0.0)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)

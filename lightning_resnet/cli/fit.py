@@ -50,7 +50,7 @@ from lightning_resnet.engine.silence import silence_lightning
 from lightning_resnet.engine.watchdog import Watchdog, cause, is_consequence, write_crash_report
 from lightning_resnet.errors import Diverged, Superseded, UserError, is_out_of_memory, one_line
 from lightning_resnet.files import write_json
-from lightning_resnet.machine import cores
+from lightning_resnet.machine import cores, crowded
 from lightning_resnet.progress import Progress, in_words
 from lightning_resnet.provenance import changes, code, code_name, hardware, versions
 from lightning_resnet.reading import read_yaml
@@ -118,6 +118,9 @@ def run(args: Namespace) -> int:
     if place is None and (warning := idle_tasks(os.environ)):
         say(warning)
     threads = _threads(config, rundir, place.local_size if place else 1)
+    if threads > 1 and not config.run.threads and not torch.cuda.is_available():
+        if told := crowded():
+            say(f"warning: {told}", file=sys.stderr)
     torch.set_num_threads(threads)
     config = config.replaced({"run.threads": threads})
     if config.run.dry:

@@ -67,6 +67,8 @@ def processor() -> Iterator[Finding]:
             "training share one core"
         )
         yield Finding("warning", "processor", granted, cure)
+    if told := machine.crowded():
+        yield Finding("warning", "load", *told.split("; "))
 
 
 def memory() -> Iterator[Finding]:

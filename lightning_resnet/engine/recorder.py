@@ -52,7 +52,6 @@ class Recorder(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of the first interval, and the progress display."""
         self._first = self._step = trainer.global_step
-        self._has_shown = False  # the first step's loss, which waits for the device
         self._waited = 0.0
         self._interval_start = time.perf_counter()
         self.progress.start(trainer.global_step, pl_module.total_steps)
@@ -65,8 +64,7 @@ class Recorder(Callback):
         if step > self._step and (step % trainer.log_every_n_steps == 0 or trainer.is_last_batch):
             self._record_training(trainer, pl_module)
         if trainer.is_global_zero:
-            if step > self._first and not self._has_shown:
-                self._has_shown = True
+            if step > self._first and self.progress.is_due():  # the losses wait for the device
                 self.progress.show(pl_module.peek_train_metrics())
             self.rundir.heartbeat(step)
             self.progress.update(step)

@@ -1,8 +1,11 @@
 """The loader that reads every storage: in this process, or in worker processes of a DataLoader."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.queues import Queue
 from typing import Any
 
@@ -58,13 +61,27 @@ class TorchLoader(Loader):
             persistent_workers=True,
             pin_memory=torch.cuda.is_available(),
             timeout=HANG_S,
-            worker_init_fn=_start,
+            worker_init_fn=partial(_start, parent=os.getpid()),
         )
 
 
-def _start(worker: int) -> None:
-    """Let a worker process exit if it cannot hand over a batch, so that nothing waits for it."""
+def _start(worker: int, parent: int) -> None:
+    """Let a worker process exit if it cannot hand over a batch, so that nothing waits for it.
+
+    A SIGTERM to the process group leaves the workers alive, so that the training can save; one of
+    the training itself ends them.
+    """
     Queue._on_queue_feeder_error = staticmethod(_fail)
+    if hasattr(signal, "sigwaitinfo"):  # not on a Mac
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_by, args=(parent,), daemon=True).start()
+
+
+def _end_by(parent: int) -> None:
+    """Wait for a SIGTERM of the process that reads the batches, and end this one."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        continue
+    os._exit(143)
 
 
 def _fail(error: BaseException, batch: object) -> None:
