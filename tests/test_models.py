@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
 from lightning_resnet.models.activations import record_blocks, train_mode
-from lightning_resnet.models.blocks import block_modules
+from lightning_resnet.models.blocks import block_modules, rectify
 from lightning_resnet.models.complexity import count_macs, stem_warning
-from lightning_resnet.models.resnet import CifarBlock
+from lightning_resnet.models.resnet import CifarBlock, correlation_after
 
 # (depth, shortcut): parameters, multiply-adds at 32x32 (in M). Table 6 of He et al. 2015 rounds
 # them: 0.27M ... 19.4M.
@@ -659,6 +659,9 @@ def test_a_norm_after_the_sum_is_no_relu():
         (lambda: CifarResNet(8, branch_scale="fixup", norm="none", block="single"), "block basic"),
         (lambda: CifarResNet(8, block="basic_bottleneck"), "block must be one of basic"),
         (lambda: CifarResNet(9, block="single"), r"3n\+2, got 9; try 8"),
+        (lambda: CifarResNet(8, norm="none", activation="tat"), "set shortcut none"),
+        (lambda: CifarResNet(8, "none", activation="tat"), "norm none"),
+        (lambda: CifarResNet(8, carries_input=True), "set shortcut none"),
         (lambda: CifarResNet(8, stochastic_depth=0.0), "above 0 and at most 1; got 0.0"),
         (lambda: CifarResNet(8, "none", stochastic_depth=0.5), "plain net has none"),
         (lambda: CifarResNet(8, stochastic_depth_per="image"), "set both"),
@@ -677,3 +680,80 @@ def test_grouped_convolutions_start_as_identity():
     conv2 = net.layer1[0].conv2
     x = torch.randn(1, 128, 8, 8)
     torch.testing.assert_close(conv2(x), x)
+
+
+@pytest.mark.parametrize(("layers", "slope"), [(19, 0.164), (55, 0.452), (109, 0.586)])
+def test_the_slope_of_tat_is_solved_for_the_depth(layers, slope):
+    """Zhang et al. 2022, eq. 8: 0.9 where ReLUs would end at 0.945, 0.990 and 0.997."""
+    net = CifarResNet(layers + 1, "none", norm="none", activation="tat")
+    assert net.slope == pytest.approx(slope, abs=5e-4)
+    assert {block.slope for block in block_modules(net)} == {net.slope}
+    for each, last in ((net.slope, 0.9), (0.0, {19: 0.9445, 55: 0.9897, 109: 0.9969}[layers])):
+        correlation = 0.0
+        for _ in range(layers):
+            correlation = correlation_after(each, correlation)
+        assert correlation == pytest.approx(last, abs=1e-4)
+
+
+def test_tailored_activations_keep_the_second_moment():
+    x = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    for slope in (0.1, 0.5):
+        assert rectify(x, slope).square().mean() == pytest.approx(1, abs=0.02)
+    weight = (
+        CifarResNet(20, "none", norm="none", activation="tat", init="he_fan_in", width=32)
+        .layer1[0]
+        .conv1.weight
+    )
+    assert weight.std().item() == pytest.approx((1 / (32 * 9)) ** 0.5, rel=0.03)
+
+
+def test_images_stay_apart_in_a_wide_tailored_net():
+    """The correlation of two images behind 19 layers, near the C-map's 0.9 or the ReLU's 0.945."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 3, 5, 5)
+    found = {}
+    for activation in (None, "tat"):
+        net = CifarResNet(
+            20, "none", 96, norm="none", init="delta_orthogonal", activation=activation
+        )
+        with torch.no_grad():
+            maps = rectify(net.conv1(x), net.slope)
+            maps = net.layer1(maps)  # 7 layers; at one position, as in a fully connected net
+        vectors = F.normalize(maps[:, :, 2, 2].flatten(1), dim=1)
+        cosines = vectors @ vectors.T
+        found[activation] = (cosines.sum() - 8).item() / 56
+        first = F.normalize(x[:, :, 2, 2], dim=1)
+        expected = []
+        for c in (first @ first.T)[~torch.eye(8, dtype=bool)].tolist():
+            for _ in range(7):
+                c = correlation_after(net.slope or 0.0, min(c, 1.0))
+            expected.append(c)
+        assert found[activation] == pytest.approx(np.mean(expected), abs=0.05)
+    assert found["tat"] < found[None] - 0.05
+
+
+def test_delta_orthogonal_kernels_are_orthogonal():
+    """Xiao et al. 2018: the centre is orthogonal, the rest 0, so that lengths are kept."""
+    net = CifarResNet(20, "none", norm="none", init="delta_orthogonal")
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            centre = module.weight[:, :, 1, 1]
+            small = centre if centre.shape[0] <= centre.shape[1] else centre.T
+            product = small @ small.T / 2  # the ReLU's gain
+            torch.testing.assert_close(product, torch.eye(len(small)), rtol=0, atol=1e-5)
+            assert module.weight.count_nonzero() == centre.count_nonzero()
+
+
+def test_a_net_that_looks_linear_is_linear():
+    """Balduzzi et al. 2017, sec. 5: pairs of ReLUs of opposite sign pass what enters."""
+    net = CifarResNet(20, "none", norm="none", init="looks_linear").eval()
+    x, y = torch.randn(2, 4, 3, 8, 8)
+    with torch.no_grad():
+        offset = net(torch.zeros(1, 3, 8, 8))
+        expected = 2 * (net(x) - offset) - 3 * (net(y) - offset)
+        torch.testing.assert_close(net(2 * x - 3 * y) - offset, expected, rtol=1e-4, atol=1e-5)
+        assert expected.std() > 0.01
+        with_he = CifarResNet(20, "none", norm="none").eval()
+        offset = with_he(torch.zeros(1, 3, 8, 8))
+        sums = with_he(x) + with_he(y) - offset
+        assert (with_he(x + y) - sums).norm() > 0.1 * (sums - offset).norm()

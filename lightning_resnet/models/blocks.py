@@ -37,6 +37,21 @@ def make_norm(channels: int, norm: Norm) -> nn.Module:
     return nn.BatchNorm2d(channels) if norm == "batch" else nn.Identity()
 
 
+def rectify(x: Tensor, slope: float | None, inplace: bool = False) -> Tensor:
+    """Return the activation of x: a ReLU, or a leaky one that keeps the second moment.
+
+    Args:
+        x: of any shape.
+        slope: slope of the leaky ReLU below 0; its values are scaled by sqrt(2 / (1 + slope^2)),
+            so that E[y^2] = E[x^2] for x of mean 0 and normal distribution (Zhang et al. 2022,
+            sec. 4). None: a ReLU.
+        inplace: whether a ReLU may change x.
+    """
+    if slope is None:
+        return F.relu(x, inplace=inplace)
+    return (2 / (1 + slope**2)) ** 0.5 * F.leaky_relu(x, slope)
+
+
 class ZeroPad(nn.Module):
     """Shortcut of option A: identity with zero padding (He et al. 2015, sec. 3.3).
 
@@ -285,6 +300,7 @@ class Block(nn.Module):
         se_ratio: channels between the two layers of squeeze-and-excitation, as a share of those of
             F(x); None = no such layers.
         stochastic_depth: module that drops F(x) at times; None = F(x) always counts.
+        slope: of a leaky ReLU in place of the ReLU; see `rectify`.
         carries_input: whether the layers but the last have as many channels more as x has.
         average_shortcut: where shapes change, the projection takes means of 2x2 pixels and has no
             stride (He et al. 2019, ResNet-D).
@@ -310,6 +326,7 @@ class Block(nn.Module):
         width_per_group: int = 64,
         se_ratio: float | None = None,
         stochastic_depth: StochasticDepth | None = None,
+        slope: float | None = None,
         carries_input: bool = False,
         average_shortcut: bool = False,
     ) -> None:
@@ -326,6 +343,7 @@ class Block(nn.Module):
         bias = norm == "none" and not fixup
         check_branch_scale(branch_scale, shortcut, norm, kernels, order)
         self.order = order
+        self.slope = slope
         self.layers = len(kernels)
         self.fixup = fixup
         self.residual = shortcut != "none"
@@ -379,7 +397,7 @@ class Block(nn.Module):
         if self.order == "preact":
             x = self.bn1(x)
         # not in place: x may also take the shortcut
-        return F.relu(x) if self.order in BEGIN_WITH_ACTIVATION else x
+        return rectify(x, self.slope) if self.order in BEGIN_WITH_ACTIVATION else x
 
     def transform(self, active: Tensor) -> Tensor:
         """Compute F(x), without a gate, from `activate(x)`."""
@@ -388,7 +406,7 @@ class Block(nn.Module):
             if self.fixup:
                 x = self.get_submodule(f"shift{i}")(x)
             if self.order == "preact" and i > 1:
-                x = F.relu(self.get_submodule(f"bn{i}")(x))
+                x = rectify(self.get_submodule(f"bn{i}")(x), self.slope)
             x = self.get_submodule(f"conv{i}")(x)
             is_last = i == self.layers
             norm_comes_later = self.order == "bn_after_add" and is_last
@@ -396,7 +414,7 @@ class Block(nn.Module):
                 continue
             x = self.get_submodule(f"bn{i}")(x)
             if not is_last or self.order == "relu_before_add":
-                x = F.relu(x, inplace=True)
+                x = rectify(x, self.slope, inplace=True)
         if self.se is not None:
             x = self.se(x)
         if self.scale is not None:
@@ -445,7 +463,7 @@ class Block(nn.Module):
         if self.order == "bn_after_add":
             total = self.get_submodule(f"bn{self.layers}")(total)
         if self.order in ("original", "bn_after_add"):
-            total = F.relu(total, inplace=True)
+            total = rectify(total, self.slope, inplace=True)
         return total
 
 
