@@ -370,12 +370,33 @@ def test_each_source_holds_out_the_same_images(folder, tmp_path):
         BetonFiles(*files, files[1], holdout=4).splits()
 
 
-@pytest.mark.parametrize("names", [("Train", "val"), ("training", "validation", "test"), ("val",)])
+@pytest.mark.parametrize("names", [("Train", "val"), ("training", "validation", "test"), ("dev",)])
 def test_folders_of_splits_are_no_classes(folder, tmp_path, names):
     for name in names:
         copytree(folder / "train", tmp_path / "f" / name)
     with pytest.raises(UserError, match="which are splits and no classes: name them train and val"):
         ImageFolder(str(tmp_path / "f")).splits()
+
+
+@pytest.mark.parametrize("names", [("val",), ("test",), ("valid", "test")])
+def test_a_folder_of_held_out_splits_alone_is_to_evaluate_on(folder, tmp_path, names):
+    for name in names:
+        copytree(folder / "train", tmp_path / "f" / name)
+    splits = ImageFolder(str(tmp_path / "f")).splits()
+    assert [*splits] == (["val", "test"] if "test" in names else ["val"])
+    assert {f"/{names[0]}/" in path for path in splits["val"].paths} == {True}
+    assert splits["val"].labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_a_fifth_that_validates_is_told_and_other_images_all_validate(folder, tmp_path, capsys):
+    root = tmp_path / "f"
+    copytree(folder / "train", root)
+    source = ImageFolder(str(root))
+    assert [len(images) for images in source.splits().values()] == [10, 2]
+    assert f"{root} names no splits: 2 of its 12 images (a fifth)" in capsys.readouterr().err
+    source.all_validate = True
+    (images,) = source.splits().values()
+    assert len(images) == 12 and "all 12 images are evaluated" in capsys.readouterr().err
 
 
 def test_a_class_in_letters_composed_otherwise_is_told(folder, tmp_path):

@@ -337,6 +337,38 @@ def test_a_source_of_some_of_the_classes_is_numbered_as_the_checkpoint(cli, phot
     ]
 
 
+def test_all_images_of_another_folder_are_evaluated(cli, photos):
+    """The run's own folder has train/ and val/; a flat one has no splits, and is all new."""
+    Path("photos/val").rename("flat")
+    Path("flat/kind0").rename("lone")
+    Path("flat/kind0").mkdir()
+    Path("lone").rename("flat/kind0/deeper")
+    flags = ["--data.source.root", "flat", "--data.workers", 0]
+    code, out, err = cli("evaluate", "net.ckpt", "--crops", "centre", *flags)
+    assert code == 0 and f"N {N}," in out, err
+    assert f"all {N} images are evaluated" in err
+    for verb in ("validate", "test"):
+        code, out, err = cli(verb, "net.ckpt", *flags)
+        assert code == 0 and json.loads(out)["n"] == N, err
+
+
+@pytest.mark.parametrize(
+    ("known", "wrong"),
+    [
+        (["ant", "bee", "cat", "dog", "eel", "fox", "gnu"], "does not know kind0, kind1, kind2"),
+        (["kind9", *CLASSES[:6]], "does not know kind6 of the data, so labels do not match"),
+    ],
+)
+def test_labels_that_cannot_match_are_refused(cli, photos, known, wrong):
+    content = torch.load("net.ckpt")
+    content["run"]["classes"] = known
+    torch.save(content, "other.ckpt")
+    for verb in ("evaluate", "validate"):
+        code, out, err = cli(verb, "other.ckpt", "--data.workers", 0)
+        assert code == 2 and wrong in err and "evaluated" not in out, err
+        assert "name the folders (or classes) as the checkpoint does" in err
+
+
 def test_other_classes_are_told_and_too_many_refused(cli, photos):
     content = torch.load("net.ckpt")
     content["state_dict"] = {
@@ -505,11 +537,11 @@ def test_a_gpu_that_is_not_there(cli, photos, command):
 
 
 def test_a_class_of_a_checkpoint_sends_nothing_to_the_terminal(capsys):
-    source = SimpleNamespace(classes=["cat"])
+    source = SimpleNamespace(classes=["cat", "dog"])
     align(
         SimpleNamespace(source=source, input_size=(3, 8, 8)),
         nn.Sequential(nn.Flatten(), nn.Linear(192, 2)),
-        ["\x1b[2J\n=a"],
+        ["\x1b[2J\n=a", "dog"],
     )
     err = capsys.readouterr().err
     assert "class 0 is \\x1b[2J\\n=a to the checkpoint" in err and err.count("\n") == 1

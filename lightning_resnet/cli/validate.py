@@ -28,7 +28,7 @@ from lightning_resnet.runs.listing import unfinished
 from lightning_resnet.runs.names import is_hub_name
 from lightning_resnet.training.state_dict import load_weights, net_flags
 from lightning_resnet.weights.classes import align
-from lightning_resnet.weights.trained import config_in, read_weights
+from lightning_resnet.weights.trained import config_in, read_weights, tell_apart
 
 
 def parse_of_run(verb: str, words: list[str]) -> Config | None:
@@ -89,6 +89,9 @@ def validate(experiment: Experiment, rundir: RunDir) -> int:
             "that you mean, --run.name and --run.replicate too, or its --ckpt_path"
         )
     load_weights(task, checkpoint["state_dict"], flags=net_flags(checkpoint, config.resolved))
+    told = (checkpoint.get("run") or {}).get("config")
+    if told:
+        tell_apart(experiment, read_recipe(told, Path(path)))
     data.setup()
     names = align(data, task.net, classes_in(checkpoint))
     experiment.trainer.weights_step = checkpoint.get("global_step", 0)
@@ -99,7 +102,8 @@ def validate(experiment: Experiment, rundir: RunDir) -> int:
     trainer = experiment.trainer
     run = trainer.validate if config.verb == "validate" else trainer.test
     run(task, datamodule=data, verbose=False)
-    say(as_json({"checkpoint": path, **task.metrics}))
+    split = "test" if config.verb == "test" and "test" in data.splits else "val"
+    say(as_json({"checkpoint": path, "n": len(data.splits[split]), **task.metrics}))
     return 0
 
 

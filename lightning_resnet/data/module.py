@@ -301,7 +301,10 @@ class ImageData(pl.LightningDataModule):
     def _need_training_images(self) -> None:
         if "train" not in self.splits:
             source = type(self.source).__name__
-            raise UserError(f"{source} has no training images: it is to validate on")
+            raise UserError(
+                f"{source} has no training images: it is to validate on; name others to train on, "
+                "such as those of a folder with train/ and val/"
+            )
         try:
             check_batch(self.batch_size, len(self.splits["train"]))
         except ValueError as e:

@@ -30,7 +30,8 @@ IMAGENET_IDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd
 def align(data: ImageData, net: nn.Module, known: Sequence[str]) -> list[str]:
     """Renumber the labels as a checkpoint does, if the checkpoint knows all the source's classes.
 
-    If the checkpoint does not know them all, a warning names the first class that differs.
+    If the checkpoint does not know them all, labels are taken by number, and a warning names the
+    first class that differs.
 
     Args:
         data: data that are set up; the labels and the source's classes are changed.
@@ -41,7 +42,8 @@ def align(data: ImageData, net: nn.Module, known: Sequence[str]) -> list[str]:
         A name of each output of the net: the checkpoint's, else the source's, else its number.
 
     Raises:
-        UserError: the source has more classes than the net has outputs.
+        UserError: the source has more classes than the net has outputs, or by number an image
+            would get the label of another class.
     """
     outputs = count_macs(net, data.input_size)[0]
     known = list(known)
@@ -59,9 +61,34 @@ def align(data: ImageData, net: nn.Module, known: Sequence[str]) -> list[str]:
         }
         data.source.classes = known
     elif known and known != ours:
+        _check_numbers(known, ours)
         _warn_of_difference(known, ours)
     names = known or ours
     return names + [str(k) for k in range(len(names), outputs)]
+
+
+def _check_numbers(known: list[str], ours: list[str]) -> None:
+    """Refuse classes whose numbers cannot be those of the checkpoint.
+
+    Raises:
+        UserError: a name that both know has two numbers, or both have words and share none.
+    """
+    shared = [name for name in ours if name in known]
+    if all(known.index(name) == ours.index(name) for name in shared):
+        if shared or not differ(known, ours):
+            return
+    unknown = [name for name in ours if name not in known]
+    raise UserError(
+        f"the checkpoint does not know {_some(unknown)} of the data, so labels do not match: it "
+        f"knows {_some(known)}; name the folders (or classes) as the checkpoint does, and leave "
+        "out those that it does not know"
+    )
+
+
+def _some(names: list[str]) -> str:
+    """Return the first names of a list, and how many more there are."""
+    shown = ", ".join(map(printable, names[:5]))
+    return f"{shown} and {len(names) - 5:,} more" if len(names) > 5 else shown
 
 
 def _warn_of_difference(known: list[str], ours: list[str]) -> None:

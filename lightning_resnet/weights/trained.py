@@ -1,5 +1,6 @@
 """Load a trained net from a checkpoint or run, with its class names, but without its data."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -197,6 +198,20 @@ def build_alone(
     device = [f"--trainer.accelerator={accelerator}"] if accelerator else []
     without = [] if callbacks else ["--trainer.callbacks=null"]
     return build(parse("fit", [*arguments, *ALONE, *without, *device], foreign))
+
+
+def tell_apart(experiment: Experiment, told: dict[str, Any]) -> None:
+    """Let all images validate that are not those which the checkpoint's recipe names.
+
+    Args:
+        experiment: experiment whose data are not set up yet.
+        told: content of the checkpoint's recipe.
+    """
+    own = (told.get("data") or {}).get("source") or {}
+    root = (own.get("init_args") or {}).get("root")
+    source = experiment.data.source
+    if given := getattr(source, "root", None):
+        source.all_validate = os.path.realpath(given) != os.path.realpath(str(root))
 
 
 def batched(items: Iterable[Item], n: int) -> Iterator[list[Item]]:

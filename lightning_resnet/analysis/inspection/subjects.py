@@ -33,7 +33,13 @@ from lightning_resnet.shipped import recipe_file
 from lightning_resnet.sweeps.check import arguments as arguments_of
 from lightning_resnet.sweeps.points import read
 from lightning_resnet.weights.classes import align
-from lightning_resnet.weights.trained import build_alone, config_in, read_weights, take_weights
+from lightning_resnet.weights.trained import (
+    build_alone,
+    config_in,
+    read_weights,
+    take_weights,
+    tell_apart,
+)
 
 EVAL_BATCH = 256  # images per forward pass at most; in eval mode no result depends on it
 
@@ -137,7 +143,8 @@ def subjects(
         batches: number of training batches to look at.
         device: cpu | cuda.
         trust: whether recipes of runs and checkpoints may name any code, which is run.
-        one: refuse a folder of several runs, and list them.
+        one: refuse a folder of several runs, and list them; all images of another folder than the
+            recipe's validate.
 
     Raises:
         UserError: a target is none of these, has no checkpoint, has fewer outputs than the data
@@ -152,7 +159,7 @@ def subjects(
             foreign = _foreign(recipe, path, trust)._replace(
                 has_weights=checkpoint is not None, takes_flags=flags is not None
             )
-        experiment = _build([*arguments, *(flags or [])], foreign)
+        experiment = _build([*arguments, *(flags or [])], foreign, one)
         state = None
         classes: list[str] = []
         if checkpoint:
@@ -249,7 +256,9 @@ def _runs(root: Path, at: str) -> Iterator[Found]:
         )
 
 
-def _build(arguments: list[str], foreign: Foreign | None = None) -> Experiment:
+def _build(
+    arguments: list[str], foreign: Foreign | None = None, to_evaluate: bool = False
+) -> Experiment:
     """Build an experiment for this process alone, read its data, and set the normalisation."""
     experiment = build_alone(arguments, foreign=foreign)
     torch.set_num_threads(experiment.config.run.threads or cores())
@@ -258,6 +267,8 @@ def _build(arguments: list[str], foreign: Foreign | None = None) -> Experiment:
     # the recipe's own batch may be for many devices, and here is one
     own = 2 * data.batch_size // experiment.trainer.accumulate_grad_batches
     data.eval_batch = min(own, EVAL_BATCH)
+    if foreign and to_evaluate:
+        tell_apart(experiment, foreign.told)
     data.setup()
     task.mean.copy_(torch.tensor(data.source.mean).view(3, 1, 1) * 255)
     task.std.copy_(torch.tensor(data.source.std).view(3, 1, 1) * 255)

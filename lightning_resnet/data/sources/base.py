@@ -1,10 +1,11 @@
 """The base class of data sets."""
 
+import sys
 from pathlib import Path
 
 from lightning_resnet.data.images import Images, hold_out
 from lightning_resnet.data.remote import copied, is_remote
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, tell
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -18,12 +19,15 @@ class Source:
         mean: mean of each channel in [0, 1], for normalisation.
         std: standard deviation of each channel in [0, 1], for normalisation.
         stage: folder for copies of what an address names, `--data.stage`; None: none is given.
+        all_validate: whether all images validate where nothing names splits, because the net was
+            trained on other images; otherwise a fifth does.
     """
 
     classes: list[str]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     stage: str | None = None
+    all_validate: bool = False
 
     def splits(self) -> dict[str, Images]:
         """Read the splits: train, val and, if it is another set than val, test."""
@@ -32,6 +36,29 @@ class Source:
     def splits_for(self, name: str) -> dict[str, Images]:
         """Read the split of this name; others may be among the splits, and may be left out."""
         return self.splits()
+
+    def divided(self, images: Images, place: Path) -> dict[str, Images]:
+        """Return the splits of images that nothing divides, and tell on stderr which validate.
+
+        Args:
+            images: all images.
+            place: where they lie, for the message.
+        """
+        n = len(images)
+        if self.all_validate:
+            tell(
+                f"{place} names no splits, and the net was trained on another folder: all {n:,} "
+                "images are evaluated",
+                file=sys.stderr,
+            )
+            return {"val": images}
+        train, val = hold_out(images, max(1, n // 5))
+        tell(
+            f"{place} names no splits: {len(val):,} of its {n:,} images (a fifth) validate, the "
+            "others train",
+            file=sys.stderr,
+        )
+        return {"train": train, "val": val}
 
     def here(self, root: str, suffixes: tuple[str, ...]) -> Path:
         """Return a path on this machine: that of a copy if the root is an address.

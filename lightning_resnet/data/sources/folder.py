@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_resnet.data.images import FileImages, Images, hold_out
+from lightning_resnet.data.images import FileImages, Images
 from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import IMAGES
@@ -24,8 +24,9 @@ class ImageFolder(Source):
     """A folder with one folder of images per class, or with `train/` and `val/` of such folders.
 
     Args:
-        root: the folder. `valid/`, `validation/` or `test/` may stand for `val/`. Without
-            `train/`, a fifth of the images validates.
+        root: the folder. `valid/`, `validation/` or `test/` may stand for `val/`. Without folders
+            of splits, a fifth of the images validates. Without `train/`, nets are evaluated on
+            `val/` or `test/`, and none can be trained.
         holdout: number of training images to validate on; those of val/ are then the test set.
     """
 
@@ -36,13 +37,16 @@ class ImageFolder(Source):
     def splits(self) -> dict[str, Images]:
         """Read train and val, and test with `holdout`."""
         root = self._root()
-        if not (root / "train").is_dir():
-            splits = {"train": self.read(root)}
-            if self.holdout:
-                return with_holdout(splits, self.holdout)
-            train, val = hold_out(splits["train"], max(1, len(splits["train"]) // 5))
-            return {"train": train, "val": val}
         held_out = _held_out(root)
+        if not (root / "train").is_dir():
+            if _has_only_splits(root):
+                splits = {name: self.read(root / name) for name in held_out}
+                first = splits[held_out[0]]
+                return {"val": first} | ({"test": splits["test"]} if "test" in splits else {})
+            images = self.read(root)
+            if self.holdout and not self.all_validate:
+                return with_holdout({"train": images}, self.holdout)
+            return self.divided(images, root)
         if not held_out and not self.holdout:
             raise UserError(
                 f"{_nothing_held_out(root)}, or validate on N training images with "
@@ -89,9 +93,8 @@ class ImageFolder(Source):
         root = self.here(self.root, IMAGES)
         if not root.is_dir():
             raise UserError(f"image folder {root} does not exist: set --data.source.root")
-        found = [name for name in os.listdir(root) if (root / name).is_dir()]
-        found = [name for name in found if not is_hidden(name)]
-        if found and "train" not in found and all(name.lower() in SPLIT_NAMES for name in found):
+        found = _folders(root)
+        if "train" not in found and _has_only_splits(root) and not {*found} <= {*HELD_OUT}:
             raise UserError(
                 f"{root} holds the folders {', '.join(sorted(found))}, which are splits and no "
                 "classes: name them train and val"
@@ -123,7 +126,7 @@ class ImageFolder(Source):
         paths = [p for n in self.classes for p in files.get(n, [])]
         if not paths:
             raise UserError(f"no images in {folder}: it must hold one folder of images per class")
-        if len(self.classes) == 1:
+        if len(self.classes) == 1 and not self.all_validate:
             raise UserError(
                 f"{folder} has images of one class only, {self.classes[0]}: there is nothing to "
                 "learn"
@@ -135,6 +138,18 @@ class ImageFolder(Source):
         counts = [len(files.get(n, [])) for n in self.classes]
         labels = np.repeat(np.arange(len(self.classes)), counts)
         return FileImages(np.arange(len(paths)), labels, paths)
+
+
+def _folders(root: Path) -> list[str]:
+    """Return the names of the folders in a folder."""
+    found = [name for name in os.listdir(root) if (root / name).is_dir()]
+    return [name for name in found if not is_hidden(name)]
+
+
+def _has_only_splits(root: Path) -> bool:
+    """Tell whether the folders in a folder are splits, and no classes."""
+    found = _folders(root)
+    return bool(found) and all(name.lower() in SPLIT_NAMES for name in found)
 
 
 def _held_out(root: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_resnet.data.archives import Member, bytes_column, damaged, open_parquet, tar_members
-from lightning_resnet.data.images import FileImages, Images, hold_out
+from lightning_resnet.data.images import FileImages, Images
 from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.data.sources.folder import is_hidden
 from lightning_resnet.errors import UserError, one_line, tell
@@ -82,11 +82,10 @@ class Shards(Source):
                 continue
             if images is not None:
                 splits[split] = images
-        if self.holdout and wanted is None:
+        if self.holdout and wanted is None and not self.all_validate:
             return with_holdout(splits, self.holdout)
         if "val" not in found:
-            train = splits["train"]
-            splits["train"], splits["val"] = hold_out(train, max(1, len(train) // 5))
+            splits |= self.divided(splits.pop("train"), root)
         return splits
 
     def _read_split(self, split: str, paths: list[Path], root: Path) -> FileImages | None:
