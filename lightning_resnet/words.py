@@ -601,6 +601,9 @@ FLAGS = {
         "best": "--at best",
         "top topk k": "top-1 and top-5 error are always told: leave it out",
         "out output o csv": "the table goes to the standard output: add --json > FILE",
+        "wrong errors misclassified list_wrong save_predictions": (
+            "--predictions FILE.csv writes label, prediction and path of each image"
+        ),
         "metric metrics loss": "top-1 and top-5 error are always told: leave it out",
         "pretrained": (
             "weights by name are the first word: resnet-cli evaluate "

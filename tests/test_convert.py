@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 import timm
@@ -13,6 +14,7 @@ import yaml
 from helpers.akamaster import Akamaster
 from helpers.command_line import TINY
 from helpers.run_dir import history, only_run
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models.resnet import Bottleneck
@@ -22,6 +24,8 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.models.blocks import Scale, block_modules
 from lightning_resnet.models.complexity import PeakMemory
 from lightning_resnet.models.plain_form import plain_form
+from lightning_resnet.data.images import FileImages
+from lightning_resnet.data.loaders.read_batch import read_files
 from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
 from lightning_resnet.weights import onnx_export
 from lightning_resnet.weights.convert import use_in_torchvision
@@ -348,16 +352,33 @@ def test_onnx_gives_the_same_logits_on_batches_of_any_size(cli):
     )
     assert code == 0 and "within" in out, err
     session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
-    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == [
-        "ant",
-        "bee",
-        "cat",
-    ]
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["classes"]) == ["ant", "bee", "cat"]
+    assert told["preprocessing"] in out
     for images in (PIXELS, PIXELS[:1]):
         (got,) = session.run(["logits"], {"images": images.numpy()})
         with torch.no_grad():
             wanted = theirs((images - MEAN) / STD)
         assert (torch.from_numpy(got) - wanted).abs().max() < 1e-4 * max(1, wanted.abs().max())
+
+
+def test_onnx_tells_how_an_image_is_prepared(cli):
+    """The words are those of what `predict` makes of an image."""
+    torch.save(CifarResNet(8, num_classes=3).state_dict(), "theirs.pth")
+    assert cli("convert", "theirs.pth", "--out", "ours.ckpt")[0] == 0
+    told = onnx_export.prepared(load("ours.ckpt"), 32)
+    assert "central square of 0.875 of the shorter side, scaled to 32x32 (bilinear" in told
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8))
+    photo.save("photo.png")
+    side = round(0.875 * min(photo.size))
+    left = (photo.width - side) // 2
+    top = (photo.height - side) // 2
+    square = photo.crop((left, top, left + side, top + side))
+    pixels = np.asarray(square.resize((32, 32), Image.Resampling.BILINEAR))
+    read = FileImages(np.zeros(1, int), np.zeros(1, int), ["photo.png"])
+    augment = load("ours.ckpt").experiment.data.eval_augment
+    made, _ = read_files(read, augment, 0, 0, np.zeros(1, int))
+    assert (made[0].permute(1, 2, 0).numpy() == pixels).all()
 
 
 def test_onnx_is_an_extra(cli, monkeypatch):

@@ -224,8 +224,11 @@ def test_images_that_are_scaled_and_have_odd_margins(cli, odd, crops, off):
 
 def test_precise_statistics_classes_and_confusion(cli, photos):
     flags = ["--crops", "centre", "--weights", "net", "--per-class", "--confusion", "confusion.csv"]
+    flags += ["--predictions", "new/each.csv"]
     code, out, err = cli("evaluate", "net.ckpt", "--bn", "moving,precise", *flags)
     assert code == 0, err
+    each = list(csv.DictReader(Path("new/each.csv").read_text().splitlines()))
+    assert [Path(row["picture"]).parent.name for row in each] == [row["label"] for row in each]
     rows = table(out.partition("\n\nraw")[0])
     (subject,) = subjects(["net.ckpt"], [])
     data = subject.experiment.data
@@ -250,6 +253,9 @@ def test_precise_statistics_classes_and_confusion(cli, photos):
         if "kind" in line[:9]
     }
     assert len(shares) == 7
+    pairs = [(row["label"], row["predicted"]) for row in each]
+    assert [[pairs.count((a, b)) for b in CLASSES] for a in CLASSES] == counts
+    assert "--predictions FILE.csv writes" in cli("evaluate", "net.ckpt", "--wrong")[2]
     for i, name in enumerate(CLASSES):
         assert shares[name] == f"{100 * (1 - counts[i][i] / sum(counts[i])):.2f}"
 

@@ -69,6 +69,10 @@ def test_images_get_the_classes_that_validation_gives_them(cli, photos):
         ours = first[files[int(row["sample"])]]
         assert ours["class"] == row["predicted"]
         assert float(ours["probability"]) == pytest.approx(float(row["probability"]), abs=1e-4)
+        shared = ("label", "predicted", "picture")
+        assert [row[key] for key in shared] == [ours[key] for key in shared]
+    assert {row["picture"].split("/")[-2] == row["label"] for row in rows} == {True}
+    assert {row["words"] == row["class"] for row in rows} == {True}
     run = checkpoint.parents[1]
     (photos / "kind0" / "00.png").write_bytes(b"no image")
     code, out, err = cli(
@@ -98,6 +102,7 @@ def test_images_get_the_classes_that_validation_gives_them(cli, photos):
         and out.count("\n") == 4
     )
     assert [len(each["top"]) for each in done] == [5] * 4
+    assert [each["label"] for each in done] == ["kind0"] * 3 + ["kind1"]
     values = [best["probability"] for best in done[0]["top"]]
     assert values == sorted(values, reverse=True)
     code, out, _ = cli("predict", photos / "kind1", "--ckpt_path", run)

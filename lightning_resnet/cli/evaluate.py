@@ -67,6 +67,11 @@ def make_parser() -> Parser:
         help="write label against prediction, of the first row",
     )
     parser.add_argument(
+        "--predictions",
+        metavar="FILE.csv",
+        help="write label, prediction and path of each image, of the first row",
+    )
+    parser.add_argument(
         "--device", type=device, help="cpu | cuda (default: cuda where there is one)"
     )
     parser.add_argument("--trust", action="store_true", help=TRUST)
@@ -88,7 +93,7 @@ def run(args: Namespace) -> int:
     from lightning_resnet.analysis.evaluation.real_labels import hits_of, read_labels
     from lightning_resnet.analysis.inspection.subjects import subjects
     from lightning_resnet.printing import fitted
-    from lightning_resnet.weights.classes import align
+    from lightning_resnet.weights.classes import align, in_words
     from lightning_resnet.weights.trained import device_for
 
     on = device_for(args.device)
@@ -112,9 +117,10 @@ def run(args: Namespace) -> int:
     right = None
     if args.labels:
         right = read_labels(args.labels, data.splits[args.split], data.source.classes, names)
-    if args.confusion:  # an error now, not after hours of work
-        Path(args.confusion).parent.mkdir(parents=True, exist_ok=True)
-        check_writable(Path(args.confusion))
+    for file in filter(None, (args.confusion, args.predictions)):
+        # an error now, not after hours of work
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        check_writable(Path(file))
     rows = []
     document: list[dict[str, Any]] = []
     classes = [evaluate.PER_CLASS_COLUMNS]
@@ -128,13 +134,20 @@ def run(args: Namespace) -> int:
             classes += evaluate.per_class(row, names)
         if not rows and args.confusion:
             evaluate.write_confusion(row, names, Path(args.confusion))
+        if not rows and args.predictions:
+            images = data.splits[args.split]
+            evaluate.write_predictions(row, images, names, Path(args.predictions))
         rows.append([*row.settings, *cells])
         document.append(dict(zip(evaluate.COLUMNS, row.settings, strict=False)) | shares)
     source = type(data.source).__name__
     args.document |= {"path": subject.path, "split": args.split, "source": source, "rows": document}
     if args.per_class:
         keys = ("class", "n", "error", "interval", "taken_for")
-        args.document["classes"] = [dict(zip(keys, line, strict=True)) for line in classes[1:]]
+        words = dict(zip(names, in_words(names), strict=True))
+        found = [dict(zip(keys, line, strict=True)) for line in classes[1:]]
+        args.document["classes"] = [line | {"words": words[line["class"]]} for line in found]
+        for line in classes[1:]:
+            line[0] = words[line[0]]
     if args.as_json:
         return 0
     tell(f"\n{subject.path}, {args.split} images of {source}\n")

@@ -70,7 +70,13 @@ def run(args: Namespace) -> int:
     from lightning_resnet.engine.signals import importing
 
     with importing():  # takes seconds
-        from lightning_resnet.analysis.evaluation.predict import FORMATS, find, other_data, predict
+        from lightning_resnet.analysis.evaluation.predict import (
+            FORMATS,
+            find,
+            other_data,
+            predict,
+            words_of,
+        )
         from lightning_resnet.runs.listing import unfinished
         from lightning_resnet.weights.trained import load
 
@@ -79,7 +85,8 @@ def run(args: Namespace) -> int:
     for line in (unfinished(trained.path), other_data(trained, files[0])):
         if line:
             tell(line, file=sys.stderr)
-    return 0 if FORMATS[args.format](predict(trained, files, args)) == len(files) else 1
+    written = FORMATS[args.format](predict(trained, files, args), words_of(trained))
+    return 0 if written == len(files) else 1
 
 
 def check_words(run: str, images: Sequence[str], root: str) -> None:

@@ -138,12 +138,12 @@ class _Rows(Callback):
         """Write the header; a terminal shows the rows as progress."""
         images = trainer.datamodule.splits["val"]
         self.classes = trainer.datamodule.source.classes
-        self.images = zip(images.ids, images.labels, strict=True)
+        self.images = zip(images.ids, images.labels, images.files(), strict=True)
         self.meter = Meter(
             sum(trainer.num_predict_batches), "batches", show=not sys.stdout.isatty()
         )
         self.writer = csv.writer(sys.stdout, lineterminator="\n")
-        self.writer.writerow(["sample", "label", "predicted", "probability"])
+        self.writer.writerow(["sample", "label", "predicted", "probability", "picture"])
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Tensor, *_: Any
@@ -151,10 +151,9 @@ class _Rows(Callback):
         """Write a row for each image of the batch."""
         probability, predicted = outputs.max(1)
         for label, value in zip(predicted.tolist(), probability.tolist(), strict=True):
-            sample, truth = next(self.images)
-            self.writer.writerow(
-                [sample, *map(csv_cell, (self.classes[truth], self.names[label])), f"{value:.4f}"]
-            )
+            sample, truth, file = next(self.images)
+            names = map(csv_cell, (self.classes[truth], self.names[label]))
+            self.writer.writerow([sample, *names, f"{value:.4f}", csv_cell(file)])
         sys.stdout.flush()
         self.meter.update(1)
 

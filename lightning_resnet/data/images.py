@@ -58,6 +58,10 @@ class Images:
         """Return what a message calls image i."""
         return f"number {i}"
 
+    def files(self) -> list[str]:
+        """Return the path of each image; empty texts where images have none."""
+        return [""] * len(self)
+
 
 @dataclass
 class ArrayImages(Images):
@@ -133,6 +137,10 @@ class FileImages(Images):
     def name(self, i: int) -> str:
         """Return the path of image i."""
         return self.paths[i]
+
+    def files(self) -> list[str]:
+        """Return the path of each image."""
+        return self.paths
 
     def original(self, i: int) -> str:
         """Return image i as an encoder takes it: its path."""

@@ -51,8 +51,19 @@ def export(trained: Trained, out: Path, size: int | None = None) -> str:
                 f"{out} is not written"
             )
     return (
+        f"{prepared(trained, size)}\n"
         f"images uint8 [N, 3, {size}, {size}] -> logits [N, classes]; "
         f"onnxruntime's are within {worst:.1e} of torch's"
+    )
+
+
+def prepared(trained: Trained, size: int) -> str:
+    """Return in words how an image becomes what the file takes, as `predict` prepares it."""
+    augment = trained.experiment.data.eval_augment
+    scaled = "area filter" if augment.resize == "area" else "bilinear, antialiased"
+    return (
+        f"each image: RGB, its central square of {augment.share:g} of the shorter side, scaled to "
+        f"{size}x{size} ({scaled}), values 0 to 255, channels first"
     )
 
 
@@ -77,7 +88,8 @@ def _write(trained: Trained, path: Path, size: int) -> None:
             f"{type(trained.task.net).__name__} cannot be exported to ONNX: {one_line(e)[:300]}"
         ) from e
     model = program.model_proto
-    onnx.helper.set_model_props(model, {"classes": json.dumps(trained.classes)})
+    told = {"classes": json.dumps(trained.classes), "preprocessing": prepared(trained, size)}
+    onnx.helper.set_model_props(model, told)
     onnx.save(model, path)
 
 

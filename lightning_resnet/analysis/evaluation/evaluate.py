@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from lightning_resnet.analysis.evaluation.crops import Score, top5, training_batches, wilson
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.bounds import CROPS
+from lightning_resnet.data.images import Images
 from lightning_resnet.errors import csv_cell
 from lightning_resnet.files import write_atomic
 from lightning_resnet.models.batch_norm import measure_norms
 from lightning_resnet.training.state_dict import EMA
+from lightning_resnet.weights.classes import in_words
 from lightning_resnet.weights.trained import take_weights
 
 BN_SAMPLES = 8192  # training images, as many as mmpretrain's PreciseBNHook takes
@@ -147,6 +149,33 @@ def per_class(row: Row, names: Sequence[str]) -> list[list[str]]:
         interval = f"{100 * low:.2f} to {100 * high:.2f}"
         lines.append((share, [name, str(n), f"{100 * share:.2f}", interval, often]))
     return [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
+
+
+def write_predictions(row: Row, images: Images, names: Sequence[str], path: Path) -> None:
+    """Write what each image was taken for as CSV.
+
+    The columns are named as those of `predict`: sample, label, predicted, words (of the predicted
+    class) and picture, the path of an image that is in a file.
+
+    Args:
+        row: of `measure`; damaged images (label below 0) are left out.
+        images: of the split.
+        names: of the net's outputs.
+        path: of the file, in a folder that exists.
+    """
+    words = in_words(names)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["sample", "label", "predicted", "words", "picture"])
+    taken_for = row.best[:, 0].tolist()
+    labels = row.labels.tolist()
+    for sample, label, best, found in zip(
+        images.ids, labels, taken_for, images.files(), strict=True
+    ):
+        if label >= 0:
+            texts = (names[label], names[best], words[best], found)
+            writer.writerow([sample, *map(csv_cell, texts)])
+    write_atomic(path, file.getvalue())
 
 
 def write_confusion(row: Row, names: Sequence[str], path: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,8 +35,20 @@ from lightning_resnet.weights.trained import Trained, device_for
 
 BATCH = 32
 OF_ONE_SIZE = {"Digits": 8, "FashionMNIST": 28, "CIFAR10": 32, "CIFAR100": 32}  # pixels per side
-# image file, its most probable (class, probability)
-Prediction = tuple[str, list[tuple[str, float]]]
+
+
+class Prediction(NamedTuple):
+    """What a net says of an image.
+
+    Attributes:
+        file: path of the image.
+        top: the most probable classes, each with its probability.
+        label: name of the folder that the image lies in, where a class has this name; else empty.
+    """
+
+    file: str
+    top: list[tuple[str, float]]
+    label: str
 
 
 def find(paths: Sequence[str]) -> list[str]:
@@ -106,13 +119,25 @@ def _batch(trained: Trained, files: list[str], args: Namespace) -> list[Predicti
     with torch.inference_mode():
         logits = trained.task.to(device)(torch.cat(images).to(device))
         probabilities = logits.softmax(1).cpu()
-    names = trained.class_names() or [str(label) for label in range(probabilities.shape[1])]
+    names = _names(trained, probabilities.shape[1])
     best = probabilities[:, : len(names)].topk(min(args.top, len(names)))
     found = []
     for file, values, labels in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
         top = [(names[label], value) for value, label in zip(values, labels, strict=True)]
-        found.append((file, top))
+        folder = Path(file).absolute().parent.name
+        found.append(Prediction(file, top, folder if folder in names else ""))
     return found
+
+
+def _names(trained: Trained, outputs: int = 0) -> list[str]:
+    """Return the names of the classes, else their numbers."""
+    return trained.class_names() or [str(label) for label in range(outputs)]
+
+
+def words_of(trained: Trained) -> dict[str, str]:
+    """Return what to call each class; see `in_words`."""
+    names = _names(trained)
+    return dict(zip(names, in_words(names), strict=True))
 
 
 def _image(trained: Trained, file: str) -> Tensor | None:
@@ -138,50 +163,43 @@ def _image(trained: Trained, file: str) -> Tensor | None:
         return None
 
 
-def _words(found: list[Prediction]) -> dict[str, str]:
-    """Return what to call each class that was found; see `in_words`."""
-    names = sorted({name for _, best in found for name, _ in best})
-    return dict(zip(names, in_words(names), strict=True))
-
-
-def _table(found: Iterable[Prediction]) -> int:
+def _table(found: Iterable[Prediction], words: dict[str, str]) -> int:
     """Write all at the end, because columns have to fit; return how many."""
     done = list(found)
-    words = _words(done)
-    places = max((len(best) for _, best in done), default=0)
+    places = max((len(one.top) for one in done), default=0)
     rows = [["picture", *map(str, range(1, places + 1))]]
-    folders = [os.path.dirname(os.path.abspath(file)) for file, _ in done]
-    for file, best in done:
+    folders = [os.path.dirname(os.path.abspath(one.file)) for one in done]
+    for file, best, _ in done:
         shown = os.path.relpath(file, os.path.commonpath(folders))
-        rows.append([shown, *(f"{words[name]} {value:.1%}" for name, value in best)])
+        rows.append([shown, *(f"{words.get(name, name)} {value:.1%}" for name, value in best)])
     tell(markdown(rows))
     return len(done)
 
 
-def _csv(found: Iterable[Prediction]) -> int:
+def _csv(found: Iterable[Prediction], words: dict[str, str]) -> int:
     """Write each prediction at once, so that an interruption loses nothing; return how many."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["picture", "rank", "class", "probability"])
+    heads = ["picture", "rank", "class", "probability", "words", "label", "predicted"]
+    writer.writerow(heads)
     n = 0
-    for file, best in found:
+    for file, best, label in found:
         n += 1
         for rank, (name, value) in enumerate(best, 1):
-            writer.writerow([csv_cell(file), rank, csv_cell(name), f"{value:.6f}"])
+            texts = map(csv_cell, (words.get(name, name), label, best[0][0]))
+            writer.writerow([csv_cell(file), rank, csv_cell(name), f"{value:.6f}", *texts])
         sys.stdout.flush()
     return n
 
 
-def _json(found: Iterable[Prediction]) -> int:
+def _json(found: Iterable[Prediction], words: dict[str, str]) -> int:
     """Write all as one JSON list; return how many."""
     rows = []
-    done = list(found)
-    words = _words(done)
-    for file, best in done:
+    for file, best, label in found:
         top = []
         for name, value in best:
-            meant = {"words": words[name]} if words[name] != name else {}
+            meant = {"words": words[name]} if words.get(name, name) != name else {}
             top.append({"class": name, **meant, "probability": round(value, 6)})
-        rows.append({"picture": file, "top": top})
+        rows.append({"picture": file, "top": top, "label": label or None})
     text = json.dumps(rows, indent=1, ensure_ascii=False)
     # a terminal shows no control characters of others
     print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
