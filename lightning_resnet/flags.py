@@ -686,6 +686,8 @@ class Checked:
                 f"--trainer.max_epochs must be 1 or more; got {epochs} (-1 is for "
                 "--trainer.max_steps N, which then limits the training)"
             )
+        if self.verb == "fit" and self._is_missing("trainer.max_epochs") and not is_unlimited:
+            raise UserError("train for how many epochs? give --epochs N, such as --epochs 10")
         if self.verb == "fit":
             given = [each.key for each in self.everything if each.key.startswith("trainer.")]
             check_trainer({key.removeprefix("trainer."): self.last(key) for key in given})

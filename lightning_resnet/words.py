@@ -353,7 +353,7 @@ SAID = {
     "cv folds fold k_fold kfold cross_validation": (
         "one run has one split: --data.source.holdout N validates on N of the training images"
     ),
-    "class_weights class_weight balanced sampler weighted": (
+    "class_weights class_weight balanced sampler weighted weighted_sampler data.sampler": (
         "classes weigh the same; a loss of your own is --model.hooks module.Class "
         "(docs/extending.md)"
     ),

@@ -381,6 +381,26 @@ def test_onnx_tells_how_an_image_is_prepared(cli):
     assert (made[0].permute(1, 2, 0).numpy() == pixels).all()
 
 
+def test_weights_of_others_are_taken_as_they_lie(cli):
+    """A .pth begins a training, and predicts, as the .ckpt does that convert makes of it."""
+    net = CifarResNet(8, num_classes=10)
+    torch.save(net.state_dict(), "theirs.pth")
+    save_file(net.state_dict(), "theirs.safetensors")
+    Image.new("RGB", (32, 32)).save("photo.png")
+    assert cli("convert", "theirs.pth", "--out", "ours.ckpt")[0] == 0
+    flags = ["photo.png", "--format", "csv", "--data.size", 32]
+    wanted = cli("predict", "ours.ckpt", *flags)[1]
+    for file in ("theirs.pth", "theirs.safetensors"):
+        code, out, err = cli("predict", file, *flags)
+        assert code == 0 and out == wanted and "normalisation assumed" in err, err
+    few = ["--epochs", 1, "--trainer.limit_train_batches", 2, "--trainer.limit_val_batches", 1]
+    few += ["--model.net.width", 16]
+    code, out, err = cli("fit", *TINY, *few, "--run.init_from", "theirs.pth")
+    assert code == 0 and "net.fc.weight is" in out, err
+    code, _, err = cli("fit", "--data", "CIFAR10", "--arch", "resnet20")
+    assert code == 2 and "train for how many epochs? give --epochs N" in err
+
+
 def test_onnx_is_an_extra(cli, monkeypatch):
     torch.save(CifarResNet(8).state_dict(), "theirs.pth")
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)

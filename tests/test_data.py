@@ -378,6 +378,11 @@ def test_folders_of_splits_are_no_classes(folder, tmp_path, names):
         ImageFolder(str(tmp_path / "f")).splits()
 
 
+def test_a_folder_is_no_beton_file(cli, folder):
+    code, _, err = cli("data", "write", "image_folder", "--root", folder, "--out", ".")
+    assert code == 2 and "--out . is a folder: name a file in it, --out train.beton" in err
+
+
 @pytest.mark.parametrize("names", [("val",), ("test",), ("valid", "test")])
 def test_a_folder_of_held_out_splits_alone_is_to_evaluate_on(folder, tmp_path, names):
     for name in names:

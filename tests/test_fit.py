@@ -219,6 +219,7 @@ def test_init_from_takes_weights_and_remakes_the_head(cli):
         12,
     )
     assert code == 0 and "net.fc.weight is new: (12, 16), (10, 16) in" in out
+    assert "; the head starts from its initial weights" in out
 
 
 @pytest.mark.parametrize(

@@ -309,12 +309,14 @@ def test_an_exported_sweep_is_a_folder_of_runs_again(cli, trained):
 
 
 def test_an_exported_run_is_a_run_again(cli, tmp_path):
-    assert cli("fit", *TINY, *STEP)[0] == 0
+    code, out, _ = cli("fit", *TINY, *STEP)
     (run,) = find_runs([Path("runs")])
+    assert code == 0 and out.splitlines()[-1].endswith(f"; next: resnet-cli evaluate {run}")
     (label,) = labels_in(run.parent).values()
     code, out, _ = cli("export", run.name[:5])
     archive = Path(f"digits-{label}.tar.gz")
-    assert code == 0 and out.splitlines()[-1].startswith(str(archive))
+    assert code == 0 and out.splitlines()[-2].startswith(str(archive))
+    assert out.splitlines()[-1].endswith(f": resnet-cli predict {label} IMAGE...")
     assert "checkpoints/last.ckpt" in out and archive.stat().st_size < run_size(run)
     content = archive.read_bytes()
     assert cli("export", label, "-o", "again.tgz")[0] == 0
@@ -329,6 +331,20 @@ def test_an_exported_run_is_a_run_again(cli, tmp_path):
     assert ours.replace(str(run), run.name) == theirs.replace(str(run), run.name)
     code, _, err = cli("export", "runs/digits/nothere")
     assert code == 2 and "does not exist" in err
+
+
+def test_files_of_ours_without_weights_are_answered_by_their_end(cli):
+    for name, told in (
+        ("a net.onnx", "is for ONNX runtimes, and no verb reads it"),
+        ("my run.tar.gz", "unpack it with `tar xf 'my run.tar.gz'`"),
+        ("val.beton", "holds images, and no weights: resnet-cli data info val.beton"),
+    ):
+        Path(name).touch()
+        for words in (["predict", name], ["evaluate", name], ["convert", name, "--out", "x.pth"]):
+            code, _, err = cli(*words)
+            assert code == 2 and told in err and err.count("\n") == 1, (words, err)
+        code, _, err = cli("fit", *TINY, "--run.init_from", name)
+        assert code == 2 and told in err, err
 
 
 def run_size(run):

@@ -7,6 +7,7 @@ resnet-cli data info|verify F.beton
 
 import argparse
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError, nearest, tell
 from lightning_resnet.printing import add_json
-from lightning_resnet.runs.find import FILES, LOOKS
+from lightning_resnet.runs.find import FILES, LOOKS, quote
 
 SETS = {
     "cifar10": "CIFAR10",
@@ -222,6 +223,9 @@ def _write(args: argparse.Namespace) -> int:
             given[flag] = value
     if is_remote(args.out):
         raise UserError(f"--out {args.out} is on a network: write it here, and then copy it there")
+    if Path(args.out).is_dir():
+        inside = Path(args.out, f"{args.split}.beton")
+        raise UserError(f"--out {args.out} is a folder: name a file in it, --out {quote(inside)}")
     try:
         source = getattr(sources, name)(**given)
         source.stage = args.stage
@@ -262,7 +266,9 @@ def _check_file(file: str) -> None:
     if Path(file).is_dir():
         raise UserError(f"{file} is a folder: give a .beton file, as data write makes it")
     if not Path(file).exists():
-        raise UserError(f"{file} does not exist: resnet-cli data write SOURCE --out {file}")
+        raise UserError(
+            f"{file} does not exist: resnet-cli data write SOURCE --out {shlex.quote(file)}"
+        )
     if Path(file).suffix.lower() in (*LOOKS, *FILES):
         raise UserError(f"{file} is no .beton file: resnet-cli data write SOURCE makes one")
 

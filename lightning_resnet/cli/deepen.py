@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning_resnet.arguments import TRUST, Parser, positive
 from lightning_resnet.errors import UserError, tell
-from lightning_resnet.runs.find import check_weights
+from lightning_resnet.runs.find import check_weights, quote
 
 
 def make_parser() -> Parser:
@@ -83,5 +83,5 @@ def run(args: Namespace) -> int:
             f"warning: left out of {recipe}, as it may name code of others: {', '.join(left)}; "
             "give it by flags, or deepen with --trust"
         )
-    tell(f"{out}\ngo on training: resnet-cli fit --config {recipe}")
+    tell(f"{out}\ngo on training: resnet-cli fit --config {quote(recipe)}")
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning_resnet.arguments import Parser
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json
-from lightning_resnet.runs.find import find_runs, folder_of, no_run
+from lightning_resnet.runs.find import find_runs, folder_of, no_run, quote
 from lightning_resnet.runs.labels import labels_in
 from lightning_resnet.runs.listing import size
 from lightning_resnet.runs.reader import Run
@@ -96,7 +96,11 @@ def run(args: Namespace) -> int:
         tell(f"  {member}")
         members.append(str(member))
     args.document |= {"file": out, "bytes": out.stat().st_size, "members": members}
-    tell(f"{out}  {size(out.stat().st_size)}; unpack it with: tar xf {out}")
+    first = runs[0].path.absolute()
+    name = labels_in(first.parent).get(first.name, first.name)
+    run_inside = Path(first.parent.name, name) if len(runs) > 1 else Path(name)
+    tell(f"{out}  {size(out.stat().st_size)}; unpack it with: tar xf {quote(out)}")
+    tell(f"beside the folders that come out: resnet-cli predict {quote(run_inside)} IMAGE...")
     return 0
 
 

@@ -56,6 +56,7 @@ from lightning_resnet.provenance import changes, code, code_name, hardware, vers
 from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.checkpoint import check_resumable, newest_good
 from lightning_resnet.runs.directory import RunDir
+from lightning_resnet.runs.find import quote
 from lightning_resnet.runs.identity import (
     decides,
     differences,
@@ -354,6 +355,8 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     if trainer.is_global_zero:
         checkpoints.keep(run.keep)
     say(_text(progress.metrics, data.num_classes))
+    if rundir.is_kept and rundir.candidates():
+        say(f"run {_named(rundir)}; next: resnet-cli evaluate {quote(rundir.path)}")
     return 0
 
 

@@ -172,7 +172,8 @@ def check(config: Namespace) -> None:
     )
     if not unlimited and (trainer.max_epochs or 0) < 1:
         raise UserError(
-            "--trainer.max_epochs must be 1 or more: schedules are fractions of the training"
+            "--trainer.max_epochs must be 1 or more, such as --epochs 10: schedules are fractions "
+            "of the training"
         )
     check_trainer(trainer)
     has_graphs = config.model.compile in ("reduce-overhead", "max-autotune")

@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import re
+import shlex
 import struct
 import sys
 import zipfile
@@ -200,7 +201,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from e
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(
-            f"checkpoint {path} has no state_dict: make it one of ours with `resnet-cli convert`"
+            f"checkpoint {path} has no state_dict: make it one of ours with `resnet-cli convert "
+            f"{shlex.quote(str(path))} --out NAME.ckpt`"
         )
     try:
         check_plain(checkpoint["state_dict"])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +20,14 @@ from lightning_resnet.shipped import recipe_file, references
 FILES = (".ckpt", ".pth", ".pt", ".th", ".bin", ".safetensors", ".onnx", ".yaml")
 MOST_FOLDERS = 10_000  # that are searched for runs, which takes about a second
 MOST_SHOWN = 20  # runs that are listed where one is meant
+# files that our verbs write and none reads -> what to do
+PACKED = "is an archive: unpack it with `tar xf {}`, and name the run in it"
+NO_WEIGHTS = {
+    ".onnx": "is for ONNX runtimes, and no verb reads it: name the run or file that it was made of",
+    ".tar.gz": PACKED,
+    ".tgz": PACKED,
+    ".beton": "holds images, and no weights: resnet-cli data info {} tells which",
+}
 NAMES_OF_HUBS = {"torchvision": "torchvision", "timm": "timm", "hf": "Hugging Face"}
 LOOKS = (*IMAGES, ".gif", ".ppm")  # ends of names of images, also of those that are not read
 
@@ -203,14 +212,21 @@ def check_no_folder(word: str, flag: str = "") -> None:
         return
     if is_run(folder):
         recipe = Run(folder).config_file
-        told = f"a run: the command that began it continues it, and so does --config {recipe}; "
+        told = (
+            f"a run: the command that began it continues it, and so does --config {quote(recipe)}; "
+        )
         told += "with --run.new it is repeated"
     elif any(True for _ in find_runs([folder])):
-        told = f"a folder of runs: resnet-cli runs {folder} lists them, and the command that began "
-        told += "a run continues it"
+        told = f"a folder of runs: resnet-cli runs {quote(folder)} lists them, and the command "
+        told += "that began a run continues it"
     else:
-        told = f"a folder: to train on images in it, --config photos --data {folder}"
+        told = f"a folder: to train on images in it, --config photos --data {quote(folder)}"
     raise UserError(f"{flag} {printable(word, 60)} is {told}".strip())
+
+
+def quote(path: Path) -> str:
+    """Return a path as a command line takes it."""
+    return shlex.quote(str(path))
 
 
 def no_run(folder: Path) -> str:
@@ -219,7 +235,8 @@ def no_run(folder: Path) -> str:
         if any(name.lower().endswith(LOOKS) for name in files):
             return (
                 f"{folder} is a folder of images and no run: resnet-cli runs lists runs; "
-                f"resnet-cli fit --config photos --data {folder} trains on one folder per class"
+                f"resnet-cli fit --config photos --data {quote(folder)} trains on one folder per "
+                "class"
             )
         inside[:] = sorted(inside)[:10]
     return (
@@ -247,6 +264,7 @@ def check_weights(
     path = find_run(word, root)
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist{_similar(path)}")
+    _refuse_others(path)
     if path.suffix.lower() in LOOKS:
         raise UserError(f"{path} is an image, and no run or checkpoint: resnet-cli runs lists runs")
     if path.is_dir() and is_trained:
@@ -273,6 +291,13 @@ def check_target(word: str, one: bool = False, is_trained: bool = True) -> None:
         raise UserError(no_run(path))
 
 
+def _refuse_others(path: Path) -> None:
+    """Refuse a file that a verb of ours wrote, and that holds no weights that can be read."""
+    for ending, why in NO_WEIGHTS.items():
+        if path.name.lower().endswith(ending):
+            raise UserError(f"{path} {why.format(quote(path))}")
+
+
 def _similar(path: Path) -> str:
     """Return a suggestion for a file that does not exist: another one in its folder."""
     others = [file.name for file in path.parent.glob("*") if file.suffix in FILES]
@@ -292,6 +317,7 @@ def weights_of(word: str, root: str | os.PathLike[str] = "runs") -> Path:
     """
     path = find_run(word, root)
     if not path.is_dir():
+        _refuse_others(path)
         return path
     files = [file for file in Run(path).candidates() if file.exists()]
     if not files:

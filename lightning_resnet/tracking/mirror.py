@@ -6,6 +6,7 @@ run directory; the x axis is the optimizer step. An offline attempt is in <run>/
 """
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -101,7 +102,7 @@ class Mirror:
         elif reason:
             text += f" ({reason})"
         if mode == "offline":
-            text += f"; to upload it: resnet-cli sync {run_dir}"
+            text += f"; to upload it: resnet-cli sync {shlex.quote(str(run_dir))}"
         if mode != "disabled" or reason:
             self.say(text)
 

@@ -8,8 +8,10 @@ onnxruntime.
 """
 
 import json
+import sys
 import zipfile
 from argparse import Namespace
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,19 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
         source = "assumed, as the file tells none"
     tell(f"normalisation {source}: {text(content['state_dict'])}")
     return content, path
+
+
+def taken(path: Path) -> dict[str, Any]:
+    """Return the weights in a file of any layout as `convert` makes a checkpoint of them.
+
+    What is assumed is told on stderr.
+
+    Raises:
+        UserError: the file cannot be read, or is of no net of ours.
+    """
+    unsaid = dict.fromkeys(("classes", "shortcut", *CONSTANTS))
+    with redirect_stdout(sys.stderr):
+        return read(Namespace(file=path, weights="net", **unsaid))[0]
 
 
 def _names_in(file: str | None) -> list[str]:

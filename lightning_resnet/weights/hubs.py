@@ -421,11 +421,13 @@ def _download(url: str, path: Path, wanted: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(f"{path.name}.lock")
         with locked(lock, part, f"put the file to {path}"):
-            if not path.exists():  # another process may have fetched it
-                with redirect_stdout(sys.stderr):  # stdout is for results
-                    download(url, part, has_floor=False, limits=limits)
-                _keep(url, part, path, wanted)
-        lock.unlink(missing_ok=True)
+            try:
+                if not path.exists():  # another process may have fetched it
+                    with redirect_stdout(sys.stderr):  # stdout is for results
+                        download(url, part, has_floor=False, limits=limits)
+                    _keep(url, part, path, wanted)
+            finally:
+                lock.unlink(missing_ok=True)
     except (OSError, Failed) as e:
         why = (isinstance(e, OSError) and e.strerror) or one_line(e)
         raise UserError(

@@ -44,11 +44,21 @@ def init_from(
             continue
         if theirs[name].shape != ours[name].shape:
             shapes = f"{tuple(ours[name].shape)}, {tuple(theirs[name].shape)} in {path}"
-            say(f"{name} is new: {shapes}")
+            say(f"{name} is new: {shapes}; the head starts from its initial weights")
         elif differ(known, classes):
-            say(f"{name} is new: {path} is of other classes, {', '.join(known[:3])}, ...")
+            others = ", ".join(known[:3])
+            others = ", ".join(known[:3])
+            say(
+                f"{name} is new: {path} is of other classes, {others}, ...; the head starts from "
+                "its initial weights"
+            )
         else:
-            doubt = "" if list(known) == list(classes) else f": {path} does not name its classes so"
+            doubt = ""
+            if list(known) != list(classes):
+                doubt = (
+                    f": {path} does not name its classes so, and its head goes on as if they were "
+                    "the data's, by number"
+                )
             say(f"{name} is kept{doubt}")
             continue
         theirs[name] = ours[name]

@@ -25,6 +25,7 @@ from lightning_resnet.training.state_dict import EMA, check_same_tensors
 from lightning_resnet.training.task import ClassificationTask
 from lightning_resnet.weights import pixels
 from lightning_resnet.weights.classes import in_words
+from lightning_resnet.weights.convert import taken
 from lightning_resnet.weights.hubs import read_named
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ Item = TypeVar("Item")
 ALONE = "--trainer.devices 1 --trainer.num_nodes 1 --trainer.strategy auto".split()
 ALONE += "--trainer.logger false --trainer.profiler null".split()
 Weights = Literal["net", "ema"]
+OF_OTHERS = (".pth", ".pt", ".th", ".bin", ".safetensors")  # endings of files of weights alone
 
 
 @dataclass(repr=False)
@@ -233,8 +235,8 @@ def read_weights(word: str | Path, root: str = "runs") -> tuple[Path, dict[str, 
     """Read what a word of the command line names: a checkpoint, a run's last, or one of a hub.
 
     Args:
-        word: path of a checkpoint; a run, as `find_run` finds it; or a name of weights on a hub,
-            such as `timm:resnet18.a1_in1k`.
+        word: path of a checkpoint, or of weights in another layout that `convert` takes; a run, as
+            `find_run` finds it; or a name of weights on a hub, such as `timm:resnet18.a1_in1k`.
         root: folder of all runs.
 
     Returns:
@@ -246,7 +248,11 @@ def read_weights(word: str | Path, root: str = "runs") -> tuple[Path, dict[str, 
     if is_hub_name(str(word)):
         return read_named(str(word))
     path = find_run(word, root)
-    return newest_in(path) if path.is_dir() else (path, load_checkpoint(path))
+    if path.is_dir():
+        return newest_in(path)
+    if path.suffix in OF_OTHERS and path.exists():
+        return path, taken(path)
+    return path, load_checkpoint(path)
 
 
 def restore(

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -109,8 +110,8 @@ def _copy(path: Path, copy: Path) -> None:
         found = _copy_bytes(path, target)
         if half.stat().st_size != size or noted not in (None, found):
             raise UserError(
-                f"the copy of {path} is not what was written: `resnet-cli data verify {path}` "
-                "tells more"
+                f"the copy of {path} is not what was written: `resnet-cli data verify "
+                f"{shlex.quote(str(path))}` tells more"
             )
         manifest = _manifest(path)
         if manifest is not None:
