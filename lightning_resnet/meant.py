@@ -6,6 +6,7 @@ Nothing is imported here: modules are looked for, and files of classes are only 
 import ast
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -15,6 +16,7 @@ from pathlib import Path
 from lightning_resnet import shipped
 from lightning_resnet import words as tables
 from lightning_resnet.errors import UserError, nearest, printable
+from lightning_resnet.files import IMAGES
 from lightning_resnet.keys import is_current, keys, weights_of_torchvision
 from lightning_resnet.words import by_word
 
@@ -285,3 +287,33 @@ def hub_name(word: str) -> str:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", word) and owner.lower() in tables.OWNERS.split():
         return f"hf:{word}"
     return ""
+
+
+# -- folders of images -----------------------------------------------------------------------------
+
+
+def flat_folder(folder: Path) -> str:
+    """Return what to do with a folder whose images lie in no folders of classes.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        A message; empty where no images lie in the folder itself.
+    """
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    images = [name for name in names if name.lower().endswith(IMAGES)]
+    if not images:
+        return ""
+    told = (
+        f"{len(images):,} images lie in {folder} itself, and each class needs a folder of its own"
+    )
+    tables = sorted(name for name in names if name.lower().endswith(".csv"))
+    if not tables:
+        return f"{told}: make one for each class, and move its images there"
+    table = shlex.quote(str(folder / tables[0]))
+    place = shlex.quote(str(folder))
+    return (
+        f"{told}; from a table of file,class this makes them: tail -n +2 {table} | tr -d '\\r' | "
+        f'while IFS=, read -r f c; do mkdir -p "sorted/$c"; cp {place}/"$f" "sorted/$c"; done'
+    )

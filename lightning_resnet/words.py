@@ -413,6 +413,7 @@ VALUES = {
         "tensorboard": "TensorBoardLogger",
         "csv": "CSVLogger",
     },
+    "data.on_bad": {"skip ignore drop warn leave_out": "count"},
     "trainer.accelerator": {
         "nvidia": "gpu",
         "ddp dp ddp_spawn": "several devices exchange gradients by themselves: --trainer.devices N",
@@ -739,6 +740,12 @@ FLAGS = {
     "completion": {
         "shell s": "the shell is a word: resnet-cli completion bash",
         "powershell pwsh tcsh csh ksh": "there is none for it",
+    },
+    "bench loader": {
+        "data root folder images": (
+            "it makes its own images; resnet-cli fit --config photos --data FOLDER --run.dry "
+            "measures yours"
+        ),
     },
     "bench": {
         "n iters iterations epochs": "--steps",

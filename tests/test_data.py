@@ -1,5 +1,6 @@
 """Order and draws are pure functions; the loader only carries them out."""
 
+import subprocess
 from shutil import copytree, rmtree
 
 import numpy as np
@@ -378,6 +379,40 @@ def test_folders_of_splits_are_no_classes(folder, tmp_path, names):
         ImageFolder(str(tmp_path / "f")).splits()
 
 
+def test_a_flat_folder_is_told_how_folders_of_classes_are_made(cli, folder, tmp_path):
+    """The line of shell that the message gives makes a folder that can be read."""
+    flat = tmp_path / "my photos"
+    flat.mkdir()
+    rows = ["file,label"]
+    copytree(folder / "train", tmp_path / "copy")
+    for path in sorted((tmp_path / "copy").rglob("*.*")):
+        path.rename(flat / f"{path.parent.name}_{path.name}")
+        rows.append(f"{path.parent.name}_{path.name},{path.parent.name}")
+    said = []
+    for table in ("", "labels.csv"):
+        if table:
+            (flat / table).write_text("\r\n".join(rows) + "\r\n")
+        code, _, err = cli("fit", "--config", "photos", "--data", flat)
+        assert code == 2 and f"12 images lie in {flat} itself" in err, err
+        with pytest.raises(UserError, match="12 images lie in"):
+            ImageFolder(str(flat)).splits()
+        said.append(err.strip())
+    assert "make one for each class, and move" in said[0]
+    subprocess.run(["sh", "-c", said[1].partition("this makes them: ")[2]], check=True)
+    assert [len(images) for images in ImageFolder("sorted").splits().values()] == [10, 2]
+
+
+def test_bad_images_of_a_folder_are_counted_with_every_loader(folder, tmp_path, capsys):
+    copytree(folder, tmp_path / "f")
+    (tmp_path / "f/train/cat/0.png").write_bytes(b"no image")
+    how = {"crop": "resized", "size": 16, "batch_size": 4, "workers": 0}
+    for loader in ("ffcv", "torch"):
+        data = data_of(ImageFolder(str(tmp_path / "f")), loader=loader, on_bad="count", **how)
+        labels = torch.cat([labels for _, labels in data.train_dataloader()])
+        assert sorted(labels.tolist()).count(-100) == 1 and len(labels) == 12
+        assert ("image files are read one by one" in capsys.readouterr().out) == (loader == "ffcv")
+
+
 def test_a_folder_is_no_beton_file(cli, folder):
     code, _, err = cli("data", "write", "image_folder", "--root", folder, "--out", ".")
     assert code == 2 and "--out . is a folder: name a file in it, --out train.beton" in err
@@ -397,6 +432,9 @@ def test_a_fifth_that_validates_is_told_and_other_images_all_validate(folder, tm
     root = tmp_path / "f"
     copytree(folder / "train", root)
     source = ImageFolder(str(root))
+    assert [len(images) for images in source.splits().values()] == [10, 2]
+    assert not capsys.readouterr().err
+    source.all_validate = False
     assert [len(images) for images in source.splits().values()] == [10, 2]
     assert f"{root} names no splits: 2 of its 12 images (a fifth)" in capsys.readouterr().err
     source.all_validate = True

@@ -77,7 +77,7 @@ def test_the_hooks_of_extending_change_the_training_and_repeat_themselves(cli):
     ):
         code, out, err = cli("fit", *recipe, "--run.name", name, *extra)
         assert code == 0, err
-        said.append(out.splitlines()[-2])
+        said.append(out.splitlines()[-1])
     assert said[0] != said[1] == said[2]
     assert said[0] == said[4] != said[3] != said[1]
 

@@ -74,6 +74,12 @@ def test_help_of_a_key_without_a_class_lists_the_classes(cli):
     assert "CifarResNet" in cli("fit", "--model.net.help", "--config", "digits")[1]
 
 
+def test_help_of_a_section_lists_its_keys_alone(cli):
+    code, out, _ = cli("fit", "--model.help")
+    told = re.findall(r"^  --(\S+)$", out, re.M)
+    assert code == 0 and told == [key for key in keys() if key.startswith("model.")]
+
+
 def test_quiet_leaves_warnings_and_the_last_line(cli, monkeypatch):
     argv = [*TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
     code, out, _ = cli("fit", *argv, "--data.batch_size", "8", "-q")

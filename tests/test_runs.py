@@ -311,7 +311,7 @@ def test_an_exported_sweep_is_a_folder_of_runs_again(cli, trained):
 def test_an_exported_run_is_a_run_again(cli, tmp_path):
     code, out, _ = cli("fit", *TINY, *STEP)
     (run,) = find_runs([Path("runs")])
-    assert code == 0 and out.splitlines()[-1].endswith(f"; next: resnet-cli evaluate {run}")
+    assert code == 0 and out.splitlines()[-2].endswith(f"; next: resnet-cli evaluate {run}")
     (label,) = labels_in(run.parent).values()
     code, out, _ = cli("export", run.name[:5])
     archive = Path(f"digits-{label}.tar.gz")

@@ -354,9 +354,9 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
         return e.exit_status
     if trainer.is_global_zero:
         checkpoints.keep(run.keep)
-    say(_text(progress.metrics, data.num_classes))
     if rundir.is_kept and rundir.candidates():
         say(f"run {_named(rundir)}; next: resnet-cli evaluate {quote(rundir.path)}")
+    say(_text(progress.metrics, data.num_classes))  # the last line, which -q leaves
     return 0
 
 

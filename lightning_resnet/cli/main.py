@@ -396,7 +396,7 @@ def _check_files(checked: object) -> None:
     from pathlib import Path
 
     from lightning_resnet.errors import UserError
-    from lightning_resnet.meant import check_named
+    from lightning_resnet.meant import check_named, flat_folder
     from lightning_resnet.runs.find import described_runs, weights_of
     from lightning_resnet.runs.identity import flatten
     from lightning_resnet.runs.names import is_hub_name
@@ -413,7 +413,13 @@ def _check_files(checked: object) -> None:
     arguments = ("train", "val") if source == "BetonFiles" else ("root",)
     for argument in arguments if source in MISSING else ():
         images = checked.last(f"data.source.{argument}") or DATA
-        if not isinstance(images, str) or os.path.exists(images) or re.search("://|[{*\0]", images):
+        if not isinstance(images, str) or re.search("://|[{*\0]", images):
+            continue
+        if source == "ImageFolder" and os.path.isdir(images):
+            has_folders = any(entry.is_dir() for entry in os.scandir(images))
+            if told := "" if has_folders else flat_folder(Path(images)):
+                raise UserError(told)
+        if os.path.exists(images):
             continue
         known = []  # a finished run needs no images
         for run in described_runs(Path(root), "*/*"):

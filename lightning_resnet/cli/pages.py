@@ -136,6 +136,8 @@ def answer(argv: Sequence[str], verbs: Mapping[str, str]) -> str | None:
         return None
     for word, following in pairwise([*words, "--"]):
         asked = re.fullmatch(r"--([\w.-]+)\.help", word)
+        if asked and asked[1] in SECTIONS:
+            return all_keys(verb, [asked[1]])
         key = (key_of(f"--{asked[1]}") or asked[1]) if asked else ""
         record = record_of(key)
         if following.startswith("--") and record:
@@ -191,21 +193,29 @@ def page(verb: str) -> str:
     return f"{text}\n{recipes}\n{more}"
 
 
-def all_keys(verb: str) -> str:
-    """Return each key of a recipe, with what it may be and what it does; ours come first."""
+def all_keys(verb: str, sections: Iterable[str] = ()) -> str:
+    """Return each key of a recipe, with what it may be and what it does; ours come first.
+
+    Args:
+        verb: verb that takes the keys.
+        sections: only these sections; none: all, and the arguments of classes.
+    """
     lines = [
         f"usage: resnet-cli {verb} --config RECIPE [--KEY VALUE ...]",
         "",
-        "Every key of a recipe, by its section. A class may have arguments, which are",
+        "Keys of a recipe, by their section. A class may have arguments, which are",
         f"keys too: resnet-cli {verb} --model.net.help CifarResNet.",
     ]
-    for section, title in SECTIONS.items():
+    for section in sections or SECTIONS:
+        title = SECTIONS[section]
         found = [key for key in keys().values() if _section(key.name) == section]
         if verb == "fit":
             found = [key for key in found if key.name != "ckpt_path"]
         lines += ["", f"{title}:"]
         for key in found:
             lines += _described(key)
+    if sections:
+        return "\n".join(lines)
     lines += ["", "Arguments of classes:"]
     for name, arguments in classes().items():
         lines += _wrapped(f"{name}: {', '.join(arguments) or 'none'}", "  ", "      ")

@@ -260,10 +260,11 @@ class ImageData(pl.LightningDataModule):
         """Write the splits that are in no .beton to one, once on this machine."""
         splits = self.splits.items()
         if self.on_bad == "count" and any(isinstance(v, FileImages) for _, v in splits):
-            raise UserError(
-                "--data.on_bad count of image files is for --data.loader torch; for ffcv write "
-                "them to a .beton first, with `resnet-cli data write --skip-bad`"
+            rank_zero_only(tell)(
+                "--data.on_bad count: image files are read one by one, as by --data.loader torch; "
+                "`resnet-cli data write --skip-bad` makes a .beton of the good ones"
             )
+            return
         for name, images in splits:
             if not isinstance(images, BetonImages):
                 self.splits[name] = as_beton(images, self.source, name)

@@ -155,7 +155,7 @@ def write_predictions(row: Row, images: Images, names: Sequence[str], path: Path
     """Write what each image was taken for as CSV.
 
     The columns are named as those of `predict`: sample, label, predicted, words (of the predicted
-    class) and picture, the path of an image that is in a file.
+    class) and "picture", the path of an image that is in a file.
 
     Args:
         row: of `measure`; damaged images (label below 0) are left out.

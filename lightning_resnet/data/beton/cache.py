@@ -12,10 +12,10 @@ from lightning_resnet.data.beton.write import write_beton
 from lightning_resnet.data.images import BetonImages, FileImages, Images
 from lightning_resnet.data.sources.base import Source
 from lightning_resnet.data.sources.beton_files import images_of, open_beton
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import cache_folder, locked
 
-CURE = "go on without such images: --data.loader torch --data.on_bad count"
+CURE = "go on without such images: --data.on_bad count"
 
 
 def as_beton(images: Images, source: Source, split: str) -> BetonImages:
@@ -37,6 +37,10 @@ def as_beton(images: Images, source: Source, split: str) -> BetonImages:
             if not path.exists():
                 write_beton(
                     images, path, classes=source.classes, source=name, split=split, cure=CURE
+                )
+                size = path.stat().st_size / 1e6
+                tell(
+                    f"{path} ({size:,.1f} MB) stays for further runs; it may be deleted at any time"
                 )
     except OSError as e:
         raise UserError(

@@ -19,15 +19,16 @@ class Source:
         mean: mean of each channel in [0, 1], for normalisation.
         std: standard deviation of each channel in [0, 1], for normalisation.
         stage: folder for copies of what an address names, `--data.stage`; None: none is given.
-        all_validate: whether all images validate where nothing names splits, because the net was
-            trained on other images; otherwise a fifth does.
+        all_validate: whether all images validate where nothing names splits, because a net is
+            evaluated that was trained on others; False: a fifth does, as in its training; None: no
+            trained net is evaluated.
     """
 
     classes: list[str]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     stage: str | None = None
-    all_validate: bool = False
+    all_validate: bool | None = None
 
     def splits(self) -> dict[str, Images]:
         """Read the splits: train, val and, if it is another set than val, test."""
@@ -38,7 +39,7 @@ class Source:
         return self.splits()
 
     def divided(self, images: Images, place: Path) -> dict[str, Images]:
-        """Return the splits of images that nothing divides, and tell on stderr which validate.
+        """Return the splits of images that nothing divides; for a trained net tell which validate.
 
         Args:
             images: all images.
@@ -53,11 +54,12 @@ class Source:
             )
             return {"val": images}
         train, val = hold_out(images, max(1, n // 5))
-        tell(
-            f"{place} names no splits: {len(val):,} of its {n:,} images (a fifth) validate, the "
-            "others train",
-            file=sys.stderr,
-        )
+        if self.all_validate is False:
+            tell(
+                f"{place} names no splits: {len(val):,} of its {n:,} images (a fifth) validate, "
+                "the others were to train",
+                file=sys.stderr,
+            )
         return {"train": train, "val": val}
 
     def here(self, root: str, suffixes: tuple[str, ...]) -> Path:

@@ -12,6 +12,7 @@ from lightning_resnet.data.images import FileImages, Images
 from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import IMAGES
+from lightning_resnet.meant import flat_folder
 
 SPLIT_NAMES = (
     "train training val valid validate validation test testing eval evaluation dev".split()
@@ -125,7 +126,10 @@ class ImageFolder(Source):
             raise UserError(told)
         paths = [p for n in self.classes for p in files.get(n, [])]
         if not paths:
-            raise UserError(f"no images in {folder}: it must hold one folder of images per class")
+            flat = flat_folder(folder) if folder.is_dir() else ""
+            raise UserError(
+                flat or f"no images in {folder}: it must hold one folder of images per class"
+            )
         if len(self.classes) == 1 and not self.all_validate:
             raise UserError(
                 f"{folder} has images of one class only, {self.classes[0]}: there is nothing to "
