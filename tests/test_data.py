@@ -1,5 +1,6 @@
 """Order and draws are pure functions; the loader only carries them out."""
 
+import json
 import subprocess
 from shutil import copytree, rmtree
 
@@ -411,6 +412,26 @@ def test_bad_images_of_a_folder_are_counted_with_every_loader(folder, tmp_path, 
         labels = torch.cat([labels for _, labels in data.train_dataloader()])
         assert sorted(labels.tolist()).count(-100) == 1 and len(labels) == 12
         assert ("image files are read one by one" in capsys.readouterr().out) == (loader == "ffcv")
+
+
+def test_a_folder_is_checked(cli, folder, tmp_path):
+    root = tmp_path / "f"
+    copytree(folder, root)
+    code, out, _ = cli("data", "check", root)
+    assert code == 0 and "18 images, 0 cannot be read, 0 in several places" in out
+    (root / "train/cat/0.png").write_bytes(b"no image")
+    (root / "val/dog/twin.png").write_bytes((root / "train/cat/1.png").read_bytes())
+    (root / "train/dog/x.heic").touch()
+    code, out, _ = cli("data", "check", root, "--json")
+    found = json.loads(out)
+    assert code == 1 and found["counts"]["train/cat"] == 4 and found["ignored"] == {".heic": 1}
+    assert [*found["unreadable"]] == [str(root / "train/cat/0.png")]
+    twins = [str(root / "train/cat/1.png"), str(root / "val/dog/twin.png")]
+    assert found["duplicates"] == [twins] and sum(s["images"] for s in found["sizes"]) == 18
+    code, out, _ = cli("data", "check", root)
+    assert code == 1 and f"the same bytes (in several classes or splits): {', '.join(twins)}" in out
+    assert f"cannot be read: {root}/train/cat/0.png: it is no image" in out
+    assert cli("data", "check", "nothere")[0] == 2
 
 
 def test_a_folder_is_no_beton_file(cli, folder):

@@ -388,6 +388,7 @@ def test_odd_names_of_files_are_written_and_told_on_one_line(tmp_path, cli):
     assert code == 2 and err.count("\n") == 1 and "--skip-bad" in err
     code, out, err = cli(*argv, "--skip-bad")
     assert code == 0 and "1 samples" in out and "5 skipped" in out, err
+    assert out.count("left out: ") == 5
     assert all(line.isprintable() for line in (out + err).split("\n"))
 
 

@@ -3,6 +3,7 @@
 resnet-cli data get cifar10|cifar100|fashion_mnist|photos [--root data] [--from FILE_OR_URL]
 resnet-cli data write SOURCE --out F.beton [--split train] [--root DIR] [--short-side 400 ...]
 resnet-cli data info|verify F.beton
+resnet-cli data check FOLDER
 """
 
 import argparse
@@ -40,7 +41,8 @@ OWN_FLAGS = {"layout": ("imagenet",), "classes": ("webdataset", "parquet")}
 
 def run(args: argparse.Namespace) -> int:
     """Run `resnet-cli data` and return the exit status."""
-    return {"get": _get, "write": _write, "info": _info, "verify": _verify}[args.action](args)
+    actions = {"get": _get, "write": _write, "info": _info, "verify": _verify, "check": _check}
+    return actions[args.action](args)
 
 
 def make_parser() -> Parser:
@@ -128,6 +130,11 @@ def make_parser() -> Parser:
         one = verbs.add_parser(verb, help=text)
         one.add_argument("file", metavar="F.beton")
         add_json(one)
+    check = verbs.add_parser(
+        "check", help="read each image of a folder: counts, damage, duplicates, sizes"
+    )
+    check.add_argument("folder", metavar="FOLDER")
+    add_json(check)
     return parser
 
 
@@ -210,6 +217,7 @@ def _write(args: argparse.Namespace) -> int:
             cure = f": resnet-cli data get {args.source}" if args.source in SETS else ""
             raise UserError(f"--root {root} does not exist (seen from {Path.cwd()}){cure}")
     from lightning_resnet.data import sources
+    from lightning_resnet.data.beton.format import Beton
     from lightning_resnet.data.beton.write import write_beton
     from lightning_resnet.data.remote import is_remote
 
@@ -248,11 +256,45 @@ def _write(args: argparse.Namespace) -> int:
         shuffle=not args.no_shuffle,
         **options,
     )
+    for bad in Beton(out).manifest.get("skipped") or []:
+        file = bad["picture"]
+        tell(f"left out: {file}: {bad['why']}")
     for other, images in splits.items():
         if other != args.split:
             flags = f"--split {other}, with an --out of its own"
             print(f"not in this file: {len(images):,} {other} images ({flags})")
     return _info(argparse.Namespace(file=out, as_json=False))
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Print what a folder holds; return 1 if an image is damaged, or lies in several classes."""
+    from lightning_resnet.data.check import check_folder
+    from lightning_resnet.printing import markdown
+
+    found = check_folder(Path(args.folder))
+    sizes = [{"width": w, "height": h, "images": n} for (w, h), n in found.sizes.most_common()]
+    args.document |= {
+        "counts": found.counts,
+        "unreadable": found.unreadable,
+        "duplicates": found.duplicates,
+        "ignored": found.ignored,
+        "sizes": sizes,
+    }
+    rows = [["class", "images"], *([name, f"{n:,}"] for name, n in found.counts.items())]
+    tell(markdown(rows, 1))
+    for path, why in found.unreadable.items():
+        tell(f"cannot be read: {path}: {why}")
+    for group in found.duplicates:
+        where = " (in several classes or splits)" if group in found.across else ""
+        tell(f"the same bytes{where}: {', '.join(group)}")
+    for ending, n in found.ignored.items():
+        tell(f"no images: {n:,} files with the ending {ending}")
+    sides = sorted(min(size) for size in found.sizes)
+    if sides:
+        tell(f"sizes: {len(sizes):,}; shorter sides {sides[0]:,} to {sides[-1]:,} pixels")
+    problems = f"{len(found.unreadable):,} cannot be read, {len(found.across):,} in several places"
+    tell(f"{args.folder}: {sum(found.counts.values()):,} images, {problems}")
+    return 1 if found.unreadable or found.across else 0
 
 
 def _check_file(file: str) -> None:
