@@ -149,7 +149,8 @@ def test_validate_and_predict_use_the_runs_checkpoint(cli):
     )
     code, out, _ = cli("predict", *SHORT)
     table = [line.split(",") for line in out.splitlines()]
-    assert table[0] == ["sample", "label", "predicted", "probability"] and len(table) == 361
+    assert table[0] == ["sample", "label", "predicted", "probability", "picture"]
+    assert len(table) == 361
     assert np.mean([r[1] == r[2] for r in table[1:]]) == pytest.approx(last["val/acc1"])
     assert cli("test", *SHORT, "--ckpt_path", path / "checkpoints/best.ckpt")[0] == 0
 

@@ -398,7 +398,7 @@ def test_predict_takes_the_run_first_and_says_what_may_be_wrong(cli, trained):
     same = cli("predict", "--top", 1, "images/a.png", "--ckpt_path", "tiny", "images/b.png")
     assert same[1] == out, "the run knows the size"
     code, out, _ = cli("predict", "tiny")
-    assert code == 0 and out.startswith("sample,label,predicted,probability\n")
+    assert code == 0 and out.startswith("sample,label,predicted,probability,")
     code, _, err = cli("predict", "images")
     assert code == 2 and "the run comes first: resnet-cli predict RUN IMAGE" in err
     attempt = json.loads((trained / "attempts/1.json").read_text())

@@ -100,7 +100,7 @@ def run(args: Namespace) -> int:
     name = labels_in(first.parent).get(first.name, first.name)
     run_inside = Path(first.parent.name, name) if len(runs) > 1 else Path(name)
     tell(f"{out}  {size(out.stat().st_size)}; unpack it with: tar xf {quote(out)}")
-    tell(f"beside the folders that come out: resnet-cli predict {quote(run_inside)} IMAGE...")
+    tell(f"next to what comes out: resnet-cli predict {quote(run_inside)} IMAGE...")
     return 0
 
 

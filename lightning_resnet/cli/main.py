@@ -416,7 +416,7 @@ def _check_files(checked: object) -> None:
         if not isinstance(images, str) or re.search("://|[{*\0]", images):
             continue
         if source == "ImageFolder" and os.path.isdir(images):
-            has_folders = any(entry.is_dir() for entry in os.scandir(images))
+            has_folders = any(path.is_dir() for path in Path(images).iterdir())
             if told := "" if has_folders else flat_folder(Path(images)):
                 raise UserError(told)
         if os.path.exists(images):
