@@ -20,12 +20,12 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 from lightning_resnet.cli.convert import make_parser
+from lightning_resnet.data.images import FileImages
+from lightning_resnet.data.loaders.read_batch import read_files
 from lightning_resnet.errors import UserError
 from lightning_resnet.models.blocks import Scale, block_modules
 from lightning_resnet.models.complexity import PeakMemory
 from lightning_resnet.models.plain_form import plain_form
-from lightning_resnet.data.images import FileImages
-from lightning_resnet.data.loaders.read_batch import read_files
 from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
 from lightning_resnet.weights import onnx_export
 from lightning_resnet.weights.convert import use_in_torchvision
