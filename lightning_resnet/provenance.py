@@ -1,5 +1,7 @@
 """Record the code, the versions and the machine that a number was measured with."""
 
+import hashlib
+import inspect
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +22,27 @@ def code() -> dict[str, Any]:
     if not sha:
         return {"git_sha": sha, "git_dirty": None}
     return {"git_sha": sha, "git_dirty": bool(_git("status", "--porcelain", "--", "."))}
+
+
+def source_digest(target: Any) -> str | None:
+    """Return a digest of the source of a user's function, or of a class's methods; else None.
+
+    The commit tells of this package's own, the version of those of installed packages. Of a class
+    in a notebook only the methods have a source.
+    """
+    functions = [target]
+    if inspect.isclass(target):
+        functions = [each for each in vars(target).values() if inspect.isfunction(each)]
+    sources = []
+    for function in functions:
+        try:
+            file = Path(inspect.getfile(function))
+            sources.append(inspect.getsource(function))
+        except (TypeError, OSError):  # it has none, as one that is typed at a prompt
+            return None
+        if "site-packages" in file.parts or file.is_relative_to(Path(__file__).parent):
+            return None
+    return hashlib.sha256("".join(sources).encode()).hexdigest()[:16] if sources else None
 
 
 def code_name(code: dict[str, Any]) -> str:

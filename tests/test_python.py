@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import linecache
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -75,6 +77,57 @@ def test_the_import_is_immediate_and_loads_no_torch():
     command = [sys.executable, "-c", code]
     seconds, *rest = subprocess.run(command, capture_output=True, text=True).stdout.split()
     assert rest == ["False", "True"] and float(seconds) < 1  # 0.01 on an idle machine
+
+
+NET = """
+import torch
+
+class Tiny(torch.nn.Module):
+    def __init__(self, width: int = 4):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
+
+    def forward(self, x):
+        return self.layers({x})
+"""
+
+
+@pytest.fixture
+def cell(monkeypatch, tmp_path):
+    """Run the cell of a notebook that defines Tiny; returns the class."""
+    module = ModuleType("a_notebook")
+    monkeypatch.setitem(sys.modules, "a_notebook", module)
+    monkeypatch.chdir(tmp_path)
+
+    def run(x):
+        source = NET.replace("{x}", x)
+        name = f"<cell {x}>"
+        linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+        exec(compile(source, name, "exec"), vars(module))
+        return module.Tiny
+
+    return run
+
+
+def test_a_class_of_the_notebook_trains_loads_and_may_change(cell, capsys):
+    few = {"epochs": 1, "threads": 1, **{"trainer.limit_train_batches": 1}}
+    run = fit(DIGITS, net=cell("x"), **few)
+    assert type(run.load().net).__name__ == "Tiny" and len(evaluate(run)) == 1
+    fit(DIGITS, net=cell("x"), **few)
+    assert "has changed" not in capsys.readouterr().out
+    fit(DIGITS, net=cell("2 * x"), **few)
+    assert "the code of a_notebook.Tiny has changed" in capsys.readouterr().out
+    assert fit(DIGITS, net=cell("2 * x"), new=True, **few).dir != run.dir
+    with pytest.raises(UserError, match="trust=True"):
+        load(str(run.dir))
+
+
+def test_a_class_inside_a_function_is_no_value_of_a_recipe():
+    class Tiny(torch.nn.Module):
+        pass
+
+    with pytest.raises(UserError, match="class Tiny is defined inside a function"):
+        fit(DIGITS, net=Tiny)
 
 
 def test_editors_know_the_names():

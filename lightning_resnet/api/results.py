@@ -13,7 +13,7 @@ from lightning_resnet.analysis.compare.report import View, report
 from lightning_resnet.analysis.evaluation import evaluate as ways
 from lightning_resnet.analysis.evaluation.real_labels import hits_of
 from lightning_resnet.analysis.inspection.subjects import subjects
-from lightning_resnet.api.training import words_of
+from lightning_resnet.api.training import FittedRun, words_of
 from lightning_resnet.cli.evaluate import check
 from lightning_resnet.errors import UserError
 from lightning_resnet.weights import trained
@@ -35,7 +35,7 @@ def load(run: Word, weights: Weights = "net", trust: bool = False, **keys: Any) 
     Raises:
         UserError: there is no such checkpoint, or it cannot be read.
     """
-    return trained.load(os.fspath(run), words_of(keys), weights, trust)
+    return trained.load(os.fspath(run), words_of(keys), weights, trust or _is_own(run))
 
 
 def evaluate(
@@ -88,6 +88,7 @@ def evaluate(
     words = args.recipe_keys
     word = os.fspath(run)
     device = device_for(device)
+    trust = trust or _is_own(run)
     (subject,) = subjects([word], words, at, device=device, trust=trust, one=True)
     splits = subject.experiment.data.splits
     if split not in splits:
@@ -99,6 +100,11 @@ def evaluate(
         settings = dict(zip(ways.COLUMNS, row.settings, strict=False))
         rows.append(settings | ways.shares(hits_of(row.best, row.labels, None)))
     return pd.DataFrame(rows)
+
+
+def _is_own(run: Word) -> bool:
+    """Tell whether `fit` has trained the run in this process."""
+    return isinstance(run, FittedRun) and run.is_own
 
 
 def _joined(words: str | Sequence[Any]) -> str:

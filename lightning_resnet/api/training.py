@@ -20,6 +20,7 @@ from lightning_resnet.engine.signals import STATUSES, Stopped, armed
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.names import check_texts
 from lightning_resnet.runs.reader import Run
+from lightning_resnet.runs.status import process_name
 from lightning_resnet.weights.trained import Trained, Weights, load
 
 SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # which Lightning sets for good
@@ -47,7 +48,13 @@ class FittedRun(os.PathLike):
 
     def load(self, weights: Weights = "net") -> Trained:
         """Return the net of the last checkpoint, see `load`."""
-        return load(self.dir, weights=weights)
+        return load(self.dir, weights=weights, trust=self.is_own)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this process has trained the run, so that its recipe names no other's code."""
+        attempt = Run(self.dir).last_attempt()
+        return attempt is not None and attempt["process"] == process_name()
 
 
 def fit(recipe: str | os.PathLike[str] | None = None, /, **keys: Any) -> FittedRun:
@@ -91,6 +98,11 @@ def words_of(keys: dict[str, Any]) -> list[str]:
 
 def _text(value: Any) -> str:
     """Return a value as a flag has it."""
+    if isinstance(value, type) and "<locals>" in value.__qualname__:
+        raise UserError(
+            f"class {value.__name__} is defined inside a function, where no recipe finds it: "
+            "define it at the top level of the notebook or of a module"
+        )
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, str | os.PathLike):

@@ -52,7 +52,14 @@ from lightning_resnet.errors import Diverged, Superseded, UserError, is_out_of_m
 from lightning_resnet.files import write_json
 from lightning_resnet.machine import cores, crowded
 from lightning_resnet.progress import Progress, in_words
-from lightning_resnet.provenance import changes, code, code_name, hardware, versions
+from lightning_resnet.provenance import (
+    changes,
+    code,
+    code_name,
+    hardware,
+    source_digest,
+    versions,
+)
 from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.checkpoint import check_resumable, newest_good
 from lightning_resnet.runs.directory import RunDir
@@ -62,6 +69,7 @@ from lightning_resnet.runs.identity import (
     differences,
     flatten,
     replicate_dir,
+    resolve_class,
     result_config,
     run_id,
 )
@@ -108,6 +116,11 @@ def run(args: Namespace) -> int:
         config = _join_sweep(config, rundir)
         if rundir.status() == "finished":
             say(f"run {rundir.path} is finished; nothing to do (--run.new trains a replicate)")
+            if changed := _changed_class(config, rundir.meta()):
+                say(
+                    f"warning: {changed}, and the run is of the former code: --run.new (from "
+                    "Python: new=True) trains with the present one"
+                )
             return 0
         _check_stored(config, rundir)
         weights = config.run.init_from or ""
@@ -133,6 +146,14 @@ def run(args: Namespace) -> int:
     report_only()
     with _nothing_kept(rundir, config.run.root) if is_trial else nullcontext():
         return _fit(experiment, rundir, argv)
+
+
+def _changed_class(config: Config, meta: dict[str, Any]) -> str:
+    """Tell that the class of the net is another than a run began with; empty where it is not."""
+    name = config.values.model.net.class_path
+    now = source_digest(resolve_class(name))
+    before = meta.get("net_source")
+    return f"the code of {name} has changed" if now and before and now != before else ""
 
 
 def _free_replicate(first: Path) -> int:
@@ -560,6 +581,8 @@ def _describe_run(
     if here and config.run.code not in (None, here):
         say(f"warning: the sweep was submitted with code {config.run.code}, but this is {here}")
     if stored := rundir.meta():
+        if changed := _changed_class(config, stored):
+            say(f"warning: {changed} since this run began; --run.new begins another")
         if differing := changes(stored, now):
             say(
                 f"warning: this run began with other software: {differing}; it may not end with "
@@ -576,7 +599,9 @@ def _meta(
 ) -> dict[str, Any]:
     """Return what meta.json tells of a new run."""
     run = config.run
+    net = config.values.model.net.class_path
     meta = {
+        "net_source": source_digest(resolve_class(net)),
         "run_id": rundir.path.name,
         "name": run.name,
         "point": [run.point] if run.point else [],

@@ -354,6 +354,7 @@ class Foreign(NamedTuple):
         """Return the error for a class that the recipe may not name."""
         flag = f"--{key.replace('.init_args', '')} {name}" if key else f"the flag that names {name}"
         cure = f"add {flag}, or --trust" if self.takes_flags else "add --trust"
+        cure += " (from Python: trust=True)"
         at = f" as {key}" if key else ""
         return UserError(
             f"the recipe of {self.path} names {name}{at}, which is neither ours nor torchvision's, "

@@ -31,6 +31,7 @@ META: dict[str, Any] = {
     "versions": {},
     "hardware": {},
     "git_sha": None,
+    "net_source": None,
     "run_id": None,
     "name": None,
     "created": None,
