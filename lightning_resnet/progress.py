@@ -126,7 +126,8 @@ def in_words(metrics: dict[str, float]) -> str:
 class Meter:
     """Progress of long work on stderr: a bar on a terminal, otherwise a line every few seconds.
 
-    The bar disappears when the work is done.
+    The bar disappears when the work is done. The first update also waits for what has to start, so
+    it says nothing about the pace.
 
     Args:
         total: amount of all work.
@@ -142,8 +143,8 @@ class Meter:
         self._total = total
         self._in_bytes = unit == "B"
         self._unit = "MB" if self._in_bytes else unit
-        self._start = time.monotonic()
-        self._last_line = self._start
+        self._begun_at: float | None = None  # time of the first update
+        self._last_line = time.monotonic()
         self._bar: tqdm | None = None
         if self._show and sys.stderr.isatty():
             self._bar = tqdm(
@@ -163,14 +164,23 @@ class Meter:
             self._bar.update(n)
             return
         now = time.monotonic()
+        if self._begun_at is None:
+            self._begun_at = now
+            self._first = self._done
         if self._show and self._done < self._total and now - self._last_line >= LINE_S:
             self._last_line = now
-            rate = max(1e-9, self._done - self._first) / max(1e-9, now - self._start)
-            eta = _eta((self._total - self._done) / rate)
             scale = 1e6 if self._in_bytes else 1
             amount = f"{self._done / scale:,.0f} of {self._total / scale:,.0f} {self._unit}"
-            pace = f"{rate / 1e3:,.0f} kB/s" if self._in_bytes else f"{rate:,.1f}/s"
-            print(f"{amount}  {pace}  {eta}", file=sys.stderr, flush=True)
+            print(f"{amount}{self._pace(now)}", file=sys.stderr, flush=True)
+
+    def _pace(self, now: float) -> str:
+        """Return the amount per second and the remaining time; empty after the first update."""
+        if self._done == self._first:
+            return ""
+        rate = (self._done - self._first) / max(1e-9, now - self._begun_at)
+        eta = _eta((self._total - self._done) / rate)
+        pace = f"{rate / 1e3:,.0f} kB/s" if self._in_bytes else f"{rate:,.1f}/s"
+        return f"  {pace}  {eta}"
 
     def close(self) -> None:
         """Close the bar, which leaves the terminal in order."""

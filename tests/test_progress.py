@@ -33,6 +33,18 @@ def test_lines_in_a_log_file(monkeypatch, capsys):
     assert "/s  ETA 0:00:00" in err
 
 
+def test_the_time_that_work_takes_to_start_is_no_pace(monkeypatch, capsys):
+    clock = iter([0.0, 20.0, 40.0])  # processes start in 20 s, then an image takes a second
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    meter = progress.Meter(41, "images")
+    meter.update(1)
+    meter.update(20)
+    assert capsys.readouterr().err.splitlines() == [
+        "1 of 41 images",
+        "21 of 41 images  1.0/s  ETA 0:00:20",
+    ]
+
+
 def test_lines_of_a_training(monkeypatch, capsys):
     clock = iter([0.0, 60.0, 61.0, 63.0, 64.0])  # compilation takes the first step's minute
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
@@ -80,7 +92,7 @@ def test_bytes_are_told_in_megabytes(monkeypatch, capsys):
     meter = progress.Meter(4_000_000, "B")
     meter.update(1_000_000)
     progress.Meter(2, "ranks", show=False).update(1)
-    assert capsys.readouterr().err.startswith("1 of 4 MB  ")
+    assert capsys.readouterr().err.startswith("1 of 4 MB\n")
 
 
 def test_an_evaluation_within_a_training_shows_itself(cli, monkeypatch):

@@ -122,6 +122,12 @@ def test_a_class_of_the_notebook_trains_loads_and_may_change(cell, capsys):
         load(str(run.dir))
 
 
+def test_a_comparison_prints_its_table(trained):
+    comparison = compare(trained)
+    assert "<svg" in comparison._repr_html_() and "<svg" not in f"{comparison!r} {comparison}"
+    assert "val_err_final_mean" in str(comparison)
+
+
 def test_a_class_inside_a_function_is_no_value_of_a_recipe():
     class Tiny(torch.nn.Module):
         pass

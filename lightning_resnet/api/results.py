@@ -124,6 +124,9 @@ class Comparison(NamedTuple):
     figures: dict[str, str]
     files: list[Path]
 
+    def __repr__(self) -> str:
+        return self.table.to_string(index=False)
+
     def _repr_html_(self) -> str:
         drawings = "".join(self.figures.values())
         return f"{drawings}{self.table.to_html(index=False)}"
