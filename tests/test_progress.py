@@ -100,7 +100,7 @@ def test_an_evaluation_within_a_training_shows_itself(cli, monkeypatch):
     code, out, err = cli(
         "fit", *TINY, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2
     )
-    lines = [line for line in err.splitlines() if " batches  " in line]
+    lines = [line for line in err.splitlines() if " batches" in line]
     assert (
         code == 0 and lines[0].startswith("1 of ") and "step 2/2" in out and " batches" not in out
     )
