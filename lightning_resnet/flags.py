@@ -38,6 +38,7 @@ from lightning_resnet.reading import line_of, parse_yaml, read_yaml
 from lightning_resnet.words import INSTEAD, NO_SHORT, PLACES, by_word
 
 SHOWN = 60  # characters of a value in a message
+MOST_UNKNOWN = 5  # unknown keys of a recipe in one message
 OTHERS = ("config", "print_config", "print_shtab", "help")  # flags that are no keys
 SECTIONS = ("trainer", "model", "data", "run", "wandb")
 BETWEEN = ("class_path", "init_args", "dict_kwargs")  # words within the key of an argument
@@ -149,9 +150,17 @@ def check(words: Sequence[str], verb: str, is_complete: bool = True) -> "Checked
         if recipe:  # a mapping has no order
             for given in together:
                 checked.choose(given)
+        unknown = []
         for given in together:
             checked.choose(given)
-            checked.one(given)
+            try:
+                checked.one(given)
+            except UserError as e:
+                if recipe is None or not str(e).startswith("unknown option "):
+                    raise
+                unknown.append(str(e))
+        if unknown:  # all at once, as one writes a recipe
+            raise UserError("; ".join(unknown[:MOST_UNKNOWN]))
     if is_complete:
         checked.required()
         checked.together()

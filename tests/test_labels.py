@@ -59,6 +59,16 @@ def test_a_run_gets_a_link_with_a_readable_name(cli):
     assert len(labels_in(run.parent)) == 1, "a run has one readable name"
 
 
+def test_an_inspection_names_runs_by_their_readable_names(cli, tmp_path):
+    args = [*TINY, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
+    assert cli("fit", *args)[0] == 0
+    code, out, err = cli(
+        "inspect", "shortcuts", only_run(), "--at", "init", "--model.net.shortcut", "B"
+    )
+    label = next(iter(labels_in(only_run().parent).values()))
+    assert code == 0 and f"inspected 1: {only_run()} ({label}), init\n" in out, err
+
+
 def test_readers_count_a_run_once(sweep):
     for n, run in enumerate(sorted(sweep.iterdir())):
         link_label(run, f"00{n}")  # sorts before the runs

@@ -393,6 +393,15 @@ def test_a_short_name_is_told_once_with_its_key(cli):
     )
 
 
+def test_unknown_keys_of_a_recipe_are_told_all_at_once(cli):
+    Path("short.yaml").write_text("epochs: 3\nlr: 0.2\nmodel: {net: {depth: 8}}\n")
+    code, _, err = cli(*DIGITS_LINE.split(), "--config", "short.yaml")
+    assert code == 2 and err == (
+        "error: unknown option epochs; did you mean trainer.max_epochs? (short.yaml, line 1); "
+        "unknown option lr; did you mean model.optimizer.lr? (short.yaml, line 2)\n"
+    )
+
+
 CUT_SHORT = {  # command line -> what stderr begins with
     "evaluate x --size 32": "--size is --data.size\n",
     "evaluate x --crop centre": "error: unknown option --crop; did you mean --crops?",

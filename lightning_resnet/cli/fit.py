@@ -73,7 +73,7 @@ from lightning_resnet.runs.identity import (
     result_config,
     run_id,
 )
-from lightning_resnet.runs.labels import label_of, link_label, links_to
+from lightning_resnet.runs.labels import label_of, link_label, with_label
 from lightning_resnet.runs.names import is_hub_name
 from lightning_resnet.runs.shared import points, share
 from lightning_resnet.tracking.background import BackgroundMirror
@@ -356,9 +356,9 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
                     "it is kept"
                 )
             elif resume:
-                say(f"run {_named(rundir)}, continued from {resume.name} at step {step}")
+                say(f"run {with_label(rundir.path)}, continued from {resume.name} at step {step}")
             else:
-                say(f"run {_named(rundir)}")
+                say(f"run {with_label(rundir.path)}")
             trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
             if early := observers.stopped_early(trainer, task):
                 say(early)
@@ -376,7 +376,7 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     if trainer.is_global_zero:
         checkpoints.keep(run.keep)
     if rundir.is_kept and rundir.candidates():
-        say(f"run {_named(rundir)}; next: resnet-cli evaluate {quote(rundir.path)}")
+        say(f"run {with_label(rundir.path)}; next: resnet-cli evaluate {quote(rundir.path)}")
     say(_text(progress.metrics, data.num_classes))  # the last line, which -q leaves
     return 0
 
@@ -529,12 +529,6 @@ def _open_rundir(
         link_label(rundir.path, _label(config, argv[1:]))
     rundir.mirror = BackgroundMirror(Mirror(WandbOptions(**config.values.wandb.as_dict()), say))
     rundir.mirror.start(rundir.path, stored, yaml.safe_load(config.resolved))
-
-
-def _named(rundir: RunDir) -> str:
-    """Return the path of a run, and in brackets its readable name next to it, if it has one."""
-    links = links_to(rundir.path)
-    return f"{rundir.path} ({links[0].name})" if links else str(rundir.path)
 
 
 def _label(config: Config, words: list[str]) -> str:

@@ -143,6 +143,12 @@ def links_to(run: Path) -> list[Path]:
     return [link for link in links if is_label(link) and os.readlink(link) == run.name]
 
 
+def with_label(run: Path) -> str:
+    """Return the path of a run, and in brackets its readable name next to it, if it has one."""
+    links = links_to(run)
+    return f"{run} ({links[0].name})" if links else str(run)
+
+
 def link_label(run: Path, label: str) -> None:
     """Make a link with a readable name next to a run, unless there is one.
 

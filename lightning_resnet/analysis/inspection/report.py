@@ -24,6 +24,7 @@ from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import write_file
 from lightning_resnet.printing import fitted, markdown, paragraph
+from lightning_resnet.runs.labels import with_label
 from lightning_resnet.runs.reader import Run
 
 STATES = {"init": "before training", "last": "after training", "best": "at the best epoch"}
@@ -63,7 +64,7 @@ def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Pa
             problem = e
             continue
         settings.append(subject.settings)
-        tell(f"inspected {len(measured)}: {subject.path} ({subject.at})")
+        tell(f"inspected {len(measured)}: {with_label(subject.path)}, {subject.at}")
     if not measured:
         raise problem
     keys, values = _labels(settings)
