@@ -49,6 +49,19 @@ def test_a_label_is_bounded_and_tells_the_replicate():
     assert label_of({"a": 1}, asked="../x/ y") == "x-y"
 
 
+def test_a_long_setting_does_not_hide_a_short_one():
+    settings = {
+        "model.net.depth": 20,
+        "trainer.max_epochs": 2,
+        "trainer.limit_train_batches": 100,
+        "trainer.accumulate_grad_batches": 2,
+        "data.batch_size": 32,
+    }
+    label = label_of(settings)
+    assert label == "depth20-max_epochs2-limit_train_batches100-batch_size32"
+    assert len(label) <= LONGEST
+
+
 def test_a_run_gets_a_link_with_a_readable_name(cli):
     assert cli("fit", "--seed_everything", 1, "--data.workers", 0, *ONE_STEP)[0] == 0
     run = only_run()

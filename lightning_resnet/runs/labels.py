@@ -79,7 +79,11 @@ def label_of(settings: Mapping[str, Any], replicate: int = 1, asked: str | None 
     suffix = f"-replicate{replicate}" if replicate > 1 else ""
     if not asked and SEED in settings and len(words) > 1:
         suffix = f"-{words.pop()}{suffix}"  # a long name keeps its seed
-    name = _safe(asked or "-".join(words)) or "recipe"
+    kept: list[str] = []
+    for word in words:  # a long word gives way to shorter ones, which may be all that differs
+        if not kept or len("-".join([*kept, word])) <= LONGEST - len(suffix):
+            kept.append(word)
+    name = _safe(asked or "-".join(kept)) or "recipe"
     if TAKEN.fullmatch(name):
         name = f"run-{name}"
     return _cut(name, LONGEST - len(suffix)) + suffix
