@@ -38,6 +38,7 @@ PUBLIC = {  # name -> the module that defines it
     "Linear": "training.schedules",
     "Plateau": "training.schedules",
     "ErrorWarmup": "training.schedules",
+    "ConvMuon": "training.optimizer",
     "Mix": "training.mixup",
     "Averaging": "training.ema",
     "ClassificationTask": "training.task",

@@ -36,6 +36,7 @@ from lightning_resnet.training.callbacks import ResponseStds as ResponseStds
 from lightning_resnet.training.ema import Averaging as Averaging
 from lightning_resnet.training.hooks import TrainingHooks as TrainingHooks
 from lightning_resnet.training.mixup import Mix as Mix
+from lightning_resnet.training.optimizer import ConvMuon as ConvMuon
 from lightning_resnet.training.schedules import Annealed as Annealed
 from lightning_resnet.training.schedules import Cosine as Cosine
 from lightning_resnet.training.schedules import ErrorWarmup as ErrorWarmup

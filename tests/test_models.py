@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
 from lightning_resnet.models.activations import record_blocks, train_mode
-from lightning_resnet.models.blocks import block_modules, rectify
+from lightning_resnet.models.blocks import ScaledConv2d, block_modules, rectify
 from lightning_resnet.models.complexity import count_macs, stem_warning
 from lightning_resnet.models.resnet import CifarBlock, correlation_after
 
@@ -231,6 +231,7 @@ VARIANTS += [
     {"branch_scale": "skip_init", "norm": "none"},
     {"branch_scale": "rezero"},
     {"branch_scale": "fixup", "norm": "none"},
+    {"norm": "scaled_weights", "shortcut": "B", "block": "preact"},
     {"branch_scale": "fixup", "norm": "none", "shortcut": "C", "block": "bottleneck", "depth": 29},
 ]
 OURS += [lambda v=v: CifarResNet(**{"depth": 20} | v) for v in VARIANTS if not after_norm(v)]
@@ -757,3 +758,32 @@ def test_a_net_that_looks_linear_is_linear():
         offset = with_he(torch.zeros(1, 3, 8, 8))
         sums = with_he(x) + with_he(y) - offset
         assert (with_he(x + y) - sums).norm() > 0.1 * (sums - offset).norm()
+
+
+def test_scaled_weights_are_brocks():
+    """Mean 0 and variance gain^2 GAIN / fan_in in each channel, whatever the stored weights are."""
+    net = CifarResNet(20, norm="scaled_weights")
+    layers = [module for module in net.modules() if isinstance(module, ScaledConv2d)]
+    assert len(layers) == 19 and not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    layer = net.layer2[1].conv1
+    with torch.no_grad():
+        layer.gain.fill_(2.0)
+        layer.weight.mul_(5).add_(1)
+        kernels = layer.standardized()
+        x = torch.randn(2, 32, 8, 8)
+        torch.testing.assert_close(layer(x), F.conv2d(x, kernels, layer.bias, padding=1))
+    fan_in = 32 * 9
+    expected = torch.full((32,), 4 * 2 / (1 - 1 / np.pi) / fan_in)
+    torch.testing.assert_close(kernels.mean((1, 2, 3)), torch.zeros(32), rtol=0, atol=1e-6)
+    torch.testing.assert_close(kernels.var((1, 2, 3), correction=0), expected)
+    assert count(net) == count(CifarResNet(20, norm="none")) + sum(m.out_channels for m in layers)
+
+
+def test_scaled_weights_keep_the_variance_behind_relus():
+    torch.manual_seed(0)
+    net = CifarResNet(20, "none", 64, norm="scaled_weights")
+    x = torch.randn(4, 64, 32, 32)
+    with torch.no_grad():
+        for block in net.layer1:
+            x = block.conv1(F.relu(x))
+    assert x[:, :, 8:-8, 8:-8].var() == pytest.approx(1, abs=0.35)

@@ -3,15 +3,18 @@ should.
 """
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
 import torchvision
+from helpers.command_line import TINY
+from helpers.run_dir import history
 from torch import nn
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet
-from lightning_resnet.training.optimizer import parameter_groups
+from lightning_resnet.training.optimizer import ConvMuon, parameter_groups
 from lightning_resnet.training.schedules import (
     Cosine,
     ErrorWarmup,
@@ -158,3 +161,68 @@ def test_decay_spares_norms_and_biases_by_type(net, exempt):
     assert sum(len(g["params"]) for g in groups) == len(list(net.parameters()))
     (everything,) = parameter_groups(net, "all")
     assert len(everything["params"]) == len(list(net.parameters()))
+
+
+def descended(optimizer, layer, steps=3):
+    """The parameters after some steps on the same gradients."""
+    for step in range(steps):
+        for k, p in enumerate(layer.parameters()):
+            generator = torch.Generator().manual_seed(100 * step + k)
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+    return [p.detach().clone() for p in layer.parameters()]
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muon_takes_kernels_as_matrices_and_the_rest_by_sgd(nesterov):
+    options = {"lr": 0.1, "momentum": 0.9, "nesterov": nesterov}
+    torch.manual_seed(0)
+    kernel = nn.Conv2d(8, 4, 1)
+    linear = nn.Linear(8, 4)
+    linear.load_state_dict({"weight": kernel.weight[:, :, 0, 0], "bias": kernel.bias})
+    ours = descended(ConvMuon(kernel.parameters(), weight_decay=0.01, **options), kernel)
+    theirs = torch.optim.Muon([linear.weight], weight_decay=0.01, **options)
+    expected = descended(theirs, linear)
+    torch.testing.assert_close(ours[0][:, :, 0, 0], expected[0], rtol=0, atol=0)
+    twin = nn.Linear(8, 4)
+    twin.load_state_dict({"weight": kernel.weight[:, :, 0, 0], "bias": kernel.bias})
+    copy = nn.Linear(8, 4)
+    copy.load_state_dict(twin.state_dict())
+    ours = descended(ConvMuon(twin.parameters(), **options), twin)
+    expected = descended(torch.optim.SGD(copy.parameters(), **options), copy)
+    for found, wanted in zip(ours, expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_muon_moves_a_kernel_of_any_layout_by_an_orthogonal_matrix():
+    moved = {}
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        layer = nn.Conv2d(16, 8, 3, bias=False).to(memory_format=layout)
+        before = layer.weight.detach().clone()
+        after = descended(ConvMuon(layer.parameters(), lr=1.0), layer, steps=1)[0]
+        moved[layout] = (before - after).flatten(1)
+        values = torch.linalg.svdvals(moved[layout])
+        assert 0.6 < values.min() and values.max() < 1.3  # Newton-Schulz ends near 1
+    torch.testing.assert_close(*moved.values(), rtol=0.05, atol=0.02)  # in bfloat16
+
+
+def test_muon_continues_from_its_state():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 4, 3)
+    optimizer = ConvMuon(layer.parameters())
+    descended(optimizer, layer)
+    other = nn.Conv2d(4, 4, 3)
+    other.load_state_dict(layer.state_dict())
+    resumed = ConvMuon(other.parameters(), lr=0.5)
+    resumed.load_state_dict(deepcopy(optimizer.state_dict()))
+    for found, wanted in zip(descended(resumed, other), descended(optimizer, layer), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_a_recipe_names_muon(cli):
+    args = [*TINY, "--model.optimizer", "ConvMuon", "--trainer.max_epochs", "3"]
+    assert cli("fit", *args, "--model.optimizer.lr", "0.05")[0] == 0
+    assert history("runs", "val/acc1")[-1] > 0.6
+    code, _, err = cli("fit", *TINY, "--model.optimizer", "Muon")
+    assert code == 2 and err.count("\n") == 1 and "ConvMuon" in err

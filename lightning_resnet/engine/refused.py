@@ -211,7 +211,8 @@ def _check_optimizer(task: ClassificationTask) -> None:
             ) from e
         if "only supports 2D parameters" in str(e):
             raise UserError(
-                f"{e}: a net with convolutions or biases needs another --model.optimizer"
+                f"{e}: a net with convolutions or biases needs another --model.optimizer, such as "
+                "ConvMuon, which takes kernels as matrices"
             ) from e
         raise
     if isinstance(optimizer, optim.SparseAdam):

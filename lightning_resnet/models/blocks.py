@@ -5,8 +5,9 @@ eq. 1-2). Both have the same parameters under the same names. The names are thos
 weights can be compared and loaded one to one.
 """
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from lightning_resnet.models.foreign_blocks import foreign_block
 
 Shortcut = Literal["none", "A", "B", "C", "scaled", "dropout", "gate", "exclusive_gate"]
-Norm = Literal["batch", "none"]
+Norm = Literal["batch", "scaled_weights", "none"]
 Order = Literal["original", "bn_after_add", "relu_before_add", "relu_preact", "preact"]
 BranchScale = float | Literal["skip_init", "rezero", "fixup"]
 Function = Callable[[Tensor], Tensor]
@@ -27,9 +28,47 @@ BEGIN_WITH_ACTIVATION = ("relu_preact", "preact")
 KERNELS = {"basic": (3, 3), "bottleneck": (1, 3, 1), "single": (3,)}
 
 
-def conv(n_in: int, n_out: int, kernel: int, stride: int, bias: bool, groups: int = 1) -> nn.Conv2d:
-    """Make a convolution that keeps the size at stride 1."""
-    return nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=bias)
+class ScaledConv2d(nn.Conv2d):
+    """Convolution whose kernels are standardized in each pass (Brock et al. 2021, eq. 1).
+
+    Each output channel has weights of mean 0 and variance 1 / fan_in, times a learned gain, which
+    starts at 1, and the constant that keeps the variance behind a ReLU.
+    """
+
+    GAIN_OF_RELU = (2 / (1 - 1 / math.pi)) ** 0.5
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gain = nn.Parameter(torch.ones(self.out_channels))
+
+    def standardized(self) -> Tensor:
+        """Return the kernels that are applied [n_out, n_in / groups, k, k]."""
+        fan_in = self.weight[0].numel()
+        variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
+        scale = self.GAIN_OF_RELU * torch.rsqrt((fan_in * variance).clamp(min=1e-4))
+        return (self.weight - mean) * scale * self.gain[:, None, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, n_in, H, W] to [B, n_out, H / stride, W / stride]."""
+        return self._conv_forward(x, self.standardized(), self.bias)
+
+
+def conv(
+    n_in: int,
+    n_out: int,
+    kernel: int,
+    stride: int,
+    norm: Norm,
+    bias: bool | None = None,
+    groups: int = 1,
+) -> nn.Conv2d:
+    """Make a convolution that keeps the size at stride 1.
+
+    By default it has a bias where no norm follows.
+    """
+    kind = ScaledConv2d if norm == "scaled_weights" else nn.Conv2d
+    has_bias = norm != "batch" if bias is None else bias
+    return kind(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=has_bias)
 
 
 def make_norm(channels: int, norm: Norm) -> nn.Module:
@@ -188,8 +227,9 @@ def make_downsample(
     n_out: int,
     stride: int,
     shortcut: Shortcut,
-    norm: nn.Module | None,
-    bias: bool,
+    norm: Norm,
+    has_norm: bool,
+    bias: bool | None,
     average: bool,
 ) -> nn.Module | None:
     """Make the module on the shortcut; None where x passes unchanged, and in plain nets."""
@@ -203,9 +243,9 @@ def make_downsample(
         layers.append(nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False))
     elif average:
         layers.append(nn.Identity())  # keeps timm's names of the next two
-    layers.append(conv(n_in, n_out, 1, 1 if average else stride, bias))
-    if norm is not None:
-        layers.append(norm)
+    layers.append(conv(n_in, n_out, 1, 1 if average else stride, norm, bias))
+    if has_norm:
+        layers.append(make_norm(n_out, norm))
     return nn.Sequential(*layers)
 
 
@@ -284,7 +324,7 @@ class Block(nn.Module):
             bottleneck.
         stride: stride of the block.
         shortcut: none | A | B | C | scaled | dropout | gate | exclusive_gate; see `CifarResNet`.
-        norm: batch | none.
+        norm: batch | scaled_weights | none; see `CifarResNet`.
         kernels: sizes of the convolutions: (3, 3) is the basic block (He et al. 2015, fig. 5 left),
             (1, 3, 1) the bottleneck (fig. 5 right), (3,) a block of one layer.
         order: see above.
@@ -340,7 +380,7 @@ class Block(nn.Module):
         n_out = 4 * width if bottleneck else width
         self.n_out = n_out
         fixup = branch_scale == "fixup"
-        bias = norm == "none" and not fixup
+        bias = False if fixup else None
         check_branch_scale(branch_scale, shortcut, norm, kernels, order)
         self.order = order
         self.slope = slope
@@ -349,9 +389,9 @@ class Block(nn.Module):
         self.residual = shortcut != "none"
 
         # Pre-activation blocks have no norm on the shortcut.
-        norm_of_shortcut = None if order == "preact" or fixup else make_norm(n_out, norm)
+        has_norm = order != "preact" and not fixup
         self.downsample = make_downsample(
-            n_in, n_out, stride, shortcut, norm_of_shortcut, bias, average_shortcut
+            n_in, n_out, stride, shortcut, norm, has_norm, bias, average_shortcut
         )
         changes_shape = n_in != n_out or stride > 1
         projects = isinstance(self.downsample, nn.Sequential)
@@ -382,7 +422,7 @@ class Block(nn.Module):
                 self.add_module(f"shift{name}", Shift())
             if order == "preact":
                 self.add_module(f"bn{name}", make_norm(channels[i], norm))
-            layer = conv(channels[i], channels[i + 1], kernel, layer_stride, bias, grouped)
+            layer = conv(channels[i], channels[i + 1], kernel, layer_stride, norm, bias, grouped)
             self.add_module(f"conv{name}", layer)
             if order != "preact":
                 after = make_norm(channels[i + 1], norm)

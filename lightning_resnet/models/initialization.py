@@ -42,7 +42,7 @@ def init_parameters(
         module = net.get_submodule(name.rpartition(".")[0])
         if name.endswith("bias"):
             nn.init.constant_(parameter, getattr(module, "initial_bias", 0.0))  # not 0 in a gate
-        elif isinstance(module, nn.Conv2d):
+        elif isinstance(module, nn.Conv2d) and parameter.ndim == 4:  # not its gains
             _init_conv(parameter, module.groups, init, rectified, name, generator(seed, name))
         elif isinstance(module, nn.Linear):
             # This is torch's default.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.models.blocks import Block, ZeroPad
+from lightning_resnet.models.blocks import Block, ScaledConv2d, ZeroPad
 from lightning_resnet.models.blur_pool import BlurConv2d
 from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
 
@@ -74,6 +74,8 @@ def _why_not(block: Block) -> str | None:
         return "a gate multiplies x by a function of x"
     if block.se is not None:
         return "squeeze-and-excitation multiplies F(x) by a function of F(x)"
+    if any(isinstance(module, ScaledConv2d) for module in block.modules()):
+        return "its kernels are standardized in each pass"
     if block.fixup:
         return "the offsets of Fixup are not folded"
     if any(isinstance(module, BlurConv2d) for module in block.modules()):

@@ -239,7 +239,8 @@ class CifarResNet(_ResNet):
         block: basic | bottleneck | single (one layer), or an order of norms and activations of
             He et al. 2016, figure 4: preact | relu_preact | bn_after_add | relu_before_add, and
             each with _bottleneck; preact_single.
-        norm: batch | none (then convolutions have a bias, which starts at 0).
+        norm: batch | scaled_weights (no norm, but kernels that are standardized in each pass, Brock
+            et al. 2021) | none. Without batch norm convolutions have a bias, which starts at 0.
         init: he | he_fan_in | xavier | dirac | delta_orthogonal | looks_linear | a gain (times he);
             see `init_parameters`.
         zero_last: start residual branches at zero.
@@ -295,7 +296,7 @@ class CifarResNet(_ResNet):
             )
         n = cifar_blocks(depth, block)
         super().__init__(
-            conv1=conv(3, width, 3, 1, bias=norm == "none" and branch_scale != "fixup"),
+            conv1=conv(3, width, 3, 1, norm, False if branch_scale == "fixup" else None),
             maxpool=nn.Identity(),
             counts=[n] * 3,
             width=width,
@@ -332,7 +333,7 @@ class ImageNetResNet(_ResNet):
         shortcut: "none" = plain net; A, B (torchvision's, and the paper's from 50 on), C and the
             others of `CifarResNet`.
         num_classes: number of outputs.
-        norm: batch | none.
+        norm: batch | scaled_weights | none; see `CifarResNet`.
         init: see `init_parameters`.
         zero_last: start residual branches at zero.
         stride_in_1x1: put the stride of a bottleneck in the first 1x1 convolution, as the paper
@@ -398,17 +399,17 @@ class ImageNetResNet(_ResNet):
                 f"downsample {downsample} is about projections, and shortcut {shortcut} has none: "
                 "drop it, or set shortcut B"
             )
-        bias = norm == "none" and branch_scale != "fixup"
-        conv1: nn.Module = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=bias)
+        bias = False if branch_scale == "fixup" else None
+        conv1: nn.Module = conv(3, 64, 7, 2, norm, bias)
         if stem == "deep":
             conv1 = nn.Sequential(
-                conv(3, 32, 3, 2, bias),
+                conv(3, 32, 3, 2, norm, bias),
                 make_norm(32, norm),
                 nn.ReLU(inplace=True),
-                conv(32, 32, 3, 1, bias),
+                conv(32, 32, 3, 1, norm, bias),
                 make_norm(32, norm),
                 nn.ReLU(inplace=True),
-                conv(32, 64, 3, 1, bias),
+                conv(32, 64, 3, 1, norm, bias),
             )
         super().__init__(
             conv1=conv1,
