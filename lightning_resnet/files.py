@@ -29,6 +29,7 @@ from lightning_resnet.errors import UserError, tell
 
 # Ends of the names of images that are read, in lower case.
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+MACOS = "__MACOSX"  # a folder in archives made by macOS, with a `._x.jpg` for every `x.jpg`
 OWN = "lightning_resnet"  # name of this package's folder in folders that others use too
 LOOK_S = 0.1  # seconds between two tries to take a lock
 SOON_S = 2.0  # seconds until the first message about waiting for a lock
@@ -391,3 +392,42 @@ def write_file(file: Path, content: bytes) -> Path:
             "write"
         ) from error
     return file
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder is a program's own, neither an image nor a class.
+
+    Examples are .ipynb_checkpoints, ._x.jpg and __MACOSX.
+    """
+    return name.startswith(".") or name == MACOS
+
+
+def find_images(folder: Path, hidden: bool = False, deep: bool = True) -> Iterator[str]:
+    """Yield the image files in a folder and below, in no order, without following links to folders.
+
+    Args:
+        folder: the folder.
+        hidden: yield hidden files, and those in hidden folders, as well.
+        deep: look into folders of the folder.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    folders = [str(folder)]
+    while folders:  # no recursion, because the depth has no limit
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if is_hidden(entry.name) and not hidden:
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        if deep:
+                            folders.append(entry.path)
+                    elif os.path.splitext(entry.name)[1].lower() in IMAGES and (
+                        entry.is_symlink() or entry.is_file()
+                    ):
+                        yield entry.path  # reading reports a link that leads nowhere
+        except OSError as e:
+            raise UserError(
+                f"cannot read folder {e.filename}: {e.strerror}; allow it, or move it away"
+            ) from e

@@ -666,7 +666,7 @@ FLAGS = {
     "inspect": {
         "weights activations features": "responses",
         "hessian eigenvalues sharpness": "curvature",
-        "cka alignment": "similarity",
+        "cka": "similarity",
         "loss surface contour": "landscape",
         "gradient grads grad": "gradients",
         "lesion ablation": "lesions",

@@ -28,7 +28,7 @@ from lightning_resnet.models.complexity import PeakMemory
 from lightning_resnet.models.plain_form import plain_form
 from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
 from lightning_resnet.weights import onnx_export
-from lightning_resnet.weights.convert import use_in_torchvision
+from lightning_resnet.weights.convert import untold, use_in_torchvision
 from lightning_resnet.weights.layouts import recognise, unwrap
 from lightning_resnet.weights.trained import load
 
@@ -493,6 +493,21 @@ def test_a_run_becomes_a_plain_net_that_trains_on(cli):
     error = 1 - history("runs", "val/acc1")[-1]
     trained_on = 1 - history("on", "val/acc1")[-1]
     assert trained_on < error + 0.2, "the plain net forgot what it was given"
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"depth": 8}, []),
+        ({"depth": 8, "shortcut": "C", "width": 4, "num_classes": 3}, []),
+        ({"depth": 8, "shortcut": "none", "init": "xavier"}, []),
+        ({"depth": 8, "stochastic_depth": 0.5}, ["stochastic_depth"]),
+        ({"depth": 8, "block": "relu_before_add"}, ["block"]),
+        ({"depth": 8, "shortcut": "scaled", "branch_scale": 0.5}, ["shortcut", "branch_scale"]),
+    ],
+)
+def test_options_that_tensors_do_not_tell_are_named(options, names):
+    assert untold(CifarResNet(**options), options) == names
 
 
 def test_peak_memory_counts_what_is_alive():

@@ -99,7 +99,15 @@ def test_the_three_parts_of_analysis_stand_on_one_another():
 
 
 def test_no_two_files_import_each_other():
-    graph = {module: {target for target, _ in imports(tree)} for module, tree in MODULES.items()}
+    """Importing a file of another folder runs that folder's `__init__` first."""
+    graph = {}
+    for module, tree in MODULES.items():
+        graph[module] = {target for target, _ in imports(tree)}
+        for target in list(graph[module]):
+            folder = target.rpartition(".")[0]
+            is_ours = folder in MODULES and folder != "lightning_resnet"
+            if is_ours and not f"{module}.".startswith(f"{folder}."):
+                graph[module].add(folder)
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as e:

@@ -44,9 +44,10 @@ from lightning_resnet.data.loaders import torch_loader
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.data.sources import fashion_mnist, imagenet_labels
 from lightning_resnet.data.sources.beton_files import BetonFiles
-from lightning_resnet.data.sources.folder import ImageFolder, find_images
+from lightning_resnet.data.sources.folder import ImageFolder
 from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
+from lightning_resnet.files import find_images
 
 PACKAGE = Path(kernel.__file__).parents[1]
 RNG = np.random.default_rng(0)

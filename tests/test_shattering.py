@@ -11,8 +11,8 @@ from torch import nn
 
 from lightning_resnet.analysis.inspection.gradients import figure, gradients, remarks, summarise
 from lightning_resnet.analysis.inspection.shattering import lowest_cosine, mean_cosine, shattering
-from lightning_resnet.analysis.inspection.theory import c_map
 from lightning_resnet.models import CifarResNet
+from lightning_resnet.models.resnet import correlation_after
 
 WIDTH = 400
 
@@ -116,9 +116,10 @@ def test_the_c_map_makes_images_alike_with_depth():
     for n in (19, 55, 109):
         c = 0.0
         for _ in range(n):
-            c = c_map(c)
+            c = correlation_after(0.0, c)
         found.append(c)
-    assert found == pytest.approx([0.944, 0.990, 0.997], abs=1e-3) and c_map(1) == 1
+    assert found == pytest.approx([0.944, 0.990, 0.997], abs=1e-3)
+    assert correlation_after(0.0, 1.0) == 1
 
 
 def test_confusion_is_the_lowest_cosine_of_the_batches_gradients():

@@ -23,7 +23,8 @@ def make_parser() -> Parser:
         epilog="Not supported: timm's nets with BlurPool2d (resnetblur18, resnetblur50). Their "
         "tensors are those of ordinary nets, so they convert without an error, but they blur after "
         "the convolution, ours before it (blur_pool): the logits differ. Keep the .ckpt of your "
-        "own nets with blur_pool or stride_in_1x1, for the same reason: a .pth does not tell.",
+        "own nets with blur_pool, stride_in_1x1 and other options without tensors, for the same "
+        "reason: a .pth does not tell.",
     )
     parser.add_argument(
         "file", metavar="FILE", help="theirs (.pth .th .bin .safetensors), or our run or checkpoint"
@@ -93,6 +94,7 @@ def run(args: Namespace) -> int:
         describe,
         read,
         text,
+        untold,
         use_in_torchvision,
     )
     from lightning_resnet.weights.hubs import read_named
@@ -135,6 +137,11 @@ def run(args: Namespace) -> int:
         from safetensors.torch import save
 
         tell(use_in_torchvision(type(net).__name__, trained.options))
+        if names := untold(net, trained.options):
+            tell(
+                f"warning: the tensors do not tell {', '.join(names)}, so that {out} read back is "
+                "another net: keep the .ckpt, which tells"
+            )
         if out.suffix == ".pth":
             write_checkpoint(state, out)
             tell(

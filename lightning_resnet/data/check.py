@@ -12,11 +12,9 @@ from lightning_resnet.data.beton.encode import explain, open_rgb, read_bytes
 from lightning_resnet.data.sources.folder import (
     SPLIT_NAMES,
     class_folders,
-    find_images,
-    is_hidden,
 )
 from lightning_resnet.errors import UserError
-from lightning_resnet.files import IMAGES
+from lightning_resnet.files import IMAGES, find_images, is_hidden
 from lightning_resnet.machine import cores
 from lightning_resnet.meant import flat_folder
 from lightning_resnet.progress import metered

@@ -1,8 +1,7 @@
-"""Draws for crops and flips: pure functions of (seed, epoch, sample id, repeat).
+"""Draws for crops, flips and dropped branches: pure functions of (seed, epoch, sample id, repeat).
 
 The draws do not depend on worker, rank or loader. Boxes are (top, left, height, width) in pixels of
-the stored image. Draw numbers are part of a run's
-definition: never reuse or renumber them.
+the stored image. Draw numbers are part of a run's definition: never reuse or renumber them.
 """
 
 import numpy as np

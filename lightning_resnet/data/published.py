@@ -32,9 +32,8 @@ from lightning_resnet.data.download import (
     download,
     remove,
 )
-from lightning_resnet.data.sources.folder import find_images
 from lightning_resnet.errors import UserError, one_line, printable, tell
-from lightning_resnet.files import locked, write_atomic
+from lightning_resnet.files import find_images, locked, write_atomic
 from lightning_resnet.progress import metered
 from lightning_resnet.reading import open_plain
 

@@ -60,7 +60,7 @@ class BlockActivations:
             if min(distance_to_sum, distance_to_relu) > 0.01 * self.y.norm():
                 raise UserError(
                     f"block {self.name} does more than a ReLU to the sum of branch and shortcut "
-                    "(as with block bn_after_add): this measure is not defined for it"
+                    "(a norm or another activation follows it): this measure is not defined for it"
                 )
             # The distances are equal where no sum is negative.
             return bool(distance_to_sum >= distance_to_relu)

@@ -18,7 +18,7 @@ SPATIAL = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
 class PeakMemory(TorchDispatchMode):
-    """Measure the largest sum of bytes of the tensors that are alive at once, parameters excluded.
+    """Context that measures how many bytes of tensors are alive at once, without parameters.
 
     Attributes:
         alive: bytes of the tensors that operations made and that are not released yet.

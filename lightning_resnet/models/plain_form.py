@@ -4,7 +4,7 @@ The input of a block whose order is the original one is the output of a ReLU, so
 and a ReLU leaves it as it is. The first layers of the plain block therefore carry a copy of x, in
 as many channels as x has, through their ReLUs; the last layer adds it, as the shortcut did. Norms
 become part of the convolutions. The paper of He et al. 2015 argues with a net that exists by
-construction (sec. 1); this one exists too, and no training of a plain net finds it.
+construction (sec. 1); this one exists too.
 """
 
 from typing import Any

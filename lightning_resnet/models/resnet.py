@@ -68,11 +68,37 @@ def split_block(block: CifarBlock) -> tuple[tuple[int, ...], Order]:
     return KERNELS["basic"], block
 
 
+def check_start(
+    init: Init,
+    zero_last: bool,
+    width: int,
+    order: Order = "original",
+    branch_scale: BranchScale | None = None,
+) -> None:
+    """Refuse a start from which a net could never learn, or that does not exist.
+
+    Raises:
+        ValueError: all gradients of a branch would be 0 for good, or channels have no pairs.
+    """
+    if zero_last and order in ("bn_after_add", "relu_before_add"):
+        raise ValueError(
+            f"zero_last in order {order} puts a ReLU behind zeros, so no gradient passes: drop it"
+        )
+    if zero_last and branch_scale in ("skip_init", "rezero", "fixup"):
+        raise ValueError(
+            f"zero_last and branch_scale {branch_scale} both start a branch at 0, and then neither "
+            "gets a gradient: drop zero_last"
+        )
+    if init == "looks_linear" and width % 2:
+        raise ValueError(f"init looks_linear pairs channels: set an even width, not {width}")
+
+
 def tailored_slope(layers: int, shortcut: Shortcut, norm: Norm) -> float:
     """Return the slope of leaky ReLUs that Tailored Activation Transformation finds for a depth.
 
     Zhang et al. 2022, eq. 8: the map of the correlation of two inputs through all layers takes 0 to
-    0.9, where ReLUs would take it to 0.945 in 19 layers and to 0.997 in 109.
+    0.9, where ReLUs would take it to 0.944 in 19 layers and to 0.997 in 109. In few layers ReLUs
+    stay below 0.9, and the slope is 0: a ReLU.
 
     Args:
         layers: convolutions in sequence.
@@ -294,6 +320,7 @@ class CifarResNet(_ResNet):
                 f"shared_activation is about pre-activation blocks; {block} blocks have none: drop "
                 "it, or set block preact"
             )
+        check_start(init, zero_last, width, order, branch_scale)
         n = cifar_blocks(depth, block)
         super().__init__(
             conv1=conv(3, width, 3, 1, norm, False if branch_scale == "fixup" else None),
@@ -381,6 +408,11 @@ class ImageNetResNet(_ResNet):
         downsample: Literal["average"] | None = None,
         se_ratio: float | None = None,
     ) -> None:
+        check_start(init, zero_last, 64, branch_scale=branch_scale)
+        if activation and stem:
+            raise ValueError(
+                "activation tat is solved for the 7x7 stem: drop stem, or drop activation"
+            )
         check_imagenet_depth(depth)
         kind, counts = IMAGENET_STAGES[depth]
         bottleneck_options = {

@@ -177,7 +177,7 @@ def find_run(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
         known += [run.parent.name for run in names]
         begins = [label for label in known if nearest(name, [label[: len(name)]])]
         hint = nearest(name, known)
-        if weights := hub_name(str(word)):
+        if not hint and (weights := hub_name(str(word))):
             hint = f"; weights of {NAMES_OF_HUBS[weights.partition(':')[0]]} are {weights}"
         if begins and not hint:
             hint = f"; did you mean {begins[-1]}?"

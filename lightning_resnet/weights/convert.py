@@ -7,6 +7,7 @@ akamaster's weights into ours, for `--run.init_from`, `validate`, `predict` and 
 onnxruntime.
 """
 
+import inspect
 import json
 import sys
 import zipfile
@@ -248,6 +249,23 @@ def _name_in_torchvision(options: dict[str, Any]) -> str | None:
     return name if name in models.list_models(module=models) else None
 
 
+def untold(net: nn.Module, options: dict[str, Any]) -> list[str]:
+    """Return the arguments of a net that its tensors do not tell: read back, it is another net."""
+    shortcut = "none" if options.get("shortcut") == "none" else None
+    try:
+        known = recognise(dict(net.state_dict()), shortcut).options
+    except UserError:
+        return []  # they cannot be taken for a net of ours
+    parameters = inspect.signature(type(net)).parameters
+    found = []
+    for name, value in options.items():
+        default = parameters[name].default
+        same = value == known.get(name, default) or value == default
+        if not same and name not in ("init", "zero_last"):
+            found.append(name)
+    return found
+
+
 def use_in_torchvision(kind: str, options: dict[str, Any]) -> str:
     """Return a line that tells whether a net of torchvision's can load and compute these weights.
 
@@ -265,6 +283,7 @@ def use_in_torchvision(kind: str, options: dict[str, Any]) -> str:
     elsewhere = {
         "stride_in_1x1": "its bottlenecks stride elsewhere",
         "blur_pool": "it blurs before it strides",
+        "stochastic_depth": "F(x) counts with its survival",
     }
     changed = [why for option, why in elsewhere.items() if options.get(option)]
     if changed:

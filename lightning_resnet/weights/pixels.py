@@ -18,8 +18,8 @@ from lightning_resnet.data.augment.crops import Augment
 from lightning_resnet.data.beton.encode import explain, open_rgb, to_rgb
 from lightning_resnet.data.images import ArrayImages
 from lightning_resnet.data.loaders.read_batch import read_array
-from lightning_resnet.data.sources.folder import find_images
 from lightning_resnet.errors import UserError
+from lightning_resnet.files import find_images
 
 COLOURS = (1, 3)  # channels that an image may have
 DARK = 16  # uint8 pixels that are all this dark may be of another range

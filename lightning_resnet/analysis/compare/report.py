@@ -95,7 +95,7 @@ class View:
         published: set of published results that stand next to the runs, such as `cifar10`.
         title: of the page and the figure.
         panels: what callbacks logged that has a figure of its own: grad_norm | response_std |
-            identity_distance.
+            identity_distance | branch_scale.
     """
 
     where: str = ""

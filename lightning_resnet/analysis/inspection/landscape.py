@@ -321,8 +321,8 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     )
     if flat:
         found.append(
-            f"{' and '.join(flat)}: the loss at the net is within 20 % of chance, so this is the "
-            "landscape around weights that have learned little, not around a minimum."
+            f"{' and '.join(flat)}: the loss at the net is not clearly below chance, so this is "
+            "the landscape around weights that have learned little, not around a minimum."
         )
     return found
 

@@ -111,7 +111,8 @@ def survivals(net: nn.Module, train: Sequence[Batch], val: Sequence[Batch]) -> p
     """
     x, _ = _outputs(net, train)
     x_val, blocks = _outputs(net, val)
-    entering = mean_cosine(blocks[0].x)
+    _, first = record_blocks(net, next(iter(val))[0])
+    entering = mean_cosine(first[0].x)
     theory = [np.nan, *cosines_of_outputs(blocks, entering)]
     rows = []
     for (name, features), by_theory in zip(x.items(), theory, strict=True):

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_resnet.models.activations import BlockActivations
+from lightning_resnet.models.resnet import correlation_after
 
 # growth of the squared norm of dE/dx per layer of batch norm and ReLU (Yang et al. 2019, arXiv
 # 1902.08129)
@@ -23,8 +24,17 @@ RELU_KEEPS = 0.5
 
 
 def layers(module: nn.Module) -> list[nn.Module]:
-    """Return the layers with weights of a block."""
-    return [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    """Return the layers with weights of a block's branch, which are in sequence.
+
+    What stands on the shortcut, in a gate or in squeeze-and-excitation is left out.
+    """
+    aside = []
+    for name in ("downsample", "gate", "se"):
+        part = getattr(module, name, None)
+        if isinstance(part, nn.Module):
+            aside += part.modules()
+    found = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return [layer for layer in found if not any(layer is other for other in aside)]
 
 
 def has_batch_norm(module: nn.Module) -> bool:
@@ -79,27 +89,24 @@ def cosines_of_gradients(blocks: Sequence[BlockActivations]) -> np.ndarray:
 def cosines_of_outputs(blocks: Sequence[BlockActivations], first: float) -> np.ndarray:
     """Return the cosine between two images' outputs of each block, of plain nets without norm.
 
-    A layer of He's initialization maps a cosine c to C(c) = c + (sqrt(1 - c^2) - c arccos c) / pi
-    (Cho & Saul 2009; the C-map of Martens et al. 2021, 2110.01765).
+    A layer maps a cosine by the C-map (Cho & Saul 2009; Martens et al. 2021, 2110.01765), that of
+    its own leaky ReLU where the net has them.
 
     Args:
         blocks: the blocks in order of depth.
         first: cosine at the first block's input.
 
     Returns:
-        One number per block; NaN from the first residual block on.
+        One number per block; NaN from the first residual block on, and where `first` is NaN.
     """
+    if math.isnan(first):
+        return np.full(len(blocks), math.nan)
     c = first
     found = []
     for block in blocks:
         for _ in layers(block.module):
-            c = c_map(c)
+            slope = getattr(block.module, "slope", None) or 0.0
+            c = correlation_after(slope, min(1.0, max(-1.0, c)))
         c = math.nan if block.shortcut else c
         found.append(c)
     return np.array(found)
-
-
-def c_map(c: float) -> float:
-    """Return the cosine of two images' outputs of a wide layer with ReLU, given that of inputs."""
-    c = min(1.0, max(-1.0, c))
-    return c + (math.sqrt(1 - c * c) - c * math.acos(c)) / math.pi

@@ -2,7 +2,6 @@
 
 import os
 import unicodedata
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,14 +10,13 @@ import numpy as np
 from lightning_resnet.data.images import FileImages, Images
 from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.errors import UserError, tell
-from lightning_resnet.files import IMAGES
+from lightning_resnet.files import IMAGES, find_images, is_hidden
 from lightning_resnet.meant import flat_folder
 
 SPLIT_NAMES = (
     "train training val valid validate validation test testing eval evaluation dev".split()
 )
 HELD_OUT = ("val", "valid", "validation", "test")  # folders that may validate; the first one does
-MACOS = "__MACOSX"  # a folder in archives made by macOS, with a `._x.jpg` for every `x.jpg`
 
 
 class ImageFolder(Source):
@@ -168,14 +166,6 @@ def _nothing_held_out(root: Path) -> str:
     )
 
 
-def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder is a program's own, neither an image nor a class.
-
-    Examples are .ipynb_checkpoints, ._x.jpg and __MACOSX.
-    """
-    return name.startswith(".") or name == MACOS
-
-
 def class_folders(folder: Path) -> list[str]:
     """List the folders in a folder, sorted.
 
@@ -195,34 +185,3 @@ def class_folders(folder: Path) -> list[str]:
                     "it is to be one"
                 )
     return [name for name in names if not is_hidden(name)]
-
-
-def find_images(folder: Path, hidden: bool = False, deep: bool = True) -> Iterator[str]:
-    """Yield the image files in a folder and below, in no order, without following links to folders.
-
-    Args:
-        folder: the folder.
-        hidden: yield hidden files, and those in hidden folders, as well.
-        deep: look into folders of the folder.
-
-    Raises:
-        UserError: a folder cannot be read.
-    """
-    folders = [str(folder)]
-    while folders:  # no recursion, because the depth has no limit
-        try:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    if is_hidden(entry.name) and not hidden:
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        if deep:
-                            folders.append(entry.path)
-                    elif os.path.splitext(entry.name)[1].lower() in IMAGES and (
-                        entry.is_symlink() or entry.is_file()
-                    ):
-                        yield entry.path  # reading reports a link that leads nowhere
-        except OSError as e:
-            raise UserError(
-                f"cannot read folder {e.filename}: {e.strerror}; allow it, or move it away"
-            ) from e

@@ -17,7 +17,7 @@ import numpy as np
 from lightning_resnet.data.archives import damaged, tar_members, zip_members
 from lightning_resnet.data.images import FileImages, Images
 from lightning_resnet.data.sources.base import Source, with_holdout
-from lightning_resnet.data.sources.folder import ImageFolder, class_folders, find_images
+from lightning_resnet.data.sources.folder import ImageFolder, class_folders
 from lightning_resnet.data.sources.imagenet_labels import (
     DEVKIT,
     SOLUTION,
@@ -27,7 +27,7 @@ from lightning_resnet.data.sources.imagenet_labels import (
 )
 from lightning_resnet.data.sources.shards import Entry, find_shards, list_parquet, list_tar
 from lightning_resnet.errors import UserError, tell
-from lightning_resnet.files import IMAGES
+from lightning_resnet.files import IMAGES, find_images
 from lightning_resnet.reading import LARGEST
 
 TRAIN = "ILSVRC2012_img_train.tar"

@@ -11,9 +11,8 @@ import numpy as np
 from lightning_resnet.data.archives import Member, bytes_column, damaged, open_parquet, tar_members
 from lightning_resnet.data.images import FileImages, Images
 from lightning_resnet.data.sources.base import Source, with_holdout
-from lightning_resnet.data.sources.folder import is_hidden
 from lightning_resnet.errors import UserError, one_line, tell
-from lightning_resnet.files import IMAGES
+from lightning_resnet.files import IMAGES, is_hidden
 from lightning_resnet.reading import LARGEST, parse_json, read_text
 
 SPLITS = {

@@ -53,7 +53,7 @@ function tokensOf(text) {
 
 function isSame(a, b) {
   if (typeof a === 'number' && typeof b !== 'number') return String(a) === String(b ?? '');
-  return typeof b === 'number' ? a !== null && a !== '' && Number(a) === b : (a ?? '') === b;
+  return typeof b === 'number' ? a !== null && a !== '' && Number(a) === b : (a ?? '') === (b ?? '');
 }
 
 const OPERATORS = {
