@@ -342,6 +342,8 @@ def _of_hydra(sign: str, name: str, value: str) -> str:
         return f": leave {key or name} out{f', or give --{key} null' if is_null else ''}"
     if key or name in ("data", "model"):
         return f": write --{key or name} {value or 'VALUE'}"
+    if name == "config":
+        return f": write --config {value or 'RECIPE'}"
     if name in PATHS:
         return f": {PATHS[name]}"
     return f": keys are flags, and there is no --{name}{hint_for(name, 'fit')}"

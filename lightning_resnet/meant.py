@@ -67,7 +67,7 @@ def number(text: str, fits: Callable[[int | float], bool], unit: str = "") -> st
     plain = text.strip(" '\"=;:").lower()
     plain = plain.strip("[]()").rstrip(",")
     found: list[float] = []
-    if re.fullmatch(r"\d{1,3}(,\d{3})+", plain):
+    if re.fullmatch(r"\d{1,3}(,\d{2}0)+", plain):  # 64,128 are two numbers
         found.append(float(plain.replace(",", "")))
     if re.fullmatch(r"\d+,\d+", plain):
         found.append(float(plain.replace(",", ".")))

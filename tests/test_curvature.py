@@ -1,6 +1,7 @@
 """Eigenvalues, trace and density of the Hessian agree with the dense Hessian of a small net."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from lightning_resnet.analysis.inspection.curvature import (
 )
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet
+from lightning_resnet.training.callbacks import Curvature
 from lightning_resnet.training.hessian import hessian_product, lanczos
 
 # torch.func.hessian imports what calls torch.jit.script
@@ -138,3 +140,11 @@ def test_command_line(cli):
     frame = pd.read_csv("o/curvature.csv")
     assert (frame["images"] == 20).all() and "2/lr = 100; the smallest" in " ".join(out.split())
     assert Path("o/curvature.html").exists()
+
+
+def test_compiled_blocks_have_no_second_derivatives():
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(eval_loader=None))
+    for compiled in (False, True):
+        Curvature().setup(trainer, SimpleNamespace(compiled=compiled), "fit")
+    with pytest.raises(UserError, match="--model.compile true or false"):
+        Curvature().setup(trainer, SimpleNamespace(compiled="blocks"), "fit")

@@ -2,7 +2,9 @@
 
 import json
 import subprocess
+from pathlib import Path
 from shutil import copytree, rmtree
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from lightning_resnet.data.sources.imagenet import ImageNet
 from lightning_resnet.data.sources.subset import Subset
 from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
+from lightning_resnet.weights.trained import tell_apart
 
 
 def test_hash_is_fixed():
@@ -545,3 +548,25 @@ def test_unreadable_image_is_named_even_from_a_worker(folder, tmp_path):
         assert one_line(e.value).startswith(
             "cannot read image"
         ) and "dog/0.png (sample 4)" in one_line(e.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "root", "all_validate"),
+    [
+        ("ImageFolder", "here", False),
+        ("ImageFolder", "other", True),
+        ("ImageFolder", "not_to_be_found", False),  # may be the same images, elsewhere then
+        ("CIFAR10", "data", True),
+    ],
+)
+def test_images_of_another_folder_than_the_trainings_all_validate(
+    tmp_path, monkeypatch, kind, root, all_validate
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("here", "other"):
+        Path(name).mkdir()
+    source = ImageFolder(root="here")
+    experiment = SimpleNamespace(data=SimpleNamespace(source=source))
+    own = {"class_path": f"lightning_resnet.{kind}", "init_args": {"root": root}}
+    tell_apart(experiment, {"data": {"source": own}})
+    assert source.all_validate == all_validate

@@ -364,3 +364,8 @@ def test_the_benchmark_reads_shards_in_each_way(cli):
     code, out, err = cli("bench", "remote", "--images", 16, "--latency-ms", 1, "--repeat", 1)
     assert code == 0, err
     assert len([line for line in out.splitlines() if line.startswith("| ")]) == 5
+
+
+def test_shards_that_would_all_have_one_name_are_refused():
+    with pytest.raises(UserError, match=r"all files have one name: give the folder above"):
+        remote._listed("https://host.invalid/{0..3}/train.tar", None, (".tar",))

@@ -355,6 +355,7 @@ def _understood(argv: list[str]) -> list[str]:
     from lightning_resnet.aliases import understood
     from lightning_resnet.arguments import free_words, value_of, with_run
     from lightning_resnet.cli.predict import check_words
+    from lightning_resnet.errors import UserError
     from lightning_resnet.flags import check
     from lightning_resnet.runs.find import check_no_folder, check_weights
 
@@ -366,6 +367,12 @@ def _understood(argv: list[str]) -> list[str]:
     takes_keys = _module(argv) == "fit"
     if takes_keys:
         words = understood(words, verb)
+    given = value_of("--ckpt_path", words)
+    if given and verb in ("validate", "test") and free_words(words):
+        raise UserError(
+            f"{words[free_words(words)[0]]} and --ckpt_path both say which weights: give one, such "
+            f"as resnet-cli {verb} {given}"
+        )
     if verb in ("validate", "test", "predict"):
         words = with_run(words)
     if takes_keys:

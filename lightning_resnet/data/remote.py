@@ -356,6 +356,11 @@ def _listed(
             raise UserError(
                 f"{url}: {{{first}..{last}}} names no file: give the lower number first"
             )
+        if len({_last(each) for each in urls}) < len(urls):
+            raise UserError(
+                f"{url}: the numbers are in the name of a folder, so all files have one name: give "
+                "the folder above, or one folder after another"
+            )
         fs, _ = url_to_fs(urls[0], **options)
         found = [RemoteFile(url_to_fs(each, **options)[1], _last(each), None, "") for each in urls]
     elif single:

@@ -124,13 +124,18 @@ class Curvature(Callback):
         self._batches: list[Batch] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse data without training images to evaluate on.
+        """Refuse data without training images to evaluate on, and compiled blocks.
 
         Raises:
-            UserError: the data are not those of ImageData.
+            UserError: the data are not those of ImageData, or the blocks are compiled.
         """
         if stage == "fit" and not hasattr(trainer.datamodule, "eval_loader"):
             raise UserError("Curvature needs the training images of ImageData: leave it out")
+        if getattr(pl_module, "compiled", False) == "blocks":
+            raise UserError(
+                "Curvature takes second derivatives, which compiled blocks do not have: set "
+                "--model.compile true or false"
+            )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any

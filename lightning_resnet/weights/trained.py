@@ -205,6 +205,9 @@ def build_alone(
 def tell_apart(experiment: Experiment, told: dict[str, Any]) -> None:
     """Let all images validate that are not those which the checkpoint's recipe names.
 
+    Where the recipe's folder is not to be found from here, the images may be those of the training,
+    and no more validate than in the training.
+
     Args:
         experiment: experiment whose data are not set up yet.
         told: content of the checkpoint's recipe.
@@ -213,7 +216,10 @@ def tell_apart(experiment: Experiment, told: dict[str, Any]) -> None:
     root = (own.get("init_args") or {}).get("root")
     source = experiment.data.source
     if given := getattr(source, "root", None):
-        source.all_validate = os.path.realpath(given) != os.path.realpath(str(root))
+        same_kind = str(own.get("class_path")).rpartition(".")[2] == type(source).__name__
+        unknown = same_kind and not os.path.exists(str(root))
+        differs = os.path.realpath(given) != os.path.realpath(str(root))
+        source.all_validate = differs and not unknown
 
 
 def batched(items: Iterable[Item], n: int) -> Iterator[list[Item]]:

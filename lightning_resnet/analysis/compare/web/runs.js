@@ -448,7 +448,7 @@ class Explorer {
     this.styles.textContent = [words.join('; '), this.data.note].filter(Boolean).join('. ');
   }
 
-  // One metric of one run: x in the unit of the axis, y with null where it was not finite.
+  // One metric of one run: x in the unit of the axis, at the rows that have a finite value of it.
   curve(run, metric) {
     const rows = run.series?.find(part => metric in part.values);
     if (!rows) return {
@@ -457,12 +457,14 @@ class Explorer {
     };
     const y = rows.values[metric];
     const x = this.places(run, rows);
-    return x ? {
-      x,
-      y
-    } : {
+    if (!x) return {
       x: [],
       y: []
+    };
+    const has = y.map(value => value !== null);
+    return {
+      x: x.filter((_, i) => has[i]),
+      y: y.filter((_, i) => has[i])
     };
   }
 
