@@ -310,7 +310,7 @@ def test_who_reads_a_run_takes_the_checkpoint_that_fit_would_continue_from(
         last.write_bytes(content[:-1])
     printed, sums, err = read_by(cli, verb, stopped, stopped)
     assert (printed, sums) == before[:2]
-    (warning,) = [line for line in err.splitlines() if "warning" in line]
+    (warning,) = [line for line in err.splitlines() if "warning: checkpoint" in line]
     why = "does not exist" if gone else "cannot be read"
     assert (
         f"{last.relative_to(stopped)} {why}" in warning

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.queues import Queue
 from typing import Any
@@ -19,6 +20,8 @@ from lightning_resnet.data.loaders.base import Batch, Loader, OnBad
 from lightning_resnet.data.loaders.beton_loader import HANG_S
 from lightning_resnet.data.loaders.read_batch import read
 from lightning_resnet.errors import UserError, one_line
+
+CAN_WAIT = hasattr(signal, "sigwaitinfo")  # for a signal; not on a Mac
 
 
 class TorchLoader(Loader):
@@ -38,7 +41,9 @@ class TorchLoader(Loader):
             yield from map(self._reader.__getitem__, self._plan)
             return
         try:
-            yield from self._pool
+            with _sigterm_blocked():  # processes start with what is blocked here
+                batches = iter(self._pool)
+            yield from batches
         except RuntimeError as e:
             if not str(e).startswith("DataLoader "):  # timed out, exited, killed
                 raise
@@ -72,9 +77,21 @@ def _start(worker: int, parent: int) -> None:
     the training itself ends them.
     """
     Queue._on_queue_feeder_error = staticmethod(_fail)
-    if hasattr(signal, "sigwaitinfo"):  # not on a Mac
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    if CAN_WAIT:
         threading.Thread(target=_end_by, args=(parent,), daemon=True).start()
+
+
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Block SIGTERM for the duration of the context, where workers can wait for it."""
+    if not CAN_WAIT:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_by(parent: int) -> None:
