@@ -88,9 +88,37 @@ def parse_yaml(text: str, loader: type = EVENTS) -> Any:
         began = ""
         if e.context and e.context_mark:
             began = f" {e.context}, from line {e.context_mark.line + 1}"
-        raise UserError(f"this is not YAML: {where}{printable(e.problem)}{began}") from e
+        why = _yaml_cure(text, e) or f"{where}{printable(e.problem)}{began}"
+        raise UserError(f"this is not YAML: {why}") from e
     except (ValueError, RecursionError, yaml.YAMLError) as e:
         raise UserError(f"this is not YAML: {one_line(e)}") from e
+
+
+def _yaml_cure(text: str, e: yaml.MarkedYAMLError) -> str:
+    """Return what is wrong with a line that is no YAML, where it is a usual mistake; else empty."""
+    if not e.problem_mark:
+        return ""
+    lines = text.splitlines()
+    at = min(e.problem_mark.line, len(lines) - 1)
+    line = lines[at]
+    if "\t" in line[: _indent(line)]:
+        return f"line {at + 1} begins with a tab: indent with spaces"
+    if "mapping values are not allowed" not in str(e.problem):
+        return ""
+    for number in (at, at - 1):
+        if number >= 0 and re.match(r"\s*[\w.-]+:[^\s/]", lines[number]):
+            return f"line {number + 1}: a space belongs after the colon"
+    before = [number for number in range(at) if lines[number].strip()][-1:]
+    if before and _indent(line) > _indent(lines[before[0]]):
+        return (
+            f"line {at + 1} is indented further than line {before[0] + 1}, which has a value: "
+            "indent both alike"
+        )
+    return ""
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def read_yaml(file: Path, loader: type = EVENTS) -> Any:

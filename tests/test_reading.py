@@ -162,3 +162,16 @@ def test_numbers_that_yaml_reads_by_another_base_are_refused(text, number):
 )
 def test_other_numbers_and_words_are_not(text):
     assert list(parse_yaml(f"a: {text}")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cure"),
+    [
+        ("trainer:\n\tmax_epochs: 1\n", "line 2 begins with a tab: indent with spaces"),
+        ("trainer:\n  max_epochs:1\n  devices: 1\n", "line 2: a space belongs after the colon"),
+        ("trainer:\n  max_epochs: 1\n    devices: 1\n", "line 3 is indented further than line 2"),
+    ],
+)
+def test_usual_mistakes_of_yaml_are_told_by_their_cure(text, cure):
+    with pytest.raises(UserError, match=cure):
+        parse_yaml(text)
