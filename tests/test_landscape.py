@@ -165,9 +165,9 @@ def test_remarks_follow_the_values():
     assert summarise(flat)["bent"] == pytest.approx(200 / 3)
     text = "\n".join(remarks(pd.concat([learned, flat])))
     assert "deep: the loss is 0.1 at the net and 3 where" in text
-    assert "stuck: the loss at the net is within 20 % of chance" in text
+    assert "stuck: the loss at the net is not clearly below chance" in text
     assert "deep: the loss at the net is within" not in text
-    assert not any("within 20 %" in line for line in remarks(learned))
+    assert not any("clearly below chance" in line for line in remarks(learned))
 
 
 def test_the_middle_is_what_evaluate_says_and_a_second_run_continues(cli):
