@@ -171,7 +171,8 @@ class Meter:
             self._last_line = now
             scale = 1e6 if self._in_bytes else 1
             amount = f"{self._done / scale:,.0f} of {self._total / scale:,.0f} {self._unit}"
-            print(f"{amount}{self._pace(now)}", file=sys.stderr, flush=True)
+            # One write, so that no interrupt falls between a line and its end.
+            print(f"{amount}{self._pace(now)}\n", end="", file=sys.stderr, flush=True)
 
     def _pace(self, now: float) -> str:
         """Return the amount per second and the remaining time; empty after the first update."""
