@@ -447,15 +447,15 @@ class Block(nn.Module):
         x = active
         for i in range(1, self.layers + 1):
             if self.fixup:
-                x = self.get_submodule(f"shift{i}")(x)
+                x = getattr(self, f"shift{i}")(x)
             if self.order == "preact" and i > 1:
-                x = rectify(self.get_submodule(f"bn{i}")(x), self.slope)
-            x = self.get_submodule(f"conv{i}")(x)
+                x = rectify(getattr(self, f"bn{i}")(x), self.slope)
+            x = getattr(self, f"conv{i}")(x)
             is_last = i == self.layers
             norm_comes_later = self.order == "bn_after_add" and is_last
             if self.order == "preact" or norm_comes_later:
                 continue
-            x = self.get_submodule(f"bn{i}")(x)
+            x = getattr(self, f"bn{i}")(x)
             if not is_last or self.order == "relu_before_add":
                 x = rectify(x, self.slope, inplace=True)
         if self.se is not None:
@@ -504,7 +504,7 @@ class Block(nn.Module):
                 total = gate * total if self.exclusive else total
             total = total + carried
         if self.order == "bn_after_add":
-            total = self.get_submodule(f"bn{self.layers}")(total)
+            total = getattr(self, f"bn{self.layers}")(total)
         if self.order in ("original", "bn_after_add"):
             total = rectify(total, self.slope, inplace=True)
         return total

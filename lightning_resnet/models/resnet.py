@@ -192,11 +192,11 @@ class _ResNet(nn.Module):
         self.draws = Draws()
         self.slope = options.get("slope")
         self.preact = order in BEGIN_WITH_ACTIVATION
-        fixup = options.get("branch_scale") == "fixup"
+        self.fixup = options.get("branch_scale") == "fixup"
         self.conv1 = conv1
         # Pre-activation blocks begin with a norm, so none follows the stem.
         self.bn1 = nn.Identity() if order == "preact" else make_norm(stem_width, norm)
-        if fixup:
+        if self.fixup:
             self.bn1 = Shift()
         self.maxpool = maxpool
         n_in = stem_width
@@ -228,9 +228,15 @@ class _ResNet(nn.Module):
             self.add_module(f"layer{i + 1}", stage)
         self.stages = len(counts)
         self.bn_last = make_norm(n_in, norm) if order == "preact" else nn.Identity()
-        if fixup:
+        if self.fixup:
             self.bn_last = Shift()
         self.fc = nn.Linear(n_in, num_classes)
+
+    def _start(self, init: Init, zero_last: bool) -> None:
+        """Fill the parameters as the arguments of the net say."""
+        init_parameters(self, init, zero_last, rectified=self.slope is None)
+        if self.fixup:
+            init_fixup(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images [B, 3, H, W] to logits [B, num_classes]."""
@@ -341,9 +347,7 @@ class CifarResNet(_ResNet):
             slope=tailored_slope(depth - 1, shortcut, norm) if activation else None,
             carries_input=bool(carries_input),
         )
-        init_parameters(self, init, zero_last, rectified=activation is None)
-        if branch_scale == "fixup":
-            init_fixup(self)
+        self._start(init, zero_last)
 
 
 class ImageNetResNet(_ResNet):
@@ -465,8 +469,6 @@ class ImageNetResNet(_ResNet):
             se_ratio=se_ratio,
             average_shortcut=downsample == "average",
         )
-        init_parameters(self, init, zero_last, rectified=activation is None)
-        if branch_scale == "fixup":
-            init_fixup(self)
+        self._start(init, zero_last)
         if blur_pool:
             blur.blur_pool(self)
