@@ -18,7 +18,7 @@ from lightning_resnet.shipped import recipe_file, references
 
 # Endings of files with weights, of which a missing one is no name of a run.
 FILES = (".ckpt", ".pth", ".pt", ".th", ".bin", ".safetensors", ".onnx", ".yaml")
-MOST_FOLDERS = 10_000  # that are searched for runs, which takes about a second
+MOST_FOLDERS = 10_000  # that are searched for runs
 MOST_SHOWN = 20  # runs that are listed where one is meant
 # files that our verbs write and none reads -> what to do
 PACKED = "is an archive: unpack it with `tar xf {}`, and name the run in it"
