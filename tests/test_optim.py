@@ -224,5 +224,5 @@ def test_a_recipe_names_muon(cli):
     args = [*TINY, "--model.optimizer", "ConvMuon", "--trainer.max_epochs", "3"]
     assert cli("fit", *args, "--model.optimizer.lr", "0.05")[0] == 0
     assert history("runs", "val/acc1")[-1] > 0.6
-    code, _, err = cli("fit", *TINY, "--model.optimizer", "Muon")
+    code, _, err = cli("fit", *TINY, "--model.optimizer", "torch.optim.Muon")
     assert code == 2 and err.count("\n") == 1 and "ConvMuon" in err

@@ -15,6 +15,8 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
+import traceback
 from pathlib import Path
 
 import pytest
@@ -205,8 +207,9 @@ def trained(tmp_path_factory):
 
 
 def _touch(*args, **kwargs):
-    """Leave the canary in place of what a download needs."""
-    Path("canary").write_text("network")
+    """Leave the canary in place of what a download needs; it tells who asked."""
+    stack = "".join(traceback.format_stack())
+    Path("canary").write_text(f"network, by thread {threading.current_thread().name}\n{stack}")
     raise OSError("no network")
 
 
@@ -631,7 +634,7 @@ def untyped(cli, monkeypatch):
     sys.modules.pop("untyped", None)
     yield cli
     sys.modules.pop("untyped", None)
-    assert not Path("canary").exists()
+    assert not Path("canary").exists(), Path("canary").read_text()
 
 
 @pytest.mark.parametrize(("flags", "said"), OWN.values(), ids=OWN)
