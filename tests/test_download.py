@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import pickle
 import re
 import sys
@@ -38,14 +39,19 @@ def sha256(content):
 
 
 def tar_of(files, compression="gz"):
-    """Pack (member, content) pairs; a member is a name or a TarInfo."""
+    """Pack (member, content) pairs; a member is a name or a TarInfo.
+
+    The bytes hold no time: names of tests contain their digest, and all processes of one run
+    must collect the same names.
+    """
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode=f"w:{compression}") as tar:
+    with tarfile.open(fileobj=packed, mode="w") as tar:
         for member, content in files:
             info = tarfile.TarInfo(member) if isinstance(member, str) else member
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    return packed.getvalue()
+    compress = {"gz": partial(gzip.compress, mtime=0), "xz": lzma.compress, "": bytes}[compression]
+    return compress(packed.getvalue())
 
 
 class Cifar:
