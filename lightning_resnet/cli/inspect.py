@@ -2,6 +2,8 @@
 
 import shlex
 from argparse import ArgumentTypeError, Namespace
+from pathlib import Path
+from typing import Any
 
 from lightning_resnet.arguments import TRUST, Parser, above_zero, device, positive
 from lightning_resnet.errors import UserError, tell
@@ -23,7 +25,12 @@ KINDS = {
     "similarity": "how alike the outputs of layers are, and those of two nets (linear CKA)",
     "alignment": "whether all blocks do the same small step (residual alignment, Li & Papyan 2023)",
     "shortcuts": "singular values of projections on shortcuts, and the energy of x they keep",
+    "why": "two runs, or twins of a sweep: all of these on one page, and what each says of the two",
 }
+
+
+DEFAULTS = {"batches": 4, "draws": 10, "images": 500, "points": 25}
+OF_WHY = DEFAULTS | {"draws": 5, "images": 200, "points": 11}  # minutes on two cores in all
 
 
 def make_parser() -> Parser:
@@ -51,31 +58,27 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--batches",
         type=positive,
-        default=4,
         metavar="N",
-        help="training batches (default: %(default)s)",
+        help=f"training batches (default: {_default('batches')})",
     )
     parser.add_argument(
         "--draws",
         type=positive,
-        default=10,
         metavar="N",
-        help="random choices each (default: %(default)s)",
+        help=f"random choices each (default: {_default('draws')})",
     )
     parser.add_argument(
         "--images",
         type=positive,
-        default=500,
         metavar="N",
         help="training images, not augmented, of landscape, curvature, similarity, "
-        "alignment (default: %(default)s)",
+        f"alignment (default: {_default('images')})",
     )
     parser.add_argument(
         "--points",
         type=_odd,
-        default=25,
         metavar="N",
-        help="landscape: points along each axis (default: %(default)s)",
+        help=f"landscape: points along each axis (default: {_default('points')})",
     )
     parser.add_argument(
         "--range",
@@ -112,6 +115,12 @@ def make_parser() -> Parser:
     return parser
 
 
+def _default(name: str) -> str:
+    """Return a flag's default, and that of `why` where it is another."""
+    number = DEFAULTS[name]
+    return str(number) if OF_WHY[name] == number else f"{number}; why: {OF_WHY[name]}"
+
+
 def _odd(text: str) -> int:
     """Read a number of points along an axis of which one is the net itself."""
     number = positive(text)
@@ -126,6 +135,9 @@ def run(args: Namespace) -> int:
     Raises:
         UserError: there is nothing to inspect.
     """
+    for name, number in (OF_WHY if args.what == "why" else DEFAULTS).items():
+        if getattr(args, name) is None:
+            setattr(args, name, number)
     if not args.targets and "--config" not in args.recipe_keys and "-c" not in args.recipe_keys:
         example = f"resnet-cli inspect {args.what} digits"
         raise UserError(f"inspect what? name a run or a recipe: {example}")
@@ -140,13 +152,32 @@ def run(args: Namespace) -> int:
 
     on = device_for(args.device)
     found = subjects(args.targets, args.recipe_keys, args.at, args.batches, on, args.trust)
+    command = shlex.join(["resnet-cli", "inspect", *args.words])
+    if args.what == "why":
+        return _why(args, [*found], command)
     frame, folder, title = inspect(args, found)
     if not args.as_json:
         tell(to_text(args.what, frame, title))
-    files = write(
-        args.what, frame, folder, title, shlex.join(["resnet-cli", "inspect", *args.words])
-    )
+    files = write(args.what, frame, folder, title, command)
     args.document |= {"title": title, "rows": rows(args.what, frame), "files": files}
+    for file in files:
+        tell(file)
+    return 0
+
+
+def _why(args: Namespace, found: list[Any], command: str) -> int:
+    """Compare two nets by all inspections; print the table and where the files lie; return 0."""
+    from lightning_resnet.analysis.inspection import why
+    from lightning_resnet.analysis.inspection.report import default_folder
+
+    args.folder = Path(args.out or default_folder(args.targets))
+    made = why.why(args, found)
+    if not args.as_json:
+        tell(why.to_text(made, args))
+    files = why.write(made, args, command)
+    left_out = [line for pair in made for line in pair.left_out]
+    args.document |= {"title": why.title(made), "rows": why.rows(made)}
+    args.document |= {"left_out": left_out, "files": files}
     for file in files:
         tell(file)
     return 0

@@ -4,12 +4,13 @@ config.yaml        reproduces the run, alone
 meta.json          code, versions, hardware, command
 metrics.jsonl      one row per log interval and per evaluation
 attempts/<n>.json  one file per start of the run: how far it came, how it ended
-checkpoints/       last, prev, best
+checkpoints/       last, prev, best; epoch-005 and such with --run.keep_epochs
 
 No file outside of this package names these files (tests/test_floor_plan.py).
 """
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from lightning_resnet.runs.status import (
     status_of,
 )
 
+KEPT_EPOCH = re.compile(r"epoch-(\d{3,})\.ckpt")
 END = "# The end of config.yaml: without this line the file is not whole.\n"
 
 
@@ -116,6 +118,18 @@ class Run:
         others = [self.checkpoints / "prev.ckpt", self.checkpoints / "best.ckpt"]
         existing = [file for file in others if os.path.lexists(file)]
         return [last, *existing] if existing or os.path.lexists(last) else []
+
+    def epoch_file(self, epoch: int) -> Path:
+        """Return the path of the checkpoint that --run.keep_epochs keeps after an epoch."""
+        return self.checkpoints / f"epoch-{epoch:03}.ckpt"
+
+    def kept_epochs(self) -> dict[int, Path]:
+        """Return the checkpoints that --run.keep_epochs has kept, by number of epochs."""
+        found = {}
+        for file in self.checkpoints.glob("epoch-*.ckpt"):
+            if match := KEPT_EPOCH.fullmatch(file.name):
+                found[int(match[1])] = file
+        return dict(sorted(found.items()))
 
     # -- configuration and metadata ----------------------------------------------------------------
 

@@ -50,8 +50,8 @@ def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Pa
     Raises:
         UserError: no net has anything of this kind.
     """
-    module = _module(args.what)
-    folder = Path(args.out or _default_folder(args.targets))
+    module = module_of(args.what)
+    folder = Path(args.out or default_folder(args.targets))
     args.folder = folder
     settings = []
     measured = []
@@ -67,7 +67,7 @@ def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Pa
         tell(f"inspected {len(measured)}: {with_label(subject.path)}, {subject.at}")
     if not measured:
         raise problem
-    keys, values = _labels(settings)
+    keys, values = labels(settings)
     for label, setting, table in zip(values, settings, measured, strict=True):
         table.insert(0, "net", describe(keys, label))
         table.insert(1, "seed", setting.get("seed"))
@@ -85,11 +85,12 @@ def _title(kind: str, settings: list[dict[str, Any]], frame: pd.DataFrame) -> st
     return f"{kind}, {' and '.join(sorted(states))}, n = {counts}, {' and '.join(sorted(data))}"
 
 
-def _module(kind: str) -> Any:
+def module_of(kind: str) -> Any:
+    """Return the module of a kind of inspection."""
     return import_module(f"lightning_resnet.analysis.inspection.{kind}")
 
 
-def _default_folder(targets: Sequence[str]) -> Path:
+def default_folder(targets: Sequence[str]) -> Path:
     """Return the folder `report` in the one run, or in the one folder of runs.
 
     A checkpoint in a run stands for the run. Otherwise the folder lies in the working directory.
@@ -103,7 +104,7 @@ def _default_folder(targets: Sequence[str]) -> Path:
     return folder / "report" if folder.is_dir() else Path("report")
 
 
-def _labels(settings: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def labels(settings: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Return the keys that tell the nets apart, seeds aside, and each net's values."""
     keys = list(dict.fromkeys(key for setting in settings for key in setting if key != "seed"))
     shown = []
@@ -127,7 +128,7 @@ def write(kind: str, frame: pd.DataFrame, folder: Path, title: str, command: str
         title: of figure and page.
         command: shown on the page.
     """
-    module = _module(kind)
+    module = module_of(kind)
     cells = summary(module, frame)
     heading = f"{title[0].upper()}{title[1:]}"
     told = [f"{heading}. {LINES}", *module.remarks(frame)]
@@ -145,13 +146,13 @@ def rows(kind: str, frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the summary for programs: a row per net and seed, under short names."""
     found = []
     for (net, seed), part in frame.groupby(["net", "seed"], sort=False, dropna=False):
-        found.append({"net": net, "seed": seed} | _module(kind).summarise(part))
+        found.append({"net": net, "seed": seed} | module_of(kind).summarise(part))
     return found
 
 
 def to_text(kind: str, frame: pd.DataFrame, title: str) -> str:
     """Return the summary as it fits a terminal, with remarks."""
-    module = _module(kind)
+    module = module_of(kind)
     remarks = [f"{title[0].upper()}{title[1:]}.", *module.remarks(frame)]
     return "\n\n".join([fitted(summary(module, frame), 1), *map(paragraph, remarks)]) + "\n"
 

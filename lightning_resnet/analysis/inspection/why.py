@@ -1,0 +1,756 @@
+"""Two nets measured by all inspections, on one page: what differs, and what that cannot say.
+
+`resnet-cli inspect why RUN_A RUN_B`
+
+Each sentence is chosen by thresholds on the measured values (`CLAIMS`). None names a cause: nets
+that differ in a measure also differ in their losses, and either may follow from the other.
+"""
+
+import math
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lightning_resnet.analysis.compare import page, tables
+from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
+from lightning_resnet.analysis.compare.tables import text
+from lightning_resnet.analysis.inspection.report import STATES, labels, module_of, summary
+from lightning_resnet.analysis.inspection.subjects import Subject, again, subjects
+from lightning_resnet.errors import UserError, tell
+from lightning_resnet.files import write_file
+from lightning_resnet.printing import fitted, markdown, paragraph
+from lightning_resnet.runs.reader import Run
+
+MOST_EPOCHS = 5  # kept checkpoints that are measured, spread over the training
+# one number per kept epoch; these kinds take seconds
+FOLLOWED = ("gradients", "responses", "similarity")
+BLIND = (
+    "No sentence here names a cause: nets that differ in a measure also differ in their losses, "
+    "and either may follow from the other. What differs before training cannot follow from the "
+    "loss, but need not decide it."
+)
+
+
+class Claim(NamedTuple):
+    """What one number of a measure says of two nets.
+
+    Attributes:
+        kind: of the inspection.
+        key: of the number in its summary, or in `_derived`.
+        what: what the number is, with its unit.
+        more: said if the numbers differ; {more} is the net with the larger one, {less} the other.
+        factor: least ratio of two numbers that counts as a difference; 0: see `points`.
+        points: least difference of two numbers that counts as one.
+        band: lowest and highest number that count as ordinary, and what is said of a net below,
+            within and above; None: nothing is said of one net.
+    """
+
+    kind: str
+    key: str
+    what: str
+    more: str
+    factor: float = 0.0
+    points: float = 0.0
+    band: tuple[float, float, str, str, str] | None = None
+
+
+LEARNED = (
+    0.8,
+    0.8,
+    "the loss is clearly below chance",
+    "the loss is clearly below chance",
+    "the loss is within 20 % of chance or above, so the net has learned little of these images",
+)
+EVEN = (
+    0.1,
+    10.0,
+    "the gradient shrinks more than tenfold on its way back",
+    "the gradient arrives at the first block within a factor of 10",
+    "the gradient grows more than tenfold on its way back",
+)
+STABLE = (
+    1.0,
+    1.0,
+    "gradient descent on all images would be stable at the recipe's lr",
+    "gradient descent on all images would be at the edge of stability at the recipe's lr",
+    "gradient descent on all images would be unstable at the recipe's lr",
+)
+CLAIMS = (
+    Claim(
+        "landscape",
+        "over_chance",
+        "training loss over that of chance",
+        "{less} fits the training images better",
+        factor=1.5,
+        band=LEARNED,
+    ),
+    Claim(
+        "landscape",
+        "better",
+        "share of the plane better than chance, %",
+        "the loss stays below chance farther around {more}",
+        points=10,
+    ),
+    Claim(
+        "landscape",
+        "bent",
+        "share of the plane that bends down, %",
+        "more of the plane around {more} is not convex",
+        points=10,
+    ),
+    Claim(
+        "curvature",
+        "largest",
+        "largest eigenvalue of the Hessian",
+        "the loss around {more} is curved more sharply",
+        factor=2,
+    ),
+    Claim(
+        "curvature",
+        "of_limit",
+        "largest eigenvalue over 2/lr",
+        "{more} is nearer to where gradient descent becomes unstable, or farther beyond",
+        factor=2,
+        band=STABLE,
+    ),
+    Claim(
+        "curvature",
+        "of_largest",
+        "smallest eigenvalue over the largest, without signs",
+        "the steepest way down is steeper around {more}, for the size of the largest eigenvalue",
+        points=0.1,
+    ),
+    Claim(
+        "gradients",
+        "first_last",
+        "norm of dE/dx, first over last block",
+        "on its way back the gradient of {more} grows more, or shrinks less",
+        factor=3,
+        band=EVEN,
+    ),
+    Claim(
+        "gradients",
+        "cosine",
+        "cosine of two images' gradients at the first block",
+        "two images ask for more similar changes in {more}",
+        points=0.05,
+    ),
+    Claim(
+        "gradients",
+        "confusion",
+        "lowest cosine of two batches' gradients",
+        "batches oppose each other more in {less}",
+        points=0.1,
+    ),
+    Claim(
+        "responses",
+        "std",
+        "standard deviation of a layer's response",
+        "the layers of {more} respond more strongly",
+        factor=1.5,
+    ),
+    Claim(
+        "responses",
+        "ratio",
+        "norm of F(x) over norm of x",
+        "F(x) is larger for the size of x in {more}; in a plain net F(x) is all of the output",
+        factor=1.5,
+    ),
+    Claim(
+        "responses",
+        "descent",
+        "cosine of F(x) and the way down the loss",
+        "F(x) points down the loss more in {more}",
+        points=0.05,
+    ),
+    Claim(
+        "alignment",
+        "beyond_chance",
+        "leading directions shared with the next block, over unrelated ones",
+        "successive blocks of {more} share more of their leading directions",
+        factor=2,
+    ),
+    Claim(
+        "alignment",
+        "top",
+        "share of a Jacobian's energy in as many directions as classes",
+        "the blocks of {more} act in fewer directions",
+        points=0.1,
+    ),
+    Claim(
+        "alignment",
+        "largest",
+        "largest singular value of a block's Jacobian",
+        "a block of {more} can change more by a small change of its input",
+        factor=2,
+    ),
+    Claim(
+        "similarity",
+        "first_last",
+        "CKA of first and last block",
+        "the last block of {less} is less like its first",
+        points=0.2,
+    ),
+    Claim(
+        "similarity",
+        "alike_share",
+        "share of the blocks that end the net with nearly the same output, %",
+        "more of the last blocks of {more} repeat one output, up to rotation and scale",
+        points=10,
+    ),
+    Claim(
+        "similarity",
+        "to_first",
+        "mean over blocks of the highest CKA to a block of the first net",
+        "",
+        band=(
+            0.5,
+            0.9,
+            "most outputs of its blocks have no counterpart in the first net",
+            "the outputs of its blocks are partly like those of the first net",
+            "nearly each block has a counterpart in the first net",
+        ),
+    ),
+    Claim(
+        "probes",
+        "first",
+        "validation error of a linear probe on the first block, %",
+        "the first block of {less} separates the classes better",
+        points=5,
+    ),
+    Claim(
+        "probes",
+        "last",
+        "validation error of a linear probe on the last block, %",
+        "the last block of {less} separates the classes better",
+        points=5,
+    ),
+    Claim(
+        "probes",
+        "lost",
+        "error of the last block's probe minus that of the best block, points",
+        "in {more} later blocks undo more of the separation that an earlier one has",
+        points=5,
+    ),
+    Claim(
+        "probes",
+        "recovered",
+        "share of the input recovered after the last block, %",
+        "the output of {more} still holds more of the input that a linear decoder finds",
+        points=10,
+    ),
+    Claim(
+        "probes",
+        "cosine",
+        "cosine of two images' outputs of the last block",
+        "two images look more alike to the last block of {more}",
+        points=0.1,
+    ),
+    Claim(
+        "lesions",
+        "harm_one",
+        "error added by deleting one block in the middle, points",
+        "{more} depends more on its single blocks",
+        points=5,
+    ),
+    Claim(
+        "lesions",
+        "harm_moved",
+        "error added by moving half of the blocks, points",
+        "{more} depends more on the order of its blocks",
+        points=5,
+    ),
+    Claim(
+        "paths",
+        "longest_share",
+        "longest path of the effective depth, share of all blocks",
+        "the gradient of {more} takes longer ways; a plain net has one path, through all blocks",
+        points=0.1,
+    ),
+    Claim(
+        "shortcuts",
+        "kept",
+        "share of x's energy that projections keep",
+        "projections of {more} keep more of x",
+        points=0.1,
+    ),
+)
+CANNOT = {
+    "landscape": "a plane of two random directions does not show the directions in which training "
+    "moves, and nets of different loss lie at different heights.",
+    "curvature": "the Hessian is that of a few images in eval mode; training sees batch "
+    "statistics, small batches and momentum.",
+    "gradients": "the size of a gradient does not tell whether steps along it lower the loss.",
+    "responses": "how large F(x) is does not tell whether it is of use; lesions tell that.",
+    "alignment": "blocks that share directions need not do the same work, and a net that has "
+    "learned little has no alignment to expect.",
+    "similarity": "CKA follows the directions of largest variance; layers may do different work "
+    "at a high CKA.",
+    "probes": "what is not found by a linear probe or decoder may be there in another form.",
+    "lesions": "a net without lesion that errs as often as chance has nothing to lose: little harm "
+    "says little there.",
+    "paths": "sampled paths of one batch; which of them training needs is not measured.",
+    "shortcuts": "how much of x passes does not tell what the next blocks need.",
+}
+# what an untrained net has nothing to tell of is left out before training
+BEFORE = tuple(kind for kind in CANNOT if kind not in ("lesions", "shortcuts"))
+
+
+class Verdict(NamedTuple):
+    """What a claim says of a pair in one state.
+
+    Attributes:
+        claim: the claim.
+        at: the state.
+        a: number of the first net, a mean over seeds; NaN if it was not measured.
+        b: number of the second net.
+        larger: a | b | alike; empty where a number is missing.
+        sentence: in words.
+    """
+
+    claim: Claim
+    at: str
+    a: float
+    b: float
+    larger: str
+    sentence: str
+
+
+@dataclass
+class Pair:
+    """Two nets, each trained with one seed or several.
+
+    Attributes:
+        names: what sets the first net apart, and the second.
+        nets: their subjects, a list for each.
+        differ: settings in which they differ, in words.
+        frames: state -> kind -> rows of both nets.
+        verdicts: what the claims say, in the order of the page.
+        left_out: lines that tell which measures could not be made, and why.
+    """
+
+    names: list[str]
+    nets: list[list[Subject]]
+    differ: str
+    frames: dict[str, dict[str, pd.DataFrame]] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def pairs(found: Sequence[Subject]) -> list[Pair]:
+    """Return the pairs: the two nets that there are, or residual nets with their plain twins.
+
+    Raises:
+        UserError: there are no two different nets, or more than two and no twins.
+    """
+    nets: dict[str, list[Subject]] = {}
+    for subject in found:
+        same = {key: text(value) for key, value in _settings(subject).items() if key != "seed"}
+        nets.setdefault(repr(sorted(same.items())), []).append(subject)
+    groups = list(nets.values())
+    if len(groups) < 2:
+        raise UserError(
+            "why compares two different nets, and here is one (seeds aside): give two runs, or a "
+            "folder of runs that differ in model.net.shortcut"
+        )
+    if len(groups) == 2:
+        return [_pair(*groups)]
+    made = []
+    for group in groups:
+        for other in groups:
+            one, two = (_settings(part[0]) for part in (group, other))
+            keys = {key for key in {*one, *two} if text(one.get(key)) != text(two.get(key))}
+            if keys - {"seed"} == {"shortcut"} and text(two["shortcut"]) == "none":
+                made.append(_pair(group, other))
+    if not made:
+        raise UserError(
+            f"of these {len(groups)} nets no two differ in model.net.shortcut alone, where one is "
+            "none: give two runs"
+        )
+    return made
+
+
+def _settings(subject: Subject) -> dict[str, Any]:
+    """Return the settings of a net, without the state that it is in."""
+    return {key: value for key, value in subject.settings.items() if key != "at"}
+
+
+def _pair(first: list[Subject], second: list[Subject]) -> Pair:
+    settings = [_settings(first[0]), _settings(second[0])]
+    keys, values = labels(settings)
+    names = [tables.describe(keys, one) for one in values]
+    told = []
+    for key in dict.fromkeys([*settings[0], *settings[1]]):
+        one, two = (text(each.get(key)) for each in settings)
+        if one != two and key != "seed":
+            told.append(f"{key} ({one or 'unset'} and {two or 'unset'})")
+    return Pair(names, [first, second], ", ".join(told))
+
+
+def why(args: Namespace, found: Sequence[Subject]) -> list[Pair]:
+    """Measure pairs of nets before, during and after training.
+
+    Args:
+        args: flags of `resnet-cli inspect`, with `folder`, where results lie.
+        found: the nets, as trained, or before training if there are no weights.
+
+    Raises:
+        UserError: there is no pair, or nothing could be measured.
+    """
+    made = pairs(found)
+    for pair in made:
+        is_trained = all(subject.state is not None for net in pair.nets for subject in net)
+        start = [[_before(subject, args) for subject in net] for net in pair.nets]
+        _measure(pair, "init", start, args, BEFORE)
+        if is_trained:
+            _follow(pair, args)
+            _measure(pair, "end", pair.nets, args, tuple(CANNOT))
+        else:
+            pair.left_out.append("after training: no weights were given, only recipes")
+    if not any(pair.verdicts for pair in made):
+        raise UserError(f"nothing could be measured: {made[0].left_out[0]}")
+    return made
+
+
+def _before(subject: Subject, args: Namespace) -> Subject:
+    """Return the net as its recipe makes it, with its seed."""
+    return again(subject, args.recipe_keys or []) if subject.foreign else subject
+
+
+def _measure(
+    pair: Pair,
+    at: str,
+    nets: Sequence[Sequence[Subject]],
+    args: Namespace,
+    kinds: Sequence[str],
+) -> None:
+    """Measure kinds in one state; add frames, verdicts and what is left out."""
+    frames = {}
+    reasons: dict[str, list[str]] = {}
+    for kind in kinds:
+        own = Namespace(**vars(args) | {"what": kind})
+        parts = []
+        for name, net in zip(pair.names, nets, strict=True):
+            for subject in net:
+                try:
+                    table = module_of(kind).measure(subject, own)
+                except UserError as e:
+                    reasons.setdefault(f"{name}: {e}", []).append(kind)
+                    continue
+                table.insert(0, "net", name)
+                table.insert(1, "seed", _settings(subject).get("seed"))
+                parts.append(table)
+        tell(f"measured {_state(at)}: {kind}")
+        if parts:
+            frames[kind] = pd.concat(parts, ignore_index=True)
+            pair.verdicts += _verdicts(kind, at, pair.names, frames[kind])
+    pair.frames[at] = frames
+    for reason, missing in reasons.items():
+        pair.left_out.append(f"{', '.join(dict.fromkeys(missing))}, {_state(at)}: {reason}")
+
+
+def _state(at: str) -> str:
+    return STATES["last"] if at == "end" else STATES.get(at, at)
+
+
+def numbers(kind: str, table: pd.DataFrame) -> dict[str, float]:
+    """Return the numbers of one net that claims are about: its summary, and what follows from it.
+
+    Args:
+        kind: of the inspection.
+        table: rows of one net of one seed.
+    """
+    row = dict(module_of(kind).summarise(table))
+    match kind:
+        case "landscape":
+            row["over_chance"] = row["loss"] / math.log(table["classes"].iloc[0])
+        case "curvature":
+            row["of_limit"] = row["largest"] / row["limit"]
+            row["of_largest"] = (
+                abs(row["smallest"] / row["largest"]) if row["largest"] else math.nan
+            )
+        case "alignment" if "next" in row:
+            row["beyond_chance"] = row["next"] / row["unrelated"]
+        case "similarity":
+            row["alike_share"] = 100 * row["alike"] / row["blocks"]
+        case "probes":
+            row["lost"] = row["last"] - table["val"].iloc[1:].min()
+        case "lesions":
+            row["harm_one"] = row["one_middle"] - row["unharmed"]
+            row["harm_moved"] = row["half_moved"] - row["unharmed"]
+        case "paths":
+            row["longest_share"] = row["longest"] / row["blocks"]
+    return row
+
+
+def _of_seeds(kind: str, frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the numbers of one net, a row for each seed."""
+    part = frame[frame["net"] == name]
+    return pd.DataFrame([numbers(kind, one) for _, one in part.groupby("seed", dropna=False)])
+
+
+def _verdicts(kind: str, at: str, names: Sequence[str], frame: pd.DataFrame) -> Iterator[Verdict]:
+    """Yield what the claims of a kind say."""
+    found = [_of_seeds(kind, frame, name) for name in names]
+    for claim in CLAIMS:
+        if claim.kind != kind:
+            continue
+        columns = [
+            rows[claim.key].to_numpy(float) if claim.key in rows else np.array([math.nan])
+            for rows in found
+        ]
+        if any(np.isfinite(column).any() for column in columns):
+            yield judge(claim, at, names, *columns)
+
+
+def judge(
+    claim: Claim, at: str, names: Sequence[str], first: np.ndarray, second: np.ndarray
+) -> Verdict:
+    """Return what a claim says of two nets.
+
+    Args:
+        claim: the claim.
+        at: the state.
+        names: of the nets.
+        first: the number of the first net, for each seed.
+        second: that of the second.
+    """
+    a = float(np.mean(first))
+    b = float(np.mean(second))
+    sentence = f"{claim.what}: {_number(a)} in {names[0]}, {_number(b)} in {names[1]}"
+    larger = ""
+    if math.isfinite(a) and math.isfinite(b):
+        larger = _larger(claim, first, second)
+        least = f"{claim.factor:g} times" if claim.factor else f"{claim.points:g}"
+        if larger == "alike":
+            sentence += f"; less than {least} apart, or ranges of seeds that overlap: no difference"
+        else:
+            more, less = names if larger == "a" else reversed(names)
+            sentence += f"; {claim.more.format(more=more, less=less)}"
+    if claim.band:
+        for name, value in zip(names, (a, b), strict=True):
+            if math.isfinite(value):
+                sentence += f". {name}: {_place(claim.band, value)}"
+    return Verdict(claim, at, a, b, larger, f"{sentence}.")
+
+
+def _larger(claim: Claim, first: np.ndarray, second: np.ndarray) -> str:
+    """Return which net's number is larger by what counts: a, b or alike."""
+    a = float(np.mean(first))
+    b = float(np.mean(second))
+    low, high = sorted((a, b))
+    if claim.factor:
+        differs = high > low and (low <= 0 or high / low >= claim.factor)
+    else:
+        differs = high - low >= claim.points
+    upper, lower = (first, second) if a > b else (second, first)
+    if not differs or upper.min() <= lower.max():
+        return "alike"
+    return "a" if a > b else "b"
+
+
+def _place(band: tuple[float, float, str, str, str], value: float) -> str:
+    """Return what is said of a number below, within or above a band."""
+    low, high, below, within, above = band
+    if value < low:
+        return below
+    return above if value > high else within
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "not measured"
+
+
+# -- during training -------------------------------------------------------------------------------
+
+
+def _follow(pair: Pair, args: Namespace) -> None:
+    """Measure kept epochs that all nets of a pair have, or add a line that there are none."""
+    files = [[Run(subject.path).kept_epochs() for subject in net] for net in pair.nets]
+    shared = sorted(set.intersection(*(set(kept) for net in files for kept in net)))
+    if not shared:
+        pair.left_out.append(
+            "during training: the runs have no kept checkpoints of the same epochs; fit with "
+            "--run.keep_epochs 5 keeps every fifth"
+        )
+        return
+    places = np.linspace(0, len(shared) - 1, min(MOST_EPOCHS, len(shared)))
+    for epoch in [shared[round(place)] for place in places]:
+        nets = []
+        for net, kept in zip(pair.nets, files, strict=True):
+            words = [str(one[epoch]) for one in kept]
+            on = net[0].device
+            nets.append([*subjects(words, args.recipe_keys, "last", args.batches, on, args.trust)])
+        _measure(pair, f"epoch {epoch}", nets, args, FOLLOWED)
+
+
+def _epochs(pair: Pair) -> dict[int, str]:
+    """Return the epochs of what was measured before and during training, and their states."""
+    states = [at for at in pair.frames if at.startswith("epoch ")]
+    if not states:
+        return {}
+    return {0: "init"} | {int(at.removeprefix("epoch ")): at for at in states}
+
+
+def course(pair: Pair) -> pd.DataFrame:
+    """Return the numbers of the claims by epoch, a row per net, seed and epoch."""
+    rows = []
+    for epoch, at in _epochs(pair).items():
+        for name in pair.names:
+            parts = []
+            for kind in FOLLOWED:
+                if kind in pair.frames[at]:
+                    of_seeds = _of_seeds(kind, pair.frames[at][kind], name)
+                    parts.append(of_seeds.add_prefix(f"{kind} "))
+            joined = pd.concat(parts, axis=1) if parts else pd.DataFrame(index=[0])
+            rows.append(joined.assign(net=name, epoch=epoch))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _course_figures(pair: Pair) -> list[Drawing]:
+    """Draw the numbers of the claims over epochs, wide and narrow."""
+    frame = course(pair)
+    each = []
+    for claim in CLAIMS:
+        column = f"{claim.kind} {claim.key}"
+        if column in frame:
+            each.append(Panel(column, claim.what, "epoch", "epoch", log=claim.factor >= 3))
+    return [panels(frame, each), panels(frame, each, narrow=True)]
+
+
+def _course_sentences(pair: Pair) -> list[str]:
+    """Return for each followed claim at which epochs which net's number is larger."""
+    found = []
+    epochs = _epochs(pair)
+    for claim in CLAIMS:
+        told = []
+        for epoch, at in epochs.items():
+            for verdict in pair.verdicts:
+                if verdict.claim is claim and verdict.at == at and verdict.larger:
+                    told.append((epoch, _winner(pair, verdict)))
+        if claim.kind in FOLLOWED and told:
+            listed = ", ".join(f"{winner} at epoch {epoch}" for epoch, winner in told)
+            found.append(f"{claim.what}, larger in: {listed}.")
+    return found
+
+
+def _winner(pair: Pair, verdict: Verdict) -> str:
+    if verdict.larger == "alike":
+        return "neither"
+    return pair.names["ab".index(verdict.larger)] if verdict.larger else ""
+
+
+# -- what is written -------------------------------------------------------------------------------
+
+
+def title(made: Sequence[Pair]) -> str:
+    """Return `why: depth 56, residual (A) against depth 56, plain`."""
+    return f"why: {'; '.join(' against '.join(pair.names) for pair in made)}"
+
+
+def _facts(pair: Pair, args: Namespace) -> list[str]:
+    """Return what was compared, and with how much data."""
+    counts = [len(net) for net in pair.nets]
+    seeds = "means over seeds" if max(counts) > 1 else "the spread between seeds is not known"
+    source = text(pair.nets[0][0].settings.get("source")).rpartition(".")[2]
+    return [
+        f"{pair.names[0]} against {pair.names[1]} on {source}; n = {counts[0]} and {counts[1]}: "
+        f"{seeds}. They differ in {pair.differ}; which of these a difference below belongs to is "
+        "not measured.",
+        f"Measured with {args.images} training images, {args.batches} training batches, "
+        f"{args.points} points along each axis of the landscape and {args.draws} random draws; "
+        "other images or draws give other numbers.",
+        BLIND,
+    ]
+
+
+def cells(pair: Pair) -> list[list[str]]:
+    """Return the table of all claims before and after training, header first."""
+    rows = [["measure", "at", *pair.names, "larger in"]]
+    for verdict in pair.verdicts:
+        if not verdict.at.startswith("epoch "):
+            name = f"{verdict.claim.kind}: {verdict.claim.what}"
+            values = [_number(verdict.a), _number(verdict.b)]
+            rows.append([name, verdict.at, *values, _winner(pair, verdict)])
+    return rows
+
+
+def to_text(made: Sequence[Pair], args: Namespace) -> str:
+    """Return what a terminal shows: the table of each pair, and what is left out."""
+    parts = []
+    for pair in made:
+        parts += [fitted(cells(pair), 2), *map(paragraph, _facts(pair, args))]
+        parts += [paragraph(f"left out: {line}") for line in pair.left_out]
+    return "\n\n".join(parts) + "\n"
+
+
+def rows(made: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Return the verdicts for programs."""
+    found = []
+    for pair in made:
+        for verdict in pair.verdicts:
+            row = {"net_a": pair.names[0], "net_b": pair.names[1], "at": verdict.at}
+            row |= {"kind": verdict.claim.kind, "key": verdict.claim.key}
+            row |= {"a": verdict.a, "b": verdict.b, "larger": verdict.larger}
+            found.append(row | {"sentence": verdict.sentence})
+    return found
+
+
+def write(made: Sequence[Pair], args: Namespace, command: str) -> list[Path]:
+    """Write why.html, .md and .csv; return the files."""
+    body = []
+    lines = [f"# {title(made)}"]
+    for pair in made:
+        facts = _facts(pair, args)
+        left_out = [f"Left out: {line}" for line in pair.left_out]
+        body += [page.heading(" against ".join(pair.names)), *map(page.note, facts)]
+        body += [page.table(cells(pair), 2, wrap=True), *map(page.note, left_out)]
+        lines += [*facts, markdown(cells(pair), 2), *left_out]
+        for at in ("init", "end"):
+            for kind, frame in pair.frames.get(at, {}).items():
+                body += _section(pair, at, kind, frame)
+                lines += [f"## {_heading(kind, at)}", *_said(pair, at, kind)]
+            if at == "init" and _epochs(pair):
+                sentences = _course_sentences(pair)
+                caption = "Over epochs; 0 is before training."
+                body += [page.heading("During training")]
+                body += [page.drawing(_course_figures(pair), caption), *map(page.note, sentences)]
+                lines += ["## During training", *sentences]
+    heading = title(made)
+    contents = {
+        "why.csv": tables.as_csv(pd.DataFrame(rows(made))),
+        "why.md": "\n\n".join(lines) + "\n",
+        "why.html": page.page(f"{heading[0].upper()}{heading[1:]}", body, None, command),
+    }
+    return [write_file(args.folder / name, text.encode()) for name, text in contents.items()]
+
+
+def _heading(kind: str, at: str) -> str:
+    return f"{kind[0].upper()}{kind[1:]}, {_state(at)}"
+
+
+def _said(pair: Pair, at: str, kind: str) -> list[str]:
+    """Return what a kind says in one state, and what it cannot say."""
+    sentences = []
+    for verdict in pair.verdicts:
+        if verdict.claim.kind == kind and verdict.at == at:
+            sentences.append(f"{verdict.sentence[0].upper()}{verdict.sentence[1:]}")
+    return [*sentences, f"Cannot say: {CANNOT[kind]}"]
+
+
+def _section(pair: Pair, at: str, kind: str, frame: pd.DataFrame) -> list[str]:
+    """Return the part of the page on one kind in one state."""
+    module = module_of(kind)
+    figures = [module.figure(frame), module.figure(frame, narrow=True)]
+    told = "".join(page.note(remark) for remark in module.remarks(frame))
+    return [
+        page.heading(_heading(kind, at)),
+        *map(page.note, _said(pair, at, kind)),
+        page.drawing(figures, f"{' against '.join(pair.names)}, {_state(at)}."),
+        page.folded("Numbers and columns", page.table(summary(module, frame)) + told),
+    ]
