@@ -303,7 +303,8 @@ SAID = {
     "model_ema use_ema": "--model.ema.decay 0.999 keeps a moving average of the weights",
     "save_every save_period save_freq save_interval checkpoint_interval save_steps "
     "recovery_interval": (
-        "checkpoints are written after each epoch, and within one each --run.save_minutes MINUTES"
+        "checkpoints are written after each epoch, and within one each --run.save_minutes MINUTES; "
+        "--run.keep_epochs N keeps the weights of every N-th"
     ),
     "save_top_k save_best checkpoint_hist": (
         "--run.keep all, weights or none tells which checkpoints stay"

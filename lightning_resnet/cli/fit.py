@@ -337,7 +337,11 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     }
     make_checkpoints = UnwrittenCheckpoints if run.dry else Checkpoints
     checkpoints = make_checkpoints(
-        rundir.checkpoints, origin, run.save_minutes, rundir.ready_for_checkpoint
+        rundir.checkpoints,
+        origin,
+        run.save_minutes,
+        rundir.ready_for_checkpoint,
+        run.keep_epochs,
     )
     progress = Progress(show=trainer.progress_bar_callback is None and not run.dry)
     watchdog = Watchdog(rundir.path, run.hang_s)

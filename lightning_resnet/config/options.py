@@ -30,6 +30,8 @@ class RunOptions:
         save_minutes: minutes between two checkpoints within an epoch.
         keep: checkpoints of a finished run: all (last, prev, best) | weights (last and best,
             without what only a continuation needs) | none.
+        keep_epochs: keep the weights after every so many epochs, as epoch-005.ckpt and so on; null:
+            none.
         hang_s: seconds without a step after which a rank is taken to hang, tells where, and ends
             the run.
         point: key of the sweep point that this run is; then a run of another name that has the
@@ -51,6 +53,7 @@ class RunOptions:
     threads: int | None = None
     save_minutes: float = 10.0
     keep: Literal["all", "weights", "none"] = "all"
+    keep_epochs: int | None = None
     hang_s: float = 600.0
     point: str | None = None
     label: str | None = None

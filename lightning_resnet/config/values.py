@@ -65,6 +65,7 @@ NUMBERS = {
     "run.replicate": Range(1, 1_000_000),
     "run.threads": Range(1, 4_096),
     "run.save_minutes": Range(0, 10**6),
+    "run.keep_epochs": Range(1, 1_000_000),
     "run.hang_s": Range(1, 10**7),
     "CifarResNet.depth": Range(3, 10_000),
     "CifarResNet.width": Range(1, 65_536),

@@ -149,9 +149,15 @@ def _net(experiment: Experiment) -> Iterator[Finding]:
 
 
 def _runs(experiment: Experiment) -> Iterator[Finding]:
-    """Check the disk of the run: last, prev and best.ckpt, of weights, average and a momentum."""
+    """Check the disk of the run: last, prev and best.ckpt, of weights, average and a momentum.
+
+    With --run.keep_epochs also the weights of the kept epochs.
+    """
     tensors = [*experiment.task.state_dict().values(), *experiment.task.net.parameters()]
     needed = 3 * sum(t.nbytes for t in tensors) / GB
+    if every := experiment.config.run.keep_epochs:
+        kept = max(0, experiment.trainer.max_epochs or 0) // every
+        needed += kept * sum(t.nbytes for t in experiment.task.state_dict().values()) / GB
     yield room("runs", Path(experiment.config.run.root), max(1.0, 2 * needed), needed)
 
 

@@ -2,6 +2,7 @@
 
 `last.ckpt` is written after every epoch, every few minutes and when a signal asks for it; its
 predecessor is kept as `prev.ckpt`; `best.ckpt` has the highest val/acc1, the earliest among equals.
+With `--run.keep_epochs`, weights of some epochs stay as `epoch-005.ckpt` and so on.
 Training waits only until the tensors are copied to host memory.
 """
 
@@ -28,6 +29,7 @@ from lightning_resnet.runs.checkpoint import (
     load_checkpoint,
     write_checkpoint,
 )
+from lightning_resnet.runs.reader import Run
 from lightning_resnet.ulimits import limit_met
 
 HANG_S = 300.0  # seconds after which a write counts as hanging
@@ -118,6 +120,7 @@ class Checkpoints(Callback):
         minutes: minutes between two saves within an epoch.
         may_write: called before a file takes its name; prepares the run directory for it, and
             returns whether this attempt still owns the run.
+        keep_epochs: keep the weights after every so many epochs; None: of no epoch.
 
     Attributes:
         best: highest val/acc1 so far; -1 before the first evaluation.
@@ -130,8 +133,10 @@ class Checkpoints(Callback):
         origin: dict[str, Any],
         minutes: float = 10.0,
         may_write: Callable[[], bool] = lambda: True,
+        keep_epochs: int | None = None,
     ) -> None:
         self.folder = folder
+        self.keep_epochs = keep_epochs
         self.origin = origin
         self.seconds = 60 * minutes
         self.may_write = may_write
@@ -140,6 +145,7 @@ class Checkpoints(Callback):
         self._step = -1  # optimizer steps of the newest snapshot; -1: take one at the next call
         self._better = False  # whether the next snapshot is the best so far
         self._saved_at = time.monotonic()
+        self._kept: Path | None = None  # file that keeps the epoch of the next snapshot
         self._missed_best: dict[str, Any] | None = None  # best snapshot, if its write failed
         self._writer: threading.Thread | None = None
 
@@ -181,6 +187,9 @@ class Checkpoints(Callback):
         self._better = accuracy > self.best
         self.best = max(self.best, accuracy)
         self._step = -1  # save again even without a new step: the epoch has been evaluated
+        epochs = trainer.current_epoch + 1
+        if self.keep_epochs and epochs % self.keep_epochs == 0:
+            self._kept = Run(self.folder.parent).epoch_file(epochs)
 
     @property
     def due(self) -> bool:
@@ -203,11 +212,13 @@ class Checkpoints(Callback):
         self._saved_at = time.monotonic()
         better = self._better
         self._better = False
+        kept = self._kept
+        self._kept = None
         if trainer.is_global_zero:
             state = tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), state)
             self._wait()
             self._writer = threading.Thread(
-                target=self._write, args=(state, better), name="Checkpoints", daemon=True
+                target=self._write, args=(state, better, kept), name="Checkpoints", daemon=True
             )
             self._writer.start()
         return True
@@ -237,6 +248,9 @@ class Checkpoints(Callback):
         """
         if what == "all":
             return
+        if what == "none":
+            for path in Run(self.folder.parent).kept_epochs().values():
+                path.unlink()
         for name in ("prev", "last", "best"):
             path = self.folder / f"{name}.ckpt"
             if what == "none" or name == "prev" or not path.exists():
@@ -259,21 +273,25 @@ class Checkpoints(Callback):
                     "no further"
                 )
 
-    def _write(self, state: dict[str, Any], better: bool) -> None:
+    def _write(self, state: dict[str, Any], better: bool, kept: Path | None) -> None:
         """Write a snapshot, in the thread; print an error at once, without ending the training.
 
         If the write of an earlier best snapshot failed and this one is not better, write that one
         first.
         """
+        file = self.folder / "last.ckpt"
         try:
             if self._missed_best and not better:
                 write_checkpoint(self._missed_best, self.folder / "best.ckpt")
             self._missed_best = None
             write_checkpoint(
                 state,
-                self.folder / "last.ckpt",
+                file,
                 lambda temporary: self._make_room(temporary, better),
             )
+            if kept:
+                file = kept
+                write_checkpoint({key: state[key] for key in WEIGHTS}, kept)
             self.error = ""
         # Many errors are possible: no space, no permission, a missing folder, a newer attempt.
         except Exception as e:  # noqa: BLE001
@@ -282,7 +300,7 @@ class Checkpoints(Callback):
             if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
                 told += " (free some space)"
             why = limit_met(e) or told
-            self.error = f"cannot save {self.folder / 'last.ckpt'}: {why}"
+            self.error = f"cannot save {file}: {why}"
             print(f"warning: {self.error}; training goes on and tries again", flush=True)
 
     def _make_room(self, temporary: Path, better: bool) -> None:

@@ -4,6 +4,7 @@ The training is that of `fit`, with its loop, ranks and callbacks; this callback
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -163,7 +164,7 @@ class DryRun(Callback):
 class UnwrittenCheckpoints(Checkpoints):
     """Checkpoints of a dry run: copied to host memory as in a training, and not written."""
 
-    def _write(self, state: dict[str, Any], better: bool) -> None:
+    def _write(self, state: dict[str, Any], better: bool, kept: Path | None) -> None:
         """Skip the write, because a dry run leaves no checkpoint behind."""
 
 

@@ -24,8 +24,9 @@ from lightning_resnet.runs.reader import Run
 def pack(runs: Sequence[Run], out: Path) -> list[str]:
     """Write an archive of runs, and return the names of the files in it.
 
-    Secrets in texts are masked; of the checkpoints `last` and `best` the archive has what
-    `--run.keep weights` keeps. Several runs lie in folders named like those they were in.
+    Secrets in texts are masked; of the checkpoints `last`, `best` and those of kept epochs the
+    archive has what `--run.keep weights` keeps. Several runs lie in folders named like those they
+    were in.
 
     Args:
         runs: readers of run directories.
@@ -76,7 +77,7 @@ def _members(run: Run) -> Iterator[tuple[str, bytes]]:
         with open_plain(file) as plain:
             text = plain.read().decode(errors="replace")
         yield file.relative_to(run.path).as_posix(), mask(text).encode()
-    for file in weights:
+    for file in [*weights, *run.kept_epochs().values()]:
         full = load_checkpoint(file)
         buffer = io.BytesIO()
         torch.save({key: full[key] for key in WEIGHTS if key in full}, buffer)

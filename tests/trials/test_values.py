@@ -57,6 +57,7 @@ NUMBERS = {  # option -> which of WRONG it takes, after flags that choose its cl
         "run.replicate": set(),
         "run.threads": NULL,
         "run.save_minutes": FLOATS,
+        "run.keep_epochs": NULL,
         "run.hang_s": FLOATS,
         "model.net.depth": set(),
         "model.net.width": set(),

@@ -8,7 +8,7 @@ that differ in a measure also differ in their losses, and either may follow from
 
 import math
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -251,6 +251,7 @@ CLAIMS = (
         "two images look more alike to the last block of {more}",
         points=0.1,
     ),
+    Claim("lesions", "unharmed", "validation error, %", "{less} errs less", points=1),
     Claim(
         "lesions",
         "harm_one",
@@ -299,6 +300,9 @@ CANNOT = {
 }
 # what an untrained net has nothing to tell of is left out before training
 BEFORE = tuple(kind for kind in CANNOT if kind not in ("lesions", "shortcuts"))
+
+
+NOTHING = np.array([math.nan])  # what a net without the number has
 
 
 class Verdict(NamedTuple):
@@ -448,7 +452,7 @@ def _measure(
         tell(f"measured {_state(at)}: {kind}")
         if parts:
             frames[kind] = pd.concat(parts, ignore_index=True)
-            pair.verdicts += _verdicts(kind, at, pair.names, frames[kind])
+            _judge_kind(pair, at, kind, frames[kind])
     pair.frames[at] = frames
     for reason, missing in reasons.items():
         pair.left_out.append(f"{', '.join(dict.fromkeys(missing))}, {_state(at)}: {reason}")
@@ -494,18 +498,25 @@ def _of_seeds(kind: str, frame: pd.DataFrame, name: str) -> pd.DataFrame:
     return pd.DataFrame([numbers(kind, one) for _, one in part.groupby("seed", dropna=False)])
 
 
-def _verdicts(kind: str, at: str, names: Sequence[str], frame: pd.DataFrame) -> Iterator[Verdict]:
-    """Yield what the claims of a kind say."""
-    found = [_of_seeds(kind, frame, name) for name in names]
+def _judge_kind(pair: Pair, at: str, kind: str, frame: pd.DataFrame) -> None:
+    """Add what the claims of a kind say, and a line on those that have no number."""
+    found = [_of_seeds(kind, frame, name) for name in pair.names]
+    missing = []
     for claim in CLAIMS:
         if claim.kind != kind:
             continue
-        columns = [
-            rows[claim.key].to_numpy(float) if claim.key in rows else np.array([math.nan])
-            for rows in found
-        ]
+        columns = []
+        for numbers_of in found:
+            has_any = claim.key in numbers_of
+            columns.append(numbers_of[claim.key].to_numpy(float) if has_any else NOTHING)
         if any(np.isfinite(column).any() for column in columns):
-            yield judge(claim, at, names, *columns)
+            pair.verdicts.append(judge(claim, at, pair.names, *columns))
+        else:
+            missing.append(claim.what)
+    if missing:
+        pair.left_out.append(
+            f"{kind}, {_state(at)}: these nets have no value of {'; '.join(missing)}"
+        )
 
 
 def judge(
@@ -563,7 +574,7 @@ def _place(band: tuple[float, float, str, str, str], value: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "not measured"
+    return f"{value:.3g}" if math.isfinite(value) else "none"
 
 
 # -- during training -------------------------------------------------------------------------------
@@ -659,24 +670,33 @@ def _facts(pair: Pair, args: Namespace) -> list[str]:
     seeds = "means over seeds" if max(counts) > 1 else "the spread between seeds is not known"
     source = text(pair.nets[0][0].settings.get("source")).rpartition(".")[2]
     return [
-        f"{pair.names[0]} against {pair.names[1]} on {source}; n = {counts[0]} and {counts[1]}: "
-        f"{seeds}. They differ in {pair.differ}; which of these a difference below belongs to is "
-        "not measured.",
+        f"a: {pair.names[0]}; b: {pair.names[1]}; =: they are less than the threshold apart. "
+        f"{source}; n = {counts[0]} and {counts[1]}: {seeds}. The recipes differ in {pair.differ}.",
         f"Measured with {args.images} training images, {args.batches} training batches, "
-        f"{args.points} points along each axis of the landscape and {args.draws} random draws; "
-        "other images or draws give other numbers.",
+        f"{args.points} points along each axis of the landscape and --draws {args.draws}; other "
+        " images or draws give other numbers.",
         BLIND,
     ]
 
 
 def cells(pair: Pair) -> list[list[str]]:
     """Return the table of all claims before and after training, header first."""
-    rows = [["measure", "at", *pair.names, "larger in"]]
+    heads = ["measure", "a, before", "b, before", "larger", "a, after", "b, after", "larger then"]
+    rows = [heads]
+    by_claim: dict[Claim, dict[str, Verdict]] = {}
     for verdict in pair.verdicts:
-        if not verdict.at.startswith("epoch "):
-            name = f"{verdict.claim.kind}: {verdict.claim.what}"
-            values = [_number(verdict.a), _number(verdict.b)]
-            rows.append([name, verdict.at, *values, _winner(pair, verdict)])
+        by_claim.setdefault(verdict.claim, {})[verdict.at] = verdict
+    for claim in CLAIMS:
+        row = [f"{claim.kind}: {claim.what}"]
+        for at in ("init", "end"):
+            verdict = by_claim.get(claim, {}).get(at)
+            if verdict:
+                larger = "=" if verdict.larger == "alike" else verdict.larger
+                row += [_number(verdict.a), _number(verdict.b), larger]
+            else:
+                row += ["", "", ""]
+        if any(row[1:]):
+            rows.append(row)
     return rows
 
 
@@ -684,7 +704,7 @@ def to_text(made: Sequence[Pair], args: Namespace) -> str:
     """Return what a terminal shows: the table of each pair, and what is left out."""
     parts = []
     for pair in made:
-        parts += [fitted(cells(pair), 2), *map(paragraph, _facts(pair, args))]
+        parts += [fitted(cells(pair), 1), *map(paragraph, _facts(pair, args))]
         parts += [paragraph(f"left out: {line}") for line in pair.left_out]
     return "\n\n".join(parts) + "\n"
 
@@ -709,8 +729,8 @@ def write(made: Sequence[Pair], args: Namespace, command: str) -> list[Path]:
         facts = _facts(pair, args)
         left_out = [f"Left out: {line}" for line in pair.left_out]
         body += [page.heading(" against ".join(pair.names)), *map(page.note, facts)]
-        body += [page.table(cells(pair), 2, wrap=True), *map(page.note, left_out)]
-        lines += [*facts, markdown(cells(pair), 2), *left_out]
+        body += [page.table(cells(pair)), *map(page.note, left_out)]
+        lines += [*facts, markdown(cells(pair), 1), *left_out]
         for at in ("init", "end"):
             for kind, frame in pair.frames.get(at, {}).items():
                 body += _section(pair, at, kind, frame)
