@@ -103,6 +103,12 @@ def make_parser() -> Parser:
         help="landscape: also the eigenvalues of the Hessian at each point; slow: try --points 7",
     )
     parser.add_argument(
+        "--trajectory",
+        action="store_true",
+        help="landscape: the plane in which training moved most, with its path; of runs that were "
+        "trained with --run.keep_epochs",
+    )
+    parser.add_argument(
         "--device", type=device, default="cpu", help="cpu | cuda (default: %(default)s)"
     )
     parser.add_argument("--trust", action="store_true", help=TRUST)
@@ -141,6 +147,8 @@ def run(args: Namespace) -> int:
     if not args.targets and "--config" not in args.recipe_keys and "-c" not in args.recipe_keys:
         example = f"resnet-cli inspect {args.what} digits"
         raise UserError(f"inspect what? name a run or a recipe: {example}")
+    if args.trajectory and (args.line or args.directions > 1):
+        raise UserError("--trajectory has a plane of its own: leave out --line and --directions")
     for target in args.targets:
         check_target(target, is_trained=args.at != "init")
         file = recipe_file(target)

@@ -22,6 +22,7 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from torch.nn import functional as F
 from lightning_resnet.analysis.compare.figures import STYLE, drawn, palette
 from lightning_resnet.analysis.compare.panels import Panel, draw_panel, panels
 from lightning_resnet.analysis.inspection.subjects import Subject
+from lightning_resnet.analysis.inspection.trajectory import Trajectory, kept_nets, trajectory
 from lightning_resnet.errors import UserError
 from lightning_resnet.models.activations import Batch
 from lightning_resnet.progress import Meter
@@ -54,7 +56,17 @@ HEADS = {
     "bent": "bent down, %",
     "ratio": "ratio at the net",
     "ratio_median": "ratio, median",
+    "first": "first component, %",
+    "second": "second component, %",
 }
+PATH = (
+    "The plane is that of the first two principal components of the weights of kept epochs, the "
+    "last net at (0, 0), biases, norms and their statistics as in the last net (Li et al. 2018, "
+    "sec. 7). CSV: rows with an epoch are the nets on the path, with their own loss; x and y are "
+    "distances. A random walk of many steps in many dimensions would have 61 % and 15 % in its "
+    "first two components (Antognini & Sohl-Dickstein 2018): large shares do not tell that the "
+    "path is simple."
+)
 Point = tuple[int, float, float]  # number of the pair of directions, x, y
 Values = tuple[float, ...]  # loss, error in percent; with the Hessian also the ratio
 RATIO = "|smallest / largest| eigenvalue"
@@ -71,6 +83,7 @@ def landscape(
     line: bool = False,
     known: Path | None = None,
     hessian: bool = False,
+    path: Trajectory | None = None,
 ) -> pd.DataFrame:
     """Return loss and error over planes through the net's weights.
 
@@ -85,6 +98,7 @@ def landscape(
         line: only the points with y = 0.
         known: file of points that are known already, and to which new ones are added.
         hessian: also measure the Hessian at each point, which takes some 50 times as long.
+        path: take the plane of a training's path, and not random directions.
 
     Returns:
         One row per point: columns direction, x, y, loss (mean cross-entropy), error (%), and with
@@ -94,15 +108,16 @@ def landscape(
         UserError: `known` cannot be written.
     """
     axis = [reach * (2 * i / (points - 1) - 1) for i in range(points)]
+    along_x, along_y = path.axes(points) if path else (axis, axis)
     wanted = []
     for direction in range(directions):
-        for y in [0.0] if line else axis:
-            wanted += [(direction, x, y) for x in axis]
+        for y in [0.0] if line else along_y:
+            wanted += [(direction, x, y) for x in along_x]
     found = _read(known) if known else {}
     missing = [point for point in wanted if point not in found]
     meter = Meter(len(wanted), "points", first=len(wanted) - len(missing))
     try:
-        for point, values in _measured(net, batches, missing, hessian):
+        for point, values in _measured(net, batches, missing, hessian, path):
             found[point] = values
             meter.update(1)
             if known:
@@ -158,14 +173,19 @@ def direction_of(net: nn.Module, seed: int) -> list[Tensor]:
 
 
 def _measured(
-    net: nn.Module, batches: Sequence[Batch], wanted: Sequence[Point], hessian: bool
+    net: nn.Module,
+    batches: Sequence[Batch],
+    wanted: Sequence[Point],
+    hessian: bool,
+    path: Trajectory | None,
 ) -> Iterator[tuple[Point, Values]]:
     """Yield loss and error at each point, in the order in which they are ready."""
     threads = torch.get_num_threads() if batches[0][0].device.type == "cpu" else 1
     threads = max(1, min(threads, len(wanted)))
     pairs = {}
     for number in {point[0] for point in wanted}:
-        pairs[number] = (direction_of(net, 2 * number), direction_of(net, 2 * number + 1))
+        random = (direction_of(net, 2 * number), direction_of(net, 2 * number + 1))
+        pairs[number] = path.plane if path else random
     start = [parameter.detach().clone() for parameter in net.parameters()]
     free: SimpleQueue[nn.Module] = SimpleQueue()
     for _ in range(threads):
@@ -243,28 +263,61 @@ def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
     net = subject.finite_net
     batches = first(subject.train_eval, args.images)
     kind = "-hessian" if args.hessian else ""
-    known = args.folder / "landscape.points" / f"{_digest(net, batches)}{kind}.jsonl"
+    path = None
+    rows = pd.DataFrame()
+    if args.trajectory:
+        path, rows = _path(subject, batches, args)
+    name = f"{_digest(net, batches, path)}{kind}.jsonl"
+    known = args.folder / "landscape.points" / name
     found = landscape(
-        net, batches, args.points, args.range, args.directions, args.line, known, args.hessian
+        net, batches, args.points, args.range, args.directions, args.line, known, args.hessian, path
     )
+    if path:
+        found = pd.concat([found, rows], ignore_index=True)
+        found = found.assign(first=100 * path.explained[0], second=100 * path.explained[1])
     return found.assign(
         classes=subject.experiment.data.num_classes,
         images=sum(len(labels) for _, labels in batches),
     )
 
 
-def _digest(net: nn.Module, batches: Sequence[Batch]) -> str:
-    """Return a name for the results of these weights on these images."""
+def _path(
+    subject: Subject, batches: Sequence[Batch], args: Namespace
+) -> tuple[Trajectory, pd.DataFrame]:
+    """Return the plane of a run's path, and a row for each net on it, with the net's own loss."""
+    kept = {}
+    measured = {}
+    for epoch, net in kept_nets(subject, args):
+        kept[epoch] = [parameter.detach().cpu().clone() for parameter in net.parameters()]
+        measured[epoch] = loss_and_error(net, batches)
+    path = trajectory(subject.net, kept)
+    rows = []
+    for epoch, (x, y) in zip(path.epochs, path.places.tolist(), strict=True):
+        loss, error = measured[epoch]
+        rows.append({"epoch": epoch, "x": x, "y": y, "loss": loss, "error": error})
+    return path, pd.DataFrame(rows)
+
+
+def _plane(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the points of the planes, without the nets of a path."""
+    return table[table["epoch"].isna()] if "epoch" in table else table
+
+
+def _digest(net: nn.Module, batches: Sequence[Batch], path: Trajectory | None) -> str:
+    """Return a name for the results of these weights on these images, in the plane of a path."""
     digest = hashlib.sha256(repr(net).encode())
-    for tensor in [*net.state_dict().values(), *(part for batch in batches for part in batch)]:
+    along = [*path.plane[0], *path.plane[1]] if path else []
+    of_images = [part for batch in batches for part in batch]
+    for tensor in [*net.state_dict().values(), *of_images, *along]:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:
     """Return one net's row of the summary."""
+    table = _plane(table)
     net = table[(table["x"] == 0) & (table["y"] == 0)].iloc[0]
-    ends = table[(table["y"] == 0) & (table["x"].abs() == table["x"].max())]
+    ends = table[(table["y"] == 0) & table["x"].isin([table["x"].min(), table["x"].max()])]
     bent = []
     for _, plane in table.groupby("direction"):
         bent.append(_bent(plane.pivot(index="y", columns="x", values="loss").to_numpy()))
@@ -277,6 +330,8 @@ def summarise(table: pd.DataFrame) -> dict[str, float]:
     }
     if "ratio" in table:
         row |= {"ratio": net["ratio"], "ratio_median": table["ratio"].median()}
+    if "first" in table:
+        row |= {"first": net["first"], "second": net["second"]}
     return row
 
 
@@ -299,8 +354,8 @@ def remarks(frame: pd.DataFrame) -> list[str]:
         of_seeds = [summarise(one) for _, one in part.groupby("seed", dropna=False)]
         mean = pd.DataFrame(of_seeds).mean()
         found.append(
-            f"{net}: the loss is {mean['loss']:.3g} at the net and {mean['ends']:.3g} where each "
-            f"filter has moved by {part['x'].max():g} times its norm; chance is {chance:.3g}. "
+            f"{net}: the loss is {mean['loss']:.3g} at the net and {mean['ends']:.3g} at the ends "
+            f"of the line y = 0; chance is {chance:.3g}. "
             f"{mean['better']:.0f} % of the points are better than chance, and at "
             f"{mean['bent']:.0f} % the loss bends down."
         )
@@ -310,12 +365,21 @@ def remarks(frame: pd.DataFrame) -> list[str]:
                 f"largest one's size at the net; the median over all points is "
                 f"{mean['ratio_median']:.1%}."
             )
+        if "first" in mean:
+            n = part["epoch"].nunique()
+            found.append(
+                f"{net}: of the variance of the weights of {n} kept nets and the last one, the "
+                f"first component holds {mean['first']:.1f} % and the second {mean['second']:.1f} "
+                "%."
+            )
         if mean["loss"] > 0.8 * chance:
             flat.append(net)
     images = frame["images"].max()
     pairs = frame["direction"].nunique()
+    if "first" in frame:
+        found.append(PATH)
     found.append(
-        f"Not shown: other directions than these {2 * pairs} random ones, and other images than "
+        f"Not shown: other directions than these {2 * pairs}, and other images than "
         f"these {images:,}. Points that bend down prove a loss that is not convex; none prove "
         "nothing about the directions in which training moves."
     )
@@ -327,11 +391,31 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return found
 
 
+def _draw_path(ax: Axes, path: pd.DataFrame) -> dict[str, str]:
+    """Draw the nets of one seed on their way to (0, 0); return labels and aspect of the axes."""
+    one = path[path["seed"].isna() | (path["seed"] == path["seed"].min())]
+    ax.plot([*one["x"], 0], [*one["y"], 0], "o-", color="white", markersize=3, linewidth=1)
+    for end in (one.iloc[0], one.iloc[-1]):
+        at = (end["x"], end["y"])
+        number = f"{end['epoch']:.0f}"
+        ax.annotate(number, at, (4, 4), textcoords="offset points", color="white")
+    first, second = one.iloc[0][["first", "second"]]
+    return {
+        "xlabel": f"first component ({first:.0f} %)",
+        "ylabel": f"second component ({second:.0f} %)",
+        "aspect": "auto",
+    }
+
+
 def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
     """Draw contours and surface of the first plane of each net on one scale, and the line y = 0."""
     distance = ("x", "distance in norms of the filters")
     loss = Panel("loss", "loss", *distance, log=True)
     error = Panel("error", "error (%)", *distance)
+    path = frame[~frame.index.isin(_plane(frame).index)]
+    frame = _plane(frame)
+    if len(path):
+        distance = ("x", "distance along direction 1")
     line = frame[frame["y"] == 0]
     hessian = "ratio" in frame
     if frame["y"].nunique() == 1:
@@ -365,7 +449,10 @@ def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure
             drawn_levels = ax.contourf(x, y, 10**z, levels, norm=norm, cmap="viridis")
             ax.contour(x, y, 10**z, levels, colors="black", linewidths=0.4)
             ax.plot(0, 0, marker="+", color="white", markersize=9)
-            ax.set(title=drawn(net), xlabel="direction 1", ylabel="direction 2", aspect="equal")
+            labels = {"xlabel": "direction 1", "ylabel": "direction 2", "aspect": "equal"}
+            if len(path):
+                labels = _draw_path(ax, path[path["net"] == net])
+            ax.set(title=drawn(net), **labels)
             ax.grid(visible=False)
             flat_axes.append(ax)
             at = grid[maps * i + 1] if narrow else grid[1, 2 * i : 2 * i + 2]

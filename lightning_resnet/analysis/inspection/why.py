@@ -21,6 +21,7 @@ from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.compare.tables import text
 from lightning_resnet.analysis.inspection.report import STATES, labels, module_of, summary
 from lightning_resnet.analysis.inspection.subjects import Subject, again, subjects
+from lightning_resnet.analysis.inspection.trajectory import begins_elsewhere
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import write_file
 from lightning_resnet.printing import fitted, markdown, paragraph
@@ -409,8 +410,13 @@ def why(args: Namespace, found: Sequence[Subject]) -> list[Pair]:
     made = pairs(found)
     for pair in made:
         is_trained = all(subject.state is not None for net in pair.nets for subject in net)
-        start = [[_before(subject, args) for subject in net] for net in pair.nets]
-        _measure(pair, "init", start, args, BEFORE)
+        if any(begins_elsewhere(subject) for net in pair.nets for subject in net):
+            pair.left_out.append(
+                "before training: a run began with the weights of another net (--run.init_from)"
+            )
+        else:
+            start = [[_before(subject, args) for subject in net] for net in pair.nets]
+            _measure(pair, "init", start, args, BEFORE)
         if is_trained:
             _follow(pair, args)
             _measure(pair, "end", pair.nets, args, tuple(CANNOT))
@@ -437,7 +443,7 @@ def _measure(
     frames = {}
     reasons: dict[str, list[str]] = {}
     for kind in kinds:
-        own = Namespace(**vars(args) | {"what": kind})
+        own = Namespace(**vars(args) | {"what": kind, "trajectory": False})
         parts = []
         for name, net in zip(pair.names, nets, strict=True):
             for subject in net:
