@@ -39,11 +39,11 @@ from lightning_resnet.training.hessian import hessian_product, lanczos, random_s
 
 LEGEND = (
     "Eval mode, training images without augmentation. The plane goes through the net's weights, at "
-    "(0, 0); each filter of its two random directions has the norm of the net's filter; biases and "
-    "norms stay (Li et al. 2018). at the net: loss and error (%) at (0, 0); at the ends: median "
-    "loss at both ends of the line y = 0; better than chance: share of the points where the loss "
-    "is below ln(classes); bent down: share of the inner points where a second difference along x "
-    "or y is negative, which shows that the loss is not convex there; with --hessian, ratio: "
+    "(0, 0); biases and norms stay (Li et al. 2018). at the net: loss and error (%) at (0, 0); at "
+    "the ends: median loss at both ends of the line y = 0; better than chance: share of the points "
+    "where the loss is below ln(classes); bent down: share of the inner points where a second "
+    "difference along x or y is negative, which shows that the loss is not convex there; with "
+    "--hessian, ratio: "
     "|smallest / largest| eigenvalue of the Hessian by weights of two dimensions or more, "
     "which is small where the loss looks convex in all directions. direction: number of the pair "
     "of directions."
@@ -59,13 +59,13 @@ HEADS = {
     "first": "first component, %",
     "second": "second component, %",
 }
+RANDOM = "Each filter of the plane's two random directions has the norm of the net's filter."
 PATH = (
-    "The plane is that of the first two principal components of the weights of kept epochs, the "
-    "last net at (0, 0), biases, norms and their statistics as in the last net (Li et al. 2018, "
-    "sec. 7). CSV: rows with an epoch are the nets on the path, with their own loss; x and y are "
-    "distances. A random walk of many steps in many dimensions would have 61 % and 15 % in its "
-    "first two components (Antognini & Sohl-Dickstein 2018): large shares do not tell that the "
-    "path is simple."
+    "The plane is that of the first two principal components of the weights of kept epochs (Li et "
+    "al. 2018, sec. 7); norms have the statistics of the last net there. CSV: rows with an epoch "
+    "are the nets on the path, with their own loss; x and y are distances. A random walk of many "
+    "steps in many dimensions would have 61 % and 15 % in its first two components (Antognini & "
+    "Sohl-Dickstein 2018): large shares do not tell that the path is simple."
 )
 Point = tuple[int, float, float]  # number of the pair of directions, x, y
 Values = tuple[float, ...]  # loss, error in percent; with the Hessian also the ratio
@@ -347,7 +347,7 @@ def _bent(plane: np.ndarray) -> float:
 
 def remarks(frame: pd.DataFrame) -> list[str]:
     """Return what the columns are, what the values say, and what they cannot say."""
-    found = [LEGEND]
+    found = [LEGEND, PATH if "first" in frame else RANDOM]
     flat = []
     for net, part in frame.groupby("net", sort=False):
         chance = math.log(part["classes"].iloc[0])
@@ -376,8 +376,6 @@ def remarks(frame: pd.DataFrame) -> list[str]:
             flat.append(net)
     images = frame["images"].max()
     pairs = frame["direction"].nunique()
-    if "first" in frame:
-        found.append(PATH)
     found.append(
         f"Not shown: other directions than these {2 * pairs}, and other images than "
         f"these {images:,}. Points that bend down prove a loss that is not convex; none prove "
@@ -410,12 +408,12 @@ def _draw_path(ax: Axes, path: pd.DataFrame) -> dict[str, str]:
 def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
     """Draw contours and surface of the first plane of each net on one scale, and the line y = 0."""
     distance = ("x", "distance in norms of the filters")
-    loss = Panel("loss", "loss", *distance, log=True)
-    error = Panel("error", "error (%)", *distance)
     path = frame[~frame.index.isin(_plane(frame).index)]
     frame = _plane(frame)
     if len(path):
-        distance = ("x", "distance along direction 1")
+        distance = ("x", "distance along the first component")
+    loss = Panel("loss", "loss", *distance, log=True)
+    error = Panel("error", "error (%)", *distance)
     line = frame[frame["y"] == 0]
     hessian = "ratio" in frame
     if frame["y"].nunique() == 1:
