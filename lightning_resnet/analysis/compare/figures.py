@@ -191,17 +191,24 @@ def _grid(lines: int, columns: int, title: str, x: str, narrow: bool) -> tuple[F
     return figure, list(grid.flat[:n])
 
 
+THEORY = ", theory"  # ends the label of what theory says of a net
+
+
 def palette(labels: Sequence[str]) -> dict[str, str]:
     """Return a colour for each label.
 
-    Nets that are told apart by depth and shortcut have the same colours everywhere; those of
-    reference runs are those of one's own. Other labels have colours in their order; beyond six,
-    these come from a ramp that rises in lightness for every eye.
+    Nets that are told apart by depth and shortcut have the same colours everywhere, their lines of
+    theory paler ones; those of reference runs are those of one's own. Other labels have colours in
+    their order; beyond six, these come from a ramp that rises in lightness for every eye.
 
     Args:
         labels: from `tables.describe`.
     """
     fixed = {label: _colour(label) for label in labels}
+    for label, colour in fixed.items():
+        if colour and label.endswith(THEORY):  # the net's colour, half way to white
+            rgb = mpl.colors.to_rgb(colour)
+            fixed[label] = mpl.colors.to_hex([0.5 + 0.5 * part for part in rgb])
     own = [label for label in labels if not label.startswith("reference:")]
     if all(fixed.values()) and len({fixed[label] for label in own}) == len(own):
         return fixed

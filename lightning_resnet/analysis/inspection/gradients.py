@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_resnet.analysis.compare.figures import THEORY
 from lightning_resnet.analysis.compare.panels import Panel, panels
 from lightning_resnet.analysis.inspection import theory
 from lightning_resnet.analysis.inspection.derivation import sentence
@@ -239,7 +240,7 @@ def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure
     at_w = Panel("grad_w", "norm of dE/dw", *x, log=True)
     cosine = Panel("cosine", "cosine of two images' gradients", *x, log=True)
     by_theory = frame.assign(
-        net=frame["net"] + ", theory",
+        net=frame["net"] + THEORY,
         grad_x=frame["theory_x"],
         grad_w=np.nan,
         cosine=frame["theory_cosine"].where(frame["theory_cosine"] > UNSEEN),

@@ -353,9 +353,12 @@ def remarks(frame: pd.DataFrame) -> list[str]:
         chance = math.log(part["classes"].iloc[0])
         of_seeds = [summarise(one) for _, one in part.groupby("seed", dropna=False)]
         mean = pd.DataFrame(of_seeds).mean()
+        where = f"where each filter has moved by {part['x'].max():g} times its norm"
+        if "first" in mean:
+            where = "at the ends of the line y = 0"
         found.append(
-            f"{net}: the loss is {mean['loss']:.3g} at the net and {mean['ends']:.3g} at the ends "
-            f"of the line y = 0; chance is {chance:.3g}. "
+            f"{net}: the loss is {mean['loss']:.3g} at the net and {mean['ends']:.3g} {where}; "
+            f"chance is {chance:.3g}. "
             f"{mean['better']:.0f} % of the points are better than chance, and at "
             f"{mean['bent']:.0f} % the loss bends down."
         )

@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional as F
 
+from lightning_resnet.analysis.compare.figures import THEORY
 from lightning_resnet.analysis.compare.panels import Panel, panels
 from lightning_resnet.analysis.inspection.shattering import mean_cosine
 from lightning_resnet.analysis.inspection.subjects import Subject
@@ -251,7 +252,7 @@ def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure
     shown = frame.assign(recovered=frame["recovered"].clip(lower=0))
     has_theory = frame[frame["theory_cosine"].notna()]
     by_theory = has_theory.assign(
-        net=has_theory["net"] + ", theory",
+        net=has_theory["net"] + THEORY,
         cosine=has_theory["theory_cosine"],
         val=np.nan,
         train=np.nan,

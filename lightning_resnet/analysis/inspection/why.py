@@ -32,8 +32,8 @@ MOST_EPOCHS = 5  # kept checkpoints that are measured, spread over the training
 FOLLOWED = ("gradients", "responses", "similarity")
 BLIND = (
     "No sentence here names a cause: nets that differ in a measure also differ in their losses, "
-    "and either may follow from the other. What differs before training cannot follow from the "
-    "loss, but need not decide it."
+    "and either may follow from the other. What differs before training cannot follow from "
+    "training, but need not decide how it ends."
 )
 
 
@@ -77,9 +77,9 @@ EVEN = (
 STABLE = (
     1.0,
     1.0,
-    "gradient descent on all images would be stable at the recipe's lr",
-    "gradient descent on all images would be at the edge of stability at the recipe's lr",
-    "gradient descent on all images would be unstable at the recipe's lr",
+    "by this number gradient descent would be stable here at the recipe's lr",
+    "by this number gradient descent would be at the edge of stability here at the recipe's lr",
+    "by this number gradient descent would be unstable here at the recipe's lr",
 )
 CLAIMS = (
     Claim(
@@ -122,8 +122,8 @@ CLAIMS = (
     Claim(
         "curvature",
         "of_largest",
-        "smallest eigenvalue over the largest, without signs",
-        "the steepest way down is steeper around {more}, for the size of the largest eigenvalue",
+        "size of the most negative eigenvalue over the largest",
+        "around {more} the loss bends down more along some direction, for how much it bends up",
         points=0.1,
     ),
     Claim(
@@ -331,7 +331,8 @@ class Pair:
     """Two nets, each trained with one seed or several.
 
     Attributes:
-        names: what sets the first net apart, and the second.
+        names: of the two nets, as in the figures.
+        short: the same without what both share, for sentences.
         nets: their subjects, a list for each.
         differ: settings in which they differ, in words.
         frames: state -> kind -> rows of both nets.
@@ -340,6 +341,7 @@ class Pair:
     """
 
     names: list[str]
+    short: list[str]
     nets: list[list[Subject]]
     differ: str
     frames: dict[str, dict[str, pd.DataFrame]] = field(default_factory=dict)
@@ -389,12 +391,17 @@ def _pair(first: list[Subject], second: list[Subject]) -> Pair:
     settings = [_settings(first[0]), _settings(second[0])]
     keys, values = labels(settings)
     names = [tables.describe(keys, one) for one in values]
+    differing = [i for i in range(len(keys)) if values[0][i] != values[1][i]]
+    short = []
+    for one in values:
+        own = [one[i] or "unset" for i in differing]
+        short.append(tables.describe([keys[i] for i in differing], own))
     told = []
     for key in dict.fromkeys([*settings[0], *settings[1]]):
         one, two = (text(each.get(key)) for each in settings)
         if one != two and key != "seed":
             told.append(f"{key} ({one or 'unset'} and {two or 'unset'})")
-    return Pair(names, [first, second], ", ".join(told))
+    return Pair(names, short, [first, second], ", ".join(told))
 
 
 def why(args: Namespace, found: Sequence[Subject]) -> list[Pair]:
@@ -481,9 +488,8 @@ def numbers(kind: str, table: pd.DataFrame) -> dict[str, float]:
             row["over_chance"] = row["loss"] / math.log(table["classes"].iloc[0])
         case "curvature":
             row["of_limit"] = row["largest"] / row["limit"]
-            row["of_largest"] = (
-                abs(row["smallest"] / row["largest"]) if row["largest"] else math.nan
-            )
+            if row["largest"] > 0:
+                row["of_largest"] = max(0.0, -row["smallest"]) / row["largest"]
         case "alignment" if "next" in row:
             row["beyond_chance"] = row["next"] / row["unrelated"]
         case "similarity":
@@ -516,7 +522,7 @@ def _judge_kind(pair: Pair, at: str, kind: str, frame: pd.DataFrame) -> None:
             has_any = claim.key in numbers_of
             columns.append(numbers_of[claim.key].to_numpy(float) if has_any else NOTHING)
         if any(np.isfinite(column).any() for column in columns):
-            pair.verdicts.append(judge(claim, at, pair.names, *columns))
+            pair.verdicts.append(judge(claim, at, pair.short, *columns))
         else:
             missing.append(claim.what)
     if missing:
@@ -539,15 +545,22 @@ def judge(
     """
     a = float(np.mean(first))
     b = float(np.mean(second))
-    sentence = f"{claim.what}: {_number(a)} in {names[0]}, {_number(b)} in {names[1]}"
+    told = []
+    for name, value in zip(names, (a, b), strict=True):
+        told.append(f"{_number(value)} in {name}" if math.isfinite(value) else f"none in {name}")
+    sentence = f"{claim.what}: {', '.join(told)}"
     larger = ""
     if math.isfinite(a) and math.isfinite(b):
-        larger = _larger(claim, first, second)
-        least = f"{claim.factor:g} times" if claim.factor else f"{claim.points:g}"
-        if larger == "alike":
-            sentence += f"; less than {least} apart, or ranges of seeds that overlap: no difference"
+        if not _differ(claim, a, b):
+            larger = "alike"
+            least = f"{claim.factor:g} times" if claim.factor else f"{claim.points:g}"
+            sentence += f"; less than {least} apart, which counts as no difference"
+        elif max(min(first), min(second)) <= min(max(first), max(second)):
+            larger = "alike"
+            sentence += "; the ranges over seeds overlap, which counts as no difference"
         else:
-            more, less = names if larger == "a" else reversed(names)
+            larger = "a" if a > b else "b"
+            more, less = names if a > b else reversed(names)
             sentence += f"; {claim.more.format(more=more, less=less)}"
     if claim.band:
         for name, value in zip(names, (a, b), strict=True):
@@ -556,19 +569,12 @@ def judge(
     return Verdict(claim, at, a, b, larger, f"{sentence}.")
 
 
-def _larger(claim: Claim, first: np.ndarray, second: np.ndarray) -> str:
-    """Return which net's number is larger by what counts: a, b or alike."""
-    a = float(np.mean(first))
-    b = float(np.mean(second))
+def _differ(claim: Claim, a: float, b: float) -> bool:
+    """Tell whether two numbers are so far apart that it counts."""
     low, high = sorted((a, b))
     if claim.factor:
-        differs = high > low and (low <= 0 or high / low >= claim.factor)
-    else:
-        differs = high - low >= claim.points
-    upper, lower = (first, second) if a > b else (second, first)
-    if not differs or upper.min() <= lower.max():
-        return "alike"
-    return "a" if a > b else "b"
+        return high > low and (low <= 0 or high / low >= claim.factor)
+    return high - low >= claim.points
 
 
 def _place(band: tuple[float, float, str, str, str], value: float) -> str:
@@ -651,15 +657,22 @@ def _course_sentences(pair: Pair) -> list[str]:
                 if verdict.claim is claim and verdict.at == at and verdict.larger:
                     told.append((epoch, _winner(pair, verdict)))
         if claim.kind in FOLLOWED and told:
-            listed = ", ".join(f"{winner} at epoch {epoch}" for epoch, winner in told)
-            found.append(f"{claim.what}, larger in: {listed}.")
+            by_winner: dict[str, list[str]] = {}
+            for epoch, winner in told:
+                by_winner.setdefault(winner, []).append(str(epoch))
+            parts = []
+            for winner, of_winner in by_winner.items():
+                number = "epochs" if len(of_winner) > 1 else "epoch"
+                parts.append(f"{winner} after {number} {', '.join(of_winner)}")
+            listed = "; ".join(parts)
+            found.append(f"{claim.what[0].upper()}{claim.what[1:]}, larger in: {listed}.")
     return found
 
 
 def _winner(pair: Pair, verdict: Verdict) -> str:
     if verdict.larger == "alike":
         return "neither"
-    return pair.names["ab".index(verdict.larger)] if verdict.larger else ""
+    return pair.short["ab".index(verdict.larger)] if verdict.larger else ""
 
 
 # -- what is written -------------------------------------------------------------------------------
@@ -674,13 +687,17 @@ def _facts(pair: Pair, args: Namespace) -> list[str]:
     """Return what was compared, and with how much data."""
     counts = [len(net) for net in pair.nets]
     seeds = "means over seeds" if max(counts) > 1 else "the spread between seeds is not known"
+    several = ""
+    if pair.differ.count("(") > 1:
+        several = "; which of these a difference belongs to is not measured"
     source = text(pair.nets[0][0].settings.get("source")).rpartition(".")[2]
     return [
-        f"a: {pair.names[0]}; b: {pair.names[1]}; =: they are less than the threshold apart. "
-        f"{source}; n = {counts[0]} and {counts[1]}: {seeds}. The recipes differ in {pair.differ}.",
+        f"a: {pair.names[0]}; b: {pair.names[1]}; =: no difference that counts. {source}; n = "
+        f"{counts[0]} and {counts[1]}: {seeds}. The recipes differ in {pair.differ}"
+        f"{several}.",
         f"Measured with {args.images} training images, {args.batches} training batches, "
         f"{args.points} points along each axis of the landscape and --draws {args.draws}; other "
-        " images or draws give other numbers.",
+        "images or draws give other numbers.",
         BLIND,
     ]
 
@@ -735,7 +752,7 @@ def write(made: Sequence[Pair], args: Namespace, command: str) -> list[Path]:
         facts = _facts(pair, args)
         left_out = [f"Left out: {line}" for line in pair.left_out]
         body += [page.heading(" against ".join(pair.names)), *map(page.note, facts)]
-        body += [page.table(cells(pair)), *map(page.note, left_out)]
+        body += [page.table(cells(pair), wrap=True), *map(page.note, left_out)]
         lines += [*facts, markdown(cells(pair), 1), *left_out]
         for at in ("init", "end"):
             for kind, frame in pair.frames.get(at, {}).items():
