@@ -204,7 +204,7 @@ def palette(labels: Sequence[str]) -> dict[str, str]:
     Args:
         labels: from `tables.describe`.
     """
-    fixed = {label: _colour(label) for label in labels}
+    fixed = {label: _colour(label.removesuffix(THEORY)) for label in labels}
     for label, colour in fixed.items():
         if colour and label.endswith(THEORY):  # the net's colour, half way to white
             rgb = mpl.colors.to_rgb(colour)

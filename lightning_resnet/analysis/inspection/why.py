@@ -702,16 +702,18 @@ def _facts(pair: Pair, args: Namespace) -> list[str]:
     ]
 
 
-def cells(pair: Pair) -> list[list[str]]:
-    """Return the table of all claims before and after training, header first."""
-    heads = ["measure", "a, before", "b, before", "larger", "a, after", "b, after", "larger then"]
-    rows = [heads]
+def cells(pair: Pair, states: Sequence[str] = ("init", "end")) -> list[list[str]]:
+    """Return the table of all claims in some states, header first."""
+    rows = [["measure"]]
+    for at in states:
+        when = {"init": "before", "end": "after"}[at]
+        rows[0] += [f"a, {when}", f"b, {when}", f"larger {when}"]
     by_claim: dict[Claim, dict[str, Verdict]] = {}
     for verdict in pair.verdicts:
         by_claim.setdefault(verdict.claim, {})[verdict.at] = verdict
     for claim in CLAIMS:
         row = [f"{claim.kind}: {claim.what}"]
-        for at in ("init", "end"):
+        for at in states:
             verdict = by_claim.get(claim, {}).get(at)
             if verdict:
                 larger = "=" if verdict.larger == "alike" else verdict.larger
@@ -752,7 +754,10 @@ def write(made: Sequence[Pair], args: Namespace, command: str) -> list[Path]:
         facts = _facts(pair, args)
         left_out = [f"Left out: {line}" for line in pair.left_out]
         body += [page.heading(" against ".join(pair.names)), *map(page.note, facts)]
-        body += [page.table(cells(pair), wrap=True), *map(page.note, left_out)]
+        for at in ("init", "end"):
+            if at in pair.frames:
+                body.append(page.table(cells(pair, [at]), wrap=True))
+        body += map(page.note, left_out)
         lines += [*facts, markdown(cells(pair), 1), *left_out]
         for at in ("init", "end"):
             for kind, frame in pair.frames.get(at, {}).items():
