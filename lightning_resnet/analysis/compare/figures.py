@@ -191,25 +191,27 @@ def _grid(lines: int, columns: int, title: str, x: str, narrow: bool) -> tuple[F
     return figure, list(grid.flat[:n])
 
 
-THEORY = ", theory"  # ends the label of what theory says of a net
+THEORY = ", theory"  # ends the label of what theory says of a net, which is drawn dashed
+
+
+def is_theory(label: str) -> bool:
+    """Tell whether a label is that of what theory says of a net."""
+    return label.endswith(THEORY)
 
 
 def palette(labels: Sequence[str]) -> dict[str, str]:
     """Return a colour for each label.
 
-    Nets that are told apart by depth and shortcut have the same colours everywhere, their lines of
-    theory paler ones; those of reference runs are those of one's own. Other labels have colours in
+    Nets that are told apart by depth and shortcut have the same colours everywhere; those of
+    reference runs and of lines of theory are those of one's own. Other labels have colours in
     their order; beyond six, these come from a ramp that rises in lightness for every eye.
 
     Args:
         labels: from `tables.describe`.
     """
     fixed = {label: _colour(label.removesuffix(THEORY)) for label in labels}
-    for label, colour in fixed.items():
-        if colour and label.endswith(THEORY):  # the net's colour, half way to white
-            rgb = mpl.colors.to_rgb(colour)
-            fixed[label] = mpl.colors.to_hex([0.5 + 0.5 * part for part in rgb])
-    own = [label for label in labels if not label.startswith("reference:")]
+    shared = [label for label in labels if label.startswith("reference:") or is_theory(label)]
+    own = [label for label in labels if label not in shared]
     if all(fixed.values()) and len({fixed[label] for label in own}) == len(own):
         return fixed
     if len(labels) <= len(COLOURS):

@@ -20,6 +20,7 @@ from lightning_resnet.analysis.compare.figures import (
     WIDE_TICKS,
     draw_mean,
     drawn,
+    is_theory,
     is_wide,
     palette,
 )
@@ -93,7 +94,8 @@ def panels(
             ax.sharey(with_errors[0])
         for ax, panel in zip(axes, each, strict=True):
             for net, colour in colours.items():
-                draw_panel(ax, frame[frame["net"] == net], panel, colour)
+                dashed = "--" if is_theory(net) else "-"
+                draw_panel(ax, frame[frame["net"] == net], panel, colour, dashed)
             if chance is not None:
                 ax.axhline(chance, color="0.45", linestyle=":", linewidth=1.3)
             ax.set(xlabel=panel.label, ylabel=panel.title)
@@ -118,7 +120,8 @@ def panels(
             figure.suptitle(drawn(title) if narrow else title, fontsize=14)
         handles = []
         for net, colour in colours.items():
-            handles.append(Line2D([], [], color=colour, linewidth=3, label=drawn(net)))
+            dashed = "--" if is_theory(net) else "-"
+            handles.append(Line2D([], [], color=colour, linewidth=3, ls=dashed, label=drawn(net)))
         if any(panel.level for panel in each):
             handles.append(Line2D([], [], color="0.25", linestyle="--", label="net without lesion"))
         if chance is not None:
@@ -157,6 +160,8 @@ def _chart(
         label = printable(net)
         groups = values.groupby(panel.x)[panel.y]
         line = {"label": label, "legend": label, "colour": colour, "points": True}
+        if is_theory(net):
+            line["dash"] = [6, 4]
         line["x"] = groups.mean().index.tolist()
         for name, found in (("y", groups.mean()), ("low", groups.min()), ("high", groups.max())):
             line[name] = [float(f"{value:.5g}") for value in found]
@@ -189,7 +194,7 @@ def _chart(
     }
 
 
-def draw_panel(ax: Axes, part: pd.DataFrame, panel: Panel, colour: str) -> None:
+def draw_panel(ax: Axes, part: pd.DataFrame, panel: Panel, colour: str, dashed: str = "-") -> None:
     """Draw one net's line, with markers that get smaller with the number of points."""
     values = part[part[panel.y] > 0] if panel.log else part
     groups = values.groupby(panel.x)[panel.y]
@@ -197,7 +202,8 @@ def draw_panel(ax: Axes, part: pd.DataFrame, panel: Panel, colour: str) -> None:
     low = groups.min().dropna()
     high = groups.max().dropna()
     size = 3.5 if len(mean) < 40 else 2
-    draw_mean(ax, mean.index, mean, low, high, colour, linewidth=1.8, marker="o", markersize=size)
+    style = {"linewidth": 1.8, "linestyle": dashed, "marker": "o", "markersize": size}
+    draw_mean(ax, mean.index, mean, low, high, colour, **style)
     if panel.level:
         ax.axhline(part[panel.level].mean(), color=colour, linestyle="--", linewidth=1.0)
 
