@@ -695,9 +695,8 @@ def _facts(pair: Pair, args: Namespace) -> list[str]:
         f"a: {pair.names[0]}; b: {pair.names[1]}; =: no difference that counts. {source}; n = "
         f"{counts[0]} and {counts[1]}: {seeds}. The recipes differ in {pair.differ}"
         f"{several}.",
-        f"Measured with {args.images} training images, {args.batches} training batches, "
-        f"{args.points} points along each axis of the landscape and --draws {args.draws}; other "
-        "images or draws give other numbers.",
+        f"Measured with --images {args.images} --batches {args.batches} --points {args.points} "
+        f"--draws {args.draws}; other images or draws give other numbers.",
         BLIND,
     ]
 
