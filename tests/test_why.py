@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.command_line import DIGITS, TINY
 
+from lightning_resnet.analysis.inspection.subjects import subjects
 from lightning_resnet.analysis.inspection.trajectory import trajectory
 from lightning_resnet.analysis.inspection.why import BEFORE, CANNOT, CLAIMS, judge
 from lightning_resnet.errors import UserError
@@ -83,6 +84,13 @@ def sweep(**parameters):
     content["command"] = ["resnet-cli", "fit", "--config", DIGITS, "--config", "${args_json_file}"]
     Path("s.yaml").write_text(json.dumps(content))
     return ["inspect", "why", "s.yaml", *TINY[2:], *SMALL, "--data.train_eval_samples", 40]
+
+
+def test_nets_of_one_class_keep_their_own_names(cli):
+    sweep(**{"model.net": ["torchvision.models.resnet18", "torchvision.models.resnet34"]})
+    flags = ["--model.net.num_classes", "10", "--run.threads", "1"]
+    found = subjects(["s.yaml"], flags, "init", 1)
+    assert [subject.settings["net"] for subject in found] == ["resnet18", "resnet34"]
 
 
 @pytest.mark.slow

@@ -99,7 +99,9 @@ class Subject:
                     tree[name] |= {k: v for k, v in part.items() if k not in kept.get(name, {})}
         flat = flatten(tree)
         named = {short: flat[key] for key, short in short_names(flat).items()}
-        return named | {"net": type(self.experiment.task.net).__name__, "at": self.at}
+        # the class of the net may be that of others too: torchvision's resnet18 makes a ResNet
+        net = tree["model"]["net"]["class_path"].rpartition(".")[2]
+        return named | {"net": net, "at": self.at}
 
     @cached_property
     def train(self) -> list[Batch]:

@@ -28,7 +28,8 @@ from lightning_resnet.printing import fitted, markdown, paragraph
 from lightning_resnet.runs.reader import Run
 
 MOST_EPOCHS = 5  # kept checkpoints that are measured, spread over the training
-# one number per kept epoch; these kinds take seconds
+BOTH = ("init", "end")  # states of which all numbers are shown
+# kinds of kept epochs: these take seconds
 FOLLOWED = ("gradients", "responses", "similarity")
 BLIND = (
     "No sentence here names a cause: nets that differ in a measure also differ in their losses, "
@@ -701,9 +702,10 @@ def _facts(pair: Pair, args: Namespace) -> list[str]:
     ]
 
 
-def cells(pair: Pair, states: Sequence[str] = ("init", "end")) -> list[list[str]]:
-    """Return the table of all claims in some states, header first."""
+def cells(pair: Pair, states: Sequence[str]) -> list[list[str]]:
+    """Return the table of all claims in those of the states that were measured, header first."""
     rows = [["measure"]]
+    states = [at for at in states if at in pair.frames]
     for at in states:
         when = {"init": "before", "end": "after"}[at]
         rows[0] += [f"a, {when}", f"b, {when}", f"larger {when}"]
@@ -728,7 +730,7 @@ def to_text(made: Sequence[Pair], args: Namespace) -> str:
     """Return what a terminal shows: the table of each pair, and what is left out."""
     parts = []
     for pair in made:
-        parts += [fitted(cells(pair), 1), *map(paragraph, _facts(pair, args))]
+        parts += [fitted(cells(pair, BOTH), 1), *map(paragraph, _facts(pair, args))]
         parts += [paragraph(f"left out: {line}") for line in pair.left_out]
     return "\n\n".join(parts) + "\n"
 
@@ -753,12 +755,10 @@ def write(made: Sequence[Pair], args: Namespace, command: str) -> list[Path]:
         facts = _facts(pair, args)
         left_out = [f"Left out: {line}" for line in pair.left_out]
         body += [page.heading(" against ".join(pair.names)), *map(page.note, facts)]
-        for at in ("init", "end"):
-            if at in pair.frames:
-                body.append(page.table(cells(pair, [at]), wrap=True))
+        body += [page.table(cells(pair, [at]), wrap=True) for at in BOTH if at in pair.frames]
         body += map(page.note, left_out)
-        lines += [*facts, markdown(cells(pair), 1), *left_out]
-        for at in ("init", "end"):
+        lines += [*facts, markdown(cells(pair, BOTH), 1), *left_out]
+        for at in BOTH:
             for kind, frame in pair.frames.get(at, {}).items():
                 body += _section(pair, at, kind, frame)
                 lines += [f"## {_heading(kind, at)}", *_said(pair, at, kind)]
