@@ -22,6 +22,12 @@
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
+/* Code for wider vectors than any x86-64 has; the machine's are found at run time. */
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define HAS_AVX2 1
+#define AVX2 __attribute__((target("avx2")))
+#endif
 
 enum { OK = 0, BAD_JPEG = 1, BAD_SIZE = 2, BAD_RANGE = 3, BAD_CRC = 4, NO_MEMORY = 5, TOO_MUCH = 6 };
 /* Bounds of memory and time, the same as in limits.py next to this file: a progressive JPEG takes 6 bytes a pixel before its first row
@@ -29,6 +35,21 @@ enum { OK = 0, BAD_JPEG = 1, BAD_SIZE = 2, BAD_RANGE = 3, BAD_CRC = 4, NO_MEMORY
 enum { MAX_PIXELS = 1 << 27, FREE_PIXELS = 1 << 24, PIXELS_PER_BYTE = 1024, MAX_SCANS = 200 };
 enum { PRECISION = 14 };              /* bits of a filter weight */
 enum { MIN_COLUMNS = 8 };             /* that are decoded side by side */
+enum { ROWS = 4 };                    /* of the result that are mixed side by side */
+
+/* Which instructions are used: 0: those that any machine has, 1: AVX2. The pixels are the same with each. */
+static int level;
+
+/* Use instructions up to `wanted`, as far as the machine has them; return which. */
+int choose_paths(int wanted) {
+    level = 0;
+#ifdef HAS_AVX2
+    if (wanted >= 1 && __builtin_cpu_supports("avx2")) level = 1;
+#endif
+    return level;
+}
+
+__attribute__((constructor)) static void choose(void) { choose_paths(255); }
 
 /* One image to make. */
 typedef struct {
@@ -42,6 +63,7 @@ typedef struct {
     uint8_t *bytes; size_t bytes_size;       /* of the sample in the file */
     uint8_t *decoded; size_t decoded_size;   /* RGB rows  */
     uint8_t *rows; size_t rows_size;         /* after the vertical pass */
+    int16_t *wide; size_t wide_size;         /* weights of the horizontal pass, for wide vectors */
     uint8_t *before; size_t before_size;     /* an image as it was before an operation, in a black frame */
     int area;                                /* resize by the area filter */
     const uint8_t *fill;                     /* colour of what of a box lies outside the image */
@@ -181,6 +203,114 @@ static inline void mix_pixels(const uint8_t *in, const int16_t *weight, int coun
 #endif
 }
 
+#ifdef HAS_AVX2
+/* Like `mix_rows`. */
+AVX2 static void mix_rows_avx2(const uint8_t *in, size_t stride, const int16_t *weight, int count, uint8_t *out, int n) {
+    const __m256i zero = _mm256_setzero_si256(), half = _mm256_set1_epi32(1 << (PRECISION - 1));
+    if (n < 32) {
+        mix_rows(in, stride, weight, count, out, n);
+        return;
+    }
+    for (int x = 0; x < n; x += 32) {
+        if (x > n - 32) x = n - 32;              /* the last ones overlap those before */
+        __m256i a = half, b = half, c = half, d = half;
+        for (int k = 0; k < count; k += 2) {     /* two rows at a time; an odd last one is paired with weight 0 */
+            const uint8_t *p = in + (size_t)k * stride + x;
+            __m256i first = _mm256_loadu_si256((const __m256i *)p);
+            __m256i second = _mm256_loadu_si256((const __m256i *)(k + 1 < count ? p + stride : p));
+            __m256i low = _mm256_unpacklo_epi8(first, second), high = _mm256_unpackhi_epi8(first, second);
+            __m256i w = _mm256_set1_epi32(pair(weight + k));
+            a = _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_unpacklo_epi8(low, zero), w));
+            b = _mm256_add_epi32(b, _mm256_madd_epi16(_mm256_unpackhi_epi8(low, zero), w));
+            c = _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_unpacklo_epi8(high, zero), w));
+            d = _mm256_add_epi32(d, _mm256_madd_epi16(_mm256_unpackhi_epi8(high, zero), w));
+        }
+        a = _mm256_packs_epi32(_mm256_srai_epi32(a, PRECISION), _mm256_srai_epi32(b, PRECISION));
+        c = _mm256_packs_epi32(_mm256_srai_epi32(c, PRECISION), _mm256_srai_epi32(d, PRECISION));
+        _mm256_storeu_si256((__m256i *)(out + x), _mm256_packus_epi16(a, c));
+    }
+}
+
+/* The weights of a filter as `mix_columns_avx2` multiplies with them: per output `fours` vectors of 16 numbers for
+ * four samples each, the weights of two of them once per channel, then of the other two. */
+static int widen(const filter *f, int n_out, int fours, scratch *s) {
+    if (!grow((void **)&s->wide, &s->wide_size, (size_t)n_out * fours * 16 * sizeof(int16_t))) return 0;
+    for (int i = 0; i < n_out; i++) {
+        const int16_t *weight = f->weight + (size_t)i * f->taps;
+        int16_t *w = s->wide + (size_t)i * fours * 16;
+        for (int k = 0; k < 4 * fours; k += 2, w += 8) {
+            int first = k < f->count[i] ? weight[k] : 0, second = k + 1 < f->count[i] ? weight[k + 1] : 0;
+            for (int c = 0; c < 4; c++) {
+                w[2 * c] = c < 3 ? first : 0;
+                w[2 * c + 1] = c < 3 ? second : 0;
+            }
+        }
+    }
+    return 1;
+}
+
+/* What `mix_pixels` does, for a row of `size` pixels in each of ROWS rows; may read (not use) 16 bytes more. */
+AVX2 static void mix_columns_avx2(uint8_t *const *in, const filter *f, const int16_t *wide, int fours, int flip, int size,
+                                  uint8_t *const *out) {
+    /* A sample's colours apart: of the samples 0 and 1 in the lower half, of 2 and 3 in the upper. */
+    const __m256i apart = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,
+                                           6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
+    const int half = 1 << (PRECISION - 1);
+    const __m256i start = _mm256_setr_epi32(half, half, half, 0, 0, 0, 0, 0);
+    for (int o = 0; o < size; o++) {
+        int j = flip ? size - 1 - o : o;
+        size_t at = 3 * (size_t)(f->first[j] - f->first[0]);
+        const int16_t *w = wide + (size_t)j * fours * 16;
+        __m256i sum[ROWS];
+        for (int r = 0; r < ROWS; r++) sum[r] = start;
+        for (int k = 0; k < fours; k++, at += 12, w += 16) {
+            __m256i weight = _mm256_loadu_si256((const __m256i *)w);
+            for (int r = 0; r < ROWS; r++) {
+                __m256i four = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(in[r] + at)));
+                sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(_mm256_shuffle_epi8(four, apart), weight));
+            }
+        }
+        __m256i a = _mm256_add_epi32(_mm256_permute2x128_si256(sum[0], sum[1], 0x20),
+                                     _mm256_permute2x128_si256(sum[0], sum[1], 0x31));
+        __m256i b = _mm256_add_epi32(_mm256_permute2x128_si256(sum[2], sum[3], 0x20),
+                                     _mm256_permute2x128_si256(sum[2], sum[3], 0x31));
+        a = _mm256_packs_epi32(_mm256_srai_epi32(a, PRECISION), _mm256_srai_epi32(b, PRECISION));
+        a = _mm256_packus_epi16(a, a);           /* rows 0 and 2 in the lower half, 1 and 3 in the upper */
+        __m128i even = _mm256_castsi256_si128(a), odd = _mm256_extracti128_si256(a, 1);
+        uint32_t rgb[ROWS] = {_mm_cvtsi128_si32(even), _mm_cvtsi128_si32(odd), _mm_extract_epi32(even, 1),
+                              _mm_extract_epi32(odd, 1)};
+        /* The fourth byte falls on the next pixel, which comes later. */
+        int bytes = o + 1 < size;
+        for (int r = 0; r < ROWS; r++) {
+            if (bytes) memcpy(out[r] + 3 * o, rgb + r, 4);
+            else memcpy(out[r] + 3 * o, rgb + r, 3);
+        }
+    }
+}
+
+static int resize_avx2(const uint8_t *in, size_t stride, const filter *y, const filter *x, int flip, int size, uint8_t *out,
+                       scratch *s) {
+    int from = x->first[0], n = (x->first[size - 1] + x->count[size - 1] - from) * 3, most = 1;
+    for (int j = 0; j < size; j++) if (x->count[j] > most) most = x->count[j];
+    int fours = (most + 3) / 4;
+    size_t length = n + 12 * (size_t)fours + 16; /* of a row, with what may be read beyond */
+    if (!widen(x, size, fours, s) || !grow((void **)&s->rows, &s->rows_size, ROWS * length)) return NO_MEMORY;
+    for (int i = 0; i < size; i += ROWS) {
+        uint8_t *rows[ROWS], *to[ROWS];
+        for (int r = 0; r < ROWS; r++) {
+            int last = i + r < size ? r : size - 1 - i;      /* beyond the image it is made again */
+            rows[r] = s->rows + last * length;
+            to[r] = out + (size_t)(i + last) * size * 3;
+            if (last == r)
+                mix_rows_avx2(in + (size_t)y->first[i + r] * stride + 3 * (size_t)from, stride,
+                              y->weight + (size_t)(i + r) * y->taps, y->count[i + r], rows[r], n);
+        }
+        mix_columns_avx2(rows, x, s->wide, fours, flip, size, to);
+    }
+    return OK;
+}
+#endif
+
 /* RGB rows [n_rows, n_cols], stride bytes apart -> RGB [size, size]; the box is in coordinates of these rows. */
 static int resize(const uint8_t *in, size_t stride, int n_rows, int n_cols, double top, double left, double height, double width,
                   int flip, int size, uint8_t *out, scratch *s) {
@@ -188,6 +318,12 @@ static int resize(const uint8_t *in, size_t stride, int n_rows, int n_cols, doub
     int (*make)(filter *, double, double, int, int) = s->area ? make_area_filter : make_filter;
     int rc = NO_MEMORY;
     if (!make(&y, top, height, n_rows, size) || !make(&x, left, width, n_cols, size)) goto done;
+#ifdef HAS_AVX2
+    if (level >= 1) {
+        rc = resize_avx2(in, stride, &y, &x, flip, size, out, s);
+        goto done;
+    }
+#endif
     int from = x.first[0], n = (x.first[size - 1] + x.count[size - 1] - from) * 3;
     if (!grow((void **)&s->rows, &s->rows_size, n + 8)) goto done;
     for (int i = 0; i < size; i++) {
@@ -787,6 +923,7 @@ static void *work(void *p) {
     free(s.bytes);
     free(s.decoded);
     free(s.rows);
+    free(s.wide);
     free(s.before);
     return NULL;
 }
