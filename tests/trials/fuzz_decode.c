@@ -3,7 +3,8 @@
  *
  * `fuzz_decode SEED COUNT` makes COUNT inputs, a function of SEED alone, and prints how many of each status came out.
  * Whoever writes beyond a buffer, reads beyond one, overflows or hangs ends the program with an error. What was not
- * damaged must decode, and a crop must have the pixels of the full image. See test_fuzz_decode.py.
+ * damaged must decode, a crop must have the pixels of the full image, and all sets of instructions must agree, libjpeg
+ * alone among them, on the pixels and on what is damaged. See test_fuzz_decode.py.
  *
  * libjpeg is not instrumented: in every second input the decoder's buffers end at a page that cannot be touched, so
  * that libjpeg's own writes beyond them are noticed as well.
@@ -368,8 +369,16 @@ static void try_batch(image *m, int intact, int jpeg, int file) {
     }
     uint8_t *out = malloc((size_t)n * size * size * 3), *status = malloc(n);
     uint8_t fill[3] = {below(256), below(256), below(256)};
-    make_batch(file, items, changed ? steps : NULL, changed ? ends : NULL, n, size, 1 + below(2), one_in(3), fill, out,
-               status);
+    int area = one_in(3);
+    choose_paths(below(MAX_LEVEL + 1));
+    make_batch(file, items, changed ? steps : NULL, changed ? ends : NULL, n, size, 1 + below(2), area, fill, out, status);
+    choose_paths(-1);
+    uint8_t *plain = malloc((size_t)n * size * size * 3), *plain_status = malloc(n);
+    make_batch(file, items, changed ? steps : NULL, changed ? ends : NULL, n, size, 1, area, fill, plain, plain_status);
+    if (memcmp(status, plain_status, n)) fail("another status than by plain instructions and libjpeg alone");
+    if (memcmp(out, plain, (size_t)n * size * size * 3)) fail("other pixels than by plain instructions and libjpeg alone");
+    free(plain);
+    free(plain_status);
     for (unsigned i = 0; i < n; i++) {
         const item *t = items + i;
         if (status[i] > TOO_MUCH) fail("a status that does not exist");

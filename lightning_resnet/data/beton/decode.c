@@ -30,6 +30,7 @@
 #endif
 
 enum { OK = 0, BAD_JPEG = 1, BAD_SIZE = 2, BAD_RANGE = 3, BAD_CRC = 4, NO_MEMORY = 5, TOO_MUCH = 6 };
+enum { AGAIN = 7 };                   /* inside only: libjpeg must decode this one alone */
 /* Bounds of memory and time, the same as in limits.py next to this file: a progressive JPEG takes 6 bytes a pixel before its first row
  * comes out, and every scan goes over all pixels, however few bytes it has. */
 enum { MAX_PIXELS = 1 << 27, FREE_PIXELS = 1 << 24, PIXELS_PER_BYTE = 1024, MAX_SCANS = 200 };
@@ -38,13 +39,16 @@ enum { MIN_COLUMNS = 8 };             /* that are decoded side by side */
 enum { ROWS = 4 };                    /* of the result that are mixed side by side */
 
 /* Which instructions are used: 0: those that any machine has, 1: AVX2. The pixels are the same with each. */
+enum { MAX_LEVEL = 1 };
 static int level;
+static int libjpeg_alone;             /* it reads the Huffman codes of all images */
 
-/* Use instructions up to `wanted`, as far as the machine has them; return which. */
+/* Use instructions up to `wanted`, as far as the machine has them; return which. Below 0, libjpeg also reads the codes. */
 int choose_paths(int wanted) {
     level = 0;
+    libjpeg_alone = wanted < 0;
 #ifdef HAS_AVX2
-    if (wanted >= 1 && __builtin_cpu_supports("avx2")) level = 1;
+    if (wanted >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) level = 1;
 #endif
     return level;
 }
@@ -61,6 +65,7 @@ typedef struct {
 
 typedef struct {
     uint8_t *bytes; size_t bytes_size;       /* of the sample in the file */
+    struct huffman *huffman;                 /* tables of codes, made when the first JPEG comes */
     uint8_t *decoded; size_t decoded_size;   /* RGB rows  */
     uint8_t *rows; size_t rows_size;         /* after the vertical pass */
     int16_t *wide; size_t wide_size;         /* weights of the horizontal pass, for wide vectors */
@@ -413,7 +418,274 @@ static int begin(struct jpeg_decompress_struct *c, struct trap *e, const uint8_t
     return OK;
 }
 
-static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *out, scratch *s) {
+/* -- Huffman codes ------------------------------------------------------------------------------------------------ */
+
+/* libjpeg reads one symbol at a time, and what is skipped like what is decoded: half of the time went there. Here a
+ * look at LOOK bits gives a symbol with its value, and where no value is needed several symbols. libjpeg does all else:
+ * it calls `read_mcu` in place of its own function. What is odd in any way (a code that does not exist, data that end
+ * early, a marker in the wrong place) is decoded once more by libjpeg alone, which decides whether it is damage. */
+#if defined(LIBJPEG_TURBO_VERSION_NUMBER) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define HAS_HUFFMAN 1
+
+enum { LOOK = 9 };                    /* bits that are looked up at once; tables of more miss the cache */
+
+/* libjpeg's decoder of entropy codes as far as it is needed here; these two come first in all releases since 1998. */
+typedef struct {
+    void (*start_pass)(j_decompress_ptr);
+    boolean (*decode_mcu)(j_decompress_ptr, JBLOCKROW *);
+} entropy_decoder;
+
+/* A table of codes (Annex C of the standard), AC or DC. A symbol says how many zeros come before a value, and the bits
+ * of the value. */
+typedef struct {
+    uint8_t bits[17], symbols[256];   /* as the file has them */
+    int made;
+    uint32_t last[18];                /* of each length: the first 16 bits above its codes */
+    int first[17];                    /* what is added to a code of this length to find its symbol */
+    /* By the next LOOK bits. Bits 0 to 7: length of the code with its value; 8 to 12: of the code alone, 0 for a longer
+     * one; 16 to 23: bits of the value; 24 to 27: zeros before it; 31: there is no value. */
+    uint32_t one[1 << LOOK];
+    /* Bits 0 to 7: length of as many symbols as there are, with their values, 0 for none; 8 to 15: coefficients that
+     * they fill; 16: the block ends with them. */
+    uint32_t many[1 << LOOK];
+} codes;
+
+/* Bits of a scan: the next ones are the highest of `window`. */
+typedef struct {
+    uint64_t window;
+    int bits, made_up;                /* in the window; those after its end of the data, the last ones */
+    const uint8_t *next, *end;
+} reader;
+
+struct huffman {
+    codes dc[NUM_HUFF_TBLS], ac[NUM_HUFF_TBLS];
+    reader in;
+    int dc_before[MAX_COMPS_IN_SCAN];
+    unsigned first_column, end_column;           /* of the MCUs that are wanted */
+    unsigned column;
+    unsigned until_restart, restart;             /* MCUs to go, 0: no markers; the number of the next marker */
+};
+
+static const uint8_t zigzag[DCTSIZE2 + 15] = {   /* what comes after a block is noticed at its end */
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
+    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55,
+    62, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63};
+
+static void again(j_decompress_ptr c) { longjmp(((struct trap *)c->err)->back, AGAIN); }
+
+static inline uint32_t entry_of(int symbol, int length) {
+    int size = symbol & 15, run = symbol >> 4;
+    return (size ? 0 : 1u << 31) | run << 24 | size << 16 | length << 8 | (length + size);
+}
+
+static void make_codes(codes *t, const JHUFF_TBL *from) {
+    if (t->made && !memcmp(t->bits + 1, from->bits + 1, 16) && !memcmp(t->symbols, from->huffval, 256)) return;
+    memcpy(t->bits, from->bits, sizeof t->bits);
+    memcpy(t->symbols, from->huffval, sizeof t->symbols);
+    t->made = 1;
+    for (int i = 0; i < 1 << LOOK; i++) t->one[i] = 1u << 31;
+    memset(t->many, 0, sizeof t->many);
+    int code = 0, n = 0;
+    for (int length = 1; length <= 16; length++, code <<= 1) {
+        t->first[length] = n - code;
+        for (int i = 0; i < t->bits[length]; i++, code++, n++) {
+            if (length > LOOK) continue;
+            int rest = LOOK - length;
+            for (int k = 0; k < 1 << rest; k++) t->one[(code << rest) + k] = entry_of(t->symbols[n], length);
+        }
+        t->last[length] = (uint32_t)code << (16 - length);
+    }
+    for (int look = 0; look < 1 << LOOK; look++) {
+        int at = 0, filled = 0, ends = 0;
+        while (at < LOOK && !ends) {
+            uint32_t entry = t->one[look << at & ((1 << LOOK) - 1)];
+            int run = entry >> 24 & 15, size = entry >> 16 & 15, length = entry >> 8 & 31;
+            if (!length || length > LOOK - at) break;        /* the bits after these decide */
+            ends = !size && run != 15;
+            at += length + size;
+            filled += ends ? 0 : run + 1;
+        }
+        t->many[look] = at | filled << 8 | (uint32_t)ends << 16;
+    }
+}
+
+/* Fill the window byte by byte: 0xFF is followed by 0, which is dropped, or it begins a marker. */
+static __attribute__((noinline)) reader fill_slowly(reader in, j_decompress_ptr c) {
+    while (in.bits <= 56) {
+        uint64_t byte = 0;
+        if (in.next >= in.end) again(c);
+        if (*in.next != 0xFF) {
+            byte = *in.next++;
+        } else {
+            if (in.next + 1 >= in.end || in.next[1] == 0xFF) again(c);
+            if (in.next[1] == 0) {
+                byte = 0xFF;
+                in.next += 2;
+            } else {
+                in.made_up += 8;
+            }
+        }
+        in.window |= byte << (56 - in.bits);
+        in.bits += 8;
+    }
+    return in;
+}
+
+/* Have 56 bits or more in the window. */
+static inline reader fill(reader in, j_decompress_ptr c) {
+    uint64_t eight;
+    if (in.end - in.next < 8 || in.made_up) return fill_slowly(in, c);
+    memcpy(&eight, in.next, 8);
+    if (eight & ~(eight + 0x0101010101010101) & 0x8080808080808080) return fill_slowly(in, c);   /* one is 0xFF */
+    in.window |= __builtin_bswap64(eight) >> in.bits;
+    in.next += (63 - in.bits) >> 3;
+    in.bits |= 56;
+    return in;
+}
+
+static inline uint32_t look(reader in, int bits) { return in.window >> (64 - bits); }
+
+static inline reader drop(reader in, int bits) {
+    in.window <<= bits;
+    in.bits -= bits;
+    return in;
+}
+
+/* Symbol and length of a code longer than LOOK bits. */
+static __attribute__((noinline)) uint32_t long_code(const codes *t, uint32_t bits, j_decompress_ptr c) {
+    int length = LOOK + 1;
+    while (length <= 16 && bits >= t->last[length]) length++;
+    if (length > 16) again(c);
+    int symbol = (int)(bits >> (16 - length)) + t->first[length];
+    if (symbol < 0 || symbol > 255) again(c);
+    return entry_of(t->symbols[symbol], length);
+}
+
+/* The value of a symbol whose code begins the window, of a bit or more: a first bit of 0 says that it is negative. */
+static inline int value_of(uint64_t window, uint32_t entry) {
+    int size = entry >> 16 & 15;
+    uint64_t bits = window << (entry >> 8 & 31);
+    int64_t negative = ~(int64_t)bits >> 63;
+    return (int)(bits >> (64 - size)) - (int)(negative & ((1 << size) - 1));
+}
+
+/* Read the blocks of an MCU; without `blocks`, or where no pixel of it is wanted, only their lengths matter. */
+static inline __attribute__((always_inline)) boolean read_mcu_with(j_decompress_ptr c, JBLOCKROW *blocks) {
+    struct huffman *h = c->client_data;
+    reader in = h->in;
+    if (c->restart_interval) {
+        if (!h->until_restart) {
+            /* What is left in the window are less than 8 bits and bytes after them, which must be none. */
+            if (in.bits - in.made_up >= 8 || in.end - in.next < 2 || in.next[0] != 0xFF
+                || in.next[1] != JPEG_RST0 + (int)h->restart) again(c);
+            in = (reader){0, 0, 0, in.next + 2, in.end};
+            memset(h->dc_before, 0, sizeof h->dc_before);
+            h->restart = (h->restart + 1) & 7;
+            h->until_restart = c->restart_interval;
+        }
+        h->until_restart--;
+    }
+    int wanted = blocks && h->column >= h->first_column && h->column < h->end_column;
+    if (++h->column == c->MCUs_per_row) h->column = 0;
+    for (int b = 0; b < c->blocks_in_MCU; b++) {
+        int component = c->MCU_membership[b];
+        const jpeg_component_info *info = c->cur_comp_info[component];
+        const codes *dc = h->dc + info->dc_tbl_no, *ac = h->ac + info->ac_tbl_no;
+        if (in.bits < 32) in = fill(in, c);      /* a symbol has 31 bits at most with its value */
+        uint32_t entry = dc->one[look(in, LOOK)];
+        if (!(entry & 255)) entry = long_code(dc, look(in, 16), c);
+        int level = h->dc_before[component], k = 1;
+        if (!(entry >> 31)) level += value_of(in.window, entry);
+        if (level < -32768 || level > 32767) again(c);
+        h->dc_before[component] = level;
+        in = drop(in, entry & 255);
+        if (!wanted) {
+            while (k < DCTSIZE2) {
+                if (in.bits < 32) in = fill(in, c);
+                entry = ac->many[look(in, LOOK)];
+                int after = k + (entry >> 8 & 255);
+                if (entry && after < DCTSIZE2) {
+                    in = drop(in, entry & 255);
+                    k = after;
+                    if (entry >> 16) break;
+                    continue;
+                }
+                entry = ac->one[look(in, LOOK)];
+                if (!(entry & 255)) entry = long_code(ac, look(in, 16), c);
+                in = drop(in, entry & 255);
+                if (entry >> 31 && (entry >> 24 & 15) != 15) break;
+                k += (entry >> 24 & 15) + 1;
+            }
+            if (k > DCTSIZE2) again(c);
+            continue;
+        }
+        JCOEFPTR block = *blocks[b];
+        block[0] = level;
+        while (k < DCTSIZE2) {
+            if (in.bits < 32) in = fill(in, c);
+            entry = ac->one[look(in, LOOK)];
+            if (__builtin_expect(entry >> 31, 0)) {
+                if (!(entry & 255)) entry = long_code(ac, look(in, 16), c);
+                if (entry >> 31) {
+                    in = drop(in, entry & 255);
+                    if ((entry >> 24 & 15) != 15) break;
+                    k += 16;
+                    continue;
+                }
+            }
+            k += entry >> 24;
+            block[zigzag[k++]] = value_of(in.window, entry);
+            in = drop(in, entry & 255);
+        }
+        if (k > DCTSIZE2) again(c);
+    }
+    if (in.bits < in.made_up) again(c);
+    h->in = in;
+    return TRUE;
+}
+
+static boolean read_mcu(j_decompress_ptr c, JBLOCKROW *blocks) { return read_mcu_with(c, blocks); }
+#ifdef HAS_AVX2
+__attribute__((target("bmi,bmi2"))) static boolean read_mcu_bmi2(j_decompress_ptr c, JBLOCKROW *blocks) {
+    return read_mcu_with(c, blocks);
+}
+#endif
+
+/* Have libjpeg, which has read the head of the scan, call `read_mcu`, for a file of the usual kind: one scan of all
+ * components, sequential. Columns [x, x + width) of the output are wanted; a block makes `side` of them. */
+static int read_codes(j_decompress_ptr c, JDIMENSION x, JDIMENSION width, int side, scratch *s) {
+    if (c->progressive_mode || c->arith_code || c->data_precision != 8 || jpeg_has_multiple_scans(c)) return OK;
+    if (c->Ss != 0 || c->Se != DCTSIZE2 - 1 || c->Ah != 0 || c->Al != 0) return OK;
+    if (c->comps_in_scan != c->num_components || !c->entropy || !c->src->bytes_in_buffer) return OK;
+    if (!s->huffman) {
+        s->huffman = calloc(1, sizeof *s->huffman);
+        if (!s->huffman) return NO_MEMORY;
+    }
+    struct huffman *h = s->huffman;
+    for (int i = 0; i < c->comps_in_scan; i++) {
+        const jpeg_component_info *info = c->cur_comp_info[i];
+        make_codes(h->dc + info->dc_tbl_no, c->dc_huff_tbl_ptrs[info->dc_tbl_no]);
+        make_codes(h->ac + info->ac_tbl_no, c->ac_huff_tbl_ptrs[info->ac_tbl_no]);
+    }
+    unsigned column = c->comps_in_scan > 1 ? side * c->max_h_samp_factor : side;
+    h->in = (reader){0, 0, 0, c->src->next_input_byte, c->src->next_input_byte + c->src->bytes_in_buffer};
+    memset(h->dc_before, 0, sizeof h->dc_before);
+    h->first_column = x / column > 1 ? x / column - 1 : 0;       /* one more on each side */
+    h->end_column = (x + width) / column + 2;
+    h->column = 0;
+    h->restart = 0;
+    h->until_restart = c->restart_interval;
+    c->client_data = h;
+    ((entropy_decoder *)c->entropy)->decode_mcu = read_mcu;
+#ifdef HAS_AVX2
+    if (level >= 1) ((entropy_decoder *)c->entropy)->decode_mcu = read_mcu_bmi2;
+#endif
+    return OK;
+}
+#endif
+
+/* Decode an image; `alone`: libjpeg reads the Huffman codes. */
+static int decode_by(const uint8_t *bytes, const item *t, int size, uint8_t *out, scratch *s, int alone) {
     struct jpeg_decompress_struct c;
     struct trap e;
     catch_errors(&c, &e);
@@ -439,6 +711,9 @@ static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *o
     if (left < 0) left = 0;
     JDIMENSION x = left, w = right - left;
     if (w < c.output_width) jpeg_crop_scanline(&c, &x, &w);
+#ifdef HAS_HUFFMAN
+    if (!alone && read_codes(&c, x, w, 8 / shrink, s) != OK) { jpeg_destroy_decompress(&c); return NO_MEMORY; }
+#endif
     if (r.y0 > 0) jpeg_skip_scanlines(&c, r.y0);
     size_t stride = (size_t)c.output_width * 3;
     if (!grow((void **)&s->decoded, &s->decoded_size, stride * n_rows + 8)) { jpeg_destroy_decompress(&c); return NO_MEMORY; }
@@ -460,6 +735,11 @@ static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *o
     }
     return resize(s->decoded, stride, n_rows, n_cols, t->top / shrink - r.y0, t->left / shrink - x, t->height / shrink,
                   t->width / shrink, t->flip, size, out, s);
+}
+
+static int decode_jpeg(const uint8_t *bytes, const item *t, int size, uint8_t *out, scratch *s) {
+    int rc = decode_by(bytes, t, size, out, s, libjpeg_alone);
+    return rc == AGAIN ? decode_by(bytes, t, size, out, s, 1) : rc;
 }
 
 /* Whether a JPEG decodes without damage: all of it is read, at an eighth of the resolution, in whatever colours. */
@@ -924,6 +1204,7 @@ static void *work(void *p) {
     free(s.decoded);
     free(s.rows);
     free(s.wide);
+    free(s.huffman);
     free(s.before);
     return NULL;
 }
