@@ -4,6 +4,11 @@ our own reader of the Huffman codes, and on any number of threads.
 
 import io
 import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -121,3 +126,81 @@ def test_what_is_damaged_is_the_same_with_our_reader_of_codes(choose):
     os.close(file)
     assert 0.2 < (status == kernel.PROBLEMS.index("damaged JPEG")).mean() < 0.9
     assert len(set(made.values())) == 1
+
+
+# -- threads ---------------------------------------------------------------------------------------
+
+
+def make(file, items, threads):
+    out = np.empty((len(items), 40, 40, 3), np.uint8)
+    status = kernel.decode(SimpleNamespace(fd=file), items, out, threads)
+    assert not status.any()
+    return out.tobytes()
+
+
+@pytest.fixture
+def images():
+    """A file of images and the items of a batch."""
+    file = os.memfd_create("images")
+    yield file, put(file, stored())
+    os.close(file)
+
+
+def test_batches_made_at_once_share_threads_and_pixels_stay(images):
+    alone = make(*images, 1)
+    with ThreadPoolExecutor(4) as callers:
+        made = callers.map(lambda i: make(*images, 1 + i % 4), range(24))
+        assert set(made) == {alone}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads cannot be counted")
+def test_threads_are_started_once(images):
+    make(*images, 3)
+    before = set(os.listdir("/proc/self/task"))
+    for _ in range(20):
+        make(*images, 3)
+    assert len(set(os.listdir("/proc/self/task")) - before) <= 2
+
+
+def test_a_process_that_is_forked_from_one_with_threads_has_its_own(images):
+    expected = make(*images, 3)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if make(*images, 3) == make(*images, 1) == expected else 1)
+    ended, status = os.waitpid(child, 0)
+    assert (ended, status) == (child, 0)
+    assert make(*images, 3) == expected
+
+
+LOOP = """
+import os, sys, threading, time
+from types import SimpleNamespace
+import numpy as np
+from lightning_resnet.data.beton import decode as kernel
+items = np.zeros(64, kernel.ITEM)
+items["size"] = 120_000
+items["rows"] = items["cols"] = 200
+items["height"] = items["width"] = 150
+file = os.memfd_create("raw")
+os.pwrite(file, bytes(120_000), 0)
+def run():
+    out = np.empty((64, 96, 96, 3), np.uint8)
+    while True:
+        kernel.decode(SimpleNamespace(fd=file), items, out, 4)
+threading.Thread(target=run, daemon=True).start()
+print("runs", flush=True)
+time.sleep(float(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("how", ["exit", signal.SIGTERM, signal.SIGINT])
+def test_a_process_ends_while_its_threads_decode(how):
+    seconds = "0.1" if how == "exit" else "60"
+    command = [sys.executable, "-c", LOOP, seconds]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline() == "runs\n"
+        if how != "exit":
+            process.send_signal(how)
+        process.communicate(timeout=50)
+        assert process.returncode == (0 if how == "exit" else -how)

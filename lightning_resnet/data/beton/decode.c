@@ -4,16 +4,19 @@
  * at least twice the output size is first scaled down by 2, 4 or 8 in the DCT domain (libjpeg-turbo), where the filter
  * is at no cost. The rest is a separable triangle filter, the definition of Pillow's and torchvision's antialiased
  * bilinear resize. The area filter (OpenCV's INTER_AREA, which FFCV uses) is an alternative; it takes the decoded
- * pixels without scaling in the DCT domain. The images of a batch are shared among threads; the caller holds no lock.
+ * pixels without scaling in the DCT domain. The images of a batch are shared among threads, which wait for the next
+ * batch; the caller holds no lock. With each set of instructions the pixels are the same (tests/test_paths.py).
  */
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <jpeglib.h>
@@ -38,8 +41,9 @@ enum { PRECISION = 14 };              /* bits of a filter weight */
 enum { MIN_COLUMNS = 8 };             /* that are decoded side by side */
 enum { ROWS = 4 };                    /* of the result that are mixed side by side */
 
-/* Which instructions are used: 0: those that any machine has, 1: AVX2. The pixels are the same with each. */
-enum { MAX_LEVEL = 1 };
+/* Which instructions are used: 0: those that any machine has, 1: AVX2, BMI2 and PCLMUL, 2: also
+ * AVX-512. The pixels are the same with each. */
+enum { MAX_LEVEL = 2 };
 static int level;
 static int libjpeg_alone;             /* it reads the Huffman codes of all images */
 
@@ -48,7 +52,9 @@ int choose_paths(int wanted) {
     level = 0;
     libjpeg_alone = wanted < 0;
 #ifdef HAS_AVX2
-    if (wanted >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) level = 1;
+    if (wanted >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")
+        && __builtin_cpu_supports("pclmul")) level = 1;
+    if (wanted >= 2 && level == 1 && __builtin_cpu_supports("avx512bw")) level = 2;
 #endif
     return level;
 }
@@ -63,7 +69,7 @@ typedef struct {
     uint32_t jpeg, flip, crc, check;  /* check: compare the CRC-32 of the bytes with crc */
 } item;
 
-typedef struct {
+typedef struct scratch {
     uint8_t *bytes; size_t bytes_size;       /* of the sample in the file */
     struct huffman *huffman;                 /* tables of codes, made when the first JPEG comes */
     uint8_t *decoded; size_t decoded_size;   /* RGB rows  */
@@ -72,6 +78,7 @@ typedef struct {
     uint8_t *before; size_t before_size;     /* an image as it was before an operation, in a black frame */
     int area;                                /* resize by the area filter */
     const uint8_t *fill;                     /* colour of what of a box lies outside the image */
+    struct scratch *after;                   /* the next one in a list */
 } scratch;
 
 static int grow(void **p, size_t *have, size_t need) {
@@ -285,10 +292,45 @@ AVX2 static void mix_columns_avx2(uint8_t *const *in, const filter *f, const int
         uint32_t rgb[ROWS] = {_mm_cvtsi128_si32(even), _mm_cvtsi128_si32(odd), _mm_extract_epi32(even, 1),
                               _mm_extract_epi32(odd, 1)};
         /* The fourth byte falls on the next pixel, which comes later. */
-        int bytes = o + 1 < size;
         for (int r = 0; r < ROWS; r++) {
-            if (bytes) memcpy(out[r] + 3 * o, rgb + r, 4);
+            if (o + 1 < size) memcpy(out[r] + 3 * o, rgb + r, 4);
             else memcpy(out[r] + 3 * o, rgb + r, 3);
+        }
+    }
+}
+
+/* Like `mix_columns_avx2`, two rows in a vector. */
+__attribute__((target("avx512bw"))) static void mix_columns_avx512(
+    uint8_t *const *in, const filter *f, const int16_t *wide, int fours, int flip, int size, uint8_t *const *out) {
+    const __m512i apart = _mm512_broadcast_i64x4(
+        _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,
+                         6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1));
+    const int half = 1 << (PRECISION - 1);
+    const __m512i start = _mm512_broadcast_i64x4(_mm256_setr_epi32(half, half, half, 0, 0, 0, 0, 0));
+    for (int o = 0; o < size; o++) {
+        int j = flip ? size - 1 - o : o;
+        size_t at = 3 * (size_t)(f->first[j] - f->first[0]);
+        const int16_t *w = wide + (size_t)j * fours * 16;
+        __m512i sum[ROWS / 2];
+        for (int r = 0; r < ROWS / 2; r++) sum[r] = start;
+        for (int k = 0; k < fours; k++, at += 12, w += 16) {
+            __m512i weight = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)w));
+            for (int r = 0; r < ROWS / 2; r++) {
+                __m512i four = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(in[2 * r] + at)));
+                __m128i other = _mm_loadu_si128((const __m128i *)(in[2 * r + 1] + at));
+                four = _mm512_mask_broadcast_i32x4(four, 0xFF00, other);
+                sum[r] = _mm512_add_epi32(sum[r], _mm512_madd_epi16(_mm512_shuffle_epi8(four, apart), weight));
+            }
+        }
+        __m512i rows = _mm512_add_epi32(_mm512_shuffle_i32x4(sum[0], sum[1], 0x88),
+                                        _mm512_shuffle_i32x4(sum[0], sum[1], 0xDD));
+        rows = _mm512_max_epi32(_mm512_srai_epi32(rows, PRECISION), _mm512_setzero_si512());
+        uint8_t rgb[4 * ROWS];
+        _mm_storeu_si128((__m128i *)rgb, _mm512_cvtusepi32_epi8(rows));
+        /* The fourth byte falls on the next pixel, which comes later. */
+        for (int r = 0; r < ROWS; r++) {
+            if (o + 1 < size) memcpy(out[r] + 3 * o, rgb + 4 * r, 4);
+            else memcpy(out[r] + 3 * o, rgb + 4 * r, 3);
         }
     }
 }
@@ -310,7 +352,8 @@ static int resize_avx2(const uint8_t *in, size_t stride, const filter *y, const 
                 mix_rows_avx2(in + (size_t)y->first[i + r] * stride + 3 * (size_t)from, stride,
                               y->weight + (size_t)(i + r) * y->taps, y->count[i + r], rows[r], n);
         }
-        mix_columns_avx2(rows, x, s->wide, fours, flip, size, to);
+        if (level >= 2) mix_columns_avx512(rows, x, s->wide, fours, flip, size, to);
+        else mix_columns_avx2(rows, x, s->wide, fours, flip, size, to);
     }
     return OK;
 }
@@ -798,7 +841,7 @@ typedef struct { double operation, value[7]; } step;
 /* Loops that gain from wide vectors are compiled for these as well; the library takes what the
  * machine has. */
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) \
-    && !defined(__SANITIZE_ADDRESS__)
+    && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define WIDE __attribute__((target_clones("default", "avx2")))
 #else
 #define WIDE
@@ -1143,7 +1186,7 @@ static int change(uint8_t *image, int h, int w, const step *t, scratch *s) {
 
 /* -- a batch ------------------------------------------------------------------------------------------------------ */
 
-typedef struct {
+typedef struct job {
     int fd;
     const item *items;     /* NULL: `out` holds the images, they are only changed */
     const step *steps;     /* image i takes steps[ends[i - 1]] to steps[ends[i] - 1] */
@@ -1153,7 +1196,41 @@ typedef struct {
     const uint8_t *fill;
     uint8_t *out; uint8_t *status;
     int next;
+    int places, helpers;   /* threads that may still join; that work at it now */
+    struct job *after;
 } job;
+
+#ifdef HAS_AVX2
+/* The CRC-32 of n bytes, n >= 64: four vectors of 16 bytes are multiplied by powers of x modulo the polynomial and
+ * added to the bytes that many bits further on (Gopal et al., Intel, 2009), until 16 bytes are left with the same CRC. */
+__attribute__((target("pclmul,sse4.1"))) static uint32_t crc_folded(const uint8_t *p, size_t n) {
+    const __m128i far = _mm_set_epi64x(0x1c6e41596, 0x154442bd4);    /* 512 bits on */
+    const __m128i near = _mm_set_epi64x(0x0ccaa009e, 0x1751997d0);   /* 128 bits on */
+    __m128i x[4];
+    for (int i = 0; i < 4; i++) x[i] = _mm_loadu_si128((const __m128i *)p + i);
+    x[0] = _mm_xor_si128(x[0], _mm_cvtsi32_si128(-1));
+    for (p += 64, n -= 64; n >= 64; p += 64, n -= 64)
+        for (int i = 0; i < 4; i++) {
+            __m128i next = _mm_loadu_si128((const __m128i *)p + i);
+            __m128i low = _mm_clmulepi64_si128(x[i], far, 0x00), high = _mm_clmulepi64_si128(x[i], far, 0x11);
+            x[i] = _mm_xor_si128(_mm_xor_si128(low, high), next);
+        }
+    for (int i = 1; i < 4; i++) {
+        __m128i low = _mm_clmulepi64_si128(x[0], near, 0x00), high = _mm_clmulepi64_si128(x[0], near, 0x11);
+        x[0] = _mm_xor_si128(_mm_xor_si128(low, high), x[i]);
+    }
+    uint8_t left[16];
+    _mm_storeu_si128((__m128i *)left, x[0]);
+    return crc32(crc32(0xFFFFFFFF, left, sizeof left), p, n);
+}
+#endif
+
+static uint32_t crc_of(const uint8_t *p, size_t n) {
+#ifdef HAS_AVX2
+    if (level >= 1 && n >= 64) return crc_folded(p, n);
+#endif
+    return crc32(0, p, n);
+}
 
 /* Bytes of a sample, by pread: a file that is cut short under us gives an error, where mapped memory would kill us. */
 static int fetch(int fd, const item *t, scratch *s) {
@@ -1165,7 +1242,7 @@ static int fetch(int fd, const item *t, scratch *s) {
         if (got <= 0) return BAD_RANGE;
         done += got;
     }
-    if (t->check && crc32(0, s->bytes, t->size) != t->crc) return BAD_CRC;
+    if (t->check && crc_of(s->bytes, t->size) != t->crc) return BAD_CRC;
     return OK;
 }
 
@@ -1192,42 +1269,147 @@ static int make_one(const job *b, int i, uint8_t *out, scratch *s) {
     return rc;
 }
 
-static void *work(void *p) {
-    job *b = p;
-    scratch s = {.area = b->area, .fill = b->fill};
+/* -- threads ------------------------------------------------------------------------------------------------------ */
+
+/* Threads that wait for the next batch, and their buffers. They take no signals, end when no batch came for IDLE_S
+ * seconds, and are of this process alone: a child begins without. */
+enum { MAX_THREADS = 256, IDLE_S = 5, KEPT_BYTES = 1 << 22 };
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t come, left;        /* a job; a helper from its job */
+    job *first;                       /* jobs with places */
+    int threads, asked;               /* threads that live; that all jobs in progress asked for */
+    scratch *spare;                   /* buffers not in use */
+} pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, 0, 0, NULL};
+
+static void before_fork(void) { pthread_mutex_lock(&pool.lock); }
+static void after_fork(void) { pthread_mutex_unlock(&pool.lock); }
+
+static void begin_in_child(void) {
+    scratch *spare = pool.spare;
+    memset(&pool, 0, sizeof pool);
+    pthread_mutex_init(&pool.lock, NULL);
+    pthread_cond_init(&pool.come, NULL);
+    pthread_cond_init(&pool.left, NULL);
+    pool.spare = spare;
+}
+
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(before_fork, after_fork, begin_in_child); }
+
+static void shed(void **p, size_t *have, size_t most) {
+    if (*have <= most) return;
+    free(*p);
+    *p = NULL;
+    *have = 0;
+}
+
+/* Free the buffers of more than `most` bytes. */
+static void shed_all(scratch *s, size_t most) {
+    shed((void **)&s->bytes, &s->bytes_size, most);
+    shed((void **)&s->decoded, &s->decoded_size, most);
+    shed((void **)&s->rows, &s->rows_size, most);
+    shed((void **)&s->wide, &s->wide_size, most);
+    shed((void **)&s->before, &s->before_size, most);
+}
+
+/* Make images of the job until none is left; what it changes of the pool needs the lock. */
+static void work(job *b) {
+    scratch alone = {0}, *s = pool.spare;
+    if (s) pool.spare = s->after;
+    pthread_mutex_unlock(&pool.lock);
+    if (!s) s = calloc(1, sizeof *s);
+    scratch *used = s ? s : &alone;
+    used->area = b->area;
+    used->fill = b->fill;
     size_t bytes = (size_t)b->height * b->width * 3;
     for (int i; (i = __atomic_fetch_add(&b->next, 1, __ATOMIC_RELAXED)) < b->n;) {
-        b->status[i] = make_one(b, i, b->out + i * bytes, &s);
+        b->status[i] = make_one(b, i, b->out + i * bytes, used);
         if (b->status[i] != OK) memset(b->out + i * bytes, 127, bytes);
     }
-    free(s.bytes);
-    free(s.decoded);
-    free(s.rows);
-    free(s.wide);
-    free(s.huffman);
-    free(s.before);
-    return NULL;
+    shed_all(used, s ? KEPT_BYTES : 0);
+    if (!s) free(alone.huffman);
+    pthread_mutex_lock(&pool.lock);
+    if (!s) return;
+    s->after = pool.spare;
+    pool.spare = s;
+}
+
+static void *serve(void *unused) {
+    pthread_mutex_lock(&pool.lock);
+    for (;;) {
+        job *b = pool.first;
+        if (b) {
+            if (--b->places == 0) pool.first = b->after;
+            b->helpers++;
+            work(b);
+            if (--b->helpers == 0) pthread_cond_broadcast(&pool.left);
+            continue;
+        }
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += IDLE_S;
+        if (pthread_cond_timedwait(&pool.come, &pool.lock, &until) && !pool.first) break;
+    }
+    pool.threads--;
+    scratch *s = pool.spare;          /* as many buffers are left as may be used at once */
+    if (s) pool.spare = s->after;
+    pthread_mutex_unlock(&pool.lock);
+    if (s) {
+        shed_all(s, 0);
+        free(s->huffman);
+        free(s);
+    }
+    return unused;
+}
+
+/* Have as many threads as are asked for; fewer if the system gives no more. */
+static void start_threads(void) {
+    sigset_t all, before;
+    pthread_t thread;
+    if (pool.threads >= pool.asked || pool.threads >= MAX_THREADS) return;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (pool.threads < pool.asked && pool.threads < MAX_THREADS && !pthread_create(&thread, NULL, serve, NULL)) {
+        pthread_detach(thread);
+        pool.threads++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 static void run(job *b, int threads) {
-    pthread_t t[256];
-    int started = 0;
-    if (threads > 256) threads = 256;
-    while (started < threads - 1 && started < b->n - 1 && !pthread_create(t + started, NULL, work, b)) started++;
+    int helpers = (threads < b->n ? threads : b->n) - 1;
+    if (helpers < 0) helpers = 0;
+    if (helpers > MAX_THREADS - 1) helpers = MAX_THREADS - 1;
+    pthread_mutex_lock(&pool.lock);
+    if (helpers) {
+        b->places = helpers;
+        b->after = pool.first;
+        pool.first = b;
+        pool.asked += helpers;
+        start_threads();
+        pthread_cond_broadcast(&pool.come);
+    }
     work(b);
-    while (started) pthread_join(t[--started], NULL);
+    for (job **p = &pool.first; *p; p = &(*p)->after)
+        if (*p == b) {                           /* not all came */
+            *p = b->after;
+            break;
+        }
+    while (b->helpers) pthread_cond_wait(&pool.left, &pool.lock);
+    pool.asked -= helpers;
+    pthread_mutex_unlock(&pool.lock);
 }
 
 /* Make n images, uint8 [n, size, size, 3], on `threads` threads; status[i] is 0 or why image i is grey instead. */
 void make_batch(int fd, const item *items, const step *steps, const uint32_t *ends, int n, int size, int threads,
                 int area, const uint8_t *fill, uint8_t *out, uint8_t *status) {
-    job b = {fd, items, steps, ends, n, size, size, area, fill, out, status, 0};
+    job b = {fd, items, steps, ends, n, size, size, area, fill, out, status, 0, 0, 0, NULL};
     run(&b, threads);
 }
 
 /* Change n images, uint8 [n, height, width, 3], in the same way. */
 void change_batch(const step *steps, const uint32_t *ends, int n, int height, int width, int threads, uint8_t *out,
                   uint8_t *status) {
-    job b = {-1, NULL, steps, ends, n, height, width, 0, NULL, out, status, 0};
+    job b = {-1, NULL, steps, ends, n, height, width, 0, NULL, out, status, 0, 0, 0, NULL};
     run(&b, threads);
 }

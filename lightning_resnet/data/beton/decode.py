@@ -120,7 +120,7 @@ def decode(
         beton: the file.
         items: what to make, from `make_items` [B].
         out: uint8 [B, size, size, 3], contiguous; grey (127) where an image could not be made.
-        threads: number of threads.
+        threads: number of threads; they are kept for the next batch, and end 5 s after the last.
         choices: operations that change the images afterwards, see `change`; None for none.
         area: resize by the area filter instead of the triangle.
         fill: colour of what of a box lies outside the image, three levels.
