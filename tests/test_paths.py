@@ -202,5 +202,5 @@ def test_a_process_ends_while_its_threads_decode(how):
         assert process.stdout.readline() == "runs\n"
         if how != "exit":
             process.send_signal(how)
-        process.communicate(timeout=50)
+        process.communicate(timeout=300)
         assert process.returncode == (0 if how == "exit" else -how)
