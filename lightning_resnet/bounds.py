@@ -6,6 +6,9 @@ used, as in a script.
 
 IMAGENET_DEPTHS = (14, 18, 26, 34, 50, 101, 152)
 NAMED_DEPTHS = (18, 34, 50, 101, 152)  # `resnet14` and `resnet26` are as well nets of CIFAR
+# What `shortcut_value` is where none is given: values of He et al. 2016, table 1. Those of gates
+# are the best there; 0.5 for `scaled` trains 110 layers only where `branch_scale` is 0.5 too.
+SHORTCUT_VALUES = {"scaled": 0.5, "dropout": 0.5, "gate": -6.0, "exclusive_gate": -6.0}
 CROPS = ("centre", "ten", "flip")  # how `evaluate` cuts an image
 # Training images of the sources that always have the same.
 TRAIN_IMAGES = {"Digits": 1_437, "CIFAR10": 50_000, "CIFAR100": 50_000, "FashionMNIST": 60_000}

@@ -23,10 +23,12 @@ from lightning_resnet.cli.convert import make_parser
 from lightning_resnet.data.images import FileImages
 from lightning_resnet.data.loaders.read_batch import read_files
 from lightning_resnet.errors import UserError
-from lightning_resnet.models.blocks import Scale, block_modules
+from lightning_resnet.models.activations import record_blocks
+from lightning_resnet.models.blocks import Scale, block_modules, blocks
 from lightning_resnet.models.complexity import PeakMemory
 from lightning_resnet.models.plain_form import plain_form
 from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
+from lightning_resnet.models.surgery import drop, without
 from lightning_resnet.weights import onnx_export
 from lightning_resnet.weights.convert import untold, use_in_torchvision
 from lightning_resnet.weights.layouts import recognise, unwrap
@@ -493,6 +495,119 @@ def test_a_run_becomes_a_plain_net_that_trains_on(cli):
     error = 1 - history("runs", "val/acc1")[-1]
     trained_on = 1 - history("on", "val/acc1")[-1]
     assert trained_on < error + 0.2, "the plain net forgot what it was given"
+
+
+def without_effect(net, name):
+    """Make the branch of a block compute zeros."""
+    block = net.get_submodule(name)
+    last = block.get_submodule(f"bn{block.layers}")
+    if not isinstance(last, nn.BatchNorm2d) or block.order == "preact":
+        last = block.get_submodule(f"conv{block.layers}")
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "names"),
+    [
+        (CifarResNet, {"depth": 20}, ["layer2.1"]),
+        (CifarResNet, {"depth": 20, "shortcut": "B"}, ["layer1.0", "layer1.1", "layer1.2"]),
+        (CifarResNet, {"depth": 20, "block": "preact"}, ["layer1.0", "layer3.2"]),
+        (CifarResNet, {"depth": 20, "block": "relu_preact"}, ["layer3.1"]),
+        (CifarResNet, {"depth": 20, "block": "relu_before_add"}, ["layer2.2"]),
+        (CifarResNet, {"depth": 29, "block": "bottleneck", "shortcut": "B"}, ["layer1.1"]),
+        (CifarResNet, {"depth": 20, "norm": "none", "branch_scale": "skip_init"}, ["layer2.1"]),
+        (CifarResNet, {"depth": 20, "stochastic_depth": 0.5}, ["layer2.1", "layer3.1"]),
+        (ImageNetResNet, {"depth": 18, "num_classes": 10}, ["layer3.1"]),
+    ],
+)
+def test_a_block_whose_branch_is_zero_can_be_left_out(kind, options, names):
+    net = shaken(kind(**options))
+    for name in names:
+        without_effect(net, name)
+    shorter, told = without(net, options, names)
+    assert told == options | {"drop_blocks": sorted(names)}
+    x = torch.randn(4, 3, 33, 33)
+    with torch.no_grad():
+        assert torch.equal(shorter(x), net(x))
+    left = [name for name, _, _ in blocks(net) if name not in names]
+    assert [name for name, _, _ in blocks(shorter)] == left
+    assert shorter.train()(x).isfinite().all()
+    plain_again, _ = without(shorter.eval(), told, left[-1:])
+    assert len(block_modules(plain_again)) == len(left) - 1
+
+
+def test_what_is_left_computes_what_the_lesion_does():
+    net = shaken(CifarResNet(20))
+    x = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        _, recorded = record_blocks(net, x)
+        with drop([block for block in recorded if block.name in ("layer1.1", "layer3.2")]):
+            wanted = net(x)
+        shorter, _ = without(net, {"depth": 20}, ["layer1.1", "layer3.2"])
+        assert torch.allclose(shorter(x), wanted, atol=1e-6)
+        assert not torch.allclose(shorter(x), net(x), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "message"),
+    [
+        ({}, "layer2.0", "changes the shape, 16 to 32 channels"),
+        ({"shortcut": "B"}, "layer3.0", "changes the shape, 32 to 64 channels"),
+        ({"shortcut": "C"}, "layer2.1", "is a projection"),
+        ({"shortcut": "none"}, "layer2.1", "it is plain"),
+        ({"shortcut": "scaled"}, "layer2.1", "multiplies x by 0.5"),
+        ({"shortcut": "gate"}, "layer2.1", "has a gate"),
+        ({"shortcut": "exclusive_gate"}, "layer2.1", "has a gate"),
+        ({"shortcut": "dropout"}, "layer2.1", "drops parts of x"),
+        ({"block": "bn_after_add"}, "layer2.1", "a norm follows its sum"),
+        ({"block": "preact", "shared_activation": "first"}, "layer1.0", "takes the activation"),
+        ({}, "layer2.3", "no block layer2.3; did you mean layer2.2.; there are layer1.0 to"),
+        ({}, "conv1", "no block conv1"),
+    ],
+)
+def test_a_block_that_does_more_than_add_is_kept(options, name, message):
+    options = {"depth": 20} | options
+    with pytest.raises(UserError, match=message):
+        without(CifarResNet(**options), options, [name])
+
+
+def test_blocks_are_dropped_of_our_nets_and_not_all():
+    with pytest.raises(UserError, match="not of ResNet"):
+        without(torchvision.models.resnet18(), {}, ["layer1.0"])
+    for names, message in (
+        (["layer2.0"], "layer2.0 changes the shape"),
+        (["layer4.0"], "no block layer4.0"),
+        ([f"layer{i}.{k}" for i in (1, 2, 3) for k in range(3)], "no block would be left"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            CifarResNet(20, drop_blocks=names)
+
+
+def test_a_run_without_a_block_is_evaluated_exported_and_trains_on(cli):
+    deep = [*TINY, "--model.net.depth", "14"]
+    assert cli("fit", *deep, "--trainer.max_epochs", "2", "--run.name", "a")[0] == 0
+    run = str(only_run("runs"))
+    drop_two = ["--drop-block", "layer1.0,layer2.1", "--drop-block", "layer3.1"]
+    code, out, err = cli("convert", run, *drop_two, "--out", "short.ckpt", "--json")
+    assert code == 0 and "--run.init_from short.ckpt" in err, err
+    document = json.loads(out)
+    assert document["options"]["drop_blocks"] == ["layer1.0", "layer2.1", "layer3.1"]
+    given, shorter = document["forms"]
+    assert shorter["parameters"] < given["parameters"] and document["difference"] > 0
+    assert cli("evaluate", "short.ckpt")[0] == 0
+    assert cli("convert", "short.ckpt", "--out", "short.onnx", "--size", "8")[0] == 0
+    code, out, err = cli("convert", "short.ckpt", "--plain", "--out", "plain.ckpt", "--json")
+    assert code == 0 and json.loads(out)["difference"] < 1e-5, err
+    code, out, err = cli("convert", "short.ckpt", "--out", "short.safetensors")
+    assert code == 0 and "do not tell drop_blocks" in out + err
+    again = [*deep, "--model.net.drop_blocks", '["layer1.0", "layer2.1", "layer3.1"]']
+    again += ["--run.init_from", "short.ckpt", "--trainer.max_epochs", "1", "--run.root", "on"]
+    assert cli("fit", *again)[0] == 0
+    code, _, err = cli("fit", *deep, "--run.init_from", "short.ckpt", "--run.root", "other")
+    assert code == 2 and "drop_blocks" in err and not Path("other").exists()
+    code, _, err = cli("convert", run, "--drop-block", "layer2.0", "--out", "no.ckpt")
+    assert code == 2 and "changes the shape" in err and not Path("no.ckpt").exists()
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,12 @@ OLD = (
 # Recipe and flags -> the id that commit e102483 gave. Six recipes did not name `nesterov` then and
 # took the task's default, true, against their sources: their ids are those of the flag. One did not
 # name the weights that it begins with.
-# imagenette.yaml is newer.
+# imagenette.yaml and cifar10_stochastic_depth.yaml are newer.
 GOLDEN = {
     "cifar10.yaml": "4350a9c484",
     "cifar10_fast.yaml": "18250e7978",
     "cifar10_preact.yaml": "20293b576a",
+    "cifar10_stochastic_depth.yaml": "457e762896",
     "digits.yaml": "8feeaad7e9",
     "fashion_mnist.yaml": "f32f94fc1a",
     "finetune.yaml": "ada714600f",

@@ -10,6 +10,8 @@ import pytest
 import timm
 import torch
 import torchvision
+import yaml
+from helpers.command_line import REPOSITORY
 from torch import nn
 from torch.nn import functional as F
 
@@ -187,6 +189,26 @@ def test_twins_start_equal(make):
         assert all(torch.equal(t, nets[other][name]) for name, t in nets["none"].items())
     torch.manual_seed(4)
     assert not torch.equal(make(depth).state_dict()["conv1.weight"], nets["A"]["conv1.weight"])
+
+
+STUDY = yaml.safe_load((REPOSITORY / "configs/sweeps/digits_variants.yaml").read_text())
+CELLS = STUDY["parameters"]["model.net.init_args"]["values"]
+
+
+@pytest.mark.parametrize("options", [cell for cell in CELLS if cell["depth"] == 20])
+def test_nets_of_the_study_start_from_the_tensors_of_their_plain_twin(options):
+    start = {k: v for k, v in options.items() if k in ("depth", "norm", "init", "activation")}
+    nets = []
+    for arguments in (options, start | {"shortcut": "none"}):
+        torch.manual_seed(3)
+        torch.rand(len(nets))
+        nets.append(CifarResNet(**arguments).state_dict())
+    variant, plain = nets
+    kernels = [name for name in plain if plain[name].ndim == 4]
+    if options.get("branch_scale") == "fixup":
+        kernels = ["conv1.weight"]  # Fixup scales the others
+    assert len(kernels) in (1, 19)
+    assert all(torch.equal(variant[name], plain[name]) for name in kernels)
 
 
 def test_option_a_pads_equally_on_both_sides():

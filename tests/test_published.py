@@ -218,6 +218,62 @@ def test_a_shortcut_of_its_own_kind_goes_before_others(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("net_args", "error", "told"),
+    [
+        ({"shortcut": "gate"}, "6.91", ()),
+        ({"shortcut": "gate", "shortcut_value": 0}, "12.86", ()),
+        ({"shortcut": "gate", "shortcut_value": -3}, None, ()),
+        ({"shortcut": "exclusive_gate", "shortcut_value": -7}, "9.81", ()),
+        ({"shortcut": "scaled"}, "above 20", ()),
+        ({"shortcut": "scaled", "branch_scale": 0.5}, "12.35", ()),
+        ({"shortcut": "C", "width": 8}, "12.22", ("width",)),
+        ({"shortcut": "C", "init": "xavier"}, "12.22", ("init",)),
+        ({"shortcut": "C", "init": "he_fan_in"}, "12.22", ()),
+        ({"shortcut": "C", "stochastic_depth": 0.5}, "12.22", ("extras",)),
+        ({"shortcut": "C", "drop_blocks": ["layer1.1"]}, "12.22", ("dropped",)),
+        ({"shortcut": "none", "norm": "none", "activation": "tat"}, "above 20", ("activation",)),
+        ({"block": "bn_after_add"}, "8.17", ()),
+        ({"block": "single"}, "9.90", ()),
+        ({"block": "preact", "zero_last": True}, "6.37", ("init",)),
+    ],
+)
+def test_variants_stand_next_to_their_own_figure_or_say_what_differs(
+    tmp_path, net_args, error, told
+):
+    args = {"shortcut": "A", "init": "he", "width": 16} | net_args
+    warmup = {"class_path": "lightning_resnet.ErrorWarmup", "init_args": {"then": STEPS}}
+    train(tmp_path / "d/a", 110, args["shortcut"], net_args=args, model={"schedule": warmup})
+    runs = load_runs(tmp_path / "d").runs
+    found = published.match(published.named("he2016"), runs, ["depth", "shortcut"])
+    assert [each.result.cell for each in found] == ([error] if error else [])
+    always = {"start", "pixels"}
+    if net_args.get("norm"):
+        always.add("norm")
+    for each in found:
+        assert each.differs.keys() == {*always, *told}, each.differs
+
+
+def test_another_optimizer_is_named(tmp_path):
+    path = train(tmp_path / "d/a", 20, "A")
+    config = json.loads((path / "config.yaml").read_text())
+    config["model"]["optimizer"]["class_path"] = "lightning_resnet.ConvMuon"
+    (path / "config.yaml").write_text(json.dumps(config))
+    assert differences(path, "akamaster")["optimizer"] == ("optimizer SGD", "optimizer ConvMuon")
+
+
+def test_stochastic_depth_stands_next_to_its_papers_training(tmp_path):
+    recipe = {"epochs": 500, "optimizer": {"nesterov": True}}
+    args = {"init": "he_fan_in", "stochastic_depth": 0.5}
+    meta = {"train_samples": 45_000, "val_samples": 5_000, "steps_per_epoch": 351}
+    train(tmp_path / "d/a", 110, "A", meta=meta, net_args=args, **recipe)
+    runs = load_runs(tmp_path / "d").runs
+    found = published.match(published.named("cifar10"), runs, ["depth", "shortcut"])
+    differs = {m.result.error: m.differs for m in found if m.result.source == "Huang et al. 2016"}
+    assert differs[6.41].keys() - differs[5.25].keys() == {"extras"}
+    assert differs[5.25]["tested"] == ("error on 10,000 images", "error on 5,000 images")
+
+
 def test_imagenet_and_imagenette_are_known_by_their_numbers(tmp_path):
     images = {"train_samples": 1_281_167, "val_samples": 50_000, "input_size": [3, 224, 224]}
     net = {"net": "lightning_resnet.ImageNetResNet"}

@@ -17,6 +17,7 @@ from torch import nn
 from lightning_resnet.cli import evaluate
 from lightning_resnet.config.recipe import build, parse
 from lightning_resnet.data.augment.crops import operations
+from lightning_resnet.models.blocks import StochasticDepth
 from lightning_resnet.training.schedules import ErrorWarmup
 
 IMAGENET = 1_281_167  # training images
@@ -243,6 +244,15 @@ SOURCES = {
         sizes={32: 164},
         flags="--model.net.shared_activation first",
     ),
+    "Huang et al. 2016": Source(  # main.lua at 286bb50; steps of full batches
+        **HE_2015
+        | {"images": 45_000, "steps": 351, "epochs": 500, "optimizer": sgd(nesterov=True)}
+        | {"norm_images": 128},
+        recipe="cifar10_stochastic_depth",
+        rates={0: 0.1, 250 * 351 - 1: 0.1, 250 * 351: 0.01, 375 * 351 - 1: 0.01, 375 * 351: 0.001},
+        decayed=(329, 1_727_962),
+        sizes={32: 500},
+    ),
     "resnet-1k-layers": Source(  # its README, on fb.resnet.torch's train.lua
         **HE_2015
         | {"batch": 64, "steps": 781, "epochs": 200, "optimizer": sgd(nesterov=True)}
@@ -329,6 +339,16 @@ def test_a_recipe_follows_its_source(name):
     assert float(first.weight.detach().std()) == pytest.approx(source.spread, rel=0.05)
     told = [int(n) for n in re.findall(r"--model\.bn_batch (\d+)", header_of(source.recipe))]
     assert source.norm_images in told or f" {source.norm_images} for " in header_of(source.recipe)
+
+
+def test_the_survival_of_branches_falls_as_in_its_source():
+    """Huang et al. 2016, eq. 4: 1 - l / L (1 - p_L), p_L = 0.5, one draw for a minibatch."""
+    path = str(path_of("cifar10_stochastic_depth"))
+    net = build(parse("fit", ["--config", path])).task.net
+    drops = [module for module in net.modules() if isinstance(module, StochasticDepth)]
+    wanted = [1 - place / 54 * 0.5 for place in range(1, 55)]
+    assert [drop.survival for drop in drops] == pytest.approx(wanted)
+    assert wanted[-1] == 0.5 and not any(drop.per_image for drop in drops)
 
 
 def test_what_decays_differs_from_the_sources_as_the_headers_say():

@@ -8,7 +8,7 @@ from typing import Any
 from lightning_resnet.arguments import TRUST, Parser, finite, positive
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json, markdown
-from lightning_resnet.runs.find import check_weights
+from lightning_resnet.runs.find import check_weights, quote
 
 CONSTANTS = ("mean", "std")
 KINDS = (".ckpt", ".pth", ".safetensors", ".onnx")
@@ -61,6 +61,12 @@ def make_parser() -> Parser:
         help="pixels per side of .onnx (default: the recipe's)",
     )
     parser.add_argument(
+        "--drop-block",
+        action="append",
+        metavar="layer2.3",
+        help="leave out a block, of which the shortcut is the identity; give it again for more",
+    )
+    parser.add_argument(
         "--plain",
         action="store_true",
         help="write the plain net of wider blocks that computes the same (RMNet)",
@@ -79,7 +85,8 @@ def run(args: Namespace) -> int:
     out = Path(args.out)
     if out.suffix not in KINDS:
         raise UserError(f"--out {out}: its ending says what to write, one of {' '.join(KINDS)}")
-    if args.size and out.suffix != ".onnx" and not args.plain:
+    remade = args.plain or args.drop_block
+    if args.size and out.suffix != ".onnx" and not remade:
         raise UserError(
             f"--size is of .onnx files, which take one size of images: leave it out for {out}"
         )
@@ -110,14 +117,23 @@ def run(args: Namespace) -> int:
         checkpoint, path = read(args)
     trained = restore(checkpoint, path, None, args.weights, args.trust)
     rows = []
-    if args.plain:
-        from lightning_resnet.weights.plain import compared, plain_checkpoint
+    if remade:
+        from lightning_resnet.weights.plain import compared, plain_checkpoint, shorter_checkpoint
 
-        residual = trained.task.net
-        checkpoint = plain_checkpoint(checkpoint, residual)
+        given = trained.task.net
+        forms = {"given": given}
+        if args.drop_block:
+            names = [name.strip() for words in args.drop_block for name in words.split(",")]
+            checkpoint = shorter_checkpoint(checkpoint, given, names)
+            trained = restore(checkpoint, path, None, "net", args.trust)
+            forms["without " + ", ".join(names)] = trained.task.net
+        if args.plain:
+            checkpoint = plain_checkpoint(checkpoint, trained.task.net)
+            forms = {"residual": trained.task.net}
+            trained = restore(checkpoint, path, None, "net", args.trust)
+            forms["plain"] = trained.task.net
         size = args.size or (trained.input_size or (3, 32, 32))[1]
-        trained = restore(checkpoint, path, None, "net", args.trust)
-        rows, difference = compared(residual, trained.task.net, size)
+        rows, difference = compared(forms, size, is_same=args.plain)
         tell(f"largest difference of the logits: {difference:.1e} of the largest logit")
         _print_rows(rows, size)
     net = trained.task.net
@@ -154,6 +170,12 @@ def run(args: Namespace) -> int:
                 for name, tensor in normalisation.items()
             }
             write_file(out, save(state, metadata={"format": "pt"} | told))
+    if out.suffix == ".ckpt" and trained.options.get("drop_blocks"):
+        left_out = quote(json.dumps(trained.options["drop_blocks"]))
+        tell(
+            "train on: the flags of the training, --model.net.drop_blocks "
+            f"{left_out} --run.init_from {quote(out)}"
+        )
     args.document |= {
         "source": path,
         "file": out,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_resnet.bounds import SHORTCUT_VALUES
 from lightning_resnet.models.foreign_blocks import foreign_block
 
 Shortcut = Literal["none", "A", "B", "C", "scaled", "dropout", "gate", "exclusive_gate"]
@@ -21,9 +22,6 @@ Order = Literal["original", "bn_after_add", "relu_before_add", "relu_preact", "p
 BranchScale = float | Literal["skip_init", "rezero", "fixup"]
 Function = Callable[[Tensor], Tensor]
 
-# What `shortcut_value` is where none is given: values of He et al. 2016, table 1. Those of gates
-# are the best there; 0.5 for `scaled` trains 110 layers only where `branch_scale` is 0.5 too.
-SHORTCUT_VALUES = {"scaled": 0.5, "dropout": 0.5, "gate": -6.0, "exclusive_gate": -6.0}
 # Blocks whose sum is not followed by an activation, because the next block begins with one.
 BEGIN_WITH_ACTIVATION = ("relu_preact", "preact")
 KERNELS = {"basic": (3, 3), "bottleneck": (1, 3, 1), "single": (3,)}

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from lightning_resnet.bounds import check_imagenet_depth, cifar_blocks
+from lightning_resnet.errors import nearest
 from lightning_resnet.models import blur_pool as blur
 from lightning_resnet.models.blocks import (
     BEGIN_WITH_ACTIVATION,
@@ -160,6 +161,29 @@ def check_stochastic_depth(
         )
 
 
+def check_dropped(names: Sequence[str] | None, counts: Sequence[int]) -> set[str]:
+    """Return the names of the blocks that a net goes without.
+
+    Args:
+        names: such as `layer2.3`.
+        counts: blocks of each stage.
+
+    Raises:
+        ValueError: there is no such block, or none would be left.
+    """
+    dropped = set(names or ())
+    known = [f"layer{i + 1}.{k}" for i, count in enumerate(counts) for k in range(count)]
+    for name in sorted(dropped):
+        if name not in known:
+            raise ValueError(
+                f"drop_blocks: there is no block {name}{nearest(name, known)}; there are "
+                f"{known[0]} to {known[-1]}"
+            )
+    if len(dropped) == len(known):
+        raise ValueError("drop_blocks: no block would be left: drop fewer")
+    return dropped
+
+
 class _ResNet(nn.Module):
     """Stem, stages of blocks, mean over positions, and linear head.
 
@@ -180,6 +204,7 @@ class _ResNet(nn.Module):
         shared_activation: SharedActivation | None = None,
         stochastic_depth: float | None = None,
         stochastic_depth_per: StochasticDepthPer | None = None,
+        drop_blocks: Sequence[str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -200,6 +225,8 @@ class _ResNet(nn.Module):
             self.bn1 = Shift()
         self.maxpool = maxpool
         n_in = stem_width
+        dropped = check_dropped(drop_blocks, counts)
+        kept = 0
         for i, count in enumerate(counts):
             stage = nn.Sequential()
             for k in range(count):
@@ -208,10 +235,10 @@ class _ResNet(nn.Module):
                 shares_in_stage = shared_activation == "stages" and k == 0
                 drops = None
                 if stochastic_depth is not None:
-                    number = sum(counts[:i]) + k
-                    survival = 1 - (number + 1) / sum(counts) * (1 - stochastic_depth)
+                    place = sum(counts[:i]) + k + 1
+                    survival = 1 - place / sum(counts) * (1 - stochastic_depth)
                     per_image = stochastic_depth_per == "image"
-                    drops = StochasticDepth(survival, number, self.draws, per_image)
+                    drops = StochasticDepth(survival, kept, self.draws, per_image)
                 block = Block(
                     n_in,
                     width * 2**i,
@@ -223,7 +250,17 @@ class _ResNet(nn.Module):
                     stochastic_depth=drops,
                     **options,
                 )
-                stage.append(block)
+                name = f"layer{i + 1}.{k}"
+                if name not in dropped:
+                    stage.append(block)
+                    kept += 1
+                elif n_in == block.n_out and stride == 1:
+                    stage.append(nn.Identity())
+                else:
+                    raise ValueError(
+                        f"drop_blocks: block {name} changes the shape, so the next one would not "
+                        "fit: leave it out of drop_blocks"
+                    )
                 n_in = block.n_out
             self.add_module(f"layer{i + 1}", stage)
         self.stages = len(counts)
@@ -294,6 +331,8 @@ class CifarResNet(_ResNet):
         carries_input: whether the layers of a plain block, but the last, have as many channels more
             as x has: then there are parameters with which the plain net computes a residual one,
             see `plain_form`.
+        drop_blocks: blocks that the net goes without, such as [layer2.3]; the others keep their
+            names. For a net that `resnet-cli convert --drop-block` made.
 
     Raises:
         ValueError: no n gives this depth (the message names the nearest depth that some n gives),
@@ -317,6 +356,7 @@ class CifarResNet(_ResNet):
         stochastic_depth_per: StochasticDepthPer | None = None,
         activation: Literal["tat"] | None = None,
         carries_input: bool | None = None,
+        drop_blocks: list[str] | None = None,
     ) -> None:
         if block not in get_args(CifarBlock):
             raise ValueError(f"block must be one of {', '.join(get_args(CifarBlock))}; got {block}")
@@ -346,6 +386,7 @@ class CifarResNet(_ResNet):
             stochastic_depth_per=stochastic_depth_per,
             slope=tailored_slope(depth - 1, shortcut, norm) if activation else None,
             carries_input=bool(carries_input),
+            drop_blocks=drop_blocks,
         )
         self._start(init, zero_last)
 
@@ -385,6 +426,7 @@ class ImageNetResNet(_ResNet):
             stride (He et al. 2019, ResNet-D).
         se_ratio: squeeze-and-excitation at the end of each branch (Hu et al. 2018): its inner
             channels as a share of the outer ones, 1/16 in the paper.
+        drop_blocks: see `CifarResNet`.
 
     Raises:
         ValueError: the depth is another one, or an argument means nothing in such a net.
@@ -411,6 +453,7 @@ class ImageNetResNet(_ResNet):
         stem: Literal["deep"] | None = None,
         downsample: Literal["average"] | None = None,
         se_ratio: float | None = None,
+        drop_blocks: list[str] | None = None,
     ) -> None:
         check_start(init, zero_last, 64, branch_scale=branch_scale)
         if activation and stem:
@@ -464,6 +507,7 @@ class ImageNetResNet(_ResNet):
             stochastic_depth_per=stochastic_depth_per,
             slope=tailored_slope(depth - 1, shortcut, norm) if activation else None,
             carries_input=bool(carries_input),
+            drop_blocks=drop_blocks,
             groups=groups or 1,
             width_per_group=width_per_group or 64,
             se_ratio=se_ratio,

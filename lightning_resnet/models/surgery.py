@@ -1,4 +1,4 @@
-"""Delete, exchange and add blocks of a net, by means of `blocks(net)` alone.
+"""Delete, exchange and add blocks of a net, by means of `blocks(net)`.
 
 Blocks are deleted or exchanged while the others stay (Veit et al. 2016, sec. 4.1, 4.2). A deleted
 residual block still passes its shortcut. A plain block can only be deleted where its input and
@@ -13,13 +13,15 @@ data that enters the block, so that the norm is the identity in eval and in trai
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, nearest
 from lightning_resnet.models.activations import Batch, BlockActivations, record_blocks, train_mode
-from lightning_resnet.models.blocks import Function, blocks
+from lightning_resnet.models.blocks import Block, Function, blocks
+from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
 
 Statistics = tuple[Tensor, Tensor]  # mean and biased variance of each channel [C]
 
@@ -69,6 +71,67 @@ def _replaced(modules: dict[nn.Module, Function]) -> Iterator[None]:
     finally:
         for module in modules:
             del module.forward
+
+
+def without(
+    net: nn.Module, options: dict[str, Any], names: Sequence[str]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Return a net without some of its blocks, in eval mode, and the arguments it is made with.
+
+    Where the branch of a block is zero, the outputs are the same without the block.
+
+    Args:
+        net: a `CifarResNet` or an `ImageNetResNet`; it is not changed.
+        options: the arguments that the net was made with.
+        names: blocks to leave out, such as `layer2.3`.
+
+    Raises:
+        UserError: there is no such block, or more than the identity would be lost with it.
+    """
+    if type(net) not in (CifarResNet, ImageNetResNet):
+        raise UserError(
+            f"blocks are dropped of CifarResNet and ImageNetResNet, not of {type(net).__name__}"
+        )
+    known = {name: module for name, module in net.named_modules() if isinstance(module, Block)}
+    for name in names:
+        if name not in known:
+            first, *_, last = known
+            raise UserError(
+                f"there is no block {name}{nearest(name, known)}; there are {first} to {last}"
+            )
+        if why := _why_kept(known[name]):
+            raise UserError(f"block {name} cannot be dropped: {why}")
+    gone = {*(options.get("drop_blocks") or ()), *names}
+    options = options | {"drop_blocks": sorted(gone)}
+    try:
+        shorter = type(net)(**options)
+    except ValueError as e:
+        raise UserError(str(e)) from e
+    kept = shorter.state_dict().keys()
+    shorter.load_state_dict({k: tensor for k, tensor in net.state_dict().items() if k in kept})
+    return shorter.eval(), options
+
+
+def _why_kept(block: Block) -> str | None:
+    """Return why a block does more than add its branch to x, or None."""
+    n_in = block.conv1.in_channels
+    if not block.residual:
+        return "it is plain, and x reaches the next block through its branch alone"
+    if block.n_out != n_in:
+        return f"it changes the shape, {n_in} to {block.n_out} channels, for the next block"
+    if block.downsample is not None:
+        return "its shortcut is a projection, and only the identity can be left out"
+    if block.shortcut_factor is not None:
+        return f"its shortcut multiplies x by {block.shortcut_factor:g}, which would be lost"
+    if block.gate is not None:
+        return "its shortcut has a gate, which would be lost"
+    if block.dropout is not None:
+        return "its shortcut drops parts of x in training, which would be lost"
+    if block.shares_activation:
+        return "its shortcut takes the activation of x, not x"
+    if block.order == "bn_after_add":
+        return "a norm follows its sum, which would be lost"
+    return None
 
 
 def take_over(shallow: nn.Module, deep: nn.Module) -> list[str]:

@@ -228,14 +228,15 @@ def _usual_classes(known: RecognisedNet) -> list[str]:
 
 def describe(net: Any, options: dict[str, Any]) -> str:
     """Return a line such as `ImageNetResNet depth=50 num_classes=1000, 25,557,032 parameters`."""
-    shown = [k for k in ("depth", "shortcut", "block", "num_classes") if k in options]
+    told = ("depth", "shortcut", "block", "num_classes", "drop_blocks")
+    shown = [k for k in told if options.get(k) is not None]
     text = " ".join(f"{k}={options[k]}" for k in shown)
     return f"{type(net).__name__} {text}, {sum(p.numel() for p in net.parameters()):,} parameters"
 
 
 def _name_in_torchvision(options: dict[str, Any]) -> str | None:
     """Return the name of torchvision's net with the tensors of an `ImageNetResNet`, or None."""
-    others = ("stem", "downsample", "se_ratio", "branch_scale")
+    others = ("stem", "downsample", "se_ratio", "branch_scale", "drop_blocks")
     if options.get("norm", "batch") != "batch" or any(options.get(name) for name in others):
         return None
     depth = options["depth"]
@@ -254,8 +255,8 @@ def untold(net: nn.Module, options: dict[str, Any]) -> list[str]:
     shortcut = "none" if options.get("shortcut") == "none" else None
     try:
         known = recognise(dict(net.state_dict()), shortcut).options
-    except UserError:
-        return []  # they cannot be taken for a net of ours
+    except UserError:  # they cannot be taken for a net of ours
+        return ["drop_blocks"] if options.get("drop_blocks") else []
     parameters = inspect.signature(type(net)).parameters
     found = []
     for name, value in options.items():

@@ -15,6 +15,7 @@ import pandas as pd
 import yaml
 
 from lightning_resnet.analysis.compare.tables import Parts, describe, groups, text
+from lightning_resnet.bounds import SHORTCUT_VALUES
 from lightning_resnet.errors import UserError, nearest
 from lightning_resnet.reading import EVENTS
 
@@ -45,18 +46,26 @@ WORDS = {
     "extras": "regularised by {}",
     "pixels": "{}",
     "shortcut": "option {}",
+    "shortcut_value": "shortcut value {}",
+    "branch_scale": "branch scale {}",
+    "activation": "activation {}",
+    "init": "init {}",
+    "dropped": "{} blocks dropped",
     "width": "width {}",
     "norm": "norm {}",
     "epoch": "{}",
     "crops": "{}",
 }
 SAME = ("depth", "residual", "block")
+# What a net of the papers has where the data file does not say another thing.
+OF_A_NET = {"block": "basic", "branch_scale": "no", "activation": "ReLU", "dropped": 0}
 EXTRAS = {  # column of a run -> what it regularises by, unless it is off
     "model.ema": "EMA",
     "model.mix": "Mixup or CutMix",
     "data.erase": "erasing",
     "model.label_smoothing": "label smoothing",
     "data.policy": "policy",
+    NET + "stochastic_depth": "stochastic depth",
 }
 LEGEND = (
     "*: trained or measured in another way than the runs. What differs: its values are those of "
@@ -138,8 +147,10 @@ def _result(group: dict[str, Any], figure: dict[str, Any]) -> Result:
     is_drawn = facts.pop("figure", False)
     is_above = facts.pop("above", False)
     if "depth" in facts:
-        facts.setdefault("block", "basic")
+        facts = OF_A_NET | {"shortcut_value": SHORTCUT_VALUES.get(facts["shortcut"])} | facts
         facts["residual"] = facts["shortcut"] != "none"
+    if "momentum" in facts:
+        facts.setdefault("optimizer", "SGD")
     told = f"{of} of {n}" if of else "n = 1"
     if n is None:
         told = "n unknown"
@@ -290,6 +301,11 @@ def _facts(run: pd.Series) -> dict[str, Any]:
         "shortcut": shortcut,
         "residual": shortcut != "none",
         "block": _get(run, NET + "block") or _block(run),
+        "shortcut_value": _number(run, NET + "shortcut_value", SHORTCUT_VALUES.get(shortcut)),
+        "branch_scale": _number(run, NET + "branch_scale", "no"),
+        "activation": _get(run, NET + "activation") or "ReLU",
+        "init": _init(run),
+        "dropped": _dropped(run),
         "width": _integer(_get(run, NET + "width")),
         "norm": _get(run, NET + "norm"),
         "size": _integer(_get(run, "data.size")) or _integer(_get(run, "input_size")),
@@ -317,6 +333,17 @@ def _get(run: pd.Series, key: str) -> Any:
     return value.item() if hasattr(value, "item") else value  # Python's own type for numpy's
 
 
+def _number(run: pd.Series, key: str, default: Any) -> Any:
+    """Return a setting that is a number or a word; in a table with words, numbers are texts."""
+    value = _get(run, key)
+    if value is None:
+        return default
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
 def _integer(value: Any) -> int | None:
     return int(value) if isinstance(value, int | float) else None
 
@@ -330,6 +357,18 @@ def _net(run: pd.Series) -> str | None:
     if depth is None:
         return _bare(_get(run, "net"))
     return f"plain-{depth}" if _get(run, NET + "shortcut") == "none" else f"ResNet-{depth}"
+
+
+def _init(run: pd.Series) -> str | None:
+    """Return how the weights start; fan-in and fan-out differ in few layers, and count as one."""
+    init = _get(run, NET + "init")
+    name = "he" if init == "he_fan_in" else init
+    return f"{name}, branches at 0" if _get(run, NET + "zero_last") else name
+
+
+def _dropped(run: pd.Series) -> int:
+    """Return how many blocks a net goes without."""
+    return len(yaml.safe_load(_get(run, NET + "drop_blocks") or "[]"))
 
 
 def _block(run: pd.Series) -> str:
