@@ -562,7 +562,7 @@ def test_what_is_left_computes_what_the_lesion_does():
         ({"shortcut": "dropout"}, "layer2.1", "drops parts of x"),
         ({"block": "bn_after_add"}, "layer2.1", "a norm follows its sum"),
         ({"block": "preact", "shared_activation": "first"}, "layer1.0", "takes the activation"),
-        ({}, "layer2.3", "no block layer2.3; did you mean layer2.2.; there are layer1.0 to"),
+        ({}, "layer2.3", "no block layer2.3; .*, layer2.0 to layer2.2, layer3.0 to"),
         ({}, "conv1", "no block conv1"),
     ],
 )

@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from lightning_resnet.bounds import check_imagenet_depth, cifar_blocks
-from lightning_resnet.errors import nearest
 from lightning_resnet.models import blur_pool as blur
 from lightning_resnet.models.blocks import (
     BEGIN_WITH_ACTIVATION,
@@ -161,6 +160,14 @@ def check_stochastic_depth(
         )
 
 
+def ranges(names: Sequence[str]) -> str:
+    """Return the names of blocks by their stages, such as `layer1.0 to layer1.2`."""
+    stages: dict[str, list[str]] = {}
+    for name in names:
+        stages.setdefault(name.partition(".")[0], []).append(name)
+    return ", ".join(f"{stage[0]} to {stage[-1]}" for stage in stages.values())
+
+
 def check_dropped(names: Sequence[str] | None, counts: Sequence[int]) -> set[str]:
     """Return the names of the blocks that a net goes without.
 
@@ -175,10 +182,7 @@ def check_dropped(names: Sequence[str] | None, counts: Sequence[int]) -> set[str
     known = [f"layer{i + 1}.{k}" for i, count in enumerate(counts) for k in range(count)]
     for name in sorted(dropped):
         if name not in known:
-            raise ValueError(
-                f"drop_blocks: there is no block {name}{nearest(name, known)}; there are "
-                f"{known[0]} to {known[-1]}"
-            )
+            raise ValueError(f"drop_blocks: there is no block {name}; there are {ranges(known)}")
     if len(dropped) == len(known):
         raise ValueError("drop_blocks: no block would be left: drop fewer")
     return dropped

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_resnet.errors import UserError, nearest
+from lightning_resnet.errors import UserError
 from lightning_resnet.models.activations import Batch, BlockActivations, record_blocks, train_mode
 from lightning_resnet.models.blocks import Block, Function, blocks
-from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
+from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet, ranges
 
 Statistics = tuple[Tensor, Tensor]  # mean and biased variance of each channel [C]
 
@@ -95,10 +95,7 @@ def without(
     known = {name: module for name, module in net.named_modules() if isinstance(module, Block)}
     for name in names:
         if name not in known:
-            first, *_, last = known
-            raise UserError(
-                f"there is no block {name}{nearest(name, known)}; there are {first} to {last}"
-            )
+            raise UserError(f"there is no block {name}; there are {ranges(list(known))}")
         if why := _why_kept(known[name]):
             raise UserError(f"block {name} cannot be dropped: {why}")
     gone = {*(options.get("drop_blocks") or ()), *names}
