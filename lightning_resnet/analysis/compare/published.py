@@ -359,10 +359,10 @@ def _net(run: pd.Series) -> str | None:
     return f"plain-{depth}" if _get(run, NET + "shortcut") == "none" else f"ResNet-{depth}"
 
 
-def _init(run: pd.Series) -> str | None:
+def _init(run: pd.Series) -> str:
     """Return how the weights start; fan-in and fan-out differ in few layers, and count as one."""
     init = _get(run, NET + "init")
-    name = "he" if init == "he_fan_in" else init
+    name = "he" if init in (None, "he_fan_in") else init  # older runs name none
     return f"{name}, branches at 0" if _get(run, NET + "zero_last") else name
 
 
