@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
+from lightning_resnet.analysis.inspection import probes as of_probes
 from lightning_resnet.analysis.inspection.lesions import lesions, summarise
 from lightning_resnet.analysis.inspection.paths import _steps, effective, paths
 from lightning_resnet.analysis.inspection.probes import probes, recovered, survivals
@@ -160,6 +161,16 @@ def test_plain_nets_make_images_alike_and_lose_the_input_as_theory_says():
     assert table["cosine"].iloc[-1] == pytest.approx(table["theory_cosine"].iloc[-1], abs=0.05)
     own = survivals(Own().eval(), [(images[:40], labels[:40])], [(images[40:], labels[40:])])
     assert own["theory_cosine"].isna().all() and own["cosine"].notna().all()
+
+
+def test_images_to_decode_are_spread_over_all(monkeypatch):
+    monkeypatch.setattr(of_probes, "DECODED", 5)
+    images, labels = digits(41)
+    batches = [(images[:15], labels[:15]), (images[15:], labels[15:])]
+    with torch.no_grad():
+        outputs, _ = of_probes._outputs(CifarResNet(8, width=4).eval(), batches)
+    expected = of_probes._small(images[[0, 10, 20, 30, 40]]).flatten(1)
+    assert torch.equal(outputs["input"], expected)
 
 
 def test_probes_need_two_classes():

@@ -130,22 +130,36 @@ def survivals(net: nn.Module, train: Sequence[Batch], val: Sequence[Batch]) -> p
 def _outputs(
     net: nn.Module, batches: Sequence[Batch]
 ) -> tuple[dict[str, torch.Tensor], list[BlockActivations]]:
-    """Return the input and the outputs of blocks, [images, numbers], of the first images."""
-    parts: dict[str, list[torch.Tensor]] = {}
-    most = DECODED
-    n = 0
+    """Return the input and the outputs of blocks, [images, numbers], of some images.
+
+    The images are spread evenly, because the first ones of a folder are of one class.
+    """
+    outputs, blocks = _of_images(net, batches[0][0][:2])
+    per_image = sum(output[0].numel() * 4 for output in outputs.values())
+    most = max(2, min(DECODED, int(DECODED_BYTES / per_image)))
+    total = sum(len(labels) for _, labels in batches)
+    wanted = torch.linspace(0, total - 1, min(most, total), dtype=torch.double).round().long()
+    chosen = []
+    begin = 0
     for images, _ in batches:
-        logits, blocks = record_blocks(net, images[: most - n])
-        outputs = {"input": images[: most - n]} | {block.name: block.y for block in blocks}
-        small = {name: _small(output).flatten(1).cpu() for name, output in outputs.items()}
-        per_image = sum(output[0].numel() * 4 for output in small.values())
-        most = max(2, min(DECODED, int(DECODED_BYTES / per_image)))
-        for name, output in small.items():
-            parts.setdefault(name, []).append(output[: most - n])
-        n += len(logits)
-        if n >= most:
-            break
+        here = wanted[(wanted >= begin) & (wanted < begin + len(images))] - begin
+        chosen.append(images[here.to(images.device)])
+        begin += len(images)
+    parts: dict[str, list[torch.Tensor]] = {}
+    for images in torch.cat(chosen).split(len(batches[0][0])):
+        outputs, blocks = _of_images(net, images)
+        for name, output in outputs.items():
+            parts.setdefault(name, []).append(output)
     return {name: torch.cat(part) for name, part in parts.items()}, blocks
+
+
+def _of_images(
+    net: nn.Module, images: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], list[BlockActivations]]:
+    """Return the input and the outputs of blocks, averaged over positions, [images, numbers]."""
+    _, blocks = record_blocks(net, images)
+    outputs = {"input": images} | {block.name: block.y for block in blocks}
+    return {name: _small(output).flatten(1).cpu() for name, output in outputs.items()}, blocks
 
 
 def _small(x: torch.Tensor) -> torch.Tensor:
