@@ -53,6 +53,51 @@ def check_imagenet_depth(depth: int) -> None:
         )
 
 
+def check_crop(
+    crop: str,
+    size: int | None,
+    is_progressive: bool,
+    pad_fill: str | None,
+    resize: str | None,
+) -> None:
+    """Refuse options of `ImageData` that contradict one another, whatever the images are.
+
+    Args:
+        crop: how training images are cut.
+        size: pixels per side; None: images keep their size.
+        is_progressive: whether images grow during training.
+        pad_fill: colour of what crop `pad` adds; None: black.
+        resize: filter by which images are scaled; None: bilinear.
+
+    Raises:
+        ValueError: the message names what to leave out.
+    """
+    if is_progressive and crop == "pad":
+        raise ValueError("--data.progressive resizes, crop `pad` does not: use --data.crop resized")
+    if pad_fill and crop != "pad":
+        raise ValueError(
+            f"--data.pad_fill is for --data.crop pad; crop `{crop}` adds nothing: drop pad_fill"
+        )
+    if resize and size is None and not is_progressive:
+        raise ValueError(
+            "--data.resize says how images are scaled, and without --data.size they keep their "
+            "size: set --data.size, or drop resize"
+        )
+
+
+def check_pad(crop: str, size: int | None) -> None:
+    """Refuse to train at a size on images that are only padded.
+
+    Raises:
+        ValueError: the message names what to leave out.
+    """
+    if crop == "pad" and size is not None:
+        raise ValueError(
+            "crop `pad` leaves images at their stored size: give --data.crop resized, or, for "
+            "square images of one size, drop --data.size"
+        )
+
+
 def check_batch(batch_size: int, images: int) -> None:
     """Refuse an optimizer step of more images than there are to train on.
 

@@ -64,7 +64,7 @@ def number(text: str, fits: Callable[[int | float], bool], unit: str = "") -> st
         fits: whether a number would be taken.
         unit: the unit of time that the number has, s or min; empty: none.
     """
-    plain = text.strip(" '\"=;:").lower()
+    plain = text.strip(" '\"=;:`").lower().replace("--", "-")
     plain = plain.strip("[]()").rstrip(",")
     found: list[float] = []
     if re.fullmatch(r"\d{1,3}(,\d{2}0)+", plain):  # 64,128 are two numbers
@@ -290,6 +290,33 @@ def hub_name(word: str) -> str:
 
 
 # -- folders of images -----------------------------------------------------------------------------
+
+
+def no_folder(path: Path) -> str:
+    """Return why a path is no folder of images, with a cure; empty: it is a folder.
+
+    Args:
+        path: what is given for the folder.
+    """
+    if path.is_dir():
+        return ""
+    shown = printable(path, 60)
+    name = path.name.lower()
+    if not path.exists():
+        return f"image folder {shown} does not exist (seen from {Path.cwd()})"
+    if name.endswith(".beton"):
+        return (
+            f"{shown} is a .beton file, and no folder: --data.source BetonFiles "
+            f"--data.source.train {shown} --data.source.val VAL.beton"
+        )
+    if name.endswith((".zip", ".7z", ".rar")):
+        return f"{shown} is an archive: unpack it, and give the folder with one folder per class"
+    if re.search(r"\.(tar|tgz|tbz2?|txz)(\.\w+)?$", name):
+        unpack = f"tar -xf {shlex.quote(str(path))}"
+        return f"{shown} is an archive: unpack it ({unpack}), and give the folder"
+    if name.endswith(IMAGES):
+        return f"{shown} is one image: give a folder with one folder of images per class"
+    return f"{shown} is a file: give a folder with one folder of images per class"
 
 
 def flat_folder(folder: Path) -> str:

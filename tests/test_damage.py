@@ -120,7 +120,8 @@ def test_bad_images_are_counted_in_the_metrics(jpegs, tmp_path, cli):
     assert err.splitlines() == [
         "2 training images up to step 2 cannot be read: left out of the loss, and counted in "
         "metrics.jsonl as data/bad_images",
-        "2 of 64 train_eval images cannot be read: left out",
+        f"2 of 64 train_eval images cannot be read: left out; resnet-cli data verify {path} names "
+        "them",
     ]
     lines = (only_run(tmp_path / "counted") / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]

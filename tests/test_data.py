@@ -242,7 +242,7 @@ def test_crop_pad_takes_files_of_one_size_as_it_takes_images_in_memory(equal_fil
 
 def test_each_refusal_of_a_size_names_flags_that_work(equal_files, folder):
     root, _ = equal_files
-    with pytest.raises(UserError, match="stored size: drop --data.size"):
+    with pytest.raises(UserError, match="stored size: give --data.crop resized"):
         ImageData(ImageFolder(str(root)), batch_size=4, crop="pad", size=16).setup("fit")
     for size in (None, 16):
         with pytest.raises(UserError, match="--data.crop resized --data.size N"):
@@ -332,12 +332,23 @@ def test_the_folder_that_validates_may_have_another_name(folder, tmp_path, names
     assert code == 2 and f"no split x; has train, {sorted(names, key='valid test'.find)[0]}" in err
 
 
-def test_two_folders_that_could_validate_are_told(folder, tmp_path, capsys):
-    for split in ("train", "val", "test"):
+def test_test_images_next_to_others_are_the_test_split(folder, tmp_path, capsys):
+    for split in ("train", "val", "valid", "test"):
         copytree(folder / ("train" if split == "train" else "val"), tmp_path / split)
-    ImageFolder(str(tmp_path)).splits()
-    said = capsys.readouterr().out
-    assert said == f"{tmp_path} has val and test: val validates, no other is used\n"
+    splits = ImageFolder(str(tmp_path)).splits()
+    assert [*splits] == ["train", "val", "test"] and len(splits["test"]) == len(splits["val"])
+    told = f"{tmp_path} has val and valid and test: val validates, and valid is left out\n"
+    assert capsys.readouterr().out == told
+    assert [*ImageFolder(str(tmp_path), holdout=1).splits()] == ["train", "val", "test"]
+
+
+def test_test_images_without_labels_are_left_out(folder, tmp_path, capsys):
+    for split in ("train", "val"):
+        copytree(folder / split, tmp_path / split)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/1.png").touch()
+    assert [*ImageFolder(str(tmp_path)).splits()] == ["train", "val"]
+    assert f"{tmp_path}/test is left out: 1 images lie in" in capsys.readouterr().out
 
 
 def test_train_is_written_without_any_other_split(folder, tmp_path, cli):
@@ -519,7 +530,10 @@ def bad(labels, classes=2):
             lambda p: data_of(bad([0, 1]), batch_size=5, world=2).micro_batch,
             "by 2 ranks .* try --data.batch_size 4",
         ),
-        (lambda p: ImageFolder(str(p / "none")).splits(), "does not exist: set --data.source.root"),
+        (
+            lambda p: ImageFolder(str(p / "none")).splits(),
+            "does not exist .*; --data.source.root gives another",
+        ),
         (lambda p: ImageFolder(str(p)).splits(), "no images in"),
         (lambda p: CIFAR10(str(p)).splits(), "CIFAR10 not found .* `resnet-cli data get cifar10"),
         (lambda p: FashionMNIST(str(p)).splits(), "data get fashion_mnist"),

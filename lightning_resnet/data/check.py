@@ -44,10 +44,8 @@ def check_folder(root: Path) -> Checked:
     """Read each image of a folder with a folder per class, or with splits of such folders.
 
     Raises:
-        UserError: there is no such folder, or no folder of a class in it.
+        UserError: there is no folder of a class in it.
     """
-    if not root.is_dir():
-        raise UserError(f"image folder {root} does not exist (seen from {Path.cwd()})")
     splits = [root / name for name in class_folders(root) if name.lower() in SPLIT_NAMES]
     folders = [base / name for base in splits or [root] for name in class_folders(base)]
     if not folders:

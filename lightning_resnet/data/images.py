@@ -1,6 +1,7 @@
 """The images of a split, in the storage they are kept in, and the fixed split of a hold-out."""
 
 import os
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -61,6 +62,10 @@ class Images:
     def files(self) -> list[str]:
         """Return the path of each image; empty texts where images have none."""
         return [""] * len(self)
+
+    def check_command(self) -> str:
+        """Return a command line that names the images that cannot be read; empty: none does."""
+        return ""
 
 
 @dataclass
@@ -142,6 +147,13 @@ class FileImages(Images):
         """Return the path of each image."""
         return self.paths
 
+    def check_command(self) -> str:
+        """Return the command line that reads all images of the folder they are in."""
+        folder = os.path.commonpath(map(os.path.dirname, self.paths))
+        if len({os.path.dirname(path) for path in self.paths}) == 1:  # that of the only class
+            folder = os.path.dirname(folder)
+        return f"resnet-cli data check {shlex.quote(folder)}" if os.path.isdir(folder) else ""
+
     def original(self, i: int) -> str:
         """Return image i as an encoder takes it: its path."""
         return self.paths[i]
@@ -175,6 +187,10 @@ class BetonImages(Images):
         return BetonImages(
             self.ids[positions], self.labels[positions], self.file, self.positions[positions]
         )
+
+    def check_command(self) -> str:
+        """Return the command line that reads all images of the file."""
+        return f"resnet-cli data verify {shlex.quote(str(self.file.path))}"
 
     def pages(self) -> np.ndarray:
         """Return the page of the file that each sample lies on, counted from 0 [n]."""

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_resnet.bounds import check_batch
+from lightning_resnet.bounds import check_batch, check_crop
 from lightning_resnet.data.augment.crops import (
     Augment,
     Crop,
@@ -137,19 +137,7 @@ class ImageData(pl.LightningDataModule):
             raise ValueError(
                 f"--data.progressive needs 0 <= start <= end <= 1 and sizes in pixels, got {p}"
             )
-        if progressive and crop == "pad":
-            raise ValueError(
-                "--data.progressive resizes, crop `pad` does not: use --data.crop resized"
-            )
-        if pad_fill and crop != "pad":
-            raise ValueError(
-                f"--data.pad_fill is for --data.crop pad; crop `{crop}` adds nothing: drop pad_fill"
-            )
-        if resize and size is None and progressive is None:
-            raise ValueError(
-                "--data.resize says how images are scaled, and without --data.size they keep their "
-                "size: set --data.size, or drop resize"
-            )
+        check_crop(crop, size, progressive is not None, pad_fill, resize)
         mean = tuple(round(255 * m) for m in source.mean)
         self.source = source
         source.stage = stage

@@ -212,6 +212,8 @@ class Evaluated(pl.LightningModule):
             if n < seen and trainer.is_global_zero and name not in self._left_out_told:
                 self._left_out_told.add(name)
                 text = f"{seen - n:.0f} of {seen:.0f} {name} images cannot be read: left out"
+                command = loader.images.check_command() if hasattr(loader, "images") else ""
+                text += f"; {command} names them" if command else ""
                 tell(text, file=sys.stderr)  # the standard output of `validate` is JSON
             values = {"loss": loss / n, "acc1": top1 / n, "acc5": top5 / n}
             self.metrics.update({f"{name}/{k}": v for k, v in values.items()})

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from lightning_resnet.bounds import check_pad
 from lightning_resnet.data import draws
 from lightning_resnet.data.augment.policies import Policy, Step
 from lightning_resnet.data.hashing import uniform
@@ -144,8 +145,10 @@ def check_size(augment: Augment, has_one_size: bool) -> None:
             "crop `pad` is for square images of one size, which these have not: --data.crop "
             "resized --data.size N, with the pixels per side"
         )
-    if augment.crop == "pad" and augment.size is not None:
-        raise UserError("crop `pad` leaves images at their stored size: drop --data.size")
+    try:
+        check_pad(augment.crop, augment.size)
+    except ValueError as e:
+        raise UserError(str(e)) from e
     if augment.size is None and not has_one_size:
         raise UserError(
             "these images have no common square size: set --data.size to the pixels per side"

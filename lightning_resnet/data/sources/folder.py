@@ -11,7 +11,7 @@ from lightning_resnet.data.images import FileImages, Images
 from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import IMAGES, find_images, is_hidden
-from lightning_resnet.meant import flat_folder
+from lightning_resnet.meant import flat_folder, no_folder
 
 SPLIT_NAMES = (
     "train training val valid validate validation test testing eval evaluation dev".split()
@@ -23,9 +23,10 @@ class ImageFolder(Source):
     """A folder with one folder of images per class, or with `train/` and `val/` of such folders.
 
     Args:
-        root: the folder. `valid/`, `validation/` or `test/` may stand for `val/`. Without folders
-            of splits, a fifth of the images validates. Without `train/`, nets are evaluated on
-            `val/` or `test/`, and none can be trained.
+        root: the folder. `valid/`, `validation/` or `test/` may stand for `val/`; next to another
+            of them, `test/` holds the test images. Without folders of splits, a fifth of the images
+            validates. Without `train/`, nets are evaluated on `val/` or `test/`, and none can be
+            trained.
         holdout: number of training images to validate on; those of val/ are then the test set.
     """
 
@@ -54,9 +55,19 @@ class ImageFolder(Source):
         splits = {"train": self.read(root / "train")}
         if held_out:
             splits["val"] = self.read(root / held_out[0])
-        if len(held_out) > 1 and not self.holdout:
-            tell(f"{root} has {' and '.join(held_out)}: {held_out[0]} validates, no other is used")
-        return with_holdout(splits, self.holdout)
+        if self.holdout:
+            return with_holdout(splits, self.holdout)
+        if "test" in held_out[1:]:
+            try:
+                splits["test"] = self.read(root / "test")
+            except UserError as e:  # such as images of a contest, without labels
+                tell(f"{root / 'test'} is left out: {e}")
+        if unused := [name for name in held_out[1:] if name != "test"]:
+            tell(
+                f"{root} has {' and '.join(held_out)}: {held_out[0]} validates, and "
+                f"{' and '.join(unused)} is left out"
+            )
+        return splits
 
     def splits_for(self, name: str) -> dict[str, Images]:
         """Read train and the split of this name, which may be that of a folder, such as test.
@@ -91,7 +102,7 @@ class ImageFolder(Source):
         """
         root = self.here(self.root, IMAGES)
         if not root.is_dir():
-            raise UserError(f"image folder {root} does not exist: set --data.source.root")
+            raise UserError(f"{no_folder(root)}; --data.source.root gives another")
         found = _folders(root)
         if "train" not in found and _has_only_splits(root) and not {*found} <= {*HELD_OUT}:
             raise UserError(
