@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn
 
 from lightning_resnet.aliases import SHORT, is_flag, key_of, of_verb, said, understood
 from lightning_resnet.errors import SIMILAR, UserError, nearest, printable
+from lightning_resnet.files import IMAGES
 from lightning_resnet.flags import check
 from lightning_resnet.meant import number, numbers
 from lightning_resnet.words import CHECKPOINTS, FLAGS, PLACES, SUBWORDS, VALUES, by_word
@@ -24,6 +25,8 @@ SWITCHES = (
     "--deterministic",
     "--line",
 )
+TYPOGRAPHIC = "\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"  # quotes that no shell knows
+FILE_ENDINGS = "pdf png svg html htm csv md tex eps jpg jpeg json xlsx".split()
 SHOWN = 60  # characters of a word in a message
 # Help text of --trust.
 TRUST = "the recipe in a checkpoint or run may name any code, which is imported and run"
@@ -220,13 +223,20 @@ class Parser(argparse.ArgumentParser):
                 return f"; did you mean --root {word}?"
             if "--out" in options and re.search(r"\.[a-z]+$", word):
                 return f"; did you mean --out {word}?"
-            at = self.words.index(word) if word in self.words else 0
+            at = len(self.words) - 1 - self.words[::-1].index(word) if word in self.words else 0
+            if at > 1 and word == self.words[at - 1] and is_flag(self.words[at - 2]):
+                return f"; did you mean {self.words[at - 2]} {word}?"
             if numbers(self.words[at - 1 : at + 1]) and at > 1:
                 values = ",".join(self.words[at - 1 : at + 1])
                 return f"; did you mean {self.words[at - 2]} {values}?"
+            if self.verb == "evaluate" and os.path.splitext(word)[1].lower() in IMAGES:
+                return f": single images are predict's: resnet-cli predict RUN {word}"
             places = [a for a in self._actions if not a.option_strings]
             usage = " ".join(str(a.metavar or a.dest.upper()) for a in places)
-            return f", a word too many; usage: {self.prog} {usage} [options]"
+            told = f", a word too many; usage: {self.prog} {usage} [options]"
+            if self.recipe == "keys" and os.path.isdir(word):
+                return f"{told}; images in a folder are --data {word}"
+            return told
         verb = self.prog.partition(" ")[2]
         own = by_word(FLAGS.get(verb, {})) | by_word(FLAGS.get(self.verb, {}))
         plain = flag.strip("-").replace("-", "_").lower()
@@ -238,6 +248,17 @@ class Parser(argparse.ArgumentParser):
         meant = meaning.removeprefix("; did you mean ").partition(" ")[0].rstrip("?")
         if meaning and (meant[:1] != "-" or meant in options):
             return meaning
+        key = key_of(flag) if self.recipe == "nothing" else None
+        if key and f"--{key.rpartition('.')[2]}" in options:
+            return f"; did you mean --{key.rpartition('.')[2]}?"
+        places = [action for action in self._actions if not action.option_strings]
+        if (
+            flag.startswith("--")
+            and plain in PLACES.split()
+            and len(places) == 1
+            and plain not in own
+        ):
+            return f": give it as a word: {self.prog} {places[0].metavar or places[0].dest.upper()}"
         begun = [option for option in options if option.startswith(flag)]
         if len(begun) == 1:
             return f"; did you mean {begun[0]}?"
@@ -269,6 +290,9 @@ class Parser(argparse.ArgumentParser):
         others = [other for other in self.words if other in valid]
         if others and name[:1] != "-":
             return f": that word comes first: {self.prog} {others[0]} {word}"
+        is_there = os.path.exists(word) or os.path.exists(os.path.join("runs", word))
+        if name[:1] != "-" and self.verb == "inspect" and is_there:
+            return f": what to do comes first: {self.prog} {valid[0]} {word}"
         for action in self._actions:  # a word of a verb below, without the verb
             if isinstance(action, argparse._SubParsersAction):
                 for below, parser in action.choices.items():
@@ -315,6 +339,8 @@ class Parser(argparse.ArgumentParser):
                 written.append(pair[2])
             elif key:
                 written += [f"--{key}", pair[2]]
+            elif self.verb == "sweep" and key_of(flag):
+                raise UserError(f"unknown option {word}{said('sweep', '--lr')}")
             else:
                 raise UserError(f"unknown option {word}: there is no {flag}{self._meant(flag)}")
         if first:
@@ -369,7 +395,7 @@ def check_shell_words(words: Sequence[str]) -> None:
         UserError: a word is empty, or begins with a ~ or $NAME that no shell has replaced.
     """
     flag = ""
-    for word in words:
+    for at, word in enumerate(words):
         if word == "--":
             return
         name, has_value, value = word.partition("=")
@@ -382,6 +408,15 @@ def check_shell_words(words: Sequence[str]) -> None:
             flag = name
         place = f"{flag} " if flag else ""
         shown = f"{place}{printable(value, SHOWN)}"
+        if value[:1] and value[0] in TYPOGRAPHIC and not os.path.exists(value):
+            end = at
+            while end < len(words) - 1 and words[end][-1:] not in TYPOGRAPHIC:
+                end += 1
+            meant = " ".join([value, *words[at + 1 : end + 1]]).strip(TYPOGRAPHIC)
+            raise UserError(
+                f"{shown}: the quotes are those of a text program, and no shell takes them: write "
+                f"{place}{shlex.quote(meant)}"
+            )
         if not value and flag:
             raise UserError(
                 f"{flag} is empty, as a variable of the shell is that is not set: give {flag} a "
@@ -437,6 +472,21 @@ def value_of(flag: str, words: Sequence[str]) -> str | None:
         if name == flag:
             found = value if has_value else following
     return found
+
+
+def folder(text: str) -> str:
+    """Read the value of a flag that names the folder of a report.
+
+    Raises:
+        argparse.ArgumentTypeError: the text has the ending of a file.
+    """
+    stem, _, ending = text.rpartition(".")
+    if stem and ending in FILE_ENDINGS and not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(
+            f"{text}: a folder is written, with a page, figures as PNG and SVG, and tables as CSV; "
+            f"did you mean {stem}?"
+        )
+    return text
 
 
 def device(text: str) -> str:

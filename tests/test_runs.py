@@ -296,6 +296,22 @@ def test_sweeps_and_names_are_taken_by_all_verbs_of_several_runs(cli, two, tmp_p
     assert sorted(os.listdir("mine")) == [first.name, finished.name]
 
 
+def test_verbs_of_several_runs_take_another_root(cli, two, monkeypatch):
+    os.rename("runs", "elsewhere")
+    assert len(json.loads(cli("runs", "--root", "elsewhere", "--json")[1])) == 2
+    assert len(json.loads(cli("runs", "digits", "--root", "elsewhere", "--json")[1])) == 2
+    sent = []
+    monkeypatch.setattr(sync, "find_spec", lambda name: True)
+    monkeypatch.setattr(sync, "choose_mode", lambda *a, **k: ("online", ""))
+    monkeypatch.setattr(sync.Uploader, "upload", lambda self, runs: sent.extend(runs))
+    assert cli("sync", "depth56-none", "--root", "elsewhere")[0] == 0 and len(sent) == 1
+    code, out, err = cli("compare", "digits", "--root", "elsewhere")
+    assert code == 0 and "elsewhere/digits/report/index.html" in out, err
+    code, out, _ = cli("compare", "--diff", "aaaaaaaaa1", "depth56", "--root", "elsewhere")
+    assert code == 0 and "model.net.init_args.depth: 20 -> 56" in out
+    assert not Path("runs").exists()
+
+
 def test_an_exported_sweep_is_a_folder_of_runs_again(cli, trained):
     shutil.copytree(trained, "runs/digits/aaaaaaaaa1")
     code, out, err = cli("export", "digits")

@@ -9,7 +9,9 @@ import shlex
 from argparse import Namespace
 from pathlib import Path
 
-from lightning_resnet.arguments import Parser, positive
+from lightning_resnet.aliases import key_of
+from lightning_resnet.analysis.compare.kinds import KINDS
+from lightning_resnet.arguments import Parser, folder, positive
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json, fitted, paragraph
 from lightning_resnet.runs.find import folder_of
@@ -30,6 +32,7 @@ def make_parser() -> Parser:
         help="runs and folders of runs, such as runs/digits, or their names; reference:digits; "
         "wandb://entity/project",
     )
+    parser.add_argument("--root", default="runs", help="folder of all runs (default: %(default)s)")
     parser.add_argument(
         "--where",
         default="",
@@ -73,7 +76,7 @@ def make_parser() -> Parser:
         "--panels",
         nargs="+",
         default=[],
-        choices=["grad_norm", "response_std", "identity_distance", "branch_scale"],
+        choices=[*KINDS],
         help="figures of what the callbacks GradientNorms, ResponseStds and AddedBlocks logged; "
         "learned scales of branches",
     )
@@ -117,6 +120,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--out",
+        type=folder,
         metavar="DIR",
         help="where to write (default: report/ next to the runs, or next to the sweeps)",
     )
@@ -138,19 +142,28 @@ def make_parser() -> Parser:
 
 
 def _check(args: Namespace) -> None:
-    """Refuse words that no runs can fit, before pandas is imported.
+    """Find the folders that words name, and refuse what no runs can fit, before pandas is imported.
 
     Raises:
         UserError: a folder of runs does not exist, or an expression has no such form.
     """
-    for word in args.diff or ():
-        folder_of(word)
-    for word in args.runs:
+    if args.diff:
+        args.diff = [str(folder_of(word, args.root)) for word in args.diff]
+    for at, word in enumerate(args.runs):
+        if word.endswith(".json") and args.as_json:
+            raise UserError(f"--json prints the document: write --json > {word}")
         if page := re.fullmatch(
             r"(?:https?://)?(?:www\.)?wandb(?:\.ai/|:/?)([\w-]+/[\w-]+).*", word
         ):
             raise UserError(f"{word}: runs of W&B are wandb://{page[1]}")
-        if not word.startswith("wandb://"):
+        if not word.startswith(("wandb://", "reference:")):
+            if key_of(f"--{word}") and not Path(word).exists() and (args.rows or args.cols):
+                raise UserError(
+                    f"{word} is a setting, and no run: --rows takes several, without =, and --cols "
+                    "takes one"
+                )
+            args.runs[at] = str(folder_of(word, args.root))
+        elif word.startswith("reference:"):
             folder_of(word)
     told = re.sub(r"'[^']*'|\"[^\"]*\"", "", args.where)
     single = re.search(r"([\w.]+) ?(?<![=<>!])=(?!=) ?(.+)", args.where)

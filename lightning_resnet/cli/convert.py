@@ -58,7 +58,7 @@ def make_parser() -> Parser:
         "--size",
         type=positive,
         metavar="N",
-        help="pixels per side of .onnx (default: the recipe's)",
+        help="pixels per side of .onnx (default: the run's)",
     )
     parser.add_argument(
         "--drop-block",
@@ -84,7 +84,10 @@ def run(args: Namespace) -> int:
     """
     out = Path(args.out)
     if out.suffix not in KINDS:
-        raise UserError(f"--out {out}: its ending says what to write, one of {' '.join(KINDS)}")
+        hint = f"; did you mean {out.with_suffix('.pth')}?" if out.suffix in (".pt", ".th") else ""
+        raise UserError(
+            f"--out {out}: its ending says what to write, one of {' '.join(KINDS)}{hint}"
+        )
     remade = args.plain or args.drop_block
     if args.size and out.suffix != ".onnx" and not remade:
         raise UserError(
@@ -92,7 +95,10 @@ def run(args: Namespace) -> int:
         )
     check_weights(args.file)
     if args.classes and not Path(args.classes).exists():
-        raise UserError(f"--classes {args.classes} does not exist (seen from {Path.cwd()})")
+        raise UserError(
+            f"--classes {args.classes} does not exist (seen from {Path.cwd()}): a file with the "
+            "names, one on a line"
+        )
     from lightning_resnet.files import write_file
     from lightning_resnet.runs.checkpoint import write_checkpoint
     from lightning_resnet.runs.names import is_hub_name

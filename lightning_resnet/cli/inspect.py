@@ -5,7 +5,7 @@ from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet.arguments import TRUST, Parser, above_zero, device, positive
+from lightning_resnet.arguments import TRUST, Parser, above_zero, device, folder, positive
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.flags import check
 from lightning_resnet.printing import add_json
@@ -114,6 +114,7 @@ def make_parser() -> Parser:
     parser.add_argument("--trust", action="store_true", help=TRUST)
     parser.add_argument(
         "--out",
+        type=folder,
         metavar="DIR",
         help="where to write (default: report/ in the target's folder)",
     )

@@ -12,7 +12,6 @@ from lightning_resnet.printing import as_json
 from lightning_resnet.runs.find import find_runs, folder_of, no_run
 from lightning_resnet.runs.listing import ORDERS, describe, table
 
-ROOT = Path("runs")
 EVERY_S = 3.0  # seconds between two looks of --watch
 CLEAR = "\x1b[H\x1b[2J"  # escape codes: cursor to the top, clear the terminal
 
@@ -37,6 +36,7 @@ def make_parser() -> Parser:
         default="began",
         help="within a folder: the least first (default: %(default)s, the oldest)",
     )
+    parser.add_argument("--root", default="runs", help="folder of all runs (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON list, for programs")
     parser.add_argument(
         "--watch",
@@ -54,19 +54,22 @@ def run(args: Namespace) -> int:
     """
     if args.json and args.watch:
         raise UserError("--watch is for people, --json for programs: leave one of them out")
-    words = [] if args.folders == [str(ROOT)] else args.folders
-    folders = [folder_of(word) for word in words]
+    root = Path(args.root)
+    if args.root != "runs" and not root.is_dir():
+        raise UserError(f"--root {root} does not exist (seen from {Path.cwd()})")
+    words = [] if args.folders == [args.root] else args.folders
+    folders = [folder_of(word, root) for word in words]
     for folder in folders:
         if not args.watch and not any(True for _ in find_runs([folder])):
             raise UserError(no_run(folder))
     if not args.watch:
-        runs = _runs(folders, args.sort)
+        runs = _runs(folders or [root], args.sort)
         tell(as_json(runs) if args.json else table(runs))
         return 0
     last = ""
     try:
         while True:
-            text = table(_runs(folders, args.sort))
+            text = table(_runs(folders or [root], args.sort))
             if sys.stdout.isatty():
                 # the terminal's own codes, which `tell` would escape
                 print(CLEAR, end="")
@@ -80,7 +83,5 @@ def run(args: Namespace) -> int:
 
 
 def _runs(folders: list[Path], order: str) -> list[dict[str, Any]]:
-    """Describe the runs in folders, in `runs` if there are none; which may not exist yet."""
-    if not folders and not ROOT.exists():
-        return []
-    return describe(find_runs(folders or [ROOT], shared=True), order)
+    """Describe the runs in folders, which may not exist yet."""
+    return describe(find_runs(filter(Path.is_dir, folders), shared=True), order)

@@ -26,6 +26,7 @@ def make_parser() -> Parser:
         metavar="RUNS",
         help="runs, sweeps or folders of them, such as runs/digits, or their names below runs/",
     )
+    parser.add_argument("--root", default="runs", help="folder of all runs (default: %(default)s)")
     parser.add_argument(
         "--watch",
         action="store_true",
@@ -46,7 +47,7 @@ def run(args: Namespace) -> int:
     report_only()
     if not 0 < args.every <= LONGEST_S:  # refuses NaN too
         raise UserError(f"--every {args.every:g}: a number of seconds above 0, up to {LONGEST_S:,}")
-    paths = [folder_of(word) for word in args.runs]
+    paths = [folder_of(word, args.root) for word in args.runs]
     if not find_spec("wandb"):
         raise UserError("sync needs wandb: pip install 'wandb>=0.31,<0.32'")
     mode, why = choose_mode("online", patient=True)

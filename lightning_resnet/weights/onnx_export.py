@@ -28,7 +28,7 @@ def export(trained: Trained, out: Path, size: int | None = None) -> str:
     Args:
         trained: the trained net.
         out: file to write.
-        size: pixels per side; default: the recipe's.
+        size: pixels per side; default: the recipe's, else that of the images trained on.
 
     Returns:
         What the file takes and gives, and how far its logits are from the net's.
@@ -39,7 +39,8 @@ def export(trained: Trained, out: Path, size: int | None = None) -> str:
     """
     if missing := [name for name in PACKAGES if not find_spec(name)]:
         raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'lightning_resnet[onnx]'")
-    size = size or trained.experiment.data.eval_augment.size
+    trained_at = (trained.input_size or (3, None, None))[1]
+    size = size or trained.experiment.data.eval_augment.size or trained_at
     if size is None:
         raise UserError("the recipe does not tell the pixels per side: give --size")
     with replacing(out) as file:

@@ -11,17 +11,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from lightning_resnet.analysis.compare.kinds import KINDS
 from lightning_resnet.analysis.compare.load import Runs
 from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.compare.tables import describe, groups
 from lightning_resnet.errors import UserError
 
-KINDS = {  # metric -> what it is, the callback that logs it, whether it spans orders of magnitude
-    "grad_norm": ("norm of dE/dw", "GradientNorms", True),
-    "response_std": ("std of the response", "ResponseStds", False),
-    "identity_distance": ("norm of block(x) - x over norm of x", "AddedBlocks", False),
-    "branch_scale": ("learned factor of F(x)", "nets with a branch_scale", False),
-}
 LAST = 5  # over depth: mean over the last fifth of what was logged
 
 
