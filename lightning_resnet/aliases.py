@@ -16,6 +16,7 @@ from lightning_resnet import words as tables
 from lightning_resnet.bounds import NAMED_DEPTHS
 from lightning_resnet.errors import UserError, printable
 from lightning_resnet.keys import keys, weights_of_torchvision
+from lightning_resnet.meant import hub_name, no_folder
 from lightning_resnet.words import by_word
 
 SHORT = by_word(tables.KEYS)
@@ -31,6 +32,12 @@ PATHS = {  # section of a recipe -> what to give in place of a class or a word
     "trainer": "the trainer is always Lightning's: give its options, such as "
     "--trainer.max_epochs 5",
 }
+YES = ("true", "1", "yes", "on")  # values of a flag that needs none
+NO = ("false", "0", "no", "off")
+MARKS = ("best", "last", "ema", "net", "raw")  # of a run's weights, which other flags choose
+NAMES_WEIGHTS = (  # flags of other programs whose value names weights to start from
+    "weights pretrained load load_from finetune initial_checkpoint model_name_or_path"
+).split()
 AS_IT_IS = ("config", "print_config", "print_shtab", "trainer", "run")
 
 Pairs = list[tuple[str, str | None]]  # flags without dashes, each with its value
@@ -73,6 +80,8 @@ def understood(
         if not has_equals and rest and not is_flag(rest[0]):
             given = rest[0]
         if verb != "fit" and own is None and _plain(flag) in tables.CHECKPOINTS:
+            if given in MARKS and not Path(given).exists():
+                raise UserError(f"{flag} {given}{_of_weights(verb, given)}")
             meant: Pairs | None = [("ckpt_path", given)]
         else:
             meant = _meant(verb, flag, given)
@@ -136,10 +145,22 @@ def _is_first() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID"))
 
 
+def _of_weights(verb: str, mark: str) -> str:
+    """Return what the end of a message says of a choice among the weights of a run."""
+    if mark in ("best", "last"):
+        return (
+            f": the file of a run is given as the run is: resnet-cli {verb} "
+            f"RUN/checkpoints/{mark}.ckpt"
+        )
+    if verb == "predict":
+        return f": resnet-cli predict RUN IMAGE... --weights {mark} predicts images of yours"
+    return f": resnet-cli evaluate RUN --weights {mark} chooses among the weights of a run"
+
+
 def _takes_value(flag: str, value: str) -> bool:
     """Tell whether the word after a flag is the flag's value."""
     is_device = _plain(flag) in ("gpu", "cuda") and value.isdecimal()
-    return _plain(flag) not in SWITCHES or value in ("true", "false") or is_device
+    return _plain(flag) not in SWITCHES or value.lower() in (*YES, *NO) or is_device
 
 
 def _plain(flag: str) -> str:
@@ -185,6 +206,10 @@ def _meant(verb: str, flag: str, value: str | None) -> Pairs | None:
         return _gpus(value)
     if plain in SWITCHES:
         return _switch(flag, value)
+    if verb == "fit" and value and plain in NAMES_WEIGHTS:
+        weights = value if Path(value).exists() else hub_name(value)
+        if weights:
+            raise UserError(f"there is no {flag}; did you mean --run.init_from {weights}?")
     if meaning := said(verb, flag):
         raise UserError(f"there is no {flag}{meaning}")
     return None
@@ -312,10 +337,12 @@ def _gpus(value: str | None) -> Pairs:
 
 def _switch(flag: str, value: str | None) -> Pairs:
     """Return the key for a flag that needs no value, and for --gpu N which one."""
-    if value == "false":
-        raise UserError(f"{flag} false: leave {flag} out")
-    key, _, its_value = SWITCHES[_plain(flag)].partition("=")
-    if value is not None and value.isdecimal() and _takes_value(flag, value):
+    name = _plain(flag)
+    is_device = name in ("gpu", "cuda") and value is not None and value.isdecimal()
+    if value is not None and value.lower() in NO and not is_device:
+        raise UserError(f"{flag} {value}: leave {flag} out")
+    key, _, its_value = SWITCHES[name].partition("=")
+    if is_device:
         return [(key, its_value), ("trainer.devices", f"[{value}]")]
     return [(key, its_value)]
 
@@ -338,6 +365,8 @@ def _of_section(verb: str, name: str, value: str | None) -> Pairs | None:
     if path.is_file():
         if path.suffix in (".yaml", ".yml", ".json"):
             return None
+        if name == "data":
+            raise UserError(f"--data {no_folder(path)}")
         raise UserError(f"--{name} {shown} is a file; {PATHS[name]}")
     if name == "model" and verb != "fit" and path.is_dir():
         raise UserError(f"--model {shown}: a run is the first word: resnet-cli {verb} {shown}")
@@ -350,4 +379,14 @@ def _of_section(verb: str, name: str, value: str | None) -> Pairs | None:
         if "://" not in value:
             where = f"there is no such folder (seen from {Path.cwd()})"
         raise UserError(f"--data {shown}: {where}")
+    if name == "data" and value.endswith((".yaml", ".yml", ".json")):
+        raise UserError(
+            f"--data {shown} does not exist (seen from {Path.cwd()}); --data FOLDER takes images, "
+            "one folder per class"
+        )
+    if name == "model" and verb != "fit":
+        raise UserError(
+            f"--model {shown}: there is no such file, and a run is the first word: resnet-cli "
+            f"{verb} RUN"
+        )
     raise UserError(f"--{name} {shown} is no file of options; {PATHS[name]}")

@@ -131,7 +131,13 @@ SIMILAR = 0.7  # weaker likenesses are mere chance
 
 
 def nearest(word: str, valid: Iterable[str], least: float = SIMILAR) -> str:
-    """Return `; did you mean X?` for the most similar valid word; empty if none is similar.
+    """Return `; did you mean X?` for the word of `most_similar`; empty without one."""
+    found = most_similar(word, valid, least)
+    return f"; did you mean {found}?" if found else ""
+
+
+def most_similar(word: str, valid: Iterable[str], least: float = SIMILAR) -> str:
+    """Return the most similar valid word; empty if none is similar.
 
     Of dotted keys the last parts are compared too. Neither a key's help nor an opposite, such as
     min for max, is suggested.
@@ -147,7 +153,7 @@ def nearest(word: str, valid: Iterable[str], least: float = SIMILAR) -> str:
             same = len(os.path.commonprefix([word, each]))  # decides between equal likenesses
             found.append((_likeness(word, each, least), same, each))
     best = max(found, key=lambda likely: likely[:2], default=(0.0, 0, ""))
-    return f"; did you mean {best[2]}?" if best[0] >= least else ""
+    return best[2] if best[0] >= least else ""
 
 
 def _may_be(word: str, candidate: str) -> bool:

@@ -8,6 +8,7 @@ torch other than those that `keys.json` was written with.
 import errno
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,11 +29,13 @@ from lightning_resnet.aliases import (
 from lightning_resnet.bounds import (
     TRAIN_IMAGES,
     check_batch,
+    check_crop,
     check_imagenet_depth,
+    check_pad,
     cifar_blocks,
 )
 from lightning_resnet.credentials import refuse_secrets
-from lightning_resnet.errors import UserError, nearest, printable
+from lightning_resnet.errors import UserError, most_similar, nearest, printable
 from lightning_resnet.keys import Key, classes, is_current, keys, weights_of_torchvision
 from lightning_resnet.reading import line_of, parse_yaml, read_yaml
 from lightning_resnet.words import INSTEAD, NO_SHORT, PLACES, by_word
@@ -40,8 +43,16 @@ from lightning_resnet.words import INSTEAD, NO_SHORT, PLACES, by_word
 SHOWN = 60  # characters of a value in a message
 MOST_UNKNOWN = 5  # unknown keys of a recipe in one message
 OTHERS = ("config", "print_config", "print_shtab", "help")  # flags that are no keys
-SECTIONS = ("trainer", "model", "data", "run", "wandb")
+SECTIONS = {  # section of a recipe -> one of its keys
+    "trainer": "trainer.max_epochs",
+    "model": "model.net",
+    "data": "data.batch_size",
+    "run": "run.name",
+    "wandb": "wandb.mode",
+}
 BETWEEN = ("class_path", "init_args", "dict_kwargs")  # words within the key of an argument
+CLASS_WORDS = ("_target_", "target", "type", "name", "cls", "class")  # for class_path
+ARGUMENT_WORDS = ("args", "params", "kwargs", "arguments", "init_arg", "options")  # for init_args
 PACKAGES = ("lightning_resnet", "torch.optim")  # whose classes are in the table
 EXPONENT = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+")  # a number such as 1e-3
 SWITCHES = ("--json", "--trust")  # flags of the other verbs that are no keys
@@ -88,8 +99,8 @@ class Given:
     @property
     def parsed(self) -> Any:
         """The value as YAML reads it."""
-        if self.recipe or not isinstance(self.value, str):
-            return self.value
+        if self.recipe or not isinstance(self.value, str) or self.value.endswith(":"):
+            return self.value  # torchvision: is no mapping
         try:
             return parse_yaml(self.value)
         except UserError:
@@ -233,7 +244,7 @@ def _similar_recipe(recipe: Path) -> str:
     """Return a suggestion for a recipe that does not exist: a file next to it, or one of ours."""
     names = {str(file.with_suffix("")): str(file) for file in recipe.parent.glob("*.y*ml")}
     given = re.sub(r"\.(yaml|yml|json)$", "", str(recipe))
-    best = nearest(given, names)[15:-1]
+    best = most_similar(given, names)
     return f"; did you mean {names[best]}?" if best else meant.recipe(str(recipe))
 
 
@@ -260,6 +271,9 @@ def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
         if not is_flag(word):
             if verb == "fit" or re.match(r"[+~]*[\w.]+=|~", word):
                 at = len(words) - len(rest) - 1
+                flag = words[at - 2].partition("=")[0] if at > 1 else ""
+                if is_flag(flag) and _is_unknown(flag):
+                    raise UserError(f"unknown option {flag}{hint_for(flag.lstrip('-'), verb)}")
                 raise UserError(f"unknown option {printable(word, SHOWN)}{_stray(words, at)}")
             if before == "--ckpt_path":
                 raise UserError(
@@ -293,6 +307,15 @@ def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
         yield Given("config" if flag == "-c" else name, value)
 
 
+def _is_unknown(flag: str) -> bool:
+    """Tell whether a flag with two hyphens is no key, section or option of the parser."""
+    name = flag.lstrip("-").rstrip("+")
+    known = (*SECTIONS, *OTHERS)
+    if not flag.startswith("--") or name in known or _is_below_an_object(name):
+        return False
+    return record_of(name) is None and _class_of(name) is None
+
+
 def _stray(words: Sequence[str], at: int) -> str:
     """Return the end of the message for a word of `fit` that is no flag: what is meant.
 
@@ -302,6 +325,8 @@ def _stray(words: Sequence[str], at: int) -> str:
     """
     word = words[at]
     shown = printable(word, SHOWN)
+    if line := _of_pairs(words):
+        return f": write {line}"
     if (hydra := re.fullmatch(r"([+~]*)([\w./-]+?)=(.*)", word)) or word.startswith("~"):
         return _of_hydra(*hydra.groups()) if hydra else _of_hydra("~", word[1:], "")
     if words[at + 1 : at + 2] == ["="] and key_of(f"--{word}"):
@@ -333,6 +358,26 @@ def _stray(words: Sequence[str], at: int) -> str:
     return ": options begin with --; a recipe follows --config"
 
 
+def _of_pairs(words: Sequence[str]) -> str:
+    """Return a command line with flags for several words KEY=VALUE; empty: a key is unknown."""
+    written = []
+    n = 0
+    for word in words:
+        pair = re.fullmatch(r"\+*([\w./-]+?)=(.+)", word)
+        if is_flag(word) or not pair:
+            written.append(word)
+            continue
+        n += 1
+        name = pair[1].replace("/", ".")
+        key = key_of(f"--{name}") or (name if record_of(name) else "")
+        if name in ("data", "model", "config"):
+            key = name
+        if not key:
+            return ""
+        written += [f"--{key}", pair[2]]
+    return shlex.join(written) if n > 1 else ""
+
+
 def _of_hydra(sign: str, name: str, value: str) -> str:
     """Return what stands for an override of Hydra, such as +model.ema.decay=0.9."""
     name = name.replace("/", ".")
@@ -340,8 +385,12 @@ def _of_hydra(sign: str, name: str, value: str) -> str:
     if "~" in sign:
         is_null = key and "null" in record_of(key).kinds
         return f": leave {key or name} out{f', or give --{key} null' if is_null else ''}"
+    if name in ("experiment", "recipe", "cfg") and value in shipped.recipes():
+        return f": write --config {value}"
     if key or name in ("data", "model"):
         return f": write --{key or name} {value or 'VALUE'}"
+    if name.startswith("hydra."):
+        return ": there is no Hydra here: each key is a flag, and SLURM is sweep FILE --submit"
     if name == "config":
         return f": write --config {value or 'RECIPE'}"
     if name in PATHS:
@@ -374,7 +423,8 @@ def record_of(key: str) -> Key | None:
         return keys()[key]
     base = _class_of(key)
     name = key.removeprefix(f"{base}.")
-    takers = [classes()[cls] for cls in keys()[base].classes if cls in classes()] if base else []
+    names = [str(keys()[base].default), *keys()[base].classes] if base else []
+    takers = [classes()[cls] for cls in names if cls in classes()]
     return next((arguments[name] for arguments in takers if name in arguments), None)
 
 
@@ -387,6 +437,8 @@ def hint_for(key: str, verb: str, dashes: str = "--") -> str:
         dashes: what stands before a key where the user writes it.
     """
     key = key.strip(":,;")
+    if meaning := _switched(key, verb, dashes):
+        return meaning
     if found := key_of(f"--{key.removesuffix('.class_path')}"):
         return f"; did you mean {dashes}{found}?"
     if meaning := said(verb, f"--{key}"):
@@ -395,7 +447,7 @@ def hint_for(key: str, verb: str, dashes: str = "--") -> str:
     for base, record in keys().items():
         known += [f"{base}.{name}" for cls in record.classes for name in classes().get(cls, {})]
     is_vague = key in NO_SHORT  # many keys end so
-    near = "" if is_vague else nearest(key, known, 0.9)
+    near = "" if is_vague else most_similar(key, known, 0.9)
     last = key.rpartition(".")[2]
     if not near and (meaning := said(verb, f"--{last}")):
         return meaning
@@ -403,12 +455,37 @@ def hint_for(key: str, verb: str, dashes: str = "--") -> str:
         return f"; did you mean {dashes}{found}?"
     shorts = {name: full for name, full in SHORT.items() if "." not in key}
     if not near and not is_vague:
-        near = nearest(key, known, 0.75) or nearest(key, shorts, 0.82)
-    if name := near[15:-1]:
-        return f"; did you mean {dashes}{shorts.get(name, name)}?"
+        near = most_similar(key, SECTIONS, 0.75) or most_similar(key, known, 0.75)
+        near = near or most_similar(key, shorts, 0.82)
+    if near:
+        return f"; did you mean {dashes}{shorts.get(near, near)}?"
     if meaning := of_verb(key):
         return meaning
+    words = re.split("[-_]", key)
+    for first in range(1, len(words)):  # such as base_learning_rate
+        if found := key_of(f"--{'_'.join(words[first:])}"):
+            return f"; did you mean {dashes}{found}?"
+    if together := re.fullmatch(r"([A-Za-z_-]+)[:.]?(\d.*)", key):
+        if found := key_of(f"--{together[1]}"):
+            return f"; did you mean {dashes}{found} {together[2]}?"
     return f"; resnet-cli {verb} --help-all tells the options"
+
+
+def _switched(name: str, verb: str, dashes: str) -> str:
+    """Return what stands for a name such as no_nesterov or use_compile; empty: no key does."""
+    found = re.fullmatch(r"(no|disable|without|use|enable|with)[-_](.+)", name.lower())
+    key = key_of(f"--{found[2]}") if found else None
+    record = record_of(key) if key else None
+    if record is None:
+        return said(verb, f"--{found[2]}") if found else ""
+    is_off = found[1] in ("no", "disable", "without")
+    if "bool" in record.kinds:
+        return f"; did you mean {dashes}{key} {'false' if is_off else 'true'}?"
+    if is_off and "null" in record.kinds:
+        return f"; did you mean {dashes}{key} null?"
+    if is_off and "none" in record.choices:
+        return f"; did you mean {dashes}{key} none?"
+    return f": {dashes}{key} is {record.needs}"
 
 
 def _flatten(tree: dict[str, Any], recipe: Path, prefix: str = "") -> Iterator[Given]:
@@ -499,7 +576,9 @@ class Checked:
             self._argument(base, given)
         elif _is_below_an_object(key):
             return  # the user's own class, whose arguments only the parser knows
-        elif key in SECTIONS or key in OTHERS:
+        elif key in SECTIONS:
+            self._section(key, given)
+        elif key in OTHERS:
             return
         elif key.startswith("trainer.") and not is_current():
             return
@@ -509,10 +588,34 @@ class Checked:
             hint = hint_for(key, self.verb, given.dashes)
             raise UserError(f"unknown option {given.dashes}{key}{hint}{given.place}")
 
+    def _section(self, key: str, given: Given) -> None:
+        """Refuse a section of a recipe that is neither keys with values nor a file of them."""
+        value = given.parsed
+        if isinstance(value, dict) or value is None:
+            return
+        example = f"{given.dashes}{SECTIONS[key]}"
+        needs = f"{given.dashes}{key} holds keys with values, such as {example}"
+        if isinstance(value, list):
+            raise UserError(f"{needs}, and is a list: leave the dashes out{given.place}")
+        if pair := re.fullmatch(r"([\w.]+):(\S.*)", str(value)):
+            raise UserError(
+                f"{key} has no value for {pair[1]}: a space belongs after the colon, {pair[1]}: "
+                f"{pair[2]}{given.place}"
+            )
+        if not Path(str(value)).is_file():
+            cure = PATHS.get(key, f"give its keys, such as {example}")
+            raise UserError(f"{given.dashes}{key} {_shown(value)}: {cure}{given.place}")
+
     def _class(self, base: str, given: Given) -> None:
         """Refuse a class that does not exist; for a key that takes a mapping, anything else."""
         record = keys()[base]
         value = given.parsed
+        is_one = base not in ("trainer.callbacks", "trainer.logger", "trainer.plugins")
+        if isinstance(value, list) and is_one:
+            raise UserError(
+                f"{given.dashes}{base} takes one class, and got a list: {_shown(value)}"
+                f"{given.place}"
+            )
         if isinstance(value, list):
             for item in value:
                 self._class(base, Given(base, item, given.recipe))
@@ -596,6 +699,7 @@ class Checked:
             return
         if "dict_kwargs" in parts:
             return
+        self._refuse_next_to_class(base, parts[0] if parts else "", given)
         parts = [part for part in parts if part not in BETWEEN]
         cls = self.chosen[base]
         if not parts or not cls or (base == "model.optimizer" and not is_current()):
@@ -622,6 +726,37 @@ class Checked:
         record = arguments[parts[0]]
         if len(parts) == 1 and not record.classes:
             _value(record, given, f"{base}.{parts[0]}")
+
+    def _refuse_next_to_class(self, base: str, name: str, given: Given) -> None:
+        """Refuse what stands where class_path and init_args belong in a recipe.
+
+        Hydra's and other programs' words for the two are told; so are arguments that stand next to
+        class_path, of which the parser would say that the class has none.
+        """
+        here = [each.key for each in self.everything if each.recipe == given.recipe]
+        if name in BETWEEN or not name:
+            return
+        if keys()[base].needs.startswith("a mapping"):
+            return
+        is_name = isinstance(given.value, str) and name in CLASS_WORDS
+        is_argument = name in classes().get(self.chosen[base], {})
+        if is_name and not is_argument:
+            right = f"{base}.class_path" if given.recipe else f"--{base}"
+            raise UserError(
+                f"unknown option {given.dashes}{given.key}; did you mean {right}?{given.place}"
+            )
+        if not given.recipe:
+            return
+        parts = given.key.removeprefix(f"{base}.").split(".")
+        if name in ARGUMENT_WORDS and len(parts) > 1 and not is_argument:
+            raise UserError(
+                f"unknown option {base}.{name}; did you mean {base}.init_args?{given.place}"
+            )
+        if f"{base}.class_path" in here:
+            raise UserError(
+                f"{base}: {name} stands next to class_path: write it below init_args, {base}."
+                f"init_args.{name}{given.place}"
+            )
 
     def required(self) -> None:
         """Refuse a recipe without a net or images, and a class without what the class must have.
@@ -684,6 +819,7 @@ class Checked:
         """
         self._depth()
         self._holdout()
+        self._crop()
         batch = self.last("data.batch_size")
         n = TRAIN_IMAGES.get(self.chosen["data.source"])
         held = self.last("data.source.holdout") or 0
@@ -704,6 +840,17 @@ class Checked:
             check_trainer({key.removeprefix("trainer."): self.last(key) for key in given})
         if self.verb == "fit" and steps == 0:
             raise UserError("--trainer.max_steps must be 1 or more, or -1 for no limit; got 0")
+
+    def _crop(self) -> None:
+        """Refuse a crop and a size of images that contradict each other."""
+        crop = self.last("data.crop") or keys()["data.crop"].default
+        size = self.last("data.size")
+        growing = [each for each in self.everything if each.key.startswith("data.progressive")]
+        is_growing = bool(growing) and growing[-1].parsed is not None
+        pad_fill = self.last("data.pad_fill")
+        _told_by(check_crop, crop, size, is_growing, pad_fill, self.last("data.resize"))
+        if self.verb in ("fit", "doctor"):
+            _told_by(check_pad, crop, size)
 
     def _holdout(self) -> None:
         """Refuse a holdout of 0, which would make a second id of a run without one.

@@ -50,6 +50,16 @@ VERBS = {
     ),
     "best": "runs --sort error",
     "plot report table summary results leaderboard": "compare",
+    "diff": "compare --diff",
+    "deploy publish_model onnxruntime serve_model": (
+        "resnet-cli convert RUN --out NET.onnx writes a net for other programs"
+    ),
+    "docs doc readme man manual": "resnet-cli --help names the documents; resnet-cli help VERB",
+    "cache": "resnet-cli doctor --quick tells what data are here",
+    "hub": (
+        "weights by name are a word: resnet-cli predict torchvision:resnet18.IMAGENET1K_V1 IMAGE..."
+    ),
+    "ablate ablation": "inspect lesions",
     "analyze analyse visualize explain": "inspect",
     "list ls ps history": "runs",
     "status watch jobs squeue sacct": (
@@ -111,7 +121,7 @@ VERBS = {
         "resnet-cli runs lists the runs; metrics.jsonl in a run's folder holds each value; sweep "
         "FILE --status names the log of each point"
     ),
-    "tensorboard ui dashboard gui serve web": (
+    "tensorboard tb ui dashboard gui serve web": (
         "resnet-cli compare RUNS --serve shows the curves in a browser while runs grow; fit takes "
         "--trainer.logger TensorBoardLogger and --wandb.mode online"
     ),
@@ -133,7 +143,7 @@ KEYS = {
     "nesterov": "model.optimizer.nesterov",
     "betas": "model.optimizer.betas",
     "opt optim": "model.optimizer",
-    "sched scheduler lr_scheduler lr_schedule lr_policy": "model.schedule",
+    "sched scheduler lr_scheduler lr_schedule lr_policy lr_scheduler_type": "model.schedule",
     "arch architecture model_name network backbone": "model.net",
     "depth layers num_layers": "model.net.depth",
     "shortcut": "model.net.shortcut",
@@ -145,14 +155,15 @@ KEYS = {
     "init": "model.net.init",
     "block": "model.net.block",
     "criterion loss_fn": "model.loss",
-    "smoothing": "model.label_smoothing",
-    "torchcompile torch_compile": "model.compile",
+    "smoothing label_smoothing_factor": "model.label_smoothing",
+    "torchcompile torch_compile torch_compile_mode": "model.compile",
     "ema_decay model_ema_decay": "model.ema.decay",
     "mixup mixup_alpha": "model.mix.mixup",
     "cutmix cutmix_alpha": "model.mix.cutmix",
-    "dataset": "data.source",
-    "batch bs train_batch_size total_batch_size": "data.batch_size",
-    "num_workers n_workers num_data_workers": "data.workers",
+    "use_deterministic_algorithms": "trainer.deterministic",
+    "dataset dataset_name": "data.source",
+    "batch bs train_batch_size total_batch_size global_batch_size": "data.batch_size",
+    "num_workers n_workers num_data_workers dataloader_num_workers": "data.workers",
     "img_size image_size input_size crop_size resolution imgsz img train_crop_size": "data.size",
     "data_dir data_path data_root dataset_path train_dir train_data": "data.source.root",
     "hflip": "data.flip",
@@ -165,7 +176,9 @@ KEYS = {
     "accumulate grad_accum grad_accum_steps gradient_accumulation_steps": (
         "trainer.accumulate_grad_batches"
     ),
-    "log_interval log_freq print_freq log_every log_steps": "trainer.log_every_n_steps",
+    "log_interval log_freq print_freq log_every log_steps logging_steps": (
+        "trainer.log_every_n_steps"
+    ),
     "val_every eval_every eval_interval eval_freq val_interval": "trainer.check_val_every_n_epoch",
     "dtype amp_dtype": "trainer.precision",
     "exp exp_name experiment experiment_name run_name": "run.name",
@@ -193,13 +206,14 @@ LETTERS = {
 }
 # flags that need no value -> key and value
 SWITCHES = {
-    "amp bf16": "trainer.precision=bf16-mixed",
+    "amp bf16 native_amp use_amp": "trainer.precision=bf16-mixed",
     "fp16 half": "trainer.precision=16-mixed",
     "fp32 no_amp": "trainer.precision=32-true",
     "cpu no_cuda no_gpu": "trainer.accelerator=cpu",
     "cuda gpu": "trainer.accelerator=gpu",
     "debug": "trainer.fast_dev_run=true",
     "channels_last": "model.channels_last=true",
+    "bce_loss": "model.loss=bce",
     "sync_bn": "trainer.sync_batchnorm=true",
     "plain no_shortcut no_residual no_skip": "model.net.shortcut=none",
 }
@@ -214,7 +228,7 @@ SAID = {
         "the same command continues a run that was stopped, and --run.init_from FILE starts a new "
         "one from its weights"
     ),
-    "pretrained weights initial_checkpoint load load_from finetune": (
+    "pretrained weights initial_checkpoint load load_from finetune model_name_or_path": (
         "--run.init_from FILE starts from the weights of a checkpoint or run, --run.init_from "
         "torchvision:NAME, timm:NAME or hf:ORG/REPO from those of others"
     ),
@@ -226,6 +240,9 @@ SAID = {
     "master_port master_addr node_rank multiprocessing_distributed": (
         "fit starts the ranks itself: give --trainer.devices N, or start it by srun or torchrun"
     ),
+    "report_to logger_name track tracker": (
+        "W&B is --wandb.mode online or disabled, TensorBoard --trainer.logger TensorBoardLogger"
+    ),
     "wandb log_wandb use_wandb": "W&B is --wandb.mode online or offline, --wandb.project NAME",
     "no_wandb": "W&B is off with --wandb.mode disabled",
     "notes tags": "a note on a run is its readable name, --run.label TEXT",
@@ -233,10 +250,11 @@ SAID = {
         "give --trainer.logger TensorBoardLogger (pip install tensorboard); metrics.jsonl holds "
         "each run's values"
     ),
+    "do_train": "fit trains: leave it out",
     "evaluate eval": (
         "resnet-cli validate measures a trained run, resnet-cli evaluate in several ways"
     ),
-    "test_only test validate val eval_only only_validate": (
+    "test_only test validate val eval_only only_validate do_eval do_test do_predict": (
         "resnet-cli validate measures a trained run, resnet-cli test its test images"
     ),
     "warmup": "warm-up is a part of the schedule: --model.schedule.warmup SHARE, from 0 to below 1",
@@ -244,11 +262,16 @@ SAID = {
         "warm-up is a part of the schedule: --model.schedule Cosine --model.schedule.warmup_epochs "
         "N"
     ),
+    "warmup_ratio": "it is --model.schedule.warmup SHARE, from 0 to below 1",
+    "cooldown_epochs cooldown lr_cycle_mul lr_cycle_limit": (
+        "schedules have no cycles and no cool-down: --model.schedule Cosine, Linear, Steps or "
+        "Plateau"
+    ),
     "warmup_lr lr_warmup_decay": (
         "warm-up begins at a share of --model.optimizer.lr: --model.schedule Cosine "
         "--model.schedule.start SHARE"
     ),
-    "min_lr eta_min": (
+    "min_lr eta_min lr_min": (
         "--model.schedule Cosine --model.schedule.end takes the last rate as a share of "
         "--model.optimizer.lr"
     ),
@@ -272,7 +295,7 @@ SAID = {
         "(docs/extending.md), and resnet-cli deepen RUN --depth D --out NEW.ckpt --freeze trains "
         "added blocks alone"
     ),
-    "aa augment auto_augment augmentation": (
+    "aa augment auto_augment augmentation augmentations auto_aug": (
         "augmentation is --data.policy TrivialAugment, RandAugment, ..."
     ),
     "patience": (
@@ -302,11 +325,11 @@ SAID = {
     ),
     "model_ema use_ema": "--model.ema.decay 0.999 keeps a moving average of the weights",
     "save_every save_period save_freq save_interval checkpoint_interval save_steps "
-    "recovery_interval": (
+    "recovery_interval save_strategy": (
         "checkpoints are written after each epoch, and within one each --run.save_minutes MINUTES; "
         "--run.keep_epochs N keeps the weights of every N-th"
     ),
-    "save_top_k save_best checkpoint_hist": (
+    "save_top_k save_best checkpoint_hist save_total_limit save_last load_best_model_at_end": (
         "--run.keep all, weights or none tells which checkpoints stay"
     ),
     "jit torchscript script": (
@@ -316,7 +339,9 @@ SAID = {
     "v verbose log_level loglevel info": (
         "-q prints less, and metrics.jsonl of the run holds each value"
     ),
-    "overwrite exist_ok force f y yes": "a run is never overwritten: --run.new begins another one",
+    "overwrite exist_ok force f y yes overwrite_output_dir": (
+        "a run is never overwritten: --run.new begins another one"
+    ),
     "cfg recipe file yaml config_file conf": "a recipe follows --config",
     "list list_models list_recipes": "resnet-cli recipes lists the recipes",
     "version": "resnet-cli --version tells it",
@@ -329,6 +354,58 @@ SAID = {
     "trainer.tpu_cores tpu_cores": "give --trainer.devices N --trainer.accelerator tpu",
     "trainer.num_processes": "give --trainer.devices N",
     "trainer.weights_summary": "--trainer.enable_model_summary false leaves the summary out",
+    "evaluation_strategy eval_strategy logging_strategy": (
+        "validation follows each epoch, or each --trainer.check_val_every_n_epoch N epochs; "
+        "--trainer.log_every_n_steps N logs more often"
+    ),
+    "metric_for_best_model best_metric eval_metric": (
+        "the best epoch is the one of the highest val/acc1; resnet-cli evaluate RUN --at best "
+        "measures it"
+    ),
+    "push_to_hub hub_model_id hub_token": (
+        "nothing is uploaded; resnet-cli convert RUN --out NET.safetensors writes weights that "
+        "can be"
+    ),
+    "per_device_train_batch_size per_gpu_train_batch_size local_batch_size batch_per_gpu": (
+        "--data.batch_size counts the images of all devices together"
+    ),
+    "per_device_eval_batch_size eval_batch_size val_batch_size test_batch_size": (
+        "the batches of an evaluation do not change its result, and follow --data.batch_size"
+    ),
+    "adam_beta1 adam_beta2 beta1 beta2 opt_betas": (
+        "--model.optimizer AdamW --model.optimizer.betas [0.9,0.999]"
+    ),
+    "opt_eps adam_epsilon epsilon": "--model.optimizer AdamW --model.optimizer.eps 1e-8",
+    "layer_decay llrd": "all layers learn at one rate; an optimizer of your own is module.Class",
+    "ignore_mismatched_sizes": (
+        "--run.init_from makes the last layer new where the number of classes differs: leave it out"
+    ),
+    "mixup_prob mixup_switch_prob mixup_mode mixup_off_epoch cutmix_minmax": (
+        "each batch is mixed: --model.mix.mixup ALPHA, --model.mix.cutmix ALPHA"
+    ),
+    "remode recount random_erasing_mode": (
+        "--data.erase PROBABILITY erases a rectangle of an image"
+    ),
+    "color_jitter colorjitter hsv_h hsv_s hsv_v degrees translate shear perspective mosaic "
+    "close_mosaic copy_paste rotation": (
+        "colours and shapes are changed by --data.policy TrivialAugment or RandAugment"
+    ),
+    "vflip flipud": "images are flipped left to right alone: --data.flip true",
+    "fliplr": "--data.flip true flips an image with probability 1/2",
+    "crop_mode": (
+        "--data.crop is of training; the central share in tests is --data.eval_share SHARE"
+    ),
+    "clip_mode": "gradients are clipped by norm: --trainer.gradient_clip_val NORM",
+    "scale": "--data.scale [0.08,1.0] is the area of random crops, as a share of the image's",
+    "ratio": ("crops have aspect ratios from 3/4 to 4/3; their area is --data.scale [0.08,1.0]"),
+    "model_ema_steps": "--model.ema.decay 0.999 averages after each step",
+    "single_cls": "a source knows its classes: one folder each for --data FOLDER",
+    "cn": "a recipe follows --config, such as --config digits",
+    "config_path config_dir": "a recipe follows --config: --config FOLDER/RECIPE.yaml",
+    "val_crop_size val_size eval_size test_size": (
+        "training and validation are at --data.size; resnet-cli evaluate RUN --sizes 224,256 "
+        "measures others"
+    ),
     "mean std normalize normalization": (
         "images are normalised by the mean and deviation of their source; a source of your own "
         "has others (docs/extending.md)"
@@ -440,6 +517,14 @@ VALUES = {
         "csvlogger": "--trainer.logger CSVLogger",
         "swa ema": "--model.ema.decay 0.999",
     },
+    "compare --x": {
+        "epochs": "epoch",
+        "steps iterations iters": "step",
+        "seconds hours wall_time walltime": "time",
+        "lr learning_rate depth width batch_size seed shortcut net params weight_decay": (
+            "a figure is by time or steps, and a setting makes rows: --rows lr"
+        ),
+    },
     "evaluate --crops": {"10 tencrop 10crop ten_crop": "ten", "1 center_crop one": "centre"},
     "model.schedule": {
         "cosineannealinglr cosineannealing onecycle onecyclelr cos cosine_annealing": "Cosine",
@@ -456,6 +541,15 @@ VALUES = {
         "list help all": "resnet-cli fit --model.net.help lists the nets",
         "preresnet preactresnet": "preresnet110",
         "wideresnet wide_resnet wrn": "torchvision.models.wide_resnet50_2",
+    },
+    "model.optimizer": {
+        "auto default": "SGD",
+        "lamb lars lion adamp sophia fusedadam": (
+            "an optimizer of another package is --model.optimizer module.Class, such as "
+            "timm.optim.Lamb"
+        ),
+        "fusedadamw adamw_torch adamw_hf": "AdamW",
+        "momentum nesterov sgd_momentum": "SGD",
     },
     "model.loss": {
         "ce crossentropy nll crossentropyloss softmax categorical_crossentropy "
@@ -508,12 +602,18 @@ SAME = {
     "--yes": "y f force rf r fr i no_confirm recursive",
     "--json": "format_json as_json j",
     "--depth": "layers num_layers n_layers layer to add",
+    "--threads": "workers num_workers j",
+    "--ranks": "devices gpus nproc nproc_per_node",
+    "--workers": "num_workers j jobs",
+    "--accelerator": "device",
+    "--recipe": "config c cfg",
     "--net": "model arch",
-    "--threads": "workers num_workers",
     "--batch": "batch_size bs b",
     "--batches": "n num_batches n_batches steps",
     "--top": "k topk top_k n",
     "--trust": "allow_code trust_remote_code unsafe",
+    "--points": "resolution grid grid_size",
+    "--draws": "iterations iters steps",
     "--watch": "follow f w live refresh",
     "--serve": "watch follow live open browser web http show",
     "--metric": "y metrics",
@@ -556,16 +656,23 @@ SUBWORDS = {
 # verb with flags of its own (empty: any) -> words -> flag, or what to do
 FLAGS = {
     "": {
-        "v verbose debug": "-q of fit and sweep prints less; no verb prints more",
+        "v verbose debug vv": "-q of fit and sweep prints less; no verb prints more",
         "plain no_color no_progress color": (
             "colours and progress are left out where no terminal reads"
         ),
         "h? usage": "--help",
+        "at best": "the best epoch's checkpoint is given as the run is: RUN/checkpoints/best.ckpt",
     },
     "predict": {
         "csv": "--format csv",
         "ema": "--weights ema",
-        "o out output save save_txt output_dir": (
+        "at best last epoch": (
+            "the best epoch's checkpoint is given as the run is: resnet-cli predict "
+            "RUN/checkpoints/best.ckpt IMAGE..."
+        ),
+        "recursive r": "folders of images are read with all folders in them: leave it out",
+        "stream live webcam video": "images are files: resnet-cli predict RUN IMAGE...",
+        "o out output save save_txt output_dir save_dir": (
             "the rows go to the standard output: resnet-cli predict RUN IMAGE... --format csv > "
             "FILE"
         ),
@@ -586,9 +693,13 @@ FLAGS = {
             "resnet-cli validate RUN measures the validation images, test RUN the test images"
         ),
         "top topk k": "the result has the accuracies of the first and of the first five classes",
-        "format output out o csv": "the result is JSON on the standard output: add > FILE",
+        "format output out o csv save save_path save_dir": (
+            "the result is JSON on the standard output: add > FILE"
+        ),
+        "v verbose debug": "the result has all that is measured: leave it out",
         "ema use_ema": "resnet-cli evaluate RUN --weights ema measures averaged weights",
         "crops sizes bn tta": "resnet-cli evaluate RUN has it",
+        "at best": "resnet-cli evaluate RUN --at best measures the best epoch",
         "pretrained": (
             "weights by name are the first word: resnet-cli validate "
             "torchvision:resnet50.IMAGENET1K_V2 --data FOLDER"
@@ -623,7 +734,8 @@ FLAGS = {
         "limit max_runs n_trials trials": "run_cap: N in the sweep's file limits its points",
         "array": "an array is made by --submit; --throttle N limits the tasks at a time",
         "config c": "a sweep's FILE names its recipe, and follows the verb: resnet-cli sweep FILE",
-        "epochs lr depth count seed seeds n_seeds num_seeds batch_size devices arch data": (
+        "method metric param parameters p grid epochs lr depth count seed seeds n_seeds num_seeds "
+        "batch_size devices arch data": (
             "the keys and values of all runs are in the sweep's file: resnet-cli recipes NAME > "
             "my.yaml"
         ),
@@ -634,22 +746,34 @@ FLAGS = {
             "resnet-cli runs DIR lists all runs of one folder; --json is for programs, which "
             "select and sort"
         ),
+        "columns fields cols": "all columns are always told: leave it out",
+        "tail head": "--watch lists the runs again and again",
+        "reverse desc": "the least comes first: leave it out",
         "format csv": "--json",
-        "root dir": "resnet-cli runs ROOT: the folder follows the verb",
+        "best": "--sort error",
     },
     "rm": {
         "all": "name each run, or its folder with rm -r of your shell: resnet-cli runs lists them",
+        "older_than keep_last older before": (
+            "each run is named; resnet-cli runs lists them with their age"
+        ),
         "dry_run n": "rm lists the runs, and asks before it removes them",
     },
     "export": {
         "format onnx": "weights for others are resnet-cli convert RUN --out NET.onnx",
         "zip tar gz": "the archive is a .tar.gz: leave it out",
-        "weights ckpt checkpoint best last": (
+        "all": "a folder of runs is a word: resnet-cli export runs/NAME",
+        "to dest destination": "--out",
+        "weights ckpt checkpoint best last include_weights with_weights": (
             "the last and the best weights are packed: leave it out"
         ),
     },
     "compare": {
         "group by groupby group_by sort index": "the rows are settings: --rows depth shortcut",
+        "plot figures no_figures no_plots plots fig figure": (
+            "figures are always drawn, into --out DIR: leave it out"
+        ),
+        "last tail head limit": "--where selects runs, as in --where 'depth == 56'",
         "filter query select only seed depth net": "--where 'depth == 56'",
         "csv html format md markdown latex pdf png svg": (
             "a page, figures and CSV files are always written; --out DIR tells where"
@@ -658,7 +782,8 @@ FLAGS = {
             "figures show what was measured; to draw others, take the CSV files of the report, or "
             "load_runs from Python (docs/python.md)"
         ),
-        "best last": "--metric val/acc1@best",
+        "best": "--metric val/acc1@best",
+        "output_dir": "--out",
         "ci interval bootstrap seeds mean std": (
             "mean and spread over seeds are always told: leave it out"
         ),
@@ -691,6 +816,8 @@ FLAGS = {
         ),
         "dynamic dynamic_axes batch_size": "an .onnx takes any number of images: leave it out",
         "arch model net depth width num_classes nc": "the weights tell their net: leave it out",
+        "simplify optimize": "torch's exporter simplifies: leave it out",
+        "input i source file": "the file is a word: resnet-cli convert FILE --out NEW",
         "half fp16 int8 quantize": "weights are written as float32: leave it out",
     },
     "data get": {
@@ -715,6 +842,14 @@ FLAGS = {
         "convert create make prepare": "write",
         "ls list": "resnet-cli doctor --quick tells what data are here",
         "show stat describe": "info",
+        "stats statistics count": "check",
+        "split": (
+            "--data FOLDER validates on val/, else on a fifth; --data.source.holdout N on N of the "
+            "training images"
+        ),
+        "augment transform": "images are changed while they are read: fit --data.policy NAME",
+        "fix repair": "nothing is changed: remove or replace the files that are named",
+        "force overwrite": "what is there and right is kept, the rest is got again: leave it out",
         "check validate test": "verify",
         "jpeg_quality": "--quality",
         "write_mode compress": "--mode",
@@ -729,6 +864,7 @@ FLAGS = {
         "project entity p": (
             "W&B's project is the run's own: fit --wandb.project NAME, or WANDB_PROJECT"
         ),
+        "clean delete": "nothing is deleted; resnet-cli rm RUN removes a run here",
         "force overwrite": "sent again is only what W&B lacks",
         "dry_run n list": (
             "sync sends what W&B lacks; resnet-cli runs lists the runs, and nothing is removed"
@@ -736,9 +872,10 @@ FLAGS = {
         "offline online mode": (
             "sync is for machines that reach W&B; a training is offline with --wandb.mode offline"
         ),
-        "all dir root": "folders of runs are words: resnet-cli sync runs",
+        "all": "folders of runs are words: resnet-cli sync runs",
     },
     "completion": {
+        "install": ('the script is printed: eval "$(resnet-cli completion bash)" in ~/.bashrc'),
         "shell s": "the shell is a word: resnet-cli completion bash",
         "powershell pwsh tcsh csh ksh": "there is none for it",
     },
@@ -749,6 +886,10 @@ FLAGS = {
         ),
     },
     "bench": {
+        "config c recipe": (
+            "a benchmark has nets and images of its own; resnet-cli fit --config RECIPE --run.dry "
+            "measures a recipe"
+        ),
         "n iters iterations epochs": "--steps",
         "speed throughput gpu images fps fit training": "train",
         "data dataloader dataset io": "loader",
@@ -756,7 +897,10 @@ FLAGS = {
         "all": "name one of them",
     },
     "recipes": {
-        "list l all": "resnet-cli recipes lists all",
+        "list l all filter grep search": "resnet-cli recipes lists all",
+        "show cat print get view dump name n recipe file config c": (
+            "a name alone prints the file: resnet-cli recipes NAME"
+        ),
         "copy o out output": "resnet-cli recipes NAME > my.yaml copies a file",
     },
 }

@@ -49,7 +49,7 @@ def test_recipes_train_on_a_folder_by_flags_only(cli, photos, path, monkeypatch,
         "resnet-cli",
         "fit",
         "--config",
-        str(path.relative_to(REPOSITORY)),
+        str(path.relative_to(REPOSITORY / "configs").with_suffix("")),
     )
     header = "\n".join(line for line in rest if line.startswith("#"))
     if path in IMAGENET:

@@ -15,6 +15,7 @@ from pathlib import Path
 from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError, nearest, tell
+from lightning_resnet.meant import no_folder
 from lightning_resnet.printing import add_json
 from lightning_resnet.runs.find import FILES, LOOKS, quote
 
@@ -216,6 +217,8 @@ def _write(args: argparse.Namespace) -> int:
         if not Path(root).exists():
             cure = f": resnet-cli data get {args.source}" if args.source in SETS else ""
             raise UserError(f"--root {root} does not exist (seen from {Path.cwd()}){cure}")
+        if not Path(root).is_dir():
+            raise UserError(f"--root {no_folder(Path(root))}")
     from lightning_resnet.data import sources
     from lightning_resnet.data.beton.format import Beton
     from lightning_resnet.data.beton.write import write_beton
@@ -268,6 +271,8 @@ def _write(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     """Print what a folder holds; return 1 if an image is damaged, or lies in several classes."""
+    if told := no_folder(Path(args.folder)):
+        raise UserError(told)
     from lightning_resnet.data.check import check_folder
     from lightning_resnet.printing import markdown
 

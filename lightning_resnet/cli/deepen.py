@@ -4,8 +4,12 @@ from argparse import Namespace
 from pathlib import Path
 
 from lightning_resnet.arguments import TRUST, Parser, positive
+from lightning_resnet.bounds import check_imagenet_depth, cifar_blocks
 from lightning_resnet.errors import UserError, tell
-from lightning_resnet.runs.find import check_weights, quote
+from lightning_resnet.runs.find import check_weights, find_run, quote
+from lightning_resnet.runs.identity import flatten
+from lightning_resnet.runs.names import is_hub_name
+from lightning_resnet.runs.reader import Run
 
 
 def make_parser() -> Parser:
@@ -49,6 +53,31 @@ def make_parser() -> Parser:
     return parser
 
 
+def _check_depth(word: str, depth: int) -> None:
+    """Refuse a depth that the deeper net of a run cannot have, before torch is imported.
+
+    Raises:
+        UserError: the depth is none of such a net, or not above that of the run's net.
+    """
+    path = Path(word) if is_hub_name(word) else find_run(word)
+    if not path.is_dir():
+        return
+    told = flatten(Run(path).config_if_good()[0])
+    net = str(told.get("model.net.class_path")).rpartition(".")[2]
+    own = told.get("model.net.init_args.depth")
+    try:
+        if net == "CifarResNet":
+            cifar_blocks(depth, str(told.get("model.net.init_args.block") or "basic"))
+        if net == "ImageNetResNet":
+            check_imagenet_depth(depth)
+    except ValueError as e:
+        raise UserError(f"--depth {depth}: {e}") from e
+    if isinstance(own, int) and own >= depth:
+        raise UserError(
+            f"--depth {depth}: the net of {word} has {own} layers, and blocks are added: give more"
+        )
+
+
 def run(args: Namespace) -> int:
     """Deepen; print the error before the first step and how to go on; return 0.
 
@@ -60,6 +89,7 @@ def run(args: Namespace) -> int:
     if out.suffix != ".ckpt":
         raise UserError(f"--out {out}: it must end in .ckpt")
     check_weights(args.checkpoint)
+    _check_depth(args.checkpoint, args.depth)
     from lightning_resnet.analysis.inspection.deepen import describe, write
     from lightning_resnet.analysis.inspection.subjects import again, subjects
     from lightning_resnet.models.surgery import deepen, take_over

@@ -17,6 +17,7 @@ from lightning_resnet.runs.reference import write_reference
 
 SUFFIX = ".tar.gz"
 SUFFIXES = (SUFFIX, ".tgz")
+OF_CONVERT = (".onnx", ".pth", ".safetensors")  # ends of files that `convert` writes
 
 
 def make_parser() -> Parser:
@@ -67,12 +68,22 @@ def run(args: Namespace) -> int:
         )
     if args.about and not args.reference:
         raise UserError("--about says what a set of runs has: add --reference DIR")
+    if args.out and args.out.endswith(OF_CONVERT):
+        run = quote(Path(args.runs[0]))
+        raise UserError(
+            f"--out {args.out}: an archive is packed; weights for others are: resnet-cli convert "
+            f"{run} --out {args.out}"
+        )
     if args.out and not args.out.endswith(SUFFIXES):
         raise UserError(f"--out {args.out}: it must end in {' or '.join(SUFFIXES)}")
     folders = []
     for word in args.runs:
         if word.endswith(SUFFIXES) and not Path(word).is_dir():
             raise UserError(f"{word} is no run; did you mean --out {word}?")
+        if word.endswith(OF_CONVERT):
+            raise UserError(
+                f"{word} is no run, and weights for others are: resnet-cli convert RUN --out {word}"
+            )
         folders.append(folder_of(word, args.root))
     runs = []
     for folder in folders:

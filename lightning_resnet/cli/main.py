@@ -79,7 +79,7 @@ def _unknown_verb(argv: list[str]) -> str:
     import shlex
 
     from lightning_resnet import words as tables
-    from lightning_resnet.errors import nearest, printable
+    from lightning_resnet.errors import most_similar, printable
     from lightning_resnet.shipped import recipes, sweeps
 
     word = argv[0]
@@ -118,7 +118,7 @@ def _unknown_verb(argv: list[str]) -> str:
     if joined:
         rightly = shlex.join([*joined.groups(), *argv[1:]])
         return f"unknown verb {shown}; did you mean resnet-cli {rightly}?"
-    meant = meant or known.get(nearest(plain, known)[15:-1])
+    meant = meant or known.get(most_similar(plain, known))
     if not meant:
         return f"unknown verb {shown}; resnet-cli --help lists them"
     is_verb = meant.split()[0] in VERBS and len(meant.split()) <= 3
@@ -231,6 +231,7 @@ def _run(argv: list[str]) -> int:
     if text is not None:
         print(text)
         return 0 if argv else 2
+    import shlex
     from contextlib import nullcontext
 
     from lightning_resnet.arguments import check_shell_words
@@ -244,6 +245,8 @@ def _run(argv: list[str]) -> int:
     try:
         if argv[0] not in VERBS:
             raise UserError(_unknown_verb(argv))
+        if argv[1:2] == argv[:1] and argv[0] != "runs" and not _is_there(argv[1]):
+            raise UserError(f"{argv[0]} is there twice: resnet-cli {shlex.join(argv[1:])}")
         check_texts({"the command line": argv})
         check_shell_words(argv[1:])
         refuse_secret_flags(argv[1:])
@@ -277,6 +280,11 @@ def _run(argv: list[str]) -> int:
         print(_interrupted(argv), file=sys.stderr)
         signal.signal(signal.SIGINT, handler)
         return 130
+
+
+def _is_there(word: str) -> bool:
+    """Tell whether a word names a file or folder, here or in the folder of all runs."""
+    return os.path.exists(word) or os.path.exists(os.path.join("runs", word))
 
 
 def _armed(argv: list[str], alone: bool) -> int:
@@ -403,7 +411,7 @@ def _check_files(checked: object) -> None:
     from pathlib import Path
 
     from lightning_resnet.errors import UserError
-    from lightning_resnet.meant import check_named, flat_folder
+    from lightning_resnet.meant import check_named, flat_folder, no_folder
     from lightning_resnet.runs.find import described_runs, weights_of
     from lightning_resnet.runs.identity import flatten
     from lightning_resnet.runs.names import is_hub_name
@@ -426,6 +434,8 @@ def _check_files(checked: object) -> None:
             has_folders = any(path.is_dir() for path in Path(images).iterdir())
             if told := "" if has_folders else flat_folder(Path(images)):
                 raise UserError(told)
+        if os.path.isfile(images) and source != "BetonFiles":
+            raise UserError(f"--data.source.root: {no_folder(Path(images))}")
         if os.path.exists(images):
             continue
         known = []  # a finished run needs no images

@@ -102,9 +102,14 @@ def check_words(run: str, images: Sequence[str], root: str) -> None:
     """
     if is_hub_name(run) and not images:
         raise UserError(f"predict which images? resnet-cli predict {run} IMAGE...")
-    runs = [word for word in images if is_hub_name(word) or _has_run(Path(word))]
+    names = [word for word in images if not word.lower().partition("?")[0].endswith(LOOKS)]
+    runs = [word for word in names if is_hub_name(word) or _has_run(Path(word))]
     first = Path(run)
     is_image = first.suffix.lower() in LOOKS or (first.is_dir() and not _has_run(first))
+    if runs and not is_image:
+        raise UserError(
+            f"{printable(run)} and {printable(runs[0])} are both weights: give one, then images"
+        )
     if is_image and runs:
         rest = [word for word in (run, *images) if word != runs[0]]
         line = shlex.join(["resnet-cli", "predict", runs[0], *rest])

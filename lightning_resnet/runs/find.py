@@ -301,6 +301,7 @@ def _refuse_others(path: Path) -> None:
 def _similar(path: Path) -> str:
     """Return a suggestion for a file that does not exist: another one in its folder."""
     others = [file.name for file in path.parent.glob("*") if file.suffix in FILES]
+    others = [name for name in others if not name.endswith((*NO_WEIGHTS, ".yaml"))]
     if path.parent.name == "checkpoints" and len(others) == 1:
         return f"; there is {others[0]}"
     names = "resnet-cli runs lists runs"

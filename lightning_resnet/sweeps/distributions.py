@@ -38,6 +38,17 @@ QUANTILES: dict[str, tuple[tuple[str, ...], Callable[..., float]]] = {
     "log_normal": (("mu", "sigma"), _log_normal),
 }
 # Keys of each distribution; the values of a q_ distribution are multiples of q.
+# names in other programs -> ours
+OTHER_NAMES = {
+    "loguniform": "log_uniform_values",
+    "log_uniform": "log_uniform_values",
+    "reciprocal": "log_uniform_values",
+    "choice": "categorical",
+    "grid": "categorical",
+    "randint": "int_uniform",
+    "gaussian": "normal",
+    "fixed": "constant",
+}
 KEYS = {
     "constant": ("value",),
     "categorical": ("values", "probabilities"),
@@ -72,9 +83,9 @@ def check(spec: Spec) -> Spec:
     _check_keys(spec, {"distribution"}.union(*KEYS.values()))
     name = str(spec.get("distribution") or _implied(spec))
     if name not in KEYS:
-        raise UserError(
-            f"unknown distribution {name}{nearest(name, KEYS)}; there are {', '.join(KEYS)}"
-        )
+        found = OTHER_NAMES.get(name.lower().replace("-", "_"), "")
+        hint = f"; did you mean {found}?" if found else nearest(name, KEYS)
+        raise UserError(f"unknown distribution {name}{hint}; there are {', '.join(KEYS)}")
     _check_keys(spec, {"distribution", *KEYS[name]})
     defaults = {key: DEFAULTS[key] for key in KEYS[name] if key in DEFAULTS}
     spec = {**defaults, **spec, "distribution": name}

@@ -119,6 +119,8 @@ def read(file: str | Path, many: bool = False) -> Sweep:
     path = recipe_file(file)
     if path.is_dir() or not path.exists():
         why = "it is a folder" if path.is_dir() else "No such file or directory"
+        if (path / "points").is_dir():
+            raise UserError(f"{file} holds the runs of a sweep: give the sweep's file")
         hint = nearest(str(file).removesuffix(".yaml"), sweeps())
         hint = hint or "; resnet-cli recipes lists our sweeps"
         raise UserError(f"cannot read {file}: {why}{hint}")
@@ -177,6 +179,12 @@ def check_keys(sweep: Sweep) -> None:
             flags = understood(sweep.flags, tells=False)
             check_flags([*recipes, *parameters, *flags], "fit", is_complete=False)
         except UserError as e:
+            for key, value in point.parameters.items():
+                if isinstance(value, list) and f"--{key} must be" in str(e):
+                    raise UserError(
+                        f"sweep {sweep.name}: parameter {key} has one value, a list: to train with "
+                        f"each of them, write {key}: {{values: {json.dumps(value)}}}"
+                    ) from e
             raise UserError(f"sweep {sweep.name}, point {sweep.text(point)}: {e}") from e
 
 
@@ -203,7 +211,11 @@ def _check_keys(content: dict[str, Any], valid: list[str]) -> None:
     """Refuse keys that are not valid."""
     for key in content:
         if key not in valid:
-            raise UserError(f"there is no key {key}{nearest(str(key), valid)}")
+            begun = [word for word in valid if word.startswith(str(key))]
+            hint = f"; did you mean {begun[0]}?" if begun else nearest(str(key), valid)
+            if key_of(f"--{key}"):
+                hint = hint or ": keys of a recipe stand below parameters"
+            raise UserError(f"there is no key {key}{hint}")
 
 
 def _read_command(command: Any) -> tuple[list[str], list[str]]:
@@ -217,7 +229,10 @@ def _read_command(command: Any) -> tuple[list[str], list[str]]:
     """
     tokens = [str(token) for token in command] if isinstance(command, list) else []
     if "fit" not in tokens:
-        raise UserError(f"needs a command, such as {COMMAND}")
+        lacks = (
+            "command lacks the verb fit: write, as fits," if tokens else "needs a command, such as"
+        )
+        raise UserError(f"{lacks} {COMMAND}")
     refuse_secret_flags(tokens)
     recipes: list[str] = []
     flags: list[str] = []
@@ -253,7 +268,8 @@ def _flatten(parameters: Any, prefix: str = "") -> dict[str, Spec]:
     for name, spec in parameters.items():
         key = f"{prefix}{name}"
         if not isinstance(spec, dict):
-            raise UserError(f"parameter {key} is not a mapping: write {key}: {{value: {spec}}}")
+            word = "values" if isinstance(spec, list) else "value"
+            raise UserError(f"parameter {key} is not a mapping: write {key}: {{{word}: {spec}}}")
         if "parameters" in spec and len(spec) > 1:
             raise UserError(f"parameter {key} has nested parameters, so no other key")
         if "parameters" in spec:
@@ -308,6 +324,8 @@ def _expand(
             f"method {method} needs the W&B server: use `wandb sweep` and `wandb agent`, or grid "
             "or random"
         )
+    if method is None:
+        raise UserError("lacks its method: write method: grid, or method: random with run_cap: N")
     hint = nearest(str(method), ["grid", "random"])
     raise UserError(f"method must be grid or random, got {method}{hint}")
 

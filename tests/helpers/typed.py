@@ -6,9 +6,14 @@ torch is imported; `UNDERSTOOD` are lines that are understood as other words.
 
 import re
 import shlex
+import shutil
+
+from helpers.command_line import REPOSITORY
 
 DIGITS = "fit --config digits"
 RUN = "runs/digits/depth8"
+KNOWN = REPOSITORY / "reference/digits/22654ec78b"  # a run with a recipe, of 20 layers
+COMMAND = 'command: [resnet-cli, fit, --config, digits, --config, "${args_json_file}"]\n'
 TYPED = {
     # words of other programs
     "train --config digits": "did you mean fit?",
@@ -70,7 +75,7 @@ TYPED = {
     "DIGITS --model.net CifarResNet --model.net.layers 20": "did you mean --model.net.depth?",
     "fit --model.net ImageNetResNet --data.source Digits": "needs --model.net.depth",
     "DIGITS --model.optimizer adan": "did you mean Adam?",
-    "DIGITS --model.optimizer lamb": "there are ASGD, Adadelta",
+    "DIGITS --model.optimizer lamb": "module.Class, such as timm.optim.Lamb",
     "DIGITS --model.schedule cosin": "did you mean Cosine?",
     "DIGITS --model.schedule OneCycleLR": "did you mean Cosine?",
     "DIGITS --model.schedule warp": "there are Cosine, ErrorWarmup, Linear, Plateau, Steps",
@@ -223,7 +228,7 @@ TYPED = {
     "rm -f RUN": "did you mean --yes?",
     "rm -rf RUN": "did you mean --yes?",
     "rm --force RUN": "did you mean --yes?",
-    "rm runs": "runs holds 2 runs",
+    "rm runs": "runs holds 3 runs",
     "sweep -l digits_degradation": "did you mean --list?",
     "sweep digits_degradation --dry-run": "did you mean --list?",
     "sweep digits_degradation --slurm": "did you mean --submit?",
@@ -406,7 +411,7 @@ TYPED = {
     "runs --csv": "did you mean --json?",
     "compare runs --smooth 5": "figures show what was measured",
     "sync runs --offline": "--wandb.mode offline",
-    "sync runs --frobnicate": "there are --watch, --every",
+    "sync runs --frobnicate": "there are --root, --watch",
     "convert RUN --seed 1 --out x.ckpt": "which is of recipes, and convert takes none; there are",
     "evaluate RUN --metrics top1": "top-1 and top-5 error are always told",
     "runs ls": "did you mean resnet-cli runs?",
@@ -460,6 +465,123 @@ TYPED = {
     "DIGITS -p gpu": "sbatch OPTIONS fit.sbatch",
     "sweep digits_degradation --array 1-3": "--throttle N limits the tasks",
     "sweep digits_degradation --submit --time 30": "--submit -- --time 30",
+    # weights of a run that other flags choose
+    "validate RUN --at best": "resnet-cli evaluate RUN --at best",
+    "predict RUN --at best a.png": "resnet-cli predict RUN/checkpoints/best.ckpt IMAGE...",
+    "validate RUN --weights ema": "resnet-cli evaluate RUN --weights ema",
+    "validate RUN --checkpoint best": "resnet-cli validate RUN/checkpoints/best.ckpt",
+    "convert RUN --at best --out x.onnx": "RUN/checkpoints/best.ckpt",
+    "predict RUN --ckpt_path RUN a.png": "are both weights: give one, then images",
+    "validate --model runs/nothere": "a run is the first word: resnet-cli validate RUN",
+    "DIGITS --run.init_from torchvision:": "needs the name of a net and its weights",
+    "deepen runs/known --depth 21 --out x.ckpt": "must be 6n+2, got 21; try 20 or 26",
+    "deepen runs/known --depth 20 --out x.ckpt": "has 20 layers, and blocks are added",
+    "export RUN x.onnx": "resnet-cli convert RUN --out x.onnx",
+    "export RUN --out x.onnx": "resnet-cli convert runs/digits/depth8 --out x.onnx",
+    # recipes and sweeps in another form
+    "fit --config listed.yaml": "is a list: leave the dashes out (listed.yaml, line 1)",
+    "fit --config no_space.yaml": "a space belongs after the colon, max_epochs: 3",
+    "fit --config next_to.yaml": "write it below init_args, model.net.init_args.depth (next",
+    "fit --config hydra.yaml": "did you mean model.net.class_path? (hydra.yaml, line 3)",
+    "fit --config params.yaml": "did you mean model.net.init_args? (params.yaml, line 5)",
+    "fit --config list_net.yaml": "model.net takes one class, and got a list",
+    "DIGITS --model.net._target_ CifarResNet": "did you mean --model.net?",
+    "sweep no_fit.yaml": "command lacks the verb fit",
+    "sweep one_value.yaml": "write model.optimizer.lr: {values: [0.1, 0.2]}",
+    "recipes --show digits": "resnet-cli recipes NAME",
+    # a file where a folder is meant
+    "DIGITS --data a.png": "a.png is one image: give a folder",
+    "fit --config photos --data.source.root a.png": "a.png is one image: give a folder",
+    "DIGITS --data images.tar.gz": "unpack it (tar -xf images.tar.gz)",
+    "data write image_folder --root a.png --out x.beton": "a.png is one image: give a folder",
+    "data check a.png": "a.png is one image: give a folder",
+    "compare runs --out fig.pdf": "figures as PNG and SVG, and tables as CSV; did you mean fig?",
+    "compare runs --x lr": "a setting makes rows: --rows lr",
+    "runs --root nothere": "--root nothere does not exist",
+    # switches, quotes and twice the same word
+    "DIGITS --amp 0": "leave --amp out",
+    "DIGITS --no-nesterov": "did you mean --model.optimizer.nesterov false?",
+    "DIGITS --use_compile": "did you mean --model.compile true?",
+    "DIGITS --no-ema": "did you mean --model.ema null?",
+    "DIGITS --no-augment": "augmentation is --data.policy",
+    "DIGITS --modle x": "did you mean --model?",
+    "DIGITS --report_to wandb": "--wandb.mode online",
+    "DIGITS --lr \u201c8\u201d": "no shell takes them: write --lr 8",
+    "compare runs --where \u201cdepth == 56\u201d": "write --where 'depth == 56'",
+    "DIGITS --lr 1e--4": "did you mean 0.0001?",
+    "fit fit --config digits": "fit is there twice: resnet-cli fit --config digits",
+    "diff RUN RUN": "did you mean compare --diff?",
+    # contradictions
+    "fit --config cifar10 --data photos_of_mine --size 32": "give --data.crop resized, or, for",
+    "fit --config photos --data photos_of_mine --crop pad": "use --data.crop resized",
+    "doctor --config cifar10 --data photos_of_mine --size 32": "give --data.crop resized, or, for",
+    # Trainer of Hugging Face, timm, torchvision's scripts, ultralytics
+    "DIGITS --per_device_train_batch_size 32": "--data.batch_size counts the images of all devices",
+    "DIGITS --do_train": "fit trains: leave it out",
+    "DIGITS --warmup_ratio 0.1": "--model.schedule.warmup SHARE",
+    "DIGITS --evaluation_strategy epoch": "--trainer.check_val_every_n_epoch N",
+    "DIGITS --load_best_model_at_end": "--run.keep all, weights or none",
+    "DIGITS --metric_for_best_model acc": "resnet-cli evaluate RUN --at best",
+    "DIGITS --push_to_hub": "resnet-cli convert RUN --out NET.safetensors",
+    "DIGITS --adam_beta1 0.9": "--model.optimizer.betas [0.9,0.999]",
+    "DIGITS --layer-decay 0.75": "all layers learn at one rate",
+    "DIGITS --remode pixel": "--data.erase PROBABILITY",
+    "DIGITS --color-jitter 0.4": "--data.policy TrivialAugment or RandAugment",
+    "DIGITS --scale 0.08 1.0": "--data.scale [0.08,1.0] is the area",
+    "DIGITS --ratio 0.75 1.33": "crops have aspect ratios from 3/4 to 4/3",
+    "DIGITS --val-crop-size 224": "resnet-cli evaluate RUN --sizes 224,256",
+    "DIGITS --weights ResNet50_Weights.IMAGENET1K_V2": "--run.init_from torchvision:resnet50.IMAGE",
+    "DIGITS --my_learning_rate 0.1": "did you mean --model.optimizer.lr?",
+    "DIGITS --lr0.1": "did you mean --model.optimizer.lr 0.1?",
+    "DIGITS --data coco128.yaml": "--data FOLDER takes images",
+    "fit model=resnet50 data=imagenet epochs=10": "write --model resnet50 --data imagenet --trai",
+    "fit experiment=digits": "write --config digits",
+    "DIGITS hydra/launcher=submitit": "there is no Hydra here",
+    "DIGITS -cn digits": "a recipe follows --config",
+    # more of the other verbs
+    "test RUN --save x.json": "the result is JSON on the standard output",
+    "evaluate RUN b.png": "single images are predict's: resnet-cli predict RUN b.png",
+    "evaluate RUN photos_of_mine": "images in a folder are --data photos_of_mine",
+    "predict RUN https://x.y/a.png": "does not exist: download it first",
+    "predict RUN a.png --stream": "images are files",
+    "sweep digits_degradation model.net.depth=20,56": "are in the sweep's file",
+    "sweep digits_degradation --metric x": "are in the sweep's file",
+    "sweep log_uniform.yaml": "did you mean log_uniform_values?",
+    "sweep listed_values.yaml": "write model.optimizer.lr: {values: [0.1, 0.2]}",
+    "sweep no_method.yaml": "write method: grid",
+    "compare runs --plot": "figures are always drawn",
+    "compare runs --json out.json": "write --json > out.json",
+    "compare runs --rows=depth shortcut": "shortcut is a setting, and no run",
+    "inspect RUN": "what to do comes first: resnet-cli inspect gradients runs/digits/depth8",
+    "inspect gradients RUN --out fig.png": "a folder is written",
+    "inspect landscape RUN --resolution 25": "did you mean --points?",
+    "bench step --config digits": "measures a recipe",
+    "bench scaling --devices 2": "did you mean --ranks?",
+    "data stats photos_of_mine": "did you mean check?",
+    "data write digits --out x.beton --num-workers 2": "did you mean --workers?",
+    "convert RUN --out x.pt": "did you mean x.pth?",
+    "convert RUN --out x.onnx --size 224 224": "did you mean --size 224?",
+    "convert --input x.pth --out y.ckpt": "the file is a word: resnet-cli convert FILE",
+    "export RUN --to x.tar.gz": "did you mean --out?",
+    "completion zsh --install": "the script is printed",
+    "ablate RUN": "did you mean inspect lesions?",
+    "cache": "resnet-cli doctor --quick",
+}
+FILES = {
+    "log_uniform.yaml": "method: random\nrun_cap: 2\nparameters: {model.optimizer.lr: "
+    f"{{distribution: loguniform, min: 0.1, max: 0.2}}}}\n{COMMAND}",
+    "listed_values.yaml": "method: grid\nparameters: {model.optimizer.lr: [0.1, 0.2]}\n"
+    f"{COMMAND}",
+    "no_method.yaml": f"parameters: {{model.optimizer.lr: {{values: [1]}}}}\n{COMMAND}",
+    "listed.yaml": "trainer:\n  - max_epochs: 3\n",
+    "no_space.yaml": "trainer:\n  max_epochs:3\n",
+    "next_to.yaml": "model:\n  net:\n    class_path: CifarResNet\n    depth: 20\n",
+    "hydra.yaml": "model:\n  net:\n    _target_: CifarResNet\n    depth: 20\n",
+    "params.yaml": "model:\n  net:\n    class_path: CifarResNet\n    params:\n      depth: 20\n",
+    "list_net.yaml": "model:\n  net:\n    - CifarResNet\n",
+    "no_fit.yaml": "method: grid\nparameters: {}\ncommand: [resnet-cli, --config, digits]\n",
+    "one_value.yaml": "method: grid\nparameters: {model.optimizer.lr: {value: [0.1, 0.2]}}\n"
+    f"{COMMAND}",
 }
 UNDERSTOOD = {
     "--lr 0.1 --epochs=10 --depth 56 --shortcut none --seed 1": {
@@ -511,6 +633,10 @@ UNDERSTOOD = {
         "model.net.init_args.depth": 8,
         "trainer.precision": "32-true",
     },
+    "--amp 1 --plain True --fp16 yes": {
+        "trainer.precision": "16-mixed",
+        "model.net.init_args.shortcut": "none",
+    },
     "--optimizer.lr 0.3 --trainer.callbacks earlystopping --trainer.callbacks.monitor val/loss": {
         "model.optimizer.init_args.lr": 0.3,
     },
@@ -552,6 +678,14 @@ def write_files(folder):
         (folder / "runs/digits" / label).symlink_to(run)
     (folder / RUN / "checkpoints").mkdir()
     (folder / RUN / "checkpoints/last.ckpt").touch()
+    (folder / "runs/known/0123456788").mkdir(parents=True)
+    shutil.copy(KNOWN / "config.yaml", folder / "runs/known/0123456788")
+    (folder / "runs/known/0123456788/metrics.jsonl").touch()
+    (folder / "runs/known/0123456788/checkpoints").mkdir()
+    (folder / "runs/known/0123456788/checkpoints/last.ckpt").touch()
+    (folder / "images.tar.gz").touch()
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
     (folder / "broken.yaml").write_text("data:\n  batch_size: [1, 2\n")
     (folder / "wrong_key.yaml").write_text("data:\n  batchsize: 3\n")
     (folder / "wrong_value.yaml").write_text("trainer:\n  max_epochs: ten\n")
