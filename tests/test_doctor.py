@@ -152,7 +152,7 @@ def test_a_recipe_is_checked(cli):
     missing = plan(
         "--data.source", "ImageFolder", "--data.source.root", "nowhere", "--data.size", 8
     )
-    assert missing["recipe"].level == "fails" and "data.source.root" in missing["recipe"].cure
+    assert missing["recipe"].level == "fails" and "data.source.root" in missing["recipe"].found
 
 
 def test_the_folder_of_runs_is_the_recipes(cli, monkeypatch):

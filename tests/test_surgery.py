@@ -192,7 +192,7 @@ def test_mistakes_are_one_line(cli):
     cli("fit", *TINY, "--trainer.max_epochs", 1)
     for args, message in (
         ([only_run(), "--depth", 13, "--out", "a.ckpt"], "must be 6n+2"),
-        ([only_run(), "--depth", 8, "--out", "a.ckpt"], "no block would be added"),
+        ([only_run(), "--depth", 8, "--out", "a.ckpt"], "blocks are added: give more"),
         ([only_run(), "--depth", 14, "--out", "a.pt"], "must end in .ckpt"),
         (["nowhere.ckpt", "--depth", 14, "--out", "a.ckpt"], "does not exist"),
     ):

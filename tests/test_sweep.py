@@ -451,7 +451,7 @@ def test_shipped_sweeps_expand(file, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     sweep = read(file)
     assert sweep.name == file.stem and len(sweep.points) >= 6
-    assert file.read_text().startswith(f"# resnet-cli sweep configs/sweeps/{file.name} --local")
+    assert file.read_text().startswith(f"# resnet-cli sweep {file.stem} --local")
 
 
 def test_final_row_of_nothing():

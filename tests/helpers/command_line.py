@@ -28,7 +28,7 @@ def small(args, photos):
     """The flags that make a command small: two steps on the folder; CIFAR's crops are of images of
     one size.
     """
-    path = REPOSITORY / args[args.index("--config") + 1]
+    path = REPOSITORY / "configs" / f"{args[args.index('--config') + 1]}.yaml"
     flags = (
         "--data.workers 0 --trainer.max_epochs 1 --trainer.limit_train_batches 2 "
         "--trainer.limit_val_batches 2"
@@ -41,6 +41,8 @@ def small(args, photos):
     content = yaml.safe_load(path.read_text())
     cifar = content["model"]["net"]["class_path"] == "CifarResNet"
     flags += " --data.size 16 --data.crop resized" if cifar else " --data.size 64"
+    if "holdout" in content["data"]["source"].get("init_args", {}):
+        flags += " --data.source.holdout null"
     if "progressive" in content["data"]:
         flags += " --data.progressive '{low: 32, high: 64}'"
     return path, shlex.split(flags)
