@@ -332,7 +332,7 @@ def test_a_step_reads_nothing_back_and_mixes_no_devices(cli, on_fake_gpu, comman
     words += [] if is_small else ["--data.size", "64"]
     if "progressive" in content["data"]:
         words += ["--data.progressive", "{low: 32, high: 64}"]
-    if "holdout" in content["data"]["source"].get("init_args", {}):
+    if "holdout" in str(content["data"]["source"]):
         words += ["--data.source.holdout", "null"]  # of more images than the small source has
     if "init_from" in content.get("run", {}):
         words += ["--run.init_from", "null"]  # would be fetched

@@ -28,7 +28,8 @@ def small(args, photos):
     """The flags that make a command small: two steps on the folder; CIFAR's crops are of images of
     one size.
     """
-    path = REPOSITORY / "configs" / f"{args[args.index('--config') + 1]}.yaml"
+    name = args[args.index("--config") + 1].removeprefix("configs/").removesuffix(".yaml")
+    path = REPOSITORY / "configs" / f"{name}.yaml"
     flags = (
         "--data.workers 0 --trainer.max_epochs 1 --trainer.limit_train_batches 2 "
         "--trainer.limit_val_batches 2"
@@ -41,7 +42,7 @@ def small(args, photos):
     content = yaml.safe_load(path.read_text())
     cifar = content["model"]["net"]["class_path"] == "CifarResNet"
     flags += " --data.size 16 --data.crop resized" if cifar else " --data.size 64"
-    if "holdout" in content["data"]["source"].get("init_args", {}):
+    if "holdout" in str(content["data"]["source"]):
         flags += " --data.source.holdout null"
     if "progressive" in content["data"]:
         flags += " --data.progressive '{low: 32, high: 64}'"
