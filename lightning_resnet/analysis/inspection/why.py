@@ -300,8 +300,11 @@ CANNOT = {
     "paths": "sampled paths of one batch; which of them training needs is not measured.",
     "shortcuts": "how much of x passes does not tell what the next blocks need.",
 }
-# what an untrained net has nothing to tell of is left out before training
-BEFORE = tuple(kind for kind in CANNOT if kind not in ("lesions", "shortcuts"))
+# Before training, lesions and shortcuts have nothing to tell, and the loss surface is that of
+# batch norms in eval mode, which have no statistics of images yet.
+BEFORE = tuple(
+    kind for kind in CANNOT if kind not in ("lesions", "shortcuts", "landscape", "curvature")
+)
 
 
 NOTHING = np.array([math.nan])  # what a net without the number has
