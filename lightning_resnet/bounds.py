@@ -98,6 +98,25 @@ def check_pad(crop: str, size: int | None) -> None:
         )
 
 
+def world_sizes(batch_size: int, shared: int, near: int) -> str:
+    """Return in words the world sizes among which an optimizer step can be divided.
+
+    Args:
+        batch_size: images per optimizer step.
+        shared: number of images of which each rank gets a multiple.
+        near: a world size; those up to the next larger one that divides are named.
+
+    Returns:
+        Such as `a world size of 1, 2 or 3`; empty if there is none.
+    """
+    sizes = [n for n in range(1, batch_size // shared + 1) if batch_size % (n * shared) == 0]
+    smaller = [n for n in sizes if n <= near]
+    *others, last = [str(n) for n in sizes[: len(smaller) + 1]] or [""]
+    if not others:
+        return f"a world size of {last}" if last else ""
+    return f"a world size of {', '.join(others)} or {last}"
+
+
 def check_batch(batch_size: int, images: int) -> None:
     """Refuse an optimizer step of more images than there are to train on.
 

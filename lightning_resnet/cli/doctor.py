@@ -46,6 +46,11 @@ def make_parser() -> Parser:
         "run", nargs="?", metavar="RUN", help="check the recipe of this run, or a recipe's file"
     )
     parser.add_argument(
+        "--elastic",
+        action="store_true",
+        help="what would stay the same if RUN went on with --trainer.devices N, and what not",
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="only what takes no time: no torch, no GPU is asked"
     )
     add_json(parser)
@@ -57,21 +62,48 @@ def run(args: Namespace) -> int:
     """Print what was found; return 1 if something would make training fail.
 
     Raises:
-        UserError: a recipe or run cannot be read.
+        UserError: a recipe or run cannot be read, or --elastic has no run.
     """
+    if args.elastic:
+        return _tell(_elastic(args), args.document)
     recipe = _recipe(args)
     for flag, file in zip(recipe, recipe[1:], strict=False):
         if flag in ("--config", "-c"):
             read_yaml(recipe_file(file))  # an error now, not after the other checks
-    failed = False
-    findings = args.document["findings"] = []
-    for finding in _all(args.quick, recipe):
+    failed = _tell(_all(args.quick, recipe), args.document)
+    if failed or args.quick or not recipe:
+        return failed
+    return _dry_run(recipe, args.document)
+
+
+def _tell(found: Iterator[Finding], document: dict[str, Any]) -> int:
+    """Print findings, add them to what `--json` prints, and return 1 if training would fail."""
+    findings = document["findings"] = []
+    for finding in found:
         tell(finding)
         findings.append(finding._asdict())
-        failed |= finding.level == "fails"
-    if failed or args.quick or not recipe:
-        return int(failed)
-    return _dry_run(recipe, args.document)
+    return int(any(finding["level"] == "fails" for finding in findings))
+
+
+def _elastic(args: Namespace) -> Iterator[Finding]:
+    """Return the findings about a run that goes on with another number of ranks.
+
+    Raises:
+        UserError: there is no run.
+    """
+    if not args.run or args.quick or recipe_file(args.run).suffix == ".yaml":
+        raise UserError(
+            "--elastic asks about a run that goes on: resnet-cli doctor --elastic RUN "
+            "--trainer.devices N, without --quick"
+        )
+    from lightning_resnet.doctor.elastic import elastic
+
+    return elastic(_recipe(args), Run(find_run(args.run, _root(args))))
+
+
+def _root(args: Namespace) -> str:
+    """Return the folder of all runs."""
+    return value_of("--run.root", args.recipe_keys) or "runs"
 
 
 def _recipe(args: Namespace) -> list[str]:
@@ -84,7 +116,7 @@ def _recipe(args: Namespace) -> list[str]:
         return args.recipe_keys
     if recipe_file(args.run).suffix == ".yaml":
         return ["--config", args.run, *args.recipe_keys]
-    path = find_run(args.run, value_of("--run.root", args.recipe_keys) or "runs")
+    path = find_run(args.run, _root(args))
     if not path.is_dir():
         raise UserError(f"{path} is no run: give a run's folder, or --config R.yaml")
     source = Run(path)

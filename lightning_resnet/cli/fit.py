@@ -42,7 +42,7 @@ from lightning_resnet.console import report_only
 from lightning_resnet.engine import observers
 from lightning_resnet.engine.checkpoints import Checkpoints
 from lightning_resnet.engine.dry_run import UnwrittenCheckpoints
-from lightning_resnet.engine.launch import MEETING, end_with_parent, idle_tasks, supervise
+from lightning_resnet.engine.launch import MEETING, Place, end_with_parent, idle_tasks, supervise
 from lightning_resnet.engine.recorder import Recorder
 from lightning_resnet.engine.refused import check_training
 from lightning_resnet.engine.signals import Stopped, request
@@ -131,7 +131,7 @@ def run(args: Namespace) -> int:
         return _supervise(config, argv)
     if place is None and (warning := idle_tasks(os.environ)):
         say(warning)
-    threads = _threads(config, rundir, place.local_size if place else 1)
+    threads = _threads(config, rundir, place or Place(0, 1, 0, 1))
     if threads > 1 and not config.run.threads and not torch.cuda.is_available():
         if told := crowded():
             say(f"warning: {told}", file=sys.stderr)
@@ -216,10 +216,19 @@ def _supervise(config: Config, argv: list[str]) -> int:
     return supervise(told, local_devices(config.trainer), config.trainer.num_nodes)
 
 
-def _threads(config: Config, rundir: RunDir, local_size: int) -> int:
-    """Return torch's number of threads: as asked for, as the run began, or this rank's cores."""
-    begun_with = rundir.meta().get("threads") or _stored_threads(rundir)
-    return config.run.threads or begun_with or max(1, cores() // local_size)
+def _threads(config: Config, rundir: RunDir, place: Place) -> int:
+    """Return torch's number of threads: as asked for, as the run began, or this rank's cores.
+
+    A run that goes on with another number of ranks is not bitwise the same with any number of
+    threads. Its ranks then have no more threads than cores.
+    """
+    if config.run.threads:
+        return config.run.threads
+    own_cores = max(1, cores() // place.local_size)
+    begun_with = rundir.meta().get("threads") or _stored_threads(rundir) or own_cores
+    if rundir.ranks() in (0, place.local_size * place.nodes):
+        return begun_with
+    return min(begun_with, own_cores)
 
 
 def _stored_threads(rundir: RunDir) -> int | None:
@@ -522,7 +531,8 @@ def _open_rundir(
             f"run {rundir.path} has just been finished by another process; nothing is left to do"
         )
     on_gpu = experiment.trainer.strategy.root_device.type == "cuda"
-    rundir.start_attempt(experiment.trainer.world_size if on_gpu else 0)
+    ranks = experiment.trainer.world_size
+    rundir.start_attempt(ranks if on_gpu else 0, ranks)
     try:
         stored = _describe_run(config, rundir, facts, argv)
     except OSError as e:

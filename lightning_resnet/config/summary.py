@@ -1,6 +1,7 @@
 """Check and describe what follows from a configuration, for the terminal and for meta.json."""
 
 import copy
+import math
 import sys
 from typing import Any, NamedTuple
 
@@ -9,11 +10,13 @@ from pytorch_lightning.trainer.states import RunningStage
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from lightning_resnet.bounds import world_sizes
 from lightning_resnet.config.recipe import Experiment
 from lightning_resnet.engine.trainer import limited
 from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.models.complexity import check_logits, count_macs, stem_warning
 from lightning_resnet.models.ghost import batch_norms
+from lightning_resnet.training.task import ClassificationTask
 
 MIN_BATCH_NORM_IMAGES = 16  # batch norm's statistics of fewer images are noisy
 say = rank_zero_only(tell)
@@ -121,17 +124,20 @@ def batches(experiment: Experiment, ranks: int) -> Batches:
     data = experiment.data
     task = experiment.task
     accumulated = experiment.trainer.accumulate_grad_batches
-    micro = data.micro_batch_of(ranks)
     has_norm = batch_norms(task.net)
+    unit = smallest_share(task)
+    micro = data.micro_batch_of(ranks, unit)
+    sizes = world_sizes(data.batch_size, accumulated * unit, ranks)
+    other = f", or {sizes}" if sizes else ""
     if task.mix and micro % 2:
         raise UserError(
             f"--model.mix pairs neighbours, and a rank's batch of {micro} images would part a "
-            "pair: choose a --data.batch_size that gives each an even number"
+            f"pair: choose a --data.batch_size that gives each an even number{other}"
         )
-    if has_norm and micro % (task.bn_batch or 1):
+    if micro % unit:
         raise UserError(
             f"--model.bn_batch {task.bn_batch} does not divide the {micro} images of a rank's "
-            "batch: choose a divisor, or null"
+            f"batch: choose a divisor, or null{other}"
         )
     seen = 0
     if has_norm:
@@ -140,6 +146,15 @@ def batches(experiment: Experiment, ranks: int) -> Batches:
     unit = "ranks" if ranks > 1 else "rank"
     text = f"{data.batch_size} = {ranks} {unit} x {accumulated} accumulated x {micro}"
     return Batches(text, micro, seen)
+
+
+def smallest_share(task: ClassificationTask) -> int:
+    """Return of how many images a micro-batch of a rank must be a multiple.
+
+    The pairs of `mix` and the parts of `bn_batch` must not be divided.
+    """
+    part = task.bn_batch if task.bn_batch and batch_norms(task.net) else 1
+    return math.lcm(part, 2 if task.mix else 1)
 
 
 class Length(NamedTuple):

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_resnet.bounds import check_batch, check_crop
+from lightning_resnet.bounds import check_batch, check_crop, world_sizes
 from lightning_resnet.data.augment.crops import (
     Augment,
     Crop,
@@ -318,11 +318,12 @@ class ImageData(pl.LightningDataModule):
         """Images per forward pass on one rank; see `micro_batch_of`."""
         return self.micro_batch_of(self.shard.world_size)
 
-    def micro_batch_of(self, ranks: int) -> int:
+    def micro_batch_of(self, ranks: int, unit: int = 1) -> int:
         """Return the images per forward pass on one rank.
 
         Args:
             ranks: world size.
+            unit: images of which a rank must have a multiple, for the message.
 
         Raises:
             UserError: batch_size does not divide.
@@ -330,11 +331,13 @@ class ImageData(pl.LightningDataModule):
         accumulated = self.shard.accumulate
         parts = ranks * accumulated
         if self.batch_size % parts:
+            sizes = world_sizes(self.batch_size, accumulated * unit, ranks)
+            other = f", or {sizes}" if sizes else ""
             nearest = max(1, round(self.batch_size / parts)) * parts
             raise UserError(
                 f"batch_size {self.batch_size} (images per optimizer step) is not divisible by "
                 f"{ranks} ranks x {accumulated} accumulated batches: try --data.batch_size "
-                f"{nearest}"
+                f"{nearest}{other}"
             )
         return self.batch_size // parts
 

@@ -44,7 +44,7 @@ def plan(recipe: list[str]) -> Iterator[Finding]:
         # a stand-in: constructors of some of Lightning's loggers begin an experiment on a server
         has_loggers = config.trainer.logger not in (False, [])
         experiment.trainer.loggers = [DummyLogger()] if has_loggers else []
-        _check_as_fit_does(experiment, ranks)
+        check_as_fit_does(experiment, ranks)
         findings = chain(
             _data(experiment),
             _net(experiment),
@@ -57,13 +57,13 @@ def plan(recipe: list[str]) -> Iterator[Finding]:
             if finding.level == "fails":
                 return
     except (UserError, ValueError, ZeroDivisionError, MisconfigurationException) as e:
-        yield Finding("fails", "recipe", *_halves(one_line(e)))
+        yield Finding("fails", "recipe", *halves(one_line(e)))
     except (RuntimeError, MemoryError, OSError) as e:
         cure = "ask for more (--mem, docker --memory), or keep the images in .beton files"
         yield _no_memory("recipe", e, cure)
 
 
-def _check_as_fit_does(experiment: Experiment, ranks: int) -> None:
+def check_as_fit_does(experiment: Experiment, ranks: int) -> None:
     """Set up the data and refuse what `fit` refuses; then drop the callbacks and loggers.
 
     Args:
@@ -95,7 +95,7 @@ def _no_memory(what: str, error: Exception, cure: str) -> Finding:
     return Finding("fails", what, f"out of memory: {one_line(error)[:200]}", cure)
 
 
-def _halves(message: str) -> tuple[str, str]:
+def halves(message: str) -> tuple[str, str]:
     """Split an error message into what is wrong and, after its last colon, the cure."""
     what, _, cure = message.rpartition(": ")
     return (what, cure) if what else (message, "")
@@ -142,7 +142,7 @@ def _net(experiment: Experiment) -> Iterator[Finding]:
         return
     yield Finding("ok", "net", text)
     if warning := stem_warning(net, data.input_size):
-        yield Finding("warning", "stem", *_halves(warning))
+        yield Finding("warning", "stem", *halves(warning))
     if path := experiment.config.run.init_from:
         init_from(experiment.task, path, data.source.classes, experiment.config.resolved)
         yield Finding("ok", "weights", f"those of {path}")
@@ -169,12 +169,12 @@ def _batches(experiment: Experiment, ranks: int) -> Iterator[Finding]:
         check_training(experiment, made)
         check_compiler(experiment)
     except UserError as e:
-        yield Finding("fails", "batch", *_halves(one_line(e)))
+        yield Finding("fails", "batch", *halves(one_line(e)))
         return
     text = f"{training.steps:,} per epoch, {training.total:,} in {training.epochs} epochs"
     yield Finding("ok", "steps", text)
     if warning := experiment.task.schedule.warning(training.total / training.steps):
-        yield Finding("warning", "schedule", *_halves(warning))
+        yield Finding("warning", "schedule", *halves(warning))
     text = f"sees {made.seen} images at a time; batch {made.text}"
     if not made.seen:
         yield Finding("ok", "batch", made.text)

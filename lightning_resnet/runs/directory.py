@@ -54,11 +54,12 @@ class RunDir(Run):
         self._unwritten_rows: list[str] = []
         self._write_error = ""  # why the last write failed; empty if it succeeded
 
-    def start_attempt(self, gpus: int = 0) -> None:
+    def start_attempt(self, gpus: int = 0, ranks: int = 1) -> None:
         """Start an attempt and take over the run.
 
         Args:
             gpus: number of GPUs that all ranks together train on.
+            ranks: world size.
 
         Raises:
             UserError: another process trains this run, or the directory cannot be written.
@@ -88,6 +89,7 @@ class RunDir(Run):
             "array_task": array_task(os.environ),
             "restart_count": restarts(os.environ),
             "gpus": gpus,
+            "ranks": ranks,
             "host": socket.gethostname(),
             "process": process_name(),
             "error": None,

@@ -195,6 +195,10 @@ class Run:
         """Read all attempts, in ascending order."""
         return [_read_attempt(number, file) for number, file in self.attempt_files().items()]
 
+    def ranks(self) -> int:
+        """Return the world size that the run began with; 0 where no attempt tells one."""
+        return next((attempt["ranks"] for attempt in self.attempts() if attempt["ranks"]), 0)
+
     def last_attempt(self) -> dict[str, Any] | None:
         """Read the attempt with the highest number; None where there is none."""
         files = self.attempt_files()

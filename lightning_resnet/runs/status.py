@@ -22,6 +22,7 @@ ATTEMPT: dict[str, Any] = {
     "array_task": None,
     "restart_count": 0,
     "gpus": 0,
+    "ranks": 0,
     "host": "?",
     "process": {},
     "error": None,

@@ -22,7 +22,7 @@ from lightning_resnet.data.hashing import seed_generators
 from lightning_resnet.errors import Diverged, UserError, tell
 from lightning_resnet.files import private_compile_cache
 from lightning_resnet.models.blocks import StochasticDepth, block_modules, learned_scales
-from lightning_resnet.models.ghost import ghost_batch_norm
+from lightning_resnet.models.ghost import ghost_batch_norm, ghosts
 from lightning_resnet.training.ema import Averaging, average_of
 from lightning_resnet.training.evaluation import Batch, Evaluated
 from lightning_resnet.training.hooks import TrainingHooks
@@ -139,6 +139,7 @@ class ClassificationTask(Evaluated):
         self.averaging = ema
         self.mix = mix
         self._dropping = [m for m in net.modules() if isinstance(m, StochasticDepth)]
+        self._ghosts = ghosts(net)
         self._scales = learned_scales(net)
         self.compiled = compile
         self.loss_kind = loss
@@ -321,12 +322,16 @@ class ClassificationTask(Evaluated):
         """Seed the generators that a net may draw from, for example in dropout.
 
         The seed is a hash of the run's seed, epoch, batch and rank, so that a run that continues
-        repeats its draws and checkpoints hold no generator state. Without a Recorder, the method
-        also sets the learning rate.
+        repeats its draws and checkpoints hold no generator state. Ghost batch norms learn whether
+        an optimizer step begins. Without a Recorder, the method also sets the learning rate.
         """
         trainer = self.trainer
-        if not self.recorded and batch_idx % trainer.accumulate_grad_batches == 0:
+        starts_step = batch_idx % trainer.accumulate_grad_batches == 0
+        if not self.recorded and starts_step:
             self.set_learning_rate()
+        if trainer.accumulate_grad_batches > 1:
+            for norm in self._ghosts:
+                norm.starts_step = starts_step
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
         seed_generators(
             self.device, self.seed, trainer.current_epoch, batch_idx, trainer.global_rank
@@ -569,6 +574,9 @@ class ClassificationTask(Evaluated):
         sums = None if sums is None else self._reduce(sums)
         if sums is not None and not math.isfinite(sums[0]):
             self.take_train_metrics()
+        if sums is not None:
+            # Micro-batches of one rank: the training may continue with another number of ranks.
+            sums[2] /= self.trainer.world_size
         checkpoint["train_sums"] = sums
         checkpoint["last_taken"] = self._last_taken
 
@@ -585,15 +593,18 @@ class ClassificationTask(Evaluated):
         if "frozen" in checkpoint:
             self._frozen = {key: checkpoint[key] for key in ("frozen", "unmeasured")}
         # In load_from_checkpoint there is no trainer, and Lightning raises RuntimeError.
+        ranks = 1
         with suppress(RuntimeError):
             trainer = self.trainer
+            ranks = trainer.world_size
             # Without this, weights of double precision would be loaded into single precision.
             trainer.precision_plugin.convert_module(self)
         sums = checkpoint.get("train_sums")
+        if sums is not None:
+            sums = sums.clone() if self.global_rank == 0 else torch.zeros_like(sums)
+            sums[2] *= ranks
         self._last_taken = checkpoint.get("last_taken", checkpoint["global_step"])
-        self._train_sums = TrainingSums(
-            sums if sums is None or self.global_rank == 0 else torch.zeros_like(sums)
-        )
+        self._train_sums = TrainingSums(sums)
 
     def _norms(self) -> Iterator[tuple[str, nn.Module]]:
         """Return name and module of each norm of the net that can keep running statistics."""

@@ -1,0 +1,186 @@
+"""A run goes on with another number of ranks: the same images, draws and rates, and gradients that
+differ by the order of a sum only.
+"""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from helpers import numbered
+from helpers.command_line import DIGITS, REPOSITORY, TINY
+from helpers.ranks import Ranks
+from helpers.run_dir import attempt, only_run, rank_logs
+
+from lightning_resnet.bounds import world_sizes
+from lightning_resnet.cli import fit
+from lightning_resnet.engine.launch import Place
+from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.runs.directory import RunDir
+
+BATCH = 24  # of 4, 2, 1 and 3 ranks
+STEPS = 2 * (numbered.N // BATCH)
+
+
+def recipe(path, parts=1):
+    """A recipe with everything that has draws or a state; parts: micro-batches of a step."""
+    config = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
+    config["trainer"] |= {
+        "max_epochs": 2,
+        "log_every_n_steps": 7,
+        "precision": "64-true",
+        "accumulate_grad_batches": parts,
+        "callbacks": [{"class_path": "helpers.numbered.LogDraws"}],
+    }
+    net = {"depth": 8, "width": 4, "num_classes": numbered.N}
+    net |= {"stochastic_depth": 0.7, "stochastic_depth_per": "image"}
+    config["model"] |= {
+        "net": {"class_path": "CifarResNet", "init_args": net},
+        "schedule": "Cosine",
+        "bn_batch": 2,
+        "ema": {"decay": 0.9},
+        "mix": {"mixup": 0.2, "cutmix": 1.0},
+    }
+    config["data"] = {
+        "source": "helpers.numbered.Numbered",
+        "batch_size": BATCH,
+        "crop": "pad",
+        "pad": 1,
+        "flip": True,
+        "train_eval_samples": 100,
+    }
+    path.write_text(yaml.safe_dump(config))
+    return ["fit", "--config", str(path), "--run.threads", "1"]
+
+
+def difference(a, b):
+    """The largest difference of two states' tensors, relative to the tensor's norm."""
+    pairs = [(a["state_dict"][name], b["state_dict"][name]) for name in b["state_dict"]]
+    a, b = (state["optimizer_states"][0]["state"] for state in (a, b))
+    pairs += [(a[i]["momentum_buffer"], b[i]["momentum_buffer"]) for i in b]
+    return max(
+        float((x - y).double().norm() / y.double().norm().clamp(min=1e-300)) for x, y in pairs
+    )
+
+
+def last(root):
+    return load_checkpoint(only_run(root) / "checkpoints/last.ckpt")
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_run_goes_on_with_other_numbers_of_ranks(here, parts):
+    args = recipe(here / "r.yaml", parts)
+    assert Ranks([*args, "--run.root", "complete"], 1).wait(60) == [0], rank_logs()
+    Path("draws").rename("complete_draws")
+    worlds = {4: 7, 2: 15, 1: 20, 3: STEPS} if parts == 1 else {2: 7, 1: 15, 3: STEPS}
+    for world, stop in worlds.items():
+        status = 0 if stop == STEPS else 143
+        end = {} if stop == STEPS else {"STOP_AT": str(stop)}
+        assert Ranks(args, world, **end).wait(60) == [status] * world, rank_logs()
+        saved = last("runs")
+        sums = saved["train_sums"]
+        finite = sums[2] if sums is not None else 0
+        assert finite == (saved["global_step"] - saved["last_taken"]) * parts
+    steps = numbered.read_draws("draws")
+    assert len(steps) == STEPS and steps == numbered.read_draws("complete_draws")
+    assert difference(last("runs"), last("complete")) < 1e-12
+    assert [attempt(i + 1)["ranks"] for i in range(len(worlds))] == [*worlds]
+
+
+def told(cli, *args):
+    """The lines of `doctor --elastic`, by what was looked at: (level, text)."""
+    code, out, _ = cli("doctor", "--elastic", "--json", *args)
+    document = json.loads(out)
+    assert code == any(f["level"] == "fails" for f in document["findings"])
+    return {f["what"]: (f["level"], f["found"] + " " + f["cure"]) for f in document["findings"]}
+
+
+def test_the_doctor_tells_what_stays_the_same(cli):
+    args = [*TINY, "--trainer.max_epochs", "1", "--data.batch_size", "24"]
+    assert cli("fit", *args, "--data.flip", "true")[0] == 0
+    path = only_run()
+    found = told(cli, path, "--devices", "3")
+    text = "now 1, then 24 = 3 ranks x 1 accumulated x 8; possible is a world size of 1, 2, 3 or 4 "
+    assert found["ranks"] == ("ok", text)
+    assert "the same global batches" in found["images"][1] and "of flips:" in found["draws"][1]
+    assert found["rate"] == ("ok", "the same: Steps goes by the step alone ")
+    level, text = found["batch norm"]
+    assert level == "warning" and "of 8 images in place of 24" in text and "bn_batch 8" in text
+    assert found["gradients"][0] == "warning" and "because of batch norm" in found["gradients"][1]
+    assert found["evaluation"][0] == "ok" and not {"generators", "losses", "callbacks"} & {*found}
+    assert "as many ranks continue bitwise" in told(cli, path)["results"][1]
+    fixed = told(cli, path, "--trainer.devices", "2", "--model.bn_batch", "4")
+    assert fixed["batch norm"][0] == "ok" and "the same parts of 4 images" in fixed["batch norm"][1]
+    assert "about 1e-6 of a step in precision 32-true" in fixed["gradients"][1]
+    synced = [path, "--trainer.devices", "2", "--trainer.sync_batchnorm", "true"]
+    assert told(cli, *synced)["batch norm"][0] == "ok"
+    accumulated = told(cli, *synced, "--trainer.accumulate_grad_batches", "2")
+    assert "others together, for they are accumulated" in accumulated["batch norm"][1]
+    level, text = told(cli, path, "--trainer.devices", "5")["ranks"]
+    assert level == "fails" and "not divisible by 5 ranks" in text
+    assert "or a world size of 1, 2, 3, 4 or 6" in text
+
+
+def test_the_doctor_names_what_draws_by_rank_and_what_counts_by_rank(cli):
+    args = [*TINY, "--trainer.max_epochs", "1", "--data.batch_size", "24"]
+    assert cli("fit", *args)[0] == 0
+    asked = ["--trainer.devices", "2", "--model.net.norm", "none", "--data.on_bad", "count"]
+    asked += ["--model.net.shortcut", "dropout", "--model.schedule", "ErrorWarmup"]
+    asked += ["--model.hooks", "helpers.elastic.Noise", "--trainer.limit_val_batches", "1"]
+    asked += ["--trainer.callbacks+=ResponseStds", "--trainer.callbacks+=helpers.elastic.Draws"]
+    found = told(cli, only_run(), *asked)
+    assert {what for what, (level, _) in found.items() if level == "warning"} == {
+        "generators",
+        "losses",
+        "rate",
+        "gradients",
+        "evaluation",
+        "callbacks",
+    }
+    assert "the net (dropout), Noise, Draws may draw other" in found["generators"][1]
+    assert found["batch norm"] == ("ok", "there is none ")
+    assert "because of generators and losses" in found["gradients"][1]
+    assert "augmentation (none)" in found["draws"][1]
+    kept = told(cli, only_run(), *asked[:4], "--model.net.stochastic_depth", "0.8")
+    assert "dropped branches" in kept["draws"][1] and kept["gradients"][0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("batch", "shared", "near", "said"),
+    [(24, 2, 5, "1, 2, 3, 4 or 6"), (24, 24, 9, "1"), (24, 5, 2, None), (24, 1, 99, "12 or 24")],
+)
+def test_world_sizes_that_divide_are_named(batch, shared, near, said):
+    found = world_sizes(batch, shared, near)
+    assert found.endswith(said) and found.startswith("a world size of") if said else found == ""
+
+
+def test_a_part_of_batch_norm_that_does_not_divide_names_the_world_sizes(cli):
+    args = [*TINY, "--epochs", "1", "--data.batch_size", "24", "--model.bn_batch", "16"]
+    code, _, err = cli("fit", *args)
+    assert code == 2 and "choose a divisor, or null\n" in err and not Path("runs").exists()
+    code, _, err = cli("fit", *args, "--data.batch_size", "96", "--model.mix", "{mixup: 0.2}")
+    assert code == 0, err
+    level, text = told(cli, only_run(), "--trainer.devices", "4")["ranks"]
+    assert level == "fails" and "does not divide the 24 images" in text
+    assert "or a world size of 1, 2, 3 or 6" in text
+
+
+def test_the_doctor_asks_for_a_run(cli):
+    for args in (["--elastic"], ["--elastic", DIGITS], ["--elastic", "--quick", "runs"]):
+        code, _, err = cli("doctor", *args)
+        assert code == 2 and "resnet-cli doctor --elastic RUN --trainer.devices N" in err
+
+
+def test_ranks_have_no_more_threads_than_cores_when_their_number_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "cores", lambda: 8)
+    unset = SimpleNamespace(run=SimpleNamespace(threads=None))
+    run = RunDir(tmp_path)
+    assert fit._threads(unset, run, Place(0, 1, 0, 1)) == 8
+    run.meta_file.write_text('{"threads": 6}')
+    assert fit._threads(unset, run, Place(0, 4, 0, 1)) == 6  # as older versions left it
+    run.start_attempt(ranks=1)
+    assert fit._threads(unset, run, Place(0, 1, 0, 1)) == 6
+    assert fit._threads(unset, run, Place(0, 4, 0, 1)) == 2
+    given = SimpleNamespace(run=SimpleNamespace(threads=5))
+    assert fit._threads(given, run, Place(0, 4, 0, 1)) == 5
