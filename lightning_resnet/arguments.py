@@ -237,6 +237,10 @@ class Parser(argparse.ArgumentParser):
             if self.recipe == "keys" and os.path.isdir(word):
                 return f"{told}; images in a folder are --data {word}"
             return told
+        at = self.words.index(word) if word in self.words else 0
+        before = options.get(self.words[at - 1]) if at else None
+        if before and before.choices and word.lstrip("-") in before.choices:
+            return f"; did you mean {self.words[at - 1]} {word.lstrip('-')}?"
         verb = self.prog.partition(" ")[2]
         own = by_word(FLAGS.get(verb, {})) | by_word(FLAGS.get(self.verb, {}))
         plain = flag.strip("-").replace("-", "_").lower()

@@ -42,6 +42,14 @@ from lightning_resnet.words import INSTEAD, NO_SHORT, PLACES, by_word
 
 SHOWN = 60  # characters of a value in a message
 MOST_UNKNOWN = 5  # unknown keys of a recipe in one message
+OF_TRAINING = (  # keys that change nothing about a trained run
+    "trainer.max_epochs",
+    "trainer.min_epochs",
+    "trainer.max_steps",
+    "trainer.min_steps",
+    "model.schedule",
+    "model.optimizer",
+)
 OTHERS = ("config", "print_config", "print_shtab", "help")  # flags that are no keys
 SECTIONS = {  # section of a recipe -> one of its keys
     "trainer": "trainer.max_epochs",
@@ -178,6 +186,27 @@ def check(words: Sequence[str], verb: str, is_complete: bool = True) -> "Checked
     return checked
 
 
+def refuse_training(words: Sequence[str], verb: str) -> None:
+    """Refuse keys of the training itself where a trained run or checkpoint is used.
+
+    Args:
+        words: the keys of a recipe, as flags, next to the run.
+        verb: the verb, which trains nothing.
+
+    Raises:
+        UserError: a key would change nothing without a word.
+    """
+    used = ("model.optimizer",) if verb == "inspect" else ()  # curvature has a line at 2 / lr
+    for word in words:
+        key = word.partition("=")[0].removeprefix("--")
+        of_training = [name for name in OF_TRAINING if key == name or key.startswith(f"{name}.")]
+        if is_flag(word) and of_training and of_training[0] not in used:
+            raise UserError(
+                f"{word.partition('=')[0]} changes nothing here, as {verb} does not train: leave "
+                "it out; resnet-cli fit trains"
+            )
+
+
 def _file_of(word: str) -> Path:
     """Return the file of a recipe.
 
@@ -276,6 +305,11 @@ def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
                     raise UserError(f"unknown option {flag}{hint_for(flag.lstrip('-'), verb)}")
                 raise UserError(f"unknown option {printable(word, SHOWN)}{_stray(words, at)}")
             if before == "--ckpt_path":
+                if word == "-":
+                    raise UserError(
+                        "-: images are read from files, not from the standard input: give the "
+                        "name of a file"
+                    )
                 raise UserError(
                     f"{printable(word, SHOWN)}, a word too many: {verb} takes one run, and the "
                     "images of its recipe; other images are --data FOLDER"

@@ -91,6 +91,8 @@ def test_images_get_the_classes_that_validation_gives_them(cli, photos):
         and " object at " not in err
         and len(done) == 4
     )
+    code, out, err = cli("predict", photos / "kind0" / "00.png", "--ckpt_path", run)
+    assert (code, out) == (1, "") and "it is no image" in err  # a table of nothing is left out
     for name, data in BAD.items():  # one bad image leaves the others their classes
         (photos / "kind0" / name).write_bytes(data)
     code, out, err = cli(

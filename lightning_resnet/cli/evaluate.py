@@ -10,9 +10,11 @@ from lightning_resnet.bounds import CROPS
 from lightning_resnet.engine.launch import place, resolve
 from lightning_resnet.errors import UserError, nearest, tell
 from lightning_resnet.files import check_writable
+from lightning_resnet.flags import refuse_training
 from lightning_resnet.meant import number
 from lightning_resnet.printing import add_json
 from lightning_resnet.runs.find import check_target
+from lightning_resnet.shipped import recipe_file
 from lightning_resnet.words import VALUES, by_word
 
 SPLITS = ("val", "test", "train")
@@ -87,6 +89,8 @@ def run(args: Namespace) -> int:
     """
     check(args)
     check_target(args.target, one=True)
+    if recipe_file(args.target).suffix != ".yaml":
+        refuse_training(args.recipe_keys, "evaluate")
     if args.labels and not Path(args.labels).is_file():
         raise UserError(f"--labels {args.labels} does not exist: give a .json of right labels")
     from lightning_resnet.analysis.evaluation import evaluate

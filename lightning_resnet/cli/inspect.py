@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_resnet.arguments import TRUST, Parser, above_zero, device, folder, positive
 from lightning_resnet.errors import UserError, tell
-from lightning_resnet.flags import check
+from lightning_resnet.flags import check, refuse_training
 from lightning_resnet.printing import add_json
 from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.find import check_target
@@ -153,6 +153,8 @@ def run(args: Namespace) -> int:
     for target in args.targets:
         check_target(target, is_trained=args.at != "init")
         file = recipe_file(target)
+        if file.suffix != ".yaml":
+            refuse_training(args.recipe_keys, "inspect")
         if file.suffix == ".yaml" and "parameters" not in (read_yaml(file) or {}):
             check(["--config", target, *args.recipe_keys], "inspect")
     from lightning_resnet.analysis.inspection.report import inspect, rows, to_text, write

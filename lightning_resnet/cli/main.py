@@ -364,7 +364,7 @@ def _understood(argv: list[str]) -> list[str]:
     from lightning_resnet.arguments import free_words, value_of, with_run
     from lightning_resnet.cli.predict import check_words
     from lightning_resnet.errors import UserError
-    from lightning_resnet.flags import check
+    from lightning_resnet.flags import check, refuse_training
     from lightning_resnet.runs.find import check_no_folder, check_weights
 
     verb, *words = argv
@@ -389,6 +389,8 @@ def _understood(argv: list[str]) -> list[str]:
             _check_files(checked)
         run = value_of("--ckpt_path", words)
         root = value_of("--run.root", words) or "runs"
+        if run and verb != "fit" and not {"--config", "-c"} & {*words}:
+            refuse_training(words, verb)
         if run and verb == "predict":
             check_words(run, [], root)
         elif run and verb != "fit":

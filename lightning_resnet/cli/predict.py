@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning_resnet.arguments import TRUST, Parser, device, positive, value_of
 from lightning_resnet.errors import UserError, printable, tell
+from lightning_resnet.flags import refuse_training
 from lightning_resnet.runs.find import LOOKS, check_weights, find_runs
 from lightning_resnet.runs.names import is_hub_name
 
@@ -67,6 +68,7 @@ def run(args: Namespace) -> int:
         UserError: there is no such run or image, or the two stand in the wrong order.
     """
     check_words(args.ckpt_path, args.images, value_of("--run.root", args.recipe_keys) or "runs")
+    refuse_training(args.recipe_keys, "predict")
     from lightning_resnet.engine.signals import importing
 
     with importing():  # takes seconds

@@ -23,6 +23,7 @@ from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.flags import check as check_flags
 from lightning_resnet.flags import kind_of
 from lightning_resnet.reading import read_yaml
+from lightning_resnet.runs.find import find_runs
 from lightning_resnet.runs.labels import label_of, short_keys, varying
 from lightning_resnet.runs.names import check_name
 from lightning_resnet.shipped import recipe_file, sweeps
@@ -121,6 +122,11 @@ def read(file: str | Path, many: bool = False) -> Sweep:
         why = "it is a folder" if path.is_dir() else "No such file or directory"
         if (path / "points").is_dir():
             raise UserError(f"{file} holds the runs of a sweep: give the sweep's file")
+        if path.is_dir() and any(True for _ in find_runs([path])):
+            raise UserError(
+                f"{file} holds runs, and sweep takes a file: resnet-cli runs {file} lists them; "
+                "resnet-cli recipes lists our sweeps"
+            )
         hint = nearest(str(file).removesuffix(".yaml"), sweeps())
         hint = hint or "; resnet-cli recipes lists our sweeps"
         raise UserError(f"cannot read {file}: {why}{hint}")

@@ -68,8 +68,9 @@ class ClassificationTask(Evaluated):
             measured before each evaluation of a training (Wu & Johnson 2021, sec. 3); 0: running
             averages.
         compile: mode of torch.compile, which compiles normalisation and net as one; true: the
-            default mode; blocks: only the blocks of the net, each kind once, which takes a deep net
-            less time to compile and a little more in each step; false: off.
+            default mode; blocks: only the blocks of the net, each kind once (with stochastic depth
+            each block), which takes a deep net less time to compile and a little more in each step;
+            false: off.
         channels_last: whether weights and images have the memory layout channels_last; null: true.
             Use false for nets that call `view` on images.
         hooks: a user's own augmentation, targets and loss, in training only; null: none.

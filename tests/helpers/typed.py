@@ -38,6 +38,15 @@ TYPED = {
     "plot runs": "did you mean compare?",
     "upload runs": "did you mean sync?",
     "fti --config digits": "did you mean fit?",
+    # training, where nothing trains
+    "validate RUN --lr 1": "--model.optimizer.lr changes nothing here, as validate does not train",
+    "test RUN --epochs 3": "--trainer.max_epochs changes nothing here",
+    "predict RUN --schedule cosine": "--model.schedule changes nothing here",
+    "evaluate RUN --epochs 4": "as evaluate does not train: leave it out",
+    "inspect probes RUN --epochs 10": "as inspect does not train: leave it out",
+    "predict RUN -": "images are read from files, not from the standard input",
+    "sweep runs/digits": "resnet-cli runs runs/digits lists them",
+    "runs --sort -error": "did you mean --sort error?",
     # names of concepts
     "DIGITS --resume x": "the same command continues a run",
     "DIGITS --ckpt_path x": "--run.init_from FILE starts a new one from its weights",
@@ -236,7 +245,6 @@ TYPED = {
     "sweep digits_degradation --list --local": "exclude each other",
     "sweep --config digits_degradation": "resnet-cli sweep FILE",
     "sweep digts_degradation": "did you mean digits_degradation?",
-    "sweep runs/digits": "it is a folder",
     "compare runs --filter depth=56": "did you mean --where 'depth == 56'?",
     "compare runs --reference digits": "resnet-cli compare RUNS reference:digits",
     "inspect gradients nothere": "run nothere does not exist",
@@ -450,7 +458,7 @@ TYPED = {
     "inspect RUN gradients": "that word comes first: resnet-cli inspect gradients runs/digits/",
     "convert RUN x.onnx": "did you mean --out x.onnx?",
     "compare runs --metric steps_to:few": "write an error in percent, as in steps_to:5",
-    "sweep .": "it is a folder",
+    "sweep .": "sweep takes a file",
     "recipes .": "resnet-cli recipes lists them",
     # timm, torchvision's references, Keras, Slurm
     "DIGITS --random-erase x": "--data.erase must be",

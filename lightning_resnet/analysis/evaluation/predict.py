@@ -166,6 +166,8 @@ def _image(trained: Trained, file: str) -> Tensor | None:
 def _table(found: Iterable[Prediction], words: dict[str, str]) -> int:
     """Write all at the end, because columns have to fit; return how many."""
     done = list(found)
+    if not done:
+        return 0
     places = max((len(one.top) for one in done), default=0)
     rows = [["picture", *map(str, range(1, places + 1))]]
     folders = [os.path.dirname(os.path.abspath(one.file)) for one in done]
