@@ -51,7 +51,7 @@ gpu-kit: .venv/dev
 # requirements.txt is what training needs, requirements-dev.txt the rest too, in the same versions.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-annotate --no-header --group proven pyproject.toml
-ALL = --extra dev --extra ffcv --extra wandb --extra onnx --extra parquet
+ALL = --extra dev --extra ffcv --extra wandb --extra onnx --extra parquet --extra sweeps
 pins: .venv/dev
 	$(COMPILE) $(ALL) --no-emit-package ffcv -o requirements-dev.txt
 	$(COMPILE) -c requirements-dev.txt -o requirements.txt

@@ -140,7 +140,7 @@ def test_grid_steps(sweep_file):
         ),
         ({"a": {"parameters": {}}}, {}, "a.parameters has no points"),
         ([1], {}, "parameters has no points"),
-        (None, {"method": "bayes"}, "needs the W&B server"),
+        (None, {"method": "custom"}, "needs the W&B server"),
         (None, {"method": "gird"}, "got gird; did you mean grid?"),
         (None, {"method": "random"}, "needs run_cap"),
         (None, {"method": "random", "run_cap": 0}, "run_cap is 0, not a number of points"),

@@ -42,6 +42,7 @@ from lightning_resnet.console import report_only
 from lightning_resnet.engine import observers
 from lightning_resnet.engine.checkpoints import Checkpoints
 from lightning_resnet.engine.dry_run import UnwrittenCheckpoints
+from lightning_resnet.engine.halving import Hyperband
 from lightning_resnet.engine.launch import MEETING, Place, end_with_parent, idle_tasks, supervise
 from lightning_resnet.engine.recorder import Recorder
 from lightning_resnet.engine.refused import check_training
@@ -76,6 +77,7 @@ from lightning_resnet.runs.identity import (
 from lightning_resnet.runs.labels import label_of, link_label, with_label
 from lightning_resnet.runs.names import is_hub_name
 from lightning_resnet.runs.shared import points, share
+from lightning_resnet.runs.status import HALVED
 from lightning_resnet.tracking.background import BackgroundMirror
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions
 from lightning_resnet.weights.hubs import fetch
@@ -114,8 +116,9 @@ def run(args: Namespace) -> int:
     args.run_path = rundir.path  # for the function `fit` of Python
     if config.verb == "fit":
         config = _join_sweep(config, rundir)
-        if rundir.status() == "finished":
-            say(f"run {rundir.path} is finished; nothing to do (--run.new trains a replicate)")
+        if _is_over(config, rundir):
+            how = rundir.status()
+            say(f"run {rundir.path} is {how}; nothing to do (--run.new trains a replicate)")
             if changed := _changed_class(config, rundir.meta()):
                 say(
                     f"warning: {changed}, and the run is of the former code: --run.new (from "
@@ -146,6 +149,12 @@ def run(args: Namespace) -> int:
     report_only()
     with _nothing_kept(rundir, config.run.root) if is_trial else nullcontext():
         return _fit(experiment, rundir, argv)
+
+
+def _is_over(config: Config, rundir: RunDir) -> bool:
+    """Tell whether nothing is left to do; a run that hyperband ended goes on without hyperband."""
+    status = rundir.status()
+    return status == "finished" or (status == HALVED and config.run.hyperband is not None)
 
 
 def _changed_class(config: Config, meta: dict[str, Any]) -> str:
@@ -355,13 +364,14 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
     progress = Progress(show=trainer.progress_bar_callback is None and not run.dry)
     watchdog = Watchdog(rundir.path, run.hang_s)
     try:
-        with _attempt(experiment, rundir, checkpoints, progress, watchdog):
+        with _attempt(experiment, rundir, checkpoints, progress, watchdog) as end:
             if trainer.is_global_zero:
                 _open_rundir(experiment, rundir, facts, argv)
             ours = [Recorder(rundir, progress), checkpoints, watchdog]
             if run.dry:
                 return _dry_run(experiment, rundir, checkpoints, ours)
             trainer.prepare_run(rundir, checkpoints, ours, run.hang_s)
+            trainer.fit_loop.hyperband = run.hyperband and Hyperband(**run.hyperband.as_dict())
             observers.go_on(trainer, rundir.path, step)
             if trainer.fast_dev_run:
                 say(
@@ -375,7 +385,10 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
             trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
             if early := observers.stopped_early(trainer, task):
                 say(early)
-            if "test" in data.splits:
+            if halved := trainer.fit_loop.halved:
+                end["reason"] = HALVED
+                say(f"{HALVED}, after step {trainer.global_step}: {halved}")
+            elif "test" in data.splits:
                 trainer.test(task, datamodule=data, verbose=False)
                 trainer.fit_loop.agreement.close()
             rundir.finish()
@@ -426,13 +439,18 @@ def _attempt(
     checkpoints: Checkpoints,
     progress: Progress,
     watchdog: Watchdog,
-) -> Iterator[None]:
-    """Record how the attempt ends, and stop its threads and processes."""
+) -> Iterator[dict[str, str]]:
+    """Record how the attempt ends, and stop its threads and processes.
+
+    Yields:
+        What is recorded unless an exception comes; the reason may be changed.
+    """
     trainer = experiment.trainer
     end = {"reason": "failed"}
+    done = {"reason": "finished"}
     try:
-        yield
-        end = {"reason": "finished"}
+        yield done
+        end = done
     except Stopped as e:
         request.deferred = True
         end = {"reason": e.reason, "signal": str(e.args[0])}
@@ -459,7 +477,8 @@ def _attempt(
             rundir.end(trainer.global_step, **end)
             if rundir.mirror:
                 rundir.mirror.finish(end["reason"])
-        if dist.is_initialized() and end["reason"] in ("finished", "preempted", "interrupted"):
+        is_clean = end["reason"] in ("finished", HALVED, "preempted", "interrupted")
+        if dist.is_initialized() and is_clean:
             dist.destroy_process_group()
 
 
@@ -526,7 +545,7 @@ def _open_rundir(
     """
     config = experiment.config
     # an error, and no exit status 0, because other ranks wait for this one
-    if rundir.status() == "finished":
+    if _is_over(config, rundir):
         raise UserError(
             f"run {rundir.path} has just been finished by another process; nothing is left to do"
         )

@@ -5,6 +5,7 @@ resnet-cli sweep configs/sweeps/digits_degradation.yaml --local -j 2
 resnet-cli sweep configs/sweeps/digits_degradation.yaml --submit --throttle 2 -- --time 30
 """
 
+import os
 import shlex
 import shutil
 from argparse import Namespace
@@ -16,7 +17,15 @@ from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json
 from lightning_resnet.sweeps.points import Sweep, check_keys, read
-from lightning_resnet.sweeps.state import assign_runs, facts, link_shared, listing
+from lightning_resnet.sweeps.search import refresh, take
+from lightning_resnet.sweeps.state import (
+    best,
+    facts,
+    link_shared,
+    listing,
+    prepare_command,
+    ranking,
+)
 
 # Options of sbatch that people give without the `--` that comes before them.
 OF_SBATCH = (
@@ -73,6 +82,17 @@ def make_parser() -> Parser:
         help="how far each point is, and what waits in SLURM's queue",
     )
     how.add_argument("--cancel", action="store_true", help="cancel this sweep's jobs")
+    how.add_argument(
+        "--next",
+        nargs="?",
+        const="",
+        metavar="SLOT",
+        help="method bayes: run one point, which the results so far decide; a task of --submit "
+        "names its slot. Flags of fit come last, after ` -- `",
+    )
+    how.add_argument(
+        "--best", type=positive, metavar="N", help="print the N points with the best results"
+    )
     parser.add_argument(
         "-j",
         type=positive,
@@ -111,28 +131,68 @@ def make_parser() -> Parser:
 
 def run(args: Namespace) -> int:
     """Run `resnet-cli sweep`, and return the exit status; `args.rest` has options of sbatch."""
-    if args.as_json and (args.local or args.submit or args.retry_failed or args.cancel):
-        raise UserError("--json tells what --list and --status tell: leave one of the two out")
+    is_next = args.next is not None
+    if args.as_json and (args.local or args.submit or args.retry_failed or args.cancel or is_next):
+        raise UserError(
+            "--json tells what --list, --status and --best tell: leave one of the two out"
+        )
+    root = Path(args.root)
     sweep = read(args.file, args.yes)
+    if is_next and not sweep.search:
+        raise UserError(
+            f"--next is for method bayes: the points of {args.file} are known, run them with "
+            "--local or --submit"
+        )
     check_keys(sweep)
-    assign_runs(sweep, args.root)
+    refresh(sweep, root)
+    if is_next:
+        return _next(sweep, root, args)
     if args.local or args.submit or args.retry_failed:
-        link_shared(sweep, Path(args.root))
+        link_shared(sweep, root)
     if args.local or args.submit or args.retry_failed or args.cancel:
         report_only()
     if args.local:
         from lightning_resnet.cli.main import shielded
         from lightning_resnet.sweeps.local import run_points
 
-        return run_points(sweep, Path(args.root), args.j, shielded)
+        return run_points(sweep, root, args.j, shielded)
     if args.submit or args.retry_failed or args.status or args.cancel:
         return _on_slurm(sweep, args)
+    if args.best:
+        return _best(sweep, args)
     args.document |= facts(sweep)
     if not args.as_json:
         tell(listing(sweep))
     if not args.list:
         tell(f"run them here: resnet-cli sweep {args.file} --local -j 2; on a cluster: --submit")
     return 0
+
+
+def _best(sweep: Sweep, args: Namespace) -> int:
+    """Print the points with the best results; return 0."""
+    found = best(sweep, args.best)
+    if args.as_json:
+        sweep.points = [point for point, _ in found]
+        args.document |= facts(sweep) | {"metric": sweep.goal.metric}
+        for told, (_, value) in zip(args.document["points"], found, strict=True):
+            told["result"] = value
+    else:
+        tell(ranking(sweep, found))
+    return 0
+
+
+def _next(sweep: Sweep, root: Path, args: Namespace) -> int:
+    """Run one point in this process; return the exit status of its `fit`, 0 if none is left."""
+    from lightning_resnet.cli.main import shielded
+
+    taken = take(sweep, root, args.next)
+    if not taken:
+        tell(f"{sweep.name}: no point is left to take of {sweep.size}")
+        return 0
+    number, point = taken
+    tell(f"[{number + 1}/{sweep.size}] {sweep.text(point)}")
+    arguments, _ = prepare_command(sweep, point, root, os.environ.get("THREADS"))
+    return shielded([*arguments, *args.rest])
 
 
 def _on_slurm(sweep: Sweep, args: Namespace) -> int:
@@ -147,14 +207,22 @@ def _on_slurm(sweep: Sweep, args: Namespace) -> int:
         return 0
     if args.cancel:
         return slurm.cancel(home)
-    points = slurm.points_to_submit(sweep, home, args.retry_failed)
-    if not points:
+    if sweep.search and args.retry_failed:
+        raise UserError("--retry-failed is for listed points: --submit takes failed ones up too")
+    points = []
+    slots = []
+    if sweep.search:
+        slots = slurm.slots_to_submit(sweep, home)
+    else:
+        points = slurm.points_to_submit(sweep, home, args.retry_failed)
+    if not points and not slots:
         return 0
     from lightning_resnet.sweeps.check import check_data, check_points
 
-    check_points(sweep, points)
+    samples = points or sweep.samples
+    check_points(sweep, samples)
     slurm.check_site()
     if shutil.which("sbatch") and not args.yes:
-        check_data(sweep, points)
-    folder = slurm.freeze(sweep, points, Path(args.root), home)
-    return slurm.submit(sweep, points, args, args.rest, folder)
+        check_data(sweep, samples)
+    folder = slurm.freeze(sweep, points, slots, Path(args.root), home)
+    return slurm.submit(sweep, len(points or slots), args, args.rest, folder)

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from jsonargparse import Namespace
 
+from lightning_resnet.engine.halving import Hyperband
 from lightning_resnet.errors import UserError
 from lightning_resnet.flags import check_trainer
 
@@ -42,6 +43,8 @@ class RunOptions:
             memory of the complete training, and keep nothing.
         code: commit that a sweep was submitted with; if another one runs, a warning says so and
             the run records it.
+        hyperband: metric, goal, brackets, eta and strict of a sweep's early_terminate: the run ends
+            where other runs in its folder are better; null: it goes on to its end.
     """
 
     root: str = "runs"
@@ -59,6 +62,7 @@ class RunOptions:
     label: str | None = None
     dry: bool = False
     code: str | None = None
+    hyperband: Hyperband | None = None
 
 
 def local_devices(trainer: Namespace) -> int:

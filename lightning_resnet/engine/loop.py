@@ -34,6 +34,7 @@ from lightning_resnet.engine.checkpoints import Checkpoints
 from lightning_resnet.engine.ddp_buckets import settle_buckets
 from lightning_resnet.engine.evaluation_loop import EvaluationLoop
 from lightning_resnet.engine.graph import Graphs
+from lightning_resnet.engine.halving import Hyperband, verdict
 from lightning_resnet.engine.signals import Stopped, request
 from lightning_resnet.engine.step import Step, overrides, why_not
 from lightning_resnet.engine.transfer import on_device, timed
@@ -57,6 +58,8 @@ class FitLoop(_FitLoop):
         evaluated: whether the current epoch's evaluation is over.
         waits: seconds that the steps have waited: "read" for the loader, "data" for the loader and
             the copy to the device.
+        hyperband: options by which the run may end before its last epoch; None: it does not.
+        halved: why hyperband has ended the run; empty if it has not.
         parts: micro-batches of an optimizer step.
         max_batches: micro-batches of an epoch, a multiple of `parts`.
     """
@@ -81,6 +84,8 @@ class FitLoop(_FitLoop):
         self.waits = {"read": 0.0, "data": 0.0}
         self.parts = trainer.accumulate_grad_batches
         self.graphs = Graphs()
+        self.hyperband: Hyperband | None = None
+        self.halved = ""
 
     # -- position ----------------------------------------------------------------------------------
 
@@ -239,7 +244,7 @@ class FitLoop(_FitLoop):
         call._call_strategy_hook(self.trainer, "on_train_start")
         self.optimizer = self.trainer.optimizers[0]
         self._grant(*self.agreement.check_now(*self._wish()))
-        while not self.done:
+        while not self.done and not self._halve():
             with self.trainer.profiler.profile("run_training_epoch"):
                 self._train_epoch()
                 self._evaluate()
@@ -430,6 +435,21 @@ class FitLoop(_FitLoop):
         self.steps = 0
         self.evaluated = False
         self._tell(self.trainer.global_step)
+
+    def _halve(self) -> bool:
+        """Tell whether hyperband ends the run here, between two epochs; all ranks do the same.
+
+        `trainer.should_stop` is not set, so that the checkpoint can be continued without hyperband.
+        """
+        if self.hyperband is None or self.steps or not self.epoch:
+            return False
+        step = self.trainer.global_step
+        if self.trainer.is_global_zero:
+            self.halved = verdict(self.rundir, self.hyperband, step)
+        is_over = bool(self.agreement.maximum(bool(self.halved)))
+        if is_over:
+            self.halved = self.halved or "the first rank tells why"
+        return is_over
 
     # -- agreement ---------------------------------------------------------------------------------
 

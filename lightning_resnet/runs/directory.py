@@ -213,7 +213,8 @@ class RunDir(Run):
 
         Args:
             step: optimizer steps done.
-            reason: finished, failed, diverged, interrupted, preempted or superseded.
+            reason: finished, `status.HALVED`, failed, diverged, interrupted, preempted or
+                superseded.
             error: message of the error that ended the attempt.
             signal: name of the signal that ended the attempt, such as SIGTERM.
         """

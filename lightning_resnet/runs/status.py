@@ -49,6 +49,8 @@ META: dict[str, Any] = {
 }
 
 
+# Reason of an attempt, and so status of a run, that hyperband has ended; see engine/halving.py.
+HALVED = "stopped early by hyperband"
 COUNTS = ("params", "macs", "steps_per_epoch", "train_samples", "val_samples")  # in META
 
 
@@ -115,7 +117,7 @@ def status_of(attempt: dict[str, Any] | None) -> str:
 
     Returns:
         new, running, dead (killed), or the reason why the last attempt ended: finished, failed,
-        diverged, ...
+        diverged, `HALVED`, ...
     """
     if attempt is None:
         return "new"
@@ -123,7 +125,7 @@ def status_of(attempt: dict[str, Any] | None) -> str:
         return attempt["reason"]
     # A heartbeat from the future is the work of a wrong clock, so it counts only if it is near.
     is_recent = abs(time.time() - attempt["heartbeat"]) <= DEAD_S
-    return "running" if is_recent and not _has_ended(attempt["process"]) else "dead"
+    return "running" if is_recent and not has_ended(attempt["process"]) else "dead"
 
 
 def process_name() -> dict[str, Any]:
@@ -134,7 +136,7 @@ def process_name() -> dict[str, Any]:
     return {"pid": os.getpid(), "where": _where(), "start": _start_time(os.getpid())}
 
 
-def _has_ended(process: dict[str, Any]) -> bool:
+def has_ended(process: dict[str, Any]) -> bool:
     """Tell whether a process was started under this kernel and pid namespace, and is gone."""
     pid = process.get("pid")
     where = process.get("where")

@@ -18,7 +18,9 @@ from types import FrameType
 from lightning_resnet.engine.signals import STATUSES, heeded
 from lightning_resnet.errors import tell
 from lightning_resnet.machine import cores
+from lightning_resnet.runs.status import HALVED
 from lightning_resnet.sweeps.points import Point, Sweep
+from lightning_resnet.sweeps.search import take
 from lightning_resnet.sweeps.state import (
     assign_runs,
     clock,
@@ -31,6 +33,7 @@ PRELOAD = ["lightning_resnet.cli.fit"]
 GRACE_S = 30.0  # seconds between asking a run to stop and ending it
 
 Main = Callable[[list[str]], int]
+Command = tuple[int, list[str], Path]  # number of a point, arguments of `resnet-cli`, log
 
 
 def run_points(sweep: Sweep, root: Path, jobs: int, main: Main) -> int:
@@ -47,16 +50,14 @@ def run_points(sweep: Sweep, root: Path, jobs: int, main: Main) -> int:
         Exit status: 0 if all points are finished now, 1 if not, 129, 130 or 143 if a signal has
         stopped them.
     """
-    total = len(sweep.points)
-    numbers = [n for n, point in enumerate(sweep.points) if point.state != "finished"]
-    before = total - len(numbers)
+    total = sweep.size
+    before = sum(map(sweep.is_done, sweep.points))
     failed = 0
     ended = 0
     threads = max(1, cores() // jobs)
     tell(f"{sweep.name}: {total} points, {before} finished before")
-    if numbers:
-        tell(f"{min(jobs, len(numbers))} runs at a time, {threads} threads each")
-    commands = [prepare_command(sweep, sweep.points[n], root, str(threads)) for n in numbers]
+    if before < total:
+        tell(f"{min(jobs, total - before)} runs at a time, {threads} threads each")
     received: list[int] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -64,11 +65,12 @@ def run_points(sweep: Sweep, root: Path, jobs: int, main: Main) -> int:
         raise KeyboardInterrupt
 
     former = {s: signal.signal(s, stop) for s in heeded()}
+    todo = _searched(sweep, root) if sweep.search else _listed(sweep)
     try:
-        with closing(_run(main, commands, jobs)) as events:
-            for i, code, seconds in events:
-                point = sweep.points[numbers[i]]
-                line = f"[{numbers[i] + 1:>{len(str(total))}}/{total}] {sweep.text(point)}"
+        with closing(_run(main, _commands(sweep, todo, root, threads), jobs)) as events:
+            for (number, log), code, seconds in events:
+                text = sweep.text(sweep.points[number])
+                line = f"[{number + 1:>{len(str(total))}}/{total}] {text}"
                 if code is None:
                     tell(f"{line}  started")
                     continue
@@ -78,57 +80,91 @@ def run_points(sweep: Sweep, root: Path, jobs: int, main: Main) -> int:
                     failed += 1
                 seconds_left, finished = forecast(sweep)
                 left = ""
-                if finished and ended < len(numbers):
+                if finished and ended < total - before:
                     left = f", about {clock(seconds_left / jobs)} left"
-                log = commands[i][1]
-                tell(f"{line}  {_outcome(point, code, log)}  {clock(seconds)}{left}")
+                outcome = _outcome(sweep.points[number], code, log)
+                tell(f"{line}  {outcome}  {clock(seconds)}{left}")
     except KeyboardInterrupt:
         tell("interrupted; the same command continues", file=sys.stderr)
         return STATUSES[signal.Signals(received[0])] if received else 130
     finally:
         for s, handler in former.items():
             signal.signal(s, handler)
-    tell(f"{ended - failed} finished, {failed} not, {before} finished before")
+    elsewhere = sum(point.state == "running" for point in sweep.points)
+    others = f", {elsewhere} running elsewhere" if sweep.search and elsewhere else ""
+    tell(f"{ended - failed} finished, {failed} not, {before} finished before{others}")
     tell(f"next: resnet-cli compare {root / sweep.name}")
     return 1 if failed else 0
 
 
+def _listed(sweep: Sweep) -> Iterator[int]:
+    """Yield the numbers of the points that are not done."""
+    for number, point in enumerate(sweep.points):
+        if not sweep.is_done(point):
+            yield number
+
+
+def _searched(sweep: Sweep, root: Path) -> Iterator[int | None]:
+    """Yield the number of a point to run, each point once; None when there is none at the time."""
+    tried: set[str] = set()
+    while True:
+        taken = take(sweep, root, tried=tried)
+        if taken:
+            tried.add(taken[1].key)
+        yield taken[0] if taken else None
+
+
+def _commands(
+    sweep: Sweep, todo: Iterator[int | None], root: Path, threads: int
+) -> Iterator[Command | None]:
+    """Yield the command of each point, when the point is asked for; None for no point."""
+    for number in todo:
+        if number is None:
+            yield None
+            continue
+        arguments, log = prepare_command(sweep, sweep.points[number], root, str(threads))
+        yield number, arguments, log
+
+
 def _run(
-    main: Main, commands: list[tuple[list[str], Path]], jobs: int
-) -> Iterator[tuple[int, int | None, float]]:
+    main: Main, commands: Iterator[Command | None], jobs: int
+) -> Iterator[tuple[tuple[int, Path], int | None, float]]:
     """Run commands, several at a time, in one thread.
 
     With several threads, starting a process could take another's exit code, because
     multiprocessing then cleans up ended processes.
 
     Yields:
-        (position, None, 0) when a command starts, and (position, exit code, seconds) when it has
-        ended.
+        ((number, log), None, 0) when a command starts, and ((number, log), exit code, seconds) when
+        it has ended.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    waiting = list(enumerate(commands))
     nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    live: dict[Process, tuple[int, float]] = {}
-    if waiting:
-        _start_server()
+    live: dict[Process, tuple[int, Path, float]] = {}
+    is_up = False
     try:
-        while waiting or live:
-            while waiting and len(live) < jobs:
-                i, (arguments, log) = waiting.pop(0)
-                yield i, None, 0.0
+        while True:
+            while len(live) < jobs and (command := next(commands, None)):
+                if not is_up:
+                    _start_server()
+                    is_up = True
+                number, arguments, log = command
+                yield (number, log), None, 0.0
                 environment = dict(os.environ)
                 process = context.Process(
                     target=_child, args=(environment, main, arguments, str(log), nohup)
                 )
                 # Register the process before its start, because Ctrl-C may come at any time.
-                live[process] = i, time.monotonic()
+                live[process] = number, log, time.monotonic()
                 process.start()
+            if not live:
+                return
             ended = connection.wait([process.sentinel for process in live])
             for process in [p for p in live if p.sentinel in ended]:
                 process.join()
-                i, start = live.pop(process)
-                yield i, process.exitcode, time.monotonic() - start
+                number, log, start = live.pop(process)
+                yield (number, log), process.exitcode, time.monotonic() - start
     finally:
         _stop([process for process in live if process.pid])
 
@@ -209,7 +245,8 @@ def _outcome(point: Point, code: int, log: Path) -> str:
     """
     if code == 0:
         error = validation_error(point)
-        return f"val error {error:.2f} %" if error is not None else "finished"
+        told = f"val error {error:.2f} %" if error is not None else "finished"
+        return f"{HALVED}, {told}" if point.state == HALVED else told
     if point.state == "running" and code == 2:
         return f"running elsewhere ({point.run})"
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else "failed"

@@ -2,7 +2,8 @@
 
 The points are the same every time and on every machine. Grid: the product over the parameters
 sorted by name, the last one fastest, as in W&B. Random: each value is a hash of the sweep's name,
-the parameter and a number, so a higher run_cap only adds points. Only W&B has early_terminate.
+the parameter and a number, so a higher run_cap only adds points. Bayes: each point is found while
+the sweep runs; see search.py.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ import yaml
 
 from lightning_resnet.aliases import key_of, understood
 from lightning_resnet.credentials import refuse_secret_flags, refuse_secrets
+from lightning_resnet.engine.halving import Hyperband
 from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.flags import check as check_flags
 from lightning_resnet.flags import kind_of
@@ -26,8 +28,10 @@ from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.find import find_runs
 from lightning_resnet.runs.labels import label_of, short_keys, varying
 from lightning_resnet.runs.names import check_name
+from lightning_resnet.runs.status import HALVED
 from lightning_resnet.shipped import recipe_file, sweeps
 from lightning_resnet.sweeps.distributions import Spec, axis, check, draw
+from lightning_resnet.sweeps.goals import ACCURACY, Goal, goal_if_any, read_goal, read_hyperband
 
 # Keys of a sweep in W&B; the keys that are not read here are for `wandb sweep`.
 TOP_KEYS = (
@@ -38,6 +42,7 @@ PARAMETER_FILE = "${args_json_file}"
 COMMAND = f'["${{env}}", resnet-cli, fit, --config, digits, --config, "{PARAMETER_FILE}"]'
 MAX_POINTS = 1_000_000
 MOST_CHECKED = 100  # points of a sweep that are checked before torch is imported
+EDGE = 2.0**-40  # least distance of a quantile from 0 and 1, where some distributions end
 MANY_POINTS = 100_000  # more points need --yes, because they are probably a mistake
 
 
@@ -50,12 +55,20 @@ class Point:
         key: hash of recipes, literal flags and parameters; the run has it in meta.json as `point`.
         run: directory of the run; None before its start.
         state: status of the run; "new" before its start.
+        slot: name of the place in a submission that has taken the point, if the point was found
+            while the sweep runs.
     """
 
     parameters: dict[str, Any]
     key: str
     run: Path | None = None
     state: str = "new"
+    slot: str = ""
+
+    @property
+    def place(self) -> str:
+        """What a submission calls the point: its key, or the slot that has taken it."""
+        return self.slot or self.key
 
     def texts(self) -> dict[str, str]:
         """Return the value of each parameter as a text for the command line."""
@@ -66,24 +79,109 @@ class Point:
 
 
 @dataclass
+class Search:
+    """Space of a sweep whose points are found while it runs, method bayes.
+
+    Attributes:
+        name: name of the sweep, which seeds all draws.
+        specs: parameters by dotted key, checked.
+        goal: metric of the search.
+        cap: number of points.
+        origin: text of the recipes and flags, which is a part of the points' keys.
+    """
+
+    name: str
+    specs: dict[str, Spec]
+    goal: Goal
+    cap: int
+    origin: str
+
+    @property
+    def free(self) -> list[str]:
+        """Keys of the parameters that have more than one value."""
+        return [key for key, spec in self.specs.items() if choices(spec) != 1]
+
+    def point(self, found: dict[str, float]) -> Point:
+        """Return the point of quantiles, or numbers of categories, of the free parameters."""
+        parameters = {}
+        for key, spec in self.specs.items():
+            if key not in found:
+                parameters[key] = axis(spec)[1](0)
+            elif choices(spec):
+                parameters[key] = axis(spec)[1](int(found[key]))
+            else:
+                parameters[key] = draw(spec, min(max(found[key], EDGE), 1 - EDGE))
+        return Point(parameters, _key(self.origin, parameters))
+
+    def probes(self) -> list[Point]:
+        """Return points that have each category, and the least and the largest of all numbers."""
+        most = max([2, *(choices(self.specs[key]) for key in self.free)])
+        found = []
+        for i in range(most):
+            numbers = {}
+            for key in self.free:
+                count = choices(self.specs[key])
+                numbers[key] = i % count if count else float(i % 2)
+            found.append(self.point(numbers))
+        return found
+
+
+def choices(spec: Spec) -> int:
+    """Return the number of values of a parameter that has categories without order; else 0.
+
+    A parameter with one value has one category.
+    """
+    if spec["distribution"] == "constant":
+        return 1
+    if spec["distribution"] == "categorical":
+        return 0 if spec["probabilities"] and len(spec["values"]) > 1 else len(spec["values"])
+    return 1 if spec.get("min", 0) == spec.get("max", 1) else 0
+
+
+@dataclass
 class Sweep:
     """Content of a sweep's YAML.
 
     Attributes:
+        file: path of the YAML.
         name: name of the sweep and of the folder of its runs.
         recipes: paths of the recipes in `command`, in order.
         flags: other literal arguments in `command`.
-        points: points of the sweep.
+        points: points of the sweep; those that have been found so far, if it has a search.
+        search: space of method bayes; None: all points are known.
+        hyperband: options by which runs end early; None: they do not.
+        goal: metric by which points are better or worse.
     """
 
+    file: Path
     name: str
     recipes: list[str]
     flags: list[str]
     points: list[Point]
+    search: Search | None = None
+    hyperband: Hyperband | None = None
+    goal: Goal = ACCURACY
+
+    @property
+    def size(self) -> int:
+        """Number of points, also of those that have yet to be found."""
+        return self.search.cap if self.search else len(self.points)
+
+    @property
+    def samples(self) -> list[Point]:
+        """Points to check: all, or if they have yet to be found, some of the same space."""
+        return self.search.probes() if self.search else self.points
+
+    def is_done(self, point: Point) -> bool:
+        """Tell whether nothing is left to do at a point."""
+        is_halved = self.hyperband is not None and point.state == HALVED
+        return point.state == "finished" or is_halved
 
     @cached_property
     def varying(self) -> list[str]:
         """Keys of the parameters that differ between points; of a single point, all keys."""
+        if self.search:
+            return self.search.free
         if len(self.points) == 1:
             return list(self.points[0].parameters)
         return varying([point.parameters for point in self.points])
@@ -156,9 +254,16 @@ def read(file: str | Path, many: bool = False) -> Sweep:
             )
         if count > MANY_POINTS and not many:
             raise UserError(f"has {count:,} points; add --yes if that is meant")
+        hyperband = read_hyperband(content)
+        needs_goal = hyperband or content["method"] == "bayes"
+        goal = read_goal(content) if needs_goal else goal_if_any(content)
+        search = None
+        if content["method"] == "bayes":
+            search = Search(name, specs, goal, count, origin)
     except UserError as e:
         raise UserError(f"sweep {file}: {e}") from e
-    return Sweep(name, recipes, flags, _points(candidates, count, origin))
+    points = _points(candidates, count, origin)
+    return Sweep(path, name, recipes, flags, points, search, hyperband, goal)
 
 
 def check_keys(sweep: Sweep) -> None:
@@ -168,14 +273,14 @@ def check_keys(sweep: Sweep) -> None:
         UserError: the message names the sweep and a cure.
     """
     recipes = [word for recipe in sweep.recipes for word in ("--config", recipe)]
-    short = {key: key_of(f"--{key}") for key in sweep.points[0].parameters}
+    short = {key: key_of(f"--{key}") for key in sweep.samples[0].parameters}
     written = [f"{full} for {key}" for key, full in short.items() if full and full != key]
     if written:
         raise UserError(
             f"sweep {sweep.name}: parameters are written as full keys: {', '.join(written)}"
         )
     seen: set[str] = set()
-    for point in sweep.points[:MOST_CHECKED]:
+    for point in sweep.samples[:MOST_CHECKED]:
         # a class before its arguments, as in the point's file, where order does not matter
         parameters = [f"--{key}={text}" for key, text in sorted(point.texts().items())]
         if seen.issuperset(parameters):
@@ -308,7 +413,7 @@ def _expand(
 
     Returns:
         The number of points that are wanted, and an iterator over more of them, because some may be
-        equal.
+        equal; over none where the points are found while the sweep runs.
     """
     method = content.get("method")
     cap = content.get("run_cap")
@@ -325,15 +430,21 @@ def _expand(
         # So many draws find nearly all points of a small space, where most draws are repetitions.
         tries = range(10 * cap)
         return cap, (_random_point(specs, name, i) for i in tries)
-    if method in ("bayes", "custom"):
+    if method == "bayes":
+        if cap is None:
+            raise UserError("method bayes needs run_cap: how many points to try")
+        if all(choices(spec) == 1 for spec in specs.values()):
+            raise UserError("method bayes has nothing to search: give a parameter several values")
+        return cap, iter(())
+    if method == "custom":
         raise UserError(
-            f"method {method} needs the W&B server: use `wandb sweep` and `wandb agent`, or grid "
-            "or random"
+            "method custom needs the W&B server: use `wandb sweep` and `wandb agent`, or grid, "
+            "random or bayes"
         )
     if method is None:
         raise UserError("lacks its method: write method: grid, or method: random with run_cap: N")
-    hint = nearest(str(method), ["grid", "random"])
-    raise UserError(f"method must be grid or random, got {method}{hint}")
+    hint = nearest(str(method), ["grid", "random", "bayes"])
+    raise UserError(f"method must be grid, random or bayes, got {method}{hint}")
 
 
 def _random_point(specs: dict[str, Spec], name: str, i: int) -> dict[str, Any]:
@@ -360,12 +471,17 @@ def _points(candidates: Iterator[dict[str, Any]], count: int, origin: str) -> li
     """
     points: dict[str, Point] = {}
     for parameters in candidates:
-        text = origin + json.dumps(parameters, sort_keys=True)
-        key = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+        key = _key(origin, parameters)
         points.setdefault(key, Point(parameters, key))
         if len(points) == count:
             break
     return list(points.values())
+
+
+def _key(origin: str, parameters: dict[str, Any]) -> str:
+    """Return the key of a point."""
+    text = origin + json.dumps(parameters, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
 
 def _uniform(*parts: Any) -> float:

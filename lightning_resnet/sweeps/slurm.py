@@ -23,6 +23,7 @@ from lightning_resnet.files import write_atomic, write_json
 from lightning_resnet.provenance import code, code_name
 from lightning_resnet.reading import read_json
 from lightning_resnet.runs.reader import Run
+from lightning_resnet.runs.status import HALVED
 from lightning_resnet.shipped import SLURM
 from lightning_resnet.sweeps.points import Point, Sweep
 from lightning_resnet.sweeps.state import (
@@ -75,8 +76,9 @@ def points_to_submit(sweep: Sweep, home: Path, retry: bool) -> list[Point]:
     points = []
     for point in sweep.points:
         is_wanted = point.state in RETRY or (not retry and point.state == "new")
+        is_wanted = is_wanted or (point.state == HALVED and not sweep.is_done(point))
         is_wanted = is_wanted or bool(_early_error(point, queue, logs))
-        if is_wanted and point.key not in queue:
+        if is_wanted and point.place not in queue:
             points.append(point)
     if diverged := sum(point.state == "diverged" for point in points):
         tell(
@@ -98,8 +100,29 @@ def points_to_submit(sweep: Sweep, home: Path, retry: bool) -> list[Point]:
     return points
 
 
+def slots_to_submit(sweep: Sweep, home: Path) -> list[str]:
+    """Return names for the tasks of a search; print a line if there is nothing to do.
+
+    Each task takes a point when it starts, so there are as many as points without a result, less
+    those that run or wait.
+
+    Args:
+        sweep: a sweep with a search, and the state of its points filled in.
+        home: folder of the sweep's submissions.
+    """
+    done = [point for point in sweep.points if sweep.is_done(point) or point.state == "diverged"]
+    queue = queued(home)
+    running = [p for p in sweep.points if p.state == "running" and p.place not in queue]
+    taken = {point.slot for point in done} & queue.keys()  # tasks that are about to end
+    count = sweep.size - len(done) - len(running) - (len(queue) - len(taken))
+    if count <= 0:
+        tell(f"{sweep.name}: {len(done)} of {sweep.size} done, {len(queue)} queued: nothing to do")
+    number = 1 + max(_numbers(home), default=0)
+    return [f"{number}.{i}" for i in range(count)]
+
+
 def newest_logs(home: Path) -> dict[str, Path]:
-    """Return the log of the newest job of each point that has one, by the point's key.
+    """Return the log of the newest job of each point that has one, by its place.
 
     Args:
         home: folder of the sweep's submissions.
@@ -126,12 +149,12 @@ def _early_error(point: Point, queue: Container[str], logs: Mapping[str, Path]) 
 
     Args:
         point: the point, with its state.
-        queue: keys of the points in SLURM's queue.
+        queue: places of the points in SLURM's queue.
         logs: result of `newest_logs`.
     """
-    if point.state != "new" or point.key in queue or point.key not in logs:
+    if point.state != "new" or point.place in queue or point.place not in logs:
         return ""
-    return _last_error(logs[point.key])
+    return _last_error(logs[point.place])
 
 
 def check_site() -> None:
@@ -140,12 +163,13 @@ def check_site() -> None:
     refuse_secret_exports(_script())
 
 
-def freeze(sweep: Sweep, points: list[Point], root: Path, home: Path) -> Path:
+def freeze(sweep: Sweep, points: list[Point], slots: list[str], root: Path, home: Path) -> Path:
     """Write the table of commands, and the code it is for, into a new folder.
 
     Args:
         sweep: the sweep.
         points: the points to submit.
+        slots: for a search instead of points: names of the tasks, which take points.
         root: folder of all runs.
         home: folder of the sweep's submissions.
 
@@ -155,13 +179,13 @@ def freeze(sweep: Sweep, points: list[Point], root: Path, home: Path) -> Path:
     Raises:
         UserError: a word of a command has a line break.
     """
-    for word in (str(root), *sweep.recipes, *sweep.flags):
+    for word in (str(root), sweep.file.name, *sweep.recipes, *sweep.flags):
         if word and word.splitlines() != [word]:
             raise UserError(
                 f"sweep {sweep.name}: {word!r} has a line break, and its table a line per run: "
                 "write one line"
             )
-    about = {**code(), "points": [p.key for p in points], "jobs": []}
+    about = {**code(), "points": slots or [p.key for p in points], "jobs": []}
     commit = code_name(about)
     frozen = ["--run.code", commit] if commit else []
     table = ""
@@ -172,7 +196,15 @@ def freeze(sweep: Sweep, points: list[Point], root: Path, home: Path) -> Path:
         table += line.replace(" --run.threads THREADS", " --run.threads $THREADS") + "\n"
     n = 1 + max(_numbers(home), default=0)
     folder = home / str(n)
+    frozen_file = folder / sweep.file.name  # of the same name, which is the sweep's by default
+    for slot in slots:
+        words = ["resnet-cli", "sweep", str(frozen_file), "--root", str(root), "--next", slot, "--"]
+        # the job finds the folder of its runs by these flags; see requeue.py
+        words += ["--run.root", str(root), "--run.name", sweep.name, *frozen]
+        table += shlex.join(words) + "\n"
     folder.mkdir(parents=True)
+    if slots:
+        shutil.copyfile(sweep.file, frozen_file)
     write_atomic(folder / "table.txt", table)
     if about["git_dirty"]:
         tell(
@@ -183,14 +215,12 @@ def freeze(sweep: Sweep, points: list[Point], root: Path, home: Path) -> Path:
     return folder
 
 
-def submit(
-    sweep: Sweep, points: list[Point], args: Namespace, options: list[str], folder: Path
-) -> int:
+def submit(sweep: Sweep, count: int, args: Namespace, options: list[str], folder: Path) -> int:
     """Submit the table with sbatch; where there is no sbatch, print the commands.
 
     Args:
         sweep: the sweep.
-        points: the points in the table.
+        count: number of commands in the table.
         args: flags of `resnet-cli sweep`.
         options: options of sbatch.
         folder: folder of the table.
@@ -199,8 +229,8 @@ def submit(
         The exit status: 1 if there is no sbatch.
     """
     table = folder / "table.txt"
-    tasks = math.ceil(len(points) / args.pack)
-    tell(f"{len(points)} of {len(sweep.points)} points, in {table}")
+    tasks = math.ceil(count / args.pack)
+    tell(f"{count} of {sweep.size} points, in {table}")
     tell(_forecast(sweep, args, options))
     if not shutil.which("sbatch"):
         commands = table.read_text().replace(" --run.threads $THREADS", "")
@@ -265,7 +295,7 @@ def _tasks_in_queue(jobs: Container[str]) -> list[tuple[str, int, str]]:
 
 
 def queued(home: Path) -> dict[str, str]:
-    """Return SLURM's state, such as PENDING, of each point in its queue, by the point's key."""
+    """Return SLURM's state, such as PENDING, of each point in its queue, by its place."""
     submission_of = {job: about for about in _submissions(home) for job in about["jobs"]}
     if not submission_of:
         return {}
@@ -292,8 +322,8 @@ def describe(point: Point, queue: dict[str, str], logs: Mapping[str, Path]) -> s
         `waiting`, `failed before it began, LOG: error: CIFAR10 not found`.
     """
     if error := _early_error(point, queue, logs):
-        return f"failed before it began, {printable(logs[point.key])}: {error}"
-    if point.state == "new" and point.key not in queue:
+        return f"failed before it began, {printable(logs[point.place])}: {error}"
+    if point.state == "new" and point.place not in queue:
         return NOT_SUBMITTED
     text = describe_state(point) if point.run else point.state
     state = text.partition(" ")[0].rstrip(",")
@@ -302,10 +332,10 @@ def describe(point: Point, queue: dict[str, str], logs: Mapping[str, Path]) -> s
         attempt = Run(point.run).last_attempt()
         if attempt and attempt["error"]:
             text += f", {printable(attempt['error'])}"
-        if point.key in logs:
-            text += f" (log: {printable(logs[point.key])})"
-    may_continue = point.state not in ("new", "finished", "running")
-    if may_continue and queue.get(point.key) == "PENDING":
+        if point.place in logs:
+            text += f" (log: {printable(logs[point.place])})"
+    may_continue = point.state not in ("new", "finished", "running", HALVED)
+    if may_continue and queue.get(point.place) == "PENDING":
         text += ", waits in the queue"
     return text
 

@@ -3,16 +3,20 @@
 import json
 import statistics
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict
 from itertools import zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from lightning_resnet.engine.halving import evaluations
 from lightning_resnet.errors import UserError, printable
 from lightning_resnet.files import write_json
 from lightning_resnet.runs.find import described_runs
 from lightning_resnet.runs.labels import SEED, link_label
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.shared import points, share
+from lightning_resnet.runs.status import HALVED
 from lightning_resnet.sweeps.points import Point, Sweep
 
 
@@ -73,9 +77,11 @@ def forecast(sweep: Sweep) -> tuple[float, int]:
     known = [run_time for run_times in seconds.values() for run_time in run_times]
     total = 0
     for point in sweep.points:
-        if point.state != "finished":
+        if not sweep.is_done(point):
             run_times = seconds.get(_without_seed(point), known or [0.0])
             total += statistics.mean(run_times) * _share_left(point)
+    if known:
+        total += statistics.mean(known) * (sweep.size - len(sweep.points))
     return total, len(known)
 
 
@@ -87,7 +93,9 @@ def clock(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def prepare_command(sweep: Sweep, point: Point, root: Path, threads: str) -> tuple[list[str], Path]:
+def prepare_command(
+    sweep: Sweep, point: Point, root: Path, threads: str | None
+) -> tuple[list[str], Path]:
     """Write the file of a point's parameters, and return the command that uses the file.
 
     The file is that of W&B's macro `${args_json_file}`.
@@ -96,7 +104,8 @@ def prepare_command(sweep: Sweep, point: Point, root: Path, threads: str) -> tup
         sweep: the sweep.
         point: a point of the sweep.
         root: folder of all runs.
-        threads: number of threads of a new run, or a word that stands for the number.
+        threads: number of threads of a new run, or a word that stands for the number; None: fit
+            chooses.
 
     Returns:
         The arguments of `resnet-cli`, and the path of the log.
@@ -118,7 +127,9 @@ def prepare_command(sweep: Sweep, point: Point, root: Path, threads: str) -> tup
     arguments += sweep.flags
     arguments += ["--run.root", str(root), "--run.name", sweep.name, "--run.point", point.key]
     arguments += ["--run.label", sweep.label(point)]
-    if not point.run:  # a run continues with the number of threads that it began with
+    if sweep.hyperband:
+        arguments += ["--run.hyperband", json.dumps(asdict(sweep.hyperband))]
+    if threads and not point.run:  # a run continues with the number of threads that it began with
         arguments += ["--run.threads", threads]
     return arguments, file.with_suffix(".log")
 
@@ -135,14 +146,15 @@ def listing(sweep: Sweep, describe: Callable[[Point], str] | None = None) -> str
     for number, point in enumerate(sweep.points, 1):
         folder = [printable(point.run)] if point.run else []
         rows.append([str(number), describe(point), *sweep.cells(point), *folder])
-    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        lines.append("  ".join(cells).rstrip())
+    lines = _columns(rows)
     finished = sum(p.state == "finished" for p in sweep.points)
-    total = f"{printable(sweep.name)}: {len(rows)} points, {finished} finished"
-    if finished < len(rows):
+    total = f"{printable(sweep.name)}: {sweep.size} points, {finished} finished"
+    done = sum(map(sweep.is_done, sweep.points))
+    if done > finished:
+        total += f", {done - finished} {HALVED}"
+    if len(rows) < sweep.size:
+        total += f", {sweep.size - len(rows)} to be found"
+    if done < sweep.size:
         seconds, known = forecast(sweep)
         if known:
             total += f"; about {clock(seconds)} of run time left, by {known} finished"
@@ -151,12 +163,39 @@ def listing(sweep: Sweep, describe: Callable[[Point], str] | None = None) -> str
     return "\n".join([*lines, total])
 
 
+def best(sweep: Sweep, count: int) -> list[tuple[Point, float]]:
+    """Return the points with the best results, the best first, each with its result.
+
+    The result is the sweep's metric at the last evaluation. Points that have none, or whose
+    training diverged, are left out.
+
+    Args:
+        sweep: a sweep with the state of its points filled in.
+        count: largest number of points.
+    """
+    found = []
+    for point in sweep.points:
+        if point.run and point.state != "diverged":
+            values = evaluations(Run(point.run), sweep.goal.metric)
+            found += [(point, value) for _, value in values[-1:]]
+    return sorted(found, key=itemgetter(1), reverse=sweep.goal.is_more)[:count]
+
+
+def ranking(sweep: Sweep, found: list[tuple[Point, float]]) -> str:
+    """Return a line for each point that `best` has found."""
+    rows = []
+    for place, (point, value) in enumerate(found, 1):
+        text = f"{sweep.goal.metric} {value:.6g}"
+        rows.append([str(place), text, *sweep.cells(point), point.state, printable(point.run)])
+    return "\n".join(_columns(rows)) or f"{printable(sweep.name)}: no point has a result yet"
+
+
 def facts(sweep: Sweep, queue: Collection[str] = ()) -> dict[str, Any]:
     """Return what `listing` tells, for programs.
 
     Args:
         sweep: a sweep with the state of its points filled in.
-        queue: keys of the points that wait in SLURM's queue.
+        queue: places of the points that wait in SLURM's queue.
     """
     points = []
     for point in sweep.points:
@@ -169,10 +208,20 @@ def facts(sweep: Sweep, queue: Collection[str] = ()) -> dict[str, Any]:
             "step": step,
             "steps": steps,
             "val_error": validation_error(point),
-            "queued": point.key in queue,
+            "queued": point.place in queue,
         }
         points.append(told)
     return {"sweep": sweep.name, "points": points}
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    """Return a line for each row, with its cells below one another."""
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def describe_state(point: Point) -> str:

@@ -21,6 +21,7 @@ from lightning_resnet.files import write_json
 from lightning_resnet.reading import read_json
 from lightning_resnet.runs.metrics import Row, merge
 from lightning_resnet.runs.reader import Run
+from lightning_resnet.runs.status import HALVED
 from lightning_resnet.tracking.mode import choose_mode
 
 PROJECT = "lightning_resnet"
@@ -179,8 +180,8 @@ class Mirror:
         """End the attempt on W&B, and keep any error of wandb from the training.
 
         Args:
-            reason: how the attempt ended. After any reason but finished, failed and diverged, such
-                as preempted, a `wandb agent` may run it again.
+            reason: how the attempt ended. After any reason but finished, `HALVED`, failed and
+                diverged, such as preempted, a `wandb agent` may run it again.
         """
         try:
             self.close(reason)
@@ -194,9 +195,12 @@ class Mirror:
     def close(self, reason: str) -> None:
         """End the attempt; it may raise all that wandb raises."""
         if self.run:
-            if reason not in ("finished", "failed", "diverged"):
+            if reason == HALVED:
+                self.run.tags = (*(self.run.tags or ()), HALVED)
+                self.run.summary["stopped"] = HALVED
+            if reason not in ("finished", "failed", "diverged", HALVED):
                 self.run.mark_preempting()
-            self.run.finish(exit_code=0 if reason == "finished" else 1)
+            self.run.finish(exit_code=0 if reason in ("finished", HALVED) else 1)
             self.run = None
 
     def _try(

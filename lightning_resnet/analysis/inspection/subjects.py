@@ -223,6 +223,10 @@ def _recipes(file: Path) -> Iterator[list[str]]:
         yield ["--config", str(file)]
         return
     sweep = read(file)
+    if sweep.search:
+        raise UserError(
+            f"{file} is a sweep whose points are found while it runs: give the folder of its runs"
+        )
     for point in sweep.points:
         yield arguments_of(sweep, point)
 

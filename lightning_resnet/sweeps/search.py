@@ -1,0 +1,312 @@
+"""Find the points of a sweep with method bayes while it runs, without a server.
+
+Optuna chooses the points; this module maps W&B's format. All workers of a sweep, on one machine or
+several, share `<root>/<sweep>/search/`: a journal of Optuna, and a lock that works on NFS too. A
+worker takes a point that was left unfinished by a worker that is gone, else a new one. The runs are
+the truth: their results are copied into the journal before a new point is chosen. A journal that
+was removed begins with the same points, which have their runs already.
+
+Optuna sees quantiles from 0 to 1 of each parameter's distribution, or the numbers of categories.
+A sampler is seeded by the sweep's name and the number of points so far, so one worker, however
+often it is stopped, always finds the same points.
+"""
+
+import hashlib
+import math
+import os
+import time
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning_resnet.engine.halving import evaluations
+from lightning_resnet.errors import UserError
+from lightning_resnet.reading import open_plain
+from lightning_resnet.runs.reader import Run
+from lightning_resnet.runs.status import has_ended, process_name
+from lightning_resnet.sweeps.points import Point, Search, Sweep, choices
+from lightning_resnet.sweeps.state import assign_runs
+
+OWNER = "owner"  # attribute of a trial: who has taken the point
+TWICE = "twice"  # attribute of a trial that has the point of an earlier one
+CLAIM_S = 600.0  # seconds in which a worker on another machine must begin a run that it has taken
+MOST_TWICE = 100  # points in a row that were there before; then the space has no others
+RANDOM = 10  # points that are drawn at random before any is chosen by results
+
+
+def refresh(sweep: Sweep, root: Path) -> None:
+    """Fill in runs and states of the points, and which points a search has found so far.
+
+    Args:
+        sweep: changed in place.
+        root: folder of all runs.
+
+    Raises:
+        UserError: Optuna is not installed, or the journal cannot be read.
+    """
+    if not sweep.search:
+        assign_runs(sweep, root)
+    elif journal_file(sweep, root).exists() and (study := _study(sweep, root)):
+        _fill(sweep, root, study)
+
+
+def take(
+    sweep: Sweep, root: Path, slot: str = "", tried: Collection[str] = ()
+) -> tuple[int, Point] | None:
+    """Take a point to run: one that was left, else a new one, else one that failed.
+
+    Args:
+        sweep: a sweep with a search; its points are filled in anew.
+        root: folder of all runs.
+        slot: name of a place in a submission, which takes one point, and the same one again; empty:
+            this process takes as many as it asks for.
+        tried: keys of points that are not to be taken.
+
+    Returns:
+        The number of the point among the sweep's, from 0, and the point; None where none is left.
+
+    Raises:
+        UserError: Optuna is not installed, or the sweep's folder cannot be written.
+    """
+    folder = journal_file(sweep, root).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            _heal(journal_file(sweep, root))
+            return _take(sweep, root, slot, tried)
+    except OSError as e:
+        raise UserError(
+            f"cannot write {e.filename or folder}: {e.strerror}; set --root to a folder you can "
+            "write"
+        ) from e
+
+
+def journal_file(sweep: Sweep, root: Path) -> Path:
+    """Return the path of Optuna's journal of a sweep."""
+    return root.absolute() / sweep.name / "search" / "journal.log"
+
+
+def _take(sweep: Sweep, root: Path, slot: str, tried: Collection[str]) -> tuple[int, Point] | None:
+    """Take a point; see `take`. The lock is held."""
+    study = _study(sweep, root, is_new=True)
+    trials = _fill(sweep, root, study)
+    _tell(sweep, study, trials)
+    _end_torn(study, trials)
+    if slot and any(point.slot == slot for point in sweep.points):
+        own = [point for point in sweep.points if point.slot == slot and not _is_over(sweep, point)]
+        return _claimed(sweep, study, trials, own, slot)
+    left = []
+    for point, trial in zip(sweep.points, trials, strict=True):
+        is_held = _is_held(point, trial.user_attrs.get(OWNER) or {})
+        if not is_held and point.key not in tried and not _is_over(sweep, point):
+            left.append(point)
+    failed = [point for point in left if point.state == "failed"]
+    others = [point for point in left if point.state != "failed"]
+    while not others and len(sweep.points) < sweep.search.cap and _ask(sweep, study):
+        trials = _fill(sweep, root, study)
+        _tell(sweep, study, trials)  # the point may have been run before the journal was removed
+        others = [point for point in sweep.points[-1:] if not _is_over(sweep, point)]
+    return _claimed(sweep, study, trials, others + failed, slot)
+
+
+def _is_over(sweep: Sweep, point: Point) -> bool:
+    """Tell whether a point has its result, which may be that its training diverged."""
+    return sweep.is_done(point) or point.state == "diverged"
+
+
+def _claimed(
+    sweep: Sweep, study: Any, trials: list[Any], points: list[Point], slot: str
+) -> tuple[int, Point] | None:
+    """Record this process as the owner of the first of some points, and return that point."""
+    if not points:
+        return None
+    keys = [point.key for point in sweep.points]
+    number = keys.index(points[0].key)
+    point = sweep.points[number]
+    attempts = Run(point.run).attempt_files() if point.run else {}
+    owner = {
+        "process": process_name(),
+        "time": time.time(),
+        "attempt": max(attempts, default=0),
+        "slot": slot,
+    }
+    study._storage.set_trial_user_attr(trials[number]._trial_id, OWNER, owner)
+    point.slot = slot
+    return number, point
+
+
+def _is_held(point: Point, owner: dict[str, Any]) -> bool:
+    """Tell whether a worker runs a point, or is about to.
+
+    Args:
+        point: the point, with its run and state.
+        owner: who took the point last.
+    """
+    if point.state == "running":
+        return True
+    if has_ended(owner.get("process") or {}):
+        return False
+    attempts = Run(point.run).attempt_files() if point.run else {}
+    has_begun = max(attempts, default=0) > owner.get("attempt", 0)
+    return not has_begun and time.time() - owner.get("time", 0.0) < CLAIM_S
+
+
+def _fill(sweep: Sweep, root: Path, study: Any) -> list[Any]:
+    """Fill in the sweep's points from the journal, and return the trial of each."""
+    trials = []
+    sweep.points = []
+    for trial in study.get_trials(deepcopy=False):
+        if TWICE not in trial.user_attrs and trial.params.keys() == set(sweep.search.free):
+            point = sweep.search.point(trial.params)
+            point.slot = (trial.user_attrs.get(OWNER) or {}).get("slot", "")
+            trials.append(trial)
+            sweep.points.append(point)
+    assign_runs(sweep, root)
+    return trials
+
+
+def _tell(sweep: Sweep, study: Any, trials: list[Any]) -> None:
+    """Copy the results of runs that are over into the journal, in the order of their numbers."""
+    goal = sweep.search.goal
+    worst = -math.inf if goal.is_more else math.inf
+    for point, trial in zip(sweep.points, trials, strict=True):
+        if trial.state.is_finished() or not _is_over(sweep, point):
+            continue
+        found = evaluations(Run(point.run), goal.metric)
+        step, value = found[-1] if found else (0, worst)
+        if point.state == "diverged":
+            value = worst
+        if point.state in ("finished", "diverged"):
+            study.tell(trial.number, value)
+        else:
+            optuna = _optuna()
+            optuna.trial.Trial(study, trial._trial_id).report(value, step)
+            study.tell(trial.number, state=optuna.trial.TrialState.PRUNED)
+
+
+def _end_torn(study: Any, trials: list[Any]) -> None:
+    """End trials that a process left which was killed before it had all numbers of a point."""
+    whole = {trial.number for trial in trials}
+    for trial in study.get_trials(deepcopy=False):
+        if trial.number not in whole and not trial.state.is_finished():
+            study.tell(trial.number, state=_optuna().trial.TrialState.FAIL)
+
+
+def _ask(sweep: Sweep, study: Any) -> bool:
+    """Let Optuna choose a new point; return whether there is one that was not there before."""
+    optuna = _optuna()
+    search = sweep.search
+    space = {}
+    for key in search.free:
+        count = choices(search.specs[key])
+        space[key] = optuna.distributions.FloatDistribution(0.0, 1.0)
+        if count:
+            space[key] = optuna.distributions.CategoricalDistribution(range(count))
+    known = {point.key for point in sweep.points}
+    for again in range(MOST_TWICE):
+        study.sampler = _sampler(search, len(known), again)
+        trial = study.ask(space)
+        point = search.point(trial.params)
+        if point.key not in known:
+            return True
+        trial.set_user_attr(TWICE, True)
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    return False
+
+
+def _sampler(search: Search, number: int, again: int) -> Any:
+    """Return Optuna's sampler for a point: a tree-structured Parzen estimator.
+
+    The estimator sees all parameters together, and takes points that are being run for bad ones, so
+    that several workers do not choose the same.
+
+    Args:
+        search: the search.
+        number: number of points before.
+        again: number of times that the choice fell on one of these.
+    """
+    told = f"{search.name}\n{number}\n{again}"
+    seed = hashlib.blake2b(told.encode(), digest_size=4).digest()
+    return _optuna().samplers.TPESampler(
+        n_startup_trials=RANDOM,
+        multivariate=True,
+        constant_liar=True,
+        seed=int.from_bytes(seed, "big"),
+    )
+
+
+def _study(sweep: Sweep, root: Path, is_new: bool = False) -> Any:
+    """Return Optuna's study of a sweep; a changed space or metric begins another one.
+
+    Args:
+        sweep: a sweep with a search.
+        root: folder of all runs.
+        is_new: make the study where there is none; else None is returned then.
+
+    Raises:
+        UserError: the journal cannot be read.
+    """
+    optuna = _optuna()
+    search = sweep.search
+    file = str(journal_file(sweep, root))
+    told = f"{search.origin}\n{sorted(search.specs.items())}\n{search.goal}"
+    name = hashlib.blake2b(told.encode(), digest_size=5).hexdigest()
+    try:
+        storage = optuna.storages.JournalStorage(
+            optuna.storages.journal.JournalFileBackend(
+                file, optuna.storages.journal.JournalFileOpenLock(file)
+            )
+        )
+        if name in optuna.get_all_study_names(storage):
+            return optuna.load_study(study_name=name, storage=storage)
+        if not is_new:
+            return None
+        return optuna.create_study(storage=storage, study_name=name, direction=search.goal.word)
+    except (ValueError, LookupError, TypeError) as e:
+        raise UserError(
+            f"{file} is damaged: remove it, and the search begins again with the same points"
+        ) from e
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a search, which a killed process loses after half a minute."""
+    lock = _optuna().storages.journal.JournalFileOpenLock(str(folder / "take"))
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _heal(file: Path) -> None:
+    """Remove the half line that a killed process may have left at the end of a journal.
+
+    Optuna would append to this line, and then read nothing of the journal any more.
+    """
+    if not file.exists():
+        return
+    with open_plain(file) as content:
+        text = content.read()
+    whole = text.rfind(b"\n") + 1
+    if whole < len(text):
+        os.truncate(file, whole)
+
+
+def _optuna() -> Any:
+    """Import Optuna, and keep its messages out of ours.
+
+    Raises:
+        UserError: Optuna is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as e:
+        raise UserError(
+            "method bayes needs optuna: pip install 'optuna>=5,<6' (or lightning_resnet[sweeps])"
+        ) from e
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    return optuna
