@@ -316,14 +316,14 @@ def test_a_run_behind_its_rivals_ends_early_and_can_be_continued(rivals, tmp_pat
     code, out, _ = rivals("runs", "runs/s")
     assert HALVED in out
     code, out, _ = rivals("compare", "runs/s", "--out", "report")
-    assert code == 0 and f"1 {HALVED}, 2 finished" in out
+    assert code == 0 and f"1 {HALVED}" in out
     # another sweep without hyperband continues it, and its weights are those of one training
     code, _, err = rivals(*TRAIN)
     assert code == 0 and run.status() == "finished", err
     assert rivals(*TRAIN, "--run.root", "alone")[0] == 0
     weights = load_checkpoint(run.candidates()[0])["state_dict"]
-    whole = load_checkpoint(only_run(Path("alone")) / "checkpoints/last.ckpt")["state_dict"]
-    assert all((weights[key] == whole[key]).all() for key in whole)
+    alone = load_checkpoint(only_run(Path("alone")) / "checkpoints/last.ckpt")["state_dict"]
+    assert all((weights[key] == alone[key]).all() for key in alone)
 
 
 def test_a_run_killed_before_its_decision_decides_when_it_is_continued(rivals, monkeypatch):

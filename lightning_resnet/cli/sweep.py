@@ -134,7 +134,7 @@ def run(args: Namespace) -> int:
     is_next = args.next is not None
     if args.as_json and (args.local or args.submit or args.retry_failed or args.cancel or is_next):
         raise UserError(
-            "--json tells what --list, --status and --best tell: leave one of the two out"
+            "--json tells what --best, --list and --status tell: leave one of the two out"
         )
     root = Path(args.root)
     sweep = read(args.file, args.yes)

@@ -25,7 +25,8 @@ class Hyperband:
         goal: whether a better run has more or less of it.
         brackets: numbers of evaluations after which a run is compared with others.
         eta: one of so many runs goes on.
-        strict: let the best 1/eta go on, rounded up; else one more where that is a whole number.
+        strict: let the best 1/eta go on, rounded up; else one more where the number of runs
+            divides by eta.
     """
 
     metric: str

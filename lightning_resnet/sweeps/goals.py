@@ -104,7 +104,7 @@ def _brackets(early: dict[str, Any], eta: float) -> list[int]:
         value = early.get(key, 1)
         if type(value) is not int or not 1 <= value <= LARGEST:
             raise UserError(
-                f"{key} of early_terminate is {value!r}, not a whole number from 1 to {LARGEST:,}"
+                f"{key} of early_terminate is {value!r}, not an integer from 1 to {LARGEST:,}"
             )
     if ("min_iter" in early) == ("max_iter" in early):
         raise UserError(

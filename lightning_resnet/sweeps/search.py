@@ -58,7 +58,7 @@ def take(
     """Take a point to run: one that was left, else a new one, else one that failed.
 
     Args:
-        sweep: a sweep with a search; its points are filled in anew.
+        sweep: a sweep with a search; its points are filled in.
         root: folder of all runs.
         slot: name of a place in a submission, which takes one point, and the same one again; empty:
             this process takes as many as it asks for.
@@ -188,9 +188,9 @@ def _tell(sweep: Sweep, study: Any, trials: list[Any]) -> None:
 
 def _end_torn(study: Any, trials: list[Any]) -> None:
     """End trials that a process left which was killed before it had all numbers of a point."""
-    whole = {trial.number for trial in trials}
+    complete = {trial.number for trial in trials}
     for trial in study.get_trials(deepcopy=False):
-        if trial.number not in whole and not trial.state.is_finished():
+        if trial.number not in complete and not trial.state.is_finished():
             study.tell(trial.number, state=_optuna().trial.TrialState.FAIL)
 
 
@@ -290,9 +290,9 @@ def _heal(file: Path) -> None:
         return
     with open_plain(file) as content:
         text = content.read()
-    whole = text.rfind(b"\n") + 1
-    if whole < len(text):
-        os.truncate(file, whole)
+    end = text.rfind(b"\n") + 1
+    if end < len(text):
+        os.truncate(file, end)
 
 
 def _optuna() -> Any:
