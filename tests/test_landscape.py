@@ -102,8 +102,7 @@ def test_hessian_of_the_plane_is_that_of_the_moved_net(name, tmp_path):
     text = "\n".join(remarks(table.assign(net="one", seed=0, classes=10, images=10)))
     assert "one: the smallest eigenvalue of the Hessian has" in text
     plane_table = landscape(net, batches, points=3, hessian=True).assign(net="one", seed=0)
-    for narrow in (False, True):
-        assert len(figure(plane_table, narrow=narrow).axes) == 7  # with two scales of colours
+    assert len(figure(plane_table).axes) == 7  # with two scales of colours
 
 
 @pytest.mark.parametrize("name", NETS)

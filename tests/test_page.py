@@ -3,18 +3,20 @@ says, nothing hostile runs, and many long runs stay small and quick.
 """
 
 import base64
+import io
 import json
 import random
 import re
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.browser import CHROMIUM, chromium
 from helpers.made_runs import epoch_rows, make_run
 
 from lightning_resnet.analysis.compare import page as page_of
-from lightning_resnet.analysis.compare.panels import Panel, panels
+from lightning_resnet.analysis.compare.panels import Drawing, Map, Panel, map_of, panels
 from lightning_resnet.analysis.compare.report import View, report
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium")
@@ -255,25 +257,39 @@ def test_the_difference_of_two_runs(page):
     assert "pick one more run" in page.evaluate("explorer.difference.innerText")
 
 
-def test_charts_are_added_removed_and_saved(page, tmp_path):
+def saved(page, element):
+    """Press a button that saves a file; return the file's name and content."""
+    page.evaluate(
+        "(() => { window.saved = undefined; if (window.keepBlobs) return;"
+        "const blobs = new Map(); const made = URL.createObjectURL;"
+        "window.keepBlobs = blobs;"
+        "URL.createObjectURL = blob => { const u = made(blob); blobs.set(u, blob); return u; };"
+        "const read = async u => {"
+        " const bytes = new Uint8Array(await blobs.get(u).arrayBuffer());"
+        " return btoa(Array.from(bytes, b => String.fromCharCode(b)).join('')); };"
+        "HTMLAnchorElement.prototype.click = function () {"
+        " read(this.href).then(t => { window.saved = [this.download, t]; }); }; })()"
+    )
+    page.click(element)
+    page.wait("window.saved !== undefined")
+    name, content = page.evaluate("window.saved")
+    return name, base64.b64decode(content)
+
+
+def test_charts_are_added_removed_and_saved(page):
     page.click(button("Add a chart"))
     assert page.evaluate("explorer.charts.length") == 3
     page.click("explorer.charts[2].chart.card.querySelector('[aria-label=\"remove this chart\"]')")
     assert page.evaluate("document.querySelectorAll('.chart').length") == 2
-    page.evaluate(
-        "HTMLAnchorElement.prototype.click = function () {"
-        " window.saved = fetchless(this.href).then(t => [this.download, t]); };"
-        "const blobs = new Map(); const made = URL.createObjectURL;"
-        "URL.createObjectURL = blob => { const u = made(blob); blobs.set(u, blob); return u; };"
-        "var fetchless = async u => {"
-        " const bytes = new Uint8Array(await blobs.get(u).arrayBuffer());"
-        " return btoa(Array.from(bytes, b => String.fromCharCode(b)).join('')); };"
+    name, content = saved(page, f"{CHART}.card.querySelector('[aria-label=\"save as an image\"]')")
+    assert name == "validation_and_training_error.png" and content.startswith(b"\x89PNG")
+    name, content = saved(page, f"{CHART}.card.querySelector('[aria-label=\"save the numbers\"]')")
+    lines = content.decode().splitlines()
+    assert name == "validation_and_training_error.csv"
+    assert lines[0].split(",")[0] == "line" and len(lines) == 1 + 4 * 2 * 8 + 2 * 3
+    assert (
+        lines[1].startswith('"depth 20, plain, validation",10,') and len(lines[1].split(",")) == 8
     )
-    page.click(f"{CHART}.card.querySelector('[aria-label=\"save as an image\"]')")
-    page.wait("window.saved !== undefined")
-    name, content = page.evaluate("window.saved")
-    assert name == "validation_and_training_error.png"
-    assert base64.b64decode(content).startswith(b"\x89PNG")
 
 
 def test_light_and_dark(page):
@@ -342,7 +358,7 @@ def test_charts_of_an_inspection(browser, tmp_path):
     error = Panel("error", "error (%)", "index", "the one block deleted", level="unharmed")
     figure = panels(frame, [norm, error], "title", chance=90.0)
     file = tmp_path / "page.html"
-    body = [page_of.drawing([figure, figure], "what is shown")]
+    body = [page_of.drawing(figure, "what is shown")]
     file.write_text(page_of.page("inspection", body, None, "resnet-cli inspect"))
     browser.size(1280)
     browser.open(file.as_uri())
@@ -362,6 +378,188 @@ def test_charts_of_an_inspection(browser, tmp_path):
     browser.click("document.querySelectorAll('.chart')[1].querySelector('input')")
     assert browser.evaluate("inspected[0][1].u.scales.y.min") == 0
     assert browser.problems == []
+
+
+HOSTILE = "<script>document.title='ran'</script><img src=x onerror=alert(1)>"
+MAP = "inspected[0][0]"
+TWIN = "inspected[0][1]"
+CELLS = "inspected[0][2]"
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory):
+    """A page of two maps of the same places, which are surfaces, and one of cells with names."""
+    places = [-1.0, -0.5, 0.0, 0.5, 1.0]
+    bowl = np.array([[0.1 * 10 ** (2 * abs(x) + abs(y)) for x in places] for y in places])
+    hole = 2 * bowl
+    hole[4, 4] = np.inf
+    plane = {"title": "loss", "x": "direction 1", "y": "direction 2", "xs": places, "ys": places}
+    plane |= {"ends": (0.1, 200.0), "log": True, "smooth": True}
+    path = ([-1.0, -0.5, 0.0], [0.5, 0.5, 0.0], ["0", "5", HOSTILE])
+    names = ([f"layer1.{i}" for i in range(4)], [HOSTILE, "layer1.1"])
+    each = [
+        Map(HOSTILE, bowl, **plane, path=path),
+        Map("depth 8, plain", hole, **plane),
+        Map(
+            "depth 8, plain",
+            np.arange(8).reshape(2, 4) / 8 - 0.25,
+            "linear CKA",
+            f"block of {HOSTILE}",
+            "block",
+            [-1, 0, 1, 2],
+            [-1, 0],
+            (0.0, 1.0),
+            against=HOSTILE,
+            names=names,
+        ),
+    ]
+    figure = Drawing(figsize=(4, 3), dpi=100)
+    figure.charts = [map_of(one, "#0072b2") for one in each]
+    file = tmp_path_factory.mktemp("maps") / "page.html"
+    body = [page_of.drawing(figure, f"what {HOSTILE} shows")]
+    file.write_text(page_of.page(HOSTILE, body, None, f"resnet-cli inspect {HOSTILE}"))
+    return file
+
+
+@pytest.fixture
+def shown_maps(browser, maps):
+    browser.size(1280)
+    browser.open(maps.as_uri())
+    browser.problems.clear()
+    yield browser
+    assert browser.problems == [] and browser.evaluate("document.title") != "ran"
+    assert (
+        browser.evaluate("document.querySelectorAll('img, figure script:not(.charts)').length") == 0
+    )
+
+
+def pixel(browser, chart, x, y):
+    """Return red, green and blue at parts of a map's width and height."""
+    return browser.evaluate(
+        f"(m => [...m.canvas.getContext('2d').getImageData((m.left() + {x} * m.side()) *"
+        f" devicePixelRatio, (8 + {y} * m.side()) * devicePixelRatio, 1, 1).data].slice(0, 3))"
+        f"({chart})"
+    )
+
+
+def point_at(browser, chart, x, y):
+    """Put the mouse on a map; return what the box says."""
+    browser.mouse("mouseMoved", *browser.place(f"{chart}.over", x, y))
+    return browser.evaluate(f"{chart}.box.innerText")
+
+
+def test_a_map_tells_both_coordinates_and_the_values_of_twins(shown_maps):
+    told = point_at(shown_maps, MAP, 0.75, 0.25)
+    for words in ("direction 1: 0.5", "direction 2: 0.5", HOSTILE, "depth 8, plain", "3.162"):
+        assert words in told
+    assert "6.325" in told  # the twin's value at this place
+    shown_maps.mouse("mouseMoved", 2, 2)
+    assert shown_maps.evaluate(f"{MAP}.box.hidden") is True
+    assert "not finite" in point_at(shown_maps, TWIN, 0.99, 0.01)
+    told = point_at(shown_maps, CELLS, 0.6, 0.9)
+    assert "layer1.2 (1)" in told and f"{HOSTILE} (-1)" in told and "0\n" in f"{told}\n"
+    assert told.count("depth 8, plain") == 1  # no other map has these places
+
+
+def test_colours_of_twins_have_one_scale_and_grey_is_no_number(shown_maps):
+    low, middle = pixel(shown_maps, MAP, 0.5, 0.55), pixel(shown_maps, TWIN, 0.5, 0.55)
+    assert low != middle and sum(low) < sum(middle)  # twice the loss: a lighter colour
+    assert pixel(shown_maps, TWIN, 0.98, 0.02) == [140, 140, 140]
+    before = pixel(shown_maps, MAP, 0.8, 0.3)
+    shown_maps.click(f"{MAP}.log")
+    assert pixel(shown_maps, MAP, 0.8, 0.3) != before
+    assert shown_maps.evaluate(f"{CELLS}.logLabel.hidden && {CELLS}.surface.hidden") is True
+
+
+def test_a_map_is_zoomed_by_a_drag_and_by_buttons(shown_maps):
+    shown_maps.drag(f"{MAP}.over", (0.25, 0.25), (0.75, 0.75))
+    for axis in "xy":
+        ends = shown_maps.evaluate(f"{MAP}.zoom.{axis}")
+        assert ends == pytest.approx([-0.5, 0.5], abs=0.02)
+    assert "direction 1: 0.5" in point_at(shown_maps, MAP, 0.98, 0.5)
+    shown_maps.click(f"{MAP}.over", count=2)
+    assert shown_maps.evaluate(f"{MAP}.zoom") is None
+    press = f"{MAP}.card.querySelector('[aria-label={{}}]')"
+    shown_maps.click(press.format('"zoom in"'))
+    assert shown_maps.evaluate(f"{MAP}.zoom.x") == [-0.5, 0.5]
+    for _ in range(3):  # not below two points
+        shown_maps.click(press.format('"zoom in"'))
+    assert shown_maps.evaluate(f"{MAP}.zoom.x[1] - {MAP}.zoom.x[0]") == 0.5
+    for _ in range(3):
+        shown_maps.click(press.format('"zoom out"'))
+    assert shown_maps.evaluate(f"{MAP}.zoom") is None
+    shown_maps.drag(f"{CELLS}.over", (0.02, 0.1), (0.6, 0.95))
+    assert shown_maps.evaluate(f"{CELLS}.zoom !== null")
+    shown_maps.click(f"{CELLS}.card.querySelector('[aria-label=\"show all (double click)\"]')")
+    assert shown_maps.evaluate(f"{CELLS}.zoom") is None
+
+
+def test_a_surface_is_turned_and_tells_values(shown_maps):
+    flat = shown_maps.evaluate(f"{MAP}.canvas.toDataURL()")
+    shown_maps.click(f"{MAP}.surface")
+    first = shown_maps.evaluate(f"{MAP}.canvas.toDataURL()")
+    assert shown_maps.evaluate(f"{MAP}.surface.getAttribute('aria-pressed')") == "true"
+    shown_maps.drag(f"{MAP}.over", (0.3, 0.5), (0.7, 0.6))
+    turned = shown_maps.evaluate(f"{MAP}.canvas.toDataURL()")
+    assert len({flat, first, turned}) == 3 and shown_maps.evaluate(f"{MAP}.zoom") is None
+    assert "direction 1: " in point_at(shown_maps, MAP, 0.5, 0.6)
+    shown_maps.click(f"{MAP}.card.querySelector('[aria-label=\"zoom in\"]')")
+    assert shown_maps.evaluate(f"{MAP}.points.length") == 9
+    assert shown_maps.evaluate(f"{TWIN}.isSurface && {TWIN}.turn.up === {MAP}.turn.up")
+    shown_maps.click(f"{TWIN}.surface")
+    shown_maps.click(f"{MAP}.card.querySelector('[aria-label=\"show all (double click)\"]')")
+    assert shown_maps.evaluate(f"{MAP}.canvas.toDataURL()") == flat
+
+
+def test_maps_of_a_net_are_hidden_and_saved(shown_maps):
+    boxes = "document.querySelectorAll('.legend input')"
+    shown_maps.click(f"{boxes}[1]")
+    hidden = f"[{MAP}, {TWIN}, {CELLS}].map(map => map.card.hidden)"
+    assert shown_maps.evaluate(hidden) == [False, True, True]
+    assert "6.325" not in point_at(shown_maps, MAP, 0.75, 0.25)
+    shown_maps.click(f"{boxes}[1]")
+    assert shown_maps.evaluate(hidden) == [False] * 3
+    name, content = saved(
+        shown_maps, f"{MAP}.card.querySelector('[aria-label=\"save as an image\"]')"
+    )
+    assert re.fullmatch(r"[\w.-]+\.png", name) and content.startswith(b"\x89PNG")
+    _, content = saved(
+        shown_maps, f"{CELLS}.card.querySelector('[aria-label=\"save the numbers\"]')"
+    )
+    table = pd.read_csv(io.BytesIO(content))
+    assert list(table)[-3:] == ["linear CKA", "name on x", "name on y"] and len(table) == 8
+    assert table["linear CKA"].tolist() == [i / 8 - 0.25 for i in range(8)]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_maps_fit_the_screen_and_paper(shown_maps, width):
+    shown_maps.size(width)
+    shown_maps.wait(f"{MAP}.width === {MAP}.plot.clientWidth")
+    assert shown_maps.evaluate("document.documentElement.scrollWidth") <= width
+    assert shown_maps.evaluate(f"{MAP}.canvas.getBoundingClientRect().right") <= width
+    light = pixel(shown_maps, MAP, 1.01, 0.5)
+    shown_maps.click("document.getElementById('theme')")
+    shown_maps.size(width, media="print")
+    assert (
+        shown_maps.evaluate("getComputedStyle(document.querySelector('.tools')).display") == "none"
+    )
+    assert pixel(shown_maps, MAP, 1.01, 0.5) == light
+    pdf = base64.b64decode(shown_maps.call("Page.printToPDF", printBackground=True)["data"])
+    assert pdf.startswith(b"%PDF")
+
+
+def test_without_scripts_a_page_shows_an_image(browser, maps):
+    browser.size(1280)
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.call("Page.navigate", url=maps.as_uri())
+        browser.wait("document.querySelector('figure img')?.naturalWidth > 0")
+        assert browser.evaluate("document.querySelectorAll('.chart').length") == 0
+        assert (
+            browser.evaluate("document.querySelector('figure img').alt") == f"what {HOSTILE} shows"
+        )
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
 @pytest.mark.slow

@@ -27,7 +27,6 @@ SHORT_RUN_STEPS = 5_000
 PANELS_PER_LINE = 4
 LONGEST = 200  # characters of a text in a figure
 LINE_HEIGHT = 0.25  # inches of a line of the legend
-FREE_BELOW = 1.0  # inches that a narrow figure has for its legend anyway
 LABEL = 36  # characters of a line of the legend: it must leave room for the panels
 X_LABELS = {
     "step": "iterations (optimizer steps)",
@@ -77,7 +76,6 @@ def curves(
     rows: Sequence[str],
     title: str = "",
     x: str = "step",
-    narrow: bool = False,
 ) -> Figure:
     """Draw the error (%) of the runs: solid = validation, dashed = clean training error.
 
@@ -92,7 +90,6 @@ def curves(
         rows: columns of `runs` that tell nets apart.
         title: above the panels.
         x: column of `history` on the horizontal axis, a key of `X_LABELS`.
-        narrow: one panel below the other, for the screen of a telephone.
     """
     shown = runs[(runs["status"] == "finished") | is_begun(runs, history)]
     across = [row for row in rows if row not in ("depth", "name")]
@@ -105,7 +102,7 @@ def curves(
     colours = palette([describe(rows, key) for key, _ in groups(shown, rows)])
     drawn_nets = {}
     with matplotlib.style.context(STYLE):
-        figure, axes = _grid(len(lines), len(columns), title, x, narrow)
+        figure, axes = _grid(len(lines), len(columns), title, x)
         for ax, (line, column) in zip(axes, product(lines, columns), strict=True):
             ax.set_title(drawn(describe([*names, *sides], [*line, *column])) if by_panel else "")
             for key, group in groups(shown, rows):
@@ -120,7 +117,7 @@ def curves(
                 for path in group[~is_done]["path"]:
                     _draw(ax, history[history["path"] == path], colour, x, done=False)
         _limits(figure, axes)
-        _legend(figure, drawn_nets, bool(is_begun(runs, history).any()), narrow)
+        _legend(figure, drawn_nets, bool(is_begun(runs, history).any()))
     return figure
 
 
@@ -169,23 +166,17 @@ def with_x(runs: pd.DataFrame, history: pd.DataFrame, x: str) -> pd.DataFrame:
     return history
 
 
-def _grid(lines: int, columns: int, title: str, x: str, narrow: bool) -> tuple[Figure, list[Axes]]:
+def _grid(lines: int, columns: int, title: str, x: str) -> tuple[Figure, list[Axes]]:
     """Make a figure of panels that share both axes; only the outer ones are labelled."""
     n = lines * columns
-    if narrow:
-        columns = 1
-    elif lines == 1:
+    if lines == 1:
         columns = max(1, min(n, PANELS_PER_LINE))
     lines = max(1, -(-n // columns))
-    size = (4.2, 1.3 + 2.4 * lines) if narrow else (10, 0.9 + 3.3 * lines)
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    figure = Figure(figsize=(10, 0.9 + 3.3 * lines), dpi=150, layout="constrained")
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for ax in grid.flat[n:]:
         ax.remove()
-    if narrow:  # constrained layout would put the figure's own label below the legend
-        grid.flat[n - 1].set_xlabel(X_LABELS[x])
-    else:
-        figure.supxlabel(X_LABELS[x], fontsize=12)
+    figure.supxlabel(X_LABELS[x], fontsize=12)
     if title:
         figure.suptitle(drawn(title), fontsize=14)
     return figure, list(grid.flat[:n])
@@ -344,38 +335,28 @@ def drawn(text: str) -> str:
     )  # matplotlib leaves out what begins with _
 
 
-def _legend(figure: Figure, colours: dict[str, str], is_begun: bool, narrow: bool) -> None:
-    """Draw the legend outside the panels: colours, then line styles.
+def _legend(figure: Figure, colours: dict[str, str], is_begun: bool) -> None:
+    """Draw the legend to the right of the panels: colours, then line styles.
 
     Args:
         figure: the figure.
         colours: colour of each label.
         is_begun: whether there are lines of runs that have not finished.
-        narrow: below the panels, not to their right.
     """
     handles = []
     for label, colour in colours.items():
         handles.append(Line2D([], [], color=colour, linewidth=3, label=drawn(label)))
-    if not narrow:
-        handles.append(Line2D([], [], linewidth=0, label=""))
+    handles.append(Line2D([], [], linewidth=0, label=""))
     for what, style, width in (("validation", "-", 2.0), ("training", "--", 1.3)):
         handles.append(Line2D([], [], color="0.25", linestyle=style, linewidth=width, label=what))
     if is_begun:
         handles.append(Line2D([], [], color="0.25", label="not finished", **UNFINISHED))
     if not colours:
         return
-    options: dict[str, Any] = {"loc": "outside right center"}
-    columns = 1
-    if narrow:
-        longest = max(len(line) for label in colours for line in drawn(label).split("\n"))
-        columns = 2 if longest <= LABEL // 2 else 1
-        options = {"loc": "outside lower center", "fontsize": 9, "columnspacing": 1.0}
     lines = sum(handle.get_label().count("\n") + 1 for handle in handles)
-    needed = LINE_HEIGHT * lines / columns
-    # The legend stands below the panels or next to them: the figure grows where it would not fit.
-    room = FREE_BELOW if narrow else figure.get_figheight()
-    figure.set_figheight(figure.get_figheight() + max(0.0, needed - room))
-    figure.legend(handles=handles, ncols=columns, handlelength=2.2, **options)
+    # The figure grows where the legend would not fit.
+    figure.set_figheight(max(figure.get_figheight(), LINE_HEIGHT * lines))
+    figure.legend(handles=handles, loc="outside right center", handlelength=2.2)
 
 
 def caption(runs: pd.DataFrame, history: pd.DataFrame, rows: Sequence[str], x: str = "step") -> str:
@@ -431,11 +412,18 @@ def files(name: str, figure: Figure) -> dict[str, bytes]:
 
 
 def render(figure: Figure, kind: str) -> bytes:
-    """Return the figure as png or svg, without dates or versions: same runs, same bytes."""
+    """Return the figure as png, svg or webp, without dates or versions: same runs, same bytes.
+
+    WebP is small, for pages: half of the resolution.
+    """
     out = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    options: dict[str, Any] = {
+        "png": {"metadata": {"Software": None}},
+        "svg": {"metadata": {"Date": None}},
+        "webp": {"dpi": figure.dpi / 2, "pil_kwargs": {"quality": 75}},
+    }[kind]
     with matplotlib.style.context(STYLE), warnings.catch_warnings():
         # a box in the place of a glyph is warning enough
         warnings.filterwarnings("ignore", "Glyph .* missing from")
-        figure.savefig(out, format=kind, metadata=metadata)
+        figure.savefig(out, format=kind, **options)
     return out.getvalue()

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from lightning_resnet.analysis.compare.figures import render
 from lightning_resnet.analysis.compare.panels import Drawing
 from lightning_resnet.analysis.compare.tables import HEADS
@@ -23,7 +21,16 @@ from lightning_resnet.errors import printable
 
 STYLES = ("uplot/uPlot.min.css", "page.css")
 SPREAD = "Mean ± sample standard deviation over the finished runs of a setting."
-SCRIPTS = ("uplot/uPlot.iife.min.js", "filter.js", "table.js", "chart.js", "runs.js", "page.js")
+SCRIPTS = (
+    "uplot/uPlot.iife.min.js",
+    "filter.js",
+    "table.js",
+    "card.js",
+    "chart.js",
+    "map.js",
+    "runs.js",
+    "page.js",
+)
 
 
 def page(
@@ -37,7 +44,7 @@ def page(
 
     Args:
         title: heading.
-        body: pieces of HTML, from `figure`, `table`, `note` and `flag`.
+        body: pieces of HTML, from `drawing`, `table`, `note` and `flag`.
         data: of the runs, from `explorer.data`, whose charts come first; None: no runs.
         command: the command that made the report.
         live: the page asks the server that it came from for newer data.
@@ -90,44 +97,20 @@ def _json(value: Any, attribute: str) -> str:
     return f'<script {attribute} type="application/json">{content}</script>'
 
 
-def figure(wide: bytes, narrow: bytes, caption: str) -> str:
-    """Return the HTML of a figure that is held inside the page, with its caption.
-
-    Args:
-        wide: the figure as SVG.
-        narrow: the same for narrow screens.
-        caption: below the figure.
-    """
-    text = _safe(caption)
-    images = []
-    for name, svg in (("wide", wide), ("narrow", narrow)):
-        source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
-        images.append(f'<img class="{name}" alt="{text}" src="{source}">')
-    return f"<figure>{''.join(images)}<figcaption>{text}</figcaption></figure>"
-
-
-def charts(found: Sequence[dict[str, Any]], caption: str) -> str:
+def drawing(figure: Drawing, caption: str) -> str:
     """Return the HTML of charts to zoom and point at, with their caption.
 
+    A browser without scripts shows an image instead.
+
     Args:
-        found: what `chart.js` draws, such as `panels.Drawing.charts`.
+        figure: whose charts and maps `chart.js` and `map.js` draw.
         caption: below the charts.
     """
-    data = _json({"charts": list(found)}, 'class="charts"')
-    return f"<figure>{data}<figcaption>{_safe(caption)}</figcaption></figure>"
-
-
-def drawing(figures: Sequence[Figure], caption: str) -> str:
-    """Return the HTML of a figure: charts, or images where these cannot draw what it holds.
-
-    Args:
-        figures: the figure, and the same for narrow screens.
-        caption: below the figure.
-    """
-    if isinstance(figures[0], Drawing):
-        return charts(figures[0].charts, caption)
-    wide, narrow = (render(one, "svg") for one in figures)
-    return figure(wide, narrow, caption)
+    text = _safe(caption)
+    data = _json({"charts": figure.charts}, 'class="charts"')
+    content = base64.b64encode(render(figure, "webp")).decode()
+    image = f'<img alt="{text}" src="data:image/webp;base64,{content}">'
+    return f"<figure>{data}<noscript>{image}</noscript><figcaption>{text}</figcaption></figure>"
 
 
 def table(cells: Sequence[Sequence[str]], left: int = 1, wrap: bool = False) -> str:

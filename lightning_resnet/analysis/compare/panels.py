@@ -1,12 +1,13 @@
 """The figure of every inspection: lines over blocks, layers or numbers of blocks, one per net.
 
-The figure is drawn by matplotlib for files; for pages it says what their charts draw.
+The figure is drawn by matplotlib for files; for pages it says what their charts and maps draw.
 """
 
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 import pandas as pd
@@ -27,13 +28,14 @@ from lightning_resnet.analysis.compare.figures import (
 from lightning_resnet.errors import printable
 
 NAMES = ("block", "layer", "tensor")  # columns that name what stands at an x
+RAMP = 32  # colours of a map, between which the page interpolates
 
 
 class Drawing(Figure):
-    """Figure of lines, of which a page makes charts.
+    """Figure of which a page makes charts.
 
     Attributes:
-        charts: what a page draws, one for each panel, as `chart.js` takes it.
+        charts: what a page draws, one for each panel, as `chart.js` and `map.js` take it.
     """
 
     charts: list[dict[str, Any]]
@@ -61,11 +63,46 @@ class Panel(NamedTuple):
     error: bool = False
 
 
+class Map(NamedTuple):
+    """Values of a net over two axes, which are shown as colours.
+
+    Attributes:
+        net: as in the figure.
+        values: [rows, columns].
+        title: what the values are.
+        x: what the x axis says.
+        y: what the y axis says.
+        xs: places of the columns, evenly spaced.
+        ys: places of the rows, evenly spaced.
+        ends: values of the first and the last colour, the same for maps that are compared.
+        colours: name of the colours in matplotlib.
+        log: whether the colours follow the logarithm of the values.
+        against: another net that the map is about; empty if there is none.
+        smooth: whether there are values between the points too: a surface, with contours.
+        names: what stands at each of `xs`, and at each of `ys`; None: nothing but a place.
+        path: x, y and words of nets on their way over the map.
+    """
+
+    net: str
+    values: np.ndarray
+    title: str
+    x: str
+    y: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    ends: tuple[float, float]
+    colours: str = "viridis"
+    log: bool = False
+    against: str = ""
+    smooth: bool = False
+    names: tuple[Sequence[str], Sequence[str]] | None = None
+    path: tuple[Sequence[float], Sequence[float], Sequence[str]] | None = None
+
+
 def panels(
     frame: pd.DataFrame,
     each: Sequence[Panel],
     title: str = "",
-    narrow: bool = False,
     chance: float | None = None,
 ) -> Drawing:
     """Draw panels: mean over the rows of one net and x, band from lowest to highest.
@@ -74,21 +111,17 @@ def panels(
         frame: with a column `net` and those the panels name.
         each: the panels; those without a value that can be drawn are left out.
         title: above the panels.
-        narrow: one panel below the other, for the screen of a telephone.
         chance: a dotted line across the panels.
     """
     colours = palette(list(dict.fromkeys(frame["net"])))
     each = [panel for panel in each if _has_values(frame[panel.y], panel.log)]
     n = len(each)
     size = (max(7.0, 4.6 * n), 4.2 + 0.22 * len(colours))
-    if narrow:
-        size = (4.2, 0.9 + 2.9 * n + 0.22 * len(colours))
     with matplotlib.style.context(STYLE):
         figure = Drawing(figsize=size, dpi=150, layout="constrained")
-        grid = (n, 1) if narrow else (1, n)
-        axes = figure.subplots(*grid, squeeze=False).ravel()
+        axes = figure.subplots(1, n, squeeze=False).ravel()
         errors = [panel.y for panel in each if panel.error]
-        figure.charts = [_chart(frame, panel, colours, errors, chance) for panel in each]
+        figure.charts = [chart_of(frame, panel, colours, errors, chance) for panel in each]
         with_errors = [ax for ax, panel in zip(axes, each, strict=True) if panel.error]
         for ax in with_errors[1:]:
             ax.sharey(with_errors[0])
@@ -117,7 +150,7 @@ def panels(
             if panel.x != "step":
                 ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if title:
-            figure.suptitle(drawn(title) if narrow else title, fontsize=14)
+            figure.suptitle(title, fontsize=14)
         handles = []
         for net, colour in colours.items():
             dashed = "--" if is_theory(net) else "-"
@@ -126,9 +159,8 @@ def panels(
             handles.append(Line2D([], [], color="0.25", linestyle="--", label="net without lesion"))
         if chance is not None:
             handles.append(Line2D([], [], color="0.45", linestyle=":", label="chance"))
-        columns = min(len(handles), 2 if narrow else max(2, 2 * n - 1))
-        size = 9 if narrow else 11
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=size)
+        columns = min(len(handles), max(2, 2 * n - 1))
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     titles = [chart["title"] for chart in figure.charts]
     for chart, panel in zip(figure.charts, each, strict=True):
         if titles.count(chart["title"]) > 1:
@@ -136,12 +168,12 @@ def panels(
     return figure
 
 
-def _chart(
+def chart_of(
     frame: pd.DataFrame,
     panel: Panel,
     colours: dict[str, str],
-    errors: Sequence[str],
-    chance: float | None,
+    errors: Sequence[str] = (),
+    chance: float | None = None,
 ) -> dict[str, Any]:
     """Return what a page draws of a panel.
 
@@ -192,6 +224,43 @@ def _chart(
         "integers": is_integer and panel.x != "step",
         "lines": lines,
     }
+
+
+def map_of(one: Map, colour: str) -> dict[str, Any]:
+    """Return what a page draws of a map; null stands for values that are not finite.
+
+    Args:
+        one: the map.
+        colour: of the net.
+    """
+    rows = []
+    for row in one.values.astype(float):
+        rows.append([float(f"{v:.5g}") if np.isfinite(v) else None for v in row])
+    net = printable(one.net)
+    ramp = mpl.colormaps[one.colours](np.linspace(0, 1, RAMP))
+    against = f" against {printable(one.against)}" if one.against else ""
+    chart = {
+        "title": f"{one.title}: {net}{against}",
+        "legend": net,
+        "colour": colour,
+        "x": printable(one.x),
+        "y": printable(one.y),
+        "xs": [float(f"{x:.7g}") for x in one.xs],
+        "ys": [float(f"{y:.7g}") for y in one.ys],
+        "values": rows,
+        "value": one.title,
+        "low": float(one.ends[0]),
+        "high": float(one.ends[1]),
+        "colours": [mpl.colors.to_hex(shade) for shade in ramp],
+        "log": one.log,
+        "smooth": one.smooth,
+    }
+    if one.names:
+        chart["names"] = [[printable(name) for name in names] for names in one.names]
+    if one.path:
+        xs, ys, told = one.path
+        chart["path"] = {"x": list(xs), "y": list(ys), "told": list(told)}
+    return chart
 
 
 def draw_panel(ax: Axes, part: pd.DataFrame, panel: Panel, colour: str, dashed: str = "-") -> None:

@@ -186,8 +186,8 @@ def index(found: Compared, view: View, command: str, live: bool = False) -> str:
     body = _body(table, extras, figures.caption(runs.runs, runs.history, table.labels, view.x))
     for kind in view.panels:
         frame = callback_metrics.logged(runs, table.labels, kind)
-        drawn = callback_metrics.figure(frame, kind).charts
-        body.append(page.charts(drawn, callback_metrics.caption(kind)))
+        drawn = callback_metrics.figure(frame, kind)
+        body.append(page.drawing(drawn, callback_metrics.caption(kind)))
     title = view.title or ", ".join(runs.runs["name"].unique())
     seconds = figures.with_x(runs.runs, runs.history, "time")
     data = explorer.data(runs, seconds, table.labels, view.x)

@@ -14,10 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_resnet.analysis.compare.panels import Panel, panels
+from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.inspection.landscape import first
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.models.activations import Batch, BlockActivations, record_blocks
@@ -223,11 +222,11 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return found
 
 
-def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
+def figure(frame: pd.DataFrame, title: str = "") -> Drawing:
     """Draw over depth what blocks share, the energy of K directions, and the largest value."""
     depth = ("index", "block, in order of depth")
     following = Panel("next", "directions shared with the next block", *depth)
     both = Panel("left_right", "left directions that are right ones", *depth)
     top = Panel("top", "share of energy in K directions", *depth)
     largest = Panel("largest", "largest singular value of dF/dx", *depth, log=True)
-    return panels(frame, [following, both, top, largest], title, narrow)
+    return panels(frame, [following, both, top, largest], title)

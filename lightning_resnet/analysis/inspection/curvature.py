@@ -12,10 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_resnet.analysis.compare.panels import Panel, panels
+from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.inspection.landscape import first
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.errors import UserError
@@ -167,7 +166,7 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return found
 
 
-def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
+def figure(frame: pd.DataFrame, title: str = "") -> Drawing:
     """Draw the density of eigenvalues, and the trace of each tensor of weights."""
     wide = frame.assign(
         density=frame["value"].where(frame["what"] == "density"),
@@ -176,4 +175,4 @@ def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure
     density = Panel("density", "share of eigenvalues", "x", "eigenvalue over the largest", log=True)
     trace = Panel("trace", "trace", "x", "tensor of weights, in order of depth", log=True)
     drawn = wide[wide["density"].notna() | wide["trace"].notna()]
-    return panels(drawn, [density, trace], title, narrow)
+    return panels(drawn, [density, trace], title)

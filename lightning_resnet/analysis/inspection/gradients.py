@@ -18,12 +18,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_resnet.analysis.compare.figures import THEORY
-from lightning_resnet.analysis.compare.panels import Panel, panels
+from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.inspection import theory
 from lightning_resnet.analysis.inspection.derivation import sentence
 from lightning_resnet.analysis.inspection.shattering import lowest_cosine, shattering
@@ -233,7 +232,7 @@ def _told(net: str, part: pd.DataFrame) -> list[str]:
     return found
 
 
-def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
+def figure(frame: pd.DataFrame, title: str = "") -> Drawing:
     """Draw norms of dE/dx and dE/dw and the cosine of images over depth, with lines of theory."""
     x = ("index", "block, in order of depth")
     at_x = Panel("grad_x", "norm of dE/dx at the block's input", *x, log=True)
@@ -245,4 +244,4 @@ def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure
         grad_w=np.nan,
         cosine=frame["theory_cosine"].where(frame["theory_cosine"] > UNSEEN),
     )
-    return panels(pd.concat([frame, by_theory]), [at_x, at_w, cosine], title, narrow)
+    return panels(pd.concat([frame, by_theory]), [at_x, at_w, cosine], title)

@@ -24,12 +24,20 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
+from matplotlib.contour import ContourSet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_resnet.analysis.compare.figures import STYLE, drawn, palette
-from lightning_resnet.analysis.compare.panels import Panel, draw_panel, panels
+from lightning_resnet.analysis.compare.panels import (
+    Drawing,
+    Map,
+    Panel,
+    chart_of,
+    draw_panel,
+    map_of,
+    panels,
+)
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.analysis.inspection.trajectory import Trajectory, kept_nets, trajectory
 from lightning_resnet.errors import UserError
@@ -392,106 +400,143 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return found
 
 
-def _draw_path(ax: Axes, path: pd.DataFrame) -> dict[str, str]:
-    """Draw the nets of one seed on their way to (0, 0); return labels and aspect of the axes."""
+def _planes(frame: pd.DataFrame, path: pd.DataFrame, column: str) -> list[Map]:
+    """Return a map of the first plane of each net, of one seed.
+
+    Args:
+        frame: points of the planes.
+        path: nets on the way of a training; may be empty.
+        column: of the frame: loss, or ratio.
+    """
+    values = frame["loss"][np.isfinite(frame["loss"]) & (frame["loss"] > 0)]
+    ends = (values.min(), max(values.max(), 1.01 * values.min()))
+    maps = []
+    for net, part in frame.groupby("net", sort=False):
+        one = part[part["seed"].isna() | (part["seed"] == part["seed"].min())]
+        plane = one[one["direction"] == 0].pivot(index="y", columns="x", values=column)
+        shown = Map(
+            net,
+            plane.to_numpy(),
+            "loss",
+            "direction 1",
+            "direction 2",
+            plane.columns.tolist(),
+            plane.index.tolist(),
+            ends,
+            log=True,
+            smooth=True,
+            path=([0.0], [0.0], ["net"]),
+        )
+        if column == "ratio":
+            shown = shown._replace(title=RATIO, ends=(1e-3, 1.0), colours="magma", smooth=False)
+        if len(path):
+            shown = _with_path(shown, path[path["net"] == net])
+        maps.append(shown)
+    return maps
+
+
+def _with_path(shown: Map, path: pd.DataFrame) -> Map:
+    """Return a map with the nets of one seed on their way to (0, 0), and what its axes are."""
     one = path[path["seed"].isna() | (path["seed"] == path["seed"].min())]
-    ax.plot([*one["x"], 0], [*one["y"], 0], "o-", color="white", markersize=3, linewidth=1)
-    for end in (one.iloc[0], one.iloc[-1]):
-        at = (end["x"], end["y"])
-        number = f"{end['epoch']:.0f}"
-        ax.annotate(number, at, (4, 4), textcoords="offset points", color="white")
+    numbers = [f"{epoch:.0f}" for epoch in one["epoch"]]
     first, second = one.iloc[0][["first", "second"]]
-    return {
-        "xlabel": f"first component ({first:.0f} %)",
-        "ylabel": f"second component ({second:.0f} %)",
-        "aspect": "auto",
-    }
+    return shown._replace(
+        x=f"first component ({first:.3g} %)",
+        y=f"second component ({second:.3g} %)",
+        path=([*one["x"], 0.0], [*one["y"], 0.0], [*numbers, "net"]),
+    )
 
 
-def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
+def _draw_plane(ax: Axes, shown: Map, levels: np.ndarray) -> ContourSet:
+    """Draw the contours of a plane, with the net or the way to the net."""
+    z = np.clip(shown.values, *shown.ends)
+    norm = LogNorm(*shown.ends)
+    filled = ax.contourf(shown.xs, shown.ys, z, levels, norm=norm, cmap=shown.colours)
+    ax.contour(shown.xs, shown.ys, z, levels, colors="black", linewidths=0.4)
+    ax.set(title=drawn(shown.net), xlabel=shown.x, ylabel=shown.y)
+    ax.grid(visible=False)
+    xs, ys, told = shown.path
+    if len(xs) == 1:
+        ax.plot(xs, ys, marker="+", color="white", markersize=9)
+        ax.set_aspect("equal")
+        return filled
+    ax.plot(xs, ys, "o-", color="white", markersize=3, linewidth=1)
+    for i in (0, -2):
+        at = (xs[i], ys[i])
+        ax.annotate(told[i], at, (4, 4), textcoords="offset points", color="white")
+    return filled
+
+
+def figure(frame: pd.DataFrame, title: str = "") -> Drawing:
     """Draw contours and surface of the first plane of each net on one scale, and the line y = 0."""
     distance = ("x", "distance in norms of the filters")
+    level = "direction 2 = 0"
     path = frame[~frame.index.isin(_plane(frame).index)]
     frame = _plane(frame)
     if len(path):
         distance = ("x", "distance along the first component")
-    loss = Panel("loss", "loss", *distance, log=True)
-    error = Panel("error", "error (%)", *distance)
+        level = "second component = 0"
     line = frame[frame["y"] == 0]
     hessian = "ratio" in frame
     if frame["y"].nunique() == 1:
+        each = [Panel("loss", "loss", *distance, log=True), Panel("error", "error (%)", *distance)]
         ratios = [Panel("ratio", RATIO, *distance, log=True)] if hessian else []
-        return panels(line, [loss, error, *ratios], title, narrow)
-    planes = {}
-    ratios = {}
-    for net, part in frame.groupby("net", sort=False):
-        one = part[(part["seed"].isna()) | (part["seed"] == part["seed"].min())]
-        one = one[one["direction"] == 0]
-        planes[net] = one.pivot(index="y", columns="x", values="loss")
-        if hessian:
-            ratios[net] = one.pivot(index="y", columns="x", values="ratio")
-    values = frame["loss"][np.isfinite(frame["loss"]) & (frame["loss"] > 0)]
-    norm = LogNorm(values.min(), max(values.max(), 1.01 * values.min()))
+        return panels(line, [*each, *ratios], title)
+    loss = Panel("loss", f"loss at {level}", *distance, log=True)
+    error = Panel("error", f"error at {level} (%)", *distance)
+    planes = _planes(frame, path, "loss")
+    ratios = _planes(frame, path, "ratio") if hessian else []
+    colour_of = palette([plane.net for plane in planes])
     n = len(planes)
-    maps = 3 if hessian else 2
-    lines = maps * n + 2 if narrow else maps + 1
-    size = (4.2, 0.8 + 3.1 * lines) if narrow else (max(7.5, 1.2 + 4.1 * n), 3.85 * lines)
+    norm = LogNorm(*planes[0].ends)
+    lines = 4 if hessian else 3
     with matplotlib.style.context(STYLE):
-        drawing = Figure(figsize=size, dpi=150, layout="constrained")
+        size = (max(7.5, 1.2 + 4.1 * n), 3.85 * lines)
+        drawing = Drawing(figsize=size, dpi=150, layout="constrained")
+        drawing.charts = [map_of(one, colour_of[one.net]) for one in [*planes, *ratios]]
+        drawing.charts += [chart_of(line, panel, colour_of) for panel in (loss, error)]
         drawing.get_layout_engine().set(w_pad=0.12)
-        grid = drawing.add_gridspec(lines, 1 if narrow else 2 * n)
+        grid = drawing.add_gridspec(lines, 2 * n)
         levels = np.geomspace(norm.vmin, norm.vmax, 19)
         flat_axes = []
-        for i, (net, plane) in enumerate(planes.items()):
-            z = np.log10(np.clip(plane.to_numpy(), norm.vmin, norm.vmax))
-            at = grid[maps * i] if narrow else grid[0, 2 * i : 2 * i + 2]
-            ax = drawing.add_subplot(at)
-            x, y = np.meshgrid(plane.columns, plane.index)
-            drawn_levels = ax.contourf(x, y, 10**z, levels, norm=norm, cmap="viridis")
-            ax.contour(x, y, 10**z, levels, colors="black", linewidths=0.4)
-            ax.plot(0, 0, marker="+", color="white", markersize=9)
-            labels = {"xlabel": "direction 1", "ylabel": "direction 2", "aspect": "equal"}
-            if len(path):
-                labels = _draw_path(ax, path[path["net"] == net])
-            ax.set(title=drawn(net), **labels)
-            ax.grid(visible=False)
+        for i, plane in enumerate(planes):
+            columns = slice(2 * i, 2 * i + 2)
+            ax = drawing.add_subplot(grid[0, columns])
+            filled = _draw_plane(ax, plane, levels)
             flat_axes.append(ax)
-            at = grid[maps * i + 1] if narrow else grid[1, 2 * i : 2 * i + 2]
-            ax = drawing.add_subplot(at, projection="3d")
-            colours = mpl.colormaps["viridis"](norm(10**z))
-            ax.plot_surface(x, y, z, facecolors=colours, rstride=1, cstride=1, linewidth=0)
-            ax.set(zlim=np.log10([norm.vmin, norm.vmax]))
+            ax = drawing.add_subplot(grid[1, columns], projection="3d")
+            x, y = np.meshgrid(plane.xs, plane.ys)
+            z = np.clip(plane.values, *plane.ends)
+            colours = mpl.colormaps[plane.colours](norm(z))
+            ax.plot_surface(x, y, np.log10(z), facecolors=colours, rstride=1, cstride=1, lw=0)
+            ax.set(zlim=np.log10(plane.ends))
             ax.zaxis.set_major_formatter(lambda value, _: f"{10**value:.2g}")
             ax.zaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
             if hessian:
-                at = grid[maps * i + 2] if narrow else grid[2, 2 * i : 2 * i + 2]
-                ax = drawing.add_subplot(at)
-                of_net = ratios[net].to_numpy()
-                mesh = ax.pcolormesh(x, y, of_net, norm=LogNorm(1e-3, 1), cmap="magma")
-                ax.set(xlabel="direction 1", ylabel="direction 2", aspect="equal")
+                ax = drawing.add_subplot(grid[2, columns])
+                one = ratios[i]
+                scale = LogNorm(*one.ends)
+                mesh = ax.pcolormesh(one.xs, one.ys, one.values, norm=scale, cmap=one.colours)
+                ax.set(xlabel=one.x, ylabel=one.y, aspect="auto" if len(path) else "equal")
                 ax.grid(visible=False)
                 drawing.colorbar(mesh, ax=ax, label=RATIO)
         bar = drawing.colorbar(
-            drawn_levels, ax=flat_axes, label="loss", location="bottom", aspect=40, shrink=0.9
+            filled, ax=flat_axes, label="loss", location="bottom", aspect=40, shrink=0.9
         )
-        told = levels[:: 6 if narrow else 3]
+        told = levels[::3]
         bar.set_ticks(told, labels=[f"{level:.2g}" for level in told])
         bar.ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-        colour_of = palette(list(planes))
         for i, panel in enumerate([loss, error]):
-            at = grid[maps * n + i] if narrow else grid[maps, i * n : (i + 1) * n]
-            ax = drawing.add_subplot(at)
+            ax = drawing.add_subplot(grid[-1, i * n : (i + 1) * n])
             for net, colour in colour_of.items():
                 draw_panel(ax, line[line["net"] == net], panel, colour)
-            ax.set(xlabel=panel.label, ylabel=f"{panel.title} at direction 2 = 0")
+            ax.set(xlabel=panel.label, ylabel=panel.title)
             if panel.log:
                 ax.set_yscale("log")
         handles = []
         for net, colour in colour_of.items():
             handles.append(mpl.lines.Line2D([], [], color=colour, linewidth=3, label=drawn(net)))
-        drawing.legend(
-            handles=handles, loc="outside lower center", ncols=1 if narrow else max(2, n)
-        )
+        drawing.legend(handles=handles, loc="outside lower center", ncols=max(2, n))
         if title:
-            drawing.suptitle(drawn(title) if narrow else title, fontsize=14)
+            drawing.suptitle(title, fontsize=14)
     return drawing

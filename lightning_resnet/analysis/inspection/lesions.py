@@ -12,10 +12,9 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 
-from lightning_resnet.analysis.compare.panels import Panel, panels
+from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.models.activations import Batch, BlockActivations, error, record_blocks
 from lightning_resnet.models.surgery import alike, drop, droppable, permute
@@ -136,7 +135,7 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return [LEGEND]
 
 
-def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
+def figure(frame: pd.DataFrame, title: str = "") -> Drawing:
     """Draw the error without each block, and against the number of blocks deleted or moved."""
     kind = frame["lesion"]
     wide = frame.assign(
@@ -154,4 +153,4 @@ def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure
         ),
     ]
     chance = 100 * (1 - 1 / frame["classes"].max())
-    return panels(wide, each, title, narrow, chance=chance)
+    return panels(wide, each, title, chance=chance)

@@ -15,11 +15,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_resnet.analysis.compare.panels import Panel, panels
+from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.models.activations import Batch, BlockActivations, record_blocks, train_mode
 from lightning_resnet.progress import metered
@@ -146,9 +145,9 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return [LEGEND]
 
 
-def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
+def figure(frame: pd.DataFrame, title: str = "") -> Drawing:
     """Draw the norm through one path, and the share of all paths, by length."""
     length = ("length", "blocks on the path")
     norm = Panel("norm", "norm of the gradient through one path", *length, log=True)
     share = Panel("percent", "share of the gradient (%)", *length)
-    return panels(frame.assign(percent=100 * frame["share"]), [norm, share], title, narrow)
+    return panels(frame.assign(percent=100 * frame["share"]), [norm, share], title)

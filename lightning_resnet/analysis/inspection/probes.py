@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -25,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_resnet.analysis.compare.figures import THEORY
-from lightning_resnet.analysis.compare.panels import Panel, panels
+from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.inspection.shattering import mean_cosine
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.analysis.inspection.theory import cosines_of_outputs
@@ -256,7 +255,7 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return found
 
 
-def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
+def figure(frame: pd.DataFrame, title: str = "") -> Drawing:
     """Draw the errors, what is recovered of the input, and the cosine of images, over depth."""
     depth = ("index", "block, in order of depth (-1: input)")
     val = Panel("val", "validation error of the probe (%)", *depth, error=True)
@@ -273,4 +272,4 @@ def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure
         recovered=np.nan,
     )
     shown = pd.concat([shown, by_theory])
-    return panels(shown, [val, train, survives, alike], title, narrow)
+    return panels(shown, [val, train, survives, alike], title)

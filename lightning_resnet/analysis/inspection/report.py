@@ -132,8 +132,8 @@ def write(kind: str, frame: pd.DataFrame, folder: Path, title: str, command: str
     cells = summary(module, frame)
     heading = f"{title[0].upper()}{title[1:]}"
     told = [f"{heading}. {LINES}", *module.remarks(frame)]
-    drawn = [module.figure(frame, title), module.figure(frame, title, narrow=True)]
-    contents = figures.files(kind, drawn[0])
+    drawn = module.figure(frame, title)
+    contents = figures.files(kind, drawn)
     body = [page.drawing(drawn, told[0]), page.table(cells)]
     body += map(page.note, told[1:])
     contents[f"{kind}.csv"] = tables.as_csv(frame).encode()

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_resnet.analysis.compare.panels import Panel, panels
+from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.models.activations import (
     Batch,
@@ -162,11 +161,11 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return found
 
 
-def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
+def figure(frame: pd.DataFrame, title: str = "") -> Drawing:
     """Draw the paper's figure 7, layers in order of depth and sorted; then F(x) against x."""
     depth = ("index", "3x3 layer, in order of depth")
     by_depth = Panel("std", "std of the response", *depth)
     by_rank = Panel("std", "std of the response", "rank", "3x3 layer, sorted by response")
     ratio = Panel("ratio", "norm of F(x) / norm of x", *depth)
     down = Panel("descent", "cosine of F(x) and -dE/dx", *depth)
-    return panels(frame, [by_depth, by_rank, ratio, down], title, narrow)
+    return panels(frame, [by_depth, by_rank, ratio, down], title)

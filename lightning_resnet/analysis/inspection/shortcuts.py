@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_resnet.analysis.compare.panels import Panel, panels
+from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.errors import UserError
 from lightning_resnet.models.activations import Batch, BlockActivations, record_blocks
@@ -127,10 +126,10 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return [LEGEND]
 
 
-def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
+def figure(frame: pd.DataFrame, title: str = "") -> Drawing:
     """Draw the singular values of each shortcut, sorted."""
     names = frame["block"]
     if frame["net"].nunique() > 1:
         names = frame["net"] + ", " + frame["block"]
     panel = Panel("singular", "singular value", "rank", "channel direction, sorted")
-    return panels(frame.assign(net=names), [panel], title, narrow)
+    return panels(frame.assign(net=names), [panel], title)

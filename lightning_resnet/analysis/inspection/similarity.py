@@ -14,10 +14,10 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_resnet.analysis.compare.figures import STYLE, drawn
+from lightning_resnet.analysis.compare.figures import STYLE, drawn, palette
+from lightning_resnet.analysis.compare.panels import Drawing, Map, map_of
 from lightning_resnet.analysis.inspection.landscape import first
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.errors import UserError
@@ -177,34 +177,63 @@ def remarks(frame: pd.DataFrame) -> list[str]:
     return found
 
 
-def figure(frame: pd.DataFrame, title: str = "", narrow: bool = False) -> Figure:
-    """Draw a map of CKA for each net against itself and against the first net, of one seed."""
+def _maps(frame: pd.DataFrame) -> list[Map]:
+    """Return a map of CKA for each net against itself and against the first net, of one seed."""
     maps = []
     first_net = frame["net"][frame["is_first"]].iloc[0]
     for to in (ITSELF, FIRST):
         for net in dict.fromkeys(frame["net"]):
             part = frame[frame["net"] == net]
-            seed = part["seed"].min()
-            one = part[part["seed"].isna() | (part["seed"] == seed)]
-            if (one["to"] == to).any() and (to == ITSELF or net != first_net):
-                maps.append((net, to, _square(one, to)))
-    columns = 1 if narrow else min(len(maps), 3)
+            one = part[part["seed"].isna() | (part["seed"] == part["seed"].min())]
+            one = one[one["to"] == to]
+            if one.empty or (to == FIRST and net == first_net):
+                continue
+            rows = one.drop_duplicates("i").sort_values("i")
+            columns = one.drop_duplicates("j").sort_values("j")
+            maps.append(
+                Map(
+                    net,
+                    _square(one, to),
+                    "linear CKA",
+                    "block" if to == ITSELF else f"block of {first_net}",
+                    "block, in order of depth",
+                    columns["j"].tolist(),
+                    rows["i"].tolist(),
+                    (0.0, 1.0),
+                    against="" if to == ITSELF else first_net,
+                    names=(columns["other_layer"].tolist(), rows["layer"].tolist()),
+                )
+            )
+    return maps
+
+
+def figure(frame: pd.DataFrame, title: str = "") -> Drawing:
+    """Draw a map of CKA for each net against itself and against the first net, of one seed."""
+    maps = _maps(frame)
+    columns = min(len(maps), 3)
     lines = -(-len(maps) // columns)
-    size = (4.2, 0.9 + 3.6 * lines) if narrow else (max(6.5, 4.2 * columns), 1.2 + 3.8 * lines)
+    size = (max(6.5, 4.2 * columns), 1.2 + 3.8 * lines)
+    colour_of = palette(list(dict.fromkeys(frame["net"])))
     with matplotlib.style.context(STYLE):
-        drawing = Figure(figsize=size, dpi=150, layout="constrained")
+        drawing = Drawing(figsize=size, dpi=150, layout="constrained")
+        drawing.charts = [map_of(one, colour_of[one.net]) for one in maps]
         axes = drawing.subplots(lines, columns, squeeze=False).ravel()
-        for ax, (net, to, values) in zip(axes, maps, strict=False):
-            ends = (-1.5, values.shape[1] - 1.5, -1.5, values.shape[0] - 1.5)
+        for ax, one in zip(axes, maps, strict=False):
+            ends = (-1.5, len(one.xs) - 1.5, -1.5, len(one.ys) - 1.5)
             image = ax.imshow(
-                values, origin="lower", extent=ends, vmin=0, vmax=1, cmap="viridis", aspect="auto"
+                one.values,
+                origin="lower",
+                extent=ends,
+                vmin=0,
+                vmax=1,
+                cmap=one.colours,
+                aspect="auto",
             )
             ax.grid(visible=False)
-            other = "block" if to == ITSELF else f"block of {first_net}"
-            ax.set(title=drawn(net), ylabel="block, in order of depth", xlabel=drawn(other))
+            ax.set(title=drawn(one.net), ylabel=one.y, xlabel=drawn(one.x))
         for ax in axes[len(maps) :]:
             ax.remove()
-        drawing.colorbar(image, ax=list(axes[: len(maps)]), label="linear CKA", shrink=0.8)
+        drawing.colorbar(image, ax=list(axes[: len(maps)]), label=maps[0].title, shrink=0.8)
         if title:
-            drawing.suptitle(drawn(title) if narrow else title, fontsize=14)
+            drawing.suptitle(title, fontsize=14)
     return drawing

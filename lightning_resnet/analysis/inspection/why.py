@@ -639,15 +639,15 @@ def course(pair: Pair) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def _course_figures(pair: Pair) -> list[Drawing]:
-    """Draw the numbers of the claims over epochs, wide and narrow."""
+def _course_figure(pair: Pair) -> Drawing:
+    """Draw the numbers of the claims over epochs."""
     frame = course(pair)
     each = []
     for claim in CLAIMS:
         column = f"{claim.kind} {claim.key}"
         if column in frame:
             each.append(Panel(column, claim.what, "epoch", "epoch", log=claim.factor >= 3))
-    return [panels(frame, each), panels(frame, each, narrow=True)]
+    return panels(frame, each)
 
 
 def _course_sentences(pair: Pair) -> list[str]:
@@ -769,7 +769,7 @@ def write(made: Sequence[Pair], args: Namespace, command: str) -> list[Path]:
                 sentences = _course_sentences(pair)
                 caption = "Over epochs; 0 is before training."
                 body += [page.heading("During training")]
-                body += [page.drawing(_course_figures(pair), caption), *map(page.note, sentences)]
+                body += [page.drawing(_course_figure(pair), caption), *map(page.note, sentences)]
                 lines += ["## During training", *sentences]
     heading = title(made)
     contents = {
@@ -796,11 +796,10 @@ def _said(pair: Pair, at: str, kind: str) -> list[str]:
 def _section(pair: Pair, at: str, kind: str, frame: pd.DataFrame) -> list[str]:
     """Return the part of the page on one kind in one state."""
     module = module_of(kind)
-    figures = [module.figure(frame), module.figure(frame, narrow=True)]
     told = "".join(page.note(remark) for remark in module.remarks(frame))
     return [
         page.heading(_heading(kind, at)),
         *map(page.note, _said(pair, at, kind)),
-        page.drawing(figures, f"{' against '.join(pair.names)}, {_state(at)}."),
+        page.drawing(module.figure(frame), f"{' against '.join(pair.names)}, {_state(at)}."),
         page.folded("Numbers and columns", page.table(summary(module, frame)) + told),
     ]
