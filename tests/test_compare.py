@@ -388,6 +388,8 @@ def test_a_net_has_one_colour_wherever_it_stands():
     assert len(set(every.values())) == 3
     for labels in (["depth 56, residual (A)"], ["reference:digits, depth 56, residual (A)"]):
         assert [*palette(labels).values()] == [every["depth 56, residual (A)"]]
+    with_theory = palette(["norm a", "norm b", "norm b, theory"])
+    assert with_theory == palette(["norm a", "norm b"]) | {"norm b, theory": with_theory["norm b"]}
     two = palette(["a, depth 20, plain", "b, depth 20, plain"])  # of one page: told apart
     assert len(set(two.values())) == 2
 

@@ -548,6 +548,101 @@ def test_maps_fit_the_screen_and_paper(shown_maps, width):
     assert pdf.startswith(b"%PDF")
 
 
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory):
+    """A page like that of `inspect why`: measures at stages, one with a map."""
+    nets = ["depth 8, plain", HOSTILE]
+    rows = []
+    for net in nets:
+        rows += [{"net": net, "index": i, "norm": 1.0 + i} for i in range(3)]
+    frame = pd.DataFrame(rows)
+    long = "share of the blocks that end the net with nearly the same output"
+    lines = panels(frame, [Panel("norm", long, "index", "block")])
+    square = np.eye(3)
+    maps = Drawing(figsize=(4, 3), dpi=100)
+    places = [0, 1, 2]
+    for net in nets:
+        one = Map(net, square, "linear CKA", "block", "block", places, places, (0.0, 1.0))
+        maps.charts = [*getattr(maps, "charts", []), map_of(one, "#0072b2")]
+    body = [page_of.heading(HOSTILE)]
+    for measure, stage, figure in [
+        ("gradients", "before training", lines),
+        ("gradients", "after training", lines),
+        ("similarity", "after training", maps),
+        (HOSTILE, "after training", lines),
+    ]:
+        told = {"nets": " against ".join(nets), "measure": measure, "stage": stage}
+        body.append(page_of.section([page_of.drawing(figure, f"{measure}, {stage}")], told))
+    file = tmp_path_factory.mktemp("groups") / "page.html"
+    file.write_text(page_of.page("Why", body, None, "resnet-cli inspect why"))
+    return file
+
+
+@pytest.fixture
+def why(browser, groups):
+    browser.size(1280)
+    browser.open(groups.as_uri())
+    browser.problems.clear()
+    yield browser
+    assert browser.problems == [] and browser.evaluate("document.title") != "ran"
+
+
+def captions(browser):
+    """Return the captions of the figures that are seen."""
+    return browser.evaluate(
+        "[...document.querySelectorAll('figcaption')].filter(c => c.offsetParent)"
+        ".map(c => c.textContent)"
+    )
+
+
+def test_measures_and_stages_are_chosen(why):
+    lists = "[...document.querySelectorAll('.groups select')].map(s => s.ariaLabel)"
+    assert why.evaluate(lists) == ["measure", "stage"]  # the nets are the same in all
+    assert len(captions(why)) == 4
+    why.choose(control("measure"), "gradients")
+    assert captions(why) == ["gradients, before training", "gradients, after training"]
+    why.choose(control("stage"), "after training")
+    assert captions(why) == ["gradients, after training"]
+    why.choose(control("measure"), HOSTILE)
+    assert captions(why) == [f"{HOSTILE}, after training"]
+    why.choose(control("stage"), "before training")
+    nothing = "document.querySelector('.groups + p').offsetParent !== null"
+    assert captions(why) == [] and why.evaluate(nothing)
+    for name in ("measure", "stage"):
+        why.choose(control(name), "")
+    assert len(captions(why)) == 4 and not why.evaluate(nothing)
+
+
+def test_a_net_is_hidden_in_all_figures_also_in_those_not_shown(why):
+    why.choose(control("stage"), "before training")
+    why.click("document.querySelectorAll('.legend input')[1]")
+    lines = "inspected.map(charts => charts.filter(c => c.lines).map(c => c.lines.length)).flat()"
+    assert why.evaluate(lines) == [1, 1, 1]
+    assert why.evaluate("inspected[2].map(map => map.card.hidden)") == [False, True]
+    why.choose(control("stage"), "")
+    why.wait("inspected[2][0].canvas.getBoundingClientRect().width > 300")  # drawn at its size
+    boxes = "[...document.querySelectorAll('.legend input')].map(box => box.checked)"
+    assert why.evaluate(boxes) == [True, False] * 4
+    why.click("document.querySelectorAll('.legend input')[7]")
+    assert why.evaluate(boxes) == [True] * 8 and why.evaluate(lines) == [2, 2, 2]
+    for box in (0, 1):
+        why.click(f"document.querySelectorAll('.legend input')[{box}]")
+    assert "all lines are hidden" in why.evaluate("inspected[0][0].plot.textContent")
+
+
+def test_groups_on_a_telephone_and_on_paper(why):
+    label = "inspected[0][0].u.axes[1].label"
+    assert why.evaluate(label).startswith("share of the blocks")
+    why.size(390)
+    why.open(why.evaluate("location.href"))
+    assert why.evaluate(label) == ""  # too long for the axis; the title says the same
+    assert why.evaluate("document.documentElement.scrollWidth") <= 390
+    why.choose(control("measure"), "similarity")
+    why.size(1280, media="print")
+    assert captions(why) == ["similarity, after training"]
+    assert why.evaluate("getComputedStyle(document.querySelector('.groups')).display") == "none"
+
+
 def test_without_scripts_a_page_shows_an_image(browser, maps):
     browser.size(1280)
     browser.call("Emulation.setScriptExecutionDisabled", value=True)

@@ -13,7 +13,7 @@ from helpers.command_line import DIGITS, TINY
 
 from lightning_resnet.analysis.inspection.subjects import subjects
 from lightning_resnet.analysis.inspection.trajectory import trajectory
-from lightning_resnet.analysis.inspection.why import BEFORE, CANNOT, CLAIMS, judge
+from lightning_resnet.analysis.inspection.why import BEFORE, CANNOT, CLAIMS, FOLLOWED, judge
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet
 from lightning_resnet.runs.find import begun_runs
@@ -145,7 +145,8 @@ def test_runs_with_kept_epochs_are_compared_before_during_and_after(cli):
         )
     page = Path("o/why.html").read_text()
     assert page.count("Cannot say: ") == len(BEFORE) + len(CANNOT)
-    assert "During training" in page and "No sentence here names a cause" in page
+    assert page.count(", during training</h2>") == len(FOLLOWED)
+    assert "No sentence here names a cause" in page
     code, out, err = cli("inspect", "landscape", "runs/A", *SMALL[:4], "--trajectory", "--out", "o")
     assert code == 0 and "first component holds" in " ".join(out.split()), err
     assert pd.read_csv("o/landscape.csv")["epoch"].dropna().tolist() == [0, 1]

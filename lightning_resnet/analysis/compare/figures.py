@@ -194,15 +194,22 @@ def palette(labels: Sequence[str]) -> dict[str, str]:
     """Return a colour for each label.
 
     Nets that are told apart by depth and shortcut have the same colours everywhere; those of
-    reference runs and of lines of theory are those of one's own. Other labels have colours in
-    their order; beyond six, these come from a ramp that rises in lightness for every eye.
+    reference runs are those of one's own. Other labels have colours in their order; beyond six,
+    these come from a ramp that rises in lightness for every eye. A line of theory has the colour
+    of its net.
 
     Args:
         labels: from `tables.describe`.
     """
-    fixed = {label: _colour(label.removesuffix(THEORY)) for label in labels}
-    shared = [label for label in labels if label.startswith("reference:") or is_theory(label)]
-    own = [label for label in labels if label not in shared]
+    nets = list(dict.fromkeys(label.removesuffix(THEORY) for label in labels))
+    colours = _of_nets(nets)
+    return {label: colours[label.removesuffix(THEORY)] for label in labels}
+
+
+def _of_nets(labels: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each net."""
+    fixed = {label: _colour(label) for label in labels}
+    own = [label for label in labels if not label.startswith("reference:")]
     if all(fixed.values()) and len({fixed[label] for label in own}) == len(own):
         return fixed
     if len(labels) <= len(COLOURS):

@@ -28,6 +28,7 @@ SCRIPTS = (
     "card.js",
     "chart.js",
     "map.js",
+    "groups.js",
     "runs.js",
     "page.js",
 )
@@ -44,7 +45,7 @@ def page(
 
     Args:
         title: heading.
-        body: pieces of HTML, from `drawing`, `table`, `note` and `flag`.
+        body: pieces of HTML, from `drawing`, `table`, `section`, `note` and `flag`.
         data: of the runs, from `explorer.data`, whose charts come first; None: no runs.
         command: the command that made the report.
         live: the page asks the server that it came from for newer data.
@@ -158,6 +159,17 @@ def folded(title: str, piece: str) -> str:
 def heading(text: str) -> str:
     """Return the HTML of a heading."""
     return f"<h2>{_safe(text)}</h2>"
+
+
+def section(pieces: Sequence[str], groups: dict[str, str]) -> str:
+    """Return the HTML of a part that can be chosen at the top of the page.
+
+    Args:
+        pieces: of HTML.
+        groups: what the part is about, under one-word titles, such as stage: before training.
+    """
+    data = " ".join(f'data-{name}="{_safe(value)}"' for name, value in groups.items())
+    return "\n".join([f"<section {data}>", *pieces, "</section>"])
 
 
 def note(text: str) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lightning_resnet.analysis.compare import page, tables
-from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
+from lightning_resnet.analysis.compare.panels import Panel, panels
 from lightning_resnet.analysis.compare.tables import text
 from lightning_resnet.analysis.inspection.report import STATES, labels, module_of, summary
 from lightning_resnet.analysis.inspection.subjects import Subject, again, subjects
@@ -29,6 +29,7 @@ from lightning_resnet.runs.reader import Run
 
 MOST_EPOCHS = 5  # kept checkpoints that are measured, spread over the training
 BOTH = ("init", "end")  # states of which all numbers are shown
+DURING = "during training"
 # kinds of kept epochs: these take seconds
 FOLLOWED = ("gradients", "responses", "similarity")
 BLIND = (
@@ -305,7 +306,7 @@ CANNOT = {
 BEFORE = tuple(
     kind for kind in CANNOT if kind not in ("lesions", "shortcuts", "landscape", "curvature")
 )
-
+ORDER = (*BEFORE, *(kind for kind in CANNOT if kind not in BEFORE))  # of the page
 
 NOTHING = np.array([math.nan])  # what a net without the number has
 
@@ -639,19 +640,18 @@ def course(pair: Pair) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def _course_figure(pair: Pair) -> Drawing:
-    """Draw the numbers of the claims over epochs."""
-    frame = course(pair)
+def _course_panels(frame: pd.DataFrame, kind: str) -> list[Panel]:
+    """Return the panels of a kind's numbers over epochs; none if there are no numbers."""
     each = []
     for claim in CLAIMS:
         column = f"{claim.kind} {claim.key}"
-        if column in frame:
+        if claim.kind == kind and column in frame and frame[column].notna().any():
             each.append(Panel(column, claim.what, "epoch", "epoch", log=claim.factor >= 3))
-    return panels(frame, each)
+    return each
 
 
-def _course_sentences(pair: Pair) -> list[str]:
-    """Return for each followed claim at which epochs which net's number is larger."""
+def _course_sentences(pair: Pair, kind: str) -> list[str]:
+    """Return for each claim of a kind at which epochs which net's number is larger."""
     found = []
     epochs = _epochs(pair)
     for claim in CLAIMS:
@@ -660,7 +660,7 @@ def _course_sentences(pair: Pair) -> list[str]:
             for verdict in pair.verdicts:
                 if verdict.claim is claim and verdict.at == at and verdict.larger:
                     told.append((epoch, _winner(pair, verdict)))
-        if claim.kind in FOLLOWED and told:
+        if claim.kind == kind and told:
             by_winner: dict[str, list[str]] = {}
             for epoch, winner in told:
                 by_winner.setdefault(winner, []).append(str(epoch))
@@ -757,20 +757,18 @@ def write(made: Sequence[Pair], args: Namespace, command: str) -> list[Path]:
     for pair in made:
         facts = _facts(pair, args)
         left_out = [f"Left out: {line}" for line in pair.left_out]
-        body += [page.heading(" against ".join(pair.names)), *map(page.note, facts)]
+        nets = " against ".join(pair.names)
+        body += [page.heading(nets), *map(page.note, facts)]
         body += [page.table(cells(pair, [at]), wrap=True) for at in BOTH if at in pair.frames]
         body += map(page.note, left_out)
         lines += [*facts, markdown(cells(pair, BOTH), 1), *left_out]
-        for at in BOTH:
-            for kind, frame in pair.frames.get(at, {}).items():
-                body += _section(pair, at, kind, frame)
-                lines += [f"## {_heading(kind, at)}", *_said(pair, at, kind)]
-            if at == "init" and _epochs(pair):
-                sentences = _course_sentences(pair)
-                caption = "Over epochs; 0 is before training."
-                body += [page.heading("During training")]
-                body += [page.drawing(_course_figure(pair), caption), *map(page.note, sentences)]
-                lines += ["## During training", *sentences]
+        for kind in ORDER:
+            for at in ("init", DURING, "end"):
+                pieces, sentences = _section(pair, at, kind)
+                if pieces:
+                    groups = {"nets": nets, "measure": kind, "stage": _state(at)}
+                    body.append(page.section([page.heading(_heading(kind, at)), *pieces], groups))
+                    lines += [f"## {_heading(kind, at)}", *sentences]
     heading = title(made)
     contents = {
         "why.csv": tables.as_csv(pd.DataFrame(rows(made))),
@@ -793,13 +791,29 @@ def _said(pair: Pair, at: str, kind: str) -> list[str]:
     return [*sentences, f"Cannot say: {CANNOT[kind]}"]
 
 
-def _section(pair: Pair, at: str, kind: str, frame: pd.DataFrame) -> list[str]:
-    """Return the part of the page on one kind in one state."""
+def _section(pair: Pair, at: str, kind: str) -> tuple[list[str], list[str]]:
+    """Return the part of the page on one kind in one state, and its sentences.
+
+    Both are empty if nothing was measured.
+    """
+    frame = pair.frames.get(at, {}).get(kind)
+    if at == DURING and kind in FOLLOWED and _epochs(pair):
+        numbers_of = course(pair)
+        each = _course_panels(numbers_of, kind)
+        if not each:
+            return [], []
+        sentences = _course_sentences(pair, kind)
+        drawing = page.drawing(panels(numbers_of, each), "Over epochs; 0 is before training.")
+        return [*map(page.note, sentences), drawing], sentences
+    if frame is None:
+        return [], []
     module = module_of(kind)
     told = "".join(page.note(remark) for remark in module.remarks(frame))
-    return [
-        page.heading(_heading(kind, at)),
-        *map(page.note, _said(pair, at, kind)),
-        page.drawing(module.figure(frame), f"{' against '.join(pair.names)}, {_state(at)}."),
+    caption = f"{' against '.join(pair.names)}, {_state(at)}."
+    sentences = _said(pair, at, kind)
+    pieces = [
+        *map(page.note, sentences),
+        page.drawing(module.figure(frame), caption),
         page.folded("Numbers and columns", page.table(summary(module, frame)) + told),
     ]
+    return pieces, sentences

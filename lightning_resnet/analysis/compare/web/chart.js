@@ -229,11 +229,12 @@ class Chart extends Card {
       width,
       height
     } = this.size();
-    const pixels = Math.max(9, Math.min(13, 2 * (side ? height - 60 : width - 60) / label
-    .length));
+    const fit = 2 * (side ? height - 60 : width - 60) / label.length;
+    const pixels = Math.max(9, Math.min(13, fit));
+    const isSaid = fit < 9 && titled(label) === titled(this.spec.title); // too long, and above
     const room = (side ? 34 : 70) * k;
     return {
-      label,
+      label: isSaid ? '' : label,
       labelSize: (side ? 22 : 26) * k,
       labelFont: `${pixels * k}px system-ui, sans-serif`,
       font: `${12 * k}px system-ui, sans-serif`,

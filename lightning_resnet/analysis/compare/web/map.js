@@ -77,7 +77,8 @@ class HeatMap extends Card {
   }
 
   fit() {
-    if (this.spec && this.plot.clientWidth !== this.width) this.draw(this.spec);
+    const width = this.plot.clientWidth;
+    if (this.spec && width && width !== this.width) this.draw(this.spec);
   }
 
   reset() {
