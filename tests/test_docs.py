@@ -147,10 +147,10 @@ def test_every_command_of_cluster_runs(cli):
         )
     text = (REPOSITORY / "docs/cluster.md").read_text()
     assert re.findall(r"^ {4}make (\w+)$", text, re.M) == ["bundle"]
-    (job,) = re.findall(r"^ {4}\. slurm/site.env && sbatch (.+)$", text, re.M)
-    assert (REPOSITORY / job.split()[2]).exists() and (
-        REPOSITORY / "slurm/site.env.example"
-    ).exists()
+    jobs = re.findall(r"^ {4}\. slurm/site.env && sbatch (.+)$", text, re.M)
+    assert [re.findall(r"\S+\.sbatch", job) for job in jobs] == 2 * [["slurm/fit.sbatch"]]
+    for file in ("fit.sbatch", "site.env.example"):
+        assert (REPOSITORY / "slurm" / file).exists()
     ran = 0
     for command in re.findall(r"^ {4}resnet-cli (.+)$", text, re.M):
         verb, *args = shlex.split(command)

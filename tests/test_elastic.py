@@ -3,31 +3,41 @@ differ by the order of a sum only.
 """
 
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
-from helpers import numbered
+from helpers import numbered, waiting
 from helpers.command_line import DIGITS, REPOSITORY, TINY
-from helpers.ranks import Ranks
-from helpers.run_dir import attempt, only_run, rank_logs
+from helpers.ranks import Ranks, children, wait_for
+from helpers.run_dir import attempt, edit, only_run, rank_logs
 
 from lightning_resnet.bounds import world_sizes
 from lightning_resnet.cli import fit
-from lightning_resnet.engine.launch import Place
+from lightning_resnet.engine.launch import Place, free_port
+from lightning_resnet.runs import directory
 from lightning_resnet.runs.checkpoint import load_checkpoint
 from lightning_resnet.runs.directory import RunDir
+from lightning_resnet.runs.metrics import merge
+from lightning_resnet.runs.reader import Run
+from lightning_resnet.sweeps import requeue
 
 BATCH = 24  # of 4, 2, 1 and 3 ranks
 STEPS = 2 * (numbered.N // BATCH)
 
 
-def recipe(path, parts=1):
+def recipe(path, parts=1, epochs=2):
     """A recipe with everything that has draws or a state; parts: micro-batches of a step."""
     config = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
     config["trainer"] |= {
-        "max_epochs": 2,
+        "max_epochs": epochs,
         "log_every_n_steps": 7,
         "precision": "64-true",
         "accumulate_grad_batches": parts,
@@ -68,7 +78,7 @@ def last(root):
     return load_checkpoint(only_run(root) / "checkpoints/last.ckpt")
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_goes_on_with_other_numbers_of_ranks(here, parts):
     args = recipe(here / "r.yaml", parts)
     assert Ranks([*args, "--run.root", "complete"], 1).wait(60) == [0], rank_logs()
@@ -86,6 +96,81 @@ def test_a_run_goes_on_with_other_numbers_of_ranks(here, parts):
     assert len(steps) == STEPS and steps == numbered.read_draws("complete_draws")
     assert difference(last("runs"), last("complete")) < 1e-12
     assert [attempt(i + 1)["ranks"] for i in range(len(worlds))] == [*worlds]
+
+
+def results(root):
+    """(step, metric) and value of the rows that hold, without those of time."""
+    rows = merge(Run(only_run(root)).rows().rows)
+    found = [
+        ((row["step"], key), value)
+        for row in rows
+        for key, value in row.items()
+        if key.partition("/")[0] in ("train", "train_eval", "val", "val_ema", "lr")
+    ]
+    assert len(dict(found)) == len(found)  # no step is told twice
+    return dict(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_chain_of_kills_ends_as_the_run_that_was_never_stopped(here, seed):
+    """One rank, or all of them, are killed at random instants."""
+    args = recipe(here / "r.yaml", epochs=4)
+    assert Ranks([*args, "--run.root", "complete"], 1).wait(100) == [0], rank_logs()
+    Path("draws").rename("complete_draws")
+    draw = random.Random(seed)
+    args += ["--run.save_minutes", "0.003"]
+    worlds = [4, 2, 1, 3] * 3
+    for world in worlds:
+        ranks = Ranks(args, world, PAUSE="0.15")
+        end = time.monotonic() + draw.uniform(1, 5)
+        wait_for(lambda end=end: time.monotonic() > end, ranks)
+        victims = draw.choice([None, [draw.randrange(world)]])
+        ranks.send(signal.SIGKILL, victims)
+        if ranks.wait(15) == [0] * world:
+            break
+    assert Ranks(args, 2).wait(100) == [0, 0], rank_logs()
+    assert numbered.read_draws("draws") == numbered.read_draws("complete_draws")
+    assert difference(last("runs"), last("complete")) < 1e-12
+    assert results("runs") == pytest.approx(results("complete"), rel=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux tells the children")
+def test_torchrun_goes_on_without_a_node_that_was_lost(here, monkeypatch):
+    """Two agents stand for two nodes; one is killed with its rank."""
+    args = recipe(here / "r.yaml", epochs=4)
+    assert Ranks([*args, "--run.root", "complete"], 1).wait(100) == [0], rank_logs()
+    Path("draws").rename("complete_draws")
+    monkeypatch.setenv("PAUSE", "0.15")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--max-restarts"]
+    command += ["3", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "elastic"]
+    command += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--local-addr", "127.0.0.1"]
+    command += ["--rdzv-conf", "last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=2"]
+    command += ["-m", "lightning_resnet", *args, "--run.save_minutes", "0.01"]
+    command += ["--run.elastic", "true"]
+    agents = []
+    try:
+        for name in ("first", "second"):
+            with Path(f"{name}.txt").open("w") as log:
+                agents.append(subprocess.Popen(command, stdout=log, stderr=log))
+            time.sleep(1)  # the first agent has the store, without which none goes on
+        first, second = agents
+        waiting.wait_for(lambda: [*Path("runs").rglob("prev.ckpt")], 60)
+        lost = [*children(second.pid), second.pid]
+        for pid in lost:
+            os.kill(pid, signal.SIGKILL)
+        assert first.wait(120) == 0, Path("first.txt").read_text()
+    finally:
+        for agent in agents:
+            agent.terminate()
+            agent.wait(60)
+    ended = [attempt(n) for n in (1, 2)]
+    assert [(a["ranks"], a["reason"]) for a in ended] == [(2, "failed"), (1, "finished")]
+    assert numbered.read_draws("draws") == numbered.read_draws("complete_draws")
+    assert difference(last("runs"), last("complete")) < 1e-12
+    assert results("runs") == pytest.approx(results("complete"), rel=1e-12)
 
 
 def told(cli, *args):
@@ -184,3 +269,123 @@ def test_ranks_have_no_more_threads_than_cores_when_their_number_changes(tmp_pat
     assert fit._threads(unset, run, Place(0, 4, 0, 1)) == 2
     given = SimpleNamespace(run=SimpleNamespace(threads=5))
     assert fit._threads(given, run, Place(0, 4, 0, 1)) == 5
+
+
+@pytest.fixture
+def owned(cli):
+    """A run that an attempt on another machine owns: the file of that attempt, and the command."""
+    args = ["fit", *TINY, "--trainer.max_epochs", "1"]
+    assert cli(*args)[0] == 0
+    file = only_run() / "attempts/1.json"
+    elsewhere = json.loads(file.read_text())["process"] | {"where": "elsewhere"}
+    edit(file, reason="running", host="node7", process=elsewhere, heartbeat=time.time())
+    return file, args
+
+
+def test_an_elastic_run_waits_until_the_attempt_of_a_lost_node_counts_as_dead(
+    cli, owned, monkeypatch
+):
+    _, args = owned
+    assert cli(*args)[0] == 2
+    asked = []
+
+    def status(self):
+        asked.append(self)
+        return "running" if len(asked) < 6 else "dead"
+
+    monkeypatch.setattr(directory, "POLL_S", 0)
+    monkeypatch.setattr(RunDir, "status", status)
+    code, out, err = cli(*args, "--run.elastic", "true")
+    assert code == 0 and len(asked) == 7, err
+    assert out.count("attempt 1 on node7 has not ended: waiting for up to 120 s") == 1
+
+
+def test_an_elastic_run_is_refused_where_the_other_attempt_is_alive(cli, owned, monkeypatch):
+    file, args = owned
+    original = RunDir.status
+
+    def status(self):
+        edit(file, heartbeat=time.time())
+        return original(self)
+
+    monkeypatch.setattr(directory, "POLL_S", 0)
+    monkeypatch.setattr(RunDir, "status", status)
+    code, _, err = cli(*args, "--run.elastic", "true")
+    assert code == 2 and "is being trained by attempt 1 on node7" in err
+
+
+def test_an_elastic_run_without_an_owner_does_not_wait(cli, owned):
+    file, args = owned
+    edit(file, reason="failed")
+    code, out, _ = cli(*args, "--run.elastic", "true")
+    assert code == 0 and "waiting" not in out
+
+
+# -- slurm/fit.sbatch ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def job(cli, tmp_path, monkeypatch):
+    """A job whose last attempt ended as told; the answers of squeue, one for each question."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    monkeypatch.setattr(requeue, "POLL_S", 0)
+    Path("bin").mkdir()
+
+    def make(answers, **ended):
+        attempt = {"job_id": "7", "restart_count": 0, "reason": "running", "last_step": 5}
+        Path("runs/run/x/attempts").mkdir(parents=True, exist_ok=True)
+        Path("runs/run/x/attempts/1.json").write_text(json.dumps(attempt | ended))
+        Path("answers").write_text("".join(f"{answer}\n" for answer in answers))
+        script = "head -n 1 answers; sed -i 1d answers"
+        for name, text in (("squeue", script), ("scontrol", "echo SlurmdTimeout = 30 sec")):
+            Path(f"bin/{name}").write_text(f"#!/bin/sh\n{text}\n")
+            Path(f"bin/{name}").chmod(0o755)
+
+    return make
+
+
+LOST = ["requeue", "--status", "2", "--left", "4", "fit", "--run.elastic", "true"]
+
+
+def test_a_step_that_has_lost_a_node_goes_on_with_the_others(cli, job):
+    job(["4", "4", "3"])
+    code, out, err = cli(*LOST)
+    assert (code, out) == (0, "3\n") and "waiting for up to 90 s for Slurm" in err
+    job(["2"], reason="failed", error="another rank ended without a word, as when it is killed")
+    assert cli(*LOST)[:2] == (0, "2\n")
+    job(["1"], reason="failed", error="killed")
+    assert cli("requeue", "--status", "137", *LOST[3:])[:2] == (0, "1\n")
+
+
+def test_a_step_that_has_lost_no_node_does_not_go_on(cli, job, monkeypatch):
+    job(["3"], reason="failed", error="the loss is not finite")
+    assert cli(*LOST) == (1, "", "")
+    job(["3"])
+    for told in ([], ["--run.elastic", "false"]):
+        assert cli(*LOST[:6], *told) == (1, "", "")
+    job([], reason="running")
+    monkeypatch.setattr(requeue, "LATE_S", -29.5)
+    code, out, err = cli(*LOST)
+    assert (code, out) == (1, "") and "a rank was lost" in err
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(requeue, "SLURMD_TIMEOUT_S", 30.0)
+    assert cli(*LOST)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["fit", "--run.elastic"], True),
+        (["fit", "--run.elastic", "--epochs", "3"], True),
+        (["fit", "--run.elastic=true"], True),
+        (["fit", "--config", "elastic.yaml"], True),
+        (["fit", "--config", "elastic.yaml", "--run.elastic", "false"], False),
+        (["fit", "--config", "nowhere.yaml"], False),
+        (["fit"], False),
+    ],
+)
+def test_elastic_is_read_from_flags_and_recipes(argv, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("elastic.yaml").write_text("run: {elastic: true}")
+    assert requeue.is_elastic(argv) is expected

@@ -17,7 +17,7 @@ import torch
 import yaml
 from helpers import waiting
 from helpers.command_line import TINY
-from helpers.ranks import Ranks, recipe, wait_for
+from helpers.ranks import Ranks, children, recipe, wait_for
 from helpers.run_dir import attempt, history, only_run, rank_logs, weights
 
 from lightning_resnet.engine import launch
@@ -248,10 +248,6 @@ def test_ranks_end_with_their_parent(here):
     while any(running(pid) for pid in ranks) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(running(pid) for pid in ranks)
-
-
-def children(pid):
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def running(pid):

@@ -551,6 +551,8 @@ def _open_rundir(
         )
     on_gpu = experiment.trainer.strategy.root_device.type == "cuda"
     ranks = experiment.trainer.world_size
+    if config.run.elastic:
+        rundir.wait_for_owner()
     rundir.start_attempt(ranks if on_gpu else 0, ranks)
     try:
         stored = _describe_run(config, rundir, facts, argv)

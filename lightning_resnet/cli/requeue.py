@@ -2,13 +2,24 @@
 
 import os
 import signal
+import sys
 import time
 from argparse import Namespace
+from contextlib import redirect_stdout
 
 from lightning_resnet.arguments import Parser, not_negative
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.runs.status import restarts
-from lightning_resnet.sweeps.requeue import LIMIT, STAY_S, decide, folders, of_this_job, requeue
+from lightning_resnet.sweeps.requeue import (
+    LIMIT,
+    STAY_S,
+    decide,
+    folders,
+    is_elastic,
+    nodes_left,
+    of_this_job,
+    requeue,
+)
 
 
 def make_parser() -> Parser:
@@ -31,6 +42,13 @@ def make_parser() -> Parser:
         metavar="N",
         help="requeues of a job (default: %(default)s)",
     )
+    parser.add_argument(
+        "--left",
+        type=not_negative,
+        metavar="N",
+        help="only print on how many nodes, fewer than N, a step of --run.elastic is to go on "
+        "after a loss; exit 1 if it is not",
+    )
     parser.add_argument("command", nargs="...", help="fit ARGS, or table FILE")
     return parser
 
@@ -45,7 +63,15 @@ def run(args: Namespace) -> int:
             "requeue is the last line of a batch script: outside a Slurm job there is nothing to "
             "requeue"
         )
+    if args.left is not None and not is_elastic(args.command):
+        return 1
     made = [pair for folder in folders(args.command) for pair in of_this_job(folder, env)]
+    if args.left is not None:
+        with redirect_stdout(sys.stderr):
+            left = nodes_left(made, args.status, env, args.left)
+        if left:
+            tell(left)
+        return int(not left)
     decision, reason = decide(made, args.status, restarts(env), args.limit)
     if reason:
         tell(reason)

@@ -19,6 +19,7 @@ from lightning_resnet.files import write_atomic
 from lightning_resnet.masking import mask
 from lightning_resnet.provenance import versions
 from lightning_resnet.runs.reader import Run
+from lightning_resnet.runs.status import LOST
 
 WRITE_S = 1.0  # seconds that a rank that failed has to write its report
 FIRST_S = 5.0  # seconds that the first rank waits longer, so that it can record the others' end
@@ -64,7 +65,7 @@ def cause(run: Path, size: int, error: BaseException, kept: bool = True) -> str:
         if (path := Run(run).report_file(rank)).exists() and (text := path.read_text().strip()):
             return f"rank {rank} failed: {text.splitlines()[-1]}" + f" ({path})" * kept
     told = f"as when it is killed, or is out of reach ({one_line(error)[:200]})"
-    return f"another rank ended without a word, {told}"
+    return f"{LOST}, {told}"
 
 
 class Watchdog(Callback):

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.files import (
     remove_unfinished,
     sync_file,
@@ -26,9 +26,10 @@ from lightning_resnet.files import (
 from lightning_resnet.masking import mask
 from lightning_resnet.reading import open_plain
 from lightning_resnet.runs.reader import END, Run
-from lightning_resnet.runs.status import ATTEMPT_FILE, array_task, process_name, restarts
+from lightning_resnet.runs.status import ATTEMPT_FILE, DEAD_S, array_task, process_name, restarts
 
 HEARTBEAT_S = 10.0  # seconds between two heartbeats
+POLL_S = 1.0  # seconds between two looks at the heartbeat of another attempt
 
 
 class RunDir(Run):
@@ -113,6 +114,19 @@ class RunDir(Run):
             raise self._cannot_begin(e) from e
         remove_unfinished(self.path)
         remove_unfinished(self._file.parent)
+
+    def wait_for_owner(self) -> None:
+        """Wait until the attempt that owns the run counts as dead, or has a new heartbeat.
+
+        An attempt whose node was lost leaves no other sign than its last heartbeat.
+        """
+        owner = self.last_attempt()
+        if self.status() != "running" or self._is_predecessor(owner):
+            return
+        where = f"attempt {owner['attempt']} on {owner['host']}"
+        tell(f"{where} has not ended: waiting for up to {DEAD_S:.0f} s until it counts as dead")
+        while self.status() == "running" and self.last_attempt() == owner:
+            time.sleep(POLL_S)
 
     def _free_number(self, n: int) -> int:
         """Return the first number from `n` on whose name no other object, such as a folder, has."""

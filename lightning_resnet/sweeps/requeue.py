@@ -4,8 +4,12 @@ The signal of the time limit, or a kill, requeues the job if it came further tha
 before. After SIGTERM the job waits to be killed: Slurm then requeues a job that was preempted, and
 does not requeue one that was cancelled. The last line of slurm/*.sbatch is such as
 resnet-cli requeue --status 143 fit --config configs/digits.yaml
+
+With --run.elastic, slurm/fit.sbatch asks first whether nodes were lost, and runs its step again on
+those that are left.
 """
 
+import re
 import shlex
 import shutil
 import signal
@@ -20,13 +24,18 @@ from lightning_resnet.engine.launch import pairs
 from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.reading import parse_yaml, read_text, read_yaml
 from lightning_resnet.runs.find import begun_runs
-from lightning_resnet.runs.status import ATTEMPT, restarts
+from lightning_resnet.runs.status import ATTEMPT, LOST, restarts
 from lightning_resnet.shipped import recipe_file
 
 LIMIT = 20  # number of times that a job requeues itself
 STAY_S = 900.0  # seconds to wait to be killed; longer than the KillWait of any site
 SLURM_S = 60.0  # seconds that scontrol may take to answer
 ENDING_S = 60.0  # seconds that Slurm may take to end a job that was requeued
+# Seconds without an answer after which Slurm gives up a node, unless its configuration tells; and
+# seconds that it may take longer.
+SLURMD_TIMEOUT_S = 300.0
+LATE_S = 60.0
+POLL_S = 2.0  # seconds between two questions which nodes a job has
 KILLED = 128 + signal.SIGKILL
 STOPPED = 128 + signal.SIGTERM
 HIGHEST = 255  # largest exit status
@@ -60,18 +69,23 @@ def _folder(argv: list[str]) -> Path:
     run = {"root": "runs", "name": recipes[0].stem if recipes else "run"}
     for recipe in recipes:
         with suppress(UserError):
-            run |= _options_of_run(read_yaml(recipe), recipe.parent)
+            run |= _texts(_options_of_run(read_yaml(recipe), recipe.parent))
     for flag, value in given:
         if flag == "--run":
-            run |= _options_of_run({"run": value}, Path())
+            run |= _texts(_options_of_run({"run": value}, Path()))
     for flag, value in given:
         if flag in ("--run.root", "--run.name"):
             run[flag.removeprefix("--run.")] = value
     return Path(run["root"], run["name"])
 
 
-def _options_of_run(recipe: Any, folder: Path) -> dict[str, str]:
-    """Return the options of `run:` in a recipe that are texts.
+def _texts(options: dict[str, Any]) -> dict[str, str]:
+    """Return the options that are texts."""
+    return {key: value for key, value in options.items() if isinstance(value, str)}
+
+
+def _options_of_run(recipe: Any, folder: Path) -> dict[str, Any]:
+    """Return the options of `run:` in a recipe.
 
     Args:
         recipe: content of a recipe. `run:` may be a mapping, dotted keys, a mapping as text, or the
@@ -89,7 +103,63 @@ def _options_of_run(recipe: Any, folder: Path) -> dict[str, str]:
     for key, value in recipe.items():
         if isinstance(key, str) and key.startswith("run."):
             found[key.removeprefix("run.")] = value
-    return {key: value for key, value in found.items() if isinstance(value, str)}
+    return found
+
+
+def is_elastic(argv: list[str]) -> bool:
+    """Tell whether `fit ARGS` has --run.elastic, on the command line or in a recipe."""
+    given = pairs([*argv, ""])
+    found = False
+    for flag, value in given:
+        if flag in ("-c", "--config"):
+            with suppress(UserError):
+                found = _options_of_run(read_yaml(recipe_file(value)), Path()).get("elastic", found)
+    for flag, value in given:
+        if flag == "--run.elastic":
+            found = value.lower() != "false"
+    return found is True
+
+
+def nodes_left(
+    made: list[tuple[dict[str, Any], int]], status: int, env: dict[str, str], nodes: int
+) -> int:
+    """Return on how many nodes to run a step again that has lost others; 0: not again.
+
+    If a rank was lost, wait until Slurm takes its node from the job. A job keeps its other nodes
+    if it was submitted with --no-kill.
+
+    Args:
+        made: attempts of this job, each with the steps that were done before.
+        status: exit status of the training.
+        env: environment of the job.
+        nodes: number of nodes that the step had.
+    """
+    lost = status == KILLED
+    for attempt, _ in made:
+        lost |= attempt["reason"] == "running" or (attempt["error"] or "").startswith(LOST)
+    if not lost:
+        return 0
+    limit = re.search(r"SlurmdTimeout\s*=\s*(\d+)", _asked("scontrol", "show", "config"))
+    seconds = (float(limit[1]) if limit else SLURMD_TIMEOUT_S) + LATE_S
+    tell(f"a rank was lost: waiting for up to {seconds:.0f} s for Slurm to give up its node")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        left = _asked("squeue", "-h", "-j", env["SLURM_JOB_ID"], "-o", "%D").strip()
+        if left.isdecimal() and 0 < int(left) < nodes:
+            return int(left)
+        time.sleep(POLL_S)
+    return 0
+
+
+def _asked(*command: str) -> str:
+    """Return what a command of Slurm prints; empty where it fails or is missing."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=SLURM_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout
 
 
 def of_this_job(folder: Path, env: dict[str, str]) -> Iterator[tuple[dict[str, Any], int]]:

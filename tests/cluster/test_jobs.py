@@ -25,6 +25,7 @@ from cluster.jobs import (
     submit,
     the_run,
 )
+from lightning_resnet.runs.metrics import merge, read_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -149,6 +150,19 @@ def test_a_lost_node(slurm, undisturbed):
     assert slurm.wait(job, "COMPLETED", timeout=300) and same_weights(
         weights(the_run()), undisturbed
     )
+
+
+def test_an_elastic_job_goes_on_with_the_node_that_is_left(slurm):
+    job = begin(slurm, "--no-kill", fit=f"{LONG} --run.elastic true --run.save_minutes 0.02")
+    slurm.run("scontrol update NodeName=127.0.0.2 State=DOWN Reason=lost")
+    assert slurm.wait(job, "COMPLETED", "FAILED", timeout=300) == "COMPLETED", log(job)
+    assert slurm.show(job)["Restarts"] == "0" and "going on with 1 of 2 nodes" in log(job)
+    first, second = attempts()
+    assert (first["ranks"], second["ranks"], second["reason"]) == (2, 1, "finished")
+    rows = merge(read_rows(the_run() / "metrics.jsonl").rows)
+    steps = [row["step"] for row in rows if row["kind"] == "train"]
+    assert steps == sorted(set(steps)) and steps[-1] == 330
+    slurm.run("scontrol update NodeName=127.0.0.2 State=RESUME || true")
 
 
 def test_a_cancelled_job_stays_cancelled_and_one_submitted_by_hand_continues(slurm, undisturbed):

@@ -5,6 +5,7 @@ rank was given.
 import json
 import os
 import signal
+import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -77,8 +78,8 @@ def read(folder, world):
 
 class LogDraws(Callback):
     """Write what each micro-batch of each rank was given: for each image its id and a checksum of
-    its pixels, the draws of its branches and of its pair, and the learning rate. Ask to stop after
-    the step that the environment names.
+    its pixels, the draws of its branches and of its pair, and the learning rate. Pause in each
+    step, and ask to stop after one, as the environment says.
     """
 
     def on_train_start(self, *args):
@@ -98,6 +99,7 @@ class LogDraws(Callback):
         Path("draws").mkdir(exist_ok=True)
         with open(f"draws/rank{trainer.global_rank}-of-{trainer.world_size}.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
+        time.sleep(float(os.environ.get("PAUSE", 0)))
         if str(trainer.global_step) == os.environ.get("STOP_AT"):
             request.signum = signal.SIGTERM
 

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from multiprocessing import connection, get_context
+from pathlib import Path
 from tempfile import mkdtemp
 from types import SimpleNamespace
 
@@ -92,6 +93,10 @@ def recipe(path, loader):
     config["data"] |= {"flip": True, "loader": loader, "train_eval_samples": 100}
     path.write_text(yaml.safe_dump(config))
     return ["fit", "--config", str(path), "--run.threads", "1", "--run.save_minutes", "0.005"]
+
+
+def children(pid):
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def wait_for(happened, ranks, seconds=60):
