@@ -6,7 +6,7 @@ recipes, and a test compares the two.
 
 import json
 import math
-from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -105,20 +105,17 @@ def weights_of_torchvision() -> dict[str, list[str]]:
 
 def installed_versions() -> dict[str, str]:
     """Return the version of each package that has a part in the table; absent: not installed."""
-    return dict(_installed())
+    found = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package).partition("+")[0]
+    return found
 
 
+@cache
 def is_current() -> bool:
     """Tell whether the installed packages are those that the table was written with."""
     return _content()["versions"] == installed_versions()
-
-
-def _installed() -> Iterator[tuple[str, str]]:
-    for package in PACKAGES:
-        try:
-            yield package, version(package).partition("+")[0]
-        except PackageNotFoundError:
-            continue
 
 
 def _key(name: str, record: dict[str, Any]) -> Key:

@@ -27,6 +27,7 @@ from lightning_resnet.reading import read_json
 from lightning_resnet.runs import directory as rundir
 from lightning_resnet.runs.checkpoint import load_checkpoint, write_checkpoint
 from lightning_resnet.runs.find import described_runs
+from lightning_resnet.runs.index import Index
 from lightning_resnet.runs.metrics import row_of
 from lightning_resnet.runs.reader import END, Run
 from lightning_resnet.sweeps.requeue import folders, of_this_job
@@ -640,7 +641,7 @@ def test_a_named_pipe_in_a_run_stops_no_reader(cli, stopped, name):
         assert cli("compare", "runs", "--out", "report")[0] in (0, 2)
         assert cli("fit", *SHORT)[0] in (0, 2)
         if name == "meta.json":  # which a sweep reads of each run
-            _find_among(described_runs(Path("runs"), "*/*"), [])
+            _find_among(described_runs(Path("runs"), "*/*"), [], Index())
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)

@@ -26,6 +26,7 @@ KINDS = {
     "evaluation": "images per second of an evaluation, from files to accuracy",
     "scaling": "images per second on 1 to N ranks",
     "compare": "seconds and memory of comparing many runs",
+    "many": "seconds of listing and comparing 10,000 runs",
     "layouts": "images per second of `data write` from each layout of ImageNet, and of listing",
     "remote": "images per second from shards on a web server with a delay",
 }
@@ -69,6 +70,7 @@ def make_parser() -> Parser:
         "evaluation": _evaluation_flags,
         "scaling": _scaling_flags,
         "compare": _compare_flags,
+        "many": _many_flags,
         "layouts": _layouts_flags,
         "remote": _remote_flags,
     }
@@ -233,6 +235,11 @@ def _compare_flags(parser: argparse.ArgumentParser) -> None:
     _count(parser, "--runs", 1000, "copies of the reference runs")
     _count(parser, "--rows", 10_000, "of each run's metrics.jsonl")
     _count(parser, "--repeat", 3, "times it is asked again")
+
+
+def _many_flags(parser: argparse.ArgumentParser) -> None:
+    _count(parser, "--runs", 10_000, "finished runs of one sweep; 0.3 GB of temporary files")
+    _count(parser, "--repeat", 2, "times each verb is asked again")
 
 
 def _layouts_flags(parser: argparse.ArgumentParser) -> None:

@@ -68,6 +68,7 @@ def find_runs(paths: Iterable[Path], shared: bool = False) -> Iterator[Path]:
             )
     others = 0  # folders that are no runs
     seen: set[str] = set()  # real paths, because links may lead in circles and paths may overlap
+    parents: dict[str, str] = {}  # real paths of folders, by path
     for path in paths:
         unreadable: list[Path] = []
 
@@ -77,10 +78,13 @@ def find_runs(paths: Iterable[Path], shared: bool = False) -> Iterator[Path]:
         for folder, inside, files in os.walk(path, followlinks=True, onerror=note):
             has_recipe = "config.yaml" in files and "meta.json" in files
             is_run = "metrics.jsonl" in files or "attempts" in inside or has_recipe
-            real_path = os.path.realpath(folder)
-            if is_run and shared:  # a sweep's link to the run of another is a place of its own
-                inside_of, name = os.path.split(os.path.abspath(folder))
-                real_path = os.path.join(os.path.realpath(inside_of), name)
+            inside_of, name = os.path.split(os.path.abspath(folder))
+            if inside_of not in parents:
+                parents[inside_of] = os.path.realpath(inside_of)
+            real_path = os.path.join(parents[inside_of], name)
+            # a sweep's link to the run of another is a place of its own for `shared`
+            if os.path.islink(folder) and not (is_run and shared):
+                real_path = os.path.realpath(folder)
             is_new = real_path not in seen
             seen.add(real_path)
             others += not is_run

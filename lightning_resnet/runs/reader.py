@@ -211,13 +211,19 @@ class Run:
         """Return the status: new, running, dead, finished, ...; see `status_of`."""
         return status_of(self.last_attempt())
 
-    def steps(self) -> tuple[int, int]:
+    def steps(
+        self, meta: dict[str, Any] | None = None, attempts: list[dict[str, Any]] | None = None
+    ) -> tuple[int, int]:
         """Return the optimizer steps done, and those of the full training.
 
         The latter is 0 where meta.json does not tell.
+
+        Args:
+            meta: content of meta.json, if it has been read.
+            attempts: all attempts, if they have been read.
         """
-        meta = self.meta()
-        attempts = self.attempts()
+        meta = self.meta() if meta is None else meta
+        attempts = self.attempts() if attempts is None else attempts
         done = max((attempt["last_step"] for attempt in attempts), default=0)
         if attempts and attempts[-1]["reason"] == "running":  # its rows are ahead of its heartbeats
             row = self.final_row("step")

@@ -26,6 +26,7 @@ from lightning_resnet.flags import check as check_flags
 from lightning_resnet.flags import kind_of
 from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.find import find_runs
+from lightning_resnet.runs.index import Facts
 from lightning_resnet.runs.labels import label_of, short_keys, varying
 from lightning_resnet.runs.names import check_name
 from lightning_resnet.runs.status import HALVED
@@ -55,6 +56,7 @@ class Point:
         key: hash of recipes, literal flags and parameters; the run has it in meta.json as `point`.
         run: directory of the run; None before its start.
         state: status of the run; "new" before its start.
+        facts: what the run's files say; None before its start.
         slot: name of the place in a submission that has taken the point, if the point was found
             while the sweep runs.
     """
@@ -63,6 +65,7 @@ class Point:
     key: str
     run: Path | None = None
     state: str = "new"
+    facts: Facts | None = None
     slot: str = ""
 
     @property

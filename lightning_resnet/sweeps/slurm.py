@@ -22,7 +22,6 @@ from lightning_resnet.errors import UserError, one_line, printable, tell
 from lightning_resnet.files import write_atomic, write_json
 from lightning_resnet.provenance import code, code_name
 from lightning_resnet.reading import read_json
-from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.status import HALVED
 from lightning_resnet.shipped import SLURM
 from lightning_resnet.sweeps.points import Point, Sweep
@@ -329,7 +328,7 @@ def describe(point: Point, queue: dict[str, str], logs: Mapping[str, Path]) -> s
     state = text.partition(" ")[0].rstrip(",")
     text = WORDS.get(state, state) + text.removeprefix(state)
     if point.state in ("failed", "diverged"):
-        attempt = Run(point.run).last_attempt()
+        attempt = point.facts.attempt
         if attempt and attempt["error"]:
             text += f", {printable(attempt['error'])}"
         if point.place in logs:

@@ -13,9 +13,10 @@ from lightning_resnet.engine.halving import evaluations
 from lightning_resnet.errors import UserError, printable
 from lightning_resnet.files import write_json
 from lightning_resnet.runs.find import described_runs
+from lightning_resnet.runs.index import Index
 from lightning_resnet.runs.labels import SEED, link_label
 from lightning_resnet.runs.reader import Run
-from lightning_resnet.runs.shared import points, share
+from lightning_resnet.runs.shared import share
 from lightning_resnet.runs.status import HALVED
 from lightning_resnet.sweeps.points import Point, Sweep
 
@@ -31,22 +32,25 @@ def assign_runs(sweep: Sweep, root: str | Path) -> None:
     """
     root = Path(root)
     own = root / sweep.name
-    _find_among(described_runs(own), sweep.points)
-    missing = [point for point in sweep.points if not point.run]
-    if missing:
-        others = (run for run in described_runs(root, "*/*") if run.path.parent != own)
-        _find_among(others, missing)
+    with Index() as index:
+        _find_among(described_runs(own), sweep.points, index)
+        missing = [point for point in sweep.points if not point.run]
+        if missing:
+            others = (run for run in described_runs(root, "*/*") if run.path.parent != own)
+            _find_among(others, missing, index)
 
 
-def _find_among(runs: Iterable[Run], wanted: list[Point]) -> None:
+def _find_among(runs: Iterable[Run], wanted: list[Point], index: Index) -> None:
     """Fill in the run and state of those points whose keys the runs have in their meta.json."""
     by_key = {point.key: point for point in wanted}
     for run in runs:
-        for key in points(run.meta()):
+        facts = index.facts(run.path, details=False)
+        for key in facts.points:
             point = by_key.get(key)
             if point and point.state != "finished":
                 point.run = run.path
-                point.state = run.status()
+                point.facts = facts
+                point.state = facts.status
 
 
 def link_shared(sweep: Sweep, root: Path) -> None:
@@ -72,8 +76,7 @@ def forecast(sweep: Sweep) -> tuple[float, int]:
     seconds: dict[str, list[float]] = {}
     for point in sweep.points:
         if point.state == "finished":
-            run_time = sum(attempt["seconds"] for attempt in Run(point.run).attempts())
-            seconds.setdefault(_without_seed(point), []).append(run_time)
+            seconds.setdefault(_without_seed(point), []).append(point.facts.seconds)
     known = [run_time for run_times in seconds.values() for run_time in run_times]
     total = 0
     for point in sweep.points:
@@ -199,7 +202,8 @@ def facts(sweep: Sweep, queue: Collection[str] = ()) -> dict[str, Any]:
     """
     points = []
     for point in sweep.points:
-        step, steps = Run(point.run).steps() if point.run else (0, None)
+        step = point.facts.step if point.facts else 0
+        steps = point.facts.steps if point.facts else None
         told = {
             "point": point.key,
             "parameters": point.parameters,
@@ -232,22 +236,22 @@ def describe_state(point: Point) -> str:
     text = f", val error {error:.2f} %" if error is not None else ""
     if point.state == "finished":
         return point.state + text
-    step, total = Run(point.run).steps()
+    step = point.facts.step
+    total = point.facts.steps
     progress = f"{step}/{total}" if total else f"{step}"
     return f"{point.state} at step {progress}{text}"
 
 
 def _share_left(point: Point) -> float:
     """Return the share of a point's training that is left, from 0 to 1."""
-    if not point.run:
+    if not point.facts or not point.facts.steps:
         return 1.0
-    step, total = Run(point.run).steps()
-    return 1 - min(1, step / total) if total else 1.0
+    return 1 - min(1, point.facts.step / point.facts.steps)
 
 
 def validation_error(point: Point) -> float | None:
     """Return the error (%) of a point's last evaluation; None where there is none."""
-    return Run(point.run).validation_error() if point.run else None
+    return point.facts.val_error if point.facts else None
 
 
 def _without_seed(point: Point) -> str:

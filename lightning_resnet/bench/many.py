@@ -1,0 +1,116 @@
+"""Seconds of the verbs that look at many runs: the first time, again, and after a change.
+
+resnet-cli bench many --out benchmarks/many.md
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lightning_resnet.bench.child import child
+from lightning_resnet.bench.text import table
+from lightning_resnet.errors import UserError
+from lightning_resnet.files import write_atomic
+from lightning_resnet.progress import metered
+from lightning_resnet.runs.find import begun_runs
+from lightning_resnet.runs.reader import Run
+from lightning_resnet.shipped import REFERENCE
+from lightning_resnet.sweeps.points import read
+
+SWEEP = """
+name: many
+method: grid
+command: [resnet-cli, fit, --config, digits, --config, "${args_json_file}"]
+parameters:
+  model.net.depth: {values: [20, 32, 44, 56]}
+  seed_everything: {min: 1, max: %d}
+"""
+VERBS = {
+    "sweep --list": ["sweep", "many.yaml", "--list"],
+    "sweep --status": ["sweep", "many.yaml", "--status"],
+    "runs": ["runs"],
+    "compare": ["compare", "runs/many", "--out", "report"],
+}
+
+
+def report(args: argparse.Namespace) -> list[str]:
+    """Measure; return the lines of the Markdown report."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        make_runs(Path(folder), args.runs)
+        states = ["first", *["again"] * args.repeat, "one run changed"]
+        for i, state in enumerate(metered(states, len(states), "turns")):
+            if i == len(states) - 1:
+                _change(Path(folder))
+            for name, words in VERBS.items():
+                seconds, cpu = measure(Path(folder), words)
+                rows.append([name, state, f"{seconds:.1f}", f"{cpu:.1f}"])
+    rows.sort(key=lambda row: [*VERBS].index(row[0]))
+    return [
+        "# Many runs",
+        "",
+        f"{args.runs:,} finished runs of one sweep, in one folder.",
+        "",
+        *table(["verb", "time", "seconds", "of them on the CPU"], rows),
+    ]
+
+
+def make_runs(folder: Path, count: int) -> None:
+    """Write a sweep's YAML, and a finished run for each of its points, after a reference run.
+
+    Args:
+        folder: gets the YAML and the folder of runs.
+        count: number of runs, rounded down to a multiple of four.
+    """
+    file = folder / "many.yaml"
+    file.write_text(SWEEP % max(1, count // 4))
+    template = min(begun_runs(REFERENCE / "digits"), key=lambda run: run.path)
+    meta = json.loads(template.meta_file.read_text())
+    rows = template.rows_file.read_text()
+    attempt = template.attempt_file(1).read_text()
+    config = template.config_text()
+    points = read(file).points
+    for i, point in enumerate(metered(points, len(points), "runs made")):
+        run = Run(folder / "runs/many" / f"{i:010x}")
+        run.attempts_folder.mkdir(parents=True)
+        run.checkpoints.mkdir()
+        run.meta_file.write_text(json.dumps(meta | {"run_id": run.path.name, "point": [point.key]}))
+        run.attempt_file(1).write_text(attempt)
+        seed = point.parameters["seed_everything"]
+        depth = point.parameters["model.net.depth"]
+        own = re.sub(r"(?m)^seed_everything: .*", f"seed_everything: {seed}", config)
+        own = re.sub(r"(?m)^(\s*)depth: .*", rf"\1depth: {depth}", own)
+        run.config_file.write_text(own)
+        run.rows_file.write_text(rows)
+
+
+def _change(folder: Path) -> None:
+    """Write an attempt's file of one run again, as a training does."""
+    run = min(begun_runs(folder / "runs/many"), key=lambda run: run.path)
+    write_atomic(run.attempt_file(1), run.attempt_file(1).read_text())
+    shutil.rmtree(folder / "report", ignore_errors=True)
+
+
+def measure(folder: Path, words: list[str]) -> tuple[float, float]:
+    """Return seconds and CPU seconds of a verb, from start to end.
+
+    Raises:
+        UserError: the verb failed.
+    """
+    command = [sys.executable, "-m", "lightning_resnet", *words]
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
+    begin = time.monotonic()
+    with child(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        # else Popen thinks that the process still runs
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(f"`resnet-cli {words[0]}` failed, see above: nothing was measured")
+    return time.monotonic() - begin, used.ru_utime + used.ru_stime
