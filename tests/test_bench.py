@@ -11,7 +11,7 @@ from helpers.command_line import REPOSITORY
 from helpers.markdown import rows_of
 from torchvision.transforms import v2
 
-from lightning_resnet.bench import child, loader, peers, train
+from lightning_resnet.bench import child, loader, peers, startup, train
 from lightning_resnet.bench.inputs import make_photos
 from lightning_resnet.bench.plain import PlainScriptResNet
 from lightning_resnet.bench.roofline import step_traffic, traffic
@@ -231,3 +231,16 @@ def test_evaluation_measures_ours_and_the_peer(cli):
         and len(rates) == 2
         and all(float(rate.split()[0].replace(",", "")) > 0 for rate in rates)
     ), err
+
+
+@pytest.mark.slow
+def test_startup_measures_commands_that_use_a_trained_net(cli, monkeypatch):
+    monkeypatch.setattr(startup, "ANSWERS", {"--version": ["--version"]})
+    every = startup._commands()
+    few = ("import pytorch_lightning", "resnet-cli --version", "resnet-cli predict, one image")
+    monkeypatch.setattr(startup, "_commands", lambda: {name: every[name] for name in few})
+    code, out, err = cli("bench", "startup", "--repeat", "1")
+    rows = rows_of(out)[1:]
+    assert code == 0 and [row[0] for row in rows] == [*few], err
+    beyond = [row[2] for row in rows]
+    assert beyond[:2] == ["", ""] and beyond[2]

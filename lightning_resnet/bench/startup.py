@@ -1,15 +1,18 @@
-"""Seconds until a command answers, and until a training's first optimizer step is done.
+"""Seconds until a command answers, has used a trained net, or trained its first step.
 
 resnet-cli bench startup --out benchmarks/startup.md
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from PIL import Image
 
 from lightning_resnet.bench.child import child, ended
 from lightning_resnet.bench.text import spread, table
@@ -40,6 +43,13 @@ ANSWERS = {  # arguments of `resnet-cli` that must answer at once
     "compare --help": ["compare", "--help"],
     "doctor --quick": ["doctor", "--quick"],
 }
+USES = {  # arguments of `resnet-cli` that use a trained net and end
+    "validate": ["validate", "net.ckpt"],
+    "evaluate": ["evaluate", "net.ckpt"],
+    "predict, one image": ["predict", "net.ckpt", "image.png"],
+    "convert to .ckpt": ["convert", "net.ckpt", "--out", "copy.ckpt"],
+    "convert to ONNX": ["convert", "net.ckpt", "--out", "copy.onnx"],
+}
 
 
 def report(args: argparse.Namespace) -> list[str]:
@@ -48,6 +58,7 @@ def report(args: argparse.Namespace) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "recipe.yaml").write_text(RECIPE)
         Path(folder, "sweep.yaml").write_text(SWEEP)
+        _train(Path(folder))
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for turn in metered(range(args.repeat + 1), args.repeat + 1, "turns"):
             for name, command in commands.items():
@@ -58,12 +69,21 @@ def report(args: argparse.Namespace) -> list[str]:
     return _lines(seconds, args.repeat)
 
 
+def _train(folder: Path) -> None:
+    """Train the net of the recipe; write its weights to net.ckpt and an image to image.png."""
+    fit = [sys.executable, "-m", "lightning_resnet", "fit", "--config", "recipe.yaml", *ONE_EPOCH]
+    _seconds(fit, folder, "")
+    shutil.move(next(folder.glob("*/recipe/*/checkpoints/last.ckpt")), folder / "net.ckpt")
+    Image.new("RGB", (32, 32), (200, 100, 50)).save(folder / "image.png")
+
+
 def _commands() -> dict[str, list[str]]:
     """Return the commands that are measured, by the name that stands in the table."""
     ours = [sys.executable, "-m", "lightning_resnet"]
     stock = [sys.executable, "-m", "lightning_resnet.bench.stock"]
     fit = ["fit", "--config", "recipe.yaml", *ONE_EPOCH, "--run.threads=1", *MARKS]
     answers = {f"resnet-cli {name}": [*ours, *words] for name, words in ANSWERS.items()}
+    uses = {f"resnet-cli {name}": [*ours, *words] for name, words in USES.items()}
     return {
         "import torch": [sys.executable, "-c", IMPORT.format("torch")],
         "import pytorch_lightning": [sys.executable, "-c", IMPORT.format("pytorch_lightning")],
@@ -73,15 +93,17 @@ def _commands() -> dict[str, list[str]]:
         "resnet-cli fit --help": [*ours, "fit", "--help"],
         "resnet-cli fit to the first step": [*ours, *fit, "--wandb.mode=disabled"],
         "the same with W&B, offline": [*ours, *fit, "--wandb.mode=offline"],
+        **uses,
     }
 
 
 def _lines(seconds: dict[str, list[float]], repeat: int) -> list[str]:
     alone = seconds["import pytorch_lightning"]
+    trained = [f"resnet-cli {name}" for name in USES]
     rows = []
     for name, values in seconds.items():
         beyond = ""
-        if "first step" in name or "W&B" in name:
+        if "first step" in name or "W&B" in name or name in trained:
             beyond = spread([a - b for a, b in zip(values, alone, strict=True)])
         rows.append([name, spread(values), beyond])
     return [
