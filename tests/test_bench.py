@@ -113,6 +113,8 @@ def test_the_largest_share_is_the_bottleneck():
             "loader --policy RandAugment --peers ffcv",
             "for the peers ours, torchvision",
         ),
+        ("loader --cold", "--cold needs --peers, such as --peers ours"),
+        ("loader --cold --peers ffcv", "the others keep what they read"),
         ("train --json missing/rows.jsonl", "missing/rows.jsonl"),
         ("train --out missing/train.md", "missing/train.md"),
         ("train --recipe sweep.yaml", "such as digits"),
@@ -218,6 +220,14 @@ def test_loaders_are_measured_with_a_policy_and_without(cli):
     rows = rows_of(out)[1:]
     assert [row[1] for row in rows] == ["none"] * 3 + ["TrivialAugment"] * 3 + ["Lighting"]
     assert all(float(row[2].split()[0].replace(",", "")) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_loaders_read_files_that_are_not_cached(cli):
+    words = "loader --cold --peers ours torchvision --images 256 --pixels 64 --size 32 --threads 1"
+    code, out, err = cli("bench", *words.split(), "--repeat", "1")
+    assert code == 0, err
+    assert len(rows_of(out)) == 3 and "JPEGs of 64 px" in out and "dropped from this" in out
 
 
 @pytest.mark.slow

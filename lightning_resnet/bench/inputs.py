@@ -17,16 +17,22 @@ RAW = 50_000  # raw images, as many as CIFAR has
 IMAGENET = 1_281_167  # samples
 
 
-def make_photos(folder: Path, n: int) -> None:
+def make_photos(folder: Path, n: int, pixels: int = 500) -> None:
     """Write n photo-like JPEGs below `folder`/jpeg and the same in `folder`/photos.beton.
 
     They are random crops of photos that packages ship, of quality 92, in two classes.
+
+    Args:
+        folder: where to write.
+        n: number of photos.
+        pixels: longer side of each; the shorter one is three quarters of it.
     """
+    short = pixels * 3 // 4
     photos = list(_photos())
     rng = np.random.default_rng(0)
     for i in metered(range(n), n, "photos made"):
         photo = photos[i % len(photos)]
-        w, h = (500, 375) if rng.random() < 0.7 else (375, 500)
+        w, h = (pixels, short) if rng.random() < 0.7 else (short, pixels)
         width = int(min(photo.width, photo.height * w / h) * rng.uniform(0.6, 1))
         height = int(width * h / w)
         x = rng.integers(photo.width - width + 1)

@@ -1,11 +1,13 @@
 """Images per second of our loader and its peers on the same input, in turn, medians.
 
 resnet-cli bench loader --images 2000 --out benchmarks/loader.md
+resnet-cli bench loader --cold --peers ours torchvision
 resnet-cli bench loader --policy TrivialAugment RandAugment --out benchmarks/policies.md
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -29,6 +31,9 @@ GROUPS = {  # input: {peer: what it is}
         "ffcv": "stock FFCV, the same .beton",
         "torchvision": "torchvision DataLoader, the source JPEGs",
         "torchvision-pil": "torchvision DataLoader, the same by Pillow",
+        "torchcodec": "torchvision DataLoader, the same by torchcodec",
+        "webdataset": "WebDataset, tar files, by torchvision",
+        "spdl": "SPDL, the source JPEGs",
         "dali": "DALI on the CPU, the source JPEGs",
     },
     "raw": {
@@ -39,14 +44,29 @@ GROUPS = {  # input: {peer: what it is}
     },
     "tables": {"ours-tables": "lightning_resnet", "ffcv-tables": "stock FFCV"},
 }
+COLD = ("ours", "torchvision", "torchvision-pil", "torchcodec", "webdataset", "spdl", "dali")
 WITH_POLICY = ("ours", "torchvision", "torchvision-pil")  # photos that a policy may change
-PACKAGES = {"ffcv": "ffcv", "dali": "nvidia.dali"}  # packages that peers need and we do not
+PACKAGES = {  # packages that peers need and we do not
+    "ffcv": "ffcv",
+    "torchcodec": "torchcodec",
+    "webdataset": "webdataset",
+    "spdl": "spdl",
+    "dali": "nvidia.dali",
+}
 
 
 def report(args: argparse.Namespace) -> list[str]:
-    """Measure; return the lines of the Markdown report."""
+    """Measure; return the lines of the Markdown report.
+
+    Raises:
+        UserError: there are too few images, or FFCV is asked for with `--cold`.
+    """
     if args.images < BATCH:
         raise UserError(f"--images {args.images}: {BATCH} or more, which is a batch")
+    if args.cold and not args.peers:
+        raise UserError(f"--cold needs --peers, such as --peers {' '.join(COLD)}")
+    if args.cold and not {*args.peers} <= {*COLD}:
+        raise UserError(f"--cold is for {', '.join(COLD)}: the others keep what they read")
     if args.policy:
         return _report_policies(args)
     groups: dict[str, list[str]] = {}
@@ -56,7 +76,7 @@ def report(args: argparse.Namespace) -> list[str]:
         rows: dict[str, dict[str, Any]] = {}
         for group, peers in groups.items():
             if peers:
-                _make_input(group, Path(folder), args.images)
+                _make_input(group, Path(folder), args)
                 rows |= _measure(peers, args, folder)
     return _report(groups, rows, args)
 
@@ -81,7 +101,7 @@ def _report_policies(args: argparse.Namespace) -> list[str]:
     for policy in args.policy:
         names += [f"{peer}+{policy}" for peer in peers if peer == "ours" or policy in POLICIES]
     with tempfile.TemporaryDirectory() as folder:
-        _make_input("photos", Path(folder), args.images)
+        _make_input("photos", Path(folder), args)
         rows = _measure(names, args, folder)
     lines = []
     for name in names:
@@ -116,19 +136,25 @@ def _report_policies(args: argparse.Namespace) -> list[str]:
 
 
 def _photos(args: argparse.Namespace) -> str:
-    return f"{args.images} photo-like JPEGs of 500 px (q92), random-resized-crop {args.size} + flip"
-
-
-def _turns(args: argparse.Namespace) -> str:
     return (
-        f"{args.threads} threads or processes; medians of {args.repeat} turns, peers in turn; "
-        "lowest and highest in brackets."
+        f"{args.images} photo-like JPEGs of {args.pixels} px (q92), random-resized-crop "
+        f"{args.size} + flip"
     )
 
 
-def _make_input(group: str, folder: Path, images: int) -> None:
+def _turns(args: argparse.Namespace) -> str:
+    told = (
+        f"{args.threads} threads or processes; medians of {args.repeat} turns, peers in turn; "
+        "lowest and highest in brackets."
+    )
+    if args.cold:
+        told += " Before each turn the files are dropped from this system's page cache."
+    return told
+
+
+def _make_input(group: str, folder: Path, args: argparse.Namespace) -> None:
     if group == "photos":
-        make_photos(folder, images)
+        make_photos(folder, args.images, args.pixels)
     elif group == "raw":
         make_raw(folder)
     else:
@@ -150,11 +176,22 @@ def _measure(names: list[str], args: Any, folder: str) -> dict[str, dict[str, An
             facts[name] = _answer(name, processes[name])
         for _ in metered(range(args.repeat), args.repeat, "turns"):
             for name, process in processes.items():
+                if args.cold:
+                    _drop_from_cache(Path(folder))
                 process.stdin.write("go\n")
                 process.stdin.flush()
                 for key, value in _answer(name, process).items():
                     facts[name].setdefault(key, []).append(value)
     return facts
+
+
+def _drop_from_cache(folder: Path) -> None:
+    """Drop the files below a folder from the page cache; those that a process maps stay."""
+    for path in folder.rglob("*.*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _answer(peer: str, process: subprocess.Popen) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def torchvision(
     size: int,
     threads: int,
     raw: bool = False,
-    pil: bool = False,
+    decoder: str = "torchvision",
     policy: str | None = None,
 ) -> Make:
     """Return a function that makes torchvision's loader.
@@ -70,8 +70,8 @@ def torchvision(
         size: pixels per side.
         threads: number of processes.
         raw: take the images in memory instead of the photos.
-        pil: let Pillow decode and change the photos, torchvision's default; else its faster decoder
-            makes tensors, which its operations change.
+        decoder: what decodes the photos: pillow, torchvision's default, and then Pillow changes
+            them too; torchvision's faster decoder or torchcodec's, which make tensors.
         policy: name of our class of the policy; torchvision's counterpart changes the photos.
     """
     import numpy as np
@@ -96,10 +96,14 @@ def torchvision(
         images = _Mapped(pixels, transform)
     else:
         steps = [RandomResizedCrop(size, antialias=True), RandomHorizontalFlip(), *policies]
-        if pil:
+        if decoder == "pillow":
             images = ImageFolder(f"{folder}/jpeg", Compose([*steps, PILToTensor()]))
         else:
             read = partial(decode_image, mode=ImageReadMode.RGB)
+            if decoder == "torchcodec":
+                from torchcodec.decoders import decode_jpeg
+
+                read = partial(decode_jpeg, mode="RGB")
             images = ImageFolder(f"{folder}/jpeg", Compose(steps), loader=read)
     return partial(
         DataLoader,
@@ -154,6 +158,88 @@ def dali(folder: str, size: int, threads: int) -> Make:
     return Epochs
 
 
+def webdataset(folder: str, size: int, threads: int) -> Make:
+    """Return a function that makes WebDataset's loader of tar files, with torchvision's decoder."""
+    import io
+    import tarfile
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    import webdataset as wds
+    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomResizedCrop
+
+    files = sorted(Path(folder, "jpeg").rglob("*.jpg"))
+    shards = 4 * threads
+    for number in range(shards):
+        with tarfile.open(f"{folder}/photos-{number:02}.tar", "w") as tar:
+            for file in files[number::shards]:
+                tar.add(file, f"{file.stem}.jpg")
+                label = b"%d" % (file.parent.name == "b")
+                entry = tarfile.TarInfo(f"{file.stem}.cls")
+                entry.size = len(label)
+                tar.addfile(entry, io.BytesIO(label))
+    change = Compose([RandomResizedCrop(size, antialias=True), RandomHorizontalFlip()])
+
+    def decode(data: bytes) -> torch.Tensor:
+        encoded = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+        return change(decode_image(encoded, ImageReadMode.RGB))
+
+    urls = f"{folder}/photos-{{00..{shards - 1:02}}}.tar"
+    images = wds.WebDataset(urls, shardshuffle=shards, seed=0).shuffle(1000)
+    images = images.to_tuple("jpg", "cls").map_tuple(decode, int).batched(BATCH)
+    return partial(
+        torch.utils.data.DataLoader,
+        images,
+        batch_size=None,
+        num_workers=threads,
+        persistent_workers=True,
+    )
+
+
+def spdl(folder: str, size: int, threads: int) -> Make:
+    """Return a function that makes SPDL's pipeline of threads, whose FFmpeg decodes and resizes."""
+    import random
+    from pathlib import Path
+
+    import torch
+    from spdl import io
+    from spdl.pipeline import PipelineBuilder
+    from torchvision.transforms import RandomResizedCrop
+
+    files = [str(file) for file in Path(folder, "jpeg").rglob("*.jpg")]
+
+    def decode(file: str) -> Any:
+        packets = io.demux_image(file)
+        image = torch.empty((3, packets.height, packets.width), device="meta")  # only a shape
+        y, x, height, width = RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3))
+        steps = f"crop={width}:{height}:{x}:{y},scale={size}:{size},format=rgb24"
+        if random.random() < 0.5:
+            steps += ",hflip"
+        return io.decode_packets(packets, filter_desc=steps)
+
+    class Epochs:
+        def __iter__(self) -> Iterator[Any]:
+            random.shuffle(files)
+            builder = PipelineBuilder().add_source(files).pipe(decode, concurrency=threads)
+            builder = builder.aggregate(BATCH, drop_last=True).pipe(io.convert_frames)
+            pipeline = builder.add_sink(2).build(num_threads=threads)
+            with pipeline.auto_stop():
+                for batch in pipeline:
+                    yield (io.to_torch(batch),)
+
+    return Epochs
+
+
+OTHERS = {"dali": dali, "webdataset": webdataset, "spdl": spdl}
+DECODERS = {  # peer that loads by torchvision -> what decodes
+    "torchvision": "torchvision",
+    "torchvision-pil": "pillow",
+    "torchcodec": "torchcodec",
+}
+
+
 def make_of(name: str, folder: str, size: int, threads: int, policy: str | None = None) -> Make:
     """Return the function that makes the loader of this name; torchvision's take a policy."""
     if name == "ffcv":
@@ -162,10 +248,11 @@ def make_of(name: str, folder: str, size: int, threads: int, policy: str | None 
         return ffcv(f"{folder}/raw.beton", size, threads, raw=True)
     if name == "ffcv-tables":
         return ffcv(f"{folder}/tables.beton", size, threads)
-    if name == "dali":
-        return dali(folder, size, threads)
-    raw = name == "torchvision-raw"
-    return torchvision(folder, size, threads, raw, pil=name == "torchvision-pil", policy=policy)
+    if name in OTHERS:
+        return OTHERS[name](folder, size, threads)
+    if name == "torchvision-raw":
+        return torchvision(folder, size, threads, raw=True)
+    return torchvision(folder, size, threads, decoder=DECODERS[name], policy=policy)
 
 
 def serve(name: str, make: Make, wait: Callable[[], None] | None = None) -> None:

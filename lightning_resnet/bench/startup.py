@@ -18,6 +18,7 @@ from lightning_resnet.bench.child import child, ended
 from lightning_resnet.bench.text import spread, table
 from lightning_resnet.errors import UserError
 from lightning_resnet.progress import metered
+from lightning_resnet.runs.find import find_runs, weights_of
 
 # prints the time after an import, so that the interpreter's end does not count
 IMPORT = "import {0}, time; print('mark', time.monotonic(), flush=True)"
@@ -73,7 +74,8 @@ def _train(folder: Path) -> None:
     """Train the net of the recipe; write its weights to net.ckpt and an image to image.png."""
     fit = [sys.executable, "-m", "lightning_resnet", "fit", "--config", "recipe.yaml", *ONE_EPOCH]
     _seconds(fit, folder, "")
-    shutil.move(next(folder.glob("*/recipe/*/checkpoints/last.ckpt")), folder / "net.ckpt")
+    run = next(find_runs([folder]))
+    shutil.copy(weights_of(str(run)), folder / "net.ckpt")
     Image.new("RGB", (32, 32), (200, 100, 50)).save(folder / "image.png")
 
 

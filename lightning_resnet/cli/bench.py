@@ -37,6 +37,9 @@ PEERS = [  # the loaders that bench/loader.py describes
     "ffcv",
     "torchvision",
     "torchvision-pil",
+    "torchcodec",
+    "webdataset",
+    "spdl",
     "dali",
     "ours-raw",
     "device-raw",
@@ -110,8 +113,14 @@ def _overhead_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _loader_flags(parser: argparse.ArgumentParser) -> None:
-    _count(parser, "--images", 2000, "photo-like JPEGs of 500 px")
+    _count(parser, "--images", 2000, "photo-like JPEGs")
+    _count(parser, "--pixels", 500, "longer side of the JPEGs")
     _count(parser, "--size", 224, "of random-resized-crop + flip")
+    parser.add_argument(
+        "--cold",
+        action="store_true",
+        help="drop the files from this system's page cache before each turn",
+    )
     parser.add_argument(
         "--threads",
         type=positive,
