@@ -4,11 +4,14 @@ reacts.
 
 import base64
 import json
+import random
 import re
 import shutil
+import sys
 import time
 import zlib
 from inspect import signature
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,6 +29,7 @@ from lightning_resnet.analysis.compare.effects import effects, gaps
 from lightning_resnet.analysis.compare.export import diff
 from lightning_resnet.analysis.compare.extra_columns import add_metric, pivot
 from lightning_resnet.analysis.compare.figures import curves, palette
+from lightning_resnet.analysis.compare.importance import importances
 from lightning_resnet.analysis.compare.load import JOINED_LATER, Runs
 from lightning_resnet.analysis.compare.pairs import paired
 from lightning_resnet.analysis.compare.report import View, report, select
@@ -427,3 +431,35 @@ def test_the_benchmark_measures(capsys):
         re.search(r"\| first +\| +\d+\.\d \| +\d+\.\d \| +\d+\.\d\d \|", out)
         and out.count("| again ") == 1
     )
+
+
+def test_the_setting_that_decides_is_the_most_important(tmp_path, cli):
+    """Runs whose error follows the depth, a little the width, and not the seed."""
+    folder = tmp_path / "runs" / "s"
+    draw = random.Random(0)
+    for seed in range(40):
+        depth = draw.choice([8, 20, 56, 110])
+        width = draw.choice([4, 16, 64])
+        error = {8: 40, 20: 30, 56: 20, 110: 10}[depth] + {4: 3, 16: 1.5, 64: 0}[width]
+        net = {"depth": depth, "width": width, "shortcut": "A"}
+        make_run(folder / str(seed), net_args=net, seed=seed, errors=(50, error))
+    make_run(folder / "failed", depth=8, seed=99, errors=(50, 0), reason="failed")
+    found = importances(load_runs(folder)).set_index("setting")
+    assert [*found.index[:2]] == ["depth", "width"] and found["importance"].sum() == pytest.approx(
+        1
+    )
+    assert found.loc["depth", "importance"] > 0.8 and found.loc["seed", "importance"] < 0.05
+    assert found.loc["depth", "best"] == "110" and set(found["n"]) == {40}
+    code, out, err = cli("compare", folder, "--importance", "--out", "report")
+    assert code == 0 and re.search(r"depth +\| +0\.[89]", out) and "fANOVA" in out, err
+    assert "fANOVA" in Path("report/index.html").read_text()
+
+
+def test_importance_needs_runs_that_differ(tmp_path, cli, monkeypatch):
+    for seed in range(9):
+        make_run(tmp_path / "runs/s" / str(seed), seed=seed if seed < 4 else 0)
+    code, _, err = cli("compare", "runs/s/0", "--importance")
+    assert code == 2 and "--importance needs 8 finished runs or more" in err
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    code, _, err = cli("compare", "runs/s", "--importance")
+    assert code == 2 and "--importance needs optuna: pip install 'optuna>=5,<6'" in err

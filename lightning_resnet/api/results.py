@@ -139,7 +139,7 @@ def compare(*runs: Word, out: Word | None = None, **view: Any) -> Comparison:
         runs: run directories, sweeps or roots; `reference:digits` is one of ours.
         out: folder for the report; default: nothing is kept.
         view: what is shown: `where`, `rows`, `over`, `cols`, `metrics`, `x`, `baseline`, `effects`,
-            `title`, `panels`.
+            `importance`, `title`, `panels`.
 
     Raises:
         UserError: there are no such runs, or they do not have what is asked for.

@@ -92,6 +92,11 @@ def make_parser() -> Parser:
         help="on what the gap between deep and shallow depends",
     )
     parser.add_argument(
+        "--importance",
+        action="store_true",
+        help="how much of the error's variance each setting explains (fANOVA)",
+    )
+    parser.add_argument(
         "--published",
         nargs="?",
         const=LIST,
@@ -222,6 +227,7 @@ def run(args: Namespace) -> int:
         x=args.x,
         baseline=args.baseline,
         effects=args.effects,
+        importance=args.importance,
         published=args.published,
         title=args.title,
         panels=args.panels,

@@ -181,7 +181,7 @@ def _tell(sweep: Sweep, study: Any, trials: list[Any]) -> None:
         if point.state in ("finished", "diverged"):
             study.tell(trial.number, value)
         else:
-            optuna = _optuna()
+            optuna = import_optuna()
             optuna.trial.Trial(study, trial._trial_id).report(value, step)
             study.tell(trial.number, state=optuna.trial.TrialState.PRUNED)
 
@@ -191,12 +191,12 @@ def _end_torn(study: Any, trials: list[Any]) -> None:
     complete = {trial.number for trial in trials}
     for trial in study.get_trials(deepcopy=False):
         if trial.number not in complete and not trial.state.is_finished():
-            study.tell(trial.number, state=_optuna().trial.TrialState.FAIL)
+            study.tell(trial.number, state=import_optuna().trial.TrialState.FAIL)
 
 
 def _ask(sweep: Sweep, study: Any) -> bool:
     """Let Optuna choose a new point; return whether there is one that was not there before."""
-    optuna = _optuna()
+    optuna = import_optuna()
     search = sweep.search
     space = {}
     for key in search.free:
@@ -229,7 +229,7 @@ def _sampler(search: Search, number: int, again: int) -> Any:
     """
     told = f"{search.name}\n{number}\n{again}"
     seed = hashlib.blake2b(told.encode(), digest_size=4).digest()
-    return _optuna().samplers.TPESampler(
+    return import_optuna().samplers.TPESampler(
         n_startup_trials=RANDOM,
         multivariate=True,
         constant_liar=True,
@@ -248,7 +248,7 @@ def _study(sweep: Sweep, root: Path, is_new: bool = False) -> Any:
     Raises:
         UserError: the journal cannot be read.
     """
-    optuna = _optuna()
+    optuna = import_optuna()
     search = sweep.search
     file = str(journal_file(sweep, root))
     told = f"{search.origin}\n{sorted(search.specs.items())}\n{search.goal}"
@@ -273,7 +273,7 @@ def _study(sweep: Sweep, root: Path, is_new: bool = False) -> Any:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a search, which a killed process loses after half a minute."""
-    lock = _optuna().storages.journal.JournalFileOpenLock(str(folder / "take"))
+    lock = import_optuna().storages.journal.JournalFileOpenLock(str(folder / "take"))
     lock.acquire()
     try:
         yield
@@ -295,8 +295,11 @@ def _heal(file: Path) -> None:
         os.truncate(file, end)
 
 
-def _optuna() -> Any:
+def import_optuna(what: str = "method bayes") -> Any:
     """Import Optuna, and keep its messages out of ours.
+
+    Args:
+        what: what needs Optuna, for the message.
 
     Raises:
         UserError: Optuna is not installed.
@@ -305,7 +308,7 @@ def _optuna() -> Any:
         import optuna
     except ImportError as e:
         raise UserError(
-            "method bayes needs optuna: pip install 'optuna>=5,<6' (or lightning_resnet[sweeps])"
+            f"{what} needs optuna: pip install 'optuna>=5,<6' (or lightning_resnet[sweeps])"
         ) from e
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

@@ -120,3 +120,25 @@ def test_cancel_and_retry(slurm, sweep):
     assert states() == ["preempted"] * 2
     assert "2 of 2 points" in slurm.run("resnet-cli sweep s.yaml --retry-failed", timeout=240)
     slurm.until(lambda: states() == ["finished"] * 2, 200)
+
+
+def test_an_array_takes_its_points_while_it_runs_and_continues_a_killed_one(slurm, sweep):
+    sweep([0])
+    content = yaml.safe_load(Path("s.yaml").read_text())
+    rate = {"distribution": "log_uniform_values", "min": 0.001, "max": 0.1}
+    content |= {"method": "bayes", "run_cap": 4, "metric": {"name": "val/acc1", "goal": "maximize"}}
+    content["parameters"] = {"model.net.depth": {"value": 8}, "model.optimizer.lr": rate}
+    Path("s.yaml").write_text(yaml.safe_dump(content))
+    out = slurm.run("resnet-cli sweep s.yaml --submit --throttle 2", timeout=240)
+    assert "4 of 4 points" in out and "--array=0-3%2" in out
+    slurm.until(lambda: "running" in states(), 200)
+    assert "0 queued" not in slurm.run("resnet-cli sweep s.yaml --submit", timeout=240)
+    job = slurm.run("squeue -h -r -t RUNNING -o '%F_%K'").split()[0]
+    slurm.run(f"scontrol requeue {job}")
+    slurm.until(lambda: states() == ["finished"] * 4, 300, lambda: f"{states()}")
+    slurm.until(lambda: not slurm.run("squeue -h"), 60)
+    runs = [*unlabelled(RUNS.glob("*/attempts"))]
+    assert len(runs) == 4
+    out = slurm.run("resnet-cli sweep s.yaml --status")
+    assert out.splitlines()[-1] == "digits_degradation: 4 finished"
+    assert "nothing to do" in slurm.run("resnet-cli sweep s.yaml --submit", timeout=240)

@@ -15,6 +15,7 @@ from lightning_resnet.analysis.compare import (
     explorer,
     extra_columns,
     figures,
+    importance,
     page,
     pairs,
     published,
@@ -92,6 +93,7 @@ class View:
         x: of the figure: step | epoch | time | gpu_h.
         baseline: `shortcut=none`: paired differences of twins from it.
         effects: fit the gap between deep and shallow nets.
+        importance: tell how much of the error's variance each setting explains.
         published: set of published results that stand next to the runs, such as `cifar10`.
         title: of the page and the figure.
         panels: what callbacks logged that has a figure of its own: grad_norm | response_std |
@@ -106,6 +108,7 @@ class View:
     x: str = "step"
     baseline: str = ""
     effects: bool = False
+    importance: bool = False
     published: str = ""
     title: str = ""
     panels: Sequence[str] = ()
@@ -257,6 +260,7 @@ def _extras(table: Table, runs: Runs, view: View) -> dict[str, Extra]:
     for name, module, frame in (
         ("pairs", pairs, pairs.paired(runs, view.baseline, view.rows) if view.baseline else None),
         ("effects", effects, effects.effects(runs) if view.effects else None),
+        ("importance", importance, importance.importances(runs) if view.importance else None),
     ):
         if frame is not None:
             extras[name] = Extra(module.to_cells(frame), module.LEGEND, frame.to_dict("records"))
