@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 
 from lightning_resnet.analysis.compare.figures import COLOURS, WIDE, X_LABELS, palette
@@ -59,6 +60,7 @@ BOTH = {  # charts of two metrics: the first solid, the second dashed
     "error": ("val/acc1", "train_eval/acc1", "validation and training error, %"),
     "loss": ("val/loss", "train_eval/loss", "validation and training loss"),
 }
+NO_ROWS = np.zeros(0, dtype=int)
 THINNED = {"val": "evaluations", "train": "training rows that were read"}
 MOST_SHOWN = 8  # settings that the table shows at first
 
@@ -80,12 +82,15 @@ def data(runs: Runs, history: pd.DataFrame, rows: Sequence[str], x: str) -> dict
     frame = frame.sort_values("order", kind="stable").drop(columns="order")
     is_metric = [name for name in history if name not in NO_METRICS and history[name].notna().any()]
     every = {kind: _stride(history, is_metric, kind) for kind in ("val", "train")}
-    by_path = dict(iter(history.groupby("path", sort=False)))
+    columns = _numbers(history, is_metric)
+    by_path = history.groupby("path", sort=False).indices
+    kinds = history["kind"].to_numpy()
     series = []
     listed = []
     for run in frame.to_dict("records"):
-        found = by_path.get(run["path"])
-        series.append([] if found is None else _curves(found, is_metric, every))
+        rows_of_run = by_path.get(run["path"], NO_ROWS)
+        curves = {kind: rows_of_run[kinds[rows_of_run] == kind] for kind in every}
+        series.append(_curves(columns, curves, every))
         listed.append(_run(run, labels[run["path"]]))
     axes = {"images": "images seen", **X_LABELS}
     known = set(AXES) if "gpu_h" in history and history["gpu_h"].notna().any() else {*AXES[:4]}
@@ -134,34 +139,61 @@ def _run(run: dict[str, Any], label: str) -> dict[str, Any]:
     }
 
 
+def _numbers(history: pd.DataFrame, metrics: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return columns of the history as arrays, those of metrics as they are drawn.
+
+    With a frame for each of ten thousand runs, the page took minutes.
+
+    Returns:
+        Arrays of the length of the history: step, time, epoch, gpu_h, and each metric; shares and
+        errors in percent.
+    """
+    columns = {}
+    for name in ("step", "time", "epoch", "gpu_h"):
+        columns[name] = history[name].astype(float).to_numpy()
+    for name in metrics:
+        column = history[name].astype(float)
+        kind = metric_title(name).kind
+        if kind == "error":
+            column = (100 * (1 - column)).round(3)
+        elif kind == "share":
+            column = (100 * column).round(2)
+        columns[name] = column.to_numpy()
+    return columns
+
+
 def _curves(
-    history: pd.DataFrame, metrics: Sequence[str], every: dict[str, int]
+    columns: dict[str, np.ndarray], rows_by_kind: dict[str, np.ndarray], every: dict[str, int]
 ) -> list[dict[str, Any]]:
     """Return a run's curves, those of evaluations first; the test has no curve.
 
     Args:
-        history: rows of the run.
-        metrics: columns to draw.
+        columns: columns of the history, from `_numbers`.
+        rows_by_kind: numbers of the run's rows of each kind.
         every: of how many rows of each kind one is drawn; the last one is.
     """
     found = []
-    for kind, stride in every.items():
-        part = history[history["kind"] == kind]
-        part = part.dropna(how="all", subset=list(metrics)) if kind == "train" else part
-        part = part.iloc[(len(part) - 1) % stride :: stride]
-        if part.empty:
+    metrics = [name for name in columns if name not in ("step", "time", "epoch", "gpu_h")]
+    for kind, part in rows_by_kind.items():
+        if kind == "train" and len(part):
+            is_known = [~np.isnan(columns[name][part]) for name in metrics]
+            part = part[np.any(is_known, axis=0)] if is_known else part[:0]
+        part = part[(len(part) - 1) % every[kind] :: every[kind]]
+        if not len(part):
             continue
-        steps = [int(step) for step in part["step"]]
-        times = [round(10 * t) if t == t else 0 for t in part["time"]]
+        steps = [int(step) for step in columns["step"][part]]
+        times = [round(10 * t) if t == t else 0 for t in columns["time"][part].tolist()]
         rows = {"step": _differences(steps), "time": _differences(times)}
-        rows["epoch"] = [int(epoch) + 1 if epoch == epoch else 0 for epoch in part["epoch"]]
-        if part["gpu_h"].notna().all():
-            rows["gpu_h"] = [_number(hours) for hours in part["gpu_h"]]
+        epochs = columns["epoch"][part].tolist()
+        rows["epoch"] = [int(epoch) + 1 if epoch == epoch else 0 for epoch in epochs]
+        hours = columns["gpu_h"][part]
+        if not np.isnan(hours).any():
+            rows["gpu_h"] = [_number(value) for value in hours.tolist()]
         values = {}
         for name in metrics:
-            column = part[name]
-            if column.notna().any():
-                values[name] = _values(column, metric_title(name).kind)
+            column = columns[name][part]
+            if not np.isnan(column).all():
+                values[name] = _values(column)
         found.append(rows | {"values": values})
     return found
 
@@ -170,13 +202,9 @@ def _differences(values: Sequence[int]) -> list[int]:
     return [b - a for a, b in zip([0, *values], values, strict=False)]
 
 
-def _values(column: pd.Series, kind: str) -> list[float | None] | float | None:
-    """Return the values of a metric, or one value if all are the same; shares in percent."""
-    if kind == "error":
-        column = (100 * (1 - column)).round(3)
-    elif kind == "share":
-        column = (100 * column).round(2)
-    values = [_number(value) for value in column.astype(float)]
+def _values(column: np.ndarray) -> list[float | None] | float | None:
+    """Return the values of a metric, or one value if all are the same."""
+    values = [_number(value) for value in column.tolist()]
     return values[0] if len(set(values)) == 1 else values
 
 
