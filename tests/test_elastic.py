@@ -137,12 +137,14 @@ def test_a_chain_of_kills_ends_as_the_run_that_was_never_stopped(here, seed):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux tells the children")
-def test_torchrun_goes_on_without_a_node_that_was_lost(here, monkeypatch):
-    """Two agents stand for two nodes; one is killed with its rank."""
+@pytest.mark.timeout(600)
+def test_torchrun_goes_on_without_a_node_that_was_lost_and_with_another(here, monkeypatch):
+    """Agents stand for nodes; one is killed with its rank."""
     args = recipe(here / "r.yaml", epochs=4)
     assert Ranks([*args, "--run.root", "complete"], 1).wait(100) == [0], rank_logs()
     Path("draws").rename("complete_draws")
-    monkeypatch.setenv("PAUSE", "0.15")
+    monkeypatch.setenv("PAUSE", "0.9")
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--max-restarts"]
     command += ["3", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "elastic"]
@@ -151,23 +153,31 @@ def test_torchrun_goes_on_without_a_node_that_was_lost(here, monkeypatch):
     command += ["-m", "lightning_resnet", *args, "--run.save_minutes", "0.01"]
     command += ["--run.elastic", "true"]
     agents = []
+
+    def start():
+        with Path(f"agent{len(agents)}.txt").open("w") as log:
+            agents.append(subprocess.Popen(command, stdout=log, stderr=log))
+
+    def is_training(number, ranks):
+        file = Path("runs").glob(f"*/*/attempts/{number}.json")
+        return any(json.loads(f.read_text())["ranks"] == ranks for f in file)
+
     try:
-        for name in ("first", "second"):
-            with Path(f"{name}.txt").open("w") as log:
-                agents.append(subprocess.Popen(command, stdout=log, stderr=log))
-            time.sleep(1)  # the first agent has the store, without which none goes on
-        first, second = agents
-        waiting.wait_for(lambda: [*Path("runs").rglob("prev.ckpt")], 60)
-        lost = [*children(second.pid), second.pid]
-        for pid in lost:
+        start()  # the first agent has the store, without which none goes on
+        time.sleep(1)
+        start()
+        waiting.wait_for(lambda: [*Path("runs").rglob("prev.ckpt")])
+        for pid in (*children(agents[1].pid), agents[1].pid):
             os.kill(pid, signal.SIGKILL)
-        assert first.wait(120) == 0, Path("first.txt").read_text()
+        waiting.wait_for(lambda: is_training(2, ranks=1))
+        start()
+        assert agents[0].wait(200) == 0, Path("agent0.txt").read_text()
     finally:
         for agent in agents:
             agent.terminate()
             agent.wait(60)
-    ended = [attempt(n) for n in (1, 2)]
-    assert [(a["ranks"], a["reason"]) for a in ended] == [(2, "failed"), (1, "finished")]
+    ended = [(attempt(n)["ranks"], attempt(n)["reason"]) for n in (1, 2, 3)]
+    assert ended == [(2, "failed"), (1, "preempted"), (2, "finished")]
     assert numbered.read_draws("draws") == numbered.read_draws("complete_draws")
     assert difference(last("runs"), last("complete")) < 1e-12
     assert results("runs") == pytest.approx(results("complete"), rel=1e-12)
@@ -195,7 +205,9 @@ def test_the_doctor_tells_what_stays_the_same(cli):
     assert found["gradients"][0] == "warning" and "because of batch norm" in found["gradients"][1]
     assert found["evaluation"][0] == "ok" and not {"generators", "losses", "callbacks"} & {*found}
     assert "as many ranks continue bitwise" in told(cli, path)["results"][1]
+    edit(path / "attempts/1.json", ranks=0)  # as older versions left it
     fixed = told(cli, path, "--trainer.devices", "2", "--model.bn_batch", "4")
+    assert fixed["ranks"][1].startswith("now 1, then 24 = 2 ranks")
     assert fixed["batch norm"][0] == "ok" and "the same parts of 4 images" in fixed["batch norm"][1]
     assert "about 1e-6 of a step in precision 32-true" in fixed["gradients"][1]
     synced = [path, "--trainer.devices", "2", "--trainer.sync_batchnorm", "true"]
@@ -371,6 +383,30 @@ def test_a_step_that_has_lost_no_node_does_not_go_on(cli, job, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(requeue, "SLURMD_TIMEOUT_S", 30.0)
     assert cli(*LOST)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "left", "kept"),
+    [
+        ("{bn_batch: null, mix: null}", 3, 3),
+        ("{bn_batch: 4, mix: null}", 3, 3),
+        ("{bn_batch: 12, mix: null}", 3, 2),
+        ("{bn_batch: null, mix: {mixup: 0.2}}", 5, 4),
+        ("{bn_batch: 5, mix: null}", 3, 3),  # which the training refuses
+        ("{}", 3, 3),
+        ("5", 3, 3),
+    ],
+)
+def test_nodes_among_which_the_batch_does_not_divide_stay_idle(cli, job, model, left, kept):
+    job([left], ranks=12)
+    recipe = "trainer: {accumulate_grad_batches: 1}\ndata: {batch_size: 48}\nmodel: "
+    Path("runs/run/x/config.yaml").write_text(recipe + model)
+    assert cli("requeue", "--status", "137", "--left", "6", *LOST[5:])[:2] == (0, f"{kept}\n")
+
+
+def test_a_step_that_a_signal_has_ended_does_not_go_on(cli, job):
+    job(["3"], signal="SIGUSR1", reason="preempted")
+    assert cli("requeue", "--status", "137", *LOST[3:]) == (1, "", "")
 
 
 @pytest.mark.parametrize(

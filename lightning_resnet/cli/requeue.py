@@ -63,15 +63,16 @@ def run(args: Namespace) -> int:
             "requeue is the last line of a batch script: outside a Slurm job there is nothing to "
             "requeue"
         )
-    if args.left is not None and not is_elastic(args.command):
-        return 1
-    made = [pair for folder in folders(args.command) for pair in of_this_job(folder, env)]
     if args.left is not None:
-        with redirect_stdout(sys.stderr):
-            left = nodes_left(made, args.status, env, args.left)
+        left = 0
+        if is_elastic(args.command):
+            (folder,) = folders(args.command)
+            with redirect_stdout(sys.stderr):
+                left = nodes_left(folder, args.status, env, args.left)
         if left:
             tell(left)
         return int(not left)
+    made = [pair for folder in folders(args.command) for pair in of_this_job(folder, env)]
     decision, reason = decide(made, args.status, restarts(env), args.limit)
     if reason:
         tell(reason)

@@ -36,8 +36,8 @@ class RunOptions:
         hang_s: seconds without a step after which a rank is taken to hang, tells where, and ends
             the run.
         elastic: go on with the ranks that are left where torchrun or slurm/fit.sbatch starts the
-            training again after a loss: wait until the attempt that was lost counts as dead, and
-            do not refuse. A newer number of ranks must divide the batch.
+            training again after a loss: wait until the attempt that was lost counts as dead,
+            instead of refusing. Their number must divide the batch.
         point: key of the sweep point that this run is; then a run of another name that has the
             same id is continued.
         label: readable name of a link next to the run, which leads to it; default: of the flags

@@ -33,14 +33,16 @@ def elastic(recipe: list[str], run: Run) -> Iterator[Finding]:
     """Compare what a run would do on another number of ranks with what it does now.
 
     Args:
-        recipe: arguments of `fit` for the run, with the number of ranks that are asked about.
+        recipe: arguments of `fit`: --config and the run's recipe, and then the flags with the
+            number of ranks that are asked about.
         run: the run.
     """
     silence_lightning()
     config = parse("fit", recipe)
     ranks = ranks_asked(config)
     last = run.last_attempt()
-    before = (last and last["ranks"]) or ranks
+    # Older versions did not record the number of ranks.
+    before = (last and last["ranks"]) or ranks_asked(parse("fit", recipe[:2]))
     try:
         experiment = build_alone(recipe, callbacks=True)
         callbacks = experiment.trainer.callbacks

@@ -9,6 +9,7 @@ With --run.elastic, slurm/fit.sbatch asks first whether nodes were lost, and run
 those that are left.
 """
 
+import math
 import re
 import shlex
 import shutil
@@ -24,6 +25,7 @@ from lightning_resnet.engine.launch import pairs
 from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.reading import parse_yaml, read_text, read_yaml
 from lightning_resnet.runs.find import begun_runs
+from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.status import ATTEMPT, LOST, restarts
 from lightning_resnet.shipped import recipe_file
 
@@ -120,24 +122,20 @@ def is_elastic(argv: list[str]) -> bool:
     return found is True
 
 
-def nodes_left(
-    made: list[tuple[dict[str, Any], int]], status: int, env: dict[str, str], nodes: int
-) -> int:
+def nodes_left(folder: Path, status: int, env: dict[str, str], nodes: int) -> int:
     """Return on how many nodes to run a step again that has lost others; 0: not again.
 
     If a rank was lost, wait until Slurm takes its node from the job. A job keeps its other nodes
-    if it was submitted with --no-kill.
+    if it was submitted with --no-kill. Nodes among whose ranks the batch does not divide stay idle.
 
     Args:
-        made: attempts of this job, each with the steps that were done before.
+        folder: folder that holds the run directory.
         status: exit status of the training.
         env: environment of the job.
         nodes: number of nodes that the step had.
     """
-    lost = status == KILLED
-    for attempt, _ in made:
-        lost |= attempt["reason"] == "running" or (attempt["error"] or "").startswith(LOST)
-    if not lost:
+    run = next(_runs_of_this_job(folder, env), None)
+    if run is None or not _has_lost_a_rank(run.last_attempt(), status):
         return 0
     limit = re.search(r"SlurmdTimeout\s*=\s*(\d+)", _asked("scontrol", "show", "config"))
     seconds = (float(limit[1]) if limit else SLURMD_TIMEOUT_S) + LATE_S
@@ -146,9 +144,40 @@ def nodes_left(
     while time.monotonic() < deadline:
         left = _asked("squeue", "-h", "-j", env["SLURM_JOB_ID"], "-o", "%D").strip()
         if left.isdecimal() and 0 < int(left) < nodes:
-            return int(left)
+            return _dividing(run, nodes, int(left))
         time.sleep(POLL_S)
     return 0
+
+
+def _has_lost_a_rank(attempt: dict[str, Any], status: int) -> bool:
+    """Tell whether an attempt has lost a rank, and no signal has asked it to end."""
+    if attempt["signal"]:
+        return False
+    told = attempt["error"] or ""
+    return status == KILLED or attempt["reason"] == "running" or told.startswith(LOST)
+
+
+def _dividing(run: Run, before: int, left: int) -> int:
+    """Return the largest number of nodes, up to those left, among whose ranks the batch divides.
+
+    Where there is none, return all that are left: the training tells what is wrong.
+
+    Args:
+        run: the run.
+        before: number of nodes that the last attempt had.
+        left: number of nodes that are left.
+    """
+    ranks = run.last_attempt()["ranks"] // before
+    try:
+        config = run.config()
+        model = config["model"]
+        unit = math.lcm(model["bn_batch"] or 1, 2 if model["mix"] else 1)
+        unit *= config["trainer"]["accumulate_grad_batches"]
+        steps = config["data"]["batch_size"]
+        dividing = [n for n in range(1, left + 1) if steps % (n * ranks * unit) == 0]
+    except (UserError, LookupError, TypeError, ZeroDivisionError):
+        return left
+    return max(dividing, default=left)
 
 
 def _asked(*command: str) -> str:
@@ -172,12 +201,17 @@ def of_this_job(folder: Path, env: dict[str, str]) -> Iterator[tuple[dict[str, A
     Yields:
         The attempt, and the optimizer steps that earlier attempts of its run had done.
     """
-    job = env["SLURM_JOB_ID"]
-    restart_count = restarts(env)
+    for run in _runs_of_this_job(folder, env):
+        *before, last = run.attempts()
+        yield last, max((attempt["last_step"] for attempt in before), default=0)
+
+
+def _runs_of_this_job(folder: Path, env: dict[str, str]) -> Iterator[Run]:
+    """Yield the runs whose last attempt this start of the job has made."""
     for run in begun_runs(folder):
-        *before, last = run.attempts() or [ATTEMPT]
-        if last["job_id"] == job and last["restart_count"] == restart_count:
-            yield last, max((attempt["last_step"] for attempt in before), default=0)
+        last = run.last_attempt() or ATTEMPT
+        if last["job_id"] == env["SLURM_JOB_ID"] and last["restart_count"] == restarts(env):
+            yield run
 
 
 def decide(
