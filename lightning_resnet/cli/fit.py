@@ -544,6 +544,8 @@ def _open_rundir(
         UserError: another process has finished the run, or the directory cannot be written.
     """
     config = experiment.config
+    if config.run.elastic:
+        rundir.wait_for_owner()
     # an error, and no exit status 0, because other ranks wait for this one
     if _is_over(config, rundir):
         raise UserError(
@@ -551,8 +553,6 @@ def _open_rundir(
         )
     on_gpu = experiment.trainer.strategy.root_device.type == "cuda"
     ranks = experiment.trainer.world_size
-    if config.run.elastic:
-        rundir.wait_for_owner()
     rundir.start_attempt(ranks if on_gpu else 0, ranks)
     try:
         stored = _describe_run(config, rundir, facts, argv)
