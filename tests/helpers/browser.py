@@ -11,11 +11,20 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE = 60  # seconds for an answer
+# The protocol's pipes are the descriptors 3 and 4 of the browser. A new process puts them there: in
+# a forked child of pytest either number may be closed, or that of a pipe to its parent.
+PLACE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Browser:
@@ -164,17 +173,10 @@ def chromium(folder):
     receive, to_write = os.pipe()
     flags = "--headless --no-sandbox --disable-gpu --remote-debugging-pipe --no-first-run"
     command = [CHROMIUM, *flags.split(), f"--user-data-dir={folder}/profile", "about:blank"]
-    # the protocol's pipes are the descriptors 3 and 4 of the process
     ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (to_read, to_write)]
-
-    def set_pipes():
-        os.dup2(ends[0], 3)
-        os.dup2(ends[1], 4)
-
     process = subprocess.Popen(
-        command,
-        pass_fds=(3, 4),
-        preexec_fn=set_pipes,
+        [sys.executable, "-c", PLACE, *map(str, ends), *command],
+        pass_fds=ends,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
