@@ -380,7 +380,7 @@ def test_charts_of_an_inspection(browser, tmp_path):
     assert browser.problems == []
 
 
-HOSTILE = "<script>document.title='ran'</script><img src=x onerror=alert(1)>"
+HOSTILE = "\"><script>document.title='ran'</script><img src=x onerror=alert(1)>"
 MAP = "inspected[0][0]"
 TWIN = "inspected[0][1]"
 CELLS = "inspected[0][2]"
@@ -499,7 +499,7 @@ def test_a_surface_is_turned_and_tells_values(shown_maps):
     shown_maps.click(f"{MAP}.surface")
     first = shown_maps.evaluate(f"{MAP}.canvas.toDataURL()")
     assert shown_maps.evaluate(f"{MAP}.surface.getAttribute('aria-pressed')") == "true"
-    shown_maps.drag(f"{MAP}.over", (0.3, 0.5), (0.7, 0.6))
+    shown_maps.drag(f"{MAP}.over", (0.3, 0.2), (0.7, 0.8))
     turned = shown_maps.evaluate(f"{MAP}.canvas.toDataURL()")
     assert len({flat, first, turned}) == 3 and shown_maps.evaluate(f"{MAP}.zoom") is None
     assert "direction 1: " in point_at(shown_maps, MAP, 0.5, 0.6)
