@@ -237,6 +237,11 @@ def test_without_optuna_the_error_says_how_to_install_it(sweep_file, monkeypatch
     file = bayes(sweep_file)
     with pytest.raises(UserError, match=re.escape("pip install 'optuna>=5,<6'")):
         take(read(file), HERE)
+    bayes(sweep_file, {"data.pad": {"min": 0, "max": 9}}, name="t")
+    for flag in ("--local", "--submit", "--next"):
+        with pytest.raises(UserError, match="method bayes needs optuna"):
+            main([file, flag])
+    assert not Path("runs/t").exists()
     assert found(file) == []  # and listing an unbegun sweep does without
 
 

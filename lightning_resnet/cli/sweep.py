@@ -17,7 +17,7 @@ from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json
 from lightning_resnet.sweeps.points import Sweep, check_keys, read
-from lightning_resnet.sweeps.search import refresh, take
+from lightning_resnet.sweeps.search import import_optuna, refresh, take
 from lightning_resnet.sweeps.state import (
     best,
     facts,
@@ -144,6 +144,8 @@ def run(args: Namespace) -> int:
             "--local or --submit"
         )
     check_keys(sweep)
+    if sweep.search and (is_next or args.local or args.submit):
+        import_optuna()  # refused before anything is written, or waits in a queue
     refresh(sweep, root)
     if is_next:
         return _next(sweep, root, args)

@@ -13,6 +13,7 @@ from typing import Any
 from lightning_resnet.credentials import refuse_secrets
 from lightning_resnet.errors import one_line, tell
 from lightning_resnet.reading import read_json
+from lightning_resnet.runs.index import Index
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.tracking.mirror import MEMORY, Mirror, WandbOptions
 
@@ -41,13 +42,14 @@ class Uploader:
     def upload(self, runs: Iterable[Path]) -> int:
         """Upload the new rows of each run, and return the number of runs that failed."""
         failed = 0
-        for run in runs:
-            try:
-                self._upload(run)
-            except Exception as error:  # an error of one run must not keep the others
-                self.open.pop(run, None)
-                failed += 1
-                tell(f"{run}: not uploaded ({one_line(error)})")
+        with Index() as index:
+            for run in runs:
+                try:
+                    self._upload(run, index)
+                except Exception as error:  # an error of one run must not keep the others
+                    self.open.pop(run, None)
+                    failed += 1
+                    tell(f"{run}: not uploaded ({one_line(error)})")
         return failed
 
     def close(self) -> None:
@@ -55,11 +57,11 @@ class Uploader:
         for run, mirror in self.open.items():
             mirror.finish(Run(run).status())
 
-    def _upload(self, run: Path) -> None:
+    def _upload(self, run: Path, index: Index) -> None:
         """Upload the new rows of a run, and print what was done."""
         reader = Run(run)
         rows = reader.rows_file
-        state = reader.status()
+        state = index.facts(run, details=False).status
         stamp = (state, rows.stat().st_size if rows.exists() else 0)
         if self._uploaded.get(run) == stamp:
             return
