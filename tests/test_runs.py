@@ -233,7 +233,7 @@ def test_rm_removes_a_sweep_with_all_that_is_its_own(cli, two, monkeypatch):
     assert share(Path("runs"), "digits", "ccccccccc3") and share(Path("runs"), "b", first.name)
     assert not share(Path("runs"), "digits", "dddddddd44")
     assert share(Path("runs"), "b", "dddddddd44"), "of a run that has not begun"
-    for name in ("points/x.json", "submitted/1/0.log", "report/index.html"):
+    for name in ("points/x.json", "submitted/1/0.log", "report/index.html", "search/x"):
         Path("runs/digits", name).parent.mkdir(parents=True)
         Path("runs/digits", name).touch()
     with monkeypatch.context() as patch:
@@ -242,7 +242,7 @@ def test_rm_removes_a_sweep_with_all_that_is_its_own(cli, two, monkeypatch):
         assert code == 2 and "has jobs in Slurm's queue, for points x: " in err and first.exists()
     code, out, err = cli("rm", "digits")
     assert code == 2 and "2 runs, " in err and "and the folder digits? No terminal" in err, err
-    assert "(folder, with points, submitted, report)" in out and ".shared" not in out
+    assert "(folder, with points, submitted, report, search)" in out and ".shared" not in out
     code, out, _ = cli("rm", "digits", "--yes", "--json")
     assert code == 0 and len(json.loads(out)["removed"]) == 3
     assert not Path("runs/digits").exists() and Path("runs/b/ccccccccc3/config.yaml").exists()

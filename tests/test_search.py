@@ -317,13 +317,13 @@ def test_a_run_behind_its_rivals_ends_early_and_can_be_continued(rivals, tmp_pat
     assert attempt["reason"] == HALVED and attempt["last_step"] == 22 and attempt["error"] is None
     assert run.status() == HALVED and run.steps() == (22, 66)
     code, out, _ = rivals(*TRAIN, "--run.hyperband", HYPERBAND)
-    assert code == 0 and f"is {HALVED}; nothing to do" in out
+    assert code == 0 and f"is {HALVED}; nothing to do" in out and "--run.hyperband null" in out
     code, out, _ = rivals("runs", "runs/s")
     assert HALVED in out
     code, out, _ = rivals("compare", "runs/s", "--out", "report")
     assert code == 0 and f"1 {HALVED}" in out
-    # another sweep without hyperband continues it, and its weights are those of one training
-    code, _, err = rivals(*TRAIN)
+    # without hyperband it goes on, and its weights are those of one training
+    code, _, err = rivals(*TRAIN, "--run.hyperband", "null")
     assert code == 0 and run.status() == "finished", err
     assert rivals(*TRAIN, "--run.root", "alone")[0] == 0
     weights = load_checkpoint(run.candidates()[0])["state_dict"]

@@ -118,7 +118,10 @@ def run(args: Namespace) -> int:
         config = _join_sweep(config, rundir)
         if _is_over(config, rundir):
             how = rundir.status()
-            say(f"run {rundir.path} is {how}; nothing to do (--run.new trains a replicate)")
+            more = "--run.new trains a replicate"
+            if how == HALVED:
+                more += ", --run.hyperband null goes on to the end"
+            say(f"run {rundir.path} is {how}; nothing to do ({more})")
             if changed := _changed_class(config, rundir.meta()):
                 say(
                     f"warning: {changed}, and the run is of the former code: --run.new (from "

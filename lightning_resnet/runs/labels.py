@@ -26,7 +26,7 @@ TOLD_FIRST = (
 UNSAFE = re.compile(r"[^A-Za-z0-9_.+=-]+")  # becomes a hyphen
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.I)
 # Other folders next to runs, and names that could be the id of a run.
-TAKEN = re.compile(r"points|submitted|report|wandb|[0-9a-f]{10}(-\d+)?")
+TAKEN = re.compile(r"points|search|submitted|report|wandb|[0-9a-f]{10}(-\d+)?")
 OF_NO_NAME = ("checkpoints", "last.ckpt", "best.ckpt", "prev.ckpt")  # in the path of a checkpoint
 
 

@@ -13,7 +13,12 @@ from lightning_resnet.runs.labels import is_label, links_to
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.shared import claims_of, is_shared, links_of_sweeps
 
-EXTRAS = ("points", "submitted", "report")  # folders that sweep and compare make next to runs
+EXTRAS = (
+    "points",
+    "submitted",
+    "report",
+    "search",
+)  # folders that sweep and compare make next to runs
 
 
 class Removal(NamedTuple):
