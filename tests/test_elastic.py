@@ -391,9 +391,12 @@ def test_a_step_that_has_lost_no_node_does_not_go_on(cli, job, monkeypatch):
     monkeypatch.setattr(requeue, "LATE_S", -29.5)
     code, out, err = cli(*LOST)
     assert (code, out) == (1, "") and "a rank was lost" in err
-    monkeypatch.setenv("PATH", "")
+    Path("bin/scontrol").unlink()
     monkeypatch.setattr(requeue, "SLURMD_TIMEOUT_S", 30.0)
     assert cli(*LOST)[0] == 1
+    monkeypatch.setenv("PATH", "")
+    code, out, err = cli(*LOST)
+    assert (code, out) == (1, "") and "without squeue it is not known" in err
 
 
 @pytest.mark.parametrize(

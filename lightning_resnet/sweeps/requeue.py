@@ -137,6 +137,9 @@ def nodes_left(folder: Path, status: int, env: dict[str, str], nodes: int) -> in
     run = next(_runs_of_this_job(folder, env), None)
     if run is None or not _has_lost_a_rank(run.last_attempt(), status):
         return 0
+    if not shutil.which("squeue"):
+        tell("a rank was lost, and without squeue it is not known which nodes are left")
+        return 0
     limit = re.search(r"SlurmdTimeout\s*=\s*(\d+)", _asked("scontrol", "show", "config"))
     seconds = (float(limit[1]) if limit else SLURMD_TIMEOUT_S) + LATE_S
     tell(f"a rank was lost: waiting for up to {seconds:.0f} s for Slurm to give up its node")
