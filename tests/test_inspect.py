@@ -13,6 +13,7 @@ from torch import nn
 
 from lightning_resnet.analysis.inspection.derivation import derivation, sentence
 from lightning_resnet.analysis.inspection.gradients import gradients, summarise
+from lightning_resnet.analysis.inspection.report import module_of, summary
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet
 from lightning_resnet.models.activations import record_blocks
@@ -27,6 +28,14 @@ def test_derivation_holds_and_needs_the_one(residual):
 
 def test_derivation_is_told_in_one_line():
     assert "56 stacks each in float64" in sentence() and "\n" not in sentence()
+
+
+def test_a_number_that_a_net_does_not_have_is_called_none():
+    whole = {"lesion": "none", "changed": 0, "error": 26.4}
+    one = {"lesion": "one", "changed": 1, "error": 30.0, "block": "layer1.0", "index": 0}
+    frame = pd.DataFrame([whole, one]).assign(net="depth 8, plain", seed=0)
+    head, cells = summary(module_of("lesions"), frame)
+    assert cells[head.index("no lesion")] == "26.4" and "none" in cells and "nan" not in cells
 
 
 @pytest.mark.parametrize("name", NETS)

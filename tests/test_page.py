@@ -16,6 +16,7 @@ from helpers.browser import CHROMIUM, chromium
 from helpers.made_runs import epoch_rows, make_run
 
 from lightning_resnet.analysis.compare import page as page_of
+from lightning_resnet.analysis.compare.figures import palette
 from lightning_resnet.analysis.compare.panels import Drawing, Map, Panel, map_of, panels
 from lightning_resnet.analysis.compare.report import View, report
 
@@ -302,6 +303,16 @@ def test_light_and_dark(page):
     page.size(1280, dark=True)
     page.open(page.evaluate("location.href"))
     assert page.evaluate(back) != "rgb(255, 255, 255)"
+
+
+def test_twins_are_told_apart_on_a_dark_page(page):
+    twins = palette(["depth 14, plain", "depth 14, residual (A)"])
+    page.click("document.getElementById('theme')")
+    sums = []
+    for colour in twins.values():
+        shown = page.evaluate(f"seen('{colour}')")
+        sums.append(sum(int(shown[i : i + 2], 16) for i in (1, 3, 5)))
+    assert sums[0] - sums[1] > 120 and sums[1] > 350
 
 
 @pytest.mark.parametrize("width", [390, 1280])

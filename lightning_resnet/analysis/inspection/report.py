@@ -175,7 +175,7 @@ def summary(module: Any, frame: pd.DataFrame) -> list[list[str]]:
             if name in GEOMETRIC_MEANS:
                 mean = math.prod(column) ** (1 / len(column))
             spread = f" ({column.min():.3g} to {column.max():.3g})" if len(column) > 1 else ""
-            row[name] = f"{mean:.3g}{spread}"
+            row[name] = "none" if math.isnan(mean) else f"{mean:.3g}{spread}"
         rows.append(row)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     heads = [module.HEADS.get(name, name) for name in columns]

@@ -25,7 +25,7 @@ function seen(colour) {
   if (!isDark() || !/^#[0-9a-f]{6}$/i.test(colour)) return colour;
   const parts = [1, 3, 5].map(i => parseInt(colour.slice(i, i + 2), 16));
   const light = 0.299 * parts[0] + 0.587 * parts[1] + 0.114 * parts[2];
-  const share = Math.max(0, Math.min(0.6, (125 - light) / 150));
+  const share = Math.max(0, Math.min(0.6, (110 - light) / 150));
   return '#' + parts.map(p => Math.round(p + (255 - p) * share).toString(16).padStart(2, '0')).join(
     '');
 }
