@@ -31,9 +31,9 @@ def test_derivation_is_told_in_one_line():
 
 
 def test_a_number_that_a_net_does_not_have_is_called_none():
-    whole = {"lesion": "none", "changed": 0, "error": 26.4}
+    unharmed = {"lesion": "none", "changed": 0, "error": 26.4}
     one = {"lesion": "one", "changed": 1, "error": 30.0, "block": "layer1.0", "index": 0}
-    frame = pd.DataFrame([whole, one]).assign(net="depth 8, plain", seed=0)
+    frame = pd.DataFrame([unharmed, one]).assign(net="depth 8, plain", seed=0)
     head, cells = summary(module_of("lesions"), frame)
     assert cells[head.index("no lesion")] == "26.4" and "none" in cells and "nan" not in cells
 

@@ -291,9 +291,9 @@ class HeatMap extends Card {
         pixels.data[4 * (k * n + l) + 3] = 255;
       }
     }
-    const whole = new OffscreenCanvas(n, n);
-    whole.getContext('2d').putImageData(pixels, 0, 0);
-    context.drawImage(whole, 0, 0, this.side(), this.side());
+    const layer = new OffscreenCanvas(n, n);
+    layer.getContext('2d').putImageData(pixels, 0, 0);
+    context.drawImage(layer, 0, 0, this.side(), this.side());
   }
 
   // Lines of one height, by marching squares.
