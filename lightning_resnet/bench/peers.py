@@ -171,10 +171,10 @@ def webdataset(folder: str, size: int, threads: int) -> Make:
     from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomResizedCrop
 
     files = sorted(Path(folder, "jpeg").rglob("*.jpg"))
-    shards = 4 * threads
-    for number in range(shards):
-        with tarfile.open(f"{folder}/photos-{number:02}.tar", "w") as tar:
-            for file in files[number::shards]:
+    shards = [f"{folder}/photos-{number}.tar" for number in range(4 * threads)]
+    for number, shard in enumerate(shards):
+        with tarfile.open(shard, "w") as tar:
+            for file in files[number :: len(shards)]:
                 tar.add(file, f"{file.stem}.jpg")
                 label = b"%d" % (file.parent.name == "b")
                 entry = tarfile.TarInfo(f"{file.stem}.cls")
@@ -186,8 +186,7 @@ def webdataset(folder: str, size: int, threads: int) -> Make:
         encoded = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
         return change(decode_image(encoded, ImageReadMode.RGB))
 
-    urls = f"{folder}/photos-{{00..{shards - 1:02}}}.tar"
-    images = wds.WebDataset(urls, shardshuffle=shards, seed=0).shuffle(1000)
+    images = wds.WebDataset(shards, shardshuffle=len(shards), seed=0).shuffle(1000)
     images = images.to_tuple("jpg", "cls").map_tuple(decode, int).batched(BATCH)
     return partial(
         torch.utils.data.DataLoader,

@@ -98,7 +98,7 @@ def _json(value: Any, attribute: str) -> str:
     return f'<script {attribute} type="application/json">{content}</script>'
 
 
-def drawing(figure: Drawing, caption: str) -> str:
+def drawing(figure: Drawing, caption: str, has_image: bool = True) -> str:
     """Return the HTML of charts to zoom and point at, with their caption.
 
     A browser without scripts shows an image instead.
@@ -106,12 +106,15 @@ def drawing(figure: Drawing, caption: str) -> str:
     Args:
         figure: whose charts and maps `chart.js` and `map.js` draw.
         caption: below the charts.
+        has_image: whether there is an image for browsers without scripts; it takes long to draw.
     """
     text = _safe(caption)
     data = _json({"charts": figure.charts}, 'class="charts"')
-    content = base64.b64encode(render(figure, "webp")).decode()
-    image = f'<img alt="{text}" src="data:image/webp;base64,{content}">'
-    return f"<figure>{data}<noscript>{image}</noscript><figcaption>{text}</figcaption></figure>"
+    image = ""
+    if has_image:
+        content = base64.b64encode(render(figure, "webp")).decode()
+        image = f'<noscript><img alt="{text}" src="data:image/webp;base64,{content}"></noscript>'
+    return f"<figure>{data}{image}<figcaption>{text}</figcaption></figure>"
 
 
 def table(cells: Sequence[Sequence[str]], left: int = 1, wrap: bool = False) -> str:

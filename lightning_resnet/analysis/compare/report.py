@@ -190,7 +190,7 @@ def index(found: Compared, view: View, command: str, live: bool = False) -> str:
     for kind in view.panels:
         frame = callback_metrics.logged(runs, table.labels, kind)
         drawn = callback_metrics.figure(frame, kind)
-        body.append(page.drawing(drawn, callback_metrics.caption(kind)))
+        body.append(page.drawing(drawn, callback_metrics.caption(kind), has_image=not live))
     title = view.title or ", ".join(runs.runs["name"].unique())
     seconds = figures.with_x(runs.runs, runs.history, "time")
     data = explorer.data(runs, seconds, table.labels, view.x)

@@ -461,7 +461,7 @@ class HeatMap extends Card {
     this.points = [];
     const grid = rows.map(j => columns.map(i => {
       const point = this.seenAt(part(xs[i], view.x), part(ys[j], view.y), this.shares[j][i]);
-      this.points.push([point, i, j]);
+      if (!point.some(isNaN)) this.points.push([point, i, j]);
       return [...point, this.shares[j][i]];
     }));
     const cells = [];
@@ -593,12 +593,13 @@ class HeatMap extends Card {
 
   // Both coordinates and the value of each map of these places.
   tell(left, top) {
+    if (this.isSurface && !this.points.length) return; // no point in view has a number
     const [i, j] = this.nearest(left, top);
     const {
       spec
     } = this;
     const where = (label, places, at, names) =>
-      `${label.split(',')[0]}: ${names ? `${names[at]} (${told(places[at])})` : told(places[at])}`;
+      `${label.replace(', in order of depth', '')}: ${names ? `${names[at]} (${told(places[at])})` : told(places[at])}`;
     const rows = [
       where(spec.x, spec.xs, i, spec.names?.[0]),
       where(spec.y, spec.ys, j, spec.names?.[1])
