@@ -6,9 +6,11 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +23,7 @@ from helpers.run_dir import attempt, edit, only_run, rank_logs
 
 from lightning_resnet.bounds import world_sizes
 from lightning_resnet.cli import fit
+from lightning_resnet.config.recipe import build, parse
 from lightning_resnet.engine.launch import Place, free_port
 from lightning_resnet.runs import directory
 from lightning_resnet.runs.checkpoint import load_checkpoint
@@ -111,6 +114,22 @@ def results(root):
     return dict(found)
 
 
+def written():
+    """When the newest checkpoint was written, in ns; 0 without one."""
+    times = [0]
+    for file in Path("runs").glob("*/*/checkpoints/*.ckpt"):
+        with suppress(FileNotFoundError):  # it was replaced
+            times.append(file.stat().st_mtime_ns)
+    return max(times)
+
+
+def saved():
+    """The steps of the newest checkpoint; 0 without one."""
+    files = [*Path("runs").glob("*/*/checkpoints/last.ckpt")]
+    files += Path("runs").glob("*/*/checkpoints/prev.ckpt")
+    return max((load_checkpoint(file)["global_step"] for file in files), default=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_chain_of_kills_ends_as_the_run_that_was_never_stopped(here, seed):
@@ -120,15 +139,20 @@ def test_a_chain_of_kills_ends_as_the_run_that_was_never_stopped(here, seed):
     Path("draws").rename("complete_draws")
     draw = random.Random(seed)
     args += ["--run.save_minutes", "0.003"]
-    worlds = [4, 2, 1, 3] * 3
-    for world in worlds:
+    advanced = set()  # numbers of ranks that came further before they were killed
+    for world in [4, 2, 1, 3] * 3:
+        before, steps = written(), saved()
         ranks = Ranks(args, world, PAUSE="0.15")
-        end = time.monotonic() + draw.uniform(1, 5)
+        wait_for(lambda before=before: written() > before, ranks)
+        end = time.monotonic() + draw.uniform(0, 1.5)
         wait_for(lambda end=end: time.monotonic() > end, ranks)
         victims = draw.choice([None, [draw.randrange(world)]])
         ranks.send(signal.SIGKILL, victims)
         if ranks.wait(15) == [0] * world:
             break
+        if saved() > steps:
+            advanced.add(world)
+    assert len(advanced) >= 3, rank_logs()
     assert Ranks(args, 2).wait(100) == [0, 0], rank_logs()
     assert numbered.read_draws("draws") == numbered.read_draws("complete_draws")
     assert difference(last("runs"), last("complete")) < 1e-12
@@ -147,8 +171,9 @@ def test_torchrun_goes_on_without_a_node_that_was_lost(here, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--max-restarts"]
     command += ["3", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "elastic"]
-    command += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--local-addr", "127.0.0.1"]
-    command += ["--rdzv-conf", "last_call_timeout=3"]
+    port = free_port()
+    command += ["--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1"]
+    command += ["--rdzv-conf", "last_call_timeout=20"]  # both agents end the wait for others
     command += ["-m", "lightning_resnet", *args, "--run.save_minutes", "0.01"]
     command += ["--run.elastic", "true"]
     agents = []
@@ -159,7 +184,8 @@ def test_torchrun_goes_on_without_a_node_that_was_lost(here, monkeypatch):
 
     try:
         start()  # the first agent has the store, without which none goes on
-        time.sleep(1)
+        with socket.socket() as probe:
+            waiting.wait_for(lambda: not probe.connect_ex(("127.0.0.1", port)))
         start()
         waiting.wait_for(lambda: [*Path("runs").rglob("prev.ckpt")])
         for pid in (*children(agents[1].pid), agents[1].pid):
@@ -301,8 +327,30 @@ def test_an_elastic_run_waits_until_the_attempt_of_a_lost_node_counts_as_dead(
     monkeypatch.setattr(directory, "POLL_S", 0)
     monkeypatch.setattr(RunDir, "status", status)
     code, out, err = cli(*args, "--run.elastic", "true")
-    assert code == 0 and len(asked) == 8, err
+    assert code == 0, err
     assert out.count("attempt 1 on node7 has not ended: waiting for up to 120 s") == 1
+
+
+@pytest.mark.parametrize(("elastic", "seconds"), [("true", 300), ("false", 65)])
+def test_ranks_wait_for_the_first_rank_as_long_as_it_waits(here, monkeypatch, elastic, seconds):
+    ranks = {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    for name, value in (ranks | {"LIGHTNING_RESNET_MEETING": "."}).items():
+        monkeypatch.setenv(name, value)
+    config = parse("fit", [*TINY, "--run.hang_s", "5", "--run.elastic", elastic])
+    assert build(config).trainer.strategy._timeout.total_seconds() == seconds
+
+
+def test_a_run_of_older_code_tells_of_the_new_rule_for_running_statistics(cli):
+    args = [*TINY, "--trainer.max_epochs", "1", "--model.bn_batch", "8", "--data.batch_size", "32"]
+    args += ["--trainer.accumulate_grad_batches", "2"]
+    assert cli("fit", *args)[0] == 0
+    told = "this run was begun by older code, where each micro-batch updated batch norm's running"
+    file = only_run() / "attempts/1.json"
+    edit(file, reason="failed")
+    assert told not in cli("fit", *args)[1]
+    (file.parent / "2.json").unlink()
+    edit(file, ranks=0)  # as older versions left it
+    assert told in cli("fit", *args)[1]
 
 
 def test_an_elastic_run_is_refused_where_the_other_attempt_is_alive(cli, owned, monkeypatch):
@@ -357,6 +405,7 @@ def job(cli, tmp_path, monkeypatch):
 
     def make(answers, **ended):
         attempt = {"job_id": "7", "restart_count": 0, "reason": "running", "last_step": 5}
+        attempt |= {"ranks": 12, "nodes": 6}
         Path("runs/run/x/attempts").mkdir(parents=True, exist_ok=True)
         Path("runs/run/x/attempts/1.json").write_text(json.dumps(attempt | ended))
         Path("answers").write_text("".join(f"{answer}\n" for answer in answers))
@@ -412,10 +461,17 @@ def test_a_step_that_has_lost_no_node_does_not_go_on(cli, job, monkeypatch):
     ],
 )
 def test_nodes_among_which_the_batch_does_not_divide_stay_idle(cli, job, model, left, kept):
-    job([left], ranks=12)
+    job([left])
     recipe = "trainer: {accumulate_grad_batches: 1}\ndata: {batch_size: 48}\nmodel: "
     Path("runs/run/x/config.yaml").write_text(recipe + model)
     assert cli("requeue", "--status", "137", "--left", "6", *LOST[5:])[:2] == (0, f"{kept}\n")
+
+
+def test_a_step_that_died_before_its_attempt_began_goes_on_too(cli, job):
+    job(["2"], ranks=32, nodes=4)  # the attempt of the step before, on a node more
+    recipe = "trainer: {accumulate_grad_batches: 1}\ndata: {batch_size: 120}\n"
+    Path("runs/run/x/config.yaml").write_text(recipe + "model: {bn_batch: 3, mix: null}")
+    assert cli("requeue", "--status", "137", "--left", "3", *LOST[5:])[:2] == (0, "1\n")
 
 
 def test_a_step_that_a_signal_has_ended_does_not_go_on(cli, job):
@@ -431,6 +487,9 @@ def test_a_step_that_a_signal_has_ended_does_not_go_on(cli, job):
         (["fit", "--run.elastic=true"], True),
         (["fit", "--config", "elastic.yaml"], True),
         (["fit", "--config", "elastic.yaml", "--run.elastic", "false"], False),
+        (["fit", "--config", "below/file.yaml"], True),
+        (["fit", "--run", "{elastic: true}"], True),
+        (["fit", "--run={elastic: true}", "--run.elastic", "False"], False),
         (["fit", "--config", "nowhere.yaml"], False),
         (["fit"], False),
     ],
@@ -438,4 +497,7 @@ def test_a_step_that_a_signal_has_ended_does_not_go_on(cli, job):
 def test_elastic_is_read_from_flags_and_recipes(argv, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("elastic.yaml").write_text("run: {elastic: true}")
+    Path("below").mkdir()
+    Path("below/file.yaml").write_text("run: run.yaml")
+    Path("below/run.yaml").write_text("elastic: true")
     assert requeue.is_elastic(argv) is expected

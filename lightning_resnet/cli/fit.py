@@ -556,7 +556,7 @@ def _open_rundir(
         )
     on_gpu = experiment.trainer.strategy.root_device.type == "cuda"
     ranks = experiment.trainer.world_size
-    rundir.start_attempt(ranks if on_gpu else 0, ranks)
+    rundir.start_attempt(ranks if on_gpu else 0, ranks, experiment.trainer.num_nodes)
     try:
         stored = _describe_run(config, rundir, facts, argv)
     except OSError as e:
@@ -620,10 +620,26 @@ def _describe_run(
                 f"warning: this run began with other software: {differing}; it may not end with "
                 "the same weights"
             )
+        if _has_older_statistics(config, rundir):
+            say(
+                "warning: this run was begun by older code, where each micro-batch updated batch "
+                "norm's running statistics: from here on the first of each step does"
+            )
     else:
         stored = _meta(config, rundir, facts, argv, now)
         rundir.write_meta(stored)
     return stored
+
+
+def _has_older_statistics(config: Config, rundir: RunDir) -> bool:
+    """Tell whether a run goes on for which older code updated the statistics of batch norm.
+
+    The code that updates them once per step also records the ranks of each attempt.
+    """
+    accumulates = config.trainer.accumulate_grad_batches > 1
+    if not (config.values.model.bn_batch and accumulates and rundir.candidates()):
+        return False
+    return not rundir.attempts()[0]["ranks"]
 
 
 def _meta(

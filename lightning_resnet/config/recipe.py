@@ -60,6 +60,7 @@ from lightning_resnet.reading import check_yaml, line_of
 from lightning_resnet.runs.find import weights_of
 from lightning_resnet.runs.identity import public_path, with_public_paths
 from lightning_resnet.runs.names import check_name, check_texts, is_hub_name
+from lightning_resnet.runs.status import DEAD_S
 from lightning_resnet.tracking.mirror import WandbOptions
 from lightning_resnet.training.task import ClassificationTask
 
@@ -392,11 +393,14 @@ class RecipeParser(LightningCLI):
                 "--trainer.sync_batchnorm needs GPUs: leave it out; --model.bn_batch fixes what "
                 "batch norm sees, for any number of ranks"
             )
+        run = self.config.run
+        # Longer than the watchdog waits: the rank that hangs must be the first to tell. And longer
+        # than rank 0 of an elastic run waits for a lost owner, whose clock may be ahead.
+        longest_s = max(run.hang_s, 2 * DEAD_S) if run.elastic else run.hang_s
         strategy = Ranks(
             self.place,
             cluster_environment=environment,
-            # longer than the watchdog waits: the rank that hangs must be the first to tell
-            timeout=timedelta(seconds=self.config.run.hang_s + 60),
+            timeout=timedelta(seconds=longest_s + 60),
             **{_SYNC_BUFFERS: False},  # in every step; we do before each evaluation
             gradient_as_bucket_view=True,
             find_unused_parameters=trainer.strategy == "ddp_find_unused_parameters_true",

@@ -55,12 +55,13 @@ class RunDir(Run):
         self._unwritten_rows: list[str] = []
         self._write_error = ""  # why the last write failed; empty if it succeeded
 
-    def start_attempt(self, gpus: int = 0, ranks: int = 1) -> None:
+    def start_attempt(self, gpus: int = 0, ranks: int = 1, nodes: int = 1) -> None:
         """Start an attempt and take over the run.
 
         Args:
             gpus: number of GPUs that all ranks together train on.
             ranks: world size.
+            nodes: number of machines that the ranks are on.
 
         Raises:
             UserError: another process trains this run, or the directory cannot be written.
@@ -91,6 +92,7 @@ class RunDir(Run):
             "restart_count": restarts(os.environ),
             "gpus": gpus,
             "ranks": ranks,
+            "nodes": nodes,
             "host": socket.gethostname(),
             "process": process_name(),
             "error": None,

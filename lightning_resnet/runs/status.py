@@ -24,6 +24,7 @@ ATTEMPT: dict[str, Any] = {
     "restart_count": 0,
     "gpus": 0,
     "ranks": 0,
+    "nodes": 0,
     "host": "?",
     "process": {},
     "error": None,

@@ -62,28 +62,43 @@ def folders(argv: list[str]) -> set[Path]:
 
 
 def _folder(argv: list[str]) -> Path:
-    """Return the folder that holds the runs of `fit ARGS`.
-
-    Recipes that cannot be read are skipped, because they have ended the training with an error.
-    """
-    given = pairs(argv)
-    recipes = [recipe_file(value) for flag, value in given if flag in ("-c", "--config")]
+    """Return the folder that holds the runs of `fit ARGS`."""
+    recipes = _recipes(argv)
     run = {"root": "runs", "name": recipes[0].stem if recipes else "run"}
-    for recipe in recipes:
-        with suppress(UserError):
-            run |= _texts(_options_of_run(read_yaml(recipe), recipe.parent))
-    for flag, value in given:
-        if flag == "--run":
-            run |= _texts(_options_of_run({"run": value}, Path()))
-    for flag, value in given:
-        if flag in ("--run.root", "--run.name"):
-            run[flag.removeprefix("--run.")] = value
+    for key, value in _run_options(argv).items():
+        if isinstance(value, str):
+            run[key] = value
     return Path(run["root"], run["name"])
 
 
-def _texts(options: dict[str, Any]) -> dict[str, str]:
-    """Return the options that are texts."""
-    return {key: value for key, value in options.items() if isinstance(value, str)}
+def is_elastic(argv: list[str]) -> bool:
+    """Tell whether `fit ARGS` has --run.elastic, on the command line or in a recipe."""
+    return str(_run_options(argv).get("elastic", False)).lower() != "false"
+
+
+def _recipes(argv: list[str]) -> list[Path]:
+    """Return the recipes of `fit ARGS`."""
+    return [recipe_file(value) for flag, value in pairs(argv) if flag in ("-c", "--config")]
+
+
+def _run_options(argv: list[str]) -> dict[str, Any]:
+    """Return the options of `run:` that `fit ARGS` gives, in its recipes and as flags.
+
+    The value of a flag is a text, and the next word or empty where the flag has none. Recipes that
+    cannot be read are skipped, because they have ended the training with an error.
+    """
+    given = pairs([*argv, ""])
+    options = {}
+    for recipe in _recipes(argv):
+        with suppress(UserError):
+            options |= _options_of_run(read_yaml(recipe), recipe.parent)
+    for flag, value in given:
+        if flag == "--run":
+            options |= _options_of_run({"run": value}, Path())
+    for flag, value in given:
+        if flag.startswith("--run."):
+            options[flag.removeprefix("--run.")] = value
+    return options
 
 
 def _options_of_run(recipe: Any, folder: Path) -> dict[str, Any]:
@@ -106,20 +121,6 @@ def _options_of_run(recipe: Any, folder: Path) -> dict[str, Any]:
         if isinstance(key, str) and key.startswith("run."):
             found[key.removeprefix("run.")] = value
     return found
-
-
-def is_elastic(argv: list[str]) -> bool:
-    """Tell whether `fit ARGS` has --run.elastic, on the command line or in a recipe."""
-    given = pairs([*argv, ""])
-    found = False
-    for flag, value in given:
-        if flag in ("-c", "--config"):
-            with suppress(UserError):
-                found = _options_of_run(read_yaml(recipe_file(value)), Path()).get("elastic", found)
-    for flag, value in given:
-        if flag == "--run.elastic":
-            found = value.lower() != "false"
-    return found is True
 
 
 def nodes_left(folder: Path, status: int, env: dict[str, str], nodes: int) -> int:
@@ -147,7 +148,7 @@ def nodes_left(folder: Path, status: int, env: dict[str, str], nodes: int) -> in
     while time.monotonic() < deadline:
         left = _asked("squeue", "-h", "-j", env["SLURM_JOB_ID"], "-o", "%D").strip()
         if left.isdecimal() and 0 < int(left) < nodes:
-            return _dividing(run, nodes, int(left))
+            return _dividing(run, int(left))
         time.sleep(POLL_S)
     return 0
 
@@ -160,18 +161,18 @@ def _has_lost_a_rank(attempt: dict[str, Any], status: int) -> bool:
     return status == KILLED or attempt["reason"] == "running" or told.startswith(LOST)
 
 
-def _dividing(run: Run, before: int, left: int) -> int:
+def _dividing(run: Run, left: int) -> int:
     """Return the largest number of nodes, up to those left, among whose ranks the batch divides.
 
     Where there is none, return all that are left: the training tells what is wrong.
 
     Args:
         run: the run.
-        before: number of nodes that the last attempt had.
         left: number of nodes that are left.
     """
-    ranks = run.last_attempt()["ranks"] // before
     try:
+        last = run.last_attempt()
+        ranks = last["ranks"] // last["nodes"]
         config = run.config()
         model = config["model"]
         unit = math.lcm(model["bn_batch"] or 1, 2 if model["mix"] else 1)

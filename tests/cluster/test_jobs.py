@@ -5,6 +5,7 @@ undisturbed one.
 import os
 import signal
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -139,14 +140,21 @@ def rank_of(pid, slurm):
     return env.get("SLURM_PROCID") if ours and env.get("SLURM_STEP_ID", "").isdigit() else None
 
 
+@contextmanager
+def lost_node(slurm):
+    """The second node is lost, and comes back at the end, whether or not the test fails."""
+    slurm.run("scontrol update NodeName=127.0.0.2 State=DOWN Reason=lost")
+    try:
+        yield
+    finally:  # it may have come back by itself
+        slurm.run("scontrol update NodeName=127.0.0.2 State=RESUME || true")
+
+
 @pytest.mark.all  # waits until Slurm gives the node up
 def test_a_lost_node(slurm, undisturbed):
     job = begin(slurm)
-    slurm.run("scontrol update NodeName=127.0.0.2 State=DOWN Reason=lost")
-    slurm.until(lambda: slurm.state(job) == "PENDING", 90)
-    slurm.run(
-        "scontrol update NodeName=127.0.0.2 State=RESUME || true"
-    )  # unless it came back by itself
+    with lost_node(slurm):
+        slurm.until(lambda: slurm.state(job) == "PENDING", 90)
     assert slurm.wait(job, "COMPLETED", timeout=300) and same_weights(
         weights(the_run()), undisturbed
     )
@@ -154,15 +162,14 @@ def test_a_lost_node(slurm, undisturbed):
 
 def test_an_elastic_job_goes_on_with_the_node_that_is_left(slurm):
     job = begin(slurm, "--no-kill", fit=f"{LONG} --run.elastic true --run.save_minutes 0.02")
-    slurm.run("scontrol update NodeName=127.0.0.2 State=DOWN Reason=lost")
-    assert slurm.wait(job, "COMPLETED", "FAILED", timeout=300) == "COMPLETED", log(job)
+    with lost_node(slurm):
+        assert slurm.wait(job, "COMPLETED", "FAILED", timeout=300) == "COMPLETED", log(job)
     assert slurm.show(job)["Restarts"] == "0" and "going on with 1 of 2 nodes" in log(job)
     first, second = attempts()
     assert (first["ranks"], second["ranks"], second["reason"]) == (2, 1, "finished")
     rows = merge(read_rows(the_run() / "metrics.jsonl").rows)
     steps = [row["step"] for row in rows if row["kind"] == "train"]
     assert steps == sorted(set(steps)) and steps[-1] == 330
-    slurm.run("scontrol update NodeName=127.0.0.2 State=RESUME || true")
 
 
 def test_a_cancelled_job_stays_cancelled_and_one_submitted_by_hand_continues(slurm, undisturbed):
