@@ -22,6 +22,7 @@ from lightning_resnet.sweeps.state import best
 
 POINTS = 40
 KILLED_AFTER = 12  # points
+RESULTS = Path("results.jsonl")
 DECAYS = {"distribution": "log_uniform_values", "min": 1e-6, "max": 0.1}
 SPACE = {
     "model.optimizer.lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1.0},
@@ -63,6 +64,8 @@ def run(file: Path, root: str, is_killed: bool = False) -> None:
         workers = [start(command, core, log) for core in cores]
         if is_killed and states(file, root).count("finished") < KILLED_AFTER:
             while states(file, root).count("finished") < KILLED_AFTER:
+                if all(worker.poll() is not None for worker in workers):
+                    sys.exit(f"both workers have ended early: see {file.stem}.log")
                 time.sleep(0.5)
             workers[0].kill()
             workers[0].wait()
@@ -117,15 +120,21 @@ def error_of(run: Path) -> float:
 def main() -> None:
     """Run what is not finished, and append a row of results per sweep to results.jsonl."""
     os.chdir(sys.argv[1])
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    recorded = {(row["kind"], row["seed"]) for row in map(json.loads, lines)}
     seeds = range(int(sys.argv[2]) if len(sys.argv) > 2 else 5)
     early = {"type": "hyperband", "min_iter": 1, "eta": 3}
     for seed in seeds:
         for kind in ("bayes", "random"):
+            if (kind, seed) in recorded:
+                continue
             file = sweep(f"{kind}{seed}", seed, 2, method=kind)
             run(file, "runs", kind == "bayes")
             append(result(file, "runs", seed, kind))
     for seed in seeds:
         for kind, more in (("full", {}), ("hyperband", {"early_terminate": early})):
+            if (kind, seed) in recorded:
+                continue
             file = sweep(f"long{seed}", seed, 9, method="random", **more)
             run(file, kind)
             append(result(file, kind, seed, kind))
@@ -135,7 +144,7 @@ def append(row: dict[str, object]) -> None:
     """Append a row to results.jsonl, and print it."""
     line = json.dumps(row)
     print(line, flush=True)
-    with open("results.jsonl", "a") as file:
+    with RESULTS.open("a") as file:
         file.write(line + "\n")
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from lightning_resnet.runs.metrics import LARGEST_NUMBER
 
 DEAD_S = 120.0  # seconds without a heartbeat after which a running attempt counts as killed
+# Reason of an attempt, and so status of a run, that hyperband has ended; see engine/halving.py.
+HALVED = "stopped early by hyperband"
 LOST = "another rank ended without a word"  # begins the error of an attempt that has lost a rank
 ATTEMPT_FILE = re.compile(r"[1-9][0-9]{0,8}\.json")  # others are strays, such as `._1.json`
 # Keys of an attempt's file, with the value that replaces a missing one or one of another type.
@@ -49,10 +51,6 @@ META: dict[str, Any] = {
     "input_size": [],
     "about": None,
 }
-
-
-# Reason of an attempt, and so status of a run, that hyperband has ended; see engine/halving.py.
-HALVED = "stopped early by hyperband"
 COUNTS = ("params", "macs", "steps_per_epoch", "train_samples", "val_samples")  # in META
 
 
