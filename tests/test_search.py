@@ -27,6 +27,8 @@ from lightning_resnet.sweeps import search
 from lightning_resnet.sweeps.points import read
 from lightning_resnet.sweeps.requeue import folders
 from lightning_resnet.sweeps.search import journal_file, refresh, take
+from lightning_resnet.sweeps.slurm import slots_to_submit
+from lightning_resnet.sweeps.state import best
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions
 
 main = verb(sweep_verb)
@@ -84,6 +86,63 @@ def test_without_its_journal_a_search_finds_the_runs_that_there_are(sweep_file):
     assert work(file) == [] and [p.parameters for p in found(file)] == points
 
 
+def test_without_its_journal_a_search_leaves_running_and_tried_points_alone(sweep_file):
+    file = bayes(sweep_file)
+    first, second = (take(read(file), HERE)[1] for _ in range(2))
+    begin(first)  # goes on
+    end(begin(second), 0.5, "preempted")
+    journal_file(read(file), HERE).unlink()
+    third = take(read(file), HERE, tried=[second.key])[1]
+    assert third.key not in (first.key, second.key)
+    assert take(read(file), HERE)[1].key == second.key
+
+
+def test_a_repeated_point_of_a_killed_worker_is_left_out(sweep_file):
+    file = bayes(sweep_file)
+    work(file, 2)
+    study = search._study(read(file), HERE)
+    last = study.get_trials()[-1]
+    study.enqueue_trial(last.params)
+    study.ask(last.distributions)  # the worker was killed before it saw that the point is there
+    assert len(found(file)) == 2
+    work(file)
+    assert len(found(file)) == 12
+    trials = search._study(read(file), HERE).get_trials()
+    assert trials[2].params == last.params and trials[2].state.name == "FAIL"
+
+
+def test_a_lost_lock_is_no_error(sweep_file):
+    file = bayes(sweep_file)
+    work(file, 1)
+    folder = journal_file(read(file), HERE).parent
+    with search._locked(folder):
+        (folder / "take.lock").unlink()  # another worker has waited too long
+    work(file, 1)
+
+
+def test_a_run_that_cannot_be_read_is_told_later(sweep_file):
+    file = bayes(sweep_file)
+    key = take(read(file), HERE)[1].key
+    rows = end(begin(found(file)[0]), 0.5) / "metrics.jsonl"
+    content = rows.read_text()
+    rows.unlink()
+    os.mkfifo(rows)
+    assert take(read(file), HERE)[1].key != key
+    assert search._study(read(file), HERE).get_trials()[0].state.name == "RUNNING"
+    sweep = read(file)
+    refresh(sweep, HERE)
+    assert best(sweep, 3) == []
+    rows.unlink()
+    rows.write_text(content)
+    take(read(file), HERE)
+    assert search._study(read(file), HERE).get_trials()[0].value == 0.5
+
+
+def test_a_search_whose_folder_cannot_be_written(sweep_file):
+    with pytest.raises(UserError, match="cannot read and write .*set --root to a folder where you"):
+        take(read(bayes(sweep_file)), Path("/proc/1/nowhere"))
+
+
 def test_a_point_comes_once_where_the_space_is_small(sweep_file):
     file = bayes(sweep_file, {"kind": {"values": ["a", "b", "c"]}, "lr": {"value": 0.01}})
     assert sorted(p["kind"] for p in work(file)) == ["a", "b", "c"]
@@ -119,7 +178,9 @@ def test_a_point_is_held_until_its_worker_is_gone(sweep_file, monkeypatch):
     monkeypatch.setattr(search, "has_ended", lambda process: False)  # as on another machine
     assert take(sweep, HERE)[1].key != first.key
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 1000)  # and never began
+    monkeypatch.setattr(time, "time", lambda: now + search.CLAIM_S - 60)  # may still copy data
+    assert take(sweep, HERE)[1].key != first.key
+    monkeypatch.setattr(time, "time", lambda: now + search.CLAIM_S + 1)  # and never began
     assert take(sweep, HERE)[1].key == first.key
     end(begin(first), 0.5, "preempted")
     assert take(sweep, HERE)[1].key == first.key  # ended since it was taken
@@ -349,6 +410,40 @@ def test_the_best_run_of_a_bracket_goes_on(rivals):
     assert code == 0 and HALVED not in out and mine().status() == "finished", err
 
 
+@pytest.mark.parametrize("keep", ["weights", "none"])
+def test_a_run_that_ended_early_keeps_what_its_continuation_needs(rivals, keep):
+    words = [*TRAIN, "--run.keep", keep]
+    assert rivals(*words, "--run.hyperband", HYPERBAND)[0] == 0
+    code, out, err = rivals(*words, "--run.hyperband", "null")
+    assert code == 0 and "continued from last.ckpt at step 22" in out, err
+    assert mine().status() == "finished"
+    assert bool(mine().candidates()) == (keep == "weights")
+
+
+def test_a_rival_that_cannot_be_read_is_left_out(rivals):
+    for name, kind in (("pipe", os.mkfifo), ("folder", os.mkdir)):
+        rival = make_run(HERE / "s" / name, errors=(1, 1, 1))
+        meta = json.loads((rival / "meta.json").read_text())
+        (rival / "meta.json").write_text(json.dumps(meta | {"point": name}))
+        (rival / "metrics.jsonl").unlink()
+        kind(rival / "metrics.jsonl")
+    code, out, err = rivals(*TRAIN, "--run.hyperband", HYPERBAND)
+    assert code == 0 and "of 3 runs those go on" in out, err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eta": 0}, "--run.hyperband.eta must be a number above 1 to 1,000,000; got 0"),
+        ({"eta": 0.5}, "--run.hyperband.eta must be a number above 1 to 1,000,000; got 0.5"),
+        ({"brackets": [0]}, "--run.hyperband.brackets must be "),
+    ],
+)
+def test_numbers_of_hyperband_are_checked_before_training(rivals, options, message):
+    code, _, err = rivals(*TRAIN, "--run.hyperband", json.dumps(json.loads(HYPERBAND) | options))
+    assert code == 2 and message in err and "\n" not in err.strip()
+
+
 def test_a_halved_point_is_done_for_its_sweep_and_not_for_others(sweep_file):
     early = {"type": "hyperband", "min_iter": 1}
     space = {"data.pad": {"values": [1, 2]}}
@@ -396,6 +491,32 @@ def test_best_lists_the_best_points(sweep_file, capsys):
     assert sweep_verb.run(args) == 0
     assert [p["result"] for p in args.document["points"]] == [0.75, 0.5, 0.25]
     assert args.document["metric"] == "val/acc1"
+
+
+def test_next_without_a_slot_leaves_the_threads_to_fit(sweep_file, monkeypatch):
+    called = []
+    monkeypatch.setattr(
+        "lightning_resnet.cli.main.shielded", lambda words: called.append(words) or 0
+    )
+    monkeypatch.setenv("THREADS", "2")  # of somebody's shell
+    command = ["resnet-cli", "fit", "--config", DIGITS, "--config", "${args_json_file}"]
+    assert main([bayes(sweep_file, {"model.optimizer.lr": LR}, command=command), "--next"]) == 0
+    assert len(called) == 1 and "--run.threads" not in called[0]
+
+
+def test_a_task_that_died_before_its_run_began_is_submitted_by_its_name(sweep_file, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(search, "has_ended", lambda process: False)  # on another machine
+    file = bayes(sweep_file, run_cap=3)
+    first = take(read(file), HERE, "1.0")[1]
+    end(begin(take(read(file), HERE, "1.1")[1]), 0.5)
+    sweep = read(file)
+    refresh(sweep, HERE)
+    home = HERE / "s" / "submitted"
+    (home / "1").mkdir(parents=True)
+    slots = slots_to_submit(sweep, home)
+    assert slots == ["1.0", "2.0"]
+    assert take(read(file), HERE, slots[0])[1].key == first.key
 
 
 def test_the_tasks_of_an_array_take_points(sweep_file, capsys, monkeypatch):
@@ -453,7 +574,12 @@ def test_wandb_gets_the_tag_of_a_run_that_ended_early():
     mirror.run = sent
     mirror.close(HALVED)
     assert sent.tags == ("depth=8", HALVED) and sent.summary == {"stopped": HALVED}
-    assert sent.calls == [0]
+    mirror.run = sent
+    mirror.close(HALVED)
+    assert sent.tags == ("depth=8", HALVED)
+    mirror.run = sent
+    mirror.close("finished")  # continued without hyperband
+    assert sent.tags == ("depth=8",) and sent.summary == {} and sent.calls == [0, 0, 0]
 
 
 @pytest.mark.slow
@@ -466,14 +592,19 @@ def test_two_sweeps_on_one_folder_run_each_point_once_though_one_is_killed(sweep
     file = bayes(sweep_file, space, command=command, run_cap=8)
     words = [sys.executable, "-m", "lightning_resnet", "sweep", file, "--local"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    victim = subprocess.Popen(words, env=environment, start_new_session=True)
-    other = subprocess.Popen(words, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and sum(p.state == "finished" for p in found(file)) < 2:
-        time.sleep(0.2)
-    victim.kill()
-    victim.wait()
-    assert other.wait(timeout=200) == 0
+    workers = [subprocess.Popen(words, env=environment) for _ in range(2)]
+    try:
+        deadline = time.monotonic() + 300
+        while sum(p.state == "finished" for p in found(file)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        workers[0].kill()
+        workers[0].wait()
+        assert workers[1].wait(timeout=300) == 0
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
     subprocess.run(words, env=environment, check=True, timeout=100)  # what was still being saved
     points = found(file)
     assert len(points) == 8 and {p.state for p in points} == {"finished"}

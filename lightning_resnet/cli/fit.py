@@ -402,7 +402,7 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
         say(f"{e}{hint}", file=sys.stderr)
         trainer.profiler.describe()  # Lightning prints the profile at the end of a training only
         return e.exit_status
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and not trainer.fit_loop.halved:  # which may yet be continued
         checkpoints.keep(run.keep)
     if rundir.is_kept and rundir.candidates():
         say(f"run {with_label(rundir.path)}; next: resnet-cli evaluate {quote(rundir.path)}")

@@ -193,7 +193,8 @@ def _next(sweep: Sweep, root: Path, args: Namespace) -> int:
         return 0
     number, point = taken
     tell(f"[{number + 1}/{sweep.size}] {sweep.text(point)}")
-    arguments, _ = prepare_command(sweep, point, root, os.environ.get("THREADS"))
+    threads = os.environ.get("THREADS") if args.next else None  # that slurm/sweep.sbatch sets
+    arguments, _ = prepare_command(sweep, point, root, threads)
     return shielded([*arguments, *args.rest])
 
 

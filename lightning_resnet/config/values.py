@@ -104,6 +104,8 @@ NUMBERS = {
     "Averaging.decay": Range(0, 1, below=True),
     "Averaging.every": COUNT,
     "Averaging.start": SHARE,
+    "Hyperband.brackets": COUNT,
+    "Hyperband.eta": Range(1, 10**6, above=True),
     "Progressive.low": Range(1, 16_384),
     "Progressive.high": Range(1, 16_384),
     "Progressive.start": SHARE,

@@ -1,9 +1,10 @@
 """End a run of a sweep early, where hyperband finds others better after the same evaluations.
 
-The rule is that of W&B's sweeps (`early_terminate`): after as many evaluations as a bracket says,
-a run goes on only if it is among the best 1/eta of the runs that came as far. A run decides for
-itself, from the rows of its sweep's runs, so no server and no lock is needed. It decides between
-two epochs, after a checkpoint, so it can still be continued to its end.
+The rule is after that of W&B's sweeps (`early_terminate`): after as many evaluations as a bracket
+says, a run goes on only if it is among the best 1/eta of the runs that came as far. W&B compares
+the evaluation after that one, and compares a run again as others arrive; here a run is compared
+once. A run decides for itself, from the rows of its sweep's runs, so no server and no lock is
+needed. It decides between two epochs, after a checkpoint, so it can still be continued to its end.
 """
 
 import math
@@ -36,10 +37,17 @@ class Hyperband:
     strict: bool = False
 
 
-def evaluations(run: Run, metric: str) -> list[tuple[int, float]]:
-    """Return step and value of each evaluation of a run that has a finite value of the metric."""
+def evaluations(run: Run, metric: str) -> list[tuple[int, float]] | None:
+    """Return step and value of each evaluation of a run that has a finite value of the metric.
+
+    None stands for rows that cannot be read now: this must not end the training of another run.
+    """
+    try:
+        rows = run.rows(train=False).rows
+    except (OSError, ValueError):
+        return None
     found = []
-    for row in merge(run.rows(train=metric.startswith("train/")).rows):
+    for row in merge(rows):
         value = row.get(metric, math.nan)
         if math.isfinite(value):
             found.append((row["step"], value))
@@ -67,7 +75,7 @@ def verdict(run: Run, options: Hyperband, step: int) -> str:
         options: options of hyperband.
         step: optimizer steps done.
     """
-    own = evaluations(run, options.metric)
+    own = evaluations(run, options.metric) or []
     bracket = len(own)
     if bracket not in options.brackets or own[-1][0] != step:
         return ""
@@ -75,8 +83,8 @@ def verdict(run: Run, options: Hyperband, step: int) -> str:
     values = [mine]
     for other in begun_runs(run.path.parent):
         if other.path.name != run.path.name and points(other.meta()):
-            reached = evaluations(other, options.metric)[bracket - 1 : bracket]
-            values += [value for _, value in reached]
+            reached = evaluations(other, options.metric) or []
+            values += [value for _, value in reached[bracket - 1 : bracket]]
     worst = threshold(values, options)
     is_behind = mine < worst if options.goal == "maximize" else mine > worst
     if not is_behind:

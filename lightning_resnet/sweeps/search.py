@@ -3,12 +3,12 @@
 Optuna chooses the points; this module maps W&B's format. All workers of a sweep, on one machine or
 several, share `<root>/<sweep>/search/`: a journal of Optuna, and a lock that works on NFS too. A
 worker takes a point that was left unfinished by a worker that is gone, else a new one. The runs are
-the truth: their results are copied into the journal before a new point is chosen. A journal that
-was removed begins with the same points, which have their runs already.
+the truth: their results are copied into the journal before a new point is chosen.
 
 Optuna sees quantiles from 0 to 1 of each parameter's distribution, or the numbers of categories.
 A sampler is seeded by the sweep's name and the number of points so far, so one worker, however
-often it is stopped, always finds the same points.
+often it is stopped, always finds the same points: also without its journal, and these have their
+runs already. Several workers do not, because each choice is by the results that are known then.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import os
 import time
 import warnings
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,12 @@ from lightning_resnet.sweeps.points import Point, Search, Sweep, choices
 from lightning_resnet.sweeps.state import assign_runs
 
 OWNER = "owner"  # attribute of a trial: who has taken the point
-TWICE = "twice"  # attribute of a trial that has the point of an earlier one
-CLAIM_S = 600.0  # seconds in which a worker on another machine must begin a run that it has taken
+# Seconds in which a worker on another machine must begin a run that it has taken. Copying the data
+# to its disk comes before, and may take hours. A dead worker on this machine is seen at once, and a
+# task of SLURM that is submitted again has a slot, which takes its point again at once.
+CLAIM_S = 6 * 3600.0
+# Seconds after which a lock is taken for one of a killed process. All runs are read under the lock.
+LOCK_S = 600
 MOST_TWICE = 100  # points in a row that were there before; then the space has no others
 RANDOM = 10  # points that are drawn at random before any is chosen by results
 
@@ -68,7 +72,7 @@ def take(
         The number of the point among the sweep's, from 0, and the point; None where none is left.
 
     Raises:
-        UserError: Optuna is not installed, or the sweep's folder cannot be written.
+        UserError: Optuna is not installed, or the search's folder cannot be read and written.
     """
     folder = journal_file(sweep, root).parent
     try:
@@ -78,8 +82,8 @@ def take(
             return _take(sweep, root, slot, tried)
     except OSError as e:
         raise UserError(
-            f"cannot write {e.filename or folder}: {e.strerror}; set --root to a folder you can "
-            "write"
+            f"cannot read and write {e.filename or folder}: {e.strerror}; set --root to a folder "
+            "where you can"
         ) from e
 
 
@@ -97,18 +101,25 @@ def _take(sweep: Sweep, root: Path, slot: str, tried: Collection[str]) -> tuple[
     if slot and any(point.slot == slot for point in sweep.points):
         own = [point for point in sweep.points if point.slot == slot and not _is_over(sweep, point)]
         return _claimed(sweep, study, trials, own, slot)
-    left = []
-    for point, trial in zip(sweep.points, trials, strict=True):
-        is_held = _is_held(point, trial.user_attrs.get(OWNER) or {})
-        if not is_held and point.key not in tried and not _is_over(sweep, point):
-            left.append(point)
-    failed = [point for point in left if point.state == "failed"]
-    others = [point for point in left if point.state != "failed"]
-    while not others and len(sweep.points) < sweep.search.cap and _ask(sweep, study):
+    left = _left(sweep, trials, tried)
+    while all(point.state == "failed" for point in left):
+        if len(sweep.points) >= sweep.search.cap or not _ask(sweep, study):
+            break
         trials = _fill(sweep, root, study)
         _tell(sweep, study, trials)  # the point may have been run before the journal was removed
-        others = [point for point in sweep.points[-1:] if not _is_over(sweep, point)]
-    return _claimed(sweep, study, trials, others + failed, slot)
+        left = _left(sweep, trials, tried)
+    return _claimed(sweep, study, trials, left, slot)
+
+
+def _left(sweep: Sweep, trials: list[Any], tried: Collection[str]) -> list[Point]:
+    """Return the points that may be taken, those that failed last."""
+    left = []
+    for point, trial in zip(sweep.points, trials, strict=True):
+        if point.key in tried or _is_over(sweep, point):
+            continue
+        if not _is_held(point, trial.user_attrs.get(OWNER) or {}):
+            left.append(point)
+    return sorted(left, key=lambda point: point.state == "failed")
 
 
 def _is_over(sweep: Sweep, point: Point) -> bool:
@@ -154,12 +165,19 @@ def _is_held(point: Point, owner: dict[str, Any]) -> bool:
 
 
 def _fill(sweep: Sweep, root: Path, study: Any) -> list[Any]:
-    """Fill in the sweep's points from the journal, and return the trial of each."""
+    """Fill in the sweep's points from the journal, and return the trial of each.
+
+    Trials that have the point of an earlier one, or not all numbers of a point, are left out.
+    """
     trials = []
     sweep.points = []
+    seen = set()
     for trial in study.get_trials(deepcopy=False):
-        if TWICE not in trial.user_attrs and trial.params.keys() == set(sweep.search.free):
-            point = sweep.search.point(trial.params)
+        if trial.params.keys() != set(sweep.search.free):
+            continue
+        point = sweep.search.point(trial.params)
+        if point.key not in seen:
+            seen.add(point.key)
             point.slot = (trial.user_attrs.get(OWNER) or {}).get("slot", "")
             trials.append(trial)
             sweep.points.append(point)
@@ -175,6 +193,8 @@ def _tell(sweep: Sweep, study: Any, trials: list[Any]) -> None:
         if trial.state.is_finished() or not _is_over(sweep, point):
             continue
         found = evaluations(Run(point.run), goal.metric)
+        if found is None:
+            continue
         step, value = found[-1] if found else (0, worst)
         if point.state == "diverged":
             value = worst
@@ -187,7 +207,7 @@ def _tell(sweep: Sweep, study: Any, trials: list[Any]) -> None:
 
 
 def _end_torn(study: Any, trials: list[Any]) -> None:
-    """End trials that a process left which was killed before it had all numbers of a point."""
+    """End trials that a process left which was killed before it had a new point."""
     complete = {trial.number for trial in trials}
     for trial in study.get_trials(deepcopy=False):
         if trial.number not in complete and not trial.state.is_finished():
@@ -211,7 +231,6 @@ def _ask(sweep: Sweep, study: Any) -> bool:
         point = search.point(trial.params)
         if point.key not in known:
             return True
-        trial.set_user_attr(TWICE, True)
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
     return False
 
@@ -265,20 +284,19 @@ def _study(sweep: Sweep, root: Path, is_new: bool = False) -> Any:
             return None
         return optuna.create_study(storage=storage, study_name=name, direction=search.goal.word)
     except (ValueError, LookupError, TypeError) as e:
-        raise UserError(
-            f"{file} is damaged: remove it, and the search begins again with the same points"
-        ) from e
+        raise UserError(f"{file} is damaged: remove it, and the search begins again") from e
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a search, which a killed process loses after half a minute."""
-    lock = import_optuna().storages.journal.JournalFileOpenLock(str(folder / "take"))
+    """Hold the lock of a search, which a process loses after `LOCK_S` seconds."""
+    lock = import_optuna().storages.journal.JournalFileOpenLock(str(folder / "take"), LOCK_S)
     lock.acquire()
     try:
         yield
     finally:
-        lock.release()
+        with suppress(RuntimeError):  # the lock is lost
+            lock.release()
 
 
 def _heal(file: Path) -> None:

@@ -103,7 +103,8 @@ def slots_to_submit(sweep: Sweep, home: Path) -> list[str]:
     """Return names for the tasks of a search; print a line if there is nothing to do.
 
     Each task takes a point when it starts, so there are as many as points without a result, less
-    those that run or wait.
+    those that run or wait. Names of tasks that are gone, and have left their points, come first: a
+    task of the same name takes the same point at once, even if no run had begun.
 
     Args:
         sweep: a sweep with a search, and the state of its points filled in.
@@ -117,7 +118,10 @@ def slots_to_submit(sweep: Sweep, home: Path) -> list[str]:
     if count <= 0:
         tell(f"{sweep.name}: {len(done)} of {sweep.size} done, {len(queue)} queued: nothing to do")
     number = 1 + max(_numbers(home), default=0)
-    return [f"{number}.{i}" for i in range(count)]
+    done_or_running = {point.key for point in [*done, *running]}
+    left = [p.slot for p in sweep.points if p.slot and p.key not in done_or_running]
+    gone = [slot for slot in left if slot not in queue]
+    return [*gone, *(f"{number}.{i}" for i in range(count))][: max(0, count)]
 
 
 def newest_logs(home: Path) -> dict[str, Path]:

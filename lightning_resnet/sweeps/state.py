@@ -179,7 +179,7 @@ def best(sweep: Sweep, count: int) -> list[tuple[Point, float]]:
     found = []
     for point in sweep.points:
         if point.run and point.state != "diverged":
-            values = evaluations(Run(point.run), sweep.goal.metric)
+            values = evaluations(Run(point.run), sweep.goal.metric) or []
             found += [(point, value) for _, value in values[-1:]]
     return sorted(found, key=itemgetter(1), reverse=sweep.goal.is_more)[:count]
 

@@ -193,11 +193,18 @@ class Mirror:
             self._give_up(error)
 
     def close(self, reason: str) -> None:
-        """End the attempt; it may raise all that wandb raises."""
+        """End the attempt; it may raise all that wandb raises.
+
+        A run that hyperband ended has a tag and a summary that tell so, until it is finished.
+        """
         if self.run:
+            tags = tuple(tag for tag in self.run.tags or () if tag != HALVED)
             if reason == HALVED:
-                self.run.tags = (*(self.run.tags or ()), HALVED)
+                self.run.tags = (*tags, HALVED)
                 self.run.summary["stopped"] = HALVED
+            elif reason == "finished" and self.run.summary.get("stopped"):
+                self.run.tags = tags
+                del self.run.summary["stopped"]
             if reason not in ("finished", "failed", "diverged", HALVED):
                 self.run.mark_preempting()
             self.run.finish(exit_code=0 if reason in ("finished", HALVED) else 1)

@@ -39,11 +39,12 @@ def begin(point, root="runs", name="s"):
 
 
 def end(run, value, reason="finished", evaluations=1):
-    """Write what a run that is over has."""
+    """Write what a run that is over has, and return its folder."""
     rows = [f'{{"step": {n + 1}, "val/acc1": {value}}}\n' for n in range(evaluations)]
     (run / "metrics.jsonl").write_text("".join(rows))
     number = len([*run.glob("attempts/*.json")])
     write(run / f"attempts/{number}.json", {"reason": reason, "last_step": evaluations})
+    return run
 
 
 def work(file, most=sys.maxsize, root="runs"):
