@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,6 +45,7 @@ GROUPS = {  # input: {peer: what it is}
     },
     "tables": {"ours-tables": "lightning_resnet", "ffcv-tables": "stock FFCV"},
 }
+PAUSE_S = 1.0  # between two turns
 COLD = ("ours", "torchvision", "torchvision-pil", "torchcodec", "webdataset", "spdl", "dali")
 WITH_POLICY = ("ours", "torchvision", "torchvision-pil")  # photos that a policy may change
 PACKAGES = {  # packages that peers need and we do not
@@ -176,6 +178,7 @@ def _measure(names: list[str], args: Any, folder: str) -> dict[str, dict[str, An
             facts[name] = _answer(name, processes[name])
         for _ in metered(range(args.repeat), args.repeat, "turns"):
             for name, process in processes.items():
+                time.sleep(PAUSE_S)  # a peer may still read ahead when its epoch has ended
                 if args.cold:
                     _drop_from_cache(Path(folder))
                 process.stdin.write("go\n")
