@@ -482,7 +482,7 @@ def test_a_map_tells_both_coordinates_and_the_values_of_twins(shown_maps):
 def test_colours_of_twins_have_one_scale_and_grey_is_no_number(shown_maps):
     low, middle = pixel(shown_maps, MAP, 0.5, 0.55), pixel(shown_maps, TWIN, 0.5, 0.55)
     assert low != middle and sum(low) < sum(middle)  # twice the loss: a lighter colour
-    assert pixel(shown_maps, TWIN, 0.98, 0.02) == [140, 140, 140]
+    assert pixel(shown_maps, TWIN, 0.02, 0.98) == [140, 140, 140]
     before = pixel(shown_maps, MAP, 0.8, 0.3)
     shown_maps.click(f"{MAP}.log")
     assert pixel(shown_maps, MAP, 0.8, 0.3) != before
