@@ -1,11 +1,15 @@
 """Child processes that the benchmarks measure."""
 
 import os
+import resource
 import signal
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from lightning_resnet.errors import UserError
@@ -66,6 +70,28 @@ def ended(process: subprocess.Popen, lines: Sequence[str] = ()) -> None:
         how = f"was killed, by us after {HANG_S:.0f} s"
     last = " ".join(lines[-3:])[-300:]
     raise UserError(f"a measured process {how}: {' '.join(process.args)}: {last}")
+
+
+def verb_measured(folder: Path, words: Sequence[str]) -> tuple[float, resource.struct_rusage]:
+    """Run a verb from start to end, with a cache of its own; return seconds and what it used.
+
+    Args:
+        folder: the working directory, which gets the cache.
+        words: the verb and its arguments.
+
+    Raises:
+        UserError: the verb failed.
+    """
+    command = [sys.executable, "-m", "lightning_resnet", *words]
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
+    begin = time.monotonic()
+    with child(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        # else Popen thinks that the process still runs
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(f"`resnet-cli {words[0]}` failed, see above: nothing was measured")
+    return time.monotonic() - begin, used
 
 
 def _kill(process: subprocess.Popen) -> None:

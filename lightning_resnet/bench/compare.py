@@ -7,15 +7,11 @@ import argparse
 import json
 import os
 import re
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-from lightning_resnet.bench.child import child
+from lightning_resnet.bench.child import verb_measured
 from lightning_resnet.bench.text import table
-from lightning_resnet.errors import UserError
 from lightning_resnet.progress import metered
 from lightning_resnet.runs.find import begun_runs
 from lightning_resnet.runs.reader import Run
@@ -90,15 +86,7 @@ def measure(folder: Path) -> tuple[float, float, float]:
 
     The peak is an upper bound: Linux counts what this process had when it started the other.
     """
-    command = [sys.executable, "-m", "lightning_resnet", "compare", "runs/many", "--out", "report"]
-    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
-    begin = time.monotonic()
-    with child(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
-        _, status, used = os.wait4(process.pid, 0)
-        # else Popen thinks that the process still runs
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise UserError("`resnet-cli compare` failed, see above: nothing was measured")
-    seconds = time.monotonic() - begin
+    words = ["compare", "runs/many", "--out", "report"]
+    seconds, used = verb_measured(folder, words)
     peak = used.ru_maxrss * 1024 / 1e9  # Linux counts in KiB
     return seconds, used.ru_utime + used.ru_stime, peak

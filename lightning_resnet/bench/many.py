@@ -5,18 +5,13 @@ resnet-cli bench many --out benchmarks/many.md
 
 import argparse
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-from lightning_resnet.bench.child import child
+from lightning_resnet.bench.child import verb_measured
 from lightning_resnet.bench.text import table
-from lightning_resnet.errors import UserError
 from lightning_resnet.files import write_atomic
 from lightning_resnet.progress import metered
 from lightning_resnet.runs.find import begun_runs
@@ -50,7 +45,8 @@ def report(args: argparse.Namespace) -> list[str]:
             if i == len(states) - 1:
                 _change(Path(folder))
             for name, words in VERBS.items():
-                seconds, cpu = measure(Path(folder), words)
+                seconds, used = verb_measured(Path(folder), words)
+                cpu = used.ru_utime + used.ru_stime
                 rows.append([name, state, f"{seconds:.1f}", f"{cpu:.1f}"])
     rows.sort(key=lambda row: [*VERBS].index(row[0]))
     return [
@@ -96,21 +92,3 @@ def _change(folder: Path) -> None:
     run = min(begun_runs(folder / "runs/many"), key=lambda run: run.path)
     write_atomic(run.attempt_file(1), run.attempt_file(1).read_text())
     shutil.rmtree(folder / "report", ignore_errors=True)
-
-
-def measure(folder: Path, words: list[str]) -> tuple[float, float]:
-    """Return seconds and CPU seconds of a verb, from start to end.
-
-    Raises:
-        UserError: the verb failed.
-    """
-    command = [sys.executable, "-m", "lightning_resnet", *words]
-    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
-    begin = time.monotonic()
-    with child(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
-        _, status, used = os.wait4(process.pid, 0)
-        # else Popen thinks that the process still runs
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise UserError(f"`resnet-cli {words[0]}` failed, see above: nothing was measured")
-    return time.monotonic() - begin, used.ru_utime + used.ru_stime
