@@ -1,6 +1,7 @@
 """Benchmarks measure what they say: the same nets, every kind's table, shares that add up."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -113,8 +114,8 @@ def test_the_largest_share_is_the_bottleneck():
             "loader --policy RandAugment --peers ffcv",
             "for the peers ours, torchvision",
         ),
-        ("loader --cold", "--cold needs --peers, such as --peers ours"),
         ("loader --cold --peers ffcv", "the others keep what they read"),
+        ("loader --peers ours spdl", "the package spdl_that_is_nowhere is not installed"),
         ("train --json missing/rows.jsonl", "missing/rows.jsonl"),
         ("train --out missing/train.md", "missing/train.md"),
         ("train --recipe sweep.yaml", "such as digits"),
@@ -123,6 +124,7 @@ def test_the_largest_share_is_the_bottleneck():
 )
 def test_a_mistake_is_told_before_anything_is_measured(cli, monkeypatch, words, cure):
     monkeypatch.setattr(train, "child", None)
+    monkeypatch.setitem(loader.PACKAGES, "spdl", "spdl_that_is_nowhere")
     Path("sweep.yaml").write_text("method: grid")
     Path("broken.yaml").write_text("data: [")
     code, _, err = cli("bench", *words.split())
@@ -224,10 +226,22 @@ def test_loaders_are_measured_with_a_policy_and_without(cli):
 
 @pytest.mark.slow
 def test_loaders_read_files_that_are_not_cached(cli):
-    words = "loader --cold --peers ours torchvision --images 256 --pixels 64 --size 32 --threads 1"
-    code, out, err = cli("bench", *words.split(), "--repeat", "1")
+    words = "loader --cold --images 256 --pixels 64 --size 32 --threads 1 --repeat 1"
+    code, out, err = cli("bench", *words.split())
     assert code == 0, err
-    assert len(rows_of(out)) == 3 and "JPEGs of 64 px" in out and "dropped from this" in out
+    loaders = {row[0] for row in rows_of(out)[1:]}
+    assert "JPEGs of 64 px" in out and "dropped from this" in out
+    assert loaders >= {loader.GROUPS["photos"][peer] for peer in ("ours", "torchvision")}
+    assert loaders <= {loader.GROUPS["photos"][peer] for peer in loader.COLD}
+
+
+@pytest.mark.slow
+def test_stock_ffcv_takes_more_threads_than_the_machine_has_cores(cli):
+    pytest.importorskip("ffcv")
+    words = "loader --peers ours ffcv --images 256 --pixels 64 --size 32 --repeat 1 --threads"
+    code, out, err = cli("bench", *words.split(), str(os.cpu_count() + 2))
+    assert code == 0, err
+    assert len(rows_of(out)) == 3
 
 
 @pytest.mark.slow

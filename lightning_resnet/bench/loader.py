@@ -1,7 +1,7 @@
 """Images per second of our loader and its peers on the same input, in turn, medians.
 
 resnet-cli bench loader --images 2000 --out benchmarks/loader.md
-resnet-cli bench loader --cold --peers ours torchvision
+resnet-cli bench loader --cold
 resnet-cli bench loader --policy TrivialAugment RandAugment --out benchmarks/policies.md
 """
 
@@ -61,19 +61,22 @@ def report(args: argparse.Namespace) -> list[str]:
     """Measure; return the lines of the Markdown report.
 
     Raises:
-        UserError: there are too few images, or FFCV is asked for with `--cold`.
+        UserError: there are too few images, FFCV is asked for with `--cold`, or a peer's package
+            is not installed.
     """
     if args.images < BATCH:
         raise UserError(f"--images {args.images}: {BATCH} or more, which is a batch")
-    if args.cold and not args.peers:
-        raise UserError(f"--cold needs --peers, such as --peers {' '.join(COLD)}")
-    if args.cold and not {*args.peers} <= {*COLD}:
+    if args.cold and not {*(args.peers or COLD)} <= {*COLD}:
         raise UserError(f"--cold is for {', '.join(COLD)}: the others keep what they read")
+    for peer in args.peers or ():
+        if not _is_installed(peer):
+            package = PACKAGES[peer.partition("-")[0]]
+            raise UserError(f"--peers {peer}: the package {package} is not installed")
     if args.policy:
         return _report_policies(args)
     groups: dict[str, list[str]] = {}
     for group, peers in GROUPS.items():
-        groups[group] = [peer for peer in peers if _is_asked_for(peer, args.peers)]
+        groups[group] = [peer for peer in peers if _is_asked_for(peer, args)]
     with tempfile.TemporaryDirectory() as folder:
         rows: dict[str, dict[str, Any]] = {}
         for group, peers in groups.items():
@@ -83,10 +86,17 @@ def report(args: argparse.Namespace) -> list[str]:
     return _report(groups, rows, args)
 
 
-def _is_asked_for(peer: str, asked: list[str] | None) -> bool:
+def _is_asked_for(peer: str, args: argparse.Namespace) -> bool:
     """Return whether to measure a peer: one that was named, else one whose package is installed."""
-    if asked is not None:
-        return peer in asked
+    if args.peers is not None:
+        return peer in args.peers
+    if args.cold and peer not in COLD:
+        return False
+    return _is_installed(peer)
+
+
+def _is_installed(peer: str) -> bool:
+    """Return whether the package is here that a peer needs, if it needs one."""
     package = PACKAGES.get(peer.partition("-")[0])
     try:
         return package is None or find_spec(package) is not None
@@ -167,6 +177,8 @@ def _measure(names: list[str], args: Any, folder: str) -> dict[str, dict[str, An
     """Run each peer in its own process, which waits while the others have their turn."""
     processes = {}
     facts = {}
+    # Numba, which FFCV runs in, has as many threads as the machine has cores if it is not told
+    environment = os.environ | {"NUMBA_NUM_THREADS": str(args.threads)}
     with ExitStack() as stack:
         for name in metered(names, len(names), "loaders made"):
             ours = name.startswith(("ours", "device"))
@@ -174,7 +186,8 @@ def _measure(names: list[str], args: Any, folder: str) -> dict[str, dict[str, An
             peer, _, policy = name.partition("+")
             command = [sys.executable, "-m", module, peer, folder, args.size, args.threads]
             command += [policy] if policy else []
-            processes[name] = stack.enter_context(child(command, stdin=subprocess.PIPE))
+            process = child(command, stdin=subprocess.PIPE, env=environment)
+            processes[name] = stack.enter_context(process)
             facts[name] = _answer(name, processes[name])
         for _ in metered(range(args.repeat), args.repeat, "turns"):
             for name, process in processes.items():
@@ -201,7 +214,7 @@ def _answer(peer: str, process: subprocess.Popen) -> dict[str, Any]:
     for line in process.stdout:
         if line.startswith("{"):
             return json.loads(line)
-    raise UserError(f"peer {peer} ended ({process.wait()}): is its package installed?")
+    raise UserError(f"peer {peer} ended ({process.wait()}): its own error stands above")
 
 
 def _report(groups: dict[str, list[str]], rows: dict[str, dict[str, Any]], args: Any) -> list[str]:
