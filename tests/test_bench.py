@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -101,6 +103,10 @@ def test_the_largest_share_is_the_bottleneck():
         "40.0 %",
         "10.0 %",
     ]
+
+
+MOUNT = SimpleNamespace(mountpoint="/", fstype="ext4")
+MOUNT_OF_TMP = SimpleNamespace(mountpoint=tempfile.gettempdir(), fstype="tmpfs")
 
 
 @pytest.mark.parametrize(
@@ -233,6 +239,14 @@ def test_loaders_read_files_that_are_not_cached(cli):
     assert "JPEGs of 64 px" in out and "dropped from this" in out
     assert loaders >= {loader.GROUPS["photos"][peer] for peer in ("ours", "torchvision")}
     assert loaders <= {loader.GROUPS["photos"][peer] for peer in loader.COLD}
+
+
+def test_files_in_memory_cannot_be_cold(cli, monkeypatch):
+    monkeypatch.setattr(loader.psutil, "disk_partitions", lambda all: [MOUNT, MOUNT_OF_TMP])
+    code, _, err = cli("bench", "loader", "--cold", "--images", "256")
+    assert code == 2 and "is in memory; TMPDIR=FOLDER names one on a disk" in err
+    monkeypatch.setattr(loader.psutil, "disk_partitions", lambda all: [MOUNT])
+    assert not loader._is_in_memory(Path("/tmp"))
 
 
 @pytest.mark.slow

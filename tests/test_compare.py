@@ -460,6 +460,9 @@ def test_importance_needs_runs_that_differ(tmp_path, cli, monkeypatch):
         make_run(tmp_path / "runs/s" / str(seed), seed=seed if seed < 4 else 0)
     code, _, err = cli("compare", "runs/s/0", "--importance")
     assert code == 2 and "--importance needs 8 finished runs or more" in err
+    code, _, err = cli("compare", "runs/s", "--importance")
+    assert code == 2 and "all runs have the same error, which no setting decides" in err
+    make_run(tmp_path / "runs/s/other", seed=9, errors=(50, 7))
     monkeypatch.setitem(sys.modules, "optuna", None)
     code, _, err = cli("compare", "runs/s", "--importance")
     assert code == 2 and "--importance needs optuna: pip install 'optuna>=5,<6'" in err

@@ -87,13 +87,21 @@ def test_each_problem_has_its_cure_and_what_training_fails_of_exits_1(cli, monke
 def test_the_key_is_found_and_never_shown(monkeypatch, tmp_path):
     pytest.importorskip("wandb")
     secret = "0123456789abcdef" * 2 + "01234567"
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert "disabled: no key" in findings(doctor.weights_and_biases)["W&B"].found
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert "offline: no key" in findings(doctor.weights_and_biases)["W&B"].found
     (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {secret}\n")
     found = str(findings(doctor.weights_and_biases)["W&B"])
     assert "online" in found and "netrc" in found and secret not in found
+    monkeypatch.delenv("NETRC")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "netrc").rename(tmp_path / "_netrc")
+    assert "_netrc" in findings(doctor.weights_and_biases)["W&B"].found
+    monkeypatch.setenv("WANDB_IDENTITY_TOKEN_FILE", "token")
+    assert "TOKEN_FILE" in findings(doctor.weights_and_biases)["W&B"].found
     monkeypatch.setenv("WANDB_API_KEY", secret)
     found = str(findings(doctor.weights_and_biases)["W&B"])
     assert "WANDB_API_KEY" in found and secret not in found

@@ -51,3 +51,8 @@ def test_disabled_says_so(sweep, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     with pytest.raises(UserError, match="WANDB_MODE is disabled"):
         main([str(sweep), "--wandb"])
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "nowhere")
+    with pytest.raises(UserError, match="no key: wandb login; WANDB_MODE=offline"):
+        main([str(sweep), "--wandb"])

@@ -34,6 +34,7 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.tracking import mirror as mirrors
 from lightning_resnet.tracking import mode as wandb_mode
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions
+from lightning_resnet.tracking.upload import Uploader
 
 main = verb(command)
 pytestmark = pytest.mark.usefixtures("home")
@@ -322,11 +323,40 @@ def test_sync_uploads_each_step_once_and_again_nothing(server, run, capsys):
     assert files < set(run.rglob("*")) and len(list(run.rglob("*.synced"))) == 2
     write(other, row(6))
     shutil.rmtree("runs/study/broken0001")
+    requests = len(server.bodies)
     assert main(["runs"]) == 0
-    assert "abcdef0123: 0 rows sent" in capsys.readouterr().out
-    assert [r["step"] for r in server.rows("finished01")] == [5, 6] and len(
-        server.rows("abcdef0123")
-    ) == 4
+    out = capsys.readouterr().out
+    assert "have not changed since: 1" in out and "abcdef0123" not in out
+    assert [r["step"] for r in server.rows("finished01")] == [5, 6]
+    assert len(server.rows("abcdef0123")) == 4
+    assert not any(b"abcdef0123" in body for body in server.bodies[requests:])
+
+
+def test_sync_sends_a_run_again_where_it_was_not_sent(server, run, capsys, monkeypatch):
+    write(run, row(1))
+    end_attempt(run, 1, "finished")
+    assert main(["runs"]) == 0
+    assert f"1 rows sent to {server.url}/me/lightning_resnet/" in capsys.readouterr().out
+    monkeypatch.setenv("WANDB_PROJECT", "second")
+    assert main(["runs"]) == 0
+    assert f"rows sent to {server.url}/me/second/" in capsys.readouterr().out
+    assert main(["runs"]) == 0
+    assert "have not changed since: 1" in capsys.readouterr().out
+
+
+def test_a_run_whose_upload_failed_is_closed_told_once_and_sent_later(
+    server, run, capsys, monkeypatch, tmp_path
+):
+    write(run, row(1))
+    uploader = Uploader(tmp_path, every=1.0)
+    with monkeypatch.context() as failing:
+        failing.setattr(Mirror, "catch_up", lambda *_: 1 / 0)
+        assert [uploader.upload([run]) for _ in range(2)] == [1, 1]
+    assert capsys.readouterr().out.count("not uploaded (division by zero)") == 1
+    assert server.runs["abcdef0123"]["exitcode"] is not None and not uploader.open
+    assert uploader.upload([run]) == 0
+    uploader.close()
+    assert [r["step"] for r in server.rows("abcdef0123")] == [1]
 
 
 @pytest.mark.slow

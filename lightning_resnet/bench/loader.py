@@ -18,6 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from lightning_resnet.bench.child import child
 from lightning_resnet.bench.inputs import IMAGENET, RAW, make_photos, make_raw, make_tables
 from lightning_resnet.bench.peers import BATCH, POLICIES
@@ -78,6 +80,10 @@ def report(args: argparse.Namespace) -> list[str]:
     for group, peers in GROUPS.items():
         groups[group] = [peer for peer in peers if _is_asked_for(peer, args)]
     with tempfile.TemporaryDirectory() as folder:
+        if args.cold and _is_in_memory(Path(folder)):
+            raise UserError(
+                f"--cold: {Path(folder).parent} is in memory; TMPDIR=FOLDER names one on a disk"
+            )
         rows: dict[str, dict[str, Any]] = {}
         for group, peers in groups.items():
             if peers:
@@ -199,6 +205,13 @@ def _measure(names: list[str], args: Any, folder: str) -> dict[str, dict[str, An
                 for key, value in _answer(name, process).items():
                     facts[name].setdefault(key, []).append(value)
     return facts
+
+
+def _is_in_memory(folder: Path) -> bool:
+    """Return whether the file system of a folder is in memory, so that no page can be dropped."""
+    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    inside = [mount for mount in mounts if folder.resolve().is_relative_to(mount)]
+    return bool(inside) and mounts[max(inside, key=lambda m: len(m.parts))] in ("tmpfs", "ramfs")
 
 
 def _drop_from_cache(folder: Path) -> None:

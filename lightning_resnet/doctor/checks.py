@@ -9,6 +9,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lightning_resnet.doctor.finding import GB, Finding, room
 from lightning_resnet.engine.launch import place, resolve
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.machine import cores
+from lightning_resnet.tracking.mode import KEY_VARIABLES, netrc_files, without_key
 
 WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # until and from wandb 0.31
 SHOWN = ("torch", "torchvision", "pytorch-lightning", "numpy", "ffcv", "numba", "wandb", "timm")
@@ -130,7 +132,7 @@ def weights_and_biases() -> Iterator[Finding]:
         text = f"online, if {given or 'its server'} answers; a key is in {where}"
     else:
         server = f" for {given}" if given else ""
-        text = f"offline: no key{server} (`wandb login`); `resnet-cli sync` uploads later"
+        text = f"{without_key()}: no key{server} (`wandb login`); `resnet-cli sync` uploads later"
     yield Finding("ok", "W&B", text)
 
 
@@ -138,13 +140,14 @@ def _login(hosts: Sequence[str]) -> str:
     """Return where a key of W&B is; empty without a key."""
     import netrc
 
-    if os.environ.get("WANDB_API_KEY"):
-        return "WANDB_API_KEY"
-    file = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
-    try:
-        return str(file) if any(map(netrc.netrc(file).authenticators, hosts)) else ""
-    except (OSError, netrc.NetrcParseError):
-        return ""
+    for variable in KEY_VARIABLES:
+        if os.environ.get(variable):
+            return variable
+    for file in netrc_files(os.environ):
+        with suppress(OSError, netrc.NetrcParseError):
+            if any(map(netrc.netrc(file).authenticators, hosts)):
+                return file
+    return ""
 
 
 def slurm() -> Iterator[Finding]:

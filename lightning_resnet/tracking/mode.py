@@ -37,11 +37,11 @@ def choose_mode(wanted: str, patient: bool = False) -> tuple[str, str]:
     if mode in ("offline", "dryrun"):
         return "offline", ""
     if mode == "auto" and not may_have_key(os.environ):  # importing wandb takes seconds
-        return _without_key(), ""
-    url = _server()
+        return without_key(), ""
+    url = server()
     if not _key_for(url):
         if mode == "auto":
-            return _without_key(), ""
+            return without_key(), ""
         there = "" if _is_own(url) else f" for {url}"
         return "offline", f"no key{there}: wandb login"
     if not _answers(url, patient):
@@ -49,17 +49,20 @@ def choose_mode(wanted: str, patient: bool = False) -> tuple[str, str]:
     return "online", ""
 
 
-def _without_key() -> str:
+def without_key() -> str:
     """Return the mode of auto without a key: a job's nodes rarely reach a server."""
     return "offline" if "SLURM_JOB_ID" in os.environ else "disabled"
 
 
 def may_have_key(env: Mapping[str, str]) -> bool:
     """Tell whether a place where wandb finds its key exists, without importing wandb."""
-    if any(env.get(name) for name in KEY_VARIABLES):
-        return True
+    return any(env.get(name) for name in KEY_VARIABLES) or bool(netrc_files(env))
+
+
+def netrc_files(env: Mapping[str, str]) -> list[str]:
+    """Return the files that exist in which wandb looks for its key."""
     files = [env["NETRC"]] if env.get("NETRC") else ["~/.netrc", "~/_netrc"]
-    return any(os.path.exists(os.path.expanduser(file)) for file in files)
+    return [file for file in map(os.path.expanduser, files) if os.path.exists(file)]
 
 
 def _is_own(url: str) -> bool:
@@ -76,7 +79,7 @@ def asked_for(wanted: str) -> str:
     return os.environ.get("WANDB_MODE") or wanted
 
 
-def _server() -> str:
+def server() -> str:
     """Return the address of the W&B server."""
     import wandb
 

@@ -16,6 +16,7 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.sweeps.search import import_optuna
 
 LEAST = 8  # runs; a forest of fewer tells nothing
+LEAST_RANGE = 1e-9  # of errors; less is rounding
 WIDE = 30  # a setting whose largest value is so many times its least counts by its logarithm
 LEGEND = (
     "importance: share of the variance of the last validation error that a setting explains by "
@@ -32,7 +33,8 @@ def importances(runs: Runs) -> pd.DataFrame:
         Columns setting, importance (0 to 1), levels, best (as text) and n (runs).
 
     Raises:
-        UserError: there are too few finished runs, or no setting varies, or Optuna is missing.
+        UserError: there are too few finished runs, no setting varies, all errors are equal, or
+            Optuna is missing.
     """
     done = runs.runs[runs.runs["status"] == "finished"]
     keys = [key for key in (*choose_rows(done), "seed") if key in done and done[key].nunique() > 1]
@@ -45,6 +47,8 @@ def importances(runs: Runs) -> pd.DataFrame:
             f"--importance needs {LEAST} finished runs or more, and a setting that varies; there "
             f"are {len(table)} runs, and {len(keys)} settings vary"
         )
+    if errors.max() - errors.min() < LEAST_RANGE:
+        raise UserError("--importance: all runs have the same error, which no setting decides")
     optuna = import_optuna("--importance")
     columns = {key: _scaled(table[key]) for key in keys}
     space = {}

@@ -13,7 +13,7 @@ from lightning_resnet.analysis.compare.report import Report
 from lightning_resnet.analysis.compare.tables import to_cells
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.tracking.mirror import PROJECT, settings_for
-from lightning_resnet.tracking.mode import choose_mode
+from lightning_resnet.tracking.mode import asked_for, choose_mode
 from lightning_resnet.tracking.wandb_rows import REPORT
 
 PATIENT = {  # settings of wandb: seconds, and an error where they are over
@@ -39,8 +39,10 @@ def publish(made: Report, address: str, title: str, command: str) -> str:
     if not find_spec("wandb"):
         raise UserError("--wandb needs wandb: pip install 'wandb>=0.31,<0.32'")
     mode, why = choose_mode("auto")
-    if mode == "disabled":
+    if mode == "disabled" and asked_for("auto") == "disabled":
         raise UserError("--wandb: WANDB_MODE is disabled; unset it, or set it to offline")
+    if mode == "disabled":
+        raise UserError("--wandb: no key: wandb login; WANDB_MODE=offline keeps it in a folder")
     import wandb
 
     folder = made.files[-1].parent
