@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from lightning_resnet.engine.halving import Hyperband, threshold
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.checkpoint import load_checkpoint
 from lightning_resnet.runs.reader import Run
-from lightning_resnet.runs.status import HALVED
+from lightning_resnet.runs.status import HALVED, process_name
 from lightning_resnet.sweeps import search
 from lightning_resnet.sweeps.points import read
 from lightning_resnet.sweeps.requeue import folders
@@ -208,6 +209,100 @@ def test_a_halved_run_is_told_as_pruned(sweep_file):
     assert take(sweep, HERE)[1].key != point.key
     trial = search._study(sweep, HERE).get_trials()[0]
     assert (trial.state.name, trial.value, trial.last_step) == ("PRUNED", 0.25, 2)
+
+
+def test_a_point_that_was_done_can_be_taken_again(sweep_file):
+    file = bayes(sweep_file, early_terminate={"type": "hyperband", "min_iter": 1})
+    halved, removed = (take(read(file), HERE)[1] for _ in range(2))
+    end(begin(halved), 0.25, HALVED)
+    end(begin(removed), 0.75)
+    assert work(file, 1)  # both results are told
+    shutil.rmtree(HERE / "s" / removed.key)
+    assert take(read(file), HERE)[1].key == removed.key
+    assert take(read(file), HERE)[1].key != removed.key  # this process has it
+    bayes(sweep_file)  # without early_terminate the halved run is to go on
+    assert take(read(file), HERE)[1].key == halved.key
+    for point in (halved, removed):
+        end(begin(point), 0.5)
+    work(file)
+    keys = [p.key for p in found(file)]
+    assert len(keys) == 12 == len({*keys}) and keys[:2] == [halved.key, removed.key]
+    trials = search._study(read(file), HERE).get_trials()
+    assert [t.value for t in trials[:2]] == [0.25, 0.75]
+    assert [t.value for t in trials if t.params == trials[1].params] == [0.75, 0.5]
+
+
+def test_a_slot_takes_its_point_again_whose_run_was_removed(sweep_file):
+    file = bayes(sweep_file)
+    point = take(read(file), HERE, "1.0")[1]
+    end(begin(point), 0.5)
+    assert take(read(file), HERE, "1.0") is None
+    shutil.rmtree(HERE / "s" / point.key)
+    assert take(read(file), HERE, "1.0")[1].key == point.key
+    assert [p.place for p in found(file)] == ["1.0"]
+
+
+def test_a_lock_of_a_killed_worker_is_broken_at_once(sweep_file, monkeypatch, capsys):
+    file = bayes(sweep_file)
+    take(read(file), HERE)
+    folder = journal_file(read(file), HERE).parent
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (folder / "take.lock").write_text(json.dumps(process_name() | {"pid": ended.pid}))
+    (folder / "journal.log.lock").touch()
+    slept = []
+    monkeypatch.setattr(search.time, "sleep", slept.append)
+    take(read(file), HERE)
+    assert len(slept) == 1 and not [*folder.glob("*.lock")]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_worker_tells_for_whom_it_waits(sweep_file, monkeypatch, capsys):
+    file = bayes(sweep_file)
+    take(read(file), HERE)
+    lock = journal_file(read(file), HERE).parent / "take.lock"
+    lock.write_text(json.dumps({"pid": 7, "where": "elsewhere", "start": "1", "host": "node3"}))
+    clock = [0.0]
+    monkeypatch.setattr(search.time, "monotonic", lambda: clock[0])
+
+    def sleep(seconds):
+        clock[0] += seconds
+        if clock[0] > 3:
+            lock.unlink(missing_ok=True)
+
+    monkeypatch.setattr(search.time, "sleep", sleep)
+    take(read(file), HERE)
+    assert capsys.readouterr().out == (
+        f"waiting for process 7 on node3, which takes a point of this sweep ({lock})\n"
+    )
+    lock.write_text("")  # as a worker on another machine left it, in the middle of making it
+    monkeypatch.setattr(
+        search.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds)
+    )
+    before = clock[0]
+    take(read(file), HERE)
+    assert search.LOCK_S < clock[0] - before < search.LOCK_S + 1
+
+
+def test_a_live_workers_lock_is_not_broken_for_a_dead_one(tmp_path):
+    lock = tmp_path / "take.lock"
+    lock.write_text("live")
+    search._break(lock, "dead")  # what this waiter had read, before another broke it
+    assert lock.read_text() == "live"
+    lock.unlink()
+    with search._locked(tmp_path):
+        lock.write_text("another's, which has waited too long")
+    assert lock.exists()
+
+
+def test_a_damaged_last_line_of_a_journal_is_told(sweep_file):
+    file = bayes(sweep_file)
+    work(file, 2)
+    journal = journal_file(read(file), HERE)
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([*lines[:-1], lines[-1].replace('"', "'", 1)]))
+    with pytest.raises(UserError, match=r"journal.log is damaged: remove it, and the search begin"):
+        take(read(file), HERE)
 
 
 def test_a_torn_journal_is_healed(sweep_file):

@@ -11,9 +11,12 @@ often it is stopped, always finds the same points: also without its journal, and
 runs already. Several workers do not, because each choice is by the results that are known then.
 """
 
+import fcntl
 import hashlib
+import json
 import math
 import os
+import socket
 import time
 import warnings
 from collections.abc import Collection, Iterator
@@ -22,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.engine.halving import evaluations
-from lightning_resnet.errors import UserError
-from lightning_resnet.reading import open_plain
+from lightning_resnet.errors import UserError, tell
+from lightning_resnet.files import LOOK_S, SOON_S, WORD_S, write_new
+from lightning_resnet.reading import open_plain, read_json, read_text
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.status import has_ended, process_name
 from lightning_resnet.sweeps.points import Point, Search, Sweep, choices
@@ -34,8 +38,9 @@ OWNER = "owner"  # attribute of a trial: who has taken the point
 # to its disk comes before, and may take hours. A dead worker on this machine is seen at once, and a
 # task of SLURM that is submitted again has a slot, which takes its point again at once.
 CLAIM_S = 6 * 3600.0
-# Seconds after which a lock is taken for one of a killed process. All runs are read under the lock.
-LOCK_S = 600
+# Seconds after which a lock is taken for one of a killed process, where it cannot be seen whether
+# the process is gone. All runs are read under the lock.
+LOCK_S = 600.0
 MOST_TWICE = 100  # points in a row that were there before; then the space has no others
 RANDOM = 10  # points that are drawn at random before any is chosen by results
 
@@ -117,7 +122,8 @@ def _left(sweep: Sweep, trials: list[Any], tried: Collection[str]) -> list[Point
     for point, trial in zip(sweep.points, trials, strict=True):
         if point.key in tried or _is_over(sweep, point):
             continue
-        if not _is_held(point, trial.user_attrs.get(OWNER) or {}):
+        owner = {} if trial.state.is_finished() else trial.user_attrs.get(OWNER) or {}
+        if not _is_held(point, owner):
             left.append(point)
     return sorted(left, key=lambda point: point.state == "failed")
 
@@ -143,9 +149,24 @@ def _claimed(
         "attempt": max(attempts, default=0),
         "slot": slot,
     }
-    study._storage.set_trial_user_attr(trials[number]._trial_id, OWNER, owner)
+    trial = trials[number]
+    if trial.state.is_finished():  # its run was removed since, or goes on
+        study.add_trial(_again(trial, owner))
+    else:
+        study._storage.set_trial_user_attr(trial._trial_id, OWNER, owner)
     point.slot = slot
     return number, point
+
+
+def _again(trial: Any, owner: dict[str, Any]) -> Any:
+    """Return a new trial with the point of one that Optuna holds for finished."""
+    optuna = import_optuna()
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState.RUNNING,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs={OWNER: owner},
+    )
 
 
 def _is_held(point: Point, owner: dict[str, Any]) -> bool:
@@ -167,22 +188,22 @@ def _is_held(point: Point, owner: dict[str, Any]) -> bool:
 def _fill(sweep: Sweep, root: Path, study: Any) -> list[Any]:
     """Fill in the sweep's points from the journal, and return the trial of each.
 
-    Trials that have the point of an earlier one, or not all numbers of a point, are left out.
+    Trials that have not all numbers of a point are left out, and so are those that have the point
+    of an earlier one, unless they replace it because the point was taken once more.
     """
-    trials = []
-    sweep.points = []
-    seen = set()
+    points: dict[str, Point] = {}
+    trials = {}
     for trial in study.get_trials(deepcopy=False):
         if trial.params.keys() != set(sweep.search.free):
             continue
         point = sweep.search.point(trial.params)
-        if point.key not in seen:
-            seen.add(point.key)
+        if point.key not in points or OWNER in trial.user_attrs:
             point.slot = (trial.user_attrs.get(OWNER) or {}).get("slot", "")
-            trials.append(trial)
-            sweep.points.append(point)
+            points[point.key] = point
+            trials[point.key] = trial
+    sweep.points = list(points.values())
     assign_runs(sweep, root)
-    return trials
+    return list(trials.values())
 
 
 def _tell(sweep: Sweep, study: Any, trials: list[Any]) -> None:
@@ -269,7 +290,8 @@ def _study(sweep: Sweep, root: Path, is_new: bool = False) -> Any:
     """
     optuna = import_optuna()
     search = sweep.search
-    file = str(journal_file(sweep, root))
+    journal = journal_file(sweep, root)
+    file = str(journal)
     told = f"{search.origin}\n{sorted(search.specs.items())}\n{search.goal}"
     name = hashlib.blake2b(told.encode(), digest_size=5).hexdigest()
     try:
@@ -284,33 +306,101 @@ def _study(sweep: Sweep, root: Path, is_new: bool = False) -> Any:
             return None
         return optuna.create_study(storage=storage, study_name=name, direction=search.goal.word)
     except (ValueError, LookupError, TypeError) as e:
-        raise UserError(f"{file} is damaged: remove it, and the search begins again") from e
+        raise _damaged(journal) from e
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a search, which a process loses after `LOCK_S` seconds."""
-    lock = import_optuna().storages.journal.JournalFileOpenLock(str(folder / "take"), LOCK_S)
-    lock.acquire()
+    """Hold the lock of a search: a file that names its owner, made in one step on NFS too.
+
+    The lock of a process that has ended is broken at once, if that process ran on this machine,
+    and else after `LOCK_S` seconds.
+    """
+    file = folder / "take.lock"
+    owner = process_name() | {"host": socket.gethostname(), "time": time.time()}
+    own = json.dumps(owner)
     try:
+        _wait_for_lock(file, own)
         yield
     finally:
-        with suppress(RuntimeError):  # the lock is lost
-            lock.release()
+        if _content(file) == own:  # else the lock was never had, or is lost
+            file.unlink(missing_ok=True)
+
+
+def _wait_for_lock(file: Path, own: str) -> None:
+    """Make a lock file; wait for its owner, and say so after two seconds.
+
+    Args:
+        file: path of the lock.
+        own: content of the lock, which names this process.
+    """
+    since = time.monotonic()
+    told = since - WORD_S + SOON_S
+    found = ""
+    while True:
+        with suppress(FileExistsError):
+            if not file.exists():
+                return write_new(file, own)
+        now = time.monotonic()
+        before = found
+        found = _content(file)
+        if found != before:
+            since = now
+        owner = read_json(file) or {}
+        if has_ended(owner) or now - since > LOCK_S:
+            _break(file, found)
+        elif now - told > WORD_S:
+            told = now
+            who = f"process {owner.get('pid')} on {owner.get('host')}" if owner else "another"
+            tell(f"waiting for {who}, which takes a point of this sweep ({file})")
+        time.sleep(LOOK_S)
+
+
+def _break(file: Path, found: str) -> None:
+    """Remove a lock whose owner is gone, unless another process has done so in the meantime.
+
+    The system's lock on the file lets one process of this machine at a time compare and remove it:
+    a second one would else remove the lock that a third has made since.
+    """
+    with suppress(OSError), file.open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.samestat(os.fstat(lock.fileno()), file.stat()) and lock.read() == found:
+            file.unlink()
+
+
+def _content(file: Path) -> str:
+    """Return the text of a lock; empty where there is none."""
+    with suppress(UserError):
+        return read_text(file)
+    return ""
 
 
 def _heal(file: Path) -> None:
-    """Remove the half line that a killed process may have left at the end of a journal.
+    """Remove what a killed process may have left of a journal: half a line at its end, and a lock.
 
-    Optuna would append to this line, and then read nothing of the journal any more.
+    Optuna would append to this line, and then read nothing of the journal any more. It does not
+    tell that a last line is damaged before it has appended another.
+
+    Raises:
+        UserError: the last line is damaged.
     """
     if not file.exists():
         return
+    with suppress(FileNotFoundError):  # whoever writes to the journal holds the search's lock
+        file.with_name(f"{file.name}.lock").unlink()
     with open_plain(file) as content:
         text = content.read()
     end = text.rfind(b"\n") + 1
     if end < len(text):
         os.truncate(file, end)
+    try:
+        json.loads(text[:end].splitlines()[-1] if end else "{}")
+    except ValueError as e:
+        raise _damaged(file) from e
+
+
+def _damaged(file: Path) -> UserError:
+    return UserError(f"{file} is damaged: remove it, and the search begins again")
 
 
 def import_optuna(what: str = "method bayes") -> Any:
