@@ -5,6 +5,7 @@ differ by the order of a sum only.
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -383,6 +384,30 @@ def test_an_elastic_run_that_was_finished_while_it_waited_is_left_alone(cli, own
     code, _, err = cli(*args, "--run.elastic", "true")
     assert code == 2 and "has just been finished by another process" in err
     assert len([*file.parent.glob("*.json")]) == 1
+
+
+def test_a_checkpoint_that_the_owner_wrote_at_its_end_is_continued(cli, owned, monkeypatch):
+    """The owner is preempted while the new attempt waits: its checkpoint is newer than those read
+    before.
+    """
+    file, args = owned
+    folder = file.parent.parent / "checkpoints"
+    folder.rename("aside")
+    original = RunDir.wait_for_owner
+
+    def wait(self):
+        shutil.rmtree(folder)
+        Path("aside").rename(folder)
+        edit(file, reason="preempted")
+        original(self)
+
+    folder.mkdir()
+    monkeypatch.setattr(RunDir, "wait_for_owner", wait)
+    code, out, err = cli(*args, "--run.elastic", "true")
+    assert code == 0, err
+    step = load_checkpoint(folder / "last.ckpt")["global_step"]
+    assert f"continued from last.ckpt at step {step}" in out
+    assert attempt(2)["last_step"] == step and not Path(folder, "prev.ckpt").exists()
 
 
 def test_an_elastic_run_without_an_owner_does_not_wait(cli, owned):

@@ -345,7 +345,9 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
         "replicate"
     )
     check = partial(check_resumable, run_id=rundir.path.name)
-    resume, newest = newest_good(rundir.candidates(), say, cure, check)
+    choose = partial(newest_good, say=say, cure=cure, check=check)
+    before = rundir.checkpoint_stamps()
+    resume, newest = choose(rundir.candidates())
     if run.init_from and not resume:
         facts |= init_from(task, run.init_from, data.source.classes, config.resolved)
     step = newest.get("global_step", 0)
@@ -373,6 +375,12 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
             ours = [Recorder(rundir, progress), checkpoints, watchdog]
             if run.dry:
                 return _dry_run(experiment, rundir, checkpoints, ours)
+            trainer.meet()  # the first rank has claimed the run: no other attempt writes from here
+            after = rundir.checkpoint_stamps()
+            if after and after != before:  # another attempt wrote one before it ended
+                resume, newest = choose(rundir.candidates())
+                step = newest["global_step"]
+                del newest
             trainer.prepare_run(rundir, checkpoints, ours, run.hang_s)
             trainer.fit_loop.hyperband = run.hyperband and Hyperband(**run.hyperband.as_dict())
             observers.go_on(trainer, rundir.path, step)

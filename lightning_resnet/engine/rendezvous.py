@@ -40,7 +40,7 @@ class Ranks(DDPStrategy):
 
     def setup_distributed(self) -> None:
         """Initialize the process group as Lightning does, with the meeting point of this module."""
-        if dist.is_initialized():  # the test after a training uses the training's group
+        if dist.is_initialized():  # training and test use the group in which the ranks met
             super().setup_distributed()
             return
         reset_seed()

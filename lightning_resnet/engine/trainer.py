@@ -132,6 +132,11 @@ class Trainer(pl.Trainer):
         inference_mode = self.validate_loop.inference_mode
         return EvaluationLoop(self, fn, stage, inference_mode=inference_mode)
 
+    def meet(self) -> None:
+        """Wait until all ranks have come here."""
+        self.strategy.setup_environment()
+        self.strategy.barrier()
+
     def prepare_run(
         self, rundir: RunDir, checkpoints: Checkpoints, callbacks: list[Callback], hang_s: float
     ) -> None:

@@ -119,6 +119,15 @@ class Run:
         existing = [file for file in others if os.path.lexists(file)]
         return [last, *existing] if existing or os.path.lexists(last) else []
 
+    def checkpoint_stamps(self) -> dict[str, tuple[int, int]]:
+        """Return inode and time of the files in `candidates`, to tell whether one was replaced."""
+        stamps = {}
+        for file in self.candidates():
+            with suppress(OSError):
+                status = os.stat(file)
+                stamps[file.name] = (status.st_ino, status.st_mtime_ns)
+        return stamps
+
     def epoch_file(self, epoch: int) -> Path:
         """Return the path of the checkpoint that --run.keep_epochs keeps after an epoch."""
         return self.checkpoints / f"epoch-{epoch:03}.ckpt"
