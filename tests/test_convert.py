@@ -316,6 +316,32 @@ def test_normalisation_outlives_a_round_trip_or_is_told(cli):
     assert cli("convert", "net.pth", "--out", "back.ckpt", "--std", 1, 0, 1)[0] == 2
 
 
+@pytest.mark.parametrize("told", ["0.485,0.456,0.406", "[1, 2]", "[0, 0, 0]", "[NaN, 1, 1]", "[[]"])
+def test_normalisation_in_a_file_is_three_numbers_or_given_by_flag(cli, told):
+    save_file(dict(CifarResNet(8).state_dict()), "net.safetensors", {"std": told})
+    code, _, err = cli("convert", "net.safetensors", "--out", "net.ckpt")
+    assert code == 2 and err.count("\n") == 1 and not Path("net.ckpt").exists()
+    assert f"std in its metadata is {told}, not three numbers above 0: give it by" in err
+    assert cli("convert", "net.safetensors", "--out", "net.ckpt", "--std", 0.2, 0.2, 0.2)[0] == 0
+
+
+def test_a_net_is_compared_before_it_takes_memory():
+    state = dict(CifarResNet(8).state_dict())
+    state["conv1.weight"] = torch.zeros(1).expand(1 << 20, 3, 3, 3)
+    with pytest.raises(UserError, match="no net of ours: bn1.weight is .16,. there"):
+        recognise(state)
+    state["conv1.weight"] = torch.zeros(1).expand(1 << 40, 3, 3, 3)
+    with pytest.raises(UserError, match="Storage size calculation overflowed"):
+        recognise(state)
+
+
+def test_a_convolution_without_channels_is_refused():
+    state = dict(ImageNetResNet(50).state_dict())
+    state["layer1.0.conv2.weight"] = torch.zeros(64, 0, 3, 3)
+    with pytest.raises(UserError, match="no CIFAR or ImageNet ResNet of ours"):
+        recognise(state)
+
+
 def test_flags_that_do_not_apply_are_refused(cli):
     torch.save(shaken(CifarResNet(8)).state_dict(), "theirs.pth")
     assert cli("convert", "theirs.pth", "--out", "ours.ckpt")[0] == 0

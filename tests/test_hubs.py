@@ -288,3 +288,42 @@ def test_labels_and_preprocessing_come_from_the_repository(hub, net):
     trained = load("hf:me/net/x.safetensors")
     assert predicted(trained, None) == ([f"kind {i}" for i in range(1000)], 160, 1.0)
     assert trained.task.mean.flatten().tolist() == [127.5, 127.5, 127.5]
+
+
+def test_normalisation_of_a_hub_that_is_silent_is_not_assumed(hub, net):
+    hub.put("/me/net/resolve/main/x.safetensors", save(net.state_dict()))
+    hub.silent.add("/me/net/resolve/main/config.json")
+    with pytest.raises(UserError, match="config.json .silent for 1 s"):
+        load("hf:me/net/x.safetensors")
+    hub.silent.clear()
+    assert load("hf:me/net/x.safetensors").class_names() == hubs.imagenet_words()
+    hub.silent.add("/me/net/resolve/main/config.json")  # it is known that there is none
+    assert load("hf:me/net/x.safetensors").class_names() == hubs.imagenet_words()
+
+
+@pytest.mark.parametrize(
+    "told", [{"mean": [0.5]}, {"std": [0, 0, 0]}, {"std": "0.5,0.5,0.5"}, {"mean": [None, 1, 1]}]
+)
+def test_normalisation_of_a_hub_is_three_numbers(hub, net, told):
+    hub.put("/me/net/resolve/main/x.safetensors", save(net.state_dict()))
+    hub.put("/me/net/resolve/main/config.json", json.dumps(told).encode())
+    with pytest.raises(UserError, match="its config.json is not like timm's: (mean|std) "):
+        load("hf:me/net/x.safetensors")
+
+
+def test_names_of_too_few_classes_are_left_out(hub, net, capsys):
+    hub.put("/me/net/resolve/main/x.safetensors", save(net.state_dict()))
+    config = json.dumps({"label_names": ["a", "b", "c"]})
+    hub.put("/me/net/resolve/main/config.json", config.encode())
+    assert "a" not in load("hf:me/net/x.safetensors").class_names()[:1]
+    assert "names 3 classes, and the net has 1,000 outputs" in capsys.readouterr().err
+
+
+def test_a_date_in_a_name_is_no_hash(hub, pth):
+    hub.put("/resnet18-20240115.pth", pth)
+    file, _ = hubs.fetch(f"{hub.url}/resnet18-20240115.pth")
+    assert file.path.read_bytes() == pth
+    hub.put("/resnet18-20240a15.pth", pth)
+    with pytest.raises(UserError, match="not 20240a15.: try again, or .* as #sha256=..."):
+        hubs.fetch(f"{hub.url}/resnet18-20240a15.pth")
+    hubs.fetch(f"{hub.url}/resnet18-20240a15.pth#sha256={file.sha256}")

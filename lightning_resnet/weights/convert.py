@@ -8,10 +8,10 @@ onnxruntime.
 """
 
 import inspect
-import json
 import sys
 import zipfile
 from argparse import Namespace
+from collections.abc import Collection
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,15 @@ from torch import nn
 from torchvision import models
 
 from lightning_resnet.data.sources.base import IMAGENET_MEAN, IMAGENET_STD
-from lightning_resnet.errors import UserError, one_line, tell
-from lightning_resnet.reading import read_text
+from lightning_resnet.errors import UserError, one_line, printable, tell
+from lightning_resnet.reading import parse_json, read_text
 from lightning_resnet.runs.checkpoint import check_archive, check_plain, newest_in
 from lightning_resnet.runs.find import find_run
 from lightning_resnet.weights.layouts import RecognisedNet, State, average_in, recognise, unwrap
 
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 CONSTANTS = ("mean", "std")
+LARGEST_CONSTANT = 1e6  # pixels go to 255
 
 
 def read(args: Namespace) -> tuple[dict[str, Any], Path]:
@@ -81,10 +82,10 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
     except UserError as e:
         raise UserError(f"{path}: {e}") from e
     content = checkpoint_of(known, path.stem, classes or _usual_classes(known))
-    told = _told(path)
     if args.std and min(args.std) <= 0:
         raise UserError(f"--std {args.std}: above 0, of each of red, green and blue")
     given = {k: [255 * v for v in getattr(args, k)] for k in CONSTANTS if getattr(args, k)}
+    told = _told(path, given)
     content["state_dict"] |= {k: torch.tensor(v).view(3, 1, 1) for k, v in (told | given).items()}
     if given:
         source = "as given"
@@ -117,13 +118,48 @@ def _names_in(file: str | None) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _told(path: Path) -> dict[str, list[float]]:
-    """Return the normalisation in a .safetensors of ours, for pixels from 0 to 255; else none."""
+def _told(path: Path, given: Collection[str]) -> dict[str, list[float]]:
+    """Return the normalisation in a .safetensors of ours, for pixels from 0 to 255; else none.
+
+    Args:
+        path: the file.
+        given: names that are not read, as flags give them.
+
+    Raises:
+        UserError: the file tells a mean or std that can be none.
+    """
     if path.suffix != ".safetensors":
         return {}
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
-    return {name: json.loads(metadata[name]) for name in CONSTANTS if name in metadata}
+    told = {}
+    for name in CONSTANTS:
+        if name not in metadata or name in given:
+            continue
+        try:
+            told[name] = normalisation(name, parse_json(metadata[name]))
+        except ValueError as e:
+            raise UserError(
+                f"{path}: {name} in its metadata is {printable(metadata[name], 80)}, not three "
+                f"numbers{' above 0' if name == 'std' else ''}: give it by `resnet-cli convert "
+                f"FILE --{name}`"
+            ) from e
+    return told
+
+
+def normalisation(name: str, values: Any) -> list[float]:
+    """Return a mean or std that a file tells as a list of three numbers.
+
+    Raises:
+        ValueError: the file tells another thing, or a std that is not above 0.
+    """
+    is_list = isinstance(values, list | tuple) and len(values) == 3
+    if not is_list or not all(type(value) in (int, float) for value in values):
+        raise ValueError(f"{name} is not three numbers")
+    lowest = 0.0 if name == "std" else -LARGEST_CONSTANT
+    if not all(lowest < value < LARGEST_CONSTANT for value in values):
+        raise ValueError(f"{name} cannot be {values}")
+    return [float(value) for value in values]
 
 
 def text(state: State) -> str:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.files import locked
 from lightning_resnet.meant import refuse_unknown
 from lightning_resnet.reading import parse_json, read_text
-from lightning_resnet.weights.convert import checkpoint_of, read_file
+from lightning_resnet.weights.convert import checkpoint_of, normalisation, read_file
 from lightning_resnet.weights.layouts import RecognisedNet, State, recognise, unwrap
 
 SILENCE_S = 20.0  # seconds that a server may take to answer, or to go on
@@ -39,6 +39,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 HF_FILES = ("model.safetensors", "pytorch_model.bin")  # as Hugging Face's own libraries look for
 SHA256 = re.compile(r"sha256=([0-9a-f]{64})")
 IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # first digits of a file's SHA-256, torch's custom
+TORCH_HOST = "download.pytorch.org"  # of the files whose names end so without exception
 
 
 class File(NamedTuple):
@@ -142,7 +143,14 @@ def _converted(name: str, content: Any, facts: Facts) -> dict[str, Any]:
         raise UserError(f"{name}: {e}") from e
     outputs = known.options.get("num_classes", 1000)
     classes = list(facts.classes)
-    if not classes and outputs == 1000:
+    if classes and len(classes) != outputs:
+        tell(
+            f"warning: {name} names {len(classes):,} classes, and the net has {outputs:,} outputs: "
+            "the names are left out; `resnet-cli convert FILE --classes NAMES` gives others",
+            file=sys.stderr,
+        )
+        classes = []
+    elif not classes and outputs == 1000:
         classes = imagenet_words()
     data = {"size": facts.size, "eval_share": facts.share} if facts.size else {}
     short = re.sub(r"[^\w.-]+", "_", name.partition(":")[2]).strip("._-")[-80:]
@@ -228,8 +236,8 @@ def _facts_of_cfg(cfg: dict[str, Any], classes: Sequence[str]) -> Facts:
     size = cfg.get("input_size")
     return Facts(
         classes=classes,
-        mean=cfg.get("mean") or IMAGENET_MEAN,
-        std=cfg.get("std") or IMAGENET_STD,
+        mean=normalisation("mean", cfg.get("mean") or IMAGENET_MEAN),
+        std=normalisation("std", cfg.get("std") or IMAGENET_STD),
         size=size[-1] if size else None,
         share=min(1.0, cfg.get("crop_pct") or 0.875),
     )
@@ -255,7 +263,7 @@ def _hugging_face(rest: str) -> tuple[File, Facts]:
     classes = [str(name) for name in names] if isinstance(names, list) else []
     try:
         return file, _facts_of_cfg(cfg, classes)
-    except (TypeError, LookupError) as e:
+    except (TypeError, LookupError, ValueError) as e:
         raise UserError(f"hf:{rest}: its config.json is not like timm's: {one_line(e)}") from e
 
 
@@ -267,10 +275,13 @@ def _labels(mapping: Any) -> list[str]:
 
 
 def _config_of(name: str, repository: str) -> dict[str, Any]:
-    """Return the config.json of a repository; empty without one."""
-    try:
-        file = _from_repository(name, repository, ["config.json"])
-    except UserError:
+    """Return the config.json of a repository; empty without one.
+
+    Raises:
+        UserError: the file is there and cannot be fetched or read, or nothing tells whether it is.
+    """
+    file = _first_in_repository(name, repository, ["config.json"])
+    if file is None:
         return {}
     try:
         content = parse_json(read_text(file.path))
@@ -282,14 +293,37 @@ def _config_of(name: str, repository: str) -> dict[str, Any]:
 def _from_repository(name: str, repository: str, files: Sequence[str]) -> File:
     """Fetch the first of these files that a repository on Hugging Face has.
 
-    A revision may follow the repository: `ORG/REPO@REVISION`.
-
     Raises:
         UserError: there is no such file, or it cannot be fetched, or has another hash.
     """
+    file = _first_in_repository(name, repository, files)
+    if file is None:
+        repository = repository.partition("@")[0]
+        raise UserError(
+            f"{name}: {repository} has no {' or '.join(files)}: name the file, hf:{repository}/FILE"
+        )
+    return file
+
+
+def _first_in_repository(name: str, repository: str, files: Sequence[str]) -> File | None:
+    """Fetch the first of these files that a repository on Hugging Face has; None: it has none.
+
+    A revision may follow the repository: `ORG/REPO@REVISION`. Where nothing answers, a file counts
+    as missing if it was missing when Hugging Face answered last.
+
+    Raises:
+        UserError: a file cannot be fetched, or has another hash.
+    """
     if not find_spec("huggingface_hub"):
         raise UserError(f"{name} needs huggingface_hub: pip install huggingface_hub")
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import (
+        _CACHED_NO_EXIST,
+        constants,
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+        try_to_load_from_cache,
+    )
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HFValidationError,
@@ -309,12 +343,14 @@ def _from_repository(name: str, repository: str, files: Sequence[str]) -> File:
                 path = hf_hub_download(repository, file, **of, local_files_only=True)
             except LocalEntryNotFoundError:
                 # answers at once where nothing does; `hf_hub_download` asks for half a minute
-                get_hf_file_metadata(url, timeout=SILENCE_S)
+                with suppress(EntryNotFoundError):  # the next function notes that, and raises
+                    get_hf_file_metadata(url, timeout=SILENCE_S)
                 path = hf_hub_download(repository, file, **of, tqdm_class=_progress_bar())
         except EntryNotFoundError as e:
-            if isinstance(e, LocalEntryNotFoundError):
-                raise _unreachable(name, repository, file, url, e.__cause__ or e) from e
-            continue
+            is_told = not isinstance(e, LocalEntryNotFoundError)
+            if is_told or try_to_load_from_cache(repository, file, **of) is _CACHED_NO_EXIST:
+                continue
+            raise _unreachable(name, repository, file, url, e.__cause__ or e) from e
         except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as e:
             asked = " ".join([repository, *([f"at {revision}"] if revision else [])])
             raise UserError(
@@ -322,6 +358,8 @@ def _from_repository(name: str, repository: str, files: Sequence[str]) -> File:
                 "spelling, or `hf auth login`"
             ) from e
         except Exception as e:  # of several HTTP libraries, by version
+            if try_to_load_from_cache(repository, file, **of) is _CACHED_NO_EXIST:
+                continue
             raise _unreachable(name, repository, file, url, e) from e
         found = Path(path)
         digest = _digest(found)
@@ -333,9 +371,7 @@ def _from_repository(name: str, repository: str, files: Sequence[str]) -> File:
                 "is fetched again"
             )
         return File(found, url, digest)
-    raise UserError(
-        f"{name}: {repository} has no {' or '.join(files)}: name the file, hf:{repository}/FILE"
-    )
+    return None
 
 
 def _progress_bar() -> type:
@@ -376,7 +412,8 @@ def _from_address(url: str) -> File:
     """Fetch a file into torch.hub's folder, unless it is there, and check its hash.
 
     The hash stands after `#sha256=`, or its first digits stand in the name, as torch has it. A file
-    without gets a prefix, because other addresses may end in the same name.
+    without gets a prefix, because other addresses may end in the same name. Digits without a letter
+    are a date on other hosts than torch's.
     """
     address, _, fragment = url.partition("#")
     parts = urlsplit(address)
@@ -388,6 +425,8 @@ def _from_address(url: str) -> File:
             "hexadecimal digits"
         )
     in_name = IN_NAME.search(name)
+    if in_name and in_name[1].isdecimal() and parts.hostname != TORCH_HOST:
+        in_name = None
     if told:
         wanted = told[1]
     else:
@@ -441,8 +480,8 @@ def _keep(url: str, part: Path, path: Path, wanted: str) -> None:
     if not digest.startswith(wanted):
         remove(part)
         raise UserError(
-            f"{url} was cut off or changed on its way, and is not kept (SHA-256 {digest}): try "
-            "again, or give the right hash"
+            f"{url} was cut off or changed on its way, and is not kept (SHA-256 {digest}, not "
+            f"{wanted}): try again, or give the right hash after the address, as #sha256=..."
         )
     part.replace(path)
     remove(part)

@@ -47,7 +47,6 @@ def init_from(
             say(f"{name} is new: {shapes}; the head starts from its initial weights")
         elif differ(known, classes):
             others = ", ".join(known[:3])
-            others = ", ".join(known[:3])
             say(
                 f"{name} is new: {path} is of other classes, {others}, ...; the head starts from "
                 "its initial weights"

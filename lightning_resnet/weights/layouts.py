@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_resnet.bounds import IMAGENET_DEPTHS
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.models.blocks import Shortcut
 from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
 from lightning_resnet.runs.checkpoint import check_plain
@@ -104,17 +104,19 @@ def recognise(state: State, shortcut: Shortcut | None = None) -> RecognisedNet:
     """
     try:
         kind, options = _infer(state, shortcut)
-        net = kind(**options)
-    except (KeyError, IndexError, ValueError) as e:
+        with torch.device("meta"):  # a small file may name a net larger than the memory
+            form = kind(**options).state_dict()
+    except (KeyError, IndexError, ValueError, ArithmeticError, RuntimeError) as e:
         raise UserError(
-            f"no CIFAR or ImageNet ResNet of ours ({e}); other stems, widths and attention are "
-            "nets of their own: use them by --model.net"
+            f"no CIFAR or ImageNet ResNet of ours ({one_line(e)[:200]}); other stems, widths "
+            "and attention are nets of their own: use them by --model.net"
         ) from e
     # counters of batches are not in old files
-    names = [name for name in net.state_dict() if name.endswith("num_batches_tracked")]
+    names = [name for name in form if name.endswith("num_batches_tracked")]
     state = {name: torch.tensor(0) for name in names} | state
-    if found := differing(net.state_dict(), state):
+    if found := differing(form, state):
         raise UserError(f"no net of ours: {found}, in {kind.__name__} {options}")
+    net = kind(**options)
     net.load_state_dict(state)
     return RecognisedNet(kind.__name__, options, net.eval())
 
