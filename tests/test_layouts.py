@@ -6,7 +6,9 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -33,7 +35,13 @@ from lightning_resnet.bench.layouts import (
     webdataset,
     write_parquet,
 )
-from lightning_resnet.data.archives import member_of, tar_members, zip_members
+from lightning_resnet.data.archives import (
+    LONGEST_NAME,
+    member_of,
+    read_in_order,
+    tar_members,
+    zip_members,
+)
 from lightning_resnet.data.beton.encode import read_bytes
 from lightning_resnet.data.beton.format import Beton
 from lightning_resnet.data.beton.journal import PartialFile
@@ -252,6 +260,7 @@ def test_bad_zips_are_one_line(tmp_path):
         ([("a.jpg", b"x"), ("a.json", b"{")], "a.json is no JSON"),
         ([("a.jpg", b"x"), ("a.cls", b"3"), ("b.jpg", b"x"), ("b.cls", b"0")], "none is 1"),
         ([("a.jpg", b"x"), ("a.cls", b"-2")], "must count from 0"),
+        ([("a.jpg", b"x"), ("a.cls", b"999999999")], "none is 0: they must count from 0"),
     ],
 )
 def test_bad_shards_are_one_line(tmp_path, members, words):
@@ -318,7 +327,7 @@ def test_bad_parquet_is_one_line(tmp_path):
     )
     for columns, words in (
         ({"image": text, "label": [0]}, "has no image bytes; its columns are image, label"),
-        ({"image": nulls, "label": [0]}, "1 rows .row group 0. without image bytes"),
+        ({"image": nulls, "label": [0]}, "rows .the first, say. without image bytes"),
         ({"image": [b"x"], "other": [0]}, "has no labels: its columns are image, other"),
         ({"image": [b"x"], "label": [0.5]}, "label of row 0 is 0.5: labels must be whole numbers"),
         ({"a": [b"x"], "b": [b"x"], "label": [0]}, "several columns of bytes"),
@@ -378,6 +387,176 @@ def test_a_tar_that_is_cut_short_is_one_line(tmp_path, cli, make):
     flags = ["--root", root, "--out", tmp_path / "out" / "x.beton"]
     code, _, err = cli("data", "write", "imagenet", *flags)
     assert code == 2 and err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_tar_must_end_as_one_and_have_sound_headers(tmp_path):
+    """A copy that stops between two members, or a damaged header, is not the archive's end."""
+    complete = shard(ALL.rows("train"), str)
+    starts = [member.offset for member in tarfile.open(fileobj=io.BytesIO(complete)).getmembers()]
+    packed = tmp_path / "train_images_0.tar.gz"
+    plain = tmp_path / "train-0000.tar"
+    damaged = complete[: starts[12]] + b"?" * 512 + complete[starts[12] + 512 :]
+    for content in (complete[: starts[12]], damaged, complete[: starts[12] + 100]):
+        plain.write_bytes(content)
+        packed.write_bytes(gzip.compress(content))
+        fails("damaged or cut short .no end of the archive", tmp_path, WebDataset)
+        with pytest.raises(UserError, match="no end of the archive"):
+            tar_members(packed)
+
+
+def test_members_that_would_fill_the_memory_are_refused_when_they_are_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_resnet.data.archives.MAX_BYTES", 5000)
+    path = tmp_path / "train_images_0.tar.gz"
+    path.write_bytes(gzip.compress(tar([("a.JPEG", bytes(6000))])))
+    with pytest.raises(UserError, match="a.JPEG has 6,000 bytes"):
+        tar_members(path)
+    head = tarfile.TarInfo("././@LongLink")
+    for kind, size, words in (
+        (tarfile.GNUTYPE_LONGNAME, LONGEST_NAME + 1, "a name of 1,048,577 bytes"),
+        (tarfile.XHDTYPE, LONGEST_NAME + 1, "a name of 1,048,577 bytes"),
+        (tarfile.GNUTYPE_SPARSE, 0, "is a sparse file"),
+    ):
+        head.type = kind
+        head.size = size
+        path.write_bytes(gzip.compress(head.tobuf(tarfile.GNU_FORMAT) + bytes(size + 1024)))
+        with pytest.raises(UserError, match=words):
+            tar_members(path)
+    path.write_bytes(gzip.compress(tar([("x" * 300, b"x")])))
+    assert tar_members(path)[0].name == "x" * 300
+
+
+def test_a_flipped_bit_in_a_zip_is_damage(tmp_path):
+    """The decoder of JPEGs does not notice most of them; the zip's CRC-32 notices all."""
+    path = tmp_path / "a.zip"
+    data = jpeg(1)
+
+    class Pipe(io.BytesIO):
+        def seekable(self):
+            return False
+
+    for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        for file in (io.BytesIO(), Pipe()):  # a pipe's sums stand behind the data
+            with zipfile.ZipFile(file, "w", kind) as archive:
+                archive.writestr("a.jpg", data)
+            content = bytearray(file.getvalue())
+            path.write_bytes(content)
+            address = zip_members(path)[0].address
+            assert read_bytes(address) == data
+            content[content.index(b"a.jpg") + 300] ^= 16
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match="damaged there"):
+                read_bytes(address)
+
+
+def test_a_pipe_in_place_of_an_archive_is_one_line(tmp_path):
+    pytest.importorskip("pyarrow")
+    for name, read in (("train-000.tar", WebDataset), ("train-0.parquet", Parquet)):
+        os.mkfifo(tmp_path / name)
+        fails(f"cannot read .*{name}: it is no plain file", tmp_path, read)
+    os.mkfifo(tmp_path / KAGGLE_ZIP)
+    with pytest.raises(UserError, match="it is no plain file"):
+        zip_members(tmp_path / KAGGLE_ZIP)
+
+
+def test_images_of_a_parquet_file_are_in_memory_one_at_a_time(tmp_path):
+    """A dictionary of two images can stand for any number of rows."""
+    pyarrow = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "train-0.parquet"
+    big = pyarrow.array([bytes(1_000_000)]).take(pyarrow.array([0] * 60))
+    pq.write_table(pyarrow.table({"image": big, "label": [0] * 60}), path)
+    del big
+    before = pyarrow.total_allocated_bytes()
+    images = read_in_order([f"{path}!x@{i}+1" for i in range(60)])
+    for image in images:
+        assert len(image) == 1_000_000
+        assert pyarrow.total_allocated_bytes() - before < 20_000_000
+
+
+def test_shards_of_other_names_of_classes_are_refused(tmp_path):
+    """A label is a place among the names: in another order all labels would be wrong."""
+    pytest.importorskip("pyarrow")
+    rows = [(f"i{i}", jpeg(i), i % 2) for i in range(8)]
+    write_parquet(tmp_path / "train-0.parquet", rows, 5, names=["cat", "dog"])
+    val = tmp_path / "validation-0.parquet"
+    for names, words in (
+        (["dog", "cat"], "dog as name of class 0, and .*train-0.parquet cat"),
+        (["cat", "dog", "fox"], "3 names of classes, and .*train-0.parquet 2"),
+        (["cat", "cat"], "cat as name of class 1"),
+    ):
+        write_parquet(val, rows, 5, names=names)
+        fails(words, tmp_path, Parquet)
+    write_parquet(val, rows, 5, names=["cat", "dog"])
+    source = Parquet(str(tmp_path))
+    source.splits()
+    assert source.classes == ["cat", "dog"]
+    write_parquet(tmp_path / "train-0.parquet", rows, 5, names=["crane", "crane"])
+    fails("train-0.parquet names class crane twice", tmp_path, Parquet)
+
+
+def test_names_of_splits_are_those_of_folders_and_are_all_there_or_none(tmp_path):
+    content = shard(ALL.rows("val"), str)
+    names = ["trainset-0.tar", "x/evaluation/part/0.tar", "testset-0.tar"]
+    for name in names:
+        save(tmp_path / name, content)
+    assert [*WebDataset(str(tmp_path)).splits()] == ["train", "val", "test"]
+    save(tmp_path / "extra-0.tar", content)
+    fails("neither the name of .*extra-0.tar nor its folder says a split", tmp_path, WebDataset)
+    for name in names:
+        (tmp_path / name).unlink()
+    assert [*WebDataset(str(tmp_path)).splits()] == ["train", "val"]
+
+
+def test_shards_that_are_missing_by_their_numbers_are_told(tmp_path, capsys):
+    content = shard(ALL.rows("val"), str)
+    for names, words in (
+        (["a-000.tar", "a-003.tar"], "2 of the 4 shards"),
+        (["a-0-of-3.tar", "a-1-of-3.tar"], "2 of the 3 shards"),
+        (["a-0-of-2.tar", "a-1-of-3.tar"], "of several sets, of 2 and 3 shards"),
+        (["a-0-of-2.tar", "a-1-of-2.tar"], ""),
+        (["a-007.tar", "a-008.tar"], ""),
+        (["a-1.tar", "b-5.tar"], ""),
+    ):
+        root = tmp_path / "".join(names)
+        for name in names:
+            save(root / name, content)
+        WebDataset(str(root)).splits()
+        out = capsys.readouterr().out
+        assert words in out and ("warning" in out) == bool(words)
+
+
+def test_an_unreadable_folder_of_shards_is_one_line(tmp_path, monkeypatch):
+    save(tmp_path / "a" / "0.tar", shard(ALL.rows("val"), str))
+
+    def scandir(path):
+        if str(path).endswith("a"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    fails("cannot read folder .*a: Permission denied; allow it", tmp_path, WebDataset)
+
+
+def test_names_of_images_in_parquet_need_be_no_paths(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "train-0.parquet"
+    for kind, name, expected in (
+        (pyarrow.string(), "/", "0"),
+        (pyarrow.string(), None, "0"),
+        (pyarrow.int64(), 7, "0"),
+        (pyarrow.string(), "a/b.jpg", "b.jpg"),
+    ):
+        kinds = pyarrow.struct([("bytes", pyarrow.binary()), ("path", kind)])
+        images = pyarrow.array([{"bytes": b"x", "path": name}], kinds)
+        pq.write_table(pyarrow.table({"image": images, "label": [0]}), path)
+        source = Parquet(str(path))
+        source.all_validate = True
+        assert [member_of(p).name for p in source.splits()["val"].paths] == [expected]
+    images = pyarrow.array([{"bytes": b"x", "path": "x" * 20_000}])
+    pq.write_table(pyarrow.table({"image": images, "label": [0]}), path)
+    fails("path of row 0 has 20,000 characters", path, Parquet)
 
 
 def test_a_wordnet_id_that_is_twice_in_the_devkit_is_refused(tmp_path):

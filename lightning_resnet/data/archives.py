@@ -16,16 +16,28 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from lightning_resnet.data.beton.limits import MAX_BYTES
 from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.reading import open_plain
 
 if TYPE_CHECKING:
     import pyarrow
 
 ADDRESS = re.compile(r"(.+(?:\.tar|\.zip|\.tar\.gz|\.parquet))!(.+)@(\d+)\+(\d+)", re.DOTALL)
 IN_ORDER = (".tar.gz", ".parquet")
-LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")  # of a member of a zip
-ENCRYPTED = 1  # flag of a member of a zip
-ROWS = 64  # rows of a .parquet that are in memory at once
+LOCAL_HEADER = struct.Struct("<4s2xHH4xI8xHH")  # of a member of a zip
+# Flags of a member of a zip.
+ENCRYPTED = 1
+SUM_FOLLOWS = 8  # the CRC-32 stands behind the data
+# Members of a tar that are the name, or other properties, of the member that follows.
+ABOUT_ANOTHER = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+LONGEST_NAME = 1 << 20  # bytes of such a member
 BUFFER = 1 << 20  # bytes of a .parquet that are read at once
 IMAGE_COLUMNS = ("image", "img", "jpg", "picture")
 
@@ -49,6 +61,33 @@ class Member(NamedTuple):
         return self.archive.endswith(IN_ORDER)
 
 
+class _Header(tarfile.TarInfo):
+    """Header of a member of a tar, which must be complete and small.
+
+    TarFile takes a damaged header, or none, for the end of the archive.
+    """
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_Header":
+        """Read the next header; only a block of zeros ends the archive."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as e:
+            raise tarfile.ReadError(f"no end of the archive, but {e}") from e
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Header":
+        """Refuse what TarFile would read into memory at once."""
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in ABOUT_ANOTHER and header.size > LONGEST_NAME:
+            raise tarfile.ReadError(f"a name of {header.size:,} bytes")
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError(f"{header.name} is a sparse file")
+        return header
+
+
 def member_of(path: str) -> Member | None:
     """Take an address apart; None for the path of a file."""
     found = ADDRESS.fullmatch(path)
@@ -63,23 +102,26 @@ def tar_members(path: Path, start: int = 0) -> list[Member]:
         start: byte of the file at which the archive begins.
 
     Raises:
-        UserError: the archive is damaged or cut short, two members have one name, or a name leads
-            out of the archive.
+        UserError: the archive is damaged or cut short, two members have one name, a name leads out
+            of the archive, or a member that is unpacked in memory is larger than any image.
     """
     is_packed = path.name.endswith(".tar.gz")
     members: list[Member] = []
     last = -1
     try:
-        with gzip.open(path) if is_packed else open(path, "rb") as file:
+        with open_plain(path) as plain, gzip.open(plain) if is_packed else plain as file:
             if start:
                 file.seek(start)
-            with tarfile.open(fileobj=file, mode="r|" if is_packed else "r:") as archive:
+            mode = "r|" if is_packed else "r:"
+            with tarfile.open(fileobj=file, mode=mode, tarinfo=_Header) as archive:
                 while (m := archive.next()) is not None:
                     archive.members.clear()  # a kilobyte each
                     # A negative size would lead back to the same member, without end.
                     if m.offset_data <= last:
                         raise tarfile.TarError("its members do not follow one another")
                     last = m.offset_data
+                    if is_packed and m.size > MAX_BYTES:
+                        raise tarfile.TarError(f"{m.name} has {m.size:,} bytes")
                     if m.isfile():
                         members.append(Member(str(path), m.name, m.offset_data, m.size))
             while is_packed and file.read(BUFFER):  # the sum of all stands at the end
@@ -100,7 +142,7 @@ def zip_members(path: Path) -> list[Member]:
             of the archive, or a member is encrypted or packed in a way that is not known.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_plain(path) as file, zipfile.ZipFile(file) as archive:
             found = [info for info in archive.infolist() if not info.is_dir()]
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError) as e:
         raise damaged(path, e) from e
@@ -131,16 +173,26 @@ def read_zipped(file: BinaryIO, member: Member, limit: int) -> bytes:
     head = file.read(LOCAL_HEADER.size)
     if len(head) < LOCAL_HEADER.size or head[:4] != b"PK\3\4":
         raise ValueError("the zip is damaged there")
-    _, _, method, name_size, extra_size = LOCAL_HEADER.unpack(head)
+    _, flags, method, crc, name_size, extra_size = LOCAL_HEADER.unpack(head)
     file.seek(name_size + extra_size, 1)
     data = file.read(member.size)
     if len(data) < member.size:
         raise ValueError("it is cut off")
-    if method == zipfile.ZIP_STORED:
-        return data
+    if flags & SUM_FOLLOWS:
+        behind = file.read(8)
+        crc = int.from_bytes(behind.removeprefix(b"PK\7\x08")[:4], "little")
+    if method != zipfile.ZIP_STORED:
+        data = _inflated(data, limit)
+    if zlib.crc32(data) != crc:
+        raise ValueError("the zip is damaged there (its CRC-32 is another)")
+    return data
+
+
+def _inflated(packed: bytes, limit: int) -> bytes:
+    """Unpack a member of a zip; see `read_zipped`."""
     unpack = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        data = unpack.decompress(data, limit + 1)
+        data = unpack.decompress(packed, limit + 1)
     except zlib.error as e:
         raise ValueError(f"the zip is damaged there ({e})") from e
     if len(data) > limit:
@@ -189,6 +241,7 @@ def open_parquet(path: str | Path) -> Any:
             "pyarrow)"
         ) from e
     try:
+        open_plain(path).close()
         return pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as e:
         raise damaged(path, e) from e
@@ -223,7 +276,9 @@ def bytes_column(path: str | Path, schema: "pyarrow.Schema") -> str:
 
 
 def damaged(path: str | Path, error: Exception) -> UserError:
-    """Return the error of an archive that is damaged or cut short."""
+    """Return the error of an archive that is damaged or cut short, or cannot be read at all."""
+    if isinstance(error, OSError) and error.strerror:
+        return UserError(f"cannot read {path}: {error.strerror}; correct that, or give another")
     return UserError(f"{path} is damaged or cut short ({one_line(error)}): download it again")
 
 
@@ -258,17 +313,16 @@ def _rows(archive: str, wanted: Iterable[Member]) -> Iterator[bytes]:
     column = bytes_column(archive, file.schema_arrow)
     rows = iter(wanted)
     member = next(rows, None)
-    first = 0
-    for batch in file.iter_batches(ROWS, columns=[column]):
+    # One row at a time: a dictionary of a few bytes can stand for many large images.
+    for row, batch in enumerate(file.iter_batches(1, columns=[column])):
         if member is None:
             return
-        data = batch.column(0)
-        if "." in column:
-            data = data.field("bytes")
-        while member is not None and member.start < first + len(data):
+        if row == member.start:
+            data = batch.column(0)
+            if "." in column:
+                data = data.field("bytes")
             # A row without bytes is an image that is empty.
-            yield data[member.start - first].as_py() or b""
+            yield data[0].as_py() or b""
             member = next(rows, None)
-        first += len(data)
     if member is not None:
-        raise EOFError(f"it has {first:,} rows only")
+        raise EOFError(f"it has {file.metadata.num_rows:,} rows only")

@@ -13,9 +13,13 @@ from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import IMAGES, find_images, is_hidden
 from lightning_resnet.meant import flat_folder, no_folder
 
-SPLIT_NAMES = (
-    "train training val valid validate validation test testing eval evaluation dev".split()
-)
+# Name of a split -> the split that it stands for.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation"), "val"),
+    **dict.fromkeys(("eval", "evaluation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 HELD_OUT = ("val", "valid", "validation", "test")  # folders that may validate; the first one does
 
 

@@ -11,19 +11,19 @@ import numpy as np
 from lightning_resnet.data.archives import Member, bytes_column, damaged, open_parquet, tar_members
 from lightning_resnet.data.images import FileImages, Images
 from lightning_resnet.data.sources.base import Source, with_holdout
+from lightning_resnet.data.sources.folder import SPLIT_NAMES
 from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.files import IMAGES, is_hidden
 from lightning_resnet.reading import LARGEST, parse_json, read_text
 
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-OF_HOW_MANY = re.compile(r"-of-0*(\d+)\b")
+# Name of a shard whose number is one of those up to a total, or one of any.
+OF_HOW_MANY = re.compile(r"(?P<stem>.*?)(?P<number>\d{1,9})-of-(?P<total>\d{1,9})\b.*")
+NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d{1,9})(?P<total>)\D*")
 NAME_FILES = ("classes.txt", "classnames.txt", "labels.txt")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
 LONGEST_LABEL = 1000  # bytes of a .cls
+LONGEST_NAME = 10_000  # characters of an image's path in a .parquet
+ROWS = 256  # names and labels of a .parquet that are read at once
 
 
 class Entry(NamedTuple):
@@ -47,6 +47,7 @@ class Shards(Source):
     """
 
     suffix: str
+    _named: tuple[Path, list[str]]  # the first shard that names the classes, and the names
 
     def __init__(self, root: str, classes: str | None = None, holdout: int | None = None) -> None:
         self.root = root
@@ -72,6 +73,7 @@ class Shards(Source):
                 f"NAME-train-0000{self.suffix}"
             )
         splits: dict[str, Images] = {}
+        self._named = (root, [])
         for split, paths in found.items():
             try:
                 images = self._read_split(split, paths, root)
@@ -90,17 +92,19 @@ class Shards(Source):
     def _read_split(self, split: str, paths: list[Path], root: Path) -> FileImages | None:
         """List the images of a split, train first; None for test images without labels."""
         entries: list[Entry] = []
-        names: list[str] = []
         _warn_of_missing(paths)
         for path in paths:
-            listed, of_file = self._list(path)
-            names = names or of_file
+            listed, names = self._list(path)
+            if names and not self._named[1]:
+                self._named = (path, _checked_names(names, path))
+            elif names and names != self._named[1]:
+                raise _other_names(path, names, *self._named)
             entries += listed
         if split == "test" and all(entry.label == -1 for entry in entries):
             tell("warning: the test images have no labels (all are -1): left out")
             return None
         if split == "train":
-            self.classes = self._names(names, entries, root)
+            self.classes = self._names(self._named[1], entries, root)
         return self._images(split, entries)
 
     def _list(self, path: Path) -> tuple[list[Entry], list[str]]:
@@ -116,15 +120,14 @@ class Shards(Source):
             return _read_names(files[0])
         if found:
             return found
-        labels = {entry.label for entry in train}
-        missing = sorted(set(range(max(labels, default=0) + 1)) - labels)
-        if missing or min(labels, default=0) < 0:
-            few = ", ".join(map(str, sorted(labels)[:3]))
+        labels = sorted({entry.label for entry in train})
+        missing = next((i for i, label in enumerate(labels) if label != i), None)
+        if missing is not None:
+            few = ", ".join(map(str, labels[:3]))
             raise UserError(
-                f"labels of {root} are {few}, ... {max(labels, default=0)}, and none is "
-                f"{missing[0] if missing else 0}: they must count from 0; say which classes there "
-                "are with a file of their names, one on each line (--classes FILE, "
-                "--data.source.classes)"
+                f"labels of {root} are {few}, ... {labels[-1]}, and none is {missing}: they must "
+                "count from 0; say which classes there are with a file of their names, one on each "
+                "line (--classes FILE, --data.source.classes)"
             )
         return [str(i) for i in range(len(labels))]
 
@@ -183,28 +186,41 @@ def find_shards(
     """Return the shards of each split, in order of name.
 
     Args:
-        where: a shard, which is of train, or the folders to look in, whose names count too, but for
-            the first's.
+        where: a shard, which is of train, or the folders to look in; the names of those in the
+            first count too.
         suffix: .tar, .tar.gz or .parquet.
-        default: split of shards whose names say none; None leaves them out.
+        default: split of shards where no name says one; None leaves out those that say none.
+
+    Raises:
+        UserError: names of some shards say a split, those of others none, and there is a default.
     """
     if isinstance(where, Path):
         return {"train": [where]} if where.name.endswith(suffix) else {}
-    found: dict[str, list[Path]] = {}
-    for i, folder in enumerate(where):
-        of_folder = split_of(folder.name) if i else None
+    found: dict[str | None, list[Path]] = {}
+    folders = list(where)
+    for folder in folders:
         names = sorted(os.listdir(folder)) if folder.is_dir() else []
         for name in names:
             if name.endswith(suffix) and not is_hidden(name):
-                split = split_of(name) or of_folder or default
-                found.setdefault(split, []).append(folder / name)
+                inside = (folder / name).relative_to(folders[0])
+                said = [split for part in inside.parts if (split := split_of(part))]
+                found.setdefault(said[-1] if said else None, []).append(folder / name)
+    without = found.pop(None, [])
+    if without and found and default:
+        _, named = next(iter(found.items()))
+        raise UserError(
+            f"neither the name of {without[0]} nor its folder says a split, as {named[0].name} "
+            "does: say train, val or test in it, or move it away"
+        )
+    if without and default:
+        found[default] = without
     return {split: found[split] for split in ("train", "val", "test") if split in found}
 
 
 def split_of(name: str) -> str | None:
     """Return the split that a name says: train, val or test."""
-    words = re.findall("[a-z]+", name.lower())
-    return next((SPLITS[word] for word in words if word in SPLITS), None)
+    words = [word.removesuffix("set") for word in re.findall("[a-z]+", name.lower())]
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
 def list_tar(path: Path, needs_names: bool = False) -> list[Entry]:
@@ -274,40 +290,52 @@ def list_parquet(path: Path) -> tuple[list[Entry], list[str]]:
             f"{LABEL_COLUMNS[0]}"
         )
     has_path = column != image and "path" in [f.name for f in schema.field(image).type]
-    names = [None] * file.metadata.num_rows
-    _check_bytes(path, file, column)
+    entries = []
     try:
-        if has_path:
-            table = file.read(columns=[f"{image}.path"])
-            names = table.column(0).combine_chunks().field("path").to_pylist()
-        labels = file.read(columns=[label]).column(0).to_pylist()
+        _check_bytes(path, file, column)
+        columns = [label, f"{image}.path"] if has_path else [label]
+        for batch in file.iter_batches(ROWS, columns=columns):
+            labels = batch.column(label).to_pylist()
+            names = [None] * len(labels)
+            if has_path:
+                names = batch.column(image).field("path").to_pylist()
+            for name, number in zip(names, labels, strict=True):
+                entries.append(_entry(path, len(entries), name, number))
     except (OSError, ValueError) as e:
         raise damaged(path, e) from e
-    entries = []
-    for row, (name, number) in enumerate(zip(names, labels, strict=True)):
-        if not isinstance(number, int):
-            raise UserError(
-                f"{path}: label of row {row} is {one_line(ValueError(number))}: labels must be "
-                "whole numbers from 0"
-            )
-        name = name or str(row)
-        address = Member(str(path), PurePosixPath(name).name, row, 1).address
-        entries.append(Entry(address, number, name))
     return entries, _metadata_names(schema.metadata or {}, label)
 
 
+def _entry(path: Path, row: int, name: object, label: object) -> Entry:
+    """Return the entry of a row of a Parquet file; without a name it has the row's number."""
+    if not isinstance(label, int):
+        raise UserError(
+            f"{path}: label of row {row} is {one_line(ValueError(label))}: labels must be "
+            "whole numbers from 0"
+        )
+    text = name if isinstance(name, str) else ""
+    if len(text) > LONGEST_NAME:
+        raise UserError(
+            f"{path}: path of row {row} has {len(text):,} characters: write it with the path of a "
+            "file, or with none"
+        )
+    base = PurePosixPath(text).name
+    if not base:
+        text = base = str(row)
+    return Entry(Member(str(path), base, row, 1).address, label, text)
+
+
 def _check_bytes(path: Path, file: object, column: str) -> None:
-    """Refuse a file with rows whose image has no bytes, as its statistics say."""
-    for g in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(g)
-        for c in range(group.num_columns):
-            part = group.column(c)
-            nulls = part.statistics.null_count if part.statistics else None
-            if part.path_in_schema == column and nulls:
-                raise UserError(
-                    f"{path} has {nulls:,} rows (row group {g}) without image bytes, perhaps with "
-                    "a path only: write it with the images in it (`embed_external_files`)"
-                )
+    """Refuse a file whose first image has no bytes; the statistics of a damaged file can end us."""
+    first = next(file.iter_batches(1, columns=[column]), None)
+    data = first and first.column(0)
+    if data and "." in column:
+        data = data.field("bytes")
+    if data and data[0].as_py() is None:
+        raise UserError(
+            f"{path} has rows (the first, say) without image bytes, perhaps with a path only: "
+            "write it with the images in it (`embed_external_files`)"
+        )
 
 
 def _metadata_names(metadata: dict[bytes, bytes], label: str) -> list[str]:
@@ -322,12 +350,34 @@ def _metadata_names(metadata: dict[bytes, bytes], label: str) -> list[str]:
 def _read_names(file: Path) -> list[str]:
     """Read the names of the classes; each must be there once."""
     names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise UserError(f"{file} names class {name} twice: each line is the name of one class")
     if len(names) < 2:
         raise UserError(f"{file} names {len(names)} classes: give one on each line, two at least")
+    return _checked_names(names, file)
+
+
+def _checked_names(names: list[str], where: Path) -> list[str]:
+    """Return names of classes in `where`; each must be there once."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise UserError(
+                f"{where} names class {name} twice: give each class a name of its own, one on each "
+                "line of a file (--classes FILE, --data.source.classes), or in the data"
+            )
+        seen.add(name)
     return names
+
+
+def _other_names(path: Path, names: list[str], first: Path, expected: list[str]) -> UserError:
+    """Return the error of a shard whose labels are places among other names of classes."""
+    i = next((i for i, (a, b) in enumerate(zip(names, expected, strict=False)) if a != b), None)
+    what = f"{len(names):,} names of classes, and {first} {len(expected):,}"
+    if i is not None:
+        what = f"{names[i]} as name of class {i}, and {first} {expected[i]}"
+    return UserError(
+        f"{path} has {what}: write one again with the names of the other "
+        "(`align_labels_with_mapping` of Hugging Face's datasets renumbers the labels)"
+    )
 
 
 def _json(path: Path, file: object, member: Member) -> dict:
@@ -363,14 +413,27 @@ def _folders(root: Path) -> list[Path]:
     """Return a folder and all folders in it, sorted."""
     if not root.is_dir():
         raise UserError(f"folder {root} does not exist: set --data.source.root")
-    return [Path(folder) for folder, _, _ in sorted(os.walk(root))]
+    return [Path(folder) for folder, _, _ in sorted(os.walk(root, onerror=_unreadable))]
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(
+        f"cannot read folder {error.filename}: {error.strerror}; allow it, or move it away"
+    ) from error
 
 
 def _warn_of_missing(paths: list[Path]) -> None:
-    """Warn if names such as train-00000-of-00010 say that there are more shards."""
-    totals = {found[1] for path in paths if (found := OF_HOW_MANY.search(path.name))}
-    if len(totals) == 1 and int(*totals) != len(paths):
-        tell(
-            f"warning: {paths[0].parent} has {len(paths)} of the {int(*totals)} shards that the "
-            f"name {paths[0].name} tells of"
-        )
+    """Warn if numbers in names such as train-00000-of-00010 say that there are more shards."""
+    sets: dict[Path, dict[str, list[int]]] = {}
+    for path in paths:
+        if found := OF_HOW_MANY.fullmatch(path.name) or NUMBERED.fullmatch(path.name):
+            numbers = sets.setdefault(path.parent / found["stem"], {})
+            numbers.setdefault(found["total"], []).append(int(found["number"]))
+    for stem, numbers in sets.items():
+        if len(numbers) > 1:
+            totals = " and ".join(str(int(total)) for total in numbers if total)
+            tell(f"warning: shards {stem}* are of several sets, of {totals} shards")
+        for total, found in numbers.items():
+            expected = int(total) if total else max(found) - min(found) + 1
+            if len(found) < expected:
+                tell(f"warning: {len(found):,} of the {expected:,} shards {stem}* are there")
