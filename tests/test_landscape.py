@@ -25,6 +25,7 @@ from lightning_resnet.analysis.inspection.landscape import (
 )
 from lightning_resnet.models import CifarResNet
 
+PLAIN = {"depth": 56, "shortcut": "none", "norm": "none"}
 SMALL = ["--run.threads", 1, "--model.net.depth", 8, "--model.net.width", 4]
 
 
@@ -139,6 +140,60 @@ def test_points_that_are_known_are_not_computed_again(tmp_path, monkeypatch):
     assert landscape(net, batches, points=3, known=known).equals(full) and len(calls) == 4
     landscape(net, batches, points=5, known=known)
     assert len(calls) == 4 + 25 - 9
+
+
+def test_a_damaged_line_is_measured_again(tmp_path):
+    net, batches, known = Own().eval(), [digits(8)], tmp_path / "known.jsonl"
+    full = landscape(net, batches, points=3, known=known)
+    lines = known.read_text().splitlines()
+    known.write_text("\n".join(["[x]", "5", '[0, "y", 0, 1, 2]', *lines[3:]]) + "\n")
+    assert landscape(net, batches, points=3, known=known).equals(full)
+
+
+class Times(nn.Module):
+    """A net of a user that does not tell its factor."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.fc = nn.Linear(3, 10)
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"shortcut": "A"}, {"shortcut": "scaled"}),
+        ({"shortcut": "scaled"}, {"shortcut": "scaled", "shortcut_value": 0.7}),
+        ({"shortcut": "gate"}, {"shortcut": "exclusive_gate"}),
+        ({}, {"branch_scale": 0.5}),
+        ({"branch_scale": 0.5}, {"branch_scale": 0.25}),
+        ({"block": "relu_before_add"}, {"block": "basic"}),
+        ({"stochastic_depth": 0.5}, {"stochastic_depth": 0.9}),
+        (PLAIN, PLAIN | {"activation": "tat"}),
+    ],
+)
+def test_points_of_nets_with_the_same_weights_are_kept_apart(one, other):
+    batches = [digits(8)]
+    names = []
+    texts = []
+    for options in (one, other):
+        torch.manual_seed(1)
+        net = CifarResNet(**{"depth": 8, "width": 4} | options).eval()
+        names.append(module._digest(net, batches, None))
+        texts.append(repr(net))
+    assert names[0] != names[1] and texts[0] != texts[1]
+    assert names[1] == module._digest(net, batches, None)
+
+
+def test_points_of_a_net_that_does_not_tell_what_it_computes_are_kept_apart():
+    names = []
+    for factor in (1.0, 2.0):
+        torch.manual_seed(1)
+        names.append(module._digest(Times(factor), [digits(8)], None))
+    assert names[0] != names[1]
 
 
 def test_a_net_that_fails_ends_the_measurement():

@@ -699,6 +699,25 @@ def test_a_norm_after_the_sum_is_no_relu():
         (lambda: ImageNetResNet(18, groups=32), "groups is about bottlenecks"),
         (lambda: ImageNetResNet(34, width_per_group=128), "width_per_group is about bottlenecks"),
         (lambda: ImageNetResNet(50, "A", downsample="average"), "set shortcut B"),
+        (
+            lambda: CifarResNet(8, "none", norm="none", init="looks_linear", activation="tat"),
+            "drop one of the two",
+        ),
+        (lambda: CifarResNet(8, norm="none", init="looks_linear"), "set shortcut none"),
+        (
+            lambda: CifarResNet(8, "none", norm="scaled_weights", init="looks_linear"),
+            "set norm none",
+        ),
+        (lambda: CifarResNet(8, norm="scaled_weights", init="delta_orthogonal"), "set norm none"),
+        (
+            lambda: ImageNetResNet(50, "none", init="looks_linear", width_per_group=3),
+            "an even width, not 3",
+        ),
+        (lambda: ImageNetResNet(50, groups=0), "groups must be 1 or more; got 0"),
+        (lambda: ImageNetResNet(50, width_per_group=-4), "1 or more; got -4"),
+        (lambda: ImageNetResNet(50, se_ratio=0.0), "above 0 and at most 1; got 0.0"),
+        (lambda: ImageNetResNet(50, se_ratio=-1.0), "above 0 and at most 1; got -1.0"),
+        (lambda: ImageNetResNet(18, norm="scaled_weights", blur_pool=True), "drop one of the two"),
     ],
 )
 def test_combinations_that_mean_nothing_are_refused(make, message):
@@ -773,6 +792,17 @@ def test_delta_orthogonal_kernels_are_orthogonal():
             product = small @ small.T / 2  # the ReLU's gain
             torch.testing.assert_close(product, torch.eye(len(small)), rtol=0, atol=1e-5)
             assert module.weight.count_nonzero() == centre.count_nonzero()
+
+
+def test_each_group_of_a_convolution_is_orthogonal():
+    net = ImageNetResNet(
+        50, "none", norm="none", init="delta_orthogonal", groups=32, width_per_group=4
+    )
+    for block in (net.layer1[1], net.layer2[1]):
+        for of_group in block.conv2.weight.chunk(32):
+            centre = of_group[:, :, 1, 1]
+            product = centre @ centre.T / 2  # the ReLU's gain
+            torch.testing.assert_close(product, torch.eye(len(centre)), rtol=0, atol=1e-5)
 
 
 def test_a_net_that_looks_linear_is_linear():

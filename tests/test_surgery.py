@@ -86,6 +86,64 @@ def test_added_blocks_learn():
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"norm": "none", "branch_scale": "skip_init"},
+        {"norm": "none", "branch_scale": "fixup"},
+        {"norm": "scaled_weights"},
+        {"block": "preact"},
+    ],
+)
+def test_no_added_block_is_dead(options):
+    """One alone of two factors starts at 0: a few steps move each convolution of the blocks."""
+    torch.manual_seed(0)
+    batches = [digits(64)]
+    net = trained(CifarResNet(8, width=4, **options), batches, 3)
+    deep = CifarResNet(14, width=4, **options)
+    added = deepen(net, deep, batches)
+    before = {name: t.clone() for name, t in deep.named_parameters()}
+    trained(deep, batches, 5)
+    for name, t in deep.named_parameters():
+        if any(name.startswith(f"{block}.conv") for block in added):
+            assert not torch.equal(t, before[name]), name
+
+
+def test_added_blocks_with_squeeze_and_excitation_are_identity():
+    torch.manual_seed(0)
+    nets = [ImageNetResNet(depth, num_classes=10, se_ratio=0.0625).eval() for depth in (18, 34)]
+    images, labels = digits(8, 32)
+    deepen(*nets, [(images, labels)])
+    torch.testing.assert_close(logits(nets[1], images), logits(nets[0], images))
+
+
+PLAIN = {"shortcut": "none"}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"block": "relu_before_add"}, "ReLU behind zeros.*--arm find"),
+        ({"block": "bn_after_add"}, "a norm follows its sum"),
+        ({"shortcut": "gate"}, "its shortcut has a gate"),
+        ({"shortcut": "scaled"}, "multiplies x by 0.5"),
+        ({"stochastic_depth": 0.5}, "its place among all blocks"),
+        (PLAIN | {"norm": "scaled_weights"}, "standardizes kernels"),
+        ({"shortcut": "C", "norm": "scaled_weights"}, "standardizes kernels"),
+        (PLAIN | {"depth": 20, "norm": "none", "activation": "tat"}, "activation tat"),
+        (PLAIN | {"block": "preact"}, "lose part of x"),
+    ],
+)
+def test_the_reason_is_that_of_the_block(options, reason):
+    torch.manual_seed(0)
+    batches = [digits(32)]
+    options = {"depth": 8, "width": 4} | options
+    deeper = options | {"depth": options["depth"] + 18}
+    shallow = trained(CifarResNet(**options), batches, 3)
+    with pytest.raises(UserError, match=rf"layer1\.\d cannot .*{reason}|layer3\.\d .*{reason}"):
+        deepen(shallow, CifarResNet(**deeper), batches)
+
+
+@pytest.mark.parametrize(
     ("deep", "message"),
     [
         (lambda: CifarResNet(20, "none"), "no block would be added"),

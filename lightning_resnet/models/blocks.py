@@ -192,6 +192,10 @@ class StochasticDepth(nn.Module):
         self.draws = draws
         self.per_image = per_image
 
+    def extra_repr(self) -> str:
+        """Tell the survival probability, which no tensor holds."""
+        return f"survival={self.survival:g}"
+
     def forward(self, x: Tensor) -> Tensor:
         """Return x [B, C, H, W] times 1, 0 or the survival probability."""
         if not self.training:
@@ -432,6 +436,12 @@ class Block(nn.Module):
                     after = nn.Sequential(Scale(1.0), Shift()) if last else Shift()
                 self.add_module(f"bn{name}", after)
         self.se = None if se_ratio is None else SqueezeExcite(n_out, squeezed(n_out, se_ratio))
+
+    def extra_repr(self) -> str:
+        """Tell what the block computes as far as neither its layers nor its tensors do."""
+        names = ("order", "residual", "shares_activation", "exclusive")
+        names += ("shortcut_factor", "branch_factor", "slope")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
     def activate(self, x: Tensor) -> Tensor:
         """Compute what the branch begins with: an activation of x in two of the orders, else x."""

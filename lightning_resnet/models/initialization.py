@@ -84,7 +84,8 @@ def _init_conv(
         return
     if init in ("delta_orthogonal", "looks_linear"):
         gain = 2**0.5 if rectified and init == "delta_orthogonal" else 1.0
-        _init_orthogonal(weight, gain, init == "looks_linear", g)
+        for of_group in weight.data.chunk(groups):
+            _init_orthogonal(of_group, gain, init == "looks_linear", g)
         return
     mode = "fan_in" if init == "he_fan_in" else "fan_out"
     followed_by = "relu" if rectified else "linear"
@@ -98,7 +99,7 @@ def _init_conv(
 
 
 def _init_orthogonal(weight: Tensor, gain: float, mirrored: bool, g: torch.Generator) -> None:
-    """Fill a convolution weight [n_out, n_in, k, k] with an orthogonal matrix at its centre.
+    """Fill the weight of one group [n_out, n_in, k, k] with an orthogonal matrix at its centre.
 
     Args:
         weight: changed in place.
@@ -109,7 +110,7 @@ def _init_orthogonal(weight: Tensor, gain: float, mirrored: bool, g: torch.Gener
     """
     n_out, n_in, k, _ = weight.shape
     nn.init.zeros_(weight)
-    centre = weight.data[:, :, k // 2, k // 2]
+    centre = weight[:, :, k // 2, k // 2]
     if not mirrored:
         # Rows or columns of length 1, whichever are fewer.
         nn.init.orthogonal_(centre, gain=gain, generator=g)

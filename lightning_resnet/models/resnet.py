@@ -72,13 +72,17 @@ def check_start(
     init: Init,
     zero_last: bool,
     width: int,
+    shortcut: Shortcut,
+    norm: Norm,
+    activation: Literal["tat"] | None,
     order: Order = "original",
     branch_scale: BranchScale | None = None,
 ) -> None:
     """Refuse a start from which a net could never learn, or that does not exist.
 
     Raises:
-        ValueError: all gradients of a branch would be 0 for good, or channels have no pairs.
+        ValueError: all gradients of a branch would be 0 for good, channels have no pairs, or the
+            net does not keep what the initialization is made for.
     """
     if zero_last and order in ("bn_after_add", "relu_before_add"):
         raise ValueError(
@@ -89,7 +93,24 @@ def check_start(
             f"zero_last and branch_scale {branch_scale} both start a branch at 0, and then neither "
             "gets a gradient: drop zero_last"
         )
-    if init == "looks_linear" and width % 2:
+    if init in ("delta_orthogonal", "looks_linear") and norm == "scaled_weights":
+        raise ValueError(
+            f"init {init} sets kernels that norm scaled_weights would standardize, so that nothing "
+            "stays orthogonal: set norm none, or drop init"
+        )
+    if init != "looks_linear":
+        return
+    if shortcut != "none":
+        raise ValueError(
+            "init looks_linear makes plain nets linear, and a net with shortcuts is not: set "
+            "shortcut none, or drop init"
+        )
+    if activation:
+        raise ValueError(
+            f"init looks_linear is made for ReLUs, and grows with each layer behind activation "
+            f"{activation}: drop one of the two"
+        )
+    if width % 2:
         raise ValueError(f"init looks_linear pairs channels: set an even width, not {width}")
 
 
@@ -370,7 +391,7 @@ class CifarResNet(_ResNet):
                 f"shared_activation is about pre-activation blocks; {block} blocks have none: drop "
                 "it, or set block preact"
             )
-        check_start(init, zero_last, width, order, branch_scale)
+        check_start(init, zero_last, width, shortcut, norm, activation, order, branch_scale)
         n = cifar_blocks(depth, block)
         super().__init__(
             conv1=conv(3, width, 3, 1, norm, False if branch_scale == "fixup" else None),
@@ -459,7 +480,18 @@ class ImageNetResNet(_ResNet):
         se_ratio: float | None = None,
         drop_blocks: list[str] | None = None,
     ) -> None:
-        check_start(init, zero_last, 64, branch_scale=branch_scale)
+        for name, value in (("groups", groups), ("width_per_group", width_per_group)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more; got {value}")
+        if se_ratio is not None and not 0 < se_ratio <= 1:
+            raise ValueError(f"se_ratio is a share, above 0 and at most 1; got {se_ratio}")
+        if blur_pool and norm == "scaled_weights":
+            raise ValueError(
+                "blur_pool has no blurring convolution with norm scaled_weights: drop one of the "
+                "two"
+            )
+        width = width_per_group or 64
+        check_start(init, zero_last, width, shortcut, norm, activation, branch_scale=branch_scale)
         if activation and stem:
             raise ValueError(
                 "activation tat is solved for the 7x7 stem: drop stem, or drop activation"

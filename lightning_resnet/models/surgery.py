@@ -6,9 +6,10 @@ output have the same shape.
 
 A deeper net can start as a trained shallower net (He et al. 2015, sec. 1, "solution by
 construction"): the deeper net takes the tensors of the shallow net by name, and the added blocks
-become the identity. The last layer of a residual branch is zeroed; the convolutions of a plain
-branch become dirac. A norm in a plain branch takes its weight, bias and running statistics from the
-data that enters the block, so that the norm is the identity in eval and in train mode.
+become the identity. The last layer of a residual branch is zeroed, or its learned factor instead,
+so that the branch can learn; the convolutions of a plain branch become dirac. A norm in a plain
+branch takes its weight, bias and running statistics from the data that enters the block, so that
+the norm is the identity in eval and in train mode.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,14 @@ from torch import Tensor, nn
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.models.activations import Batch, BlockActivations, record_blocks, train_mode
-from lightning_resnet.models.blocks import Block, Function, blocks
+from lightning_resnet.models.blocks import (
+    BEGIN_WITH_ACTIVATION,
+    Block,
+    Function,
+    Scale,
+    ScaledConv2d,
+    blocks,
+)
 from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet, ranges
 
 Statistics = tuple[Tensor, Tensor]  # mean and biased variance of each channel [C]
@@ -118,17 +126,49 @@ def _why_kept(block: Block) -> str | None:
         return f"it changes the shape, {n_in} to {block.n_out} channels, for the next block"
     if block.downsample is not None:
         return "its shortcut is a projection, and only the identity can be left out"
-    if block.shortcut_factor is not None:
-        return f"its shortcut multiplies x by {block.shortcut_factor:g}, which would be lost"
-    if block.gate is not None:
-        return "its shortcut has a gate, which would be lost"
     if block.dropout is not None:
         return "its shortcut drops parts of x in training, which would be lost"
     if block.shares_activation:
         return "its shortcut takes the activation of x, not x"
+    changes = _changes_carried(block)
+    return f"{changes}, which would be lost" if changes else None
+
+
+def _changes_carried(block: Block) -> str | None:
+    """Return what a residual block does to x although its branch is 0, or None."""
+    if block.shortcut_factor is not None:
+        return f"its shortcut multiplies x by {block.shortcut_factor:g}"
+    if block.gate is not None:
+        return "its shortcut has a gate"
     if block.order == "bn_after_add":
-        return "a norm follows its sum, which would be lost"
+        return "a norm follows its sum"
     return None
+
+
+def _why_no_identity(block: nn.Module, residual: bool) -> str:
+    """Return why a block changes x although `_make_identity` has done what it can."""
+    if not isinstance(block, Block):
+        return "its branch and shortcut are not those that this package knows"
+    if residual and (changes := _changes_carried(block)):
+        return changes
+    if block.stochastic_depth is not None:
+        return (
+            "stochastic_depth scales each branch by its place among all blocks, which changes with "
+            "the depth"
+        )
+    passes = block.downsample if residual else block
+    if passes and any(isinstance(module, ScaledConv2d) for module in passes.modules()):
+        return "norm scaled_weights standardizes kernels, and no such kernel is the identity"
+    if block.slope is not None:
+        return "activation tat scales x, by a slope that changes with the depth"
+    if not residual and block.se is not None:
+        return "squeeze-and-excitation scales what passes"
+    if not residual and (block.layers == 3 or block.order in BEGIN_WITH_ACTIVATION):
+        return (
+            "plain bottlenecks and plain pre-activation blocks lose part of x (use basic blocks, "
+            "or a shortcut)"
+        )
+    return "the deeper net computes something else, though the block passes x"
 
 
 def take_over(shallow: nn.Module, deep: nn.Module) -> list[str]:
@@ -175,6 +215,12 @@ def deepen(shallow: nn.Module, deep: nn.Module, batches: Sequence[Batch]) -> lis
         UserError: a block cannot be made the identity.
     """
     added = take_over(shallow, deep)
+    last = deep.get_submodule(added[-1])
+    if isinstance(last, Block) and last.residual and last.order == "relu_before_add":
+        raise UserError(
+            f"block {added[-1]} cannot start as identity: order relu_before_add puts a ReLU behind "
+            "zeros, so no gradient passes; use --arm find"
+        )
     statistics = _stage_statistics(shallow, batches)
     for name, _, shortcut in blocks(deep):
         if name in added:
@@ -184,10 +230,9 @@ def deepen(shallow: nn.Module, deep: nn.Module, batches: Sequence[Batch]) -> lis
     expected = shallow.eval()(images)
     got = deep.eval()(images)
     if (got - expected).norm() > 1e-3 * expected.norm():
-        raise UserError(
-            f"block {added[0]} cannot be identity: plain bottlenecks and plain pre-activation "
-            "blocks lose part of x (use basic blocks, or a shortcut)"
-        )
+        is_residual = {name: shortcut is not None for name, _, shortcut in blocks(deep)}
+        reason = _why_no_identity(deep.get_submodule(added[0]), is_residual[added[0]])
+        raise UserError(f"block {added[0]} cannot be identity: {reason}")
     return added
 
 
@@ -214,19 +259,39 @@ def _make_identity(block: nn.Module, residual: bool, entering: Statistics) -> No
     """
     branch: list[nn.Module] = []
     for name, child in block.named_children():
-        if name != "downsample":
+        if name not in ("downsample", "gate", "se"):
             branch.extend(child.modules())
     if not residual:
         for module in branch:
             _pass_through(module, *entering)
         return
-    last = [m for m in branch if getattr(m, "weight", None) is not None][-1]
-    for parameter in last.parameters():
-        nn.init.zeros_(parameter)
+    _zero_branch(block, branch)
     downsample = getattr(block, "downsample", None)
     if downsample:
         for module in downsample.modules():
             _pass_through(module, *entering)
+
+
+def _zero_branch(block: nn.Module, branch: Sequence[nn.Module]) -> None:
+    """Make the branch of a residual block 0 such that the gradient reaches what is 0.
+
+    Of two factors in sequence, such as a kernel and its gain, one alone is zeroed: otherwise
+    neither would get a gradient.
+
+    Args:
+        block: changed in place.
+        branch: modules of its branch, in order.
+    """
+    factor = getattr(block, "scale", None)
+    if isinstance(factor, Scale):
+        nn.init.zeros_(factor.weight)
+        return
+    layers = [m for m in branch if getattr(m, "weight", None) is not None]
+    last = [layer for layer in layers if not isinstance(layer, Scale)][-1]
+    for name, parameter in last.named_parameters():
+        # a kernel near 0 that is standardized is at once as large as any other
+        if not isinstance(last, ScaledConv2d) or name != "weight":
+            nn.init.zeros_(parameter)
 
 
 def _pass_through(module: nn.Module, mean: Tensor, variance: Tensor) -> None:

@@ -139,7 +139,7 @@ def landscape(
 
 
 def _read(known: Path) -> dict[Point, Values]:
-    """Return the points in a file, less a last line that was cut off, and end that line."""
+    """Return the points in a file, less lines that are cut off or damaged; end the last line."""
     try:
         known.parent.mkdir(parents=True, exist_ok=True)
         with known.open("a+") as file:
@@ -154,9 +154,11 @@ def _read(known: Path) -> dict[Point, Values]:
         ) from error
     found = {}
     for row in text.splitlines():
-        if row.endswith("]"):
+        try:
             direction, x, y, *values = json.loads(row)
-            found[direction, x, y] = tuple(values)
+            found[direction, float(x), float(y)] = tuple(map(float, values))
+        except (ValueError, TypeError):  # cut off or damaged: measured again
+            continue
     return found
 
 
@@ -311,9 +313,16 @@ def _plane(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["epoch"].isna()] if "epoch" in table else table
 
 
+@torch.no_grad()
 def _digest(net: nn.Module, batches: Sequence[Batch], path: Trajectory | None) -> str:
-    """Return a name for the results of these weights on these images, in the plane of a path."""
+    """Return a name for the results of these weights on these images, in the plane of a path.
+
+    What a net of a user computes may be in neither its text nor its tensors, but is in its logits:
+    of these the name holds two digits, which the number of threads does not change.
+    """
     digest = hashlib.sha256(repr(net).encode())
+    logits = net(batches[0][0][:2]).flatten().tolist()
+    digest.update(" ".join(f"{logit:.2g}" for logit in logits).encode())
     along = [*path.plane[0], *path.plane[1]] if path else []
     of_images = [part for batch in batches for part in batch]
     for tensor in [*net.state_dict().values(), *of_images, *along]:
