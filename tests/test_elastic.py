@@ -516,12 +516,16 @@ def test_a_step_that_a_signal_has_ended_does_not_go_on(cli, job):
         (["fit", "--run", "{elastic: true}"], True),
         (["fit", "--run={elastic: true}", "--run.elastic", "False"], False),
         (["fit", "--config", "nowhere.yaml"], False),
+        (["fit", "--run.elastic", "yes"], True),
+        *((["fit", "--run.elastic", word], False) for word in ("no", "off", "0", "null", "{")),
+        (["fit", "--config", "null.yaml"], False),
         (["fit"], False),
     ],
 )
 def test_elastic_is_read_from_flags_and_recipes(argv, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("elastic.yaml").write_text("run: {elastic: true}")
+    Path("null.yaml").write_text("run: {elastic: null}")
     Path("below").mkdir()
     Path("below/file.yaml").write_text("run: run.yaml")
     Path("below/run.yaml").write_text("elastic: true")

@@ -599,6 +599,22 @@ def test_next_without_a_slot_leaves_the_threads_to_fit(sweep_file, monkeypatch):
     assert len(called) == 1 and "--run.threads" not in called[0]
 
 
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_training_ends_next_in_order(cli, sweep_file, monkeypatch, signum):
+    def ask(*_):
+        os.kill(os.getpid(), signum)
+        time.sleep(5)
+
+    monkeypatch.setattr(search, "_ask", ask)
+    command = ["resnet-cli", "fit", "--config", DIGITS, "--config", "${args_json_file}"]
+    file = bayes(sweep_file, {"model.optimizer.lr": LR}, command=command)
+    former = signal.getsignal(signum)
+    code, _, err = cli("sweep", file, "--next")
+    assert code == (130 if signum == signal.SIGINT else 143)
+    assert f"by {signum.name}, nothing new to save; the same command continues" in err
+    assert signal.getsignal(signum) is former and not [*HERE.glob("s/search/*.lock")]
+
+
 def test_a_task_that_died_before_its_run_began_is_submitted_by_its_name(sweep_file, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setattr(search, "has_ended", lambda process: False)  # on another machine

@@ -1,6 +1,7 @@
 """Sweeps and jobs on SLURM, as far as no Slurm is needed; tests/cluster/ has a real one."""
 
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -276,6 +277,9 @@ def attempt(signal=None, last_step=100, reason="preempted"):
             "SIGTERM: this job was cancelled, or preempted",
         ),
         ([], 143, 0, "stay", "stopped before training began"),
+        ([], 128 + signal.SIGUSR1, 0, "stay", "stopped before training began"),
+        ([], 128 + signal.SIGXCPU, 0, "stay", "stopped before training began"),
+        ([], 137, 0, "end", ""),
         (
             [(attempt(reason="running"), 50)],
             1,

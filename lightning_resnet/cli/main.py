@@ -253,7 +253,7 @@ def _run(argv: list[str]) -> int:
         _find_own_modules()
         argv = _understood(argv)
         alone = forget_strays(argv, os.environ)
-        if not VERBS[argv[0]].armed:
+        if not VERBS[argv[0]].armed and not _takes_a_point(argv):
             if signal.getsignal(signal.SIGINT) is _leave_at_once:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             with nullcontext() if continues(argv) else insisting(False):
@@ -287,6 +287,11 @@ def _is_there(word: str) -> bool:
     return os.path.exists(word) or os.path.exists(os.path.join("runs", word))
 
 
+def _takes_a_point(argv: list[str]) -> bool:
+    """Tell whether a command line is `sweep --next`, which becomes a training."""
+    return argv[0] == "sweep" and any(word.partition("=")[0] == "--next" for word in argv)
+
+
 def _armed(argv: list[str], alone: bool) -> int:
     """Run a verb that handles signals, as one process or as several ranks.
 
@@ -309,7 +314,9 @@ def _armed(argv: list[str], alone: bool) -> int:
             refuse_copies(argv, os.environ)
         if ranks := plainly_asked(argv):
             return supervise(argv, *ranks)
-    with armed(continues(argv), deferred=not alone and waited_for(argv, os.environ)):
+    # No rank waits for one that has yet to take its point; for that of its training, fit decides.
+    is_waited_for = not alone and argv[0] != "sweep" and waited_for(argv, os.environ)
+    with armed(continues(argv), deferred=is_waited_for):
         with importing():  # takes seconds
             run = _load(argv)
         return run()

@@ -39,7 +39,11 @@ SLURMD_TIMEOUT_S = 300.0
 LATE_S = 60.0
 POLL_S = 2.0  # seconds between two questions which nodes a job has
 KILLED = 128 + signal.SIGKILL
-STOPPED = 128 + signal.SIGTERM
+# Exit statuses of a training that a signal has ended before its run began: its own, or that of a
+# process that has not set its handlers yet.
+STOPPED = [
+    128 + signum for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+]
 HIGHEST = 255  # largest exit status
 
 
@@ -73,7 +77,14 @@ def _folder(argv: list[str]) -> Path:
 
 def is_elastic(argv: list[str]) -> bool:
     """Tell whether `fit ARGS` has --run.elastic, on the command line or in a recipe."""
-    return str(_run_options(argv).get("elastic", False)).lower() != "false"
+    given = _run_options(argv).get("elastic")
+    if not isinstance(given, str):
+        return given is True
+    if not given or given.startswith("--"):  # the flag alone
+        return True
+    with suppress(UserError):
+        return parse_yaml(given) is True
+    return False
 
 
 def _recipes(argv: list[str]) -> list[Path]:
@@ -232,7 +243,7 @@ def decide(
     Returns:
         `requeue`, `stay` (wait to be killed) or `end`, and the reason, which may be empty.
     """
-    if status == STOPPED and not made:
+    if status in STOPPED and not made:
         return "stay", "stopped before training began; Slurm will end this job"
     if any(attempt["signal"] == "SIGTERM" for attempt, _ in made):
         return (
