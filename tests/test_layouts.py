@@ -48,6 +48,7 @@ from lightning_resnet.data.beton.journal import PartialFile
 from lightning_resnet.data.beton.write import write_beton
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.data.sources import ImageNet, Parquet, WebDataset
+from lightning_resnet.data.sources.imagenet import VAL as VAL_TAR
 from lightning_resnet.errors import UserError
 from lightning_resnet.progress import Meter
 
@@ -184,6 +185,22 @@ def test_a_layout_is_chosen_or_named(tmp_path, cli):
     fails("has only val of layout webdataset", tmp_path)
 
 
+def test_an_archive_left_beside_class_folders_is_no_shard(tmp_path):
+    folders(tmp_path, ALL)
+    save(tmp_path / "train" / f"{WNIDS[1]}.tar", tar([("x.JPEG", jpeg(1))]))
+    for layout in (None, "folders"):
+        assert len(ImageNet(str(tmp_path), False, layout).splits()["train"]) == 28
+    inside = tmp_path / "elsewhere"
+    webdataset(inside, ALL)
+    for split, word in (("train", "train"), ("val", "validation")):
+        for path in inside.glob(f"*-{word}-*.tar"):
+            path.rename(tmp_path / split / path.name)
+    (tmp_path / "train" / f"{WNIDS[1]}.tar").unlink()
+    assert ".tar!" not in ImageNet(str(tmp_path), False).splits()["train"].paths[0]
+    images = ImageNet(str(tmp_path), False, "webdataset").splits()["train"]
+    assert ".tar!" in images.paths[0] and len(images) == 28
+
+
 def cut(path, size):
     path.write_bytes(path.read_bytes()[:size])
 
@@ -197,14 +214,27 @@ def test_bad_labels_of_val_are_one_line(tmp_path):
         (b"".join(lines[:-2]), r"has no label of ILSVRC2012_val_0000000\d \(2 images without\)"),
         (good + b"ILSVRC2012_val_00000001.JPEG,n01443537 1 2 3 4\n", "here and .* above"),
         (good.replace(lines[3].split(b",")[1], b"12\n"), "must be a WordNet id"),
+        (b'"' + good + bytes(b"x" * 140_000), "is no CSV .field larger.* get Kaggle's"),
         (good.replace(b"n02119789", b"n99999999"), "n99999999 .* is not among the 4 of train"),
     ):
         table.write_bytes(content)
         fails(words, tmp_path)
+    table.write_bytes(good.replace(b"\n", b"\r"))  # as old programs for the Mac end lines
+    assert len(ImageNet(str(tmp_path), False).splits()["val"]) == 12
+    again = tmp_path / "ILSVRC/Data" / CLS_LOC / "val" / f"{next(iter(VAL))}.png"
+    again.write_bytes(jpeg(1))
+    fails(f"val image {next(iter(VAL))} is there twice", tmp_path)
+    again.unlink()
     table.write_bytes(good)
     devkit_file = tmp_path / DEVKIT
     devkit_file.write_bytes(devkit(ALL))
     assert len(ImageNet(str(tmp_path), False).splits()["val"]) == 12  # they agree
+    table.unlink()
+    for name in ("notes.csv", "others.csv"):  # are not of val, if the devkit is there
+        (tmp_path / name).write_text("a,b\n1,2\n")
+    assert len(ImageNet(str(tmp_path), False).splits()["val"]) == 12
+    for name in ("notes.csv", "others.csv"):
+        (tmp_path / name).unlink()
     swapped = good.replace(b"n02119789", b"n?").replace(b"n01440764", b"n02119789")
     table.write_bytes(swapped.replace(b"n?", b"n01440764"))
     fails("remove the wrong one", tmp_path)
@@ -226,6 +256,20 @@ def test_bad_zips_are_one_line(tmp_path):
         TRAIN[member_of(p).name.split("/")[-1][:-5]] for p in images.paths
     ]
     data = path.read_bytes()
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(".", b"x")
+    assert len(ImageNet(str(path), False).splits()["val"]) == 12
+    with zipfile.ZipFile(path) as archive:
+        contents = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+        (packed,) = [info for info in archive.infolist() if info.filename.endswith(SOLUTION)]
+    start = packed.header_offset + 30 + len(packed.filename)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:start] + 20 * b"\xff" + whole[start + 20 :])
+    fails("zip is damaged or cut short .* download it again", tmp_path)
+    path.write_bytes(data)
     cut(path, 5000)
     fails("zip is damaged or cut short .* download it again", tmp_path)
     start = member_of(images.paths[1]).start
@@ -366,6 +410,15 @@ def test_shards_of_any_data_set(tmp_path, cli):
     (tmp_path / "names").write_text("a\nb\n")
     with pytest.raises(UserError, match=r"label [23] .* is outside 0 to 1 \(2 classes\)"):
         WebDataset(str(tmp_path / "w"), str(tmp_path / "names")).splits()
+
+
+def test_a_name_that_is_twice_or_empty_in_the_archive_of_val_is_refused(tmp_path):
+    archives(tmp_path, ALL)
+    names = [f"{name}.JPEG" for name in VAL]
+    first = names[0].removesuffix(".JPEG")
+    for more, words in ((f"{first}.png", f"val image {first} is there twice"), (".", "no name")):
+        save(tmp_path / VAL_TAR, tar([(name, b"x") for name in (*names, more)]))
+        fails(words, tmp_path)
 
 
 def test_a_class_that_is_twice_in_the_archive_of_train_is_refused(tmp_path):

@@ -326,6 +326,9 @@ def test_what_is_missing_is_one_line_with_a_cure(tmp_path, stage, cli, monkeypat
     fails("memory://b", "add --stage DIR", staged=False)
     fails("memory://b/none", "no files of .tar in memory://b/none: give the address")
     fails("memory://b/none-train-{0..2}.tar", "(404): look at the spelling of the address")
+    for i in (0, 1, 3):
+        memory.pipe_file(f"/shards/x-train-000{i}.tar", b"x")
+    fails("memory://shards/x-train-{0000..0003}.tar", "no memory:///shards/x-train-0002.tar (404)")
     memory.pipe_file("/b/readme.txt", b"")
     fails("memory://b", "no files of .tar")
     fails("nonsense://b", "fsspec knows no nonsense://")

@@ -6,6 +6,7 @@ from helpers.command_line import REPOSITORY
 from helpers.run_dir import only_run
 
 from lightning_resnet.data.sources.digits import Digits
+from lightning_resnet.data.sources.folder import ImageFolder
 from lightning_resnet.data.sources.subset import Subset
 from lightning_resnet.errors import UserError
 
@@ -33,6 +34,17 @@ def test_classes_and_images_are_those_asked_for():
 def test_too_much(arguments, message):
     with pytest.raises(UserError, match=message):
         Subset(Digits(), **arguments).splits()
+
+
+def test_a_source_without_training_images_is_evaluated_only(tmp_path):
+    for kind in "abc":
+        (tmp_path / "val" / kind).mkdir(parents=True)
+        (tmp_path / "val" / kind / "1.png").touch()
+    splits = Subset(ImageFolder(str(tmp_path)), num_classes=2).splits()
+    assert {name: len(images) for name, images in splits.items()} == {"val": 2}
+    for option in ("per_class", "holdout"):
+        with pytest.raises(UserError, match="only val, and no training images.* leave out"):
+            Subset(ImageFolder(str(tmp_path)), **{option: 1}).splits()
 
 
 def test_from_the_command_line(cli):

@@ -385,7 +385,8 @@ def _listed(
                     "name one file, or shards as NAME-train-{0000..1023}.tar"
                 )
             raise UserError(f"no files of {kinds} in {url}: give the address of their folder")
-    described = dict(_at_once(partial(_described, fs), found, Event()))
+    describe = partial(_described_shard if pattern else _described, fs)
+    described = dict(_at_once(describe, found, Event()))
     return fs, [described[file] for file in found]
 
 
@@ -421,6 +422,18 @@ def _described(fs: fsspec.AbstractFileSystem, file: RemoteFile) -> RemoteFile:
         return file
     info = fs.info(file.path)
     return file._replace(size=info.get("size"), version=_version(info))
+
+
+def _described_shard(fs: fsspec.AbstractFileSystem, file: RemoteFile) -> RemoteFile:
+    """Return a shard with its size and version.
+
+    Raises:
+        UserError: the store does not tell them; the message names the shard, not the range.
+    """
+    try:
+        return _described(fs, file)
+    except Exception as e:  # noqa: BLE001 -- each store has errors of its own
+        raise _refusal(fs.unstrip_protocol(file.path), e) from e
 
 
 def _version(info: dict[str, Any]) -> str:

@@ -8,6 +8,8 @@ order of label and name: the same images make the same .beton.
 
 import re
 import zipfile
+import zlib
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, get_args
@@ -99,7 +101,7 @@ class ImageNet(ImageFolder):
         elif layout == "kaggle-zip":
             splits = self._sorted(*_read_zip(root if root.is_file() else root / KAGGLE_ZIP))
         else:
-            shards = _shards(root, layout)
+            shards = _shards(root, layout, self.layout)
             read = _read_packed if layout == "tar.gz" else _read_shards
             splits = self._sorted(*read(shards, layout))
         for name, images in splits.items():
@@ -131,7 +133,7 @@ class ImageNet(ImageFolder):
         folders = [root]
         if base.name == CLS_LOC:
             folders += [base, *base.parents[:3]]
-        names = {Path(path).stem: path for path in flat}
+        names = _by_name((path, path) for path in flat)
         truth = labels_near(list(dict.fromkeys(folders)), sorted(names))
         val = [_Image(truth[name], name, path) for name, path in names.items()]
         return {"train": train, "val": self._in_order("val", val)}
@@ -192,7 +194,7 @@ def _choose(root: Path, layout: Layout | None) -> Layout:
     Raises:
         UserError: it has none, several, or train in one and val in another.
     """
-    found = _splits_by_layout(root)
+    found = _splits_by_layout(root, layout)
     complete = [name for name, splits in found.items() if len(splits) == 2]
     if layout and layout not in complete:
         raise UserError(
@@ -226,18 +228,23 @@ def _others(complete: list[str]) -> str:
     return f"; it has {', '.join(complete)}" if complete else ": put the rest there"
 
 
-def _splits_by_layout(root: Path) -> dict[Layout, list[str]]:
-    """Return which splits a folder has of each layout."""
+def _splits_by_layout(root: Path, asked: Layout | None) -> dict[Layout, list[str]]:
+    """Return which splits a folder has of each layout.
+
+    Args:
+        root: the folder, or Kaggle's zip.
+        asked: the layout that is asked for; see `_shards`.
+    """
     if root.is_file() and root.suffix == ".zip":
         return {"kaggle-zip": ["train", "val"]}
     found: dict[Layout, list[str]] = {}
     for layout in SUFFIX:
-        found[layout] = [split for split in _shards(root, layout) if split != "test"]
+        found[layout] = [split for split in _shards(root, layout, asked) if split != "test"]
     are_shards = any(found.values())
     base = _cls_loc(root)
     for split, file in (("train", TRAIN), ("val", VAL)):
-        is_folder = (root / split).is_dir() and not (are_shards and _has_shards(root / split))
-        if is_folder:
+        folder = root / split
+        if folder.is_dir() and not (are_shards and _has_shards(folder) and not _has_images(folder)):
             found.setdefault("folders", []).append(split)
         if base and (base / split).is_dir():
             found.setdefault("kaggle", []).append(split)
@@ -248,15 +255,26 @@ def _splits_by_layout(root: Path) -> dict[Layout, list[str]]:
     return found
 
 
-def _shards(root: Path, layout: Layout) -> dict[str, list[Path]]:
-    """Return the shards of each split, without the archives of image-net.org."""
-    folders = [root, *(root / name for name in ("data", "train", "val", "validation"))]
+def _shards(root: Path, layout: Layout, asked: Layout | None) -> dict[str, list[Path]]:
+    """Return the shards of each split, without the archives of image-net.org.
+
+    Archives next to images, such as one of a class that was unpacked, count only if their layout
+    is asked for.
+    """
+    folders = [root, root / "data"]
+    for name in ("train", "val", "validation"):
+        if layout == asked or not _has_images(root / name):
+            folders.append(root / name)
     found = {}
     for split, paths in find_shards(folders, SUFFIX[layout], default=None).items():
         own = [path for path in paths if not path.name.startswith("ILSVRC2012_")]
         if own and split:
             found[split] = own
     return found
+
+
+def _has_images(folder: Path) -> bool:
+    return folder.is_dir() and next(find_images(folder), None) is not None
 
 
 def _has_shards(folder: Path) -> bool:
@@ -284,33 +302,52 @@ def _read_archives(root: Path) -> tuple[list[_Image], list[_Image]]:
         for member in tar_members(root / TRAIN, outer.start):
             train.append(_Image(wnid, PurePosixPath(member.name).stem, member.address))
     members = tar_members(root / VAL)
-    names = {PurePosixPath(member.name).stem: member.address for member in members}
+    names = _by_name((member.name, member.address) for member in members)
     truth = of_devkit(root / DEVKIT, list(names))
     return train, [_Image(truth[name], name, address) for name, address in names.items()]
+
+
+def _by_name(files: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return name without folder and suffix -> address, of pairs of path and address.
+
+    Raises:
+        UserError: two images have one name, or one has none.
+    """
+    found: dict[str, str] = {}
+    for path, address in files:
+        name = PurePosixPath(path).stem
+        if not name:
+            raise UserError(f"val image {address} has no name: download val again")
+        if found.setdefault(name, address) != address:
+            raise UserError(
+                f"val image {name} is there twice, as {found[name]} and {address}: remove one"
+            )
+    return found
 
 
 def _read_zip(path: Path) -> tuple[list[_Image], list[_Image]]:
     """Read Kaggle's zip, whose val is flat and has its labels in a CSV."""
     train = []
-    val = {}
+    flat = []
     table = None
     for member in zip_members(path):
-        parts = PurePosixPath(member.name).parts
-        if parts[-1] == SOLUTION:
+        path_inside = PurePosixPath(member.name)
+        parts = path_inside.parts
+        if path_inside.name == SOLUTION:
             table = member.name
-        if parts[-1].startswith(".") or CLS_LOC not in parts:
+        if path_inside.name.startswith(".") or CLS_LOC not in parts:
             continue
         inside = parts[parts.index(CLS_LOC) + 1 :]
-        stem = PurePosixPath(member.name).stem
         if len(inside) == 3 and inside[0] == "train":
-            train.append(_Image(inside[1], stem, member.address))
+            train.append(_Image(inside[1], path_inside.stem, member.address))
         elif len(inside) == 2 and inside[0] == "val":
-            val[stem] = member.address
-    if not train or not val:
+            flat.append((member.name, member.address))
+    if not train or not flat:
         raise UserError(
             f"{path} has no ILSVRC/Data/{CLS_LOC}/train and val: it is another zip than "
             f"Kaggle's {KAGGLE_ZIP}"
         )
+    val = _by_name(flat)
     names = sorted(val)
     if table:
         truth = of_csv(_text_in(path, table), f"{path}!{table}", names)
@@ -323,7 +360,7 @@ def _text_in(path: Path, name: str) -> str:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(name) as file:
             return file.read(LARGEST).decode("utf-8-sig")
-    except (zipfile.BadZipFile, UnicodeDecodeError, OSError, EOFError) as e:
+    except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError, OSError, EOFError) as e:
         raise damaged(path, e) from e
 
 

@@ -35,12 +35,12 @@ def labels_near(folders: list[Path], names: list[str]) -> dict[str, str]:
         UserError: there are no labels, several files of labels, two that disagree, or an image has
             none.
     """
-    tables = [folder / SOLUTION for folder in folders if (folder / SOLUTION).is_file()][:1]
-    if not tables:
-        tables = [path for folder in folders for path in sorted(folder.glob("*.csv"))]
     devkits = [folder / DEVKIT for folder in folders if (folder / DEVKIT).is_file()]
     unpacked = DEVKIT.removesuffix(".tar.gz")
     devkits += [folder / unpacked for folder in folders if (folder / unpacked).is_dir()]
+    tables = [folder / SOLUTION for folder in folders if (folder / SOLUTION).is_file()][:1]
+    if not tables and not devkits:
+        tables = [path for folder in folders for path in sorted(folder.glob("*.csv"))]
     if len(tables) > 1:
         raise UserError(
             f"{tables[0]} and {tables[1]} may both have the labels of val: call the right one "
@@ -70,10 +70,18 @@ def of_csv(text: str, file: Path | str, names: list[str]) -> dict[str, str]:
     """Read the WordNet id of each image out of a CSV of name and id, and more, as Kaggle's.
 
     Raises:
-        UserError: an image is not in it or twice, or has a number instead of an id.
+        UserError: the text is no CSV, or an image is not in it or twice, or has a number instead of
+            an id.
     """
     found: dict[str, str] = {}
-    for i, row in enumerate(csv.reader(io.StringIO(text))):
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error as e:
+        raise UserError(
+            f"{file} is no CSV ({one_line(e)}), perhaps for a quotation mark that is not closed: "
+            f"get Kaggle's {SOLUTION} again"
+        ) from e
+    for i, row in enumerate(rows):
         words = row[1].split() if len(row) > 1 else []
         is_id = bool(words) and re.fullmatch(r"n\d+", words[0]) is not None
         if not row or (i == 0 and not is_id and not (words and words[0].isdecimal())):

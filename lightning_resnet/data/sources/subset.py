@@ -53,7 +53,14 @@ class Subset(Source):
         parts = {
             name: images.take(np.flatnonzero(images.labels < n)) for name, images in splits.items()
         }
+        if "train" not in parts and (self.per_class or self.holdout):
+            raise UserError(
+                f"the source has only {' and '.join(parts)}, and no training images to take a part "
+                "of: leave out --data.source.per_class and --data.source.holdout"
+            )
         parts = with_holdout(parts, self.holdout)
+        if "train" not in parts:
+            return parts
         return parts | {"train": self._few(parts["train"], n)}
 
     def _few(self, images: Images, n: int) -> Images:
