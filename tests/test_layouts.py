@@ -185,7 +185,7 @@ def test_a_layout_is_chosen_or_named(tmp_path, cli):
     fails("has only val of layout webdataset", tmp_path)
 
 
-def test_an_archive_left_beside_class_folders_is_no_shard(tmp_path):
+def test_an_archive_left_next_to_class_folders_is_no_shard(tmp_path):
     folders(tmp_path, ALL)
     save(tmp_path / "train" / f"{WNIDS[1]}.tar", tar([("x.JPEG", jpeg(1))]))
     for layout in (None, "folders"):
@@ -266,8 +266,8 @@ def test_bad_zips_are_one_line(tmp_path):
             archive.writestr(name, content)
         (packed,) = [info for info in archive.infolist() if info.filename.endswith(SOLUTION)]
     start = packed.header_offset + 30 + len(packed.filename)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:start] + 20 * b"\xff" + whole[start + 20 :])
+    sound = path.read_bytes()
+    path.write_bytes(sound[:start] + 20 * b"\xff" + sound[start + 20 :])
     fails("zip is damaged or cut short .* download it again", tmp_path)
     path.write_bytes(data)
     cut(path, 5000)
