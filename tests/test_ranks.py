@@ -509,7 +509,7 @@ def test_an_older_attempt_that_sees_a_newer_one_stops_and_writes_no_more(cli, mo
     from lightning_resnet.runs import directory as rundir
     from lightning_resnet.training.task import ClassificationTask
 
-    monkeypatch.setattr(rundir, "HEARTBEAT_S", 0.0)
+    monkeypatch.setattr(rundir, "HEARTBEAT_S", 0.01)
     original = ClassificationTask.training_step
 
     def step(self, batch, batch_idx):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from helpers import waiting
 from helpers.command_line import TINY
 from helpers.run_dir import edit, only_run
 from PIL import Image
@@ -523,18 +525,86 @@ def test_rows_that_could_not_be_written_are_told_at_the_end(cli, monkeypatch):
     original = rundir.RunDir._append
 
     def append(self):
-        if self.attempt["last_step"] or self._unwritten_rows[0].startswith('{"step": 22'):
+        if any(row.startswith('{"step": 22') for row in self._unwritten_rows):
             raise OSError(30, os.strerror(30), "metrics.jsonl")
         original(self)
 
     monkeypatch.setattr(rundir.RunDir, "_append", append)
     code, out, err = cli("fit", *SHORT)
     assert code == 2 and "metrics.jsonl: Read-only file system; training goes on" in out
-    assert (
-        "5 rows are missing in" in err
-        and err.count("\n") == 1
-        and Run(only_run()).status() == "failed"
-    )
+    assert "warning: 5 rows are missing in" in err and Run(only_run()).status() == "failed"
+    assert "metrics.jsonl, whose rows come first: Read-only file system" in err
+
+
+@pytest.fixture
+def claimed(tmp_path):
+    """A run that this process has begun, with a row."""
+    run = rundir.RunDir(tmp_path)
+    run.start_attempt()
+    run.record(1, 0, {"train/loss": 1.0})
+    yield run
+    run.stop_heartbeats()
+
+
+def full(self):
+    raise OSError(28, os.strerror(28), str(self.rows_file))
+
+
+def test_rows_that_a_full_disk_held_back_come_before_a_checkpoint(claimed, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(rundir.RunDir, "_append", full)
+        claimed.record(2, 0, {"val/acc1": 0.9})
+        with pytest.raises(UserError, match="whose rows come first: No space left"):
+            claimed.ready_for_checkpoint()
+    assert claimed.ready_for_checkpoint()
+    assert [row["step"] for row in claimed.rows().rows] == [1, 2]
+
+
+def test_rows_that_a_full_disk_held_back_are_written_or_told_at_a_signal(
+    claimed, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(rundir.RunDir, "_append", full)
+        claimed.record(2, 0, {"val/acc1": 0.9})
+        claimed.end(2, "preempted", signal="SIGTERM")
+        assert "warning: 1 rows are missing in" in capsys.readouterr().err
+        with pytest.raises(UserError, match="1 rows are missing in") as caught:
+            claimed.finish()
+        claimed.end(2, "failed", str(caught.value))  # which the user is told anyhow
+        assert not capsys.readouterr().err
+    claimed.end(2, "preempted", signal="SIGTERM")
+    assert [row["step"] for row in claimed.rows().rows] == [1, 2]
+    assert not capsys.readouterr().err
+
+
+def test_a_training_between_two_batches_has_heartbeats_until_it_ends(cli, monkeypatch):
+    """Compiling, recomputing statistics or a slow disk may take minutes without a batch."""
+    monkeypatch.setattr(rundir, "HEARTBEAT_S", 0.01)
+    beats = set()
+    original = ClassificationTask.on_train_start
+
+    def wait(self):
+        def has_beaten():
+            beats.add(Run(only_run()).last_attempt()["heartbeat"])
+            return len(beats) > 2
+
+        waiting.wait_for(has_beaten)
+        original(self)
+
+    monkeypatch.setattr(ClassificationTask, "on_train_start", wait)
+    assert cli("fit", *SHORT)[0] == 0
+    assert "Heartbeats" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_training_that_hangs_has_no_heartbeats(claimed, monkeypatch):
+    monkeypatch.setattr(rundir, "HEARTBEAT_S", 0.01)
+    looks = []
+    monkeypatch.setattr(claimed, "is_owner", lambda: looks.append(claimed.last_attempt()) or True)
+    claimed.start_heartbeats(hang_s=0.0)
+    waiting.wait_for(lambda: len(looks) > 3)
+    assert len({look["heartbeat"] for look in looks}) == 1
+    claimed.end(7, "failed")
+    assert claimed.last_attempt()["last_step"] == 7
 
 
 def test_requeue_without_its_job_or_command_is_told(cli, monkeypatch):

@@ -488,6 +488,7 @@ def _attempt(
             rundir.end(trainer.global_step, **end)
             if rundir.mirror:
                 rundir.mirror.finish(end["reason"])
+        rundir.stop_heartbeats()  # of an attempt that another has taken over from, too
         is_clean = end["reason"] in ("finished", HALVED, "preempted", "interrupted")
         if dist.is_initialized() and is_clean:
             dist.destroy_process_group()
@@ -565,6 +566,7 @@ def _open_rundir(
     on_gpu = experiment.trainer.strategy.root_device.type == "cuda"
     ranks = experiment.trainer.world_size
     rundir.start_attempt(ranks if on_gpu else 0, ranks, experiment.trainer.num_nodes)
+    rundir.start_heartbeats(config.run.hang_s)
     try:
         stored = _describe_run(config, rundir, facts, argv)
     except OSError as e:

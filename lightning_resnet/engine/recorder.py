@@ -54,6 +54,7 @@ class Recorder(Callback):
         self._first = self._step = trainer.global_step
         self._waited = 0.0
         self._interval_start = time.perf_counter()
+        self.rundir.alive(trainer.global_step)
         self.progress.start(trainer.global_step, pl_module.total_steps)
 
     def on_train_batch_end(
@@ -66,7 +67,7 @@ class Recorder(Callback):
         if trainer.is_global_zero:
             if step > self._first and self.progress.is_due():  # the losses wait for the device
                 self.progress.show(pl_module.peek_train_metrics())
-            self.rundir.heartbeat(step)
+            self.rundir.alive(step)
             self.progress.update(step)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -89,12 +90,12 @@ class Recorder(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the current interval before the checkpoint, if the epoch had no validation."""
+        self.rundir.alive(trainer.global_step)
         self._record_training(trainer, pl_module)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Write a heartbeat during an evaluation."""
-        if trainer.is_global_zero:
-            self.rundir.heartbeat(trainer.global_step)
+        """Tell during an evaluation that the training goes on."""
+        self.rundir.alive(trainer.global_step)
 
     on_test_batch_end = on_validation_batch_end
 

@@ -8,6 +8,8 @@ import json
 import math
 import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -51,8 +53,12 @@ class RunDir(Run):
         self.mirror: Any = None
         self.superseded = False
         self.is_kept = True
-        self._last_heartbeat = 0.0
+        self._step = 0  # optimizer steps done
+        self._sign_of_life = 0.0  # when the training last told that it goes on
+        self._beats: threading.Thread | None = None
+        self._has_ended = threading.Event()
         self._unwritten_rows: list[str] = []
+        self._rows_lock = threading.Lock()  # the thread that writes a checkpoint appends rows too
         self._write_error = ""  # why the last write failed; empty if it succeeded
 
     def start_attempt(self, gpus: int = 0, ranks: int = 1, nodes: int = 1) -> None:
@@ -78,7 +84,6 @@ class RunDir(Run):
         self._file = self.attempt_file(n)
         self._next_file = self.attempt_file(self._free_number(n + 1))
         self._start = time.monotonic()
-        self._last_heartbeat = self._start
         attempt = {
             "attempt": n,
             "start": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -169,33 +174,55 @@ class RunDir(Run):
             return False
         return owner.get("restart_count", 0) < restarts(os.environ)
 
-    def heartbeat(self, step: int, force: bool = False) -> None:
-        """Record that the attempt is alive and how far it has come.
+    def start_heartbeats(self, hang_s: float) -> None:
+        """Write heartbeats from a thread until the attempt ends.
 
-        Args:
-            step: optimizer steps done.
-            force: write even if the last heartbeat is less than `HEARTBEAT_S` ago.
+        The thread stops with the process, and forked processes do not have it. A training that
+        hangs must not look alive: heartbeats pause when `alive` has not been called for `hang_s`
+        seconds.
         """
-        if not force and time.monotonic() - self._last_heartbeat <= HEARTBEAT_S:
-            return
-        self.is_owner()
-        self._last_heartbeat = time.monotonic()
+        self._sign_of_life = time.monotonic()
+        self._beats = threading.Thread(
+            target=self._beat, args=(hang_s,), name="Heartbeats", daemon=True
+        )
+        self._beats.start()
+
+    def stop_heartbeats(self) -> None:
+        """End the thread of `start_heartbeats`, if there is one."""
+        self._has_ended.set()
+        if self._beats:
+            self._beats.join()
+
+    def alive(self, step: int) -> None:
+        """Tell that the training goes on and how many optimizer steps are done."""
+        self._step = step
+        self._sign_of_life = time.monotonic()
+
+    def _beat(self, hang_s: float) -> None:
+        while not self._has_ended.wait(HEARTBEAT_S):
+            self.is_owner()
+            if time.monotonic() - self._sign_of_life <= hang_s:
+                self._write_heartbeat(sync=False)
+
+    def _write_heartbeat(self, sync: bool) -> None:
+        """Record that the attempt is alive and how far it has come."""
         self.attempt.update(
-            last_step=step,
-            seconds=round(self._last_heartbeat - self._start, 3),
+            last_step=self._step,
+            seconds=round(time.monotonic() - self._start, 3),
             heartbeat=time.time(),
         )
-        self._try(partial(self._write_attempt, force))
+        self._try(partial(self._write_attempt, sync))
 
     def _write_attempt(self, sync: bool) -> None:
         """Write the attempt's file atomically; on a full disk overwrite the file in place."""
+        content = dict(self.attempt)  # another thread may add a key
         try:
-            write_json(self._file, self.attempt, sync)
+            write_json(self._file, content, sync)
         except OSError as e:
             if e.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             with self._file.open("r+") as file:
-                file.write(json.dumps(self.attempt) + "\n")
+                file.write(json.dumps(content) + "\n")
                 file.truncate()
 
     def is_owner(self) -> bool:
@@ -215,9 +242,18 @@ class RunDir(Run):
         """Put the rows on disk, and tell whether this attempt still owns the run.
 
         The rows up to a checkpoint must be on disk before the checkpoint.
+
+        Raises:
+            UserError: the rows cannot be written.
         """
         if not self.is_owner():
             return False
+        try:
+            self._append()
+        except OSError as e:
+            raise UserError(
+                f"{self.rows_file}, whose rows come first: {e.strerror or one_line(e)}"
+            ) from e
         if self.rows_file.exists():
             sync_file(self.rows_file)
         return True
@@ -225,7 +261,7 @@ class RunDir(Run):
     def end(
         self, step: int, reason: str, error: str | None = None, signal: str | None = None
     ) -> None:
-        """Record how far the attempt came and how it ended.
+        """Record how far the attempt came and how it ended; tell of rows that are lost.
 
         Args:
             step: optimizer steps done.
@@ -236,7 +272,14 @@ class RunDir(Run):
         """
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         self.attempt.update(reason=reason, error=error and mask(error), signal=signal, end=ended)
-        self.heartbeat(step, force=True)
+        self.stop_heartbeats()
+        self._step = step
+        self._write_heartbeat(sync=True)
+        try:
+            self.finish()
+        except UserError as e:
+            if error != one_line(e):
+                tell(f"warning: {e}", file=sys.stderr)
 
     def finish(self) -> None:
         """Write the rows that could not be written before.
@@ -244,8 +287,7 @@ class RunDir(Run):
         Raises:
             UserError: some rows still cannot be written.
         """
-        if self._unwritten_rows:
-            self._try(self._append)
+        self._try(self._append)
         if self._unwritten_rows:
             raise UserError(
                 f"{len(self._unwritten_rows)} rows are missing in {self.rows_file}: "
@@ -269,7 +311,8 @@ class RunDir(Run):
         row |= {k: v if math.isfinite(v) else None for k, v in metrics.items()}
         if not self.is_owner():
             return
-        self._unwritten_rows.append(json.dumps(row) + "\n")
+        with self._rows_lock:
+            self._unwritten_rows.append(json.dumps(row) + "\n")
         self._try(self._append)
         if self.mirror:
             self.mirror.record(row)
@@ -277,13 +320,16 @@ class RunDir(Run):
     def _append(self) -> None:
         """Append all rows or none, so that a disk that was full for a while leaves no torn line."""
         path = self.rows_file
-        rows = "".join(self._unwritten_rows).encode()
-        with path.open("ab", buffering=0) as file:
-            before = file.tell()
-            if file.write(rows) != len(rows):
-                file.truncate(before)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        self._unwritten_rows.clear()
+        with self._rows_lock:
+            rows = "".join(self._unwritten_rows).encode()
+            if not rows:
+                return
+            with path.open("ab", buffering=0) as file:
+                before = file.tell()
+                if file.write(rows) != len(rows):
+                    file.truncate(before)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            self._unwritten_rows.clear()
 
     def _try(self, write: Callable[[], None]) -> None:
         """Write; if that fails warn once and let the training go on."""
