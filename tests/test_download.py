@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import lzma
+import os
 import pickle
 import re
 import sys
@@ -544,6 +545,61 @@ def test_a_folder_of_images_is_trained_on_as_it_is(cli, small, tmp_path):
     folder = tmp_path / "my images"
     code, _, err = cli("data", "get", "cifar10", "--root", "d", "--from", folder)
     assert code == 2 and f"fit --config RECIPE --data '{folder}' trains on" in err
+
+
+def test_a_folder_that_cannot_be_read_in_the_root_is_not_looked_at(small, tmp_path, monkeypatch):
+    (tmp_path / "d" / "lost+found").mkdir(parents=True)
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert published.get("cifar10", tmp_path / "d").startswith("from 127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("wrong.zip", b"PK", "the archive is damaged, or no tar archive"),
+        ("cifar.tar.gz", b"<html>moved</html>", "the archive is damaged, or no tar archive"),
+        ("pipe.tar.gz", None, "it is no plain file but a pipe or a device"),
+        ("data_batch_1", None, "it is no plain file, or the other files"),
+        ("data_batch_1", b"alone", "or the other files of the data set are not with it"),
+    ],
+)
+def test_the_file_that_is_given_is_judged_itself(cli, small, tmp_path, name, content, message):
+    (tmp_path / "photo.png").touch()
+    path = tmp_path / name
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    code, _, err = cli("data", "get", "cifar10", "--root", "d", "--from", path)
+    assert code == 2 and message in err and "images" not in err, err
+
+
+def test_a_copy_with_one_wrong_file_leaves_nothing(cli, small, tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name, content in SMALL.python.items():
+        (folder / name).write_bytes(content)
+    (folder / "test_batch").write_bytes(b"swapped")
+    code, _, err = cli("data", "get", "cifar10", "--root", "d", "--from", folder)
+    assert code == 2 and "test_batch is damaged or another" in err
+    assert not any(path.is_file() for path in (tmp_path / "d").rglob("*"))
+
+
+def test_a_header_of_a_huge_image_in_parquet_is_one_line(cli, small, host, tmp_path, monkeypatch):
+    small("missing", "parquet")
+    for name in ("train.parquet", "test.parquet"):
+        (tmp_path / name).write_bytes(host.files[name])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    path = tmp_path / "train.parquet"
+    code, _, err = cli("data", "get", "cifar10", "--root", "d", "--from", path)
+    assert code == 2 and err.count("\n") == 1 and "decompression bomb" in err
 
 
 def test_two_processes_at_once_download_once(small, host, tmp_path):

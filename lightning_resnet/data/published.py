@@ -33,7 +33,7 @@ from lightning_resnet.data.download import (
     remove,
 )
 from lightning_resnet.errors import UserError, one_line, printable, tell
-from lightning_resnet.files import find_images, locked, write_atomic
+from lightning_resnet.files import IMAGES, locked, write_atomic
 from lightning_resnet.progress import metered
 from lightning_resnet.reading import open_plain
 
@@ -299,8 +299,8 @@ def _from_hosts(name: str, root: Path, parts: Path, limits: Limits) -> str:
     """
     data_set = SETS[name]
     with suppress(Failed):  # an archive, or compressed files, of an earlier download
-        _unpack_folder(data_set, root, root)
-        return f"what lay in {root}"
+        if _unpack_folder(data_set, root, root):
+            return f"what lay in {root}"
     hosts = [files for files in data_set.hosts if _can_read(files)]
     turns = [(files, files is not hosts[-1]) for files in hosts]
     slow: list[tuple[float, tuple[RemoteFile, ...]]] = []
@@ -384,6 +384,7 @@ def _from_copy(data_set: DataSet, root: Path, given: str, parts: Path, limits: L
     """
     scheme = given.partition("://")[0].lower()
     first = data_set.hosts[0]
+    path = Path(given).expanduser()
     try:
         if scheme in ("http", "https"):
             addresses = [given]
@@ -393,16 +394,15 @@ def _from_copy(data_set: DataSet, root: Path, given: str, parts: Path, limits: L
             _take(data_set, files, first, parts, root, False, limits)
         elif "://" in given:
             raise Failed("of addresses, http and https are taken: copy the file here first")
-        elif Path(given).expanduser().is_dir():
-            _unpack_folder(data_set, Path(given).expanduser(), root)
-        elif not Path(given).expanduser().exists():
+        elif path.is_dir():
+            if not _unpack_folder(data_set, path, root):
+                raise Failed(_other_folder(path))
+        elif not path.exists():
             raise Failed("no such file or folder")
-        else:
-            path = Path(given).expanduser()
-            if _is_tar(path):
-                _unpack_archive(data_set, path, root)
-            else:
-                _unpack_folder(data_set, path.parent, root)
+        elif path.name not in _names(data_set):
+            _unpack_archive(data_set, path, root)
+        elif not _unpack_folder(data_set, path.parent, root):
+            raise Failed("it is no plain file, or the other files of the data set are not with it")
     except Failed as e:
         form = "a folder with" if len(first) > 1 else "the file"
         names = ", ".join(file.name for file in first)
@@ -410,11 +410,26 @@ def _from_copy(data_set: DataSet, root: Path, given: str, parts: Path, limits: L
     return given
 
 
-def _is_tar(path: Path) -> bool:
-    try:
-        return tarfile.is_tarfile(path)
-    except UNREADABLE as e:
-        raise Failed(f"cannot be read ({one_line(e)})") from e
+def _names(data_set: DataSet) -> set[str]:
+    """Return the names of files that are a part of a data set, and no archive of all of it."""
+    names = {name for layout in data_set.layouts for name in layout.digests}
+    names |= {f"{name}.gz" for name in names}
+    for files in data_set.hosts:
+        if files[0].fills or len(files) > 1:
+            names |= {file.name for file in files}
+    return names
+
+
+def _other_folder(folder: Path) -> str:
+    """Return what is wrong with a folder without the files of a data set."""
+    for pattern in ("*", "*/*", "train/*/*"):  # no deeper: it may be a home
+        if any(path.suffix.lower() in IMAGES for path in folder.glob(pattern)):
+            line = shlex.join(["--data", str(folder)])
+            return (
+                "the folder holds images, which need no such step: resnet-cli fit --config RECIPE "
+                f"{line} trains on one folder of images per class"
+            )
+    return "the folder has not the files of the data set"
 
 
 def _read(path: Path) -> bytes:
@@ -434,34 +449,33 @@ def _unpack(
     if files[0].fills:
         fills = [file.fills for file in files]
         _install(data_set.layouts[-1], _converted(data_set, paths, fills), root)
-    elif len(files) > 1:
-        _unpack_folder(data_set, paths[0].parent, root)
-    else:
+    elif len(files) == 1:
         _unpack_archive(data_set, paths[0], root)
+    elif not _unpack_folder(data_set, paths[0].parent, root):
+        raise Failed("the files are not those of the data set")
 
 
-def _unpack_folder(data_set: DataSet, folder: Path, root: Path) -> None:
+def _unpack_folder(data_set: DataSet, folder: Path, root: Path) -> bool:
     """Take the files of a layout, plain or compressed, an archive, or parquet files.
 
+    Returns:
+        Whether the folder has them.
+
     Raises:
-        Failed: the folder has none of them, or others.
+        Failed: they are damaged, or others of these names.
     """
     for layout in data_set.layouts:
         for place in (folder, folder / layout.folder):
             contents = {name: _plain_or_gzip(place / name) for name in layout.digests}
             if None not in contents.values():
-                return _install(layout, contents.items(), root)
+                _install(layout, contents.items(), root)
+                return True
     for files in data_set.hosts:
         paths = [folder / file.name for file in files]
         if all(path.is_file() for path in paths) and (files[0].fills or len(files) == 1):
-            return _unpack(data_set, paths, files, root)
-    if next(find_images(folder), None):
-        line = shlex.join(["--data", str(folder)])
-        raise Failed(
-            "the folder holds images, which need no such step: resnet-cli fit --config RECIPE "
-            f"{line} trains on one folder of images per class"
-        )
-    raise Failed("the folder has not the files of the data set")
+            _unpack(data_set, paths, files, root)
+            return True
+    return False
 
 
 def _plain_or_gzip(path: Path) -> bytes | None:
@@ -485,7 +499,11 @@ def _unpack_archive(data_set: DataSet, archive: Path, root: Path) -> None:
         Failed: the archive is damaged, holds something else, or reaches out of its folder.
     """
     try:
-        with tarfile.open(archive) as tar:
+        file = open_plain(archive)
+    except OSError as e:
+        raise Failed(f"it cannot be read ({e.strerror})") from e
+    try:
+        with file, tarfile.open(fileobj=file) as tar:
             found = _members(tar, data_set.layouts)
     except tarfile.ReadError as e:  # its message has a line for each compression
         raise Failed("the archive is damaged, or no tar archive") from e
@@ -536,24 +554,25 @@ def _offset(item: tuple[str, tarfile.TarInfo]) -> int:
 
 
 def _install(layout: Layout, contents: Iterable[tuple[str, bytes]], root: Path) -> None:
-    """Write files that have their published digests, each atomically.
+    """Write files, each atomically, once all have their published digests.
 
     Raises:
-        Failed: a file has another digest, or one is missing.
+        Failed: a file has another digest, or one is missing; nothing is written.
         OSError: a file cannot be written.
     """
-    folder = root / layout.folder
-    missing = set(layout.digests)
+    checked: dict[str, bytes] = {}
     for name, content in contents:
         digest = layout.digests[name]
         found = digest_of(content, digest)
         if found != digest:
             raise Failed(f"{name} is damaged or another: {algorithm(digest)} {found}, not {digest}")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / name, content)
-        missing.discard(name)
-    if missing:
+        checked[name] = content
+    if missing := layout.digests.keys() - checked.keys():
         raise Failed(f"lacks {', '.join(sorted(missing))}")
+    folder = root / layout.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in checked.items():
+        write_atomic(folder / name, content)
 
 
 def _converted(
@@ -624,7 +643,10 @@ def _parquet_rows(data_set: DataSet, path: Path) -> tuple[np.ndarray, np.ndarray
 
 
 def _pixels(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-        if image.size != shape[:2]:
-            raise ValueError(f"an image of {image.size} pixels")
-        return np.asarray(image.convert("L" if shape[2] == 1 else "RGB")).reshape(shape)
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.size != shape[:2]:
+                raise ValueError(f"an image of {image.size} pixels")
+            return np.asarray(image.convert("L" if shape[2] == 1 else "RGB")).reshape(shape)
+    except Exception as e:  # decoders meet damage in many ways
+        raise ValueError(one_line(e)) from e
