@@ -25,7 +25,7 @@ from lightning_resnet.analysis.inspection.responses import responses
 from lightning_resnet.analysis.inspection.responses import summarise as summarise_responses
 from lightning_resnet.analysis.inspection.shortcuts import shortcuts
 from lightning_resnet.errors import UserError
-from lightning_resnet.models import CifarResNet
+from lightning_resnet.models import CifarResNet, ImageNetResNet
 from lightning_resnet.models.activations import error, record_blocks, train_mode
 from lightning_resnet.models.surgery import alike, drop, droppable, permute
 
@@ -159,6 +159,12 @@ def test_plain_nets_make_images_alike_and_lose_the_input_as_theory_says():
     assert table["recovered"].iloc[0] == pytest.approx(100, abs=20)
     assert table["recovered"].iloc[-1] < table["recovered"].iloc[1]
     assert table["cosine"].iloc[-1] == pytest.approx(table["theory_cosine"].iloc[-1], abs=0.05)
+    apart = [(images[:2], labels[:2]), (images[2:40], labels[2:40])]
+    together = survivals(wide, apart[:1], [(images[:40], labels[:40])])
+    parts = survivals(wide, apart[:1], apart)  # theory begins with all images, not with a batch
+    assert parts["theory_cosine"].tolist() == pytest.approx(
+        together["theory_cosine"].tolist(), nan_ok=True
+    )
     own = survivals(Own().eval(), [(images[:40], labels[:40])], [(images[40:], labels[40:])])
     assert own["theory_cosine"].isna().all() and own["cosine"].notna().all()
 
@@ -199,6 +205,14 @@ def test_shortcuts_are_seen_as_matrices():
     assert padded["singular"].tolist() == pytest.approx([1] * 48) and padded[
         "kept"
     ].tolist() == pytest.approx(padded["visible"].tolist())
+    images = digits(4, 64)
+    averaged = ImageNetResNet(26, downsample="average", num_classes=10).eval()
+    table = shortcuts(averaged, [images]).drop_duplicates("block").set_index("block")
+    with torch.no_grad():
+        x = record_blocks(averaged, images[0])[1][2].x
+    share = 4 * F.avg_pool2d(x, 2).square().sum() / x.square().sum()
+    assert (table["positions"] == 1).all() and table["visible"].iloc[0] == pytest.approx(1)
+    assert table.loc["layer2.0", "visible"] == pytest.approx(share.item(), rel=1e-4)
     for net in (
         CifarResNet(20, "none"),
         CifarResNet(20, "B", block="preact_bottleneck"),

@@ -103,6 +103,47 @@ def test_batch_norm_multiplies_the_gradient_as_theory_says():
     assert ratio == pytest.approx(theory, rel=0.3) and theory == pytest.approx(1, abs=0.1)
 
 
+def of_theory(depth=56, **options):
+    """Return the measured and the predicted cosine at the first block of a net before training."""
+    torch.manual_seed(0)
+    net = CifarResNet(depth, width=4, **options)
+    table = gradients(net, [digits(16)]).assign(net="net", seed=0)
+    return table[["cosine", "theory_cosine"]].iloc[0], table
+
+
+def test_theory_counts_the_factors_of_branch_and_shortcut():
+    usual, _ = of_theory()
+    blocks = torch.arange(1, 28)
+    expected = ((1 + 1 / (4 * blocks)) / (1 + 1 / blocks)).prod().item()
+    assert usual["theory_cosine"] == pytest.approx(expected)
+    for options in ({"norm": "none", "branch_scale": "skip_init"}, {"zero_last": True}):
+        found, _ = of_theory(**options)
+        assert found["theory_cosine"] == 1 and found["cosine"] > 0.3
+    without, _ = of_theory(norm="none")
+    assert without["theory_cosine"] == pytest.approx(0.625**27)
+    halved, _ = of_theory(norm="none", branch_scale=0.5)
+    assert halved["theory_cosine"] == pytest.approx(((1 + 0.25 / 4) / 1.25) ** 27)
+    both, _ = of_theory(norm="none", branch_scale=0.5, shortcut="scaled")
+    assert both["theory_cosine"] == pytest.approx(0.625**27)
+    dropped, _ = of_theory(8, norm="none", stochastic_depth=1.0)
+    assert dropped["theory_cosine"] == pytest.approx(0.625**3)
+    gated, table = of_theory(8, shortcut="gate")
+    assert math.isnan(gated["theory_cosine"])
+    assert "theory knows no gates" in "\n".join(remarks(table))
+
+
+def test_theory_takes_the_kernels_that_are_applied():
+    """Standardized kernels have the gain of batch norm, pi / (pi - 1), whatever is stored."""
+    net = CifarResNet(20, "none", norm="scaled_weights")
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim == 4:
+                parameter.mul_(5)
+    table = gradients(net, [digits(8)])
+    found = summarise(table)["first_last_theory"] ** (2 / 16)
+    assert found == pytest.approx(math.pi / (math.pi - 1), rel=1e-3)
+
+
 def test_cosines_by_hand():
     rows = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [0.0, 0.0]])
     assert mean_cosine(rows) == pytest.approx((0 - 1 + 0) / 3)

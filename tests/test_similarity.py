@@ -73,8 +73,21 @@ def test_too_few_or_too_many_images_are_one_line(monkeypatch):
     with pytest.raises(UserError, match="4 images or more, and here are 3"):
         grams(Own().eval(), [digits(3)])
     monkeypatch.setattr("lightning_resnet.analysis.inspection.similarity.MOST_BYTES", 50_000)
-    with pytest.raises(UserError, match="MB per image: --images 1[0-9] or fewer"):
+    with pytest.raises(UserError, match="MB per image, .* --images [0-9]+ or fewer"):
         grams(Own().eval(), [digits(32)])
+
+
+def test_the_images_that_a_refusal_names_find_room_with_their_matrices(monkeypatch):
+    """Bytes of the outputs grow with the images, those of Gram matrices with the pairs."""
+    monkeypatch.setattr("lightning_resnet.analysis.inspection.similarity.MOST_BYTES", 1_000_000)
+    net = CifarResNet(8, width=1).eval()
+    with pytest.raises(UserError, match="per pair of images: --images") as refused:
+        grams(net, [digits(100)])
+    most = int(str(refused.value).split()[-3])
+    assert len(grams(net, [digits(most)])["logits"]) == most
+    with pytest.raises(UserError, match=f"--images {most} or fewer"):
+        grams(net, [digits(most + 1)])
+    assert most**2 * 8 * 6 < 1_000_000  # of 6 layers
 
 
 def test_remarks_follow_the_values():

@@ -192,8 +192,10 @@ def remarks(frame: pd.DataFrame) -> list[str]:
         "dE/dx by sqrt(pi / (pi - 1)) = 1.211 per plain layer (Yang et al. 2019), He's "
         "initialization without norm by 1, Xavier's by 0.71; with shortcuts and batch norm the "
         "growth is polynomial, for which no line is drawn. A plain layer halves the cosine of two "
-        "images' gradients; with shortcuts and batch norm it falls like 1 / sqrt(blocks) (Balduzzi "
-        "et al. 2017). Convolutions share masks in space, so their cosines are higher. The lines "
+        "images' gradients; with shortcuts and batch norm it falls like blocks^(-1/2) where a "
+        "branch has one layer (Balduzzi et al. 2017), like blocks^(-3/4) where it has two; factors "
+        "of F(x) and x count, a ReLU after the sum, which lowers it, does not. Convolutions share "
+        "masks in space, so their cosines are higher. The lines "
         "say nothing about weights after training."
     )
     broken = frame[frame["sum_error"] > 1e-4]
@@ -218,9 +220,12 @@ def _told(net: str, part: pd.DataFrame) -> list[str]:
         )
     if "cosine" in mean:
         of_theory = np.mean([one["theory_cosine"].iloc[0] for one in of_seeds])
+        by_theory = f"by theory {of_theory:.2g}"
+        if math.isnan(of_theory):
+            by_theory = "theory knows no gates"
         found.append(
             f"{net}: two images' gradients have a mean cosine of {mean['cosine']:.3g} at the first "
-            f"block's input; by theory {of_theory:.2g}."
+            f"block's input; {by_theory}."
         )
     if "confusion" in mean:
         found.append(

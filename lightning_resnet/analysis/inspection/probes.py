@@ -36,6 +36,7 @@ C = 1.0  # inverse L2 penalty of the probes, on standardised features
 DECODED = 500  # images of each split for the decoder and for cosines, at most
 DECODED_BYTES = 5e8  # memory for the outputs of the images of a split
 POSITIONS = 8  # in height and width: larger outputs and inputs are averaged for the decoder
+ENTERING = "entering the first block"
 PENALTIES = np.logspace(-8, 2, 11)  # of the decoder, over the mean eigenvalue
 LEGEND = (
     "Eval mode. A logistic regression (scikit-learn, C = 1, standardised) per block, on its output "
@@ -111,11 +112,10 @@ def survivals(net: nn.Module, train: Sequence[Batch], val: Sequence[Batch]) -> p
     """
     x, _ = _outputs(net, train)
     x_val, blocks = _outputs(net, val)
-    _, first = record_blocks(net, next(iter(val))[0])
-    entering = mean_cosine(first[0].x)
-    theory = [np.nan, *cosines_of_outputs(blocks, entering)]
+    theory = [np.nan, *cosines_of_outputs(blocks, mean_cosine(x_val.pop(ENTERING)))]
     rows = []
-    for (name, features), by_theory in zip(x.items(), theory, strict=True):
+    for name, by_theory in zip(x_val, theory, strict=True):
+        features = x[name]
         row = {
             "block": name,
             "recovered": 100 * recovered(features, x["input"], x_val[name], x_val["input"]),
@@ -129,7 +129,9 @@ def survivals(net: nn.Module, train: Sequence[Batch], val: Sequence[Batch]) -> p
 def _outputs(
     net: nn.Module, batches: Sequence[Batch]
 ) -> tuple[dict[str, torch.Tensor], list[BlockActivations]]:
-    """Return the input and the outputs of blocks, [images, numbers], of some images.
+    """Return the input, what enters the first block, and the outputs of blocks, of some images.
+
+    Each is [images, numbers].
 
     The images are spread evenly, because the first ones of a folder are of one class.
     """
@@ -155,9 +157,9 @@ def _outputs(
 def _of_images(
     net: nn.Module, images: torch.Tensor
 ) -> tuple[dict[str, torch.Tensor], list[BlockActivations]]:
-    """Return the input and the outputs of blocks, averaged over positions, [images, numbers]."""
+    """Return what `_outputs` does of all these images, averaged over positions."""
     _, blocks = record_blocks(net, images)
-    outputs = {"input": images} | {block.name: block.y for block in blocks}
+    outputs = {"input": images, ENTERING: blocks[0].x} | {block.name: block.y for block in blocks}
     return {name: _small(output).flatten(1).cpu() for name, output in outputs.items()}, blocks
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.inspection.subjects import Subject
@@ -22,7 +23,8 @@ LEGEND = (
     "Eval mode, mean over batches, of the shortcuts that are not x itself, as linear maps of the "
     "channels (a norm after the convolution included; behind an activation, as in "
     "preact_bottleneck, there is no such map). singular: singular values, rank 0 the largest; "
-    "positions: share of those seen; visible: share of x's energy (sum of squares) at those; kept: "
+    "positions: share of those seen, all behind an average of pixels; visible: share of x's energy "
+    "(sum of squares) at those, or in the averages; kept: "
     "share of x's energy within the channel directions that the map does not shrink below 1/10 of "
     "its largest, at those positions; spread: largest over smallest singular value (an orthogonal "
     "map, which changes x least, has 1); from_identity, distance from identity: norm of map - "
@@ -66,16 +68,16 @@ def _rows(block: BlockActivations) -> list[dict[str, float | str]]:
     found = linear_map(block)
     if found is None:
         return []
-    weight, stride = found
+    weight, seen, positions = found
     _, s, v = torch.linalg.svd(weight.double(), full_matrices=False)
-    x = block.x[:, :, ::stride, ::stride].double()
+    x = seen.double()
     energy = block.x.double().square().sum()
     keeps = v[s > s[0] / 10]
     square = weight.shape[0] == weight.shape[1]
     eye = torch.eye(*weight.shape, dtype=weight.dtype, device=weight.device)
     facts = {
         "block": block.name,
-        "positions": x[0, 0].numel() / block.x[0, 0].numel(),
+        "positions": positions,
         "visible": (x.square().sum() / energy).item(),
         "kept": (torch.einsum("kc,bchw->bkhw", keeps, x).square().sum() / energy).item(),
         "spread": (s[0] / s[-1]).item(),
@@ -84,13 +86,16 @@ def _rows(block: BlockActivations) -> list[dict[str, float | str]]:
     return [facts | {"rank": i, "singular": value} for i, value in enumerate(s.tolist())]
 
 
-def linear_map(block: BlockActivations) -> tuple[Tensor, int] | None:
-    """Return the shortcut as a matrix [C', C] on the channels of every `stride`-th position.
+def linear_map(block: BlockActivations) -> tuple[Tensor, Tensor, float] | None:
+    """Return the shortcut as a matrix [C', C] on the channels, and what of x it is applied to.
 
-    The matrix is found by constant images of one channel each, less the answer to zeros.
+    The matrix is found by constant images of one channel each, less the answer to zeros. A
+    projection takes every `stride`-th position, or means over as many (ResNet-D): whichever gives
+    its answer to x.
 
     Returns:
-        Matrix and stride; None if the shortcut is x itself or no linear map.
+        Matrix; x at the positions that are seen, or the means of x at all positions; the share of
+        positions seen. None if the shortcut is x itself or no linear map.
     """
     channels = block.x.shape[1]
     side = block.x.shape[2]
@@ -101,10 +106,22 @@ def linear_map(block: BlockActivations) -> tuple[Tensor, int] | None:
     opposite = block.shortcut(-probe) - nothing
     if (y + opposite).norm() > 1e-3 * y.norm():  # an activation
         return None
-    weight = y[:, :, 0, 0].T.contiguous()
+    # in the middle, which no padding reaches
+    weight = y[:, :, y.shape[2] // 2, y.shape[3] // 2].T.contiguous()
     if block.same_shape and torch.equal(weight, eye.to(weight.dtype)):
         return None
-    return weight, -(-side // y.shape[2])
+    stride = -(-side // y.shape[2])
+    strided = block.x[:, :, ::stride, ::stride]
+    pool = {"ceil_mode": True, "count_include_pad": False}
+    means = F.avg_pool2d(block.x, stride, **pool)
+    answer = block.shortcut(block.x) - block.shortcut(torch.zeros_like(block.x))
+    distances = []
+    for seen in (strided, means):
+        distances.append((torch.einsum("dc,bchw->bdhw", weight, seen) - answer).norm())
+    if distances[0] <= distances[1]:
+        return weight, strided, strided[0, 0].numel() / block.x[0, 0].numel()
+    spread = means.repeat_interleave(stride, 2).repeat_interleave(stride, 3)
+    return weight, spread[:, :, :side, : block.x.shape[3]], 1.0
 
 
 def measure(subject: Subject, args: Namespace) -> pd.DataFrame:

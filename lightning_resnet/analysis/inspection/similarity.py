@@ -7,6 +7,7 @@ Y of the same images. HSIC is estimated without bias (Song et al. 2012, eq. 5): 
 calls unrelated layers alike where they have more numbers than there are images.
 """
 
+import math
 from argparse import Namespace
 from collections.abc import Sequence
 
@@ -25,7 +26,9 @@ from lightning_resnet.models.activations import Batch, record_blocks
 from lightning_resnet.progress import metered
 
 FEWEST = 4  # images: the estimate divides by n - 3
-MOST_BYTES = 4e9  # memory for the outputs of all blocks
+MOST_BYTES = 4e9  # memory for the outputs of all blocks, and their Gram matrices
+# bytes of a layer for each pair of images: float64, of two nets, and both again to compare them
+BYTES_OF_PAIR = 4 * 8
 ALIKE = 0.9
 ITSELF = "itself"
 FIRST = "the first net"
@@ -86,11 +89,13 @@ def grams(net: nn.Module, batches: Sequence[Batch]) -> Grams:
         outputs = {"input": images} | {block.name: block.y for block in blocks}
         outputs["logits"] = logits
         per_image = sum(output[0].numel() * output.element_size() for output in outputs.values())
-        if n * per_image > MOST_BYTES:
-            most = int(MOST_BYTES / per_image)
+        per_pair = BYTES_OF_PAIR * len(outputs)
+        if n * per_image + n**2 * per_pair > MOST_BYTES:
+            root = math.sqrt(per_image**2 + 4 * per_pair * MOST_BYTES)
+            most = int((root - per_image) / (2 * per_pair))
             raise UserError(
-                f"the outputs of all blocks take {per_image / 1e6:.0f} MB per image: "
-                f"--images {most} or fewer"
+                f"the outputs of all blocks take {per_image / 1e6:.2g} MB per image, and "
+                f"{per_pair:,} bytes per pair of images: --images {most} or fewer"
             )
         for name, output in outputs.items():
             parts.setdefault(name, []).append(output.flatten(1))

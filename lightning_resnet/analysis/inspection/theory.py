@@ -12,7 +12,8 @@ import numpy as np
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_resnet.models.activations import BlockActivations
+from lightning_resnet.models.activations import NORMS, BlockActivations
+from lightning_resnet.models.blocks import Block, ScaledConv2d
 from lightning_resnet.models.resnet import correlation_after
 
 # growth of the squared norm of dE/dx per layer of batch norm and ReLU (Yang et al. 2019, arXiv
@@ -28,13 +29,17 @@ def layers(module: nn.Module) -> list[nn.Module]:
 
     What stands on the shortcut, in a gate or in squeeze-and-excitation is left out.
     """
+    return [m for m in _in_branch(module) if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+def _in_branch(module: nn.Module) -> list[nn.Module]:
+    """Return the modules within a block that are neither on the shortcut nor in a gate or SE."""
     aside = []
     for name in ("downsample", "gate", "se"):
         part = getattr(module, name, None)
         if isinstance(part, nn.Module):
             aside += part.modules()
-    found = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    return [layer for layer in found if not any(layer is other for other in aside)]
+    return [m for m in module.modules() if not any(m is other for other in aside)]
 
 
 def has_batch_norm(module: nn.Module) -> bool:
@@ -60,8 +65,9 @@ def norms_of_gradients(blocks: Sequence[BlockActivations]) -> np.ndarray:
         block = blocks[i]
         factor = 1.0
         for layer in layers(block.module):
-            fan_in = layer.weight[0].numel()
-            without_norm = fan_in * layer.weight.detach().square().mean().item() / 2
+            scaled = isinstance(layer, ScaledConv2d)
+            weight = (layer.standardized() if scaled else layer.weight).detach()
+            without_norm = weight[0].numel() * weight.square().mean().item() / 2
             factor *= BATCH_NORM_GROWTH if has_batch_norm(block.module) else without_norm
         squares[i] = squares[i + 1] * factor
     return np.sqrt(squares)
@@ -70,20 +76,50 @@ def norms_of_gradients(blocks: Sequence[BlockActivations]) -> np.ndarray:
 def cosines_of_gradients(blocks: Sequence[BlockActivations]) -> np.ndarray:
     """Return the cosine between two images' gradients at each block's input, 1 at the output.
 
-    A plain layer halves the cosine. In a residual block with batch norm, the l-th of the net, the
-    branch has 1/l of the energy of its input, without norm as much as its input; what takes the
-    shortcut keeps the cosine (Balduzzi et al. 2017, sec. 3; for blocks without a ReLU after the
-    sum).
+    A plain layer halves the cosine. In a residual block with batch norm F(x) has the energy 1,
+    without norm that of x; factors of F(x) and of x multiply these. So the branch of the l-th block
+    of a usual net has 1/l of the energy of its input. What takes the shortcut keeps the cosine
+    (Balduzzi et al. 2017, sec. 3; for blocks without a ReLU after the sum).
+
+    Returns:
+        One number per block; NaN before a block with a gate, whose factor is not known.
     """
-    found = np.ones(len(blocks) + 1)
-    for i in reversed(range(len(blocks))):
-        block = blocks[i]
-        keeps = RELU_KEEPS ** len(layers(block.module))
+    keeps = []
+    energy = 1.0  # of x
+    for block in blocks:
+        kept = RELU_KEEPS ** len(layers(block.module))
         if block.shortcut:
-            share = 1 / (i + 1) if has_batch_norm(block.module) else 1.0
-            keeps = (1 + keeps * share) / (1 + share)
-        found[i] = found[i + 1] * keeps
-    return found[:-1]
+            of_branch, of_x = factors(block.module)
+            branch = of_branch**2 * (1.0 if has_batch_norm(block.module) else energy)
+            carried = of_x**2 * energy
+            energy = carried + branch
+            kept = (carried + kept * branch) / energy if energy else math.nan
+        keeps.append(kept)
+    return np.cumprod(keeps[::-1])[::-1]
+
+
+def factors(module: nn.Module) -> tuple[float, float]:
+    """Return the factors of F(x) and of x in a residual block's sum, in eval mode.
+
+    F(x) has the factor 0 where its last layer is zero; blocks of other packages have no others.
+
+    Returns:
+        Two numbers; NaN where there is a gate.
+    """
+    layers_of_branch = [m for m in _in_branch(module) if isinstance(m, (nn.Conv2d, *NORMS))]
+    weights = [m.weight for m in layers_of_branch if m.weight is not None]
+    branch = 0.0 if weights and not weights[-1].any() else 1.0
+    if not isinstance(module, Block):
+        return branch, 1.0
+    if module.gate is not None:
+        return math.nan, math.nan
+    if module.scale is not None:
+        branch *= module.scale.weight.item()
+    if module.branch_factor is not None:
+        branch *= module.branch_factor
+    if module.stochastic_depth is not None:
+        branch *= module.stochastic_depth.survival
+    return branch, 1.0 if module.shortcut_factor is None else module.shortcut_factor
 
 
 def cosines_of_outputs(blocks: Sequence[BlockActivations], first: float) -> np.ndarray:
