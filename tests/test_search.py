@@ -481,6 +481,7 @@ def test_a_run_behind_its_rivals_ends_early_and_can_be_continued(rivals, tmp_pat
     # without hyperband it goes on, and its weights are those of one training
     code, _, err = rivals(*TRAIN, "--run.hyperband", "null")
     assert code == 0 and run.status() == "finished", err
+    assert [attempt["start_step"] for attempt in run.attempts()] == [0, 22]
     assert rivals(*TRAIN, "--run.root", "alone")[0] == 0
     weights = load_checkpoint(run.candidates()[0])["state_dict"]
     alone = load_checkpoint(only_run(Path("alone")) / "checkpoints/last.ckpt")["state_dict"]

@@ -324,3 +324,28 @@ def test_attempts_of_a_job_are_found_where_its_command_says(sweep):
     ((found, before),) = of_this_job(Path("runs/s"), {"SLURM_JOB_ID": "7"})
     assert (found["last_step"], before) == (120, 0)
     assert not list(of_this_job(Path("runs/s"), {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}))
+
+
+@pytest.mark.parametrize(
+    ("attempts", "before"),
+    [
+        (["running 0 150", "preempted 100 140"], 100),  # killed after its checkpoint of step 100
+        (["running 0 150", "running 100 140"], 100),
+        (["running 0 150", "running 100 140", "running 100 130"], 140),  # nothing was saved
+        (["running 0 150", "running 100 145", "preempted 100 130"], 100),
+        (["preempted 0 150", "preempted 0 150"], 150),  # the disk is full
+        (["running -1 150", "running -1 0"], 150),  # killed before it began
+        (["preempted -1 150", "preempted 150 160"], 150),
+    ],
+)
+def test_progress_counts_from_where_an_attempt_began(sweep, attempts, before):
+    point = read(sweep()).points[0]
+    make_run(point, "preempted", job="7")
+    folder = Path("runs/s") / point.key / "attempts"
+    found = json.loads((folder / "1.json").read_text())
+    for number, text in enumerate(attempts, 1):
+        reason, start, last = text.split()
+        told = {"reason": reason, "start_step": int(start), "last_step": int(last)}
+        (folder / f"{number}.json").write_text(json.dumps(found | told))
+    ((_, done),) = of_this_job(Path("runs/s"), {"SLURM_JOB_ID": "7"})
+    assert done == before

@@ -381,6 +381,8 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
                 resume, newest = choose(rundir.candidates())
                 step = newest["global_step"]
                 del newest
+            if trainer.is_global_zero:
+                rundir.attempt["start_step"] = step
             trainer.prepare_run(rundir, checkpoints, ours, run.hang_s)
             trainer.fit_loop.hyperband = run.hyperband and Hyperband(**run.hyperband.as_dict())
             observers.go_on(trainer, rundir.path, step)

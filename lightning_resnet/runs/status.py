@@ -20,6 +20,7 @@ ATTEMPT: dict[str, Any] = {
     "end": None,
     "seconds": 0.0,
     "reason": "running",
+    "start_step": -1,
     "last_step": 0,
     "job_id": None,
     "array_task": None,

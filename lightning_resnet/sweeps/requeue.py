@@ -214,11 +214,31 @@ def of_this_job(folder: Path, env: dict[str, str]) -> Iterator[tuple[dict[str, A
         env: environment of the job.
 
     Yields:
-        The attempt, and the optimizer steps that earlier attempts of its run had done.
+        The attempt, and the optimizer steps that were done before; see `_done_before`.
     """
     for run in _runs_of_this_job(folder, env):
         *before, last = run.attempts()
-        yield last, max((attempt["last_step"] for attempt in before), default=0)
+        yield last, _done_before(last, before)
+
+
+def _done_before(last: dict[str, Any], before: list[dict[str, Any]]) -> int:
+    """Return the optimizer steps beyond which an attempt must come to count as progress.
+
+    These are the steps that the attempt began at. If an attempt before began at the same step and
+    ended in the same way, it has saved nothing, and the attempt must come further than that one.
+
+    Args:
+        last: the attempt.
+        before: the attempts before.
+    """
+    start = last["start_step"]
+    if start < 0:  # it did not begin, or older code has not recorded where
+        return max((attempt["last_step"] for attempt in before), default=0)
+    done = [start]
+    for attempt in before:
+        if attempt["start_step"] == start and attempt["reason"] == last["reason"]:
+            done.append(attempt["last_step"])
+    return max(done)
 
 
 def _runs_of_this_job(folder: Path, env: dict[str, str]) -> Iterator[Run]:
