@@ -148,6 +148,41 @@ def test_a_point_comes_once_where_the_space_is_small(sweep_file):
     file = bayes(sweep_file, {"kind": {"values": ["a", "b", "c"]}, "lr": {"value": 0.01}})
     assert sorted(p["kind"] for p in work(file)) == ["a", "b", "c"]
     assert len(found(file)) == 3
+    size = journal_file(read(file), HERE).stat().st_size
+    for _ in range(3):
+        assert take(read(file), HERE) is None
+    assert journal_file(read(file), HERE).stat().st_size == size
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_each_point_of_a_space_that_can_be_listed_is_found(sweep_file, monkeypatch, missing):
+    space = {
+        "kind": {"values": ["a", "b", "a"]},
+        "often": {"values": [1, 2], "probabilities": [0.9, 0.1]},
+        "lr": {"min": 3, "max": 5},
+        "q": {"distribution": "q_uniform", "min": 0.0, "max": 0.25, "q": 0.25},
+    }
+    monkeypatch.setattr(search, "MOST_TWICE_LISTED", 2)
+    monkeypatch.setattr(search, "RANDOM", 1000)  # takes less time
+    file = bayes(sweep_file, space, run_cap=24 - missing)
+    assert len({json.dumps(p) for p in work(file)}) == 24 - missing
+    sweep = read(bayes(sweep_file, space, run_cap=100))
+    assert sweep.size == 24
+
+
+def test_spaces_that_cannot_be_listed_have_run_cap_points(sweep_file):
+    for spec in (LR, {"mu": 0, "sigma": 1, "distribution": "q_normal"}, {"min": 0, "max": 10**6}):
+        assert read(bayes(sweep_file, {"lr": spec, "kind": {"values": [1, 2]}})).size == 12
+    many = {f"x{i}": {"min": 0, "max": 999} for i in range(2)}
+    assert read(bayes(sweep_file, many)).size == 12
+
+
+def test_a_space_smaller_than_run_cap_is_told_once(sweep_file, capsys):
+    file = bayes(sweep_file, {"data.pad": {"values": [1, 2, 3]}})
+    assert main([file, "--list"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == "note: the parameters make 3 points, fewer than run_cap"
+    assert "s: 3 points, 0 finished, 3 to be found" in out
 
 
 def test_a_killed_workers_point_is_continued_and_none_comes_twice(sweep_file):

@@ -144,6 +144,8 @@ def run(args: Namespace) -> int:
             "--local or --submit"
         )
     check_keys(sweep)
+    if sweep.search and sweep.size < sweep.search.cap and not is_next and not args.as_json:
+        tell(f"note: the parameters make {sweep.size} points, fewer than run_cap")
     if sweep.search and (is_next or args.local or args.submit):
         import_optuna()  # refused before anything is written, or waits in a queue
     refresh(sweep, root)

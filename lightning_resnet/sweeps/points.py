@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ TOP_KEYS = (
 PARAMETER_FILE = "${args_json_file}"
 COMMAND = f'["${{env}}", resnet-cli, fit, --config, digits, --config, "{PARAMETER_FILE}"]'
 MAX_POINTS = 1_000_000
+MOST_LISTED = 10_000  # points of a search's space that are listed, so that none is missed
+FINE = 16  # quantiles at which the values of a parameter are looked for, for each value
 MOST_CHECKED = 100  # points of a sweep that are checked before torch is imported
 EDGE = 2.0**-40  # least distance of a quantile from 0 and 1, where some distributions end
 MANY_POINTS = 100_000  # more points need --yes, because they are probably a mistake
@@ -89,7 +92,7 @@ class Search:
         name: name of the sweep, which seeds all draws.
         specs: parameters by dotted key, checked.
         goal: metric of the search.
-        cap: number of points.
+        cap: number of points, if there are so many.
         origin: text of the recipes and flags, which is a part of the points' keys.
     """
 
@@ -116,6 +119,19 @@ class Search:
                 parameters[key] = draw(spec, min(max(found[key], EDGE), 1 - EDGE))
         return Point(parameters, _key(self.origin, parameters))
 
+    @cached_property
+    def listed(self) -> list[dict[str, float]]:
+        """What `point` takes for each point of the space; empty where there are too many."""
+        axes = [numbers_of(self.specs[key]) for key in self.free]
+        if math.prod(map(len, axes)) > MOST_LISTED:
+            return []
+        return [dict(zip(self.free, numbers, strict=True)) for numbers in product(*axes)]
+
+    @property
+    def size(self) -> int:
+        """Number of points to find: `cap`, or all points of a smaller space."""
+        return min(self.cap, len(self.listed) or self.cap)
+
     def probes(self) -> list[Point]:
         """Return points that have each category, and the least and the largest of all numbers."""
         most = max([2, *(choices(self.specs[key]) for key in self.free)])
@@ -139,6 +155,29 @@ def choices(spec: Spec) -> int:
     if spec["distribution"] == "categorical":
         return 0 if spec["probabilities"] and len(spec["values"]) > 1 else len(spec["values"])
     return 1 if spec.get("min", 0) == spec.get("max", 1) else 0
+
+
+def numbers_of(spec: Spec) -> list[float]:
+    """Return a category's number, or a quantile, for each value of a parameter.
+
+    The list is empty where the values cannot be listed, or are too many.
+    """
+    name = spec["distribution"]
+    if count := choices(spec):
+        nth = axis(spec)[1]
+        numbers = {json.dumps(nth(i), sort_keys=True): i for i in range(count)}
+        return list(numbers.values())
+    if name == "categorical":
+        count = len(spec["values"])
+    elif name in ("int_uniform", "q_uniform", "q_log_uniform_values"):
+        count = 1 + round((draw(spec, 1 - EDGE) - draw(spec, EDGE)) / spec.get("q", 1))
+    if not 0 < count <= MOST_LISTED:
+        return []
+    quantiles = {}
+    for i in range(FINE * count):
+        u = (i + 0.5) / (FINE * count)
+        quantiles.setdefault(json.dumps(draw(spec, u), sort_keys=True), u)
+    return list(quantiles.values())
 
 
 @dataclass
@@ -168,7 +207,7 @@ class Sweep:
     @property
     def size(self) -> int:
         """Number of points, also of those that have yet to be found."""
-        return self.search.cap if self.search else len(self.points)
+        return self.search.size if self.search else len(self.points)
 
     @property
     def samples(self) -> list[Point]:

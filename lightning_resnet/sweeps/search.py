@@ -41,7 +41,10 @@ CLAIM_S = 6 * 3600.0
 # Seconds after which a lock is taken for one of a killed process, where it cannot be seen whether
 # the process is gone. All runs are read under the lock.
 LOCK_S = 600.0
-MOST_TWICE = 100  # points in a row that were there before; then the space has no others
+# Points in a row that were there before; then the space has no others, or the first of those that
+# are listed is taken.
+MOST_TWICE = 100
+MOST_TWICE_LISTED = 10
 RANDOM = 10  # points that are drawn at random before any is chosen by results
 
 
@@ -108,7 +111,7 @@ def _take(sweep: Sweep, root: Path, slot: str, tried: Collection[str]) -> tuple[
         return _claimed(sweep, study, trials, own, slot)
     left = _left(sweep, trials, tried)
     while all(point.state == "failed" for point in left):
-        if len(sweep.points) >= sweep.search.cap or not _ask(sweep, study):
+        if len(sweep.points) >= sweep.size or not _ask(sweep, study):
             break
         trials = _fill(sweep, root, study)
         _tell(sweep, study, trials)  # the point may have been run before the journal was removed
@@ -151,21 +154,29 @@ def _claimed(
     }
     trial = trials[number]
     if trial.state.is_finished():  # its run was removed since, or goes on
-        study.add_trial(_again(trial, owner))
+        study.add_trial(_running(trial.params, trial.distributions, {OWNER: owner}))
     else:
         study._storage.set_trial_user_attr(trial._trial_id, OWNER, owner)
     point.slot = slot
     return number, point
 
 
-def _again(trial: Any, owner: dict[str, Any]) -> Any:
-    """Return a new trial with the point of one that Optuna holds for finished."""
+def _running(
+    numbers: dict[str, float], space: dict[str, Any], attributes: dict[str, Any] | None = None
+) -> Any:
+    """Return a new trial of a point that Optuna has not chosen.
+
+    Args:
+        numbers: what `Search.point` takes.
+        space: Optuna's distribution of each parameter.
+        attributes: attributes of the trial.
+    """
     optuna = import_optuna()
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState.RUNNING,
-        params=trial.params,
-        distributions=trial.distributions,
-        user_attrs={OWNER: owner},
+        params=numbers,
+        distributions=space,
+        user_attrs=attributes,
     )
 
 
@@ -246,13 +257,17 @@ def _ask(sweep: Sweep, study: Any) -> bool:
         if count:
             space[key] = optuna.distributions.CategoricalDistribution(range(count))
     known = {point.key for point in sweep.points}
-    for again in range(MOST_TWICE):
+    for again in range(MOST_TWICE_LISTED if search.listed else MOST_TWICE):
         study.sampler = _sampler(search, len(known), again)
         trial = study.ask(space)
         point = search.point(trial.params)
         if point.key not in known:
             return True
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    for numbers in search.listed:
+        if search.point(numbers).key not in known:
+            study.add_trial(_running(numbers, space))
+            return True
     return False
 
 
