@@ -12,6 +12,7 @@ its manifest gives both their names.
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import secrets
@@ -299,7 +300,8 @@ def locked(path: Path, growing: Path, cure: str) -> Iterator[None]:
 
     Args:
         path: file to lock, in a folder of this user.
-        growing: file that the other process writes while it has the lock, or a folder of them.
+        growing: what the other process writes while it has the lock: a folder, or the beginning
+            of the paths of files.
         cure: what else the user can do, for the message.
 
     Raises:
@@ -338,8 +340,8 @@ def _wait_for_lock(fd: int, path: Path, growing: Path, cure: str) -> None:
 
 
 def _bytes_of(path: Path) -> int:
-    """Return the size of a file, or of the files in a folder; -1 if there is none."""
-    files = path.iterdir() if path.is_dir() else [path]
+    """Return the size of the files in a folder, or whose paths begin so; -1 if there is none."""
+    files = path.iterdir() if path.is_dir() else path.parent.glob(f"{glob.escape(path.name)}*")
     size = -1
     for file in files:
         with suppress(OSError):

@@ -23,6 +23,10 @@ from lightning_resnet.words import by_word
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
 TIMES = {"k": 1e3, "m": 1e6, "g": 1e9, "%": 0.01}
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+# Source -> ending of a file that may stand for its folder.
+SINGLE_FILES = {"ImageNet": ".zip", "WebDataset": ".tar", "Parquet": ".parquet"}
+# Folder of Debian's package dataset-fashion-mnist.
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 OF_YOUR_OWN = "your own images are --config photos --data FOLDER, and resnet-cli recipes lists ours"
 
 
@@ -292,13 +296,20 @@ def hub_name(word: str) -> str:
 # -- folders of images -----------------------------------------------------------------------------
 
 
-def no_folder(path: Path) -> str:
-    """Return why a path is no folder of images, with a cure; empty: it is a folder.
+def has_debians(source: str) -> bool:
+    """Tell whether a source finds its images in the package of Debian, without a folder of them."""
+    return source == "FashionMNIST" and DEBIAN_FASHION.is_dir()
+
+
+def no_folder(path: Path, source: str = "") -> str:
+    """Return why a path is no folder of images, with a cure; empty: it is one, or a file that does.
 
     Args:
         path: what is given for the folder.
+        source: the source that would read it, such as ImageNet.
     """
-    if path.is_dir():
+    ending = SINGLE_FILES.get(source, "")
+    if path.is_dir() or (ending and path.is_file() and path.name.endswith(ending)):
         return ""
     shown = printable(path, 60)
     name = path.name.lower()
@@ -308,6 +319,10 @@ def no_folder(path: Path) -> str:
         return (
             f"{shown} is a .beton file, and no folder: --data.source BetonFiles "
             f"--data.source.train {shown} --data.source.val VAL.beton"
+        )
+    if ending:
+        return (
+            f"{shown} is a file: give the folder that it is in, or one file that ends in {ending}"
         )
     if name.endswith((".zip", ".7z", ".rar")):
         return f"{shown} is an archive: unpack it, and give the folder with one folder per class"

@@ -281,6 +281,28 @@ def test_bad_images_stop_with_their_name_or_are_listed(tmp_path):
         write(
             Images(np.arange(1), np.zeros(1, int), paths=[bad]), tmp_path / "g.beton", skip_bad=True
         )
+    assert not list(tmp_path.glob("g.beton*"))
+
+
+def test_a_file_of_one_split_is_not_replaced_by_another(tmp_path):
+    images = jpegs(tmp_path, 4)
+    out = write(images, tmp_path / "f.beton", split="train")
+    before = out.read_bytes()
+    with pytest.raises(UserError, match="f.beton is there and holds the train images: .* --out"):
+        write(images, out, split="val")
+    assert out.read_bytes() == before
+    write(images, out, split="train", quality=80)
+
+
+def test_names_of_classes_that_no_file_can_hold_are_refused_before_writing(tmp_path, monkeypatch):
+    images = jpegs(tmp_path, 4)
+    out = tmp_path / "f.beton"
+    with pytest.raises(UserError, match="two classes are called crane"):
+        write_beton(images, out, classes=["a", "crane", "b", "crane"])
+    monkeypatch.setattr("lightning_resnet.data.beton.write.MAX_LABEL", 3)
+    with pytest.raises(UserError, match="4 classes: at most 3"):
+        write_beton(images, out, classes=[*"abcd"])
+    assert not list(tmp_path.glob("f.beton*"))
 
 
 def test_a_file_that_cannot_be_read_is_never_skipped(tmp_path):
@@ -510,6 +532,7 @@ def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        ("write digits --root /tmp --out d.beton", "--root is not for digits: leave it out"),
         ("write digits --out d.beton --split trian", "no split trian; did you mean train?"),
         ("write digits --out d.beton --mode 1.5", "--mode must be"),
         ("write digits --out d.beton --quality 0", "--quality must be 1 to 100"),

@@ -286,6 +286,27 @@ def test_digits_split_is_fixed():
     )
 
 
+def test_fashion_mnist_of_debian_needs_no_folder(tmp_path, cli, monkeypatch):
+    debian = tmp_path / "debian"
+    write = ["data", "write", "fashion_mnist", "--workers", 1, "--out", tmp_path / "f.beton"]
+    fit = "fit --config digits --data.source FashionMNIST --trainer.max_steps 1".split()
+    for place in ("data.sources.fashion_mnist", "meant"):
+        monkeypatch.setattr(f"lightning_resnet.{place}.DEBIAN_FASHION", debian)
+    for argv in (write, fit):
+        code, _, err = cli(*argv)
+        assert code == 2 and "data get fashion_mnist" in err
+    debian.mkdir()
+    for split, n in (("train", 64), ("t10k", 8)):
+        images = bytes(16 + n * 784)
+        (debian / f"{split}-images-idx3-ubyte").write_bytes(images)
+        (debian / f"{split}-labels-idx1-ubyte").write_bytes(bytes(8 + n))
+    for argv in (write, [*fit, "--data.batch_size", "4"]):
+        code, _, err = cli(*argv)
+        assert code == 0, err
+    code, _, err = cli(*write, "--root", "absent")
+    assert code == 2 and "absent does not exist" in err
+
+
 def test_fashion_mnist_holdout(tmp_path):
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)

@@ -421,6 +421,32 @@ def test_a_name_that_is_twice_or_empty_in_the_archive_of_val_is_refused(tmp_path
         fails(words, tmp_path)
 
 
+def test_one_file_is_a_root_where_its_source_reads_it(tmp_path, cli):
+    pytest.importorskip("pyarrow")
+    folder = tmp_path / "in"
+    kaggle_zip(folder, ALL)
+    save(folder / "a.tar", shard(ALL.rows("train"), ALL.wnid))
+    write_parquet(folder / "a.parquet", ALL.rows("train"), 5)
+    for source, name, words in (
+        ("webdataset", "a.tar", "5 val images"),
+        ("parquet", "a.parquet", "5 val images"),
+        ("imagenet", KAGGLE_ZIP, "has 28 train images, ImageNet 1,281,167"),
+        ("webdataset", "a.parquet", "is a file: give the folder that it is in, or one file that"),
+        ("imagenet", "a.tar", "one file that ends in .zip"),
+        ("image_folder", "a.tar", "is an archive: unpack it"),
+    ):
+        out = tmp_path / f"{source}-{name}.beton"
+        argv = ["--root", folder / name, "--out", out, "--workers", "1"]
+        code, said, err = cli("data", "write", source, *argv)
+        assert words in said + err and (code == 0) == out.exists()
+        assert err.count("\n") == (code != 0)
+    flags = "--data.source ImageNet --data.source.expect false --data.source.root"
+    size = "--data.size 8 --data.crop resized --data.batch_size 4 --trainer.max_steps 1"
+    root = folder / KAGGLE_ZIP
+    code, said, err = cli("fit", *flags.split(), root, *size.split(), "--config", "digits")
+    assert code == 0, err
+
+
 def test_a_class_that_is_twice_in_the_archive_of_train_is_refused(tmp_path):
     archives(tmp_path, ALL)
     inner = tar([("n01440764_1.JPEG", b"x")])

@@ -2,6 +2,7 @@
 others go on with.
 """
 
+import fcntl
 import gzip
 import io
 import json
@@ -465,6 +466,48 @@ def test_labels_of_two_files_mean_the_same_classes(tmp_path, capsys):
         BetonFiles(train, str(tmp_path / "other.beton")).splits()["val"].labels.tolist()
         == [0, 1] * 4
     )
+
+
+def test_training_images_do_not_validate_without_a_word(tmp_path, capsys):
+    images = Images(np.arange(8), np.arange(8) % 2, np.zeros((8, 4, 4, 3), np.uint8))
+    files = {}
+    for split in ("train", "val", ""):
+        out = tmp_path / f"x{split}.beton"
+        files[split] = str(write_beton(images, out, classes=[*"ab"], split=split, workers=1))
+    for arguments in ((files["train"], files["train"]), (files["train"],) * 3):
+        with pytest.raises(UserError, match="holds training images, .* for val: .*--split val"):
+            BetonFiles(*arguments).splits()
+    with pytest.raises(UserError, match="is given for test: .*--data.source.test test.beton"):
+        BetonFiles(files["train"], files["val"], files["train"]).splits()
+    capsys.readouterr()
+    BetonFiles(files["train"], files["val"]).splits()
+    assert "warning" not in capsys.readouterr().out
+    BetonFiles(files[""], files[""]).splits()
+    assert "train and val are one file" in capsys.readouterr().out
+
+
+def test_a_run_waits_while_another_writes_either_file_of_two_steps(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = Synthetic(8, 4, 8)
+    images = source.splits()["train"]
+    path = as_beton(images, source, "train").file.path
+    os.remove(path)
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    looks = []
+
+    def look(seconds):
+        looks.append(seconds)
+        step = "unsorted.tmp" if len(looks) < 6 else "tmp"
+        path.with_name(f"{path.name}.{step}").write_bytes(bytes(len(looks)))
+        if len(looks) > 12:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+    clock = SimpleNamespace(sleep=look, monotonic=lambda: 1000.0 * len(looks))
+    monkeypatch.setattr("lightning_resnet.files.time", clock)
+    as_beton(images, source, "train")  # has waited for hours
+    assert len(looks) == 13
+    os.close(lock)
 
 
 def lying_about_size(folder, rows, cols):

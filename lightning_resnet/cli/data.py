@@ -15,7 +15,7 @@ from pathlib import Path
 from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError, nearest, tell
-from lightning_resnet.meant import no_folder
+from lightning_resnet.meant import has_debians, no_folder
 from lightning_resnet.printing import add_json
 from lightning_resnet.runs.find import FILES, LOOKS, quote
 
@@ -205,6 +205,8 @@ def _write(args: argparse.Namespace) -> int:
     name = SOURCES[args.source]
     if args.root is None and args.source in NEEDS_ROOT:
         raise UserError(f"{args.source} needs --root, the folder its images are in")
+    if args.root is not None and args.source not in (*SETS, *NEEDS_ROOT):
+        raise UserError(f"--root is not for {args.source}: leave it out")
     if args.source not in NEEDS_ROOT and args.split not in SPLITS:
         raise UserError(
             f"{args.source} has no split {args.split}{nearest(args.split, SPLITS)}; has "
@@ -213,12 +215,13 @@ def _write(args: argparse.Namespace) -> int:
     if not 1 <= args.quality <= 100:
         raise UserError(f"--quality must be 1 to 100, is {args.quality}")
     root = args.root or "data"
-    if (args.root or args.source in SETS) and not re.search(r"://|[{*]", root):
+    is_checked = args.root or (args.source in SETS and not has_debians(name))
+    if is_checked and not re.search(r"://|[{*]", root):
         if not Path(root).exists():
             cure = f": resnet-cli data get {args.source}" if args.source in SETS else ""
             raise UserError(f"--root {root} does not exist (seen from {Path.cwd()}){cure}")
-        if not Path(root).is_dir():
-            raise UserError(f"--root {no_folder(Path(root))}")
+        if told := no_folder(Path(root), name):
+            raise UserError(f"--root {told}")
     from lightning_resnet.data import sources
     from lightning_resnet.data.beton.format import Beton
     from lightning_resnet.data.beton.write import write_beton

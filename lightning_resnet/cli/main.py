@@ -420,7 +420,7 @@ def _check_files(checked: object) -> None:
     from pathlib import Path
 
     from lightning_resnet.errors import UserError
-    from lightning_resnet.meant import check_named, flat_folder, no_folder
+    from lightning_resnet.meant import check_named, flat_folder, has_debians, no_folder
     from lightning_resnet.runs.find import described_runs, weights_of
     from lightning_resnet.runs.identity import flatten
     from lightning_resnet.runs.names import is_hub_name
@@ -436,7 +436,8 @@ def _check_files(checked: object) -> None:
         return
     arguments = ("train", "val") if source == "BetonFiles" else ("root",)
     for argument in arguments if source in MISSING else ():
-        images = checked.last(f"data.source.{argument}") or DATA
+        given = checked.last(f"data.source.{argument}")
+        images = given or DATA
         if not isinstance(images, str) or re.search("://|[{*\0]", images):
             continue
         if source == "ImageFolder" and os.path.isdir(images):
@@ -444,8 +445,9 @@ def _check_files(checked: object) -> None:
             if told := "" if has_folders else flat_folder(Path(images)):
                 raise UserError(told)
         if os.path.isfile(images) and source != "BetonFiles":
-            raise UserError(f"--data.source.root: {no_folder(Path(images))}")
-        if os.path.exists(images):
+            if told := no_folder(Path(images), source):
+                raise UserError(f"--data.source.root: {told}")
+        if os.path.exists(images) or (not given and has_debians(source)):
             continue
         known = []  # a finished run needs no images
         for run in described_runs(Path(root), "*/*"):

@@ -30,10 +30,9 @@ def as_beton(images: Images, source: Source, split: str) -> BetonImages:
     path = Path(f"{name}-{split}-{_digest(images)}.beton")
     try:
         path = cache_folder() / path
-        growing = path.with_name(f"{path.name}.tmp")
         cure = "use --data.loader torch"
         # Other runs wait until the file is there.
-        with locked(path.with_suffix(".lock"), growing, cure):
+        with locked(path.with_suffix(".lock"), path, cure):
             if not path.exists():
                 write_beton(
                     images, path, classes=source.classes, source=name, split=split, cure=CURE

@@ -14,6 +14,7 @@ import errno
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -35,6 +36,7 @@ from lightning_resnet.data.beton.encode import (
 from lightning_resnet.data.beton.encode_pool import Encoded, encode_chunks
 from lightning_resnet.data.beton.format import Beton, manifest_path
 from lightning_resnet.data.beton.journal import PartialFile
+from lightning_resnet.data.beton.limits import MAX_LABEL
 from lightning_resnet.data.beton.verify import file_hash, header_hash
 from lightning_resnet.data.hashing import uniform
 from lightning_resnet.data.images import SPLIT_SEED, BetonImages, FileImages, Images
@@ -117,6 +119,11 @@ def write_beton(
         content = marks(images.paths)[order]
     files = hashlib.blake2b(content.astype("<u8"), digest_size=16).hexdigest()
     noted = (read_json(manifest_path(out)) or {}) if out.exists() else {}
+    if split and noted.get("split") and noted["split"] != split:
+        raise UserError(
+            f"{out} is there and holds the {noted['split']} images: give another --out for "
+            f"{split}, or remove it"
+        )
     if noted.get("request") == request:
         if noted.get("files", files) == files:  # earlier versions did not note it
             tell(f"{out} is written already; remove it to write it again")
@@ -177,15 +184,15 @@ def _write_in_two_steps(
             _finish(out, unfinished, manifest, progress)
 
 
-class _DiskFull(UserError):
-    """Error of a write for which the disk is too small."""
+class _GivenUp(UserError):
+    """Error of a write that the same command cannot continue; nothing is left of the file."""
 
 
 @contextmanager
 def _unfinished(out: Path, request: str, content: np.ndarray) -> Iterator[PartialFile]:
     """Open what a killed write left, or a new file.
 
-    The file stays unless the write is done or the disk is full.
+    The file stays unless the write is done or given up.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -196,13 +203,13 @@ def _unfinished(out: Path, request: str, content: np.ndarray) -> Iterator[Partia
     try:
         yield unfinished
         done = True
-    except _DiskFull:
+    except _GivenUp:
         done = True
         raise
     except OSError as e:
         done = e.errno in (errno.ENOSPC, errno.EDQUOT)  # no half file stays on a full disk
         if done:
-            raise _DiskFull(_disk_error(out, e, unfinished)) from e
+            raise _GivenUp(_disk_error(out, e, unfinished)) from e
         raise UserError(f"cannot write {out}: {e}") from e
     finally:
         unfinished.close(remove=done)
@@ -305,7 +312,7 @@ def _finish(out: Path, unfinished: PartialFile, manifest: dict[str, Any], progre
     """
     kept = unfinished.finish()
     if not len(kept):
-        raise UserError(
+        raise _GivenUp(
             f"no image is left to write to {out}: all {len(manifest['skipped'])} are bad"
         )
     beton = Beton(unfinished.temp)
@@ -333,6 +340,11 @@ def _check(
             f"labels must be 0 to {len(classes) - 1} ({len(classes)} classes), found "
             f"{found.tolist()[:9]}"
         )
+    if len(classes) > MAX_LABEL:
+        raise UserError(f"{len(classes):,} classes: at most {MAX_LABEL:,} can be written")
+    if len(set(classes)) < len(classes):
+        name, _ = Counter(classes).most_common(1)[0]
+        raise UserError(f"two classes are called {name}: give each a name of its own")
     if not 1 <= options.quality <= 100:
         raise UserError(f"--quality must be 1 to 100, is {options.quality}")
     for name, side in (("--short-side", options.short_side), ("--max-side", options.max_side)):

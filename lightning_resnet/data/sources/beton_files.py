@@ -1,5 +1,6 @@
 """The source whose images are in .beton files."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ class BetonFiles(Source):
             for name, path in self.files.items()
         }
         opened = {name: open_beton(path) for name, path in paths.items()}
+        _check_splits(opened)
         named = {name: beton for name, beton in opened.items() if beton.manifest.get("classes")}
         first = max(named.values(), key=_number_of_classes) if named else None
         self.classes = max((beton.classes for beton in opened.values()), key=len)
@@ -46,6 +48,24 @@ class BetonFiles(Source):
             if beton.classes != first.classes:
                 splits[name].labels = _renumber(splits[name].labels, beton, first)
         return with_holdout(splits, self.holdout)
+
+
+def _check_splits(opened: dict[str, Beton]) -> None:
+    """Refuse to validate on training images; warn if nothing but the file's name tells of it.
+
+    Raises:
+        UserError: the manifest of val or test says that train was written.
+    """
+    for name in ("val", "test"):
+        beton = opened.get(name)
+        if beton and beton.manifest.get("split") == "train":
+            raise UserError(
+                f"{beton.path} holds training images, as its manifest says, and is given for "
+                f"{name}: write the others with `resnet-cli data write SOURCE --split {name} --out "
+                f"{name}.beton`, and set --data.source.{name} {name}.beton"
+            )
+        if beton and os.path.samefile(beton.path, opened["train"].path):
+            tell(f"warning: train and {name} are one file, {beton.path}: the same images")
 
 
 def _number_of_classes(beton: Beton) -> int:

@@ -9,9 +9,8 @@ import numpy as np
 from lightning_resnet.data.images import ArrayImages, Images
 from lightning_resnet.data.sources.base import Source, with_holdout
 from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.meant import DEBIAN_FASHION
 
-# Folder of Debian's package dataset-fashion-mnist.
-DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 MAX_IDX_BYTES = 1 << 27  # size of an unpacked file of MNIST's format; 47 million are usual
 
 
