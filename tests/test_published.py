@@ -299,6 +299,19 @@ def test_imagenet_and_imagenette_are_known_by_their_numbers(tmp_path):
     assert match.result.cell == "8.43" and match.result.told == "mean of 5"
     assert match.differs["net"] == ("net fastai2's with MaxBlurPool", "net ResNet-18")
     assert "data" not in match.differs
+    assert published.unmatched("imagenette", [match], runs, ["depth"], ["depth"]) == []
+    path = train(tmp_path / "c/x", 18, "B", 10, meta=few, data={"source": FILES, "size": 64}, **net)
+    keys = (load_runs(path).runs, ["depth"], ["depth"])
+    (note,) = published.unmatched("imagenette", [], *keys)
+    assert note.endswith("trainings on Imagenette, and none of 64 px and 10 epochs.")
+    (note,) = published.unmatched("cifar10", [], *keys)
+    assert note.endswith("it has nets and trainings on CIFAR-10.")
+
+
+def test_a_net_without_published_results_is_named(tmp_path):
+    runs = load_runs(train(tmp_path / "a/x", 26, "A")).runs
+    (note,) = published.unmatched("cifar10", [], runs, ["depth"], ["depth"])
+    assert note.endswith("on CIFAR-10, and none of ResNet-26 of basic blocks.")
 
 
 def test_without_a_name_the_sets_are_listed_and_an_unknown_name_gets_the_nearest(capsys, cli):

@@ -610,15 +610,31 @@ def to_rows(matches: list[Match], rows: list[str]) -> list[dict[str, Any]]:
 def unmatched(
     name: str, matches: list[Match], runs: pd.DataFrame, rows: list[str], labels: list[str]
 ) -> list[str]:
-    """Return a note on the rows for which a set has no result."""
+    """Return a note on the rows for which a set has no result, and why."""
     met = {each.row for each in matches}
-    left = [row for row, _ in _parts(runs, rows) if row not in met]
+    left = {row: part for row, part in _parts(runs, rows) if row not in met}
     if not left:
         return []
+    results = named(name)
     shown = []
     for row in left:
         values = dict(zip(rows, row, strict=True))
         shown.append(describe(labels, [text(values[key]) for key in labels]))
-    data = ", ".join(dict.fromkeys(result.data for result in named(name)))
+    data = ", ".join(dict.fromkeys(result.data for result in results))
     what = "any row" if not met else "; ".join(dict.fromkeys(shown))
-    return [f"No result in {name} for {what}: it has nets and trainings on {data}."]
+    told = f"No result in {name} for {what}: it has nets and trainings on {data}"
+    lacking = dict.fromkeys(_lacking(results, _common(part)) for part in left.values())
+    if all(lacking):
+        told += f", and none of {' or '.join(lacking)}"
+    return [f"{told}."]
+
+
+def _lacking(results: list[Result], facts: dict[str, Any]) -> str:
+    """Return what no result on the images of a row is of; empty: none is on these images."""
+    same: dict[str, None] = {}
+    for result in results:
+        if result.data in facts["known_data"]:
+            same |= dict.fromkeys(result.same)
+    if "depth" in same:
+        return f"{facts['net']} of {facts['block']} blocks"
+    return " and ".join(_words(key, {**facts, "steps": None}) for key in same)
