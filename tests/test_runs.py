@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 from helpers.command_line import TINY
 from helpers.made_runs import make_run
+from helpers.spies import spy
 from PIL import Image
 
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.cli import doctor, sync
 from lightning_resnet.cli import runs as command
 from lightning_resnet.errors import UserError
-from lightning_resnet.runs.find import find_run, find_runs
+from lightning_resnet.runs import index
+from lightning_resnet.runs.directory import RunDir
+from lightning_resnet.runs.find import begun_runs, described_runs, find_run, find_runs
 from lightning_resnet.runs.labels import labels_in, link_label
 from lightning_resnet.runs.listing import _varying, describe, table
 from lightning_resnet.runs.shared import share
@@ -208,6 +211,44 @@ def test_rm_refuses_what_is_live_and_what_is_no_run(cli, two):
         code, _, err = cli("rm", "--yes", *words)
         assert code == 2 and told in err and err.splitlines()[-1].startswith("error: "), words
         assert sorted(Path("runs").rglob("*")) == before
+
+
+def test_rm_refuses_a_run_that_began_while_the_question_stood(cli, two, monkeypatch):
+    first, second = two
+
+    class Slow(Answer):
+        def readline(self):
+            RunDir(second).start_attempt()
+            return super().readline()
+
+    monkeypatch.setattr("sys.stdin", Slow("y"))
+    code, _, err = cli("rm", first, second)
+    assert code == 2 and "is being trained by attempt 2" in err
+    assert first.exists() and second.exists()
+
+
+def test_what_a_killed_rm_has_left_is_no_run_and_goes_with_the_next(cli, two):
+    first, second = two
+    leftover = first.with_name(".removed-abc-1")
+    shutil.copytree(first, leftover)
+    for found in (described_runs(first.parent), begun_runs(first.parent)):
+        assert sorted(run.path for run in found) == sorted(two)
+    assert len([*described_runs(Path("runs"), "*/*")]) == 2
+    assert cli("rm", "--yes", first)[0] == 0
+    assert not leftover.exists() and second.exists()
+    shutil.copytree(second, leftover)
+    assert cli("rm", "--yes", "runs/digits")[0] == 0 and not Path("runs/digits").exists()
+
+
+def test_rm_of_a_sweep_looks_at_its_folder_once(cli, two, monkeypatch):
+    for i in range(5):
+        make_run(Path(f"runs/digits/bbbbbbbbb{i}"))
+    lists = spy(monkeypatch, os, "listdir")
+    saves = spy(monkeypatch, index._Folder, "save")
+    Path("runs/digits/points").mkdir()
+    assert cli("rm", "--yes", "runs/digits")[0] == 0
+    looks = [call for call in lists if str(call.args[0]).endswith("digits")]
+    assert len(saves) == 1 and len(looks) <= 4, looks
 
 
 def test_rm_follows_no_link_out_and_leaves_a_shared_run(cli, two):

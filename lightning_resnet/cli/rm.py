@@ -13,6 +13,7 @@ from lightning_resnet.runs.removal import (
     Removal,
     extras_of,
     plan,
+    refuse_live,
     remove,
     remove_empty,
     remove_rest,
@@ -62,18 +63,16 @@ def run(args: Namespace) -> int:
         else:
             _refuse_queued(folder)
             sweeps[folder.absolute()] = extras_of(folder)
-        for path in found:
-            removal = plan(path)
-            removals[removal.run.absolute()] = removal
+        removals |= {removal.run.absolute(): removal for removal in plan(found)}
     real = {removal.run.resolve() for removal in removals.values() if not removal.stays}
     removals = {path: each for path, each in removals.items() if each.stays not in real}
     gone = describe(removal.run for removal in removals.values() if not removal.stays)
     if gone:
         tell(named(gone, all_of_them=True))
     for removal in removals.values():
-        shown = {describe([removal.run])[0]["label"]}
+        own = [link for link in removal.links if link.parent == removal.run.parent]
         for link in removal.links:
-            if link.parent != removal.run.parent or link.name not in shown:
+            if link not in own[-1:]:  # by which the run is named
                 tell(f"  {link}  (link)")
         if removal.stays:
             tell(f"  {removal.run}  (link of this sweep; the run {removal.stays} stays)")
@@ -90,6 +89,10 @@ def run(args: Namespace) -> int:
             tell("nothing is removed")
             args.document |= {"removed": [], "bytes": 0}
             return 1
+    for removal in removals.values():  # a training may have begun while the question stood
+        refuse_live(removal)
+    for folder in sweeps:
+        _refuse_queued(folder)
     try:
         for removal in removals.values():
             remove(removal)

@@ -17,7 +17,7 @@ from lightning_resnet.files import replacing
 from lightning_resnet.masking import mask
 from lightning_resnet.reading import open_plain
 from lightning_resnet.runs.checkpoint import WEIGHTS, load_checkpoint
-from lightning_resnet.runs.labels import links_to
+from lightning_resnet.runs.labels import links_in
 from lightning_resnet.runs.reader import Run
 
 
@@ -43,6 +43,7 @@ def pack(runs: Sequence[Run], out: Path) -> list[str]:
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
+        links = {folder: links_in(folder) for folder in {run.path.parent for run in runs}}
         for run in runs:
             path = run.path.absolute()
             folder = f"{path.parent.name}/" if len(runs) > 1 else ""
@@ -56,7 +57,8 @@ def pack(runs: Sequence[Run], out: Path) -> list[str]:
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
                 names.append(f"{folder}{path.name}/{name}" if folder else name)
-            for label in links_to(run.path):  # so that unpacked runs have their readable names too
+            # so that unpacked runs have their readable names too
+            for label in links[run.path.parent].get(run.path.name, []):
                 link = tarfile.TarInfo(f"{folder}{label.name}")
                 link.type = tarfile.SYMTYPE
                 link.linkname = path.name

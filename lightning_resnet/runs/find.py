@@ -379,12 +379,17 @@ def described_runs(folder: Path, pattern: str = "*") -> Iterator[Run]:
         pattern: run directories as seen from the folder, for `Path.glob`.
     """
     for file in folder.glob(f"{pattern}/meta.json"):
-        if not is_label(file.parent):
+        if _is_visible(file.parent, folder) and not is_label(file.parent):
             yield Run(file.parent)
 
 
 def begun_runs(folder: Path) -> Iterator[Run]:
     """Yield the runs in a folder that have begun."""
     for attempts in folder.glob("*/attempts"):
-        if not is_label(attempts.parent):
+        if _is_visible(attempts.parent, folder) and not is_label(attempts.parent):
             yield Run(attempts.parent)
+
+
+def _is_visible(path: Path, folder: Path) -> bool:
+    """Tell whether no name below a folder is hidden, as what a killed `rm` leaves is."""
+    return not any(name.startswith(".") for name in path.relative_to(folder).parts)

@@ -127,24 +127,27 @@ def is_label(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def labels_in(folder: Path) -> dict[str, str]:
-    """Return the readable names in a folder of runs: name of the run directory -> label."""
-    found = {}
+def links_in(folder: Path) -> dict[str, list[Path]]:
+    """Return the readable links in a folder of runs, by the name of the run directory.
+
+    There are none where the folder cannot be read: another rank may have still to make it.
+    """
+    found: dict[str, list[Path]] = {}
     with suppress(OSError):
         for name in sorted(os.listdir(folder)):
             if is_label(folder / name):
-                found[os.readlink(folder / name)] = name
+                found.setdefault(os.readlink(folder / name), []).append(folder / name)
     return found
 
 
+def labels_in(folder: Path) -> dict[str, str]:
+    """Return the readable names in a folder of runs: name of the run directory -> label."""
+    return {run: links[-1].name for run, links in links_in(folder).items()}
+
+
 def links_to(run: Path) -> list[Path]:
-    """Return the readable links that lead to a run, in its own folder, which may not exist."""
-    try:
-        names = sorted(os.listdir(run.parent))
-    except FileNotFoundError:  # another rank has still to make it
-        return []
-    links = [run.with_name(name) for name in names]
-    return [link for link in links if is_label(link) and os.readlink(link) == run.name]
+    """Return the readable links that lead to a run, in its own folder."""
+    return links_in(run.parent).get(run.name, [])
 
 
 def with_label(run: Path) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.find import find_runs
-from lightning_resnet.runs.labels import is_label, links_to
+from lightning_resnet.runs.labels import is_label, links_in
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.shared import claims_of, is_shared, links_of_sweeps
 
@@ -19,6 +19,9 @@ EXTRAS = (
     "report",
     "search",
 )  # folders that sweep and compare make next to runs
+
+
+HIDDEN = ".removed-"  # begins the name of a run that is being removed
 
 
 class Removal(NamedTuple):
@@ -35,32 +38,52 @@ class Removal(NamedTuple):
     stays: Path | None
 
 
-def plan(path: Path) -> Removal:
-    """Tell what removing a run would remove.
+def plan(paths: Iterable[Path]) -> list[Removal]:
+    """Tell what removing runs would remove.
 
     Args:
-        path: a run directory, or a sweep's link to one, from `find_run`.
+        paths: run directories, and sweeps' links to such, from `find_run`.
 
     Raises:
-        UserError: the path is no run directory, or the run is being trained.
+        UserError: a path is no run directory, or a run is being trained.
     """
-    run = Run(path)
-    if not path.is_dir() or not run.has_begun():
-        raise UserError(
-            f"{path} is no run directory, and rm removes nothing else: resnet-cli runs lists runs"
-        )
-    links = links_to(path)
-    if path.is_symlink():
-        return Removal(path, links, path.resolve())
-    if run.status() == "running":
+    in_folders: dict[Path, dict[str, list[Path]]] = {}
+
+    def links_to(path: Path) -> list[Path]:
+        if path.parent not in in_folders:
+            in_folders[path.parent] = links_in(path.parent)
+        return in_folders[path.parent].get(path.name, [])
+
+    removals = []
+    for path in paths:
+        if not path.is_dir() or not Run(path).has_begun():
+            raise UserError(
+                f"{path} is no run directory, and rm removes nothing else: resnet-cli runs lists "
+                "runs"
+            )
+        links = [*links_to(path)]
+        stays = path.resolve() if path.is_symlink() else None
+        if not stays:
+            for link in links_of_sweeps(path):
+                links += [link, *links_to(link)]
+        removals.append(Removal(path, links, stays))
+        refuse_live(removals[-1])
+    return removals
+
+
+def refuse_live(removal: Removal) -> None:
+    """Refuse to remove a run that is being trained.
+
+    Raises:
+        UserError: the run is being trained.
+    """
+    run = Run(removal.run)
+    if not removal.stays and run.status() == "running":
         attempt = run.last_attempt()
         raise UserError(
-            f"run {path} is being trained by attempt {attempt['attempt']} on {attempt['host']}: "
-            "stop it first; then the same command removes it"
+            f"run {run.path} is being trained by attempt {attempt['attempt']} on "
+            f"{attempt['host']}: stop it first; then the same command removes it"
         )
-    for link in links_of_sweeps(path):
-        links += [link, *links_to(link)]
-    return Removal(path, links, None)
 
 
 def runs_in(folder: Path) -> list[Path] | None:
@@ -94,8 +117,10 @@ def remove(removal: Removal) -> None:
     The run first gets a hidden name, so that no reader ever sees half of it.
 
     Raises:
+        UserError: the run is being trained.
         OSError: something cannot be removed.
     """
+    refuse_live(removal)
     path = removal.run
     for link in removal.links:
         link.unlink(missing_ok=True)
@@ -104,9 +129,10 @@ def remove(removal: Removal) -> None:
         return
     for claim in claims_of(path.parent, path.name):
         claim.unlink(missing_ok=True)
-    hidden = path.with_name(f".removed-{path.name}-{os.getpid()}")
+    hidden = path.with_name(f"{HIDDEN}{path.name}-{os.getpid()}")
     path.rename(hidden)
-    shutil.rmtree(hidden)
+    with suppress(FileNotFoundError):  # another `rm` has taken it for a leftover
+        shutil.rmtree(hidden)
 
 
 def remove_rest(folder: Path) -> list[str]:
@@ -115,6 +141,7 @@ def remove_rest(folder: Path) -> list[str]:
     Raises:
         OSError: something cannot be removed.
     """
+    _remove_leftovers(folder)
     for name in extras_of(folder):
         shutil.rmtree(folder / name)
     for claim in claims_of(folder):
@@ -135,8 +162,15 @@ def remove_rest(folder: Path) -> list[str]:
 
 
 def remove_empty(runs: Iterable[Path]) -> None:
-    """Remove the empty folders that runs, which are removed, leave next to them."""
+    """Remove what runs, which are removed, leave next to them: empty folders, and leftovers."""
     for folder in {run.parent for run in runs}:
+        _remove_leftovers(folder)
         for name in EXTRAS:
             with suppress(OSError):  # there is none, or it is not empty
                 (folder / name).rmdir()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a killed `rm` has left in a folder of runs."""
+    for hidden in folder.glob(f"{HIDDEN}*"):
+        shutil.rmtree(hidden, ignore_errors=True)
