@@ -610,7 +610,7 @@ def test_status_counts_what_ended_early(sweep_file, capsys):
 def test_best_lists_the_best_points(sweep_file, capsys):
     file = bayes(sweep_file, {"data.pad": {"min": 0, "max": 90}})
     assert main([file, "--best", "3"]) == 0
-    assert "s: no point has a result yet" in capsys.readouterr().out
+    assert "s: no point has a result in val/acc1 yet\n" in capsys.readouterr().out
     for value, reason in ((0.5, "finished"), (0.75, HALVED), (0.9, "diverged"), (0.25, "failed")):
         tried = [p.key for p in found(file)]
         end(begin(take(read(file), HERE, tried=tried)[1]), value, reason)
@@ -622,6 +622,24 @@ def test_best_lists_the_best_points(sweep_file, capsys):
     assert sweep_verb.run(args) == 0
     assert [p["result"] for p in args.document["points"]] == [0.75, 0.5, 0.25]
     assert args.document["metric"] == "val/acc1"
+
+
+def test_best_refuses_a_metric_that_is_none(sweep_file, capsys):
+    space = {"data.pad": {"values": [1, 2]}}
+    file = sweep_file(space, metric={"name": "val/lss", "goal": "minimise"})
+    end(begin(read(file).points[0]), 0.5)
+    assert main([file, "--list"]) == 0  # which needs none
+    with pytest.raises(UserError, match="sweep s.yaml: goal of metric must be minimize or max"):
+        main([file, "--best", "1"])
+    with pytest.raises(UserError, match="metric accuracy is of no evaluation of a run"):
+        main([sweep_file(space, metric={"name": "accuracy"}), "--best", "1", "--json"])
+    file = sweep_file(space, metric={"name": "val/lss"})
+    capsys.readouterr()
+    assert main([file, "--best", "1"]) == 0
+    hint = "s: no point has a result in val/lss yet; did you mean val/loss?"
+    assert hint in capsys.readouterr().out
+    assert main([sweep_file(space), "--best", "1"]) == 0
+    assert "1  val/acc1 0.5" in capsys.readouterr().out
 
 
 def test_next_without_a_slot_leaves_the_threads_to_fit(sweep_file, monkeypatch):

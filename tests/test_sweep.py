@@ -20,6 +20,7 @@ from helpers.sweeping import COMMAND, run_sweep
 from helpers.waiting import wait_for
 
 from lightning_resnet.cli import sweep as sweep_verb
+from lightning_resnet.engine.launch import SAVE_S
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.sweeps import local as pool
@@ -423,9 +424,27 @@ def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(sweep_file, light, capfd):
 
     threading.Thread(target=interrupt).start()
     assert run_sweep(file, jobs=1) == 143
-    assert "the same command continues" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert told.index("stopping: the runs save first") < told.index("the same command continues")
     assert Run(runs / "runwaits").status() == "interrupted"
     assert not (runs / "run1").exists()
+
+
+def test_a_run_of_a_sweep_has_as_long_to_save_as_a_rank(monkeypatch, capsys):
+    class Saves:
+        pid = -1
+        waited = 0.0
+
+        def is_alive(self):
+            return self.waited < SAVE_S - 1
+
+        def join(self, seconds):
+            self.waited += seconds
+
+    sent = []
+    monkeypatch.setattr(pool.os, "kill", lambda pid, signum: sent.append(signum))
+    pool._stop([Saves()])
+    assert sent == [signal.SIGINT] and "Ctrl-C again does not wait" in capsys.readouterr().err
 
 
 def test_list_needs_no_torch(sweep_file):

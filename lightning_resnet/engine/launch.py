@@ -37,7 +37,8 @@ from lightning_resnet.shipped import recipe_file
 MOST_RANKS = 256  # on a node; a larger number is a mistake
 Launcher = Literal["auto", "slurm", "torchrun", "local"]
 GRACE_S = 10.0  # seconds that the other ranks have to end by themselves once one has failed
-# Seconds that the first rank has once others have stopped in order: it may still write or upload.
+# Seconds that the first rank, or a run of a sweep, has to end once it was asked to, or once others
+# have stopped in order: it may still write or upload.
 SAVE_S = 320.0
 # Variable with the read end of a pipe that the parent never writes to; the pipe closes when the
 # parent ends.

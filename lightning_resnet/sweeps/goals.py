@@ -30,14 +30,6 @@ class Goal(NamedTuple):
 ACCURACY = Goal("val/acc1", True)
 
 
-def goal_if_any(content: dict[str, Any]) -> Goal:
-    """Return the metric of a sweep that needs none; the accuracy where it is not one of ours."""
-    try:
-        return read_goal(content)
-    except UserError:
-        return ACCURACY
-
-
 def read_goal(content: dict[str, Any]) -> Goal:
     """Return the metric of a sweep, whose goal is `minimize` unless it is given, as in W&B.
 

@@ -15,6 +15,7 @@ from multiprocessing import Process, connection, forkserver, get_context, parent
 from pathlib import Path
 from types import FrameType
 
+from lightning_resnet.engine.launch import SAVE_S
 from lightning_resnet.engine.signals import STATUSES, heeded
 from lightning_resnet.errors import tell
 from lightning_resnet.machine import cores
@@ -30,7 +31,6 @@ from lightning_resnet.sweeps.state import (
 )
 
 PRELOAD = ["lightning_resnet.cli.fit"]
-GRACE_S = 30.0  # seconds between asking a run to stop and ending it
 
 Main = Callable[[list[str]], int]
 Command = tuple[int, list[str], Path]  # number of a point, arguments of `resnet-cli`, log
@@ -258,11 +258,14 @@ def _outcome(point: Point, code: int, log: Path) -> str:
 
 def _stop(processes: list[Process]) -> None:
     """Interrupt, terminate and at last kill processes; a further Ctrl-C skips the waiting."""
-    steps = ((signal.SIGINT, GRACE_S), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+    steps = ((signal.SIGINT, SAVE_S), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
     for signum, patience in steps:
         deadline = time.monotonic() + patience
         with suppress(KeyboardInterrupt):
-            for process in [p for p in processes if p.is_alive()]:
+            alive = [process for process in processes if process.is_alive()]
+            for process in alive:
                 os.kill(process.pid, signum)
+            if alive and signum == signal.SIGINT:
+                tell("stopping: the runs save first; Ctrl-C again does not wait", file=sys.stderr)
             for process in processes:
                 process.join(max(0, deadline - time.monotonic()))

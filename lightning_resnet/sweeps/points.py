@@ -33,7 +33,7 @@ from lightning_resnet.runs.names import check_name
 from lightning_resnet.runs.status import HALVED
 from lightning_resnet.shipped import recipe_file, sweeps
 from lightning_resnet.sweeps.distributions import Spec, axis, check, draw
-from lightning_resnet.sweeps.goals import ACCURACY, Goal, goal_if_any, read_goal, read_hyperband
+from lightning_resnet.sweeps.goals import ACCURACY, Goal, read_goal, read_hyperband
 
 # Keys of a sweep in W&B; the keys that are not read here are for `wandb sweep`.
 TOP_KEYS = (
@@ -192,7 +192,7 @@ class Sweep:
         points: points of the sweep; those that have been found so far, if it has a search.
         search: space of method bayes; None: all points are known.
         hyperband: options by which runs end early; None: they do not.
-        goal: metric by which points are better or worse.
+        metric: what the file says under `metric`, which only some uses of a sweep need.
     """
 
     file: Path
@@ -202,7 +202,21 @@ class Sweep:
     points: list[Point]
     search: Search | None = None
     hyperband: Hyperband | None = None
-    goal: Goal = ACCURACY
+    metric: Any = None
+
+    @cached_property
+    def goal(self) -> Goal:
+        """Metric by which points are better or worse: the accuracy where the file names none.
+
+        Raises:
+            UserError: the file names none that a run of ours records.
+        """
+        if self.metric is None:
+            return ACCURACY
+        try:
+            return read_goal({"metric": self.metric})
+        except UserError as e:
+            raise UserError(f"sweep {self.file}: {e}") from e
 
     @property
     def size(self) -> int:
@@ -297,15 +311,13 @@ def read(file: str | Path, many: bool = False) -> Sweep:
         if count > MANY_POINTS and not many:
             raise UserError(f"has {count:,} points; add --yes if that is meant")
         hyperband = read_hyperband(content)
-        needs_goal = hyperband or content["method"] == "bayes"
-        goal = read_goal(content) if needs_goal else goal_if_any(content)
         search = None
         if content["method"] == "bayes":
-            search = Search(name, specs, goal, count, origin)
+            search = Search(name, specs, read_goal(content), count, origin)
     except UserError as e:
         raise UserError(f"sweep {file}: {e}") from e
     points = _points(candidates, count, origin)
-    return Sweep(path, name, recipes, flags, points, search, hyperband, goal)
+    return Sweep(path, name, recipes, flags, points, search, hyperband, content.get("metric"))
 
 
 def check_keys(sweep: Sweep) -> None:

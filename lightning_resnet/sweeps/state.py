@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_resnet.engine.halving import evaluations
-from lightning_resnet.errors import UserError, printable
+from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.files import write_json
 from lightning_resnet.runs.find import described_runs
 from lightning_resnet.runs.index import Index
@@ -18,6 +18,7 @@ from lightning_resnet.runs.labels import SEED, link_label
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.shared import share
 from lightning_resnet.runs.status import HALVED
+from lightning_resnet.sweeps.goals import METRICS
 from lightning_resnet.sweeps.points import Point, Sweep
 
 
@@ -190,7 +191,11 @@ def ranking(sweep: Sweep, found: list[tuple[Point, float]]) -> str:
     for place, (point, value) in enumerate(found, 1):
         text = f"{sweep.goal.metric} {value:.6g}"
         rows.append([str(place), text, *sweep.cells(point), point.state, printable(point.run)])
-    return "\n".join(_columns(rows)) or f"{printable(sweep.name)}: no point has a result yet"
+    if rows:
+        return "\n".join(_columns(rows))
+    metric = sweep.goal.metric
+    hint = "" if metric in METRICS else nearest(metric, METRICS)
+    return printable(f"{sweep.name}: no point has a result in {metric} yet{hint}")
 
 
 def facts(sweep: Sweep, queue: Collection[str] = ()) -> dict[str, Any]:
