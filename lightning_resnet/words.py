@@ -119,7 +119,8 @@ VERBS = {
     ),
     "log logs tail show cat": (
         "resnet-cli runs lists the runs; metrics.jsonl in a run's folder holds each value; sweep "
-        "FILE --status names the log of each point"
+        "FILE --status names the log of each point that failed; sbatch writes fit-JOB.log where it "
+        "was called"
     ),
     "tensorboard tb ui dashboard gui serve web": (
         "resnet-cli compare RUNS --serve shows the curves in a browser while runs grow; fit takes "

@@ -216,7 +216,8 @@ def test_the_doctor_tells_what_stays_the_same(cli):
     assert cli("fit", *args, "--data.flip", "true")[0] == 0
     path = only_run()
     found = told(cli, path, "--devices", "3")
-    text = "now 1, then 24 = 3 ranks x 1 accumulated x 8; possible is a world size of 1, 2, 3 or 4 "
+    text = "now 1, then 24 = 3 ranks x 1 accumulated x 8; possible is a world size of 1, 2, 3, 4, "
+    text += "6, 8, 12 or 24 "
     assert found["ranks"] == ("ok", text)
     assert "the same global batches" in found["images"][1] and "of flips:" in found["draws"][1]
     assert found["rate"] == ("ok", "the same: Steps goes by the step alone ")
@@ -236,7 +237,9 @@ def test_the_doctor_tells_what_stays_the_same(cli):
     assert "others together, for they are accumulated" in accumulated["batch norm"][1]
     level, text = told(cli, path, "--trainer.devices", "5")["ranks"]
     assert level == "fails" and "not divisible by 5 ranks" in text
-    assert "or a world size of 1, 2, 3, 4 or 6" in text
+    assert "try a world size of 1, 2, 3, 4 or 6, or --data.batch_size" in text
+    assert "run" in fixed and fixed["run"][0] == "warning" and "another run" in fixed["run"][1]
+    assert "run" not in found
 
 
 def test_the_doctor_names_what_draws_by_rank_and_what_counts_by_rank(cli):
@@ -248,6 +251,7 @@ def test_the_doctor_names_what_draws_by_rank_and_what_counts_by_rank(cli):
     asked += ["--trainer.callbacks+=ResponseStds", "--trainer.callbacks+=helpers.elastic.Draws"]
     found = told(cli, only_run(), *asked)
     assert {what for what, (level, _) in found.items() if level == "warning"} == {
+        "run",
         "generators",
         "losses",
         "rate",

@@ -437,6 +437,8 @@ def test_without_optuna_the_error_says_how_to_install_it(sweep_file, monkeypatch
 
 
 def test_next_is_for_searches_alone(sweep_file):
+    with pytest.raises(UserError, match="-j is for --local: --throttle N"):
+        main(["any.yaml", "--submit", "-j", "2"])
     with pytest.raises(UserError, match="--next is for method bayes"):
         main([sweep_file(), "--next"])
     with pytest.raises(UserError, match="leave one of the two out"):
@@ -693,6 +695,7 @@ def test_the_tasks_of_an_array_take_points(sweep_file, capsys, monkeypatch):
     assert main([file, "--submit"]) == 1
     out = capsys.readouterr().out
     assert "2 of 3 points, in runs/s/submitted/1/table.txt" in out
+    assert "warning: 2 tasks may start together" in out
     table = Path("runs/s/submitted/1/table.txt")
     line = table.read_text().splitlines()[1]
     assert line.startswith(

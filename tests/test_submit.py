@@ -183,7 +183,9 @@ def test_a_job_that_fails_before_its_run_begins_is_told_and_retried(sweep, fake_
     assert f"watch: resnet-cli sweep {file} --status --root 'my runs'" in capsys.readouterr().out
     assert main([file, "--submit"]) == 0
     folder = Path("runs/s/submitted/1")
-    folder.joinpath("0.log").write_text("reading\nerror: CIFAR10 not found in data\n")
+    exited = "srun: error: n1: task 0: Exited with exit code 2\n"
+    log = "reading\nerror: CIFAR10 not found in data\n"
+    folder.joinpath("0.log").write_text(log + exited)
     folder.joinpath("1.log").write_text("run runs/s/1 (depth8-seed1)\nerror: later\n")
     capsys.readouterr()
     assert main([file, "--status"]) == 0
@@ -191,6 +193,10 @@ def test_a_job_that_fails_before_its_run_begins_is_told_and_retried(sweep, fake_
     cause = f"failed before it began, {folder}/0.log: error: CIFAR10 not found in data"
     assert first.startswith(f"1  {cause}") and second.startswith("2  not submitted")
     assert last == "s: 1 failed before it began, 3 not submitted"
+    ended = "slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-11-28 DUE TO TIME LIMIT ***\n"
+    folder.joinpath("0.log").write_text(ended + exited)
+    assert main([file, "--status"]) == 0
+    assert "DUE TO TIME LIMIT" in capsys.readouterr().out
     Path("queue").write_text("7 0 COMPLETING\n")
     assert main([file, "--retry-failed"]) == 0
     told = capsys.readouterr().out

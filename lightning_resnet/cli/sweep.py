@@ -96,9 +96,8 @@ def make_parser() -> Parser:
     parser.add_argument(
         "-j",
         type=positive,
-        default=1,
         metavar="N",
-        help="runs at a time; each gets cores / N threads",
+        help="runs at a time of --local (default: 1); each gets cores / N threads",
     )
     parser.add_argument(
         "--throttle",
@@ -136,6 +135,8 @@ def run(args: Namespace) -> int:
         raise UserError(
             "--json tells what --best, --list and --status tell: leave one of the two out"
         )
+    if args.j and (args.submit or args.retry_failed):
+        raise UserError("-j is for --local: --throttle N is the number of tasks at a time")
     root = Path(args.root)
     sweep = read(args.file, args.yes)
     if is_next and not sweep.search:
@@ -159,7 +160,7 @@ def run(args: Namespace) -> int:
         from lightning_resnet.cli.main import shielded
         from lightning_resnet.sweeps.local import run_points
 
-        return run_points(sweep, root, args.j, shielded)
+        return run_points(sweep, root, args.j or 1, shielded)
     if args.submit or args.retry_failed or args.status or args.cancel:
         return _on_slurm(sweep, args)
     if args.best:
@@ -218,6 +219,11 @@ def _on_slurm(sweep: Sweep, args: Namespace) -> int:
     slots = []
     if sweep.search:
         slots = slurm.slots_to_submit(sweep, home)
+        if len(slots) > 1 and not args.throttle:
+            tell(
+                f"warning: {len(slots)} tasks may start together, and what they try then is not "
+                "chosen by results: --throttle 2 runs two at a time"
+            )
     else:
         points = slurm.points_to_submit(sweep, home, args.retry_failed)
     if not points and not slots:

@@ -332,12 +332,12 @@ class ImageData(pl.LightningDataModule):
         parts = ranks * accumulated
         if self.batch_size % parts:
             sizes = world_sizes(self.batch_size, accumulated * unit, ranks)
-            other = f", or {sizes}" if sizes else ""
+            other = f"{sizes}, or " if sizes else ""
             nearest = max(1, round(self.batch_size / parts)) * parts
             raise UserError(
                 f"batch_size {self.batch_size} (images per optimizer step) is not divisible by "
-                f"{ranks} ranks x {accumulated} accumulated batches: try --data.batch_size "
-                f"{nearest}{other}"
+                f"{ranks} ranks x {accumulated} accumulated batches: try {other}"
+                f"--data.batch_size {nearest}, in another run"
             )
         return self.batch_size // parts
 

@@ -18,6 +18,8 @@ from lightning_resnet.engine.silence import silence_lightning
 from lightning_resnet.engine.step import KNOWN_PACKAGES
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.models.blocks import StochasticDepth
+from lightning_resnet.reading import parse_yaml
+from lightning_resnet.runs.identity import run_id
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.training.callbacks import Curvature, ResponseStds
 from lightning_resnet.training.hooks import TrainingHooks
@@ -41,8 +43,9 @@ def elastic(recipe: list[str], run: Run) -> Iterator[Finding]:
     config = parse("fit", recipe)
     ranks = ranks_asked(config)
     last = run.last_attempt()
+    own = parse("fit", recipe[:2])
     # Older versions did not record the number of ranks.
-    before = (last and last["ranks"]) or ranks_asked(parse("fit", recipe[:2]))
+    before = (last and last["ranks"]) or ranks_asked(own)
     try:
         experiment = build_alone(recipe, callbacks=True)
         callbacks = experiment.trainer.callbacks
@@ -53,8 +56,11 @@ def elastic(recipe: list[str], run: Run) -> Iterator[Finding]:
         return
     data = experiment.data
     shared = experiment.trainer.accumulate_grad_batches * smallest_share(experiment.task)
-    sizes = world_sizes(data.batch_size, shared, max(before, ranks))
+    sizes = world_sizes(data.batch_size, shared, data.batch_size)
     yield Finding("ok", "ranks", f"now {before}, then {made.text}; possible is {sizes}")
+    if run_id(parse_yaml(config.resolved)) != run_id(parse_yaml(own.resolved)):
+        text = "these settings make another run, which begins at step 1"
+        yield Finding("warning", "run", text, "only settings of the machine keep the run")
     if ranks == before:
         text = "as many ranks continue bitwise, on the CPU, or with --trainer.deterministic true"
         yield Finding("ok", "results", text)

@@ -354,7 +354,11 @@ def _last_error(log: Path) -> str:
     if any(line.startswith("run ") for line in lines):  # and has been removed since
         return ""
     errors = [line for line in lines if line.startswith(ERRORS)]
-    return printable(errors[-1]) if errors else ""
+    # What srun says of exit codes tells less than the program's own words, and than SLURM's reason.
+    own = [line for line in errors if line.startswith(ERRORS[0])]
+    reasons = [line for line in errors if "CANCELLED AT" in line]
+    found = own or reasons or errors
+    return printable(found[-1]) if found else ""
 
 
 def totals(sweep: Sweep, states: Mapping[str, str]) -> str:

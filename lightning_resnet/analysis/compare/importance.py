@@ -44,8 +44,9 @@ def importances(runs: Runs) -> pd.DataFrame:
     errors = errors[is_known.to_numpy()]
     if len(table) < LEAST or not keys:
         raise UserError(
-            f"--importance needs {LEAST} finished runs or more, and a setting that varies; there "
-            f"are {len(table)} runs, and {len(keys)} settings vary"
+            f"--importance needs {LEAST} finished runs or more, and a setting that varies; "
+            f"{len(table)} of {len(runs.runs)} runs are finished (one that was stopped early is "
+            f"not), and {len(keys)} settings vary"
         )
     if errors.max() - errors.min() < LEAST_RANGE:
         raise UserError("--importance: all runs have the same error, which no setting decides")
