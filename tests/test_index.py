@@ -96,6 +96,16 @@ def test_a_run_in_training_is_always_read(runs, reads):
     assert describe(runs)[2]["state"] == "running" and reads == [runs[2].name]
 
 
+def test_a_run_that_was_killed_is_read_once_until_another_attempt_begins(runs, reads):
+    write = (runs[2] / "attempts/2.json").write_text
+    write(json.dumps({"reason": "running", "heartbeat": time.time() - 1000}))
+    assert describe(runs)[2]["state"] == "dead"
+    reads.clear()
+    assert describe(runs)[2]["state"] == "dead" and not reads
+    (runs[2] / "attempts/3.json").write_text(json.dumps({"reason": "running", "last_step": 3}))
+    assert describe(runs)[2]["step"] == 3 and reads == [runs[2].name]
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1}', '{"version": 0, "runs": 3}'])
 def test_a_damaged_index_is_written_again(runs, reads, content):
     first = describe(runs)

@@ -22,6 +22,7 @@ from lightning_resnet.runs.directory import RunDir
 from lightning_resnet.runs.find import begun_runs, described_runs, find_run, find_runs
 from lightning_resnet.runs.labels import labels_in, link_label
 from lightning_resnet.runs.listing import _varying, describe, table
+from lightning_resnet.runs.metrics import MOST_METRICS
 from lightning_resnet.runs.shared import share
 from lightning_resnet.sweeps import slurm
 
@@ -70,6 +71,33 @@ def test_the_steps_of_a_limited_run_are_those_it_makes(cli):
     assert cli("fit", *TINY, *limit)[0] == 0
     (run,) = json.loads(cli("runs", "--json")[1])
     assert (run["step"], run["steps"]) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("last", "step"),
+    [
+        ({"reason": "preempted", "last_step": 60}, 60),
+        ({"reason": "running", "last_step": 55}, 60),  # its rows are ahead of its heartbeats
+        ({"reason": "failed", "last_step": 0}, 150),  # before it made a step
+    ],
+)
+def test_what_a_later_attempt_hides_is_not_listed(tmp_path, last, step):
+    """The later attempt continued from an older checkpoint than the first had reached."""
+    first = {"attempt": 1, "reason": "failed", "last_step": 150}
+    rows = [{"step": s, "epoch": 0, "attempt": 1, "val/acc1": s / 200} for s in (50, 100, 150)]
+    if step == 60:
+        rows.append({"step": 60, "epoch": 0, "attempt": 2, "time": 2.0, "train/loss": 1.0})
+    run = make_run(tmp_path / "s/a", rows=rows, attempts=[first, {"attempt": 2, **last}])
+    (found,) = describe([run])
+    assert found["step"] == step
+    assert found["val_error"] == pytest.approx(75 if step == 60 else 25)
+    rows[0] |= {"val/acc1": None}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert (describe([run])[0]["val_error"] is None) == (step == 60)
+    many = {f"m{i}": 1.0 for i in range(MOST_METRICS - 5)}
+    lines = (json.dumps(many | {"step": i, "epoch": 0, f"n{i}": 1.0}) for i in range(9))
+    (run / "metrics.jsonl").write_text("\n".join(lines))
+    assert describe([run])[0]["val_error"] is None
 
 
 def test_runs_are_told_to_programs(cli, two):

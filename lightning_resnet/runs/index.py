@@ -20,7 +20,7 @@ from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.shared import points
 from lightning_resnet.runs.status import status_of
 
-VERSION = 1  # of the facts; higher when they are read in another way
+VERSION = 2  # of the facts; higher when they are read in another way
 FILES = ("", "/config.yaml", "/meta.json", "/metrics.jsonl", "/attempts", "/checkpoints")
 Stamps = list[int]  # time and size of each file of a run that facts are from
 
@@ -138,7 +138,7 @@ class _Folder:
         run = Run(Path(path))
         before = _stamps(path, run.last_attempt())
         facts = read(run, details)
-        if facts.attempt and facts.attempt["reason"] != "running":
+        if facts.status not in ("new", "running"):
             self._kept[name] = (before, facts)
             self._has_changed = True
         return facts
@@ -176,7 +176,7 @@ def read(run: Run, details: bool) -> Facts:
         seconds=sum(attempt["seconds"] for attempt in attempts),
         step=step,
         steps=steps,
-        val_error=run.validation_error(),
+        val_error=run.validation_error(len(attempts)),
         began=meta.get("created") or (last["start"] if last else None),
         bytes=run.size() if details else None,
         settings=_settings(run) if details else None,

@@ -9,6 +9,7 @@ checkpoints/       last, prev, best; epoch-005 and such with --run.keep_epochs
 No file outside of this package names these files (tests/test_floor_plan.py).
 """
 
+import math
 import os
 import re
 from contextlib import suppress
@@ -25,7 +26,7 @@ from lightning_resnet.reading import (
     read_text,
     read_yaml,
 )
-from lightning_resnet.runs.metrics import Rows, read_rows
+from lightning_resnet.runs.metrics import Rows, merge, read_rows
 from lightning_resnet.runs.status import (
     ATTEMPT_FILE,
     is_like,
@@ -225,7 +226,9 @@ class Run:
     ) -> tuple[int, int]:
         """Return the optimizer steps done, and those of the full training.
 
-        The latter is 0 where meta.json does not tell.
+        The steps done are those of the last attempt that made any: it may have continued from an
+        older checkpoint than the attempt before reached. Those of the full training are 0 where
+        meta.json does not tell.
 
         Args:
             meta: content of meta.json, if it has been read.
@@ -233,11 +236,13 @@ class Run:
         """
         meta = self.meta() if meta is None else meta
         attempts = self.attempts() if attempts is None else attempts
-        done = max((attempt["last_step"] for attempt in attempts), default=0)
-        if attempts and attempts[-1]["reason"] == "running":  # its rows are ahead of its heartbeats
-            row = self.final_row("step")
-            if row and isinstance(row["step"], int):
-                done = max(done, row["step"])
+        done = 0
+        for attempt in reversed(attempts):
+            done = attempt["last_step"]
+            if attempt["reason"] == "running":  # its rows are ahead of its heartbeats
+                done = max(done, self._last_row_of(attempt["attempt"]))
+            if done:
+                break
         by_epochs = meta.get("steps_per_epoch", 0) * max(0, meta.get("epochs") or 0)
         return done, meta.get("steps") or by_epochs  # older runs tell epochs only
 
@@ -271,12 +276,30 @@ class Run:
                 return row
         return None
 
-    def validation_error(self) -> float | None:
-        """Return the error (%) of the last evaluation; None where there is none."""
-        row = self.final_row("val/acc1")
-        if row is None or row["val/acc1"] is None:
+    def _last_row_of(self, attempt: int) -> int:
+        """Return the step of the last row, if it is one of this attempt; else 0."""
+        row = self.final_row("step") or {}
+        step = row.get("step")
+        return step if row.get("attempt", 1) == attempt and isinstance(step, int) else 0
+
+    def validation_error(self, attempts: int) -> float | None:
+        """Return the error (%) of the last evaluation; None where there is none.
+
+        Args:
+            attempts: number of attempts; rows of one attempt hide none, and are read faster.
+        """
+        if attempts < 2:
+            row = self.final_row("val/acc1") or {}
+            accuracy = row.get("val/acc1")
+            return None if accuracy is None else 100 * (1 - accuracy)
+        try:
+            rows = merge(self.rows(train=False).rows)
+        except (OSError, ValueError):
             return None
-        return 100 * (1 - row["val/acc1"])
+        accuracies = [row["val/acc1"] for row in rows if "val/acc1" in row]
+        if not accuracies or not math.isfinite(accuracies[-1]):
+            return None
+        return 100 * (1 - accuracies[-1])
 
 
 def _read_attempt(number: int, file: Path) -> dict[str, Any]:
