@@ -281,6 +281,10 @@ def test_bad_zips_are_one_line(tmp_path):
     with pytest.raises(UserError, match="leads out of the archive"):
         zip_members(path)
     with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("Q", b"x")
+    path.write_bytes(path.read_bytes().replace(b"Q", b"\0"))
+    fails("has a member without a name", tmp_path)
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.JPEG", b"x")
     fails("another zip than Kaggle's", tmp_path)
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
@@ -301,6 +305,7 @@ def test_bad_zips_are_one_line(tmp_path):
         ([("../a.jpg", b"x")], "leads out of the archive"),
         ([("/a.jpg", b"x")], "leads out of the archive"),
         ([("readme.txt", b"x")], "has no images"),
+        ([("", b"x")], "has a member without a name"),
         ([("a.jpg", b"x"), ("a.json", b"{")], "a.json is no JSON"),
         ([("a.jpg", b"x"), ("a.cls", b"3"), ("b.jpg", b"x"), ("b.cls", b"0")], "none is 1"),
         ([("a.jpg", b"x"), ("a.cls", b"-2")], "must count from 0"),
@@ -487,7 +492,7 @@ def test_members_that_would_fill_the_memory_are_refused_when_they_are_listed(tmp
     monkeypatch.setattr("lightning_resnet.data.archives.MAX_BYTES", 5000)
     path = tmp_path / "train_images_0.tar.gz"
     path.write_bytes(gzip.compress(tar([("a.JPEG", bytes(6000))])))
-    with pytest.raises(UserError, match="a.JPEG has 6,000 bytes"):
+    with pytest.raises(UserError, match="a.JPEG has 6,000 bytes, as no image"):
         tar_members(path)
     head = tarfile.TarInfo("././@LongLink")
     for kind, size, words in (

@@ -121,7 +121,7 @@ def tar_members(path: Path, start: int = 0) -> list[Member]:
                         raise tarfile.TarError("its members do not follow one another")
                     last = m.offset_data
                     if is_packed and m.size > MAX_BYTES:
-                        raise tarfile.TarError(f"{m.name} has {m.size:,} bytes")
+                        raise tarfile.TarError(f"{m.name} has {m.size:,} bytes, as no image")
                     if m.isfile():
                         members.append(Member(str(path), m.name, m.offset_data, m.size))
             while is_packed and file.read(BUFFER):  # the sum of all stands at the end
@@ -143,7 +143,7 @@ def zip_members(path: Path) -> list[Member]:
     """
     try:
         with open_plain(path) as file, zipfile.ZipFile(file) as archive:
-            found = [info for info in archive.infolist() if not info.is_dir()]
+            found = [info for info in archive.infolist() if not info.filename.endswith("/")]
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError) as e:
         raise damaged(path, e) from e
     for info in found:
@@ -290,6 +290,8 @@ def _check_names(path: Path, members: list[Member]) -> None:
                 f"{path} has a member {name}, whose path leads out of the archive: it is not the "
                 "file it should be; download it from its own source"
             )
+        if not name:
+            raise UserError(f"{path} has a member without a name: download it again")
         if name in seen:
             raise UserError(
                 f"{path} has two members called {name}: download it again, or write it with one "
