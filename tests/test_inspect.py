@@ -14,6 +14,7 @@ from torch import nn
 from lightning_resnet.analysis.inspection.derivation import derivation, sentence
 from lightning_resnet.analysis.inspection.gradients import gradients, summarise
 from lightning_resnet.analysis.inspection.report import module_of, summary
+from lightning_resnet.analysis.inspection.responses import responses
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet
 from lightning_resnet.models.activations import record_blocks
@@ -158,6 +159,36 @@ def test_a_hash_that_looks_like_a_number_stays_one(cli):
 def test_mistakes_are_one_line(cli, args, message):
     code, _, err = cli("inspect", *args)
     assert code == 2 and message in err and err.count("\n") == 1
+
+
+SMALL = ["--run.threads", 1, "--model.net.depth", 8, "--model.net.width", 4]
+OVERFLOW = [*SMALL[:3], 38, "--model.net.norm", "none", "--model.net.init", 100]
+FOREIGN = ["--model.net", "torchvision.models.resnet18", "--model.net.num_classes", 10]
+BOTTLENECK = [*SMALL[:3], 11, "--model.net.block", "bottleneck", "--model.net.shortcut", "none"]
+
+
+@pytest.mark.parametrize(
+    ("what", "flags", "message"),
+    [
+        ("landscape", OVERFLOW, "not the logits of a batch"),
+        ("responses", OVERFLOW, "not the logits of a batch"),
+        ("probes", OVERFLOW, "not the logits of a batch"),
+        ("gradients", ["--data.batch_size", 1, *FOREIGN], "batch norm sees 1 image at a time"),
+        ("lesions", BOTTLENECK, "no block of this net can be deleted"),
+    ],
+)
+def test_nets_that_cannot_be_measured_are_one_line(cli, what, flags, message):
+    code, _, err = cli("inspect", what, DIGITS, *flags, "--batches", 1)
+    assert code == 2 and message in err and err.count("\n") == 1
+
+
+def test_nets_without_3x3_layers_have_no_responses():
+    net = Own()
+    for block in net.body:
+        block.conv = nn.Conv2d(8, 8, 5, padding=2)
+    net.stem = nn.Conv2d(3, 8, 5)
+    with pytest.raises(UserError, match="has no 3x3 convolutions"):
+        responses(net, [digits(4)])
 
 
 def test_imagenet_nets_are_inspected_too():

@@ -568,6 +568,13 @@ def test_maps_fit_the_screen_and_paper(shown_maps, width):
     assert pdf.startswith(b"%PDF")
 
 
+def test_a_figure_without_a_value_to_draw_has_words():
+    frame = pd.DataFrame({"net": "depth 8", "index": [0, 1], "norm": 0.0})
+    empty = panels(frame, [Panel("norm", "norm of F(x)", "index", "block", log=True)], "title")
+    assert empty.charts == [] and "no value to draw: norm of F(x)" in empty.texts[0].get_text()
+    assert "<noscript>" in page_of.drawing(empty, "caption")
+
+
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory):
     """A page like that of `inspect why`: measures at stages, one with a map."""

@@ -232,6 +232,7 @@ def test_a_shortcut_of_its_own_kind_goes_before_others(tmp_path):
         ({"shortcut": "C", "init": "he_fan_in"}, "12.22", ()),
         ({"shortcut": "C", "stochastic_depth": 0.5}, "12.22", ("extras",)),
         ({"shortcut": "C", "drop_blocks": ["layer1.1"]}, "12.22", ("dropped",)),
+        ({"shortcut": "C", "drop_blocks": 5}, "12.22", ()),
         ({"shortcut": "none", "norm": "none", "activation": "tat"}, "above 20", ("activation",)),
         ({"block": "bn_after_add"}, "8.17", ()),
         ({"block": "single"}, "9.90", ()),

@@ -200,6 +200,14 @@ def length(experiment: Experiment) -> Length:
     return Length(steps, total, -(-total // steps))
 
 
+def without_variance(net: torch.nn.Module, images: int) -> UserError:
+    """Return the error of a net whose batch norm sees one value per channel."""
+    return UserError(
+        f"batch norm sees {images} image at a time, of 1x1 in {type(net).__name__}, which has no "
+        "variance: choose a larger --data.batch_size (per rank and accumulated part) or --data.size"
+    )
+
+
 def check_training(experiment: Experiment, made: "Batches") -> None:
     """Try a copy of the net in training mode: its output, and whether batch norm has enough values.
 
@@ -223,11 +231,7 @@ def check_training(experiment: Experiment, made: "Batches") -> None:
     except ValueError as e:
         if "more than 1 value per channel" not in str(e):
             raise
-        raise UserError(
-            f"batch norm sees {made.seen} image at a time, of 1x1 in {type(net).__name__}, which "
-            "has no variance: choose a larger --data.batch_size (per rank and accumulated part) or "
-            "--data.size"
-        ) from e
+        raise without_variance(net, made.seen) from e
     check_logits(net, found, images)
 
 

@@ -109,12 +109,16 @@ def panels(
 
     Args:
         frame: with a column `net` and those the panels name.
-        each: the panels; those without a value that can be drawn are left out.
+        each: the panels; those without a value that can be drawn are left out, and words stand in
+            place of all of them.
         title: above the panels.
         chance: a dotted line across the panels.
     """
     colours = palette(list(dict.fromkeys(frame["net"])))
-    each = [panel for panel in each if _has_values(frame[panel.y], panel.log)]
+    drawable = [panel for panel in each if _has_values(frame[panel.y], panel.log)]
+    if not drawable:
+        return _nothing(each, title)
+    each = drawable
     n = len(each)
     size = (max(7.0, 4.6 * n), 4.2 + 0.22 * len(colours))
     with matplotlib.style.context(STYLE):
@@ -275,6 +279,18 @@ def draw_panel(ax: Axes, part: pd.DataFrame, panel: Panel, colour: str, dashed: 
     draw_mean(ax, mean.index, mean, low, high, colour, **style)
     if panel.level:
         ax.axhline(part[panel.level].mean(), color=colour, linestyle="--", linewidth=1.0)
+
+
+def _nothing(each: Sequence[Panel], title: str) -> Drawing:
+    """Return a drawing without panels, which tells what has no value that can be drawn."""
+    with matplotlib.style.context(STYLE):
+        figure = Drawing(figsize=(7.0, 2.0), dpi=150)
+        figure.charts = []
+        missing = ", ".join(dict.fromkeys(panel.title for panel in each))
+        figure.text(0.5, 0.5, f"no value to draw: {missing}", ha="center", va="center", wrap=True)
+        if title:
+            figure.suptitle(title, fontsize=14)
+    return figure
 
 
 def _has_values(values: pd.Series, log: bool) -> bool:

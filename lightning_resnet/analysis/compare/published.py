@@ -368,7 +368,8 @@ def _init(run: pd.Series) -> str:
 
 def _dropped(run: pd.Series) -> int:
     """Return how many blocks a net goes without."""
-    return len(yaml.safe_load(_get(run, NET + "drop_blocks") or "[]"))
+    names = yaml.safe_load(str(_get(run, NET + "drop_blocks") or "[]"))
+    return len(names) if isinstance(names, list) else 0
 
 
 def _block(run: pd.Series) -> str:

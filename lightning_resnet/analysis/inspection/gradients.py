@@ -158,7 +158,7 @@ def parts(block: BlockActivations, at_y: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
     """Measure one net for `inspect gradients`."""
-    return gradients(subject.finite_net, subject.train)
+    return gradients(subject.finite_net_in_training, subject.train)
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:

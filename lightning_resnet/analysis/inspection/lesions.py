@@ -16,6 +16,7 @@ from torch import nn
 
 from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.inspection.subjects import Subject
+from lightning_resnet.errors import UserError
 from lightning_resnet.models.activations import Batch, BlockActivations, error, record_blocks
 from lightning_resnet.models.surgery import alike, drop, droppable, permute
 from lightning_resnet.progress import metered
@@ -52,9 +53,17 @@ def lesions(
     Returns:
         Columns lesion (none | one | delete | permute), block (of `one`), index, changed (number of
         blocks), error.
+
+    Raises:
+        UserError: no block can be deleted.
     """
     with torch.no_grad():
         _, blocks = record_blocks(net, batches[0][0][:2])
+    if not droppable(blocks):
+        raise UserError(
+            "no block of this net can be deleted: all are plain and change the shape; inspect a "
+            "deeper net, or one with shortcuts"
+        )
     plan = list(_plan(blocks, draws, np.random.default_rng(seed)))
     rows = []
     for row, lesion in metered(plan, len(plan), "lesions"):

@@ -131,7 +131,7 @@ def effective(table: pd.DataFrame) -> tuple[int, int]:
 
 def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
     """Measure one net for `inspect paths`."""
-    return paths(subject.finite_net, subject.train[0], args.draws)
+    return paths(subject.finite_net_in_training, subject.train[0], args.draws)
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:

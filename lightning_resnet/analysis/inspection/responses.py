@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.inspection.subjects import Subject
+from lightning_resnet.errors import UserError
 from lightning_resnet.models.activations import (
     Batch,
     BlockActivations,
@@ -54,7 +55,15 @@ def responses(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
     """Return one row per 3x3 layer, in order of depth, with the columns that `LEGEND` explains.
 
     Layers of no block (the stem) have no ratio.
+
+    Raises:
+        UserError: the net has no 3x3 layers.
     """
+    if not any(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in net.modules()):
+        raise UserError(
+            f"{type(net).__name__} has no 3x3 convolutions, whose responses are measured: inspect "
+            "gradients, paths or lesions, which are about blocks"
+        )
     stds = []
     ratios = []
     descents = []
@@ -120,7 +129,7 @@ def weight_norm(block: nn.Module) -> float:
 
 def measure(subject: Subject, args: Namespace) -> pd.DataFrame:
     """Measure one net for `inspect responses`."""
-    return responses(subject.finite_net, subject.train)
+    return responses(subject.finite_net_in_training, subject.train)
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:

@@ -18,10 +18,11 @@ from torch import nn
 
 from lightning_resnet.analysis.compare.load import short_names
 from lightning_resnet.config.recipe import Experiment
+from lightning_resnet.config.summary import without_variance
 from lightning_resnet.config.trust import Foreign
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.machine import cores
-from lightning_resnet.models.activations import Batch
+from lightning_resnet.models.activations import Batch, train_mode
 from lightning_resnet.progress import metered
 from lightning_resnet.reading import read_yaml
 from lightning_resnet.runs.checkpoint import classes_in, newest_of
@@ -75,18 +76,51 @@ class Subject:
 
     @property
     def finite_net(self) -> nn.Module:
-        """The net in eval mode, on the device.
+        """The net in eval mode, on the device, for measures in eval mode.
 
         Raises:
-            UserError: a weight or statistic is infinite or NaN.
+            UserError: a weight or statistic, or a logit of a batch, is infinite or NaN.
         """
+        self._check_weights()
+        with torch.no_grad():
+            self._check_logits(self.net(self.train[0][0]))
+        return self.net
+
+    @property
+    def finite_net_in_training(self) -> nn.Module:
+        """The net in eval mode, on the device, for measures in train mode.
+
+        Raises:
+            UserError: a weight or statistic, or a logit of a batch in train mode, is infinite or
+                NaN, or batch norm sees one value.
+        """
+        self._check_weights()
+        images = self.train[0][0]
+        net = self.net
+        try:
+            with torch.no_grad(), train_mode(net):
+                self._check_logits(net(images))
+        except ValueError as e:
+            if "more than 1 value per channel" not in str(e):
+                raise
+            raise without_variance(net, len(images)) from e
+        return net
+
+    def _check_weights(self) -> None:
         for name, tensor in self.net.state_dict().items():
             if not torch.isfinite(tensor).all():
                 raise UserError(
                     f"{name} is not finite (NaN or infinite): nothing can be measured there; "
                     "inspect an earlier checkpoint, --at best"
                 )
-        return self.net
+
+    def _check_logits(self, logits: torch.Tensor) -> None:
+        if not torch.isfinite(logits).all():
+            raise UserError(
+                "all weights are finite, but not the logits of a batch (NaN or infinite): nothing "
+                "can be measured there; inspect an earlier checkpoint, --at best, or start with "
+                "another --model.net.init"
+            )
 
     @cached_property
     def settings(self) -> dict[str, Any]:
