@@ -395,6 +395,21 @@ def test_a_reference_is_made_of_finished_runs_only(tmp_path):
         verb(export)(["runs/mine", "--about", "x"])
 
 
+def test_a_reference_has_no_strays_and_no_half_of_a_set(tmp_path):
+    for name in "ab":
+        done = {"attempt": 2, "reason": "finished", "seconds": 3.0, "heartbeat": 1.0}
+        run = make_run(tmp_path / "runs/mine" / name, attempts=[{}, done])
+        (run / "attempts/._1.json").write_bytes(b"\0\5\x16\7")
+        (run / "attempts/1.json").write_text("{")  # torn
+    assert verb(export)(["runs/mine", "--reference", "new"]) == 0
+    kept = sorted(path.name for path in (tmp_path / "new/a").rglob("*") if path.is_file())
+    assert kept == ["2.json", "config.yaml", "meta.json", "metrics.jsonl"]
+    (tmp_path / "runs/mine/b/meta.json").write_text("{")
+    with pytest.raises(UserError, match="b/meta.json"):
+        verb(export)(["runs/mine", "--reference", "other"])
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("argument", [("at", "0.5"), ("warmup", "auto"), ("warmup_epochs", "x")])
 def test_arguments_of_a_users_own_schedule_are_not_read(argument):
     name, value = argument

@@ -101,8 +101,7 @@ class Run:
 
     def files(self) -> list[Path]:
         """List the files that exist and that tables are made of."""
-        files = [self.config_file, self.meta_file, self.rows_file]
-        files += sorted(self.attempts_folder.glob("*.json"))
+        files = [self.config_file, self.meta_file, self.rows_file, *self.attempt_files().values()]
         return [file for file in files if file.exists()]
 
     def has_begun(self) -> bool:

@@ -14,7 +14,7 @@ import yaml
 from lightning_resnet.errors import UserError
 from lightning_resnet.files import write_file
 from lightning_resnet.masking import mask
-from lightning_resnet.reading import open_plain, parse_yaml
+from lightning_resnet.reading import open_plain, parse_json, parse_yaml
 from lightning_resnet.runs.reader import Run
 
 FOLDERS = re.compile(r"(^|=)(?:/|~/)(?:[^/]+/)*(?=[^/])")  # before the name of a file
@@ -31,7 +31,8 @@ def write_reference(runs: Sequence[Run], folder: Path, about: str = "") -> list[
             meta.json.
 
     Raises:
-        UserError: a run has not finished.
+        UserError: a run has not finished, or its recipe or meta.json is damaged; then nothing is
+            written.
     """
     for run in runs:
         if run.status() != "finished":
@@ -39,23 +40,40 @@ def write_reference(runs: Sequence[Run], folder: Path, about: str = "") -> list[
                 f"{run.path} has not finished ({run.status()}): run its command again, or name the "
                 "finished runs one by one"
             )
-    written = []
+    texts: dict[Path, str] = {}
     for run in runs:
-        for file in run.files():
-            with open_plain(file) as plain:
-                text = plain.read().decode(errors="replace")
-            if file == run.config_file:
-                run.config()  # refuses a damaged file
-                text = _without_folders(text)
-            text = mask(text)
-            if file.suffix == ".json":
-                content = _public(json.loads(text))
-                if file == run.meta_file and about:
-                    content["about"] = about
-                text = json.dumps(content, indent=1) + "\n"
-            write_file(folder / run.path.name / file.relative_to(run.path), text.encode())
-        written.append(folder / run.path.name)
-    return written
+        for file, text in _texts(run, about).items():
+            texts[folder / run.path.name / file.relative_to(run.path)] = text
+    for file, text in texts.items():
+        write_file(file, text.encode())
+    return [folder / run.path.name for run in runs]
+
+
+def _texts(run: Run, about: str) -> dict[Path, str]:
+    """Return what is copied of each file of a run; an attempt that is damaged is left out.
+
+    Raises:
+        UserError: recipe or meta.json cannot be read.
+    """
+    run.config()
+    run.meta(strict=True)
+    texts = {}
+    for file in run.files():
+        with open_plain(file) as plain:
+            text = plain.read().decode(errors="replace")
+        if file == run.config_file:
+            text = _without_folders(text)
+        text = mask(text)
+        if file.suffix == ".json":
+            try:
+                content = _public(parse_json(text))
+            except ValueError:
+                continue
+            if file == run.meta_file and about:
+                content["about"] = about
+            text = json.dumps(content, indent=1) + "\n"
+        texts[file] = text
+    return texts
 
 
 def _without_folders(text: str) -> str:
