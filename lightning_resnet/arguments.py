@@ -367,6 +367,9 @@ class Parser(argparse.ArgumentParser):
             before = word
             if meaning and not is_value and not is_there:
                 others = [f" {other}" for other in words if other != word]
+                if meaning.endswith(">"):
+                    files = [other for other in others if other.endswith((".yaml", ".yml"))]
+                    others = files[:1] or [" my.yaml"]
                 raise UserError(
                     f"{self.prog} {word}; did you mean resnet-cli {meaning}{''.join(others)}?"
                 )

@@ -223,6 +223,10 @@ def _file_of(word: str) -> Path:
         raise UserError(f"--config {shown}: write --config {shown.replace(',', ' --config ')}")
     if not word:
         raise UserError("--config needs a value: a recipe, such as digits")
+    first, *others = word.split() or [word]
+    is_line = (others[:1] or ["--"])[0].startswith("-")
+    if first != word and is_line and not file.exists() and shipped.recipe_file(first).is_file():
+        raise UserError(f"--config '{shown}': leave the quotes out: --config {word.strip()}")
     if file.exists() and file.suffix not in (".yaml", ".yml", ".json", ""):
         if file.suffix in (".ckpt", ".pth", ".pt", ".th", ".safetensors"):
             raise UserError(
@@ -818,7 +822,7 @@ class Checked:
                 example = f"name a run instead of the net: resnet-cli {self.verb} RUN"
             if self.verb == "predict":
                 example = "name a run or weights, then images: resnet-cli predict "
-                example += "torchvision:resnet18 IMAGE..."
+                example += "torchvision:resnet18.IMAGENET1K_V1 IMAGE..."
             raise UserError(f"{does} on which images? {example}")
         if self._is_missing("model.net"):
             example = "--arch resnet20, or a recipe such as --config digits"

@@ -38,18 +38,23 @@ def recipe(word: str) -> str:
     name = re.sub(r"\.(yaml|yml|json)$", "", os.path.normpath(word))
     name = name.removeprefix("configs/").lower().replace("-", "_")
     known = shipped.recipes()
-    name = by_word(tables.RECIPES).get(name, name)
-    if " " in name:
-        return f": {name}"
+    told = by_word(tables.RECIPES).get(name, "")
+    if " " in told:
+        return f": {told}"
+    name = told or name
     inside = [each for each in known if each.startswith(f"{name.strip('/')}/")]
     if inside:
         return f": {name} is a folder of recipes: {', '.join(inside)}"
     last = name.rpartition("/")[2]
     for each in known:
-        if last in (each, each.rpartition("/")[2]):
+        if last.replace("_", "") in (each, each.rpartition("/")[2]) or last == each:
             return f"; did you mean {each}?"
     if re.fullmatch(r"(res|plain|preres)_?(net)?_?\d+", last):
-        return f": {last} is a net, which a recipe may train: --config digits --arch {last}"
+        net = last.replace("_", "")
+        folder = name.rpartition(last)[0]
+        own = [each for each in known if folder and each.startswith(f"{folder}resnet")]
+        example = f"--config {[*own, 'digits'][0]} --arch {net}"
+        return f": {net} is a net, which a recipe may train: {example}"
     sources = {cls.lower(): cls for cls in keys()["data.source"].classes}
     if last in sources:
         cls = sources[last]
@@ -274,17 +279,21 @@ def refuse_unknown(hub: str, model: str, tag: str, weights: Mapping[str, Sequenc
 
 
 def hub_name(word: str) -> str:
-    """Return the name of weights on a hub that a word may be meant for; empty: none."""
+    """Return the name of weights on a hub that a word may be meant for; empty: none.
+
+    A net of torchvision without the name of its weights gets the last one that there is.
+    """
     if other := re.fullmatch(r"(?:hf[-_]hub|huggingface|hf)[:/]+(.+)", word):
         word = other[1]
         return hub_name(word) or f"hf:{word}"
     if other := re.fullmatch(r"(torchvision|timm)(?:\.models\.|[./:])(\w+(?:\.\w+)?)", word):
-        return f"{other[1]}:{other[2]}"
+        full = hub_name(other[2]) if other[1] == "torchvision" else ""
+        return full or f"{other[1]}:{other[2]}"
     net, _, tag = word.partition(".")
-    if net.removesuffix("_Weights").lower() in nets_of("torchvision") and (
-        not tag or tag.isupper() or tag[:8] == "IMAGENET"
-    ):
-        return f"torchvision:{net.removesuffix('_Weights').lower()}{'.' if tag else ''}{tag}"
+    net_of_torchvision = net.removesuffix("_Weights").lower()
+    weights = weights_of_torchvision().get(net_of_torchvision, [])
+    if weights and (not tag or tag.isupper() or tag[:8] == "IMAGENET"):
+        return f"torchvision:{net_of_torchvision}.{tag or weights[-1]}"
     if tag and re.fullmatch(r"[a-z][a-z0-9_]+\.[a-z0-9_]+", word):
         return f"timm:{word}"
     owner, _, _ = word.partition("/")

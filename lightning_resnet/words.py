@@ -33,6 +33,8 @@ RECIPES = {
 BEFORE = "srun mpirun mpiexec nohup nice time sudo env timeout watch"
 # programs that start ranks, which fit does by itself
 STARTERS = "launch torchrun python python3 accelerate deepspeed horovodrun lightning fabric"
+# what `wandb` does by itself, and not our `sync`
+OF_WANDB = "login logout agent sweep init online offline status disabled enabled artifact verify"
 # verbs of other programs -> ours, or a sentence
 VERBS = {
     "train run start finetune fine_tune pretrain learn": "fit",
@@ -646,7 +648,7 @@ SUBWORDS = {
         "cancel stop kill": "sweep --cancel",
         "retry resume": "sweep --retry-failed",
         "ls list show print dry": "sweep --list",
-        "create init new": "recipes digits_degradation",
+        "create init new make": "recipes digits_degradation >",
     },
     "sync": {"run all wandb up push": "sync"},
     "compare": {"run all ls list": "compare", "diff": "compare --diff", "plot": "compare"},
@@ -791,7 +793,11 @@ FLAGS = {
         "reference ref": "measured runs are words: resnet-cli compare RUNS reference:digits",
     },
     "inspect": {
-        "weights activations features": "responses",
+        "weights activations": "responses",
+        "features embeddings representations": (
+            "probes measures what can be read from each block, similarity what blocks have in "
+            "common"
+        ),
         "hessian eigenvalues sharpness": "curvature",
         "cka": "similarity",
         "loss surface contour": "landscape",
@@ -892,7 +898,7 @@ FLAGS = {
             "measures a recipe"
         ),
         "n iters iterations epochs": "--steps",
-        "speed throughput gpu images fps fit training": "train",
+        "speed throughput images fps fit training": "train",
         "data dataloader dataset io": "loader",
         "inference predict": "evaluation",
         "all": "name one of them",

@@ -11,6 +11,7 @@ import pytest
 from helpers.command_line import TINY
 from helpers.made_runs import make_run
 from helpers.spies import spy
+from helpers.typed import KNOWN
 from PIL import Image
 
 from lightning_resnet.analysis import load_runs
@@ -230,8 +231,10 @@ def test_rm_refuses_what_is_live_and_what_is_no_run(cli, two):
         (["runs/digits/points"], "is no run and holds none"),
         (["notes"], "is no run and holds none"),
         (["x.ckpt"], "is no run directory"),
-        (["runs"], "runs holds 4 runs, in folders of their own: name those, such as runs/digits"),
+        (["runs"], "runs holds 4 runs, in folders of their own: name those; resnet-cli runs runs"),
         (["reference:digits"], "comes with the package"),
+        ([str(KNOWN.parent)], "comes with the package"),
+        ([str(KNOWN)], "comes with the package"),
         (["digits"], "is being trained by attempt 1"),
         ([first, "nothere"], "does not exist"),
     ):

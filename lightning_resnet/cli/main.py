@@ -57,6 +57,7 @@ VERBS = {
 }
 
 
+WITH_VERBS = ("data", "inspect", "bench")  # verbs that another word of what to do follows
 DATA = "data"  # folder of the sets that `data get` fetches, unless a recipe gives another
 # source -> what to say of its folder or file that is not there
 MISSING = {
@@ -96,6 +97,8 @@ def _unknown_verb(argv: list[str]) -> str:
     plain = word.lower().lstrip("-").replace("-", "_")
     meanings = tables.by_word(tables.VERBS)
     known = {name: name for name in VERBS} | meanings
+    if word in ("--h", "-help"):
+        return f"unknown option {word}; did you mean --help?"
     if word.startswith("-"):
         told = f": {meanings[plain]}" if " " in meanings.get(plain, "") else ""
         told = told or "; the verb comes first, and resnet-cli --help lists them"
@@ -103,10 +106,25 @@ def _unknown_verb(argv: list[str]) -> str:
     if plain in tables.BEFORE.split() and at:
         rightly = shlex.join([*argv[:at], "resnet-cli", *argv[at:]])
         return f"unknown verb {shown}: {word} comes first: {rightly}"
+    if plain == "wandb" and argv[1:2] and argv[1] in tables.OF_WANDB.split():
+        return f"{shown} is a command of its own: leave resnet-cli out: {shlex.join(argv)}"
+    if plain in ("python", "python3") and any(other.endswith(".py") for other in argv):
+        return f"{shown} is a command of its own: leave resnet-cli out: {shlex.join(argv)}"
     if plain in tables.STARTERS.split() and at:
         rightly = shlex.join(["resnet-cli", *argv[at:]])
         return f"unknown verb {shown}: fit starts the ranks itself, with --devices N: {rightly}"
+    if plain == "info" and argv[1:]:
+        verb = "data info" if argv[1].endswith(".beton") else "runs"
+        return f"unknown verb {shown}; did you mean resnet-cli {verb} {shlex.join(argv[1:])}?"
     meant = known.get(plain)
+    for parent in () if meant else WITH_VERBS:
+        below = _below(parent)
+        sub = plain.removeprefix(f"{parent}_")
+        meaning = tables.by_word(tables.FLAGS[parent]).get(sub, sub)
+        if meaning in below and (sub != plain or sub in below):
+            rightly = shlex.join([parent, meaning, *argv[1:]])
+            return f"unknown verb {shown}; did you mean resnet-cli {rightly}?"
+    meant = meant or most_similar(plain, VERBS, 0.85)
     if not meant and at:
         rightly = shlex.join(["resnet-cli", *argv[at:]])
         return f"unknown verb {shown}; did you mean {rightly}?"
@@ -123,6 +141,12 @@ def _unknown_verb(argv: list[str]) -> str:
         return f"unknown verb {shown}; resnet-cli --help lists them"
     is_verb = meant.split()[0] in VERBS and len(meant.split()) <= 3
     return f"unknown verb {shown}; did you mean {meant}?" if is_verb else f"{shown}: {meant}"
+
+
+def _below(verb: str) -> list[str]:
+    """Return the words that may follow a verb of several, such as `get` after `data`."""
+    parser = import_module(f"lightning_resnet.cli.{verb}").make_parser()
+    return [str(word) for word in next(a.choices for a in parser._actions if a.choices)]
 
 
 def continues(argv: list[str]) -> bool:

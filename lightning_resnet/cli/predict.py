@@ -9,6 +9,7 @@ from pathlib import Path
 from lightning_resnet.arguments import TRUST, Parser, device, positive, value_of
 from lightning_resnet.errors import UserError, printable, tell
 from lightning_resnet.flags import refuse_training
+from lightning_resnet.meant import check_named
 from lightning_resnet.runs.find import LOOKS, check_weights, find_runs
 from lightning_resnet.runs.names import is_hub_name
 
@@ -103,6 +104,7 @@ def check_words(run: str, images: Sequence[str], root: str) -> None:
         UserError: the message tells how to write the command line.
     """
     if is_hub_name(run) and not images:
+        check_named(run)
         raise UserError(f"predict which images? resnet-cli predict {run} IMAGE...")
     names = [word for word in images if not word.lower().partition("?")[0].endswith(LOOKS)]
     runs = [word for word in names if is_hub_name(word) or _has_run(Path(word))]

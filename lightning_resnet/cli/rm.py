@@ -19,6 +19,7 @@ from lightning_resnet.runs.removal import (
     remove_rest,
     runs_in,
 )
+from lightning_resnet.shipped import REFERENCE
 
 
 def make_parser() -> Parser:
@@ -51,18 +52,18 @@ def run(args: Namespace) -> int:
     sweeps: dict[Path, list[str]] = {}  # folder -> folders in it that go too
     for word in args.runs:
         folder = sweep_folder(word, args.root)
-        if word.startswith("reference:"):
-            raise UserError(f"{printable(word)} comes with the package, and is not removed")
         if folder.is_symlink() and not is_run(folder):
             folder = folder.resolve()
         found = None
         if folder.is_dir() and not is_run(folder):
-            found = runs_in(folder)
+            found = runs_in(folder, None if args.yes else Path(args.root))
         if found is None:
             found = [find_run(word, args.root)]
         else:
             _refuse_queued(folder)
             sweeps[folder.absolute()] = extras_of(folder)
+        if any(path.resolve().is_relative_to(REFERENCE.resolve()) for path in (folder, *found)):
+            raise UserError(f"{printable(word)} comes with the package, and is not removed")
         removals |= {removal.run.absolute(): removal for removal in plan(found)}
     real = {removal.run.resolve() for removal in removals.values() if not removal.stays}
     removals = {path: each for path, each in removals.items() if each.stays not in real}

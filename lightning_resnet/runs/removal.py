@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.runs.find import find_runs
+from lightning_resnet.runs.find import find_runs, quote
 from lightning_resnet.runs.labels import is_label, links_in
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.shared import claims_of, is_shared, links_of_sweeps
@@ -86,11 +86,12 @@ def refuse_live(removal: Removal) -> None:
         )
 
 
-def runs_in(folder: Path) -> list[Path] | None:
+def runs_in(folder: Path, root: Path | None) -> list[Path] | None:
     """Return the runs of a sweep, links to those of others too; None: the folder is no sweep's.
 
     Args:
         folder: a folder that is no run.
+        root: folder of all runs; the error names an example in it. None: the error names none.
 
     Raises:
         UserError: the runs lie in folders below it.
@@ -98,9 +99,11 @@ def runs_in(folder: Path) -> list[Path] | None:
     runs = [*find_runs([folder], shared=True)]
     below = sorted({run.parent for run in runs if run.parent != folder})
     if below:
+        inside = [path for path in below if root and path.resolve().is_relative_to(root.resolve())]
+        example = f", such as {inside[0]}" if inside else ""
         raise UserError(
-            f"{folder} holds {len(runs)} runs, in folders of their own: name those, such as "
-            f"{below[0]}"
+            f"{folder} holds {len(runs)} runs, in folders of their own: name those{example}; "
+            f"resnet-cli runs {quote(folder)} lists them"
         )
     return runs if runs or any((folder / name).is_dir() for name in EXTRAS[:2]) else None
 
