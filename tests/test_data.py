@@ -458,8 +458,10 @@ def test_a_folder_is_checked(cli, folder, tmp_path):
     (root / "train/cat/0.png").write_bytes(b"no image")
     (root / "val/dog/twin.png").write_bytes((root / "train/cat/1.png").read_bytes())
     (root / "train/dog/x.heic").touch()
+    (root / "train/outside.png").touch()
     code, out, _ = cli("data", "check", root, "--json")
     found = json.loads(out)
+    assert found["outside"] == 1
     assert code == 1 and found["counts"]["train/cat"] == 4 and found["ignored"] == {".heic": 1}
     assert [*found["unreadable"]] == [str(root / "train/cat/0.png")]
     twins = [str(root / "train/cat/1.png"), str(root / "val/dog/twin.png")]
@@ -467,7 +469,18 @@ def test_a_folder_is_checked(cli, folder, tmp_path):
     code, out, _ = cli("data", "check", root)
     assert code == 1 and f"the same bytes (in several classes or splits): {', '.join(twins)}" in out
     assert f"cannot be read: {root}/train/cat/0.png: it is no image" in out
+    assert "left out: 1 images outside the folders of classes" in out
     assert cli("data", "check", "nothere")[0] == 2
+
+
+def test_images_outside_the_folders_of_classes_are_told_once(folder, tmp_path, capsys):
+    root = tmp_path / "f"
+    copytree(folder, root)
+    for name in ("a.png", "b.JPG", "notes.txt"):
+        (root / "train" / name).touch()
+    ImageFolder(str(root)).splits()
+    told = f"warning: 2 images lie in {root}/train itself, outside the folders of classes: left out"
+    assert capsys.readouterr().out == f"{told}\n"
 
 
 def test_a_folder_is_no_beton_file(cli, folder):

@@ -286,6 +286,7 @@ def _check(args: argparse.Namespace) -> int:
         "unreadable": found.unreadable,
         "duplicates": found.duplicates,
         "ignored": found.ignored,
+        "outside": found.outside,
         "sizes": sizes,
     }
     rows = [["class", "images"], *([name, f"{n:,}"] for name, n in found.counts.items())]
@@ -297,6 +298,8 @@ def _check(args: argparse.Namespace) -> int:
         tell(f"the same bytes{where}: {', '.join(group)}")
     for ending, n in found.ignored.items():
         tell(f"no images: {n:,} files with the ending {ending}")
+    if found.outside:
+        tell(f"left out: {found.outside:,} images outside the folders of classes")
     sides = sorted(min(size) for size in found.sizes)
     if sides:
         tell(f"sizes: {len(sizes):,}; shorter sides {sides[0]:,} to {sides[-1]:,} pixels")

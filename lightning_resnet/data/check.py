@@ -29,6 +29,7 @@ class Checked(NamedTuple):
         duplicates: paths of the images that have the same bytes, for each such group.
         across: those of these groups that lie in several classes or splits.
         ignored: ending of files in class folders that are no images -> how many.
+        outside: how many images lie in no folder of a class.
         sizes: (width, height) in pixels -> how many images.
     """
 
@@ -37,6 +38,7 @@ class Checked(NamedTuple):
     duplicates: list[list[str]]
     across: list[list[str]]
     ignored: dict[str, int]
+    outside: int
     sizes: Counter[tuple[int, int]]
 
 
@@ -51,6 +53,9 @@ def check_folder(root: Path) -> Checked:
     if not folders:
         cure = "it must hold one folder of images per class"
         raise UserError(flat_folder(root) or f"no images in {root}: {cure}")
+    outside = 0
+    for place in {root, *splits}:
+        outside += sum(1 for _ in find_images(place, deep=False))
     counts: dict[str, int] = {}
     ignored: Counter[str] = Counter()
     class_of: dict[str, Path] = {}
@@ -72,7 +77,7 @@ def check_folder(root: Path) -> Checked:
                 by_content.setdefault(digest, []).append(path)
     duplicates = [group for group in by_content.values() if len(group) > 1]
     across = [group for group in duplicates if len({class_of[path] for path in group}) > 1]
-    return Checked(counts, unreadable, duplicates, across, dict(ignored), sizes)
+    return Checked(counts, unreadable, duplicates, across, dict(ignored), outside, sizes)
 
 
 def _look(path: str) -> tuple[str, tuple[int, int], bytes]:

@@ -148,6 +148,12 @@ class ImageFolder(Source):
                 f"{folder} has images of one class only, {self.classes[0]}: there is nothing to "
                 "learn"
             )
+        outside = sum(1 for _ in find_images(folder, deep=False))
+        if outside:
+            tell(
+                f"warning: {outside:,} images lie in {folder} itself, outside the folders of "
+                "classes: left out"
+            )
         empty = [n for n in names if not files[n]]
         if empty:
             first = folder / empty[0]
