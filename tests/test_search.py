@@ -538,6 +538,26 @@ def test_a_run_killed_before_its_decision_decides_when_it_is_continued(rivals, m
     assert mine().status() == HALVED and len(mine().attempts()) == 2
 
 
+def test_a_run_killed_after_its_decision_is_not_compared_again(rivals, monkeypatch):
+    """There may be more rivals by then."""
+
+    def die(self):
+        if halve(self) or self.trainer.global_step == 22:
+            raise KeyboardInterrupt
+        return False
+
+    halve = loop.FitLoop._halve
+    best = HYPERBAND.replace("maximize", "minimize").replace("[1, 2]", "[1]")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.FitLoop, "_halve", die)
+        assert rivals(*TRAIN, "--run.hyperband", best)[0] == 130
+    assert mine().last_attempt()["compared_step"] == 22
+    worst = best.replace("minimize", "maximize")  # as if the rivals were others
+    code, out, err = rivals(*TRAIN, "--run.hyperband", worst)
+    assert code == 0 and mine().status() == "finished", err
+    assert "continued from last.ckpt at step 22" in out
+
+
 def test_the_best_run_of_a_bracket_goes_on(rivals):
     code, out, err = rivals(*TRAIN, "--run.hyperband", HYPERBAND.replace("maximize", "minimize"))
     assert code == 0 and HALVED not in out and mine().status() == "finished", err

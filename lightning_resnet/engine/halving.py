@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from lightning_resnet.runs.directory import RunDir
 from lightning_resnet.runs.find import begun_runs
 from lightning_resnet.runs.metrics import merge
 from lightning_resnet.runs.reader import Run
@@ -67,8 +68,11 @@ def threshold(values: list[float], options: Hyperband) -> float:
     return ordered[int(len(ordered) / options.eta)]
 
 
-def verdict(run: Run, options: Hyperband, step: int) -> str:
+def verdict(run: RunDir, options: Hyperband, step: int) -> str:
     """Say why a run ends here; empty if it goes on.
+
+    A decision to go on is recorded: a run that is killed and continued at this step, when there may
+    be more rivals, is not compared again.
 
     Args:
         run: the run, whose folder holds the runs of its sweep.
@@ -79,6 +83,8 @@ def verdict(run: Run, options: Hyperband, step: int) -> str:
     bracket = len(own)
     if bracket not in options.brackets or own[-1][0] != step:
         return ""
+    if any(attempt["compared_step"] == step for attempt in run.attempts()):
+        return ""
     mine = own[-1][1]
     values = [mine]
     for other in begun_runs(run.path.parent):
@@ -88,6 +94,7 @@ def verdict(run: Run, options: Hyperband, step: int) -> str:
     worst = threshold(values, options)
     is_behind = mine < worst if options.goal == "maximize" else mine > worst
     if not is_behind:
+        run.note_comparison(step)
         return ""
     return (
         f"{options.metric} is {mine:.4g} after {bracket} evaluations, and of {len(values)} runs "

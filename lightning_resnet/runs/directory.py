@@ -198,6 +198,11 @@ class RunDir(Run):
         self._step = step
         self._sign_of_life = time.monotonic()
 
+    def note_comparison(self, step: int) -> None:
+        """Record that hyperband has compared the run at a step and lets it go on."""
+        self.attempt["compared_step"] = step
+        self._write_heartbeat(sync=True)
+
     def _beat(self, hang_s: float) -> None:
         while not self._has_ended.wait(HEARTBEAT_S):
             self.is_owner()

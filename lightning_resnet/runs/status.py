@@ -21,6 +21,7 @@ ATTEMPT: dict[str, Any] = {
     "seconds": 0.0,
     "reason": "running",
     "start_step": -1,
+    "compared_step": -1,
     "last_step": 0,
     "job_id": None,
     "array_task": None,
