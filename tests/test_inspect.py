@@ -13,7 +13,7 @@ from torch import nn
 
 from lightning_resnet.analysis.inspection.derivation import derivation, sentence
 from lightning_resnet.analysis.inspection.gradients import gradients, summarise
-from lightning_resnet.analysis.inspection.report import module_of, summary
+from lightning_resnet.analysis.inspection.report import module_of, summary, write
 from lightning_resnet.analysis.inspection.responses import responses
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet
@@ -152,6 +152,10 @@ def test_a_hash_that_looks_like_a_number_stays_one(cli):
         (["gradients", "nowhere.yaml"], "cannot read"),
         (["gradients", "."], ". is no run and holds none"),
         (["gradients", DIGITS, "--batches", "0"], "--batches"),
+        (["gradients", DIGITS, "--hessian"], "--hessian is of landscape, why, not of gradients"),
+        (["why", DIGITS, DIGITS, "--trajectory"], "--trajectory is of landscape, not of why"),
+        (["curvature", DIGITS, "--range", "1"], "--range is of landscape, why, not of curvature"),
+        (["paths", DIGITS, "--images", "9"], "landscape, curvature, similarity, alignment, why"),
         ([], "needs one of gradients, "),
         (["gradients", DIGITS, "--model.net.dept", "20"], "did you mean --model.net.depth"),
     ],
@@ -159,6 +163,15 @@ def test_a_hash_that_looks_like_a_number_stays_one(cli):
 def test_mistakes_are_one_line(cli, args, message):
     code, _, err = cli("inspect", *args)
     assert code == 2 and message in err and err.count("\n") == 1
+
+
+def test_names_have_no_effect_in_markdown(tmp_path):
+    hostile = "lr <img src=x onerror=alert(1)>, [a](http://b)"
+    found = gradients(CifarResNet(8, width=4), [digits(4), digits(8)])
+    frame = found.assign(net=hostile, seed=0)
+    write("gradients", frame, tmp_path, f"gradients, {hostile}", "resnet-cli inspect gradients")
+    text = (tmp_path / "gradients.md").read_text()
+    assert text.count("\\<img") == text.count("<img") > 3 and "](http" not in text
 
 
 SMALL = ["--run.threads", 1, "--model.net.depth", 8, "--model.net.width", 4]

@@ -3,7 +3,9 @@
 import json
 import math
 import re
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,9 +13,19 @@ import pytest
 import torch
 from helpers.command_line import DIGITS, TINY
 
+from lightning_resnet.analysis.inspection import why as module
 from lightning_resnet.analysis.inspection.subjects import subjects
 from lightning_resnet.analysis.inspection.trajectory import trajectory
-from lightning_resnet.analysis.inspection.why import BEFORE, CANNOT, CLAIMS, FOLLOWED, judge
+from lightning_resnet.analysis.inspection.why import (
+    BEFORE,
+    CANNOT,
+    CLAIMS,
+    FOLLOWED,
+    Pair,
+    cells,
+    judge,
+    write,
+)
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet
 from lightning_resnet.runs.find import begun_runs
@@ -46,6 +58,57 @@ def test_the_numbers_decide_what_is_said(claim):
     assert missing.larger == "" and "none in one" in missing.sentence
     for verdict in (above, below, near, missing):
         assert not CAUSES.search(verdict.sentence)
+
+
+def pair_of(*ats, names=("one", "two"), recipes=()):
+    """Return a pair of nets at these checkpoints, init without weights."""
+    nets = []
+    for i, at in enumerate(ats):
+        foreign = None if i in recipes else "a run"
+        state = None if at == "init" else {}
+        settings = {"source": "Digits"}
+        nets.append([SimpleNamespace(at=at, state=state, foreign=foreign, settings=settings)])
+    return Pair(list(names), list(names), nets, "depth (8 and 14)")
+
+
+@pytest.mark.parametrize(
+    ("ats", "state", "head"),
+    [
+        (("last", "last"), "after training", "a, after"),
+        (("best", "best"), "at the best epoch", "a, at the best epoch"),
+        (("epoch_3", "epoch_3"), "at epoch_3", "a, at epoch_3"),
+        (("last", "best"), "after training and at the best epoch", None),
+    ],
+)
+def test_the_state_is_that_of_the_checkpoints(ats, state, head):
+    pair = pair_of(*ats)
+    pair.frames["end"] = {}
+    assert module._state(pair, "end") == state
+    assert cells(pair, ["end"])[0][1] == (head or f"a, {state}")
+
+
+@pytest.mark.parametrize(
+    ("ats", "recipes", "told"),
+    [
+        (("init", "init"), (0, 1), "only a recipe was given, without weights"),
+        (("init", "init"), (), "the net before training was asked for (--at init)"),
+        (("last", "init"), (1,), "of two only a recipe was given, without weights"),
+        (("init", "init"), (0,), "of one only a recipe was given, without weights; of two the net"),
+    ],
+)
+def test_what_is_left_out_after_training_tells_the_true_reason(ats, recipes, told):
+    assert module._why_untrained(pair_of(*ats, recipes=recipes)).startswith(told)
+
+
+def test_names_have_no_effect_in_markdown(tmp_path):
+    hostile = "lr <img src=x onerror=alert(1)>, [a](http://b)"
+    pair = pair_of("last", "last", names=(hostile, "two"))
+    pair.left_out.append(f"probes, after training: {hostile}")
+    args = Namespace(images=1, batches=1, points=3, draws=1, folder=tmp_path)
+    write([pair], args, "resnet-cli inspect why")
+    text = (tmp_path / "why.md").read_text()
+    assert text.count("\\<img") == text.count("<img") >= 3
+    assert "](http" not in text
 
 
 def test_each_kind_has_claims_and_says_what_it_cannot_say():
@@ -99,7 +162,7 @@ def test_untrained_twins_are_compared_before_training_alone(cli):
     assert code == 0, err
     found = json.loads(out)
     assert {row["at"] for row in found["rows"]} == {"init"}
-    assert "after training: no weights were given" in " ".join(found["left_out"])
+    assert "after training: only a recipe was given" in " ".join(found["left_out"])
     assert "residual (A) against depth 8, plain" in found["title"]
 
 

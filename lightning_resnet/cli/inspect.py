@@ -29,8 +29,25 @@ KINDS = {
 }
 
 
-DEFAULTS = {"batches": 4, "draws": 10, "images": 500, "points": 25}
+DEFAULTS = {
+    "batches": 4,
+    "draws": 10,
+    "images": 500,
+    "points": 25,
+    "range": 1.0,
+    "directions": 1,
+}
 OF_WHY = DEFAULTS | {"draws": 5, "images": 200, "points": 11}  # minutes on two cores in all
+# flags that mean something to these kinds alone
+KINDS_OF = {
+    "images": ("landscape", "curvature", "similarity", "alignment", "why"),
+    "points": ("landscape", "why"),
+    "range": ("landscape", "why"),
+    "directions": ("landscape", "why"),
+    "line": ("landscape", "why"),
+    "hessian": ("landscape", "why"),
+    "trajectory": ("landscape",),
+}
 
 
 def make_parser() -> Parser:
@@ -83,16 +100,16 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--range",
         type=above_zero,
-        default=1.0,
         metavar="R",
-        help="landscape: axes from -R to R, in norms of the filters (default: %(default)s)",
+        help="landscape: axes from -R to R, in norms of the filters "
+        f"(default: {_default('range')})",
     )
     parser.add_argument(
         "--directions",
         type=positive,
-        default=1,
         metavar="N",
-        help="landscape: random pairs of directions, a plane each (default: %(default)s)",
+        help="landscape: random pairs of directions, a plane each "
+        f"(default: {_default('directions')})",
     )
     parser.add_argument(
         "--line", action="store_true", help="landscape: only a line through the weights"
@@ -140,8 +157,11 @@ def run(args: Namespace) -> int:
     """Inspect; print the table and where the files lie; return 0.
 
     Raises:
-        UserError: there is nothing to inspect.
+        UserError: there is nothing to inspect, or a flag belongs to another kind.
     """
+    for name, kinds in KINDS_OF.items():
+        if getattr(args, name) and args.what not in kinds:
+            raise UserError(f"--{name} is of {', '.join(kinds)}, not of {args.what}: leave it out")
     for name, number in (OF_WHY if args.what == "why" else DEFAULTS).items():
         if getattr(args, name) is None:
             setattr(args, name, number)

@@ -23,7 +23,7 @@ from lightning_resnet.analysis.compare.tables import describe, natural, text
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import write_file
-from lightning_resnet.printing import fitted, markdown, paragraph
+from lightning_resnet.printing import fitted, markdown, paragraph, prose
 from lightning_resnet.runs.labels import with_label
 from lightning_resnet.runs.reader import Run
 
@@ -78,11 +78,16 @@ def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Pa
 
 def _title(kind: str, settings: list[dict[str, Any]], frame: pd.DataFrame) -> str:
     """Return `gradients, after training, n = 3, Digits`."""
-    states = {STATES.get(text(one["at"]), f"at {text(one['at'])}") for one in settings}
+    states = {state_of(text(one["at"])) for one in settings}
     n = frame.groupby("net")["seed"].nunique(dropna=False)
     counts = f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
     data = {text(one.get("source")).rpartition(".")[2] for one in settings}
     return f"{kind}, {' and '.join(sorted(states))}, n = {counts}, {' and '.join(sorted(data))}"
+
+
+def state_of(at: str) -> str:
+    """Return in words which weights a net has: of which checkpoint, or those before training."""
+    return STATES.get(at, f"at {at}")
 
 
 def module_of(kind: str) -> Any:
@@ -137,7 +142,7 @@ def write(kind: str, frame: pd.DataFrame, folder: Path, title: str, command: str
     body = [page.drawing(drawn, told[0]), page.table(cells)]
     body += map(page.note, told[1:])
     contents[f"{kind}.csv"] = tables.as_csv(frame).encode()
-    contents[f"{kind}.md"] = ("\n\n".join([markdown(cells, 1), *told]) + "\n").encode()
+    contents[f"{kind}.md"] = ("\n\n".join([markdown(cells, 1), *map(prose, told)]) + "\n").encode()
     contents[f"{kind}.html"] = page.page(heading, body, None, command).encode()
     return [write_file(folder / name, content) for name, content in contents.items()]
 

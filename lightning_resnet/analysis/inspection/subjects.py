@@ -83,7 +83,7 @@ class Subject:
         """
         self._check_weights()
         with torch.no_grad():
-            self._check_logits(self.net(self.train[0][0]))
+            self._check_logits(self.net(self._first))
         return self.net
 
     @property
@@ -95,7 +95,7 @@ class Subject:
                 NaN, or batch norm sees one value.
         """
         self._check_weights()
-        images = self.train[0][0]
+        images = self._first
         net = self.net
         try:
             with torch.no_grad(), train_mode(net):
@@ -141,6 +141,11 @@ class Subject:
     def train(self) -> list[Batch]:
         """First training batches of epoch 0, normalised, augmented as in training."""
         return self._take(self.experiment.data.train_dataloader(), self.batches)
+
+    @cached_property
+    def _first(self) -> torch.Tensor:
+        """Images of the first training batch."""
+        return self._take(self.experiment.data.train_dataloader(), 1)[0][0]
 
     @cached_property
     def train_eval(self) -> list[Batch]:

@@ -19,12 +19,12 @@ import pandas as pd
 from lightning_resnet.analysis.compare import page, tables
 from lightning_resnet.analysis.compare.panels import Panel, panels
 from lightning_resnet.analysis.compare.tables import text
-from lightning_resnet.analysis.inspection.report import STATES, labels, module_of, summary
+from lightning_resnet.analysis.inspection.report import STATES, labels, module_of, state_of, summary
 from lightning_resnet.analysis.inspection.subjects import Subject, again, subjects
 from lightning_resnet.analysis.inspection.trajectory import begins_elsewhere
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.files import write_file
-from lightning_resnet.printing import fitted, markdown, paragraph
+from lightning_resnet.printing import fitted, markdown, paragraph, prose
 from lightning_resnet.runs.reader import Run
 
 MOST_EPOCHS = 5  # kept checkpoints that are measured, spread over the training
@@ -433,10 +433,24 @@ def why(args: Namespace, found: Sequence[Subject]) -> list[Pair]:
             _follow(pair, args)
             _measure(pair, "end", pair.nets, args, tuple(CANNOT))
         else:
-            pair.left_out.append("after training: no weights were given, only recipes")
+            pair.left_out.append(f"{STATES['last']}: {_why_untrained(pair)}")
     if not any(pair.verdicts for pair in made):
         raise UserError(f"nothing could be measured: {made[0].left_out[0]}")
     return made
+
+
+def _why_untrained(pair: Pair) -> str:
+    """Return why nets of a pair have no weights."""
+    without = {}
+    for name, net in zip(pair.names, pair.nets, strict=True):
+        untrained = [subject for subject in net if subject.state is None]
+        if any(subject.foreign is None for subject in untrained):
+            without[name] = "only a recipe was given, without weights"
+        elif untrained:
+            without[name] = "the net before training was asked for (--at init)"
+    if len(without) == len(pair.nets) and len(set(without.values())) == 1:
+        return next(iter(without.values()))
+    return "; ".join(f"of {name} {reason}" for name, reason in without.items())
 
 
 def _before(subject: Subject, args: Namespace) -> Subject:
@@ -467,17 +481,21 @@ def _measure(
                 table.insert(0, "net", name)
                 table.insert(1, "seed", _settings(subject).get("seed"))
                 parts.append(table)
-        tell(f"measured {_state(at)}: {kind}")
+        tell(f"measured {_state(pair, at)}: {kind}")
         if parts:
             frames[kind] = pd.concat(parts, ignore_index=True)
             _judge_kind(pair, at, kind, frames[kind])
     pair.frames[at] = frames
     for reason, missing in reasons.items():
-        pair.left_out.append(f"{', '.join(dict.fromkeys(missing))}, {_state(at)}: {reason}")
+        pair.left_out.append(f"{', '.join(dict.fromkeys(missing))}, {_state(pair, at)}: {reason}")
 
 
-def _state(at: str) -> str:
-    return STATES["last"] if at == "end" else STATES.get(at, at)
+def _state(pair: Pair, at: str) -> str:
+    """Return a state in words; the end is that of the checkpoints that were given."""
+    if at != "end":
+        return STATES.get(at, at)
+    states = {state_of(subject.at) for net in pair.nets for subject in net}
+    return " and ".join(sorted(states))
 
 
 def numbers(kind: str, table: pd.DataFrame) -> dict[str, float]:
@@ -532,7 +550,7 @@ def _judge_kind(pair: Pair, at: str, kind: str, frame: pd.DataFrame) -> None:
             missing.append(claim.what)
     if missing:
         pair.left_out.append(
-            f"{kind}, {_state(at)}: these nets have no value of {'; '.join(missing)}"
+            f"{kind}, {_state(pair, at)}: these nets have no value of {'; '.join(missing)}"
         )
 
 
@@ -710,7 +728,9 @@ def cells(pair: Pair, states: Sequence[str]) -> list[list[str]]:
     rows = [["measure"]]
     states = [at for at in states if at in pair.frames]
     for at in states:
-        when = {"init": "before", "end": "after"}[at]
+        when = "before"
+        if at == "end":
+            when = "after" if _state(pair, at) == STATES["last"] else _state(pair, at)
         rows[0] += [f"a, {when}", f"b, {when}", f"larger {when}"]
     by_claim: dict[Claim, dict[str, Verdict]] = {}
     for verdict in pair.verdicts:
@@ -753,7 +773,7 @@ def rows(made: Sequence[Pair]) -> list[dict[str, Any]]:
 def write(made: Sequence[Pair], args: Namespace, command: str) -> list[Path]:
     """Write why.html, .md and .csv; return the files."""
     body = []
-    lines = [f"# {title(made)}"]
+    lines = [f"# {prose(title(made))}"]
     for pair in made:
         facts = _facts(pair, args)
         left_out = [f"Left out: {line}" for line in pair.left_out]
@@ -761,14 +781,15 @@ def write(made: Sequence[Pair], args: Namespace, command: str) -> list[Path]:
         body += [page.heading(nets), *map(page.note, facts)]
         body += [page.table(cells(pair, [at]), wrap=True) for at in BOTH if at in pair.frames]
         body += map(page.note, left_out)
-        lines += [*facts, markdown(cells(pair, BOTH), 1), *left_out]
+        lines += [*map(prose, facts), markdown(cells(pair, BOTH), 1), *map(prose, left_out)]
         for kind in ORDER:
             for at in ("init", DURING, "end"):
                 pieces, sentences = _section(pair, at, kind)
                 if pieces:
-                    groups = {"nets": nets, "measure": kind, "stage": _state(at)}
-                    body.append(page.section([page.heading(_heading(kind, at)), *pieces], groups))
-                    lines += [f"## {_heading(kind, at)}", *sentences]
+                    groups = {"nets": nets, "measure": kind, "stage": _state(pair, at)}
+                    head = f"{kind[0].upper()}{kind[1:]}, {_state(pair, at)}"
+                    body.append(page.section([page.heading(head), *pieces], groups))
+                    lines += [f"## {prose(head)}", *map(prose, sentences)]
     heading = title(made)
     contents = {
         "why.csv": tables.as_csv(pd.DataFrame(rows(made))),
@@ -776,10 +797,6 @@ def write(made: Sequence[Pair], args: Namespace, command: str) -> list[Path]:
         "why.html": page.page(f"{heading[0].upper()}{heading[1:]}", body, None, command),
     }
     return [write_file(args.folder / name, text.encode()) for name, text in contents.items()]
-
-
-def _heading(kind: str, at: str) -> str:
-    return f"{kind[0].upper()}{kind[1:]}, {_state(at)}"
 
 
 def _said(pair: Pair, at: str, kind: str) -> list[str]:
@@ -809,7 +826,7 @@ def _section(pair: Pair, at: str, kind: str) -> tuple[list[str], list[str]]:
         return [], []
     module = module_of(kind)
     told = "".join(page.note(remark) for remark in module.remarks(frame))
-    caption = f"{' against '.join(pair.names)}, {_state(at)}."
+    caption = f"{' against '.join(pair.names)}, {_state(pair, at)}."
     sentences = _said(pair, at, kind)
     pieces = [
         *map(page.note, sentences),
