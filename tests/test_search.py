@@ -356,11 +356,13 @@ def test_a_torn_journal_is_healed(sweep_file):
         take(read(file), HERE)
 
 
-def test_an_edited_space_begins_another_search(sweep_file):
+def test_an_edited_space_begins_another_search_and_says_so(sweep_file, capsys):
     file = bayes(sweep_file)
     first = work(file, 2)
+    assert "another space" not in capsys.readouterr().out
     bayes(sweep_file, SPACE | {"lr": LR | {"max": 0.1}})
     assert found(file) == []
+    assert capsys.readouterr().out.count("was searched with another space") == 1
     work(file, 1)
     assert len(found(file)) == 1
     bayes(sweep_file)

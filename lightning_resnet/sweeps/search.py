@@ -315,9 +315,15 @@ def _study(sweep: Sweep, root: Path, is_new: bool = False) -> Any:
                 file, optuna.storages.journal.JournalFileOpenLock(file)
             )
         )
-        if name in optuna.get_all_study_names(storage):
+        names = optuna.get_all_study_names(storage)
+        if name in names:
             return optuna.load_study(study_name=name, storage=storage)
         if not is_new:
+            if names:
+                tell(
+                    f"warning: {sweep.name} was searched with another space, metric or command: "
+                    "those points do not count here, and their runs stay"
+                )
             return None
         return optuna.create_study(storage=storage, study_name=name, direction=search.goal.word)
     except (ValueError, LookupError, TypeError) as e:
