@@ -300,7 +300,8 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:  # a word of a verb below, without the verb
             if isinstance(action, argparse._SubParsersAction):
                 for below, parser in action.choices.items():
-                    if word in [c for a in parser._actions for c in a.choices or []]:
+                    places = [a for a in parser._actions if not a.option_strings]
+                    if word in [c for a in places for c in a.choices or []]:
                         return f"; did you mean {self.prog} {below} {word}?"
         if self.verb == "data" and os.path.isdir(word):
             return f": write it to a file: resnet-cli data write image_folder --root {word}"

@@ -36,6 +36,7 @@ from lightning_resnet.bounds import (
 )
 from lightning_resnet.credentials import refuse_secrets
 from lightning_resnet.errors import UserError, most_similar, nearest, printable
+from lightning_resnet.files import IMAGES
 from lightning_resnet.keys import Key, classes, is_current, keys, weights_of_torchvision
 from lightning_resnet.reading import line_of, parse_yaml, read_yaml
 from lightning_resnet.words import INSTEAD, NO_SHORT, PLACES, by_word
@@ -227,12 +228,23 @@ def _file_of(word: str) -> Path:
     is_line = (others[:1] or ["--"])[0].startswith("-")
     if first != word and is_line and not file.exists() and shipped.recipe_file(first).is_file():
         raise UserError(f"--config '{shown}': leave the quotes out: --config {word.strip()}")
-    if file.exists() and file.suffix not in (".yaml", ".yml", ".json", ""):
-        if file.suffix in (".ckpt", ".pth", ".pt", ".th", ".safetensors"):
-            raise UserError(
-                f"--config {shown} is a file of weights: --run.init_from {shown} starts from them"
-            )
+    if told := _of_other_file(file) if file.is_file() else "":
+        raise UserError(f"--config {shown} {told}")
+    if word == "-":
+        raise UserError("--config -: a recipe is read from a file, not from the standard input")
     return file
+
+
+def _of_other_file(file: Path) -> str:
+    """Return what a file is by its name, and what to do; empty: it may be a recipe."""
+    shown = shlex.quote(str(file))
+    if file.suffix in (".ckpt", ".pth", ".pt", ".th", ".safetensors"):
+        return f"is a file of weights: --run.init_from {shown} starts from them"
+    if file.suffix.lower() in IMAGES:
+        return "is an image: a recipe follows --config, such as digits"
+    if file.suffix in (".sbatch", ".slurm", ".sh"):
+        return f"is a batch script: sbatch {shown} --config digits submits it"
+    return ""
 
 
 def read_recipe(recipe: Path) -> dict[str, Any]:
@@ -254,6 +266,8 @@ def read_recipe(recipe: Path) -> dict[str, Any]:
         )
     if "parameters" in content and content.keys() & {"method", "command"}:
         raise UserError(f"{recipe} is a sweep, no recipe: resnet-cli sweep {recipe}")
+    if told := _of_other_program(content):
+        raise UserError(f"{recipe} is {told}; resnet-cli recipes digits > my.yaml begins a recipe")
     # jsonargparse would build the recipe's class, or lose the arguments, without an error
     for key, value in content.items():
         arguments = [other for other in content if str(other).startswith(f"{key}.")]
@@ -273,12 +287,28 @@ def read_recipe(recipe: Path) -> dict[str, Any]:
     return content
 
 
+def _of_other_program(content: Mapping[str, Any]) -> str:
+    """Return what a file of another program is, by its keys; empty: it may be a recipe."""
+    has_targets = any(isinstance(part, dict) and "_target_" in part for part in content.values())
+    if {"defaults", "hydra", "_target_"} & content.keys() or has_targets:
+        return "a Hydra config, whose keys are others here"
+    if "names" in content and content.keys() & {"train", "val", "nc"}:
+        return "a list of images for ultralytics: --data FOLDER takes one folder per class"
+    if "wandb_version" in content:
+        return "W&B's record of a run: the recipe is config.yaml in the run's own folder"
+    if content.keys() & {"architectures", "model_type"}:
+        return "a net's config of Hugging Face: --run.init_from hf:ORG/REPO starts from its weights"
+    return ""
+
+
 def _similar_recipe(recipe: Path) -> str:
     """Return a suggestion for a recipe that does not exist: a file next to it, or one of ours."""
     names = {str(file.with_suffix("")): str(file) for file in recipe.parent.glob("*.y*ml")}
     given = re.sub(r"\.(yaml|yml|json)$", "", str(recipe))
     best = most_similar(given, names)
-    return f"; did you mean {names[best]}?" if best else meant.recipe(str(recipe))
+    hint = f"; did you mean {names[best]}?" if best else meant.recipe(str(recipe))
+    is_path = recipe.suffix or re.search(r"[/\\]", str(recipe))
+    return f" (seen from {Path.cwd()})" if is_path and hint.endswith(meant.OF_YOUR_OWN) else hint
 
 
 def _options_in(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -376,6 +406,8 @@ def _stray(words: Sequence[str], at: int) -> str:
         return f": this is a sweep: resnet-cli sweep {shown}"
     if word.endswith((".yaml", ".yml", ".json")) or word in shipped.recipes():
         return f": put --config before a recipe: --config {shown}"
+    if told := _of_other_file(Path(word)) if Path(word).is_file() else "":
+        return f": it {told}"
     if Path(word).is_dir():
         return f": for a folder of images give --data {shown}"
     if meant.numbers([word]) and at > 1 and words[at - 2].startswith("-"):
@@ -809,6 +841,12 @@ class Checked:
             raise UserError(
                 f"{self.verb} which net? name a run, as resnet-cli runs lists them: "
                 f"resnet-cli {self.verb} RUN{images}"
+            )
+        recipes = [str(each.recipe) for each in self.everything if each.recipe]
+        if not keys_given and recipes:
+            raise UserError(
+                f"{recipes[-1]} names no net and no images: --config digits --config "
+                f"{shlex.quote(recipes[-1])}"
             )
         if not keys_given:
             raise UserError("train which net on what? give a recipe, such as --config digits")

@@ -59,7 +59,9 @@ def test_a_name_that_is_not_there_gets_the_nearest(cli):
     assert code == 2 and "there is no recipe digitz; did you mean digits?" in err
     code, _, err = cli("fit", "--config", "digitz")
     assert code == 2 and "did you mean digits?" in err
-    with pytest.raises(UserError, match="there is no reference:cifar10; there are digits, fashion"):
+    with pytest.raises(
+        UserError, match="there is no reference:cifar10; there are reference:digits"
+    ):
         locate("reference:cifar10")
 
 

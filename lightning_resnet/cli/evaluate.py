@@ -52,7 +52,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--bn", default="moving", help="of moving,precise (default: %(default)s)")
     parser.add_argument("--weights", help="of net,ema (default: what the checkpoint holds)")
-    parser.add_argument("--split", default="val", help="val | test (default: %(default)s)")
+    parser.add_argument("--split", default="val", help="train | val | test (default: %(default)s)")
     parser.add_argument(
         "--labels",
         metavar="FILE.json",

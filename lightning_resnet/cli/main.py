@@ -399,10 +399,11 @@ def _understood(argv: list[str]) -> list[str]:
     from lightning_resnet.runs.find import check_no_folder, check_weights
 
     verb, *words = argv
+    root = value_of("--run.root", words) or "runs"
     for flag in ("--config", "-c"):
-        check_no_folder(value_of(flag, words) or "", flag)
+        check_no_folder(value_of(flag, words) or "", flag, root)
     for at in free_words(words) if verb == "fit" else []:
-        check_no_folder(words[at])
+        check_no_folder(words[at], root=root)
     takes_keys = _module(argv) == "fit"
     if takes_keys:
         words = understood(words, verb)

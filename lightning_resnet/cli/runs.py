@@ -56,7 +56,9 @@ def run(args: Namespace) -> int:
         raise UserError("--watch is for people, --json for programs: leave one of them out")
     root = Path(args.root)
     if args.root != "runs" and not root.is_dir():
-        raise UserError(f"--root {root} does not exist (seen from {Path.cwd()})")
+        is_file = Path(root).exists()
+        why = "is a file, and no folder of runs" if is_file else "does not exist"
+        raise UserError(f"--root {root} {why} (seen from {Path.cwd()})")
     words = [] if args.folders == [args.root] else args.folders
     folders = [folder_of(word, root) for word in words]
     for folder in folders:

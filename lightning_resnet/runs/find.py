@@ -38,13 +38,16 @@ def locate(path: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: no runs of this name come with the package.
     """
-    kind, _, name = str(path).partition(":")
-    if kind != "reference":
+    kind, colon, name = str(path).partition(":")
+    if kind != "reference" or (not colon and Path(path).exists()):
         return Path(path)
     first, *rest = name.strip("/").split("/")
     known = references()
+    listed = ", ".join(f"reference:{each}" for each in known)
+    if not first:
+        raise UserError(f"{path} needs the name of a set of measured runs; there are {listed}")
     if first not in known:
-        raise UserError(f"there is no {path}{nearest(first, known)}; there are {', '.join(known)}")
+        raise UserError(f"there is no {path}{nearest(first, known)}; there are {listed}")
     return known[first].joinpath(*rest)
 
 
@@ -181,6 +184,8 @@ def find_run(word: str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
         known += [run.parent.name for run in names]
         begins = [label for label in known if nearest(name, [label[: len(name)]])]
         hint = nearest(name, known)
+        if Path(f"{path}.ckpt").is_file():
+            hint = f"; did you mean {path}.ckpt?"
         if not hint and (weights := hub_name(str(word))):
             hint = f"; weights of {NAMES_OF_HUBS[weights.partition(':')[0]]} are {weights}"
         if begins and not hint:
@@ -201,19 +206,32 @@ def no_match(pattern: Path) -> str:
     )
 
 
-def check_no_folder(word: str, flag: str = "") -> None:
-    """Refuse a folder where a recipe is meant.
+def check_no_folder(word: str, flag: str = "", root: str | os.PathLike[str] = "runs") -> None:
+    """Refuse a folder, another file of a run, or the name of a run where a recipe is meant.
 
     Args:
         word: what is given for the recipe, or next to it.
         flag: the flag that the word follows; empty: none.
+        root: folder of all runs.
 
     Raises:
-        UserError: the word is a folder: a run, a folder of runs, or another one.
+        UserError: the word is a folder: a run, a folder of runs, or another one; or a run's file.
     """
     folder = Path(word)
-    if not word or not folder.is_dir():
+    own = [Run(place).config_file for place in folder.parents[:2] if is_run(place)]
+    if own and folder.suffix in (".json", ".jsonl") and folder.is_file():
+        raise UserError(
+            f"{flag} {printable(word, 60)} is no recipe, but {own[0].name} lies next to it: "
+            f"--config {quote(own[0])}".strip()
+        )
+    if not word or recipe_file(word).is_file():
         return
+    if not folder.exists():
+        found = [run for run, names in _names(Path(root), word).items() if folder.name in names]
+        folder = found[0] if len(found) == 1 else folder
+    if not folder.is_dir():
+        return
+    recipes = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     if is_run(folder):
         recipe = Run(folder).config_file
         told = (
@@ -223,8 +241,12 @@ def check_no_folder(word: str, flag: str = "") -> None:
     elif any(True for _ in find_runs([folder])):
         told = f"a folder of runs: resnet-cli runs {quote(folder)} lists them, and the command "
         told += "that began a run continues it"
-    else:
+    elif recipes:
+        told = f"a folder; did you mean --config {quote(recipes[0])}?"
+    elif _has_images(folder):
         told = f"a folder: to train on images in it, --config photos --data {quote(folder)}"
+    else:
+        told = "a folder without a recipe or images; resnet-cli recipes lists ours"
     raise UserError(f"{flag} {printable(word, 60)} is {told}".strip())
 
 
@@ -235,18 +257,25 @@ def quote(path: Path) -> str:
 
 def no_run(folder: Path) -> str:
     """Return the message for a folder without runs where a run is meant."""
-    for _, inside, files in os.walk(folder):
-        if any(name.lower().endswith(LOOKS) for name in files):
-            return (
-                f"{folder} is a folder of images and no run: resnet-cli runs lists runs; "
-                f"resnet-cli fit --config photos --data {quote(folder)} trains on one folder per "
-                "class"
-            )
-        inside[:] = sorted(inside)[:10]
+    if _has_images(folder):
+        return (
+            f"{folder} is a folder of images and no run: resnet-cli runs lists runs; "
+            f"resnet-cli fit --config photos --data {quote(folder)} trains on one folder per "
+            "class"
+        )
     return (
         f"{folder} is no run and holds none: give what `resnet-cli fit` has written, as "
         "resnet-cli runs lists it"
     )
+
+
+def _has_images(folder: Path) -> bool:
+    """Tell whether images lie in a folder, or in the first folders in it."""
+    for _, inside, files in os.walk(folder):
+        if any(name.lower().endswith(LOOKS) for name in files):
+            return True
+        inside[:] = sorted(inside)[:10]
+    return False
 
 
 def check_weights(

@@ -143,7 +143,7 @@ TYPED = {
     "DIGITS +model.ema.decay=0.9": "write --model.ema.decay 0.9",
     "DIGITS ~model.ema": "leave model.ema out, or give --model.ema null",
     # files
-    "fit --config nothere.yaml": "cannot read recipe nothere.yaml",
+    "fit --config nothere.yaml": "cannot read recipe nothere.yaml: No such file or directory (seen",
     "fit --config digts": "did you mean digits?",
     "fit --config digits_degradation": "is a sweep, no recipe: resnet-cli sweep",
     "doctor --config nothere.yaml": "cannot read recipe nothere.yaml",
@@ -597,6 +597,26 @@ TYPED = {
     "sweep create x.yaml": "did you mean resnet-cli recipes digits_degradation > x.yaml?",
     "sweep new": "did you mean resnet-cli recipes digits_degradation > my.yaml?",
     "rm .. --yes": "name those; resnet-cli runs .. lists them",
+    # paths of other files and folders
+    "runs --root a.png": "--root a.png is a file, and no folder of runs",
+    "fit --config recipes_of_mine": "a folder; did you mean --config recipes_of_mine/my.yaml?",
+    "fit --config empty": "is a folder without a recipe or images",
+    "fit --config depth8": "--config depth8 is a run: the command that began it continues it",
+    "fit digits/depth8": "digits/depth8 is a run: the command that began it continues it",
+    "fit RUN/checkpoints/last.ckpt": "it is a file of weights: --run.init_from runs/digits/depth8",
+    "validate RUN/checkpoints/last": "did you mean runs/digits/depth8/checkpoints/last.ckpt?",
+    "fit --config a.png": "--config a.png is an image: a recipe follows --config",
+    "fit --config nosuch/recipe": "No such file or directory (seen from ",
+    "fit --config 'C:\\me\\mine.yaml'": "No such file or directory (seen from ",
+    "fit --config -": "a recipe is read from a file, not from the standard input",
+    "fit --config job.sbatch": "is a batch script: sbatch job.sbatch --config digits submits it",
+    "fit --config runs/known/0123456788/meta.json": "--config runs/known/0123456788/config.yaml",
+    "fit --config hydra_defaults.yaml": "hydra_defaults.yaml is a Hydra config",
+    "fit --config ultralytics.yaml": "is a list of images for ultralytics: --data FOLDER",
+    "fit --config wandb.yaml": "is W&B's record of a run: the recipe is config.yaml",
+    "fit --config hf.json": "--run.init_from hf:ORG/REPO",
+    "fit --config crlf.yaml": "names no net and no images: --config digits --config crlf.yaml",
+    "compare reference": "there are reference:digits",
     # recipes in quotes, and nets in folders of recipes
     "fit --config 'digits --lr 0.1'": "leave the quotes out: --config digits --lr 0.1",
     "fit --config 'digits '": "leave the quotes out: --config digits",
@@ -614,6 +634,14 @@ FILES = {
     "next_to.yaml": "model:\n  net:\n    class_path: CifarResNet\n    depth: 20\n",
     "hydra.yaml": "model:\n  net:\n    _target_: CifarResNet\n    depth: 20\n",
     "params.yaml": "model:\n  net:\n    class_path: CifarResNet\n    params:\n      depth: 20\n",
+    "job.sbatch": "#!/bin/bash\nresnet-cli fit\n",
+    "hydra_defaults.yaml": "defaults:\n  - model: resnet\nmodel:\n  depth: 20\n",
+    "ultralytics.yaml": "path: coco\ntrain: images\nval: images\nnames: [a, b]\n",
+    "wandb.yaml": "wandb_version: 1\nlr:\n  value: 0.1\n",
+    "hf.json": '{"architectures": ["ResNet"], "num_channels": 3}',
+    "crlf.yaml": "trainer:\r\n  max_epochs: 3\r\n",
+    "recipes_of_mine/my.yaml": "trainer: {max_epochs: 3}\n",
+    "runs/known/0123456788/meta.json": "{}",
     "list_net.yaml": "model:\n  net:\n    - CifarResNet\n",
     "no_fit.yaml": "method: grid\nparameters: {}\ncommand: [resnet-cli, --config, digits]\n",
     "one_value.yaml": "method: grid\nparameters: {model.optimizer.lr: {value: [0.1, 0.2]}}\n"
@@ -720,8 +748,10 @@ def write_files(folder):
     (folder / "runs/known/0123456788/checkpoints").mkdir()
     (folder / "runs/known/0123456788/checkpoints/last.ckpt").touch()
     (folder / "images.tar.gz").touch()
+    (folder / "empty").mkdir()
+    (folder / "recipes_of_mine").mkdir()
     for name, text in FILES.items():
-        (folder / name).write_text(text)
+        (folder / name).write_bytes(text.encode())
     (folder / "broken.yaml").write_text("data:\n  batch_size: [1, 2\n")
     (folder / "wrong_key.yaml").write_text("data:\n  batchsize: 3\n")
     (folder / "wrong_value.yaml").write_text("trainer:\n  max_epochs: ten\n")
