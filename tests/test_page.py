@@ -200,6 +200,8 @@ def test_runs_are_hidden_and_shown(page):
         ("not (depth == 56) and seed in (0, 2)", 5),
         ("final_error < 10 or status == 'interrupted'", 10),
         ("`batch_size` >= 128", 4),
+        ("50 < depth <= 56 & shortcut != 'none'", 3),
+        ("depth == 56 | depth == 20", 13),
         ("name ~ 'script'", 1),
         ("interrupted", 1),
         ("", 13),
@@ -222,9 +224,12 @@ def test_an_expression_chooses_runs(page, where, n):
         ("depth == 56 56", "unexpected 56"),
         ("shortcut in 'A'", "write a list"),
         ("constructor == 1", "there is no column"),
+        ("depth * 2 == 112", "cannot read * 2"),
     ],
 )
 def test_a_wrong_expression_says_what_is_wrong_and_changes_nothing(page, where, why):
+    # a metric of that name is none of Object's own
+    assert page.evaluate("explorer.curve(explorer.data.runs[0], 'constructor').x") == []
     page.type(control("only runs for which"), where)
     assert why in page.evaluate("explorer.problem.textContent")
     assert page.evaluate("explorer.fitting().length") == 13

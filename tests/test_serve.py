@@ -159,5 +159,18 @@ def test_a_browser_keeps_what_was_chosen(tmp_path, capsys, monkeypatch):
             assert browser.evaluate("explorer.charts[0].chart.lines[0].x") == [1, 2, 3]
             assert browser.evaluate("document.querySelectorAll('table.runs tr').length") == 2
             assert browser.evaluate("explorer.state.x") == "epoch" and browser.problems == []
+            with (run / "metrics.jsonl").open("a") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in epoch_rows(3, 20)))
+            browser.evaluate(
+                "window.asked = window.fetch; window.later = 0;"
+                "window.setTimeout = () => { window.later++; };"
+                "window.fetch = async () => new Response('<p>', {headers: {ETag: 'other'}}); 1"
+            )
+            browser.evaluate("follow()")
+            assert "could not be shown" in browser.evaluate("live.textContent")
+            browser.evaluate("window.fetch = window.asked; 1")
+            browser.evaluate("follow()")
+            assert browser.evaluate("explorer.charts[0].chart.lines[0].x") == [1, 2, 3, 4]
+            assert browser.evaluate("window.later") == 2 and browser.problems == []
 
     served(visit, run, capsys)

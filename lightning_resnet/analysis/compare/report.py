@@ -25,7 +25,7 @@ from lightning_resnet.analysis.compare.load import Runs, load_runs
 from lightning_resnet.analysis.compare.tables import Table
 from lightning_resnet.errors import UserError, nearest, one_line
 from lightning_resnet.files import write_file
-from lightning_resnet.printing import markdown
+from lightning_resnet.printing import markdown, prose
 from lightning_resnet.shipped import REFERENCE
 from lightning_resnet.tracking.wandb_rows import SCHEME
 
@@ -150,7 +150,8 @@ def report(
     contents["table.csv"] = tables.to_csv(table).encode()
     contents["table.tex"] = tables.to_latex(table).encode()
     for name, extra in extras.items():
-        contents[f"{name}.md"] = f"{markdown(extra.cells, extra.left)}\n\n{extra.legend}\n".encode()
+        told = markdown(extra.cells, extra.left)
+        contents[f"{name}.md"] = f"{told}\n\n{prose(extra.legend)}\n".encode()
     if "published" in extras:
         frame = pd.DataFrame(extras["published"].rows).astype({"n": "Int64"})
         frame["differs"] = ["; ".join(words) for words in frame["differs"]]

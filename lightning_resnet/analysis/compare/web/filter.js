@@ -7,8 +7,12 @@ const TOKENS = [
   '"([^"]*)"',
   '`([^`]*)`',
   String.raw`([A-Za-z_][\w./@]*)`,
-  String.raw`(==|!=|<=|>=|[<>~(),[\]-])`,
+  String.raw`(==|!=|<=|>=|[<>~&|(),[\]-])`,
 ];
+const SAME = {
+  '&': 'and',
+  '|': 'or'
+};
 const TOKEN = new RegExp(String.raw`\s*(?:${TOKENS.join('|')})`, 'y');
 
 function tokensOf(text) {
@@ -37,7 +41,7 @@ function tokensOf(text) {
     });
     else if (sign !== undefined) found.push({
       kind: 'sign',
-      value: sign
+      value: SAME[sign] ?? sign
     });
     else if (['and', 'or', 'not', 'in'].includes(word)) found.push({
       kind: 'sign',
@@ -127,12 +131,19 @@ function filterOf(text, names, value) {
       const list = values();
       return run => list.some(right => isSame(left(run), right(run))) !== negated;
     }
+    return chain(left, negated);
+  }
+
+  // left < right, or a chain of these: 20 <= depth <= 56.
+  function chain(left, negated) {
     const sign = tokens[at++]?.value;
     if (negated || !Object.hasOwn(OPERATORS, sign)) {
       throw new Error('a comparison is missing: depth == 56');
     }
     const right = operand();
-    return run => OPERATORS[sign](left(run), right(run));
+    const goesOn = tokens[at]?.kind === 'sign' && Object.hasOwn(OPERATORS, tokens[at].value);
+    const rest = goesOn ? chain(right, false) : () => true;
+    return run => OPERATORS[sign](left(run), right(run)) && rest(run);
   }
 
   function both() {

@@ -53,7 +53,6 @@ async function renew() {
     live.textContent = 'the server does not answer';
     return;
   }
-  tag = answer.headers.get('ETag');
   const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
   const data = JSON.parse(page.getElementById('data').textContent);
   const report = document.importNode(page.getElementById('report'), true);
@@ -67,12 +66,18 @@ async function renew() {
   old.replaceWith(report);
   start(report);
   explorer.renew(data, await unpacked(data.series));
+  tag = answer.headers.get('ETag'); // last: what fails on the way is asked for again
   live.textContent = `drawn at ${new Date().toLocaleTimeString()}`;
 }
 
 async function follow() {
-  await ready;
-  await renew();
-  setTimeout(follow, EVERY_MS);
+  try {
+    await ready;
+    await renew();
+  } catch (problem) {
+    live.textContent = `the newest page could not be shown: ${problem.message}`;
+  } finally {
+    setTimeout(follow, EVERY_MS);
+  }
 }
 if (!live.hidden) follow();

@@ -298,7 +298,8 @@ class Explorer {
     const n = colours.size;
     let i = 0;
     for (const name of colours.keys()) {
-      const fixed = colour === 'setting' ? this.data.colours[name] : null;
+      const isFixed = colour === 'setting' && Object.hasOwn(this.data.colours, name);
+      const fixed = isFixed ? this.data.colours[name] : null;
       const step = Math.round(i * (ramp.length - 1) / Math.max(1, n - 1));
       colours.set(name, fixed ?? (n <= palette.length ? palette[i] : ramp[step]));
       i += 1;
@@ -450,7 +451,7 @@ class Explorer {
 
   // One metric of one run: x in the unit of the axis, at the rows that have a finite value of it.
   curve(run, metric) {
-    const rows = run.series?.find(part => metric in part.values);
+    const rows = run.series?.find(part => Object.hasOwn(part.values, metric));
     if (!rows) return {
       x: [],
       y: []
