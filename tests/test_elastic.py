@@ -372,6 +372,16 @@ def test_an_elastic_run_is_refused_where_the_other_attempt_is_alive(cli, owned, 
     assert code == 2 and "is being trained by attempt 1 on node7" in err
 
 
+def test_a_run_that_goes_on_with_other_ranks_says_so(cli, owned):
+    file, args = owned
+    edit(file, reason="preempted", ranks=1)
+    code, out, err = cli(*args)
+    assert code == 0 and "in place of" not in out, err
+    edit(file.with_name("2.json"), reason="preempted", ranks=2)
+    code, out, err = cli(*args)
+    assert code == 0 and "ranks: 1 in place of 2; images, draws and rates stay, bits do not" in out
+
+
 def test_an_elastic_run_that_was_finished_while_it_waited_is_left_alone(cli, owned, monkeypatch):
     file, args = owned
     original = RunDir.status
