@@ -138,7 +138,9 @@ VERBS = {
 }
 # short names in which no key of a recipe ends, or several do -> key
 KEYS = {
-    "epochs num_epochs train_epochs n_epochs nb_epochs num_train_epochs": "trainer.max_epochs",
+    "epochs num_epochs train_epochs n_epochs nb_epochs num_train_epochs nepochs": (
+        "trainer.max_epochs"
+    ),
     "steps iterations iters max_iters num_steps max_iter": "trainer.max_steps",
     "lr learning_rate base_lr lr0 init_lr initial_lr": "model.optimizer.lr",
     "wd weight_decay l2": "model.optimizer.weight_decay",
@@ -174,7 +176,7 @@ KEYS = {
     "seed random_seed manual_seed": "seed_everything",
     "nodes nnodes": "trainer.num_nodes",
     "device": "trainer.accelerator",
-    "num_devices ngpus num_gpus nproc_per_node nproc": "trainer.devices",
+    "num_devices ngpus num_gpus nproc_per_node nproc num_processes": "trainer.devices",
     "grad_clip clip_grad clip_grad_norm clip max_norm max_grad_norm": "trainer.gradient_clip_val",
     "accumulate grad_accum grad_accum_steps gradient_accumulation_steps": (
         "trainer.accumulate_grad_batches"
@@ -350,8 +352,35 @@ SAID = {
     "version": "resnet-cli --version tells it",
     "residual skip": "--model.net.shortcut A, B or C adds shortcuts; none leaves them out",
     "best": "the best epoch is measured by resnet-cli evaluate RUN --at best",
-    "num_samples limit subset max_samples n_samples": (
-        "part of the images is --data.source Subset, and of the steps --trainer.limit_train_batches"
+    "num_samples limit subset max_samples n_samples max_train_samples num_train_samples": (
+        "part of the images is --data.source Subset --data.source.source Digits "
+        "--data.source.per_class 10, and of the steps --trainer.limit_train_batches 100"
+    ),
+    "max_eval_samples max_val_samples": (
+        "part of the validation is --trainer.limit_val_batches 10"
+    ),
+    "bn_momentum bn_eps": (
+        "batch norm's momentum and epsilon are torch's, 0.1 and 1e-5; "
+        "--model.precise_bn STEPS measures the statistics before each evaluation"
+    ),
+    "dist_bn": (
+        "all ranks evaluate with the statistics of the first; "
+        "--trainer.sync_batchnorm true takes them over all ranks"
+    ),
+    "drop_last dataloader_drop_last": (
+        "an epoch always ends with its last full batch, and validation takes all "
+        "images: leave it out"
+    ),
+    "shuffle": (
+        "training images are always shuffled, and others never: leave it out; --data.order pages "
+        "is for files larger than memory"
+    ),
+    "use_multi_epochs_loader": "the workers live as long as the training: leave it out",
+    "no_aug no_augment no_augmentation": (
+        "augmentation is left out by --data.crop none --data.flip false --data.policy null"
+    ),
+    "ddp_find_unused_parameters find_unused_parameters": (
+        "give --trainer.strategy ddp_find_unused_parameters_true"
     ),
     "trainer.gpus": "give --trainer.devices N --trainer.accelerator gpu",
     "trainer.tpu_cores tpu_cores": "give --trainer.devices N --trainer.accelerator tpu",
@@ -375,7 +404,7 @@ SAID = {
     "per_device_eval_batch_size eval_batch_size val_batch_size test_batch_size": (
         "the batches of an evaluation do not change its result, and follow --data.batch_size"
     ),
-    "adam_beta1 adam_beta2 beta1 beta2 opt_betas": (
+    "adam_beta1 adam_beta2 beta1 beta2 opt_betas adam_betas": (
         "--model.optimizer AdamW --model.optimizer.betas [0.9,0.999]"
     ),
     "opt_eps adam_epsilon epsilon": "--model.optimizer AdamW --model.optimizer.eps 1e-8",
@@ -488,6 +517,9 @@ VALUES = {
         "amp mixed bfloat16 bfloat bf mixed_bfloat16": "bf16-mixed",
         "fp32 float32 full": "32-true",
         "fp64 float64": "64-true",
+        "true yes on 1": "bf16-mixed",
+        "false no off none 0": "32-true",
+        "tf32": "--trainer.matmul_precision high",
     },
     "trainer.logger": {
         "wandb": "--wandb.mode online",
@@ -496,7 +528,7 @@ VALUES = {
     },
     "data.on_bad": {"skip ignore drop warn leave_out": "count"},
     "trainer.accelerator": {
-        "nvidia": "gpu",
+        "nvidia rocm amd hip": "gpu",
         "ddp dp ddp_spawn": "several devices exchange gradients by themselves: --trainer.devices N",
     },
     "trainer.devices": {
@@ -529,6 +561,14 @@ VALUES = {
         ),
     },
     "evaluate --crops": {"10 tencrop 10crop ten_crop": "ten", "1 center_crop one": "centre"},
+    "evaluate --weights": {"best": "--at best", "last": "--at last", "raw model": "net"},
+    "evaluate --split": {"validation valid eval": "val", "training": "train"},
+    "runs --sort": {
+        "acc accuracy acc1 top1 best loss val_acc": "error",
+        "date time age new newest old started created mtime": "began",
+        "epoch epochs steps progress": "step",
+        "bytes disk": "size",
+    },
     "model.schedule": {
         "cosineannealinglr cosineannealing onecycle onecyclelr cos cosine_annealing": "Cosine",
         "step steplr multisteplr multistep": "Steps",
@@ -573,7 +613,10 @@ VALUES = {
         "random_crop padding padded": "pad",
         "center centre no false": "none",
     },
-    "data.flip": {"horizontal random on": "true", "none off": "false"},
+    "data.flip": {"horizontal random 0.5": "true", "none": "false"},
+    "model.optimizer.weight_decay": {"none null no off false": "0"},
+    "model.label_smoothing": {"none null no off false": "0"},
+    "data.erase": {"none null no off false": "0"},
     "data.order": {"random shuffle shuffled": "global", "quasi_random": "pages"},
     "data.loader": {"pytorch dataloader": "torch", "gpu": "device", "beton": "ffcv"},
     "data.workers": {"max all": "auto"},
@@ -581,6 +624,7 @@ VALUES = {
         "identity zero_pad option_a pad": "A",
         "projection option_b conv": "B",
         "plain null no false": "none",
+        "true yes on residual": "A, B or C adds shortcuts",
     },
     "data.policy": {
         "autoaugment autoaug augmix trivialaugmentwide": "TrivialAugment",
@@ -602,7 +646,7 @@ SAME = {
     "--out": "output o out_dir output_dir outdir outfile save save_path save_dir dest dst target f",
     "--root": "dir data_dir data_path output_dir folder path run_dir run_root to",
     "--size": "imgsz img_size image_size resolution input_size",
-    "--yes": "y f force rf r fr i no_confirm recursive",
+    "--yes": "y f force rf r fr no_confirm recursive",
     "--json": "format_json as_json j",
     "--depth": "layers num_layers n_layers layer to add",
     "--threads": "workers num_workers j",
@@ -668,6 +712,8 @@ FLAGS = {
     },
     "predict": {
         "csv": "--format csv",
+        "json": "--format json",
+        "gpu cuda": "--device cuda",
         "ema": "--weights ema",
         "at best last epoch": (
             "the best epoch's checkpoint is given as the run is: resnet-cli predict "
@@ -692,6 +738,7 @@ FLAGS = {
         ),
     },
     "validate": {
+        "run runs": "the run is the first word: resnet-cli validate RUN",
         "split subset on": (
             "resnet-cli validate RUN measures the validation images, test RUN the test images"
         ),
@@ -710,7 +757,12 @@ FLAGS = {
         "metric metrics": "loss and accuracy are always told: leave it out",
     },
     "evaluate": {
-        "tta ten_crop flip": "--crops ten",
+        "tta": "--crops flip, or --crops ten with --sizes N below the images' size",
+        "flip": "--crops flip",
+        "ten_crop": "--crops ten",
+        "format": "--json",
+        "gpu cuda": "--device cuda",
+        "run": "the run is a word: resnet-cli evaluate RUN",
         "crop": "--crops",
         "ema": "--weights ema",
         "precise_bn": "--bn precise",
@@ -745,7 +797,7 @@ FLAGS = {
         "m multirun": "a sweep is a file: resnet-cli recipes digits_degradation > my.yaml",
     },
     "runs": {
-        "a all l long n last limit name filter failed state status group": (
+        "a all l long n last limit name filter failed state status group where select query": (
             "resnet-cli runs DIR lists all runs of one folder; --json is for programs, which "
             "select and sort"
         ),
@@ -756,6 +808,8 @@ FLAGS = {
         "best": "--sort error",
     },
     "rm": {
+        "i interactive": "rm asks before it removes anything: leave it out",
+        "failed killed stale": ("each run is named; resnet-cli runs lists them with their state"),
         "all": "name each run, or its folder with rm -r of your shell: resnet-cli runs lists them",
         "older_than keep_last older before": (
             "each run is named; resnet-cli runs lists them with their age"
@@ -781,7 +835,7 @@ FLAGS = {
         "csv html format md markdown latex pdf png svg": (
             "a page, figures and CSV files are always written; --out DIR tells where"
         ),
-        "smooth smoothing xlim ylim log log_y legend figsize": (
+        "smooth smoothing xlim ylim log log_y logy log_x logx legend figsize": (
             "figures show what was measured; to draw others, take the CSV files of the report, or "
             "load_runs from Python (docs/python.md)"
         ),
@@ -808,6 +862,8 @@ FLAGS = {
             "fit --config digits --run.dry tells parameters, multiply-adds, time and memory"
         ),
         "layers layer": "all layers are measured",
+        "run runs": "the run is a word: resnet-cli inspect gradients RUN",
+        "gpu cuda": "--device cuda",
         "gradcam cam saliency attention": (
             "blocks are measured; maps of single images are made by other packages, from the net "
             "that lightning_resnet.load(RUN) returns"

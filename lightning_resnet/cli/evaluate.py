@@ -1,6 +1,7 @@
 """`resnet-cli evaluate RUN`: error by crops, resolution, norm statistics and weights."""
 
 import os
+import re
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from lightning_resnet.engine.launch import place, resolve
 from lightning_resnet.errors import UserError, nearest, tell
 from lightning_resnet.files import check_writable
 from lightning_resnet.flags import refuse_training
-from lightning_resnet.meant import number
+from lightning_resnet.meant import number, numbers
 from lightning_resnet.printing import add_json
 from lightning_resnet.runs.find import check_target
 from lightning_resnet.shipped import recipe_file
@@ -189,12 +190,17 @@ def check(args: Namespace) -> None:
     if args.sizes:
         parts = args.sizes.split(",")
         if not all(part.isdecimal() and int(part) for part in parts):
-            found = number(args.sizes, lambda side: isinstance(side, int))
+            found = number(args.sizes, lambda side: isinstance(side, int) and side > 0)
+            if re.fullmatch(r"\[\d+(, ?\d+)*\]", args.sizes):
+                found = numbers([args.sizes]).strip("[]")
             hint = f"; did you mean {found}?" if found else ""
-            raise UserError(f"--sizes {args.sizes}: pixels per side, such as 224,256{hint}")
+            raise UserError(
+                f"--sizes {args.sizes}: pixels per side, 1 or more, such as 224,256{hint}"
+            )
         args.sizes = [int(part) for part in parts]
     if args.split not in SPLITS:
-        hint = nearest(args.split, SPLITS)
+        meant = by_word(VALUES["evaluate --split"]).get(args.split)
+        hint = f"; did you mean {meant}?" if meant else nearest(args.split, SPLITS)
         raise UserError(f"--split {args.split}: choose among {', '.join(SPLITS)}{hint}")
     if args.labels and (args.per_class or args.confusion):
         raise UserError("--per-class and --confusion go by one label per image: leave --labels out")
