@@ -532,7 +532,7 @@ def test_rows_that_could_not_be_written_are_told_at_the_end(cli, monkeypatch):
     monkeypatch.setattr(rundir.RunDir, "_append", append)
     code, out, err = cli("fit", *SHORT)
     assert code == 2 and "metrics.jsonl: Read-only file system; training goes on" in out
-    assert "warning: 5 rows are missing in" in err and Run(only_run()).status() == "failed"
+    assert "lacks 5 of its rows: " in err and Run(only_run()).status() == "failed"
     assert "metrics.jsonl, whose rows come first: Read-only file system" in err
 
 
@@ -567,8 +567,8 @@ def test_rows_that_a_full_disk_held_back_are_written_or_told_at_a_signal(
         patch.setattr(rundir.RunDir, "_append", full)
         claimed.record(2, 0, {"val/acc1": 0.9})
         claimed.end(2, "preempted", signal="SIGTERM")
-        assert "warning: 1 rows are missing in" in capsys.readouterr().err
-        with pytest.raises(UserError, match="1 rows are missing in") as caught:
+        assert "lacks 1 of its rows: " in capsys.readouterr().err
+        with pytest.raises(UserError, match="lacks 1 of its rows: ") as caught:
             claimed.finish()
         claimed.end(2, "failed", str(caught.value))  # which the user is told anyhow
         assert not capsys.readouterr().err

@@ -295,7 +295,7 @@ class RunDir(Run):
         self._try(self._append)
         if self._unwritten_rows:
             raise UserError(
-                f"{len(self._unwritten_rows)} rows are missing in {self.rows_file}: "
+                f"{self.rows_file} lacks {len(self._unwritten_rows)} of its rows: "
                 f"{self._write_error}"
             )
 
