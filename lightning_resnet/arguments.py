@@ -291,6 +291,10 @@ class Parser(argparse.ArgumentParser):
                 return f"; did you mean {meaning}?"
             if meaning and not meaning.startswith("-"):
                 return f": {meaning}"
+        several = [each for each in word.split(",") if each in valid]
+        if len(several) > 1:
+            rest = shlex.join(other for other in self.words if other != word)
+            return f": one at a time: {self.prog} {several[0]} {rest}".rstrip()
         others = [other for other in self.words if other in valid]
         if others and name[:1] != "-":
             return f": that word comes first: {self.prog} {others[0]} {word}"

@@ -9,6 +9,7 @@ NAMED_DEPTHS = (18, 34, 50, 101, 152)  # `resnet14` and `resnet26` are as well n
 # What `shortcut_value` is where none is given: values of He et al. 2016, table 1. Those of gates
 # are the best there; 0.5 for `scaled` trains 110 layers only where `branch_scale` is 0.5 too.
 SHORTCUT_VALUES = {"scaled": 0.5, "dropout": 0.5, "gate": -6.0, "exclusive_gate": -6.0}
+MOST_RANKS = 256  # on a node; a larger number is a mistake
 CROPS = ("centre", "ten", "flip")  # how `evaluate` cuts an image
 # Training images of the sources that always have the same.
 TRAIN_IMAGES = {"Digits": 1_437, "CIFAR10": 50_000, "CIFAR100": 50_000, "FashionMNIST": 60_000}

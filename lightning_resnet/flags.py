@@ -27,6 +27,7 @@ from lightning_resnet.aliases import (
     true_name,
 )
 from lightning_resnet.bounds import (
+    MOST_RANKS,
     TRAIN_IMAGES,
     check_batch,
     check_crop,
@@ -356,6 +357,8 @@ def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
                 key = flag.lstrip("-").rstrip("+")
                 record = keys().get(key)
                 needs = f": {record.needs}" if record else ""
+                if key in SECTIONS:
+                    raise UserError(f"{flag} needs a key, as in --{SECTIONS[key]} VALUE")
                 if key in ("config", "c"):
                     needs = ": a recipe, such as digits"
                 if record or key in OTHERS or _class_of(key):
@@ -393,6 +396,9 @@ def _stray(words: Sequence[str], at: int) -> str:
     """
     word = words[at]
     shown = printable(word, SHOWN)
+    spaced = " ".join(words[at - 1 : at + 1])
+    if at and Path(spaced).exists():
+        return f": a path with a space needs quotes: {shlex.quote(spaced)}"
     if line := _of_pairs(words):
         return f": write {line}"
     if (hydra := re.fullmatch(r"([+~]*)([\w./-]+?)=(.*)", word)) or word.startswith("~"):
@@ -652,8 +658,9 @@ class Checked:
             return
         elif key.startswith("trainer.") and not is_current():
             return
-        elif key.endswith(".class_path") and key.partition(".")[0] in SECTIONS:
-            return  # the parser says that the class is always ours
+        elif key.endswith(".class_path") and key.partition(".")[0] in PATHS:
+            cure = PATHS[key.partition(".")[0]]
+            raise UserError(f"unknown option {given.dashes}{key}: {cure}{given.place}")
         else:
             hint = hint_for(key, self.verb, given.dashes)
             raise UserError(f"unknown option {given.dashes}{key}{hint}{given.place}")
@@ -1051,6 +1058,8 @@ def _value(record: Key, given: Given, key: str) -> None:
     text = _shown(given.value)
     if isinstance(value, str):
         needs = re.sub(r" from -1 to [\d,]+", "", needs)  # -1 stands for no limit
+    if key == "trainer.devices":
+        needs = needs.replace("a number of devices", f"a number of devices up to {MOST_RANKS}")
     wrong = f"--{key} must be {needs}{record.cure}; got {text}"
     if key == "trainer.devices" and isinstance(value, str):
         if some := re.fullmatch(r"(\d)-(\d)", value):
@@ -1059,6 +1068,8 @@ def _value(record: Key, given: Given, key: str) -> None:
         if not re.fullmatch(r"auto|[-\d, \[\]]+", value):
             raise UserError(f"{wrong}{_suggested(record, key, value)}{given.place}")
     if key == "trainer.devices" and isinstance(value, int | float):
+        if value > MOST_RANKS:
+            raise UserError(f"{wrong}{given.place}")
         if value == 0 or value < -1 or isinstance(value, float):
             raise UserError(f"{wrong}{_suggested(record, key, text)}{given.place}")
     if needs.startswith("a list"):

@@ -349,7 +349,7 @@ def test_the_folder_that_validates_may_have_another_name(folder, tmp_path, names
         assert code == 0 and len(Beton(out)) == len(splits["train" if split == "train" else "val"])
     assert f"6 {names[0]} images (--split {names[0]}" in said
     code, _, err = cli(
-        "data", "write", "image_folder", "--root", root, "--split", "x", "--out", "x"
+        "data", "write", "image_folder", "--root", root, "--split", "x", "--out", "x.beton"
     )
     assert code == 2 and f"no split x; has train, {sorted(names, key='valid test'.find)[0]}" in err
 

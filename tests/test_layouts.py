@@ -170,7 +170,7 @@ def test_a_layout_is_chosen_or_named(tmp_path, cli):
     fails("has not all of layout parquet", tmp_path, layout="parquet")
     argv = "data write imagenet --out x.beton --root".split()
     for flags, words in (
-        (["--layout", "tarballs"], "one of folders, archives"),
+        (["--layout", "tarballs"], "choose among folders, archives"),
         (["--layout", "folders"], "has 28 train images, ImageNet 1,281,167"),
         (["--classes", "x"], "--classes is for webdataset and parquet"),
     ):

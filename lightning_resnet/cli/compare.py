@@ -154,6 +154,10 @@ def _check(args: Namespace) -> None:
     """
     if args.diff:
         args.diff = [str(folder_of(word, args.root)) for word in args.diff]
+    for word in args.runs:
+        if word.lower() in ("vs", "vs.", "versus", "and") and not Path(word).exists():
+            others = [other for other in args.words if other != word]
+            raise UserError(f"leave {word} out: resnet-cli compare {shlex.join(others)}")
     for at, word in enumerate(args.runs):
         if word.endswith(".json") and args.as_json:
             raise UserError(f"--json prints the document: write --json > {word}")
@@ -161,6 +165,11 @@ def _check(args: Namespace) -> None:
             r"(?:https?://)?(?:www\.)?wandb(?:\.ai/|:/?)([\w-]+/[\w-]+).*", word
         ):
             raise UserError(f"{word}: runs of W&B are wandb://{page[1]}")
+        if word.startswith("wandb:") and not re.match(r"wandb://[\w.-]+/[\w.-]+", word):
+            raise UserError(f"{word} is no project: write wandb://entity/project")
+        if "," in word and not Path(word).exists():
+            parts = " ".join(part for part in word.split(",") if part)
+            raise UserError(f"{word}: runs have spaces between them: resnet-cli compare {parts}")
         if not word.startswith(("wandb://", "reference:")):
             if key_of(f"--{word}") and not Path(word).exists() and (args.rows or args.cols):
                 raise UserError(
@@ -170,6 +179,14 @@ def _check(args: Namespace) -> None:
             args.runs[at] = str(folder_of(word, args.root))
         elif word.startswith("reference:"):
             folder_of(word)
+    for flag in ("rows", "over"):
+        given = getattr(args, flag) or []
+        if any("," in name for name in given):
+            names = " ".join(given).replace(",", " ").split()
+            raise UserError(f"--{flag} {' '.join(given)}: write --{flag} {' '.join(names)}")
+    if "===" in args.where or "!==" in args.where:
+        rightly = args.where.replace("===", "==").replace("!==", "!=")
+        raise UserError(f'--where {args.where}: write it as in --where "{rightly}"')
     told = re.sub(r"'[^']*'|\"[^\"]*\"", "", args.where)
     single = re.search(r"([\w.]+) ?(?<![=<>!])=(?!=) ?(.+)", args.where)
     if single and "=" in told and "(" not in told:

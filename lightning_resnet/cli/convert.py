@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from lightning_resnet.arguments import TRUST, Parser, finite, positive
+from lightning_resnet.arguments import TRUST, Parser, above_zero, finite, positive
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json, markdown
 from lightning_resnet.runs.find import check_weights, quote
@@ -46,7 +46,7 @@ def make_parser() -> Parser:
         parser.add_argument(
             f"--{name}",
             nargs=3,
-            type=finite,
+            type=above_zero if name == "std" else finite,
             metavar=("R", "G", "B"),
             help="of FILE, for pixels from 0 to 1 (default: what a .safetensors of ours tells, "
             "else ImageNet's)",

@@ -15,6 +15,7 @@ from pathlib import Path
 from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError, nearest, tell
+from lightning_resnet.keys import classes
 from lightning_resnet.meant import has_debians, no_folder
 from lightning_resnet.printing import add_json
 from lightning_resnet.runs.find import FILES, LOOKS, quote
@@ -214,6 +215,12 @@ def _write(args: argparse.Namespace) -> int:
         )
     if not 1 <= args.quality <= 100:
         raise UserError(f"--quality must be 1 to 100, is {args.quality}")
+    if not Path(args.out).suffix and not Path(args.out).exists():
+        raise UserError(f"--out {args.out} has no ending; did you mean --out {args.out}.beton?")
+    layouts = classes()["ImageNet"]["layout"].choices
+    if args.layout and args.layout not in layouts:
+        hint = nearest(args.layout, layouts)
+        raise UserError(f"--layout {args.layout}: choose among {', '.join(layouts)}{hint}")
     root = args.root or "data"
     is_checked = args.root or (args.source in SETS and not has_debians(name))
     if is_checked and not re.search(r"://|[{*]", root):

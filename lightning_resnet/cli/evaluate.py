@@ -10,7 +10,7 @@ from lightning_resnet.arguments import TRUST, Parser, device
 from lightning_resnet.bounds import CROPS
 from lightning_resnet.engine.launch import place, resolve
 from lightning_resnet.errors import UserError, nearest, tell
-from lightning_resnet.files import check_writable
+from lightning_resnet.files import IMAGES, check_writable
 from lightning_resnet.flags import refuse_training
 from lightning_resnet.meant import number, numbers
 from lightning_resnet.printing import add_json
@@ -94,6 +94,8 @@ def run(args: Namespace) -> int:
         refuse_training(args.recipe_keys, "evaluate")
     if args.labels and not Path(args.labels).is_file():
         raise UserError(f"--labels {args.labels} does not exist: give a .json of right labels")
+    if args.labels and Path(args.labels).suffix.lower() in IMAGES:
+        raise UserError(f"--labels {args.labels} is an image: give a .json of right labels")
     from lightning_resnet.analysis.evaluation import evaluate
     from lightning_resnet.analysis.evaluation.real_labels import hits_of, read_labels
     from lightning_resnet.analysis.inspection.subjects import subjects

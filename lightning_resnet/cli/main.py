@@ -451,6 +451,8 @@ def _check_files(checked: object) -> None:
     from lightning_resnet.runs.names import is_hub_name
 
     root = str(checked.last("run.root") or "runs")
+    if os.path.isfile(root):
+        raise UserError(f"--run.root {root} is a file: give the folder of all runs")
     weights = checked.last("run.init_from")
     if isinstance(weights, str) and is_hub_name(weights):
         check_named(weights)

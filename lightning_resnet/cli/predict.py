@@ -6,12 +6,15 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_resnet.aliases import NO, YES
 from lightning_resnet.arguments import TRUST, Parser, device, positive, value_of
 from lightning_resnet.errors import UserError, printable, tell
 from lightning_resnet.flags import refuse_training
 from lightning_resnet.meant import check_named
-from lightning_resnet.runs.find import LOOKS, check_weights, find_runs
+from lightning_resnet.runs.find import LOOKS, check_weights, find_runs, has_images
 from lightning_resnet.runs.names import is_hub_name
+
+NO_IMAGES = (".yaml", ".yml", ".json", ".csv", ".txt", ".py")  # endings of other files
 
 
 def make_parser() -> Parser:
@@ -131,11 +134,17 @@ def check_words(run: str, images: Sequence[str], root: str) -> None:
     for word in images:
         if not Path(word).exists():
             cure = ""
-            if "://" in word:
+            if word.lower() in (*YES, *NO):
+                cure = ": a switch such as --trust takes no value"
+            elif "://" in word:
                 cure = ": download it first"
             elif {*word} & {*"*?"}:
                 cure = ": the shell found no file for this pattern"
             raise UserError(f"image {printable(word)} does not exist{cure}")
+        if Path(word).suffix.lower() in NO_IMAGES:
+            raise UserError(f"{printable(word)} is no image: give images, or their folder")
+        if Path(word).is_dir() and not has_images(Path(word)):
+            raise UserError(f"no images in {printable(word)}: give images, or their folder")
 
 
 def _has_run(path: Path) -> bool:

@@ -137,6 +137,18 @@ def run(args: Namespace) -> int:
         )
     if args.j and (args.submit or args.retry_failed):
         raise UserError("-j is for --local: --throttle N is the number of tasks at a time")
+    is_submitted = args.submit or args.retry_failed
+    for flag in ("throttle", "pack", "chain"):
+        if getattr(args, flag) not in (None, 1) and not is_submitted:
+            raise UserError(
+                f"--{flag} is for --submit: leave it out, or add --submit; --local -j N is the "
+                "number of runs at a time"
+            )
+    if args.rest and not is_submitted and not is_next:
+        raise UserError(
+            f"-- {shlex.join(args.rest)}: options after -- are those of sbatch, for --submit; keys "
+            "of all runs are in the sweep's file (resnet-cli recipes NAME > my.yaml)"
+        )
     root = Path(args.root)
     sweep = read(args.file, args.yes)
     if is_next and not sweep.search:

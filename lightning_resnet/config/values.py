@@ -21,7 +21,8 @@ from jsonargparse._typehints import get_all_subclass_paths
 from pytorch_lightning.cli import LightningArgumentParser
 
 from lightning_resnet.aliases import PATHS
-from lightning_resnet.engine.launch import MOST_RANKS, pairs
+from lightning_resnet.bounds import MOST_RANKS
+from lightning_resnet.engine.launch import pairs
 from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.keys import Range
 from lightning_resnet.runs.identity import resolve_class

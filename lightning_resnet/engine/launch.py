@@ -27,6 +27,7 @@ from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 from typing import Any, Literal, NamedTuple, get_args
 
+from lightning_resnet.bounds import MOST_RANKS
 from lightning_resnet.console import SUPERVISED, torch_begins
 from lightning_resnet.engine.signals import SIGNALS, STATUSES, heeded, request
 from lightning_resnet.errors import UserError, printable
@@ -34,7 +35,6 @@ from lightning_resnet.machine import missing_accelerator
 from lightning_resnet.reading import read_yaml
 from lightning_resnet.shipped import recipe_file
 
-MOST_RANKS = 256  # on a node; a larger number is a mistake
 Launcher = Literal["auto", "slurm", "torchrun", "local"]
 GRACE_S = 10.0  # seconds that the other ranks have to end by themselves once one has failed
 # Seconds that the first rank, or a run of a sweep, has to end once it was asked to, or once others

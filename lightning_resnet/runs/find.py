@@ -26,6 +26,9 @@ NO_WEIGHTS = {
     ".onnx": "is for ONNX runtimes, and no verb reads it: name the run or file that it was made of",
     ".tar.gz": PACKED,
     ".tgz": PACKED,
+    ".jsonl": "holds what was measured, and no weights: the run is the folder that it lies in",
+    ".yaml": "is a recipe, and holds no weights",
+    ".yml": "is a recipe, and holds no weights",
     ".beton": "holds images, and no weights: resnet-cli data info {} tells which",
 }
 NAMES_OF_HUBS = {"torchvision": "torchvision", "timm": "timm", "hf": "Hugging Face"}
@@ -243,7 +246,7 @@ def check_no_folder(word: str, flag: str = "", root: str | os.PathLike[str] = "r
         told += "that began a run continues it"
     elif recipes:
         told = f"a folder; did you mean --config {quote(recipes[0])}?"
-    elif _has_images(folder):
+    elif has_images(folder):
         told = f"a folder: to train on images in it, --config photos --data {quote(folder)}"
     else:
         told = "a folder without a recipe or images; resnet-cli recipes lists ours"
@@ -257,7 +260,7 @@ def quote(path: Path) -> str:
 
 def no_run(folder: Path) -> str:
     """Return the message for a folder without runs where a run is meant."""
-    if _has_images(folder):
+    if has_images(folder):
         return (
             f"{folder} is a folder of images and no run: resnet-cli runs lists runs; "
             f"resnet-cli fit --config photos --data {quote(folder)} trains on one folder per "
@@ -269,12 +272,11 @@ def no_run(folder: Path) -> str:
     )
 
 
-def _has_images(folder: Path) -> bool:
-    """Tell whether images lie in a folder, or in the first folders in it."""
-    for _, inside, files in os.walk(folder):
+def has_images(folder: Path) -> bool:
+    """Tell whether images lie in a folder, or in the folders in it."""
+    for _, _, files in os.walk(folder):
         if any(name.lower().endswith(LOOKS) for name in files):
             return True
-        inside[:] = sorted(inside)[:10]
     return False
 
 

@@ -649,6 +649,34 @@ TYPED = {
     "fit --config hf.json": "--run.init_from hf:ORG/REPO",
     "fit --config crlf.yaml": "names no net and no images: --config digits --config crlf.yaml",
     "compare reference": "there are reference:digits",
+    # what would change nothing
+    "sweep digits_degradation --local -- --lr 0.1": "are those of sbatch, for --submit",
+    "sweep digits_degradation --list -- --partition x": "are those of sbatch, for --submit",
+    "sweep digits_degradation --chain 2": "--chain is for --submit",
+    "sweep digits_degradation --local --throttle 2": "--throttle is for --submit",
+    # what needs no torch to be told
+    "data write digits --out x": "did you mean --out x.beton?",
+    "data write imagenet --layout tar --out x.beton --root photos_of_mine": "--layout tar: choose",
+    "DIGITS --devices 1000": "a number of devices up to 256",
+    "DIGITS --model.class_path X": "the task is always ours: choose --model.net CLASS",
+    "DIGITS --data.class_path X": "give --data FOLDER; else --data.source CLASS",
+    "DIGITS --run.root a.png": "--run.root a.png is a file: give the folder of all runs",
+    "DIGITS --run.init_from wrong_key.yaml": "wrong_key.yaml is a recipe, and holds no weights",
+    "validate RUN/metrics.jsonl": "the run is the folder that it lies in",
+    "DIGITS --trainer": "--trainer needs a key, as in --trainer.max_epochs VALUE",
+    "evaluate RUN --labels a.png": "--labels a.png is an image: give a .json",
+    "predict RUN broken.yaml": "broken.yaml is no image",
+    "predict RUN empty": "no images in empty: give images",
+    "predict RUN a.png --trust yes": "a switch such as --trust takes no value",
+    "convert RUN --out x.onnx --std 0 0 0": "--std must be a number above 0",
+    # several at once
+    "compare RUN --where 'depth === 8'": 'write it as in --where "depth == 8"',
+    "compare RUN --rows depth,shortcut": "write --rows depth shortcut",
+    "compare depth8,depth20": "resnet-cli compare depth8 depth20",
+    "compare depth8 vs depth20": "leave vs out: resnet-cli compare depth8 depth20",
+    "compare wandb://x": "write wandb://entity/project",
+    "inspect gradients,lesions RUN": "one at a time: resnet-cli inspect gradients runs/digits",
+    "fit --config photos --data my photos": "a path with a space needs quotes: 'my photos'",
     # recipes in quotes, and nets in folders of recipes
     "fit --config 'digits --lr 0.1'": "leave the quotes out: --config digits --lr 0.1",
     "fit --config 'digits '": "leave the quotes out: --config digits",
@@ -781,6 +809,7 @@ def write_files(folder):
     (folder / "runs/known/0123456788/checkpoints/last.ckpt").touch()
     (folder / "images.tar.gz").touch()
     (folder / "empty").mkdir()
+    (folder / "my photos").mkdir()
     (folder / "recipes_of_mine").mkdir()
     for name, text in FILES.items():
         (folder / name).write_bytes(text.encode())
