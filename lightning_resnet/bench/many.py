@@ -41,16 +41,15 @@ def report(args: argparse.Namespace) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         make_runs(Path(folder), args.runs)
         states = ["first", *["again"] * args.repeat, "one run changed"]
-        for i, state in enumerate(metered(states, len(states), "turns")):
-            if i == len(states) - 1:
+        turns = [(name, state) for name in VERBS for state in states]
+        for name, state in metered(turns, len(turns), "turns"):
+            if state == "first":
+                shutil.rmtree(Path(folder, "cache"), ignore_errors=True)
+            elif state == "one run changed":
                 _change(Path(folder))
-            for name, words in VERBS.items():
-                if state == "first":
-                    shutil.rmtree(Path(folder, "cache"), ignore_errors=True)
-                seconds, used = verb_measured(Path(folder), words)
-                cpu = used.ru_utime + used.ru_stime
-                rows.append([name, state, f"{seconds:.1f}", f"{cpu:.1f}"])
-    rows.sort(key=lambda row: [*VERBS].index(row[0]))
+            seconds, used = verb_measured(Path(folder), VERBS[name])
+            cpu = used.ru_utime + used.ru_stime
+            rows.append([name, state, f"{seconds:.1f}", f"{cpu:.1f}"])
     return [
         "# Many runs",
         "",
