@@ -325,7 +325,7 @@ def test_reference_runs_are_found_by_name(name):
     assert (runs["status"] == "finished").all() and runs.groupby(
         ["depth", "shortcut"]
     ).size().tolist() == [3] * 4
-    with pytest.raises(UserError, match="there are digits, fashion_mnist"):
+    with pytest.raises(UserError, match="there are reference:digits, reference:fashion_mnist"):
         load_runs("reference:nothing")
 
 

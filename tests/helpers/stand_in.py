@@ -43,7 +43,8 @@ def train(arguments):
             write(run / "attempts/1.json", attempt | {"reason": "interrupted"})
             return 130
     (run / "metrics.jsonl").write_text(
-        '{"val/acc1": 0.5}\n{"val/acc1": 0.75}\n{"train/loss": 1}\n{"val/a'
+        '{"step": 3, "val/acc1": 0.5}\n{"step": 6, "val/acc1": 0.75}\n'
+        '{"step": 9, "train/loss": 1}\n{"val/a'
     )
     write(run / "attempts/1.json", attempt | {"reason": "finished"})
     return 0
