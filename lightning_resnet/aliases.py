@@ -132,7 +132,8 @@ def of_verb(word: str) -> str:
 
 def is_flag(word: str) -> bool:
     """Tell whether a word of a command line is a flag; a negative number is none."""
-    return re.match(r"--?[A-Za-z]", word) is not None
+    is_number = re.fullmatch(r"-(inf|infinity|nan)", word.lower()) is not None
+    return re.match(r"--?[A-Za-z]", word) is not None and not is_number
 
 
 def _as_words(key: str, value: str) -> list[str]:
@@ -192,6 +193,9 @@ def _meant(verb: str, flag: str, value: str | None) -> Pairs | None:
     name = flag.lstrip("-")
     plus = "+" if name.endswith("+") else ""
     name = name.rstrip("+")
+    is_run = name == "run" and verb != "fit" and value is not None
+    if is_run and not value.endswith((".yaml", ".yml", ".json")):
+        raise UserError(f"there is no {flag}: the run is the first word: resnet-cli {verb} {value}")
     if name in AS_IT_IS and flag.startswith("--") or name.endswith(".help"):
         return None
     if name in ("model", "data", "wandb") and flag.startswith("--"):
@@ -367,8 +371,9 @@ def _of_section(verb: str, name: str, value: str | None) -> Pairs | None:
             return None
         if name == "data":
             raise UserError(f"--data {no_folder(path)}")
-        raise UserError(f"--{name} {shown} is a file; {PATHS[name]}")
-    if name == "model" and verb != "fit" and path.is_dir():
+        if verb == "fit":
+            raise UserError(f"--{name} {shown} is a file; {PATHS[name]}")
+    if name == "model" and verb != "fit" and path.exists():
         raise UserError(f"--model {shown}: a run is the first word: resnet-cli {verb} {shown}")
     if name == "data" and path.is_dir():
         return [("data.source", "ImageFolder"), ("data.source.root", value)]

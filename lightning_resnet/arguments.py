@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
-from lightning_resnet.aliases import SHORT, is_flag, key_of, of_verb, said, understood
+from lightning_resnet.aliases import MARKS, SHORT, is_flag, key_of, of_verb, said, understood
 from lightning_resnet.errors import SIMILAR, UserError, nearest, printable
 from lightning_resnet.files import IMAGES
 from lightning_resnet.flags import check
@@ -429,6 +429,12 @@ def check_shell_words(words: Sequence[str]) -> None:
                 f"{shown}: the quotes are those of a text program, and no shell takes them: write "
                 f"{place}{shlex.quote(meant)}"
             )
+        following = "".join(words[at + 1 : at + 2])
+        if not value and flag and following and not is_flag(following):
+            raise UserError(
+                f"{flag}= {printable(following, SHOWN)}: a space follows the =: write {flag} "
+                f"{printable(following, SHOWN)}"
+            )
         if not value and flag:
             raise UserError(
                 f"{flag} is empty, as a variable of the shell is that is not set: give {flag} a "
@@ -474,6 +480,22 @@ def with_run(words: Sequence[str]) -> list[str]:
     if not free or value_of("--ckpt_path", words) is not None:
         return list(words)
     return ["--ckpt_path", words[free[0]], *words[: free[0]], *words[free[0] + 1 :]]
+
+
+def with_ckpt_path(words: Sequence[str]) -> list[str]:
+    """Return a command line of `predict` with `--ckpt_path` for other names of this flag.
+
+    A choice among the weights of a run, such as `--weights ema`, stays.
+    """
+    found = []
+    for word, following in zip(words, [*words, ""][1:], strict=True):
+        flag, has_value, value = word.partition("=")
+        given = value if has_value else following
+        is_name = flag.startswith("--") and flag[2:].replace("-", "_") in CHECKPOINTS
+        if is_name and given not in MARKS:
+            word = word.replace(flag, "--ckpt_path", 1)
+        found.append(word)
+    return found
 
 
 def value_of(flag: str, words: Sequence[str]) -> str | None:

@@ -73,6 +73,18 @@ OF_OURS = {  # key that takes no class of another package -> how to write a clas
     "data.source": ": a subclass of Source is (docs/extending.md), or --data FOLDER",
     "model.schedule": ": a subclass of Schedule is (docs/extending.md)",
 }
+TRAINED = "trainer.limit_train_batches"
+LIMITS = dict.fromkeys(  # keys of a part of the batches -> what they may be
+    (
+        TRAINED,
+        "trainer.limit_val_batches",
+        "trainer.limit_test_batches",
+        "trainer.limit_predict_batches",
+        "trainer.overfit_batches",
+    ),
+    "a share of the batches from 0 to 1, such as 0.5, or a whole number of batches",
+)
+SWITCHED = {"1": "true", "yes": "true", "on": "true", "0": "false", "no": "false", "off": "false"}
 UNITS = {"run.save_minutes": "min", "run.hang_s": "s"}  # keys of times -> unit
 # trainer options that our loop does not have, and what to use instead
 OTHER_WAYS = {
@@ -368,6 +380,8 @@ def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
                 value = rest.pop(0)
         if re.match("-[A-Za-z]{2}", flag) and flag[1:] in OTHERS:
             raise UserError(f"unknown option {flag}: write -{flag}, with two hyphens")
+        if re.match("-[A-Za-z]", flag) and flag != "-c":
+            raise UserError(f"unknown option {flag}{hint_for(flag[1:], verb)}")
         if value == "=" and rest:
             raise UserError(f"{flag} = {printable(rest[0], SHOWN)}: leave the = out")
         name = flag.lstrip("-").rstrip("+")
@@ -401,11 +415,14 @@ def _stray(words: Sequence[str], at: int) -> str:
         return f": a path with a space needs quotes: {shlex.quote(spaced)}"
     if line := _of_pairs(words):
         return f": write {line}"
+    if at > 1 and words[at - 1].startswith("{"):
+        pasted = shlex.quote(" ".join(words[at - 1 : at + 1]))
+        return f": a mapping is in quotes in a shell: {words[at - 2]} {pasted}"
     if (hydra := re.fullmatch(r"([+~]*)([\w./-]+?)=(.*)", word)) or word.startswith("~"):
         return _of_hydra(*hydra.groups()) if hydra else _of_hydra("~", word[1:], "")
     if words[at + 1 : at + 2] == ["="] and key_of(f"--{word}"):
         return f": write --{key_of(f'--{word}')} {' '.join(words[at + 2 : at + 3])}"
-    if word[:1] in "\u2013\u2014\u2212":  # dashes that a text program makes of two hyphens
+    if re.match("-?[\u2013\u2014\u2212]", word):  # what a text program makes of two hyphens
         bare = word.lstrip("-\u2013\u2014\u2212")
         return f": it begins with another sign than two hyphens: --{bare}"
     if word in shipped.sweeps():
@@ -486,11 +503,16 @@ def _several(words: Sequence[str], at: int) -> str:
         end += 1
     flag = words[at - 2].partition("=")[0]
     record = record_of(flag.lstrip("-"))
+    if flag == "--data.size":
+        return f": images are square: --data.size {words[end - 1]}"
     if record is None:
         return hint_for(flag.lstrip("-"), "fit")
     if "a list" not in record.needs:
         return f": {SEVERAL}"
-    return f": a list is in brackets: {flag} {meant.numbers(words[at - 1 : end])}"
+    hint = f"{flag} {meant.numbers(words[at - 1 : end])}"
+    if flag == "--model.optimizer.betas" and "--model.optimizer" not in words:
+        hint = f"--model.optimizer AdamW {hint}"  # a recipe's SGD has none
+    return f": a list is in brackets: {hint}"
 
 
 def record_of(key: str) -> Key | None:
@@ -705,7 +727,8 @@ class Checked:
         if record.needs.startswith("a mapping"):
             if not Path(str(given.value)).is_file():
                 needs = f"--{base} must be {record.needs}"
-                raise UserError(f"{needs}; got {_shown(given.value)}{given.place}")
+                hint = "" if given.recipe else _of_mapping(base, given)
+                raise UserError(f"{needs}; got {_shown(given.value)}{hint}{given.place}")
             return
         if not isinstance(value, str):
             return
@@ -1012,6 +1035,23 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
         )
 
 
+def _of_mapping(base: str, given: Given) -> str:
+    """Return the flags for a key that takes a mapping, with a single value where one is meant."""
+    example = re.findall(r"(\w+): ([\w.]+)", keys()[base].needs)
+    name, value = example[0]
+    arguments = classes()[keys()[base].classes[0]]
+    if len(example) == 1 and _is_number(given.parsed) and _fits(arguments[name], given.parsed):
+        value = given.value
+    written = [f"--{base}.{name} {value}"]
+    written += [f"--{base}.{other} {its_value}" for other, its_value in example[1:]]
+    return f"; did you mean {' '.join(written)}?"
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value is a number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def kind_of(content: Any) -> str:
     """Return what the content of a YAML file is, in words."""
     words = {"NoneType": "empty", "list": "a list", "str": "a text"}
@@ -1054,7 +1094,9 @@ def _value(record: Key, given: Given, key: str) -> None:
         UserError: the key, what it may be, and the value.
     """
     value = given.parsed
-    needs = record.needs
+    needs = LIMITS.get(key, record.needs)
+    if key == TRAINED:
+        needs = needs.replace("from 0 to 1", "above 0, up to 1")
     text = _shown(given.value)
     if isinstance(value, str):
         needs = re.sub(r" from -1 to [\d,]+", "", needs)  # -1 stands for no limit
@@ -1101,6 +1143,10 @@ def _fits(record: Key, value: Any) -> bool:
     """Tell whether a key or argument can have a value, as far as its plain types tell."""
     kind = {type(None): "null"}.get(type(value), type(value).__name__)
     is_kind = kind in record.kinds or (kind == "int" and "float" in record.kinds)
+    if record.name in LIMITS and kind == "float" and value > 1:
+        return False
+    if record.name == TRAINED and value == 0:
+        return False  # nothing would be trained
     if is_kind and kind in ("int", "float") and record.range:
         return value in record.range
     return is_kind or str(value) in record.choices
@@ -1108,12 +1154,21 @@ def _fits(record: Key, value: Any) -> bool:
 
 def _suggested(record: Key, key: str, text: str) -> str:
     """Return what is meant by a value that a key cannot have, as the end of a message."""
+    if key in LIMITS:
+        return ""
+    if key == "trainer.max_epochs" and re.fullmatch(r"\d+\s?([hdms]|min|hours?)", text.lower()):
+        return ": epochs are counted, and no flag limits the time"
+    bare = text.strip("[]'\" ")
+    if bare != text and bare in record.choices:
+        return f"; did you mean {bare}?"
+    if "bool" in record.kinds and text.lower() in SWITCHED:
+        return f"; did you mean {SWITCHED[text.lower()]}?"
     if found := SYNONYMS.get(key, {}).get(text.lower().replace("-", "_")):
         return _offered(found)
     if hint := nearest(text, record.choices):
         return hint
     number = meant.number(text, partial(_fits, record), UNITS.get(key, ""))
-    if number:
+    if number and number != text:
         return f"; did you mean {number}?"
     return f"; {SEVERAL}" if "," in text else ""
 

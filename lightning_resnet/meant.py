@@ -74,6 +74,7 @@ def number(text: str, fits: Callable[[int | float], bool], unit: str = "") -> st
         unit: the unit of time that the number has, s or min; empty: none.
     """
     plain = text.strip(" '\"=;:`").lower().replace("--", "-")
+    plain = re.sub("[\u2013\u2212]", "-", plain)  # other dashes, for minus
     plain = plain.strip("[]()").rstrip(",")
     found: list[float] = []
     if re.fullmatch(r"\d{1,3}(,\d{2}0)+", plain):  # 64,128 are two numbers
@@ -91,6 +92,8 @@ def number(text: str, fits: Callable[[int | float], bool], unit: str = "") -> st
             found.append(float(scaled[1]) * seconds / own)
         elif scaled[2] in TIMES:
             found.append(float(scaled[1]) * TIMES[scaled[2]])
+            if scaled[2] == "%" and not fits(0.5):
+                found.append(float(scaled[1]))
         else:
             found.append(float(scaled[1]))
     ratio = re.fullmatch(rf"({NUMBER})/({NUMBER})", plain)

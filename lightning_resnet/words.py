@@ -347,7 +347,7 @@ SAID = {
     "overwrite exist_ok force f y yes overwrite_output_dir": (
         "a run is never overwritten: --run.new begins another one"
     ),
-    "cfg recipe file yaml config_file conf": "a recipe follows --config",
+    "cfg recipe file yaml config_file conf r": "a recipe follows --config",
     "list list_models list_recipes": "resnet-cli recipes lists the recipes",
     "version": "resnet-cli --version tells it",
     "residual skip": "--model.net.shortcut A, B or C adds shortcuts; none leaves them out",
@@ -433,7 +433,7 @@ SAID = {
     "model_ema_steps": "--model.ema.decay 0.999 averages after each step",
     "single_cls": "a source knows its classes: one folder each for --data FOLDER",
     "cn": "a recipe follows --config, such as --config digits",
-    "config_path config_dir": "a recipe follows --config: --config FOLDER/RECIPE.yaml",
+    "config_path config_dir cp cd": "a recipe follows --config: --config FOLDER/RECIPE.yaml",
     "val_crop_size val_size eval_size test_size": (
         "training and validation are at --data.size; resnet-cli evaluate RUN --sizes 224,256 "
         "measures others"

@@ -16,7 +16,7 @@ from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError, nearest, tell
 from lightning_resnet.keys import classes
-from lightning_resnet.meant import has_debians, no_folder
+from lightning_resnet.meant import has_debians, no_folder, number
 from lightning_resnet.printing import add_json
 from lightning_resnet.runs.find import FILES, LOOKS, quote
 
@@ -167,8 +167,10 @@ def _mode(text: str) -> str | float:
     try:
         return float(text)
     except ValueError:
+        share = number(text, lambda part: 0 <= part <= 1)
+        hint = f"; did you mean {share}?" if share else nearest(text, MODES)
         raise argparse.ArgumentTypeError(
-            f"{text}: one of {', '.join(MODES)}, or a share from 0 to 1{nearest(text, MODES)}"
+            f"{text}: one of {', '.join(MODES)}, or a share from 0 to 1{hint}"
         ) from None
 
 

@@ -392,19 +392,21 @@ def _understood(argv: list[str]) -> list[str]:
     `validate`, `test` or `predict` takes as a word becomes the value of `--ckpt_path`.
     """
     from lightning_resnet.aliases import understood
-    from lightning_resnet.arguments import free_words, value_of, with_run
+    from lightning_resnet.arguments import free_words, value_of, with_ckpt_path, with_run
     from lightning_resnet.cli.predict import check_words
     from lightning_resnet.errors import UserError
     from lightning_resnet.flags import check, refuse_training
     from lightning_resnet.runs.find import check_no_folder, check_weights
 
     verb, *words = argv
+    if verb == "predict":
+        words = with_ckpt_path(words)
     root = value_of("--run.root", words) or "runs"
     for flag in ("--config", "-c"):
         check_no_folder(value_of(flag, words) or "", flag, root)
     for at in free_words(words) if verb == "fit" else []:
         check_no_folder(words[at], root=root)
-    takes_keys = _module(argv) == "fit"
+    takes_keys = _module([verb, *words]) == "fit"
     if takes_keys:
         words = understood(words, verb)
     given = value_of("--ckpt_path", words)

@@ -137,7 +137,8 @@ NUMBERS = {
     "ImageNetV2.num_classes": Range(1, 10**6),
     "Subset.num_classes": Range(2, 10**6),
     "Subset.per_class": COUNT,
-    **{f"optimizer.{name}": Range(0, 10**6) for name in ("lr", "weight_decay", "momentum", "eps")},
+    **{f"optimizer.{name}": Range(0, 10**6) for name in ("lr", "weight_decay", "eps")},
+    "optimizer.momentum": Range(0, 1, below=True),
 }
 # arguments that are often given in another unit -> how to convert
 CURES = {
