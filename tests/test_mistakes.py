@@ -351,7 +351,7 @@ def test_typed_mistakes_are_answered_in_one_line_before_torch_is_imported(here):
         last = told.splitlines()[-1]
         lines = [text for text in told.splitlines() if not text.startswith("  ")]  # no listing
         is_one_line = told.count("error: ") == 1 and len(lines) <= 2
-        is_repeated = re.search(r"(\S+); did you mean \1\?", last)  # the value that is refused
+        is_repeated = re.search(r"got (\S+); did you mean \1\?", last)  # the value that is refused
         if status != 2 or needle not in last or has_torch or not is_one_line or is_repeated:
             wrong[line] = answers[line]
     assert not wrong
