@@ -186,7 +186,7 @@ def test_damaged_checkpoints_are_refused(cli, content, tmp_path):
     ("args", "message"),
     [
         ("--trainer.num_sanity_val_steps 2", "validation is by epoch"),
-        ("--trainer.limit_train_batches 0", "no optimizer step is left"),
+        ("--trainer.limit_train_batches 0", "must be a share of the batches above 0"),
         ("--trainer.max_epochs 0 --trainer.max_steps 3", "max_epochs must be 1 or more"),
         ("--trainer.max_time 00:01:00:00", "let SIGUSR1 end the job in time"),
         ("--trainer.strategy fsdp", "ranks exchange gradients by ddp"),
