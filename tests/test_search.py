@@ -177,6 +177,46 @@ def test_spaces_that_cannot_be_listed_have_run_cap_points(sweep_file):
     assert read(bayes(sweep_file, many)).size == 12
 
 
+Q_LOG = {"distribution": "q_log_uniform_values", "min": 1e-6, "max": 100.0, "q": 1}
+Q_COARSE = {"distribution": "q_uniform", "min": 1e6, "max": 1000100.0, "q": 100 / 7}
+
+
+@pytest.mark.parametrize(
+    "spec, values",
+    [
+        ({"values": ["a", "b"], "probabilities": [0.99, 0.01]}, ["a", "b"]),
+        ({"values": ["a", "b", "a"], "probabilities": [1e-9, 1 - 1e-9, 0]}, ["a", "b"]),
+        ({"values": ["a", "b", "c"], "probabilities": [0.999, 0.001, 0]}, ["a", "b"]),
+        ({"values": ["a", "b", "c"], "probabilities": [0.9999998, 1e-6, 0]}, ["a", "b"]),
+        (Q_LOG, [*range(101)]),
+        (Q_LOG | {"min": 1e-12, "max": 999.5}, [*range(1000)]),
+        (Q_COARSE, [1e6, 1000010.0, *(1e6 + 10 * i for i in (3, 4, 6, 7, 9, 10))]),
+        ({"min": -3, "max": 9996}, [*range(-3, 9997)]),
+    ],
+)
+def test_improbable_values_are_listed(sweep_file, spec, values):
+    sweep = read(bayes(sweep_file, {"x": spec}, run_cap=20_000))
+    listed = [sweep.search.point(numbers).parameters["x"] for numbers in sweep.search.listed]
+    assert sorted(listed) == values and sweep.size == len(values)
+
+
+@pytest.mark.parametrize(
+    "spec, count",
+    [({"values": ["a", "b"], "probabilities": [0.99, 0.01]}, 2), (Q_LOG | {"max": 20.0}, 21)],
+)
+def test_improbable_values_are_found(sweep_file, monkeypatch, spec, count):
+    monkeypatch.setattr(search, "MOST_TWICE_LISTED", 2)
+    monkeypatch.setattr(search, "RANDOM", 1000)  # takes less time
+    file = bayes(sweep_file, {"kind": spec, "lr": {"value": 0.01}}, run_cap=50)
+    assert len({p["kind"] for p in work(file)}) == count
+
+
+def test_no_axis_is_listed_where_the_points_are_too_many(sweep_file, monkeypatch):
+    monkeypatch.setattr("lightning_resnet.sweeps.points.numbers_of", None)  # a call is an error
+    many = {f"x{i}": {"min": 0, "max": 100} for i in range(2)}
+    assert read(bayes(sweep_file, many)).size == 12
+
+
 def test_a_space_smaller_than_run_cap_is_told_once(sweep_file, capsys):
     file = bayes(sweep_file, {"data.pad": {"values": [1, 2, 3]}})
     assert main([file, "--list"]) == 0

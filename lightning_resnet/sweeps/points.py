@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import accumulate, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,6 @@ PARAMETER_FILE = "${args_json_file}"
 COMMAND = f'["${{env}}", resnet-cli, fit, --config, digits, --config, "{PARAMETER_FILE}"]'
 MAX_POINTS = 1_000_000
 MOST_LISTED = 10_000  # points of a search's space that are listed, so that none is missed
-FINE = 16  # quantiles at which the values of a parameter are looked for, for each value
 MOST_CHECKED = 100  # points of a sweep that are checked before torch is imported
 EDGE = 2.0**-40  # least distance of a quantile from 0 and 1, where some distributions end
 MANY_POINTS = 100_000  # more points need --yes, because they are probably a mistake
@@ -121,10 +120,11 @@ class Search:
 
     @cached_property
     def listed(self) -> list[dict[str, float]]:
-        """What `point` takes for each point of the space; empty where there are too many."""
-        axes = [numbers_of(self.specs[key]) for key in self.free]
-        if math.prod(map(len, axes)) > MOST_LISTED:
+        """What `point` takes for each point of the space; empty if there is no list."""
+        specs = [self.specs[key] for key in self.free]
+        if not 0 < math.prod(map(count_of, specs)) <= MOST_LISTED:
             return []
+        axes = map(numbers_of, specs)
         return [dict(zip(self.free, numbers, strict=True)) for numbers in product(*axes)]
 
     @property
@@ -157,27 +157,56 @@ def choices(spec: Spec) -> int:
     return 1 if spec.get("min", 0) == spec.get("max", 1) else 0
 
 
-def numbers_of(spec: Spec) -> list[float]:
-    """Return a category's number, or a quantile, for each value of a parameter.
+def count_of(spec: Spec) -> int:
+    """Return the number of values of a parameter, of which some may be equal.
 
-    The list is empty where the values cannot be listed, or are too many.
+    The number is 0 where the values cannot be listed.
     """
     name = spec["distribution"]
+    if count := choices(spec):
+        return count
+    if name == "categorical":
+        return len(spec["values"])
+    if name in ("int_uniform", "q_uniform", "q_log_uniform_values"):
+        return 1 + round((draw(spec, 1 - EDGE) - draw(spec, EDGE)) / spec.get("q", 1))
+    return 0
+
+
+def numbers_of(spec: Spec) -> list[float]:
+    """Return a category's number, or a quantile, for each value that `count_of` counts."""
     if count := choices(spec):
         nth = axis(spec)[1]
         numbers = {json.dumps(nth(i), sort_keys=True): i for i in range(count)}
         return list(numbers.values())
-    if name == "categorical":
-        count = len(spec["values"])
-    elif name in ("int_uniform", "q_uniform", "q_log_uniform_values"):
-        count = 1 + round((draw(spec, 1 - EDGE) - draw(spec, EDGE)) / spec.get("q", 1))
-    if not 0 < count <= MOST_LISTED:
-        return []
+    if spec["distribution"] != "categorical":
+        return _quantiles_of_steps(spec)
+    ends = [0, *accumulate(spec["probabilities"][:-1]), 1]
     quantiles = {}
-    for i in range(FINE * count):
-        u = (i + 0.5) / (FINE * count)
-        quantiles.setdefault(json.dumps(draw(spec, u), sort_keys=True), u)
+    for (low, high), probability in zip(pairwise(ends), spec["probabilities"], strict=True):
+        if probability > 0:
+            u = min(max((low + high) / 2, EDGE), 1 - EDGE)
+            quantiles.setdefault(json.dumps(draw(spec, u), sort_keys=True), u)
     return list(quantiles.values())
+
+
+def _quantiles_of_steps(spec: Spec) -> list[float]:
+    """Return a quantile for each value of a parameter whose values are multiples of a step.
+
+    The quantiles between two are halved until the values there are neighbours, because a value may
+    be far less probable than the others.
+    """
+    # Values are rounded to six digits; two that are nearer than 4/3 steps have none between them.
+    nearest_two = 1.25 * spec.get("q", 1)
+    quantiles = {draw(spec, u): u for u in (EDGE, 1 - EDGE)}
+    gaps = [(EDGE, 1 - EDGE)]
+    while gaps:
+        low, high = gaps.pop()
+        middle = (low + high) / 2
+        is_wide = draw(spec, high) - draw(spec, low) > nearest_two
+        if is_wide and low < middle < high:
+            quantiles.setdefault(draw(spec, middle), middle)
+            gaps += [(low, middle), (middle, high)]
+    return sorted(quantiles.values())
 
 
 @dataclass
