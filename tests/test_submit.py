@@ -69,6 +69,9 @@ def test_wrong_keys_and_values_are_found_before_anything_is_queued(sweep):
     Path("s.yaml").write_text((SWEEP % "seed_everything").replace("[0, 1]", "[0, -1]"))
     with pytest.raises(UserError, match="seed=-1: --seed_everything must be a whole number from 0"):
         main(["s.yaml", "--submit"])
+    Path("s.yaml").write_text((SWEEP % "seed_everything").replace("[8, 20]", "[8, 9]"))
+    with pytest.raises(UserError, match="point depth=9 seed=0: depth of a CIFAR net"):
+        main(["s.yaml", "--submit"])
     assert not Path("runs").exists()
 
 

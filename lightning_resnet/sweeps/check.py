@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 
+from lightning_resnet import flags
 from lightning_resnet.config.recipe import parse
 from lightning_resnet.data.remote import is_remote, look
 from lightning_resnet.data.sources import Source
@@ -30,8 +31,10 @@ def check_points(sweep: Sweep, points: list[Point]) -> None:
         if values <= seen:
             continue
         seen |= values
+        words = arguments(sweep, point)
         try:
-            parse("fit", arguments(sweep, point))
+            flags.check(words, "fit")  # knows more of our own nets than the parser does
+            parse("fit", words)
         except UserError as e:
             raise UserError(f"sweep {sweep.name}, point {sweep.text(point)}: {e}") from e
 
