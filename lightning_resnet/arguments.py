@@ -432,8 +432,8 @@ def check_shell_words(words: Sequence[str]) -> None:
         following = "".join(words[at + 1 : at + 2])
         if not value and flag and following and not is_flag(following):
             raise UserError(
-                f"{flag}= {printable(following, SHOWN)}: a space follows the =: write {flag} "
-                f"{printable(following, SHOWN)}"
+                f"{flag}= is empty: give it a value, without a space after the =, such as {flag} "
+                f"{printable(following, SHOWN)}; or a variable of the shell is not set"
             )
         if not value and flag:
             raise UserError(

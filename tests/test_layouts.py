@@ -576,6 +576,12 @@ def test_shards_of_other_names_of_classes_are_refused(tmp_path):
     assert source.classes == ["cat", "dog"]
     write_parquet(tmp_path / "train-0.parquet", rows, 5, names=["crane", "crane"])
     fails("train-0.parquet names class crane twice", tmp_path, Parquet)
+    write_parquet(val, rows, 5, names=["crane", "crane"])
+    own = tmp_path / "names.txt"
+    own.write_text("bird\nmachine\n")
+    source = Parquet(str(tmp_path), classes=str(own))
+    source.splits()
+    assert source.classes == ["bird", "machine"]
 
 
 def test_names_of_splits_are_those_of_folders_and_are_all_there_or_none(tmp_path):

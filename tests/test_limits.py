@@ -484,6 +484,11 @@ def test_training_images_do_not_validate_without_a_word(tmp_path, capsys):
     assert "warning" not in capsys.readouterr().out
     BetonFiles(files[""], files[""]).splits()
     assert "train and val are one file" in capsys.readouterr().out
+    fewer = tmp_path / "fewer.beton"  # of a folder of its own, and without --split
+    few = Images(np.arange(4), np.arange(4) % 2, np.zeros((4, 4, 4, 3), np.uint8))
+    write_beton(few, fewer, classes=[*"ab"], split="train", workers=1)
+    BetonFiles(files["train"], str(fewer)).splits()
+    assert "is given for val, and was written as train" in capsys.readouterr().out
 
 
 def test_a_run_waits_while_another_writes_either_file_of_two_steps(tmp_path, monkeypatch):

@@ -479,7 +479,7 @@ def test_without_optuna_the_error_says_how_to_install_it(sweep_file, monkeypatch
 
 
 def test_next_is_for_searches_alone(sweep_file):
-    with pytest.raises(UserError, match="-j is for --local: --throttle N"):
+    with pytest.raises(UserError, match="-j is for --local; --throttle N"):
         main(["any.yaml", "--submit", "-j", "2"])
     with pytest.raises(UserError, match="--next is for method bayes"):
         main([sweep_file(), "--next"])

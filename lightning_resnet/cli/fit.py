@@ -393,7 +393,7 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
                 )
             elif resume:
                 say(f"run {with_label(rundir.path)}, continued from {resume.name} at step {step}")
-                _tell_of_other_ranks(rundir, trainer.world_size)
+                _tell_of_other_ranks(rundir, trainer)
             else:
                 say(f"run {with_label(rundir.path)}")
             trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -644,14 +644,16 @@ def _describe_run(
     return stored
 
 
-def _tell_of_other_ranks(rundir: RunDir, ranks: int) -> None:
+def _tell_of_other_ranks(rundir: RunDir, trainer: pl.Trainer) -> None:
     """Print that a run goes on with another number of ranks, which is not bitwise the same."""
+    ranks = trainer.world_size
     attempts = rundir.attempts()
     before = attempts[-2]["ranks"] if len(attempts) > 1 else 0  # 0: by older code
     if before and before != ranks:
         say(
             f"ranks: {ranks} in place of {before}; images, draws and rates stay, bits do not: "
-            f"resnet-cli doctor --elastic {quote(rundir.path)} --trainer.devices {ranks}"
+            f"resnet-cli doctor --elastic {quote(rundir.path)} --trainer.devices "
+            f"{ranks // trainer.num_nodes}"
         )
 
 

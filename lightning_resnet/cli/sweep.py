@@ -135,8 +135,10 @@ def run(args: Namespace) -> int:
         raise UserError(
             "--json tells what --best, --list and --status tell: leave one of the two out"
         )
-    if args.j and (args.submit or args.retry_failed):
-        raise UserError("-j is for --local: --throttle N is the number of tasks at a time")
+    if args.j and not args.local:
+        raise UserError(
+            "-j is for --local; --throttle N is the number of tasks at a time of --submit"
+        )
     is_submitted = args.submit or args.retry_failed
     for flag in ("throttle", "pack", "chain"):
         if getattr(args, flag) not in (None, 1) and not is_submitted:

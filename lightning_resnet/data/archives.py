@@ -75,7 +75,9 @@ class _Header(tarfile.TarInfo):
         except tarfile.EOFHeaderError:
             raise
         except tarfile.HeaderError as e:
-            raise tarfile.ReadError(f"no end of the archive, but {e}") from e
+            raise tarfile.ReadError(
+                f"no end of the archive, but {e}; if it came so, unpack it and pack it again"
+            ) from e
 
     @classmethod
     def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Header":
@@ -178,7 +180,7 @@ def read_zipped(file: BinaryIO, member: Member, limit: int) -> bytes:
     data = file.read(member.size)
     if len(data) < member.size:
         raise ValueError("it is cut off")
-    if flags & SUM_FOLLOWS:
+    if flags & SUM_FOLLOWS and not crc:  # some programs set the flag and write the sum all the same
         behind = file.read(8)
         crc = int.from_bytes(behind.removeprefix(b"PK\7\x08")[:4], "little")
     if method != zipfile.ZIP_STORED:

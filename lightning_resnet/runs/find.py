@@ -273,8 +273,9 @@ def no_run(folder: Path) -> str:
 
 
 def has_images(folder: Path) -> bool:
-    """Tell whether images lie in a folder, or in the folders in it."""
-    for _, _, files in os.walk(folder):
+    """Tell whether images lie in a folder, or in the folders in it, of which it looks at a few."""
+    for _, folders, files in os.walk(folder):
+        folders[:] = sorted(folders)[:10]
         if any(name.lower().endswith(LOOKS) for name in files):
             return True
     return False

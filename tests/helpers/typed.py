@@ -616,7 +616,7 @@ TYPED = {
     # other words for values
     "DIGITS --lr 1e\u22123": "did you mean 0.001?",
     "DIGITS --lr -inf": "must be a number from 0 to 1,000,000; got -inf",
-    "DIGITS --epochs= 3": "a space follows the =: write --epochs 3",
+    "DIGITS --epochs= 3": "without a space after the =, such as --epochs 3; or a variable",
     "fit -\u2013config digits": "another sign than two hyphens: --config",
     "DIGITS --shortcut [A]": "did you mean A?",
     "DIGITS --run.dry 1": "did you mean true?",

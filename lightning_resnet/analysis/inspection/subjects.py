@@ -144,8 +144,10 @@ class Subject:
 
     @cached_property
     def _first(self) -> torch.Tensor:
-        """Images of the first training batch."""
-        return self._take(self.experiment.data.train_dataloader(), 1)[0][0]
+        """Images of the first training batch, as many as an evaluation takes at once."""
+        first = self.train if "train" in vars(self) else None
+        first = first or self._take(self.experiment.data.train_dataloader(), 1)
+        return first[0][0][:EVAL_BATCH]
 
     @cached_property
     def train_eval(self) -> list[Batch]:

@@ -51,21 +51,33 @@ class BetonFiles(Source):
 
 
 def _check_splits(opened: dict[str, Beton]) -> None:
-    """Refuse to validate on training images; warn if nothing but the file's name tells of it.
+    """Refuse to validate on training images; warn where it may be so.
+
+    `data write` names the split train where --split is left out, so that files of other images may
+    be named so, too.
 
     Raises:
-        UserError: the manifest of val or test says that train was written.
+        UserError: the manifest of val or test says that train was written, and the file has as many
+            images as that of train.
     """
     for name in ("val", "test"):
         beton = opened.get(name)
-        if beton and beton.manifest.get("split") == "train":
+        if not beton:
+            continue
+        is_named_train = beton.manifest.get("split") == "train"
+        if is_named_train and len(beton) == len(opened["train"]):
             raise UserError(
                 f"{beton.path} holds training images, as its manifest says, and is given for "
                 f"{name}: write the others with `resnet-cli data write SOURCE --split {name} --out "
                 f"{name}.beton`, and set --data.source.{name} {name}.beton"
             )
-        if beton and os.path.samefile(beton.path, opened["train"].path):
+        if os.path.samefile(beton.path, opened["train"].path):
             tell(f"warning: train and {name} are one file, {beton.path}: the same images")
+        elif is_named_train:
+            tell(
+                f"warning: {beton.path} is given for {name}, and was written as train: right only "
+                "if its images are others than those that are trained on"
+            )
 
 
 def _number_of_classes(beton: Beton) -> int:

@@ -96,7 +96,9 @@ class Shards(Source):
         for path in paths:
             listed, names = self._list(path)
             if names and not self._named[1]:
-                self._named = (path, _checked_names(names, path))
+                # The user's own names, where they are given, count in place of these.
+                checked = names if self.names_file else _checked_names(names, path)
+                self._named = (path, checked)
             elif names and names != self._named[1]:
                 raise _other_names(path, names, *self._named)
             entries += listed
