@@ -607,6 +607,51 @@ def test_a_training_that_hangs_has_no_heartbeats(claimed, monkeypatch):
     assert claimed.last_attempt()["last_step"] == 7
 
 
+def test_a_heartbeat_replaces_no_newer_attempt_file(claimed, monkeypatch):
+    """A heartbeat is held up between its look at the attempt and its write."""
+    monkeypatch.setattr(rundir, "HEARTBEAT_S", 0.01)
+    looked = threading.Event()
+    go_on = threading.Event()
+    write_json = rundir.write_json
+
+    def write(path, content, sync=True):
+        if threading.current_thread().name == "Heartbeats" and not looked.is_set():
+            looked.set()
+            go_on.wait(5)
+            claimed._has_ended.set()  # no later heartbeat writes the file
+        write_json(path, content, sync)
+
+    monkeypatch.setattr(rundir, "write_json", write)
+    claimed.start_heartbeats(hang_s=60.0)
+    assert looked.wait(5)
+    noting = threading.Thread(target=claimed.note_comparison, args=(7,))
+    noting.start()
+    noting.join(0.3)
+    go_on.set()
+    noting.join()
+    claimed.stop_heartbeats()
+    assert claimed.last_attempt()["compared_step"] == 7
+
+
+def test_a_heartbeat_says_nothing_of_rows_that_cannot_be_written(claimed, monkeypatch, capsys):
+    monkeypatch.setattr(rundir.RunDir, "_append", full)
+    for step in (2, 3):
+        claimed.record(step, 0, {"train/loss": 1.0})
+        claimed.note_comparison(step)
+    assert capsys.readouterr().out.count("training goes on and tries again") == 1
+    original = rundir.RunDir._try
+
+    def beats_after(self, write, *before):
+        told = original(self, write, *before)
+        if write == self._append:
+            claimed.note_comparison(4)  # as the heartbeats' thread may, before the message
+        return told
+
+    monkeypatch.setattr(rundir.RunDir, "_try", beats_after)
+    with pytest.raises(UserError, match="lacks 2 of its rows: No space left"):
+        claimed.finish()
+
+
 def test_requeue_without_its_job_or_command_is_told(cli, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     for command, words in (([], "needs the command"), (["fit"], "last line of a batch script")):

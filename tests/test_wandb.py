@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from helpers.command_line import REPOSITORY, TINY, verb
@@ -341,7 +342,42 @@ def test_sync_sends_a_run_again_where_it_was_not_sent(server, run, capsys, monke
     assert main(["runs"]) == 0
     assert f"rows sent to {server.url}/me/second/" in capsys.readouterr().out
     assert main(["runs"]) == 0
-    assert "have not changed since: 1" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "have not changed since: 1 (" in out and "remove wandb/sent.json in its folder" in out
+    (run / "wandb/sent.json").unlink()
+    assert main(["runs"]) == 0
+    assert f"rows sent to {server.url}/me/second/" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["variable", "netrc", "token"])
+def test_sync_sends_a_run_again_with_the_key_of_another_account(
+    server, run, monkeypatch, tmp_path, place
+):
+    """The file that tells what was sent has a part of the key's hash, and never the key."""
+
+    def log_in(key):
+        if place == "variable":
+            monkeypatch.setenv("WANDB_API_KEY", key)
+        elif place == "token":
+            monkeypatch.delenv("WANDB_API_KEY", raising=False)
+            monkeypatch.setenv("WANDB_IDENTITY_TOKEN_FILE", key)
+        else:
+            monkeypatch.delenv("WANDB_API_KEY", raising=False)
+            netrc = tmp_path / "netrc"
+            netrc.write_text(f"machine {urlsplit(server.url).netloc} login user password {key}\n")
+            monkeypatch.setenv("NETRC", str(netrc))
+
+    def send(*args):
+        sends.append(args)
+        return 1, server.url
+
+    sends = []
+    monkeypatch.setattr(Uploader, "_send", send)
+    end_attempt(run, 1, "finished")
+    for key, expected in ((KEY, 1), (KEY, 1), (KEY[::-1], 2), (KEY[::-1], 2)):
+        log_in(key)
+        assert Uploader(tmp_path).upload([run]) == 0 and len(sends) == expected
+        assert key not in (run / "wandb/sent.json").read_text()
 
 
 def test_a_run_whose_upload_failed_is_closed_told_once_and_sent_later(

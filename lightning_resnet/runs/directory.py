@@ -59,7 +59,10 @@ class RunDir(Run):
         self._has_ended = threading.Event()
         self._unwritten_rows: list[str] = []
         self._rows_lock = threading.Lock()  # the thread that writes a checkpoint appends rows too
-        self._write_error = ""  # why the last write failed; empty if it succeeded
+        # The heartbeats' thread writes the attempt's file too. No signal handler takes a lock.
+        self._attempt_lock = threading.Lock()
+        self._heartbeat_error = ""  # why the last heartbeat failed; empty if it succeeded
+        self._rows_error = ""  # the same of the last rows
 
     def start_attempt(self, gpus: int = 0, ranks: int = 1, nodes: int = 1) -> None:
         """Start an attempt and take over the run.
@@ -200,8 +203,7 @@ class RunDir(Run):
 
     def note_comparison(self, step: int) -> None:
         """Record that hyperband has compared the run at a step and lets it go on."""
-        self.attempt["compared_step"] = step
-        self._write_heartbeat(sync=True)
+        self._write_heartbeat(sync=True, compared_step=step)
 
     def _beat(self, hang_s: float) -> None:
         while not self._has_ended.wait(HEARTBEAT_S):
@@ -209,18 +211,24 @@ class RunDir(Run):
             if time.monotonic() - self._sign_of_life <= hang_s:
                 self._write_heartbeat(sync=False)
 
-    def _write_heartbeat(self, sync: bool) -> None:
-        """Record that the attempt is alive and how far it has come."""
-        self.attempt.update(
-            last_step=self._step,
-            seconds=round(time.monotonic() - self._start, 3),
-            heartbeat=time.time(),
-        )
-        self._try(partial(self._write_attempt, sync))
+    def _write_heartbeat(self, sync: bool, **facts: Any) -> None:
+        """Record that the attempt is alive, how far it has come, and further facts.
+
+        Without the lock, a heartbeat could replace a file that has newer facts.
+        """
+        with self._attempt_lock:
+            self.attempt.update(
+                facts,
+                last_step=self._step,
+                seconds=round(time.monotonic() - self._start, 3),
+                heartbeat=time.time(),
+            )
+            write = partial(self._write_attempt, sync)
+            self._heartbeat_error = self._try(write, self._heartbeat_error)
 
     def _write_attempt(self, sync: bool) -> None:
         """Write the attempt's file atomically; on a full disk overwrite the file in place."""
-        content = dict(self.attempt)  # another thread may add a key
+        content = dict(self.attempt)  # the main thread adds some keys without the lock
         try:
             write_json(self._file, content, sync)
         except OSError as e:
@@ -292,11 +300,11 @@ class RunDir(Run):
         Raises:
             UserError: some rows still cannot be written.
         """
-        self._try(self._append)
+        self._rows_error = self._try(self._append, self._rows_error)
         if self._unwritten_rows:
             raise UserError(
                 f"{self.rows_file} lacks {len(self._unwritten_rows)} of its rows: "
-                f"{self._write_error}"
+                f"{self._rows_error}"
             )
 
     def record(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
@@ -318,7 +326,7 @@ class RunDir(Run):
             return
         with self._rows_lock:
             self._unwritten_rows.append(json.dumps(row) + "\n")
-        self._try(self._append)
+        self._rows_error = self._try(self._append, self._rows_error)
         if self.mirror:
             self.mirror.record(row)
 
@@ -336,19 +344,27 @@ class RunDir(Run):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             self._unwritten_rows.clear()
 
-    def _try(self, write: Callable[[], None]) -> None:
-        """Write; if that fails warn once and let the training go on."""
+    def _try(self, write: Callable[[], None], before: str) -> str:
+        """Write; if that fails warn once and let the training go on.
+
+        Args:
+            write: writes one kind of file.
+            before: why the write before failed; empty if it succeeded.
+
+        Returns:
+            Why this write failed; empty if it succeeded.
+        """
         try:
             write()
-            self._write_error = ""
+            return ""
         except OSError as e:
-            if not self._write_error:
+            if not before:
                 print(
                     f"warning: cannot write {e.filename or self.path}: {e.strerror}; training goes "
                     "on and tries again",
                     flush=True,
                 )
-            self._write_error = e.strerror or one_line(e)
+            return e.strerror or one_line(e)
 
 
 def _end_torn_line(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Choose online or offline within seconds; wandb itself would wait for a minute and then fail."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -86,16 +87,22 @@ def server() -> str:
     return wandb.setup(wandb.Settings(silent=True)).settings.base_url
 
 
-def _key_for(url: str) -> bool:
-    """Tell whether there is a key for a server."""
+def key_mark(url: str) -> str:
+    """Return ten hexadecimal digits that differ between keys for a server, and reveal no key."""
+    return hashlib.sha256(_key_for(url).encode(errors="surrogateescape")).hexdigest()[:10]
+
+
+def _key_for(url: str) -> str:
+    """Return the key for a server, or the token's file; empty if there is none."""
     from wandb.sdk.lib.wbauth import read_netrc_auth
 
-    if any(os.environ.get(name) for name in KEY_VARIABLES):
-        return True
+    for name in KEY_VARIABLES:
+        if value := os.environ.get(name):
+            return value
     try:
-        return bool(read_netrc_auth(host=url))
+        return read_netrc_auth(host=url) or ""
     except Exception:  # wandb raises for a key of a wrong form
-        return False
+        return ""
 
 
 def _answers(url: str, patient: bool) -> bool:

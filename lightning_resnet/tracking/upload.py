@@ -19,7 +19,7 @@ from lightning_resnet.reading import read_json
 from lightning_resnet.runs.index import Index
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.tracking.mirror import MEMORY, Mirror, WandbOptions
-from lightning_resnet.tracking.mode import server
+from lightning_resnet.tracking.mode import key_mark, server
 
 # File in the run directory: what the run was when all of it had been sent, and where to.
 SENT = "wandb/sent.json"
@@ -43,8 +43,10 @@ class Uploader:
         if every:
             self.settings["x_file_stream_transmit_interval"] = min(max(every, 1.0), 15.0)
         self.open: dict[Path, Mirror] = {}
+        url = server()
         self._where = {
-            "server": server(),
+            "server": url,
+            "key": key_mark(url),  # without an entity, the rows go to the owner of the key
             "entity": os.environ.get("WANDB_ENTITY"),
             "project": os.environ.get("WANDB_PROJECT"),
         }
@@ -74,7 +76,10 @@ class Uploader:
                         tell(f"{run}: not uploaded ({fault})")
                     self._faults[run] = fault
         if unchanged:
-            tell(f"runs that were sent before and have not changed since: {unchanged:,}")
+            tell(
+                f"runs that were sent before and have not changed since: {unchanged:,} (to send "
+                f"one again, remove {SENT} in its folder)"
+            )
         return failed
 
     def close(self) -> None:
