@@ -17,9 +17,11 @@ from typing import Any
 
 from lightning_resnet import meant, shipped
 from lightning_resnet.aliases import (
+    NO,
     PATHS,
     SHORT,
     SYNONYMS,
+    YES,
     is_flag,
     key_of,
     of_verb,
@@ -84,7 +86,7 @@ LIMITS = dict.fromkeys(  # keys of a part of the batches -> what they may be
     ),
     "a share of the batches from 0 to 1, such as 0.5, or a whole number of batches",
 )
-SWITCHED = {"1": "true", "yes": "true", "on": "true", "0": "false", "no": "false", "off": "false"}
+SWITCHED = dict.fromkeys(YES, "true") | dict.fromkeys(NO, "false")
 UNITS = {"run.save_minutes": "min", "run.hang_s": "s"}  # keys of times -> unit
 # trainer options that our loop does not have, and what to use instead
 OTHER_WAYS = {

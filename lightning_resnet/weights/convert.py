@@ -82,8 +82,6 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
     except UserError as e:
         raise UserError(f"{path}: {e}") from e
     content = checkpoint_of(known, path.stem, classes or _usual_classes(known))
-    if args.std and min(args.std) <= 0:
-        raise UserError(f"--std {args.std}: above 0, of each of red, green and blue")
     given = {k: [255 * v for v in getattr(args, k)] for k in CONSTANTS if getattr(args, k)}
     told = _told(path, given)
     content["state_dict"] |= {k: torch.tensor(v).view(3, 1, 1) for k, v in (told | given).items()}
