@@ -599,23 +599,32 @@ def test_unreadable_image_is_named_even_from_a_worker(folder, tmp_path):
         ) and "dog/0.png (sample 4)" in one_line(e.value)
 
 
+def folder_recipe(kind, root):
+    return {"source": {"class_path": f"lightning_resnet.{kind}", "init_args": {"root": root}}}
+
+
 @pytest.mark.parametrize(
-    ("kind", "root", "all_validate"),
+    ("recipe", "all_validate"),
     [
-        ("ImageFolder", "here", False),
-        ("ImageFolder", "other", True),
-        ("ImageFolder", "not_to_be_found", False),  # may be the same images, elsewhere then
-        ("CIFAR10", "data", True),
+        (folder_recipe("ImageFolder", "here"), False),
+        (folder_recipe("ImageFolder", "other"), True),
+        # These may be the same images, elsewhere then.
+        (folder_recipe("ImageFolder", "not_to_be_found"), False),
+        (folder_recipe("CIFAR10", "data"), True),
+        ({"source": "Digits"}, True),
+        ({"source": None}, True),
+        ({"source": [1, 2]}, True),
+        ("recipe.yaml", True),
+        (None, True),
     ],
 )
 def test_images_of_another_folder_than_the_trainings_all_validate(
-    tmp_path, monkeypatch, kind, root, all_validate
+    tmp_path, monkeypatch, recipe, all_validate
 ):
     monkeypatch.chdir(tmp_path)
     for name in ("here", "other"):
         Path(name).mkdir()
     source = ImageFolder(root="here")
     experiment = SimpleNamespace(data=SimpleNamespace(source=source))
-    own = {"class_path": f"lightning_resnet.{kind}", "init_args": {"root": root}}
-    tell_apart(experiment, {"data": {"source": own}})
+    tell_apart(experiment, {"data": recipe})
     assert source.all_validate == all_validate

@@ -19,7 +19,7 @@ from lightning_resnet.engine.silence import silence_lightning
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.checkpoint import classes_in, load_checkpoint, newest_in
 from lightning_resnet.runs.find import find_run
-from lightning_resnet.runs.identity import read_recipe
+from lightning_resnet.runs.identity import flatten, read_recipe
 from lightning_resnet.runs.names import is_hub_name
 from lightning_resnet.training.state_dict import EMA, check_same_tensors
 from lightning_resnet.training.task import ClassificationTask
@@ -212,11 +212,12 @@ def tell_apart(experiment: Experiment, told: dict[str, Any]) -> None:
         experiment: experiment whose data are not set up yet.
         told: content of the checkpoint's recipe.
     """
-    own = (told.get("data") or {}).get("source") or {}
-    root = (own.get("init_args") or {}).get("root")
+    keys = flatten(told)
+    name = keys.get("data.source.class_path", keys.get("data.source"))
+    root = keys.get("data.source.init_args.root")
     source = experiment.data.source
     if given := getattr(source, "root", None):
-        same_kind = str(own.get("class_path")).rpartition(".")[2] == type(source).__name__
+        same_kind = str(name).rpartition(".")[2] == type(source).__name__
         unknown = same_kind and not os.path.exists(str(root))
         differs = os.path.realpath(given) != os.path.realpath(str(root))
         source.all_validate = differs and not unknown

@@ -222,14 +222,19 @@ _touch.older = set()
 
 
 @pytest.fixture
-def evil(cli, trained, monkeypatch):
+def no_network(monkeypatch):
+    """Whatever asks for an address from now on leaves the canary."""
+    monkeypatch.setattr(_touch, "older", {*threading.enumerate()} - {threading.current_thread()})
+    monkeypatch.setattr(torch.hub, "download_url_to_file", _touch)
+    monkeypatch.setattr(socket, "getaddrinfo", _touch)
+
+
+@pytest.fixture
+def evil(cli, trained, no_network):
     """A function that makes a run and its checkpoint evil; its canary is looked for at the end."""
     Path("canary_code.py").write_text(CANARY)
     Path("evil.yaml").write_text(yaml.safe_dump({"class_path": "canary_code.call"}))
     shutil.copytree(trained, "run")
-    monkeypatch.setattr(torch.hub, "download_url_to_file", _touch)
-    monkeypatch.setattr(socket, "getaddrinfo", _touch)
-    monkeypatch.setattr(_touch, "older", {*threading.enumerate()} - {threading.current_thread()})
 
     def make(change):
         text = change if isinstance(change, str) else yaml.safe_dump(merged(read(trained), change))
@@ -637,11 +642,10 @@ class Layer(nn.Linear):
 
 
 @pytest.fixture
-def untyped(cli, monkeypatch):
+def untyped(cli, no_network):
     Path("untyped.py").write_text(UNTYPED)
     Path("optimizer.yaml").write_text(call("untyped.call"))
     Path("nested.yaml").write_text("model: {optimizer: optimizer.yaml}\n")
-    monkeypatch.setattr(socket, "getaddrinfo", _touch)
     sys.modules.pop("untyped", None)
     yield cli
     sys.modules.pop("untyped", None)
