@@ -8,12 +8,13 @@ key of ours is answered with a sentence. Nothing here imports torch.
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_resnet import words as tables
 from lightning_resnet.bounds import NAMED_DEPTHS
+from lightning_resnet.console import RANKED, SUPERVISED
 from lightning_resnet.errors import UserError, printable
 from lightning_resnet.keys import keys, weights_of_torchvision
 from lightning_resnet.meant import hub_name, no_folder
@@ -56,13 +57,15 @@ def understood(
         verb: the verb.
         own: flags of the verb itself, which are left as they are; None: it takes a recipe's keys
             alone, and then flags of one letter are short names too.
-        tells: whether to print once, to stderr, which key each short name is.
+        tells: whether to print once, to stderr, which key each short name is, and which keys are
+            given twice.
 
     Raises:
         UserError: a flag has no key; the message says what to do.
     """
     found: list[str] = []
     told: dict[str, None] = {}
+    values: Pairs = []  # of all flags, in order
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -93,9 +96,43 @@ def understood(
         for key, its_value in meant:
             found += [f"--{key}"] if its_value is None else _as_words(key, its_value)
         told |= dict.fromkeys(_told(flag, given, meant))
+        values += _given_by(flag, given, meant, values)
     if told and tells and _is_first():
         print(printable("; ".join(told)), file=sys.stderr)
+    if tells:
+        tell_repeated(values)
     return found
+
+
+def tell_repeated(values: Iterable[tuple[str, str | None]]) -> None:
+    """Print to stderr, in one line, which flags have two values, of which the last one counts.
+
+    Args:
+        values: flags, each with its value; a flag that ends in + adds to a list.
+    """
+    last: dict[str, str | None] = {}
+    repeated: dict[str, str | None] = {}
+    for name, value in values:
+        if name.endswith("+"):  # what follows is of another item of the list
+            last = {key: old for key, old in last.items() if not key.startswith(f"{name[:-1]}.")}
+        elif value is not None and last.get(name, value) != value:
+            repeated[name] = value
+        last[name] = value
+    lines = [f"{name} is given twice; {value} counts" for name, value in repeated.items()]
+    if lines and _is_first():
+        print(printable(f"note: {'; '.join(lines)}"), file=sys.stderr)
+
+
+def _given_by(flag: str, value: str | None, meant: Pairs, earlier: Pairs) -> Pairs:
+    """Return the flags, with dashes, that a flag gives, to be told if their values were others.
+
+    A name such as resnet20 stands for several keys, which later flags may change without a word.
+    """
+    if len(meant) == 1:
+        return [(f"--{key}", its_value) for key, its_value in meant]
+    given = {name for name, _ in earlier}
+    changed = [(f"--{key}", its_value) for key, its_value in meant if f"--{key}" in given]
+    return [(flag, value), *changed]
 
 
 def said(verb: str, flag: str, own: Collection[str] = ()) -> str:
@@ -143,7 +180,8 @@ def _as_words(key: str, value: str) -> list[str]:
 
 def _is_first() -> bool:
     """Tell whether no other process with the same command line prints the same."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID"))
+    is_first = all(os.environ.get(name, "0") == "0" for name in RANKED)
+    return is_first and SUPERVISED not in os.environ
 
 
 def _of_weights(verb: str, mark: str) -> str:

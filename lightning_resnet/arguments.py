@@ -8,7 +8,16 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
-from lightning_resnet.aliases import MARKS, SHORT, is_flag, key_of, of_verb, said, understood
+from lightning_resnet.aliases import (
+    MARKS,
+    SHORT,
+    is_flag,
+    key_of,
+    of_verb,
+    said,
+    tell_repeated,
+    understood,
+)
 from lightning_resnet.errors import SIMILAR, UserError, nearest, printable
 from lightning_resnet.files import IMAGES
 from lightning_resnet.flags import check
@@ -96,11 +105,26 @@ class Parser(argparse.ArgumentParser):
             args = self.parse_args(own)
         else:
             args = self.parse_intermixed_args(own)  # options may stand between the others
+        tell_repeated(self._single_values(own))
         args.recipe_keys = recipe
         args.rest = list(words[end + 1 :])
         args.words = list(words)
         args.document = {}
         return args
+
+    def _single_values(self, words: Sequence[str]) -> list[tuple[str, str]]:
+        """Return the flags that take one value each, with their values."""
+        actions = dict(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and words[:1]:
+                actions |= action.choices[words[0]]._option_string_actions
+        found = []
+        for word, following in zip(words, [*words, ""][1:], strict=True):
+            flag, has_value, value = word.partition("=")
+            action = actions.get(flag)
+            if action is not None and action.nargs is None:
+                found.append((action.option_strings[-1], value if has_value else following))
+        return found
 
     @property
     def verb(self) -> str:

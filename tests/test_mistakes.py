@@ -17,6 +17,9 @@ from helpers.typed import ANSWER_ALL, TYPED, UNDERSTOOD, write_files
 from helpers.typed import DIGITS as DIGITS_LINE
 
 from lightning_resnet import machine
+from lightning_resnet.aliases import understood
+from lightning_resnet.cli.compare import make_parser as make_compare_parser
+from lightning_resnet.cli.data import make_parser as make_data_parser
 from lightning_resnet.config.options import check_gpus
 from lightning_resnet.config.recipe import parse
 from lightning_resnet.engine import launch
@@ -390,9 +393,41 @@ def test_short_names_are_flags(tmp_path, monkeypatch, line):
 def test_a_short_name_is_told_once_with_its_key(cli):
     code, _, err = cli(*DIGITS_LINE.split(), "--lr", "0.1", "--depth", "21", "--lr", "0.2")
     assert code == 2
-    assert err.startswith("--lr is --model.optimizer.lr; --depth is --model.net.depth\nerror: "), (
-        err
-    )
+    assert err.startswith(
+        "--lr is --model.optimizer.lr; --depth is --model.net.depth\n"
+        "note: --model.optimizer.lr is given twice; 0.2 counts\nerror: "
+    ), err
+
+
+TWICE = {  # flags -> what is told of those with two values
+    "--epochs 3 --trainer.max_epochs 5": "--trainer.max_epochs is given twice; 5 counts",
+    "--lr 1 --seed 1 --seed 2 --lr 3": "--seed_everything is given twice; 2 counts; "
+    "--model.optimizer.lr is given twice; 3 counts",
+    "--depth 56 --arch resnet20": "--model.net.depth is given twice; 20 counts",
+    "--arch resnet20 --arch resnet56": "--arch is given twice; resnet56 counts",
+    "--arch resnet20 --depth 56 --epochs 3 --epochs 3 --config digits": "",
+    "--trainer.callbacks+=Curvature --trainer.callbacks.every 2 --trainer.callbacks+=Curvature "
+    "--trainer.callbacks.every 3": "",
+}
+
+
+@pytest.mark.parametrize("flags", TWICE)
+def test_a_key_that_is_given_twice_is_told_with_the_value_that_counts(capsys, monkeypatch, flags):
+    understood(flags.split())
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert notes == ([f"note: {TWICE[flags]}"] if TWICE[flags] else [])
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    understood(flags.split())
+    assert capsys.readouterr().err == ""
+
+
+def test_flags_of_the_other_verbs_that_are_given_twice(capsys):
+    write = make_data_parser().read("write digits --out a.beton --workers 1 --out b.beton".split())
+    assert write.out == "b.beton"
+    assert capsys.readouterr().err == "note: --out is given twice; b.beton counts\n"
+    lists = make_compare_parser().read("x --rows depth --rows lr --metric a b --metric c".split())
+    assert (lists.rows, lists.metric, lists.over) == (["depth", "lr"], ["a", "b", "c"], ["seed"])
+    assert capsys.readouterr().err == ""
 
 
 def test_unknown_keys_of_a_recipe_are_told_all_at_once(cli):

@@ -41,12 +41,14 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--rows",
+        action="extend",
         nargs="+",
         metavar="K",
         help="settings that make the rows (default: those that vary)",
     )
     parser.add_argument(
         "--over",
+        action="extend",
         nargs="+",
         default=["seed"],
         metavar="K",
@@ -60,6 +62,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--metric",
+        action="extend",
         nargs="+",
         default=[],
         metavar="M@WHEN",
@@ -74,6 +77,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--panels",
+        action="extend",
         nargs="+",
         default=[],
         choices=[*KINDS],
