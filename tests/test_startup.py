@@ -105,8 +105,11 @@ def test_little_is_imported_before_an_interrupt_is_handled(tmp_path):
     }
 
 
-def test_a_training_imports_nothing_that_only_a_comparison_needs():
-    script = "import sys, lightning_resnet.cli.fit; print(*sys.modules)"
+@pytest.mark.parametrize(
+    "modules", ["cli.fit", "analysis.evaluation.evaluate, lightning_resnet.cli.convert"]
+)
+def test_a_net_is_used_without_what_only_a_comparison_needs(modules):
+    script = f"import sys, lightning_resnet.{modules}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )

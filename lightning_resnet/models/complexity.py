@@ -97,13 +97,28 @@ def count_macs(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[int, i
     Raises:
         UserError: the net has no parameters, or cannot take images of this size.
     """
+    with FlopCounterMode(display=False) as counter:
+        outputs = count_outputs(net, input_size)
+    return outputs, counter.get_total_flops() // 2
+
+
+def count_outputs(net: nn.Module, input_size: tuple[int, int, int]) -> int:
+    """Count the outputs of a net by one black image.
+
+    Args:
+        net: any net; its mode is restored.
+        input_size: size of one image: channels, height, width.
+
+    Raises:
+        UserError: the net has no parameters, or cannot take images of this size.
+    """
     training = net.training
     name = type(net).__name__
     parameter = next(net.parameters(), None)
     if parameter is None:
         raise UserError(f"{name} has no parameters to train: choose another --model.net")
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad():
             image = torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device)
             logits = net.eval()(image)
     except MemoryError:
@@ -125,7 +140,7 @@ def count_macs(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[int, i
     finally:
         net.train(training)
     check_logits(net, logits, 1)
-    return logits.shape[1], counter.get_total_flops() // 2
+    return logits.shape[1]
 
 
 def stem_warning(net: nn.Module, input_size: tuple[int, int, int]) -> str:
@@ -160,7 +175,7 @@ def stem_warning(net: nn.Module, input_size: tuple[int, int, int]) -> str:
     modules = [m for m in net.modules() if isinstance(m, SPATIAL)]
     handles = [m.register_forward_hook(watch) for m in modules]
     try:
-        count_macs(net, input_size)
+        count_outputs(net, input_size)
     finally:
         for handle in handles:
             handle.remove()

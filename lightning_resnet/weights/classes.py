@@ -18,7 +18,7 @@ from torch import nn
 
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, printable, tell
-from lightning_resnet.models.complexity import count_macs
+from lightning_resnet.models.complexity import count_outputs
 from lightning_resnet.weights.hubs import imagenet_words
 
 CODE = re.compile(r"\d+|n\d{8}")  # a number or a WordNet id; cannot be compared with a word
@@ -45,7 +45,7 @@ def align(data: ImageData, net: nn.Module, known: Sequence[str]) -> list[str]:
         UserError: the source has more classes than the net has outputs, or by number an image
             would get the label of another class.
     """
-    outputs = count_macs(net, data.input_size)[0]
+    outputs = count_outputs(net, data.input_size)
     known = list(known)
     ours = list(data.source.classes)
     if len(ours) > outputs:

@@ -11,8 +11,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
+from lightning_resnet.analysis.compare.columns import SHORT, short_names
 from lightning_resnet.analysis.compare.figures import COLOURS, WIDE, X_LABELS, palette
-from lightning_resnet.analysis.compare.load import SHORT, Runs, short_names
+from lightning_resnet.analysis.compare.load import Runs
 from lightning_resnet.analysis.compare.tables import (
     decides,
     describe,

@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from lightning_resnet.analysis.compare.load import HISTORY, Runs
+from lightning_resnet.analysis.compare.columns import HISTORY
+from lightning_resnet.analysis.compare.load import Runs
 from lightning_resnet.analysis.compare.tables import describe, groups
 from lightning_resnet.errors import UserError, nearest
 

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from lightning_resnet.analysis.compare.cache import Cache
+from lightning_resnet.analysis.compare.columns import FACTS, HISTORY, NUMBERS, SHORT, short_names
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.progress import metered
 from lightning_resnet.runs.find import find_runs, folder_of
 from lightning_resnet.runs.identity import flatten, with_public_paths
 from lightning_resnet.runs.metrics import Row, merge
 from lightning_resnet.runs.reader import Run
-from lightning_resnet.runs.status import COUNTS, facts_in, status_of
+from lightning_resnet.runs.status import facts_in, status_of
 from lightning_resnet.shipped import REFERENCE
 from lightning_resnet.tracking.wandb_offline import find_offline, read_offline
 from lightning_resnet.tracking.wandb_online import read_project
@@ -29,14 +30,6 @@ from lightning_resnet.tracking.wandb_rows import SCHEME
 
 SAMPLES = ((100, 500), (400, 128), (1600, 32))  # up to so many runs: training rows of each
 MOST_CELLS = 200_000_000  # of a table: 1.6 GB of numbers
-NET_ARGS = "model.net.init_args."
-SHORT = {  # config keys with a short column of their own, besides the arguments of the net
-    "seed_everything": "seed",
-    "model.net.class_path": "net",
-    "model.optimizer.init_args.lr": "lr",
-    "data.source.class_path": "source",
-    "trainer.max_epochs": "epochs",
-}
 JOINED_LATER = {  # options, and what runs did that were made before there were any
     "model.loss": "cross_entropy",
     "model.precise_bn": 0,
@@ -45,22 +38,6 @@ JOINED_LATER = {  # options, and what runs did that were made before there were 
     "data.order": "global",
     "data.repeats": 3,
 }
-NUMBERS = [
-    *("attempts", "seconds", "gpu_h", "began", "steps", "unreadable_lines", "input_size"),
-    *COUNTS,
-]
-FACTS = [  # columns of `runs` that are not config
-    *("run_id", "name", "path", "status", "error", *NUMBERS),
-    *("git_sha", "dirty", "code", "torch", "lightning_resnet", "hardware", "about"),
-]
-HISTORY = [  # columns of `history` that come first
-    *("run_id", "path", "kind", "step", "epoch", "attempt", "time", "gpu_h"),
-    *("val/acc1", "train_eval/acc1"),
-]
-STATISTICS = (  # columns of the summary table; like FACTS, no argument of a net takes their names
-    *("n", "val_err_final_mean", "val_err_final_std", "val_err_best_mean", "train_err_mean"),
-    *("gap_points", "params", "macs", "seconds"),
-)
 
 
 class Runs(NamedTuple):
@@ -265,17 +242,6 @@ def _history(run: Run, train: bool, sample: int) -> tuple[list[Row], dict[str, A
     if not train and not sample:
         merged = [row for row in merged if row["kind"] != "train"]
     return merged, facts
-
-
-def short_names(columns: Iterable[str]) -> dict[str, str]:
-    """Return config key -> short column name, for `SHORT` and the arguments of the net."""
-    names: dict[str, str] = {}
-    keys = [column for column in columns if "." in column or column in SHORT]
-    for key in sorted(keys, key=lambda key: key not in SHORT):
-        name = SHORT.get(key, key.removeprefix(NET_ARGS))
-        if "." not in name and name not in {*FACTS, *STATISTICS, *names.values()}:
-            names[key] = name
-    return names
 
 
 def _add_short_names(runs: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from lightning_resnet.analysis.compare.load import STATISTICS, Runs, short_names
+from lightning_resnet.analysis.compare.columns import STATISTICS, short_names
+from lightning_resnet.analysis.compare.load import Runs
 from lightning_resnet.errors import UserError, csv_cell, nearest, printable
 from lightning_resnet.printing import LEFT_OUT, fitted, markdown, paragraph, prose
 from lightning_resnet.runs import identity

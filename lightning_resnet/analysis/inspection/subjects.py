@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import nn
 
-from lightning_resnet.analysis.compare.load import short_names
+from lightning_resnet.analysis.compare.columns import short_names
 from lightning_resnet.config.recipe import Experiment
 from lightning_resnet.config.summary import without_variance
 from lightning_resnet.config.trust import Foreign
