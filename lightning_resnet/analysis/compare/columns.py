@@ -1,6 +1,6 @@
 """Names of the columns of `compare`: facts of a run, rows of its history, figures of the summary.
 
-They stand apart from `load.py` because `evaluate` and `inspect` name settings by them and should
+They stand apart from `load.py` because `evaluate` names settings by them and should
 not wait for pandas.
 """
 
