@@ -316,6 +316,9 @@ class Parser(argparse.ArgumentParser):
             if meaning and not meaning.startswith("-"):
                 return f": {meaning}"
         several = [each for each in word.split(",") if each in valid]
+        action = self._option_string_actions.get(name)
+        if len(several) > 1 and action is not None and action.nargs == "+":
+            return f": write {name} {' '.join(several)}"
         if len(several) > 1:
             rest = shlex.join(other for other in self.words if other != word)
             return f": one at a time: {self.prog} {several[0]} {rest}".rstrip()
@@ -351,6 +354,12 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: a word is KEY=VALUE, and no file.
         """
+        conditions = [word for word in words if re.match(r"[\w.]+ ?([=!<>]=|[<>])", word)]
+        if "--where" in self._option_string_actions and len(conditions) > 1:
+            raise UserError(
+                f"{conditions[1]}: all conditions are one text: write --where "
+                f"{shlex.quote(' and '.join(conditions))}"
+            )
         written = []
         first = ""
         before = None  # the flag that a word is the value of

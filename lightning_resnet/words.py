@@ -560,6 +560,21 @@ VALUES = {
             "a figure is by time or steps, and a setting makes rows: --rows lr"
         ),
     },
+    "compare --metric": {
+        "acc accuracy acc1 top1 top_1 val_acc val_acc1 val_accuracy error err val_err val_error "
+        "top1_error val/acc val/accuracy val/error": "val/acc1",
+        "loss val_loss": "val/loss",
+        "acc5 top5 top_5 val_acc5": "val/acc5",
+        "train_loss": "train/loss",
+        "train_acc train_acc1 train_accuracy train/acc": "train/acc1",
+        "test_acc test_acc1 test_accuracy test/acc": "test/acc1",
+    },
+    "compare --panels": {
+        "gradients gradient grads grad grad_norms gradientnorms gradient_norms": "grad_norm",
+        "responses response responsestds response_stds std": "response_std",
+        "addedblocks added_blocks identity distance": "identity_distance",
+        "scale scales branch_scales": "branch_scale",
+    },
     "evaluate --crops": {"10 tencrop 10crop ten_crop": "ten", "1 center_crop one": "centre"},
     "evaluate --weights": {"best": "--at best", "last": "--at last", "raw model": "net"},
     "evaluate --split": {"validation valid eval": "val", "training": "train"},

@@ -55,9 +55,38 @@ def test_where_selects_runs(sweep):
         ("depth = 56", "write it as in"),
         ("depht == 56", "did you mean depth"),
         ("depth == 57", "no run is"),
+        ("shortcut == a and depth == 56", "--where \"shortcut == 'A' and depth == 56\""),
+        ("shortcut in (A, other)", "--where \"shortcut in ('A', 'other')\""),
+        ("depth == none", "no such setting as none; there are depth, shortcut"),
+        ("model.net.dpth == 56", "did you mean model.net.depth"),
+        ("depth", "this is no condition"),
+        ("shortcut < 3", "; write it as in"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            select(load_runs(sweep), where)
+
+
+@pytest.mark.parametrize("name", ["model.net.depth", "net.depth", "model.net.init_args.depth"])
+def test_settings_have_the_names_of_flags_too(sweep, name):
+    runs = select(load_runs(sweep), f"{name} == 56 and shortcut == 'A'")
+    assert runs.runs["depth"].tolist() == [56] * 3
+    assert summary(load_runs(sweep), [name]).keys == ["model.net.init_args.depth"]
+
+
+def test_unknown_settings_and_metrics_of_a_report(sweep):
+    for view, message in (
+        (View(rows=["dpeth"]), "--rows dpeth: .*; did you mean depth"),
+        (View(rows=["val/acc1"]), "a metric is a column: --metric val/acc1"),
+        (View(over=["seed", "shortct"]), "--over shortct: .*; did you mean shortcut"),
+        (View(cols="shortct"), "--cols shortct is none of the rows: .*; did you mean shortcut"),
+        (View(metrics=["accuracy"]), "--metric accuracy: .*; did you mean val/acc1"),
     ):
         with pytest.raises(UserError, match=message):
-            select(load_runs(sweep), where)
+            report([sweep], view=view)
+
+
+def test_settings_that_are_asked_for_are_rows_even_the_seed(sweep):
+    assert summary(load_runs(sweep), ["depth", "seed"]).keys == ["depth", "seed"]
 
 
 def test_averages_over_more_than_seeds_and_side_by_side(sweep, capsys):

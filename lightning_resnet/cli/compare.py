@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lightning_resnet.aliases import key_of
 from lightning_resnet.analysis.compare.kinds import KINDS
+from lightning_resnet.analysis.compare.where import check as check_where
 from lightning_resnet.arguments import Parser, folder, positive
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json, fitted, paragraph
@@ -183,19 +184,12 @@ def _check(args: Namespace) -> None:
             args.runs[at] = str(folder_of(word, args.root))
         elif word.startswith("reference:"):
             folder_of(word)
-    for flag in ("rows", "over"):
+    for flag in ("rows", "over", "metric"):
         given = getattr(args, flag) or []
         if any("," in name for name in given):
             names = " ".join(given).replace(",", " ").split()
             raise UserError(f"--{flag} {' '.join(given)}: write --{flag} {' '.join(names)}")
-    if "===" in args.where or "!==" in args.where:
-        rightly = args.where.replace("===", "==").replace("!==", "!=")
-        raise UserError(f'--where {args.where}: write it as in --where "{rightly}"')
-    told = re.sub(r"'[^']*'|\"[^\"]*\"", "", args.where)
-    single = re.search(r"([\w.]+) ?(?<![=<>!])=(?!=) ?(.+)", args.where)
-    if single and "=" in told and "(" not in told:
-        value = single[2] if re.match(r"[-\d.'\"]", single[2]) else f"'{single[2]}'"
-        raise UserError(f'--where {args.where}: write it as in --where "{single[1]} == {value}"')
+    check_where(args.where)
     for metric in args.metric:
         kind, _, percent = metric.partition(":")
         when = metric.partition("@")[2]

@@ -1,7 +1,7 @@
 """Lines that people type who know other libraries, and what each answer must hold.
 
 `DIGITS` stands for `fit --config digits`, and `RUN` for a run. The lines are refused, all before
-torch is imported; `UNDERSTOOD` are lines that are understood as other words.
+torch or pandas is imported; `UNDERSTOOD` are lines that are understood as other words.
 """
 
 import re
@@ -711,6 +711,21 @@ TYPED = {
     "fit --config 'digits '": "leave the quotes out: --config digits",
     "fit --config imagenet/resnet-50": "did you mean imagenet/resnet50?",
     "fit --config imagenet/resnet101": "--config imagenet/resnet50 --arch resnet101",
+    # conditions
+    "compare RUN --where 'depth = 8'": 'write it as in --where "depth == 8"',
+    "compare RUN --where 'shortcut: A'": "write it as in --where \"shortcut == 'A'\"",
+    "compare RUN --where 'depth => 8 && seed <> 1'": '--where "depth >= 8 and seed != 1"',
+    "compare RUN --where 'depth > 8 || !(seed == 1)'": '--where "depth > 8 or not (seed == 1)"',
+    "compare RUN --where 'depth 8'": '--where "depth == 8"',
+    "compare RUN --where 'depth == 8, seed == 1'": '--where "depth == 8 and seed == 1"',
+    'compare RUN --where "shortcut == \'A"': "--where \"shortcut == 'A'\"",
+    "compare RUN --where '(depth == 8'": '--where "(depth == 8)"',
+    "compare RUN --where 'depth =='": "this is no expression; write it as in",
+    "compare RUN --where 8": "this is no expression; write it as in",
+    "compare RUN --where depth==8 seed==1": "write --where 'depth==8 and seed==1'",
+    "compare RUN --metric val/acc1,val/loss": "write --metric val/acc1 val/loss",
+    "compare RUN --panels gradients": "did you mean grad_norm?",
+    "compare RUN --panels grad_norm,response_std": "write --panels grad_norm response_std",
 }
 FILES = {
     "log_uniform.yaml": "method: random\nrun_cap: 2\nparameters: {model.optimizer.lr: "
@@ -796,7 +811,7 @@ UNDERSTOOD = {
 }
 
 
-# run by a fresh interpreter: prints the answer to each line of TYPED as JSON, and imports no torch
+# run by a fresh interpreter: prints the answer to each line of TYPED as JSON
 ANSWER_ALL = """
 import contextlib, io, json, sys
 from pathlib import Path
@@ -809,7 +824,8 @@ for line in TYPED:
     told = io.StringIO()
     with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
         status = main(words_of(line))
-    answers[line] = [status, told.getvalue(), "torch" in sys.modules]
+    slow = [name for name in ("torch", "pandas") if name in sys.modules]
+    answers[line] = [status, told.getvalue(), slow]
 print(json.dumps(answers))
 """
 

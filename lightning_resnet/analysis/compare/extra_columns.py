@@ -6,6 +6,7 @@ from lightning_resnet.analysis.compare.columns import HISTORY
 from lightning_resnet.analysis.compare.load import Runs
 from lightning_resnet.analysis.compare.tables import describe, groups
 from lightning_resnet.errors import UserError, nearest
+from lightning_resnet.words import VALUES, by_word
 
 STEPS_TO = {"steps_to:": "val/acc1", "train_steps_to:": "train_eval/acc1"}
 
@@ -30,9 +31,11 @@ def add_metric(table: pd.DataFrame, runs: Runs, rows: list[str], metric: str) ->
     name, _, when = metric.partition("@")
     if name not in runs.history or when not in ("", "last", "best"):
         known = [column for column in runs.history if column not in HISTORY or "/" in column]
+        meaning = by_word(VALUES["compare --metric"]).get(name.lower().replace("-", "_"))
+        hint = f"; did you mean {meaning}?" if meaning in known else nearest(name, known)
         raise UserError(
             f"--metric {metric}: METRIC@last or METRIC@best, where METRIC is one of "
-            f"{', '.join(sorted(known))}{nearest(name, known)}"
+            f"{', '.join(sorted(known))}{hint}"
         )
     when = when or "last"
     values = per_run(runs.history, name, when)

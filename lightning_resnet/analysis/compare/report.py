@@ -23,6 +23,8 @@ from lightning_resnet.analysis.compare import (
 )
 from lightning_resnet.analysis.compare.load import Runs, load_runs
 from lightning_resnet.analysis.compare.tables import Table
+from lightning_resnet.analysis.compare.where import EXAMPLE, in_columns, why_unknown
+from lightning_resnet.analysis.compare.where import check as check_where
 from lightning_resnet.errors import UserError, nearest, one_line
 from lightning_resnet.files import write_file
 from lightning_resnet.printing import markdown, prose
@@ -210,13 +212,18 @@ def select(runs: Runs, where: str) -> Runs:
     """
     if not where:
         return runs
+    check_where(where)
+    columns = tables.columns_by_name(runs.runs)
     try:
-        chosen = runs.runs.query(where, engine="python")
+        chosen = runs.runs.query(in_columns(where, columns), engine="python")
     except Exception as e:  # pandas raises whatever the expression does
-        unknown = re.findall(r"name '(\w+)' is not defined", str(e))
-        cure = nearest(unknown[0], runs.runs) if unknown else ""
-        cure = cure or "; write it as in --where 'depth == 56 and lr < 0.1'"
-        raise UserError(f"--where {where}: {one_line(e)}{cure}") from e
+        told = f"{one_line(e)}; {EXAMPLE}"
+        if "None of [" in str(e):
+            told = f"this is no condition; {EXAMPLE}"
+        if "is not defined" in str(e):
+            values = {name: runs.runs[column].tolist() for name, column in columns.items()}
+            told = why_unknown(where, values, tables.choose_rows(runs.runs))
+        raise UserError(f"--where {where}: {told}") from e
     if chosen.empty:
         told = []
         for name in dict.fromkeys(re.findall(r"\w+", where)):
@@ -254,7 +261,9 @@ def _extras(table: Table, runs: Runs, view: View) -> dict[str, Extra]:
     extras: dict[str, Extra] = {}
     if view.cols:
         if view.cols not in table.keys:
-            raise UserError(f"--cols {view.cols} is none of the rows: {', '.join(table.keys)}")
+            hint = nearest(view.cols, table.keys)
+            rows = ", ".join(table.keys)
+            raise UserError(f"--cols {view.cols} is none of the rows: {rows}{hint}")
         cells = extra_columns.pivot(table.frame, table.keys, view.cols)
         rows = [dict(zip(cells[0], line, strict=True)) for line in cells[1:]]
         extras["cols"] = Extra(cells, "Final validation error, %: mean ± std.", rows)

@@ -6,6 +6,7 @@ were averaged although they were not made alike (code, or a setting that is no r
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -77,7 +78,7 @@ def summary(
     Args:
         runs: from `load_runs`.
         rows: columns of `runs.runs` that make the rows; by default the settings that vary.
-        over: columns that make no rows although they vary.
+        over: columns that make no rows although they vary, without `rows`.
 
     Raises:
         UserError: the runs have no such column.
@@ -85,7 +86,10 @@ def summary(
     frame, history = runs
     readable = frame[frame["status"] != "unreadable"]
     keys = choose_rows(readable, rows)
-    keys = [key for key in keys if key not in over] or keys
+    given = [name for name in over if name != "seed"]  # which runs of other programs lack
+    averaged = {*over, *_columns_of("--over", given, readable)}
+    if rows is None:
+        keys = [key for key in keys if key not in averaged] or keys
     labels = keys
     if rows is None:
         labels = _labels(readable, keys)
@@ -151,14 +155,31 @@ def choose_rows(runs: pd.DataFrame, rows: Sequence[str] | None = None) -> list[s
             rows = ["net" if "net" in runs else "name"]
         order = {"name": 0, "net": 1, "depth": 2, "shortcut": 3}
         return sorted(rows, key=lambda row: order.get(row, 4))
-    valid = {name: name for name in runs if name not in STATISTICS}
-    valid = {short_key(name): name for name in valid} | valid
-    for row in rows:
-        if row not in valid:
-            hint = nearest(row, valid)
+    return list(dict.fromkeys(_columns_of("--rows", rows, runs)))
+
+
+def columns_by_name(runs: pd.DataFrame) -> dict[str, str]:
+    """Return column -> column, also for the names that flags and people give the columns."""
+    columns = [name for name in runs if name not in STATISTICS]
+    flags = {name.replace(".init_args", "").removesuffix(".class_path"): name for name in columns}
+    return {short_key(name): name for name in columns} | flags | {name: name for name in columns}
+
+
+def _columns_of(flag: str, names: Iterable[str], runs: pd.DataFrame) -> list[str]:
+    """Return the columns that the words of a flag name.
+
+    Raises:
+        UserError: the runs have no such column.
+    """
+    valid = columns_by_name(runs)
+    for name in names:
+        if name not in valid:
+            hint = nearest(name, valid)
+            if re.fullmatch(r"(train|train_eval|val|val_ema|test)/\w+", name):
+                hint = f"; a metric is a column: --metric {name}"
             hint = hint or "; name it as in config.yaml with dots, such as data.batch_size"
-            raise UserError(f"--rows {row}: the runs have no such setting{hint}")
-    return list(dict.fromkeys(valid[row] for row in rows))
+            raise UserError(f"{flag} {name}: the runs have no such setting{hint}")
+    return [valid[name] for name in names]
 
 
 def short_key(key: str) -> str:
