@@ -4,6 +4,8 @@ The command line refuses them before torch is imported; nets and data refuse the
 used, as in a script.
 """
 
+import re
+
 IMAGENET_DEPTHS = (14, 18, 26, 34, 50, 101, 152)
 NAMED_DEPTHS = (18, 34, 50, 101, 152)  # `resnet14` and `resnet26` are as well nets of CIFAR
 # What `shortcut_value` is where none is given: values of He et al. 2016, table 1. Those of gates
@@ -52,6 +54,39 @@ def check_imagenet_depth(depth: int) -> None:
         raise ValueError(
             f"depth of an ImageNet net must be one of {known}; got {depth}; try {near}"
         )
+
+
+def names_gpus(devices: object) -> bool:
+    """Tell whether a value of `--trainer.devices` says which GPUs to use, and not how many."""
+    return isinstance(devices, list) or bool(re.search(r"[,\[]", str(devices)))
+
+
+def check_devices(devices: object) -> None:
+    """Refuse devices that are neither a number nor a list of GPUs, each named once.
+
+    Each device is a process. Lightning's own message has no option in it.
+
+    Raises:
+        ValueError: the devices are none of that.
+    """
+    shown = "null" if devices is None else str(devices)[:60]
+    is_list = names_gpus(devices)
+    items = devices if isinstance(devices, list) else str(devices).strip("[] ").split(",")
+    numbers = [number for number in map(str, items) if number.strip()]
+    is_valid = bool(numbers) and all(re.fullmatch(r"\s*\d{1,4}\s*", number) for number in numbers)
+    if is_valid and is_list and len({int(number) for number in numbers}) < len(numbers):
+        raise ValueError(
+            f"--trainer.devices {shown} names a GPU twice, and each rank needs one of its own: "
+            "give each once"
+        )
+    if devices in ("auto", "-1", -1):
+        return
+    if is_valid and (is_list or 0 < int(numbers[0]) <= MOST_RANKS):
+        return
+    raise ValueError(
+        f"--trainer.devices must be a number from 1 to {MOST_RANKS}, auto or -1 (all there are), "
+        f"or a list of GPUs such as 0,2; got {shown}"
+    )
 
 
 def check_crop(

@@ -33,6 +33,7 @@ from lightning_resnet.bounds import (
     TRAIN_IMAGES,
     check_batch,
     check_crop,
+    check_devices,
     check_imagenet_depth,
     check_pad,
     cifar_blocks,
@@ -1116,6 +1117,8 @@ def _value(record: Key, given: Given, key: str) -> None:
             raise UserError(f"{wrong}{given.place}")
         if value == 0 or value < -1 or isinstance(value, float):
             raise UserError(f"{wrong}{_suggested(record, key, text)}{given.place}")
+    if key == "trainer.devices":
+        _told_by(check_devices, value)
     if needs.startswith("a list"):
         found = meant.numbers([value]) if isinstance(value, str) else ""
         outside = []

@@ -290,10 +290,7 @@ def test_more_gpus_than_are_here(monkeypatch):
 def test_which_gpus_to_use_where_there_are_none(fit, devices, accelerator):
     flags = ["--model.net.depth", 8, "--trainer.accelerator", accelerator]
     err = fit(*flags, f"--trainer.devices={devices}")
-    assert (
-        f"--trainer.devices {devices.replace(',2]', ', 2]')} tells which GPUs to use, and this "
-        "training runs on" in err
-    )
+    assert f"--trainer.devices {devices} tells which GPUs to use, and this training runs on" in err
 
 
 @pytest.mark.parametrize("devices", ["[0,0]", "0,0", "[1, 2, 1]", "0,1,00"])

@@ -10,6 +10,7 @@ import torch
 from jsonargparse import Namespace
 
 from lightning_resnet.engine.halving import Hyperband
+from lightning_resnet.engine.launch import refuse_gpus
 from lightning_resnet.errors import UserError
 from lightning_resnet.flags import check_trainer
 
@@ -81,10 +82,8 @@ def local_devices(trainer: Namespace) -> int:
     return devices if isinstance(devices, int) else len(devices)
 
 
-def check_devices(trainer: Namespace, is_placed: bool) -> None:
-    """Refuse a choice of GPUs for a training on the CPU.
-
-    Lightning's own message has no option in it.
+def refuse_gpus_on_cpu(trainer: Namespace, is_placed: bool) -> None:
+    """Refuse a choice of GPUs for a training on the CPU, where torch tells that it is one.
 
     Args:
         trainer: options of the trainer.
@@ -93,17 +92,11 @@ def check_devices(trainer: Namespace, is_placed: bool) -> None:
     Raises:
         UserError: the options choose GPUs, and the training runs on the CPU.
     """
-    devices = trainer.devices
     on_cpu = trainer.accelerator == "cpu"
     if trainer.accelerator == "auto":
         on_cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
-    is_list = isinstance(devices, list) or "," in str(devices)
-    is_all = devices in (-1, "-1") and not is_placed
-    if on_cpu and (is_list or is_all):
-        raise UserError(
-            f"--trainer.devices {devices} tells which GPUs to use, and this training runs on the "
-            "CPU: give a number of processes, such as 1, or leave it out"
-        )
+    if on_cpu:
+        refuse_gpus(trainer.devices, is_placed)
 
 
 def check_gpus(trainer: Namespace, are_all_here: bool) -> None:

@@ -35,10 +35,10 @@ from lightning_resnet.aliases import true_classes, understood
 from lightning_resnet.config.options import (
     RunOptions,
     check,
-    check_devices,
     check_gpus,
     gpus,
     local_devices,
+    refuse_gpus_on_cpu,
 )
 from lightning_resnet.config.trust import Foreign, check_classes
 from lightning_resnet.config.values import check_values, explain
@@ -200,7 +200,7 @@ def find_place(config: Config) -> Place | None:
     launcher = resolve(config.values.launcher, os.environ)
     here = place(launcher, os.environ)
     trainer = config.trainer
-    check_devices(trainer, here is not None)
+    refuse_gpus_on_cpu(trainer, here is not None)
     check_gpus(trainer, launcher == "local")
     if here is None:
         return None

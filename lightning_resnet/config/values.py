@@ -21,7 +21,7 @@ from jsonargparse._typehints import get_all_subclass_paths
 from pytorch_lightning.cli import LightningArgumentParser
 
 from lightning_resnet.aliases import PATHS
-from lightning_resnet.bounds import MOST_RANKS
+from lightning_resnet.bounds import check_devices
 from lightning_resnet.engine.launch import pairs
 from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.keys import Range
@@ -178,33 +178,12 @@ def check_values(config: Namespace, parser: LightningArgumentParser) -> None:
         if hint is None or action.dest.endswith(".help"):
             continue
         _check(action.dest, action.dest, HINTS.get(action.dest, hint), config.get(action.dest))
-    _check_devices(config.trainer.devices)
+    try:
+        check_devices(config.trainer.devices)
+    except ValueError as e:
+        raise UserError(str(e)) from e
     if config.trainer.max_steps == 0:
         raise UserError("--trainer.max_steps must be 1 or more, or -1 for no limit; got 0")
-
-
-def _check_devices(devices: Any) -> None:
-    """Refuse devices that are neither a number nor a list of GPUs, each named once.
-
-    Each device is a process. Lightning's own message has no option in it.
-    """
-    is_list = isinstance(devices, list) or "," in str(devices)
-    items = devices if isinstance(devices, list) else str(devices).split(",")
-    numbers = [number for number in map(str, items) if number.strip()]
-    is_valid = bool(numbers) and all(re.fullmatch(r"\s*\d{1,4}\s*", number) for number in numbers)
-    if is_valid and is_list and len({int(number) for number in numbers}) < len(numbers):
-        raise UserError(
-            f"--trainer.devices {_shown(devices)} names a GPU twice, and each rank needs one of "
-            "its own: give each once"
-        )
-    if devices in ("auto", "-1", -1):
-        return
-    if is_valid and (is_list or 0 < int(numbers[0]) <= MOST_RANKS):
-        return
-    raise UserError(
-        f"--trainer.devices must be a number from 1 to {MOST_RANKS}, auto or -1 (all there are), "
-        f"or a list of GPUs such as 0,2; got {_shown(devices)}"
-    )
 
 
 def _check(key: str, name: str, hint: Any, value: Any) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 from typing import Any, Literal, NamedTuple, get_args
 
-from lightning_resnet.bounds import MOST_RANKS
+from lightning_resnet.bounds import MOST_RANKS, names_gpus
 from lightning_resnet.console import SUPERVISED, torch_begins
 from lightning_resnet.engine.signals import SIGNALS, STATUSES, heeded, request
 from lightning_resnet.errors import UserError, printable
@@ -302,11 +302,34 @@ def refuse_missing_accelerator(argv: list[str]) -> None:
     """Refuse an accelerator that this machine lacks, before slow imports and before ranks start.
 
     Raises:
-        UserError: the command line or a recipe names the accelerator.
+        UserError: the command line or a recipe names the accelerator, or one of several GPUs.
     """
-    name = _trainer_options(argv).get("accelerator")
+    trainer = _trainer_options(argv)
+    name = trainer.get("accelerator", "auto")
     if isinstance(name, str) and (problem := missing_accelerator(name)):
         raise UserError(f"--trainer.accelerator {name}: {problem}")
+    if name == "cpu" or (name == "auto" and missing_accelerator("gpu")):
+        refuse_gpus(trainer.get("devices"), resolve("auto", os.environ) != "local")
+
+
+def refuse_gpus(devices: Any, is_placed: bool) -> None:
+    """Refuse a choice of GPUs for a training on the CPU.
+
+    Lightning's own message has no option in it.
+
+    Args:
+        devices: value of the trainer's option; None: it is not given.
+        is_placed: whether a launcher has told how many ranks there are; then -1 stands for these.
+
+    Raises:
+        UserError: the devices are a list, or all GPUs.
+    """
+    is_all = str(devices) == "-1" and not is_placed
+    if names_gpus(devices) or is_all:
+        raise UserError(
+            f"--trainer.devices {devices} tells which GPUs to use, and this training runs on the "
+            "CPU: give a number of processes, such as 1, or leave it out"
+        )
 
 
 def _trainer_options(argv: list[str]) -> dict[str, Any]:

@@ -711,6 +711,15 @@ TYPED = {
     "fit --config 'digits '": "leave the quotes out: --config digits",
     "fit --config imagenet/resnet-50": "did you mean imagenet/resnet50?",
     "fit --config imagenet/resnet101": "--config imagenet/resnet50 --arch resnet101",
+    # GPUs, where there are none
+    "DIGITS --trainer.devices 0,2": "--trainer.devices 0,2 tells which GPUs to use, and this "
+    "training runs on the CPU: give a number of processes, such as 1",
+    "DIGITS --trainer.devices '[0, 2]'": "--trainer.devices [0, 2] tells which GPUs to use",
+    "DIGITS --devices 2, --cpu": "--trainer.devices 2, tells which GPUs to use",
+    "DIGITS --devices=-1": "--trainer.devices -1 tells which GPUs to use",
+    "DIGITS --devices 0,0": "names a GPU twice",
+    "DIGITS --devices '[]'": "a list of GPUs such as 0,2; got []",
+    "validate RUN --trainer.devices [0]": "tells which GPUs to use",
     # conditions
     "compare RUN --where 'depth = 8'": 'write it as in --where "depth == 8"',
     "compare RUN --where 'shortcut: A'": "write it as in --where \"shortcut == 'A'\"",
