@@ -1,8 +1,11 @@
 """Sweeps and jobs on SLURM, as far as no Slurm is needed; tests/cluster/ has a real one."""
 
 import json
+import re
 import signal
+import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -262,6 +265,51 @@ def test_cancel_needs_a_submission(sweep):
         main(["s.yaml", "--pack", "0"])
 
 
+@pytest.fixture(params=["fit.sbatch --config digits", "sweep.sbatch table.txt 1"])
+def script(request, sweep, fake_slurm, monkeypatch):
+    """Run a batch script, whose srun does nothing; return what it prints."""
+    for name in ("srun", "resnet-cli"):
+        Path("bin", name).write_text("#!/bin/sh\n")
+        Path("bin", name).chmod(0o755)
+    Path("bin/squeue").write_text('#!/bin/sh\necho "$@" > asked\ncat queue\n')
+    Path("table.txt").write_text("true\n")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
+    for name, value in {"JOB_ID": "9", "ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+
+    def run():
+        words = [REPOSITORY / "slurm" / request.param.split()[0], *request.param.split()[1:]]
+        done = subprocess.run(["bash", *words], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and done.stderr == ""
+        return done.stdout
+
+    return run
+
+
+def test_a_job_that_soon_ends_says_so(script, monkeypatch):
+    def end(seconds):
+        return datetime.fromtimestamp(time.time() + seconds).strftime("%Y-%m-%dT%H:%M:%S\n")
+
+    Path("queue").write_text(end(125))
+    told = script()
+    assert told.startswith("warning: this job ends in 12") and ": 0 s to train; ask for" in told
+    assert Path("asked").read_text() == "-h -j 7_0 -o %e\n"
+    Path("queue").write_text(end(285))
+    assert re.search(r"ends in 28\d s, .*: 7\d s to train; ask for more --time", script())
+    monkeypatch.setenv("SLURM_JOB_END_TIME", f"{time.time() + 3600:.0f}")  # newer than 22.05
+    assert script() == ""
+
+
+@pytest.mark.parametrize("answer", ["", "N/A\n", "2097-01-01T00:00:00\n", None])
+def test_a_job_without_a_near_end_says_nothing(script, answer):
+    if answer is None:
+        Path("bin/squeue").write_text("#!/bin/sh\necho down >&2\nexit 1\n")
+    else:
+        Path("queue").write_text(answer)
+    assert script() == ""
+
+
 def attempt(signal=None, last_step=100, reason="preempted"):
     return {"signal": signal, "last_step": last_step, "reason": reason}
 
@@ -277,6 +325,8 @@ def attempt(signal=None, last_step=100, reason="preempted"):
             "step 0 to 100; asking Slurm to requeue this job (1 of 20 times)",
         ),
         ([(attempt("SIGUSR1"), 100)], 143, 0, "end", "it came no further (step 100 to 100)"),
+        ([(attempt("SIGUSR1"), 100)], 143, 0, "end", "too short: more --time, or sbatch --signal"),
+        ([], 143, 0, "stay", "time limit was too short: more --time"),
         ([(attempt("SIGUSR1"), 0)], 143, 20, "end", "20 times is the limit"),
         (
             [(attempt("SIGTERM"), 0)],

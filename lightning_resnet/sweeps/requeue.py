@@ -45,6 +45,7 @@ STOPPED = [
     128 + signum for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 ]
 HIGHEST = 255  # largest exit status
+SHORT = "Where the time limit was too short: more --time, or sbatch --signal=USR1@30"
 
 
 def folders(argv: list[str]) -> set[Path]:
@@ -264,7 +265,7 @@ def decide(
         `requeue`, `stay` (wait to be killed) or `end`, and the reason, which may be empty.
     """
     if status in STOPPED and not made:
-        return "stay", "stopped before training began; Slurm will end this job"
+        return "stay", f"stopped before training began; Slurm will end this job. {SHORT}"
     if any(attempt["signal"] == "SIGTERM" for attempt, _ in made):
         return (
             "stay",
@@ -281,7 +282,8 @@ def decide(
         f"step {before} to {attempt['last_step']}" for attempt, before in unfinished[:3]
     )
     if all(attempt["last_step"] <= before for attempt, before in unfinished):
-        return "end", f"not requeued: it came no further ({done}); the same command continues"
+        told = f"not requeued: it came no further ({done}); the same command continues. {SHORT}"
+        return "end", told
     if restarts >= limit:
         return "end", f"not requeued: {restarts} times is the limit; the same command continues"
     return "requeue", f"{done}; asking Slurm to requeue this job ({restarts + 1} of {limit} times)"

@@ -14,6 +14,7 @@ from helpers.run_dir import same_weights, weights
 from cluster.jobs import (
     ENDLESS,
     LONG,
+    NET,
     SHAPES,
     SHORT,
     SLOW,
@@ -95,6 +96,12 @@ def test_a_real_time_limit(slurm):
     assert attempts()[0][
         "reason"
     ] == "preempted" and "asking Slurm to requeue this job (1 of 20 times)" in log(job)
+
+
+def test_a_short_time_limit_is_told_at_the_start(slurm):
+    job = submit(slurm, SHAPES["1 node x 2 tasks"], f"{NET} --run.dry", "--time=2")
+    slurm.until(lambda: Path(f"log-{job}.txt").exists() and "0 s to train; ask for" in log(job), 60)
+    assert "warning: this job ends in 1" in log(job)
 
 
 def test_a_job_of_higher_priority_preempts(slurm, undisturbed):
