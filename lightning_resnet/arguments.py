@@ -92,14 +92,15 @@ class Parser(argparse.ArgumentParser):
             check(recipe, self.verb, is_complete)
         if self.takes_run:
             own = _run_first(own)
-        self.words = own
+        positional = [action for action in self._actions if not action.option_strings]
+        has_command = any(action.nargs == argparse.REMAINDER for action in positional)
+        self.words = before_command(own) if has_command else own
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 for below in action.choices.values():
                     below.words = own[1:]
-        self._refuse_pairs(own)
-        self._refuse_subword(own)
-        positional = [action for action in self._actions if not action.option_strings]
+        self._refuse_pairs(self.words)
+        self._refuse_subword(self.words)
         is_strict = any(a.nargs in (argparse.PARSER, argparse.REMAINDER) for a in positional)
         if is_strict or {"-h", "--help"} & {*own}:
             args = self.parse_args(own)
@@ -502,6 +503,12 @@ def free_words(words: Sequence[str]) -> list[int]:
             found.append(i)
         follows_flag = follows_switch = False
     return found
+
+
+def before_command(words: Sequence[str]) -> list[str]:
+    """Return the words before the first free word, where the command of another verb begins."""
+    free = free_words(words)
+    return list(words[: free[0]] if free else words)
 
 
 def with_run(words: Sequence[str]) -> list[str]:

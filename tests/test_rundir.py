@@ -682,6 +682,27 @@ def test_requeue_without_its_job_or_command_is_told(cli, monkeypatch):
         assert cli("requeue", "--status", 3, "table", "table.txt")[0] == 3
 
 
+@pytest.mark.parametrize(
+    "word", ["model.net.depth=20", "+x=3", "--model.net.depth=", "$UNSET", "--lrr", "nowhere", ""]
+)
+def test_requeue_does_not_repeat_what_fit_has_answered(cli, monkeypatch, word):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert cli("fit", "--config", "digits", word)[0] == 2
+    assert cli("requeue", "--status", 2, "fit", "--config", "digits", word) == (2, "", "")
+
+
+def test_words_of_requeue_itself_are_checked(cli, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for words, told in {
+        "--status 2 model.net.depth=20": "fit ARGS, or table FILE; got model.net.depth=20",
+        "--status 2 --lmit 3 fit --lrr 0.1": "unknown option --lmit; did you mean --limit?",
+        "fit --config digits --lrr 0.1": "needs --status N",
+        "--status= fit": "--status is empty",
+    }.items():
+        code, _, err = cli("requeue", *words.split())
+        assert code == 2 and told in err and err.count("\n") == 1
+
+
 def test_requeue_finds_the_run_however_its_name_is_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("run.yaml").write_text("{root: r, name: n}")

@@ -258,7 +258,7 @@ def _run(argv: list[str]) -> int:
     import shlex
     from contextlib import nullcontext
 
-    from lightning_resnet.arguments import check_shell_words
+    from lightning_resnet.arguments import before_command, check_shell_words
     from lightning_resnet.credentials import refuse_secret_flags
     from lightning_resnet.engine.launch import forget_strays, says_first
     from lightning_resnet.engine.signals import Stopped, insisting
@@ -272,7 +272,8 @@ def _run(argv: list[str]) -> int:
         if argv[1:2] == argv[:1] and argv[0] != "runs" and not _is_there(argv[1]):
             raise UserError(f"{argv[0]} is there twice: resnet-cli {shlex.join(argv[1:])}")
         check_texts({"the command line": argv})
-        check_shell_words(argv[1:])
+        # of the command that follows requeue, fit has answered the same already
+        check_shell_words(before_command(argv[1:]) if argv[0] == "requeue" else argv[1:])
         refuse_secret_flags(argv[1:])
         _find_own_modules()
         argv = _understood(argv)

@@ -56,8 +56,9 @@ def make_parser() -> Parser:
 def run(args: Namespace) -> int:
     """Run `resnet-cli requeue`; return the training's status, or the site's requeue exit code."""
     env = dict(os.environ)
-    if not args.command:
-        raise UserError("requeue needs the command that was run: fit ARGS, or table FILE")
+    if args.command[:1] not in (["fit"], ["table"]):
+        got = f"; got {args.command[0]}" if args.command else ""
+        raise UserError(f"requeue needs the command that was run: fit ARGS, or table FILE{got}")
     if not env.get("SLURM_JOB_ID"):
         raise UserError(
             "requeue is the last line of a batch script: outside a Slurm job there is nothing to "
