@@ -86,9 +86,7 @@ class Parser(argparse.ArgumentParser):
         recipe: list[str] = []
         if self.recipe == "keys":
             own, recipe = split(understood(own, self.verb, self._option_string_actions))
-            is_complete = self.verb in ("doctor", "inspect") and bool(
-                {"-c", "--config"} & {*recipe}
-            )
+            is_complete = self.verb == "inspect" and bool({"-c", "--config"} & {*recipe})
             check(recipe, self.verb, is_complete)
         if self.takes_run:
             own = _run_first(own)

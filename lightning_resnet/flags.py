@@ -958,7 +958,7 @@ class Checked:
         is_growing = bool(growing) and growing[-1].parsed is not None
         pad_fill = self.last("data.pad_fill")
         _told_by(check_crop, crop, size, is_growing, pad_fill, self.last("data.resize"))
-        if self.verb in ("fit", "doctor"):
+        if self.verb == "fit":
             _told_by(check_pad, crop, size)
 
     def _holdout(self) -> None:

@@ -26,8 +26,9 @@ from lightning_resnet.doctor.checks import (
 from lightning_resnet.doctor.driver import driver
 from lightning_resnet.doctor.finding import Finding
 from lightning_resnet.errors import UserError, tell
+from lightning_resnet.flags import check
 from lightning_resnet.printing import add_json
-from lightning_resnet.reading import read_json, read_yaml
+from lightning_resnet.reading import read_json
 from lightning_resnet.runs.find import find_run
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.shipped import recipe_file
@@ -67,9 +68,6 @@ def run(args: Namespace) -> int:
     if args.elastic:
         return _tell(_elastic(args), args.document)
     recipe = _recipe(args)
-    for flag, file in zip(recipe, recipe[1:], strict=False):
-        if flag in ("--config", "-c"):
-            read_yaml(recipe_file(file))  # an error now, not after the other checks
     failed = _tell(_all(args.quick, recipe), args.document)
     if failed or args.quick or not recipe:
         return failed
@@ -110,18 +108,22 @@ def _recipe(args: Namespace) -> list[str]:
     """Return the arguments of `fit` for the recipe to check; empty: no recipe.
 
     Raises:
-        UserError: the word names no run, or its recipe names code of others.
+        UserError: the word names no run, its recipe names code of others, or `fit` would refuse a
+            key or value.
     """
-    if not args.run:
-        return args.recipe_keys
-    if recipe_file(args.run).suffix == ".yaml":
-        return ["--config", args.run, *args.recipe_keys]
+    if not args.run or recipe_file(args.run).suffix == ".yaml":
+        recipe = [*(["--config", args.run] if args.run else []), *args.recipe_keys]
+        if recipe:
+            check(recipe, "fit")
+        return recipe
     path = find_run(args.run, _root(args))
     if not path.is_dir():
         raise UserError(f"{path} is no run: give a run's folder, or --config R.yaml")
     source = Run(path)
+    recipe = ["--config", str(source.config_file), *args.recipe_keys]
+    check(recipe, "fit")
     if args.quick:
-        return ["--config", str(source.config_file), *args.recipe_keys]
+        return recipe
     from lightning_resnet.config.recipe import parse
     from lightning_resnet.config.trust import Foreign
     from lightning_resnet.runs.identity import read_recipe
@@ -134,7 +136,7 @@ def _recipe(args: Namespace) -> list[str]:
             f"the recipe of {path} may name code of others ({', '.join(left)}): add --trust if you "
             "trust it"
         )
-    return ["--config", str(source.config_file), *args.recipe_keys]
+    return recipe
 
 
 def _dry_run(recipe: list[str], document: dict[str, Any]) -> int:
@@ -180,8 +182,8 @@ def _all(quick: bool, recipe: list[str]) -> Iterator[Finding]:
         recipe: arguments of `fit` to check too; empty: no recipe.
     """
     spaces = partial(space, None) if recipe else space
-    for check in (packages, processor, memory, spaces, decoder, weights_and_biases, slurm, data):
-        yield from check()
+    for found in (packages, processor, memory, spaces, decoder, weights_and_biases, slurm, data):
+        yield from found()
     if not quick:
         from lightning_resnet.doctor.imports import gpu, imports, numba_layer
 
@@ -194,7 +196,7 @@ def _all(quick: bool, recipe: list[str]) -> Iterator[Finding]:
     else:
         yield driver()
     if recipe and quick:
-        text = "its file can be read; data, net and batches are not tried"
+        text = "its keys and values are right; data, net and batches are not tried"
         yield Finding("ok", "recipe", text, "without --quick they are, with a dry run")
     elif recipe:
         from lightning_resnet.doctor.recipe import plan

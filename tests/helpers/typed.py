@@ -720,6 +720,14 @@ TYPED = {
     "DIGITS --devices 0,0": "names a GPU twice",
     "DIGITS --devices '[]'": "a list of GPUs such as 0,2; got []",
     "validate RUN --trainer.devices [0]": "tells which GPUs to use",
+    # doctor checks what fit checks
+    "doctor --quick --lr 0.1x": "must be a number from 0 to 1,000,000; got 0.1x",
+    "doctor --quick --lr 0.1": "train on which images? give --data CIFAR10",
+    "doctor --quick runs/known/0123456788 --lr 0.1x": "; got 0.1x; did you mean 0.1?",
+    "doctor runs/known/0123456788 --lr 0.1x": "; got 0.1x; did you mean 0.1?",
+    "doctor --quick digits --depth x": "--model.net.depth must be a whole number",
+    "doctor --quick --config crlf.yaml": "crlf.yaml names no net and no images",
+    "doctor --quick --config digits --epochs 0": "--trainer.max_epochs must be 1 or more",
     # conditions
     "compare RUN --where 'depth = 8'": 'write it as in --where "depth == 8"',
     "compare RUN --where 'shortcut: A'": "write it as in --where \"shortcut == 'A'\"",
