@@ -17,7 +17,9 @@ from helpers.loaders import copies, data_of, files_of, same
 from helpers.run_dir import only_run
 from PIL import Image
 
-from lightning_resnet.data.beton import journal
+from lightning_resnet.data.beton import decode as kernel
+from lightning_resnet.data.beton import decode_fallback as fallback
+from lightning_resnet.data.beton import encode, journal
 from lightning_resnet.data.beton.format import JPEG, Beton, manifest_path
 from lightning_resnet.data.beton.verify import verify
 from lightning_resnet.data.beton.write import write_beton
@@ -138,6 +140,44 @@ def test_bad_images_are_counted_in_the_metrics(jpegs, tmp_path, cli):
         "fit", *options, "--data.on_bad", "count", "--run.root", "none", "--data.source.val", bad
     )
     assert code == 2 and "none of the 8 val images can be read: --data.on_bad raise names" in err
+
+
+@pytest.mark.parametrize("with_kernel", [True, False])
+@pytest.mark.parametrize("on_bad", ["raise", "count"])
+def test_a_disk_that_fails_is_not_counted_as_bad_images(jpegs, monkeypatch, with_kernel, on_bad):
+    if not with_kernel:
+        monkeypatch.setattr(kernel, "library", lambda: None)
+        monkeypatch.setattr(fallback, "ffcv", lambda: None)
+    data = data_of(jpegs, on_bad=on_bad, workers=0)
+    images = data.splits["train"]
+    cannot_read = os.open(images.file.path, os.O_WRONLY)  # pread answers EBADF
+    os.dup2(cannot_read, images.file.fd)
+    os.close(cannot_read)
+    with pytest.raises(
+        UserError, match="beton: disk or network gives an error for 32 images .*; correct"
+    ):
+        [*data.train_dataloader()]
+
+
+@pytest.mark.parametrize("on_bad", ["raise", "count"])
+def test_a_lack_of_memory_is_not_counted_as_bad_images(jpegs, monkeypatch, on_bad):
+    lacking = np.full(32, kernel.NO_MEMORY, np.uint8)
+    monkeypatch.setattr(kernel, "decode", lambda *args: lacking)
+    data = data_of(jpegs, on_bad=on_bad, workers=0)
+    with pytest.raises(
+        UserError, match="no memory to decode images of .*: lower --data.batch_size"
+    ):
+        [*data.train_dataloader()]
+    monkeypatch.setattr("lightning_resnet.data.beton.encode.library", Lacking)
+    with pytest.raises(MemoryError):
+        encode.jpeg_problem(b"\xff\xd8", 8, 8)
+
+
+class Lacking:
+    """A kernel without memory."""
+
+    def check_jpeg(self, *args):
+        return kernel.NO_MEMORY
 
 
 def test_an_oddity_that_costs_no_pixel_is_no_damage(tmp_path):

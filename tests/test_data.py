@@ -450,6 +450,16 @@ def test_bad_images_of_a_folder_are_counted_with_every_loader(folder, tmp_path, 
         assert ("image files are read one by one" in capsys.readouterr().out) == (loader == "ffcv")
 
 
+def test_a_class_folder_that_vanishes_is_not_counted_as_bad_images(folder, tmp_path):
+    root = tmp_path / "f"
+    copytree(folder, root)
+    how = {"crop": "resized", "size": 16, "batch_size": 4, "workers": 0}
+    data = data_of(ImageFolder(str(root)), loader="torch", on_bad="count", **how)
+    (root / "train/dog").rename(root / "gone")
+    with pytest.raises(UserError, match="dog/.*No such file or directory; correct that and give"):
+        [*data.train_dataloader()]
+
+
 def test_a_folder_is_checked(cli, folder, tmp_path):
     root = tmp_path / "f"
     copytree(folder, root)

@@ -32,8 +32,8 @@
 #define AVX2 __attribute__((target("avx2")))
 #endif
 
-enum { OK = 0, BAD_JPEG = 1, BAD_SIZE = 2, BAD_RANGE = 3, BAD_CRC = 4, NO_MEMORY = 5, TOO_MUCH = 6 };
-enum { AGAIN = 7 };                   /* inside only: libjpeg must decode this one alone */
+enum { OK = 0, BAD_JPEG = 1, BAD_SIZE = 2, BAD_RANGE = 3, BAD_CRC = 4, NO_MEMORY = 5, TOO_MUCH = 6, NOT_READ = 7 };
+enum { AGAIN = 8 };                   /* inside only: libjpeg must decode this one alone */
 /* Bounds of memory and time, the same as in limits.py next to this file: a progressive JPEG takes 6 bytes a pixel before its first row
  * comes out, and every scan goes over all pixels, however few bytes it has. */
 enum { MAX_PIXELS = 1 << 27, FREE_PIXELS = 1 << 24, PIXELS_PER_BYTE = 1024, MAX_SCANS = 200 };
@@ -1232,14 +1232,15 @@ static uint32_t crc_of(const uint8_t *p, size_t n) {
     return crc32(0, p, n);
 }
 
-/* Bytes of a sample, by pread: a file that is cut short under us gives an error, where mapped memory would kill us. */
+/* Bytes of a sample, by pread: a file that is cut short under us gives an error, where mapped memory would kill us.
+ * An address that no file can have is damage; what the system answers for others is a fault of disk or network. */
 static int fetch(int fd, const item *t, scratch *s) {
-    if (t->size == 0 || t->size > (uint64_t)1 << 31) return BAD_RANGE;
+    if (t->size == 0 || t->size > (uint64_t)1 << 31 || t->offset > INT64_MAX - t->size) return BAD_RANGE;
     if (!grow((void **)&s->bytes, &s->bytes_size, t->size)) return NO_MEMORY;
     for (size_t done = 0; done < t->size;) {
         ssize_t got = pread(fd, s->bytes + done, t->size - done, (off_t)(t->offset + done));
         if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) return BAD_RANGE;
+        if (got <= 0) return got ? NOT_READ : BAD_RANGE;
         done += got;
     }
     if (t->check && crc_of(s->bytes, t->size) != t->crc) return BAD_CRC;

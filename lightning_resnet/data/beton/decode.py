@@ -52,7 +52,11 @@ PROBLEMS = (
     "CRC differs",
     "no memory",
     "more pixels than its bytes can hold, more than 134 million, or more than 200 scans",
+    "disk or network gives an error",
 )
+# Statuses that say nothing of the image: the machine is at fault.
+NO_MEMORY = PROBLEMS.index("no memory")
+NOT_READ = PROBLEMS.index("disk or network gives an error")
 
 
 @cache

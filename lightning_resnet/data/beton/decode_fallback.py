@@ -31,7 +31,9 @@ DAMAGED = 1
 BAD_SIZE = 2
 BAD_RANGE = 3
 BAD_CRC = 4
+NO_MEMORY = 5
 TOO_MUCH = 6
+NOT_READ = 7
 
 
 @cache
@@ -98,8 +100,11 @@ def _make(fd: int, item: np.void, out: np.ndarray, area: bool, fill: Sequence[in
     offset = int(item["offset"])
     status = BAD_RANGE
     data = b""
-    if 0 < size < 1 << 31 and offset < 1 << 63:
-        data = os.pread(fd, size, offset)
+    if 0 < size < 1 << 31 and offset + size < 1 << 63:
+        try:
+            data = os.pread(fd, size, offset)
+        except OSError:
+            status = NOT_READ
     if len(data) == size > 0:
         try:
             intact = bool(item["check"]) and zlib.crc32(data) == item["crc"]
@@ -109,6 +114,8 @@ def _make(fd: int, item: np.void, out: np.ndarray, area: bool, fill: Sequence[in
                 status = TOO_MUCH
             else:
                 status = _fill(_pixels(data, item, intact), item, out, area, fill)
+        except MemoryError:
+            status = NO_MEMORY
         except ValueError:
             status = BAD_SIZE
         except Exception:  # noqa: BLE001 -- decoders meet damage in many ways

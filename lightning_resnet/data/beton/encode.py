@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from lightning_resnet.data.archives import member_of, read_zipped
 from lightning_resnet.data.augment.crops import Resize
 from lightning_resnet.data.beton import area_filter
-from lightning_resnet.data.beton.decode import PROBLEMS, library
+from lightning_resnet.data.beton.decode import NO_MEMORY, PROBLEMS, library
 from lightning_resnet.data.beton.decode_fallback import count_scans
 from lightning_resnet.data.beton.format import JPEG, RAW
 from lightning_resnet.data.beton.limits import MAX_BYTES, MAX_SCANS, MAX_SIDE, too_many_pixels
@@ -105,7 +105,12 @@ def encode(task: EncodeJob, options: EncodeOptions) -> Sample | EncodeFailure:
     except MemoryError:
         raise
     except Exception as e:  # noqa: BLE001 -- decoders raise struct.error, SyntaxError, ...
-        return EncodeFailure(explain(e), isinstance(e, OSError) and e.errno is not None)
+        return EncodeFailure(explain(e), is_fault_of_machine(e))
+
+
+def is_fault_of_machine(error: Exception) -> bool:
+    """Tell whether the system refused to read an image; a damaged image has no errno."""
+    return isinstance(error, OSError) and error.errno is not None
 
 
 def explain(error: Exception) -> str:
@@ -227,10 +232,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def jpeg_problem(data: bytes, width: int, height: int) -> str:
-    """Tell what is wrong with a JPEG; empty if nothing is, or the file is no JPEG."""
+    """Tell what is wrong with a JPEG; empty if nothing is, or the file is no JPEG.
+
+    Raises:
+        MemoryError: there is no memory to decode the image.
+    """
     if data[:2] != b"\xff\xd8" or library() is None:  # without our kernel Pillow's errors must do
         return ""
     status = library().check_jpeg(data, len(data), height, width)
+    if status == NO_MEMORY:
+        raise MemoryError(PROBLEMS[status])
     return PROBLEMS[status] if status else ""
 
 

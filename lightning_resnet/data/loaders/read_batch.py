@@ -13,7 +13,8 @@ from lightning_resnet.data import draws
 from lightning_resnet.data.augment.crops import Augment, draw, operations
 from lightning_resnet.data.beton import area_filter
 from lightning_resnet.data.beton import decode as kernel
-from lightning_resnet.data.beton.encode import explain, open_rgb
+from lightning_resnet.data.beton.encode import explain, is_fault_of_machine, open_rgb
+from lightning_resnet.data.beton.format import Beton
 from lightning_resnet.data.images import ArrayImages, BetonImages, FileImages, Images
 from lightning_resnet.data.loaders.base import Batch, OnBad
 from lightning_resnet.errors import UserError
@@ -21,6 +22,11 @@ from lightning_resnet.machine import memory
 
 LARGE_BATCH = 1 << 29  # bytes; the memory is looked at only for larger batches
 IGNORED = -100  # label of an image that could not be read: cross entropy's ignore_index
+# Cure for what `on_bad` does not count.
+REPAIR = (
+    "correct that and give the same command again; --data.on_bad count leaves out damaged images "
+    "only"
+)
 GREY = Image.new("RGB", (1, 1), (127, 127, 127))  # takes the place of an image that cannot be read
 
 
@@ -137,6 +143,7 @@ def read_beton(
     status = kernel.decode(file, items, out.numpy(), threads, choices, area, augment.fill)
     labels = torch.from_numpy(images.labels[at])
     if status.any():
+        _check_machine(file, status)
         if on_bad == "raise":
             raise UserError(
                 f"{file.path}: {kernel.describe(file, positions, status)}; `resnet-cli data "
@@ -144,6 +151,18 @@ def read_beton(
             )
         labels[torch.from_numpy(status != 0)] = IGNORED
     return out.permute(0, 3, 1, 2), labels
+
+
+def _check_machine(file: Beton, status: np.ndarray) -> None:
+    """Refuse to go on where the machine is at fault, and not the image."""
+    failed = np.count_nonzero(status == kernel.NOT_READ)
+    if failed:  # the names of the samples could not be read either
+        problem = kernel.PROBLEMS[kernel.NOT_READ]
+        raise UserError(f"{file.path}: {problem} for {failed} images of a batch; {REPAIR}")
+    if (status == kernel.NO_MEMORY).any():
+        raise UserError(
+            f"no memory to decode images of {file.path}: lower --data.batch_size, or --data.workers"
+        )
 
 
 def _check_memory(shape: tuple[int, ...]) -> None:
@@ -222,6 +241,10 @@ def _open(images: FileImages, i: int, on_bad: OnBad) -> Image.Image | None:
     except MemoryError as e:
         raise UserError(f"no memory for image {path}: leave it out, or lower --data.workers") from e
     except Exception as e:  # noqa: BLE001 -- decoders meet damage in many ways: struct.error, ...
+        if is_fault_of_machine(e):
+            raise UserError(
+                f"cannot read image {path} (sample {images.ids[i]}): {explain(e)}; {REPAIR}"
+            ) from e
         if on_bad == "count":
             return None
         raise UserError(
