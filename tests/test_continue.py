@@ -160,6 +160,33 @@ def test_best_is_the_highest_val_acc1_even_after_a_kill_right_after_it_was_writt
     assert load_checkpoint(best)["global_step"] == min(accuracy, key=lambda s: (-accuracy[s], s))
 
 
+def test_a_kept_epoch_is_written_before_last_counts_it_and_again_after_a_full_disk(
+    cli, monkeypatch
+):
+    """A kill between the two files, or a disk that is full for a while, loses no kept epoch."""
+    from lightning_resnet.engine import checkpoints
+
+    original = checkpoints.write_checkpoint
+    written = []
+    refused = [2]
+
+    def write(content, path, *before):
+        if path.name == "epoch-001.ckpt" and refused[0]:
+            refused[0] -= 1
+            raise OSError(28, os.strerror(28), str(path))
+        original(content, path, *before)
+        written.append(f"{path.stem} {content['global_step']}")
+
+    monkeypatch.setattr(checkpoints, "write_checkpoint", write)
+    code, out, err = cli("fit", *SHORT, "--run.keep_epochs", "1")
+    assert code == 0, err
+    assert "epoch-001.ckpt: No space left on device (free some space); training goes on" in out
+    assert written == ["last 22", "epoch-001 22", "epoch-002 44", "last 44"]
+    folder = only_run() / "checkpoints"
+    kept = load_checkpoint(folder / "epoch-001.ckpt")["state_dict"]
+    assert same_weights(kept, load_checkpoint(folder / "prev.ckpt")["state_dict"])
+
+
 def test_divergence_stops_with_step_and_rate_and_keeps_the_last_good_checkpoint(cli, monkeypatch):
 
     original, calls = CifarResNet.forward, []

@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,6 +148,7 @@ class Checkpoints(Callback):
         self._saved_at = time.monotonic()
         self._kept: Path | None = None  # file that keeps the epoch of the next snapshot
         self._missed_best: dict[str, Any] | None = None  # best snapshot, if its write failed
+        self._unkept: dict[Path, dict[str, Any]] = {}  # weights to keep that are not written yet
         self._writer: threading.Thread | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -277,21 +279,21 @@ class Checkpoints(Callback):
         """Write a snapshot, in the thread; print an error at once, without ending the training.
 
         If the write of an earlier best snapshot failed and this one is not better, write that one
-        first.
+        first. Weights to keep are written before last.ckpt counts their epoch as done; where that
+        fails they must not hold up last.ckpt, and are tried again.
         """
-        file = self.folder / "last.ckpt"
+        if kept:
+            self._unkept[kept] = {key: state[key] for key in WEIGHTS}
         try:
             if self._missed_best and not better:
                 write_checkpoint(self._missed_best, self.folder / "best.ckpt")
             self._missed_best = None
             write_checkpoint(
                 state,
-                file,
+                self.folder / "last.ckpt",
                 lambda temporary: self._make_room(temporary, better),
             )
-            if kept:
-                file = kept
-                write_checkpoint({key: state[key] for key in WEIGHTS}, kept)
+            self._write_kept()
             self.error = ""
         # Many errors are possible: no space, no permission, a missing folder, a newer attempt.
         except Exception as e:  # noqa: BLE001
@@ -300,6 +302,7 @@ class Checkpoints(Callback):
             if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
                 told += " (free some space)"
             why = limit_met(e) or told
+            file = getattr(e, "filename", None) or self.folder / "last.ckpt"
             self.error = f"cannot save {file}: {why}"
             print(f"warning: {self.error}; training goes on and tries again", flush=True)
 
@@ -311,7 +314,15 @@ class Checkpoints(Callback):
         """
         if not self.may_write():
             raise UserError("a newer attempt has the run")
+        with suppress(OSError):  # `_write` tries again, and tells
+            self._write_kept()
         if better:
             link(temporary, self.folder / "best.ckpt")
         if (last := self.folder / "last.ckpt").exists():
             last.replace(self.folder / "prev.ckpt")
+
+    def _write_kept(self) -> None:
+        """Write the weights to keep that are not written yet."""
+        for file in [*self._unkept]:
+            write_checkpoint(self._unkept[file], file)
+            del self._unkept[file]
