@@ -16,7 +16,7 @@ from lightning_resnet import words as tables
 from lightning_resnet.bounds import NAMED_DEPTHS
 from lightning_resnet.console import RANKED, SUPERVISED
 from lightning_resnet.errors import UserError, printable
-from lightning_resnet.keys import keys, weights_of_torchvision
+from lightning_resnet.keys import class_of, keys, record_of, weights_of_torchvision
 from lightning_resnet.meant import hub_name, no_folder
 from lightning_resnet.words import by_word
 
@@ -264,7 +264,7 @@ def key_of(flag: str) -> str | None:
         return tables.LETTERS.get(name)
     if name in keys() and name != "ckpt_path":
         return name
-    if _class_key(name):
+    if class_of(name):
         return name
     plain = _plain(flag)
     if plain in SHORT:
@@ -277,14 +277,9 @@ def key_of(flag: str) -> str | None:
     return ends[0] if len(ends) == 1 else None
 
 
-def _class_key(name: str) -> str | None:
-    """Return the key of a class that a dotted name is below; None: it is below none."""
-    return next((key for key in keys() if keys()[key].classes and name.startswith(f"{key}.")), None)
-
-
 def _with_value(key: str, plus: str, value: str | None) -> Pairs:
     """Return a key with the value as the parser takes it: true for a switch, the class's name."""
-    record = keys().get(key)
+    record = record_of(key)
     if value is None:
         is_switch = record is not None and "bool" in record.kinds and "other" not in record.kinds
         return [(key + plus, "true" if is_switch else None)]

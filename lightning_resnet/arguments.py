@@ -10,7 +10,9 @@ from typing import Any, Literal, NoReturn
 
 from lightning_resnet.aliases import (
     MARKS,
+    NO,
     SHORT,
+    YES,
     is_flag,
     key_of,
     of_verb,
@@ -22,7 +24,7 @@ from lightning_resnet.errors import SIMILAR, UserError, nearest, printable
 from lightning_resnet.files import IMAGES
 from lightning_resnet.flags import check
 from lightning_resnet.meant import number, numbers
-from lightning_resnet.words import CHECKPOINTS, FLAGS, PLACES, SUBWORDS, VALUES, by_word
+from lightning_resnet.words import CHECKPOINTS, FLAGS, NUMBER_OF, PLACES, SUBWORDS, VALUES, by_word
 
 # Flags that stand without a value.
 SWITCHES = (
@@ -98,13 +100,14 @@ class Parser(argparse.ArgumentParser):
                 for below in action.choices.values():
                     below.words = own[1:]
         self._refuse_pairs(self.words)
+        self._refuse_values_of_switches(self.words)
         self._refuse_subword(self.words)
         is_strict = any(a.nargs in (argparse.PARSER, argparse.REMAINDER) for a in positional)
         if is_strict or {"-h", "--help"} & {*own}:
             args = self.parse_args(own)
         else:
             args = self.parse_intermixed_args(own)  # options may stand between the others
-        tell_repeated(self._single_values(own))
+        tell_repeated(self._single_values(self.words))
         args.recipe_keys = recipe
         args.rest = list(words[end + 1 :])
         args.words = list(words)
@@ -113,16 +116,22 @@ class Parser(argparse.ArgumentParser):
 
     def _single_values(self, words: Sequence[str]) -> list[tuple[str, str]]:
         """Return the flags that take one value each, with their values."""
+        given = self._given(words)
+        single = [(action, value) for action, value, _ in given if action.nargs is None]
+        return [(action.option_strings[-1], value) for action, value in single]
+
+    def _given(self, words: Sequence[str]) -> list[tuple[argparse.Action, str, bool]]:
+        """Return each flag with what follows the flag, and whether after a =."""
         actions = dict(self._option_string_actions)
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction) and words[:1]:
-                actions |= action.choices[words[0]]._option_string_actions
+                below = action.choices.get(words[0])
+                actions |= below._option_string_actions if below else {}
         found = []
         for word, following in zip(words, [*words, ""][1:], strict=True):
             flag, has_value, value = word.partition("=")
-            action = actions.get(flag)
-            if action is not None and action.nargs is None:
-                found.append((action.option_strings[-1], value if has_value else following))
+            if flag in actions:
+                found.append((actions[flag], value if has_value else following, bool(has_value)))
         return found
 
     @property
@@ -249,6 +258,8 @@ class Parser(argparse.ArgumentParser):
             at = len(self.words) - 1 - self.words[::-1].index(word) if word in self.words else 0
             if at > 1 and word == self.words[at - 1] and is_flag(self.words[at - 2]):
                 return f"; did you mean {self.words[at - 2]} {word}?"
+            if listed := self._listed(self.words[at - 2 : at + 1]):
+                return f"; did you mean {listed}?"
             if numbers(self.words[at - 1 : at + 1]) and at > 1:
                 values = ",".join(self.words[at - 1 : at + 1])
                 return f"; did you mean {self.words[at - 2]} {values}?"
@@ -301,6 +312,21 @@ class Parser(argparse.ArgumentParser):
         if self.recipe == "nothing" and key_of(flag):
             why = f", which is of recipes, and {verb} takes none"
         return f"{why}; there are {', '.join(there)}{keys}" if there else f"; {self.prog} has none"
+
+    def _listed(self, words: Sequence[str]) -> str:
+        """Return a flag with its values as one list; empty: these words are none of a flag's.
+
+        Args:
+            words: a flag, its value, and the word that follows.
+        """
+        action = self._option_string_actions.get(words[0]) if len(words) == 3 else None
+        listed = re.match(r"of (\w+(?:,\w+)+)", (action.help or "") if action else "")
+        if listed is None:
+            return ""
+        known = by_word(VALUES.get(f"{self.verb} {words[0]}", {}))
+        values = [known.get(word, word) for word in words[1:]]
+        is_known = {*values} <= {*listed[1].split(",")}
+        return f"{words[0]} {','.join(values)}" if is_known else ""
 
     def _choice(self, name: str, word: str, valid: list[str]) -> str:
         """Return a suggestion for a word that is none of an argument's choices."""
@@ -388,6 +414,30 @@ class Parser(argparse.ArgumentParser):
             raise UserError(
                 f"{first}: {self.prog} takes no KEY=VALUE: write {self.prog} {shlex.join(written)}"
             )
+
+    def _refuse_values_of_switches(self, words: Sequence[str]) -> None:
+        """Refuse a value of a flag that takes none.
+
+        Raises:
+            UserError: the message tells the flag that takes such a value, or what to leave out.
+        """
+        for action, value, is_attached in self._given(words):
+            flag = action.option_strings[-1]
+            is_word = value.lower() in (*YES, *NO) and not value.isdecimal()
+            is_file = flag == "--json" and value.endswith(".json")
+            taker = NUMBER_OF.get(f"{self.verb} {flag}")
+            is_number = taker is not None and re.fullmatch(r"[1-9]\d{0,4}", value) is not None
+            is_value = (is_word or is_file or is_number) and not os.path.exists(value)
+            if action.nargs != 0 or not (is_attached or is_value):
+                continue
+            cure = f"leave {value} out"
+            if is_number and taker:
+                cure = f"write {flag} {taker} {value}"
+            elif value.lower() in NO:
+                cure = f"leave {flag} out"
+            elif is_file:
+                cure = f"write --json > {value}"
+            raise UserError(f"{flag} takes no value, and got {printable(value, SHOWN)}: {cure}")
 
     def _refuse_subword(self, words: Sequence[str]) -> None:
         """Refuse a word such as `ls` after `runs`, which stands for a flag or another verb.

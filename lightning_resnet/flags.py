@@ -41,7 +41,15 @@ from lightning_resnet.bounds import (
 from lightning_resnet.credentials import refuse_secrets
 from lightning_resnet.errors import UserError, most_similar, nearest, printable
 from lightning_resnet.files import IMAGES
-from lightning_resnet.keys import Key, classes, is_current, keys, weights_of_torchvision
+from lightning_resnet.keys import (
+    Key,
+    class_of,
+    classes,
+    is_current,
+    keys,
+    record_of,
+    weights_of_torchvision,
+)
 from lightning_resnet.reading import line_of, parse_yaml, read_yaml
 from lightning_resnet.words import INSTEAD, NO_SHORT, PLACES, by_word
 
@@ -370,13 +378,13 @@ def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
         if not has_value:
             if not rest or is_flag(rest[0]):
                 key = flag.lstrip("-").rstrip("+")
-                record = keys().get(key)
+                record = record_of(key)
                 needs = f": {record.needs}" if record else ""
                 if key in SECTIONS:
                     raise UserError(f"{flag} needs a key, as in --{SECTIONS[key]} VALUE")
                 if key in ("config", "c"):
                     needs = ": a recipe, such as digits"
-                if record or key in OTHERS or _class_of(key):
+                if record or key in OTHERS or class_of(key):
                     raise UserError(f"{flag} needs a value{needs}")
                 value = ""
             else:
@@ -401,7 +409,7 @@ def _is_unknown(flag: str) -> bool:
     known = (*SECTIONS, *OTHERS)
     if not flag.startswith("--") or name in known or _is_below_an_object(name):
         return False
-    return record_of(name) is None and _class_of(name) is None
+    return record_of(name) is None and class_of(name) is None
 
 
 def _stray(words: Sequence[str], at: int) -> str:
@@ -518,17 +526,6 @@ def _several(words: Sequence[str], at: int) -> str:
     return f": a list is in brackets: {hint}"
 
 
-def record_of(key: str) -> Key | None:
-    """Return what the table says of a key, or of an argument of some class that a key takes."""
-    if key in keys():
-        return keys()[key]
-    base = _class_of(key)
-    name = key.removeprefix(f"{base}.")
-    names = [str(keys()[base].default), *keys()[base].classes] if base else []
-    takers = [classes()[cls] for cls in names if cls in classes()]
-    return next((arguments[name] for arguments in takers if name in arguments), None)
-
-
 def hint_for(key: str, verb: str, dashes: str = "--") -> str:
     """Return a suggestion for a key that does not exist.
 
@@ -600,14 +597,6 @@ def _flatten(tree: dict[str, Any], recipe: Path, prefix: str = "") -> Iterator[G
             yield Given(key, value, recipe)
 
 
-def _class_of(key: str) -> str | None:
-    """Return the class key that a dotted key is or is below; None without one."""
-    for name, record in keys().items():
-        if record.classes and (key == name or key.startswith(f"{name}.")):
-            return name
-    return None
-
-
 def _is_below_an_object(key: str) -> bool:
     """Tell whether a key is below one that takes an object of a class that is not listed."""
     return any(
@@ -643,7 +632,7 @@ class Checked:
 
     def choose(self, given: Given) -> None:
         """Note the class that a key names."""
-        base = _class_of(given.key)
+        base = class_of(given.key)
         if base is None or given.key not in (base, f"{base}.class_path"):
             return
         value = given.parsed
@@ -663,7 +652,7 @@ class Checked:
             UserError: the message names a cure.
         """
         key = given.key
-        base = _class_of(key)
+        base = class_of(key)
         if key in keys():
             is_other_lightning = not keys()[key].is_ours and not is_current()
             if key in NOT_FOR_FIT and self.verb == "fit":

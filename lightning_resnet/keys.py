@@ -98,6 +98,25 @@ def classes() -> dict[str, dict[str, Key]]:
     return found
 
 
+def class_of(key: str) -> str | None:
+    """Return the class key that a dotted key is or is below; None without one."""
+    for name, record in keys().items():
+        if record.classes and (key == name or key.startswith(f"{name}.")):
+            return name
+    return None
+
+
+def record_of(key: str) -> Key | None:
+    """Return what the table says of a key, or of an argument of some class that a key takes."""
+    if key in keys():
+        return keys()[key]
+    base = class_of(key)
+    name = key.removeprefix(f"{base}.")
+    names = [str(keys()[base].default), *keys()[base].classes] if base else []
+    takers = [classes()[cls] for cls in names if cls in classes()]
+    return next((arguments[name] for arguments in takers if name in arguments), None)
+
+
 def weights_of_torchvision() -> dict[str, list[str]]:
     """Return the names of the weights of each of torchvision's classification nets."""
     return _content()["nets"]

@@ -575,7 +575,7 @@ VALUES = {
         "addedblocks added_blocks identity distance": "identity_distance",
         "scale scales branch_scales": "branch_scale",
     },
-    "evaluate --crops": {"10 tencrop 10crop ten_crop": "ten", "1 center_crop one": "centre"},
+    "evaluate --crops": {"10 tencrop 10crop ten_crop": "ten", "1 center center_crop one": "centre"},
     "evaluate --weights": {"best": "--at best", "last": "--at last", "raw model": "net"},
     "evaluate --split": {"validation valid eval": "val", "training": "train"},
     "runs --sort": {
@@ -683,6 +683,14 @@ SAME = {
     "--split": "subset on set",
     "--from": "mirror url source file",
     "--short-side": "size resize img_size resolution max_resolution",
+}
+# switch of a verb that is given a number -> flag that takes the number; empty: none does
+NUMBER_OF = {
+    "sync --watch": "--every",
+    "runs --watch": "",
+    "compare --serve": "--port",
+    "sweep --local": "-j",
+    "sweep --submit": "--throttle",
 }
 # words for a place of a command line that needs no flag
 PLACES = (

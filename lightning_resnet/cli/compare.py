@@ -164,8 +164,6 @@ def _check(args: Namespace) -> None:
             others = [other for other in args.words if other != word]
             raise UserError(f"leave {word} out: resnet-cli compare {shlex.join(others)}")
     for at, word in enumerate(args.runs):
-        if word.endswith(".json") and args.as_json:
-            raise UserError(f"--json prints the document: write --json > {word}")
         if page := re.fullmatch(
             r"(?:https?://)?(?:www\.)?wandb(?:\.ai/|:/?)([\w-]+/[\w-]+).*", word
         ):

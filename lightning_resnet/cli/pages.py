@@ -12,8 +12,7 @@ from textwrap import fill, wrap
 
 from lightning_resnet import shipped
 from lightning_resnet.aliases import key_of
-from lightning_resnet.flags import record_of
-from lightning_resnet.keys import Key, classes, keys
+from lightning_resnet.keys import Key, classes, keys, record_of
 
 WIDTH = 80
 # what one wants -> the verbs for it; verbs that batch scripts call are in no group

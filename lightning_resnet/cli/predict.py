@@ -6,7 +6,6 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_resnet.aliases import NO, YES
 from lightning_resnet.arguments import TRUST, Parser, device, positive, value_of
 from lightning_resnet.errors import UserError, printable, tell
 from lightning_resnet.flags import refuse_training
@@ -134,9 +133,7 @@ def check_words(run: str, images: Sequence[str], root: str) -> None:
     for word in images:
         if not Path(word).exists():
             cure = ""
-            if word.lower() in (*YES, *NO):
-                cure = ": a switch such as --trust takes no value"
-            elif "://" in word:
+            if "://" in word:
                 cure = ": download it first"
             elif {*word} & {*"*?"}:
                 cure = ": the shell found no file for this pattern"

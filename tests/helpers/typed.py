@@ -696,7 +696,7 @@ TYPED = {
     "evaluate RUN --labels a.png": "--labels a.png is an image: give a .json",
     "predict RUN broken.yaml": "broken.yaml is no image",
     "predict RUN empty": "no images in empty: give images",
-    "predict RUN a.png --trust yes": "a switch such as --trust takes no value",
+    "predict RUN a.png --trust yes": "--trust takes no value, and got yes: leave yes out",
     "convert RUN --out x.onnx --std 0 0 0": "--std must be a number above 0",
     # several at once
     "compare RUN --where 'depth === 8'": 'write it as in --where "depth == 8"',
@@ -720,6 +720,21 @@ TYPED = {
     "DIGITS --devices 0,0": "names a GPU twice",
     "DIGITS --devices '[]'": "a list of GPUs such as 0,2; got []",
     "validate RUN --trainer.devices [0]": "tells which GPUs to use",
+    # values of what takes none, and several of what takes a list
+    "sync --watch 5": "--watch takes no value, and got 5: write --watch --every 5",
+    "sync runs --watch=5": "write --watch --every 5",
+    "runs --watch 5": "--watch takes no value, and got 5: leave 5 out",
+    "compare RUN --serve 8000": "write --serve --port 8000",
+    "sweep digits_degradation --local 4": "write --local -j 4",
+    "doctor --quick true": "--quick takes no value, and got true: leave true out",
+    "evaluate RUN --per-class no": "--per-class takes no value, and got no: leave --per-class out",
+    "bench loader --json=yes": "--json takes no value, and got yes: leave yes out",
+    "runs --json out.json": "write --json > out.json",
+    "evaluate RUN --crops centre ten": "did you mean --crops centre,ten?",
+    "evaluate RUN --crops center flip": "did you mean --crops centre,flip?",
+    "evaluate RUN --weights net ema": "did you mean --weights net,ema?",
+    "evaluate RUN --crops centre foo": "foo, a word too many",
+    "DIGITS --model.optimizer.lr": "--model.optimizer.lr needs a value: a number from 0",
     # doctor checks what fit checks
     "doctor --quick --lr 0.1x": "must be a number from 0 to 1,000,000; got 0.1x",
     "doctor --quick --lr 0.1": "train on which images? give --data CIFAR10",
@@ -817,6 +832,10 @@ UNDERSTOOD = {
         "model.net.init_args.shortcut": "none",
         "model.net.init_args.depth": 8,
         "trainer.precision": "32-true",
+    },
+    "--nesterov --lr 0.3": {
+        "model.optimizer.init_args.nesterov": True,
+        "model.optimizer.init_args.lr": 0.3,
     },
     "--amp 1 --plain True --fp16 yes": {
         "trainer.precision": "16-mixed",
