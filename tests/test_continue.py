@@ -18,9 +18,10 @@ from helpers.command_line import REPOSITORY, TINY
 from helpers.faults import Stop, dies_at_step
 from helpers.run_dir import only_run, rows, same_weights, unlabelled, weights
 
+from lightning_resnet.cli import fit
 from lightning_resnet.engine.signals import Stopped
 from lightning_resnet.models import CifarResNet
-from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.runs.checkpoint import WEIGHTS, load_checkpoint
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.training.task import ClassificationTask
 
@@ -185,6 +186,37 @@ def test_a_kept_epoch_is_written_before_last_counts_it_and_again_after_a_full_di
     folder = only_run() / "checkpoints"
     kept = load_checkpoint(folder / "epoch-001.ckpt")["state_dict"]
     assert same_weights(kept, load_checkpoint(folder / "prev.ckpt")["state_dict"])
+
+
+@pytest.mark.parametrize("what", ["weights", "none"])
+def test_a_kill_before_checkpoints_are_removed_leaves_that_to_the_same_command(
+    cli, monkeypatch, what
+):
+    args = [*SHORT, "--run.keep_epochs", "1", "--run.keep", what]
+
+    def killed(*args):
+        raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(fit, "keep", killed)
+        cli("fit", *args)
+    folder = only_run() / "checkpoints"
+    assert Run(only_run()).status() == "finished"
+    others = [*SHORT, "--run.keep", "all"]  # such as of another sweep
+    assert cli("fit", *others)[0] == 0 and (folder / "prev.ckpt").exists()
+    for _ in range(2):
+        code, out, _ = cli("fit", *args)
+        assert code == 0 and "is finished; nothing to do" in out and "warning" not in out
+        if what == "none":
+            assert not list(folder.iterdir())
+            continue
+        names = {"last.ckpt", "best.ckpt", "epoch-001.ckpt", "epoch-002.ckpt"}
+        assert {path.name for path in folder.iterdir()} == names
+        assert all({*WEIGHTS} == load_checkpoint(path).keys() for path in folder.iterdir())
+    if what == "weights":
+        (folder / "last.ckpt").write_bytes(b"cut off")
+        code, out, _ = cli("fit", *args)
+        assert code == 0 and "warning: not all is removed that --run.keep weights says: " in out
 
 
 def test_divergence_stops_with_step_and_rate_and_keeps_the_last_good_checkpoint(cli, monkeypatch):

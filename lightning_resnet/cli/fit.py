@@ -40,7 +40,7 @@ from lightning_resnet.config.recipe import (
 from lightning_resnet.config.summary import describe, say
 from lightning_resnet.console import report_only
 from lightning_resnet.engine import observers
-from lightning_resnet.engine.checkpoints import Checkpoints
+from lightning_resnet.engine.checkpoints import Checkpoints, keep
 from lightning_resnet.engine.dry_run import UnwrittenCheckpoints
 from lightning_resnet.engine.halving import Hyperband
 from lightning_resnet.engine.launch import MEETING, Place, end_with_parent, idle_tasks, supervise
@@ -117,6 +117,7 @@ def run(args: Namespace) -> int:
     if config.verb == "fit":
         config = _join_sweep(config, rundir)
         if _is_over(config, rundir):
+            _remove_unkept(config, rundir)
             how = rundir.status()
             more = "--run.new trains a replicate"
             if how == HALVED:
@@ -158,6 +159,22 @@ def _is_over(config: Config, rundir: RunDir) -> bool:
     """Tell whether nothing is left to do; a run that hyperband ended goes on without hyperband."""
     status = rundir.status()
     return status == "finished" or (status == HALVED and config.run.hyperband is not None)
+
+
+@rank_zero_only
+def _remove_unkept(config: Config, rundir: RunDir) -> None:
+    """Remove what a finished run does not keep, as a kill may have come before that.
+
+    Nothing is removed from a run that ended with another --run.keep than this command gives: it may
+    be the run of another sweep too.
+    """
+    ended_with = flatten(rundir.config_if_good()[0]).get("run.keep")
+    if rundir.status() != "finished" or ended_with != config.run.keep:
+        return
+    try:
+        keep(rundir, config.run.keep)
+    except (UserError, OSError) as e:
+        say(f"warning: not all is removed that --run.keep {config.run.keep} says: {one_line(e)}")
 
 
 def _changed_class(config: Config, meta: dict[str, Any]) -> str:
@@ -414,7 +431,7 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
         trainer.profiler.describe()  # Lightning prints the profile at the end of a training only
         return e.exit_status
     if trainer.is_global_zero and not trainer.fit_loop.halved:  # which may yet be continued
-        checkpoints.keep(run.keep)
+        keep(rundir, run.keep)
     if rundir.is_kept and rundir.candidates():
         say(f"run {with_label(rundir.path)}; next: resnet-cli evaluate {quote(rundir.path)}")
     say(_text(progress.metrics, data.num_classes))  # the last line, which -q leaves

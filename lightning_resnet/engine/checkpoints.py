@@ -241,26 +241,6 @@ class Checkpoints(Callback):
             raise UserError(f"{self.error}; {kept if any(self.folder.glob('*.ckpt')) else none}")
         return not self.error
 
-    def keep(self, what: Literal["all", "weights", "none"]) -> None:
-        """Remove the checkpoints that a finished run does not keep.
-
-        Args:
-            what: all: keep all files; weights: keep last.ckpt and best.ckpt, without the states of
-                the optimizer, the callbacks and the loops; none: keep no file.
-        """
-        if what == "all":
-            return
-        if what == "none":
-            for path in Run(self.folder.parent).kept_epochs().values():
-                path.unlink()
-        for name in ("prev", "last", "best"):
-            path = self.folder / f"{name}.ckpt"
-            if what == "none" or name == "prev" or not path.exists():
-                path.unlink(missing_ok=True)
-                continue
-            full = load_checkpoint(path)
-            write_checkpoint({key: full[key] for key in WEIGHTS}, path)
-
     def _wait(self) -> None:
         """Wait for the writing thread.
 
@@ -326,3 +306,26 @@ class Checkpoints(Callback):
         for file in [*self._unkept]:
             write_checkpoint(self._unkept[file], file)
             del self._unkept[file]
+
+
+def keep(run: Run, what: Literal["all", "weights", "none"]) -> None:
+    """Remove the checkpoints that a finished run does not keep; a second call changes nothing.
+
+    Args:
+        run: reader of the run directory.
+        what: all: keep all files; weights: keep last.ckpt and best.ckpt, without the states of
+            the optimizer, the callbacks and the loops; none: keep no file.
+    """
+    if what == "all":
+        return
+    if what == "none":
+        for path in run.kept_epochs().values():
+            path.unlink(missing_ok=True)
+    for name in ("prev", "last", "best"):
+        path = run.checkpoints / f"{name}.ckpt"
+        if what == "none" or name == "prev" or not path.exists():
+            path.unlink(missing_ok=True)
+            continue
+        full = load_checkpoint(path)
+        if full.keys() - {*WEIGHTS}:
+            write_checkpoint({key: full[key] for key in WEIGHTS}, path)
