@@ -493,7 +493,7 @@ def test_predict_takes_the_run_first_and_says_what_may_be_wrong(cli, trained):
     (trained / "attempts/1.json").write_text(json.dumps(attempt | {"reason": "preempted"}))
     for words in (["predict", "tiny", "images", *flags], ["predict", "tiny"], ["validate", "tiny"]):
         err = cli(*words)[2]
-        assert f"{trained} is not finished: preempted at step 22 of 22" in err, words
+        assert f"{trained} is not finished: stopped at step 22 of 22" in err, words
 
 
 def test_doctor_takes_a_run(cli, trained, monkeypatch):

@@ -95,7 +95,7 @@ def test_a_site_file_with_a_key_is_refused(sweep, monkeypatch):
         submit._sbatch(["bash", "-c", "echo no such partition >&2; exit 1"])
 
 
-def make_run(point, reason, last_step=120, job="1", error=None):
+def make_run(point, reason, last_step=120, job="1", error=None, age=0):
     run = Path("runs/s", point.key)
     (run / "attempts").mkdir(parents=True, exist_ok=True)
     (run / "meta.json").write_text(
@@ -106,10 +106,14 @@ def make_run(point, reason, last_step=120, job="1", error=None):
         "reason": reason,
         "last_step": last_step,
         "seconds": 60.0,
-        "heartbeat": time.time(),
+        "heartbeat": time.time() - age,
     }
     (run / "attempts/1.json").write_text(
-        json.dumps(attempt | {"job_id": job, "restart_count": 0, "signal": None, "error": error})
+        json.dumps(
+            attempt
+            | {"job_id": job, "restart_count": 0, "error": error, "host": "node3"}
+            | {"signal": "SIGTERM" if reason == "preempted" else None}
+        )
     )
     (run / "metrics.jsonl").write_text('{"step": 100, "val/acc1": 0.75}\n')
 
@@ -126,11 +130,12 @@ def test_status_and_what_is_submitted_again(sweep, capsys, monkeypatch):
     assert lines[0].startswith("1  finished, val error 25.00 % ")
     assert lines[1].startswith("2  running at step 120/330, val error 25.00 % ")
     assert lines[2].startswith(
-        "3  preempted at step 120/330, val error 25.00 %, waits in the queue"
+        "3  stopped at step 120/330, val error 25.00 %, SIGTERM (cancelled or preempted), waits in "
+        "the queue"
     )
     assert (
         lines[3].startswith("4  waiting ")
-        and lines[-1] == "s: 1 finished, 1 running, 1 preempted, 1 waiting"
+        and lines[-1] == "s: 1 finished, 1 running, 1 stopped, 1 waiting"
     )
     assert main(["s.yaml", "--submit"]) == 0 and "nothing to submit" in capsys.readouterr().out
     make_run(points[1], "failed")
@@ -143,6 +148,42 @@ def test_status_and_what_is_submitted_again(sweep, capsys, monkeypatch):
     )  # begun runs go on with theirs
     main(["s.yaml", "--submit"])
     assert "3 of 4 points" in capsys.readouterr().out
+
+
+def test_a_task_that_runs_before_its_run_begins_is_starting(sweep, capsys, monkeypatch):
+    points = read(sweep()).points
+    make_run(points[2], "preempted")
+    states = ("RUNNING", "PENDING", "RUNNING")
+    queue = {point.place: state for point, state in zip(points, states, strict=False)}
+    monkeypatch.setattr(submit, "queued", lambda home: queue)
+    assert main(["s.yaml", "--status"]) == 0
+    first, second, third, _, _, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("1  starting ") and second.startswith("2  waiting ")
+    assert "(cancelled or preempted), its task runs " in third
+    assert last == "s: 1 starting, 1 waiting, 1 stopped, 1 not submitted"
+
+
+STATES = {  # reason of an attempt, error, job: state and reason that each verb tells
+    "failed": ("failed", "out of memory", "7", "failed", "out of memory"),
+    "diverged": ("diverged", "the loss is not finite", "7", "diverged", "the loss is not finite"),
+    "cancelled": ("preempted", None, "7", "stopped", "SIGTERM (cancelled or preempted)"),
+    "killed by hand": ("preempted", None, None, "stopped", "SIGTERM"),
+    "lost": ("running", None, "7", "dead", "no heartbeat since 20"),
+}
+
+
+@pytest.mark.parametrize("way", STATES)
+def test_status_runs_and_best_have_the_same_words(sweep, cli, way):
+    reason, error, job, state, why = STATES[way]
+    point = read(sweep()).points[0]
+    make_run(point, reason, job=job, error=error, age=1e6 if way == "lost" else 0)
+    status = cli("sweep", "s.yaml", "--status")[1].splitlines()
+    assert status[0].startswith(f"1  {state} at step 120/330, val error 25.00 %, {why}")
+    assert status[-1] == f"s: 1 {state}, 3 not submitted"
+    listed = cli("runs")[1].splitlines()
+    assert f" {state} " in listed[2] and listed[3].startswith(f"{point.key}: {state}: {why}")
+    if state != "diverged":  # whose result counts for nothing
+        assert f"  {state}, {why}" in cli("sweep", "s.yaml", "--best", "1")[1]
 
 
 @pytest.mark.parametrize(

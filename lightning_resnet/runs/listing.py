@@ -1,7 +1,7 @@
 """Say of several runs what each is: folder, what differs, state, steps, error; without torch."""
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -13,13 +13,8 @@ from lightning_resnet.printing import aligned, room
 from lightning_resnet.runs.index import Facts, Index
 from lightning_resnet.runs.labels import by_importance, labels_in, varying, words_of
 from lightning_resnet.runs.reader import Run
+from lightning_resnet.runs.status import iso, reason_of, word_of
 
-WHY = {  # what a signal to a training usually means
-    "SIGUSR1": "SIGUSR1, as sent before a job's time limit",
-    "SIGTERM": "SIGTERM, as sent to cancelled and to preempted jobs",
-    "SIGHUP": "SIGHUP, as sent when a terminal is closed",
-    "SIGINT": "SIGINT, as sent by Ctrl-C",
-}
 MOST_NAMED = 10  # runs that an error message lists
 COLUMNS = ["run", "what differs", "state", "step", "error, %", "when", "size"]
 ORDERS = {"began": "began", "error": "val_error", "step": "step", "size": "bytes"}
@@ -73,21 +68,14 @@ def _facts(path: Path, facts: Facts) -> dict[str, Any]:
     attempt = facts.attempt
     ended = None
     if attempt:
-        ended = attempt["end"] or _iso(attempt["heartbeat"])
-    state = facts.status
-    reason = None
-    if attempt and state == "dead":
-        reason = f"no heartbeat since {ended}, on {attempt['host']}"
-    elif attempt:
-        signal = attempt["signal"]
-        reason = attempt["error"] or WHY.get(signal, signal)
+        ended = attempt["end"] or iso(attempt["heartbeat"])
     return {
         "path": str(path),
         "run_id": path.name,
         "label": None,
         "differs": facts.settings,
-        "state": state,
-        "reason": reason,
+        "state": facts.status,
+        "reason": reason_of(facts.status, attempt),
         "step": facts.step,
         "steps": facts.steps,
         "val_error": facts.val_error,
@@ -95,14 +83,6 @@ def _facts(path: Path, facts: Facts) -> dict[str, Any]:
         "ended": ended,
         "bytes": facts.bytes,
     }
-
-
-def _iso(seconds: float) -> str | None:
-    """Return a time, given in seconds since 1970, in ISO 8601; None if there is no such time."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-    except (ValueError, OverflowError, OSError):
-        return None
 
 
 def _varying(settings: list[dict[str, Any]]) -> list[str]:
@@ -127,7 +107,8 @@ def unfinished(checkpoint: Path) -> str:
         return ""
     step, steps = run.steps()
     of = f" of {steps}" if steps else ""
-    return f"{run.path} is not finished: {run.status()} at step {step}{of}; its newest weights"
+    state = word_of(run.status())
+    return f"{run.path} is not finished: {state} at step {step}{of}; its newest weights"
 
 
 def differences_of(run: dict[str, Any]) -> str:
@@ -143,7 +124,7 @@ def cells(run: dict[str, Any]) -> list[str]:
     return [
         run["label"] or run["run_id"],
         differences_of(run),
-        run["state"],
+        word_of(run["state"]),
         f"{run['step']}/{run['steps']}" if run["steps"] else str(run["step"]),
         "" if error is None else f"{error:.2f}",
         when(run["ended"]),
@@ -178,7 +159,9 @@ def named(runs: list[dict[str, Any]], all_of_them: bool = False) -> str:
     for run in sorted(runs, key=lambda run: run["began"] or "")[-most:]:
         path = Path(run["path"]).with_name(run["label"] or run["run_id"])
         error = run["val_error"]
-        state = run["state"] if error is None else f"{run['state']}, val error {error:.2f} %"
+        state = word_of(run["state"])
+        if error is not None:
+            state += f", val error {error:.2f} %"
         rows.append((printable(path), differences_of(run), state))
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     lines = []
@@ -218,5 +201,6 @@ def _reason(run: dict[str, Any]) -> list[str]:
     """Return a line that says why a run is neither finished nor running; none for others."""
     if run["state"] in ("finished", "running") or not run["reason"]:
         return []
-    line = f"{run['label'] or run['run_id']}: {run['state']}: {printable(run['reason'])}"
+    state = word_of(run["state"])
+    line = f"{run['label'] or run['run_id']}: {state}: {printable(run['reason'])}"
     return wrap(line, room(), subsequent_indent="  ", max_lines=2, placeholder=" ...")

@@ -16,6 +16,7 @@ from lightning_resnet.files import write_file
 from lightning_resnet.masking import mask
 from lightning_resnet.reading import open_plain, parse_json, parse_yaml
 from lightning_resnet.runs.reader import Run
+from lightning_resnet.runs.status import word_of
 
 FOLDERS = re.compile(r"(^|=)(?:/|~/)(?:[^/]+/)*(?=[^/])")  # before the name of a file
 PRIVATE = {"host": "-", "job_id": None, "array_task": None, "error": None}  # of an attempt
@@ -36,8 +37,9 @@ def write_reference(runs: Sequence[Run], folder: Path, about: str = "") -> list[
     """
     for run in runs:
         if run.status() != "finished":
+            state = word_of(run.status())
             raise UserError(
-                f"{run.path} has not finished ({run.status()}): run its command again, or name the "
+                f"{run.path} has not finished ({state}): run its command again, or name the "
                 "finished runs one by one"
             )
     texts: dict[Path, str] = {}

@@ -4,6 +4,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,15 @@ from lightning_resnet.runs.metrics import LARGEST_NUMBER
 DEAD_S = 120.0  # seconds without a heartbeat after which a running attempt counts as killed
 # Reason of an attempt, and so status of a run, that hyperband has ended; see engine/halving.py.
 HALVED = "stopped early by hyperband"
+# Status -> its word where people read it. A signal does not tell whether a job was preempted.
+WORDS = {"preempted": "stopped"}
+CAUSES = {  # signal -> what it usually means
+    "SIGUSR1": "the time limit is near",
+    "SIGTERM": "cancelled or preempted",
+    "SIGHUP": "the terminal was closed",
+    "SIGINT": "Ctrl-C",
+}
+OF_JOBS = ("SIGUSR1", "SIGTERM")  # signals whose cause is a job's
 LOST = "another rank ended without a word"  # begins the error of an attempt that has lost a rank
 ATTEMPT_FILE = re.compile(r"[1-9][0-9]{0,8}\.json")  # others are strays, such as `._1.json`
 # Keys of an attempt's file, with the value that replaces a missing one or one of another type.
@@ -128,6 +138,36 @@ def status_of(attempt: dict[str, Any] | None) -> str:
     # A heartbeat from the future is the work of a wrong clock, so it counts only if it is near.
     is_recent = abs(time.time() - attempt["heartbeat"]) <= DEAD_S
     return "running" if is_recent and not has_ended(attempt["process"]) else "dead"
+
+
+def word_of(status: str) -> str:
+    """Return the word for a status in tables and messages; JSON and files keep the status."""
+    return WORDS.get(status, status)
+
+
+def reason_of(status: str, attempt: dict[str, Any] | None) -> str | None:
+    """Return why a run has its status, such as `SIGTERM (cancelled or preempted)`; None: no reason.
+
+    Args:
+        status: result of `status_of`.
+        attempt: the last attempt at the run.
+    """
+    if attempt is None:
+        return None
+    if status == "dead":
+        since = attempt["end"] or iso(attempt["heartbeat"])
+        return f"no heartbeat since {since}, on {attempt['host']}"
+    signal = attempt["signal"]
+    is_told = signal in CAUSES and (attempt["job_id"] or signal not in OF_JOBS)
+    return attempt["error"] or (f"{signal} ({CAUSES[signal]})" if is_told else signal)
+
+
+def iso(seconds: float) -> str | None:
+    """Return a time, given in seconds since 1970, in ISO 8601; None if there is no such time."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def process_name() -> dict[str, Any]:

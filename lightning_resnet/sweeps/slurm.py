@@ -22,7 +22,7 @@ from lightning_resnet.errors import UserError, one_line, printable, tell
 from lightning_resnet.files import write_atomic, write_json
 from lightning_resnet.provenance import code, code_name
 from lightning_resnet.reading import read_json
-from lightning_resnet.runs.status import HALVED
+from lightning_resnet.runs.status import HALVED, reason_of
 from lightning_resnet.shipped import SLURM
 from lightning_resnet.sweeps.points import Point, Sweep
 from lightning_resnet.sweeps.state import (
@@ -42,8 +42,8 @@ LOG_END = 20_000  # bytes of a job's log in which its last error is looked for
 SLURM_S = 120.0  # seconds that a command of Slurm may take to answer
 RETRY = ("failed", "diverged", "interrupted", "preempted", "dead", "superseded")
 JOB = re.compile("[0-9]{1,18}")  # the number of a job
+BY_SIGNAL = ("preempted", "interrupted")  # states of runs whose log tells nothing more
 NOT_SUBMITTED = "not submitted"  # of a point without a run and without a job
-WORDS = {"new": "waiting", "dead": "failed", "diverged": "failed", "interrupted": "failed"}
 
 
 def tell_status(sweep: Sweep, home: Path) -> None:
@@ -321,24 +321,27 @@ def describe(point: Point, queue: dict[str, str], logs: Mapping[str, Path]) -> s
         logs: result of `newest_logs`.
 
     Returns:
-        For example `finished, val error 1.94 %`, `preempted at step 120/330, waits in the queue`,
-        `waiting`, `failed before it began, LOG: error: CIFAR10 not found`.
+        For example `finished, val error 1.94 %`, `waiting`, `starting`, `stopped at step 120/330,
+        SIGTERM (cancelled or preempted), waits in the queue`, `failed before it began, LOG: error:
+        CIFAR10 not found`.
     """
     if error := _early_error(point, queue, logs):
         return f"failed before it began, {printable(logs[point.place])}: {error}"
     if point.state == "new" and point.place not in queue:
         return NOT_SUBMITTED
-    text = describe_state(point) if point.run else point.state
-    state = text.partition(" ")[0].rstrip(",")
-    text = WORDS.get(state, state) + text.removeprefix(state)
-    if point.state in ("failed", "diverged"):
-        attempt = point.facts.attempt
-        if attempt and attempt["error"]:
-            text += f", {printable(attempt['error'])}"
-        if point.place in logs:
-            text += f" (log: {printable(logs[point.place])})"
-    may_continue = point.state not in ("new", "finished", "running", HALVED)
-    if may_continue and queue.get(point.place) == "PENDING":
+    in_queue = queue.get(point.place)
+    if point.state == "new":  # imports take seconds before the run begins
+        return "starting" if in_queue == "RUNNING" else "waiting"
+    text = describe_state(point)
+    if point.state in ("finished", "running", HALVED):
+        return text
+    if reason := reason_of(point.state, point.facts.attempt):
+        text += f", {printable(reason)}"
+    if point.state not in BY_SIGNAL and point.place in logs:
+        text += f" (log: {printable(logs[point.place])})"
+    if in_queue == "RUNNING":  # the task ends, or continues the run soon
+        text += ", its task runs"
+    if in_queue == "PENDING":
         text += ", waits in the queue"
     return text
 

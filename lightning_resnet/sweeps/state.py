@@ -17,7 +17,7 @@ from lightning_resnet.runs.index import Index
 from lightning_resnet.runs.labels import SEED, link_label
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.shared import share
-from lightning_resnet.runs.status import HALVED
+from lightning_resnet.runs.status import HALVED, reason_of, word_of
 from lightning_resnet.sweeps.goals import METRICS
 from lightning_resnet.sweeps.points import Point, Sweep
 
@@ -190,7 +190,9 @@ def ranking(sweep: Sweep, found: list[tuple[Point, float]]) -> str:
     rows = []
     for place, (point, value) in enumerate(found, 1):
         text = f"{sweep.goal.metric} {value:.6g}"
-        rows.append([str(place), text, *sweep.cells(point), point.state, printable(point.run)])
+        rows.append(
+            [str(place), text, *sweep.cells(point), state_and_reason(point), printable(point.run)]
+        )
     if rows:
         return "\n".join(_columns(rows))
     metric = sweep.goal.metric
@@ -244,7 +246,13 @@ def describe_state(point: Point) -> str:
     step = point.facts.step
     total = point.facts.steps
     progress = f"{step}/{total}" if total else f"{step}"
-    return f"{point.state} at step {progress}{text}"
+    return f"{word_of(point.state)} at step {progress}{text}"
+
+
+def state_and_reason(point: Point) -> str:
+    """Return the state of a point that has a run, and why: `failed, out of memory`, `finished`."""
+    reason = reason_of(point.state, point.facts.attempt)
+    return word_of(point.state) + (f", {printable(reason)}" if reason else "")
 
 
 def _share_left(point: Point) -> float:

@@ -18,6 +18,7 @@ from lightning_resnet.analysis.compare.load import Runs
 from lightning_resnet.errors import UserError, csv_cell, nearest, printable
 from lightning_resnet.printing import LEFT_OUT, fitted, markdown, paragraph, prose
 from lightning_resnet.runs import identity
+from lightning_resnet.runs.status import word_of
 
 CODE = ("code", "torch", "lightning_resnet")  # columns of `runs` that say which code ran
 DATA = ("train_samples", "val_samples")
@@ -379,7 +380,8 @@ def _row_flags(
 
 def _statuses(runs: pd.DataFrame) -> str:
     """Return `10 finished, 1 failed`, the most frequent first."""
-    return ", ".join(f"{n} {status}" for status, n in Counter(runs["status"]).most_common())
+    counts = Counter(runs["status"]).most_common()
+    return ", ".join(f"{n} {word_of(status)}" for status, n in counts)
 
 
 def _values(column: pd.Series) -> str:
