@@ -179,13 +179,38 @@ def test_proportion_grey_and_order(tmp_path):
     assert all((pixels(beton, i) == images.pixels[i]).all() for i in raw)
 
 
-def test_the_same_again_does_nothing_and_another_writes(tmp_path, capsys):
+def test_the_same_again_does_nothing_and_another_is_refused(tmp_path, capsys):
     out = write(in_memory(), tmp_path / "f.beton")
     before = out.stat().st_mtime_ns
     write(in_memory(), out)
     assert out.stat().st_mtime_ns == before and "written already" in capsys.readouterr().out
+    content = out.read_bytes()
+    for options, words in (
+        ({"mode": "jpeg"}, "was written with another mode"),
+        ({"max_side": 3}, "was written with another max side"),
+        ({"max_side": 3, "resize": "area"}, "was written with another max side"),
+        ({"source": "Digits"}, "was written with another source"),
+        ({"shuffle": False}, "holds other images, or in another order"),
+    ):
+        with pytest.raises(UserError, match=f"is there and {words}: remove it, or give another"):
+            write(in_memory(), out, **options)
+    assert out.read_bytes() == content and verify(out) == []
+    out.unlink()
     write(in_memory(), out, mode="jpeg")
     assert Beton(out).images["mode"].tolist() == [JPEG] * 40 and verify(out) == []
+
+
+@pytest.mark.parametrize("manifest", [None, "", "thesis", "{}", '{"count": 8}'])
+def test_a_file_that_data_write_did_not_make_is_not_replaced(cli, tmp_path, manifest):
+    out = tmp_path / "thesis.txt"
+    out.write_text("thesis")
+    if manifest is not None:
+        manifest_path(out).write_text(manifest)
+    code, _, err = cli("data", "write", "digits", "--out", out)
+    assert code == 2 and "thesis.txt is there, and has no manifest of `data write`" in err, err
+    assert out.read_text() == "thesis" and len(list(tmp_path.glob("thesis*"))) <= 2
+    out.write_text("")  # such as mktemp makes
+    assert cli("data", "write", "digits", "--out", out)[0] == 0 and len(Beton(out)) == 1437
 
 
 # -- images of all kinds ---------------------------------------------------------------------------
@@ -291,7 +316,6 @@ def test_a_file_of_one_split_is_not_replaced_by_another(tmp_path):
     with pytest.raises(UserError, match="f.beton is there and holds the train images: .* --out"):
         write(images, out, split="val")
     assert out.read_bytes() == before
-    write(images, out, split="train", quality=80)
 
 
 def test_names_of_classes_that_no_file_can_hold_are_refused_before_writing(tmp_path, monkeypatch):

@@ -313,7 +313,8 @@ class Beton:
 
     def _refuse(self, why: str) -> None:
         raise UserError(
-            f"{self.path} cannot be read: {why}; `resnet-cli data write` makes it again"
+            f"{self.path} cannot be read: {why}; remove it, and make it again with `resnet-cli "
+            "data write`"
         )
 
 

@@ -41,7 +41,7 @@ from lightning_resnet.data.beton.verify import file_hash, header_hash
 from lightning_resnet.data.hashing import uniform
 from lightning_resnet.data.images import SPLIT_SEED, BetonImages, FileImages, Images
 from lightning_resnet.data.order import permutation
-from lightning_resnet.errors import UserError, tell
+from lightning_resnet.errors import UserError, printable, tell
 from lightning_resnet.files import check_replaceable, replacing
 from lightning_resnet.machine import cores
 from lightning_resnet.progress import Meter
@@ -79,6 +79,9 @@ def write_beton(
 ) -> Path:
     """Write the images; continue an unfinished file, do nothing if the file is there.
 
+    A file that is there and is of another command is refused: to encode it took hours, or it is no
+    .beton at all. Only where the images of the same command changed is it replaced.
+
     Args:
         images: one split of a source.
         out: the file; `out`.json becomes its manifest.
@@ -103,7 +106,8 @@ def write_beton(
         cure: what the user can do about a bad image, apart from repairing or removing it.
 
     Raises:
-        UserError: an image cannot be stored, or the disk is full; the message says which.
+        UserError: an image cannot be stored, the disk is full, or the file is of another command;
+            the message says which.
     """
     out = Path(out)
     options = EncodeOptions(quality, short_side, max_side, resize)
@@ -118,13 +122,9 @@ def write_beton(
     if isinstance(images, FileImages):
         content = marks(images.paths)[order]
     files = hashlib.blake2b(content.astype("<u8"), digest_size=16).hexdigest()
-    noted = (read_json(manifest_path(out)) or {}) if out.exists() else {}
-    if split and noted.get("split") and noted["split"] != split:
-        raise UserError(
-            f"{out} is there and holds the {noted['split']} images: give another --out for "
-            f"{split}, or remove it"
-        )
-    if noted.get("request") == request:
+    if out.exists() and out.stat().st_size:
+        noted = read_json(manifest_path(out)) or {}
+        _check_same(out, noted, request, names)
         if noted.get("files", files) == files:  # earlier versions did not note it
             tell(f"{out} is written already; remove it to write it again")
             return out
@@ -327,6 +327,37 @@ def _finish(out: Path, unfinished: PartialFile, manifest: dict[str, Any], progre
         file.write(json.dumps(manifest, indent=1).encode())
         path.unlink(missing_ok=True)
         os.replace(unfinished.temp, out)
+
+
+def _check_same(out: Path, noted: dict[str, Any], request: str, names: dict[str, Any]) -> None:
+    """Refuse to replace a file that another command made, or another program.
+
+    Args:
+        out: the file, which exists.
+        noted: its manifest, empty where it has none.
+        request: digest of what is asked for.
+        names: what is asked for, apart from the images.
+
+    Raises:
+        UserError: the message says what is different.
+    """
+    cure = "remove it, or give another --out"
+    split = names["split"]
+    if "request" not in noted:
+        raise UserError(f"{out} is there, and has no manifest of `data write` ({out}.json): {cure}")
+    if split and noted.get("split") and noted["split"] != split:
+        raise UserError(
+            f"{out} is there and holds the {printable(noted['split'])} images: give another --out "
+            f"for {split}, or remove it"
+        )
+    if noted["request"] == request:
+        return
+    told = "holds other images, or in another order"
+    for name in ("source", "classes", "mode", "quality", "short_side", "max_side", "resize"):
+        if noted.get(name) != names.get(name):
+            told = f"was written with another {name.replace('_', ' ')}"
+            break
+    raise UserError(f"{out} is there and {told}: {cure}")
 
 
 def _check(
