@@ -483,9 +483,37 @@ def test_a_tar_must_end_as_one_and_have_sound_headers(tmp_path):
     for content in (complete[: starts[12]], damaged, complete[: starts[12] + 100]):
         plain.write_bytes(content)
         packed.write_bytes(gzip.compress(content))
-        fails("damaged or cut short .no end of the archive", tmp_path, WebDataset)
-        with pytest.raises(UserError, match="no end of the archive"):
-            tar_members(packed)
+        for path in (plain, packed):
+            with pytest.raises(UserError, match="damaged or cut short .no end of the archive"):
+                tar_members(path)
+        if content != complete[: starts[12]]:
+            fails("damaged or cut short .no end of the archive", tmp_path, WebDataset)
+
+
+def test_a_shard_that_ends_after_a_whole_member_is_taken_with_a_warning(tmp_path, capsys):
+    """GNU tar takes such files, and some programs write them."""
+    complete = shard(ALL.rows("train"), str)
+    starts = [member.offset for member in tarfile.open(fileobj=io.BytesIO(complete)).getmembers()]
+    plain = tmp_path / "train-0000.tar"
+    packed = tmp_path / "train-0000.tar.gz"
+    plain.write_bytes(complete)
+    all_members = tar_members(plain)
+    assert WebDataset(str(plain)).splits() and not capsys.readouterr().out
+    plain.write_bytes(complete[: starts[12]])
+    packed.write_bytes(gzip.compress(complete[: starts[12]]))
+    unended: list[Path] = []
+    assert tar_members(plain, unended=unended) == all_members[:12]
+    assert [member.name for member in tar_members(packed, unended=unended)] == [
+        member.name for member in all_members[:12]
+    ]
+    assert unended == [plain, packed]
+    packed.unlink()
+    assert len(WebDataset(str(plain)).splits()["train"].labels) > 0
+    told = capsys.readouterr().out
+    assert told.count("\n") == 1 and "1 of the shards, such as" in told and "whole" in told
+    for size in (starts[12] - 1, starts[12] - 512, starts[12] - 600, 0):
+        plain.write_bytes(complete[:size])
+        fails("damaged or cut short", plain, WebDataset)
 
 
 def test_members_that_would_fill_the_memory_are_refused_when_they_are_listed(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ bytes, and images can be read in any order. In a .tar.gz they are bytes of the u
 """
 
 import gzip
+import os
 import re
 import struct
 import tarfile
@@ -90,18 +91,34 @@ class _Header(tarfile.TarInfo):
         return header
 
 
+class _OpenHeader(_Header):
+    """Header of a member of a tar that may end after any complete member."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_OpenHeader":
+        """Read the next header; the end of the file ends the archive too."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.ReadError as e:
+            if isinstance(e.__cause__, tarfile.EmptyHeaderError) and archive.offset:
+                raise e.__cause__ from None
+            raise
+
+
 def member_of(path: str) -> Member | None:
     """Take an address apart; None for the path of a file."""
     found = ADDRESS.fullmatch(path)
     return Member(found[1], found[2], int(found[3]), int(found[4])) if found else None
 
 
-def tar_members(path: Path, start: int = 0) -> list[Member]:
+def tar_members(path: Path, start: int = 0, unended: list[Path] | None = None) -> list[Member]:
     """List the files in a .tar, or in a .tar.gz, which is unpacked in memory from end to end.
 
     Args:
         path: the archive, or a file that holds one.
         start: byte of the file at which the archive begins.
+        unended: list to which an archive without the zeros at its end is added, as some programs
+            write them; None: such an archive is refused.
 
     Raises:
         UserError: the archive is damaged or cut short, two members have one name, a name leads out
@@ -115,7 +132,8 @@ def tar_members(path: Path, start: int = 0) -> list[Member]:
             if start:
                 file.seek(start)
             mode = "r|" if is_packed else "r:"
-            with tarfile.open(fileobj=file, mode=mode, tarinfo=_Header) as archive:
+            header = _Header if unended is None else _OpenHeader
+            with tarfile.open(fileobj=file, mode=mode, tarinfo=header) as archive:
                 while (m := archive.next()) is not None:
                     archive.members.clear()  # a kilobyte each
                     # A negative size would lead back to the same member, without end.
@@ -126,8 +144,12 @@ def tar_members(path: Path, start: int = 0) -> list[Member]:
                         raise tarfile.TarError(f"{m.name} has {m.size:,} bytes, as no image")
                     if m.isfile():
                         members.append(Member(str(path), m.name, m.offset_data, m.size))
+                end = archive.offset
             while is_packed and file.read(BUFFER):  # the sum of all stands at the end
                 pass
+            size = file.tell() if is_packed else file.seek(0, os.SEEK_END)
+            if unended is not None and size == end:
+                unended.append(path)
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as e:
         raise damaged(path, e) from e
     except (EOFError, zlib.error, OSError) as e:

@@ -48,6 +48,7 @@ class Shards(Source):
 
     suffix: str
     _named: tuple[Path, list[str]]  # the first shard that names the classes, and the names
+    _unended: list[Path]  # shards that end without the zeros of a .tar's end
 
     def __init__(self, root: str, classes: str | None = None, holdout: int | None = None) -> None:
         self.root = root
@@ -74,6 +75,7 @@ class Shards(Source):
             )
         splits: dict[str, Images] = {}
         self._named = (root, [])
+        self._unended = []
         for split, paths in found.items():
             try:
                 images = self._read_split(split, paths, root)
@@ -83,6 +85,12 @@ class Shards(Source):
                 continue
             if images is not None:
                 splits[split] = images
+        if self._unended:
+            tell(
+                f"warning: {len(self._unended):,} of the shards, such as {self._unended[0]}, end "
+                "without a mark: their images are whole and are taken; if they were copied, "
+                "compare the sizes"
+            )
         if self.holdout and wanted is None and not self.all_validate:
             return with_holdout(splits, self.holdout)
         if "val" not in found:
@@ -159,7 +167,7 @@ class WebDataset(Shards):
     suffix = ".tar"
 
     def _list(self, path: Path) -> tuple[list[Entry], list[str]]:
-        return list_tar(path), []
+        return list_tar(path, unended=self._unended), []
 
 
 class Parquet(Shards):
@@ -225,18 +233,21 @@ def split_of(name: str) -> str | None:
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
-def list_tar(path: Path, needs_names: bool = False) -> list[Entry]:
+def list_tar(
+    path: Path, needs_names: bool = False, unended: list[Path] | None = None
+) -> list[Entry]:
     """List the images of a WebDataset shard.
 
     Args:
         path: the shard.
         needs_names: read the name of the image's original file out of KEY.json.
+        unended: as for `tar_members`.
 
     Raises:
         UserError: the shard is damaged, or an image has no label, or a key two images.
     """
     samples: dict[str, dict[str, Member]] = {}
-    for member in tar_members(path):
+    for member in tar_members(path, unended=unended):
         folder, _, base = member.name.rpartition("/")
         stem, _, extension = base.partition(".")
         if is_hidden(base) or not extension:
