@@ -55,7 +55,7 @@ def findings(check):
     return {finding.what: finding for finding in check()}
 
 
-def test_each_problem_has_its_cure_and_what_training_fails_of_exits_1(cli, monkeypatch):
+def test_each_problem_has_its_cure_and_what_training_fails_of_exits_1(cli, monkeypatch, tmp_path):
     assert cli("doctor", "--quick")[0] == 0
     monkeypatch.setattr(doctor.machine, "memory", lambda: 3 * 10**8)
     monkeypatch.setattr(doctor.machine, "workers", lambda n: 1)
@@ -80,6 +80,12 @@ def test_each_problem_has_its_cure_and_what_training_fails_of_exits_1(cli, monke
         assert all(
             f.level == (level if f.what == "runs" else "warning") and f.cure for f in doctor.space()
         )
+    (tmp_path / "data/beton").mkdir(parents=True)
+    (tmp_path / "data/beton/_decode.abi3.so").write_text("of another machine")
+    monkeypatch.setattr(doctor.machine, "__file__", str(tmp_path / "machine.py"))
+    unusable = findings(doctor.decoder)["decoder"]
+    assert unusable.level == "warning" and "ours cannot be loaded (" in unusable.found
+    assert "install a C compiler, libjpeg-dev" in unusable.cure
     monkeypatch.setattr(doctor.machine, "__file__", "/nowhere/machine.py")
     assert findings(doctor.decoder)["decoder"].level == "warning"
 

@@ -13,6 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.data.beton import decode_fallback as fallback
+from lightning_resnet.data.beton import encode
 from lightning_resnet.data.beton.format import IMAGE, Beton, manifest_path
 from lightning_resnet.data.beton.journal import ROW
 from lightning_resnet.data.beton.write import write_beton
@@ -60,6 +61,27 @@ def test_jpegs_are_the_same_but_for_a_tolerance(source, without, capsys):
         f"{'FFCV' if name == 'ffcv' else 'Pillow'}'s is" in (out := capsys.readouterr().out)
     )
     assert out.count("\n") == 1
+
+
+def test_a_kernel_that_cannot_be_loaded_is_told_and_not_needed(source, monkeypatch, capsys):
+    """The machine lacks the libjpeg-turbo with which the kernel was built."""
+    said = "libjpeg.so.62: cannot open shared object file: No such file or directory"
+
+    def lacking(path):
+        raise OSError(said)
+
+    monkeypatch.setattr(fallback, "ffcv", lambda: None)
+    monkeypatch.setattr(kernel.ctypes, "CDLL", lacking)
+    kernel._load.cache_clear()
+    try:
+        batches = copies(data_of(source, on_bad="count").train_dataloader())
+        assert encode.jpeg_problem(b"\xff\xd8", 8, 8) == ""
+    finally:
+        monkeypatch.undo()
+        kernel._load.cache_clear()
+    assert all((labels >= 0).all() for _, labels in batches) and kernel.library()
+    out = capsys.readouterr().out
+    assert f"our decoder cannot be loaded ({said}), Pillow's is used" in out
 
 
 def damage(beton, position, how):

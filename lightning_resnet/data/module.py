@@ -193,7 +193,7 @@ class ImageData(pl.LightningDataModule):
         self._check_order()
         betons = {k: v for k, v in self.splits.items() if isinstance(v, BetonImages)}
         if betons and kernel.library() is None:
-            rank_zero_only(print)(fallback.notice())
+            rank_zero_only(print)(fallback.notice(kernel.why_not()))
         if self.stage:
             for name, images in betons.items():
                 file = open_beton(staged(images.file.path, self.stage))

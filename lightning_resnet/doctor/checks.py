@@ -3,6 +3,7 @@
 Nothing here imports torch or takes time: `resnet-cli doctor --quick` makes these checks alone.
 """
 
+import ctypes
 import importlib.util
 import os
 import platform
@@ -106,13 +107,21 @@ def space(runs: Path | None = Path("runs")) -> Iterator[Finding]:
 
 
 def decoder() -> Iterator[Finding]:
-    """Check that our JPEG decoder and FFCV's library are built."""
-    is_built = any(Path(machine.__file__).parent.glob("data/beton/_decode*.so"))
+    """Check that our JPEG decoder can be loaded, and tell whether FFCV's library is built."""
+    built = [*Path(machine.__file__).parent.glob("data/beton/_decode*.so")]
     spec = importlib.util.find_spec("ffcv")
     has_library = spec and any(Path(spec.origin).parent.glob("_libffcv*.so"))
-    text = "ours is built" if is_built else "ours is not built"
+    text = "ours is built" if built else "ours is not built"
     text += ", FFCV is" if has_library else ", FFCV is not"
-    if is_built:
+    refused = ""
+    if built:
+        newest = max(built, key=lambda path: path.stat().st_mtime_ns)
+        try:
+            ctypes.CDLL(str(newest))
+        except OSError as e:
+            refused = one_line(e)
+            text += f"; ours cannot be loaded ({refused})"
+    if built and not refused:
         yield Finding("ok", "decoder", text)
     else:
         cure = "install a C compiler, libjpeg-dev and zlib1g-dev, then `pip install --no-deps -e .`"

@@ -15,7 +15,7 @@ import numpy as np
 from lightning_resnet.data.augment.policies import Step
 from lightning_resnet.data.beton import decode_fallback as fallback
 from lightning_resnet.data.beton.format import JPEG, Beton
-from lightning_resnet.errors import UserError
+from lightning_resnet.errors import UserError, one_line
 
 ITEM = np.dtype(
     [
@@ -59,16 +59,32 @@ NO_MEMORY = PROBLEMS.index("no memory")
 NOT_READ = PROBLEMS.index("disk or network gives an error")
 
 
-@cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled kernel; None if there is none, or one of an older version."""
+    """Return the compiled kernel; None if there is none that can be used."""
+    return _load()[0]
+
+
+def why_not() -> str:
+    """Tell why the system cannot load the kernel that was built; empty if nothing hinders it."""
+    return _load()[1]
+
+
+@cache
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """Return the compiled kernel, or None and what the system says.
+
+    Without words of the system, there is none or one of an older version.
+    """
     found = list(Path(__file__).parent.glob("_decode*.so"))
     if not found:
-        return None
+        return None, ""
     newest = max(found, key=lambda path: path.stat().st_mtime_ns)
-    lib = ctypes.CDLL(str(newest))
+    try:
+        lib = ctypes.CDLL(str(newest))
+    except OSError as e:  # such as a libjpeg-turbo that this machine has not
+        return None, one_line(e)
     if not hasattr(lib, "make_batch") or lib.operation_count() != len(OPERATIONS):
-        return None
+        return None, ""
     number = ctypes.c_int
     pointer = ctypes.c_void_p
     steps = [pointer, pointer]
@@ -80,7 +96,7 @@ def library() -> ctypes.CDLL | None:
     lib.change_batch.argtypes = [*steps, number, number, number, *images]
     lib.change_batch.restype = None
     lib.check_jpeg.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32]
-    return lib
+    return lib, ""
 
 
 def make_items(

@@ -46,11 +46,12 @@ def ffcv() -> ModuleType | None:
     return ffcv.libffcv
 
 
-def notice() -> str:
-    """Return what to tell the user."""
+def notice(why: str) -> str:
+    """Return what to tell the user; `why` is what the system says, see `decode.why_not`."""
     taken = "FFCV" if ffcv() else "Pillow"
+    problem = f"cannot be loaded ({why})" if why else "was not built (or before an update)"
     return (
-        f"warning: our decoder was not built (or before an update), {taken}'s is used, which "
+        f"warning: our decoder {problem}, {taken}'s is used, which "
         "is slower: install a C compiler, libjpeg-dev and zlib1g-dev, then run `pip install "
         "--no-deps -e .`"
     )
