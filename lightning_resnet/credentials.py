@@ -8,11 +8,14 @@ secrets in messages and records.
 
 import os
 import re
+import signal
 import subprocess
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from lightning_resnet.errors import UserError
@@ -157,16 +160,28 @@ def sourced(file: Path) -> dict[str, str]:
     """
     refuse_secret_exports(file)
     call = ["bash", "-c", 'set -a; . "$0" >&2; exec env -0', str(file.absolute())]
-    try:
-        done = subprocess.run(call, capture_output=True, stdin=subprocess.DEVNULL, timeout=SOURCE_S)
-    except subprocess.TimeoutExpired as e:
-        raise UserError(
-            f"{file} did not end within {SOURCE_S:g} s: `bash {file}` shows where it waits"
-        ) from e
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no error message"]
-        raise UserError(f"{file} fails in bash: {mask(lines[-1])}")
-    items = done.stdout.decode(errors="surrogateescape").split("\0")
+    # Files, not pipes: a job that the shell file leaves behind would hold a pipe open.
+    with TemporaryFile() as out, TemporaryFile() as err:
+        process = subprocess.Popen(
+            call, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+        )
+        try:
+            code = process.wait(SOURCE_S)
+        except subprocess.TimeoutExpired as e:
+            raise UserError(
+                f"{file} did not end within {SOURCE_S:g} s: `bash {file}` shows where it waits"
+            ) from e
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        out.seek(0)
+        err.seek(0)
+        environment = out.read().decode(errors="surrogateescape")
+        complaints = err.read().decode(errors="replace").strip().splitlines()
+    if code:
+        raise UserError(f"{file} fails in bash: {mask((complaints or ['no error message'])[-1])}")
+    items = environment.split("\0")
     after = dict(item.split("=", 1) for item in items if "=" in item)
     known = live()
     for name, value in after.items():

@@ -16,9 +16,11 @@ PACKAGES = ("lightning_resnet", "torch", "torchvision", "pytorch-lightning", "nu
 def code() -> dict[str, Any]:
     """Return the commit of the source, and whether there are changes that are in no commit.
 
-    Both are None outside a repository.
+    Both are None outside a repository, and where the package lies in that of somebody else, as in
+    an environment there.
     """
-    sha = _git("rev-parse", "HEAD")
+    is_ours = _git("ls-files", "--error-unmatch", "--", "__init__.py")
+    sha = _git("rev-parse", "HEAD") if is_ours else None
     if not sha:
         return {"git_sha": sha, "git_dirty": None}
     return {"git_sha": sha, "git_dirty": bool(_git("status", "--porcelain", "--", "."))}

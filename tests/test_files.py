@@ -156,6 +156,19 @@ def test_the_code_is_looked_up_without_a_lock_that_a_kill_would_leave(monkeypatc
     assert all(command[:2] == ["git", "--no-optional-locks"] for command in called) and called
 
 
+def test_the_repository_around_an_environment_is_not_our_code(tmp_path, monkeypatch):
+    package = tmp_path / ".venv/lightning_resnet"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    commit = "git init -q && git add . && git -c user.name=a -c user.email=a@b commit -qm a"
+    subprocess.run(commit, shell=True, cwd=tmp_path, check=True)
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    assert code() == {"git_sha": None, "git_dirty": None}
+    subprocess.run("git add -f .venv", shell=True, cwd=tmp_path, check=True)
+    assert len(code()["git_sha"]) == 40 and code()["git_dirty"]
+
+
 def test_a_lock_sees_the_files_of_a_folder_grow(tmp_path):
     folder = tmp_path / "parts"
     assert files._bytes_of(folder) == -1

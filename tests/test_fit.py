@@ -255,6 +255,17 @@ def test_as_many_other_classes_get_a_new_head(capsys, monkeypatch, known, ours, 
     assert ("does not name its classes so" in out) == (not new and known != ours)
 
 
+@pytest.mark.parametrize(
+    "origin", ["x", 5, ["a"], {"url": 3}, {"url": "u", "sha256": 5}, {"sha256": "0123"}]
+)
+def test_an_origin_of_another_form_is_not_recorded(capsys, monkeypatch, origin):
+    task = ClassificationTask(CifarResNet(8, width=4, num_classes=2))
+    checkpoint = {"state_dict": task.state_dict(), "run": {"origin": origin}}
+    monkeypatch.setattr(starting, "read_weights", lambda path: (Path(path), checkpoint))
+    assert init_from(task, "its.ckpt", ["ant", "bee"]) == {}
+    assert "SHA-256" not in capsys.readouterr().out
+
+
 def test_run_id_depends_on_what_decides_the_result_only():
     config = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
     config["data"] |= {

@@ -10,6 +10,7 @@ from helpers.wandb_runs import META, mirror, new_run, row
 from lightning_resnet.analysis import load_runs
 from lightning_resnet.analysis.compare.report import report
 from lightning_resnet.errors import UserError
+from lightning_resnet.tracking import wandb_online
 from lightning_resnet.tracking import wandb_rows as foreign
 
 wandb = pytest.importorskip("wandb")
@@ -97,6 +98,30 @@ def test_a_project_is_read_from_the_server_once(server, cache, tmp_path):
     assert report(["wandb://me/p"], tmp_path / "out").files[-1].exists()
     server.runs["theirs"]["jobType"] = "compare"  # as what `compare --wandb` publishes
     assert load_runs("wandb://me/p").runs["run_id"].tolist() == ["abcdef0123"]
+
+
+def test_rows_of_any_content_make_no_run_unreadable(server, cache):
+    theirs = [
+        *(step(10, train_loss=0.5), step(20, train_loss=0.4, attempt="second")),
+        {"global_step": "NaN", "step": "Infinity", "trainer/global_step": 30, "train/loss": 0.1},
+    ]
+    log(theirs, mode="online")
+    runs, history = load_runs("wandb://me/p")
+    assert runs["status"].tolist() == ["finished"] and runs["attempts"].tolist() == [1]
+    assert history["step"].tolist() == [10, 20, 30]
+
+
+def test_a_run_of_the_server_that_cannot_be_read_hides_no_other(server, cache, monkeypatch):
+    mirror(new_run("abcdef0123"), [row(1, val_acc1=0.9)], "finished")
+    log([step(1, val_acc1=0.5)], mode="online")
+
+    def rows(items):
+        assert "attempt" in items[0]
+        return []
+
+    monkeypatch.setattr(wandb_online, "_rows", rows)
+    runs = load_runs("wandb://me/p").runs.set_index("run_id")
+    assert runs["status"].to_dict() == {"abcdef0123": "finished", "theirs": "unreadable"}
 
 
 def test_a_busy_server_and_a_torn_cache_are_no_obstacle(server, cache, tmp_path):

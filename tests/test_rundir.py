@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,12 @@ from lightning_resnet.engine import checkpoints
 from lightning_resnet.errors import UserError
 from lightning_resnet.reading import read_json
 from lightning_resnet.runs import directory as rundir
-from lightning_resnet.runs.checkpoint import load_checkpoint, write_checkpoint
+from lightning_resnet.runs.checkpoint import (
+    check_resumable,
+    load_checkpoint,
+    newest_good,
+    write_checkpoint,
+)
 from lightning_resnet.runs.find import described_runs
 from lightning_resnet.runs.index import Index
 from lightning_resnet.runs.metrics import row_of
@@ -269,6 +275,44 @@ def test_a_checkpoint_that_is_none_to_continue_from_is_told(cli, stopped, kind):
     write_checkpoint(checkpoint, last)
     code, _, err = cli("fit", *SHORT)
     assert code == 2 and words in err and "--run.init_from" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("loops.fit_loop.lightning_resnet", 5),
+        ("loops.fit_loop", {"evaluated": True}),
+        ("loops.fit_loop.lightning_resnet.epoch", "1"),
+        ("optimizer_states", 5),
+        ("callbacks", 3),
+        ("train_sums", "x"),
+        ("train_sums", torch.zeros(4)),
+        ("schedule", 5),
+        ("frozen", 5),
+        ("last_taken", "x"),
+    ],
+)
+def test_a_state_of_another_form_is_told_and_the_one_before_taken(place, value, tmp_path):
+    folders, _, key = place.rpartition(".")
+    position = {"epoch": 1, "steps": 0, "global_step": 11, "evaluated": True, "should_stop": False}
+    checkpoint = {
+        "state_dict": {"net.fc.bias": torch.zeros(2)},
+        "optimizer_states": [],
+        "callbacks": {},
+        "loops": {"fit_loop": {"lightning_resnet": position}},
+        "run": {"id": "0123456789"},
+    }
+    write_checkpoint(checkpoint, tmp_path / "prev.ckpt")
+    folder = checkpoint
+    for name in filter(None, folders.split(".")):
+        folder = folder[name]
+    folder[key] = value
+    write_checkpoint(checkpoint, tmp_path / "last.ckpt")
+    said = []
+    both = [tmp_path / "last.ckpt", tmp_path / "prev.ckpt"]
+    check = partial(check_resumable, run_id="0123456789")
+    path, _ = newest_good(both, said.append, "start again", check)
+    assert path.name == "prev.ckpt" and "is not what `fit` writes there" in said[0]
 
 
 READERS = {

@@ -116,6 +116,25 @@ def test_a_net_is_used_without_what_only_a_comparison_needs(modules):
     assert not {"pandas", "pyarrow", "sklearn"} & {*done.stdout.split()}
 
 
+def test_no_garbage_is_collected_while_torch_is_imported_for_the_first_time():
+    script = (
+        "import gc, sys\n"
+        "from lightning_resnet.engine.signals import importing\n"
+        "try:\n"
+        "    with importing():\n"
+        "        assert not gc.isenabled()\n"
+        "        import no_such_module\n"
+        "except ImportError: pass\n"
+        "assert gc.isenabled() and gc.get_freeze_count() > 1000\n"
+        "sys.modules['torch'] = None\n"
+        "frozen = gc.get_freeze_count()\n"
+        "with importing(): assert gc.isenabled()\n"
+        "assert gc.get_freeze_count() == frozen\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_digits_import_no_scikit_learn(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, name)

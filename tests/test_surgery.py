@@ -19,8 +19,9 @@ from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet, blocks
 from lightning_resnet.models.activations import error, train_mode
 from lightning_resnet.models.surgery import deepen, take_over
-from lightning_resnet.runs.checkpoint import load_checkpoint
+from lightning_resnet.runs.checkpoint import load_checkpoint, write_checkpoint
 from lightning_resnet.runs.identity import run_id
+from lightning_resnet.training.callbacks import AddedBlocks
 
 
 def trained(net, batches, steps=20):
@@ -266,3 +267,8 @@ def test_mistakes_are_one_line(cli):
     Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
     code, _, err = cli("fit", "--config", "recipe.yaml", "--run.new")
     assert code == 2 and "was not written by" in err
+    checkpoint = load_checkpoint(only_run() / "checkpoints/last.ckpt")
+    for told in (5, {}, {"added": 3}, {"added": [3]}):
+        write_checkpoint(checkpoint | {"deepen": told}, Path("other.ckpt"))
+        with pytest.raises(UserError, match="was not written by"):
+            AddedBlocks("other.ckpt")

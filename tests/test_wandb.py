@@ -34,7 +34,7 @@ from lightning_resnet.cli import sync as command
 from lightning_resnet.errors import UserError
 from lightning_resnet.tracking import mirror as mirrors
 from lightning_resnet.tracking import mode as wandb_mode
-from lightning_resnet.tracking.mirror import Mirror, WandbOptions
+from lightning_resnet.tracking.mirror import Mirror, WandbOptions, rows_until
 from lightning_resnet.tracking.upload import Uploader
 
 main = verb(command)
@@ -134,6 +134,33 @@ def test_online_all_attempts_are_one_run_with_every_step_once(server, run):
     sent = server.runs.pop("abcdef0123")
     assert not server.runs and sent["exitcode"] == 0 and sent["commit"] == META["git_sha"]
     assert sent["config"]["data"]["value"] == CONFIG["data"] and sent["groupName"] == "study"
+
+
+def test_rows_of_a_node_whose_clock_is_late_are_sent(server, run):
+    """Rows that the server lacks are told by their place in metrics.jsonl, not by clocks."""
+    early = [row(11) | {"time": 2000.0}, row(22) | {"time": 2600.0}]
+    mirror(run, early, "preempted")
+    write(run, row(33, 2) | {"time": 2100.0})  # by an attempt that could not reach W&B
+    mirror(run, [row(44, 3) | {"time": 2200.0}], "finished")
+    assert [r["step"] for r in server.rows("abcdef0123")] == [11, 22, 33, 44]
+
+
+@pytest.mark.parametrize(
+    ("newest", "sent"),
+    [
+        ({"attempt": None, "step": None, "time": None}, 0),
+        ({"attempt": 1, "step": 22, "time": 9.0}, 2),
+        ({"attempt": 1, "step": 22, "time": 8.0}, 3),  # that row is not in the file
+        ({"attempt": 2, "step": 11, "time": 3.0}, 4),
+    ],
+)
+def test_what_comes_no_later_than_the_servers_newest_row(newest, sent):
+    rows = [
+        *({"step": 11, "attempt": 1, "time": 7.0}, {"step": 22, "attempt": 1, "time": 9.0}),
+        *({"step": 22, "attempt": 1, "val/loss": 1.0}, {"step": 11, "attempt": 2, "time": 3.0}),
+        {"step": 22, "attempt": 2, "time": 4.0},
+    ]
+    assert rows_until(rows, newest) == rows[:sent]
 
 
 def test_the_key_is_in_no_file(server, run):

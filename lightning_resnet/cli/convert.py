@@ -99,19 +99,22 @@ def run(args: Namespace) -> int:
             f"--classes {args.classes} does not exist (seen from {Path.cwd()}): a file with the "
             "names, one on a line"
         )
-    from lightning_resnet.files import write_file
-    from lightning_resnet.runs.checkpoint import write_checkpoint
-    from lightning_resnet.runs.names import is_hub_name
-    from lightning_resnet.weights.convert import (
-        check_classes,
-        describe,
-        read,
-        text,
-        untold,
-        use_in_torchvision,
-    )
-    from lightning_resnet.weights.hubs import read_named
-    from lightning_resnet.weights.trained import restore
+    from lightning_resnet.engine.signals import importing
+
+    with importing():  # takes seconds
+        from lightning_resnet.files import write_file
+        from lightning_resnet.runs.checkpoint import write_checkpoint
+        from lightning_resnet.runs.names import is_hub_name
+        from lightning_resnet.weights.convert import (
+            check_classes,
+            describe,
+            read,
+            text,
+            untold,
+            use_in_torchvision,
+        )
+        from lightning_resnet.weights.hubs import read_named
+        from lightning_resnet.weights.trained import restore
 
     if is_hub_name(args.file):
         if given := [flag for flag in (*CONSTANTS, "shortcut", "classes") if getattr(args, flag)]:

@@ -90,9 +90,12 @@ def run(args: Namespace) -> int:
         raise UserError(f"--out {out}: it must end in .ckpt")
     check_weights(args.checkpoint)
     _check_depth(args.checkpoint, args.depth)
-    from lightning_resnet.analysis.inspection.deepen import describe, write
-    from lightning_resnet.analysis.inspection.subjects import again, subjects
-    from lightning_resnet.models.surgery import deepen, take_over
+    from lightning_resnet.engine.signals import importing
+
+    with importing():  # takes seconds
+        from lightning_resnet.analysis.inspection.deepen import describe, write
+        from lightning_resnet.analysis.inspection.subjects import again, subjects
+        from lightning_resnet.models.surgery import deepen, take_over
 
     found = list(
         subjects([args.checkpoint], None, batches=args.batches, trust=args.trust, one=True)

@@ -96,12 +96,15 @@ def run(args: Namespace) -> int:
         raise UserError(f"--labels {args.labels} does not exist: give a .json of right labels")
     if args.labels and Path(args.labels).suffix.lower() in IMAGES:
         raise UserError(f"--labels {args.labels} is an image: give a .json of right labels")
-    from lightning_resnet.analysis.evaluation import evaluate
-    from lightning_resnet.analysis.evaluation.real_labels import hits_of, read_labels
-    from lightning_resnet.analysis.inspection.subjects import subjects
-    from lightning_resnet.printing import fitted
-    from lightning_resnet.weights.classes import align, in_words
-    from lightning_resnet.weights.trained import device_for
+    from lightning_resnet.engine.signals import importing
+
+    with importing():  # takes seconds
+        from lightning_resnet.analysis.evaluation import evaluate
+        from lightning_resnet.analysis.evaluation.real_labels import hits_of, read_labels
+        from lightning_resnet.analysis.inspection.subjects import subjects
+        from lightning_resnet.printing import fitted
+        from lightning_resnet.weights.classes import align, in_words
+        from lightning_resnet.weights.trained import device_for
 
     on = device_for(args.device)
     found = list(

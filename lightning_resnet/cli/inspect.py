@@ -177,9 +177,12 @@ def run(args: Namespace) -> int:
             refuse_training(args.recipe_keys, "inspect")
         if file.suffix == ".yaml" and "parameters" not in (read_yaml(file) or {}):
             check(["--config", target, *args.recipe_keys], "inspect")
-    from lightning_resnet.analysis.inspection.report import inspect, rows, to_text, write
-    from lightning_resnet.analysis.inspection.subjects import subjects
-    from lightning_resnet.weights.trained import device_for
+    from lightning_resnet.engine.signals import importing
+
+    with importing():  # takes seconds
+        from lightning_resnet.analysis.inspection.report import inspect, rows, to_text, write
+        from lightning_resnet.analysis.inspection.subjects import subjects
+        from lightning_resnet.weights.trained import device_for
 
     on = device_for(args.device)
     found = subjects(args.targets, args.recipe_keys, args.at, args.batches, on, args.trust)

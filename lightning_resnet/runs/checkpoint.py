@@ -32,6 +32,20 @@ DTYPES = {
 }
 WEIGHTS = ("state_dict", "epoch", "global_step", "run")  # what a finished run needs to be used
 POSITION = "lightning_resnet"  # key of our loop's position in the state of Lightning's loop
+POSITION_FORMS = {
+    **dict.fromkeys(("epoch", "steps", "global_step"), int),
+    **dict.fromkeys(("evaluated", "should_stop"), bool),
+}
+STATE_FORMS = {  # of what a checkpoint has besides weights and position
+    "global_step": int,
+    "optimizer_states": list,
+    "callbacks": dict,
+    "schedule": dict,
+    "frozen": list,
+    "unmeasured": list,
+    "last_taken": int,
+    "train_sums": Tensor | None,
+}
 # The last 22 bytes of a zip archive without a comment: the end of its central directory.
 DIRECTORY_END = struct.Struct("<4s4H2LH")
 PLAIN_FLAGS = 1 << 3 | 1 << 11  # the sizes follow the member; its name is UTF-8
@@ -247,6 +261,31 @@ def check_resumable(checkpoint: dict[str, Any], run_id: str) -> None:
         raise UserError(
             "another Trainer wrote it, with its own position; --run.init_from takes its weights"
         )
+    if key := _malformed(checkpoint, loop.get(POSITION, loop)):
+        raise UserError(
+            f"its `{key}` is not what `fit` writes there; --run.init_from takes its weights"
+        )
+
+
+def _malformed(checkpoint: dict[str, Any], position: Any) -> str:
+    """Return the first key whose value is not one that `fit` writes there; empty if there is none.
+
+    Args:
+        checkpoint: content of the checkpoint.
+        position: position of the training in it.
+    """
+    if not isinstance(position, dict):
+        return POSITION
+    for key, form in POSITION_FORMS.items():
+        if not isinstance(position.get(key), form):
+            return key
+    for key, form in STATE_FORMS.items():
+        if key in checkpoint and not isinstance(checkpoint[key], form):
+            return key
+    sums = checkpoint.get("train_sums")
+    if sums is not None and sums.shape != (5,):
+        return "train_sums"
+    return "unmeasured" if "frozen" in checkpoint and "unmeasured" not in checkpoint else ""
 
 
 def newest_good(

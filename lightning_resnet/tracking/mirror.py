@@ -234,10 +234,9 @@ class Mirror:
             return one_line(error)
 
     def _catch_up_from_server(self, run_dir: Path) -> int:
-        """Send the rows that are newer than the server's newest row, and return their number."""
-        until = self.run.summary.get("time") or 0.0
-        rows = Run(run_dir).rows().rows
-        self._sent = {_key(row) for row in rows if row.get("time", 0.0) <= until}
+        """Send the rows that come after the server's newest row, and return their number."""
+        newest = {name: self.run.summary.get(name) for name in ("attempt", "step", "time")}
+        self._sent = {_key(row) for row in rows_until(Run(run_dir).rows().rows, newest)}
         return self.catch_up(run_dir)
 
     def _log(self, row: Row) -> None:
@@ -259,6 +258,22 @@ class Mirror:
             f"W&B stopped ({one_line(error)}); the run does not need it: resnet-cli sync uploads it"
         )
         _forget()
+
+
+def rows_until(rows: list[Row], newest: dict[str, Any]) -> list[Row]:
+    """Return the rows of metrics.jsonl that come no later than W&B's newest row.
+
+    Clocks do not decide: those of two nodes differ, and a clock may be set back.
+
+    Args:
+        rows: rows in the order in which they were written.
+        newest: attempt, step and time of W&B's newest row, which may be None.
+    """
+    for n in range(len(rows), 0, -1):
+        if newest["time"] is not None and rows[n - 1].get("time") == newest["time"]:
+            return rows[:n]
+    last = (newest["attempt"] or 0, newest["step"] or 0)
+    return [row for row in rows if (row.get("attempt", 1), row["step"]) <= last]
 
 
 def settings_for(mode: str, meta: dict[str, Any], details: bool) -> dict[str, Any]:

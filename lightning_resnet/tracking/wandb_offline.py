@@ -11,12 +11,19 @@ from tempfile import TemporaryFile
 from threading import Timer
 from typing import Any
 
-from lightning_resnet.errors import one_line
 from lightning_resnet.machine import cores
 from lightning_resnet.reading import LARGEST, parse_json
 from lightning_resnet.runs.metrics import Row
 from lightning_resnet.runs.reader import Run
-from lightning_resnet.tracking.wandb_rows import Found, finish, history_row, need_wandb, row_of
+from lightning_resnet.tracking.wandb_rows import (
+    Found,
+    finish,
+    history_row,
+    largest,
+    need_wandb,
+    row_of,
+    unreadable,
+)
 
 SILENT_S = 600.0  # seconds without a write after which a run counts as crashed, as for W&B
 READ_S = 300.0  # seconds to read one file
@@ -60,14 +67,7 @@ def _read_run(files: list[Path]) -> Found:
     try:
         return _read_files(files, run_id, path)
     except Exception as error:  # noqa: BLE001 -- the files may have any content
-        row = {
-            "run_id": run_id,
-            "name": files[0].parents[1].name,
-            "path": path,
-            "status": "unreadable",
-            "error": one_line(error),
-        }
-        return row, []
+        return unreadable(run_id, files[0].parents[1].name, path, error)
 
 
 def _read_files(files: list[Path], run_id: str, path: str) -> Found:
@@ -89,7 +89,7 @@ def _read_files(files: list[Path], run_id: str, path: str) -> Found:
         for update in [run.get("config"), *_contents(records, "config")]:
             config |= (update or {}).get("update") or {}
         items = [history["item"] for history in _contents(records, "history")]
-        facts["seconds"] += max((item.get("_runtime", 0) for item in items), default=0)
+        facts["seconds"] += largest(items, "_runtime")
         for item in items:
             if row := history_row(item, number):
                 rows.append(row)

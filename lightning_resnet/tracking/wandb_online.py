@@ -17,9 +17,11 @@ from lightning_resnet.tracking.wandb_rows import (
     Found,
     finish,
     history_row,
+    largest,
     need_wandb,
     patiently,
     row_of,
+    unreadable,
 )
 
 PAGE = 1000  # rows per request
@@ -75,13 +77,21 @@ def _read(run: Any, path: str, folder: Path) -> Found:
     if content.get("stamp") != stamp:
         content = {"stamp": stamp} | patiently(lambda: _request(run))
         write_cache(file, content)
+    try:
+        return _found(run, path, content)
+    except Exception as error:  # noqa: BLE001 -- the rows of others may have any content
+        return unreadable(run.id, run.project, path, error)
+
+
+def _found(run: Any, path: str, content: dict[str, Any]) -> Found:
+    """Make the rows of one run from what the server, or the cache, has of it."""
     history = content["history"]
     facts = {
         "name": content["group"] or run.project,
         "status": STATES.get(run.state, "dead"),
-        "attempts": max((item.get("attempt", 1) for item in history), default=1),
+        "attempts": int(largest(history, "attempt")) or 1,
         "git_sha": content["commit"],
-        "seconds": max((item.get("_runtime", 0) for item in history), default=0.0),
+        "seconds": largest(history, "_runtime"),
     }
     return finish(row_of(run.id, path, content["config"], **facts), _rows(history))
 

@@ -78,7 +78,7 @@ def history_row(item: dict[str, Any], attempt: int) -> Row | None:
 
     Args:
         item: a row of W&B's history.
-        attempt: number of the attempt, unless the row has one.
+        attempt: number of the attempt, unless the row has a whole number there.
     """
     as_text = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
     numbers: dict[str, float] = {}
@@ -87,15 +87,29 @@ def history_row(item: dict[str, Any], attempt: int) -> Row | None:
             value = as_text.get(value)
         if isinstance(value, int | float):
             numbers[key] = value
-    steps = [numbers[key] for key in STEPS if key in numbers]
+    steps = [numbers[key] for key in STEPS if math.isfinite(numbers.get(key, math.nan))]
     if not steps:
         return None
     row: Row = {"attempt": attempt, "time": numbers.get("_timestamp")}
     for key, value in numbers.items():
-        if key[0] != "_" and key not in STEPS:
+        if not key.startswith("_") and key not in (*STEPS, "attempt"):
             row[key] = value
+    if isinstance(numbers.get("attempt"), int):
+        row["attempt"] = numbers["attempt"]
     row["step"] = int(steps[0])
     return {"kind": kind(row), **row}
+
+
+def largest(items: list[dict[str, Any]], name: str) -> float:
+    """Return the largest number of a name in rows of W&B's history; 0 where there is none."""
+    found = [item.get(name) for item in items]
+    return max((n for n in found if isinstance(n, int | float) and math.isfinite(n)), default=0)
+
+
+def unreadable(run_id: str, name: str, path: str, error: Exception) -> Found:
+    """Return what stands for a run whose records cannot be read."""
+    row = {"run_id": run_id, "name": name, "path": path}
+    return row | {"status": "unreadable", "error": one_line(error)}, []
 
 
 def finish(row: dict[str, Any], rows: list[Row]) -> Found:

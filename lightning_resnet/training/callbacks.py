@@ -192,10 +192,11 @@ class AddedBlocks(Callback):
 
     def __init__(self, checkpoint: str, freeze: bool | None = None) -> None:
         origin = load_checkpoint(checkpoint).get("deepen")
-        if origin is None:
+        added = origin.get("added") if isinstance(origin, dict) else None
+        if not isinstance(added, list) or not all(isinstance(name, str) for name in added):
             raise UserError(f"{checkpoint} was not written by `resnet-cli deepen`")
-        self.added = origin["added"]
-        self.freeze = origin["freeze"] if freeze is None else freeze
+        self.added = added
+        self.freeze = bool(origin.get("freeze")) if freeze is None else freeze
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Freeze all but the added blocks if asked to, before the optimizer is made."""

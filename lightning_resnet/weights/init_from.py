@@ -33,6 +33,8 @@ def init_from(
     """
     _, checkpoint = read_weights(path)
     origin = checkpoint.get("run", {}).get("origin")
+    if not is_origin(origin):
+        origin = None
     if origin:
         say(f"weights of {path}: {origin['url']}, SHA-256 {origin['sha256'][:16]}")
     ours = task.state_dict()
@@ -63,3 +65,10 @@ def init_from(
         theirs[name] = ours[name]
     load_weights(task, theirs, fresh_average=True, flags=net_flags(checkpoint, recipe))
     return {"init_from": origin} if origin else {}
+
+
+def is_origin(found: Any) -> bool:
+    """Tell whether a checkpoint's record of its hub has the url and the digest that are shown."""
+    return isinstance(found, dict) and all(
+        isinstance(found.get(key), str) for key in ("url", "sha256")
+    )

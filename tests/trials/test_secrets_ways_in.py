@@ -15,7 +15,9 @@ from urllib.parse import quote
 import pytest
 import yaml
 from helpers.command_line import REPOSITORY, TINY
+from helpers.waiting import wait_for
 
+from lightning_resnet import credentials
 from lightning_resnet.cli.main import VERBS, shielded
 from lightning_resnet.credentials import (
     refuse_secret_exports,
@@ -762,6 +764,26 @@ def test_a_sites_file_without_a_secret(world, sbatch):
     world.patch.setenv("SITE_ENV", site)
     code, shown = world.run("sweep", world.write("s.yaml", SWEEP), "--submit")
     assert code == 0 and world.found(shown) == [] and list(world.outputs.rglob("about.json"))
+
+
+def is_over(job):
+    """Tell whether a process has ended; it may still wait for a parent that asks how."""
+    stat = Path(f"/proc/{job}/stat")
+    return not stat.exists() or ") Z " in stat.read_text()
+
+
+def test_a_job_that_a_sites_file_leaves_behind_holds_nothing_up(world):
+    site = world.write("site.env", "sleep 77 &\nexport SITE_JOB=$!\n")
+    job = sourced(Path(site))["SITE_JOB"]
+    wait_for(lambda: is_over(job))
+
+
+def test_a_sites_file_that_waits_is_ended_with_its_jobs(world, monkeypatch):
+    monkeypatch.setattr(credentials, "SOURCE_S", 0.5)
+    site = world.write("site.env", "sleep 77 &\necho $! > job\nsleep 77\n")
+    with pytest.raises(UserError, match="did not end within 0.5 s"):
+        sourced(Path(site))
+    wait_for(lambda: is_over(Path("job").read_text().strip()))
 
 
 def test_what_is_printed(world, capfd):
