@@ -16,13 +16,16 @@ import torch
 import yaml
 from helpers.command_line import REPOSITORY, TINY
 from helpers.faults import Stop, dies_at_step
-from helpers.run_dir import only_run, rows, same_weights, unlabelled, weights
+from helpers.run_dir import attempt, only_run, rows, same_weights, unlabelled, weights
+from helpers.spies import spy
 
 from lightning_resnet.cli import fit
 from lightning_resnet.engine.signals import Stopped
-from lightning_resnet.models import CifarResNet
+from lightning_resnet.engine.watchdog import Watchdog
+from lightning_resnet.models import CifarResNet, batch_norm
 from lightning_resnet.runs.checkpoint import WEIGHTS, load_checkpoint
 from lightning_resnet.runs.reader import Run
+from lightning_resnet.training import evaluation
 from lightning_resnet.training.task import ClassificationTask
 
 SHORT = [*TINY, "--trainer.max_epochs", "2"]
@@ -372,6 +375,36 @@ def test_the_last_evaluation_is_made_up_for(cli, monkeypatch):
     assert cli("fit", *args)[0] == 0
     assert [r["step"] for r in rows(only_run()) if "val/acc1" in r] == [3]
     assert (only_run() / "checkpoints/best.ckpt").exists()
+
+
+def test_a_signal_while_batch_norm_is_measured_stops_and_continues_bitwise(cli, monkeypatch):
+    """Measuring may take longer than hang_s, and than a cluster waits after its signal."""
+    from lightning_resnet.engine.signals import request
+
+    args = [*SHORT, "--model.precise_bn", "5", "--model.ema", "{decay: 0.5}"]
+    assert cli("fit", *args)[0] == 0
+    complete = weights(only_run())
+    shutil.rmtree("runs")
+    measured = []
+
+    def signalled(images):
+        for batch in images:
+            yield batch
+            measured.append(len(batch))
+            request.signum = 15 if len(measured) == 7 else 0  # the second of the average's
+
+    def measure(net, images, reduce):
+        batch_norm.measure_norms(net, signalled(images), reduce)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "measure_norms", measure)
+        signs = spy(patch, Watchdog, "alive")
+        assert cli("fit", *args)[0] == 143
+    assert len(measured) == 7 and len(signs) == 1 + 7
+    assert attempt()["reason"] == "preempted"
+    code, out, _ = cli("fit", *args)
+    assert code == 0 and "continued from last.ckpt at step 22" in out
+    assert same_weights(complete, weights(only_run()))
 
 
 def test_a_signal_whose_exception_is_swallowed_stops_the_training_all_the_same(cli, monkeypatch):

@@ -38,6 +38,7 @@ from lightning_resnet.engine.halving import Hyperband, verdict
 from lightning_resnet.engine.signals import Stopped, request
 from lightning_resnet.engine.step import Step, overrides, why_not
 from lightning_resnet.engine.transfer import on_device, timed
+from lightning_resnet.engine.watchdog import Watchdog
 from lightning_resnet.errors import Superseded, UserError
 from lightning_resnet.runs.checkpoint import POSITION
 from lightning_resnet.runs.directory import RunDir
@@ -477,6 +478,18 @@ class FitLoop(_FitLoop):
     def _between_batches(self) -> None:
         """Do what all ranks agreed on, between two batches of an evaluation."""
         self._grant(*self.agreement.check(*self._wish()), training=False)
+
+    def between_measured(self) -> None:
+        """Do for `precise_bn`, between two batches, what hooks do in an evaluation.
+
+        Tell that the training goes on, and do what all ranks agreed on; all ranks must call this
+        method equally often.
+        """
+        self.rundir.alive(self.trainer.global_step)
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Watchdog):
+                callback.alive()
+        self._between_batches()
 
     def _grant(self, wish: Wish, signum: int, training: bool = True) -> None:
         """Do what all ranks agreed on: save, or end the training.

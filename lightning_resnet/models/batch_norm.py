@@ -3,7 +3,8 @@
 Wu & Johnson 2021, "Rethinking 'Batch' in BatchNorm", section 3.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ def measure_norms(
     """Set the running mean and variance of each batch norm to those over all given batches.
 
     While the batches pass, batch norms normalise by the batch, as in training; all other modules
-    are in eval mode. Modes are restored. A norm that no batch passes keeps its statistics.
+    are in eval mode. Modes are restored. A norm that no batch passes keeps its statistics. Until
+    the last batch has passed, the net's state is as before: a checkpoint may be saved between two.
 
     Args:
         net: changed in place.
@@ -28,7 +30,6 @@ def measure_norms(
     """
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     modes = {m: m.training for m in net.modules()}
-    counters = [m.num_batches_tracked.clone() for m in norms]
     sums: dict[nn.Module, Tensor] = {}
     net.eval()
     handles = []
@@ -37,20 +38,32 @@ def measure_norms(
         handles.append(norm.register_forward_pre_hook(lambda m, x: _add(sums, m, x[0])))
     try:
         for x in batches:
-            net(x)
+            with _untracked(norms):
+                net(x)
     finally:
         for handle in handles:
             handle.remove()
         for module, mode in modes.items():
             module.training = mode
-    for norm, counter in zip(norms, counters, strict=True):
+    for norm in norms:
         if norm not in sums:
             continue
         n, total, squares = reduce(sums[norm])
         mean = total / n
         norm.running_mean.copy_(mean)
         norm.running_var.copy_((squares / n - mean**2) * n / (n - 1))
-        norm.num_batches_tracked.copy_(counter)
+
+
+@contextmanager
+def _untracked(norms: list[_BatchNorm]) -> Iterator[None]:
+    """Let batch norms in training mode leave their running statistics as they are."""
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def _add(sums: dict[nn.Module, Tensor], norm: nn.Module, x: Tensor) -> None:

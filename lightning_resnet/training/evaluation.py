@@ -4,6 +4,8 @@ Every sample counts once; sums are added up over all ranks.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytorch_lightning as pl
@@ -100,17 +102,26 @@ class Evaluated(pl.LightningModule):
         if self._measured is None:
             self._measured = self.trainer.datamodule.train_dataloader(self.precise_bn)
         for net in self.nets:
-            first = self.trainer.is_global_zero
-            n = len(self._measured)
-            batches = metered(
-                self._measured.batches(self.trainer.current_epoch),
-                n,
-                "batches for batch norm",
-                first,
-            )
-            batches = map(self.trainer.strategy.batch_to_device, batches)
             with self.trainer.precision_plugin.forward_context():
-                measure_norms(net, (self.normalise(images) for images, _ in batches), self._reduce)
+                measure_norms(net, self._measured_images(), self._reduce)
+
+    def _measured_images(self) -> Iterator[Tensor]:
+        """Yield the normalised images [B, 3, H, W] for `precise_bn`, and show the progress.
+
+        This package's fit loop may end the training after any of them.
+        """
+        between_measured = getattr(self.trainer.fit_loop, "between_measured", _do_nothing)
+        read = metered(
+            self._measured.batches(self.trainer.current_epoch),
+            len(self._measured),
+            "batches for batch norm",
+            self.trainer.is_global_zero,
+        )
+        with closing(read) as batches:
+            for batch in batches:
+                images, _ = self.trainer.strategy.batch_to_device(batch)
+                yield self.normalise(images)
+                between_measured()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the sums of `val` or `train_eval`."""
@@ -224,3 +235,7 @@ class Evaluated(pl.LightningModule):
         if self.trainer.world_size > 1:
             dist.all_reduce(total)
         return total
+
+
+def _do_nothing() -> None:
+    """Stand for what this package's fit loop does between two batches, in other loops."""
