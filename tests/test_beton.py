@@ -179,6 +179,19 @@ def test_proportion_grey_and_order(tmp_path):
     assert all((pixels(beton, i) == images.pixels[i]).all() for i in raw)
 
 
+def test_a_file_that_was_cut_off_or_changed_is_written_again(tmp_path, capsys):
+    out = write(in_memory(), tmp_path / "f.beton")
+    content = out.read_bytes()
+    for damaged in (content[:-1], content[: len(content) // 2], b"?" + content[1:]):
+        out.write_bytes(damaged)
+        write(in_memory(), out)
+        assert out.read_bytes() == content
+        told = capsys.readouterr().out
+        assert "f.beton has been cut off or changed since it was written: writing it again" in told
+    write(in_memory(), out)
+    assert "written already" in capsys.readouterr().out
+
+
 def test_the_same_again_does_nothing_and_another_is_refused(tmp_path, capsys):
     out = write(in_memory(), tmp_path / "f.beton")
     before = out.stat().st_mtime_ns

@@ -490,7 +490,7 @@ def test_a_tar_must_end_as_one_and_have_sound_headers(tmp_path):
             fails("damaged or cut short .no end of the archive", tmp_path, WebDataset)
 
 
-def test_a_shard_that_ends_after_a_whole_member_is_taken_with_a_warning(tmp_path, capsys):
+def test_a_shard_that_ends_after_a_complete_member_is_taken_with_a_warning(tmp_path, capsys):
     """GNU tar takes such files, and some programs write them."""
     complete = shard(ALL.rows("train"), str)
     starts = [member.offset for member in tarfile.open(fileobj=io.BytesIO(complete)).getmembers()]

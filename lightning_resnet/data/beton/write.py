@@ -125,10 +125,14 @@ def write_beton(
     if out.exists() and out.stat().st_size:
         noted = read_json(manifest_path(out)) or {}
         _check_same(out, noted, request, names)
-        if noted.get("files", files) == files:  # earlier versions did not note it
+        is_current = noted.get("files", files) == files  # earlier versions did not note it
+        if is_current and _is_as_written(out, noted):
             tell(f"{out} is written already; remove it to write it again")
             return out
-        tell(f"{out} was written before its images changed: writing it again")
+        why = "has been cut off or changed since it was written"
+        if not is_current:
+            why = "was written before its images changed"
+        tell(f"{out} {why}: writing it again")
     manifest = {"format": FORMAT, **names, "request": request, "files": files}
     if workers is None:
         workers = cores() if len(images) >= WORTH_PROCESSES else 1
@@ -327,6 +331,17 @@ def _finish(out: Path, unfinished: PartialFile, manifest: dict[str, Any], progre
         file.write(json.dumps(manifest, indent=1).encode())
         path.unlink(missing_ok=True)
         os.replace(unfinished.temp, out)
+
+
+def _is_as_written(out: Path, noted: dict[str, Any]) -> bool:
+    """Tell whether a file has its header and its last table, which stands at the file's end.
+
+    Each byte of the images is checked by `data verify` alone.
+    """
+    try:
+        return noted.get("header_hash") in (None, header_hash(Beton(out)))
+    except UserError:
+        return False
 
 
 def _check_same(out: Path, noted: dict[str, Any], request: str, names: dict[str, Any]) -> None:
