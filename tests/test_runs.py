@@ -305,7 +305,12 @@ def test_rm_removes_a_sweep_with_all_that_is_its_own(cli, two, monkeypatch):
     assert share(Path("runs"), "digits", "ccccccccc3") and share(Path("runs"), "b", first.name)
     assert not share(Path("runs"), "digits", "dddddddd44")
     assert share(Path("runs"), "b", "dddddddd44"), "of a run that has not begun"
-    for name in ("points/x.json", "submitted/1/0.log", "report/index.html", "search/x"):
+    for name in (
+        "points/0123456789.json",
+        "submitted/1/table.txt",
+        "report/index.html",
+        "search/journal.log",
+    ):
         Path("runs/digits", name).parent.mkdir(parents=True)
         Path("runs/digits", name).touch()
     with monkeypatch.context() as patch:
@@ -325,6 +330,52 @@ def test_rm_removes_a_sweep_with_all_that_is_its_own(cli, two, monkeypatch):
     Path("runs/b/notes.txt").touch()
     code, out, _ = cli("rm", "runs/b", "--yes")
     assert code == 0 and "b stays: it holds notes.txt" in out and os.listdir("runs/b")
+
+
+def test_rm_leaves_folders_of_others_that_have_the_names_of_ours(cli, two):
+    mine = ("points/scan.ply", "report/thesis.tex", "submitted/1/paper.pdf")
+    for name in mine:
+        for folder in ("lidar", "runs/digits"):
+            Path(folder, name).parent.mkdir(parents=True)
+            Path(folder, name).touch()
+    Path("lidar/search").mkdir()
+    code, _, err = cli("rm", "--yes", "lidar")
+    assert code == 2 and "lidar is no run and holds none" in err, err
+    code, out, _ = cli("rm", "--yes", "runs/digits")
+    assert code == 0 and "digits stays: it holds points, report, submitted" in out
+    for name in mine:
+        assert Path("lidar", name).exists() and Path("runs/digits", name).exists()
+
+
+def test_rm_of_a_link_to_a_folder_of_runs_names_the_folder(cli, two):
+    Path("runs/current").symlink_to("digits")
+    Path("loop").symlink_to("loop")
+    for word in ("runs/current", "current"):
+        code, _, err = cli("rm", "--yes", word)
+        target = Path("runs/digits").resolve()
+        assert code == 2 and f"runs/current is a link to {target}, and rm follows none" in err
+    for word in ("loop", Path("loop").absolute()):
+        code, _, err = cli("rm", "--yes", word)
+        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert all(run.exists() for run in two)
+
+
+def test_rm_leaves_links_of_others(cli, two):
+    Path("runs/other").mkdir()
+    Path("runs/digits/notes.txt").touch()
+    links = {
+        "runs/digits/latest": "notes.txt",
+        "runs/digits/plan": "plan-of-a-colleague",
+        "runs/digits/images": "../photos/images",
+        "runs/other/eeeeeeeee5": "../gone/eeeeeeeee5",
+        "runs/other/images": "../photos/images",
+    }
+    ours = {"runs/digits/name": "fffffffff6", "runs/digits/fffffffff6": "../b/fffffffff6"}
+    for link, target in (links | ours).items():
+        Path(link).symlink_to(target)
+    assert cli("rm", "--yes", "runs/digits")[0] == 0
+    assert all(Path(link).is_symlink() for link in links)
+    assert not any(Path(link).is_symlink() for link in ours)
 
 
 def test_sweeps_and_names_are_taken_by_all_verbs_of_several_runs(cli, two, tmp_path, monkeypatch):

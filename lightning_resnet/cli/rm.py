@@ -1,5 +1,6 @@
 """`resnet-cli rm RUN...`: remove runs or sweeps and the links to them, after a question."""
 
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -52,8 +53,11 @@ def run(args: Namespace) -> int:
     sweeps: dict[Path, list[str]] = {}  # folder -> folders in it that go too
     for word in args.runs:
         folder = sweep_folder(word, args.root)
-        if folder.is_symlink() and not is_run(folder):
-            folder = folder.resolve()
+        if folder.is_symlink() and folder.is_dir() and not is_run(folder):
+            raise UserError(
+                f"{printable(folder)} is a link to {printable(folder.resolve())}, and rm follows "
+                "none: name that folder, or remove the link"
+            )
         found = None
         if folder.is_dir() and not is_run(folder):
             found = runs_in(folder, None if args.yes else Path(args.root))
@@ -62,7 +66,7 @@ def run(args: Namespace) -> int:
         else:
             _refuse_queued(folder)
             sweeps[folder.absolute()] = extras_of(folder)
-        if any(path.resolve().is_relative_to(REFERENCE.resolve()) for path in (folder, *found)):
+        if any(_is_ours(path) for path in (folder, *found)):
             raise UserError(f"{printable(word)} comes with the package, and is not removed")
         removals |= {removal.run.absolute(): removal for removal in plan(found)}
     real = {removal.run.resolve() for removal in removals.values() if not removal.stays}
@@ -109,6 +113,11 @@ def run(args: Namespace) -> int:
     }
     tell(f"removed: {what}")
     return 0
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a path lies in what comes with the package; a link may lead to itself."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(REFERENCE))
 
 
 def _counted(removals: dict[Path, Removal], sweeps: dict[Path, list[str]], total: int) -> str:

@@ -25,8 +25,9 @@ TOLD_FIRST = (
 )
 UNSAFE = re.compile(r"[^A-Za-z0-9_.+=-]+")  # becomes a hyphen
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.I)
+RUN_ID = re.compile(r"[0-9a-f]{10}(-\d+)?")
 # Other folders next to runs, and names that could be the id of a run.
-TAKEN = re.compile(r"points|search|submitted|report|wandb|[0-9a-f]{10}(-\d+)?")
+TAKEN = re.compile(rf"points|search|submitted|report|wandb|{RUN_ID.pattern}")
 OF_NO_NAME = ("checkpoints", "last.ckpt", "best.ckpt", "prev.ckpt")  # in the path of a checkpoint
 
 

@@ -9,17 +9,17 @@ from typing import NamedTuple
 
 from lightning_resnet.errors import UserError
 from lightning_resnet.runs.find import find_runs, quote
-from lightning_resnet.runs.labels import is_label, links_in
+from lightning_resnet.runs.labels import RUN_ID, is_label, links_in
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.shared import claims_of, is_shared, links_of_sweeps
 
-EXTRAS = (
-    "points",
-    "submitted",
-    "report",
-    "search",
-)  # folders that sweep and compare make next to runs
-
+# Folders that sweep, compare and inspect make next to runs, and a file in each that is ours.
+EXTRAS = {
+    "points": f"{'[0-9a-f]' * 10}.json",
+    "submitted": "[0-9]*/table.txt",
+    "report": "*.html",
+    "search": "journal.log",
+}
 
 HIDDEN = ".removed-"  # begins the name of a run that is being removed
 
@@ -105,13 +105,30 @@ def runs_in(folder: Path, root: Path | None) -> list[Path] | None:
             f"{folder} holds {len(runs)} runs, in folders of their own: name those{example}; "
             f"resnet-cli runs {quote(folder)} lists them"
         )
-    return runs if runs or any((folder / name).is_dir() for name in EXTRAS[:2]) else None
+    extras = extras_of(folder)
+    is_left = any(_has_mark(folder / name) for name in extras if name != "report")
+    is_left = is_left or (bool(extras) and _is_empty(folder))
+    return runs if runs or is_left else None
 
 
 def extras_of(folder: Path) -> list[str]:
-    """Return the names of the folders that go with a sweep's runs; links are left alone."""
-    folders = [folder / name for name in EXTRAS]
-    return [path.name for path in folders if path.is_dir() and not path.is_symlink()]
+    """Return the names of the folders that go with a sweep's runs.
+
+    Links are left alone, and so are folders of these names that others have made.
+    """
+    paths = [folder / name for name in EXTRAS]
+    folders = [path for path in paths if path.is_dir() and not path.is_symlink()]
+    return [path.name for path in folders if _has_mark(path) or _is_empty(path)]
+
+
+def _has_mark(extra: Path) -> bool:
+    """Tell whether a folder has a file that only we make; see `EXTRAS`."""
+    return any(True for _ in extra.glob(EXTRAS[extra.name]))
+
+
+def _is_empty(folder: Path) -> bool:
+    """Tell whether a folder holds nothing but folders without files."""
+    return all(path.is_dir() and not path.is_symlink() for path in folder.rglob("*"))
 
 
 def remove(removal: Removal) -> None:
@@ -149,15 +166,16 @@ def remove_rest(folder: Path) -> list[str]:
         shutil.rmtree(folder / name)
     for claim in claims_of(folder):
         claim.unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if is_label(path) or is_shared(path):
-            path.unlink()
+    for path in sorted(folder.iterdir(), key=is_label):  # labels after the runs that they name
+        is_left = is_label(path) and not path.exists()
+        if is_shared(path) or (is_left and RUN_ID.fullmatch(os.readlink(path))):
+            path.unlink()  # its run has not begun, or is gone
         elif path.is_dir() and not path.is_symlink():
+            links = links_of_sweeps(path)
             with suppress(OSError):  # it is not empty
                 path.rmdir()  # of a run that has not begun
-    for link in folder.parent.glob("*/*"):
-        if is_shared(link) and not link.exists():
-            link.unlink()
+                for link in links:
+                    link.unlink(missing_ok=True)
     if any(folder.iterdir()):
         return sorted(path.name for path in folder.iterdir())
     folder.rmdir()

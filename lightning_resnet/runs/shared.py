@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lightning_resnet.runs.labels import RUN_ID
 from lightning_resnet.runs.names import fault
 from lightning_resnet.runs.reader import Run
 
@@ -48,7 +49,8 @@ def is_shared(path: Path) -> bool:
     if not path.is_symlink():
         return False
     parts = Path(os.readlink(path)).parts
-    return len(parts) == 3 and parts[0] == ".." and parts[2] == path.name
+    is_sibling = len(parts) == 3 and parts[0] == ".." and parts[2] == path.name
+    return is_sibling and RUN_ID.fullmatch(path.name) is not None
 
 
 def links_of_sweeps(run: Path) -> list[Path]:
