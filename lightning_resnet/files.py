@@ -6,8 +6,8 @@ write to are not trusted, and links there are not followed.
 All atomic writes of this package use this module. Other files grow in place, and their readers
 detect where the valid part ends: rows (metrics.jsonl, `bench train --json`), logs of other
 processes (a sweep's points, crash reports of faulthandler), and an unfinished .beton with its
-journal, in which each sample has a checksum. Once the .beton is complete and on disk, `replacing`
-its manifest gives both their names.
+journal, in which each sample has a checksum. Once the .beton is complete and on disk, its manifest
+takes its name by `replacing`, and then the .beton its own.
 """
 
 import errno

@@ -2,6 +2,7 @@
 continues.
 """
 
+import fcntl
 import io
 import json
 import os
@@ -401,6 +402,70 @@ def test_a_killed_write_continues_to_the_same_file(tmp_path, capsys):
     assert out.read_bytes() == complete.read_bytes()
     assert manifest_path(out).read_text() == manifest_path(complete).read_text()
     assert sorted(p.name for p in tmp_path.glob("f.beton*")) == ["f.beton", "f.beton.json"]
+
+
+@pytest.mark.parametrize("with_former", [False, True])
+def test_a_write_killed_between_its_two_names_is_completed(
+    tmp_path, monkeypatch, capsys, with_former
+):
+    images = jpegs(tmp_path, 10)
+    out = tmp_path / "f.beton"
+    if with_former:
+        write(images, out)
+        os.utime(images.paths[3])
+    stale = tmp_path / "f.beton.json.0a1b2c3d.tmp"
+    stale.write_text("{")
+
+    replace = os.replace
+
+    def killed(source, target):
+        if target == out:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(images, out)
+    assert not out.exists() and manifest_path(out).exists()
+    assert write(images, out) == out
+    assert "10 of 10 are there, continuing" in capsys.readouterr().out
+    assert verify(out) == [] and Beton(out).manifest["file_hash"]
+    assert sorted(p.name for p in tmp_path.glob("f.beton*")) == ["f.beton", "f.beton.json"]
+
+
+def test_a_disk_that_is_full_at_the_manifest_leaves_the_former_file(tmp_path, monkeypatch):
+    images = jpegs(tmp_path, 10)
+    out = write(images, tmp_path / "f.beton")
+    former = out.read_bytes()
+    os.utime(images.paths[3])
+    sync = os.fsync
+
+    def fsync(fd):
+        if ".json." in os.readlink(f"/proc/self/fd/{fd}"):
+            raise OSError(28, "No space left on device")
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(UserError, match=r"no space for .*f.beton"):
+        write(images, out)
+    assert out.read_bytes() == former and verify(out) == []
+    assert sorted(p.name for p in tmp_path.glob("f.beton*")) == ["f.beton", "f.beton.json"]
+
+
+def test_what_a_killed_write_left_of_a_complete_file_is_removed(tmp_path):
+    images = jpegs(tmp_path, 4)
+    out = write(images, tmp_path / "f.beton")
+    ends = [".journal", ".unsorted.tmp", ".unsorted.journal", ".json.0a1b2c3d.tmp"]
+    remains = [out.with_name(f"{out.name}{end}") for end in ends]
+    for path in remains:
+        path.write_bytes(b"x")
+    with remains[2].open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # another process is at it
+        write(images, out)
+        assert [path.exists() for path in remains] == [False, True, True, False]
+    write(images, out)
+    assert not any(path.exists() for path in remains) and verify(out) == []
 
 
 def test_another_command_starts_over(tmp_path, capsys):

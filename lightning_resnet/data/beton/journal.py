@@ -8,6 +8,7 @@ allocation table from the page after.
 import fcntl
 import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -63,18 +64,9 @@ class PartialFile:
 
     def __init__(self, out: Path, request: bytes, marks: np.ndarray) -> None:
         n = len(marks)
-        self.temp, self.journal = (out.with_name(out.name + end) for end in (".tmp", ".journal"))
+        self.temp, self.journal = _names(out)
         self._head = MAGIC + request
-        self._notes = open_own(self.journal)
-        try:
-            fcntl.flock(self._notes, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            os.close(self._notes)
-            raise UserError(
-                f"another process is writing {out}: wait for it, or choose another --out"
-            ) from e
-        except OSError:  # a file system without locks
-            pass
+        self._notes = _open_locked(self.journal, out)
         self._data = open_own(self.temp, 0o666)
         self.page_size = PAGE
         self._end = _align(HEADER.itemsize + len(FIELDS) * FIELD.itemsize + n * ROW.itemsize, PAGE)
@@ -200,6 +192,44 @@ class PartialFile:
                 return True
         self.page_size, self._end = before
         return False
+
+
+def remove_remains(out: Path) -> None:
+    """Remove what a killed write left of a file that is complete, if no process is writing it."""
+    temp, journal = _names(out)
+    if not temp.exists() and not journal.exists():
+        return
+    with suppress(OSError, UserError):
+        notes = _open_locked(journal, out)
+        try:
+            temp.unlink(missing_ok=True)
+            journal.unlink()
+        finally:
+            os.close(notes)
+
+
+def _names(out: Path) -> tuple[Path, Path]:
+    """Return the paths of the samples and of the journal of an unfinished file."""
+    return out.with_name(f"{out.name}.tmp"), out.with_name(f"{out.name}.journal")
+
+
+def _open_locked(journal: Path, out: Path) -> int:
+    """Open a journal that no other process writes.
+
+    Raises:
+        UserError: another process is writing the file.
+    """
+    notes = open_own(journal)
+    try:
+        fcntl.flock(notes, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        os.close(notes)
+        raise UserError(
+            f"another process is writing {out}: wait for it, or choose another --out"
+        ) from e
+    except OSError:  # a file system without locks
+        pass
+    return notes
 
 
 def _checksum(record: np.void) -> int:

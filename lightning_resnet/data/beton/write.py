@@ -11,12 +11,13 @@ order, to F.beton.unsorted.tmp, and then copied in the order of the file.
 
 import base64
 import errno
+import glob
 import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -35,14 +36,14 @@ from lightning_resnet.data.beton.encode import (
 )
 from lightning_resnet.data.beton.encode_pool import Encoded, encode_chunks
 from lightning_resnet.data.beton.format import Beton, manifest_path
-from lightning_resnet.data.beton.journal import PartialFile
+from lightning_resnet.data.beton.journal import PartialFile, remove_remains
 from lightning_resnet.data.beton.limits import MAX_LABEL
 from lightning_resnet.data.beton.verify import file_hash, header_hash
 from lightning_resnet.data.hashing import uniform
 from lightning_resnet.data.images import SPLIT_SEED, BetonImages, FileImages, Images
 from lightning_resnet.data.order import permutation
 from lightning_resnet.errors import UserError, printable, tell
-from lightning_resnet.files import check_replaceable, replacing
+from lightning_resnet.files import TEMPORARY, check_replaceable, replacing, sync_folder
 from lightning_resnet.machine import cores
 from lightning_resnet.progress import Meter
 from lightning_resnet.provenance import versions
@@ -127,6 +128,9 @@ def write_beton(
         _check_same(out, noted, request, names)
         is_current = noted.get("files", files) == files  # earlier versions did not note it
         if is_current and _is_as_written(out, noted):
+            for path in (out, _unsorted(out)):
+                remove_remains(path)
+            _remove_unfinished_manifests(out)
             tell(f"{out} is written already; remove it to write it again")
             return out
         why = "has been cut off or changed since it was written"
@@ -170,8 +174,7 @@ def _write_in_two_steps(
     rank[stored] = np.arange(len(stored))
     content_at = np.empty_like(content)
     content_at[order] = content
-    unsorted = out.with_name(f"{out.name}.unsorted")
-    with _unfinished(unsorted, manifest["request"], content_at[stored]) as encoded:
+    with _unfinished(_unsorted(out), manifest["request"], content_at[stored]) as encoded:
         skipped = _Job(images, stored, encoded, *settings).run()
         at = {int(i): k for k, i in enumerate(images.ids[order])}
         manifest["skipped"] = sorted(skipped, key=lambda bad: at[bad["id"]])
@@ -186,6 +189,11 @@ def _write_in_two_steps(
                 unfinished.append(list(entries))
                 meter.update(len(span))
             _finish(out, unfinished, manifest, progress)
+
+
+def _unsorted(out: Path) -> Path:
+    """Return the path of the images in the order in which they lie."""
+    return out.with_name(f"{out.name}.unsorted")
 
 
 class _GivenUp(UserError):
@@ -310,9 +318,10 @@ class _Job:
 
 
 def _finish(out: Path, unfinished: PartialFile, manifest: dict[str, Any], progress: bool) -> None:
-    """Give the file its name and its manifest.
+    """Give the manifest its name, and then the file.
 
-    Between the two steps the file has no manifest: it is valid, but unchecked.
+    A file is never there without its manifest, or with that of another. What a kill between the
+    steps leaves is an unfinished file, which the same command completes.
     """
     kept = unfinished.finish()
     if not len(kept):
@@ -329,8 +338,19 @@ def _finish(out: Path, unfinished: PartialFile, manifest: dict[str, Any], progre
     path = manifest_path(out)
     with replacing(path) as file:
         file.write(json.dumps(manifest, indent=1).encode())
-        path.unlink(missing_ok=True)
-        os.replace(unfinished.temp, out)
+        file.flush()
+        os.fsync(file.fileno())  # a full disk shows here, before the former file is removed
+        out.unlink(missing_ok=True)
+    os.replace(unfinished.temp, out)
+    sync_folder(out.parent)
+    _remove_unfinished_manifests(out)
+
+
+def _remove_unfinished_manifests(out: Path) -> None:
+    """Remove the unfinished manifests of killed writes of a file."""
+    for path in out.parent.glob(f"{glob.escape(manifest_path(out).name)}.*{TEMPORARY}"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def _is_as_written(out: Path, noted: dict[str, Any]) -> bool:
