@@ -17,6 +17,12 @@ CROWDED = 1.5  # processes that want to run, for each core, from which on thread
 NO_LIMIT = 1 << 60  # bytes; version 1 of cgroups writes nearly 2^63 where there is no limit
 
 
+def is_installed(package: str) -> bool:
+    """Tell whether a package is installed; a folder of its name, such as `wandb/`, is none."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None
+
+
 def memory() -> int:
     """Return the bytes that this job may use.
 
@@ -39,7 +45,7 @@ def missing_accelerator(name: str) -> str:
     Returns:
         The problem and a cure; empty if there may be such an accelerator.
     """
-    if name == "tpu" and not find_spec("torch_xla"):
+    if name == "tpu" and not is_installed("torch_xla"):
         return f"torch_xla is not installed, and TPUs are untested: {ON_CPU}"
     if name == "mps" and sys.platform != "darwin":
         return f"MPS is on Macs only: {ON_CPU}, --trainer.accelerator gpu on an NVIDIA GPU"

@@ -18,6 +18,7 @@ from lightning_resnet import words as tables
 from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.files import IMAGES
 from lightning_resnet.keys import is_current, keys, weights_of_torchvision
+from lightning_resnet.machine import is_installed
 from lightning_resnet.words import by_word
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
@@ -221,10 +222,9 @@ def nets_of(package: str) -> Sequence[str]:
 @cache
 def _text_of_timm() -> str:
     """Return the text of timm's nets, whose import would import torch; empty without timm."""
-    spec = find_spec("timm")
-    if spec is None:
+    if not is_installed("timm"):
         return ""
-    folder = Path(spec.submodule_search_locations[0], "models")
+    folder = Path(find_spec("timm").origin).with_name("models")
     return "".join(file.read_text(errors="replace") for file in sorted(folder.glob("*.py")))
 
 
@@ -246,7 +246,7 @@ def check_named(word: str) -> None:
         model = model.removesuffix("_Weights").lower()
         refuse_unknown(hub, model, tag, weights_of_torchvision())
     elif hub == "timm":
-        if not find_spec("timm"):
+        if not is_installed("timm"):
             raise UserError(f"{word} needs timm: pip install timm")
         model, _, tag = rest.partition(".")
         found = re.findall(rf"['\"]{re.escape(model)}\.(\w+)['\"]\s*:", _text_of_timm())

@@ -1,10 +1,13 @@
 """A mirror's work goes on in parallel with the training, in order, and never without an end."""
 
+import os
+import sys
 import time
 from threading import Event
 from types import SimpleNamespace
 
 from lightning_resnet.tracking import background as aside
+from lightning_resnet.tracking.mirror import Mirror, WandbOptions
 
 
 def mirror_of(done, gate=None, mode="disabled"):
@@ -45,3 +48,25 @@ def test_an_end_before_the_beginning_waits_for_nothing():
     done = []
     aside.BackgroundMirror(mirror_of(done)).finish("preempted")
     assert done == []
+
+
+def test_a_wandb_that_cannot_be_imported_costs_one_line(tmp_path, monkeypatch):
+    """The mode `auto` does not even try where there is no key."""
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb/__init__.py").write_text("raise TypeError('of another protobuf')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in [*os.environ]:
+        if name.startswith(("WANDB_", "SLURM_")):
+            monkeypatch.delenv(name)
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == "wandb":
+            monkeypatch.delitem(sys.modules, name)
+    imported, said = [], []
+    load = aside.import_module
+    monkeypatch.setattr(aside, "import_module", lambda name: imported.append(name) or load(name))
+    for mode in ("auto", "online", "offline"):
+        background = aside.BackgroundMirror(Mirror(WandbOptions(mode), said.append))
+        background.start(tmp_path, {}, {})
+        background.finish("finished")
+    assert said == ["W&B: disabled (of another protobuf)"] * 2 and imported == ["wandb"] * 2

@@ -431,7 +431,7 @@ def test_weights_of_others_are_taken_as_they_lie(cli):
 
 def test_onnx_is_an_extra(cli, monkeypatch):
     torch.save(CifarResNet(8).state_dict(), "theirs.pth")
-    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_export, "is_installed", lambda name: None)
     code, _, err = cli("convert", "theirs.pth", "--out", "none.onnx")
     assert code == 2 and "pip install" in err and not Path("none.onnx").exists()
 

@@ -2,10 +2,12 @@
 is to be quick.
 """
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -113,6 +115,21 @@ def test_the_key_is_found_and_never_shown(monkeypatch, tmp_path):
     assert "WANDB_API_KEY" in found and secret not in found
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert "WANDB_MODE=offline" in str(findings(doctor.weights_and_biases)["W&B"])
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    found = findings(doctor.weights_and_biases)["W&B"]
+    assert found.level == "warning" and "set it to online, offline or disabled" in found.cure
+
+
+def test_folders_named_like_packages_are_no_packages(monkeypatch, tmp_path):
+    find = importlib.util.find_spec
+    names = ("ffcv", "wandb")
+    folder = SimpleNamespace(origin=None)  # what Python finds in such a folder
+    for module in (importlib.util, doctor.machine):
+        monkeypatch.setattr(
+            module, "find_spec", lambda name, *_: folder if name in names else find(name)
+        )
+    assert "FFCV is not" in findings(doctor.decoder)["decoder"].found
+    assert "not installed" in findings(doctor.weights_and_biases)["W&B"].found
 
 
 def test_slurm(monkeypatch):

@@ -166,6 +166,6 @@ def test_addresses_that_are_none(server, cache):
 
 def test_without_wandb(monkeypatch):
     log([step(1, val_acc1=0.5)])
-    monkeypatch.setattr(foreign, "find_spec", lambda name: None)
+    monkeypatch.setattr(foreign, "is_installed", lambda name: None)
     with pytest.raises(UserError, match="needs wandb: pip install"):
         load_runs(".")

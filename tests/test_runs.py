@@ -386,7 +386,7 @@ def test_sweeps_and_names_are_taken_by_all_verbs_of_several_runs(cli, two, tmp_p
     assert share(Path("runs"), "b", second.name)
     link_label(Path("runs/b", second.name), "deep")
     sent = []
-    monkeypatch.setattr(sync, "find_spec", lambda name: True)
+    monkeypatch.setattr(sync, "is_installed", lambda name: True)
     monkeypatch.setattr(sync, "choose_mode", lambda *a, **k: ("online", ""))
     monkeypatch.setattr(sync.Uploader, "upload", lambda self, runs: sent.extend(runs))
     lines = cli("runs")[1].splitlines()
@@ -424,7 +424,7 @@ def test_verbs_of_several_runs_take_another_root(cli, two, monkeypatch):
     assert len(json.loads(cli("runs", "--root", "elsewhere", "--json")[1])) == 2
     assert len(json.loads(cli("runs", "digits", "--root", "elsewhere", "--json")[1])) == 2
     sent = []
-    monkeypatch.setattr(sync, "find_spec", lambda name: True)
+    monkeypatch.setattr(sync, "is_installed", lambda name: True)
     monkeypatch.setattr(sync, "choose_mode", lambda *a, **k: ("online", ""))
     monkeypatch.setattr(sync.Uploader, "upload", lambda self, runs: sent.extend(runs))
     assert cli("sync", "depth56-none", "--root", "elsewhere")[0] == 0 and len(sent) == 1

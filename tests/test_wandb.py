@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,10 +33,12 @@ from helpers.wandb_runs import (
 
 from lightning_resnet.cli import sync as command
 from lightning_resnet.errors import UserError
+from lightning_resnet.machine import is_installed
 from lightning_resnet.tracking import mirror as mirrors
 from lightning_resnet.tracking import mode as wandb_mode
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions, rows_until
 from lightning_resnet.tracking.upload import Uploader
+from lightning_resnet.tracking.wandb_rows import need_wandb
 
 main = verb(command)
 pytestmark = pytest.mark.usefixtures("home")
@@ -296,7 +299,7 @@ def test_without_key_or_wandb_training_goes_on(run, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     mirror(run, [row(1)], "finished", said)
     monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setattr(wandb_mode, "find_spec", lambda name: None)
+    monkeypatch.setattr(wandb_mode, "is_installed", lambda name: None)
     mirror(run, [row(1)], "finished", said)
     assert len(said) == 1
     mirror(run, [row(1)], "finished", said, mode="online")
@@ -306,6 +309,27 @@ def test_without_key_or_wandb_training_goes_on(run, monkeypatch):
     assert said[2] == (
         "W&B: disabled (wandb.mode says so, not WANDB_MODE=offline: --wandb.mode offline)"
     )
+
+
+def test_empty_variables_are_missing_and_a_mistyped_mode_is_refused(server, run, monkeypatch):
+    said = []
+    monkeypatch.setenv("WANDB_MODE", "")
+    monkeypatch.setenv("WANDB_PROJECT", " ")
+    mirror(run, [row(1)], "finished", said)
+    assert said == [f"W&B: online, {server.url}/me/lightning_resnet/runs/abcdef0123"]
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    mirror(run, [row(2)], "finished", said)
+    refusal = "WANDB_MODE=ofline is no mode: set it to online, offline or disabled, or unset it"
+    assert said[1] == f"W&B: disabled ({refusal})"
+    for verb_of_wandb in (lambda: main(["runs"]), lambda: need_wandb("wandb://me/p")):
+        with pytest.raises(UserError, match=f"^{refusal}$"):
+            verb_of_wandb()
+
+
+def test_a_folder_named_like_a_package_is_no_package(run, monkeypatch):
+    Path("nopackage").mkdir()
+    monkeypatch.syspath_prepend(Path.cwd())
+    assert find_spec("nopackage") and not is_installed("nopackage") and is_installed("wandb")
 
 
 def test_the_death_of_wandbs_process_is_told_once(run):

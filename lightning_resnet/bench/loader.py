@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from lightning_resnet.bench.inputs import IMAGENET, RAW, make_photos, make_raw, 
 from lightning_resnet.bench.peers import BATCH, POLICIES
 from lightning_resnet.bench.text import ratios, spread, table
 from lightning_resnet.errors import UserError
+from lightning_resnet.machine import is_installed
 from lightning_resnet.progress import metered
 
 GROUPS = {  # input: {peer: what it is}
@@ -105,7 +105,7 @@ def _is_installed(peer: str) -> bool:
     """Return whether the package is here that a peer needs, if it needs one."""
     package = PACKAGES.get(peer.partition("-")[0])
     try:
-        return package is None or find_spec(package) is not None
+        return package is None or is_installed(package)
     except ImportError:
         return False
 

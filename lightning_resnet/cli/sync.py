@@ -2,13 +2,13 @@
 
 import time
 from argparse import Namespace
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lightning_resnet.arguments import Parser
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError
+from lightning_resnet.machine import is_installed
 from lightning_resnet.runs.find import find_runs, folder_of
 from lightning_resnet.tracking.mode import choose_mode
 from lightning_resnet.tracking.upload import LONGEST_S, Uploader
@@ -48,7 +48,7 @@ def run(args: Namespace) -> int:
     if not 0 < args.every <= LONGEST_S:  # refuses NaN too
         raise UserError(f"--every {args.every:g}: a number of seconds above 0, up to {LONGEST_S:,}")
     paths = [folder_of(word, args.root) for word in args.runs]
-    if not find_spec("wandb"):
+    if not is_installed("wandb"):
         raise UserError("sync needs wandb: pip install 'wandb>=0.31,<0.32'")
     mode, why = choose_mode("online", patient=True)
     if mode != "online":

@@ -19,7 +19,7 @@ from lightning_resnet.doctor.finding import GB, Finding, room
 from lightning_resnet.engine.launch import place, resolve
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.machine import cores
-from lightning_resnet.tracking.mode import KEY_VARIABLES, netrc_files, without_key
+from lightning_resnet.tracking.mode import KEY_VARIABLES, check_variables, netrc_files, without_key
 
 WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # until and from wandb 0.31
 SHOWN = ("torch", "torchvision", "pytorch-lightning", "numpy", "ffcv", "numba", "wandb", "timm")
@@ -109,8 +109,10 @@ def space(runs: Path | None = Path("runs")) -> Iterator[Finding]:
 def decoder() -> Iterator[Finding]:
     """Check that our JPEG decoder can be loaded, and tell whether FFCV's library is built."""
     built = [*Path(machine.__file__).parent.glob("data/beton/_decode*.so")]
-    spec = importlib.util.find_spec("ffcv")
-    has_library = spec and any(Path(spec.origin).parent.glob("_libffcv*.so"))
+    has_library = False
+    if machine.is_installed("ffcv"):
+        folder = Path(importlib.util.find_spec("ffcv").origin).parent
+        has_library = any(folder.glob("_libffcv*.so"))
     text = "ours is built" if built else "ours is not built"
     text += ", FFCV is" if has_library else ", FFCV is not"
     refused = ""
@@ -130,10 +132,15 @@ def decoder() -> Iterator[Finding]:
 
 def weights_and_biases() -> Iterator[Finding]:
     """Tell what W&B's mode `auto` would choose, before the server is asked; never show the key."""
+    try:
+        check_variables()
+    except UserError as e:
+        yield Finding("warning", "W&B", "nothing is sent", str(e))
+        return
     mode = os.environ.get("WANDB_MODE")
     given = os.environ.get("WANDB_BASE_URL")
     hosts = [given.partition("://")[2].partition("/")[0]] if given else WANDB_HOSTS
-    if not importlib.util.find_spec("wandb"):
+    if not machine.is_installed("wandb"):
         text = "not installed: runs are kept on disk alone (pip install 'wandb>=0.31,<0.32')"
     elif mode:
         text = f"WANDB_MODE={mode}"
@@ -186,7 +193,7 @@ def data() -> Iterator[Finding]:
     """List the data sets that are where recipes look for them."""
     betons = [*Path().glob("*.beton"), *Path("data").glob("*.beton")]
     places = {
-        "digits": "scikit-learn's package" if importlib.util.find_spec("sklearn") else None,
+        "digits": "scikit-learn's package" if machine.is_installed("sklearn") else None,
         "Fashion-MNIST": _first("data/FashionMNIST/raw", "/usr/share/datasets/fashion-mnist"),
         "CIFAR-10": _first("data/cifar-10-batches-py"),
         "CIFAR-100": _first("data/cifar-100-python"),

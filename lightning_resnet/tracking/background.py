@@ -4,13 +4,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
 from lightning_resnet.tracking.mirror import FINISH_S, FORGET_S, START_S, Mirror
-from lightning_resnet.tracking.mode import asked_for
+from lightning_resnet.tracking.mode import check_variables, needs_wandb
 
 PATIENCE_S = 5.0  # seconds in addition to the mirror's own limits
 LIMIT_S = 2 * START_S + FINISH_S + FORGET_S + PATIENCE_S  # two starts: online, then offline
@@ -30,10 +29,12 @@ class BackgroundMirror:
 
     def start(self, *args: Any) -> None:
         """Begin `Mirror.start`, and return before it has ended."""
-        if asked_for(self._mirror.options.mode) != "disabled" and find_spec("wandb"):
+        if needs_wandb(self._mirror.options.mode):
             # Import wandb before the thread starts: a loader's worker that is forked during the
-            # import would have half of the module.
-            import_module("wandb")
+            # import would have half of the module. `Mirror.start` tells why it cannot be imported.
+            with suppress(Exception):
+                check_variables()
+                import_module("wandb")
         self._calls.put(partial(self._mirror.start, *args))
         self._thread.start()
 

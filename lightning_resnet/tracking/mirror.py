@@ -333,10 +333,11 @@ def _forget() -> None:
     The exit handler of wandb would print tracebacks. The call is in a thread, because wandb waits
     without a limit until the server has taken all data.
     """
-    import wandb
 
     def teardown() -> None:
-        with suppress(Exception):
+        with suppress(Exception):  # wandb may be what cannot be imported
+            import wandb
+
             wandb.teardown()
 
     thread = Thread(target=teardown, daemon=True)

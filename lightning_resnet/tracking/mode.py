@@ -3,13 +3,17 @@
 import hashlib
 import os
 from collections.abc import Mapping
-from importlib.util import find_spec
 from threading import Thread
+
+from lightning_resnet.errors import UserError, printable
+from lightning_resnet.machine import is_installed
 
 CONNECT_S = 3.0  # seconds in which the server must accept a connection
 # Seconds to wait for a refusal, where a training waits. A slow server counts as good, because it
 # needs the remaining seconds to take the run.
 GLANCE_S = 0.2
+# What WANDB_MODE may be: the words of wandb's documentation, and three that it takes as well.
+MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")
 KEY_VARIABLES = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 PATIENCE_S = 15.0  # seconds to wait for an answer where no training waits
 
@@ -24,14 +28,18 @@ def choose_mode(wanted: str, patient: bool = False) -> tuple[str, str]:
 
     Returns:
         The mode, and the reason why it is not online, which may be empty.
+
+    Raises:
+        UserError: WANDB_MODE is no mode.
     """
+    check_variables()
     mode = asked_for(wanted)
     if mode == "disabled":
         variable = os.environ.get("WANDB_MODE")
-        if wanted == "auto" or variable in (None, "", "disabled"):
+        if wanted == "auto" or variable in (None, "disabled"):
             return mode, ""
         return mode, f"wandb.mode says so, not WANDB_MODE={variable}: --wandb.mode {variable}"
-    if not find_spec("wandb"):
+    if not is_installed("wandb"):
         if wanted == "auto":
             return "disabled", ""
         return "disabled", "not installed: pip install 'wandb>=0.31,<0.32'"
@@ -48,6 +56,31 @@ def choose_mode(wanted: str, patient: bool = False) -> tuple[str, str]:
     if not _answers(url, patient):
         return "offline", f"{'the server' if _is_own(url) else url} does not answer"
     return "online", ""
+
+
+def check_variables() -> None:
+    """Remove empty WANDB_* variables, which wandb would not take for missing; check WANDB_MODE.
+
+    Raises:
+        UserError: WANDB_MODE is no mode.
+    """
+    for name, value in list(os.environ.items()):
+        if name.startswith("WANDB_") and not value.strip():
+            del os.environ[name]
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode not in MODES:
+        raise UserError(
+            f"WANDB_MODE={printable(mode)} is no mode: set it to online, offline or disabled, or "
+            "unset it"
+        )
+
+
+def needs_wandb(wanted: str) -> bool:
+    """Tell whether a training in this mode will import wandb."""
+    mode = asked_for(wanted)
+    if mode == "auto" and not may_have_key(os.environ):
+        mode = without_key()
+    return mode != "disabled" and is_installed("wandb")
 
 
 def without_key() -> str:

@@ -4,13 +4,14 @@ import json
 import math
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.machine import is_installed
 from lightning_resnet.runs.identity import flatten
 from lightning_resnet.runs.metrics import Row, kind, merge
 from lightning_resnet.runs.status import facts_in, known_meta
+from lightning_resnet.tracking.mode import check_variables
 
 SCHEME = "wandb://"
 REPORT = "compare"  # `job_type` of the reports that `compare --wandb` publishes, which are no runs
@@ -24,15 +25,16 @@ T = TypeVar("T")
 
 
 def need_wandb(what: str) -> None:
-    """Check that wandb is installed.
+    """Check that wandb is installed, and its variables.
 
     Args:
         what: what is to be read, for the message.
 
     Raises:
-        UserError: wandb is not installed.
+        UserError: wandb is not installed, or WANDB_MODE is no mode.
     """
-    if not find_spec("wandb"):
+    check_variables()
+    if not is_installed("wandb"):
         raise UserError(f"reading {what} needs wandb: pip install 'wandb>=0.31,<0.32'")
 
 

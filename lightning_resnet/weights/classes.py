@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from itertools import zip_longest
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import nn
 
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.errors import UserError, printable, tell
+from lightning_resnet.machine import is_installed
 from lightning_resnet.models.complexity import count_outputs
 from lightning_resnet.weights.hubs import imagenet_words
 
@@ -123,7 +123,7 @@ def in_words(names: Sequence[str]) -> list[str]:
         return list(names)
     if hashlib.sha256("\n".join(names).encode()).hexdigest() == IMAGENET_IDS:
         return imagenet_words()
-    if not find_spec("timm"):
+    if not is_installed("timm"):
         return list(names)
     from timm.data import ImageNetInfo
 

@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError, URLError
@@ -25,6 +24,7 @@ from lightning_resnet.data.download import Failed, Limits, download, remove
 from lightning_resnet.data.sources.base import IMAGENET_MEAN, IMAGENET_STD
 from lightning_resnet.errors import UserError, one_line, tell
 from lightning_resnet.files import locked
+from lightning_resnet.machine import is_installed
 from lightning_resnet.meant import refuse_unknown
 from lightning_resnet.reading import parse_json, read_text
 from lightning_resnet.weights.convert import checkpoint_of, normalisation, read_file
@@ -203,7 +203,7 @@ def _torchvision(rest: str) -> tuple[File, Facts]:
 
 
 def _timm(rest: str) -> tuple[File, Facts]:
-    if not find_spec("timm"):
+    if not is_installed("timm"):
         raise UserError(f"timm:{rest} needs timm: pip install timm")
     import timm
     from timm.models import get_pretrained_cfg, list_pretrained
@@ -314,7 +314,7 @@ def _first_in_repository(name: str, repository: str, files: Sequence[str]) -> Fi
     Raises:
         UserError: a file cannot be fetched, or has another hash.
     """
-    if not find_spec("huggingface_hub"):
+    if not is_installed("huggingface_hub"):
         raise UserError(f"{name} needs huggingface_hub: pip install huggingface_hub")
     from huggingface_hub import (
         _CACHED_NO_EXIST,

@@ -6,13 +6,13 @@ The file takes uint8 images, normalises them, and gives logits.
 import json
 import logging
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from lightning_resnet.errors import UserError, one_line
 from lightning_resnet.files import replacing
+from lightning_resnet.machine import is_installed
 from lightning_resnet.weights.trained import Trained
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -37,7 +37,7 @@ def export(trained: Trained, out: Path, size: int | None = None) -> str:
         UserError: a package is missing, the net cannot be exported, or the logits differ (then
             nothing is written).
     """
-    if missing := [name for name in PACKAGES if not find_spec(name)]:
+    if missing := [name for name in PACKAGES if not is_installed(name)]:
         raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'lightning_resnet[onnx]'")
     trained_at = (trained.input_size or (3, None, None))[1]
     size = size or trained.experiment.data.eval_augment.size or trained_at

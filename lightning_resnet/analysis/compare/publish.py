@@ -5,13 +5,13 @@ report, which `wandb sync` uploads.
 """
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lightning_resnet.analysis.compare.report import Report
 from lightning_resnet.analysis.compare.tables import to_cells
 from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.machine import is_installed
 from lightning_resnet.tracking.mirror import PROJECT, settings_for
 from lightning_resnet.tracking.mode import asked_for, choose_mode
 from lightning_resnet.tracking.wandb_rows import REPORT
@@ -36,7 +36,7 @@ def publish(made: Report, address: str, title: str, command: str) -> str:
     Raises:
         UserError: wandb is not installed or disabled, or its server refuses.
     """
-    if not find_spec("wandb"):
+    if not is_installed("wandb"):
         raise UserError("--wandb needs wandb: pip install 'wandb>=0.31,<0.32'")
     mode, why = choose_mode("auto")
     if mode == "disabled" and asked_for("auto") == "disabled":
