@@ -12,6 +12,7 @@ from helpers.command_line import verb
 from helpers.made_runs import epoch_rows, make_run
 
 from lightning_resnet.analysis import load_runs
+from lightning_resnet.analysis.compare import load
 from lightning_resnet.analysis.compare.figures import caption, curves, error_by_step
 from lightning_resnet.analysis.compare.report import report
 from lightning_resnet.analysis.compare.tables import summary, to_csv, to_markdown
@@ -199,6 +200,18 @@ def test_rows_of_different_code_are_flagged(tmp_path):
     assert summary(load_runs(tmp_path)).flags == [
         "rows differ in code: aaaaaaaaaa (1 run), bbbbbbbbbb (1 run)"
     ]
+
+
+def test_a_reference_set_is_of_other_code_without_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "REFERENCE", tmp_path / "reference")
+    make_run(tmp_path / "reference/d/a", depth=20)
+    make_run(tmp_path / "d/b", depth=20, seed=1, sha="b" * 40)
+    make_run(tmp_path / "d/c", depth=56, seed=1, sha="b" * 40)
+    table = summary(load_runs([tmp_path / "reference", tmp_path / "d"]), ["depth"])
+    assert not table.flags and any("code aaaaaaaaaa and bbbbbbbbbb" in n for n in table.notes)
+    make_run(tmp_path / "d/d", depth=56, seed=2, sha="c" * 40)
+    table = summary(load_runs([tmp_path / "reference", tmp_path / "d"]), ["depth"])
+    assert table.flags == ["depth 56 mixes code: bbbbbbbbbb (1 run), cccccccccc (1 run)"]
 
 
 def test_a_net_of_the_users_own_is_a_row(sweep):

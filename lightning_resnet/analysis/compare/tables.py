@@ -348,9 +348,10 @@ def _flags(
     for label, part in done:
         flags += _row_flags(label, part, rows, results)
     everything = pd.concat([part for _, part in done])
-    for key in varying(everything, CODE):
+    own = _own(everything)
+    for key in varying(own, CODE):
         if not any(f" mixes {key}:" in flag for flag in flags):
-            flags.append(f"rows differ in {key}: {_values(everything[key])}")
+            flags.append(f"rows differ in {key}: {_values(own[key])}")
     # a kill tears one line at most
     torn = everything[everything["unreadable_lines"] > everything["attempts"]]
     for run in torn.itertuples():
@@ -358,15 +359,21 @@ def _flags(
     return flags
 
 
+def _own(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that are of no reference set, whose code is always another."""
+    return runs.loc[[not text(name).startswith("reference:") for name in runs["name"]]]
+
+
 def _row_flags(
     label: str, part: pd.DataFrame, rows: Sequence[str], results: pd.DataFrame
 ) -> list[str]:
     names = short_names(part.columns)
     protocol = [key for key in part if decides(key) and not {key, names.get(key)} & set(rows)]
-    mixed = varying(part, [*protocol, *CODE, *DATA])
-    flags = [
-        f"{label} mixes {names.get(key) or short_key(key)}: {_values(part[key])}" for key in mixed
-    ]
+    flags = []
+    for runs, keys in ((part, protocol), (_own(part), CODE), (part, DATA)):
+        for key in varying(runs, keys):
+            name = names.get(key) or short_key(key)
+            flags.append(f"{label} mixes {name}: {_values(runs[key])}")
     seeds = part["seed"].map(text) if "seed" in part else ()
     for seed, n in Counter(seeds).items():
         if n > 1:
