@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from functools import partial
@@ -28,6 +29,7 @@ from lightning_resnet.engine import checkpoints
 from lightning_resnet.errors import UserError
 from lightning_resnet.reading import read_json
 from lightning_resnet.runs import directory as rundir
+from lightning_resnet.runs import status
 from lightning_resnet.runs.checkpoint import (
     check_resumable,
     load_checkpoint,
@@ -38,6 +40,7 @@ from lightning_resnet.runs.find import described_runs
 from lightning_resnet.runs.index import Index
 from lightning_resnet.runs.metrics import row_of
 from lightning_resnet.runs.reader import END, Run
+from lightning_resnet.runs.status import process_name
 from lightning_resnet.sweeps.requeue import folders, of_this_job
 from lightning_resnet.sweeps.state import _find_among
 from lightning_resnet.training.task import ClassificationTask
@@ -131,6 +134,30 @@ def test_a_heartbeat_by_a_wrong_clock_does_not_lock_a_run(cli, stopped, ahead):
     assert code == 2 and "attempts/1.json" in err and err.count("\n") == 1
     edit(file, heartbeat=time.time() + ahead)
     assert Run(stopped).status() == "dead" and cli("fit", *SHORT)[0] == 0
+
+
+def test_a_run_whose_process_is_alive_on_this_machine_is_not_taken_over(cli, stopped, monkeypatch):
+    """It was stopped by Ctrl-Z, or the machine slept: it goes on, though its heartbeat is old."""
+    other = subprocess.Popen(["sleep", "60"])
+    file = stopped / "attempts/1.json"
+    own = process_name()
+    process = own | {"pid": other.pid, "start": status._start_time(other.pid)}
+    try:
+        other.send_signal(signal.SIGSTOP)
+        edit(file, reason="running", process=process, heartbeat=time.time() - 1000)
+        assert Run(stopped).status() == "running"
+        code, _, err = cli("fit", *SHORT)
+        assert code == 2 and "is being trained by attempt 1" in err
+        monkeypatch.setattr(rundir, "DEAD_S", 0.0)
+        monkeypatch.setattr(rundir, "POLL_S", 0.01)
+        code, _, err = cli("fit", *SHORT, "--run.elastic", "true")
+        assert code == 2 and "is being trained by attempt 1" in err
+    finally:
+        other.kill()
+        other.wait()
+    assert Run(stopped).status() == "dead"
+    edit(file, process=own)  # a notebook that could not write how its training ended
+    assert Run(stopped).status() == "dead"
 
 
 @pytest.mark.parametrize(

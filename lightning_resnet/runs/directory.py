@@ -128,14 +128,18 @@ class RunDir(Run):
     def wait_for_owner(self) -> None:
         """Wait until the attempt that owns the run counts as dead, or has a new heartbeat.
 
-        An attempt whose node was lost leaves no other sign than its last heartbeat.
+        An attempt whose node was lost leaves no other sign than its last heartbeat. One whose
+        process is alive on this machine never counts as dead.
         """
         owner = self.last_attempt()
         if self.status() != "running" or self._is_predecessor(owner):
             return
         where = f"attempt {owner['attempt']} on {owner['host']}"
         tell(f"{where} has not ended: waiting for up to {DEAD_S:.0f} s until it counts as dead")
+        deadline = time.monotonic() + 2 * DEAD_S  # the owner's clock may be ahead
         while self.status() == "running" and self.last_attempt() == owner:
+            if time.monotonic() > deadline:
+                return
             time.sleep(POLL_S)
 
     def _free_number(self, n: int) -> int:

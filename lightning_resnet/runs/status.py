@@ -135,9 +135,12 @@ def status_of(attempt: dict[str, Any] | None) -> str:
         return "new"
     if attempt["reason"] != "running":
         return attempt["reason"]
+    process = attempt["process"]
+    if has_ended(process):
+        return "dead"
     # A heartbeat from the future is the work of a wrong clock, so it counts only if it is near.
     is_recent = abs(time.time() - attempt["heartbeat"]) <= DEAD_S
-    return "running" if is_recent and not has_ended(attempt["process"]) else "dead"
+    return "running" if is_recent or _is_there(process) else "dead"
 
 
 def word_of(status: str) -> str:
@@ -180,12 +183,25 @@ def process_name() -> dict[str, Any]:
 
 def has_ended(process: dict[str, Any]) -> bool:
     """Tell whether a process was started under this kernel and pid namespace, and is gone."""
-    pid = process.get("pid")
-    where = process.get("where")
-    start = process.get("start")
-    if not isinstance(pid, int) or not isinstance(start, str) or not where:
+    return _is_of_here(process) and _start_time(process["pid"]) != process["start"]
+
+
+def _is_there(process: dict[str, Any]) -> bool:
+    """Tell whether another process was started under this kernel and pid namespace, and is alive.
+
+    Such a process has no recent heartbeat if it was stopped (Ctrl-Z), or if the machine slept or
+    had its clock set. This process itself, such as a notebook's, outlives its trainings.
+    """
+    is_other = _is_of_here(process) and process["pid"] != os.getpid()
+    return is_other and _start_time(process["pid"]) == process["start"]
+
+
+def _is_of_here(process: dict[str, Any]) -> bool:
+    """Tell whether a process was started under this kernel and pid namespace."""
+    if not isinstance(process.get("pid"), int) or not isinstance(process.get("start"), str):
         return False
-    return where == _where() and _start_time(pid) != start
+    where = process.get("where")
+    return bool(where) and where == _where()
 
 
 def _where() -> str:
