@@ -376,8 +376,13 @@ def _system_error(e: BaseException | None, outer: BaseException | None) -> OSErr
     return None
 
 
-def write_file(file: Path, content: bytes) -> Path:
+def write_file(file: Path, content: bytes, flag: str = "--out DIR") -> Path:
     """Write a result of a verb atomically, and make its folder.
+
+    Args:
+        file: path of the file.
+        content: what to write.
+        flag: the flag that names another folder, for the error.
 
     Returns:
         The path of the file.
@@ -390,8 +395,7 @@ def write_file(file: Path, content: bytes) -> Path:
         write_atomic(file, content)
     except OSError as error:
         raise UserError(
-            f"cannot write {file} ({error.strerror}); give --out DIR with a folder that you can "
-            "write"
+            f"cannot write {file} ({error.strerror}); give {flag} with a folder that you can write"
         ) from error
     return file
 

@@ -15,7 +15,7 @@ from lightning_resnet.analysis.compare.tables import summary, to_cells
 from lightning_resnet.cli import compare as command
 from lightning_resnet.cli import export
 from lightning_resnet.errors import UserError
-from lightning_resnet.runs.reference import _without_folders
+from lightning_resnet.runs.reference import _public, _without_folders
 
 main = verb(command)
 NET = {"width": 16, "block": "basic", "norm": "batch", "num_classes": 10}
@@ -383,6 +383,61 @@ data:
 last: z
 """
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ('--data.source={"class_path": "F", "init_args": {"root": "/home/ann/photos"}}', "photos"),
+        ("{class_path: F, init_args: {root: ../../ann/photos}}", '"root": "photos"'),
+        ("--out=../../ann/x", "--out=x"),
+        ("runs/../../ann/x", "x"),
+        ("file:///home/ann/x", "x"),
+        ("--data.source.root=/home/ann", "--data.source.root=-"),
+        ("file:///home/ann/", "-"),
+        ("/Users/ann", "-"),
+        ("~ann/p", "p"),
+        ("~ann", "-"),
+        ("s3://ann@host/b", "s3://-/b"),
+    ],
+)
+def test_a_reference_tells_no_user_and_no_host(given, kept):
+    shown = _public({"command": ["fit", given]})["command"][1]
+    assert kept in shown and "ann" not in shown and "host" not in shown and "/home" not in shown
+
+
+@pytest.mark.parametrize(
+    "text", ["/", "s3://data/data", "configs/digits.yaml", "[a-z]{2", "{a: [1, x/y]}", "a~b", ".."]
+)
+def test_a_reference_keeps_other_texts(text):
+    assert _public([text]) == [text]
+
+
+def test_a_reference_tells_no_process():
+    assert _public({"process": {"pid": 7}, "attempt": 1}) == {"process": {}, "attempt": 1}
+
+
+def test_two_runs_of_one_id_are_no_reference_and_a_second_copy_replaces_the_first(tmp_path):
+    for name in "ab":
+        make_run(tmp_path / "runs" / name / "0123456789")
+    (tmp_path / "runs/c").mkdir()
+    (tmp_path / "runs/c/0123456789").symlink_to("../a/0123456789")
+    with pytest.raises(UserError, match="have one id, .*: name one of them"):
+        verb(export)(["runs/a", "runs/b", "--reference", "set"])
+    with pytest.raises(UserError, match="runs/a holds runs/a/0123456789 itself"):
+        verb(export)(["runs/a", "--reference", "runs/a"])
+    assert not (tmp_path / "set").exists()
+    assert verb(export)(["runs/a", "runs/c", "--reference", "set"]) == 0, "one run, and a link"
+    (tmp_path / "set/0123456789/attempts/2.json").write_text("{}")
+    assert verb(export)(["runs/b", "--reference", "set"]) == 0
+    assert [file.name for file in (tmp_path / "set/0123456789/attempts").iterdir()] == ["1.json"]
+
+
+def test_what_a_reference_cannot_be_written_to_is_told_with_its_flag(tmp_path):
+    make_run(tmp_path / "runs/a/0123456789")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="give --reference DIR with a folder that you can write"):
+        verb(export)(["runs/a", "--reference", "file/set"])
 
 
 def test_a_reference_is_made_of_finished_runs_only(tmp_path):

@@ -435,6 +435,17 @@ def test_verbs_of_several_runs_take_another_root(cli, two, monkeypatch):
     assert not Path("runs").exists()
 
 
+def test_export_makes_no_folder_before_it_refuses(cli, two):
+    first, second = two
+    twin = Path(shutil.copytree(first, f"a/digits/{first.name}"))
+    for run in (first, twin):
+        (run / "checkpoints").mkdir()
+        (run / "checkpoints/last.ckpt").touch()
+    for words, told in (([second], "has no checkpoint"), ([first, twin], "would have one name")):
+        code, _, err = cli("export", *words, "--out", "new/x.tar.gz")
+        assert code == 2 and told in err and not Path("new").exists()
+
+
 def test_an_exported_sweep_is_a_folder_of_runs_again(cli, trained):
     shutil.copytree(trained, "runs/digits/aaaaaaaaa1")
     code, out, err = cli("export", "digits")

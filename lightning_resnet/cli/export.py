@@ -101,7 +101,6 @@ def run(args: Namespace) -> int:
         if source.status() != "finished":
             step, steps = source.steps()
             tell(f"{source.path} is not finished: {source.status()} at step {step} of {steps}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     members = []
     for member in pack(runs, out):
         tell(f"  {member}")

@@ -38,21 +38,26 @@ def pack(runs: Sequence[Run], out: Path) -> list[str]:
     """
     names = []
     folders: dict[str, Path] = {}
+    weights = [_weights(run) for run in runs]
+    for run in runs:
+        path = run.path.absolute()
+        name = _folder(runs, run) + path.name
+        if folders.setdefault(name, path) != path:
+            raise UserError(
+                f"{folders[name]} and {path} would have one name in the archive: export them one "
+                "by one"
+            )
+    out.parent.mkdir(parents=True, exist_ok=True)
     with (
         replacing(out) as file,
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         links = {folder: links_in(folder) for folder in {run.path.parent for run in runs}}
-        for run in runs:
+        for run, checkpoints in zip(runs, weights, strict=True):
             path = run.path.absolute()
-            folder = f"{path.parent.name}/" if len(runs) > 1 else ""
-            if folders.setdefault(folder + path.name, path) != path:
-                raise UserError(
-                    f"{folders[folder + path.name]} and {path} would have one name in the archive: "
-                    "export them one by one"
-                )
-            for name, content in _members(run):
+            folder = _folder(runs, run)
+            for name, content in _members(run, checkpoints):
                 member = tarfile.TarInfo(f"{folder}{path.name}/{name}")
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
@@ -66,8 +71,17 @@ def pack(runs: Sequence[Run], out: Path) -> list[str]:
     return names
 
 
-def _members(run: Run) -> Iterator[tuple[str, bytes]]:
-    """Yield the name of each file, as seen from the run directory, with its content."""
+def _folder(runs: Sequence[Run], run: Run) -> str:
+    """Return the folder of a run in the archive, which a single run has not."""
+    return f"{run.path.absolute().parent.name}/" if len(runs) > 1 else ""
+
+
+def _weights(run: Run) -> list[Path]:
+    """Return the checkpoints `last` and `best` of a run, those that exist.
+
+    Raises:
+        UserError: there is none.
+    """
     weights = [run.checkpoints / f"{name}.ckpt" for name in ("last", "best")]
     weights = [file for file in weights if file.exists()]
     if not weights:
@@ -75,6 +89,16 @@ def _members(run: Run) -> Iterator[tuple[str, bytes]]:
             f"run {run.path} has no checkpoint, so there are no weights to export (was it trained "
             "with --run.keep none?): export --reference DIR copies runs without weights"
         )
+    return weights
+
+
+def _members(run: Run, weights: list[Path]) -> Iterator[tuple[str, bytes]]:
+    """Yield the name of each file, as seen from the run directory, with its content.
+
+    Args:
+        run: reader of the run directory.
+        weights: checkpoints to pack besides those of kept epochs.
+    """
     for file in run.files():
         with open_plain(file) as plain:
             text = plain.read().decode(errors="replace")

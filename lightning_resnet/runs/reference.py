@@ -6,7 +6,8 @@ Secrets, hosts, job ids and the folders of files are left out.
 import json
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -18,8 +19,19 @@ from lightning_resnet.reading import open_plain, parse_json, parse_yaml
 from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.status import word_of
 
-FOLDERS = re.compile(r"(^|=)(?:/|~/)(?:[^/]+/)*(?=[^/])")  # before the name of a file
-PRIVATE = {"host": "-", "job_id": None, "array_task": None, "error": None}  # of an attempt
+HIDDEN = "-"  # in place of the name of a user or host
+PRIVATE = {  # of an attempt
+    "host": HIDDEN,
+    "job_id": None,
+    "array_task": None,
+    "error": None,
+    "process": {},
+}
+# A path from the root, of a home, or that leads out of the working directory.
+PATH = re.compile(r"(^|=)((?:file:)?/.+|~[\w.-]*(?:/.*)?|(?:[^=/]+/)*\.\./.+)$", re.S)
+HOME = re.compile(r"/(?:home|Users)/[^/]+/?|/root/?|~[^/]*/?")
+USER_AND_HOST = re.compile(r"(?<=://)[^/\s@]*@[^/\s]*")  # in an address
+STRUCTURE = re.compile(r"(-[^={[]*=)?([{[].*)", re.S)  # value of a flag, as YAML or JSON
 
 
 def write_reference(runs: Sequence[Run], folder: Path, about: str = "") -> list[Path]:
@@ -43,12 +55,26 @@ def write_reference(runs: Sequence[Run], folder: Path, about: str = "") -> list[
                 "finished runs one by one"
             )
     texts: dict[Path, str] = {}
+    sources: dict[Path, Path] = {}
     for run in runs:
+        copy = folder / run.path.name
+        path = run.path.resolve()
+        if sources.setdefault(copy, path) != path:
+            raise UserError(
+                f"{sources[copy]} and {path} have one id, and would be one run of the set: name "
+                "one of them"
+            )
+        if copy.resolve() == path:
+            raise UserError(f"{folder} holds {run.path} itself: give --reference another folder")
         for file, text in _texts(run, about).items():
-            texts[folder / run.path.name / file.relative_to(run.path)] = text
+            texts[copy / file.relative_to(run.path)] = text
     for file, text in texts.items():
-        write_file(file, text.encode())
-    return [folder / run.path.name for run in runs]
+        write_file(file, text.encode(), "--reference DIR")
+    for copy in sources:
+        for file in Run(copy).attempt_files().values():
+            if file not in texts:  # of an earlier copy
+                file.unlink()
+    return [*sources]
 
 
 def _texts(run: Run, about: str) -> dict[Path, str]:
@@ -83,7 +109,7 @@ def _without_folders(text: str) -> str:
     values = {node.start_mark.index: node for node in _values(yaml.compose(text, yaml.SafeLoader))}
     for start in sorted(values, reverse=True):
         node = values[start]
-        name = FOLDERS.sub(r"\1", node.value)
+        name = _without_folder(node.value)
         if name == node.value:
             continue
         is_plain = node.style is None and parse_yaml(name) == name
@@ -111,4 +137,29 @@ def _public(value: Any) -> Any:
         return {key: PRIVATE.get(key, _public(part)) for key, part in value.items()}
     if isinstance(value, list):
         return [_public(part) for part in value]
-    return FOLDERS.sub(r"\1", value) if isinstance(value, str) else value
+    return _without_folder(value) if isinstance(value, str) else value
+
+
+def _without_folder(text: str) -> str:
+    """Return a text with the name of a file in place of its path, without a user or host.
+
+    The text may be the value of a flag, with or without the flag, and a structure in YAML or JSON.
+    """
+    if structure := STRUCTURE.fullmatch(text):
+        flag, value = structure.groups(default="")
+        with suppress(UserError):  # it only looks like one
+            content = parse_yaml(value)
+            shown = _public(content)
+            return text if shown == content else flag + json.dumps(shown, ensure_ascii=False)
+    return USER_AND_HOST.sub(HIDDEN, PATH.sub(_name, text))
+
+
+def _name(found: re.Match[str]) -> str:
+    """Return the name of the file that a path leads to; of a home no name."""
+    before, path = found.groups()
+    path = path.removeprefix("file:")
+    is_home = HOME.fullmatch(f"/{path.lstrip('/')}" if path.startswith("/") else path)
+    name = PurePosixPath(path).name
+    if is_home or name == "..":
+        return before + HIDDEN
+    return before + (name or path)
