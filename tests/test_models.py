@@ -12,6 +12,7 @@ import torch
 import torchvision
 import yaml
 from helpers.command_line import REPOSITORY
+from helpers.nets import Half
 from torch import nn
 from torch.nn import functional as F
 
@@ -291,6 +292,13 @@ def test_blocks_of_a_net_that_lists_its_own():
     assert list(blocks(Own())) == [("a", torch.sin, None)]
 
 
+@pytest.mark.parametrize("held", [nn.Sequential(Half(8), Half(8)), nn.ModuleList([Half(8)])])
+def test_blocks_of_a_net_whose_attribute_blocks_holds_them(held):
+    net = nn.Module()
+    net.blocks = held
+    assert [name for name, _, _ in blocks(net)] == [f"blocks.{i}" for i in range(len(held))]
+
+
 @pytest.mark.parametrize("init", ["he", "he_fan_in", "xavier", 0.5])
 def test_init_scales(init):
     weight = CifarResNet(20, init=init, norm="none").layer3[0].conv1.weight  # 32 to 64 channels
@@ -437,6 +445,16 @@ def test_an_imagenet_stem_on_small_images_is_warned_of(net, size, warns):
     assert bool(warning) == warns
     assert not warns or (f"{size}x{size} as 1x1" in warning and "--data.size 64" in warning)
     assert net.training
+
+
+def test_what_counts_outputs_leaves_a_frozen_norm_frozen():
+    net = CifarResNet(8)
+    net.bn1.eval()
+    count_macs(net, (3, 8, 8))
+    stem_warning(net, (3, 8, 8))
+    with pytest.raises(UserError, match="cannot take images"):
+        count_macs(net, (1, 8, 8))
+    assert [name for name, module in net.named_modules() if not module.training] == ["bn1"]
 
 
 @pytest.mark.parametrize(

@@ -546,8 +546,10 @@ def blocks(net: nn.Module) -> Iterator[tuple[str, Function, Function | None]]:
         the net's parameters. Neither contains the activation after the sum. The shortcut is None
         in a plain block.
     """
-    if hasattr(net, "blocks"):
-        yield from net.blocks()
+    own = getattr(net, "blocks", None)
+    # `blocks` is also what many nets call the module that holds theirs
+    if callable(own) and not isinstance(own, nn.Module):
+        yield from own()
         return
     for name, module in net.named_modules():
         if hasattr(module, "branch") and hasattr(module, "shortcut"):

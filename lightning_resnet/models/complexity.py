@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_resnet.errors import UserError, one_line
+from lightning_resnet.models.activations import eval_mode
 
 IMAGENET_STRIDE = 32  # by which nets for ImageNet shrink an image: to 7x7 at 224 pixels
 SPATIAL = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
@@ -88,7 +89,7 @@ def count_macs(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[int, i
     """Count the outputs of a net, and the multiply-adds of convolutions and linear layers.
 
     Args:
-        net: any net; its mode is restored.
+        net: any net; the modes of its modules are restored.
         input_size: size of one image: channels, height, width.
 
     Returns:
@@ -106,21 +107,20 @@ def count_outputs(net: nn.Module, input_size: tuple[int, int, int]) -> int:
     """Count the outputs of a net by one black image.
 
     Args:
-        net: any net; its mode is restored.
+        net: any net; the modes of its modules are restored.
         input_size: size of one image: channels, height, width.
 
     Raises:
         UserError: the net has no parameters, or cannot take images of this size.
     """
-    training = net.training
     name = type(net).__name__
     parameter = next(net.parameters(), None)
     if parameter is None:
         raise UserError(f"{name} has no parameters to train: choose another --model.net")
     try:
-        with torch.no_grad():
+        with eval_mode(net), torch.no_grad():
             image = torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device)
-            logits = net.eval()(image)
+            logits = net(image)
     except MemoryError:
         raise
     except Exception as e:  # a user's own net may raise anything
@@ -137,8 +137,6 @@ def count_outputs(net: nn.Module, input_size: tuple[int, int, int]) -> int:
         raise UserError(
             f"{name} cannot take images of {input_size} ({one_line(e)}): set --data.size"
         ) from e
-    finally:
-        net.train(training)
     check_logits(net, logits, 1)
     return logits.shape[1]
 
@@ -151,7 +149,7 @@ def stem_warning(net: nn.Module, input_size: tuple[int, int, int]) -> str:
     3x3 kernels see padding only; from 33 pixels on they are 2x2 or more.
 
     Args:
-        net: any net that takes images of this size; its mode is restored.
+        net: any net that takes images of this size; the modes of its modules are restored.
         input_size: size of one image: channels, height, width.
 
     Returns:
