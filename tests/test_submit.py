@@ -291,6 +291,38 @@ def test_a_failed_point_says_why_and_where_its_log_is(sweep, fake_slurm, capsys)
     assert "note: 1 of these diverged, as the same code will again" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ("--time 2", 0),
+        ("--time=0:04:10", 40),
+        ("-t 4:59", 89),
+        ("--time 1:30 --signal=USR1@20", 40),
+        ("--time 5:01", None),
+        ("--time 1-0", None),
+        ("--time 2:00:00", None),
+        ("--time UNLIMITED", None),
+        ("--time 0", None),
+        ("", None),
+    ],
+)
+def test_a_time_limit_that_leaves_nothing_to_train_is_told(sweep, fake_slurm, cli, options, left):
+    words = ["--", *options.split()] if options else []
+    code, out, _ = cli("sweep", sweep(), "--submit", *words)
+    warned = f"leaves {left} s to train, because Slurm asks a job to save"
+    assert code == 0 and (warned in out if left is not None else "to train" not in out), out
+
+
+def test_a_short_time_limit_of_the_site_is_told(sweep, fake_slurm, cli):
+    Path("slurm").mkdir()
+    site = f"export PATH={Path('bin').resolve()}:/usr/bin:/bin SBATCH_TIMELIMIT=3"
+    Path("slurm/site.env").write_text(site)
+    file = sweep()
+    assert "warning: a time limit of 3 leaves 0 s" in cli("sweep", file, "--submit")[1]
+    Path("slurm/site.env").write_text(f"{site} SBATCH_SIGNAL=USR1@30")
+    assert "to train" not in cli("sweep", file, "--submit")[1]
+
+
 def test_missing_data_are_found_before_anything_is_queued(sweep, fake_slurm):
     Path(sweep()).write_text((SWEEP % "seed_everything").replace("digits.yaml", "cifar10.yaml"))
     with pytest.raises(UserError, match="depth=8 seed=0: CIFAR10 not found .* --yes submits"):

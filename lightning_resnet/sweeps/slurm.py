@@ -43,6 +43,9 @@ SLURM_S = 120.0  # seconds that a command of Slurm may take to answer
 RETRY = ("failed", "diverged", "interrupted", "preempted", "dead", "superseded")
 JOB = re.compile("[0-9]{1,18}")  # the number of a job
 BY_SIGNAL = ("preempted", "interrupted")  # states of runs whose log tells nothing more
+LEAD_S = 180  # seconds before its end at which Slurm asks a job to save, as in slurm/*.sbatch
+TICK_S = 30  # seconds that Slurm may ask earlier, because it looks every 30 s
+LEAST_S = 90  # seconds of training below which a limit is told to be short
 NOT_SUBMITTED = "not submitted"  # of a point without a run and without a job
 
 
@@ -235,6 +238,8 @@ def submit(sweep: Sweep, count: int, args: Namespace, options: list[str], folder
     tasks = math.ceil(count / args.pack)
     tell(f"{count} of {sweep.size} points, in {table}")
     tell(_forecast(sweep, args, options))
+    if warning := _short_limit(options):
+        tell(warning)
     if not shutil.which("sbatch"):
         commands = table.read_text().replace(" --run.threads $THREADS", "")
         tell(
@@ -507,19 +512,54 @@ def _script() -> Path:
     return own if own.exists() else SLURM / own.name
 
 
-def _forecast(sweep: Sweep, args: Namespace, options: list[str]) -> str:
-    """Forecast the run time of the points that are not finished, and the GPU-hours on GPUs."""
-    seconds, finished = forecast(sweep)
-    if not finished:
-        return "no finished run yet to forecast from"
+def _given(options: list[str]) -> dict[str, str]:
+    """Return the values of options of sbatch, by name without dashes."""
     given: dict[str, str] = {}
     for option in options:
         name, equals, value = option.lstrip("-").partition("=")
         if equals:
             given[name] = value
     for option, following in pairwise(options):
-        if option.startswith("--"):
+        if option.startswith("--") or option == "-t":
             given[option.lstrip("-")] = following
+    return given
+
+
+def _short_limit(options: list[str]) -> str:
+    """Return a warning if the time limit leaves a job hardly any time to train; empty if not."""
+    given = _given(options)
+    site = _environment() or os.environ
+    limit = given.get("time") or given.get("t") or site.get("SBATCH_TIMELIMIT") or ""
+    told = (given.get("signal") or site.get("SBATCH_SIGNAL") or "").rpartition("@")[2]
+    lead = int(told) if told.isdecimal() else LEAD_S
+    seconds = _seconds(limit)
+    left = seconds - lead - TICK_S
+    if not seconds or left > LEAST_S:
+        return ""
+    return (
+        f"warning: a time limit of {limit} leaves {max(0, left)} s to train, because Slurm asks a "
+        f"job to save {lead} s before its end, or up to {TICK_S} s earlier: give more --time, or "
+        "--signal=USR1@30"
+    )
+
+
+def _seconds(limit: str) -> int:
+    """Return the seconds of a time limit such as 30, 30:00, 4:00:00 or 1-12; 0: no limit."""
+    found = re.fullmatch(r"(?:(\d{1,6})-)?(\d{1,6})(?::(\d{1,6}))?(?::(\d{1,6}))?", limit)
+    if not found:
+        return 0
+    days, first, second, third = (int(number or 0) for number in found.groups())
+    if found[1] or found[4]:
+        return ((days * 24 + first) * 60 + second) * 60 + third
+    return first * 60 + second
+
+
+def _forecast(sweep: Sweep, args: Namespace, options: list[str]) -> str:
+    """Forecast the run time of the points that are not finished, and the GPU-hours on GPUs."""
+    seconds, finished = forecast(sweep)
+    if not finished:
+        return "no finished run yet to forecast from"
+    given = _given(options)
     site = _environment() or os.environ
     gpus = given.get("gpus-per-node") or site.get("SBATCH_GPUS_PER_NODE") or "0"
     gpus_per_node = gpus.rpartition(":")[2]
