@@ -3,7 +3,9 @@ still reported.
 """
 
 import io
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from helpers.loaders import copies, data_of, same
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from lightning_resnet.data.augment.crops import Augment
 from lightning_resnet.data.beton import decode as kernel
 from lightning_resnet.data.beton import decode_fallback as fallback
 from lightning_resnet.data.beton import encode
@@ -18,6 +21,7 @@ from lightning_resnet.data.beton.format import IMAGE, Beton, manifest_path
 from lightning_resnet.data.beton.journal import ROW
 from lightning_resnet.data.beton.write import write_beton
 from lightning_resnet.data.images import Images
+from lightning_resnet.data.loaders.read_batch import read_beton
 from lightning_resnet.data.sources.beton_files import BetonFiles
 from lightning_resnet.data.sources.synthetic import Synthetic
 from lightning_resnet.errors import UserError
@@ -82,6 +86,25 @@ def test_a_kernel_that_cannot_be_loaded_is_told_and_not_needed(source, monkeypat
     assert all((labels >= 0).all() for _, labels in batches) and kernel.library()
     out = capsys.readouterr().out
     assert f"our decoder cannot be loaded ({said}), Pillow's is used" in out
+
+
+def test_a_forked_process_decodes_too(source, monkeypatch):
+    """The worker processes of the torch loader are forks, which have no thread of their parent."""
+    monkeypatch.setattr(fallback, "ffcv", lambda: None)
+    monkeypatch.setattr(kernel, "library", lambda: None)
+    images = data_of(source).splits["train"]
+    read_beton(images, Augment(crop="resized", size=24), 0, 0, np.arange(4))
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(30)  # ends the process if it waits
+        try:
+            read_beton(images, Augment(crop="resized", size=24), 0, 0, np.arange(4))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
 
 
 def damage(beton, position, how):

@@ -78,7 +78,6 @@ def decode_batch(
 def change_batch(out: np.ndarray, choices: Sequence[Sequence[Step]], threads: int) -> None:
     """Change a batch of images as `decode.change` does."""
     images = torch.from_numpy(out).permute(0, 3, 1, 2)
-    # A process that was forked has none of the pool's threads.
     how = map if threads < 2 else _pool(threads).map
     list(how(_change, images, choices))
 
@@ -93,6 +92,10 @@ def _change(image: torch.Tensor, steps: Sequence[Step]) -> None:
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Return the process's one pool: FFCV's decoder keeps memory for each thread that used it."""
     return ThreadPoolExecutor(threads, thread_name_prefix="fallback")
+
+
+# A process that was forked has none of the pool's threads.
+os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _make(fd: int, item: np.void, out: np.ndarray, area: bool, fill: Sequence[int]) -> int:
