@@ -122,6 +122,8 @@ def test_any_metric_last_or_at_the_best_epoch(tmp_path):
     for metric, message in (
         ("val/los", "did you mean val/loss"),
         ("val/loss@first", "METRIC@best"),
+        ("kind", "METRIC is one of"),
+        ("run_id@best", "METRIC is one of"),
     ):
         with pytest.raises(UserError, match=message):
             add_metric(table, runs, ["depth"], metric)
@@ -271,6 +273,20 @@ def test_one_run_is_called_one_run(tmp_path, capsys):
     ):
         with pytest.raises(UserError, match=message):
             report([tmp_path], view=View(baseline=baseline))
+
+
+def test_effects_without_a_shallower_twin_are_refused(tmp_path):
+    make_run(tmp_path / "d/a", net_args={"depth": 20, "shortcut": "A"})
+    make_run(tmp_path / "d/b", net_args={"depth": 56, "shortcut": "none"})
+    with pytest.raises(UserError, match="no run that has finished has a shallower twin"):
+        effects(load_runs(tmp_path))
+
+
+def test_a_shallow_net_at_chance_has_no_gap_over_chance(tmp_path):
+    for name, depth, errors in (("a", 20, (90, 90)), ("b", 56, (90, 80))):
+        make_run(tmp_path / "d" / name, errors=errors, net_args={"depth": depth, "shortcut": "A"})
+    frame, _ = gaps(load_runs(tmp_path))
+    assert frame["points"].tolist() == pytest.approx([-10]) and frame["chance"].isna().all()
 
 
 def test_effects_are_recovered(tmp_path):

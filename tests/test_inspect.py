@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 
 from lightning_resnet.analysis.inspection.derivation import derivation, sentence
 from lightning_resnet.analysis.inspection.gradients import gradients, summarise
-from lightning_resnet.analysis.inspection.report import module_of, summary, write
+from lightning_resnet.analysis.inspection.report import geometric_mean, module_of, summary, write
 from lightning_resnet.analysis.inspection.responses import responses
 from lightning_resnet.errors import UserError
 from lightning_resnet.models import CifarResNet, ImageNetResNet
@@ -130,6 +131,21 @@ def test_command_line_inspects_runs_recipes_and_sweeps(cli):
     assert code == 0 and str(only_run() / "report/gradients.md") in out
 
 
+def test_runs_of_one_seed_are_nets_of_their_own(cli):
+    for flags in ([], ["--run.new"]):
+        assert cli("fit", *TINY, "--trainer.max_epochs", 1, *flags)[0] == 0
+    few = ["--batches", 1, "--images", 20, "--out", "o"]
+    code, out, err = cli("inspect", "similarity", "runs", *few)
+    assert code == 0 and "n = 1" in out, err
+    assert pd.read_csv("o/similarity.csv")["net"].nunique() == 2
+
+
+def test_a_geometric_mean_keeps_within_the_range_of_floats():
+    assert geometric_mean([3e12] * 26) == pytest.approx(3e12)
+    assert geometric_mean(pd.Series([7.2e-21] * 20)) == pytest.approx(7.2e-21)
+    assert geometric_mean([0.0, 4.0]) == 0 and math.isnan(geometric_mean([math.nan, 1.0]))
+
+
 def test_a_hash_that_looks_like_a_number_stays_one(cli):
     cli("fit", *TINY, "--trainer.max_epochs", 1, "--run.point", "3e69836295")
     assert "is finished" in cli("fit", "--config", only_run() / "config.yaml")[1]
@@ -158,9 +174,11 @@ def test_a_hash_that_looks_like_a_number_stays_one(cli):
         (["paths", DIGITS, "--images", "9"], "landscape, curvature, similarity, alignment, why"),
         ([], "needs one of gradients, "),
         (["gradients", DIGITS, "--model.net.dept", "20"], "did you mean --model.net.depth"),
+        (["gradients", "number.yaml"], "number.yaml"),
     ],
 )
 def test_mistakes_are_one_line(cli, args, message):
+    Path("number.yaml").write_text("42\n")
     code, _, err = cli("inspect", *args)
     assert code == 2 and message in err and err.count("\n") == 1
 

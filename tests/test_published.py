@@ -465,6 +465,31 @@ def test_a_reference_has_no_strays_and_no_half_of_a_set(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(
+    ("schedule", "name", "value"),
+    [
+        ("Steps", "at", 0.5),
+        ("Steps", "at", "[a, b"),
+        ("Steps", "at", '["half"]'),
+        ("ErrorWarmup", "factor_before", "x"),
+        ("Linear", "warmup", "x"),
+        ("Linear", "warmup_epochs", "[1]"),
+    ],
+)
+def test_arguments_of_another_type_are_taken_as_unknown(schedule, name, value):
+    run = pd.Series(
+        {
+            "model.schedule.class_path": f"lightning_resnet.{schedule}",
+            f"model.schedule.init_args.{name}": value,
+            "model.net.init_args.drop_blocks": "[",
+            "lr": 0.1,
+        }
+    )
+    assert published._falls(run) == schedule and published._dropped(run) == 0
+    starts = {"ErrorWarmup": "rate 0.01 until the training error is below 80 %"}
+    assert published._start(run) == starts.get(schedule, "no warm-up")
+
+
 @pytest.mark.parametrize("argument", [("at", "0.5"), ("warmup", "auto"), ("warmup_epochs", "x")])
 def test_arguments_of_a_users_own_schedule_are_not_read(argument):
     name, value = argument

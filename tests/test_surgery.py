@@ -272,3 +272,15 @@ def test_mistakes_are_one_line(cli):
         write_checkpoint(checkpoint | {"deepen": told}, Path("other.ckpt"))
         with pytest.raises(UserError, match="was not written by"):
             AddedBlocks("other.ckpt")
+    config = yaml.safe_load(checkpoint["run"]["config"])
+    for trainer in (None, {"callbacks": {"class_path": "GradientNorms"}}):
+        config.pop("trainer", None)
+        told = {"trainer": trainer} if trainer else {}
+        checkpoint["run"]["config"] = yaml.safe_dump(config | told)
+        write_checkpoint(checkpoint, Path("other.ckpt"))
+        few = ["--depth", 14, "--out", "deep.ckpt", "--batches", 1, "--trust"]
+        code, _, err = cli("deepen", "other.ckpt", *few)
+        assert code == 0, err
+        callbacks = yaml.safe_load(Path("deep.yaml").read_text())["trainer"]["callbacks"]
+        names = [callback["class_path"] for callback in callbacks]
+        assert names == (["GradientNorms", "AddedBlocks"] if trainer else ["AddedBlocks"])

@@ -23,7 +23,9 @@ from lightning_resnet.analysis.inspection.why import (
     FOLLOWED,
     Pair,
     cells,
+    course,
     judge,
+    pairs,
     write,
 )
 from lightning_resnet.errors import UserError
@@ -180,6 +182,25 @@ def test_what_is_no_pair_is_refused_in_one_line(cli, parameters, message):
         del words[at : at + 2]
     code, _, err = cli(*words)
     assert code == 2 and message in err and err.strip().count("\n") == 0
+
+
+def test_nets_that_begin_with_weights_of_others_have_a_course_without_its_beginning():
+    pair = pair_of("last", "last")
+    pair.frames = {"epoch 2": {}, "end": {}}
+    assert module._epochs(pair) == {2: "epoch 2"}
+    assert course(pair)["epoch"].tolist() == [2, 2]
+    pair.frames["init"] = {}
+    assert module._epochs(pair) == {0: "init", 2: "epoch 2"}
+
+
+def test_a_second_net_of_a_seed_is_left_out(capsys):
+    nets = []
+    for depth, seed in ((8, 0), (8, 1), (8, 0), (14, 0), (14, 1)):
+        settings = {"depth": depth, "seed": seed, "at": "last"}
+        nets.append(SimpleNamespace(settings=settings, path=f"run{len(nets)}"))
+    (pair,) = pairs(nets)
+    assert [[one.path for one in net] for net in pair.nets] == [["run0", "run1"], ["run3", "run4"]]
+    assert "skipped run2: another net has these settings and this seed" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -175,7 +175,8 @@ def run(args: Namespace) -> int:
         file = recipe_file(target)
         if file.suffix != ".yaml":
             refuse_training(args.recipe_keys, "inspect")
-        if file.suffix == ".yaml" and "parameters" not in (read_yaml(file) or {}):
+        content = read_yaml(file) if file.suffix == ".yaml" else {"parameters": None}
+        if not isinstance(content, dict) or "parameters" not in content:
             check(["--config", target, *args.recipe_keys], "inspect")
     from lightning_resnet.engine.signals import importing
 

@@ -60,6 +60,11 @@ def gaps(runs: Runs) -> tuple[pd.DataFrame, list[str]]:
         shallow = part.iloc[0]
         for _, deep in part[part["depth"] > shallow["depth"]].iterrows():
             found.append({key: deep[key] for key in (*twins, "depth")} | _measures(deep, shallow))
+    if not found:
+        raise UserError(
+            "--effects measures what depth costs, and no run that has finished has a shallower "
+            "twin: give runs of several depths with equal settings and seeds"
+        )
     frame = pd.DataFrame(found)
     factors = [row for row in rows if frame[row].nunique() > 1]
     return frame.assign(**{row: _coded(frame[row]) for row in factors}), factors
@@ -76,7 +81,7 @@ def _measures(deep: pd.Series, shallow: pd.Series) -> dict[str, float]:
     return {
         "points": gap,
         "relative": gap / shallow["error"] if shallow["error"] else math.nan,
-        "chance": gap / (chance - shallow["error"]),
+        "chance": gap / (chance - shallow["error"]) if chance > shallow["error"] else math.nan,
     }
 
 

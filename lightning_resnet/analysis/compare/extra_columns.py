@@ -29,8 +29,8 @@ def add_metric(table: pd.DataFrame, runs: Runs, rows: list[str], metric: str) ->
     if metric.startswith(tuple(STEPS_TO)):
         return _add_steps_to(table, runs, rows, metric)
     name, _, when = metric.partition("@")
-    if name not in runs.history or when not in ("", "last", "best"):
-        known = [column for column in runs.history if column not in HISTORY or "/" in column]
+    known = [column for column in runs.history if column not in HISTORY or "/" in column]
+    if name not in known or when not in ("", "last", "best"):
         meaning = by_word(VALUES["compare --metric"]).get(name.lower().replace("-", "_"))
         hint = f"; did you mean {meaning}?" if meaning in known else nearest(name, known)
         raise UserError(

@@ -344,6 +344,21 @@ def _number(run: pd.Series, key: str, default: Any) -> Any:
         return value
 
 
+def _real(run: pd.Series, key: str, default: float) -> float:
+    """Return a setting that is a number; the default where a recipe has something else there."""
+    value = _number(run, key, default)
+    return value if isinstance(value, float) else default
+
+
+def _list(run: pd.Series, key: str) -> list[Any]:
+    """Return a setting that is a list, which the table holds as a text; empty where it is none."""
+    try:
+        found = yaml.safe_load(str(_get(run, key)))
+    except yaml.YAMLError:
+        return []
+    return found if isinstance(found, list) else []
+
+
 def _integer(value: Any) -> int | None:
     return int(value) if isinstance(value, int | float) else None
 
@@ -368,8 +383,7 @@ def _init(run: pd.Series) -> str:
 
 def _dropped(run: pd.Series) -> int:
     """Return how many blocks a net goes without."""
-    names = yaml.safe_load(str(_get(run, NET + "drop_blocks") or "[]"))
-    return len(names) if isinstance(names, list) else 0
+    return len(_list(run, NET + "drop_blocks"))
 
 
 def _block(run: pd.Series) -> str:
@@ -427,9 +441,10 @@ def _images(run: pd.Series, data: list[str]) -> str:
 def _falls(run: pd.Series) -> Any:
     """Return at which percent of the training the rate falls by ten, or the schedule's name."""
     for part in (f"{SCHEDULE}.init_args.then", SCHEDULE):
-        at = _get(run, f"{part}.init_args.at")
-        if at is not None and _bare(_get(run, f"{part}.class_path")) == "Steps":
-            return [round(100 * share) for share in yaml.safe_load(at)]
+        shares = _list(run, f"{part}.init_args.at")
+        is_numbers = shares and all(isinstance(share, int | float) for share in shares)
+        if is_numbers and _bare(_get(run, f"{part}.class_path")) == "Steps":
+            return [round(100 * share) for share in shares]
     return _bare(_get(run, f"{SCHEDULE}.class_path"))
 
 
@@ -439,14 +454,13 @@ def _start(run: pd.Series) -> str:
     schedule = _bare(_get(run, f"{SCHEDULE}.class_path"))
     if schedule not in (None, *OUR_SCHEDULES):
         return f"as {schedule} says"
-    if schedule == "ErrorWarmup" and _get(run, "lr") is not None:
-        rate = _get(run, "lr") * (_get(run, arguments + "factor_before") or 0.1)
-        until = 100 * (_get(run, arguments + "until_error") or 0.8)
+    if schedule == "ErrorWarmup" and (rate := _real(run, "lr", 0.0)):
+        rate *= _real(run, arguments + "factor_before", 0.1)
+        until = 100 * _real(run, arguments + "until_error", 0.8)
         return f"rate {rate:.6g} until the training error is below {until:.6g} %"
-    epochs = _get(run, arguments + "warmup_epochs")
-    if epochs:
+    if epochs := _real(run, arguments + "warmup_epochs", 0.0):
         return f"warm-up over {epochs:g} epochs"
-    share = _get(run, arguments + "warmup")
+    share = _real(run, arguments + "warmup", 0.0)
     return f"warm-up over {100 * share:.6g} % of the training" if share else "no warm-up"
 
 

@@ -88,10 +88,12 @@ def write(args: Namespace, deep: Subject, added: list[str]) -> list[str]:
     }
     file = io.BytesIO()
     torch.save(checkpoint, file)
-    write_file(out, file.getvalue())
     callback = {"class_path": "AddedBlocks", "init_args": {"checkpoint": str(out)}}
     if args.freeze:
         callback["init_args"]["freeze"] = True
-    recipe["trainer"]["callbacks"] = [*(recipe["trainer"].get("callbacks") or []), callback]
+    trainer = recipe.setdefault("trainer", {})
+    own = trainer.get("callbacks") or []
+    trainer["callbacks"] = [*([own] if isinstance(own, dict) else own), callback]
+    write_file(out, file.getvalue())
     write_file(out.with_suffix(".yaml"), yaml.safe_dump(recipe, sort_keys=False).encode())
     return left

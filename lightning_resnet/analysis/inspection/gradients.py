@@ -25,6 +25,7 @@ from lightning_resnet.analysis.compare.figures import THEORY
 from lightning_resnet.analysis.compare.panels import Drawing, Panel, panels
 from lightning_resnet.analysis.inspection import theory
 from lightning_resnet.analysis.inspection.derivation import sentence
+from lightning_resnet.analysis.inspection.report import geometric_mean
 from lightning_resnet.analysis.inspection.shattering import lowest_cosine, shattering
 from lightning_resnet.analysis.inspection.subjects import Subject
 from lightning_resnet.models.activations import Batch, BlockActivations, record_blocks, train_mode
@@ -212,7 +213,7 @@ def _told(net: str, part: pd.DataFrame) -> list[str]:
     found = []
     if "first_last_theory" in mean and n_layers:
         rates = [(one["grad_x"].iloc[0] / one["grad_x"].iloc[-1]) for one in of_seeds]
-        rate = math.prod(rates) ** (1 / len(rates) / n_layers)
+        rate = geometric_mean(rates) ** (1 / n_layers)
         predicted = mean["first_last_theory"] ** (1 / n_layers)
         found.append(
             f"{net}: going back, the norm of dE/dx is multiplied by {rate:.3f} per layer, over "

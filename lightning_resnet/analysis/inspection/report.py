@@ -11,11 +11,13 @@ Each kind is a module of this package with the functions `measure`, `summarise`,
 
 import math
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lightning_resnet.analysis.compare import figures, page, tables
@@ -67,6 +69,7 @@ def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Pa
         tell(f"inspected {len(measured)}: {with_label(subject.path)}, {subject.at}")
     if not measured:
         raise problem
+    settings = _with_replicates(settings)
     keys, values = labels(settings)
     for label, setting, table in zip(values, settings, measured, strict=True):
         table.insert(0, "net", describe(keys, label))
@@ -74,6 +77,20 @@ def inspect(args: Namespace, found: Iterable[Subject]) -> tuple[pd.DataFrame, Pa
     order = sorted(range(len(measured)), key=lambda i: [natural(value) for value in values[i]])
     frame = pd.concat([measured[i] for i in order], ignore_index=True)
     return frame, folder, _title(args.what, settings, frame)
+
+
+def _with_replicates(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tell nets of equal settings and equal seeds apart, such as the runs of `fit --run.new`.
+
+    The first of them keeps its settings; the others get `replicate`, 2 and so on.
+    """
+    counts: Counter[str] = Counter()
+    told = []
+    for setting in settings:
+        same = repr(sorted((key, text(value)) for key, value in setting.items()))
+        counts[same] += 1
+        told.append(setting | ({"replicate": counts[same]} if counts[same] > 1 else {}))
+    return told
 
 
 def _title(kind: str, settings: list[dict[str, Any]], frame: pd.DataFrame) -> str:
@@ -147,6 +164,12 @@ def write(kind: str, frame: pd.DataFrame, folder: Path, title: str, command: str
     return [write_file(folder / name, content) for name, content in contents.items()]
 
 
+def geometric_mean(values: Iterable[float]) -> float:
+    """Return the geometric mean of numbers that are 0 or more; it leaves no range of floats."""
+    with np.errstate(divide="ignore"):
+        return float(np.exp(np.log(np.asarray([*values], dtype=float)).mean()))
+
+
 def rows(kind: str, frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the summary for programs: a row per net and seed, under short names."""
     found = []
@@ -178,7 +201,7 @@ def summary(module: Any, frame: pd.DataFrame) -> list[list[str]]:
         for name, column in pd.DataFrame(of_seeds).items():
             mean = column.mean()
             if name in GEOMETRIC_MEANS:
-                mean = math.prod(column) ** (1 / len(column))
+                mean = geometric_mean(column)
             spread = f" ({column.min():.3g} to {column.max():.3g})" if len(column) > 1 else ""
             row[name] = "none" if math.isnan(mean) else f"{mean:.3g}{spread}"
         rows.append(row)

@@ -19,7 +19,15 @@ import pandas as pd
 from lightning_resnet.analysis.compare import page, tables
 from lightning_resnet.analysis.compare.panels import Panel, panels
 from lightning_resnet.analysis.compare.tables import text
-from lightning_resnet.analysis.inspection.report import STATES, labels, module_of, state_of, summary
+from lightning_resnet.analysis.inspection.report import (
+    GEOMETRIC_MEANS,
+    STATES,
+    geometric_mean,
+    labels,
+    module_of,
+    state_of,
+    summary,
+)
 from lightning_resnet.analysis.inspection.subjects import Subject, again, subjects
 from lightning_resnet.analysis.inspection.trajectory import begins_elsewhere
 from lightning_resnet.errors import UserError, tell
@@ -363,7 +371,11 @@ def pairs(found: Sequence[Subject]) -> list[Pair]:
     nets: dict[str, list[Subject]] = {}
     for subject in found:
         same = {key: text(value) for key, value in _settings(subject).items() if key != "seed"}
-        nets.setdefault(repr(sorted(same.items())), []).append(subject)
+        group = nets.setdefault(repr(sorted(same.items())), [])
+        if any(one.settings.get("seed") == subject.settings.get("seed") for one in group):
+            tell(f"skipped {subject.path}: another net has these settings and this seed")
+            continue
+        group.append(subject)
     groups = list(nets.values())
     if len(groups) < 2:
         raise UserError(
@@ -566,8 +578,9 @@ def judge(
         first: the number of the first net, for each seed.
         second: that of the second.
     """
-    a = float(np.mean(first))
-    b = float(np.mean(second))
+    mean = geometric_mean if claim.key in GEOMETRIC_MEANS else np.mean
+    a = float(mean(first))
+    b = float(mean(second))
     told = []
     for name, value in zip(names, (a, b), strict=True):
         told.append(f"{_number(value)} in {name}" if math.isfinite(value) else f"none in {name}")
@@ -637,10 +650,9 @@ def _follow(pair: Pair, args: Namespace) -> None:
 
 def _epochs(pair: Pair) -> dict[int, str]:
     """Return the epochs of what was measured before and during training, and their states."""
-    states = [at for at in pair.frames if at.startswith("epoch ")]
-    if not states:
-        return {}
-    return {0: "init"} | {int(at.removeprefix("epoch ")): at for at in states}
+    kept = {int(at.removeprefix("epoch ")): at for at in pair.frames if at.startswith("epoch ")}
+    begin = {0: "init"} if kept and "init" in pair.frames else {}
+    return begin | kept
 
 
 def course(pair: Pair) -> pd.DataFrame:
