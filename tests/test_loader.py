@@ -3,15 +3,18 @@ them.
 """
 
 import subprocess
+import threading
 from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers.loaders import LOADERS, copies, data_of, same
+from helpers.spies import spy
 
 from lightning_resnet.data.augment.crops import Progressive
 from lightning_resnet.data.beton import decode as kernel
+from lightning_resnet.data.loaders import beton_loader
 from lightning_resnet.errors import UserError
 
 
@@ -57,6 +60,18 @@ def test_stopped_at_any_batch_and_resumed(source, loader, workers, rank):
         assert same(head + copies(other.batches(1, stop)), complete)
     later = copies(other)  # only the next pass is cut
     assert other.state_dict() == {"epoch": 2, "batch": 6} and not same(later, complete)
+
+
+def test_storage_that_hangs_is_told_in_a_line_and_not_waited_for_again(source, monkeypatch):
+    loader = data_of(source, loader="ffcv").train_dataloader()
+    answers = threading.Event()
+    monkeypatch.setattr(loader, "_make", lambda epoch, at: answers.wait(60))
+    monkeypatch.setattr(beton_loader, "HANG_S", 0.1)
+    waits = spy(monkeypatch, threading.Thread, "join")
+    with pytest.raises(UserError, match="no batch from .* the storage does not answer"):
+        next(loader.batches(0))
+    answers.set()
+    assert not waits
 
 
 def test_a_plain_loop_sees_a_new_order_in_each_epoch(source):

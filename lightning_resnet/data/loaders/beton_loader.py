@@ -18,6 +18,7 @@ from torch import Tensor
 from lightning_resnet.data.loaders.base import Batch, Loader
 from lightning_resnet.data.loaders.read_ahead import read_ahead
 from lightning_resnet.data.loaders.read_batch import read_beton
+from lightning_resnet.errors import UserError
 
 THREAD_NAME = "FFCVLoader"
 AHEAD = 3  # batches decoded before they are asked for
@@ -46,23 +47,20 @@ class FFCVLoader(Loader):
         )
         thread.start()
         try:
-            while (item := self._next(queue, thread)) is not None:
+            while (item := queue.get(timeout=HANG_S)) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
+        except Empty:
+            thread = None  # it hangs, and ends with the process
+            raise UserError(
+                f"no batch from {self.images.file.path} for {HANG_S:.0f} s: the storage does not "
+                "answer; run the command again once it does"
+            ) from None
         finally:
             stop.set()
-            thread.join(HANG_S)
-
-    def _next(self, queue: Queue, thread: threading.Thread) -> Batch | BaseException | None:
-        """Return the next batch, the thread's exception, or None at the end; wait up to HANG_S."""
-        try:
-            return queue.get(timeout=HANG_S)
-        except Empty:
-            raise RuntimeError(
-                f"no batch from {self.images.file.path} for {HANG_S:.0f} s (thread alive: "
-                f"{thread.is_alive()}): the storage does not answer"
-            ) from None
+            if thread:
+                thread.join(HANG_S)
 
     def _produce(
         self, epoch: int, plan: Iterator[np.ndarray], queue: Queue, stop: threading.Event
