@@ -2,6 +2,7 @@
 a run anything.
 """
 
+import errno
 import gc
 import json
 import os
@@ -311,6 +312,31 @@ def test_without_key_or_wandb_training_goes_on(run, monkeypatch):
     )
 
 
+def test_name_and_tags_that_were_changed_on_the_server_stay(server, run):
+    mirror(run, [row(1)], "preempted")
+    sent = server.runs["abcdef0123"]
+    assert sent["displayName"] == "depth=20 shortcut=none seed=3"
+    assert sorted(sent["tags"]) == ["data=Digits", "depth=20", "shortcut=none"]
+    sent |= {"displayName": "for the paper", "tags": ["keep", "depth=20"]}
+    mirror(run, [row(2)], "finished")
+    assert len(server.rows("abcdef0123")) == 2
+    assert (sent["displayName"], sent["tags"]) == ("for the paper", ["keep", "depth=20"])
+
+
+def test_a_run_whose_mirror_stopped_is_sent_while_it_runs(server, run, capsys, monkeypatch):
+    write(run, row(1))
+    each = Mirror(WandbOptions(), lambda line: None)
+    each.start(run, META, CONFIG)
+    assert main(["runs"]) == 0 and "sends its rows itself" in capsys.readouterr().out
+    opened = each.run
+    monkeypatch.setattr(each, "_log", lambda row: 1 / 0)
+    monkeypatch.setattr(mirrors, "_forget", lambda: None)
+    each.record(row(2))
+    opened.finish()  # as the end of the process does
+    assert main(["runs"]) == 0
+    assert f"rows sent to {server.url}/me/lightning_resnet/" in capsys.readouterr().out
+
+
 def test_empty_variables_are_missing_and_a_mistyped_mode_is_refused(server, run, monkeypatch):
     said = []
     monkeypatch.setenv("WANDB_MODE", "")
@@ -382,6 +408,16 @@ def test_sync_uploads_each_step_once_and_again_nothing(server, run, capsys):
     assert [r["step"] for r in server.rows("finished01")] == [5, 6]
     assert len(server.rows("abcdef0123")) == 4
     assert not any(b"abcdef0123" in body for body in server.bodies[requests:])
+
+
+def test_sync_sends_a_run_that_may_not_be_written(server, run, monkeypatch, capsys):
+    def touch(self):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    mirror(run, [row(1)], "finished", mode="offline")
+    end_attempt(run, 1, "finished")
+    monkeypatch.setattr(Path, "touch", touch)
+    assert main(["runs"]) == 0 and "1 rows sent to " in capsys.readouterr().out
 
 
 def test_sync_sends_a_run_again_where_it_was_not_sent(server, run, capsys, monkeypatch):

@@ -25,7 +25,8 @@ from lightning_resnet.runs.status import HALVED
 from lightning_resnet.tracking.mode import choose_mode
 
 PROJECT = "lightning_resnet"
-# File in the run directory: the W&B id, project and entity of the run, and whether it was online.
+# File in the run directory: the W&B id, project and entity of the run, and the mode of its newest
+# attempt: online, offline, or stopped after an error.
 MEMORY = "wandb/mirror.json"
 # Seconds, including imports, in which the server must take the run; otherwise it goes on offline.
 START_S = 6.5
@@ -74,6 +75,7 @@ class Mirror:
         self.options = options
         self.say = say
         self.run: Any = None
+        self._run_dir = Path()
         self._sent: set[tuple[Any, ...]] = set()
 
     def start(self, run_dir: Path, meta: dict[str, Any], config: dict[str, Any]) -> None:
@@ -138,6 +140,7 @@ class Mirror:
 
         # Without the folder, wandb would silently use /tmp.
         (folder or run_dir / "wandb").mkdir(exist_ok=True)
+        self._run_dir = run_dir
         before = read_json(run_dir / MEMORY) or {}
         project = self.options.project or before.get("project")
         entity = self.options.entity or before.get("entity")
@@ -147,10 +150,12 @@ class Mirror:
             "id": before.get("id") or run_dir.name,
             "project": project or os.environ.get("WANDB_PROJECT", PROJECT),
             "entity": entity or os.environ.get("WANDB_ENTITY"),
-            **_labels(meta, config),
+            "group": meta.get("name"),
+            "job_type": "fit",
             "config": config | {"meta": facts},
         }
-        refuse_secrets(sent, "what W&B is sent")
+        labels = _labels(meta, config)
+        refuse_secrets(sent | labels, "what W&B is sent")
         all_settings = settings_for(mode, meta, self.options.details) | settings
         self.run = wandb.init(
             **sent,
@@ -159,6 +164,9 @@ class Mirror:
             reinit="create_new",
             settings=wandb.Settings(**all_settings),
         )
+        if not self.run.resumed:  # else the user may have changed them on W&B
+            self.run.name = labels["name"]
+            self.run.tags = labels["tags"]
         _define(self.run)
         return self._catch_up_from_server(run_dir) if mode == "online" else 0
 
@@ -252,8 +260,11 @@ class Mirror:
         self.run.log(values)
 
     def _give_up(self, error: Exception) -> None:
-        """Stop mirroring after an error, and print it."""
+        """Stop mirroring after an error, and print it; `sync` then sends the rows."""
         self.run = None
+        with suppress(OSError):
+            memory = read_json(self._run_dir / MEMORY) or {}
+            write_json(self._run_dir / MEMORY, memory | {"mode": "stopped"})
         self.say(
             f"W&B stopped ({one_line(error)}); the run does not need it: resnet-cli sync uploads it"
         )
@@ -297,15 +308,13 @@ def settings_for(mode: str, meta: dict[str, Any], details: bool) -> dict[str, An
 
 
 def _labels(meta: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Return name, group and tags of a W&B run."""
+    """Return name and tags of a W&B run."""
     net = config["model"]["net"].get("init_args", {})
     tags = [f"{key}={net[key]}" for key in ("depth", "shortcut") if key in net]
     name = " ".join(tags) or str(meta.get("net", "net"))
     tags.append(f"data={meta.get('source')}")
     return {
         "name": f"{name} seed={config['seed_everything']}",
-        "group": meta.get("name"),
-        "job_type": "fit",
         "tags": [tag[:64] for tag in tags],  # the server accepts 64 characters
     }
 

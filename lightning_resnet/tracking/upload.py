@@ -136,7 +136,8 @@ class Uploader:
             mirror.close(state)
             for file in run.glob("wandb/offline-run-*/*.wandb"):
                 # Without this mark `wandb sync` would append all rows once more.
-                file.with_name(f"{file.name}.synced").touch()
+                with suppress(OSError):  # of a colleague's run, which may not be written
+                    file.with_name(f"{file.name}.synced").touch()
         return sent, url
 
 
