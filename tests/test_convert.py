@@ -325,6 +325,30 @@ def test_normalisation_in_a_file_is_three_numbers_or_given_by_flag(cli, told):
     assert cli("convert", "net.safetensors", "--out", "net.ckpt", "--std", 0.2, 0.2, 0.2)[0] == 0
 
 
+def test_class_names_outlive_a_round_trip_or_are_told(cli):
+    torch.save(CifarResNet(8).state_dict(), "theirs.pth")
+    digits = [f"digit {n}" for n in range(10)]
+    Path("names.txt").write_text("\n".join(digits))
+    code, out, err = cli("convert", "theirs.pth", "--out", "ours.ckpt", "--classes", "names.txt")
+    assert code == 0 and "class names assumed" not in out, err
+    assert cli("convert", "ours.ckpt", "--out", "net.safetensors")[0] == 0
+    code, out, _ = cli("convert", "net.safetensors", "--out", "back.ckpt")
+    assert "class names assumed" not in out and load("back.ckpt").classes == digits
+    unnamed = torch.load("ours.ckpt")
+    unnamed["run"]["classes"] = []
+    torch.save(unnamed, "unnamed.ckpt")
+    assert cli("convert", "unnamed.ckpt", "--out", "net.safetensors")[0] == 0
+    assert "no class names" in cli("convert", "net.safetensors", "--out", "back.ckpt")[1]
+    code, out, _ = cli("convert", "theirs.pth", "--out", "back.ckpt")
+    assert "class names assumed, as the file tells none: airplane, automobile, bird, ...;" in out
+    for told in ('["a", "b"]', "[1]", "a,b"):
+        save_file(dict(CifarResNet(8).state_dict()), "net.safetensors", {"classes": told})
+        code, _, err = cli("convert", "net.safetensors", "--out", "x.ckpt")
+        assert code == 2 and "not 10 names: give them by" in err and err.count("\n") == 1
+    named = ["--classes", "names.txt"]
+    assert cli("convert", "net.safetensors", "--out", "back.ckpt", *named)[0] == 0
+
+
 def test_a_net_is_compared_before_it_takes_memory():
     state = dict(CifarResNet(8).state_dict())
     state["conv1.weight"] = torch.zeros(1).expand(1 << 20, 3, 3, 3)

@@ -106,6 +106,7 @@ def run(args: Namespace) -> int:
         from lightning_resnet.runs.checkpoint import write_checkpoint
         from lightning_resnet.runs.names import is_hub_name
         from lightning_resnet.weights.convert import (
+            CLASSES,
             check_classes,
             describe,
             read,
@@ -178,6 +179,7 @@ def run(args: Namespace) -> int:
                 name: json.dumps(tensor.flatten().tolist())
                 for name, tensor in normalisation.items()
             }
+            told[CLASSES] = json.dumps(trained.classes)
             write_file(out, save(state, metadata={"format": "pt"} | told))
     if out.suffix == ".ckpt" and trained.options.get("drop_blocks"):
         left_out = quote(json.dumps(trained.options["drop_blocks"]))

@@ -12,7 +12,7 @@ import sys
 import zipfile
 from argparse import Namespace
 from collections.abc import Collection
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from lightning_resnet.runs.find import find_run
 from lightning_resnet.weights.layouts import RecognisedNet, State, average_in, recognise, unwrap
 
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CLASSES = "classes"  # in the metadata of a .safetensors: a JSON list of their names
 CONSTANTS = ("mean", "std")
 LARGEST_CONSTANT = 1e6  # pixels go to 255
 
@@ -81,9 +82,17 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
         known = recognise(unwrap(content), args.shortcut)
     except UserError as e:
         raise UserError(f"{path}: {e}") from e
-    content = checkpoint_of(known, path.stem, classes or _usual_classes(known))
+    metadata = _metadata(path)
+    if not classes and CLASSES in metadata:
+        classes = _told_classes(path, metadata[CLASSES], known.options["num_classes"])
+    elif not classes and (classes := _usual_classes(known)):
+        tell(
+            f"class names assumed, as the file tells none: {', '.join(classes[:3])}, ...; "
+            "`resnet-cli convert FILE --classes NAMES.txt` gives others"
+        )
+    content = checkpoint_of(known, path.stem, classes)
     given = {k: [255 * v for v in getattr(args, k)] for k in CONSTANTS if getattr(args, k)}
-    told = _told(path, given)
+    told = _told(path, metadata, given)
     content["state_dict"] |= {k: torch.tensor(v).view(3, 1, 1) for k, v in (told | given).items()}
     if given:
         source = "as given"
@@ -116,20 +125,43 @@ def _names_in(file: str | None) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _told(path: Path, given: Collection[str]) -> dict[str, list[float]]:
+def _metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a .safetensors; of another file none."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+def _told_classes(path: Path, told: str, outputs: int) -> list[str]:
+    """Return the class names in the metadata of a .safetensors of ours, of which there may be none.
+
+    Raises:
+        UserError: they are no names, or not as many as the net has outputs.
+    """
+    names = None
+    with suppress(ValueError):
+        names = parse_json(told)
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_list or len(names) not in (0, outputs):
+        raise UserError(
+            f"{path}: classes in its metadata is {printable(told, 80)}, not {outputs} names: give "
+            "them by `resnet-cli convert FILE --classes NAMES.txt`"
+        )
+    return names
+
+
+def _told(path: Path, metadata: dict[str, str], given: Collection[str]) -> dict[str, list[float]]:
     """Return the normalisation in a .safetensors of ours, for pixels from 0 to 255; else none.
 
     Args:
         path: the file.
+        metadata: of the file.
         given: names that are not read, as flags give them.
 
     Raises:
         UserError: the file tells a mean or std that can be none.
     """
-    if path.suffix != ".safetensors":
-        return {}
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
     told = {}
     for name in CONSTANTS:
         if name not in metadata or name in given:
