@@ -14,10 +14,12 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from lightning_resnet.data import draws
+from lightning_resnet.data.augment.crops import Augment
 from lightning_resnet.data.beton.format import Beton
 from lightning_resnet.data.beton.write import write_beton
 from lightning_resnet.data.hashing import hash64, uniform
 from lightning_resnet.data.images import Images
+from lightning_resnet.data.loaders.read_batch import read
 from lightning_resnet.data.module import ImageData
 from lightning_resnet.data.order import eval_batches, permutation, train_batches
 from lightning_resnet.data.sources.base import Source
@@ -448,6 +450,25 @@ def test_bad_images_of_a_folder_are_counted_with_every_loader(folder, tmp_path, 
         labels = torch.cat([labels for _, labels in data.train_dataloader()])
         assert sorted(labels.tolist()).count(-100) == 1 and len(labels) == 12
         assert ("image files are read one by one" in capsys.readouterr().out) == (loader == "ffcv")
+
+
+def test_bad_images_of_a_folder_of_one_size_are_counted(tmp_path):
+    """Small images, such as those of CIFAR as PNG files, are cropped without --data.size."""
+    rng = np.random.default_rng(0)
+    paths = [str(tmp_path / f"{i}.png") for i in range(8)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
+    for i in (0, 4, 5):
+        Path(paths[i]).write_bytes(b"no image")
+    images = Images(np.arange(8), np.arange(8), paths=paths)
+    for crop, at in (("none", [0, 1, 2]), ("pad", [3, 4, 6]), ("none", [4, 5]), ("pad", [0, 4])):
+        pixels, labels = read(images, Augment(crop=crop, pad=4), 0, 0, np.array(at), "count")
+        bad = [i in (0, 4, 5) for i in at]
+        assert pixels.shape[1:] == (3, 16, 16) and (labels < 0).tolist() == bad
+        assert [bool((x == 127).all()) for x in pixels] == bad
+    Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).save(paths[7])
+    with pytest.raises(UserError, match="these images have no common square size"):
+        read(images, Augment(), 0, 0, np.array([0, 1, 7]), "count")
 
 
 def test_a_class_folder_that_vanishes_is_not_counted_as_bad_images(folder, tmp_path):

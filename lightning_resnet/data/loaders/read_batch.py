@@ -27,7 +27,7 @@ REPAIR = (
     "correct that and give the same command again; --data.on_bad count leaves out damaged images "
     "only"
 )
-GREY = Image.new("RGB", (1, 1), (127, 127, 127))  # takes the place of an image that cannot be read
+GREY = 127  # level of all pixels of an image that could not be read
 
 
 @singledispatch
@@ -90,10 +90,16 @@ def read_files(
     repeat, at = np.divmod(at, len(images))
     ids = images.ids[at]
     opened = [_open(images, i, on_bad) for i in at]
-    usable = [GREY if image is None else image for image in opened]
+    is_bad = np.array([image is None for image in opened])
+    if is_bad.any():
+        grey = Image.new("RGB", _usual_size(images, opened), (GREY,) * 3)
+        usable = [grey if image is None else image for image in opened]
+    else:
+        usable = opened
     pixels = _cut(usable, augment, seed, epoch, ids, repeat)
+    pixels[is_bad] = GREY  # what a crop adds, too
     labels = torch.from_numpy(images.labels[at])
-    labels[torch.tensor([image is None for image in opened])] = IGNORED
+    labels[torch.from_numpy(is_bad)] = IGNORED
     choices = operations(augment, seed, epoch, ids, *pixels.shape[1:3], repeat)
     if choices:
         pairs = zip(choices, opened, strict=True)
@@ -151,6 +157,17 @@ def read_beton(
             )
         labels[torch.from_numpy(status != 0)] = IGNORED
     return out.permute(0, 3, 1, 2), labels
+
+
+def _usual_size(images: FileImages, opened: list[Image.Image | None]) -> tuple[int, int]:
+    """Return the (width, height) that an image in place of one that cannot be read must have.
+
+    Where the images are to have one size, such an image must have that size, too.
+    """
+    for image in opened:
+        if image is not None:
+            return image.size
+    return images.shape or (1, 1)  # squares, where there is a shape
 
 
 def _check_machine(file: Beton, status: np.ndarray) -> None:
