@@ -155,6 +155,8 @@ def said(verb: str, flag: str, own: Collection[str] = ()) -> str:
     meaning = likely.get(_plain(flag), "")
     if meaning.startswith("-") and len(meaning.split()) <= 4:
         return f"; did you mean {meaning}?"
+    if re.fullmatch(r"\w+", meaning):  # a word below the verb
+        return f"; did you mean resnet-cli {first} {meaning}?"
     return f": {meaning}" if meaning else ""
 
 
@@ -422,6 +424,10 @@ def _of_section(verb: str, name: str, value: str | None) -> Pairs | None:
             f"--data {shown} does not exist (seen from {Path.cwd()}); --data FOLDER takes images, "
             "one folder per class"
         )
+    pair = re.fullmatch(r"([\w.]+)=(\S+)", value)
+    key_meant = key_of(f"--{name}.{pair[1]}") or key_of(f"--{pair[1]}") if pair else None
+    if key_meant and record_of(key_meant):
+        raise UserError(f"--{name} {shown}; did you mean --{key_meant} {pair[2]}?")
     if name == "model" and verb != "fit":
         raise UserError(
             f"--model {shown}: there is no such file, and a run is the first word: resnet-cli "

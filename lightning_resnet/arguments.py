@@ -236,13 +236,16 @@ class Parser(argparse.ArgumentParser):
         """Return the number that the value of a flag is meant for; empty: none."""
         action = self._option_string_actions.get(name.partition("/")[0])
 
-        def fits(value: int | float) -> bool:
+        def fits(value: int | float | str) -> bool:
             try:
                 action.type(str(value))
             except (ValueError, argparse.ArgumentTypeError):
                 return False
             return True
 
+        parts = text.strip("[]").split(",")
+        if action and action.nargs == "+" and len(parts) > 1 and all(map(fits, parts)):
+            return " ".join(parts)
         unit = "s" if action and action.metavar == "S" else ""
         return number(text, fits, unit) if action and action.type else ""
 
@@ -620,6 +623,8 @@ def device(text: str) -> str:
     if text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text}: did you mean cuda:{text}?")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        if gpu := re.fullmatch(r"gpu:(\d+)", text.lower()):
+            raise argparse.ArgumentTypeError(f"{text}: did you mean cuda:{gpu[1]}?")
         hint = "; did you mean cuda?" if text.lower() in ("gpu", "cuda:", "nvidia") else ""
         raise argparse.ArgumentTypeError(f"{text}: say cpu or cuda{hint}")
     return text

@@ -433,6 +433,8 @@ def _stray(words: Sequence[str], at: int) -> str:
         return _of_hydra(*hydra.groups()) if hydra else _of_hydra("~", word[1:], "")
     if words[at + 1 : at + 2] == ["="] and key_of(f"--{word}"):
         return f": write --{key_of(f'--{word}')} {' '.join(words[at + 2 : at + 3])}"
+    if words[at + 1 : at + 2] and not is_flag(words[at + 1]) and key_of(f"--{word}"):
+        return f": write --{key_of(f'--{word}')} {words[at + 1]}"
     if re.match("-?[\u2013\u2014\u2212]", word):  # what a text program makes of two hyphens
         bare = word.lstrip("-\u2013\u2014\u2212")
         return f": it begins with another sign than two hyphens: --{bare}"
@@ -541,6 +543,11 @@ def hint_for(key: str, verb: str, dashes: str = "--") -> str:
         return f"; did you mean {dashes}{found}?"
     if meaning := said(verb, f"--{key}"):
         return meaning
+    if found := key_of(f"--{key}s"):  # such as epoch
+        return f"; did you mean {dashes}{found}?"
+    letter = re.fullmatch(r"([a-z])(\d+)", key)
+    if letter and (found := key_of(f"-{letter[1]}")):  # such as -b64
+        return f"; did you mean --{found} {letter[2]}?"
     known = ["config", "print_config", *(name for name in keys() if name not in NOT_FOR_FIT)]
     for base, record in keys().items():
         known += [f"{base}.{name}" for cls in record.classes for name in classes().get(cls, {})]
@@ -694,6 +701,10 @@ class Checked:
                 f"{pair[2]}{given.place}"
             )
         if not Path(str(value)).is_file():
+            pair = re.fullmatch(r"([\w.]+)[ =]+(\S+)", str(value))
+            if pair and record_of(f"{key}.{pair[1]}"):
+                right = f"{given.dashes}{key}.{pair[1]} {pair[2]}"
+                raise UserError(f"{given.dashes}{key} {_shown(value)}; did you mean {right}?")
             cure = PATHS.get(key, f"give its keys, such as {example}")
             raise UserError(f"{given.dashes}{key} {_shown(value)}: {cure}{given.place}")
 
@@ -737,6 +748,9 @@ class Checked:
             raise UserError(f"--{base}: there is no class {word}{hint}{given.place}")
         if call := re.fullmatch(r"([\w.]+)\((.*)\)", name):
             arguments = re.findall(r"(\w+) ?= ?([^,]+)", call[2])
+            values = [value.strip() for value in call[2].split(",") if value.strip()]
+            if not arguments:
+                arguments = [*zip(classes().get(call[1], {}), values, strict=False)]
             written = "".join(f" --{base}.{key} {value}" for key, value in arguments)
             raise UserError(f"--{base} {word}: write --{base} {call[1]}{written}{given.place}")
         if is_hub_like(name):
@@ -754,13 +768,17 @@ class Checked:
         if problem := "" if is_file else meant.missing_class(name):
             raise UserError(f"--{base}: {problem}{given.place}")
         is_known = true_name(base, name) in record.classes
-        if is_known or "." in name or "/" in name or self.is_open or "str" in record.kinds:
+        is_path = "/" in name or re.fullmatch(r"\w+(\.\w+)+", name) is not None
+        if is_known or is_path or self.is_open or "str" in record.kinds:
             return
         if not is_current() and not _is_ours(record):
             return
         if Path(name).exists() or name in ("Source", "Policy", "Schedule", "Annealed", "Callback"):
             return
         text = f"--{base}: there is no class {word}"
+        several = [true_name(base, part.strip("[ ]")) for part in name.split(",")]
+        if len(several) > 1 and {*several} <= {*record.classes}:
+            raise UserError(f"{text}: {SEVERAL}{given.place}")
         if base == "model.net":
             found = [net for net in weights_of_torchvision() if net.startswith(name.lower())]
             if found:
@@ -1148,7 +1166,7 @@ def _fits(record: Key, value: Any) -> bool:
 
 def _suggested(record: Key, key: str, text: str) -> str:
     """Return what is meant by a value that a key cannot have, as the end of a message."""
-    if key in LIMITS:
+    if key in LIMITS and not text.endswith("%"):
         return ""
     if key == "trainer.max_epochs" and re.fullmatch(r"\d+\s?([hdms]|min|hours?)", text.lower()):
         return ": epochs are counted, and no flag limits the time"

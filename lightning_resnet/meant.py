@@ -100,8 +100,8 @@ def number(text: str, fits: Callable[[int | float], bool], unit: str = "") -> st
     ratio = re.fullmatch(rf"({NUMBER})/({NUMBER})", plain)
     if ratio and float(ratio[2]):
         found.append(float(ratio[1]) / float(ratio[2]))
-    if power := re.fullmatch(r"10(?:\^|\*\*)([-+]?\d{1,2})", plain):
-        found.append(10.0 ** int(power[1]))
+    if power := re.fullmatch(r"(10|2)(?:\^|\*\*)([-+]?\d{1,2})", plain):
+        found.append(float(power[1]) ** int(power[2]))
     if re.fullmatch(r"e[-+]?\d+", plain):
         found.append(float(f"1{plain}"))
     if named := re.fullmatch(r"[a-z_-]*[a-z_](\d+)", plain):

@@ -250,6 +250,9 @@ SAID = {
     ),
     "wandb log_wandb use_wandb": "W&B is --wandb.mode online or offline, --wandb.project NAME",
     "no_wandb": "W&B is off with --wandb.mode disabled",
+    "wandb.name wandb_name wandb_run_name": (
+        "W&B names a run by its net and seed, and --run.name NAME is its group there"
+    ),
     "notes tags": "a note on a run is its readable name, --run.label TEXT",
     "tensorboard": (
         "give --trainer.logger TensorBoardLogger (pip install tensorboard); metrics.jsonl holds "
@@ -513,7 +516,7 @@ SAID = {
 # key -> words for a value -> the value
 VALUES = {
     "trainer.precision": {
-        "fp16 float16 half mixed16 mixed_float16": "16-mixed",
+        "fp16 float16 half mixed16 mixed_float16 fp16_mixed float16_mixed": "16-mixed",
         "amp mixed bfloat16 bfloat bf mixed_bfloat16": "bf16-mixed",
         "fp32 float32 full": "32-true",
         "fp64 float64": "64-true",
@@ -534,6 +537,7 @@ VALUES = {
     "trainer.devices": {
         "all every max": "-1",
         "none cpu": "1 --trainer.accelerator cpu",
+        "0": "[0] is the first GPU, and --trainer.accelerator cpu trains on the CPU",
         "gpu cuda cuda:0 gpu:0": "[0] --trainer.accelerator gpu",
     },
     "deepen --arm": {
@@ -577,6 +581,13 @@ VALUES = {
     },
     "evaluate --crops": {"10 tencrop 10crop ten_crop": "ten", "1 center center_crop one": "centre"},
     "evaluate --weights": {"best": "--at best", "last": "--at last", "raw model": "net"},
+    "predict --weights": {
+        "best last": (
+            "the best epoch's checkpoint is given as the run is: resnet-cli predict "
+            "RUN/checkpoints/best.ckpt IMAGE..."
+        ),
+        "raw model": "net",
+    },
     "evaluate --split": {"validation valid eval": "val", "training": "train"},
     "runs --sort": {
         "acc accuracy acc1 top1 best loss val_acc": "error",
@@ -634,7 +645,10 @@ VALUES = {
     "data.erase": {"none null no off false": "0"},
     "data.order": {"random shuffle shuffled": "global", "quasi_random": "pages"},
     "data.loader": {"pytorch dataloader": "torch", "gpu": "device", "beton": "ffcv"},
-    "data.workers": {"max all": "auto"},
+    "data.workers": {"max all _1": "auto", "none no off": "0"},
+    "model.optimizer.momentum": {"none null no off false": "0"},
+    "model.mix.mixup": {"true on yes": "0.2", "none null no off false": "0"},
+    "model.mix.cutmix": {"true on yes": "1.0", "none null no off false": "0"},
     "model.net.shortcut": {
         "identity zero_pad option_a pad": "A",
         "projection option_b conv": "B",
@@ -853,7 +867,7 @@ FLAGS = {
         "plot figures no_figures no_plots plots fig figure": (
             "figures are always drawn, into --out DIR: leave it out"
         ),
-        "last tail head limit": "--where selects runs, as in --where 'depth == 56'",
+        "last tail head limit top": "--where selects runs, as in --where 'depth == 56'",
         "filter query select only seed depth net": "--where 'depth == 56'",
         "csv html format md markdown latex pdf png svg": (
             "a page, figures and CSV files are always written; --out DIR tells where"

@@ -159,6 +159,13 @@ def _check(args: Namespace) -> None:
     """
     if args.diff:
         args.diff = [str(folder_of(word, args.root)) for word in args.diff]
+    if args.baseline and not re.fullmatch(r"[\w.]+=[^=]+", args.baseline):
+        parts = re.fullmatch(r"([\w.]+) ?(?:==?|:) ?(\S+)", args.baseline)
+        example = "=".join(parts.groups()) if parts else "shortcut=none"
+        following = args.words[args.words.index(args.baseline) + 1 :][:1]
+        if following and key_of(f"--{args.baseline}") and not Path(following[0]).exists():
+            example = f"{args.baseline}={following[0]}"
+        raise UserError(f"--baseline {args.baseline}: write it as in --baseline {example}")
     for word in args.runs:
         if word.lower() in ("vs", "vs.", "versus", "and") and not Path(word).exists():
             others = [other for other in args.words if other != word]
@@ -195,10 +202,6 @@ def _check(args: Namespace) -> None:
             raise UserError(f"--metric {metric}: write an error in percent, as in {kind}:5")
         if when not in ("", "last", "best"):
             raise UserError(f"--metric {metric}: after @ stands last or best")
-    if args.baseline and not re.fullmatch(r"[\w.]+=[^=]+", args.baseline):
-        parts = re.fullmatch(r"([\w.]+) ?(?:==?|:) ?(\S+)", args.baseline)
-        example = "=".join(parts.groups()) if parts else "shortcut=none"
-        raise UserError(f"--baseline {args.baseline}: write it as in --baseline {example}")
     if args.serve and args.as_json:
         raise UserError("--serve and --json: a server prints no document; leave one of them out")
     if args.port and not args.serve:

@@ -19,6 +19,7 @@ from lightning_resnet.keys import classes
 from lightning_resnet.meant import has_debians, no_folder, number
 from lightning_resnet.printing import add_json
 from lightning_resnet.runs.find import FILES, LOOKS, quote
+from lightning_resnet.words import VALUES, by_word
 
 SETS = {
     "cifar10": "CIFAR10",
@@ -210,15 +211,17 @@ def _write(args: argparse.Namespace) -> int:
         raise UserError(f"{args.source} needs --root, the folder its images are in")
     if args.root is not None and args.source not in (*SETS, *NEEDS_ROOT):
         raise UserError(f"--root is not for {args.source}: leave it out")
-    if args.source not in NEEDS_ROOT and args.split not in SPLITS:
-        raise UserError(
-            f"{args.source} has no split {args.split}{nearest(args.split, SPLITS)}; has "
-            f"{', '.join(SPLITS)}"
-        )
+    if args.split not in SPLITS:
+        meant = by_word(VALUES["evaluate --split"]).get(args.split)
+        hint = f"; did you mean {meant}?" if meant else nearest(args.split, SPLITS)
+        raise UserError(f"--split {args.split}: choose among {', '.join(SPLITS)}{hint}")
     if not 1 <= args.quality <= 100:
         raise UserError(f"--quality must be 1 to 100, is {args.quality}")
     if not Path(args.out).suffix and not Path(args.out).exists():
         raise UserError(f"--out {args.out} has no ending; did you mean --out {args.out}.beton?")
+    if Path(args.out).suffix.lower() in (*LOOKS, *FILES):
+        rightly = Path(args.out).with_suffix(".beton")
+        raise UserError(f"--out {args.out}: a .beton file is written; did you mean {rightly}?")
     layouts = classes()["ImageNet"]["layout"].choices
     if args.layout and args.layout not in layouts:
         hint = nearest(args.layout, layouts)

@@ -184,7 +184,7 @@ def check(args: Namespace) -> None:
         args.crops = args.crops.replace("center", "centre")
     for name, words in WORDS.items():
         text = getattr(args, name)
-        given = text.split(",") if text else None
+        given = re.split(r"[, ]+", text.strip("[] ")) if text else None
         for word in given or []:
             if word not in words:
                 hint = nearest(word, words)

@@ -99,6 +99,8 @@ def _unknown_verb(argv: list[str]) -> str:
     known = {name: name for name in VERBS} | meanings
     if word in ("--h", "-help"):
         return f"unknown option {word}; did you mean --help?"
+    if near := most_similar(word, ("--version", "--help"), 0.8):
+        return f"unknown option {word}; did you mean {near}?"
     if word.startswith("-"):
         told = f": {meanings[plain]}" if " " in meanings.get(plain, "") else ""
         told = told or "; the verb comes first, and resnet-cli --help lists them"

@@ -301,8 +301,6 @@ def check_weights(
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist{_similar(path)}")
     _refuse_others(path)
-    if path.suffix.lower() in LOOKS:
-        raise UserError(f"{path} is an image, and no run or checkpoint: resnet-cli runs lists runs")
     if path.is_dir() and is_trained:
         weights_of(str(path), root)
 
@@ -328,7 +326,9 @@ def check_target(word: str, one: bool = False, is_trained: bool = True) -> None:
 
 
 def _refuse_others(path: Path) -> None:
-    """Refuse a file that a verb of ours wrote, and that holds no weights that can be read."""
+    """Refuse an image, and a file that a verb of ours wrote without weights that can be read."""
+    if path.suffix.lower() in LOOKS:
+        raise UserError(f"{path} is an image, and no run or checkpoint: resnet-cli runs lists runs")
     for ending, why in NO_WEIGHTS.items():
         if path.name.lower().endswith(ending):
             raise UserError(f"{path} {why.format(quote(path))}")
