@@ -20,6 +20,7 @@ import yaml
 from helpers import waiting
 from helpers.command_line import TINY
 from helpers.run_dir import edit, only_run
+from helpers.spies import spy
 from PIL import Image
 from pytorch_lightning.callbacks import Callback
 
@@ -702,6 +703,42 @@ def test_a_heartbeat_replaces_no_newer_attempt_file(claimed, monkeypatch):
     noting.join()
     claimed.stop_heartbeats()
     assert claimed.last_attempt()["compared_step"] == 7
+
+
+def test_storage_that_hangs_at_the_end_is_told_and_not_waited_for(claimed, monkeypatch, capsys):
+    monkeypatch.setattr(rundir, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(rundir, "STUCK_S", 0.1)
+    hangs = threading.Event()
+    answers = threading.Event()
+
+    def write(path, content, sync=True):
+        hangs.set()
+        answers.wait(60)
+
+    monkeypatch.setattr(rundir, "write_json", write)
+    claimed.start_heartbeats(hang_s=60.0)
+    assert hangs.wait(5)
+    ending = threading.Thread(target=claimed.end, args=(7, "failed"), daemon=True)
+    ending.start()
+    ending.join(5)
+    has_ended = not ending.is_alive()
+    answers.set()
+    ending.join(5)
+    assert has_ended and "1.json: the storage has not answered for" in capsys.readouterr().err
+
+
+def test_a_checkpoint_on_storage_that_hangs_is_waited_for_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "HANG_S", 0.1)
+    answers = threading.Event()
+    saving = checkpoints.Checkpoints(tmp_path, {})
+    saving._writer = threading.Thread(target=answers.wait, args=(60,), daemon=True)
+    saving._writer.start()
+    with pytest.raises(UserError, match="the storage has not answered for"):
+        saving.finish()
+    waits = spy(monkeypatch, threading.Thread, "join")
+    assert not saving.finish(must=False)
+    answers.set()
+    assert not waits
 
 
 def test_a_heartbeat_says_nothing_of_rows_that_cannot_be_written(claimed, monkeypatch, capsys):

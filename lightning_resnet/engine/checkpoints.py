@@ -250,10 +250,12 @@ class Checkpoints(Callback):
         if self._writer is not None:
             self._writer.join(HANG_S)
             if self._writer.is_alive():
-                raise UserError(
+                self._writer = None  # wait no second time
+                self.error = (
                     f"{self.folder}: the storage has not answered for {HANG_S:.0f} s; the run goes "
                     "no further"
                 )
+                raise UserError(self.error)
 
     def _write(self, state: dict[str, Any], better: bool, kept: Path | None) -> None:
         """Write a snapshot, in the thread; print an error at once, without ending the training.

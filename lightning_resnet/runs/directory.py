@@ -31,6 +31,7 @@ from lightning_resnet.runs.reader import END, Run
 from lightning_resnet.runs.status import ATTEMPT_FILE, DEAD_S, array_task, process_name, restarts
 
 HEARTBEAT_S = 10.0  # seconds between two heartbeats
+STUCK_S = 60.0  # seconds that the last heartbeat has to be written, when the attempt ends
 POLL_S = 1.0  # seconds between two looks at the heartbeat of another attempt
 
 
@@ -194,11 +195,19 @@ class RunDir(Run):
         )
         self._beats.start()
 
-    def stop_heartbeats(self) -> None:
-        """End the thread of `start_heartbeats`, if there is one."""
+    def stop_heartbeats(self) -> bool:
+        """End the thread of `start_heartbeats`, if there is one.
+
+        Returns:
+            False if the thread waits for a storage that does not answer; it ends with the process.
+        """
         self._has_ended.set()
-        if self._beats:
-            self._beats.join()
+        beats = self._beats
+        self._beats = None
+        if beats is None:
+            return True
+        beats.join(STUCK_S)
+        return not beats.is_alive()
 
     def alive(self, step: int) -> None:
         """Tell that the training goes on and how many optimizer steps are done."""
@@ -289,7 +298,13 @@ class RunDir(Run):
         """
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         self.attempt.update(reason=reason, error=error and mask(error), signal=signal, end=ended)
-        self.stop_heartbeats()
+        if not self.stop_heartbeats():
+            tell(
+                f"warning: cannot write {self._file}: the storage has not answered for "
+                f"{STUCK_S:.0f} s; how the attempt ended is not recorded",
+                file=sys.stderr,
+            )
+            return
         self._step = step
         self._write_heartbeat(sync=True)
         try:
