@@ -470,3 +470,13 @@ def test_suggestions_are_neither_help_nor_opposites_nor_weak():
         assert nearest(word, keys) == ""
     assert nearest("net", keys) == "; did you mean model.net?"
     assert nearest("min_epoch", keys) == "; did you mean trainer.min_epochs?"
+
+
+def test_a_folder_that_has_been_removed_is_told(cli, monkeypatch):
+    Path("gone").mkdir()
+    monkeypatch.chdir("gone")
+    Path.cwd().rmdir()
+    for words in (["runs"], ["fit", "--config", "digits"], ["doctor", "--quick"]):
+        code, _, err = cli(*words)
+        assert code == 2
+        assert err == "error: the folder that you are in has been removed: cd to another\n"

@@ -251,6 +251,53 @@ def test_a_later_sweep_of_a_process_has_the_variables_of_its_own_time(sweep_file
     assert seen == os.environ | {"IMPORTED": "1"}
 
 
+def test_a_value_may_have_numbers_and_texts_for_keys(sweep_file):
+    value = {1: "x", "b": {2: 3, "c": 4}}
+    file = sweep_file({"a": {"value": value}, "seed_everything": {"values": [1, 2]}})
+    Path("recipe.yaml").write_text("seed_everything: 0\nb: {1: x, y: z}\n")
+    assert listing(read(file)).count("seed=") == 2
+    assert [json.loads(point.texts()["a"]) for point in read(file).points] == [
+        {"1": "x", "b": {"2": 3, "c": 4}}
+    ] * 2
+    search = {"a": {"values": [value, {1: "y", "c": 3}]}}
+    file = sweep_file(
+        search, method="bayes", run_cap=2, metric={"name": "val/loss", "goal": "minimize"}
+    )
+    assert len(read(file).search.listed) == 2
+
+
+def test_parameters_that_decide_nothing_are_refused_or_told(sweep_file, capsys):
+    for key in ("run.root", "run.name", "run.point", "run.label"):
+        with pytest.raises(UserError, match=f"{key} is no parameter, .*: remove it; "):
+            main([sweep_file({key: {"values": ["a", "b"]}})])
+    shared = "warning: no result depends on trainer.devices, so that points that differ in nothing"
+    devices = {"trainer.devices": {"values": [1, 2]}}
+    seeds = {"seed_everything": {"values": [1, 2]}}
+    roots = {"data.source.root": {"values": ["a", "b"]}}
+    replicates = {"run.replicate": {"values": [1, 2]}}
+    for parameters, told in (
+        (devices, True),
+        (devices | seeds, True),
+        (seeds, False),
+        (roots, False),
+        (replicates, False),
+        ({"trainer.devices": {"value": 2}} | seeds, False),
+    ):
+        main([sweep_file(parameters)])
+        assert (shared in capsys.readouterr().out) == told, parameters
+
+
+def test_commands_that_are_told_name_the_root_and_are_quoted(sweep_file, light, capfd):
+    Path(sweep_file({"seed_everything": {"values": [1, 2]}})).rename("my sweep.yaml")
+    assert main(["my sweep.yaml", "--root", "my runs"]) == 0
+    told = "run them here: resnet-cli sweep 'my sweep.yaml' --local -j 2 --root 'my runs';"
+    assert told in capfd.readouterr().out
+    assert main(["my sweep.yaml"]) == 0
+    assert "'my sweep.yaml' --local -j 2; on a cluster" in capfd.readouterr().out
+    run_sweep("my sweep.yaml")
+    assert "next: resnet-cli compare 'runs/my sweep'" in capfd.readouterr().out
+
+
 def test_a_name_with_the_signs_of_a_pattern_finds_its_own_runs(sweep_file):
     sweep = read(sweep_file(name="net[1]*"))
     key = sweep.points[0].key

@@ -498,10 +498,16 @@ def _find_own_modules() -> None:
     The working directory comes last, so that a numpy.py or yaml.py in it never replaces the
     library, also in the processes that this one starts (ranks, workers, a sweep's runs).
     """
+    from lightning_resnet.errors import UserError
+
     # Without the variable `python -c` and `python -m` search the working directory first.
     os.environ["PYTHONSAFEPATH"] = "1"
     # An editable installation would otherwise be found after all folders of sys.path.
     package = os.path.dirname(os.path.dirname(__file__))
-    for folder in (os.path.dirname(package), os.getcwd()):
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as e:
+        raise UserError("the folder that you are in has been removed: cd to another") from e
+    for folder in (os.path.dirname(package), here):
         if folder not in sys.path:
             sys.path.append(folder)

@@ -16,7 +16,7 @@ from lightning_resnet.arguments import Parser, positive
 from lightning_resnet.console import report_only
 from lightning_resnet.errors import UserError, tell
 from lightning_resnet.printing import add_json
-from lightning_resnet.sweeps.points import Sweep, check_keys, read
+from lightning_resnet.sweeps.points import Sweep, check_keys, idle_keys, read
 from lightning_resnet.sweeps.search import import_optuna, refresh, take
 from lightning_resnet.sweeps.state import (
     best,
@@ -25,6 +25,7 @@ from lightning_resnet.sweeps.state import (
     listing,
     prepare_command,
     ranking,
+    with_root,
 )
 
 # Options of sbatch that people give without the `--` that comes before them.
@@ -161,6 +162,11 @@ def run(args: Namespace) -> int:
     check_keys(sweep)
     if sweep.search and sweep.size < sweep.search.cap and not is_next and not args.as_json:
         tell(f"note: the parameters make {sweep.size} points, fewer than run_cap")
+    if not args.as_json and (idle := idle_keys(sweep)):
+        tell(
+            f"warning: no result depends on {' and '.join(idle)}, so that points that differ in "
+            "nothing else share one run"
+        )
     if sweep.search and (is_next or args.local or args.submit):
         import_optuna()  # refused before anything is written, or waits in a queue
     refresh(sweep, root)
@@ -183,7 +189,8 @@ def run(args: Namespace) -> int:
     if not args.as_json:
         tell(listing(sweep))
     if not args.list:
-        tell(f"run them here: resnet-cli sweep {args.file} --local -j 2; on a cluster: --submit")
+        command = with_root(f"resnet-cli sweep {shlex.quote(args.file)} --local -j 2", root)
+        tell(f"run them here: {command}; on a cluster: --submit")
     return 0
 
 

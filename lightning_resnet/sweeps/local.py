@@ -19,6 +19,7 @@ from lightning_resnet.engine.launch import SAVE_S
 from lightning_resnet.engine.signals import STATUSES, heeded
 from lightning_resnet.errors import tell
 from lightning_resnet.machine import cores
+from lightning_resnet.runs.find import quote
 from lightning_resnet.runs.status import HALVED
 from lightning_resnet.sweeps.points import Point, Sweep
 from lightning_resnet.sweeps.search import take
@@ -93,7 +94,7 @@ def run_points(sweep: Sweep, root: Path, jobs: int, main: Main) -> int:
     elsewhere = sum(point.state == "running" for point in sweep.points)
     others = f", {elsewhere} running elsewhere" if sweep.search and elsewhere else ""
     tell(f"{ended - failed} finished, {failed} not, {before} finished before{others}")
-    tell(f"next: resnet-cli compare {root / sweep.name}")
+    tell(f"next: resnet-cli compare {quote(root / sweep.name)}")
     return 1 if failed else 0
 
 

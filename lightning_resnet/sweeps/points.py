@@ -26,7 +26,8 @@ from lightning_resnet.errors import UserError, nearest, printable
 from lightning_resnet.flags import check as check_flags
 from lightning_resnet.flags import kind_of
 from lightning_resnet.reading import read_yaml
-from lightning_resnet.runs.find import find_runs
+from lightning_resnet.runs.find import find_runs, quote
+from lightning_resnet.runs.identity import decides
 from lightning_resnet.runs.index import Facts
 from lightning_resnet.runs.labels import label_of, short_keys, varying
 from lightning_resnet.runs.names import check_name
@@ -42,6 +43,12 @@ TOP_KEYS = (
 ).split()
 PARAMETER_FILE = "${args_json_file}"
 COMMAND = f'["${{env}}", resnet-cli, fit, --config, digits, --config, "{PARAMETER_FILE}"]'
+OWN_KEYS = {  # that sweep sets, and what there is instead
+    "run.root": "--root is the folder of all runs",
+    "run.name": "`name:` of the file names the folder of its runs",
+    "run.point": "it is made of the other parameters",
+    "run.label": "it is made of the other parameters",
+}
 MAX_POINTS = 1_000_000
 MOST_LISTED = 10_000  # points of a search's space that are listed, so that none is missed
 MOST_CHECKED = 100  # points of a sweep that are checked before torch is imported
@@ -145,6 +152,14 @@ class Search:
         return found
 
 
+def as_json(content: Any) -> str:
+    """Return content as JSON with sorted keys, of which some may be numbers and others texts."""
+    try:
+        return json.dumps(content, sort_keys=True, default=str)
+    except TypeError:  # such keys cannot be sorted before they are all texts
+        return json.dumps(json.loads(json.dumps(content, default=str)), sort_keys=True)
+
+
 def choices(spec: Spec) -> int:
     """Return the number of values of a parameter that has categories without order; else 0.
 
@@ -176,7 +191,7 @@ def numbers_of(spec: Spec) -> list[float]:
     """Return a category's number, or a quantile, for each value that `count_of` counts."""
     if count := choices(spec):
         nth = axis(spec)[1]
-        numbers = {json.dumps(nth(i), sort_keys=True): i for i in range(count)}
+        numbers = {as_json(nth(i)): i for i in range(count)}
         return list(numbers.values())
     if spec["distribution"] != "categorical":
         return _quantiles_of_steps(spec)
@@ -185,7 +200,7 @@ def numbers_of(spec: Spec) -> list[float]:
     for (low, high), probability in zip(pairwise(ends), spec["probabilities"], strict=True):
         if probability > 0:
             u = min(max((low + high) / 2, EDGE), 1 - EDGE)
-            quantiles.setdefault(json.dumps(draw(spec, u), sort_keys=True), u)
+            quantiles.setdefault(as_json(draw(spec, u)), u)
     return list(quantiles.values())
 
 
@@ -307,15 +322,17 @@ def read(file: str | Path, many: bool = False) -> Sweep:
             raise UserError(f"{file} holds the runs of a sweep: give the sweep's file")
         if path.is_dir() and any(True for _ in find_runs([path])):
             raise UserError(
-                f"{file} holds runs, and sweep takes a file: resnet-cli runs {file} lists them; "
-                "resnet-cli recipes lists our sweeps"
+                f"{file} holds runs, and sweep takes a file: resnet-cli runs {quote(path)} lists "
+                "them; resnet-cli recipes lists our sweeps"
             )
         hint = nearest(str(file).removesuffix(".yaml"), sweeps())
         hint = hint or "; resnet-cli recipes lists our sweeps"
         raise UserError(f"cannot read {file}: {why}{hint}")
     content = _load(path)
     if content.keys() & {"model", "data", "trainer"} and "parameters" not in content:
-        raise UserError(f"{file} is a recipe, no sweep: resnet-cli fit --config {file}")
+        raise UserError(
+            f"{file} is a recipe, no sweep: resnet-cli fit --config {quote(Path(file))}"
+        )
     try:
         _check_keys(content, TOP_KEYS)
         refuse_secrets(content, "it")
@@ -323,7 +340,7 @@ def read(file: str | Path, many: bool = False) -> Sweep:
         check_name(name, "`name:` in its YAML", single=True)
         recipes, flags = _read_command(content.get("command"))
         contents = [_load(recipe_file(r)) for r in recipes]
-        origin = json.dumps([contents, flags], sort_keys=True, default=str)
+        origin = as_json([contents, flags])
         specs = dict(sorted(_flatten(content.get("parameters")).items()))
         for recipe, found in zip(recipes, contents, strict=True):
             refuse_secrets(found, recipe)
@@ -362,6 +379,11 @@ def check_keys(sweep: Sweep) -> None:
         raise UserError(
             f"sweep {sweep.name}: parameters are written as full keys: {', '.join(written)}"
         )
+    if own := sorted(sweep.samples[0].parameters.keys() & OWN_KEYS.keys()):
+        raise UserError(
+            f"sweep {sweep.name}: {own[0]} is no parameter, because sweep gives each run its own: "
+            f"remove it; {OWN_KEYS[own[0]]}"
+        )
     seen: set[str] = set()
     for point in sweep.samples[:MOST_CHECKED]:
         # a class before its arguments, as in the point's file, where order does not matter
@@ -380,6 +402,21 @@ def check_keys(sweep: Sweep) -> None:
                         f"each of them, write {key}: {{values: {json.dumps(value)}}}"
                     ) from e
             raise UserError(f"sweep {sweep.name}, point {sweep.text(point)}: {e}") from e
+
+
+def idle_keys(sweep: Sweep) -> list[str]:
+    """Return the keys by which points differ that have one run, because the keys decide nothing."""
+    idle = [key for key in sweep.varying if _is_idle(key)]
+    rest = [[v for k, v in point.parameters.items() if k not in idle] for point in sweep.points]
+    return idle if len({as_json(values) for values in rest}) < len(rest) else []
+
+
+def _is_idle(key: str) -> bool:
+    """Tell whether a key decides neither the result nor which data or replicate it is of."""
+    if key.startswith("run."):
+        return key not in ("run.init_from", "run.new", "run.replicate")
+    is_ours = key.startswith(("trainer.", "model.", "data."))
+    return is_ours and not decides(key) and not key.endswith(".root")
 
 
 class _Loader(yaml.SafeLoader):
@@ -563,7 +600,7 @@ def _points(candidates: Iterator[dict[str, Any]], count: int, origin: str) -> li
 
 def _key(origin: str, parameters: dict[str, Any]) -> str:
     """Return the key of a point."""
-    text = origin + json.dumps(parameters, sort_keys=True)
+    text = origin + as_json(parameters)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
 

@@ -31,6 +31,7 @@ from lightning_resnet.sweeps.state import (
     forecast,
     listing,
     prepare_command,
+    with_root,
 )
 
 ERRORS = ("error:", "srun: error:", "slurmstepd: error:")  # what a line of an error begins with
@@ -278,11 +279,8 @@ def submit(sweep: Sweep, count: int, args: Namespace, options: list[str], folder
         about["sbatch"] = shlex.join(["sbatch", "--parsable", *words])
         about["jobs"] = jobs
         write_json(folder / "about.json", about)
-    root = "" if args.root == "runs" else f" --root {shlex.quote(args.root)}"
-    tell(
-        f"submitted as job {' then '.join(jobs)}; watch: resnet-cli sweep {args.file} --status"
-        f"{root}; logs: {folder}/*.log"
-    )
+    watch = with_root(f"resnet-cli sweep {shlex.quote(args.file)} --status", args.root)
+    tell(f"submitted as job {' then '.join(jobs)}; watch: {watch}; logs: {folder}/*.log")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Find the runs of a sweep's points, describe their states, and prepare their commands."""
 
 import json
+import shlex
 import statistics
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from lightning_resnet.runs.reader import Run
 from lightning_resnet.runs.shared import share
 from lightning_resnet.runs.status import HALVED, reason_of, word_of
 from lightning_resnet.sweeps.goals import METRICS
-from lightning_resnet.sweeps.points import Point, Sweep
+from lightning_resnet.sweeps.points import Point, Sweep, as_json
 
 
 def assign_runs(sweep: Sweep, root: str | Path) -> None:
@@ -136,6 +137,11 @@ def prepare_command(
     if threads and not point.run:  # a run continues with the number of threads that it began with
         arguments += ["--run.threads", threads]
     return arguments, file.with_suffix(".log")
+
+
+def with_root(command: str, root: str | Path) -> str:
+    """Return a command with --root, where the folder of all runs is not the default."""
+    return command if str(root) == "runs" else f"{command} --root {shlex.quote(str(root))}"
 
 
 def listing(sweep: Sweep, describe: Callable[[Point], str] | None = None) -> str:
@@ -269,4 +275,4 @@ def validation_error(point: Point) -> float | None:
 
 def _without_seed(point: Point) -> str:
     """Return the parameters of a point, except the seed, as a text."""
-    return json.dumps({k: v for k, v in point.parameters.items() if k != SEED}, sort_keys=True)
+    return as_json({k: v for k, v in point.parameters.items() if k != SEED})
