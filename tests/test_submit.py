@@ -153,14 +153,15 @@ def test_status_and_what_is_submitted_again(sweep, capsys, monkeypatch):
 def test_a_task_that_runs_before_its_run_begins_is_starting(sweep, capsys, monkeypatch):
     points = read(sweep()).points
     make_run(points[2], "preempted")
-    states = ("RUNNING", "PENDING", "RUNNING")
-    queue = {point.place: state for point, state in zip(points, states, strict=False)}
+    states = ("RUNNING", "PENDING", "RUNNING", "COMPLETING")
+    queue = {point.place: state for point, state in zip(points, states, strict=True)}
     monkeypatch.setattr(submit, "queued", lambda home: queue)
     assert main(["s.yaml", "--status"]) == 0
-    first, second, third, _, _, last = capsys.readouterr().out.splitlines()
+    first, second, third, fourth, _, last = capsys.readouterr().out.splitlines()
     assert first.startswith("1  starting ") and second.startswith("2  waiting ")
     assert "(cancelled or preempted), its task runs " in third
-    assert last == "s: 1 starting, 1 waiting, 1 stopped, 1 not submitted"
+    assert fourth.startswith("4  ending ")
+    assert last == "s: 1 starting, 1 waiting, 1 stopped, 1 ending"
 
 
 STATES = {  # reason of an attempt, error, job: state and reason that each verb tells
@@ -244,6 +245,10 @@ def test_a_job_that_fails_before_its_run_begins_is_told_and_retried(sweep, fake_
     folder.joinpath("0.log").write_text(ended + exited)
     assert main([file, "--status"]) == 0
     assert "DUE TO TIME LIMIT" in capsys.readouterr().out
+    _, early = decide([], 143, 0, 20)
+    folder.joinpath("0.log").write_text(f"{exited}{early}\n{ended}")
+    assert main([file, "--status"]) == 0
+    assert f"0.log: {early} " in capsys.readouterr().out
     Path("queue").write_text("7 0 COMPLETING\n")
     assert main([file, "--retry-failed"]) == 0
     told = capsys.readouterr().out

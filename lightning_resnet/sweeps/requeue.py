@@ -45,6 +45,7 @@ STOPPED = [
     128 + signum for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 ]
 HIGHEST = 255  # largest exit status
+EARLY = "stopped before training began"  # begins the line of a job without an attempt
 SHORT = "Where the time limit was too short: more --time, or sbatch --signal=USR1@30"
 
 
@@ -265,7 +266,7 @@ def decide(
         `requeue`, `stay` (wait to be killed) or `end`, and the reason, which may be empty.
     """
     if status in STOPPED and not made:
-        return "stay", f"stopped before training began; Slurm will end this job. {SHORT}"
+        return "stay", f"{EARLY}; Slurm will end this job. {SHORT}"
     if any(attempt["signal"] == "SIGTERM" for attempt, _ in made):
         return (
             "stay",

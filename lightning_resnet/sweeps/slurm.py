@@ -25,6 +25,7 @@ from lightning_resnet.reading import read_json
 from lightning_resnet.runs.status import HALVED, reason_of
 from lightning_resnet.shipped import SLURM
 from lightning_resnet.sweeps.points import Point, Sweep
+from lightning_resnet.sweeps.requeue import EARLY
 from lightning_resnet.sweeps.state import (
     clock,
     describe_state,
@@ -44,6 +45,7 @@ SLURM_S = 120.0  # seconds that a command of Slurm may take to answer
 RETRY = ("failed", "diverged", "interrupted", "preempted", "dead", "superseded")
 JOB = re.compile("[0-9]{1,18}")  # the number of a job
 BY_SIGNAL = ("preempted", "interrupted")  # states of runs whose log tells nothing more
+BEGINNING = {"RUNNING": "starting", "COMPLETING": "ending"}  # of points without a run
 LEAD_S = 180  # seconds before its end at which Slurm asks a job to save, as in slurm/*.sbatch
 TICK_S = 30  # seconds that Slurm may ask earlier, because it looks every 30 s
 LEAST_S = 90  # seconds of training below which a limit is told to be short
@@ -334,7 +336,7 @@ def describe(point: Point, queue: dict[str, str], logs: Mapping[str, Path]) -> s
         return NOT_SUBMITTED
     in_queue = queue.get(point.place)
     if point.state == "new":  # imports take seconds before the run begins
-        return "starting" if in_queue == "RUNNING" else "waiting"
+        return BEGINNING.get(in_queue, "waiting")
     text = describe_state(point)
     if point.state in ("finished", "running", HALVED):
         return text
@@ -361,7 +363,7 @@ def _last_error(log: Path) -> str:
         return ""
     errors = [line for line in lines if line.startswith(ERRORS)]
     # What srun says of exit codes tells less than the program's own words, and than SLURM's reason.
-    own = [line for line in errors if line.startswith(ERRORS[0])]
+    own = [line for line in lines if line.startswith((ERRORS[0], EARLY))]
     reasons = [line for line in errors if "CANCELLED AT" in line]
     found = own or reasons or errors
     return printable(found[-1]) if found else ""
