@@ -41,12 +41,6 @@ class BlockActivations:
     x: Tensor
     y: Tensor
 
-    def total(self) -> Tensor:
-        """Return F(x) + shortcut(x), or F(x) in a plain block: the input of the last activation."""
-        if self.shortcut is None:
-            return self.branch(self.x)
-        return self.branch(self.x) + self.shortcut(self.x)
-
     def gated(self) -> bool:
         """Tell whether a ReLU follows the sum (He et al. 2015) or nothing does (He et al. 2016).
 
@@ -54,16 +48,23 @@ class BlockActivations:
             UserError: something else follows the sum, such as a norm.
         """
         with torch.no_grad():
-            total = self.total()
-            distance_to_sum = (self.y - total).norm()
-            distance_to_relu = (self.y - total.relu()).norm()
+            distance_to_sum, distance_to_relu = self._distances(self.x, self.y)
             if min(distance_to_sum, distance_to_relu) > 0.01 * self.y.norm():
                 raise UserError(
                     f"block {self.name} does more than a ReLU to the sum of branch and shortcut "
                     "(a norm or another activation follows it): this measure is not defined for it"
                 )
-            # The distances are equal where no sum is negative.
+            if distance_to_sum == distance_to_relu:
+                # no sum is negative, as behind a branch that ends with a ReLU; of -x many are
+                distance_to_sum, distance_to_relu = self._distances(-self.x, self.module(-self.x))
             return bool(distance_to_sum >= distance_to_relu)
+
+    def _distances(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how far an output is from F(x) + shortcut(x), or F(x) if plain, and its ReLU."""
+        total = self.branch(x)
+        if self.shortcut is not None:
+            total = total + self.shortcut(x)
+        return (y - total).norm(), (y - total.relu()).norm()
 
     @property
     def same_shape(self) -> bool:

@@ -36,7 +36,7 @@ Statistics = tuple[Tensor, Tensor]  # mean and biased variance of each channel [
 
 def droppable(recorded: Sequence[BlockActivations]) -> list[BlockActivations]:
     """Return the blocks that can be deleted."""
-    return [block for block in recorded if block.shortcut or block.same_shape]
+    return [block for block in recorded if block.shortcut is not None or block.same_shape]
 
 
 def drop(chosen: Sequence[BlockActivations]) -> AbstractContextManager[None]:
@@ -64,7 +64,7 @@ def alike(recorded: Sequence[BlockActivations]) -> list[list[BlockActivations]]:
 
 def _around(block: BlockActivations) -> Function:
     """Return the function that remains of a deleted block: the shortcut and the activation."""
-    shortcut = block.shortcut or nn.Identity()
+    shortcut = nn.Identity() if block.shortcut is None else block.shortcut
     gated = block.gated()
     return lambda x: shortcut(x).relu() if gated else shortcut(x)
 

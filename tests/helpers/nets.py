@@ -35,14 +35,30 @@ class Half(nn.Module):
         return torch.relu(self.branch(x) + self.shortcut(x))
 
 
+class Around(Half):
+    """A user's block whose shortcut is a module, which is false as a container without modules."""
+
+    shortcut = nn.Sequential()
+
+
+class Preact(Half):
+    """A user's block whose branch ends with a ReLU, while nothing follows the sum."""
+
+    def branch(self, x):
+        return self.conv(x).relu()
+
+    def forward(self, x):
+        return self.branch(x) + self.shortcut(x)
+
+
 class Own(nn.Module):
     """A user's net, outside the package."""
 
-    def __init__(self, lists=False):
+    def __init__(self, lists=False, block=Half):
         super().__init__()
         self.stem, self.body, self.head = (
-            nn.Conv2d(3, 8, 3),
-            nn.Sequential(Half(8), Half(8)),
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()),
+            nn.Sequential(block(8), block(8)),
             nn.Linear(8, 10),
         )
         if lists:
@@ -67,4 +83,7 @@ NETS |= {
     "timm": lambda: timm.create_model("resnet50", num_classes=10),
     "own": Own,
     "own, listed": lambda: Own(lists=True),
+    "own, around": lambda: Own(block=Around),
+    "own preact": lambda: Own(block=Preact),
+    "preact with a ReLU before the sum": lambda: CifarResNet(20, block="relu_before_add"),
 }

@@ -153,7 +153,7 @@ def parts(block: BlockActivations, at_y: Tensor) -> tuple[Tensor, Tensor, Tensor
         y = function(x * 1)  # x * 1: what works in place gets a copy
         return torch.autograd.grad(y, x, at_sum)[0]
 
-    shortcut = through(block.shortcut) if block.shortcut else torch.zeros_like(x)
+    shortcut = torch.zeros_like(x) if block.shortcut is None else through(block.shortcut)
     return shortcut, through(block.branch), at_sum
 
 

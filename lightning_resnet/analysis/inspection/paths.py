@@ -81,7 +81,7 @@ def _steps(block: BlockActivations) -> tuple[Step, Step | None]:
 
         return step
 
-    around = through(block.shortcut) if block.shortcut else None
+    around = None if block.shortcut is None else through(block.shortcut)
     return through(block.branch), around
 
 

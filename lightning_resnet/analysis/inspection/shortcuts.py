@@ -53,7 +53,7 @@ def shortcuts(net: nn.Module, batches: Sequence[Batch]) -> pd.DataFrame:
     for images, _ in batches:
         rows = []
         for block in record_blocks(net, images)[1]:
-            if block.shortcut:
+            if block.shortcut is not None:
                 rows += _rows(block)
         frames.append(pd.DataFrame(rows))
     if frames[0].empty:

@@ -58,7 +58,7 @@ def norms_of_gradients(blocks: Sequence[BlockActivations]) -> np.ndarray:
         One number per block; NaN for residual nets: shortcuts make the growth polynomial in depth,
         with a constant that depends on the block.
     """
-    if any(block.shortcut for block in blocks):
+    if any(block.shortcut is not None for block in blocks):
         return np.full(len(blocks), math.nan)
     squares = np.ones(len(blocks))
     for i in reversed(range(len(blocks) - 1)):
@@ -88,7 +88,7 @@ def cosines_of_gradients(blocks: Sequence[BlockActivations]) -> np.ndarray:
     energy = 1.0  # of x
     for block in blocks:
         kept = RELU_KEEPS ** len(layers(block.module))
-        if block.shortcut:
+        if block.shortcut is not None:
             of_branch, of_x = factors(block.module)
             branch = of_branch**2 * (1.0 if has_batch_norm(block.module) else energy)
             carried = of_x**2 * energy
@@ -143,6 +143,6 @@ def cosines_of_outputs(blocks: Sequence[BlockActivations], first: float) -> np.n
         for _ in layers(block.module):
             slope = getattr(block.module, "slope", None) or 0.0
             c = correlation_after(slope, min(1.0, max(-1.0, c)))
-        c = math.nan if block.shortcut else c
+        c = c if block.shortcut is None else math.nan
         found.append(c)
     return np.array(found)
