@@ -153,6 +153,30 @@ def world_sizes(batch_size: int, shared: int, near: int) -> str:
     return f"a world size of {', '.join(others)} or {last}"
 
 
+def check_parts(batch_size: int, ranks: int, accumulated: int, unit: int = 1) -> None:
+    """Refuse an optimizer step that cannot be divided among the ranks and their micro-batches.
+
+    Args:
+        batch_size: images per optimizer step.
+        ranks: world size.
+        accumulated: batches that a rank accumulates.
+        unit: images of which a rank must have a multiple, for the message.
+
+    Raises:
+        ValueError: the message names world sizes and a batch that can be divided.
+    """
+    parts = ranks * accumulated
+    if batch_size % parts:
+        sizes = world_sizes(batch_size, accumulated * unit, ranks)
+        other = f"{sizes}, or " if sizes else ""
+        nearest = max(1, round(batch_size / parts)) * parts
+        raise ValueError(
+            f"batch_size {batch_size} (images per optimizer step) is not divisible by {ranks} "
+            f"ranks x {accumulated} accumulated batches: try {other}--data.batch_size {nearest}, "
+            "in another run"
+        )
+
+
 def check_batch(batch_size: int, images: int) -> None:
     """Refuse an optimizer step of more images than there are to train on.
 

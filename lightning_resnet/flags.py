@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from lightning_resnet.bounds import (
     check_devices,
     check_imagenet_depth,
     check_pad,
+    check_parts,
     cifar_blocks,
 )
 from lightning_resnet.credentials import refuse_secrets
@@ -956,6 +958,23 @@ class Checked:
             check_trainer({key.removeprefix("trainer."): self.last(key) for key in given})
         if self.verb == "fit" and steps == 0:
             raise UserError("--trainer.max_steps must be 1 or more, or -1 for no limit; got 0")
+
+    def parts(self) -> None:
+        """Refuse a batch that cannot be divided among ranks that are given as plain numbers.
+
+        Raises:
+            UserError: the message names world sizes and a batch that can be divided.
+        """
+        asked = [self.last(f"trainer.{key}") or 1 for key in ("devices", "num_nodes")]
+        ranks = [n if isinstance(n, int) and n > 0 else 1 for n in asked]
+        accumulated = self.last("trainer.accumulate_grad_batches") or 1
+        batch = self.last("data.batch_size") or keys()["data.batch_size"].default
+        norm = self.last("model.bn_batch")
+        mixes = [each for each in self.everything if each.key.startswith("model.mix")]
+        is_mixed = bool(mixes) and mixes[-1].parsed is not None
+        unit = lcm(norm if isinstance(norm, int) else 1, 2 if is_mixed else 1)
+        if isinstance(batch, int) and isinstance(accumulated, int):
+            _told_by(check_parts, batch, ranks[0] * ranks[1], accumulated, unit)
 
     def _crop(self) -> None:
         """Refuse a crop and a size of images that contradict each other."""

@@ -423,6 +423,7 @@ def _understood(argv: list[str]) -> list[str]:
     if takes_keys:
         checked = check(words, verb)
         if checked and verb == "fit":
+            checked.parts()
             _check_files(checked)
         run = value_of("--ckpt_path", words)
         root = value_of("--run.root", words) or "runs"

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_resnet.bounds import check_batch, check_crop, world_sizes
+from lightning_resnet.bounds import check_batch, check_crop, check_parts
 from lightning_resnet.data.augment.crops import (
     Augment,
     Crop,
@@ -329,17 +329,11 @@ class ImageData(pl.LightningDataModule):
             UserError: batch_size does not divide.
         """
         accumulated = self.shard.accumulate
-        parts = ranks * accumulated
-        if self.batch_size % parts:
-            sizes = world_sizes(self.batch_size, accumulated * unit, ranks)
-            other = f"{sizes}, or " if sizes else ""
-            nearest = max(1, round(self.batch_size / parts)) * parts
-            raise UserError(
-                f"batch_size {self.batch_size} (images per optimizer step) is not divisible by "
-                f"{ranks} ranks x {accumulated} accumulated batches: try {other}"
-                f"--data.batch_size {nearest}, in another run"
-            )
-        return self.batch_size // parts
+        try:
+            check_parts(self.batch_size, ranks, accumulated, unit)
+        except ValueError as e:
+            raise UserError(str(e)) from e
+        return self.batch_size // (ranks * accumulated)
 
     def train_dataloader(self, steps: int | None = None) -> Loader:
         """Return the loader of this rank's share of each epoch's global batches.

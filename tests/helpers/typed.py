@@ -771,6 +771,10 @@ TYPED = {
     "--verison": "did you mean --version?",
     "data write digits --out a.png": "did you mean a.beton?",
     "data write webdataset --root empty --out x.beton --split tset": "did you mean test?",
+    # batches that cannot be divided
+    "DIGITS --accumulate 3": "not divisible by 1 ranks x 3 accumulated batches: try --data.batch_",
+    "DIGITS --devices 3": "by 3 ranks x 1 accumulated batches: try a world size of 1, 2 or 4, or",
+    "DIGITS --devices 3 --mixup 0.2 --batch-size 4": "try a world size of 1 or 2, or --data.batch",
     # conditions
     "compare RUN --where 'depth = 8'": 'write it as in --where "depth == 8"',
     "compare RUN --where 'shortcut: A'": "write it as in --where \"shortcut == 'A'\"",
