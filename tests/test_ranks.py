@@ -11,6 +11,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,6 +37,7 @@ from lightning_resnet.engine.launch import (
 )
 from lightning_resnet.engine.rendezvous import meeting_point
 from lightning_resnet.errors import UserError
+from lightning_resnet.runs.directory import RunDir
 
 LONG = [*TINY, "--trainer.max_epochs", "500"]
 
@@ -229,8 +231,27 @@ def test_a_rank_that_no_other_reaches_says_where(tmp_path, monkeypatch):
     )
     error = torch.distributed.DistNetworkError(f"{words}\nException raised from throwTimeoutError")
     assert crash.is_consequence(error) and f"out of reach ({words} " in crash.cause(
-        tmp_path, 2, error
+        RunDir(tmp_path), 2, error
     )
+
+
+def test_a_rank_that_sees_a_former_attempt_only_leaves_that_ones_report(tmp_path, monkeypatch):
+    """A network file system may show a new file some seconds late."""
+    monkeypatch.setattr(crash, "WRITE_S", 0)
+    folder = tmp_path / "attempts"
+    folder.mkdir()
+    (folder / "1.json").write_text('{"attempt": 1}')
+    (folder / "1.rank1.txt").write_text("ValueError: of the first attempt")
+    rundir = RunDir(tmp_path)
+    rundir.number = 2
+    watchdog = crash.Watchdog(rundir, 60.0)
+    watchdog.on_train_start(SimpleNamespace(is_global_zero=False, global_rank=1))
+    watchdog.close()
+    crash.write_crash_report(rundir, 1, 7, ValueError("of the second attempt"))
+    assert "of the first" in (folder / "1.rank1.txt").read_text()
+    assert "of the second attempt" in (folder / "2.rank1.txt").read_text()
+    lost = torch.distributed.DistNetworkError("reset")
+    assert "of the second attempt" in crash.cause(rundir, 2, lost)
 
 
 @pytest.mark.slow

@@ -384,7 +384,7 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
         run.keep_epochs,
     )
     progress = Progress(show=trainer.progress_bar_callback is None and not run.dry)
-    watchdog = Watchdog(rundir.path, run.hang_s)
+    watchdog = Watchdog(rundir, run.hang_s)
     try:
         with _attempt(experiment, rundir, checkpoints, progress, watchdog) as end:
             if trainer.is_global_zero:
@@ -392,7 +392,8 @@ def _fit(experiment: Experiment, rundir: RunDir, argv: list[str]) -> int:
             ours = [Recorder(rundir, progress), checkpoints, watchdog]
             if run.dry:
                 return _dry_run(experiment, rundir, checkpoints, ours)
-            trainer.meet()  # the first rank has claimed the run: no other attempt writes from here
+            # the first rank has claimed the run: no other attempt writes from here
+            rundir.number = trainer.meet(rundir.attempt.get("attempt", 0))
             after = rundir.checkpoint_stamps()
             if after and after != before:  # another attempt wrote one before it ended
                 resume, newest = choose(rundir.candidates())
@@ -554,7 +555,7 @@ def _told(
         )
     if is_consequence(e):
         had_joined = request.joined
-        found = cause(rundir.path, trainer.world_size, e, rundir.is_kept)
+        found = cause(rundir, trainer.world_size, e)
         why = UserError(f"{found}; {_again(rundir, trainer, checkpoints)}")
         # the other rank alone got a signal, which our parent has passed on in the meantime
         if request.signum and not had_joined:
@@ -563,7 +564,7 @@ def _told(
     if failed := observers.failed(e):
         return UserError(failed)
     if not isinstance(e, UserError):
-        write_crash_report(rundir.path, trainer.global_rank, trainer.global_step, e)
+        write_crash_report(rundir, trainer.global_rank, trainer.global_step, e)
     return e
 
 

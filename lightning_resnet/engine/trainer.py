@@ -132,10 +132,11 @@ class Trainer(pl.Trainer):
         inference_mode = self.validate_loop.inference_mode
         return EvaluationLoop(self, fn, stage, inference_mode=inference_mode)
 
-    def meet(self) -> None:
-        """Wait until all ranks have come here."""
+    def meet(self, number: int) -> int:
+        """Wait until all ranks have come here, and return the first rank's number."""
         self.strategy.setup_environment()
         self.strategy.barrier()
+        return self.strategy.broadcast(number)
 
     def prepare_run(
         self, rundir: RunDir, checkpoints: Checkpoints, callbacks: list[Callback], hang_s: float

@@ -7,7 +7,6 @@ ends, which ends the other ranks.
 import faulthandler
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,18 +17,18 @@ from lightning_resnet.errors import one_line
 from lightning_resnet.files import write_atomic
 from lightning_resnet.masking import mask
 from lightning_resnet.provenance import versions
-from lightning_resnet.runs.reader import Run
+from lightning_resnet.runs.directory import RunDir
 from lightning_resnet.runs.status import LOST
 
 WRITE_S = 1.0  # seconds that a rank that failed has to write its report
 FIRST_S = 5.0  # seconds that the first rank waits longer, so that it can record the others' end
 
 
-def write_crash_report(run: Path, rank: int, step: int, error: BaseException) -> None:
+def write_crash_report(rundir: RunDir, rank: int, step: int, error: BaseException) -> None:
     """Write the crash report of this rank, without waiting for other ranks.
 
     Args:
-        run: directory of the run.
+        rundir: directory of the run.
         rank: global rank of this process.
         step: optimizer steps done.
         error: the error that ended the rank.
@@ -38,7 +37,8 @@ def write_crash_report(run: Path, rank: int, step: int, error: BaseException) ->
     known = ", ".join(f"{k} {v}" for k, v in versions().items())
     try:
         write_atomic(
-            Run(run).report_file(rank), f"rank {rank} failed after step {step}\n{known}\n\n{text}"
+            rundir.report_file(rank, rundir.number),
+            f"rank {rank} failed after step {step}\n{known}\n\n{text}",
         )
     except OSError:  # a full disk must not hide the error that is reported
         pass
@@ -49,21 +49,22 @@ def is_consequence(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
-def cause(run: Path, size: int, error: BaseException, kept: bool = True) -> str:
+def cause(rundir: RunDir, size: int, error: BaseException) -> str:
     """Describe how another rank failed, by the first crash report in the order of the ranks.
 
     This is called in a rank whose own error is a consequence of the failure.
 
     Args:
-        run: directory of the run.
+        rundir: directory of the run; the message names the report's path if the directory stays.
         size: world size.
         error: error by which this rank noticed the failure.
-        kept: whether the directory stays, so that the message can name the report's path.
     """
     time.sleep(WRITE_S)
     for rank in range(size):
-        if (path := Run(run).report_file(rank)).exists() and (text := path.read_text().strip()):
-            return f"rank {rank} failed: {text.splitlines()[-1]}" + f" ({path})" * kept
+        path = rundir.report_file(rank, rundir.number)
+        if path.exists() and (text := path.read_text().strip()):
+            where = f" ({path})" if rundir.is_kept else ""
+            return f"rank {rank} failed: {text.splitlines()[-1]}{where}"
     told = f"as when it is killed, or is out of reach ({one_line(error)[:200]})"
     return f"{LOST}, {told}"
 
@@ -72,19 +73,19 @@ class Watchdog(Callback):
     """Callback that ends a rank that makes no step, and writes the stacks of its threads.
 
     Args:
-        run: directory of the run.
+        rundir: directory of the run.
         hang_s: seconds that a rank has for a step.
     """
 
-    def __init__(self, run: Path, hang_s: float) -> None:
-        self.run = run
+    def __init__(self, rundir: RunDir, hang_s: float) -> None:
+        self.rundir = rundir
         self.hang_s = hang_s
 
     def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
         """Open the crash report, and start the timer."""
         if trainer.is_global_zero:
             self.hang_s += FIRST_S
-        self.path = Run(self.run).report_file(trainer.global_rank)
+        self.path = self.rundir.report_file(trainer.global_rank, self.rundir.number)
         self._file = self.path.open("w")
         self._armed = 0.0
         self.alive()

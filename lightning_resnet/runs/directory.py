@@ -42,7 +42,10 @@ class RunDir(Run):
         path: the run directory; it is made where it does not exist.
 
     Attributes:
-        attempt: content of this attempt's file; empty before `start_attempt`.
+        attempt: content of this attempt's file; empty before `start_attempt`, and in other ranks
+            than the first.
+        number: number of this attempt in all ranks; 0 before they have met. A network file system
+            may show other ranks a former attempt as the newest.
         mirror: receives each row too, such as for W&B; None without one. Set before the first row.
         superseded: whether a newer attempt has taken over the run.
         is_kept: whether the directory stays when this process has ended; that of a trial does not.
@@ -51,6 +54,7 @@ class RunDir(Run):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.attempt: dict[str, Any] = {}
+        self.number = 0
         self.mirror: Any = None
         self.superseded = False
         self.is_kept = True

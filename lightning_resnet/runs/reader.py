@@ -93,11 +93,15 @@ class Run:
         files = {number: self.attempt_file(number) for number in numbers}
         return {number: file for number, file in files.items() if os.path.isfile(file)}
 
-    def report_file(self, rank: int) -> Path:
-        """Return the path of a rank's crash report for the newest attempt."""
-        attempt = self.last_attempt()
-        number = attempt["attempt"] if attempt else 0
-        return self.attempts_folder / f"{number}.rank{rank}.txt"
+    def report_file(self, rank: int, attempt: int = 0) -> Path:
+        """Return the path of a rank's crash report.
+
+        Args:
+            rank: global rank.
+            attempt: number of the attempt; 0: the newest in the folder.
+        """
+        newest = {} if attempt else self.last_attempt() or {}
+        return self.attempts_folder / f"{attempt or newest.get('attempt', 0)}.rank{rank}.txt"
 
     def files(self) -> list[Path]:
         """List the files that exist and that tables are made of."""
