@@ -6,6 +6,7 @@ import errno
 import gc
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -32,11 +33,14 @@ from helpers.wandb_runs import (
     write,
 )
 
+from lightning_resnet.analysis import load_runs
 from lightning_resnet.cli import sync as command
 from lightning_resnet.errors import UserError
 from lightning_resnet.machine import is_installed
+from lightning_resnet.reading import read_json
 from lightning_resnet.tracking import mirror as mirrors
 from lightning_resnet.tracking import mode as wandb_mode
+from lightning_resnet.tracking import upload as uploads
 from lightning_resnet.tracking.mirror import Mirror, WandbOptions, rows_until
 from lightning_resnet.tracking.upload import Uploader
 from lightning_resnet.tracking.wandb_rows import need_wandb
@@ -255,6 +259,9 @@ def test_fit_says_one_line_and_trains(deaf, cli, monkeypatch):
     code, out, err = cli("fit", *TINY, "--trainer.max_epochs", "1", "--wandb.mode", "online")
     (said,) = [line for line in (out + err).splitlines() if "W&B" in line or "wandb" in line]
     assert code == 0 and said.startswith("W&B: offline (") and "val error" in out
+    meta = read_json(next(Path("runs").glob("*/*/meta.json")))
+    assert re.fullmatch(rf"{meta['run_id']}-[0-9a-f]{{6}}", meta["wandb_id"])
+    assert any(Path("runs").rglob(f"run-{meta['wandb_id']}.wandb"))
 
 
 def test_where_nothing_listens_nothing_is_waited_for(run, monkeypatch):
@@ -310,6 +317,39 @@ def test_without_key_or_wandb_training_goes_on(run, monkeypatch):
     assert said[2] == (
         "W&B: disabled (wandb.mode says so, not WANDB_MODE=offline: --wandb.mode offline)"
     )
+
+
+def test_runs_of_one_id_are_several_on_the_server(server, monkeypatch, tmp_path, capsys):
+    """Users may train the same in their folders; runs of older versions keep their id on W&B."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("old", "mine", "theirs"):
+        made = new_run("abcdef0123", "finished")
+        meta = META | {"name": name, "run_id": "abcdef0123"}
+        if name != "old":
+            meta["wandb_id"] = f"abcdef0123-{name}"
+        (made / "meta.json").write_text(json.dumps(meta))
+        write(made, row(1, val_acc1=0.5))
+        made.parent.rename(Path("runs", name))
+    assert main(["runs"]) == 0
+    assert set(server.runs) == {"abcdef0123", "abcdef0123-mine", "abcdef0123-theirs"}
+    runs, history = load_runs("wandb://me/lightning_resnet")
+    assert set(runs["run_id"]) == set(history["run_id"]) == {"abcdef0123"}
+    assert sorted(runs["name"]) == ["mine", "old", "theirs"] and history["path"].nunique() == 3
+
+
+def test_a_run_that_was_deleted_on_the_server_is_sent_as_another(server, capsys, monkeypatch):
+    monkeypatch.setitem(uploads.PATIENT, "init_timeout", 4.0)  # the client asks again until then
+    made = new_run("abcdef0123", "finished")
+    write(made, row(1))
+    assert main(["runs"]) == 0
+    (made / "wandb/sent.json").unlink()
+    server.deleted = ["abcdef0123"]
+    capsys.readouterr()
+    assert main(["runs"]) == 1
+    told = capsys.readouterr().out
+    assert "not uploaded (it was deleted on W&B: restore it there, or send it as " in told
+    subprocess.run(told.split("`")[1], shell=True, check=True)
+    assert main(["runs"]) == 0 and len(server.rows("abcdef0123-again")) == 1
 
 
 def test_name_and_tags_that_were_changed_on_the_server_stay(server, run):

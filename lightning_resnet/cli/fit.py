@@ -4,6 +4,7 @@ resnet-cli fit --config configs/digits.yaml --model.net.depth 56 --model.net.sho
 """
 
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -695,6 +696,7 @@ def _meta(
     meta = {
         "net_source": source_digest(resolve_class(net)),
         "run_id": rundir.path.name,
+        "wandb_id": f"{rundir.path.name}-{secrets.token_hex(3)}",  # of this folder alone
         "name": run.name,
         "point": [run.point] if run.point else [],
         "threads": run.threads,

@@ -50,6 +50,7 @@ META: dict[str, Any] = {
     "git_sha": None,
     "net_source": None,
     "run_id": None,
+    "wandb_id": None,
     "name": None,
     "created": None,
     "threads": 0,

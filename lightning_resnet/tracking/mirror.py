@@ -1,7 +1,7 @@
 """Mirror the run directory on Weights & Biases; no failure of W&B stops the run.
 
-The run directory stays the truth. All attempts of a run are one W&B run, which has the id of the
-run directory; the x axis is the optimizer step. An offline attempt is in <run>/wandb/offline-run-*:
+The run directory stays the truth. All attempts of a run are one W&B run; the x axis is the
+optimizer step. An offline attempt is in <run>/wandb/offline-run-*:
 `wandb leet` shows it, `resnet-cli sync RUN` uploads the run.
 """
 
@@ -82,7 +82,7 @@ class Mirror:
         """Begin to mirror, online or offline, and print which; send rows of earlier attempts.
 
         Args:
-            run_dir: the run directory; its name is the id.
+            run_dir: the run directory.
             meta: content of meta.json.
             config: the resolved configuration.
         """
@@ -146,8 +146,7 @@ class Mirror:
         entity = self.options.entity or before.get("entity")
         facts = {k: v for k, v in meta.items() if k != "command" or self.options.details}
         sent = {
-            # The memory has the id that W&B chose for a run under a `wandb agent`.
-            "id": before.get("id") or run_dir.name,
+            "id": id_of(run_dir, meta),
             "project": project or os.environ.get("WANDB_PROJECT", PROJECT),
             "entity": entity or os.environ.get("WANDB_ENTITY"),
             "group": meta.get("name"),
@@ -285,6 +284,16 @@ def rows_until(rows: list[Row], newest: dict[str, Any]) -> list[Row]:
             return rows[:n]
     last = (newest["attempt"] or 0, newest["step"] or 0)
     return [row for row in rows if (row.get("attempt", 1), row["step"]) <= last]
+
+
+def id_of(run_dir: Path, meta: dict[str, Any]) -> str:
+    """Return the id of a run on W&B.
+
+    The id of the run directory would not do, because others may train the same in their folders,
+    but runs of older versions keep it. The memory has what W&B chose under a `wandb agent`.
+    """
+    before = read_json(run_dir / MEMORY) or {}
+    return before.get("id") or meta.get("wandb_id") or run_dir.name
 
 
 def settings_for(mode: str, meta: dict[str, Any], details: bool) -> dict[str, Any]:

@@ -6,7 +6,9 @@ resnet-cli sync runs/digits_degradation
 resnet-cli sync --watch runs
 """
 
+import json
 import os
+import shlex
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,13 +20,14 @@ from lightning_resnet.files import write_cache
 from lightning_resnet.reading import read_json
 from lightning_resnet.runs.index import Index
 from lightning_resnet.runs.reader import Run
-from lightning_resnet.tracking.mirror import MEMORY, Mirror, WandbOptions
+from lightning_resnet.tracking.mirror import MEMORY, Mirror, WandbOptions, id_of
 from lightning_resnet.tracking.mode import key_mark, server
 
 # File in the run directory: what the run was when all of it had been sent, and where to.
 SENT = "wandb/sent.json"
 # Settings of wandb: long timeouts in seconds, because no training waits here.
 PATIENT = {"init_timeout": 60.0, "finish_timeout": 300.0, "finish_timeout_raises": True}
+DELETED = "previously created and deleted"  # in the answer of W&B, which takes no id twice
 LONGEST_S = 10_000_000  # seconds between two uploads; time.sleep refuses much more
 
 
@@ -72,6 +75,8 @@ class Uploader:
                 except Exception as error:  # an error of one run must not keep the others
                     failed += 1
                     fault = one_line(error)
+                    if DELETED in fault:
+                        fault = _of_deleted(run)
                     if self._faults.get(run) != fault:  # --watch tries again and again
                         tell(f"{run}: not uploaded ({fault})")
                     self._faults[run] = fault
@@ -139,6 +144,16 @@ class Uploader:
                 with suppress(OSError):  # of a colleague's run, which may not be written
                     file.with_name(f"{file.name}.synced").touch()
         return sent, url
+
+
+def _of_deleted(run: Path) -> str:
+    """Return how to send a run whose W&B run was deleted."""
+    memory = read_json(run / MEMORY) or {}
+    other = json.dumps(memory | {"id": f"{id_of(run, Run(run).meta())}-again"})
+    return (
+        "it was deleted on W&B: restore it there, or send it as another run after `echo "
+        f"{shlex.quote(other)} > {shlex.quote(str(run / MEMORY))}`"
+    )
 
 
 def _why_not(run: Path, state: str, options: WandbOptions) -> str:

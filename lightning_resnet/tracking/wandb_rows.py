@@ -61,17 +61,24 @@ def row_of(run_id: str, path: str, config: dict[str, Any], **facts: Any) -> dict
     The configuration of one of our mirrors gives the same columns as its run directory.
 
     Args:
-        run_id: id of the run.
+        run_id: id of the run on W&B.
         path: path or address of the run.
         config: configuration of the W&B run.
         facts: further columns.
     """
     meta = config.get("meta") if isinstance(config.get("meta"), dict) else {}
-    row = facts_in(known_meta(meta))
+    known = facts_in(known_meta(meta))
+    row = dict(known)
     flat = flatten({key: value for key, value in config.items() if key not in ("meta", "_wandb")})
     for key, value in flat.items():
         row[key] = json.dumps(value, default=str) if isinstance(value, list) else value
-    row |= {"run_id": run_id, "path": path, "error": None, "unreadable_lines": 0}
+    # The mirrors of our runs have other ids than the run directories.
+    row |= {
+        "run_id": known.get("run_id") or run_id,
+        "path": path,
+        "error": None,
+        "unreadable_lines": 0,
+    }
     return row | facts
 
 

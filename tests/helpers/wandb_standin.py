@@ -24,10 +24,10 @@ class StandIn:
     operations.
 
     It answers `late` seconds after it was asked; while `broken`, it is there but takes no runs; of
-    the next questions it finds `busy` too many.
+    the next questions it finds `busy` too many. It takes no run whose id is in `deleted`.
     """
 
-    late, broken, busy = 0.0, False, 0
+    late, broken, busy, deleted = 0.0, False, 0, ()
 
     def __init__(self):
         self.runs, self.sweeps, self.bodies, self.unknown, self.lock = {}, {}, [], [], Lock()
@@ -51,6 +51,9 @@ class StandIn:
     def graphql(self, query, v):
         operation = re.search(r"(?:query|mutation)\s+(\w+)", query)[1]
         answer = getattr(self, operation, None)
+        if operation == "UpsertBucket" and v.get("name") in self.deleted:
+            message = f"run {v['name']} was previously created and deleted; try a new run name"
+            return {"errors": [{"message": message}]}
         if not answer:
             self.unknown.append(operation)
             return {"errors": [{"message": f"the stand-in does not know {operation}"}]}
@@ -263,7 +266,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.state.bodies.append(body)
             content = self.content(body)
         data = json.dumps(content).encode()
-        self.send_response(400 if "errors" in content else 200)
+        status = 400 if "errors" in content else 200
+        self.send_response(409 if b"previously created" in data else status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
         self.end_headers()
