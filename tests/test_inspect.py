@@ -106,10 +106,16 @@ def test_nets_without_blocks_say_what_to_do():
         def forward(self, x):
             return self.head(self.body[0](self.stem(x)).mean((2, 3)))
 
+    class Shared(Own):
+        def forward(self, x):
+            body = self.body[0]
+            return self.head(body(body(self.stem(x))).mean((2, 3)))
+
     for net, message in (
         (nn.Conv2d(3, 3, 1), "has no blocks"),
         (Wrong(), "is no submodule"),
         (Silent(), "body.1 was not"),
+        (Shared(), "body.0 was called 2 times"),
     ):
         with pytest.raises(UserError, match=message):
             record_blocks(net, digits(2)[0])

@@ -673,6 +673,21 @@ def test_evaluation_is_the_expectation_over_draws(per):
     assert np.mean(dropped) == pytest.approx(0.75, abs=0.12)
 
 
+@pytest.mark.parametrize(
+    "net",
+    [
+        timm.create_model("resnet18", zero_init_last=False, drop_path_rate=0.5),
+        timm.create_model("resnet18", zero_init_last=False, drop_block_rate=0.5),
+        nn.Sequential(nn.Dropout2d(), torchvision.ops.StochasticDepth(0.5, "row")),
+    ],
+)
+def test_inspections_in_train_mode_draw_nothing_in_nets_of_others(net):
+    x = torch.randn(4, 3, 64, 64)
+    with train_mode(net), torch.no_grad():
+        assert torch.equal(net(x), net(x)) and net.training
+    assert all(module.training for module in net.modules())
+
+
 def test_inspections_in_train_mode_draw_nothing():
     net = CifarResNet(8, "dropout", stochastic_depth=0.5)
     x = torch.randn(4, 3, 8, 8)

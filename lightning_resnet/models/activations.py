@@ -15,9 +15,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_resnet.errors import UserError
-from lightning_resnet.models.blocks import Function, StochasticDepth, blocks
+from lightning_resnet.models.blocks import Function, blocks
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+# layers that draw at random, besides torch's: ours, torchvision's, timm's and copies of these
+RANDOM = ("StochasticDepth", "DropPath", "DropBlock2d", "DropBlock3d")
 Batch = tuple[Tensor, Tensor]  # normalised images [B, 3, H, W], labels [B]
 
 
@@ -95,7 +97,7 @@ def train_mode(net: nn.Module) -> Iterator[nn.Module]:
         with eval_mode(net):  # which restores the modes
             net.train()
             for module in net.modules():
-                if isinstance(module, (_DropoutNd, StochasticDepth)):
+                if isinstance(module, _DropoutNd) or type(module).__name__ in RANDOM:
                     module.eval()
             yield net
     finally:
@@ -115,10 +117,10 @@ def record_blocks(net: nn.Module, images: Tensor) -> tuple[Tensor, list[BlockAct
         The logits [B, classes] and the blocks in order of depth.
 
     Raises:
-        UserError: the net has no blocks, or a block is no submodule or was not called.
+        UserError: the net has no blocks, or a block is no submodule or was not called once.
     """
     recorded: list[BlockActivations] = []
-    called: list[BlockActivations] = []
+    called: list[str] = []
     for name, branch, shortcut in blocks(net):
         # The forward pass below replaces the placeholders x and y.
         block = BlockActivations(name, _module(net, name), branch, shortcut, x=images, y=images)
@@ -135,17 +137,21 @@ def record_blocks(net: nn.Module, images: Tensor) -> tuple[Tensor, list[BlockAct
     finally:
         for handle in handles:
             handle.remove()
-    if len(called) != len(recorded):
-        missing = next(block.name for block in recorded if block not in called)
-        raise UserError(
-            f"block {missing} was not called as a module: let the net's forward call it"
-        )
+    for block in recorded:
+        times = called.count(block.name)
+        if times == 0:
+            raise UserError(
+                f"block {block.name} was not called as a module: let the net's forward call it"
+            )
+        if times > 1:
+            raise UserError(
+                f"block {block.name} was called {times} times in one pass: make a module for each "
+                "call, which may share its layers with others"
+            )
     return logits, recorded
 
 
-def _hooks(
-    block: BlockActivations, called: list[BlockActivations]
-) -> list[torch.utils.hooks.RemovableHandle]:
+def _hooks(block: BlockActivations, called: list[str]) -> list[torch.utils.hooks.RemovableHandle]:
     """Record x and y of a block, and pass copies on, because later layers may work in place."""
 
     def enter(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -154,7 +160,7 @@ def _hooks(
 
     def leave(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
         block.y = y
-        called.append(block)
+        called.append(block.name)
         return y.clone()
 
     return [
