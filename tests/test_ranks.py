@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -235,6 +236,38 @@ def test_a_rank_that_no_other_reaches_says_where(tmp_path, monkeypatch):
     )
 
 
+def _train_until_over(folder):
+    """Stand for a training: its watchdog ends it after 3 s without a step."""
+    watchdog = crash.Watchdog(RunDir(folder), 3.0)
+    watchdog.on_train_start(SimpleNamespace(is_global_zero=False, global_rank=0, world_size=1))
+    while not (folder / "over").exists():
+        (folder / "steps").open("a").write("x")
+        watchdog.alive()
+        time.sleep(0.05)
+    watchdog.close()
+    assert signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL
+
+
+def test_a_training_that_was_stopped_for_long_goes_on(tmp_path):
+    """Ctrl-Z sends SIGTSTP, and so does Slurm before it suspends a job."""
+    (tmp_path / "attempts").mkdir()
+    steps = tmp_path / "steps"
+    training = get_context("fork").Process(target=_train_until_over, args=(tmp_path,))
+    training.start()
+    waiting.wait_for(lambda: steps.exists() and steps.stat().st_size > 3)
+    os.kill(training.pid, signal.SIGTSTP)
+    stat = Path(f"/proc/{training.pid}/stat")
+    waiting.wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+    done = steps.stat().st_size
+    time.sleep(3.5)
+    assert steps.stat().st_size == done
+    os.kill(training.pid, signal.SIGCONT)
+    waiting.wait_for(lambda: steps.stat().st_size > done + 3 or not training.is_alive())
+    (tmp_path / "over").touch()
+    training.join(20)
+    assert training.exitcode == 0
+
+
 def test_a_rank_that_sees_a_former_attempt_only_leaves_that_ones_report(tmp_path, monkeypatch):
     """A network file system may show a new file some seconds late."""
     monkeypatch.setattr(crash, "WRITE_S", 0)
@@ -245,7 +278,7 @@ def test_a_rank_that_sees_a_former_attempt_only_leaves_that_ones_report(tmp_path
     rundir = RunDir(tmp_path)
     rundir.number = 2
     watchdog = crash.Watchdog(rundir, 60.0)
-    watchdog.on_train_start(SimpleNamespace(is_global_zero=False, global_rank=1))
+    watchdog.on_train_start(SimpleNamespace(is_global_zero=False, global_rank=1, world_size=2))
     watchdog.close()
     crash.write_crash_report(rundir, 1, 7, ValueError("of the second attempt"))
     assert "of the first" in (folder / "1.rank1.txt").read_text()

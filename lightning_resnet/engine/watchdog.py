@@ -1,10 +1,16 @@
 """End a rank that hangs, and write crash reports: `attempts/<n>.rank<r>.txt` in the run directory.
 
 A rank that makes no step for `hang_s` seconds writes the stacks of its threads to the report and
-ends, which ends the other ranks.
+ends, which ends the other ranks. The timer of faulthandler works even if Python itself hangs, but
+runs on while a process is stopped. The only rank of a training therefore takes the timer down when
+SIGTSTP asks it to stop: Ctrl-Z sends that, and Slurm before it suspends a job, as its manual says.
+Several ranks do not, because the collectives between them have time limits too.
 """
 
 import faulthandler
+import os
+import signal
+import threading
 import time
 import traceback
 from typing import Any
@@ -88,7 +94,25 @@ class Watchdog(Callback):
         self.path = self.rundir.report_file(trainer.global_rank, self.rundir.number)
         self._file = self.path.open("w")
         self._armed = 0.0
+        self._pid = os.getpid()
         self.alive()
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        is_alone = trainer.world_size == 1 and in_main_thread
+        if is_alone and signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL:
+            signal.signal(signal.SIGTSTP, self._stop)
+
+    def _stop(self, *args: Any) -> None:
+        """Stop this process until it is continued; that time is none of `hang_s`.
+
+        Worker processes inherit this signal handler, and no timer.
+        """
+        has_timer = os.getpid() == self._pid
+        if has_timer:
+            faulthandler.cancel_dump_traceback_later()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if has_timer:
+            self._armed = 0.0
+            self.alive()
 
     def alive(self, *args: Any) -> None:
         """Restart the timer, at most once per second or per quarter of `hang_s`."""
@@ -102,6 +126,8 @@ class Watchdog(Callback):
         """Stop the timer, and remove the crash report if it is empty."""
         faulthandler.cancel_dump_traceback_later()
         if hasattr(self, "_file"):
+            if signal.getsignal(signal.SIGTSTP) == self._stop:
+                signal.signal(signal.SIGTSTP, signal.SIG_DFL)
             self._file.close()
             if self.path.exists() and not self.path.stat().st_size:
                 self.path.unlink()
