@@ -41,6 +41,8 @@ NAMES_WEIGHTS = (  # flags of other programs whose value names weights to start 
 ).split()
 AS_IT_IS = ("config", "print_config", "print_shtab", "trainer", "run")
 
+DEVICES = r"\d+(,\d+)*"  # numbers of GPUs
+
 Pairs = list[tuple[str, str | None]]  # flags without dashes, each with its value
 
 
@@ -200,7 +202,7 @@ def _of_weights(verb: str, mark: str) -> str:
 
 def _takes_value(flag: str, value: str) -> bool:
     """Tell whether the word after a flag is the flag's value."""
-    is_device = _plain(flag) in ("gpu", "cuda") and value.isdecimal()
+    is_device = _plain(flag) in ("gpu", "cuda") and re.fullmatch(DEVICES, value) is not None
     return _plain(flag) not in SWITCHES or value.lower() in (*YES, *NO) or is_device
 
 
@@ -377,7 +379,7 @@ def _gpus(value: str | None) -> Pairs:
 def _switch(flag: str, value: str | None) -> Pairs:
     """Return the key for a flag that needs no value, and for --gpu N which one."""
     name = _plain(flag)
-    is_device = name in ("gpu", "cuda") and value is not None and value.isdecimal()
+    is_device = name in ("gpu", "cuda") and re.fullmatch(DEVICES, value or "") is not None
     if value is not None and value.lower() in NO and not is_device:
         raise UserError(f"{flag} {value}: leave {flag} out")
     key, _, its_value = SWITCHES[name].partition("=")

@@ -382,8 +382,13 @@ def _flags_in(words: Sequence[str], verb: str) -> Iterator[Given]:
                 key = flag.lstrip("-").rstrip("+")
                 record = record_of(key)
                 needs = f": {record.needs}" if record else ""
+                if key in ("data", "model"):
+                    what = {"data": "a folder of images, or CIFAR10", "model": "a net: resnet20"}
+                    raise UserError(f"{flag} needs a value, such as {what[key]}")
                 if key in SECTIONS:
                     raise UserError(f"{flag} needs a key, as in --{SECTIONS[key]} VALUE")
+                if key == "model.net":
+                    needs = ": a net, such as resnet20"
                 if key in ("config", "c"):
                     needs = ": a recipe, such as digits"
                 if record or key in OTHERS or class_of(key):
@@ -435,6 +440,9 @@ def _stray(words: Sequence[str], at: int) -> str:
         return _of_hydra(*hydra.groups()) if hydra else _of_hydra("~", word[1:], "")
     if words[at + 1 : at + 2] == ["="] and key_of(f"--{word}"):
         return f": write --{key_of(f'--{word}')} {' '.join(words[at + 2 : at + 3])}"
+    pair = re.fullmatch(r"([A-Za-z][\w.]*):(\S+)", word)
+    if pair and key_of(f"--{pair[1]}"):
+        return f": write --{key_of(f'--{pair[1]}')} {pair[2]}"
     if words[at + 1 : at + 2] and not is_flag(words[at + 1]) and key_of(f"--{word}"):
         return f": write --{key_of(f'--{word}')} {words[at + 1]}"
     if re.match("-?[\u2013\u2014\u2212]", word):  # what a text program makes of two hyphens
@@ -539,6 +547,8 @@ def hint_for(key: str, verb: str, dashes: str = "--") -> str:
         dashes: what stands before a key where the user writes it.
     """
     key = key.strip(":,;")
+    if " " in key:
+        return f": leave the quotes out: {dashes}{key}"
     if meaning := _switched(key, verb, dashes):
         return meaning
     if found := key_of(f"--{key.removesuffix('.class_path')}"):
@@ -755,8 +765,9 @@ class Checked:
                 arguments = [*zip(classes().get(call[1], {}), values, strict=False)]
             written = "".join(f" --{base}.{key} {value}" for key, value in arguments)
             raise UserError(f"--{base} {word}: write --{base} {call[1]}{written}{given.place}")
-        if is_hub_like(name):
-            weights = meant.hub_name(name) or name
+        if is_hub_like(name) or name.endswith((".pth", ".pt", ".ckpt", ".safetensors")):
+            weights = meant.hub_name(name) if is_hub_like(name) else ""
+            weights = weights or name
             raise UserError(
                 f"--{base} {word} names weights: --run.init_from {weights} starts from them, and "
                 f"--{base} takes a net, such as torchvision.models.resnet50{given.place}"
@@ -857,9 +868,12 @@ class Checked:
             raise UserError(
                 f"unknown option {given.dashes}{given.key}; did you mean {right}?{given.place}"
             )
+        parts = given.key.removeprefix(f"{base}.").split(".")
+        if not given.recipe and name in ARGUMENT_WORDS and len(parts) > 1 and not is_argument:
+            right = f"--{base}.{'.'.join(parts[1:])}"
+            raise UserError(f"unknown option --{given.key}; did you mean {right}?")
         if not given.recipe:
             return
-        parts = given.key.removeprefix(f"{base}.").split(".")
         if name in ARGUMENT_WORDS and len(parts) > 1 and not is_argument:
             raise UserError(
                 f"unknown option {base}.{name}; did you mean {base}.init_args?{given.place}"
@@ -909,6 +923,14 @@ class Checked:
             if root:
                 example = f"--arch resnet18, or a recipe: --config photos --data {_shown(root)}"
             raise UserError(f"{does} which net? give {example}")
+        callbacks = [each.value for each in self.everything if each.key == "trainer.callbacks"]
+        names = {true_name("trainer.callbacks", str(value)) for value in callbacks}
+        has_monitor = any(each.key.endswith(".monitor") for each in self.everything)
+        if "EarlyStopping" in names and not has_monitor:
+            raise UserError(
+                "--trainer.callbacks EarlyStopping needs --trainer.callbacks.monitor, such as "
+                "val/loss"
+            )
         for base in ("model.net", "data.source"):
             cls = self.chosen[base]
             for name, record in classes().get(cls, {}).items():
@@ -941,6 +963,10 @@ class Checked:
         batch = self.last("data.batch_size")
         n = TRAIN_IMAGES.get(self.chosen["data.source"])
         held = self.last("data.source.holdout") or 0
+        if n and isinstance(held, int) and held >= n:
+            raise UserError(
+                f"--data.source.holdout must be below the {n:,} training images; got {held}"
+            )
         if n and isinstance(batch, int) and isinstance(held, int):
             _told_by(check_batch, batch, n - held)
         epochs = self.last("trainer.max_epochs")
@@ -1187,6 +1213,10 @@ def _suggested(record: Key, key: str, text: str) -> str:
     """Return what is meant by a value that a key cannot have, as the end of a message."""
     if key in LIMITS and not text.endswith("%"):
         return ""
+    if " --" in text:
+        return ": leave the quotes out"
+    if key.endswith(".holdout") and text.endswith("%"):
+        return ": images are counted"
     if key == "trainer.max_epochs" and re.fullmatch(r"\d+\s?([hdms]|min|hours?)", text.lower()):
         return ": epochs are counted, and no flag limits the time"
     bare = text.strip("[]'\" ")

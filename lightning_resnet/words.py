@@ -216,6 +216,8 @@ SWITCHES = {
     "fp32 no_amp": "trainer.precision=32-true",
     "cpu no_cuda no_gpu": "trainer.accelerator=cpu",
     "cuda gpu": "trainer.accelerator=gpu",
+    "mps": "trainer.accelerator=mps",
+    "tpu": "trainer.accelerator=tpu",
     "debug": "trainer.fast_dev_run=true",
     "channels_last": "model.channels_last=true",
     "bce_loss": "model.loss=bce",
@@ -252,6 +254,10 @@ SAID = {
     "no_wandb": "W&B is off with --wandb.mode disabled",
     "wandb.name wandb_name wandb_run_name": (
         "W&B names a run by its net and seed, and --run.name NAME is its group there"
+    ),
+    "run.dir run.path run.folder run.id run_id id": (
+        "runs lie in ROOT/NAME/ID, and the settings make the ID: give --run.root ROOT, --run.name "
+        "NAME"
     ),
     "notes tags": "a note on a run is its readable name, --run.label TEXT",
     "tensorboard": (
@@ -489,7 +495,9 @@ SAID = {
     ),
     "trainer.distributed_backend": "--trainer.devices N exchanges gradients by itself (ddp)",
     "trainer.progress_bar_refresh_rate": "fit -q prints less",
-    "trainer.amp_backend trainer.amp_level": "give --trainer.precision bf16-mixed",
+    "trainer.amp_backend trainer.amp_level amp_level amp_opt_level opt_level": (
+        "give --trainer.precision bf16-mixed"
+    ),
     "chain": "an end without requeueing is sweep FILE --submit --chain N",
     "steps_per_epoch": "an epoch is cut by --trainer.limit_train_batches N",
     "cfg_options set override opts option options param": (
