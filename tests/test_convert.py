@@ -30,8 +30,8 @@ from lightning_resnet.models.plain_form import plain_form
 from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
 from lightning_resnet.models.surgery import drop, without
 from lightning_resnet.weights import onnx_export
-from lightning_resnet.weights.convert import untold, use_in_torchvision
-from lightning_resnet.weights.layouts import recognise, unwrap
+from lightning_resnet.weights.convert import checkpoint_of, untold, use_elsewhere
+from lightning_resnet.weights.layouts import RecognisedNet, recognise, unwrap
 from lightning_resnet.weights.trained import load
 
 PIXELS = torch.randint(
@@ -217,7 +217,7 @@ def test_relatives_are_told_by_their_tensors(name, options, elsewhere):
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(known.net(x), theirs.eval()(x), rtol=1e-5, atol=1e-5)
-    assert elsewhere in use_in_torchvision(known.class_path, known.options)
+    assert elsewhere in use_elsewhere(known.net, known.class_path, known.options)
 
 
 @pytest.mark.parametrize("depth", [20, 29])
@@ -670,6 +670,17 @@ def test_a_run_without_a_block_is_evaluated_exported_and_trains_on(cli):
 )
 def test_options_that_tensors_do_not_tell_are_named(options, names):
     assert untold(CifarResNet(**options), options) == names
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_of_torchvisions_own_net_are_told_to_be_that_nets(cli, suffix):
+    options = {"weights": None, "num_classes": 10}
+    net = torchvision.models.resnet18(**options)
+    known = RecognisedNet("torchvision.models.resnet18", options, net)
+    torch.save(checkpoint_of(known, "own", []), "own.ckpt")
+    code, out, err = cli("convert", "own.ckpt", "--out", f"own{suffix}")
+    assert code == 0 and re.search(r"models\.resnet18\(.*num_classes=10.* loads it", out), err
+    assert "warning" not in out + err
 
 
 def test_peak_memory_counts_what_is_alive():

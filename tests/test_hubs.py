@@ -254,6 +254,23 @@ def test_what_is_wrong_is_said_in_one_line_with_a_cure(cli, hub, pth, image):
     assert not Path("ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (None, "has no state_dict"),
+        ([torch.ones(2)], "has no state_dict"),
+        ({"net.fc.weight": torch.eye(2).to_sparse()}, "fc.weight is a tensor of sparse_coo"),
+    ],
+)
+def test_a_checkpoint_of_ours_from_a_hub_is_checked_as_one_from_a_file(hub, state, said):
+    content = {"run": {"config": "{}"}, "state_dict": state}
+    file = io.BytesIO()
+    torch.save(content, file)
+    hub.put("/ours.ckpt", file.getvalue())
+    with pytest.raises(UserError, match=f"ours.ckpt.*{said}"):
+        hubs.read_named(f"{hub.url}/ours.ckpt")
+
+
 def test_weights_that_were_cut_off_continue(hub, pth):
     hub.put("/w.pth", pth)
     hub.cut.add("/w.pth")

@@ -112,7 +112,7 @@ def run(args: Namespace) -> int:
             read,
             text,
             untold,
-            use_in_torchvision,
+            use_elsewhere,
         )
         from lightning_resnet.weights.hubs import read_named
         from lightning_resnet.weights.trained import restore
@@ -162,7 +162,7 @@ def run(args: Namespace) -> int:
     else:
         from safetensors.torch import save
 
-        tell(use_in_torchvision(type(net).__name__, trained.options))
+        tell(use_elsewhere(net, trained.class_path, trained.options))
         if names := untold(net, trained.options):
             tell(
                 f"warning: the tensors do not tell {', '.join(names)}, so that {out} read back is "

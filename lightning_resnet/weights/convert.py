@@ -25,6 +25,7 @@ from torchvision import models
 
 from lightning_resnet.data.sources.base import IMAGENET_MEAN, IMAGENET_STD
 from lightning_resnet.errors import UserError, one_line, printable, tell
+from lightning_resnet.models.resnet import CifarResNet, ImageNetResNet
 from lightning_resnet.reading import parse_json, read_text
 from lightning_resnet.runs.checkpoint import check_archive, check_plain, newest_in
 from lightning_resnet.runs.find import find_run
@@ -51,18 +52,11 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
     else:
         content = read_file(path)
     classes = _names_in(args.classes)
-    run = content.get("run") if isinstance(content, dict) else None
-    if isinstance(run, dict) and "config" in run:
+    if is_ours(content, path):
         if given := [flag for flag in ("shortcut", *CONSTANTS) if getattr(args, flag)]:
             raise UserError(
                 f"--{given[0]} is for weights of others, and {path} tells its own: leave it out"
             )
-        if not isinstance(content.get("state_dict"), dict):
-            raise UserError(f"{path} has no state_dict: the file is incomplete")
-        try:
-            check_plain(content["state_dict"])
-        except UserError as e:
-            raise UserError(f"{path}: {e}") from e
         content["run"] |= {"classes": classes} if classes else {}
         return content, path
     average = average_in(content)
@@ -102,6 +96,28 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
         source = "assumed, as the file tells none"
     tell(f"normalisation {source}: {text(content['state_dict'])}")
     return content, path
+
+
+def is_ours(content: Any, name: str | Path) -> bool:
+    """Tell whether the content of a file is a checkpoint of ours, and check its tensors then.
+
+    Args:
+        content: content of the file.
+        name: path or name of the file.
+
+    Raises:
+        UserError: the checkpoint has no state_dict, or tensors of another type.
+    """
+    run = content.get("run") if isinstance(content, dict) else None
+    if not isinstance(run, dict) or "config" not in run:
+        return False
+    if not isinstance(content.get("state_dict"), dict):
+        raise UserError(f"{name} has no state_dict: the file is incomplete")
+    try:
+        check_plain(content["state_dict"])
+    except UserError as e:
+        raise UserError(f"{name}: {e}") from e
+    return True
 
 
 def taken(path: Path) -> dict[str, Any]:
@@ -317,7 +333,12 @@ def _name_in_torchvision(options: dict[str, Any]) -> str | None:
 
 
 def untold(net: nn.Module, options: dict[str, Any]) -> list[str]:
-    """Return the arguments of a net that its tensors do not tell: read back, it is another net."""
+    """Return the arguments of a net that its tensors do not tell: read back, it is another net.
+
+    Nets of others are not asked for theirs.
+    """
+    if type(net) not in (CifarResNet, ImageNetResNet):
+        return []
     shortcut = "none" if options.get("shortcut") == "none" else None
     try:
         known = recognise(dict(net.state_dict()), shortcut).options
@@ -333,15 +354,19 @@ def untold(net: nn.Module, options: dict[str, Any]) -> list[str]:
     return found
 
 
-def use_in_torchvision(kind: str, options: dict[str, Any]) -> str:
-    """Return a line that tells whether a net of torchvision's can load and compute these weights.
+def use_elsewhere(net: nn.Module, class_path: str, options: dict[str, Any]) -> str:
+    """Return a line that tells what loads and computes these weights without this package.
 
     Args:
-        kind: class name of the net.
-        options: arguments of the class.
+        net: the net.
+        class_path: class of the net, or the function that makes it.
+        options: its arguments.
     """
+    if type(net) not in (CifarResNet, ImageNetResNet):
+        given = [f"{key}={value!r}" for key, value in options.items() if value is not None]
+        return f"{class_path}({', '.join(given)}) loads it"
     name = None
-    if kind == "ImageNetResNet" and options.get("shortcut", "B") == "B":
+    if type(net) is ImageNetResNet and options.get("shortcut", "B") == "B":
         name = _name_in_torchvision(options)
     if name is None:
         why = "no projections where shapes change, or another form"

@@ -27,7 +27,7 @@ from lightning_resnet.files import locked
 from lightning_resnet.machine import is_installed
 from lightning_resnet.meant import refuse_unknown
 from lightning_resnet.reading import parse_json, read_text
-from lightning_resnet.weights.convert import checkpoint_of, normalisation, read_file
+from lightning_resnet.weights.convert import checkpoint_of, is_ours, normalisation, read_file
 from lightning_resnet.weights.layouts import RecognisedNet, State, recognise, unwrap
 
 SILENCE_S = 20.0  # seconds that a server may take to answer, or to go on
@@ -122,8 +122,7 @@ def read_named(name: str) -> tuple[Path, dict[str, Any]]:
             f"{name} was cut off, or holds no weights alone, and is not kept: try again, or give "
             "the address of a net's state_dict"
         ) from e
-    run = content.get("run") if isinstance(content, dict) else None
-    if not (isinstance(run, dict) and "config" in run and "state_dict" in content):
+    if not is_ours(content, name):
         content = _converted(name, content, facts)
     content["run"]["origin"] = {"name": name, "url": file.url, "sha256": file.sha256}
     return file.path, content

@@ -161,6 +161,11 @@ class Trained:
         return self.classes or list(getattr(source, "classes", []))
 
     @property
+    def class_path(self) -> str:
+        """Class of the net in the recipe, or the function that makes the net."""
+        return self.experiment.config.values.model.net.class_path
+
+    @property
     def options(self) -> dict[str, Any]:
         """Arguments of the net in the recipe."""
         return dict(self.experiment.config.values.model.net.get("init_args") or {})
