@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from pytorch_lightning.accelerators import CUDAAccelerator
 
+from lightning_resnet.cli import predict
 from lightning_resnet.data.sources.synthetic import Synthetic
+from lightning_resnet.runs import find
 from lightning_resnet.weights.classes import in_words
 from lightning_resnet.weights.trained import load
 
@@ -176,6 +178,15 @@ def test_what_cannot_be_predicted(cli, photos):
     ):
         code, _, err = cli("predict", *args)
         assert code == 2 and word in err and "Traceback" not in err, err
+
+
+def test_images_in_more_folders_than_are_searched_for_runs_are_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(find, "MOST_FOLDERS", 3)
+    monkeypatch.setattr(predict, "check_weights", lambda run, root: None)
+    for k in range(5):
+        (tmp_path / f"photos/{k}").mkdir(parents=True)
+        (tmp_path / f"photos/{k}/a.png").touch()
+    predict.check_words("a_run", [str(tmp_path / "photos")], "runs")
 
 
 def test_wordnet_ids_are_words_where_timm_or_torchvision_know_them():

@@ -112,7 +112,7 @@ def cell(monkeypatch, tmp_path):
 def test_a_class_of_the_notebook_trains_loads_and_may_change(cell, capsys):
     few = {"epochs": 1, "threads": 1, **{"trainer.limit_train_batches": 1}}
     run = fit(DIGITS, net=cell("x"), **few)
-    assert type(run.load().net).__name__ == "Tiny" and len(evaluate(run)) == 1
+    assert type(run.load().net).__name__ == "Tiny" and len(evaluate(run, sizes=8)) == 1
     fit(DIGITS, net=cell("x"), **few)
     assert "has changed" not in capsys.readouterr().out
     fit(DIGITS, net=cell("2 * x"), **few)

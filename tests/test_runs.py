@@ -565,6 +565,7 @@ def test_doctor_takes_a_run(cli, trained, monkeypatch):
     for words in (["nothere"], ["--config", "nothere.yaml"], ["runs/digits/nothere"]):
         code, out, err = cli("doctor", *words)
         assert code == 2 and not out and "nothere" in err, words
+    Path("evil.py").write_text("raise SystemExit('it was imported')\n")
     config = (trained / "config.yaml").read_text()
     (trained / "config.yaml").write_text(
         config.replace("torch.optim.SGD", "evil.SGD").replace("lightning_resnet.Steps", "evil.S")

@@ -41,7 +41,7 @@ def load(run: Word, weights: Weights = "net", trust: bool = False, **keys: Any) 
 def evaluate(
     run: Word,
     crops: str | Sequence[str] = "centre",
-    sizes: Sequence[int] = (),
+    sizes: int | Sequence[int] = (),
     bn: str | Sequence[str] = "moving",
     weights: str | Sequence[str] = (),
     split: str = "val",
@@ -107,8 +107,8 @@ def _is_own(run: Word) -> bool:
     return isinstance(run, FittedRun) and run.is_own
 
 
-def _joined(words: str | Sequence[Any]) -> str:
-    return words if isinstance(words, str) else ",".join(map(str, words))
+def _joined(words: str | int | Sequence[Any]) -> str:
+    return str(words) if isinstance(words, str | int) else ",".join(map(str, words))
 
 
 class Comparison(NamedTuple):

@@ -121,8 +121,8 @@ def _recipe(args: Namespace) -> list[str]:
         raise UserError(f"{path} is no run: give a run's folder, or --config R.yaml")
     source = Run(path)
     recipe = ["--config", str(source.config_file), *args.recipe_keys]
+    check(recipe, "fit")
     if args.quick:
-        check(recipe, "fit")
         return recipe
     from lightning_resnet.config.recipe import parse
     from lightning_resnet.config.trust import Foreign
@@ -136,7 +136,6 @@ def _recipe(args: Namespace) -> list[str]:
             f"the recipe of {path} may name code of others ({', '.join(left)}): add --trust if you "
             "trust it"
         )
-    check(recipe, "fit")
     return recipe
 
 

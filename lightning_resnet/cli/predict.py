@@ -145,7 +145,13 @@ def check_words(run: str, images: Sequence[str], root: str) -> None:
 
 
 def _has_run(path: Path) -> bool:
-    """Tell whether a path is a checkpoint or a folder with a run."""
+    """Tell whether a path is a checkpoint or a folder with a run.
+
+    A folder of images with more folders than `find_runs` looks at is taken for one without runs.
+    """
     if path.is_dir():
-        return any(True for _ in find_runs([path]))
+        try:
+            return any(True for _ in find_runs([path]))
+        except UserError:
+            return False
     return path.is_file() and path.suffix in (".ckpt", ".pth", ".pt", ".safetensors")

@@ -37,8 +37,7 @@ QUANTILES: dict[str, tuple[tuple[str, ...], Callable[..., float]]] = {
     "normal": (("mu", "sigma"), _normal),
     "log_normal": (("mu", "sigma"), _log_normal),
 }
-# Keys of each distribution; the values of a q_ distribution are multiples of q.
-# names in other programs -> ours
+# Names in other programs -> ours.
 OTHER_NAMES = {
     "loguniform": "log_uniform_values",
     "log_uniform": "log_uniform_values",
@@ -49,6 +48,7 @@ OTHER_NAMES = {
     "gaussian": "normal",
     "fixed": "constant",
 }
+# Keys of each distribution; the values of a q_ distribution are multiples of q.
 KEYS = {
     "constant": ("value",),
     "categorical": ("values", "probabilities"),
