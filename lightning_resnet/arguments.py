@@ -116,9 +116,11 @@ class Parser(argparse.ArgumentParser):
 
     def _single_values(self, words: Sequence[str]) -> list[tuple[str, str]]:
         """Return the flags that take one value each, with their values."""
-        given = self._given(words)
-        single = [(action, value) for action, value, _ in given if action.nargs is None]
-        return [(action.option_strings[-1], value) for action, value in single]
+        return [
+            (action.option_strings[-1], value)
+            for action, value, _ in self._given(words)
+            if action.nargs is None and not isinstance(action, argparse._AppendAction)
+        ]
 
     def _given(self, words: Sequence[str]) -> list[tuple[argparse.Action, str, bool]]:
         """Return each flag with what follows the flag, and whether after a =."""
@@ -382,7 +384,11 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: a word is KEY=VALUE, and no file.
         """
-        conditions = [word for word in words if re.match(r"[\w.]+ ?([=!<>]=|[<>])", word)]
+        conditions = [
+            word
+            for before, word in zip(["", *words], words, strict=False)
+            if before not in ("--baseline", "--cols") and re.match(r"[\w.]+ ?([=!<>]=|[<>])", word)
+        ]
         if "--where" in self._option_string_actions and len(conditions) > 1:
             raise UserError(
                 f"{conditions[1]}: all conditions are one text: write --where "

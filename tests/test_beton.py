@@ -204,7 +204,7 @@ def test_the_same_again_does_nothing_and_another_is_refused(tmp_path, capsys):
         ({"max_side": 3}, "was written with another max side"),
         ({"max_side": 3, "resize": "area"}, "was written with another max side"),
         ({"source": "Digits"}, "was written with another source"),
-        ({"shuffle": False}, "holds other images, or in another order"),
+        ({"shuffle": False}, "or in another order"),
     ):
         with pytest.raises(UserError, match=f"is there and {words}: remove it, or give another"):
             write(in_memory(), out, **options)

@@ -56,6 +56,8 @@ def test_where_selects_runs(sweep):
         ("depht == 56", "did you mean depth"),
         ("depth == 57", "no run is"),
         ("shortcut == a and depth == 56", "--where \"shortcut == 'A' and depth == 56\""),
+        ("`dpth` == 56", "no such setting as dpth"),
+        ("depth == `model.net.depth`", "it cannot be used as a condition"),
         ("shortcut in (A, other)", "--where \"shortcut in ('A', 'other')\""),
         ("depth == none", "no such setting as none; there are depth, shortcut"),
         ("model.net.dpth == 56", "did you mean model.net.depth"),

@@ -20,6 +20,7 @@ from helpers.run_dir import attempt, only_run, rows, same_weights, unlabelled, w
 from helpers.spies import spy
 
 from lightning_resnet.cli import fit
+from lightning_resnet.engine import checkpoints
 from lightning_resnet.engine.signals import Stopped
 from lightning_resnet.engine.watchdog import Watchdog
 from lightning_resnet.models import CifarResNet, batch_norm
@@ -142,7 +143,6 @@ def test_a_damaged_last_checkpoint_is_told_and_the_one_before_taken(cli):
 def test_best_is_the_highest_val_acc1_even_after_a_kill_right_after_it_was_written(
     cli, monkeypatch
 ):
-    from lightning_resnet.engine import checkpoints
 
     original = checkpoints.link
 
@@ -168,8 +168,6 @@ def test_a_kept_epoch_is_written_before_last_counts_it_and_again_after_a_full_di
     cli, monkeypatch
 ):
     """A kill between the two files, or a disk that is full for a while, loses no kept epoch."""
-    from lightning_resnet.engine import checkpoints
-
     original = checkpoints.write_checkpoint
     written = []
     refused = [2]
@@ -189,6 +187,13 @@ def test_a_kept_epoch_is_written_before_last_counts_it_and_again_after_a_full_di
     folder = only_run() / "checkpoints"
     kept = load_checkpoint(folder / "epoch-001.ckpt")["state_dict"]
     assert same_weights(kept, load_checkpoint(folder / "prev.ckpt")["state_dict"])
+
+
+def test_weights_that_no_disk_takes_do_not_fill_the_memory(cli, monkeypatch):
+    monkeypatch.setattr(checkpoints, "MOST_UNKEPT", 0)
+    code, out, err = cli("fit", *SHORT, "--run.keep_epochs", "1")
+    assert code == 0 and "epoch-001.ckpt is given up: it could not be written" in out, err
+    assert not [*(only_run() / "checkpoints").glob("epoch-*")]
 
 
 @pytest.mark.parametrize("what", ["weights", "none"])

@@ -343,8 +343,8 @@ def test_class_names_outlive_a_round_trip_or_are_told(cli):
     assert "class names assumed, as the file tells none: airplane, automobile, bird, ...;" in out
     for told in ('["a", "b"]', "[1]", "a,b"):
         save_file(dict(CifarResNet(8).state_dict()), "net.safetensors", {"classes": told})
-        code, _, err = cli("convert", "net.safetensors", "--out", "x.ckpt")
-        assert code == 2 and "not 10 names: give them by" in err and err.count("\n") == 1
+        code, out, _ = cli("convert", "net.safetensors", "--out", "x.ckpt")
+        assert code == 0 and "class names assumed" in out  # what others write there
     named = ["--classes", "names.txt"]
     assert cli("convert", "net.safetensors", "--out", "back.ckpt", *named)[0] == 0
 

@@ -422,9 +422,22 @@ def test_flags_of_the_other_verbs_that_are_given_twice(capsys):
     write = make_data_parser().read("write digits --out a.beton --workers 1 --out b.beton".split())
     assert write.out == "b.beton"
     assert capsys.readouterr().err == "note: --out is given twice; b.beton counts\n"
+
     lists = make_compare_parser().read("x --rows depth --rows lr --metric a b --metric c".split())
     assert (lists.rows, lists.metric, lists.over) == (["depth", "lr"], ["a", "b", "c"], ["seed"])
     assert capsys.readouterr().err == ""
+
+
+def test_a_flag_that_is_given_again_for_more_is_not_told(cli):
+    words = "convert none.ckpt --drop-block layer2.1 --drop-block layer3.1 --out a.ckpt"
+    code, out, err = cli(*words.split())
+    assert code == 2 and "given twice" not in out + err and "none.ckpt" in err
+
+
+def test_a_baseline_is_no_second_condition(cli):
+    words = ["compare", "runs", "--where", "depth == 56", "--baseline", "shortcut == none"]
+    code, _, err = cli(*words)
+    assert code == 2 and "all conditions are one text" not in err, err
 
 
 def test_unknown_keys_of_a_recipe_are_told_all_at_once(cli):

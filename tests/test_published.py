@@ -399,6 +399,7 @@ last: z
         ("~ann/p", "p"),
         ("~ann", "-"),
         ("s3://ann@host/b", "s3://-/b"),
+        ("ann@host:/home/ann/photos", "-"),
     ],
 )
 def test_a_reference_tells_no_user_and_no_host(given, kept):

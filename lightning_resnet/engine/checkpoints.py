@@ -34,6 +34,7 @@ from lightning_resnet.runs.reader import Run
 from lightning_resnet.ulimits import limit_met
 
 HANG_S = 300.0  # seconds after which a write counts as hanging
+MOST_UNKEPT = 3  # weights to keep that wait in memory for a disk that takes them
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -266,6 +267,10 @@ class Checkpoints(Callback):
         """
         if kept:
             self._unkept[kept] = {key: state[key] for key in WEIGHTS}
+        while len(self._unkept) > MOST_UNKEPT:
+            given_up = next(iter(self._unkept))
+            del self._unkept[given_up]
+            print(f"warning: {given_up} is given up: it could not be written", flush=True)
         try:
             if self._missed_best and not better:
                 write_checkpoint(self._missed_best, self.folder / "best.ckpt")

@@ -140,8 +140,9 @@ class RunDir(Run):
         if self.status() != "running" or self._is_predecessor(owner):
             return
         where = f"attempt {owner['attempt']} on {owner['host']}"
-        tell(f"{where} has not ended: waiting for up to {DEAD_S:.0f} s until it counts as dead")
-        deadline = time.monotonic() + 2 * DEAD_S  # the owner's clock may be ahead
+        limit = 2 * DEAD_S  # the owner's clock may be ahead
+        tell(f"{where} has not ended: waiting for up to {limit:.0f} s until it counts as dead")
+        deadline = time.monotonic() + limit
         while self.status() == "running" and self.last_attempt() == owner:
             if time.monotonic() > deadline:
                 return

@@ -122,7 +122,7 @@ def extras_of(folder: Path) -> list[str]:
 
 
 def _has_mark(extra: Path) -> bool:
-    """Tell whether a folder has a file that only we make; see `EXTRAS`."""
+    """Tell whether a folder has a file that is named as ours are; see `EXTRAS`."""
     return any(True for _ in extra.glob(EXTRAS[extra.name]))
 
 

@@ -407,6 +407,8 @@ def check_keys(sweep: Sweep) -> None:
 def idle_keys(sweep: Sweep) -> list[str]:
     """Return the keys by which points differ that have one run, because the keys decide nothing."""
     idle = [key for key in sweep.varying if _is_idle(key)]
+    if not idle:
+        return []
     rest = [[v for k, v in point.parameters.items() if k not in idle] for point in sweep.points]
     return idle if len({as_json(values) for values in rest}) < len(rest) else []
 

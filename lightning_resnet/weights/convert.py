@@ -77,8 +77,9 @@ def read(args: Namespace) -> tuple[dict[str, Any], Path]:
     except UserError as e:
         raise UserError(f"{path}: {e}") from e
     metadata = _metadata(path)
-    if not classes and CLASSES in metadata:
-        classes = _told_classes(path, metadata[CLASSES], known.options["num_classes"])
+    told_classes = _told_classes(metadata, known.options["num_classes"])
+    if not classes and told_classes is not None:
+        classes = told_classes
     elif not classes and (classes := _usual_classes(known)):
         tell(
             f"class names assumed, as the file tells none: {', '.join(classes[:3])}, ...; "
@@ -149,22 +150,16 @@ def _metadata(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def _told_classes(path: Path, told: str, outputs: int) -> list[str]:
+def _told_classes(metadata: dict[str, str], outputs: int) -> list[str] | None:
     """Return the class names in the metadata of a .safetensors of ours, of which there may be none.
 
-    Raises:
-        UserError: they are no names, or not as many as the net has outputs.
+    None: the file tells nothing of classes. Other programs may write something else there.
     """
     names = None
     with suppress(ValueError):
-        names = parse_json(told)
+        names = parse_json(metadata.get(CLASSES, "null"))
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not is_list or len(names) not in (0, outputs):
-        raise UserError(
-            f"{path}: classes in its metadata is {printable(told, 80)}, not {outputs} names: give "
-            "them by `resnet-cli convert FILE --classes NAMES.txt`"
-        )
-    return names
+    return names if is_list and len(names) in (0, outputs) else None
 
 
 def _told(path: Path, metadata: dict[str, str], given: Collection[str]) -> dict[str, list[float]]:

@@ -76,7 +76,11 @@ def why_unknown(where: str, columns: Mapping[str, Collection[object]], shown: li
         columns: name of each setting or fact -> its values.
         shown: names that are told where none is similar.
     """
-    unquoted = "".join(QUOTED.split(where)[::2])
+    unquoted = "".join(
+        part.strip("`") if part[:1] == "`" else part
+        for i, part in enumerate(QUOTED.split(where))
+        if i % 2 == 0 or part[:1] == "`"
+    )
     words = [name for name in NAME.findall(unquoted) if not keyword.iskeyword(name)]
     texts = {
         value.lower(): value
@@ -92,6 +96,8 @@ def why_unknown(where: str, columns: Mapping[str, Collection[object]], shown: li
         rightly = re.sub(bare, rf"\g<1>'{text}'", rightly)
     if rightly != where:
         return f"a text is in quotes: write it as in --where {_in_shell(rightly)}"
+    if not unknown:
+        return f"it cannot be used as a condition; {EXAMPLE}"
     hint = nearest(unknown[0], columns) or f"; there are {', '.join(shown)}"
     return f"the runs have no such setting as {unknown[0]}{hint}"
 

@@ -387,7 +387,7 @@ def _check_same(out: Path, noted: dict[str, Any], request: str, names: dict[str,
         )
     if noted["request"] == request:
         return
-    told = "holds other images, or in another order"
+    told = "holds other images (some were added or removed, say), or in another order"
     for name in ("source", "classes", "mode", "quality", "short_side", "max_side", "resize"):
         if noted.get(name) != names.get(name):
             told = f"was written with another {name.replace('_', ' ')}"
