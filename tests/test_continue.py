@@ -143,7 +143,6 @@ def test_a_damaged_last_checkpoint_is_told_and_the_one_before_taken(cli):
 def test_best_is_the_highest_val_acc1_even_after_a_kill_right_after_it_was_written(
     cli, monkeypatch
 ):
-
     original = checkpoints.link
 
     def dying(source, target):

@@ -112,7 +112,7 @@ def test_every_recipe_has_a_golden_id():
 
 def test_ids_of_the_reference_runs():
     configs = sorted((REPOSITORY / "reference").glob("*/*/config.yaml"))
-    assert len(configs) == 32
+    assert len(configs) == 34
     for config in configs:
         assert run_id(yaml.safe_load(config.read_text())) == config.parent.name
 
