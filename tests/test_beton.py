@@ -204,7 +204,10 @@ def test_the_same_again_does_nothing_and_another_is_refused(tmp_path, capsys):
         ({"max_side": 3}, "was written with another max side"),
         ({"max_side": 3, "resize": "area"}, "was written with another max side"),
         ({"source": "Digits"}, "was written with another source"),
-        ({"shuffle": False}, "or in another order"),
+        (
+            {"shuffle": False},
+            "holds other images .some were added or removed, say., or in another order",
+        ),
     ):
         with pytest.raises(UserError, match=f"is there and {words}: remove it, or give another"):
             write(in_memory(), out, **options)
@@ -635,7 +638,7 @@ def test_the_command_line_writes_describes_and_verifies(cli, tmp_path):
     ("args", "message"),
     [
         ("write digits --root /tmp --out d.beton", "--root is not for digits: leave it out"),
-        ("write digits --out d.beton --split trian", "no split trian; did you mean train?"),
+        ("write digits --out d.beton --split trian", "train, val, test; did you mean train?"),
         ("write digits --out d.beton --mode 1.5", "--mode must be"),
         ("write digits --out d.beton --quality 0", "--quality must be 1 to 100"),
         (

@@ -333,7 +333,7 @@ def test_an_elastic_run_waits_until_the_attempt_of_a_lost_node_counts_as_dead(
     monkeypatch.setattr(RunDir, "status", status)
     code, out, err = cli(*args, "--run.elastic", "true")
     assert code == 0, err
-    assert out.count("attempt 1 on node7 has not ended: waiting for up to 120 s") == 1
+    assert out.count("attempt 1 on node7 has not ended: waiting for up to 240 s") == 1
 
 
 @pytest.mark.parametrize(("elastic", "seconds"), [("true", 300), ("false", 65)])

@@ -211,7 +211,8 @@ def _write(args: argparse.Namespace) -> int:
         raise UserError(f"{args.source} needs --root, the folder its images are in")
     if args.root is not None and args.source not in (*SETS, *NEEDS_ROOT):
         raise UserError(f"--root is not for {args.source}: leave it out")
-    if args.split not in SPLITS:
+    # A folder of images may have other names for its splits.
+    if args.source != "image_folder" and args.split not in SPLITS:
         meant = by_word(VALUES["evaluate --split"]).get(args.split)
         hint = f"; did you mean {meant}?" if meant else nearest(args.split, SPLITS)
         raise UserError(f"--split {args.split}: choose among {', '.join(SPLITS)}{hint}")
