@@ -957,7 +957,10 @@ FLAGS = {
         ),
         "augment transform": "images are changed while they are read: fit --data.policy NAME",
         "fix repair": "nothing is changed: remove or replace the files that are named",
-        "force overwrite": "what is there and right is kept, the rest is got again: leave it out",
+        "force overwrite": (
+            "get keeps what is there and right; write replaces no file of another command: remove "
+            "that first"
+        ),
         "check validate test": "verify",
         "jpeg_quality": "--quality",
         "write_mode compress": "--mode",
