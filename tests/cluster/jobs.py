@@ -62,7 +62,8 @@ def histories():
     run = the_run()
     rows = merge(read_rows(run / "metrics.jsonl")[0])
     records = [record for file in run.glob("wandb/offline-run-*/*.wandb") for record in leet(file)]
-    assert {record["run"]["run_id"] for record in records if record["type"] == "run"} == {run.name}
+    ids = {record["run"]["run_id"] for record in records if record["type"] == "run"}
+    assert ids == {json.loads((run / "meta.json").read_text())["wandb_id"]}
     items = [
         json.dumps(record["history"]["item"]) for record in records if record["type"] == "history"
     ]

@@ -64,7 +64,7 @@ NUMBERS = {  # option -> which of WRONG it takes, after flags that choose its cl
         "model.net.num_classes": set(),
         "model.net.init": FLOATS,
         "model.optimizer.lr": FLOATS,
-        "model.optimizer.momentum": FLOATS,
+        "model.optimizer.momentum": set(),
         "model.optimizer.weight_decay": FLOATS,
         "model.mix.mixup": FLOATS,
         "model.mix.cutmix": FLOATS,
