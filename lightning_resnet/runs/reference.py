@@ -29,7 +29,7 @@ PRIVATE = {  # of an attempt
 }
 # A path from the root, of a home, or that leads out of the working directory.
 PATH = re.compile(r"(^|=)((?:file:)?/.+|~[\w.-]*(?:/.*)?|(?:[^=/]+/)*\.\./.+)$", re.S)
-HOME = re.compile(r"/(?:home|Users)/[^/]+/?|/root/?|~[^/]*/?")
+HOME = re.compile(r"/(?:(?:home|Users)/[^/]+|root)/?|~[^/]*/?")
 # In an address, or in front of a path as scp takes one.
 USER_AND_HOST = re.compile(r"(?<=://)[^/\s@]*@[^/\s]*|[\w.-]+@[\w.-]+:\S*")
 STRUCTURE = re.compile(r"(-[^={[]*=)?([{[].*)", re.S)  # value of a flag, as YAML or JSON
